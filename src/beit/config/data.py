@@ -1,0 +1,102 @@
+"""Pictures: how they are cropped, augmented and fed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from beit.config.check import check_share, check_that
+
+Symmetry = Literal["none", "horizontal", "all"]
+CropScale = tuple[float, float]
+
+
+def _check_crop(scale: CropScale, ratio: CropScale) -> None:
+    check_that(
+        0 < scale[0] <= scale[1] <= 1,
+        f"crop_scale {scale} is not a range of area shares",
+        "use two numbers with 0 < smallest <= largest <= 1",
+    )
+    check_that(
+        0 < ratio[0] <= ratio[1],
+        f"crop_ratio {ratio} is not a range of aspect ratios",
+        "use two positive numbers, smallest first",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """The random view of a picture for tokenizer training and pre-training (section 2.5)."""
+
+    crop_scale: CropScale = (0.08, 1.0)
+    """Share of the picture's area in a crop, smallest and largest."""
+    crop_ratio: CropScale = (3 / 4, 4 / 3)
+    """Width over height of a crop, smallest and largest."""
+    symmetry: Symmetry = "horizontal"
+    """Random mirrorings: none, left-right, or all eight rotations and mirrorings (no upright)."""
+    jitter: float = 0.4
+    """Strength of the random brightness, contrast and saturation; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        _check_crop(self.crop_scale, self.crop_ratio)
+        check_share(self, "jitter")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The random view of a labelled picture for fine-tuning (table 13)."""
+
+    crop_scale: CropScale = (0.08, 1.0)
+    """Share of the picture's area in a crop, smallest and largest."""
+    crop_ratio: CropScale = (3 / 4, 4 / 3)
+    """Width over height of a crop, smallest and largest."""
+    symmetry: Symmetry = "horizontal"
+    """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    """RandAugment policy in timm's notation; empty switches it off."""
+    jitter: float = 0.0
+    """Colour jitter, used when RandAugment is off."""
+    erasing: float = 0.25
+    """Probability that a rectangle is replaced by noise."""
+    mixup: float = 0.8
+    """Alpha of mixup; 0 switches it off."""
+    cutmix: float = 1.0
+    """Alpha of cutmix; 0 switches it off. With both, one of them is drawn per batch."""
+    smoothing: float = 0.1
+    """Label smoothing."""
+
+    def __post_init__(self) -> None:
+        _check_crop(self.crop_scale, self.crop_ratio)
+        check_share(self, "erasing", "smoothing", "jitter")
+        check_that(
+            self.mixup >= 0 and self.cutmix >= 0,
+            f"mixup {self.mixup} and cutmix {self.cutmix} cannot be negative",
+            "use 0 to switch one off",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How pictures are read."""
+
+    workers: int | None = None
+    """Processes that read pictures; None takes what the machine has to spare."""
+    cache: bool | None = None
+    """Keep decoded pictures in memory; None does so when they fit in half a gigabyte."""
+    bad_limit: float = 0.01
+    """Largest share of unreadable pictures before a run stops; each is named in the report."""
+    worker_timeout: float = 300.0
+    """Seconds without a picture after which a loader process counts as hung."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "bad_limit")
+        check_that(
+            self.workers is None or self.workers >= 0,
+            f"workers is {self.workers}",
+            "use 0 to read in the training process, or a positive number",
+        )
+        check_that(
+            self.worker_timeout > 0,
+            f"worker_timeout is {self.worker_timeout}",
+            "use a positive number of seconds",
+        )

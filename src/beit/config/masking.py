@@ -1,0 +1,117 @@
+"""Which patches are hidden: the schemes, as configs."""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from beit.config.check import check_share, check_that
+from beit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from beit.masking import MaskSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingConfig(abc.ABC):
+    """A masking scheme; `build(grid)` returns its sampler."""
+
+    @abc.abstractmethod
+    def build(self, grid: tuple[int, int]) -> MaskSampler: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioMasking(MaskingConfig):
+    """A scheme that hides a given share of the patches."""
+
+    mask_ratio: float = 75 / 196
+    """Share of the patches to hide; the published value is 75 of 196."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "mask_ratio")
+
+    def count(self, grid: tuple[int, int]) -> int:
+        """Number of hidden patches M on this grid: at least one, unless the ratio is 0."""
+        patches = grid[0] * grid[1]
+        if self.mask_ratio == 0:
+            return 0
+        count = round(self.mask_ratio * patches)
+        if not 1 <= count <= patches:
+            raise ConfigError(
+                f"mask_ratio {self.mask_ratio:g} hides {count} of {patches} patches",
+                remedy=f"use a ratio of at least {1 / patches:.3f}",
+            )
+        return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMasking(RatioMasking):
+    """Blocks until the count is reached, topped up to it exactly (Algorithm 1, log-uniform aspect)."""
+
+    smallest_block: int = 16
+    """Fewest patches in a block, on a 14 x 14 grid; scaled with the area of the grid."""
+    largest_aspect: float = 1 / 0.3
+    """Longest side over shortest side of a block."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_that(
+            self.largest_aspect >= 1,
+            f"largest_aspect is {self.largest_aspect}",
+            "it is the longest side over the shortest: 1 or more",
+        )
+        check_that(
+            self.smallest_block >= 1,
+            f"smallest_block is {self.smallest_block}",
+            "a block has at least one patch",
+        )
+
+    def block_minimum(self, grid: tuple[int, int]) -> int:
+        """Fewest patches in a block on this grid."""
+        return max(1, math.ceil(self.smallest_block * grid[0] * grid[1] / 196))
+
+    def build(self, grid: tuple[int, int]) -> MaskSampler:
+        from beit.masking import BlockMasks
+
+        return BlockMasks(self, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedBlockMasking(BlockMasking):
+    """The sampler of the published code: gives up after ten misses, so it hides *at most* the count."""
+
+    def build(self, grid: tuple[int, int]) -> MaskSampler:
+        from beit.masking import PublishedBlockMasks
+
+        return PublishedBlockMasks(self, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformMasking(RatioMasking):
+    """Each patch equally likely (the ablation of table 4)."""
+
+    def build(self, grid: tuple[int, int]) -> MaskSampler:
+        from beit.masking import UniformMasks
+
+        return UniformMasks(self, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedMasking(MaskingConfig):
+    """The same patches in every picture, by row-major index; for tests and pictures."""
+
+    hidden_patches: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        check_that(
+            len(set(self.hidden_patches)) == len(self.hidden_patches),
+            f"hidden_patches {self.hidden_patches} names a patch twice",
+            "name each patch once",
+        )
+
+    def build(self, grid: tuple[int, int]) -> MaskSampler:
+        from beit.masking import FixedMasks
+
+        return FixedMasks(self, grid)

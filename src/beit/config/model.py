@@ -1,0 +1,140 @@
+"""The backbone: its sizes and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from beit.config.check import check_multiple, check_positive, check_that
+from beit.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from beit.models.vit import VisionTransformer
+
+Position = Literal["none", "shared", "per-block"]
+Initialisation = Literal["pretrain", "finetune"]
+
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Size(NamedTuple):
+    """One row of the size table."""
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    patch: int
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(192, 12, 3, 768, 16),  # DeiT, table 1
+    "small": Size(384, 12, 6, 1536, 16),  # DeiT, table 1
+    "base": Size(768, 12, 12, 3072, 16),  # BEiT, section 2.5
+    "large": Size(1024, 24, 16, 4096, 16),  # BEiT, section 3.1
+    "huge": Size(1280, 32, 16, 5120, 14),  # ViT, table 1
+    "giant": Size(1408, 40, 16, 6144, 14),  # BEiT-3, table 2
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionTransformerConfig:
+    """A Vision Transformer as BEiT uses it, in every role."""
+
+    size: tuple[int, int] = (224, 224)
+    """Height and width in pixels that the position tables are made for."""
+    patch: int = 16
+    """Side of a patch in pixels."""
+    channels: int = 3
+    """Channels of a picture."""
+    width: int = 768
+    """Length of a patch vector."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads."""
+    hidden: int = 3072
+    """Width of the hidden layer of each MLP."""
+    absolute_position: bool = False
+    """Add a learned vector per position (the plain ViT of the paper's main tables)."""
+    relative_position: Position = "shared"
+    """Relative position bias: none, one table for all blocks (pre-training), or one per block."""
+    layer_scale: float | None = 0.1
+    """Initial value of the per-channel residual gains; None leaves them out. 1e-5 for large."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block; grows linearly from 0 at the first."""
+    initialisation: Initialisation = "pretrain"
+    """`pretrain` cuts the normal(0, 0.02) at one sigma, `finetune` does not cut it."""
+    mean: tuple[float, ...] = HALF
+    """Mean of each channel, for pixels in [0, 1]."""
+    std: tuple[float, ...] = HALF
+    """Standard deviation of each channel, for pixels in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "patch", "channels", "width", "depth", "heads", "hidden")
+        check_multiple("size", self.size, self.patch)
+        check_that(
+            self.width % self.heads == 0,
+            f"width {self.width} cannot be divided among {self.heads} heads",
+            f"use a width that is a multiple of {self.heads}",
+        )
+        check_that(
+            0.0 <= self.drop_path < 1.0,
+            f"drop_path {self.drop_path} is not a probability below 1",
+            "use a value from 0 to 0.9",
+        )
+        check_that(
+            self.layer_scale is None or self.layer_scale > 0,
+            f"layer_scale {self.layer_scale} would silence every block",
+            "use a positive number, or None to leave the gains out",
+        )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            check_that(
+                len(values) == self.channels,
+                f"{name} has {len(values)} values for {self.channels} channels",
+                f"give one value per channel, e.g. {name}={(0.5,) * self.channels}",
+            )
+        check_that(
+            all(value > 0 for value in self.std),
+            f"std {self.std} divides by zero or flips the sign",
+            "give the positive standard deviation of each channel",
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per side, (h, w)."""
+        return self.size[0] // self.patch, self.size[1] // self.patch
+
+    @property
+    def patches(self) -> int:
+        """Number of patches N = h * w."""
+        return self.grid[0] * self.grid[1]
+
+    def build(self) -> VisionTransformer:
+        from beit.models.vit import VisionTransformer
+
+        return VisionTransformer(self)
+
+
+def sized(
+    name: str, *, size: int | tuple[int, int] = 224, patch: int | None = None, channels: int = 3
+) -> VisionTransformerConfig:
+    """The backbone of a named size (`SIZES`), for pictures of `size` pixels."""
+    if name not in SIZES:
+        raise ConfigError(f"there is no size '{name}'", remedy=nearest(name, SIZES))
+    row = SIZES[name]
+    height, width = (size, size) if isinstance(size, int) else size
+    return VisionTransformerConfig(
+        size=(height, width),
+        patch=patch or row.patch,
+        channels=channels,
+        width=row.width,
+        depth=row.depth,
+        heads=row.heads,
+        hidden=row.hidden,
+        layer_scale=0.1 if row.depth <= 12 else 1e-5,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+    )

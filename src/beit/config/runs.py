@@ -1,0 +1,141 @@
+"""One config per verb that trains: everything a run needs, and everything its folder records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from beit.config.check import check_positive, check_share, check_that
+from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
+from beit.config.masking import BlockMasking, MaskingConfig
+from beit.config.model import VisionTransformerConfig
+from beit.config.tokenizer import DiscreteVAEConfig
+from beit.config.training import TrainingConfig
+
+Target = Literal["tokens", "pixels"]
+Predict = Literal["masked", "all"]
+Pooling = Literal["mean", "cls"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """The objective of the discrete VAE: reconstruct through sampled codes (eq. 1)."""
+
+    first_temperature: float = 1.0
+    """Gumbel-softmax temperature at the start."""
+    final_temperature: float = 1 / 16
+    """Gumbel-softmax temperature once annealed (DALL-E, appendix A.2)."""
+    annealing: float = 0.5
+    """Share of the run over which the temperature falls, on a cosine."""
+    kl_weight: float = 0.0
+    """Weight of the KL to the uniform code distribution, in nats per token, beside the mean loss."""
+    kl_warmup: float = 0.1
+    """Share of the run over which the KL weight rises."""
+    balance_weight: float = 0.0
+    """Weight of ln K minus the entropy of the batch's mean code distribution: against collapse."""
+    revive_every: int = 100
+    """Steps between revivals of dead codes: each takes over half of a busy code; 0 never revives."""
+    usage_decay: float = 0.99
+    """Decay of the running usage of each code, from which dead codes are told."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "first_temperature", "final_temperature")
+        check_share(self, "annealing", "kl_warmup", "usage_decay")
+        check_that(
+            self.kl_weight >= 0 and self.balance_weight >= 0 and self.revive_every >= 0,
+            f"kl_weight {self.kl_weight}, balance_weight {self.balance_weight} or revive_every "
+            f"{self.revive_every} is negative",
+            "use 0 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedConfig:
+    """The objective of pre-training: predict what is hidden (section 2.4)."""
+
+    target: Target = "tokens"
+    """Visual tokens, or the normalised pixels of the patch (ablation of table 4)."""
+    predict: Predict = "masked"
+    """Which positions the loss reads: the masked ones, or all (ablation of table 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The classification head (section 2.6)."""
+
+    pooling: Pooling = "mean"
+    """Average the patch vectors and normalise the mean, or normalise and take the class token."""
+    head_scale: float = 0.001
+    """Factor on the head's initial weights, so that training starts near uniform predictions."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "head_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run has."""
+
+    recipe: str = ""
+    """Name of the recipe the other values come from."""
+    data: str = ""
+    """Folder of pictures (flat, nested, or one folder per class), or a list file."""
+    out: str = ""
+    """Folder of the run: made here, never overwritten."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRunConfig(RunConfig):
+    """Train a discrete VAE."""
+
+    tokenizer: DiscreteVAEConfig
+    views: ViewConfig = field(default_factory=ViewConfig)
+    objective: ReconstructConfig = field(default_factory=ReconstructConfig)
+    held_out: float = 0.05
+    """Share of the pictures kept aside to measure reconstruction and code usage on."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "held_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRunConfig(RunConfig):
+    """Masked image modeling."""
+
+    tokenizer: str = ""
+    """Artifact of a trained tokenizer (the `model` folder of its run, or the run)."""
+    init: str = ""
+    """Start from the backbone of this artifact instead of random weights."""
+    model: VisionTransformerConfig
+    masking: MaskingConfig = field(default_factory=BlockMasking)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    objective: MaskedConfig = field(default_factory=MaskedConfig)
+    labelled: str = ""
+    """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRunConfig(RunConfig):
+    """Classification, from a pre-trained artifact or from scratch."""
+
+    init: str = ""
+    """Artifact whose backbone to start from; empty trains from scratch."""
+    model: VisionTransformerConfig
+    head: HeadConfig = field(default_factory=HeadConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    split: float = 0.2
+    """Share of each class kept for validation when the data has no `val` folder."""
+    per_class: int | None = None
+    """Use only this many labelled pictures per class, drawn by `subset_seed`."""
+    subset_seed: int = 0
+    """Decides which labelled pictures `per_class` and `split` draw."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "split")
+        check_that(
+            self.per_class is None or self.per_class > 0,
+            f"per_class is {self.per_class}",
+            "use at least one labelled picture per class",
+        )

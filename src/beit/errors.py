@@ -1,0 +1,64 @@
+"""What can go wrong, as types.
+
+    BeitError                 anything this package tells a user
+    ├── ConfigError           an option or a combination of options is wrong        exit 2
+    ├── DataError             pictures, labels or folders break a rule              exit 3
+    ├── CheckpointError       a checkpoint or artifact is damaged or does not fit   exit 4
+    ├── DivergedError         the loss or a gradient is no longer finite            exit 5
+    ├── ResourceError         disk or memory ran out, a library is not installed    exit 6
+    ├── RunFolderError        the folder holds another run, or is in use            exit 7
+    └── Preempted             stopped on request, after a good save                 exit 75
+
+Every message says what was given, which rule it breaks and, as `remedy`, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BeitError(ValueError):
+    """Base of all errors meant for the user; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, remedy: str = "") -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
+
+
+class ConfigError(BeitError):
+    exit_code = 2
+
+
+class DataError(BeitError):
+    exit_code = 3
+
+
+class CheckpointError(BeitError):
+    exit_code = 4
+
+
+class DivergedError(BeitError):
+    exit_code = 5
+
+
+class ResourceError(BeitError):
+    exit_code = 6
+
+
+class RunFolderError(BeitError):
+    exit_code = 7
+
+
+class Preempted(BeitError):
+    exit_code = 75
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Name the known word closest to an unknown one: `did you mean 'batch'?`, or list them."""
+    known = sorted(words)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)
