@@ -63,6 +63,8 @@ class VisionTransformerConfig:
     """Relative position bias: none, one table for all blocks (pre-training), or one per block."""
     layer_scale: float | None = 0.1
     """Initial value of the per-channel residual gains; None leaves them out. 1e-5 for large."""
+    mask_token: bool = True
+    """Own the vector that stands for a hidden patch; off once pre-training is over."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; grows linearly from 0 at the first."""
     initialisation: Initialisation = "pretrain"

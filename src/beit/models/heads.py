@@ -1,0 +1,93 @@
+"""Backbone and head together: what is trained, and what an artifact holds."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import HeadConfig, Pooling
+from beit.models.layers import layer_norm
+from beit.models.vit import Images, VisionTransformer, draw
+
+
+class BackboneModel(nn.Module, abc.ABC):
+    """A backbone with a head; knows the depth of each parameter and which do not decay."""
+
+    def __init__(self, backbone: VisionTransformerConfig) -> None:
+        super().__init__()
+        self.backbone = backbone.build()
+
+    def parameter_depth(self, name: str) -> int:
+        """Layer of a parameter for layer-wise decay; the head comes last."""
+        if name.startswith("backbone."):
+            return self.backbone.parameter_depth(name.removeprefix("backbone."))
+        return self.deepest
+
+    @property
+    def deepest(self) -> int:
+        """The largest depth of a parameter."""
+        return self.backbone.config.depth + 1
+
+    def without_decay(self) -> frozenset[str]:
+        """Parameters without weight decay."""
+        own = {name for name, parameter in self.named_parameters() if parameter.ndim == 1}
+        return own | {f"backbone.{name}" for name in self.backbone.without_decay()}
+
+
+class MaskedImageModel(BackboneModel):
+    """Predicts what is hidden: codes K, or the pixel values of a patch (section 2.4)."""
+
+    def __init__(self, backbone: VisionTransformerConfig, outputs: int) -> None:
+        super().__init__(backbone)
+        self.outputs = outputs
+        self.norm = layer_norm(backbone.width)
+        self.head = nn.Linear(backbone.width, outputs)
+        draw(self.head.weight, cut=True)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        images: Images,
+        mask: Bool[Tensor, "batch patches"] | None = None,
+        every_position: bool = False,
+    ) -> Float[Tensor, "rows outputs"]:
+        """Predictions for the masked patches [M, K] in row-major order, or for all [B*N, K].
+
+        Only the rows that are returned go through the norm and the head.
+        """
+        patches = self.backbone(images, mask).patches
+        rows = patches.flatten(0, 1) if mask is None or every_position else patches[mask]
+        predictions: Tensor = self.head(self.norm(rows))
+        return predictions
+
+
+class Classifier(BackboneModel):
+    """Backbone, pooling, norm and a linear head (section 2.6)."""
+
+    def __init__(
+        self, backbone: VisionTransformerConfig, classes: int, head: HeadConfig | None = None
+    ) -> None:
+        super().__init__(backbone)
+        head = head or HeadConfig()
+        self.pooling: Pooling = head.pooling
+        self.norm = layer_norm(backbone.width)
+        self.head = nn.Linear(backbone.width, classes)
+        draw(self.head.weight, cut=False)
+        with torch.no_grad():
+            self.head.weight.mul_(head.head_scale)
+            self.head.bias.zero_()
+
+    def embed(self, images: Images) -> Float[Tensor, "batch width"]:
+        """The normalised vector that the head reads."""
+        features = self.backbone(images)
+        pooled = features.patches.mean(dim=1) if self.pooling == "mean" else features.cls
+        normalised: Tensor = self.norm(pooled)
+        return normalised
+
+    def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.head(self.embed(images))
+        return logits

@@ -1,0 +1,155 @@
+"""The layers of a block: attention, MLP, stochastic depth."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from beit.models.position import Grid, RelativePositionBias
+
+NORM_EPSILON = 1e-6
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    """LayerNorm as everywhere in BEiT: epsilon 1e-6."""
+    return nn.LayerNorm(width, eps=NORM_EPSILON)
+
+
+def attend(
+    query: Float[Tensor, "batch heads tokens width"],
+    key: Float[Tensor, "batch heads tokens width"],
+    value: Float[Tensor, "batch heads tokens width"],
+    bias: Float[Tensor, "heads tokens tokens"] | None,
+) -> Float[Tensor, "batch heads tokens width"]:
+    """softmax(q kᵀ / sqrt(width) + bias) v."""
+    if bias is not None:
+        bias = bias.to(query.dtype)  # a wider bias would widen the scores, or be read wrongly
+    if query.device.type == "cpu" and query.dtype != torch.float32:
+        # The fused kernel falls back to a path 2.5 times slower here once the bias is learned.
+        return attention_weights(query, key, bias) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def attention_weights(
+    query: Float[Tensor, "batch heads tokens width"],
+    key: Float[Tensor, "batch heads tokens width"],
+    bias: Float[Tensor, "heads tokens tokens"] | None,
+) -> Float[Tensor, "batch heads tokens tokens"]:
+    """softmax(q kᵀ / sqrt(width) + bias), the statistics in float32 whatever the type."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases on queries and values, none on keys."""
+
+    def __init__(self, *, width: int, heads: int, relative_grid: Grid | None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.rel_pos_bias = (
+            RelativePositionBias(grid=relative_grid, heads=heads) if relative_grid else None
+        )
+        self.proj = nn.Linear(width, width)
+
+    def project(
+        self, x: Float[Tensor, "batch tokens width"]
+    ) -> tuple[
+        Float[Tensor, "batch heads tokens head_width"],
+        Float[Tensor, "batch heads tokens head_width"],
+        Float[Tensor, "batch heads tokens head_width"],
+    ]:
+        """Queries, keys and values."""
+        batch, tokens, width = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def bias(
+        self, shared: Float[Tensor, "heads tokens tokens"] | None, grid: Grid
+    ) -> Float[Tensor, "heads tokens tokens"] | None:
+        """The relative position bias of this block: its own, or the one all blocks share."""
+        return shared if self.rel_pos_bias is None else self.rel_pos_bias(grid)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        shared_bias: Float[Tensor, "heads tokens tokens"] | None,
+        grid: Grid,
+    ) -> Float[Tensor, "batch tokens width"]:
+        attended = attend(*self.project(x), self.bias(shared_bias, grid))
+        mixed: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class MLP(nn.Module):
+    """Two linear layers with the exact GELU between them."""
+
+    def __init__(self, *, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a residual branch is dropped per picture, the kept ones scaled up."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        draw = torch.rand(x.shape[0], 1, 1, device=x.device) < keep
+        return x * (draw.to(x.dtype) / keep)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; the gains of layer scale lie inside stochastic depth."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        hidden: int,
+        layer_scale: float | None,
+        drop_path: float,
+        relative_grid: Grid | None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(width)
+        self.attn = Attention(width=width, heads=heads, relative_grid=relative_grid)
+        self.norm2 = layer_norm(width)
+        self.mlp = MLP(width=width, hidden=hidden)
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1: nn.Parameter | None = None
+        self.gamma_2: nn.Parameter | None = None
+        if layer_scale is not None:
+            self.gamma_1 = nn.Parameter(torch.full((width,), layer_scale))
+            self.gamma_2 = nn.Parameter(torch.full((width,), layer_scale))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        shared_bias: Float[Tensor, "heads tokens tokens"] | None,
+        grid: Grid,
+    ) -> Float[Tensor, "batch tokens width"]:
+        branch = self.attn(self.norm1(x), shared_bias, grid)
+        x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
+        branch = self.mlp(self.norm2(x))
+        return x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)
