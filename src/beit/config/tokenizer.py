@@ -65,7 +65,7 @@ class DiscreteVAEConfig(TokenizerConfig):
     narrowest: int = 32
     """Fewest channels next to the pixels."""
     blocks: int = 1
-    """Residual blocks per resolution."""
+    """Residual blocks at the token grid, in the encoder and in the decoder."""
     codebook_width: int = 128
     """Length of a code's vector."""
     likelihood: Likelihood = "l2"

@@ -1,0 +1,110 @@
+"""The contract of a visual tokenizer: pictures in, a grid of discrete ids out."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from beit.config.tokenizer import TokenizerConfig
+from beit.errors import ConfigError
+
+Pixels = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
+
+
+class VisualTokenizer(nn.Module, abc.ABC):
+    """Turns a picture into h x w codes out of K (section 2.1).
+
+    Pixels are uint8, or floats in [0, 1]; any further map of them is the tokenizer's own business.
+    `encode` is deterministic, without gradients, and in float32 even under autocast. Once frozen, a
+    tokenizer stays in evaluation mode whatever its parent does.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.frozen = False
+
+    @property
+    def codes(self) -> int:
+        """Vocabulary size K."""
+        return self.config.codes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the pictures it was made for."""
+        return self.config.size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens per side for pictures of `size`."""
+        return self.config.grid
+
+    @torch.no_grad()
+    def encode(self, images: Pixels) -> Int64[Tensor, "batch patches"]:
+        """Token ids in row-major order."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self._encode(self.pixels(images))
+
+    @torch.no_grad()
+    def decode(
+        self, tokens: Int64[Tensor, "batch patches"], grid: tuple[int, int] | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Pictures in [0, 1] from token ids; `grid` is (h, w) if it is not the usual one."""
+        height, width = grid or self.grid
+        if tokens.shape[1] != height * width:
+            raise ConfigError(
+                f"{tokens.shape[1]} tokens do not fill a grid of {height} x {width}",
+                remedy="give the grid the tokens were made with",
+            )
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self._decode(tokens.reshape(-1, height, width))
+
+    @abc.abstractmethod
+    def _encode(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Int64[Tensor, "batch patches"]:
+        """Ids of pictures in [0, 1]."""
+
+    @abc.abstractmethod
+    def _decode(
+        self, tokens: Int64[Tensor, "batch h w"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Pictures in [0, 1]."""
+
+    def pixels(self, images: Pixels) -> Float[Tensor, "batch channels height width"]:
+        """The pictures as floats in [0, 1], once their channels and sides are checked."""
+        _, channels, height, width = images.shape
+        stride = self.config.downsampling
+        if channels != self.config.channels:
+            raise ConfigError(
+                f"pictures have {channels} channels, the tokenizer reads {self.config.channels}",
+                remedy="train a tokenizer on pictures of the same kind",
+            )
+        if height % stride or width % stride:
+            raise ConfigError(
+                f"pictures of {height} x {width} pixels are no multiple of the stride {stride}",
+                remedy=f"resize them to {self.size[0]} x {self.size[1]}",
+            )
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+    def freeze(self) -> VisualTokenizer:
+        """Evaluation mode and no gradients, for good."""
+        self.requires_grad_(False)
+        self.eval()
+        self.frozen = True
+        return self
+
+    def train(self, mode: bool = True) -> VisualTokenizer:
+        return super().train(mode and not self.frozen)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights: the identity of this tokenizer."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""The DALL-E discrete VAE, frozen: the tokenizer the published BEiT v1 models learned from.
+
+Architecture from "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A.2: four groups
+of residual bottleneck blocks without normalisation, pooled between groups, stride 8. Names of modules
+follow the published files (`blocks.group_1.block_1.res_path.conv_1`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from beit.config.tokenizer import DalleConfig
+from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+
+GROUPS = 4
+
+
+def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+class BottleneckBlock(nn.Module):
+    """Identity path plus a gain times four convolutions at a quarter of the width."""
+
+    def __init__(self, inputs: int, outputs: int, kernels: tuple[int, ...], gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        hidden = outputs // 4
+        self.id_path = _convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        widths = [inputs, hidden, hidden, hidden, outputs]
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, kernel in enumerate(kernels, start=1):
+            layers[f"relu_{number}"] = nn.ReLU()
+            layers[f"conv_{number}"] = _convolution(widths[number - 1], widths[number], kernel)
+        self.res_path = nn.Sequential(layers)
+
+    def forward(self, x: Float[Tensor, "batch width h w"]) -> Float[Tensor, "batch out h w"]:
+        out: Tensor = self.id_path(x) + self.gain * self.res_path(x)
+        return out
+
+
+def _group(
+    inputs: int, outputs: int, blocks: int, kernels: tuple[int, ...], after: nn.Module | None
+) -> nn.Sequential:
+    """One group of equal width, with the pooling or upsampling that follows it."""
+    gain = 1 / (GROUPS * blocks) ** 2
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number in range(1, blocks + 1):
+        width = inputs if number == 1 else outputs
+        layers[f"block_{number}"] = BottleneckBlock(width, outputs, kernels, gain)
+    if after is not None:
+        layers["pool" if isinstance(after, nn.MaxPool2d) else "upsample"] = after
+    return nn.Sequential(layers)
+
+
+def _output(width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=_convolution(width, outputs, 1)))
+
+
+class DalleEncoder(nn.Module):
+    """Pictures mapped to [0.1, 0.9] in, scores of the codes at an eighth of the resolution out."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["input"] = _convolution(config.channels, config.hidden, 7)
+        inputs = config.hidden
+        for number in range(1, GROUPS + 1):
+            outputs = config.hidden << (number - 1)
+            pool = nn.MaxPool2d(2) if number < GROUPS else None
+            layers[f"group_{number}"] = _group(
+                inputs, outputs, config.blocks_per_group, (3, 3, 3, 1), pool
+            )
+            inputs = outputs
+        layers["output"] = _output(inputs, config.codes)
+        self.blocks = nn.Sequential(layers)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch codes h w"]:
+        scores: Tensor = self.blocks(x)
+        return scores
+
+
+class DalleDecoder(nn.Module):
+    """One-hot codes in; location and log scale of the logit-Laplace out. For pictures only."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["input"] = _convolution(config.codes, config.decoder_input, 1)
+        inputs = config.decoder_input
+        for number in range(1, GROUPS + 1):
+            outputs = config.hidden << (GROUPS - number)
+            upsample = nn.Upsample(scale_factor=2, mode="nearest") if number < GROUPS else None
+            layers[f"group_{number}"] = _group(
+                inputs, outputs, config.blocks_per_group, (1, 3, 3, 3), upsample
+            )
+            inputs = outputs
+        layers["output"] = _output(inputs, 2 * config.channels)
+        self.blocks = nn.Sequential(layers)
+
+    def forward(
+        self, x: Float[Tensor, "batch codes h w"]
+    ) -> Float[Tensor, "batch outputs height width"]:
+        painted: Tensor = self.blocks(x)
+        return painted
+
+
+class DalleTokenizer(VisualTokenizer):
+    """Encoder and decoder under the contract; frozen from the start."""
+
+    config: DalleConfig
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__(config)
+        self.encoder = DalleEncoder(config)
+        self.decoder = DalleDecoder(config)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                nn.init.normal_(module.weight, std=fan_in**-0.5)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        self.freeze()
+
+    def _encode(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Int64[Tensor, "batch patches"]:
+        scores: Tensor = self.encoder(to_logit_laplace(pixels))
+        return scores.argmax(dim=1).flatten(1)
+
+    def _decode(
+        self, tokens: Int64[Tensor, "batch h w"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        one_hot = F.one_hot(tokens, self.codes).permute(0, 3, 1, 2).float()
+        return from_logit_laplace(self.decoder(one_hot)[:, : self.config.channels])

@@ -1,0 +1,163 @@
+"""A discrete variational autoencoder to train on one's own pictures (section 2.1, eq. 1).
+
+An encoder of strided convolutions scores K codes per position; in training the codes are sampled by
+Gumbel-softmax, in use the best one is taken; a decoder of transposed convolutions paints the picture
+from the code vectors. The strides are the prime factors of the total stride, so that any patch size
+has a matching token grid.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from beit.config.tokenizer import DiscreteVAEConfig
+from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+
+
+class Reconstruction(NamedTuple):
+    """Code scores, and the decoder's output: one value per pixel, or location and log scale."""
+
+    logits: Float[Tensor, "batch codes h w"]
+    output: Float[Tensor, "batch outputs height width"]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a 1x1 beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, x: Float[Tensor, "batch width h w"]) -> Float[Tensor, "batch width h w"]:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+def prime_factors(stride: int) -> list[int]:
+    """The strides of the single layers, largest first: 8 = 2 * 2 * 2, 14 = 7 * 2."""
+    factors, divisor = [], 2
+    while stride > 1:
+        while stride % divisor == 0:
+            factors.append(divisor)
+            stride //= divisor
+        divisor += 1
+    return factors[::-1]
+
+
+class DiscreteVAE(VisualTokenizer):
+    """The trainable tokenizer; `forward` is for its training, `encode` and `decode` for its use."""
+
+    config: DiscreteVAEConfig
+    usage: Tensor
+
+    def __init__(self, config: DiscreteVAEConfig) -> None:
+        super().__init__(config)
+        factors = prime_factors(config.stride)
+        widths = [
+            max(config.width >> (len(factors) - 1 - layer), min(config.narrowest, config.width))
+            for layer in range(len(factors))
+        ]
+        encoder: list[nn.Module] = []
+        channels = config.channels
+        for factor, width in zip(factors, widths, strict=True):
+            # Kernel and padding make the output exactly 1/factor of the input, with overlap.
+            encoder += [nn.Conv2d(channels, width, factor + 2, factor, padding=1), nn.ReLU()]
+            channels = width
+        encoder += [ResidualBlock(channels) for _ in range(config.blocks)]
+        self.encoder = nn.Sequential(*encoder)
+        self.to_codes = nn.Conv2d(channels, config.codes, 1)
+        self.codebook = nn.Parameter(torch.randn(config.codes, config.codebook_width))
+        decoder: list[nn.Module] = [nn.Conv2d(config.codebook_width, channels, 1)]
+        decoder += [ResidualBlock(channels) for _ in range(config.blocks)]
+        for layer in reversed(range(len(factors))):
+            factor, width = factors[layer], widths[max(layer - 1, 0)]
+            decoder += [
+                nn.ConvTranspose2d(channels, width, factor + 2, factor, padding=1),
+                nn.ReLU(),
+            ]
+            channels = width
+        outputs = config.channels * (2 if config.likelihood == "logit-laplace" else 1)
+        decoder.append(nn.Conv2d(channels, outputs, 1))
+        self.decoder = nn.Sequential(*decoder)
+        # Running share of each code; says which codes are dead. Uniform until seen otherwise.
+        self.register_buffer("usage", torch.full((config.codes,), 1 / config.codes))
+        with torch.no_grad():
+            self.codebook.div_(math.sqrt(config.codebook_width))
+
+    def target(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """What encoder and decoder see: [0, 1] mapped to [-1, 1], or as DALL-E maps it."""
+        if self.config.likelihood == "logit-laplace":
+            return to_logit_laplace(pixels)
+        return 2 * pixels - 1
+
+    def _picture(
+        self, output: Float[Tensor, "batch outputs height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        if self.config.likelihood == "logit-laplace":
+            return from_logit_laplace(output[:, : self.config.channels])
+        return ((output + 1) / 2).clamp(0, 1)
+
+    def forward(
+        self, pixels: Float[Tensor, "batch channels height width"], temperature: float
+    ) -> Reconstruction:
+        """Reconstruct pictures in [0, 1] through codes sampled at a temperature."""
+        logits = self.to_codes(self.encoder(self.target(pixels)))
+        soft = F.gumbel_softmax(logits.float(), tau=temperature, dim=1)
+        vectors = torch.einsum("bkhw,kd->bdhw", soft.to(self.codebook.dtype), self.codebook)
+        return Reconstruction(logits, self.decoder(vectors))
+
+    def _encode(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Int64[Tensor, "batch patches"]:
+        logits: Tensor = self.to_codes(self.encoder(self.target(pixels)))
+        return logits.argmax(dim=1).flatten(1)
+
+    def _decode(
+        self, tokens: Int64[Tensor, "batch h w"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        vectors = F.embedding(tokens, self.codebook).permute(0, 3, 1, 2)
+        return self._picture(self.decoder(vectors))
+
+    @torch.no_grad()
+    def observe(self, logits: Float[Tensor, "batch codes h w"], decay: float) -> None:
+        """Update the running share of each code from the scores of one batch."""
+        share = torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.codes)
+        self.usage.lerp_(share.to(self.usage.dtype) / share.sum(), 1 - decay)
+
+    @torch.no_grad()
+    def revive(self, generator: torch.Generator, threshold: float = 0.02) -> int:
+        """Give dead codes half of the busiest codes' places; how many there were.
+
+        A code is dead when its running share is below `threshold` of the uniform share. It becomes
+        a slightly disturbed copy of a busy code, scoring and painting, and both start with half of
+        the busy code's share. At most half of the codes move at once, busiest first.
+        """
+        dead = torch.nonzero(self.usage < threshold / self.codes).flatten()
+        order = self.usage.argsort(descending=True)
+        count = min(len(dead), self.codes - len(dead))
+        if count == 0:
+            return 0
+        dead, busy = dead[:count], order[:count]
+        for tensor in (self.to_codes.weight, self.codebook):
+            noise = torch.randn(tensor[busy].shape, generator=generator).to(tensor.device)
+            tensor[dead] = tensor[busy] + 0.05 * tensor.std() * noise
+        if self.to_codes.bias is not None:
+            self.to_codes.bias[dead] = self.to_codes.bias[busy]
+        self.usage[busy] /= 2
+        self.usage[dead] = self.usage[busy]
+        return count
