@@ -1,0 +1,37 @@
+"""BEiT: pre-train a vision backbone on your own pictures, and use it.
+
+    import beit
+
+    beit.pretrain(data="pictures", out="runs/pretrain")
+    beit.finetune(data="labelled", init="runs/pretrain", out="runs/classifier")
+    beit.load("runs/classifier").predict("picture.jpg")
+
+Importing this package imports neither torch nor anything else that is slow; names load on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from beit.runs import finetune, pretrain, tokenizer
+    from beit.serving.predictor import Predictor, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Predictor": "beit.serving.predictor",
+    "finetune": "beit.runs",
+    "load": "beit.serving.predictor",
+    "pretrain": "beit.runs",
+    "tokenizer": "beit.runs",
+}
+
+__all__ = ["Predictor", "__version__", "finetune", "load", "pretrain", "tokenizer"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'beit' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -53,7 +53,7 @@ class RunFolderError(BeitError):
     exit_code = 7
 
 
-class Preempted(BeitError):
+class Preempted(BeitError):  # noqa: N818
     exit_code = 75
 
 

@@ -1,8 +1,8 @@
 """Samplers of masks: a grid and a generator in, bool [N] out.
 
-Section 2.3 and Algorithm 1 of the paper. The published code draws the aspect log-uniformly and stops
-early when ten attempts fail, so that only two pictures of three reach the asked number; here that
-sampler has a name of its own, and the default reaches the number exactly (static shapes).
+Section 2.3 and Algorithm 1 of the paper. The published code draws the aspect log-uniformly, and
+stops early when ten attempts fail, so that only two pictures of three reach the asked number; here
+that sampler has a name of its own, and the default reaches the number exactly (static shapes).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class PublishedBlockMasks(MaskSampler):
         row_bytes = (width + 7) // 8
         packed = b"".join(row.to_bytes(row_bytes, "little") for row in rows)
         bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-        mask: np.ndarray = bits.reshape(len(rows), row_bytes * 8)[:, :width].reshape(-1).astype(bool)
-        return mask
+        mask: np.ndarray = bits.reshape(len(rows), row_bytes * 8)[:, :width].astype(bool)
+        return mask.reshape(-1)
 
     def __call__(self, generator: random.Random) -> np.ndarray:
         return self._unpack(self._draw(generator))
@@ -136,5 +136,5 @@ class FixedMasks(MaskSampler):
     def count(self) -> int:
         return int(np.count_nonzero(self._mask))
 
-    def __call__(self, generator: random.Random) -> np.ndarray:
+    def __call__(self, generator: random.Random) -> np.ndarray:  # noqa: ARG002
         return self._mask.copy()

@@ -48,7 +48,7 @@ class RatioMasking(MaskingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMasking(RatioMasking):
-    """Blocks until the count is reached, topped up to it exactly (Algorithm 1, log-uniform aspect)."""
+    """Blocks until the count is reached, topped up to it exactly (Algorithm 1; log-uniform)."""
 
     smallest_block: int = 16
     """Fewest patches in a block, on a 14 x 14 grid; scaled with the area of the grid."""
@@ -80,7 +80,7 @@ class BlockMasking(RatioMasking):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedBlockMasking(BlockMasking):
-    """The sampler of the published code: gives up after ten misses, so it hides *at most* the count."""
+    """The sampler of the published code: gives up after ten misses, hides *at most* the count."""
 
     def build(self, grid: tuple[int, int]) -> MaskSampler:
         from beit.masking import PublishedBlockMasks

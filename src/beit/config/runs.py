@@ -28,13 +28,13 @@ class ReconstructConfig:
     annealing: float = 0.5
     """Share of the run over which the temperature falls, on a cosine."""
     kl_weight: float = 0.0
-    """Weight of the KL to the uniform code distribution, in nats per token, beside the mean loss."""
+    """Weight of the KL to the uniform code distribution, nats per token, beside the mean loss."""
     kl_warmup: float = 0.1
     """Share of the run over which the KL weight rises."""
     balance_weight: float = 0.0
     """Weight of ln K minus the entropy of the batch's mean code distribution: against collapse."""
     revive_every: int = 100
-    """Steps between revivals of dead codes: each takes over half of a busy code; 0 never revives."""
+    """Steps between revivals of dead codes: each takes half of a busy code; 0 never revives."""
     usage_decay: float = 0.99
     """Decay of the running usage of each code, from which dead codes are told."""
 
@@ -114,6 +114,13 @@ class PretrainRunConfig(RunConfig):
     objective: MaskedConfig = field(default_factory=MaskedConfig)
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
+    neighbour_pictures: int = 2000
+    """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
+    evaluation_crop: float = 0.875
+    """Share of the side kept by the centre crop of the nearest-neighbour score."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "evaluation_crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +138,23 @@ class FinetuneRunConfig(RunConfig):
     """Use only this many labelled pictures per class, drawn by `subset_seed`."""
     subset_seed: int = 0
     """Decides which labelled pictures `per_class` and `split` draw."""
+    evaluation_crop: float | None = None
+    """Share of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+
+    @property
+    def crop(self) -> float:
+        """The evaluation crop that is used (reference code, `build_transform`)."""
+        if self.evaluation_crop is not None:
+            return self.evaluation_crop
+        return 0.875 if min(self.model.size) < 384 else 1.0
 
     def __post_init__(self) -> None:
         check_share(self, "split")
+        check_that(
+            self.evaluation_crop is None or 0 < self.evaluation_crop <= 1,
+            f"evaluation_crop is {self.evaluation_crop}",
+            "use a share above 0, up to 1",
+        )
         check_that(
             self.per_class is None or self.per_class > 0,
             f"per_class is {self.per_class}",

@@ -61,7 +61,7 @@ class DiscreteVAEConfig(TokenizerConfig):
     stride: int = 8
     """Pixels per token and side: the product of the encoder's downsamplings."""
     width: int = 256
-    """Channels at the token grid; halved with each step towards the pixels, at least `narrowest`."""
+    """Channels at the token grid; halved with each step to the pixels, at least `narrowest`."""
     narrowest: int = 32
     """Fewest channels next to the pixels."""
     blocks: int = 1
@@ -72,8 +72,8 @@ class DiscreteVAEConfig(TokenizerConfig):
     """Reconstruction loss: squared error, or the logit-Laplace of DALL-E (appendix A.3)."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_positive(self, "stride", "width", "narrowest", "blocks", "codebook_width")
+        super().__post_init__()
         check_that(self.stride > 1, "stride is 1: nothing is compressed", "use a stride from 2 up")
 
     @property

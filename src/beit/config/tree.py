@@ -55,9 +55,15 @@ def from_json(values: Json, expected: type[Config]) -> Config:
             continue
         if key not in known:
             raise ConfigError(f"{name} has no option '{key}'", remedy=nearest(key, known))
-        nested = isinstance(value, dict)
-        arguments[key] = from_json(value, object) if nested else _typed(key, value, hints[key])
-    built: Config = kind(**arguments)
+        hint = hints[key]
+        nested = isinstance(value, dict) and dataclasses.is_dataclass(hint)
+        arguments[key] = from_json(value, hint) if nested else _typed(key, value, hint)
+    try:
+        built: Config = kind(**arguments)
+    except TypeError as error:  # an abstract type, or an option without a default is missing
+        raise ConfigError(
+            f"{name} cannot be made: {error}", remedy="complete the options"
+        ) from error
     return built
 
 
@@ -81,14 +87,19 @@ def _typed(name: str, value: object, hint: object) -> object:
             return tuple(_typed(name, entry, element) for entry in value)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint):
-        if not (isinstance(value, bool) and hint is not bool):
-            return value
+    elif (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and not (isinstance(value, bool) and hint is not bool)
+    ):
+        return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
     raise ConfigError(f"{name} is {value!r}", remedy=f"use a value of type {wanted}")
 
 
-def leaves(config: object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+def leaves(
+    config: object, prefix: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
     """Every value of the tree that is not itself a config, with its path."""
     assert dataclasses.is_dataclass(config)
     for item in dataclasses.fields(config):
@@ -107,35 +118,55 @@ def override(config: Config, options: Mapping[str, object]) -> Config:
 
     Raises ConfigError for a name that does not exist, with the nearest one that does.
     """
+    fields = dataclasses.fields(config)  # type: ignore[arg-type]
+    branches = [
+        item.name for item in fields if dataclasses.is_dataclass(getattr(config, item.name))
+    ]
+    nodes = {key: value for key, value in options.items() if dataclasses.is_dataclass(value)}
+    for name in nodes:
+        if name not in branches:
+            raise ConfigError(f"there is no node '{name}'", remedy=nearest(name, branches))
+    config = _replaced(config, {(name,): node for name, node in nodes.items()})
     known = {path[-1]: path for path, _ in leaves(config)}
-    branches = {
-        item.name: (item.name,)
-        for item in dataclasses.fields(config)  # type: ignore[arg-type]
-        if dataclasses.is_dataclass(getattr(config, item.name))
-    }
-    for name, value in options.items():
-        path = (branches if dataclasses.is_dataclass(value) else known).get(name)
-        if path is None:
+    changes = {}
+    for name in (name for name in options if name not in nodes):
+        if name not in known:
             raise ConfigError(f"there is no option '{name}'", remedy=nearest(name, known))
-        config = _replace(config, path, value)
-    return config
+        changes[known[name]] = options[name]
+    return _replaced(config, changes)
 
 
-def _replace(config: Config, path: tuple[str, ...], value: object) -> Config:
-    name = path[0]
-    if len(path) > 1:
-        value = _replace(getattr(config, name), path[1:], value)
-    elif not dataclasses.is_dataclass(value):
-        value = _typed(name, value, typing.get_type_hints(type(config))[name])
-    changed: Config = dataclasses.replace(config, **{name: value})  # type: ignore[type-var]
+def _replaced(config: Config, changes: Mapping[tuple[str, ...], object]) -> Config:
+    """The config with all changes made at once, since its rules hold for the values together."""
+    hints = typing.get_type_hints(type(config))
+    values: dict[str, object] = {}
+    for name in dict.fromkeys(path[0] for path in changes):
+        below = {path[1:]: value for path, value in changes.items() if path[0] == name}
+        whole = () in below
+        values[name] = (
+            _typed(name, below[()], hints[name])
+            if whole
+            else _replaced(getattr(config, name), below)
+        )
+    changed: Config = dataclasses.replace(config, **values)  # type: ignore[type-var]
     return changed
 
 
 def differences(old: object, new: object) -> dict[str, tuple[object, object]]:
     """Options whose values differ between two configs of one kind, as (old, new)."""
-    before, after = dict(leaves(old)), dict(leaves(new))
+    before, after = (dict([*leaves(config), *_kinds(config)]) for config in (old, new))
     return {
         ".".join(path): (before.get(path), after.get(path))
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     }
+
+
+def _kinds(config: object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The type of every node of the tree, as the option `type` of its path."""
+    yield (*prefix, "type"), type(config).__name__
+    assert dataclasses.is_dataclass(config)
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _kinds(value, (*prefix, item.name))

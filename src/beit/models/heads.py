@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import HeadConfig, Pooling
 from beit.models.layers import layer_norm
-from beit.models.vit import Images, VisionTransformer, draw
+from beit.models.vit import Images, draw
 
 
 class BackboneModel(nn.Module, abc.ABC):
@@ -34,8 +34,8 @@ class BackboneModel(nn.Module, abc.ABC):
 
     def without_decay(self) -> frozenset[str]:
         """Parameters without weight decay."""
-        own = {name for name, parameter in self.named_parameters() if parameter.ndim == 1}
-        return own | {f"backbone.{name}" for name in self.backbone.without_decay()}
+        vectors = [name for name, parameter in self.named_parameters() if parameter.ndim == 1]
+        return frozenset(vectors) | {f"backbone.{name}" for name in self.backbone.without_decay()}
 
 
 class MaskedImageModel(BackboneModel):
@@ -81,7 +81,7 @@ class Classifier(BackboneModel):
             self.head.weight.mul_(head.head_scale)
             self.head.bias.zero_()
 
-    def embed(self, images: Images) -> Float[Tensor, "batch width"]:
+    def embed(self, images: Images) -> Float[Tensor, "batch features"]:
         """The normalised vector that the head reads."""
         features = self.backbone(images)
         pooled = features.patches.mean(dim=1) if self.pooling == "mean" else features.cls

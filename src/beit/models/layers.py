@@ -38,7 +38,7 @@ def attention_weights(
     bias: Float[Tensor, "heads tokens tokens"] | None,
 ) -> Float[Tensor, "batch heads tokens tokens"]:
     """softmax(q kᵀ / sqrt(width) + bias), the statistics in float32 whatever the type."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores + bias
     return scores.softmax(dim=-1)
@@ -110,7 +110,9 @@ class DropPath(nn.Module):
         super().__init__()
         self.probability = probability
 
-    def forward(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch tokens width"]:
         if not self.training or self.probability == 0:
             return x
         keep = 1 - self.probability
@@ -149,7 +151,8 @@ class Block(nn.Module):
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
     ) -> Float[Tensor, "batch tokens width"]:
-        branch = self.attn(self.norm1(x), shared_bias, grid)
+        branch: Tensor = self.attn(self.norm1(x), shared_bias, grid)
         x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
         branch = self.mlp(self.norm2(x))
-        return x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)
+        out: Tensor = x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)
+        return out

@@ -33,16 +33,17 @@ def relative_position_index(grid: Grid) -> Int64[Tensor, "tokens tokens"]:
     token as query reads L-3, as key L-2, with itself L-1.
     """
     height, width = grid
-    rows = torch.arange(height).repeat_interleave(width)
-    columns = torch.arange(width).repeat(height)
-    row_offset = rows[:, None] - rows[None, :] + height - 1
-    column_offset = columns[:, None] - columns[None, :] + width - 1
     length = table_length(grid)
-    index = torch.empty(1 + height * width, 1 + height * width, dtype=torch.int64)
-    index[1:, 1:] = row_offset * (2 * width - 1) + column_offset
-    index[0, :] = length - 3
-    index[:, 0] = length - 2
-    index[0, 0] = length - 1
+    with torch.device("cpu"), torch.inference_mode(False):  # as the cache outlives the caller's
+        rows = torch.arange(height).repeat_interleave(width)
+        columns = torch.arange(width).repeat(height)
+        row_offset = rows[:, None] - rows[None, :] + height - 1
+        column_offset = columns[:, None] - columns[None, :] + width - 1
+        index = torch.empty(1 + height * width, 1 + height * width, dtype=torch.int64)
+        index[1:, 1:] = row_offset * (2 * width - 1) + column_offset
+        index[0, :] = length - 3
+        index[:, 0] = length - 2
+        index[0, 0] = length - 1
     return index
 
 
@@ -59,7 +60,8 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, grid: Grid) -> Float[Tensor, "heads tokens tokens"]:
         """The bias for pictures of `grid` patches; another grid than the table's resizes it."""
-        table, index = self.relative_position_bias_table, self.index
+        table: Tensor = self.relative_position_bias_table
+        index = self.index
         if grid != self.grid:
             table = resize_relative_table(table, self.grid, grid)
             index = relative_position_index(grid).to(table.device)
@@ -97,28 +99,28 @@ def resize_absolute_position(
 @functools.lru_cache(maxsize=64)
 def _resizing(old: int, new: int) -> Float[Tensor, "new old"]:
     """The linear map from `old` offsets to `new` offsets (both odd, centred on zero), fp32."""
-    if old == new or old == 1:
-        return torch.eye(new, old) if old == new else torch.ones(new, old)
-    if new > old:
-        source = _geometric_offsets(old // 2, new // 2)
-        target = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64)
-    else:
-        source = torch.arange(-(old // 2), old // 2 + 1, dtype=torch.float64)
-        target = _geometric_offsets(new // 2, old // 2)
-    # The outermost source offset can miss the target by 1e-4; the published routine clamps.
-    return _spline(source, target.clamp(source[0], source[-1])).float()
+    with torch.device("cpu"), torch.inference_mode(False):  # as the cache outlives the caller's
+        if old == new or old == 1:
+            return torch.eye(new, old) if old == new else torch.ones(new, old)
+        if new > old:
+            source = _geometric_offsets(old // 2, new // 2)
+            target = torch.arange(-(new // 2), new // 2 + 1, dtype=torch.float64)
+        else:
+            source = torch.arange(-(old // 2), old // 2 + 1, dtype=torch.float64)
+            target = _geometric_offsets(new // 2, old // 2)
+        # The outermost source offset can miss the target by 1e-4; the published routine clamps.
+        return _spline(source, target.clamp(source[0], source[-1])).float()
 
 
 def _geometric_offsets(count: int, reach: int) -> Float[Tensor, " offsets"]:
     """Offsets 0, ±1, ±(1+q), ±(1+q+q²)... with q found so that the last of `count` is `reach`."""
-    low, high = 1.01, 1.5
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        if (1 - middle**count) / (1 - middle) > reach:
-            high = middle
+    low, high, ratio = 1.01, 1.5, 1.01
+    while high - low > 1e-6:  # the last ratio tried is taken, as published: far offsets tell
+        ratio = (low + high) / 2
+        if (1 - ratio**count) / (1 - ratio) > reach:
+            high = ratio
         else:
-            low = middle
-    ratio = (low + high) / 2
+            low = ratio
     positive = ratio ** torch.arange(count, dtype=torch.float64)
     positive = positive.cumsum(0)
     return torch.cat([-positive.flip(0), positive.new_zeros(1), positive])
@@ -154,4 +156,5 @@ def _spline(
     linear = before[:, None] * values[interval] + after[:, None] * values[interval + 1]
     bend_before = ((before**3 - before) * width**2 / 6)[:, None] * curvature[interval]
     bend_after = ((after**3 - after) * width**2 / 6)[:, None] * curvature[interval + 1]
-    return linear + bend_before + bend_after
+    spline: Tensor = linear + bend_before + bend_after
+    return spline

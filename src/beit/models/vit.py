@@ -21,8 +21,8 @@ Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch cha
 class Features(NamedTuple):
     """What the backbone returns: the raw output of its last block, and of the blocks asked for.
 
-    The backbone ends without a norm: pre-training norms each patch, classification norms the mean or
-    the class token, segmentation norms nothing, so the norm belongs to the head.
+    The backbone ends without a norm: pre-training norms each patch, classification norms the mean
+    or the class token, segmentation norms nothing, so the norm belongs to the head.
     """
 
     cls: Float[Tensor, "batch width"]
@@ -39,7 +39,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch patches width"]:
+    ) -> Float[Tensor, "batch patches features"]:
         embedded: Tensor = self.proj(images)
         return embedded.flatten(2).transpose(1, 2)
 
@@ -58,9 +58,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         width, grid = config.width, config.grid
-        self.patch_embed = PatchEmbedding(
-            patch=config.patch, channels=config.channels, width=width
-        )
+        self.patch_embed = PatchEmbedding(patch=config.patch, channels=config.channels, width=width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if config.mask_token else None
         self.pos_embed = (

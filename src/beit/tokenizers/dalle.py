@@ -1,8 +1,8 @@
 """The DALL-E discrete VAE, frozen: the tokenizer the published BEiT v1 models learned from.
 
 Architecture from "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A.2: four groups
-of residual bottleneck blocks without normalisation, pooled between groups, stride 8. Names of modules
-follow the published files (`blocks.group_1.block_1.res_path.conv_1`).
+of residual bottleneck blocks without normalisation, pooled between groups, stride 8. Modules are
+named as in the published files (`blocks.group_1.block_1.res_path.conv_1`).
 """
 
 from __future__ import annotations

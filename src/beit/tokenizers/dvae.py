@@ -1,9 +1,9 @@
 """A discrete variational autoencoder to train on one's own pictures (section 2.1, eq. 1).
 
-An encoder of strided convolutions scores K codes per position; in training the codes are sampled by
-Gumbel-softmax, in use the best one is taken; a decoder of transposed convolutions paints the picture
-from the code vectors. The strides are the prime factors of the total stride, so that any patch size
-has a matching token grid.
+An encoder of strided convolutions scores K codes per position; in training the codes are sampled
+by Gumbel-softmax, in use the best one is taken; a decoder of transposed convolutions paints the
+picture from the code vectors. The strides are the prime factors of the total stride, so that any
+patch size has a matching token grid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from beit.config.tokenizer import DiscreteVAEConfig
 from beit.tokenizers.base import VisualTokenizer
@@ -135,9 +135,12 @@ class DiscreteVAE(VisualTokenizer):
 
     @torch.no_grad()
     def observe(self, logits: Float[Tensor, "batch codes h w"], decay: float) -> None:
-        """Update the running share of each code from the scores of one batch."""
-        share = torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.codes)
-        self.usage.lerp_(share.to(self.usage.dtype) / share.sum(), 1 - decay)
+        """Update the running share of each code from one batch's scores, over all processes."""
+        counts = torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.codes)
+        counts = counts.to(self.usage.dtype)
+        if distributed.is_initialized():
+            distributed.all_reduce(counts)
+        self.usage.lerp_(counts / counts.sum(), 1 - decay)
 
     @torch.no_grad()
     def revive(self, generator: torch.Generator, threshold: float = 0.02) -> int:

@@ -1,0 +1,196 @@
+"""Artifacts: a model that works alone. `model.safetensors` with `config.json` beside it.
+
+The config says everything that using the model takes: architecture, classes, pixel statistics, the
+evaluation crop, the identity of the tokenizer, versions, and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import HeadConfig
+from beit.config.tokenizer import TokenizerConfig
+from beit.config.tree import from_json, to_json
+from beit.errors import BeitError, CheckpointError
+from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
+from beit.tokenizers.base import VisualTokenizer
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+Kind = Literal["tokenizer", "masked", "classifier"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What an artifact says beside its architecture."""
+
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the logits."""
+    crop: float = 1.0
+    """Share of the picture that evaluation looks at: centre crop of size / crop."""
+    tokenizer: str = ""
+    """SHA-256 of the tokenizer whose tokens were predicted."""
+    trained: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from: recipe, steps, data fingerprint, metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A model in evaluation mode, on the CPU, with its details."""
+
+    kind: Kind
+    model: nn.Module
+    details: Details
+
+    @property
+    def backbone(self) -> VisionTransformerConfig | None:
+        """The config of the backbone, if the model has one."""
+        return self.model.backbone.config if isinstance(self.model, BackboneModel) else None
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    """Kind and architecture of a model."""
+    if isinstance(model, VisualTokenizer):
+        return {"kind": "tokenizer", "tokenizer": to_json(model.config)}
+    if isinstance(model, MaskedImageModel):
+        backbone = to_json(model.backbone.config)
+        return {"kind": "masked", "backbone": backbone, "outputs": model.outputs}
+    assert isinstance(model, Classifier)
+    return {
+        "kind": "classifier",
+        "backbone": to_json(model.backbone.config),
+        "head": {"pooling": model.pooling},
+        "outputs": model.head.out_features,
+    }
+
+
+def _build(architecture: dict[str, Any]) -> nn.Module:
+    """The model that `_describe` described, with fresh weights."""
+    kind = architecture["kind"]
+    if kind == "tokenizer":
+        return from_json(architecture["tokenizer"], TokenizerConfig).build()
+    backbone = from_json(architecture["backbone"], VisionTransformerConfig)
+    if kind == "masked":
+        return MaskedImageModel(backbone, architecture["outputs"])
+    if kind == "classifier":
+        head = HeadConfig(pooling=architecture["head"]["pooling"])
+        return Classifier(backbone, architecture["outputs"], head)
+    raise CheckpointError(
+        f"the artifact holds a model of kind '{kind}', which this version does not know",
+        remedy="use the version of beit that wrote it",
+    )
+
+
+def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
+    """Write an artifact; an older one in its place is replaced only once the new one is whole."""
+    import beit
+
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    data = safetensors.torch.save(tensors)
+    config = {
+        "format": FORMAT,
+        "architecture": _describe(model),
+        "classes": list(details.classes),
+        "crop": details.crop,
+        "tokenizer": details.tokenizer,
+        "trained": details.trained,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "versions": {"beit": beit.__version__, "torch": torch.__version__},
+    }
+    temporary = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / WEIGHTS).write_bytes(data)
+    (temporary / CONFIG).write_text(json.dumps(config, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    return folder
+
+
+def find_artifact(path: str | Path) -> Path:
+    """The artifact's folder: the path itself, or the `model` folder of a run.
+
+    Raises CheckpointError if there is neither.
+    """
+    folder = Path(path)
+    for candidate in (folder, folder / "model"):
+        if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
+            return candidate
+    unfinished = (folder / "checkpoints").is_dir()
+    raise CheckpointError(
+        f"{path} is no artifact: it has no {WEIGHTS} with a {CONFIG}",
+        remedy="that run is not finished: go on with --resume"
+        if unfinished
+        else "give the folder of a finished run, or its `model` folder",
+    )
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config of an artifact, checked for its format. Reads no weights."""
+    file = find_artifact(path) / CONFIG
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} has artifact format {config.get('format')}, this version reads {FORMAT}",
+            remedy="use the version of beit that wrote it",
+        )
+    return config
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Load an artifact, verified and complete.
+
+    Raises CheckpointError for damaged weights, or weights that do not fit the architecture.
+    """
+    folder = find_artifact(path)
+    config = read_config(folder)
+    data = (folder / WEIGHTS).read_bytes()
+    if hashlib.sha256(data).hexdigest() != config.get("sha256"):
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}",
+            remedy="copy the artifact again from where it was made",
+        )
+    try:
+        model = _build(config["architecture"])
+        model.load_state_dict(safetensors.torch.load(data))
+        details = Details(
+            classes=tuple(config["classes"]),
+            crop=config["crop"],
+            tokenizer=config["tokenizer"],
+            trained=config["trained"],
+        )
+    except BeitError:
+        raise
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} does not hold what its {CONFIG} says: {error}",
+            remedy="copy the artifact again from where it was made",
+        ) from error
+    model.eval()
+    return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
+
+
+def load_tokenizer(path: str | Path) -> VisualTokenizer:
+    """The tokenizer of an artifact, frozen."""
+    artifact = load_artifact(path)
+    if not isinstance(artifact.model, VisualTokenizer):
+        raise CheckpointError(
+            f"{path} holds a {artifact.kind} model, not a tokenizer",
+            remedy="give the run of `beit tokenizer`",
+        )
+    return artifact.model.freeze()

@@ -1,0 +1,155 @@
+"""Views of labelled pictures: the random one of fine-tuning and the fixed one of evaluation.
+
+Erasing, mixup and cutmix mix whole batches and happen on the device, not here.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from timm.data.auto_augment import RandAugment, rand_augment_transform
+from torch import Tensor
+
+from beit.config.data import AugmentConfig
+from beit.data.views import (
+    Box,
+    LabelledSample,
+    colour_jitter,
+    crop_box,
+    mirrored,
+    resize_crop,
+)
+from beit.errors import ConfigError, DataError
+
+TRANSLATION = 0.45
+"""Largest shift of RandAugment as a share of the shorter side, as in timm."""
+GREY = 128
+
+
+def _posterize(picture: Image.Image, bits: int, **_unused: object) -> Image.Image:
+    """Fewer bits per channel; none at all is black, as Pillow did before it refused to."""
+    if bits <= 0:
+        return Image.new(picture.mode, picture.size)
+    return picture if bits >= 8 else ImageOps.posterize(picture, bits)
+
+
+def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
+    settings = {
+        "translate_const": int(min(size) * TRANSLATION),
+        "img_mean": (GREY, GREY, GREY),
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    try:
+        policy: RandAugment = rand_augment_transform(config.rand_augment, settings)
+    except (AssertionError, ValueError, KeyError, IndexError) as error:
+        raise ConfigError(
+            f"rand_augment '{config.rand_augment}' is not a policy of timm ({error})",
+            remedy="write it as 'rand-m9-mstd0.5-inc1', or leave it empty to switch it off",
+        ) from error
+    for operation in policy.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return policy
+
+
+def _label(target: int | None) -> int:
+    if target is None:
+        raise DataError(
+            "a picture without a label came to a view of labelled pictures",
+            remedy="use one folder per class, or a list file with labels",
+        )
+    return target
+
+
+class TrainView:
+    """The random view of fine-tuning: crop, mirroring, RandAugment or jitter (table 13).
+
+    Symmetries are applied before the crop: the same in distribution, and right for quarter turns of
+    targets that are not square. Errors: ConfigError if RandAugment is asked for with other than
+    three channels.
+    """
+
+    def __init__(self, config: AugmentConfig, size: tuple[int, int], channels: int = 3) -> None:
+        if config.rand_augment and channels != 3:
+            raise ConfigError(
+                f"rand_augment '{config.rand_augment}' needs 3 channels, the pictures have "
+                f"{channels}",
+                remedy="use rand_augment '' and, if wanted, jitter",
+            )
+        self.config = config
+        self.size = size
+        self._policy = _policy(config, size) if config.rand_augment else None
+
+    def _augmented(self, policy: RandAugment, image: Tensor, generator: random.Random) -> Tensor:
+        """RandAugment draws from two global generators: lend them ours, then put theirs back."""
+        kept, kept_numpy = random.getstate(), np.random.get_state()
+        try:
+            random.seed(generator.getrandbits(64))
+            np.random.seed(generator.getrandbits(32))
+            picture = policy(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
+        finally:
+            random.setstate(kept)
+            np.random.set_state(kept_numpy)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    def __call__(
+        self, picture: np.ndarray, target: int | None, generator: random.Random
+    ) -> LabelledSample:
+        """A view of a picture uint8 [H,W,C]; DataError if it has no label."""
+        config = self.config
+        label = _label(target)
+        picture = mirrored(picture, config.symmetry, generator)
+        height, width = picture.shape[:2]
+        box = crop_box(height, width, config.crop_scale, config.crop_ratio, generator)
+        image = resize_crop(picture, box, self.size, "bicubic")
+        if self._policy is not None:
+            image = self._augmented(self._policy, image, generator)
+        elif config.jitter > 0:
+            pixels = image.permute(1, 2, 0).contiguous().numpy()
+            image = torch.from_numpy(colour_jitter(pixels, config.jitter, generator))
+            image = image.permute(2, 0, 1)
+        return LabelledSample(image, label)
+
+
+def central_view(
+    picture: np.ndarray, size: tuple[int, int], crop_share: float
+) -> UInt8[Tensor, "channels height width"]:
+    """Resize a picture uint8 [H,W,C] keeping its proportions, then take the centre.
+
+    It is made just large enough to cover int(size / crop_share): for a square size, its short side
+    becomes that long; for another, the side that needs the larger factor decides.
+    """
+    height, width = picture.shape[:2]
+    cover_height, cover_width = (int(side / crop_share) for side in size)
+    if cover_height * width >= cover_width * height:
+        scaled = cover_height, max(int(cover_height * width / height), cover_width)
+    else:
+        scaled = max(int(cover_width * height / width), cover_height), cover_width
+    resized = resize_crop(picture, Box(0, 0, height, width), scaled, "bicubic")
+    top, left = (round((scaled[side] - size[side]) / 2) for side in (0, 1))
+    return resized[:, top : top + size[0], left : left + size[1]]
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """The fixed view of evaluation; published with a share of 0.875, and 1.0 from 384 pixels up."""
+
+    size: tuple[int, int]
+    crop_share: float = 0.875
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_share <= 1:
+            raise ConfigError(
+                f"crop_share is {self.crop_share}", remedy="use a share above 0, up to 1"
+            )
+
+    def __call__(
+        self, picture: np.ndarray, target: int | None, _generator: random.Random
+    ) -> LabelledSample:
+        """The centre of a picture uint8 [H,W,C], without chance; DataError if it has no label."""
+        return LabelledSample(central_view(picture, self.size, self.crop_share), _label(target))

@@ -1,0 +1,83 @@
+"""Samples to batches: readable ones are stacked, the others listed and never replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from beit.batch import Batch, ImageBatch, LabelledBatch, MaskedBatch, Unreadable
+from beit.data.views import ImageSample, LabelledSample, MaskedSample, Sample
+
+
+class Outcome(NamedTuple):
+    """A picture's key with its sample, or with the reason why there is none."""
+
+    key: str
+    sample: Sample | None
+    reason: str = ""
+
+
+class Parcel:
+    """What a worker hands over: a batch, or None if no picture of it could be read.
+
+    Not a tuple, so that DataLoader pins it by calling `pin_memory` and leaves its insides alone.
+    """
+
+    def __init__(self, batch: Batch | None, unreadable: tuple[Unreadable, ...]) -> None:
+        self.batch = batch
+        self.unreadable = unreadable
+
+    def pin_memory(self) -> Parcel:
+        """The same with its tensors in page-locked memory."""
+        batch = self.batch
+        if batch is None:
+            return self
+        pinned: Batch = batch._replace(images=batch.images.pin_memory())
+        if isinstance(pinned, MaskedBatch):
+            # Without a token view both are one tensor, and stay one.
+            shared = isinstance(batch, MaskedBatch) and batch.token_images is batch.images
+            token_images = pinned.images if shared else pinned.token_images.pin_memory()
+            pinned = pinned._replace(token_images=token_images, mask=pinned.mask.pin_memory())
+        elif isinstance(pinned, LabelledBatch):
+            pinned = pinned._replace(targets=pinned.targets.pin_memory())
+        return Parcel(pinned, self.unreadable)
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Contiguous, whatever the strides of the views are."""
+    first = tensors[0]
+    target = torch.empty((len(tensors), *first.shape), dtype=first.dtype)
+    return torch.stack(list(tensors), out=target)
+
+
+def _batch(
+    samples: list[Sample], keys: tuple[str, ...], unreadable: tuple[Unreadable, ...]
+) -> Batch:
+    images = _stack([sample.image for sample in samples])
+    first = samples[0]
+    if isinstance(first, ImageSample):
+        return ImageBatch(images, keys, unreadable)
+    if isinstance(first, LabelledSample):
+        labelled = [sample for sample in samples if isinstance(sample, LabelledSample)]
+        targets = torch.tensor([sample.target for sample in labelled], dtype=torch.int64)
+        return LabelledBatch(images, targets, keys, unreadable)
+    masked = [sample for sample in samples if isinstance(sample, MaskedSample)]
+    token_views = [sample.token_image for sample in masked if sample.token_image is not None]
+    token_images = _stack(token_views) if token_views else images
+    mask = _stack([sample.mask for sample in masked])
+    return MaskedBatch(images, token_images, mask, keys, unreadable)
+
+
+def collate(outcomes: list[Outcome]) -> Parcel:
+    """One micro-batch in the order of its samples, uint8 [B,C,H,W] and what belongs to it."""
+    read = [(outcome.key, outcome.sample) for outcome in outcomes if outcome.sample is not None]
+    unreadable = tuple(
+        Unreadable(outcome.key, outcome.reason) for outcome in outcomes if outcome.sample is None
+    )
+    if not read:
+        return Parcel(None, unreadable)
+    keys, samples = tuple(key for key, _ in read), [sample for _, sample in read]
+    return Parcel(_batch(samples, keys, unreadable), unreadable)

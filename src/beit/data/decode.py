@@ -1,0 +1,208 @@
+"""Encoded bytes to pixels: every mode that pictures come in, or one typed error.
+
+Rules, none of which is left to a library's default:
+
+- The format is told from the content, and only six are read.
+- Transparent pixels lie over white. Animations and multi-page files give their first picture.
+- 16-bit values are scaled, 65535 to 255. Integers of 32 bits and floats are scaled by the smallest
+  usual range that holds them (65535; 1, 255 or 65535); negative or larger values are refused.
+- CMYK follows the formula (1 - ink)(1 - black); LAB is CIELAB under D50, as in ICC profiles.
+- The EXIF orientation is applied; an EXIF block that cannot be parsed counts as absent.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from types import TracebackType
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from beit.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+PIXEL_LIMIT = 179_000_000
+LARGEST_16_BIT = 65535
+
+_EIGHT_BITS = (
+    (np.arange(LARGEST_16_BIT + 1) * 255 + LARGEST_16_BIT // 2) // LARGEST_16_BIT
+).astype(np.uint8)
+_SRGB_FROM_XYZ_D50 = np.array(
+    [
+        [3.1338561, -1.6168667, -0.4906146],
+        [-0.9787684, 1.9161415, 0.0334540],
+        [0.0719453, -0.2289914, 1.4052427],
+    ]
+)
+_WHITE_D50 = np.array([0.9642, 1.0, 0.8249])
+
+
+class UnreadableError(DataError):
+    """A picture cannot be read; `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the picture cannot be read: {reason}", remedy="repair, convert or remove the file"
+        )
+
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str]]:
+        return type(self), (self.reason,)
+
+
+class _PillowIsQuiet:
+    """Silences Pillow's own warnings while any thread decodes.
+
+    `warnings.catch_warnings` restores the filters it found, so overlapping uses from several
+    threads could leave the wrong ones behind; here only the first in and the last out touch them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._catcher.__exit__(kind, error, trace)
+
+
+_quiet = _PillowIsQuiet()
+
+
+def _scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
+    """Numbers of any size to uint8 by the first range that holds them all."""
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UnreadableError("it holds values that are not finite numbers")
+    for largest in ranges:
+        if low >= 0 and high <= largest:
+            scaled: np.ndarray = np.rint(values * (255.0 / largest)).astype(np.uint8)
+            return scaled
+    raise UnreadableError(
+        f"its values run from {low:g} to {high:g}; convert them to a range from 0 to {ranges[-1]}"
+    )
+
+
+def _srgb_from_lab(picture: Image.Image) -> np.ndarray:
+    # The bands one by one: as a whole, Pillow hands out a and b as signed bytes.
+    lightness, a, b = (np.asarray(band).astype(np.float64) for band in picture.split())
+    y = (lightness * (100 / 255) + 16) / 116
+    f = np.stack([y + (a - 128) / 500, y, y - (b - 128) / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * _WHITE_D50
+    linear = np.clip(xyz @ _SRGB_FROM_XYZ_D50.T, 0, 1)
+    curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    rgb: np.ndarray = np.rint(curved * 255).astype(np.uint8)
+    return rgb
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    layers = picture.convert("RGBA")
+    white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layers).convert("RGB")
+
+
+def _grey_or_rgb(picture: Image.Image, channels: int) -> np.ndarray:
+    """Any mode to uint8 [H,W] or [H,W,3]; grey stays grey, the caller repeats it."""
+    mode = picture.mode
+    if mode.startswith("I;16"):
+        # A cast to the machine's byte order comes with the index.
+        grey: np.ndarray = _EIGHT_BITS[np.asarray(picture)]
+        return grey
+    if mode == "I":
+        return _scaled(np.asarray(picture), (LARGEST_16_BIT,))
+    if mode == "F":
+        return _scaled(np.asarray(picture), (1, 255, LARGEST_16_BIT))
+    if mode == "LAB":
+        picture = Image.fromarray(_srgb_from_lab(picture))
+    elif picture.has_transparency_data:
+        picture = _over_white(picture)
+    if channels == 1 or picture.mode in ("1", "L"):
+        return np.array(picture.convert("L"))
+    return np.array(picture.convert("RGB"))
+
+
+def _bands(picture: Image.Image, channels: int) -> np.ndarray:
+    """The bands as they are, for channel counts other than one and three."""
+    bands = picture.getbands()
+    pixels = np.array(picture)
+    if len(bands) != channels or pixels.dtype != np.uint8:
+        raise UnreadableError(
+            f"it has {len(bands)} bands ({picture.mode}), and {channels} channels are asked for"
+        )
+    return pixels
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 to 8. TIFF pictures were turned by Pillow while loading and give 1."""
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    except Exception:  # whatever a damaged EXIF block raises, the pixels are sound
+        return 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo what the camera did: 2 to 4 mirror and turn, 5 to 8 also swap height and width."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _pixels(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        width, height = picture.size
+        if width * height > pixel_limit:
+            raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
+        picture.load()
+        if channels in (1, 3):
+            pixels = _grey_or_rgb(picture, channels)
+        else:
+            pixels = _bands(picture, channels)
+        pixels = _upright(pixels, _orientation(picture))
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.shape[2] < channels:
+        pixels = np.repeat(pixels, channels, axis=2)
+    return np.require(pixels, np.uint8, ("C", "W"))
+
+
+def decode(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """Pixels of an encoded picture, uint8 [H,W,channels], contiguous and writable.
+
+    One channel is grey (ITU-R 601), three are RGB; other counts take the bands of the file as they
+    are. The limit is checked against the header, before any pixel is decoded; one above Pillow's
+    own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
+    """
+    if not data:
+        raise UnreadableError("the file is empty")
+    try:
+        with _quiet:
+            return _pixels(data, channels, pixel_limit)
+    except UnreadableError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableError("its content is none of " + ", ".join(FORMATS)) from None
+    except Exception as error:  # decoders raise nearly every type on foreign bytes
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,160 @@
+"""Which pictures a folder or a list file names; nothing is opened but the list itself."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from beit.errors import DataError
+
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
+HEADINGS = ("file", "filename", "file_name", "image", "image_path", "path", "picture")
+FEW = 3
+
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+class Found(NamedTuple):
+    """Pictures below a folder, relative to it with forward slashes, in natural order."""
+
+    paths: list[str]
+    folders: list[str]
+    """Folders directly below, hidden ones left out."""
+    others: Counter[str]
+    """Extensions of the files that are no pictures, with their numbers."""
+
+
+def natural_key(path: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """Sorts part by part, numbers by value ("2" before "10"), the same on every system."""
+    return tuple(
+        tuple((0, int(chunk), chunk) if chunk.isdecimal() else (1, 0, chunk) for chunk in chunks)
+        for chunks in (
+            [chunk for chunk in _DIGITS.split(part) if chunk] for part in path.split("/")
+        )
+    )
+
+
+def quoted(names: list[str], limit: int = FEW) -> str:
+    """The first few names for a message, and how many more there are."""
+    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                (entry for entry in entries if not entry.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
+    except OSError as error:
+        raise DataError(
+            f"the folder {folder} cannot be listed: {error.strerror}",
+            remedy="make it readable, or move it away",
+        ) from error
+
+
+def _is(entry: os.DirEntry[str], kind: str) -> bool:
+    """Follows links; dangling ones and those that lead to themselves are nothing."""
+    try:
+        return entry.is_dir() if kind == "folder" else entry.is_file()
+    except OSError:
+        return False
+
+
+def find_pictures(root: str) -> Found:
+    """Every picture below a folder, by extension in any case; hidden files are ignored.
+
+    Links to folders are followed after all real folders are known, and no folder is read twice, so
+    that loops end and a picture keeps its real name. Pipes and devices are never pictures.
+    Errors: DataError for a folder that cannot be listed.
+    """
+    paths: list[str] = []
+    others: Counter[str] = Counter()
+    folders: list[str] = [""]
+    links: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    while folders or links:
+        relative = folders.pop() if folders else links.pop(0)
+        folder = os.path.join(root, relative)  # noqa: PTH118 - millions of paths, none an object
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in _entries(folder):
+            name = f"{relative}/{entry.name}" if relative else entry.name
+            if _is(entry, "folder"):
+                (links if entry.is_symlink() else folders).append(name)
+            elif _is(entry, "file"):
+                extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                if extension in PICTURE_EXTENSIONS:
+                    paths.append(name)
+                else:
+                    others[extension or "no extension"] += 1
+    top = [entry.name for entry in _entries(root) if _is(entry, "folder")]
+    return Found(sorted(paths, key=natural_key), sorted(top, key=natural_key), others)
+
+
+def no_pictures(path: str, others: Counter[str]) -> DataError:
+    """What to say of a folder without a picture: it is empty, or what it has instead."""
+    if not others:
+        return DataError(
+            f"the folder {path} holds no files", remedy="name a folder that contains pictures"
+        )
+    met = ", ".join(f"{extension} ({number})" for extension, number in others.most_common(8))
+    return DataError(
+        f"no pictures in {path}; it holds files with {met}",
+        remedy="pictures are told by their extension: " + ", ".join(PICTURE_EXTENSIONS),
+    )
+
+
+def _rows(path: str) -> list[list[str]]:
+    with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        text = file.read()
+    delimiter = "\t" if "\t" in text else ","
+    try:
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
+    except csv.Error as error:
+        raise DataError(
+            f"the list {path} cannot be read: {error}",
+            remedy="write one path per line, with an optional label after a tab or a comma",
+        ) from error
+    if rows and rows[0][0].strip().lower() in HEADINGS:
+        rows = rows[1:]
+    return rows
+
+
+def read_list(path: str) -> tuple[list[str], list[str] | None]:
+    """The paths of a list file as written, and their labels if it has a second column.
+
+    One path per line, relative to the list's folder; the second column, after a tab or a comma, is
+    the label, further columns are ignored, and a first line of headings is passed over.
+    Errors: DataError if it is empty, labels only some lines, or names files that do not exist.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise DataError(f"the list {path} names no pictures", remedy="write one path per line")
+    paths = [row[0].strip() for row in rows]
+    labels = [row[1].strip() if len(row) > 1 else "" for row in rows]
+    folder = Path(path).parent
+    missing = [name for name in paths if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(paths)} pictures in {path} do not exist: "
+            + quoted(missing),
+            remedy=f"write paths relative to {folder}, or absolute ones",
+        )
+    bare = [name for name, label in zip(paths, labels, strict=True) if not label]
+    if len(bare) == len(paths):
+        return paths, None
+    if bare:
+        raise DataError(
+            f"{len(bare)} of the {len(paths)} pictures in {path} have no label: " + quoted(bare),
+            remedy="label every line, or none",
+        )
+    return paths, labels

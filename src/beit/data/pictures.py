@@ -1,0 +1,107 @@
+"""Decoded pictures of a source: decoded when asked for, or all at once and kept."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from beit.data.decode import UnreadableError, decode
+from beit.data.sources import ImageSource, spread
+
+CACHE_LIMIT = 512 * 2**20
+"""Bytes of decoded pictures that are kept without being asked to."""
+ESTIMATE_FROM = 16
+
+
+class Picture(NamedTuple):
+    """Pixels uint8 [H,W,C], not to be written to, and the class id if there is one."""
+
+    pixels: np.ndarray
+    target: int | None
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class Pictures:
+    """Pictures by index. `cache`: keep them decoded; None does so if they fit in half a gigabyte.
+
+    Kept pictures are decoded by threads before the first use and lie in one flat tensor, so that
+    worker processes share its memory however they are started.
+    """
+
+    def __init__(self, source: ImageSource, channels: int, cache: bool | None = False) -> None:
+        self._source = source
+        self._channels = channels
+        self._flat: torch.Tensor | None = None
+        self._starts = np.zeros(0, np.int64)
+        self._shapes = np.zeros((0, 3), np.int64)
+        self._reasons: dict[int, str] = {}
+        self._targets = source.targets
+        if cache or (cache is None and self._fit()):
+            self._keep()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the decoded pictures are in memory."""
+        return self._flat is not None
+
+    def key(self, index: int) -> str:
+        """The stable name of a picture."""
+        return self._source.key(index)
+
+    def _decoded(self, index: int) -> np.ndarray | str:
+        """Pixels, or the reason why there are none."""
+        try:
+            return decode(self._source.read(index).data, channels=self._channels)
+        except UnreadableError as error:
+            return error.reason
+
+    def _fit(self) -> bool:
+        """Whether a few pictures spread over the source promise that all of them fit."""
+        tried = [self._decoded(index) for index in spread(len(self), ESTIMATE_FROM)]
+        sizes = [pixels.nbytes for pixels in tried if not isinstance(pixels, str)]
+        return bool(sizes) and sum(sizes) / len(sizes) * len(self) <= CACHE_LIMIT
+
+    def _keep(self) -> None:
+        with ThreadPoolExecutor(cores()) as threads:
+            decoded = list(threads.map(self._decoded, range(len(self))))
+        self._reasons = {
+            index: reason for index, reason in enumerate(decoded) if isinstance(reason, str)
+        }
+        self._shapes = np.array(
+            [(0, 0, 0) if isinstance(pixels, str) else pixels.shape for pixels in decoded], np.int64
+        )
+        sizes = self._shapes.prod(axis=1)
+        self._starts = np.cumsum(sizes) - sizes
+        self._flat = torch.empty(int(sizes.sum()), dtype=torch.uint8)
+        memory = self._flat.numpy()
+        for index, pixels in enumerate(decoded):
+            if not isinstance(pixels, str):
+                start = int(self._starts[index])
+                memory[start : start + pixels.size] = pixels.reshape(-1)
+            decoded[index] = ""  # frees it, so that little is held twice
+
+    def read(self, index: int) -> Picture:
+        """One picture. Errors: UnreadableError with the reason."""
+        if self._flat is None:
+            record = self._source.read(index)
+            return Picture(decode(record.data, channels=self._channels), record.target)
+        if index in self._reasons:
+            raise UnreadableError(self._reasons[index])
+        height, width, channels = (int(side) for side in self._shapes[index])
+        start = int(self._starts[index])
+        stop = start + math.prod((height, width, channels))
+        pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
+        return Picture(pixels, None if self._targets is None else int(self._targets[index]))

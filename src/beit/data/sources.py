@@ -1,0 +1,273 @@
+"""Where pictures come from: a length, and for an index the encoded bytes, a target and a key."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from beit.data.decode import UnreadableError, decode
+from beit.data.listing import (
+    LIST_EXTENSIONS,
+    PICTURE_EXTENSIONS,
+    find_pictures,
+    natural_key,
+    no_pictures,
+    quoted,
+    read_list,
+)
+from beit.errors import DataError
+
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+PROBES = 8
+
+
+class Record(NamedTuple):
+    """An encoded picture, its class id if it has one, and its stable name."""
+
+    data: bytes
+    target: int | None
+    key: str
+
+
+class ImageSource(Protocol):
+    """A fixed sequence of pictures. `targets` and `key` open no file."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by id; empty without labels."""
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """Class ids, int64 [n], or None without labels."""
+
+    @property
+    def note(self) -> str:
+        """What was understood of the place the pictures come from, for the user; may be empty."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """The stable name of a picture."""
+
+    def read(self, index: int) -> Record:
+        """The encoded picture. Errors: UnreadableError if it cannot be had (any more)."""
+
+    def fingerprint(self) -> str:
+        """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits."""
+
+
+class FileSource:
+    """Pictures in files below a folder.
+
+    The paths lie in one byte string with offsets, not in millions of Python objects, so that worker
+    processes share them instead of copying them page by page.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        paths: Sequence[str],
+        *,
+        targets: Sequence[int] | None = None,
+        classes: tuple[str, ...] = (),
+        note: str = "",
+    ) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._root = root
+        self._names = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._targets = None if targets is None else np.array(targets, dtype=np.int64)
+        self._classes = classes
+        self._note = note
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        return self._targets
+
+    @property
+    def note(self) -> str:
+        return self._note
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def _name(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} pictures")
+        start = int(self._ends[index - 1]) if index else 0
+        return self._names[start : int(self._ends[index])]
+
+    def path(self, index: int) -> Path:
+        """Where the picture lies."""
+        return Path(self._root, os.fsdecode(self._name(index)))
+
+    def key(self, index: int) -> str:
+        """The path relative to the folder, with forward slashes; foreign bytes escaped."""
+        return self._name(index).decode("utf-8", "backslashreplace")
+
+    def read(self, index: int) -> Record:
+        try:
+            data = self.path(index).read_bytes()
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from error
+        target = None if self._targets is None else int(self._targets[index])
+        return Record(data, target, self.key(index))
+
+    def _size(self, index: int) -> int:
+        try:
+            return self.path(index).stat().st_size
+        except OSError:
+            return -1
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for name in self._classes:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
+        for index in range(len(self)):
+            target = -1 if self._targets is None else self._targets[index]
+            digest.update(self._name(index) + b"\0%d\0%d\n" % (self._size(index), target))
+        return digest.hexdigest()
+
+
+class SelectedSource:
+    """Some pictures of another source, in the order of the indices; made by `select`."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
+        self._source = source
+        self._indices = indices
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._source.classes
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        targets = self._source.targets
+        return None if targets is None else targets[self._indices]
+
+    @property
+    def note(self) -> str:
+        return self._source.note
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def key(self, index: int) -> str:
+        return self._source.key(int(self._indices[index]))
+
+    def read(self, index: int) -> Record:
+        return self._source.read(int(self._indices[index]))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(self._source.fingerprint().encode(), digest_size=16)
+        digest.update(self._indices.tobytes())
+        return digest.hexdigest()
+
+
+def select(source: ImageSource, indices: Sequence[int] | np.ndarray) -> SelectedSource:
+    """The source restricted to some indices; class names and ids stay as they are."""
+    return SelectedSource(source, np.array(indices, dtype=np.int64))
+
+
+def must_exist(path: str) -> None:
+    """DataError unless something lies at the path."""
+    if not Path(path).exists():
+        raise DataError(
+            f"there is nothing at {path}",
+            remedy="check the path: a folder of pictures, a list file or one picture",
+        )
+
+
+def split_folder(path: str, names: tuple[str, ...]) -> str | None:
+    """The first of the named folders that the folder has."""
+    return next((name for name in names if Path(path, name).is_dir()), None)
+
+
+def _open_folder(path: str) -> FileSource:
+    others = split_folder(path, (*VALIDATION_FOLDERS, "test"))
+    if others and split_folder(path, ("train",)):
+        prefix, note = "train/", f"{path} holds train/ and {others}/: only train/ is read"
+    else:
+        prefix, note = "", ""
+    found = find_pictures(str(Path(path, prefix)))
+    if not found.paths:
+        raise no_pictures(str(Path(path, prefix)), found.others)
+    paths = [prefix + name for name in found.paths]
+    tops = [name.split("/")[0] for name in found.paths]
+    classes = tuple(sorted(set(tops), key=natural_key))
+    if len(classes) < 2 or any("/" not in name for name in found.paths):
+        return FileSource(path, paths, note=note)
+    ids = {name: index for index, name in enumerate(classes)}
+    return FileSource(path, paths, targets=[ids[top] for top in tops], classes=classes, note=note)
+
+
+def source_from_list(path: str) -> FileSource:
+    """The pictures of a list file, in its order; with labels, classes are in natural order."""
+    paths, labels = read_list(path)
+    folder = Path(path).parent
+    paths = [
+        os.path.relpath(name, folder)
+        if PurePath(name).is_absolute() and PurePath(name).is_relative_to(folder.absolute())
+        else name
+        for name in paths
+    ]
+    if labels is None:
+        return FileSource(str(folder), paths)
+    classes = tuple(sorted(set(labels), key=natural_key))
+    ids = {name: index for index, name in enumerate(classes)}
+    targets = [ids[label] for label in labels]
+    return FileSource(str(folder), paths, targets=targets, classes=classes)
+
+
+def open_source(path: str) -> ImageSource:
+    """Pictures to learn from without labels: a folder, a list (.txt, .csv, .tsv) or one picture.
+
+    Folders are searched to every depth. Of a folder with `train/` beside `val/` (or `valid/`,
+    `validation/`, `test/`) only `train/` is read, and `note` says so. If no picture lies directly
+    in the folder and at least two of its folders contain some, these count as classes, which
+    training without labels may use to score itself.
+    Errors: DataError if nothing is there or no picture is found.
+    """
+    must_exist(path)
+    place = Path(path)
+    if place.is_dir():
+        return _open_folder(path)
+    if place.suffix.lower() in LIST_EXTENSIONS:
+        return source_from_list(path)
+    if place.suffix.lower() in PICTURE_EXTENSIONS:
+        return FileSource(str(place.parent), [place.name])
+    raise DataError(
+        f"{path} is neither a folder nor a list file nor a picture",
+        remedy="known extensions: " + ", ".join(LIST_EXTENSIONS + PICTURE_EXTENSIONS),
+    )
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to `count` different indices from first to last, evenly spread."""
+    return sorted({int(index) for index in np.linspace(0, length - 1, min(count, length))})
+
+
+def check_readable(source: ImageSource, channels: int = 3) -> None:
+    """DataError, with the reasons, if none of a few pictures spread over the source can be read."""
+    reasons: list[str] = []
+    indices = spread(len(source), PROBES)
+    for index in indices:
+        try:
+            decode(source.read(index).data, channels=channels)
+        except UnreadableError as error:
+            reasons.append(f"{source.key(index)} ({error.reason})")
+        else:
+            return
+    raise DataError(
+        f"none of {len(indices)} pictures tried can be read: " + quoted(reasons),
+        remedy="check that these files are pictures with the right number of channels",
+    )

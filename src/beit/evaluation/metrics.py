@@ -1,0 +1,23 @@
+"""Numbers that say how good predictions are."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def confusion_matrix(
+    predicted: Int64[Tensor, " pictures"], targets: Int64[Tensor, " pictures"], classes: int
+) -> Int64[Tensor, "classes classes"]:
+    """How many pictures of each true class (row) were called which class (column)."""
+    cells = torch.bincount(targets * classes + predicted, minlength=classes**2)
+    return cells.reshape(classes, classes)
+
+
+def top_k_hits(
+    logits: Float[Tensor, "pictures classes"], targets: Int64[Tensor, " pictures"], k: int
+) -> int:
+    """Pictures whose true class is among the k best; with fewer classes than k, all are."""
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return int((best == targets[:, None]).any(dim=1).sum())

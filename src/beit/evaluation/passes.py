@@ -1,0 +1,69 @@
+"""Repeated passes over the same evaluation pictures, read once where they fit in memory."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from beit.batch import Batch
+from beit.config.data import LoaderConfig
+from beit.data.augment import central_view
+from beit.data.loader import View, evaluate_batches
+from beit.data.sources import ImageSource
+from beit.data.views import ImageSample
+
+HELD_BYTES = 512 * 2**20
+BATCH = 64
+
+Kind = TypeVar("Kind", bound=Batch)
+
+
+@dataclass(frozen=True)
+class CentreView:
+    """The fixed view of a picture, without its label."""
+
+    size: tuple[int, int]
+    crop_share: float
+
+    def __call__(
+        self, picture: np.ndarray, _target: int | None, _generator: random.Random
+    ) -> ImageSample:
+        return ImageSample(central_view(picture, self.size, self.crop_share))
+
+
+class Passes(Generic[Kind]):
+    """Every iteration is one ordered pass over views [channels, *size] of the pictures."""
+
+    def __init__(
+        self,
+        kind: type[Kind],
+        source: ImageSource,
+        view: View,
+        *,
+        size: tuple[int, int],
+        channels: int,
+        loader: LoaderConfig,
+    ) -> None:
+        self._kind, self._source, self._view = kind, source, view
+        self._channels, self._loader = channels, loader
+        self._fits = len(source) * channels * math.prod(size) <= HELD_BYTES
+        self._held: list[Kind] = []
+
+    def _read(self) -> Iterator[Kind]:
+        for batch in evaluate_batches(
+            self._source, self._view, channels=self._channels, batch=BATCH, config=self._loader
+        ):
+            assert isinstance(batch, self._kind)
+            yield batch
+
+    def __iter__(self) -> Iterator[Kind]:
+        if not self._fits:
+            return self._read()
+        if not self._held:
+            self._held = list(self._read())
+        return iter(self._held)

@@ -1,0 +1,76 @@
+"""What the training loop knows of a task: one batch in, one loss out."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+BatchType = TypeVar("BatchType")
+
+
+class Loss(NamedTuple):
+    """The scalar to minimise, and detached scalars to log; all still on the device."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A model that knows the depth of each of its parameters."""
+
+    def parameter_depth(self, name: str) -> int: ...
+
+    @property
+    def deepest(self) -> int: ...
+
+    def without_decay(self) -> frozenset[str]: ...
+
+
+class Objective(nn.Module, abc.ABC, Generic[BatchType]):
+    """A task. `model` is what is trained, wrapped, averaged and checkpointed; anything frozen, such
+    as a tokenizer, is its sibling."""
+
+    model: nn.Module
+
+    @abc.abstractmethod
+    def forward(self, batch: BatchType, progress: float) -> Loss:
+        """Loss of one micro-batch; `progress` is the share of the run that is done, in [0, 1)."""
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Upkeep between two updates, outside autograd; returns counts worth logging."""
+        return {}
+
+    def expectations(self) -> dict[str, float]:
+        """What the logged terms should be compared with, such as the loss of pure chance."""
+        return {}
+
+    def parameter_depth(self, name: str) -> int:
+        """Layer of a parameter of `model`, for layer-wise learning-rate decay."""
+        return self.model.parameter_depth(name) if isinstance(self.model, Layered) else 0
+
+    @property
+    def deepest(self) -> int:
+        """The largest depth of a parameter."""
+        return self.model.deepest if isinstance(self.model, Layered) else 0
+
+    def without_decay(self) -> frozenset[str]:
+        """Parameters of `model` that weight decay leaves alone; vectors, if it does not say."""
+        if isinstance(self.model, Layered):
+            return self.model.without_decay()
+        return frozenset(
+            name for name, parameter in self.model.named_parameters() if parameter.ndim <= 1
+        )
+
+
+AnyObjective = Objective[Any]
+
+
+def entropy(counts: Float[Tensor, " codes"]) -> Float[Tensor, ""]:
+    """Entropy in nats of the distribution with these (unnormalised) counts."""
+    share = counts / counts.sum().clamp_min(1e-12)
+    return torch.special.entr(share).sum()

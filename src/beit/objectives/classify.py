@@ -1,0 +1,62 @@
+"""Classification: cross-entropy, with mixed pictures and softened labels (section 2.6, table 13)."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision.transforms import v2
+
+from beit.batch import LabelledBatch
+from beit.config.data import AugmentConfig
+from beit.models.heads import Classifier
+from beit.objectives.base import Loss, Objective
+
+
+class Classification(Objective[LabelledBatch]):
+    """Cross-entropy of a classifier. What concerns whole batches happens here, on the device:
+    erasing, then mixup or cutmix, one of the two drawn per batch."""
+
+    model: Classifier
+
+    def __init__(self, model: Classifier, augment: AugmentConfig, *, classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.smoothing = augment.smoothing
+        self._classes = classes
+        self._erase = (
+            RandomErasing(augment.erasing, mode="pixel", device="cpu") if augment.erasing else None
+        )
+        choices: list[v2.Transform] = []
+        if augment.mixup:
+            choices.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
+        if augment.cutmix:
+            choices.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
+        self._mix = v2.RandomChoice(choices) if choices else None
+
+    def _augmented(
+        self, images: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        pixels = self.model.backbone.normalise(images)
+        if self._erase is not None:
+            self._erase.device = str(pixels.device)
+            pixels = self._erase(pixels.clone())
+        return pixels
+
+    def forward(self, batch: LabelledBatch, progress: float) -> Loss:
+        images: Tensor = batch.images
+        targets: Tensor = batch.targets
+        if self.training:
+            images = self._augmented(batch.images)
+            if self._mix is not None and len(targets) > 1:
+                images, targets = self._mix(images, targets)
+        logits = self.model(images).float()
+        total = F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        hits = (logits.detach().argmax(dim=-1) == batch.targets).float()
+        return Loss(total, {"loss": total.detach(), "accuracy": hits.mean()})
+
+    def expectations(self) -> dict[str, float]:
+        return {"chance_loss": math.log(self._classes)}

@@ -1,0 +1,123 @@
+"""Masked image modeling: the objective of BEiT on one page (sections 2.3 and 2.4).
+
+A picture has two views, patches and visual tokens. The tokenizer, frozen, turns the picture into one
+token per patch. Some patches are hidden. The backbone sees the rest, and the head predicts the tokens
+of the hidden ones. The loss is the cross-entropy of those predictions, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from beit.batch import MaskedBatch
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import MaskedConfig
+from beit.errors import ConfigError
+from beit.models.heads import MaskedImageModel
+from beit.objectives.base import Loss, Objective, entropy
+from beit.tokenizers.base import VisualTokenizer
+
+
+class MaskedImageModeling(Objective[MaskedBatch]):
+    """Predict the visual tokens of the masked patches; pixel targets and other ablations by config."""
+
+    model: MaskedImageModel
+
+    def __init__(
+        self,
+        model: MaskedImageModel,
+        config: MaskedConfig,
+        tokenizer: VisualTokenizer | None,
+    ) -> None:
+        super().__init__()
+        backbone = model.backbone.config
+        if config.target == "tokens":
+            check_tokenizer(tokenizer, backbone, model.outputs)
+        elif model.outputs != pixel_values(backbone):
+            raise ConfigError(
+                f"the head gives {model.outputs} values, a patch has {pixel_values(backbone)}",
+                remedy="build the head for the pixels of one patch",
+            )
+        self.model = model
+        self.config = config
+        self.tokenizer = None if tokenizer is None else tokenizer.freeze()
+
+    def forward(self, batch: MaskedBatch, progress: float) -> Loss:
+        every = self.config.predict == "all"
+        predictions = self.model(batch.images, batch.mask, every).float()
+        if self.config.target == "pixels":
+            return self._pixel_loss(predictions, batch)
+        assert self.tokenizer is not None
+        tokens = self.tokenizer.encode(batch.token_images)
+        targets = tokens.flatten() if every else tokens[batch.mask]
+        total = F.cross_entropy(predictions, targets)
+        with torch.no_grad():
+            hits = (predictions.argmax(dim=-1) == targets).float()
+            counts = torch.bincount(tokens.flatten(), minlength=self.model.outputs).float()
+        terms = {
+            "loss": total.detach(),
+            "accuracy": hits.mean(),  # of the predicted positions: the masked ones, or all
+            "token_entropy": entropy(counts),
+            "codes_in_use": (counts > 0).sum().float(),
+        }
+        return Loss(total, terms)
+
+    def _pixel_loss(self, predictions: Float[Tensor, "rows values"], batch: MaskedBatch) -> Loss:
+        """Squared error on the normalised pixels (table 4, pixel regression)."""
+        backbone = self.model.backbone
+        targets = patchify(backbone.normalise(batch.images), backbone.config.patch)
+        rows = targets.flatten(0, 1) if self.config.predict == "all" else targets[batch.mask]
+        total = F.mse_loss(predictions, rows)
+        return Loss(total, {"loss": total.detach(), "target_variance": rows.var().detach()})
+
+    def expectations(self) -> dict[str, float]:
+        if self.config.target == "pixels":
+            return {}
+        return {"chance_loss": math.log(self.model.outputs)}
+
+
+def pixel_values(backbone: VisionTransformerConfig) -> int:
+    """Values in one patch."""
+    return backbone.patch**2 * backbone.channels
+
+
+def patchify(
+    images: Float[Tensor, "batch channels height width"], patch: int
+) -> Float[Tensor, "batch patches values"]:
+    """Cut pictures into patches, row by row; the values of each in (channel, row, column) order."""
+    return F.unfold(images, kernel_size=patch, stride=patch).transpose(1, 2)
+
+
+def check_tokenizer(
+    tokenizer: VisualTokenizer | None, backbone: VisionTransformerConfig, outputs: int
+) -> None:
+    """Raise ConfigError unless each patch has exactly one token and each token one output."""
+    if tokenizer is None:
+        raise ConfigError(
+            "predicting tokens needs a tokenizer",
+            remedy="train one with `beit tokenizer`, and name it with --tokenizer",
+        )
+    if tokenizer.grid != backbone.grid:
+        raise ConfigError(
+            f"the tokenizer gives {tokenizer.grid[0]} x {tokenizer.grid[1]} tokens "
+            f"(size {tokenizer.size}, stride {tokenizer.config.downsampling}), the backbone has "
+            f"{backbone.grid[0]} x {backbone.grid[1]} patches (size {backbone.size}, patch "
+            f"{backbone.patch})",
+            remedy="make both grids equal: train a tokenizer for this grid, or change size or patch",
+        )
+    if tokenizer.codes != outputs:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.codes} codes, the head predicts {outputs}",
+            remedy="build the head for the tokenizer's vocabulary",
+        )
+    if tokenizer.config.channels != backbone.channels:
+        raise ConfigError(
+            f"the tokenizer reads {tokenizer.config.channels} channels, the backbone "
+            f"{backbone.channels}",
+            remedy="train both on pictures of the same kind",
+        )

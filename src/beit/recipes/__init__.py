@@ -1,0 +1,53 @@
+"""Recipes: named functions that return complete configs, each number with its source.
+
+A recipe of one's own is a function in any module, chosen as `module:function`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from beit.config.runs import RunConfig
+from beit.errors import ConfigError, nearest
+from beit.recipes import finetune, pretrain, tokenizers
+
+Run = TypeVar("Run", bound=RunConfig)
+Recipes = Mapping[str, Callable[[], RunConfig]]
+
+RECIPES: dict[str, Recipes] = {
+    "tokenizer": tokenizers.RECIPES,
+    "pretrain": pretrain.RECIPES,
+    "finetune": finetune.RECIPES,
+}
+DEFAULT = "small"
+
+
+def find_recipe(verb: str, name: str, kind: type[Run]) -> Run:
+    """The config of a recipe of this package, or of `module:function`.
+
+    Raises ConfigError for an unknown name, or a function that returns another kind of config.
+    """
+    recipes = RECIPES[verb]
+    if name in recipes:
+        function = recipes[name]
+    elif ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"recipe '{name}' cannot be found: {error}",
+                remedy="name an importable module and a function in it, as module:function",
+            ) from error
+    else:
+        raise ConfigError(f"{verb} has no recipe '{name}'", remedy=nearest(name, recipes))
+    config = function()
+    if not isinstance(config, kind):
+        raise ConfigError(
+            f"recipe '{name}' returns a {type(config).__name__}",
+            remedy=f"return a {kind.__name__} for `beit {verb}`",
+        )
+    return replace(config, recipe=name)

@@ -1,0 +1,169 @@
+"""Use an artifact: pictures in, labels or features or tokens out. Needs nothing but the artifact."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor, nn
+
+from beit.artifact.store import Artifact, load_artifact
+from beit.config.model import VisionTransformerConfig
+from beit.data.augment import central_view
+from beit.data.decode import decode
+from beit.errors import ConfigError, DataError
+from beit.models.heads import BackboneModel, Classifier
+from beit.tokenizers.base import VisualTokenizer
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+
+
+class Label(NamedTuple):
+    """A class and its probability."""
+
+    name: str
+    probability: float
+
+
+class Predictor:
+    """A trained model with everything it takes to use it.
+
+    `model` is the plain module in evaluation mode: uint8 pictures are normalised by it, floats are
+    taken as already normalised (a tokenizer takes floats in [0, 1]).
+    """
+
+    def __init__(self, artifact: Artifact, device: str | torch.device = "cpu") -> None:
+        self.artifact = artifact
+        self.device = torch.device(device)
+        self.model: nn.Module = artifact.model.to(self.device).eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; empty for models that do not classify."""
+        return self.artifact.details.classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels that pictures are brought to."""
+        if isinstance(self.model, VisualTokenizer):
+            return self.model.size
+        return self._backbone.size
+
+    @property
+    def _backbone(self) -> VisionTransformerConfig:
+        if not isinstance(self.model, BackboneModel):
+            raise ConfigError(
+                f"a {self.artifact.kind} has no backbone",
+                remedy="load the artifact of a pre-training or a classifier",
+            )
+        return self.model.backbone.config
+
+    @property
+    def _channels(self) -> int:
+        if isinstance(self.model, VisualTokenizer):
+            return self.model.config.channels
+        return self._backbone.channels
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """The picture as the model sees it: uint8 [C, H, W], resized and centre-cropped.
+
+        Paths and bytes are decoded, PIL pictures converted; arrays are uint8 [H, W, C] or [H, W].
+        """
+        pixels = to_pixels(picture, self._channels)
+        return central_view(pixels, self.size, self.artifact.details.crop)
+
+    def _batch(self, pictures: Iterable[Picture]) -> Tensor:
+        return torch.stack([self.prepare(picture) for picture in pictures]).to(self.device)
+
+    @torch.no_grad()
+    def probabilities(self, pictures: Iterable[Picture]) -> Float[Tensor, "batch classes"]:
+        """Class probabilities of several pictures."""
+        if not isinstance(self.model, Classifier):
+            raise ConfigError(
+                f"a {self.artifact.kind} model does not classify",
+                remedy="fine-tune it with `beit finetune --init`, or use embed()",
+            )
+        logits: Tensor = self.model(self._batch(pictures))
+        return logits.float().softmax(dim=1).cpu()
+
+    def predict(self, picture: Picture, *, top: int = 5) -> list[Label]:
+        """The most probable classes of one picture, best first."""
+        return best_labels(self.probabilities([picture])[0], self.classes, top)
+
+    @torch.no_grad()
+    def embed(
+        self, pictures: Iterable[Picture], *, block: int | None = None
+    ) -> Float[Tensor, "batch width"]:
+        """One vector per picture: the mean patch vector after a block (the last one by default)."""
+        if not isinstance(self.model, BackboneModel):
+            raise ConfigError("a tokenizer has no features", remedy="use tokens()")
+        depth = self._backbone.depth
+        index = depth - 1 if block is None else block
+        if not 0 <= index < depth:
+            raise ConfigError(
+                f"there is no block {block}", remedy=f"use a block from 0 to {depth - 1}"
+            )
+        output: Tensor = self.model.backbone(self._batch(pictures), taps=(index,)).taps[0]
+        return output[:, 1:].float().mean(dim=1).cpu()
+
+    def tokens(self, pictures: Iterable[Picture]) -> Int64[Tensor, "batch patches"]:
+        """Visual tokens in row-major order."""
+        if not isinstance(self.model, VisualTokenizer):
+            raise ConfigError(
+                f"a {self.artifact.kind} model gives no tokens", remedy="load a tokenizer"
+            )
+        return self.model.encode(self._batch(pictures)).cpu()
+
+
+def best_labels(
+    probabilities: Float[Tensor, " classes"], classes: tuple[str, ...], top: int
+) -> list[Label]:
+    """The `top` most probable classes, best first."""
+    values, indices = probabilities.topk(min(top, len(classes)))
+    return [
+        Label(classes[index], value)
+        for index, value in zip(indices.tolist(), values.tolist(), strict=True)
+    ]
+
+
+def to_pixels(picture: Picture, channels: int) -> np.ndarray:
+    """Any form of a picture as uint8 [H, W, C]."""
+    if isinstance(picture, str | Path):
+        path = Path(picture)
+        if not path.is_file():
+            raise DataError(f"there is no file {path}", remedy="give the path of a picture")
+        return decode(path.read_bytes(), channels=channels)
+    if isinstance(picture, bytes):
+        return decode(picture, channels=channels)
+    if isinstance(picture, Image.Image):
+        # Through the one decoder, so that every mode is read as a file of that mode would be.
+        buffer = io.BytesIO()
+        picture.save(buffer, format="TIFF" if picture.mode in ("CMYK", "F", "LAB") else "PNG")
+        return decode(buffer.getvalue(), channels=channels)
+    pixels = picture[..., None] if picture.ndim == 2 else picture
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, channels):
+        raise DataError(
+            f"the array has type {picture.dtype} and shape {picture.shape}",
+            remedy=f"give uint8 [height, width, {channels}]",
+        )
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], channels)))
+
+
+def in_batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    """The paths, `size` at a time."""
+    for start in range(0, len(paths), size):
+        yield paths[start : start + size]
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
+    """A predictor from an artifact, or from the folder of a finished run.
+
+    Raises CheckpointError if there is none, or if it is damaged.
+    """
+    return Predictor(load_artifact(path), device)

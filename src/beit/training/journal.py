@@ -1,0 +1,177 @@
+"""What a run tells: metrics.jsonl, log.txt, TensorBoard events and the progress line."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from beit.batch import Unreadable
+from beit.errors import DataError
+from beit.training.run_folder import RunFolder
+
+# Units and comparisons on the progress line: a metric, and the expectation printed beside it.
+BESIDE = {"loss": "chance_loss", "perplexity": "perplexity_limit"}
+
+
+class Journal:
+    """Writes everything about a run that a person or a tool reads later. Rank 0 only."""
+
+    def __init__(self, folder: RunFolder, *, first_step: int, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._log = (folder.path / "log.txt").open("a")
+        _forget_after(folder.metrics, first_step)
+        self._metrics = folder.metrics.open("a")
+        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step)
+
+    def say(self, text: str) -> None:
+        """A line for the terminal and the log."""
+        self._log.write(text + "\n")
+        self._log.flush()
+        if not self._quiet:
+            print(text, flush=True)
+
+    def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl and its TensorBoard scalars; `kind` is train or evaluate."""
+        row = {"step": step, "kind": kind, **{k: _finite(v) for k, v in values.items()}}
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._board.close()
+        self._metrics.close()
+        self._log.close()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the rows of steps that will be done again, and a last row that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue  # the process died while writing this row
+    temporary = path.with_suffix(".rewriting")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+class Pace:
+    """Speed, waiting and time left, measured between two lines of the journal."""
+
+    def __init__(self, first_step: int, steps: int, batch: int) -> None:
+        self._steps, self._batch = steps, batch
+        self._step, self._time, self._waited = first_step, time.monotonic(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Count time spent waiting for data."""
+        self._waited += seconds
+
+    def measure(self, done: int, device: torch.device) -> dict[str, float]:
+        """Pictures per second, share of waiting, memory in GiB and seconds left, after `done` steps."""
+        now = time.monotonic()
+        elapsed = max(now - self._time, 1e-9)
+        rate = (done - self._step) / elapsed
+        values = {
+            "images_per_second": rate * self._batch,
+            "data_wait": self._waited / elapsed,
+            "memory_gib": _peak_memory(device) / 2**30,
+            "seconds_left": (self._steps - done) / rate if rate else math.nan,
+        }
+        self._step, self._time, self._waited = done, now, 0.0
+        return values
+
+    def skip(self) -> None:
+        """Do not count the time since the last measure: it went into evaluating or saving."""
+        self._time = time.monotonic()
+        self._waited = 0.0
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def progress_line(
+    done: int,
+    steps: int,
+    terms: Mapping[str, float],
+    expectations: Mapping[str, float],
+    rate: float,
+    pace: Mapping[str, float],
+) -> str:
+    """One line: where the run is, what it learns beside what chance would give, and how fast."""
+    parts = [f"step {done:>{len(str(steps))}}/{steps}"]
+    for name, value in terms.items():
+        beside = expectations.get(BESIDE.get(name, ""))
+        note = "" if beside is None else f" ({BESIDE[name].split('_')[0]} {beside:.4g})"
+        parts.append(f"{name} {value:.4g}{note}")
+    left = pace["seconds_left"]
+    remaining = "?" if math.isnan(left) else _duration(left)
+    parts += [
+        f"lr {rate:.2e}",
+        f"{pace['images_per_second']:.0f} img/s",
+        f"wait {pace['data_wait']:.0%}",
+        f"{pace['memory_gib']:.1f} GiB",
+        f"left {remaining}",
+    ]
+    return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+class UnreadablePictures:
+    """Pictures that could not be read: counted once each, named in the run, limited by a setting."""
+
+    def __init__(self, folder: RunFolder, *, pictures: int, limit: float) -> None:
+        self._path = folder.path / "unreadable.jsonl"
+        self._allowed = max(1, math.floor(limit * pictures)) if limit else 0
+        self._pictures = pictures
+        self._known: dict[str, str] = {}
+        if self._path.exists():
+            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+            self._known = {row["key"]: row["reason"] for row in rows}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, found: tuple[Unreadable, ...]) -> None:
+        """Note the ones not seen before.
+
+        Raises DataError once there are more than the limit allows.
+        """
+        new = {entry.key: entry.reason for entry in found if entry.key not in self._known}
+        if not new:
+            return
+        self._known.update(new)
+        with self._path.open("a") as file:
+            for key, reason in new.items():
+                file.write(json.dumps({"key": key, "reason": reason}) + "\n")
+        if len(self._known) > self._allowed:
+            first = "; ".join(f"{key}: {why}" for key, why in list(self._known.items())[:3])
+            raise DataError(
+                f"{len(self._known)} of {self._pictures} pictures cannot be read ({first})",
+                remedy=f"see {self._path}; repair or remove them, or raise --bad-limit",
+            )

@@ -1,0 +1,130 @@
+"""One process or many: what `torchrun` says, the device, the precision, and sums over processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from beit.config.training import Device, Precision
+from beit.errors import BeitError, ConfigError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all; `rank` 0 writes files."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, objective: nn.Module) -> nn.Module:
+        """The module whose gradients are averaged over processes; itself if there is only one."""
+        if self.world == 1:
+            return objective
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes."""
+        if self.world > 1:
+            distributed.all_reduce(values)
+            values /= self.world
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """True where it is true in any process."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor(float(flag), device=self.device)
+        distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
+        return bool(votes.item())
+
+    def gather(self, value: object) -> list[object]:
+        """The value of each process, in rank order."""
+        if self.world == 1:
+            return [value]
+        values: list[object] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+    def on_leader(self, action: Callable[[], None]) -> None:
+        """Do something in rank 0 only; its error, if any, is raised in every process."""
+        error: BeitError | None = None
+        if self.leads:
+            try:
+                action()
+            except BeitError as raised:
+                error = raised
+        failed = self.gather(None if error is None else (type(error), error.problem, error.remedy))
+        if error is not None:
+            raise error
+        if failed[0] is not None:
+            kind, problem, remedy = failed[0]  # type: ignore[misc]
+            raise kind(problem, remedy=remedy)
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            distributed.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def start_processes(device: Device) -> Processes:
+    """Join the processes that `torchrun` started, or be the only one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device cuda was asked for, and torch finds no GPU",
+            remedy="use device cpu, or install the driver that this torch was built for",
+        )
+    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Processes(0, 1, torch.device(kind))
+    chosen = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(
+        kind)  # fmt: skip
+    if kind == "cuda":
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo", timeout=timedelta(minutes=10)
+    )
+    return Processes(distributed.get_rank(), world, chosen)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The autocast type: as asked, or bfloat16 where the hardware multiplies it fast."""
+    if precision == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "fp16 training needs a GPU", remedy="use precision bf16 or fp32 on the CPU"
+        )
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Run matrix products in `dtype`, everything that needs it in float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

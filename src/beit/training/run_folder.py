@@ -1,0 +1,139 @@
+"""The folder of a run: one run, one folder, never overwritten, one process at a time in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from beit.config.runs import RunConfig
+from beit.config.tree import differences, from_json, to_json
+from beit.errors import ConfigError, RunFolderError
+
+# What may change when a run goes on: nothing that decides the numbers.
+RESUMABLE = {
+    "out",
+    "loader.workers",
+    "loader.cache",
+    "loader.bad_limit",
+    "loader.worker_timeout",
+    "training.device",
+    "training.log_every",
+    "training.save_every",
+    "training.keep",
+}
+
+
+class RunFolder:
+    """Paths of a run, and the lock that keeps a second starter out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The artifact: the best by validation where there is one, else the last."""
+        return self.path / "model"
+
+    @property
+    def last(self) -> Path:
+        """The artifact of the last step, where validation chose another as `model`."""
+        return self.path / "last"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def open(self, config: RunConfig, *, resume: bool) -> None:
+        """Make the folder, or take it up again; write `config.json`; lock it.
+
+        Raises RunFolderError if the folder holds something else than this run, or is in use.
+        """
+        if not config.out:
+            raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
+        if resume:
+            self._check_resumable(config)
+        else:
+            self.check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        self.config.write_text(json.dumps(to_json(config), indent=1))
+
+    def check_free(self) -> None:
+        """Raise RunFolderError unless a new run can be started here."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file", remedy="choose another --out")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            kind = "holds a run" if self.config.exists() else "is not empty"
+            raise RunFolderError(
+                f"{self.path} {kind}",
+                remedy="add --resume to go on with it, or choose another --out",
+            )
+
+    def _check_resumable(self, config: RunConfig) -> None:
+        if not self.config.exists():
+            raise RunFolderError(
+                f"{self.path} holds no run to go on with",
+                remedy="leave --resume out to start one there",
+            )
+        old = from_json(json.loads(self.config.read_text()), RunConfig)
+        changed = {
+            name: values
+            for name, values in differences(old, config).items()
+            if name not in RESUMABLE
+        }
+        if type(old) is not type(config) or changed:
+            listed = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())
+            raise RunFolderError(
+                f"{self.path} holds a run with other settings: {listed or type(old).__name__}",
+                remedy="use the settings of its config.json, or choose another --out",
+            )
+
+    def _take_lock(self) -> None:
+        lock = (self.path / "run.lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "an unknown process"
+            lock.close()
+            raise RunFolderError(
+                f"{self.path} is in use by {holder}",
+                remedy="wait for that run to end, or choose another --out",
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        self._lock = lock
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """The config a run recorded.
+
+    Raises RunFolderError if there is no run.
+    """
+    try:
+        return from_json(json.loads((path / "config.json").read_text()), RunConfig)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} is not the folder of a run ({error})",
+            remedy="give the folder that --out named",
+        ) from error

@@ -1,0 +1,29 @@
+"""Learning rate and weight decay as functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+from beit.config.training import TrainingConfig
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear from 0 to the peak over the warm-up, both ends included, then a cosine to `min_lr`.
+
+    The first warm-up step has learning rate 0, as published.
+    """
+    if step < config.warmup_steps:
+        return config.lr * step / max(config.warmup_steps - 1, 1)
+    return _cosine(step - config.warmup_steps, config.steps - config.warmup_steps, config.lr,
+                   config.min_lr)  # fmt: skip
+
+
+def weight_decay(step: int, config: TrainingConfig) -> float:
+    """Constant, or a cosine to `final_weight_decay`."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    return _cosine(step, config.steps, config.weight_decay, config.final_weight_decay)
+
+
+def _cosine(step: int, steps: int, first: float, last: float) -> float:
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * step / steps))

@@ -1,0 +1,27 @@
+"""Small folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture
+def draw(tmp_path: Path) -> Draw:
+    """Writes random pictures of 20 x 24 pixels under the test's folder and returns it."""
+
+    def write(*names: str) -> Path:
+        for number, name in enumerate(names):
+            place = tmp_path / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place, "PNG")
+        return tmp_path
+
+    return write

@@ -1,0 +1,270 @@
+"""Folders, lists and single pictures; and what is said when they break a rule."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from beit.data.decode import UnreadableError
+from beit.data.labelled import open_labelled
+from beit.data.sources import ImageSource, check_readable, open_source, select
+from beit.errors import ConfigError, DataError
+
+Draw = Callable[..., Path]
+
+
+def keys(source: ImageSource) -> list[str]:
+    return [source.key(index) for index in range(len(source))]
+
+
+def class_names(count: int, *classes: str) -> list[str]:
+    return [f"{name}/{number}.png" for name in classes for number in range(count)]
+
+
+def test_flat_folder_in_natural_order(draw: Draw) -> None:
+    root = draw("10.png", "2.PNG", "a b.jpeg", ".hidden.png", "été.tiff", "1.png")
+    (root / "Thumbs.db").write_bytes(b"x")
+    source = open_source(str(root))
+    assert keys(source) == ["1.png", "2.PNG", "10.png", "a b.jpeg", "été.tiff"]
+    assert source.classes == ()
+    assert source.targets is None
+    record = source.read(2)
+    assert record.key == "10.png"
+    assert record.target is None
+    assert record.data == (root / "10.png").read_bytes()
+
+
+def test_nested_folders_and_links(draw: Draw) -> None:
+    root = draw("a/x/1.png", "b/2.png", "3.png", ".git/4.png")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "0alias").symlink_to(root / "b")
+    (root / "dangling.png").symlink_to(root / "nothing")
+    (root / "self.png").symlink_to(root / "self.png")
+    os.mkfifo(root / "pipe.png")
+    assert keys(open_source(str(root))) == ["3.png", "a/x/1.png", "b/2.png"]
+
+
+def test_names_that_are_no_text(draw: Draw) -> None:
+    root = draw("1.png")
+    os.rename(os.fsencode(root / "1.png"), os.fsencode(root) + b"/\xff\n1.png")  # noqa: PTH104
+    source = open_source(str(root))
+    assert keys(source) == ["\\xff\n1.png"]
+    assert source.read(0).data
+
+
+def test_class_folders_are_noticed(draw: Draw) -> None:
+    root = draw("10/a.png", "9/b.png", "9/deep/c.png")
+    source = open_source(str(root))
+    assert source.classes == ("9", "10")
+    assert source.targets is not None
+    assert source.targets.tolist() == [0, 0, 1]
+    assert [source.read(index).target for index in range(3)] == [0, 0, 1]
+    draw("9/b.png", "loose.png")
+    assert open_source(str(root)).classes == ()
+
+
+def test_train_part_is_taken(draw: Draw) -> None:
+    root = draw("train/cat/1.png", "train/dog/1.png", "val/cat/2.png")
+    source = open_source(str(root))
+    assert keys(source) == ["train/cat/1.png", "train/dog/1.png"]
+    assert source.classes == ("cat", "dog")
+    assert "only train/ is read" in source.note
+
+
+def test_single_picture(draw: Draw) -> None:
+    root = draw("one.png")
+    assert keys(open_source(str(root / "one.png"))) == ["one.png"]
+
+
+@pytest.mark.parametrize("text", ["{0}\n{1}\n", "path\n{0}\n\n{1}", "\ufeff{0}\r\n{1}\r\n"])
+def test_list_without_labels(draw: Draw, text: str) -> None:
+    root = draw("a/1.png", "2.png")
+    (root / "list.txt").write_text(text.format("a/1.png", "2.png"), newline="")
+    source = open_source(str(root / "list.txt"))
+    assert keys(source) == ["a/1.png", "2.png"]
+    assert source.classes == ()
+
+
+@pytest.mark.parametrize(("form", "mark"), [("tsv", "\t"), ("csv", ","), ("txt", "\t")])
+def test_list_with_labels(draw: Draw, form: str, mark: str) -> None:
+    root = draw("1.png", "2.png", "3.png")
+    rows = [f"1.png{mark}dog", f"{root}/2.png{mark}cat", f"3.png{mark}dog{mark}more"]
+    (root / f"list.{form}").write_text("\n".join([f"file{mark}label", *rows]))
+    source = open_source(str(root / f"list.{form}"))
+    assert keys(source) == ["1.png", "2.png", "3.png"]
+    assert source.classes == ("cat", "dog")
+    assert source.targets is not None
+    assert source.targets.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "names no pictures"),
+        ("1.png\n2.png\n3.png\n4.png\n5.png", r"4 of the 5.*'2.png', '3.png', '4.png' and 1 more"),
+        ("1.png,a\n1.png", "1 of the 2 pictures .* have no label"),
+    ],
+)
+def test_wrong_lists(draw: Draw, text: str, match: str) -> None:
+    root = draw("1.png")
+    (root / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=match) as caught:
+        open_source(str(root / "list.csv"))
+    assert caught.value.remedy
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing at"):
+        open_source(str(tmp_path / "no"))
+    with pytest.raises(DataError, match="holds no files"):
+        open_source(str(tmp_path))
+    (tmp_path / "a.dcm").write_bytes(b"")
+    (tmp_path / "b.dcm").write_bytes(b"")
+    (tmp_path / "readme").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\.dcm \(2\), no extension \(1\)"):
+        open_source(str(tmp_path))
+    with pytest.raises(DataError, match="neither a folder nor a list"):
+        open_source(str(tmp_path / "a.dcm"))
+
+
+def test_fingerprint_follows_the_files(draw: Draw) -> None:
+    root = draw("1.png", "2.png")
+    first = open_source(str(root)).fingerprint()
+    assert open_source(str(root)).fingerprint() == first
+    (root / "2.png").write_bytes(b"shorter")
+    second = open_source(str(root)).fingerprint()
+    draw("1.png", "2.png", "3.png")
+    third = open_source(str(root)).fingerprint()
+    (root / "3.png").rename(root / "4.png")
+    assert len({first, second, third, open_source(str(root)).fingerprint()}) == 4
+
+
+def test_selection(draw: Draw) -> None:
+    source = open_source(str(draw(*class_names(3, "a", "b"))))
+    part = select(source, [4, 1])
+    assert keys(part) == ["b/1.png", "a/1.png"]
+    assert part.targets is not None
+    assert part.targets.tolist() == [1, 0]
+    assert part.read(0).key == "b/1.png"
+    assert part.classes == ("a", "b")
+    assert part.fingerprint() != select(source, [1, 4]).fingerprint()
+    assert keys(pickle.loads(pickle.dumps(part))) == keys(part)  # noqa: S301
+
+
+def test_lost_file_is_unreadable(draw: Draw) -> None:
+    source = open_source(str(draw("1.png")))
+    source_path = draw("1.png") / "1.png"
+    source_path.unlink()
+    with pytest.raises(UnreadableError, match="No such file"):
+        source.read(0)
+    with pytest.raises(DataError, match="none of 1 pictures tried"):
+        check_readable(source, 3)
+
+
+def test_probe_is_content_with_one(draw: Draw) -> None:
+    root = draw(*[f"{number}.png" for number in range(20)])
+    for number in range(19):
+        (root / f"{number}.png").write_bytes(b"rubbish")
+    check_readable(open_source(str(root)), 3)
+    (root / "19.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 8 .*0.png \(its content is none of"):
+        check_readable(open_source(str(root)), 3)
+
+
+def test_labelled_parts(draw: Draw) -> None:
+    root = draw(
+        *class_names(3, "train/cat", "train/dog"),
+        *class_names(2, "valid/cat", "valid/dog"),
+        *class_names(1, "test/cat", "test/dog"),
+    )
+    parts = open_labelled(str(root), split=0.5, per_class=None, seed=0)
+    assert parts.test is not None
+    assert [len(part) for part in parts if part is not None] == [6, 4, 2]
+    assert keys(parts.validation)[2] == "valid/dog/0.png"
+    assert {part.classes for part in parts if part is not None} == {("cat", "dog")}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_split_is_stratified_and_stable(draw: Draw, listed: bool) -> None:
+    names = [*class_names(10, "a"), *class_names(2, "b"), *class_names(1, "c")]
+    root = draw(*names)
+    path = root
+    if listed:
+        path = root / "list.csv"
+        path.write_text("\n".join(f"{name},{name[0]}" for name in names))
+    train, validation, test = open_labelled(str(path), split=0.3, per_class=None, seed=0)
+    assert test is None
+    assert train.targets is not None
+    assert validation.targets is not None
+    assert train.targets.tolist() == [0] * 7 + [1, 2]
+    assert validation.targets.tolist() == [0] * 3 + [1]
+    assert sorted(keys(train) + keys(validation)) == sorted(names)
+    again = open_labelled(str(path), split=0.3, per_class=None, seed=0)
+    assert keys(again.validation) == keys(validation)
+    others = {
+        tuple(keys(open_labelled(str(path), split=0.3, per_class=None, seed=seed).validation))
+        for seed in range(6)
+    }
+    assert len(others) > 1
+
+
+def test_few_labels(draw: Draw) -> None:
+    root = draw(*class_names(10, "a"), *class_names(6, "b"))
+    parts = open_labelled(str(root), split=0.2, per_class=4, seed=0)
+    assert parts.train.targets is not None
+    assert parts.train.targets.tolist() == [0] * 4 + [1] * 4
+    assert len(parts.validation) == 3
+    with pytest.raises(DataError, match=r"fewer than 7 .*'b \(5\)'") as caught:
+        open_labelled(str(root), split=0.2, per_class=7, seed=0)
+    assert "at most 5" in caught.value.remedy
+    with pytest.raises(ConfigError, match="per_class"):
+        open_labelled(str(root), split=0.2, per_class=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("names", "empty", "match"),
+    [
+        (["1.png", "2.png"], [], "no class folders"),
+        (class_names(2, "a"), [], "only one class, 'a'"),
+        (class_names(2, "a", "b"), ["c"], "without pictures in .*: 'c'"),
+        (class_names(1, "a", "b"), [], "single picture"),
+        (
+            class_names(1, "train/a", "train/b", "train/c", "val/a", "val/B", "val/c"),
+            [],
+            r"classes of val/ differ .* lacks 'b' and has besides 'B'",
+        ),
+        (class_names(1, "train/a", "train/b", "val/a"), [], "lacks 'b'$"),
+        (
+            class_names(1, "train/a", "train/b", "val/a"),
+            ["val/b"],
+            "without pictures in .*val: 'b'",
+        ),
+        (class_names(1, "train/a", "val/a"), [], "only one class"),
+        (class_names(1, "train/a", "train/b"), ["val"], "holds no files"),
+    ],
+)
+def test_wrong_labelled_folders(draw: Draw, names: list[str], empty: list[str], match: str) -> None:
+    root = draw(*names)
+    for name in empty:
+        (root / name).mkdir()
+    with pytest.raises(DataError) as caught:
+        open_labelled(str(root), split=0.5, per_class=None, seed=0)
+    assert caught.match(match.removesuffix("$"))
+    assert caught.value.remedy
+
+
+def test_wrong_requests(draw: Draw) -> None:
+    root = draw(*class_names(2, "a", "b"))
+    with pytest.raises(ConfigError, match="split is 0"):
+        open_labelled(str(root), split=0.0, per_class=None, seed=0)
+    (root / "list.txt").write_text("a/0.png")
+    with pytest.raises(DataError, match="has no labels"):
+        open_labelled(str(root / "list.txt"), split=0.5, per_class=None, seed=0)
+    with pytest.raises(DataError, match="neither a folder nor a list"):
+        open_labelled(str(root / "a" / "0.png"), split=0.5, per_class=None, seed=0)
+    with pytest.raises(DataError, match="nothing at"):
+        open_labelled(str(root / "no"), split=0.5, per_class=None, seed=0)

@@ -1,0 +1,253 @@
+"""Configs refuse what is wrong by name, and survive JSON, changes and comparison."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from beit.config import (
+    AugmentConfig,
+    BlockMasking,
+    DalleConfig,
+    DiscreteVAEConfig,
+    FinetuneRunConfig,
+    FixedMasking,
+    HeadConfig,
+    LoaderConfig,
+    MaskingConfig,
+    PretrainRunConfig,
+    PublishedBlockMasking,
+    ReconstructConfig,
+    TokenizerRunConfig,
+    TrainingConfig,
+    UniformMasking,
+    ViewConfig,
+    VisionTransformerConfig,
+)
+from beit.config.tree import TYPES, differences, from_json, leaves, override, to_json
+from beit.errors import BeitError, ConfigError, nearest
+
+TRAINING = TrainingConfig(steps=100, batch=8, lr=1e-3)
+PRETRAIN = PretrainRunConfig(training=TRAINING, model=VisionTransformerConfig())
+RUNS = [
+    PRETRAIN,
+    TokenizerRunConfig(training=TRAINING, tokenizer=DiscreteVAEConfig()),
+    FinetuneRunConfig(training=TRAINING, model=VisionTransformerConfig()),
+]
+GIVEN = {"TrainingConfig": TRAINING, "RunConfig": None} | {type(run).__name__: run for run in RUNS}
+CONCRETE = [
+    GIVEN.get(name) or kind()
+    for name, kind in TYPES.items()
+    if not inspect.isabstract(kind) and name != "RunConfig"
+]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *CONCRETE,
+        replace(PRETRAIN, masking=FixedMasking(hidden_patches=(3, 1))),
+        replace(PRETRAIN, masking=PublishedBlockMasking()),
+        VisionTransformerConfig(channels=1, mean=(0.2,), std=(0.1,), layer_scale=None),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_json_round_trip(config):
+    written = json.dumps(to_json(config))
+    assert from_json(json.loads(written), type(config)) == config
+
+
+def test_base_type_reads_its_subclasses():
+    config = UniformMasking(mask_ratio=0.3)
+    assert from_json(to_json(config), MaskingConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"type": "PretrainRunConfg"}, "'PretrainRunConfg' is no .*\n.*'PretrainRunConfig'"),
+        ({"type": "ViewConfig"}, "'ViewConfig' is no PretrainRunConfig"),
+        ({"lables": ""}, "no option 'lables'.*\n.*'labelled'"),
+        ({"masking": {"type": "BlockMaskin"}}, "'BlockMaskin' is no MaskingConfig.*\n.*Block"),
+        ({"masking": {"type": "ViewConfig"}}, "'ViewConfig' is no MaskingConfig"),
+        ({"masking": {"type": "BlockMasking", "ratio": 1}}, "BlockMasking has no option 'ratio'"),
+        ({"masking": {"type": "MaskingConfig"}}, "MaskingConfig cannot be made"),
+        ({"masking": 3}, "masking is 3"),
+        ({"training": {"type": "TrainingConfig", "lr": 1.0}}, "cannot be made.*'steps'"),
+        ({"data": {"type": "ViewConfig"}}, "data is {"),
+    ],
+)
+def test_wrong_json_is_refused(change, problem):
+    with pytest.raises(ConfigError, match=problem):
+        from_json(to_json(PRETRAIN) | change, PretrainRunConfig)
+
+
+def test_override_anywhere_in_the_tree():
+    changed = override(PRETRAIN, {"data": "d", "mask_ratio": 0.5, "lr": 1, "size": [32, 64]})
+    assert changed.data == "d"
+    assert changed.masking == BlockMasking(mask_ratio=0.5)
+    assert changed.training.lr == 1.0
+    assert isinstance(changed.training.lr, float)
+    assert changed.model.size == (32, 64)
+    assert changed.views == PRETRAIN.views
+
+
+def test_override_nothing():
+    assert override(PRETRAIN, {}) == PRETRAIN
+
+
+@pytest.mark.parametrize("node_first", [True, False])
+def test_override_a_node_and_its_options(node_first):
+    options = {"masking": FixedMasking(), "hidden_patches": (7,), "drop_path": 0.1}
+    order = options if node_first else dict(reversed(options.items()))
+    changed = override(PRETRAIN, order)
+    assert changed.masking == FixedMasking(hidden_patches=(7,))
+    assert changed.model.drop_path == 0.1
+
+
+def test_override_checks_options_together():
+    """No order of these is legal one by one."""
+    long = override(PRETRAIN, {"steps": 1000, "warmup_steps": 500})
+    assert override(long, {"steps": 100, "warmup_steps": 10}).training.steps == 100
+    assert override(PRETRAIN, {"size": (28, 28), "patch": 14}).model.grid == (2, 2)
+    grey = {"channels": 1, "mean": (0.5,), "std": (0.5,)}
+    assert override(PRETRAIN, grey).model.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"mask_ration": 0.5}, "no option 'mask_ration'.*\n.*'mask_ratio'"),
+        ({"maskin": UniformMasking()}, "no node 'maskin'.*\n.*'masking'"),
+        ({"masking": ViewConfig()}, "masking is ViewConfig.*\n.*MaskingConfig"),
+        ({"steps": "many"}, "steps is 'many'.*\n.*int"),
+        ({"steps": True}, "steps is True"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"lr": "1e-3"}, "lr is '1e-3'.*\n.*float"),
+        ({"size": (1, 2, 3)}, r"size is \(1, 2, 3\)"),
+        ({"relative_position": "shard"}, "relative_position is 'shard'.*\n.*'shared'"),
+        ({"cache": 1}, "cache is 1"),
+        ({"masking": FixedMasking(), "mask_ratio": 0.5}, "no option 'mask_ratio'"),
+        ({"heads": 7}, "768 cannot be divided among 7 heads"),
+    ],
+)
+def test_wrong_override_is_refused(options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        override(PRETRAIN, options)
+
+
+def test_differences():
+    assert differences(PRETRAIN, PRETRAIN) == {}
+    changed = override(PRETRAIN, {"lr": 2e-3, "masking": PublishedBlockMasking(mask_ratio=0.5)})
+    assert differences(PRETRAIN, changed) == {
+        "masking.mask_ratio": (75 / 196, 0.5),
+        "masking.type": ("BlockMasking", "PublishedBlockMasking"),
+        "training.lr": (1e-3, 2e-3),
+    }
+
+
+def rejections():
+    """A legal config and the change of one option that makes it illegal."""
+    vit, dvae, dalle = VisionTransformerConfig(), DiscreteVAEConfig(), DalleConfig()
+    blocks, uniform, fixed = BlockMasking(), UniformMasking(), FixedMasking()
+    views, augment, loader = ViewConfig(), AugmentConfig(), LoaderConfig()
+    reconstruct, head = ReconstructConfig(), HeadConfig()
+    pretrain, tokenizer, finetune = RUNS
+    return [
+        *[(vit, {name: 0}) for name in ("patch", "channels", "width", "depth", "heads", "hidden")],
+        (vit, {"size": (224, 230)}),
+        (vit, {"size": (0, 224)}),
+        (vit, {"heads": 7}),
+        (vit, {"drop_path": 1.0}),
+        (vit, {"layer_scale": 0.0}),
+        (vit, {"mean": (0.5,)}),
+        (vit, {"std": (0.5, 0.5)}),
+        (vit, {"std": (0.5, 0.0, 0.5)}),
+        *[(dvae, {name: 0}) for name in ("stride", "width", "narrowest", "blocks")],
+        (dvae, {"codebook_width": 0}),
+        (dvae, {"stride": 1}),
+        (dvae, {"size": (112, 116)}),
+        (dvae, {"codes": 1}),
+        (dvae, {"codes": 8193}),
+        (dvae, {"channels": 0}),
+        *[(dalle, {name: 0}) for name in ("hidden", "decoder_input", "blocks_per_group")],
+        *[(config, {"mask_ratio": ratio}) for config in (blocks, uniform)
+          for ratio in (-0.1, 1.1, math.nan)],
+        (blocks, {"largest_aspect": 0.5}),
+        (blocks, {"smallest_block": 0}),
+        (fixed, {"hidden_patches": (1, 2, 1)}),
+        *[(TRAINING, {name: 0}) for name in
+          ("steps", "batch", "lr", "epsilon", "log_every", "save_every", "keep", "layer_decay")],
+        (TRAINING, {"layer_decay": 1.5}),
+        (TRAINING, {"min_lr": 1.0}),
+        (TRAINING, {"warmup_steps": 100}),
+        (TRAINING, {"evaluate_every": -1}),
+        (TRAINING, {"weight_decay": -1.0}),
+        (TRAINING, {"average": 1.0}),
+        (TRAINING, {"clip": 0.0}),
+        (TRAINING, {"micro_batch": 3}),
+        (TRAINING, {"micro_batch": 0}),
+        *[(config, {"crop_scale": scale}) for config in (views, augment)
+          for scale in ((0.0, 1.0), (0.5, 0.1), (0.5, 1.5))],
+        (views, {"crop_ratio": (2.0, 1.0)}),
+        (views, {"jitter": -0.1}),
+        *[(augment, {name: 1.5}) for name in ("erasing", "smoothing", "jitter")],
+        (augment, {"mixup": -1.0}),
+        (augment, {"cutmix": -1.0}),
+        (loader, {"bad_limit": 2.0}),
+        (loader, {"workers": -1}),
+        (loader, {"worker_timeout": 0.0}),
+        *[(reconstruct, {name: 0.0}) for name in ("first_temperature", "final_temperature")],
+        *[(reconstruct, {name: 1.5}) for name in ("annealing", "kl_warmup", "usage_decay")],
+        *[(reconstruct, {name: -1}) for name in
+          ("kl_weight", "balance_weight", "revive_every")],
+        (head, {"head_scale": 0.0}),
+        (finetune, {"split": 1.5}),
+        (finetune, {"per_class": 0}),
+        (finetune, {"evaluation_crop": 0.0}),
+        (pretrain, {"evaluation_crop": 1.5}),
+        (tokenizer, {"held_out": -0.1}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "given"),
+    rejections(),
+    ids=lambda part: str(part) if isinstance(part, dict) else type(part).__name__,
+)
+def test_rules_reject_and_say_what_was_given(config, given):
+    ((name, value),) = given.items()
+    with pytest.raises(ConfigError) as caught:
+        replace(config, **given)
+    shown = [value, len(value), *value] if isinstance(value, tuple) else [value]
+    assert name in caught.value.problem
+    assert any(str(part) in caught.value.problem for part in shown)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: type(run).__name__)
+@pytest.mark.parametrize("masking", [BlockMasking(), UniformMasking(), FixedMasking()])
+def test_option_names_are_unique(run, masking):
+    """So that a command-line option needs no prefix."""
+    if isinstance(run, PretrainRunConfig):
+        run = replace(run, masking=masking)
+    names = [path[-1] for path, _ in leaves(run)]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_nearest_word():
+    assert nearest("bach", ["batch", "steps"]) == "did you mean 'batch'?"
+    assert nearest("zzz", ["steps", "batch"]) == "known: batch, steps"
+
+
+def test_errors_carry_a_remedy_and_their_own_exit_code():
+    error = BeitError("it broke", remedy="mend it")
+    assert str(error) == "it broke\n  remedy: mend it"
+    assert str(BeitError("it broke")) == "it broke"
+    codes = [kind.exit_code for kind in [BeitError, *BeitError.__subclasses__()]]
+    assert len(set(codes)) == len(codes)
+    assert 0 not in codes

@@ -1,0 +1,107 @@
+"""Imports point one way, as the design draws it, and what must be light stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import beit
+
+ROOT = Path(beit.__file__).parent
+LINES = [
+    {"__init__", "__main__"},
+    {"cli"},
+    {"runs"},
+    {"serving", "report", "evaluation", "training", "recipes"},
+    {"artifact"},
+    {"objectives"},
+    {"data", "tokenizers"},
+    {"models", "masking", "batch"},
+    {"config"},
+    {"errors"},
+]
+LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
+ONLY = {
+    "training": {"training", "objectives.base", "batch", "config", "errors"},
+    "models": {"models", "config", "errors"},
+}
+LIGHT = {"cli", "config", "errors", "recipes"}
+LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+class Import(NamedTuple):
+    module: str
+    at_module_level: bool
+    for_types: bool
+
+
+def imports(file: Path) -> Iterator[Import]:
+    """Every import of a file, wherever it stands."""
+
+    def walk(node: ast.AST, module_level: bool, for_types: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, module_level, for_types)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} uses a relative import"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                path = ROOT.parent / name.replace(".", "/")
+                known = path.is_dir() or path.with_suffix(".py").is_file()
+                yield Import(name if known else node.module, module_level, for_types)
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, module_level and not function, for_types or typing_only)
+
+    yield from walk(ast.parse(file.read_text()), True, False)
+
+
+def unit_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def may_import(unit: str, found: Import) -> bool:
+    inner = found.module.removeprefix("beit").removeprefix(".") or "__init__"
+    other = inner.split(".")[0]
+    assert other in LINE, f"give {found.module} a line in the order of imports"
+    if inner == "__init__":
+        return unit == "__main__" or not found.at_module_level  # for the version number
+    if unit == "config" and (found.for_types or not found.at_module_level):
+        return True  # build() reaches up, and only when it is called
+    if unit in ONLY:
+        return any(inner == allowed or inner.startswith(f"{allowed}.") for allowed in ONLY[unit])
+    return unit == other or LINE[unit] < LINE[other]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_down(file):
+    unit = unit_of(file)
+    assert unit in LINE, f"give {unit} a line in the order of imports"
+    own = [found for found in imports(file) if found.module.split(".")[0] == "beit"]
+    wrong = [found.module for found in own if not may_import(unit, found)]
+    assert not wrong, f"{unit} may not import {wrong}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if unit_of(file) in LIGHT], ids=str)
+def test_light_modules_import_nothing_heavy(file):
+    for found in imports(file):
+        if found.at_module_level and not found.for_types:
+            top, _, rest = found.module.partition(".")
+            light = rest.split(".")[0] in LIGHT if top == "beit" else top in LIGHT_LIBRARIES
+            assert light, f"{found.module} is heavy"
+
+
+def test_light_modules_load_no_torch():
+    light = [f"beit.{name}" for name in sorted(LIGHT) if list(ROOT.glob(f"{name}*"))]
+    code = f"import sys, {', '.join(light)}; print(sys.modules.keys() & {{'torch', 'numpy'}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr

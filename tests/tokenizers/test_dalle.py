@@ -1,0 +1,99 @@
+"""The frozen DALL-E tokenizer computes what OpenAI's code computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from beit.config import DalleConfig
+from beit.tokenizers.dalle import DalleTokenizer
+from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+
+PICKLES = Path(__file__).parent.parent / "golden"
+PICKLED_TYPES = [
+    "dall_e.encoder.Encoder",
+    "dall_e.encoder.EncoderBlock",
+    "dall_e.decoder.Decoder",
+    "dall_e.decoder.DecoderBlock",
+    "dall_e.utils.Conv2d",
+    "torch.nn.modules.activation.ReLU",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.linear.Identity",
+    "torch.nn.modules.pooling.MaxPool2d",
+    "torch.nn.modules.upsampling.Upsample",
+]
+
+
+class Shell:
+    """Takes a pickled module's place and keeps its tensors, so that no pickled code runs."""
+
+    def __setstate__(self, state):
+        self.tensors, self.children = state["_parameters"], state["_modules"]
+
+
+def tensors_of(shell, prefix=""):
+    for name, tensor in shell.tensors.items():
+        if tensor is not None:
+            yield prefix + name, tensor.detach()
+    for name, child in shell.children.items():
+        yield from tensors_of(child, f"{prefix}{name}.")
+
+
+def unpickled(part: str):
+    """The tensors of a pickled module under our names: `.w` and `.b` spelled out."""
+    shells = [(type(f"Shell{i}", (Shell,), {}), path) for i, path in enumerate(PICKLED_TYPES)]
+    with torch.serialization.safe_globals(shells):
+        shell = torch.load(PICKLES / f"dalle_{part}.pkl", weights_only=True)
+    suffix = {"w": "weight", "b": "bias"}
+    return {f"{part}.{name[:-1]}{suffix[name[-1]]}": value for name, value in tensors_of(shell)}
+
+
+def test_published_files(golden):
+    weights, facts = unpickled("encoder") | unpickled("decoder"), golden("dalle_expected")
+    tokenizer = DalleTokenizer(
+        DalleConfig(
+            codes=len(weights["encoder.blocks.output.conv.bias"]),
+            hidden=len(weights["encoder.blocks.input.bias"]),
+            decoder_input=len(weights["decoder.blocks.input.bias"]),
+            blocks_per_group=1,
+        )
+    )
+    tokenizer.load_state_dict(weights)
+    logits = tokenizer.encoder(to_logit_laplace(facts["image"]))
+    torch.testing.assert_close(logits, facts["logits"], atol=1e-5, rtol=1e-5)
+    tokens = tokenizer.encode(facts["image"])
+    assert torch.equal(tokens, facts["ids"].flatten(1))
+    torch.testing.assert_close(tokenizer.decode(tokens), facts["recon"], atol=1e-5, rtol=1e-5)
+
+
+def test_published_size():
+    with torch.device("meta"):
+        tokenizer = DalleConfig().build()
+    parts = [list(part.parameters()) for part in (tokenizer.encoder, tokenizer.decoder)]
+    assert [len(part) for part in parts] == [74, 76]
+    counts = [sum(parameter.numel() for parameter in part) for part in parts]
+    assert counts == [53_786_240, 43_829_766]
+    assert tokenizer.grid == (14, 14)
+
+
+def test_residual_gain_counts_all_blocks():
+    encoder = DalleConfig(codes=4, hidden=4, decoder_input=4).build().encoder
+    gains = {module.gain for module in encoder.modules() if hasattr(module, "gain")}
+    assert gains == {1 / 64}
+
+
+def test_frozen_from_the_start():
+    tokenizer = DalleConfig(codes=4, hidden=4, decoder_input=4, blocks_per_group=1).build()
+    assert tokenizer.frozen
+    assert not tokenizer.training
+    assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
+
+
+def test_logit_laplace_map_round_trip():
+    pixels = torch.linspace(0, 1, 11)
+    squeezed = to_logit_laplace(pixels)
+    assert squeezed[[0, -1]].tolist() == pytest.approx([0.1, 0.9])
+    torch.testing.assert_close(from_logit_laplace(squeezed.logit()), pixels, atol=1e-6, rtol=0)
+    assert from_logit_laplace(torch.tensor([-9.0, 9.0])).tolist() == [0, 1]
