@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
+@torch.autocast("cpu", enabled=False)
 def linear_accuracy(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],

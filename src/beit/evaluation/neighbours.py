@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
+@torch.autocast("cpu", enabled=False)
 def neighbour_accuracy(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -31,6 +32,7 @@ def neighbour_accuracy(
     return float((votes.argmax(dim=1) == query_targets).float().mean())
 
 
+@torch.autocast("cpu", enabled=False)
 def retrieval_accuracy(
     first: Float[Tensor, "pictures width"], second: Float[Tensor, "pictures width"]
 ) -> float:

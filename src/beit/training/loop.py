@@ -258,7 +258,7 @@ class _Run:
             self.journal.record(self.step, "evaluate", self.metrics)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             self.journal.say(f"step {self.step}/{self.config.steps}  evaluation: {listed}")
-        if evaluation.best and self.metrics[evaluation.best] > self.best[1]:
+        if evaluation.best and self.metrics[evaluation.best] >= self.best[1]:
             self.best = (self.step, self.metrics[evaluation.best])
             if self.run.processes.leads:
                 self.run.publish(model, True)
