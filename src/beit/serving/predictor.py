@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,8 @@ class Predictor:
         return self.model.backbone.config
 
     @property
-    def _channels(self) -> int:
+    def channels(self) -> int:
+        """Channels of a picture."""
         if isinstance(self.model, VisualTokenizer):
             return self.model.config.channels
         return self._backbone.channels
@@ -75,7 +76,7 @@ class Predictor:
 
         Paths and bytes are decoded, PIL pictures converted; arrays are uint8 [H, W, C] or [H, W].
         """
-        pixels = to_pixels(picture, self._channels)
+        pixels = to_pixels(picture, self.channels)
         return central_view(pixels, self.size, self.artifact.details.crop)
 
     def _batch(self, pictures: Iterable[Picture]) -> Tensor:
@@ -153,12 +154,6 @@ def to_pixels(picture: Picture, channels: int) -> np.ndarray:
             remedy=f"give uint8 [height, width, {channels}]",
         )
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], channels)))
-
-
-def in_batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
-    """The paths, `size` at a time."""
-    for start in range(0, len(paths), size):
-        yield paths[start : start + size]
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:

@@ -1,0 +1,236 @@
+"""The command line: verbs to functions. Help is answered without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from beit.config import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.errors import BeitError, ConfigError, nearest
+from beit.recipes import DEFAULT, RECIPES, find_recipe
+
+Config = TypeVar("Config", bound=RunConfig)
+Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
+Artifact = Annotated[str, tyro.conf.Positional]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Generic[Config]):
+    """What the command line adds to a run's config."""
+
+    config: Config
+    resume: bool = False
+    """Go on with the run in `out` instead of starting one."""
+    quiet: bool = False
+    """Write the log, but print nothing."""
+
+
+def _pixels() -> tyro.constructors.ConstructorRegistry:
+    """Let `--size 224` stand for `--size 224 224`."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def square(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type != tuple[int, int]:
+            return None
+
+        def parse(words: list[str]) -> tuple[int, int]:
+            if len(words) not in (1, 2):
+                raise ValueError(f"{len(words)} numbers: give one side, or height and width")
+            return int(words[0]), int(words[-1])
+
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="INT [INT]",
+            instance_from_str=parse,
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [str(side) for side in value],
+        )
+
+    return registry
+
+
+def _value_of(option: str, args: Sequence[str]) -> str:
+    """The value of an option that must be known before the others can be parsed."""
+    for position, word in enumerate(args):
+        if word == option and position + 1 < len(args):
+            return args[position + 1]
+        if word.startswith(option + "="):
+            return word.removeprefix(option + "=")
+    return ""
+
+
+def _train(verb: str, kind: type[Config], args: list[str]) -> None:
+    """Recipe, then the architecture of `--init`, then every option over it; then the run."""
+    name = _value_of("--recipe", args) or DEFAULT
+    if args and not args[0].startswith("-"):
+        name, args = args[0], args[1:]
+    config = find_recipe(verb, name, kind)
+    init = _value_of("--init", args)
+    if init and "--help" not in args and "-h" not in args:
+        from beit.runs import starting_from
+
+        config = starting_from(config, init)
+    recipes = "\n".join(
+        f"  {known}: {(function.__doc__ or '').strip().splitlines()[0]}"
+        for known, function in RECIPES[verb].items()
+    )
+    with _pixels():
+        command = tyro.cli(
+            Training[kind],  # type: ignore[valid-type]
+            default=Training(config),
+            args=args,
+            prog=f"beit {verb} [RECIPE]",
+            description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    from beit import runs
+
+    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
+    if not command.quiet:
+        print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
+
+
+def _tokenizer(args: list[str]) -> None:
+    """Train a visual tokenizer (discrete VAE) on your pictures."""
+    _train("tokenizer", TokenizerRunConfig, args)
+
+
+def _pretrain(args: list[str]) -> None:
+    """Pre-train a backbone: predict the visual tokens of masked patches."""
+    _train("pretrain", PretrainRunConfig, args)
+
+
+def _finetune(args: list[str]) -> None:
+    """Train a classifier from a pre-trained artifact, or from scratch."""
+    _train("finetune", FinetuneRunConfig, args)
+
+
+def _predict(args: list[str]) -> None:
+    """Name the classes of pictures, with probabilities."""
+
+    def predict(
+        artifact: Artifact,
+        pictures: Paths,
+        top: int = 5,
+        format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+        batch: int = 32,
+        device: str = "cpu",
+    ) -> None:
+        """Name the classes of pictures.
+
+        Args:
+            artifact: Folder of a fine-tuning run, or its `model` folder.
+            pictures: Files or folders.
+            top: Classes per picture.
+            format: A table for people, or JSON, one object per line.
+            batch: Pictures at a time.
+            device: cpu or cuda.
+        """
+        from beit.serving.files import predict_files, print_json, print_table
+
+        found = predict_files(artifact, pictures, top=top, batch=batch, device=device)
+        (print_json if format == "json" else print_table)(found)
+
+    tyro.cli(predict, args=args, prog="beit predict")
+
+
+def _embed(args: list[str]) -> None:
+    """Write one feature vector per picture to a file."""
+
+    def embed(
+        artifact: Artifact,
+        pictures: Paths,
+        out: str,
+        block: int | None = None,
+        batch: int = 32,
+        device: str = "cpu",
+    ) -> None:
+        """Write the mean patch vector of each picture.
+
+        Args:
+            artifact: Folder of a pre-training or fine-tuning run, or its `model` folder.
+            pictures: Files or folders.
+            out: File to write: .npz (features, keys), .csv or .safetensors.
+            block: Block whose output is taken, 0 is the first; the last one by default.
+            batch: Pictures at a time.
+            device: cpu or cuda.
+        """
+        from beit.serving.files import embed_files
+
+        print(embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device))
+
+    tyro.cli(embed, args=args, prog="beit embed")
+
+
+def _report(args: list[str]) -> None:
+    """Write the page of a run again: curves and pictures."""
+
+    def report(run: Artifact) -> None:
+        """Write RUN/report.html.
+
+        Args:
+            run: Folder of a run.
+        """
+        from beit.report.page import write_report
+
+        print(write_report(Path(run)))
+
+    tyro.cli(report, args=args, prog="beit report")
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "tokenizer": _tokenizer,
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "predict": _predict,
+    "embed": _embed,
+    "report": _report,
+}
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
+    return (
+        "usage: beit VERB [OPTIONS]\n\n"
+        "Pre-train a vision backbone on your own pictures, and use it.\n\n"
+        f"{verbs}\n\n"
+        "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows where an\n"
+        "error came from."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in args[:1]
+    args = args[1:] if traceback else args
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] == "--version":
+        from beit import __version__
+
+        print(__version__)
+        return 0
+    try:
+        if args[0] not in VERBS:
+            raise ConfigError(f"there is no verb '{args[0]}'", remedy=nearest(args[0], VERBS))
+        VERBS[args[0]](args[1:])
+    except BeitError as error:
+        if traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Predict and embed whole files and folders; what cannot be read is named, never left out silently."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from rich.console import Console
+from rich.table import Table
+
+from beit.data.decode import UnreadableError, decode
+from beit.data.sources import open_source
+from beit.errors import ConfigError, DataError
+from beit.serving.predictor import Label, Predictor, best_labels, load
+
+FORMATS = (".npz", ".csv", ".safetensors")
+
+
+class Prediction(NamedTuple):
+    """The classes of one picture, best first; or why there are none."""
+
+    path: str
+    labels: list[Label]
+    unreadable: str = ""
+
+
+class Readable(NamedTuple):
+    """Some pictures that could be read, and the others with the reason."""
+
+    paths: list[str]
+    pixels: list[np.ndarray]
+    unreadable: list[tuple[str, str]]
+
+
+def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]:
+    """All pictures below the paths, `batch` at a time."""
+    if not paths:
+        raise ConfigError("no pictures were given", remedy="name files or folders")
+    chunk = Readable([], [], [])
+    for path in paths:
+        source = open_source(path)
+        root = Path(path)
+        for index in range(len(source)):
+            name = str(root / source.key(index)) if root.is_dir() else path
+            try:
+                pixels = decode(source.read(index).data, channels=channels)
+            except UnreadableError as error:
+                chunk.unreadable.append((name, error.reason))
+                continue
+            chunk.paths.append(name)
+            chunk.pixels.append(pixels)
+            if len(chunk.paths) == batch:
+                yield chunk
+                chunk = Readable([], [], [])
+    if chunk.paths or chunk.unreadable:
+        yield chunk
+
+
+def predict_files(
+    artifact: str, paths: Sequence[str], *, top: int, batch: int, device: str
+) -> Iterator[Prediction]:
+    """The classes of every picture below the paths."""
+    predictor = load(artifact, device=device)
+    for chunk in _read(paths, predictor.channels, batch):
+        for name, reason in chunk.unreadable:
+            yield Prediction(name, [], reason)
+        if chunk.paths:
+            for name, row in zip(
+                chunk.paths, predictor.probabilities(chunk.pixels), strict=True
+            ):
+                yield Prediction(name, best_labels(row, predictor.classes, top))
+
+
+def print_json(predictions: Iterator[Prediction]) -> None:
+    """One JSON object per picture and line."""
+    for prediction in predictions:
+        row: dict[str, object] = {"picture": prediction.path}
+        if prediction.unreadable:
+            row["unreadable"] = prediction.unreadable
+        else:
+            row["labels"] = [label._asdict() for label in prediction.labels]
+        print(json.dumps(row), flush=True)
+
+
+def print_table(predictions: Iterator[Prediction]) -> None:
+    """A table for people."""
+    table = Table("picture", "class", "probability", "then")
+    for prediction in predictions:
+        if prediction.unreadable:
+            table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
+            continue
+        first, *rest = prediction.labels
+        others = ", ".join(f"{label.name} {label.probability:.0%}" for label in rest)
+        table.add_row(prediction.path, first.name, f"{first.probability:.1%}", others)
+    Console().print(table)
+
+
+def embed_files(
+    artifact: str, paths: Sequence[str], out: Path, *, block: int | None, batch: int, device: str
+) -> str:
+    """Write the features of every picture below the paths; what was written, in a sentence."""
+    if out.suffix not in FORMATS:
+        raise ConfigError(
+            f"features cannot be written as '{out.suffix}'", remedy=f"use one of {FORMATS}"
+        )
+    predictor = load(artifact, device=device)
+    keys: list[str] = []
+    rows: list[np.ndarray] = []
+    unreadable: list[tuple[str, str]] = []
+    for chunk in _read(paths, predictor.channels, batch):
+        unreadable += chunk.unreadable
+        if chunk.paths:
+            keys += chunk.paths
+            rows.append(predictor.embed(chunk.pixels, block=block).numpy())
+    for name, reason in unreadable:
+        print(f"unreadable: {name}: {reason}", file=sys.stderr)
+    if not rows:
+        raise DataError("no picture could be read", remedy="see the reasons above")
+    features = np.concatenate(rows)
+    _write(out, keys, features, predictor)
+    lost = f", {len(unreadable)} unreadable" if unreadable else ""
+    return f"{out}: {len(keys)} pictures x {features.shape[1]} features{lost}"
+
+
+def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predictor) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        np.savez(out, features=features, keys=np.array(keys))
+    elif out.suffix == ".safetensors":
+        metadata = {"keys": json.dumps(keys), "kind": predictor.artifact.kind}
+        safetensors.numpy.save_file({"features": features}, out, metadata=metadata)
+    else:
+        with out.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["picture", *(f"feature_{i}" for i in range(features.shape[1]))])
+            writer.writerows([key, *row] for key, row in zip(keys, features.tolist(), strict=True))
