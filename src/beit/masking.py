@@ -136,5 +136,5 @@ class FixedMasks(MaskSampler):
     def count(self) -> int:
         return int(np.count_nonzero(self._mask))
 
-    def __call__(self, generator: random.Random) -> np.ndarray:  # noqa: ARG002
+    def __call__(self, generator: random.Random) -> np.ndarray:
         return self._mask.copy()

@@ -1,19 +1,17 @@
 """One function per verb that trains: source, loader, objective and `fit`, wired together.
 
 Each takes a recipe (a name, `module:function`, or a config) and options that change it by name, the
-same names as on the command line. Everything that can be wrong is checked before the run's folder is
-made.
+same names as on the command line. Everything that can be wrong is checked before the run's folder
+is made.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import nn
 
 from beit.artifact.store import (
@@ -76,6 +74,7 @@ def tokenizer(
     *,
     resume: bool = False,
     quiet: bool = False,
+    report: bool = True,
     **options: object,
 ) -> Run:
     """Train a discrete VAE on the pictures of `data`; the run and its artifact go to `out`."""
@@ -87,9 +86,7 @@ def tokenizer(
     model = config.tokenizer.build()
     objective = Reconstruct(model, config.objective, seed=config.training.seed)
     size = config.tokenizer.size
-    view = SingleView(
-        config=config.views, size=size, interpolation=config.tokenizer.interpolation
-    )
+    view = SingleView(config=config.views, size=size, interpolation=config.tokenizer.interpolation)
     passes = Passes(
         ImageBatch,
         held_out,
@@ -120,6 +117,7 @@ def tokenizer(
         channels=config.tokenizer.channels,
         resume=resume,
         quiet=quiet,
+        report=report,
     )
 
 
@@ -128,6 +126,7 @@ def pretrain(
     *,
     resume: bool = False,
     quiet: bool = False,
+    report: bool = True,
     **options: object,
 ) -> Run:
     """Masked image modeling on the pictures of `data`.
@@ -158,6 +157,7 @@ def pretrain(
         channels=config.model.channels,
         resume=resume,
         quiet=quiet,
+        report=report,
     )
 
 
@@ -166,6 +166,7 @@ def finetune(
     *,
     resume: bool = False,
     quiet: bool = False,
+    report: bool = True,
     **options: object,
 ) -> Run:
     """Train a classifier on class folders, from the artifact `init` or from scratch."""
@@ -202,6 +203,7 @@ def finetune(
         channels=config.model.channels,
         resume=resume,
         quiet=quiet,
+        report=report,
     )
 
 
@@ -264,9 +266,7 @@ def _labelled(config: FinetuneRunConfig) -> LabelledSplits:
     return splits
 
 
-def _hold_out(
-    source: ImageSource, config: TokenizerRunConfig
-) -> tuple[ImageSource, ImageSource]:
+def _hold_out(source: ImageSource, config: TokenizerRunConfig) -> tuple[ImageSource, ImageSource]:
     """Every n-th picture is kept to measure on; with very few, all serve for both."""
     every = round(1 / config.held_out) if config.held_out else 0
     if not every or len(source) < 2 * every:
@@ -346,6 +346,7 @@ def _carry_out(
     channels: int,
     resume: bool,
     quiet: bool,
+    report: bool,
 ) -> Run:
     """Open the folder, train, publish, report."""
     training = config.training
@@ -388,7 +389,7 @@ def _carry_out(
             quiet=quiet,
         )
         fitted = fit(objective, run, resume=resume)
-        if processes.leads:
+        if report and processes.leads:
             write_report(folder.path)
     finally:
         folder.close()

@@ -1,7 +1,8 @@
 """Start a backbone from another one's weights: the one place where positions change their layout.
 
-From pre-training to fine-tuning a shared relative table is copied into every block, tables are resized
-to the new grid, and what only pre-training needs is left behind (beit-reference, section 5.3).
+From pre-training to fine-tuning a shared relative table is copied into every block, tables are
+resized to the new grid, and what only pre-training needs is left behind (beit-reference, section
+5.3).
 """
 
 from __future__ import annotations
@@ -72,5 +73,5 @@ def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         )
         raise CheckpointError(
             f"the weights belong to another architecture: {listed}",
-            remedy="use the same patch, channels, width, depth, heads and layer scale as the weights",
+            remedy="use the same patch, channels, width, depth, heads and layer scale as they",
         )

@@ -33,12 +33,16 @@ def extract_features(
 
     Unlabelled pictures get the target -1.
     """
-    rows, targets, keys = [], [], []
+    rows: list[Tensor] = []
+    targets: list[Tensor] = []
+    keys: list[str] = []
     for batch in batches:
         outputs = backbone(batch.images.to(device), taps=taps).taps
         pooled = torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1)
         rows.append(pooled.cpu())
-        labelled = isinstance(batch, LabelledBatch)
-        targets.append(batch.targets if labelled else torch.full((len(batch.keys),), -1))
+        if isinstance(batch, LabelledBatch):
+            targets.append(batch.targets)
+        else:
+            targets.append(torch.full((len(batch.keys),), -1))
         keys += batch.keys
     return FeatureTable(torch.cat(rows), torch.cat(targets), tuple(keys))

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from beit.evaluation.precision import in_float32
 
-@torch.autocast("cpu", enabled=False)
+
+@in_float32
 def linear_accuracy(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -19,8 +21,9 @@ def linear_accuracy(
 ) -> float:
     """Accuracy of multinomial logistic regression on standardised features.
 
-    The regression is fitted to convergence by L-BFGS with an L2 penalty on the weights (mean loss plus
-    penalty/2 times their squared norm), so that the number depends on nothing but features and penalty.
+    The regression is fitted to convergence by L-BFGS with an L2 penalty on the weights (mean loss
+    plus penalty/2 times their squared norm), so that the number depends on nothing but features and
+    penalty.
     """
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
     inputs = (features - mean) / deviation

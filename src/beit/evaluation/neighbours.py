@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from beit.evaluation.precision import in_float32
 
-@torch.autocast("cpu", enabled=False)
+
+@in_float32
 def neighbour_accuracy(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -21,8 +23,8 @@ def neighbour_accuracy(
     """Share of queries whose class wins a vote of the nearest known pictures.
 
     Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
-    standardised with the known pictures' mean and deviation first, since raw patch means are dominated
-    by a few large dimensions.
+    standardised with the known pictures' mean and deviation first, since raw patch means are
+    dominated by a few large dimensions.
     """
     known, asked = _standardised(features, features), _standardised(queries, features)
     classes = int(max(targets.max(), query_targets.max())) + 1
@@ -32,11 +34,11 @@ def neighbour_accuracy(
     return float((votes.argmax(dim=1) == query_targets).float().mean())
 
 
-@torch.autocast("cpu", enabled=False)
+@in_float32
 def retrieval_accuracy(
     first: Float[Tensor, "pictures width"], second: Float[Tensor, "pictures width"]
 ) -> float:
-    """Share of pictures whose nearest neighbour among the second views is their own: needs no labels."""
+    """Share of pictures whose nearest second view is their own: needs no labels."""
     similarity = _standardised(first, second) @ _standardised(second, second).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
 

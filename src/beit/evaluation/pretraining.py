@@ -54,7 +54,9 @@ class NeighbourScore:
         )
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
-        known, asked = (every_block(model, part, self._device) for part in (self._known, self._asked))
+        known, asked = (
+            every_block(model, part, self._device) for part in (self._known, self._asked)
+        )
         scores = [
             neighbour_accuracy(
                 known.features[:, block], known.targets, asked.features[:, block], asked.targets

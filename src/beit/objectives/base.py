@@ -73,4 +73,5 @@ AnyObjective = Objective[Any]
 def entropy(counts: Float[Tensor, " codes"]) -> Float[Tensor, ""]:
     """Entropy in nats of the distribution with these (unnormalised) counts."""
     share = counts / counts.sum().clamp_min(1e-12)
-    return torch.special.entr(share).sum()
+    nats: Tensor = torch.special.entr(share).sum()
+    return nats

@@ -1,8 +1,8 @@
 """Masked image modeling: the objective of BEiT on one page (sections 2.3 and 2.4).
 
-A picture has two views, patches and visual tokens. The tokenizer, frozen, turns the picture into one
-token per patch. Some patches are hidden. The backbone sees the rest, and the head predicts the tokens
-of the hidden ones. The loss is the cross-entropy of those predictions, and of nothing else.
+A picture has two views, patches and visual tokens. The frozen tokenizer turns it into one
+token per patch. Some patches are hidden. The backbone sees the rest, and the head predicts the
+tokens of the hidden ones. The loss is the cross-entropy of those predictions, and of nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from beit.tokenizers.base import VisualTokenizer
 
 
 class MaskedImageModeling(Objective[MaskedBatch]):
-    """Predict the visual tokens of the masked patches; pixel targets and other ablations by config."""
+    """Predict the visual tokens of the masked patches; the ablations of table 4 by config."""
 
     model: MaskedImageModel
 
@@ -108,7 +108,7 @@ def check_tokenizer(
             f"(size {tokenizer.size}, stride {tokenizer.config.downsampling}), the backbone has "
             f"{backbone.grid[0]} x {backbone.grid[1]} patches (size {backbone.size}, patch "
             f"{backbone.patch})",
-            remedy="make both grids equal: train a tokenizer for this grid, or change size or patch",
+            remedy="train a tokenizer for this grid, or change size or patch",
         )
     if tokenizer.codes != outputs:
         raise ConfigError(

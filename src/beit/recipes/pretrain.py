@@ -1,7 +1,7 @@
 """Recipes of masked image modeling.
 
-"BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position bias
-and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
+"BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position
+bias and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def base_in22k() -> PretrainRunConfig:
 
 
 def base_in1k() -> PretrainRunConfig:
-    """BEiT+ base on ImageNet-1k: 800 epochs, warm-up 10 epochs, ImageNet mean and std (README, row 2)."""
+    """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2)."""
     config = base_in22k()
     return replace(
         config,
@@ -129,8 +129,9 @@ def ablation_no_masking() -> PretrainRunConfig:
 def small() -> PretrainRunConfig:
     """A small BEiT+ for a folder of pictures and one GPU: 22 million weights, 224 pixels.
 
-    Settings of `base-in1k` at batch 512 with the learning rate halved, as its authors advise for that
-    batch (unilm issue 383); exact mask counts; 20,000 steps, to be set by what one can wait for.
+    Settings of `base-in1k` at batch 512 with the learning rate halved, as its authors advise for
+    that batch (unilm issue 383); exact mask counts; 20,000 steps, to be set by what one can wait
+    for.
     """
     return PretrainRunConfig(
         model=replace(sized("small"), drop_path=0.1),

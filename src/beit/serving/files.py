@@ -1,4 +1,4 @@
-"""Predict and embed whole files and folders; what cannot be read is named, never left out silently."""
+"""Predict and embed files and folders; what cannot be read is named, never left out silently."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def predict_files(
         for name, reason in chunk.unreadable:
             yield Prediction(name, [], reason)
         if chunk.paths:
-            for name, row in zip(
-                chunk.paths, predictor.probabilities(chunk.pixels), strict=True
-            ):
+            for name, row in zip(chunk.paths, predictor.probabilities(chunk.pixels), strict=True):
                 yield Prediction(name, best_labels(row, predictor.classes, top))
 
 

@@ -1,4 +1,4 @@
-"""Use an artifact: pictures in, labels or features or tokens out. Needs nothing but the artifact."""
+"""Use an artifact: pictures in; labels, features or tokens out. It needs nothing else."""
 
 from __future__ import annotations
 

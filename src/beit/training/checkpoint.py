@@ -1,9 +1,9 @@
 """Checkpoints of a run: complete or absent, and checked by hash before they are used.
 
-A checkpoint is a folder `step-00001234` with safetensors and JSON files and a manifest of their sizes
-and SHA-256. It is written under a temporary name, each file and the folder are flushed to the disk,
-the manifest comes last, and only then the folder gets its name. No format of tensors notices a
-flipped bit by itself; the manifest does.
+A checkpoint is a folder `step-00001234` with safetensors and JSON files and a manifest of their
+sizes and SHA-256. It is written under a temporary name, each file and the folder are flushed to the
+disk, the manifest comes last, and only then the folder gets its name. No format of tensors notices
+a flipped bit by itself; the manifest does.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Pace:
         self._waited += seconds
 
     def measure(self, done: int, device: torch.device) -> dict[str, float]:
-        """Pictures per second, share of waiting, memory in GiB and seconds left, after `done` steps."""
+        """Pictures per second, share of waiting, memory in GiB and seconds left."""
         now = time.monotonic()
         elapsed = max(now - self._time, 1e-9)
         rate = (done - self._step) / elapsed
@@ -143,7 +143,7 @@ def _duration(seconds: float) -> str:
 
 
 class UnreadablePictures:
-    """Pictures that could not be read: counted once each, named in the run, limited by a setting."""
+    """Pictures that could not be read: counted once, named in the run, limited by a setting."""
 
     def __init__(self, folder: RunFolder, *, pictures: int, limit: float) -> None:
         self._path = folder.path / "unreadable.jsonl"

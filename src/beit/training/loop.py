@@ -68,9 +68,9 @@ class Fit(NamedTuple):
 def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
     """Train `objective.model` and return how it went.
 
-    A step: its random numbers from (seed, step), the batch under accumulation, backward, clip, learning
-    rate and weight decay from the schedule, update, average, upkeep. Then, on the steps that ask for
-    it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise Preempted.
+    A step: its random numbers from (seed, step), the batch under accumulation, backward, clip,
+    learning rate and weight decay from the schedule, update, average, upkeep. Then, on the steps
+    that ask for it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise Preempted.
     """
     return _Run(objective, run).to_the_end(resume=resume)
 
@@ -106,9 +106,7 @@ class _Run:
     def to_the_end(self, *, resume: bool) -> Fitted:
         run, config = self.run, self.config
         damaged = self._restore() if resume else []
-        self.unreadable = UnreadablePictures(
-            run.folder, pictures=run.pictures, limit=run.bad_limit
-        )
+        self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
         self.journal = (
             Journal(run.folder, first_step=self.step, quiet=run.quiet)
             if run.processes.leads
@@ -191,7 +189,7 @@ class _Run:
         self.totals[name] = self.totals[name] + value if name in self.totals else value
 
     def _check_finite(self, finite: Tensor, norm: Tensor) -> None:
-        """Stop before a non-finite update; without making a GPU wait, except where it must anyway."""
+        """Stop before a non-finite update; a GPU is not made to wait, it is asked when logging."""
         if self.scaler.is_enabled() or self.device.type != "cpu":
             return
         if not (bool(finite) and bool(norm.isfinite())):
@@ -235,9 +233,7 @@ class _Run:
                 values["unreadable"] = float(len(self.unreadable))
             self.journal.record(self.step, "train", values)
             self.journal.say(
-                progress_line(
-                    self.step, self.config.steps, terms, expectations, self.rate, pace
-                )
+                progress_line(self.step, self.config.steps, terms, expectations, self.rate, pace)
             )
 
     def _judged(self) -> nn.Module:
@@ -341,17 +337,16 @@ class _Stop:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device."""
-    moved = {
-        name: value.to(device, non_blocking=True)
-        for name, value in batch._asdict().items()
-        if isinstance(value, Tensor)
-    }
-    return batch._replace(**moved)
+    values: list[Any] = [
+        value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for value in batch
+    ]
+    return type(batch)(*values)
 
 
 def seed_everything(*parts: int) -> None:
     """Make every global generator a function of the parts; nothing random is left to restore."""
     mixed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(mixed >> np.uint64(1)))
-    np.random.seed(int(mixed & np.uint64(0xFFFFFFFF)))  # noqa: NPY002 (timm draws from it)
+    np.random.seed(int(mixed & np.uint64(0xFFFFFFFF)))
     random.seed(int(mixed))

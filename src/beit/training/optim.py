@@ -24,8 +24,8 @@ class Group(NamedTuple):
 def parameter_groups(objective: AnyObjective, layer_decay: float) -> list[Group]:
     """Every trainable parameter of the model, in exactly one group (table 13, layer-wise decay).
 
-    The factor of a layer is layer_decay to the power of its distance from the head, so that the head
-    has 1, the last block layer_decay.
+    The factor of a layer is layer_decay to the power of its distance from the head, so that the
+    head has 1, the last block layer_decay.
     """
     groups: dict[tuple[int, bool], Group] = {}
     undecayed = objective.without_decay()

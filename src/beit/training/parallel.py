@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -14,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import Device, Precision
 from beit.errors import BeitError, ConfigError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class Processes:
         distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
         return bool(votes.item())
 
-    def gather(self, value: object) -> list[object]:
+    def gather(self, value: Value) -> list[Value]:
         """The value of each process, in rank order."""
         if self.world == 1:
             return [value]
-        values: list[object] = [None] * self.world
+        values = [value] * self.world
         distributed.all_gather_object(values, value)
         return values
 
@@ -68,12 +71,9 @@ class Processes:
                 action()
             except BeitError as raised:
                 error = raised
-        failed = self.gather(None if error is None else (type(error), error.problem, error.remedy))
+        error = self.gather(error)[0]
         if error is not None:
             raise error
-        if failed[0] is not None:
-            kind, problem, remedy = failed[0]  # type: ignore[misc]
-            raise kind(problem, remedy=remedy)
 
     def wait(self) -> None:
         """Wait for all processes."""
@@ -120,8 +120,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

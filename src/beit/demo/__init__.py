@@ -1,0 +1,1 @@
+"""The main job on real pictures: satellite tiles and their climate zones."""

@@ -1,0 +1,187 @@
+"""Which curves each kind of run shows, and what each should look like."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.report.curves import Line, Role, chart
+from beit.report.history import History, Kind
+from beit.report.markup import Markup, Section, block, note
+
+
+class Metric(NamedTuple):
+    """A metric of the journal as a line of a chart."""
+
+    name: str
+    label: str
+    kind: Kind = "train"
+    role: Role = "curve"
+
+
+class Plan(NamedTuple):
+    """A chart: its lines and what a healthy one looks like."""
+
+    title: str
+    metrics: tuple[Metric, ...]
+    explanation: str
+    as_share: bool = False
+    from_zero: bool = False
+
+
+CODES = Plan(
+    "Codes",
+    (
+        Metric("codes_in_use", "in use"),
+        Metric("perplexity", "in even use"),
+        Metric("codes_in_use", "in use, held-out", "evaluate", "marks"),
+        Metric("perplexity", "in even use, held-out", "evaluate", "marks"),
+        Metric("perplexity_limit", "vocabulary", "train", "reference"),
+    ),
+    "How many codes occur, and how many would in even use (perplexity). Healthy: rising and far "
+    "above one; a fall to a handful is collapse.",
+    from_zero=True,
+)
+
+PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
+    TokenizerRunConfig: (
+        Plan(
+            "Loss",
+            (Metric("loss", "loss"), Metric("reconstruction", "reconstruction")),
+            "Reconstruction error, and with it the weighted penalties. Healthy: falling, then flat.",
+        ),
+        Plan(
+            "Reconstruction quality (dB)",
+            (Metric("psnr", "PSNR", "evaluate", "marks"),),
+            "Peak signal-to-noise ratio on held-out pictures. Healthy: rising; above 20 dB coarse "
+            "shapes and colours are right, above 25 dB much of the texture.",
+        ),
+        CODES,
+        Plan(
+            "KL to even use (nats per token)",
+            (Metric("kl", "KL"),),
+            "How sure the encoder is of its code. Healthy: it rises as codes take on a meaning.",
+            from_zero=True,
+        ),
+    ),
+    PretrainRunConfig: (
+        Plan(
+            "Loss",
+            (
+                Metric("loss", "loss"),
+                Metric("token_entropy", "token entropy", "train", "reference"),
+                Metric("chance_loss", "chance", "train", "reference"),
+                Metric("target_variance", "always the mean", "train", "reference"),
+            ),
+            "Healthy: below chance within the warm-up, then below the entropy of the tokens (or the "
+            "variance of the pixels): from there on the surroundings of a patch are being used.",
+        ),
+        Plan(
+            "Right tokens",
+            (Metric("accuracy", "hidden patches"),),
+            "Share of predicted tokens that are the tokenizer's. Healthy: rising slowly to the end.",
+            as_share=True,
+            from_zero=True,
+        ),
+        Plan(
+            "Features, measured on the way",
+            (
+                Metric("neighbours", "nearest neighbours right", "evaluate", "marks"),
+                Metric("retrieval", "pictures found again", "evaluate", "marks"),
+            ),
+            "The frozen features of the best block: do nearest neighbours have the same label, or, "
+            "without labels, is a picture found again from another crop? Healthy: rising.",
+            as_share=True,
+        ),
+        Plan(
+            "Codes in a batch",
+            (Metric("codes_in_use", "different tokens"),),
+            "Healthy: steady, and many. With a handful there is little to learn.",
+            from_zero=True,
+        ),
+    ),
+    FinetuneRunConfig: (
+        Plan(
+            "Loss",
+            (
+                Metric("loss", "training"),
+                Metric("loss", "validation", "evaluate", "marks"),
+                Metric("chance_loss", "chance", "train", "reference"),
+            ),
+            "Training loss is of augmented and mixed pictures, so it may lie above validation. "
+            "Unhealthy: validation rises while training falls (overfitting).",
+        ),
+        Plan(
+            "Right answers",
+            (
+                Metric("accuracy", "training"),
+                Metric("top1", "validation, top-1", "evaluate", "marks"),
+                Metric("top5", "validation, top-5", "evaluate", "marks"),
+            ),
+            "Share of pictures whose class is the first answer, or among the first five.",
+            as_share=True,
+        ),
+    ),
+}
+
+ALWAYS: tuple[Plan, ...] = (
+    Plan(
+        "Gradient norm",
+        (Metric("grad_norm", "before clipping"),),
+        "Healthy: steady or falling. Single spikes are harmless, a steady rise is not.",
+        from_zero=True,
+    ),
+    Plan(
+        "Learning rate",
+        (Metric("lr", "learning rate"),),
+        "Linear warm-up, then a cosine.",
+        from_zero=True,
+    ),
+    Plan(
+        "Speed (pictures per second)",
+        (Metric("images_per_second", "speed"),),
+        "Healthy: level. Drops are other work on the machine, or waiting for data.",
+        from_zero=True,
+    ),
+    Plan(
+        "Waiting for data",
+        (Metric("data_wait", "share of the time"),),
+        "Healthy: near zero. Otherwise reading pictures limits the speed: use more workers.",
+        as_share=True,
+        from_zero=True,
+    ),
+)
+UNDRAWN = {"seconds_left", "memory_gib", "unreadable", "collapsed", "neighbours_block"}
+UNDRAWN |= {"retrieval_block", "perplexity_limit", "chance_loss", "codes_revived"}
+
+
+def _draw(plan: Plan, history: History) -> Markup:
+    lines = [
+        Line(metric.label, history.points(metric.kind, metric.name), metric.role)
+        for metric in plan.metrics
+    ]
+    return chart(
+        plan.title, lines, plan.explanation, as_share=plan.as_share, from_zero=plan.from_zero
+    )
+
+
+def _others(plans: tuple[Plan, ...], history: History) -> tuple[Plan, ...]:
+    """Metrics that no plan foresees, so that a new objective's are seen at once."""
+    planned = {(metric.kind, metric.name) for plan in plans for metric in plan.metrics}
+    kinds: tuple[tuple[Kind, Role], ...] = (("train", "curve"), ("evaluate", "marks"))
+    return tuple(
+        Plan(name.replace("_", " "), (Metric(name, name, kind, role),), f"From the {kind} rows.")
+        for kind, role in kinds
+        for name in history.names(kind)
+        if (kind, name) not in planned and name not in UNDRAWN
+    )
+
+
+def curves(config: RunConfig, history: History) -> Section:
+    """The section with every curve of a run."""
+    plans = PLANS.get(type(config), ()) + ALWAYS
+    drawn = [_draw(plan, history) for plan in plans + _others(plans, history)]
+    if not any(drawn):
+        drawn = [note("No step has been logged yet: there is nothing to draw.", "warning")]
+    lead = "Point at a line for its numbers. Pale: as logged; strong: smoothed; dashed: for comparison."
+    return Section("curves", "Curves", lead, block("curves", drawn))

@@ -1,0 +1,77 @@
+"""What a run has told so far: the rows of metrics.jsonl and unreadable.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["train", "evaluate"]
+Point = tuple[float, float]
+
+
+class History(NamedTuple):
+    """Rows in the order of their steps. A value that was not finite is None."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    def points(self, kind: Kind, name: str) -> tuple[Point, ...]:
+        """The (step, value) pairs of one metric, where it is finite."""
+        return tuple(
+            (float(row["step"]), float(row[name]))
+            for row in self.rows
+            if row.get("kind") == kind and isinstance(row.get(name), int | float)
+        )
+
+    def last(self, kind: Kind, name: str) -> float | None:
+        """The newest value of a metric."""
+        points = self.points(kind, name)
+        return points[-1][1] if points else None
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Every metric of a kind, in the order of its first appearance."""
+        found = {key: None for row in self.rows if row.get("kind") == kind for key in row}
+        return tuple(name for name in found if name not in ("step", "kind"))
+
+    @property
+    def step(self) -> int:
+        """The newest step told of; 0 before the first."""
+        return max((int(row["step"]) for row in self.rows), default=0)
+
+    def seconds(self, batch: int) -> float:
+        """Time spent training, from the speed between the rows."""
+        before, total = 0.0, 0.0
+        for step, speed in self.points("train", "images_per_second"):
+            if speed > 0:
+                total += (step - before) * batch / speed
+            before = step
+        return total
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; lines cut off or damaged are left out."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the process died while writing this row
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def read_history(run: Path) -> History:
+    """The journal of a run, empty if there is none yet."""
+    rows = [row for row in _rows(run / "metrics.jsonl") if isinstance(row.get("step"), int)]
+    return History(tuple(sorted(rows, key=lambda row: row["step"])))
+
+
+def read_unreadable(run: Path) -> dict[str, str]:
+    """Pictures the run could not read, with the reasons."""
+    rows = _rows(run / "unreadable.jsonl")
+    return {str(row["key"]): str(row.get("reason", "")) for row in rows if "key" in row}
