@@ -72,6 +72,6 @@ def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
             if names
         )
         raise CheckpointError(
-            f"the weights belong to another architecture: {listed}",
-            remedy="use the same patch, channels, width, depth, heads and layer scale as they",
+            f"the file belongs to another architecture: {listed}",
+            remedy="use the same patch, channels, width, depth, heads and layer scale as it",
         )

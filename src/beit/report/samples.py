@@ -1,0 +1,59 @@
+"""Which pictures a report looks at: always the same ones, and no more than the machine affords."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from beit.batch import Batch
+from beit.config.data import LoaderConfig
+from beit.data.loader import View, evaluate_batches
+from beit.data.sources import ImageSource, select, spread
+
+Kind = TypeVar("Kind", bound=Batch)
+
+FEWEST = 8
+BATCH = 16
+BUDGET = {"cpu": 4e11, "cuda": 4e13}
+"""Operations spent on one section: some seconds on two cores, or on any GPU."""
+
+
+def report_device() -> torch.device:
+    """Where a report computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def affordable(model: nn.Module, positions: int, device: torch.device, most: int) -> int:
+    """How many pictures of so many positions a section reads: from FEWEST to `most`.
+
+    A function of the model, not of a clock, so that the same report shows the same pictures.
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    operations = 2 * max(weights, 1) * positions
+    return max(FEWEST, min(most, int(BUDGET.get(device.type, BUDGET["cpu"]) / operations)))
+
+
+def chosen(source: ImageSource, amount: int) -> ImageSource:
+    """So many pictures, evenly spread over the source."""
+    return source if len(source) <= amount else select(source, spread(len(source), amount))
+
+
+def batches(kind: type[Kind], source: ImageSource, view: View, channels: int) -> Iterator[Kind]:
+    """One ordered pass, read in this process. Errors: DataError if no picture can be read."""
+    loader = LoaderConfig(workers=0, cache=False)
+    for batch in evaluate_batches(source, view, channels=channels, batch=BATCH, config=loader):
+        assert isinstance(batch, kind)
+        yield batch
+
+
+def best_typical_worst(scores: list[float], each: int) -> list[tuple[str, int]]:
+    """Indices by score, best first: `each` best, from the middle, and worst; fewer if there are few."""
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    if len(order) <= 3 * each:
+        return [("", index) for index in order]
+    middle = (len(order) - each) // 2
+    groups = {"best": order[:each], "typical": order[middle : middle + each], "worst": order[-each:]}
+    return [(name, index) for name, members in groups.items() for index in members]

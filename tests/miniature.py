@@ -1,0 +1,167 @@
+"""The smallest models that can be trained, and a loader that reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beit.batch import Batch, ImageBatch, LabelledBatch, MaskedBatch
+from beit.config import (
+    AugmentConfig,
+    DiscreteVAEConfig,
+    MaskedConfig,
+    ReconstructConfig,
+    TrainingConfig,
+    VisionTransformerConfig,
+)
+from beit.models.heads import Classifier, MaskedImageModel
+from beit.objectives.base import AnyObjective
+from beit.objectives.classify import Classification
+from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.reconstruct import Reconstruct
+from beit.tokenizers.base import VisualTokenizer
+from beit.training.loop import Evaluation, Fit
+from beit.training.parallel import Processes
+from beit.training.run_folder import RunFolder
+
+BATCH = 8
+CLASSES = 3
+BACKBONE = VisionTransformerConfig(
+    size=(16, 16), patch=4, width=24, depth=2, heads=2, hidden=48, absolute_position=True
+)
+VAE = DiscreteVAEConfig(
+    size=(8, 8), stride=2, codes=12, width=12, narrowest=8, codebook_width=6
+)
+"""Its grid is that of BACKBONE: 4 x 4."""
+PLAIN = AugmentConfig(rand_augment="", erasing=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
+CPU = Processes(0, 1, torch.device("cpu"))
+
+Make = Callable[[int], Batch]
+
+
+class Told(VisualTokenizer):
+    """Gives the tokens it was told, whatever the picture."""
+
+    def __init__(self, tokens: Tensor, **config: Any) -> None:
+        super().__init__(DiscreteVAEConfig(**config))
+        self.tokens = tokens
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self.tokens
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def pictures(step: int = 0, number: int = BATCH, size: int = 16) -> Tensor:
+    """Colour gradients in random directions: a different batch for every step."""
+    chance = torch.Generator().manual_seed(step)
+    first, second, third = torch.rand(3, number, 3, 1, 1, generator=chance)
+    across = torch.linspace(0, 1, size).expand(size, size)
+    return ((first + second * across + third * across.t()) / 3 * 255).to(torch.uint8)
+
+
+def image_batch(step: int) -> ImageBatch:
+    return ImageBatch(pictures(step, size=8), names(step))
+
+
+def masked_batch(step: int) -> MaskedBatch:
+    """Six hidden patches per picture."""
+    chance = torch.Generator().manual_seed(step)
+    mask = torch.rand(BATCH, 16, generator=chance).argsort(dim=1) < 6
+    return MaskedBatch(pictures(step), pictures(step, size=8), mask, names(step))
+
+
+def labelled_batch(step: int) -> LabelledBatch:
+    """The brighter, the higher the class."""
+    images = pictures(step)
+    brightness = images.float().mean(dim=(1, 2, 3))
+    return LabelledBatch(images, (brightness > 100).long() + (brightness > 140), names(step))
+
+
+def names(step: int) -> tuple[str, ...]:
+    return tuple(f"{step}/{number}" for number in range(BATCH))
+
+
+def reconstruct() -> Reconstruct:
+    torch.manual_seed(1)
+    return Reconstruct(VAE.build(), ReconstructConfig(revive_every=2, usage_decay=0.2), seed=0)
+
+
+def masked(**options: Any) -> MaskedImageModeling:
+    torch.manual_seed(1)
+    model = MaskedImageModel(BACKBONE, VAE.codes)
+    return MaskedImageModeling(model, MaskedConfig(**options), VAE.build())
+
+
+def classification(augment: AugmentConfig = PLAIN, **backbone: Any) -> Classification:
+    torch.manual_seed(1)
+    fine: dict[str, Any] = {"mask_token": False, "relative_position": "per-block"}
+    config = VisionTransformerConfig(**(vars(BACKBONE) | fine | backbone))
+    return Classification(Classifier(config, CLASSES), augment, classes=CLASSES)
+
+
+class InMemory:
+    """The micro-batches of every step as a function of the step; `before` is told each step."""
+
+    def __init__(self, make: Make, micro_batch: int = BATCH, before: Callable[[int], None] = id):
+        self.make, self.micro_batch, self.before = make, micro_batch, before
+
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
+        for step in range(first_step, last_step):
+            self.before(step)
+            for part in split(self.make(step), self.micro_batch):
+                yield part
+
+
+def split(batch: Batch, size: int) -> Iterator[Batch]:
+    for start in range(0, BATCH, size):
+        *columns, unreadable = batch
+        yield type(batch)(*(column[start : start + size] for column in columns), unreadable)
+
+
+def evaluation(best: str = "") -> Evaluation:
+    """The mean of the weights stands for a score."""
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        return {"score": float(sum(weight.sum() for weight in model.state_dict().values()))}
+
+    return Evaluation(measure, best)
+
+
+@contextmanager
+def opened(folder: Path, loader: InMemory, **options: Any) -> Iterator[Fit]:
+    """A run in a folder, with 6 steps unless told otherwise."""
+    values: dict[str, Any] = {
+        "steps": 6, "batch": BATCH, "lr": 1e-2, "warmup_steps": 2, "clip": 1.0, "precision": "fp32",
+        "log_every": 1, "evaluate_every": 2, "save_every": 2, "device": "cpu",
+    }  # fmt: skip
+    given = {name: options.pop(name) for name in list(options) if name in Fit._fields}
+    folder.mkdir(parents=True, exist_ok=True)
+    yield Fit(
+        config=TrainingConfig(**(values | options)),
+        folder=RunFolder(folder),
+        processes=CPU,
+        loader=loader,
+        **({
+            "pictures": 100, "bad_limit": 0.02, "evaluation": evaluation(),
+            "publish": lambda model, best: None, "quiet": True,
+        } | given),
+    )  # fmt: skip
+
+
+KINDS: dict[str, tuple[Callable[[], AnyObjective], Make]] = {
+    "tokenizer": (reconstruct, image_batch),
+    "pretrain": (masked, masked_batch),
+    "finetune": (
+        lambda: classification(AugmentConfig(rand_augment="", erasing=0.5), drop_path=0.3),
+        labelled_batch,
+    ),
+}
+"""Of each kind of run: its objective, anew, and its batches."""
