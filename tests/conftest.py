@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jaxtyping
+import numpy as np
 import pytest
+from PIL import Image
 
 CHECKED = ["masking", "models", "tokenizers", "objectives", "evaluation"]
 jaxtyping.install_import_hook([f"beit.{name}" for name in CHECKED], "beartype.beartype")
@@ -29,3 +31,55 @@ def seeded() -> None:
 def golden() -> Callable[[str], dict[str, Any]]:
     """Read a file of facts measured from the reference: `golden("mim_shared_rel")`."""
     return lambda name: torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+
+
+SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda x, y: x**2 + y**2 < 0.4,
+    "stripes": lambda x, y: np.sin(8 * x) > 0,
+    "tiles": lambda x, y: np.sin(5 * x) * np.sin(5 * y) > 0,
+}
+
+
+@pytest.fixture(scope="session")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of twelve pictures, 40 x 48 pixels: a moved shape in one colour on another."""
+    root = tmp_path_factory.mktemp("pictures")
+    chance = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:40j, -1:1:48j]
+    for name, shape in SHAPES.items():
+        (root / name).mkdir()
+        for number in range(12):
+            move_x, move_y = chance.uniform(-0.4, 0.4, 2)
+            front, back = chance.uniform(0, 235, (2, 3))
+            inside = shape(x + move_x, y + move_y)[..., None]
+            light = 20 * (y[..., None] + 1) / 2
+            pixels = np.where(inside, front, back) + light
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02}.png")
+    return root
+
+
+class Trained(NamedTuple):
+    """Folders of three runs of a few steps, each made with the one before."""
+
+    tokenizer: Path
+    pretrained: Path
+    classifier: Path
+
+
+@pytest.fixture(scope="session")
+def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    import beit
+
+    root = tmp_path_factory.mktemp("runs")
+    folders = Trained(*(root / name for name in Trained._fields))
+    options: dict[str, Any] = {
+        "data": str(class_folders), "workers": 0, "quiet": True, "report": False, "device": "cpu",
+        "precision": "fp32",
+    }  # fmt: skip
+    beit.tokenizer("tiny", out=str(folders.tokenizer), steps=8, **options)
+    options["steps"] = 4
+    beit.pretrain(
+        "tiny", out=str(folders.pretrained), tokenizer=str(folders.tokenizer), **options
+    )
+    beit.finetune("tiny", out=str(folders.classifier), init=str(folders.pretrained), **options)
+    return folders

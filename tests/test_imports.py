@@ -31,6 +31,9 @@ ONLY = {
     "training": {"training", "objectives.base", "batch", "config", "errors"},
     "models": {"models", "config", "errors"},
 }
+# A page says what a run measured, so it reads with the evaluation's own measures and the run's own
+# folder; and it names the options that differ from the recipe. None of these import the report.
+BESIDE = {"report": {"evaluation", "training.run_folder", "recipes"}}
 LIGHT = {"cli", "config", "errors", "recipes"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
@@ -79,6 +82,9 @@ def may_import(unit: str, found: Import) -> bool:
         return True  # build() reaches up, and only when it is called
     if unit in ONLY:
         return any(inner == allowed or inner.startswith(f"{allowed}.") for allowed in ONLY[unit])
+    beside = BESIDE.get(unit, set())
+    if inner in beside or other in beside:
+        return True
     return unit == other or LINE[unit] < LINE[other]
 
 

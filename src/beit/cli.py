@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -38,7 +39,7 @@ def _pixels() -> tyro.constructors.ConstructorRegistry:
     def square(
         info: tyro.constructors.PrimitiveTypeInfo,
     ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        if info.type != tuple[int, int]:
+        if typing.get_args(info.type) != (int, int):  # tyro writes it as typing.Tuple
             return None
 
         def parse(words: list[str]) -> tuple[int, int]:

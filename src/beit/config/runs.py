@@ -35,7 +35,7 @@ class ReconstructConfig:
     """Weight of ln K minus the entropy of the batch's mean code distribution: against collapse."""
     revive_every: int = 100
     """Steps between revivals of dead codes: each takes half of a busy code; 0 never revives."""
-    usage_decay: float = 0.99
+    usage_decay: float = 0.96
     """Decay of the running usage of each code, from which dead codes are told."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Record(NamedTuple):
     key: str
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """A fixed sequence of pictures. `targets` and `key` open no file."""
 

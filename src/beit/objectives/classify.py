@@ -54,7 +54,8 @@ class Classification(Objective[LabelledBatch]):
             if self._mix is not None and len(targets) > 1:
                 images, targets = self._mix(images, targets)
         logits = self.model(images).float()
-        total = F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        smoothing = self.smoothing if self.training else 0.0
+        total = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         hits = (logits.detach().argmax(dim=-1) == batch.targets).float()
         return Loss(total, {"loss": total.detach(), "accuracy": hits.mean()})
 

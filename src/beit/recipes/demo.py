@@ -24,7 +24,7 @@ from beit.recipes.finetune import for_finetuning
 
 TILE = 80
 SIZE = 64
-MEAN, STD = (0.36, 0.38, 0.39), (0.18, 0.16, 0.15)  # of the brightened training tiles
+MEAN, STD = (0.516, 0.554, 0.490), (0.225, 0.177, 0.226)  # of the brightened training tiles
 # A crop of 64 pixels from a tile of 80, never resampled, in any of its eight orientations.
 CROP = (SIZE / TILE) ** 2
 VIEWS = ViewConfig(crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="all", jitter=0.0)
@@ -56,14 +56,14 @@ class DemoPlan:
 
 
 def backbone() -> VisionTransformerConfig:
-    """Four blocks of width 192 over a grid of 8 x 8 patches: 1.9 million weights."""
+    """Six blocks of width 128 over a grid of 8 x 8 patches: 1.2 million weights."""
     return VisionTransformerConfig(
         size=(SIZE, SIZE),
         patch=8,
-        width=192,
-        depth=4,
-        heads=3,
-        hidden=768,
+        width=128,
+        depth=6,
+        heads=4,
+        hidden=512,
         absolute_position=True,
         mean=MEAN,
         std=STD,
@@ -78,7 +78,9 @@ def full() -> DemoPlan:
             size=(32, 32), stride=4, codes=256, width=64, narrowest=64, codebook_width=64
         ),
         views=VIEWS,
-        objective=ReconstructConfig(kl_weight=0.008, annealing=0.7, kl_warmup=0.2),
+        objective=ReconstructConfig(
+            kl_weight=0.001, balance_weight=0.01, annealing=0.7, kl_warmup=0.2
+        ),
         loader=LOADER,
         training=TrainingConfig(
             steps=1500,
@@ -101,11 +103,11 @@ def full() -> DemoPlan:
         evaluation_crop=SIZE / TILE,
         loader=LOADER,
         training=TrainingConfig(
-            steps=5000,
+            steps=4500,
             batch=128,
-            lr=1.5e-3,
-            min_lr=1.5e-5,
-            warmup_steps=200,
+            lr=2e-3,
+            min_lr=2e-5,
+            warmup_steps=100,
             weight_decay=0.05,
             betas=(0.9, 0.98),
             clip=3.0,
@@ -152,7 +154,7 @@ def full() -> DemoPlan:
             Budget(per_class=None, steps=320, seeds=3, pretrained_lr=1e-3, scratch_lr=1e-3),
         ),
         layer_decay=0.75,
-        stride=20,
+        stride=16,
         labelled_stride=40,
     )
 

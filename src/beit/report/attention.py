@@ -59,7 +59,9 @@ def _row(picture: Rgb, maps: list[Weights], blocks: Sequence[int], patch: int, g
     for index, weights in zip(blocks, maps, strict=True):
         mean = weights[:, 1 + patch, 1:].mean(dim=0)
         shown = heat(picture, mean, grid)
-        cells.append(show(shown, f"Attention in block {index}, mean of heads", f"block {index}", 64))
+        cells.append(
+            show(shown, f"Attention in block {index}, mean of heads", f"block {index}", 64)
+        )
     last = maps[-1][:, 1 + patch, 1:]
     for head in range(min(SINGLE_HEADS, len(last))):
         name = f"head {head}"
@@ -80,8 +82,9 @@ def attention_section(
         for patch in queries(config.grid)
     ]
     lead = (
-        "Where the framed patch looks, dark to bright, without a mask: the mean over the heads of a "
-        f"middle and of the last block (blocks count from 0), then single heads of block {blocks[-1]}."
+        "Where the framed patch looks, dark to bright, without a mask: the mean over the heads of "
+        "a middle and of the last block (blocks count from 0), then single heads of block "
+        f"{blocks[-1]}."
     )
     explanation = element(
         "p",

@@ -27,28 +27,16 @@ class Plan(NamedTuple):
     explanation: str
     as_share: bool = False
     from_zero: bool = False
+    noisy: bool = True
 
-
-CODES = Plan(
-    "Codes",
-    (
-        Metric("codes_in_use", "in use"),
-        Metric("perplexity", "in even use"),
-        Metric("codes_in_use", "in use, held-out", "evaluate", "marks"),
-        Metric("perplexity", "in even use, held-out", "evaluate", "marks"),
-        Metric("perplexity_limit", "vocabulary", "train", "reference"),
-    ),
-    "How many codes occur, and how many would in even use (perplexity). Healthy: rising and far "
-    "above one; a fall to a handful is collapse.",
-    from_zero=True,
-)
 
 PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
     TokenizerRunConfig: (
         Plan(
             "Loss",
             (Metric("loss", "loss"), Metric("reconstruction", "reconstruction")),
-            "Reconstruction error, and with it the weighted penalties. Healthy: falling, then flat.",
+            "Reconstruction error, and with it the weighted penalties. Healthy: falling, then "
+            "flat.",
         ),
         Plan(
             "Reconstruction quality (dB)",
@@ -56,11 +44,32 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             "Peak signal-to-noise ratio on held-out pictures. Healthy: rising; above 20 dB coarse "
             "shapes and colours are right, above 25 dB much of the texture.",
         ),
-        CODES,
         Plan(
-            "KL to even use (nats per token)",
+            "Codes in use",
+            (
+                Metric("codes_in_use", "in a batch"),
+                Metric("codes_in_use", "held-out", "evaluate", "marks"),
+                Metric("perplexity_limit", "vocabulary", "train", "reference"),
+            ),
+            "How many codes occur at all. Healthy: rising towards the vocabulary.",
+            from_zero=True,
+        ),
+        Plan(
+            "Perplexity of the codes",
+            (
+                Metric("perplexity", "in a batch"),
+                Metric("perplexity", "held-out", "evaluate", "marks"),
+                Metric("perplexity_limit", "vocabulary", "train", "reference"),
+            ),
+            "How many codes there would be if all were used evenly. Healthy: rising, far above "
+            "one; a fall to a handful is collapse.",
+            from_zero=True,
+        ),
+        Plan(
+            "KL to even odds (nats per token)",
             (Metric("kl", "KL"),),
-            "How sure the encoder is of its code. Healthy: it rises as codes take on a meaning.",
+            "How decided the encoder is: 0 is a blind draw, ln K is certainty. Healthy: well above "
+            "0.",
             from_zero=True,
         ),
     ),
@@ -73,13 +82,14 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
                 Metric("chance_loss", "chance", "train", "reference"),
                 Metric("target_variance", "always the mean", "train", "reference"),
             ),
-            "Healthy: below chance within the warm-up, then below the entropy of the tokens (or the "
-            "variance of the pixels): from there on the surroundings of a patch are being used.",
+            "Healthy: below chance within the warm-up, then below the entropy of the tokens (or "
+            "the variance of the pixels): from there on the surroundings of a patch are used.",
         ),
         Plan(
             "Right tokens",
             (Metric("accuracy", "hidden patches"),),
-            "Share of predicted tokens that are the tokenizer's. Healthy: rising slowly to the end.",
+            "Share of predicted tokens that are the tokenizer's. Healthy: rising slowly to the "
+            "end.",
             as_share=True,
             from_zero=True,
         ),
@@ -136,6 +146,7 @@ ALWAYS: tuple[Plan, ...] = (
         (Metric("lr", "learning rate"),),
         "Linear warm-up, then a cosine.",
         from_zero=True,
+        noisy=False,
     ),
     Plan(
         "Speed (pictures per second)",
@@ -161,7 +172,12 @@ def _draw(plan: Plan, history: History) -> Markup:
         for metric in plan.metrics
     ]
     return chart(
-        plan.title, lines, plan.explanation, as_share=plan.as_share, from_zero=plan.from_zero
+        plan.title,
+        lines,
+        plan.explanation,
+        as_share=plan.as_share,
+        from_zero=plan.from_zero,
+        noisy=plan.noisy,
     )
 
 
@@ -183,5 +199,7 @@ def curves(config: RunConfig, history: History) -> Section:
     drawn = [_draw(plan, history) for plan in plans + _others(plans, history)]
     if not any(drawn):
         drawn = [note("No step has been logged yet: there is nothing to draw.", "warning")]
-    lead = "Point at a line for its numbers. Pale: as logged; strong: smoothed; dashed: for comparison."
+    lead = (
+        "Point at a line for its numbers. Pale: as logged; strong: smoothed; dashed: to compare with."
+    )
     return Section("curves", "Curves", lead, block("curves", drawn))

@@ -15,6 +15,7 @@ from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, select
+from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
@@ -50,7 +51,9 @@ def answer(
     model: Classifier, source: ImageSource, view: EvaluationView, device: torch.device
 ) -> Answers:
     """One pass over labelled pictures."""
-    rows, targets, keys = [], [], []
+    rows: list[Tensor] = []
+    targets: list[Tensor] = []
+    keys: list[str] = []
     for batch in batches(LabelledBatch, source, view, model.backbone.config.channels):
         logits: Tensor = model(batch.images.to(device))
         rows.append(logits.float().softmax(dim=1).cpu())
@@ -66,7 +69,9 @@ def most_confident(answers: Answers, *, right: bool, most: int) -> list[int]:
     return [index for index in order if bool(hits[index]) == right][:most]
 
 
-def confusion_table(confusion: Int64[Tensor, "classes classes"], classes: tuple[str, ...]) -> Markup:
+def confusion_table(
+    confusion: Int64[Tensor, "classes classes"], classes: tuple[str, ...]
+) -> Markup:
     """Rows: true class, columns: answer; shaded by the share of the row."""
     shares = confusion / confusion.sum(dim=1, keepdim=True).clamp_min(1)
     columns = [element("th", element("span", name), {"scope": "col"}) for name in classes]
@@ -77,7 +82,7 @@ def confusion_table(confusion: Int64[Tensor, "classes classes"], classes: tuple[
         for column in range(len(classes)):
             cell = int(confusion[row, column])
             kind = ("hit" if row == column else "miss") if cell else "none"
-            strength = f"--share:{100 * float(shares[row, column]):.0f}%"
+            strength = f"--share:{float(shares[row, column]):.3f}"
             title = f"{name} answered as {classes[column]}: {cell}"
             attributes = {"class": kind, "style": strength, "title": title}
             cells.append(element("td", str(cell) if cell else "·", attributes))
@@ -92,9 +97,7 @@ def confusion_list(confusion: Int64[Tensor, "classes classes"], classes: tuple[s
     totals = confusion.sum(dim=1)
     cells = wrong.flatten().argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
     pairs = [divmod(cell, len(classes)) for cell in cells if wrong.flatten()[cell]]
-    rows = [
-        (classes[a], classes[b], f"{int(wrong[a, b])} of {int(totals[a])}") for a, b in pairs
-    ]
+    rows = [(classes[a], classes[b], f"{int(wrong[a, b])} of {int(totals[a])}") for a, b in pairs]
     return table(["true class", "answered as", "pictures"], rows)
 
 
@@ -105,16 +108,21 @@ def class_table(confusion: Int64[Tensor, "classes classes"], classes: tuple[str,
     order = [index for index in shares.argsort(stable=True).tolist() if totals[index]]
     rows = []
     for index in order[:MOST_ROWS]:
-        width = f"--share:{100 * float(shares[index]):.1f}%"
+        width = f"--share:{float(shares[index]):.3f}"
         bar = element("span", "", {"class": "bar", "style": width})
         rows.append([classes[index], bar, percent(float(shares[index])), str(int(totals[index]))])
     return table(["class", "", "right", "pictures"], rows, "classes")
 
 
 def _gallery(
-    answers: Answers, indices: list[int], source: ImageSource, view: EvaluationView, channels: int
-    , classes: tuple[str, ...]
-) -> Markup:  # fmt: skip
+    answers: Answers,
+    indices: list[int],
+    source: ImageSource,
+    view: EvaluationView,
+    channels: int,
+) -> Markup:
+    """These pictures with the answer, its probability and, where it is wrong, the truth."""
+    classes = source.classes
     places = {source.key(index): index for index in range(len(source))}
     wanted = select(source, [places[answers.keys[index]] for index in indices])
     images = [
@@ -126,8 +134,82 @@ def _gallery(
         words = [element("b", classes[said]), f" {percent(float(answers.confidence[index]))}"]
         if true != said:
             chance = percent(float(answers.probabilities[index, true]))
-            words += [element("br_", "") if False else Markup("<br>"), f"is {classes[true]} {chance}"]
+            words += [Markup("<br>"), f"is {classes[true]} {chance}"]
         words += [Markup("<br>"), element("code", answers.keys[index].rsplit("/", 1)[-1])]
         alt = f"A picture of {classes[true]}, answered as {classes[said]}"
         cells.append(show(to_rgb(image), alt, words))
-    return block("strip", cells)
+    return block("gallery", cells)
+
+
+def _matrix(answers: Answers, classes: tuple[str, ...]) -> Section:
+    confusion = confusion_matrix(answers.predicted, answers.targets, len(classes))
+    if len(classes) <= MOST_CLASSES:
+        shown = confusion_table(confusion, classes)
+        words = "Rows: true class, columns: answer. Healthy: numbers on the diagonal only."
+    else:
+        shown = confusion_list(confusion, classes)
+        words = f"The most frequent confusions of {len(classes)} classes."
+    advice = element(
+        "p",
+        "A class far below the others often has few or doubtful labels: look at its pictures.",
+        {"class": "explain"},
+    )
+    body = [shown, element("h3", "Class by class, worst first"), advice]
+    return Section("classes", "Classes", words, join([*body, class_table(confusion, classes)]))
+
+
+def _summary(answers: Answers, available: int, classes: int) -> str:
+    pictures = len(answers.targets)
+    top1 = top_k_hits(answers.probabilities, answers.targets, 1) / pictures
+    text = f"Validation, measured for this page: top-1 {percent(top1)}"
+    if classes > 5:
+        top5 = top_k_hits(answers.probabilities, answers.targets, 5) / pictures
+        text += f", top-5 {percent(top5)}"
+    of = f" of {available:,}" if pictures < available else ""
+    usual = float(answers.targets.bincount().max()) / pictures
+    return (
+        f"{text}, on {pictures:,}{of} pictures, in float32. Always answering the most frequent "
+        f"class: {percent(usual)}."
+    )
+
+
+def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
+    """The confusion matrix and the surest answers, on the validation pictures of the run.
+
+    Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
+    """
+    device = report_device()
+    artifact = load_artifact(run)
+    model, classes = artifact.model.to(device), artifact.details.classes
+    assert isinstance(model, Classifier)
+    everything = open_labelled(
+        config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
+    ).validation
+    if everything.classes != classes:
+        raise DataError(
+            f"{config.data} has other classes than the run was trained on",
+            remedy="bring back the folders of that time to see these pictures",
+        )
+    view = EvaluationView(config.model.size, config.crop)
+    source = chosen(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
+    answers = answer(model, source, view, device)
+    body = [_surest(answers, source, view, config.model.channels, right) for right in (False, True)]
+    lead = _summary(answers, len(everything), len(classes))
+    pictures = Section("answers", "The surest answers", lead, join(body))
+    return [_matrix(answers, classes), pictures]
+
+
+def _surest(
+    answers: Answers, source: ImageSource, view: EvaluationView, channels: int, right: bool
+) -> Markup:
+    title = "Sure and right" if right else "Sure and wrong"
+    words = (
+        "The pictures the model finds clearest."
+        if right
+        else "Wrong labels and doubtful pictures gather here: look at them first."
+    )
+    indices = most_confident(answers, right=right, most=SHOWN)
+    head = [element("h3", title), element("p", words, {"class": "explain"})]
+    if not indices:
+        return join([*head, note(f"None of {count(len(answers.targets), 'picture')}.")])
+    return join([*head, _gallery(answers, indices, source, view, channels)])

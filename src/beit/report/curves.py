@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0
 MOST_POINTS = 300
 MOST_MARKS = 60
 SMOOTH_FROM = 40
-CENTRE = {"text-anchor": "middle"}
+CENTRE: dict[str, str | float] = {"text-anchor": "middle"}
 
 
 class Line(NamedTuple):
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from low to high, at most so many, with steps of 1, 2 or 5 times a power of 10."""
+    """Round numbers from low to high, at most so many: steps of 1, 2 or 5 times a power of 10."""
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -108,18 +108,16 @@ def _marks(line: Line, frame: Frame, colour: str, as_share: bool) -> list[Markup
         title = element("title", f"{line.label} {shown} at step {step:,.0f}")
         place = {"cx": f"{frame.x(step):.1f}", "cy": f"{frame.y(value):.1f}"}
         radius = 3.0 if kind == "dot" else 5.0
-        found.append(
-            element("circle", title, {"class": f"{kind} {colour}", **place, "r": radius})
-        )
+        found.append(element("circle", title, {"class": f"{kind} {colour}", **place, "r": radius}))
     return found
 
 
-def _drawn(line: Line, frame: Frame, colour: str, as_share: bool) -> list[Markup]:
+def _drawn(line: Line, frame: Frame, colour: str, as_share: bool, noisy: bool) -> list[Markup]:
     points = thin(line.points, MOST_POINTS)
     parts = []
     if len(points) > 1:
         style = "dashed" if line.role == "reference" else ""
-        if line.role == "curve" and len(points) >= SMOOTH_FROM:
+        if noisy and line.role == "curve" and len(points) >= SMOOTH_FROM:
             parts.append(_path(points, frame, f"line raw {colour}"))
             points = smooth(points)
         parts.append(_path(points, frame, f"line {style} {colour}"))
@@ -168,10 +166,12 @@ def chart(
     *,
     as_share: bool = False,
     from_zero: bool = False,
+    noisy: bool = True,
 ) -> Markup:
     """A figure with the lines that have points; nothing if none has.
 
-    Curves of many points are smoothed over their pale selves. `as_share` writes values in per cent.
+    Noisy curves of many points are smoothed over their pale selves. `as_share` writes values in
+    per cent.
     """
     lines = [line for line in lines if line.points]
     if not lines:
@@ -181,7 +181,9 @@ def chart(
     # References lie below, so that they do not hide the curve they are for.
     order = sorted(range(len(lines)), key=lambda index: lines[index].role != "reference")
     drawn = [
-        part for index in order for part in _drawn(lines[index], frame, colours[index], as_share)
+        part
+        for index in order
+        for part in _drawn(lines[index], frame, colours[index], as_share, noisy)
     ]
     last = ", ".join(
         f"{line.label} {percent(line.points[-1][1]) if as_share else number(line.points[-1][1])}"

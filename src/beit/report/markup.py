@@ -76,12 +76,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
 
 
 def number(value: float) -> str:
-    """A number for people: four digits, thousands apart."""
+    """A number for people: four digits (three of a tiny one), thousands apart."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    if value == 0 or abs(value) >= 0.001:
-        return f"{value:.4g}"
-    return f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def percent(share: float) -> str:

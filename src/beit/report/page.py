@@ -1,7 +1,129 @@
+"""One self-contained page per run: what came out, how it went, how it looks, how to repeat it."""
+
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
+
+from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.errors import BeitError
+from beit.report.charts import curves
+from beit.report.classification import classification_sections
+from beit.report.history import History, read_history, read_unreadable
+from beit.report.markup import Markup, Section, block, count, element, join, note
+from beit.report.pretraining import pretraining_sections
+from beit.report.settings import settings
+from beit.report.summary import facts, findings, headline, title_of
+from beit.report.tokenizer import tokenizer_sections
+from beit.training.run_folder import read_run_config
+
+NAMED = 50
+
+
+def _pictures(run: Path, config: RunConfig) -> list[Section]:
+    """The sections with pictures, or one that says why there are none.
+
+    A report closes a run that took days, so nothing it meets outside may end it: data that have
+    moved, a disk that fails, a device without memory.
+    """
+    try:
+        if isinstance(config, TokenizerRunConfig):
+            return tokenizer_sections(run, config)
+        if isinstance(config, PretrainRunConfig):
+            return pretraining_sections(run, config)
+        assert isinstance(config, FinetuneRunConfig)
+        return classification_sections(run, config)
+    except (BeitError, OSError, RuntimeError) as error:
+        problem = error.problem if isinstance(error, BeitError) else str(error)
+        remedy = error.remedy if isinstance(error, BeitError) else ""
+        words: list[str] = [element("b", "No pictures: "), problem]
+        words += [f" ({remedy})"] if remedy else []
+        words += [". Once that is mended, ", element("code", f"beit report {run}"), " adds them."]
+        return [Section("pictures", "Pictures", "", note(join(words), "warning"))]
+
+
+def _unreadable(run: Path) -> list[Markup]:
+    """How many pictures could not be read, and which."""
+    found = read_unreadable(run)
+    if not found:
+        return []
+    lines = [
+        element("li", [element("code", key), f": {reason}"])
+        for key, reason in list(found.items())[:NAMED]
+    ]
+    if len(found) > NAMED:
+        lines.append(element("li", f"and {len(found) - NAMED} more, in unreadable.jsonl"))
+    words = f"{count(len(found), 'picture')} could not be read and had no part in the training"
+    listed = element("details", [element("summary", words), element("ul", lines)])
+    return [element("div", listed, {"class": "note"})]
+
+
+def _notices(run: Path, config: RunConfig, history: History) -> list[Markup]:
+    return [note(words, "warning") for words in findings(config, history)] + _unreadable(run)
+
+
+def _header(run: Path, config: RunConfig, history: History, sections: list[Section]) -> Markup:
+    figures = [
+        element(
+            "div",
+            [
+                element("b", figure.value),
+                element("span", figure.label),
+                element("i", figure.beside),
+            ],
+        )
+        for figure in headline(config, history)
+    ]
+    links = [element("a", part.title, {"href": f"#{part.anchor}"}) for part in sections]
+    notices = _notices(run, config, history)
+    return element(
+        "header",
+        [
+            element("p", title_of(config), {"class": "kind"}),
+            element("h1", run.resolve().name),
+            element("p", facts(run, config), {"class": "facts"}),
+            block("numbers", figures),
+            block("notices", notices) if notices else "",
+            element("nav", links, {"aria-label": "Sections"}),
+        ],
+    )
+
+
+def _section(part: Section) -> Markup:
+    lead = element("p", part.lead, {"class": "lead"}) if part.lead else ""
+    return element("section", [element("h2", part.title), lead, part.body], {"id": part.anchor})
+
+
+def page(run: Path, config: RunConfig, history: History) -> str:
+    """The whole document."""
+    sections = [
+        curves(config, history),
+        *_pictures(run, config),
+        settings(run, config),
+    ]
+    style = resources.files("beit.report").joinpath("style.css").read_text("utf-8")
+    head = [
+        element("meta", "", {"charset": "utf-8"}),
+        element("meta", "", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        element("title", f"{run.resolve().name} · {title_of(config)}"),
+        element("style", Markup(style)),
+    ]
+    body = [
+        _header(run, config, history, sections),
+        element("main", [_section(part) for part in sections]),
+    ]
+    parts = [element("head", head), element("body", body)]
+    return f"<!doctype html>\n{element('html', parts, {'lang': 'en'})}\n"
 
 
 def write_report(run: Path) -> Path:
-    return run / "report.html"
+    """Write RUN/report.html, for a finished run or one that is under way.
+
+    Errors: RunFolderError if the folder holds no run.
+    """
+    config = read_run_config(run)
+    place = run / "report.html"
+    temporary = run / ".report.html"
+    temporary.write_text(page(run, config, read_history(run)), encoding="utf-8")
+    temporary.replace(place)
+    return place

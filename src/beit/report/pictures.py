@@ -29,7 +29,7 @@ HEAT = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252,
 
 def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channels height width"]
 ) -> Rgb:  # fmt: skip
-    """uint8 or [0, 1] pixels as RGB: grey is repeated, of many channels the first three are taken."""
+    """uint8 or [0, 1] pixels as RGB: grey is repeated, of more channels the first three taken."""
     if image.dtype != torch.uint8:
         image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     image = image.cpu()
@@ -62,7 +62,9 @@ def show(pixels: Rgb, alt: str, caption: Content = "", colours: int | None = Non
 def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarray:
     """One value (or colour) per patch [N, ...] spread over the pixels [H, W, ...] of its patch."""
     laid = values.reshape(*grid, *values.shape[1:])
-    rows, columns = (np.arange(side) * cells // side for side, cells in zip(size, grid, strict=True))
+    rows, columns = (
+        np.arange(side) * cells // side for side, cells in zip(size, grid, strict=True)
+    )
     spread: np.ndarray = laid[rows][:, columns]
     return spread
 
@@ -70,7 +72,8 @@ def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarr
 def hide(picture: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
     """The picture with its hidden patches in grey."""
     hidden = per_pixel(mask.cpu().numpy(), grid, picture.shape[:2])
-    return np.where(hidden[..., None], HIDDEN, picture)
+    covered: Rgb = np.where(hidden[..., None], HIDDEN, picture)
+    return covered
 
 
 def judge(
@@ -81,16 +84,17 @@ def judge(
     colours = np.where(right.cpu().numpy()[:, None], RIGHT, WRONG)
     colour = per_pixel(colours, grid, picture.shape[:2])
     tinted = per_pixel(asked.cpu().numpy(), grid, picture.shape[:2])[..., None]
-    return np.where(tinted, 0.3 * grey + 0.7 * colour, grey).clip(0, 255).astype(np.uint8)
+    mixed = np.where(tinted, 0.3 * grey + 0.7 * colour, grey)
+    return mixed.clip(0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=8)
 def code_colours(codes: int) -> np.ndarray:
     """A colour per code, uint8 [K, 3]: hues a golden angle apart, so that neighbours differ."""
     colours = [
-        colorsys.hsv_to_rgb(code * 0.618034 % 1, 0.45 + 0.4 * (code % 3) / 2, 0.95 - 0.3 * (code % 4) / 3)
+        colorsys.hsv_to_rgb(code * 0.618034 % 1, 0.45 + 0.2 * (code % 3), 0.95 - 0.1 * (code % 4))
         for code in range(codes)
-    ]  # fmt: skip
+    ]
     return (np.array(colours) * 255).round().astype(np.uint8)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +74,7 @@ def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) 
 def guess(
     model: MaskedImageModel, tokenizer: VisualTokenizer | None, batch: MaskedBatch
 ) -> Iterator[Guess]:
-    """What the model answers for each picture of a batch. A mask that hides nothing asks for all."""
+    """What the model answers, picture by picture. A mask that hides nothing asks for everything."""
     asked = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
     answers = model(batch.images, batch.mask, True).float().unflatten(0, batch.mask.shape)
     if tokenizer is None:
@@ -120,8 +119,12 @@ def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
         show(picture, "The picture", "picture"),
         show(hide(picture, one.asked, grid), "What the model sees", "model's input"),
         show(to_rgb(_painted(one.target, tokenizer)), "Target tokens decoded", "target, decoded"),
-        show(to_rgb(_painted(filled, tokenizer)), "Predicted tokens decoded", "prediction, decoded"),
-        show(judge(picture, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"),
+        show(
+            to_rgb(_painted(filled, tokenizer)), "Predicted tokens decoded", "prediction, decoded"
+        ),
+        show(
+            judge(picture, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"
+        ),
         show(token_map(filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"),
     ]
 
@@ -175,15 +178,17 @@ def _predictions(
     tokenizer: VisualTokenizer | None,
 ) -> Section:
     if tokenizer is None:
-        advice = "Visible places show the picture, hidden ones the predicted pixels, which are blurred "
+        advice = (
+            "Visible places show the picture, hidden ones the predicted pixels, which are blurred "
+        )
         advice += "by nature. Healthy: shapes and colours go on across the border."
         codes = 0
     else:
         advice = (
-            "Decoded pictures show tokens, not pixels: even the target is as coarse as the tokenizer. "
-            "In the prediction visible places keep their tokens. Healthy: it looks like the target; "
-            "far inside a large hidden block nobody can be right, near its border the model should "
-            f"be. Right or wrong: {LEGEND}."
+            "Decoded pictures show tokens, not pixels: even the target is as coarse as the "
+            "tokenizer. In the prediction visible places keep their tokens. Healthy: it looks like "
+            "the target; far inside a large hidden block nobody can be right, near its border the "
+            f"model should be. Right or wrong: {LEGEND}."
         )
         codes = tokenizer.codes
     body = [element("p", advice, {"class": "explain"}), *_rows(guesses, model, tokenizer)]
@@ -207,7 +212,7 @@ def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
     positions = config.model.patches + 1
     source = chosen(source, affordable(model, positions, device, MOST_PICTURES))
     guesses: list[Guess] = []
-    view = central_masks(replace(config), tokenizer)
+    view = central_masks(config, tokenizer)
     for batch in batches(MaskedBatch, source, view, config.model.channels):
         moved = batch._replace(
             images=batch.images.to(device),
@@ -215,9 +220,8 @@ def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
             mask=batch.mask.to(device),
         )
         guesses += guess(model, tokenizer, moved)
-    typical = [i for name, i in best_typical_worst([g.score for g in guesses], EACH) if name != "worst"]
-    shown = [guesses[index].image for index in typical[-WITH_ATTENTION:]]
-    images = torch.stack(shown).to(device)
+    typical = best_typical_worst([one.score for one in guesses], EACH)[:WITH_ATTENTION]
+    images = torch.stack([guesses[index].image for _, index in typical]).to(device)
     return [
         _predictions(guesses, config, model, tokenizer),
         attention_section(model.backbone, images),

@@ -50,10 +50,14 @@ def batches(kind: type[Kind], source: ImageSource, view: View, channels: int) ->
 
 
 def best_typical_worst(scores: list[float], each: int) -> list[tuple[str, int]]:
-    """Indices by score, best first: `each` best, from the middle, and worst; fewer if there are few."""
+    """Indices with their names: `each` from the middle of the scores, best and worst; few: all."""
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     if len(order) <= 3 * each:
         return [("", index) for index in order]
     middle = (len(order) - each) // 2
-    groups = {"best": order[:each], "typical": order[middle : middle + each], "worst": order[-each:]}
+    groups = {
+        "typical": order[middle : middle + each],
+        "best": order[:each],
+        "worst": order[-each:],
+    }
     return [(name, index) for name, members in groups.items() for index in members]

@@ -93,15 +93,17 @@ def usage_chart(counts: Int64[Tensor, " codes"]) -> Markup:
         element("title", f"Use of each code: {used} of {len(shares)} occur"),
         element("path", "", {"class": "bars", "d": bars}),
         element("path", "", {"class": "line dashed", "d": f"M{left} {even:.1f}H{WIDTH - 8}"}),
-        element("text", f"{100 * shares[0]:.3g}%", {"x": left - 6, "y": top + 5, "text-anchor": "end"}),
+        element(
+            "text", f"{100 * shares[0]:.3g}%", {"x": left - 6, "y": top + 5, "text-anchor": "end"}
+        ),
         element("text", "0", {"x": left - 6, "y": bottom + 4, "text-anchor": "end"}),
         element("text", "most used", {**ends, "x": left}),
         element("text", f"{len(shares)} codes", {**ends, "x": WIDTH - 8, "text-anchor": "end"}),
     ]
     svg = {"viewBox": f"0 0 {WIDTH:g} {HEIGHT:g}", "role": "img", "class": "chart"}
     caption = (
-        f"Share of all tokens per code, sorted; {used} of {len(shares)} codes occur. Dashed: even use. "
-        "Healthy: a gentle slope. A single high bar with nothing beside it is collapse."
+        f"Share of all tokens per code, sorted; {used} of {len(shares)} codes occur. Dashed: even "
+        "use. Healthy: a gentle slope. A single high bar with nothing beside it is collapse."
     )
     return figure([element("h3", "Use of the codes"), element("svg", parts, svg)], caption, "curve")
 
@@ -114,11 +116,12 @@ def code_gallery(found: Vocabulary, channels: int, stride: int) -> Markup:
     for code in order:
         if found.counts[code]:
             patch = to_rgb(found.means[code].reshape(channels, stride, stride))
-            share = f"{100 * int(found.counts[code]) / total:.2g}%"
+            part = int(found.counts[code]) / total
+            share = f"{part:.0%}" if part >= 0.01 else "<1%"
             cells.append(show(patch, f"Mean patch of code {code}, {share} of the tokens", share))
     caption = (
-        f"Mean of all patches that got a code, for the {len(cells)} most used codes, with their share "
-        "of the tokens. Healthy: many colours, shades and edges; no two alike."
+        f"Mean of all patches that got a code, for the {len(cells)} most used codes, with their "
+        "share of the tokens. Healthy: many colours, shades and edges; no two alike."
     )
     return figure([element("h3", "What the codes stand for"), block("codes", cells)], caption)
 
@@ -160,8 +163,8 @@ def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     rows = [_row(name, paintings[index], tokenizer) for name, index in order]
     mean = sum(one.psnr for one in paintings) / len(paintings)
     advice = (
-        "Healthy: shapes and colours survive, fine texture does not; equal surfaces get equal tokens "
-        "(the same colour on the right), different ones differ."
+        "Healthy: shapes and colours survive, fine texture does not; equal surfaces get equal "
+        "tokens (the same colour on the right), different ones differ."
     )
     body = [element("p", advice, {"class": "explain"}), block("pairs", rows)]
     lead = f"Mean PSNR over {len(paintings)} pictures of the data: {mean:.1f} dB."

@@ -22,6 +22,7 @@ from beit.errors import CheckpointError, ResourceError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+OTHERS = "remove the folder; --resume uses the newest whole checkpoint"
 Tensors = dict[str, Tensor]
 
 
@@ -129,20 +130,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     tensors: dict[str, Tensors] = {}
     values: dict[str, Any] = {}
-    for name, entry in manifest["files"].items():
-        if Path(name).name != name:
+    try:
+        entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        step = int(manifest["step"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error!r}", remedy=OTHERS) from error
+    for name, (size, digest) in entries.items():
+        if Path(name).name != name or name == "..":
             raise CheckpointError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
         data = _read(path / name)
-        if len(data) != entry["bytes"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(
                 f"{path / name} is damaged: its {len(data)} bytes are not what was written",
-                remedy="remove the folder; --resume uses the newest whole checkpoint",
+                remedy=OTHERS,
             )
         if name.endswith(".safetensors"):
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
         else:
             values = _parse(path / name, data)
-    return Checkpoint(int(values.pop("step")), tensors, values)
+    if values.pop("step", None) != step:
+        raise CheckpointError(
+            f"{path / MANIFEST} is damaged: its step {step} is not that of the files", remedy=OTHERS
+        )
+    return Checkpoint(step, tensors, values)
 
 
 def _read(path: Path) -> bytes:
@@ -151,7 +161,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}",
-            remedy="remove the folder; --resume uses the newest whole checkpoint",
+            remedy=OTHERS,
         ) from error
 
 
@@ -159,5 +169,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(data)
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        raise CheckpointError(f"{path} is not JSON: {error}", remedy=OTHERS) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object", remedy=OTHERS)
     return values

@@ -7,8 +7,10 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -17,8 +19,8 @@ from beit.batch import Unreadable
 from beit.errors import DataError
 from beit.training.run_folder import RunFolder
 
-# Units and comparisons on the progress line: a metric, and the expectation printed beside it.
-BESIDE = {"loss": "chance_loss", "perplexity": "perplexity_limit"}
+# What is printed beside a metric on the progress line, and the expectation it comes from.
+BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
 
 
 class Journal:
@@ -60,16 +62,17 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop the rows of steps that will be done again, and a last row that was cut off."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            continue  # the process died while writing this row
+    kept = [json.dumps(row) + "\n" for row in _whole_rows(path) if row["step"] <= step]
     temporary = path.with_suffix(".rewriting")
     temporary.write_text("".join(kept))
     temporary.replace(path)
+
+
+def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON lines file, without one that was being written when its process died."""
+    for line in path.read_text().splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 class Pace:
@@ -121,8 +124,9 @@ def progress_line(
     """One line: where the run is, what it learns beside what chance would give, and how fast."""
     parts = [f"step {done:>{len(str(steps))}}/{steps}"]
     for name, value in terms.items():
-        beside = expectations.get(BESIDE.get(name, ""))
-        note = "" if beside is None else f" ({BESIDE[name].split('_')[0]} {beside:.4g})"
+        word, expectation = BESIDE.get(name, ("", ""))
+        beside = expectations.get(expectation)
+        note = "" if beside is None else f" ({word} {beside:.4g})"
         parts.append(f"{name} {value:.4g}{note}")
     left = pace["seconds_left"]
     remaining = "?" if math.isnan(left) else _duration(left)
@@ -151,8 +155,7 @@ class UnreadablePictures:
         self._pictures = pictures
         self._known: dict[str, str] = {}
         if self._path.exists():
-            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-            self._known = {row["key"]: row["reason"] for row in rows}
+            self._known = {row["key"]: row["reason"] for row in _whole_rows(self._path)}
 
     def __len__(self) -> int:
         return len(self._known)

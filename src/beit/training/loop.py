@@ -112,12 +112,23 @@ class _Run:
             if run.processes.leads
             else None
         )
-        for problem in damaged:
-            self._say(f"a checkpoint was left aside: {problem}")
-        if self.step >= config.steps:
-            self._say(f"this run was already done: {self.step} of {config.steps} steps")
-            return self._fitted()
-        self._introduce(resumed=resume)
+        try:
+            for problem in damaged:
+                self._say(f"a checkpoint was left aside: {problem}")
+            if self.step >= config.steps:
+                self._say(f"this run was already done: {self.step} of {config.steps} steps")
+            else:
+                self._introduce(resumed=resume)
+                self._train()
+            if run.processes.leads:  # also if the run was killed between its last save and here
+                run.publish(self._judged(), False)
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+        return Fitted(self.metrics, self.best[0], len(self.unreadable))
+
+    def _train(self) -> None:
+        run, config = self.run, self.config
         self.pace = Pace(self.step, config.steps, config.batch)
         with _Stop() as stop, closing(run.loader.batches(self.step, config.steps)) as batches:
             while self.step < config.steps:
@@ -136,14 +147,6 @@ class _Run:
                         f"stopped on request, saved after step {self.step} of {config.steps}",
                         remedy="run the same command with --resume to go on",
                     )
-        if run.processes.leads:
-            run.publish(self._judged(), False)
-        return self._fitted()
-
-    def _fitted(self) -> Fitted:
-        if self.journal is not None:
-            self.journal.close()
-        return Fitted(self.metrics, self.best[0], len(self.unreadable))
 
     # -- one step ----------------------------------------------------------------------------
 

@@ -69,7 +69,9 @@ class RunFolder:
             self.check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        self.config.write_text(json.dumps(to_json(config), indent=1))
+        temporary = self.config.with_suffix(".writing")
+        temporary.write_text(json.dumps(to_json(config), indent=1))
+        temporary.replace(self.config)
 
     def check_free(self) -> None:
         """Raise RunFolderError unless a new run can be started here."""
@@ -88,7 +90,7 @@ class RunFolder:
                 f"{self.path} holds no run to go on with",
                 remedy="leave --resume out to start one there",
             )
-        old = from_json(json.loads(self.config.read_text()), RunConfig)
+        old = read_run_config(self.path)
         changed = {
             name: values
             for name, values in differences(old, config).items()
@@ -132,7 +134,7 @@ def read_run_config(path: Path) -> RunConfig:
     """
     try:
         return from_json(json.loads((path / "config.json").read_text()), RunConfig)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise RunFolderError(
             f"{path} is not the folder of a run ({error})",
             remedy="give the folder that --out named",

@@ -1,0 +1,156 @@
+"""A run in a few numbers, and what stands out about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.report.history import History
+from beit.report.markup import number, percent
+from beit.report.settings import artifact_config
+
+UNKNOWN = "?"
+TITLES: dict[type[RunConfig], str] = {
+    TokenizerRunConfig: "Visual tokenizer",
+    PretrainRunConfig: "BEiT pre-training",
+    FinetuneRunConfig: "Classification",
+}
+
+
+class Figure(NamedTuple):
+    """A big number with what it is, and what to hold it against."""
+
+    value: str
+    label: str
+    beside: str = ""
+
+
+def title_of(config: RunConfig) -> str:
+    """What kind of run this is."""
+    return TITLES[type(config)]
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return UNKNOWN if value is None else percent(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} seconds"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _steps(config: RunConfig, history: History) -> Figure:
+    batch = config.training.batch
+    beside = f"about {_duration(history.seconds(batch))} of training" if history.rows else ""
+    return Figure(f"{history.step:,}", f"of {config.training.steps:,} steps", beside)
+
+
+def _of_tokenizer(config: TokenizerRunConfig, history: History) -> list[Figure]:
+    psnr, used = history.last("evaluate", "psnr"), history.last("evaluate", "codes_in_use")
+    return [
+        Figure(UNKNOWN if psnr is None else f"{psnr:.1f} dB", "PSNR", "held-out pictures"),
+        Figure(_number(used), "codes in use", f"of {config.tokenizer.codes:,}"),
+        Figure(_number(history.last("evaluate", "perplexity")), "perplexity", "codes in even use"),
+    ]
+
+
+def _of_pretraining(config: PretrainRunConfig, history: History) -> list[Figure]:
+    loss, pixels = _number(history.last("train", "loss")), config.objective.target == "pixels"
+    if pixels:
+        mean = _number(history.last("train", "target_variance"))
+        figures = [Figure(loss, "squared error", f"always the mean: {mean}")]
+    else:
+        chance = _number(history.last("train", "chance_loss"))
+        entropy = _number(history.last("train", "token_entropy"))
+        right = _percent(history.last("train", "accuracy"))
+        figures = [
+            Figure(right, "hidden tokens right", "training, last steps"),
+            Figure(loss, "loss", f"chance {chance}, token entropy {entropy}"),
+        ]
+    for name, label in (("neighbours", "nearest neighbours"), ("retrieval", "found again")):
+        score, best = history.last("evaluate", name), history.last("evaluate", f"{name}_block")
+        if score is not None:
+            place = "" if best is None else f", block {best:.0f}"
+            figures.append(Figure(percent(score), label, f"frozen features{place}"))
+    return figures
+
+
+def _of_classifier(history: History) -> list[Figure]:
+    scores = history.points("evaluate", "top1")
+    best = max(scores, key=lambda point: (point[1], point[0]), default=None)
+    figures = [
+        Figure(
+            UNKNOWN if best is None else percent(best[1]),
+            "top-1, best",
+            "" if best is None else f"validation, step {best[0]:,.0f}; it is the one in model/",
+        ),
+        Figure(_percent(history.last("evaluate", "top1")), "top-1, last", "validation, last step"),
+    ]
+    top5 = history.last("evaluate", "top5")
+    if top5 is not None and top5 < 1:
+        figures.append(Figure(percent(top5), "top-5, last", "validation, last step"))
+    chance = _number(history.last("train", "chance_loss"))
+    loss = _number(history.last("evaluate", "loss"))
+    return [*figures, Figure(loss, "validation loss", f"chance {chance}")]
+
+
+def headline(config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a run."""
+    if isinstance(config, TokenizerRunConfig):
+        figures = _of_tokenizer(config, history)
+    elif isinstance(config, PretrainRunConfig):
+        figures = _of_pretraining(config, history)
+    else:
+        figures = _of_classifier(history)
+    return [*figures, _steps(config, history)]
+
+
+def facts(run: Path, config: RunConfig) -> str:
+    """One line: recipe, data, model."""
+    parts = [f"recipe {config.recipe or 'of its own'}", f"pictures from {config.data}"]
+    pictures = artifact_config(run).get("trained", {}).get("pictures")
+    if isinstance(pictures, int):
+        parts.append(f"{pictures:,} to train on")
+    if isinstance(config, TokenizerRunConfig):
+        size, vocabulary = config.tokenizer.size, config.tokenizer
+        parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.stride}")
+    else:
+        assert isinstance(config, PretrainRunConfig | FinetuneRunConfig)
+        size, model = config.model.size, config.model
+        parts.append(f"{model.depth} blocks of width {model.width}, patches of {model.patch}")
+        parts += [f"started from {config.init}"] if config.init else []
+    parts.append(f"{size[0]} x {size[1]} pixels")
+    parts.append(f"batch {config.training.batch:,}")
+    return " · ".join(parts)
+
+
+def findings(config: RunConfig, history: History) -> list[str]:
+    """What somebody who looks at this run should know first."""
+    found = []
+    steps = config.training.steps
+    if history.step < steps:
+        found.append(
+            f"This run is not finished: its journal ends at step {history.step:,} of {steps:,}. "
+            "The same command with --resume goes on."
+        )
+    if history.last("evaluate", "collapsed"):
+        found.append(
+            "The tokenizer has collapsed: fewer than one code in twenty is in even use, and "
+            "pre-training on it would learn next to nothing. Try a smaller vocabulary (--codes), a "
+            "smaller --kl-weight, a --balance-weight above 0, or more steps."
+        )
+    loss, entropy = history.last("train", "loss"), history.last("train", "token_entropy")
+    if loss is not None and entropy is not None and loss > entropy:
+        found.append(
+            f"The loss ({number(loss)}) has not fallen below the entropy of the tokens "
+            f"({number(entropy)}): so far the model knows little more than which tokens are "
+            "frequent. Train longer, or on more pictures."
+        )
+    return found

@@ -1,0 +1,142 @@
+"""Artifacts: a model comes back as it was, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from beit.artifact.store import (
+    CONFIG,
+    WEIGHTS,
+    Details,
+    find_artifact,
+    load_artifact,
+    load_tokenizer,
+    read_config,
+    save_artifact,
+)
+from beit.config import DalleConfig, HeadConfig
+from beit.errors import CheckpointError
+from beit.models.heads import Classifier, MaskedImageModel
+from beit.tokenizers.dvae import DiscreteVAE
+from miniature import BACKBONE, VAE, pictures
+
+DETAILS = Details(
+    classes=("cat", "Übergröße"), crop=0.875, tokenizer="ab12", trained={"recipe": "tiny"}
+)
+FINE = replace(BACKBONE, mask_token=False, relative_position="per-block", mean=(0.1, 0.2, 0.3))
+KINDS = {
+    "tokenizer": lambda: VAE.build(),
+    "masked": lambda: MaskedImageModel(BACKBONE, 12),
+    "classifier": lambda: Classifier(FINE, 2, HeadConfig(pooling="cls")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip(tmp_path, kind):
+    model = KINDS[kind]().eval()
+    artifact = load_artifact(save_artifact(tmp_path / "model", model, DETAILS))
+    assert (artifact.kind, artifact.details) == (kind, DETAILS)
+    assert not artifact.model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(artifact.model.state_dict()[name], tensor), name
+    images = pictures(size=8 if kind == "tokenizer" else 16)
+    if isinstance(model, DiscreteVAE):
+        assert artifact.backbone is None
+        assert artifact.model.config == model.config
+        assert torch.equal(artifact.model.encode(images), model.encode(images))
+        assert load_tokenizer(tmp_path / "model").frozen
+    else:
+        assert artifact.backbone == model.backbone.config
+        assert torch.equal(artifact.model(images), model(images))
+
+
+def test_other_tokenizers_are_artifacts_too(tmp_path):
+    config = DalleConfig(size=(16, 16), codes=8, hidden=8, decoder_input=4, blocks_per_group=1)
+    tokenizer = config.build()
+    save_artifact(tmp_path / "dalle", tokenizer, Details())
+    assert load_tokenizer(tmp_path / "dalle").digest() == tokenizer.digest()
+
+
+def test_a_new_artifact_replaces_the_old_one(tmp_path):
+    for classes in (2, 3):
+        save_artifact(tmp_path / "model", Classifier(FINE, classes), Details())
+    assert load_artifact(tmp_path / "model").model.head.out_features == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_run_stands_for_its_model(trained, tmp_path):
+    assert find_artifact(trained.classifier) == trained.classifier / "model"
+    assert find_artifact(trained.classifier / "model") == trained.classifier / "model"
+    assert read_config(trained.classifier)["classes"] == ["disc", "stripes", "tiles"]
+    assert read_config(trained.pretrained)["tokenizer"] == load_tokenizer(trained.tokenizer).digest()
+    assert read_config(trained.pretrained)["trained"]["recipe"] == "tiny"
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is no artifact[\s\S]*folder of a finished run"):
+        find_artifact(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="not finished: go on with --resume"):
+        find_artifact(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_artifact(tmp_path / "model", KINDS["classifier"](), DETAILS)
+
+
+@pytest.mark.parametrize("place", [0, 9, 500, -1])
+def test_damaged_weights(folder, place):
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[place] ^= 4
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS} is damaged"):
+        load_artifact(folder)
+
+
+def test_truncated_weights(folder):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_artifact(folder)
+
+
+def test_weights_of_another_model(folder, tmp_path):
+    other = save_artifact(tmp_path / "other", KINDS["masked"](), DETAILS)
+    config = read_config(folder) | {"sha256": read_config(other)["sha256"]}
+    shutil.copy(other / WEIGHTS, folder)
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"does not hold what .* says[\s\S]*mask_token"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"format": 2}, "format 2, this version reads 1"),
+        ({"architecture": {"kind": "poem"}}, "'poem'"),
+        ({"architecture": {}}, "does not hold"),
+        ({"architecture": {"kind": "classifier", "backbone": {"type": "Novel"}}}, "'Novel'"),
+    ],
+)
+def test_configs_that_do_not_fit(folder, change, problem):
+    (folder / CONFIG).write_text(json.dumps(read_config(folder) | change))
+    with pytest.raises(Exception, match=problem) as caught:
+        load_artifact(folder)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_config_that_is_none(folder, content):
+    (folder / CONFIG).write_text(content)
+    with pytest.raises(CheckpointError, match=CONFIG):
+        load_artifact(folder)
+
+
+def test_a_classifier_is_no_tokenizer(folder):
+    with pytest.raises(CheckpointError, match="holds a classifier model, not a tokenizer"):
+        load_tokenizer(folder)

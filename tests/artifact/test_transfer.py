@@ -1,0 +1,88 @@
+"""From one backbone to the next: the published transfer, and what cannot be transferred."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from beit.artifact.transfer import start_from
+from beit.config import VisionTransformerConfig
+from beit.errors import CheckpointError
+from beit.models.heads import Classifier
+from miniature import BACKBONE
+from reference import FINE, close, disturb, from_published
+
+PRETRAINED = replace(FINE, size=(80, 80), depth=4, heads=6, absolute_position=True,
+                     relative_position="shared", mask_token=True)  # fmt: skip
+TUNED = replace(PRETRAINED, size=(112, 112), relative_position="per-block", mask_token=False)
+
+
+def backbone_of(tensors):
+    renamed = from_published(tensors)
+    prefix = "backbone."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in renamed.items()
+        if name.startswith(prefix)
+    }
+
+
+def test_published_transfer(golden):
+    """Pre-trained at 80 pixels with a shared table, fine-tuned at 112 with one per block."""
+    facts = golden("transfer_112")
+    model = Classifier(TUNED, 9)
+    tuned = from_published(facts["model"])
+    head = {name: tensor for name, tensor in tuned.items() if not name.startswith("backbone.")}
+    model.load_state_dict(head, strict=False)
+    source = backbone_of(golden("transfer_source")["model"])
+    before = {name: tensor.clone() for name, tensor in source.items()}
+    transfer = start_from(model.backbone, source, PRETRAINED)
+    close(model(facts["image"]), facts["logits"], 1e-4)
+    close(model.embed(facts["image"]), facts["features"], 1e-4)
+    assert transfer.left == ["mask_token"]
+    assert transfer.changed == [
+        "shared relative position bias copied into every block",
+        "positions resized from (5, 5) to (7, 7) patches",
+    ]
+    assert source.keys() == before.keys()
+    assert all(torch.equal(source[name], tensor) for name, tensor in before.items())
+
+
+def test_tables_of_the_blocks_are_their_own():
+    model, source = TUNED.build(), PRETRAINED.build()
+    start_from(model, source.state_dict(), PRETRAINED)
+    first, second = (model.blocks[index].attn.rel_pos_bias for index in (0, 1))
+    with torch.no_grad():
+        first.relative_position_bias_table.add_(1)
+    assert not second.relative_position_bias_table.any()
+
+
+def test_the_same_architecture_is_a_copy():
+    source, model = BACKBONE.build(), BACKBONE.build()
+    disturb(source)
+    assert start_from(model, source.state_dict(), BACKBONE) == ([], [])
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("options", "problems"),
+    [
+        ({"depth": 3}, [r"\d+ missing \(blocks\.2\."]),
+        ({"depth": 1}, [r"\d+ unexpected \(blocks\.1\.", r", \.\.\.\)"]),
+        ({"width": 12}, [r"of another shape \(.*\(\d+,.*\) instead of"]),
+        ({"layer_scale": None}, [r"4 unexpected \(blocks\.0\.gamma_1"]),
+        ({"absolute_position": False}, [r"1 unexpected \(pos_embed\)"]),
+        ({"patch": 8}, [r"patch_embed\.proj\.weight \(24, 3, 4, 4\) instead of \(24, 3, 8, 8\)"]),
+        ({"relative_position": "none"}, [r"1 unexpected \(rel_pos_bias"]),
+    ],
+)
+def test_other_architectures_are_refused(options, problems):
+    config = VisionTransformerConfig(**(vars(BACKBONE) | options))
+    with pytest.raises(CheckpointError, match="another architecture") as caught:
+        start_from(config.build(), BACKBONE.build().state_dict(), BACKBONE)
+    for problem in problems:
+        assert pytest.importorskip("re").search(problem, caught.value.problem), caught.value.problem
+    assert "depth" in caught.value.remedy

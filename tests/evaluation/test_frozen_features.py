@@ -1,0 +1,94 @@
+"""What frozen features are worth: neighbours, a linear classifier, retrieval."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from beit.batch import ImageBatch, LabelledBatch
+from beit.evaluation.features import extract_features
+from beit.evaluation.linear import linear_accuracy
+from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
+from miniature import BACKBONE, labelled_batch, pictures
+from reference import close
+
+CPU = torch.device("cpu")
+CLASSES = 4
+
+
+@pytest.fixture
+def separable():
+    """Four clusters far apart, with one useless dimension of large values."""
+    targets = torch.arange(CLASSES).repeat(50)
+    features = torch.randn(CLASSES, 8)[targets] * 5 + torch.randn(200, 8) * 0.1
+    features = torch.cat([features, 1000 + torch.randn(200, 1)], dim=1)
+    return features[:120], targets[:120], features[120:], targets[120:]
+
+
+@pytest.mark.parametrize("accuracy", [neighbour_accuracy, linear_accuracy])
+def test_separable_classes_are_told_apart_and_shuffled_ones_are_not(separable, accuracy):
+    known, targets, asked, asked_targets = separable
+    assert accuracy(known, targets, asked, asked_targets) == 1.0
+    shuffled = targets[torch.randperm(len(targets))]
+    assert accuracy(known, shuffled, asked, asked_targets) == pytest.approx(1 / CLASSES, abs=0.2)
+
+
+@pytest.mark.parametrize("accuracy", [neighbour_accuracy, linear_accuracy])
+def test_autocast_changes_nothing(separable, accuracy):
+    expected = accuracy(*separable)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert accuracy(*separable) == expected
+
+
+@pytest.mark.parametrize("accuracy", [neighbour_accuracy, linear_accuracy])
+def test_scale_and_offset_of_features_do_not_matter(accuracy):
+    features, targets = torch.randn(80, 6), torch.randint(3, (80,))
+    features[:, 0] += targets
+    known, asked = features[:50], features[50:]
+    expected = accuracy(known, targets[:50], asked, targets[50:])
+    moved = accuracy(known * 7 + 3, targets[:50], asked * 7 + 3, targets[50:])
+    assert moved == pytest.approx(expected, abs=0.04)
+
+
+def test_neighbours_vote_with_their_similarity():
+    known = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [-1.0, -0.1], [1.0, 0.2]])
+    targets = torch.tensor([0, 1, 1, 0])
+    asked = torch.tensor([[1.0, 0.1]])
+    for neighbours in (1, 4, 99):
+        accuracy = neighbour_accuracy(known, targets, asked, targets[:1], neighbours=neighbours)
+        assert accuracy == 1.0
+
+
+def test_a_penalty_makes_the_linear_classifier_timid(separable):
+    known, targets, asked, asked_targets = separable
+    noisy = known + 20 * torch.randn_like(known)
+    free = linear_accuracy(noisy, targets, noisy, targets, penalty=0.0)
+    assert free > linear_accuracy(noisy, targets, noisy, targets, penalty=100.0)
+
+
+def test_retrieval():
+    views = torch.randn(30, 8)
+    assert retrieval_accuracy(views, views + 0.01 * torch.randn(30, 8)) == 1.0
+    assert retrieval_accuracy(views, torch.randn(30, 8)) < 0.2
+    swapped = views.clone()
+    swapped[[0, 1]] = views[[1, 0]]
+    assert retrieval_accuracy(views, swapped) == pytest.approx(28 / 30)
+
+
+def test_features_are_mean_patches_of_the_raw_blocks():
+    backbone = BACKBONE.build().eval()
+    batch = labelled_batch(0)
+    table = extract_features(backbone, [batch, batch], taps=(0, 1), device=CPU)
+    assert table.features.shape == (16, 2, 24)
+    assert table.keys == batch.keys * 2
+    assert torch.equal(table.targets, batch.targets.repeat(2))
+    last = backbone(batch.images).patches.mean(dim=1)
+    close(table.features[:8, 1], last.detach(), 1e-6)
+
+
+def test_pictures_without_labels_have_features_too():
+    table = extract_features(
+        BACKBONE.build(), [ImageBatch(pictures(), tuple("abcdefgh"))], taps=(1,), device=CPU
+    )
+    assert table.targets.tolist() == [-1] * 8
+    assert isinstance(labelled_batch(0), LabelledBatch)

@@ -1,0 +1,158 @@
+"""The page of a run: whole, alone, safe, and there whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from beit.errors import RunFolderError
+from beit.report.page import write_report
+
+KINDS = ("tokenizer", "pretraining", "pixels", "classifier")
+SECTIONS = {
+    "tokenizer": ["curves", "reconstructions", "codes", "settings"],
+    "pretraining": ["curves", "predictions", "attention", "settings"],
+    "pixels": ["curves", "predictions", "attention", "settings"],
+    "classifier": ["curves", "classes", "answers", "settings"],
+}
+
+
+@pytest.fixture
+def copy(runs, tmp_path):
+    """A copy of a run that a test may damage."""
+
+    def make(kind):
+        return shutil.copytree(getattr(runs, kind), tmp_path / kind)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_has_its_sections(runs, read, kind):
+    page = read(getattr(runs, kind) / "report.html")  # written when the run ended
+    assert [section["id"] for section in page.all("section")] == SECTIONS[kind]
+    assert {link["href"][1:] for link in page.all("a")} == set(SECTIONS[kind])
+    assert len(page.all("svg")) > 4
+    assert "No pictures" not in page.words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_needs_nothing_but_itself(runs, read, kind):
+    path = getattr(runs, kind) / "report.html"
+    page = read(path)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert not re.search(r"https?://|url\(|@import", path.read_text())
+    assert path.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_picture_and_chart_can_be_told_without_eyes(runs, read, kind):
+    page = read(getattr(runs, kind) / "report.html")
+    assert page.all("img")
+    assert all(image["alt"] for image in page.all("img"))
+    charts = [svg for svg in page.all("svg") if "aria-hidden" not in svg]
+    assert all(svg["role"] == "img" for svg in charts)
+    assert len(page.all("figcaption")) == len(page.all("figure"))
+    assert len(page.all("title")) > len(charts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_run_gives_the_same_page(runs, kind):
+    run = getattr(runs, kind)
+    first = (run / "report.html").read_text()
+    assert write_report(run).read_text() == first
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_the_pictures_the_page_says_so(copy, read, kind):
+    run = copy(kind)
+    config = json.loads((run / "config.json").read_text())
+    config["data"] = "/nowhere/<b>pictures"
+    (run / "config.json").write_text(json.dumps(config))
+    page = read(write_report(run))
+    assert "No pictures: there is nothing at /nowhere/<b>pictures" in page.words
+    assert [section["id"] for section in page.all("section")] == ["curves", "pictures", "settings"]
+    assert not page.all("b") or "pictures" not in dict(page.all("b")[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_under_way_has_its_curves(copy, read, kind):
+    run = copy(kind)
+    shutil.rmtree(run / "model")
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(rows[:2]) + '\n{"step": 3, "ki')
+    page = read(write_report(run))
+    assert "This run is not finished: its journal ends at step 2" in page.words
+    assert "No pictures" in page.words
+    assert page.all("circle")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_has_logged_nothing_has_a_page(copy, read, kind):
+    run = copy(kind)
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(run / name)
+    (run / "metrics.jsonl").unlink()
+    assert "No step has been logged yet" in read(write_report(run)).words
+
+
+def test_a_damaged_artifact_leaves_the_rest_of_the_page(copy, read):
+    run = copy("classifier")
+    (run / "model" / "model.safetensors").write_bytes(b"damaged")
+    assert "No pictures" in read(write_report(run)).words
+
+
+def test_other_classes_than_at_the_time_are_told(copy, read, runs):
+    run = copy("classifier")
+    config = json.loads((run / "model" / "config.json").read_text())
+    config["classes"] = ["one", "two"]
+    (run / "model" / "config.json").write_text(json.dumps(config))
+    assert "has other classes than the run was trained on" in read(write_report(run)).words
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(RunFolderError):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hostile_names_are_text(runs, read, copy):
+    page = read(runs.classifier / "report.html")
+    assert "<script>alert(1)<!--&\"'" in page.words
+    assert not page.all("script")
+    run = copy("tokenizer")
+    key = "</code><img src=x onerror=alert(1)>"
+    (run / "unreadable.jsonl").write_text(json.dumps({"key": key, "reason": "<i>torn"}) + "\n")
+    page = read(write_report(run))
+    assert key in page.words
+    assert "1 picture could not be read" in page.words
+    assert not page.all("i") or "torn" not in str(page.all("i"))
+    assert all("onerror" not in image for image in page.all("img"))
+
+
+def test_a_collapsed_tokenizer_is_a_warning(copy, read):
+    run = copy("tokenizer")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 8, "kind": "evaluate", "collapsed": 1.0}) + "\n")
+    assert "The tokenizer has collapsed" in read(write_report(run)).words
+
+
+def test_a_loss_above_the_token_entropy_is_told(copy, read):
+    run = copy("pretraining")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(
+            json.dumps({"step": 4, "kind": "train", "loss": 3.0, "token_entropy": 2.0}) + "\n"
+        )
+    assert "has not fallen below the entropy" in read(write_report(run)).words
+
+
+def test_metrics_nobody_foresaw_are_drawn(copy, read):
+    run = copy("pretraining")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4, "kind": "evaluate", "new_score": 3.0}) + "\n")
+    assert "new score" in read(write_report(run)).words

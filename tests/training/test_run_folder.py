@@ -1,0 +1,128 @@
+"""One run, one folder: never overwritten, never shared."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from beit.config import FinetuneRunConfig, FixedMasking, PretrainRunConfig
+from beit.config.tree import override
+from beit.errors import ConfigError, RunFolderError
+from beit.recipes import find_recipe
+from beit.training.run_folder import RunFolder, read_run_config
+
+RECIPE = find_recipe("pretrain", "tiny", PretrainRunConfig)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return replace(RECIPE, data="pictures", out=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def folder(config, tmp_path):
+    """The folder of a run that is over."""
+    folder = RunFolder(tmp_path / "run")
+    folder.open(config, resume=False)
+    folder.close()
+    return folder
+
+
+def test_the_config_is_recorded(config, folder):
+    assert read_run_config(folder.path) == config
+
+
+def test_a_run_is_never_overwritten(config, folder):
+    before = folder.config.read_bytes()
+    with pytest.raises(RunFolderError, match=r"holds a run[\s\S]*--resume"):
+        folder.open(override(config, {"lr": 0.5}), resume=False)
+    assert folder.config.read_bytes() == before
+
+
+def test_a_folder_with_other_things_is_left_alone(config, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear all")
+    with pytest.raises(RunFolderError, match="is not empty"):
+        RunFolder(tmp_path).open(config, resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    with pytest.raises(RunFolderError, match="is a file"):
+        RunFolder(tmp_path / "letter.txt").open(config, resume=False)
+
+
+def test_resume_needs_a_run(config, tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+        RunFolder(tmp_path / "run").open(config, resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_needs_a_folder(config, tmp_path):
+    with pytest.raises(ConfigError, match="no folder"):
+        RunFolder(tmp_path).open(replace(config, out=""), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"lr": 0.5}, r"training\.lr: 0\.001 -> 0\.5"),
+        ({"seed": 7}, r"training\.seed: 0 -> 7"),
+        ({"steps": 31}, r"training\.steps: 30 -> 31"),
+        ({"data": "others"}, "data: pictures -> others"),
+        ({"masking": FixedMasking()}, r"masking\.type: BlockMasking -> FixedMasking"),
+    ],
+)
+def test_resume_refuses_other_settings(config, folder, options, difference):
+    with pytest.raises(RunFolderError, match=difference):
+        folder.open(override(config, options), resume=True)
+
+
+def test_resume_refuses_another_kind_of_run(folder, tmp_path):
+    other = replace(find_recipe("finetune", "tiny", FinetuneRunConfig), out=str(tmp_path / "run"))
+    with pytest.raises(RunFolderError, match="other settings"):
+        folder.open(other, resume=True)
+
+
+def test_resume_accepts_what_does_not_decide_the_numbers(config, folder):
+    options = {"workers": 3, "cache": False, "bad_limit": 0.5, "log_every": 1, "save_every": 2,
+               "keep": 5, "device": "cpu", "worker_timeout": 9.0}  # fmt: skip
+    changed = override(config, options)
+    folder.open(changed, resume=True)
+    folder.close()
+    assert read_run_config(folder.path) == changed
+
+
+@pytest.mark.parametrize("content", ["", '{"type": "Pretrain', '{"type": "Novel"}', "[]"])
+def test_a_config_that_cannot_be_read(config, folder, content):
+    folder.config.write_text(content)
+    with pytest.raises(RunFolderError, match="not the folder of a run"):
+        folder.open(config, resume=True)
+
+
+HOLD = """
+import dataclasses, sys, time
+from pathlib import Path
+from beit.config.runs import PretrainRunConfig
+from beit.recipes import find_recipe
+from beit.training.run_folder import RunFolder
+config = find_recipe("pretrain", "tiny", PretrainRunConfig)
+folder = RunFolder(Path(sys.argv[1]))
+folder.open(dataclasses.replace(config, data="pictures", out=sys.argv[1]), resume=False)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_holder_dies(config, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    command = [sys.executable, "-c", HOLD, str(folder.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on"):
+            folder.open(config, resume=True)
+        holder.kill()
+    folder.open(config, resume=True)
+    with pytest.raises(RunFolderError, match="in use by process"):
+        RunFolder(folder.path).open(config, resume=True)
+    folder.close()
