@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-CHECKED = ["masking", "models", "tokenizers", "objectives", "evaluation"]
+CHECKED = ["masking", "models", "tokenizers", "objectives", "evaluation", "report"]
 jaxtyping.install_import_hook([f"beit.{name}" for name in CHECKED], "beartype.beartype")
 
 import torch  # noqa: E402
@@ -19,6 +20,14 @@ import torch  # noqa: E402
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)  # the models are tiny, and threads of several workers would fight
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For other processes: the same package, one thread."""
+    import beit
+
+    return os.environ | {"PYTHONPATH": str(Path(beit.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +87,6 @@ def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
     }  # fmt: skip
     beit.tokenizer("tiny", out=str(folders.tokenizer), steps=8, **options)
     options["steps"] = 4
-    beit.pretrain(
-        "tiny", out=str(folders.pretrained), tokenizer=str(folders.tokenizer), **options
-    )
+    beit.pretrain("tiny", out=str(folders.pretrained), tokenizer=str(folders.tokenizer), **options)
     beit.finetune("tiny", out=str(folders.classifier), init=str(folders.pretrained), **options)
     return folders

@@ -34,9 +34,7 @@ CLASSES = 3
 BACKBONE = VisionTransformerConfig(
     size=(16, 16), patch=4, width=24, depth=2, heads=2, hidden=48, absolute_position=True
 )
-VAE = DiscreteVAEConfig(
-    size=(8, 8), stride=2, codes=12, width=12, narrowest=8, codebook_width=6
-)
+VAE = DiscreteVAEConfig(size=(8, 8), stride=2, codes=12, width=12, narrowest=8, codebook_width=6)
 """Its grid is that of BACKBONE: 4 x 4."""
 PLAIN = AugmentConfig(rand_augment="", erasing=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
 CPU = Processes(0, 1, torch.device("cpu"))

@@ -54,7 +54,7 @@ from beit.report.page import write_report
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.training.loop import Evaluation, Fit, fit, seed_everything
-from beit.training.parallel import Processes, start_processes
+from beit.training.parallel import Processes, resolve_precision, start_processes
 from beit.training.run_folder import RunFolder
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -350,6 +350,7 @@ def _carry_out(
 ) -> Run:
     """Open the folder, train, publish, report."""
     training = config.training
+    resolve_precision(training.precision, processes.device)
     loader = Loader(
         source,
         view,

@@ -20,7 +20,7 @@ from beit.artifact.store import (
     save_artifact,
 )
 from beit.config import DalleConfig, HeadConfig
-from beit.errors import CheckpointError
+from beit.errors import BeitError, CheckpointError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.tokenizers.dvae import DiscreteVAE
 from miniature import BACKBONE, VAE, pictures
@@ -73,7 +73,9 @@ def test_a_run_stands_for_its_model(trained, tmp_path):
     assert find_artifact(trained.classifier) == trained.classifier / "model"
     assert find_artifact(trained.classifier / "model") == trained.classifier / "model"
     assert read_config(trained.classifier)["classes"] == ["disc", "stripes", "tiles"]
-    assert read_config(trained.pretrained)["tokenizer"] == load_tokenizer(trained.tokenizer).digest()
+    assert (
+        read_config(trained.pretrained)["tokenizer"] == load_tokenizer(trained.tokenizer).digest()
+    )
     assert read_config(trained.pretrained)["trained"]["recipe"] == "tiny"
 
 
@@ -125,7 +127,7 @@ def test_weights_of_another_model(folder, tmp_path):
 )
 def test_configs_that_do_not_fit(folder, change, problem):
     (folder / CONFIG).write_text(json.dumps(read_config(folder) | change))
-    with pytest.raises(Exception, match=problem) as caught:
+    with pytest.raises(BeitError, match=problem) as caught:
         load_artifact(folder)
     assert caught.value.remedy
 

@@ -7,7 +7,7 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.evaluation.tokenizer import TokenizerHealth, tokenizer_health
-from miniature import Told, pictures
+from miniature import VAE, Told, pictures
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,8 @@ def test_a_perfect_painter_has_a_finite_psnr():
 
 
 @pytest.mark.parametrize(
-    ("used", "codes", "collapsed"), [(1, 32, True), (2, 32, False), (49, 1000, True), (51, 1000, False)]
+    ("used", "codes", "collapsed"),
+    [(1, 32, True), (2, 32, False), (49, 1000, True), (51, 1000, False)],
 )
 def test_collapse_is_less_than_one_code_in_twenty(used, codes, collapsed):
     counts = torch.zeros(codes, dtype=torch.int64)
@@ -55,8 +56,6 @@ def test_collapse_is_less_than_one_code_in_twenty(used, codes, collapsed):
 
 
 def test_health_of_a_real_tokenizer():
-    from miniature import VAE
-
     health = tokenizer_health(VAE.build(), [ImageBatch(pictures(size=8), ())], device=CPU)
     assert health.counts.sum() == 8 * 16
     assert 0 < health.psnr < 60

@@ -36,7 +36,7 @@ def test_mixed_targets_sum_to_one(seen, mix):
     for _, targets, _ in seen:
         assert targets.shape == (len(batch.targets), CLASSES)
         close(targets.sum(dim=1), torch.ones(len(targets)), 1e-5)
-    assert any(((0 < targets) & (targets < 1)).any() for _, targets, _ in seen)
+    assert any(((targets > 0) & (targets < 1)).any() for _, targets, _ in seen)
     objective.eval()(batch, 0.0)
     assert torch.equal(seen[-1][1], batch.targets)
 
@@ -75,16 +75,16 @@ def test_terms(seen):
     assert terms["accuracy"] == (seen[0][0].argmax(dim=1) == batch.targets).float().mean()
     assert terms["loss"] == total
     assert objective.expectations() == {"chance_loss": math.log(CLASSES)}
-    assert float(total.detach()) == pytest.approx(math.log(CLASSES), abs=0.01)  # the head starts almost silent
+    assert float(total.detach()) == pytest.approx(
+        math.log(CLASSES), abs=0.01
+    )  # the head starts almost silent
 
 
 def test_learning_rate_falls_with_the_distance_from_the_head():
     """As in table 13 with 0.65: the head 1, the last block 0.65, the embedding 0.65 ** 3."""
     objective = classification()
     factors = {
-        name: group.lr_factor
-        for group in parameter_groups(objective, 0.65)
-        for name in group.names
+        name: group.lr_factor for group in parameter_groups(objective, 0.65) for name in group.names
     }
     assert factors.keys() == dict(objective.model.named_parameters()).keys()
     for name, factor in factors.items():

@@ -131,7 +131,10 @@ def test_tokenizer_stays_frozen():
 @pytest.mark.parametrize(
     ("tokenizer", "problem"),
     [
-        (replace(VAE, size=(16, 16)), r"8 x 8 tokens \(size \(16, 16\), stride 2\).* 4 x 4 patches"),
+        (
+            replace(VAE, size=(16, 16)),
+            r"8 x 8 tokens \(size \(16, 16\), stride 2\).* 4 x 4 patches",
+        ),
         (replace(VAE, codes=13), "13 codes, the head predicts 12"),
         (replace(VAE, channels=1), "1 channels, the backbone 3"),
         (None, "needs a tokenizer"),

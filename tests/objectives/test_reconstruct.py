@@ -17,7 +17,9 @@ from reference import close
 
 
 def objective(likelihood="l2", **options) -> Reconstruct:
-    return Reconstruct(replace(VAE, likelihood=likelihood).build(), ReconstructConfig(**options), seed=0)
+    return Reconstruct(
+        replace(VAE, likelihood=likelihood).build(), ReconstructConfig(**options), seed=0
+    )
 
 
 def kl(task, images):
@@ -64,7 +66,9 @@ def test_schedules():
     task = objective(annealing=0.5, kl_weight=0.2, kl_warmup=0.1)
     falling = [task.temperature(done) for done in (0.0, 0.25, 0.5, 0.99)]
     assert falling == pytest.approx([1.0, (1 + 1 / 16) / 2, 1 / 16, 1 / 16])
-    assert [task.kl_weight(done) for done in (0.0, 0.05, 0.1, 1.0)] == pytest.approx([0, 0.1, 0.2, 0.2])
+    assert [task.kl_weight(done) for done in (0.0, 0.05, 0.1, 1.0)] == pytest.approx(
+        [0, 0.1, 0.2, 0.2]
+    )
     at_once = objective(annealing=0.0, kl_weight=0.2, kl_warmup=0.0)
     assert (at_once.temperature(0.0), at_once.kl_weight(0.0)) == (1 / 16, 0.2)
 

@@ -68,7 +68,9 @@ def test_round_trip_is_bit_exact(saved):
 def test_every_flipped_bit_is_noticed(saved, name):
     file = saved / name
     whole = file.read_bytes()
-    for place in sorted({*range(0, len(whole), 37), *range(40), len(whole) - 1} & {*range(len(whole))}):
+    for place in sorted(
+        {*range(0, len(whole), 37), *range(40), len(whole) - 1} & {*range(len(whole))}
+    ):
         for bit in (place % 8, (place + 3) % 8):
             damaged = bytearray(whole)
             damaged[place] ^= 1 << bit

@@ -113,10 +113,10 @@ time.sleep(60)
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_holder_dies(config, tmp_path):
+def test_a_folder_in_use_is_refused_until_its_holder_dies(config, tmp_path, environment):
     folder = RunFolder(tmp_path / "run")
     command = [sys.executable, "-c", HOLD, str(folder.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on"):

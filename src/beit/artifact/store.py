@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -28,6 +28,7 @@ from beit.tokenizers.base import VisualTokenizer
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+AGAIN = "copy the artifact again from where it was made"
 Kind = Literal["tokenizer", "masked", "classifier"]
 
 
@@ -78,18 +79,18 @@ def _describe(model: nn.Module) -> dict[str, Any]:
 def _build(architecture: dict[str, Any]) -> nn.Module:
     """The model that `_describe` described, with fresh weights."""
     kind = architecture["kind"]
+    if kind not in get_args(Kind):
+        raise CheckpointError(
+            f"the artifact holds a model of kind '{kind}', which this version does not know",
+            remedy="use the version of beit that wrote it",
+        )
     if kind == "tokenizer":
         return from_json(architecture["tokenizer"], TokenizerConfig).build()
     backbone = from_json(architecture["backbone"], VisionTransformerConfig)
     if kind == "masked":
         return MaskedImageModel(backbone, architecture["outputs"])
-    if kind == "classifier":
-        head = HeadConfig(pooling=architecture["head"]["pooling"])
-        return Classifier(backbone, architecture["outputs"], head)
-    raise CheckpointError(
-        f"the artifact holds a model of kind '{kind}', which this version does not know",
-        remedy="use the version of beit that wrote it",
-    )
+    head = HeadConfig(pooling=architecture["head"]["pooling"])
+    return Classifier(backbone, architecture["outputs"], head)
 
 
 def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
@@ -143,7 +144,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
+        raise CheckpointError(f"{file} is not JSON: {error}", remedy=AGAIN) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds no JSON object", remedy=AGAIN)
     if config.get("format") != FORMAT:
         raise CheckpointError(
             f"{file} has artifact format {config.get('format')}, this version reads {FORMAT}",
@@ -163,7 +166,7 @@ def load_artifact(path: str | Path) -> Artifact:
     if hashlib.sha256(data).hexdigest() != config.get("sha256"):
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}",
-            remedy="copy the artifact again from where it was made",
+            remedy=AGAIN,
         )
     try:
         model = _build(config["architecture"])
@@ -179,7 +182,7 @@ def load_artifact(path: str | Path) -> Artifact:
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder} does not hold what its {CONFIG} says: {error}",
-            remedy="copy the artifact again from where it was made",
+            remedy=AGAIN,
         ) from error
     model.eval()
     return Artifact(kind=config["architecture"]["kind"], model=model, details=details)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
-from beit.config.masking import BlockMasking, MaskingConfig
+from beit.config.masking import BlockMasking, MaskingConfig, RatioMasking
 from beit.config.model import VisionTransformerConfig
 from beit.config.tokenizer import DiscreteVAEConfig
 from beit.config.training import TrainingConfig
@@ -121,6 +121,12 @@ class PretrainRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         check_share(self, "evaluation_crop")
+        hides_nothing = isinstance(self.masking, RatioMasking) and self.masking.mask_ratio == 0
+        check_that(
+            self.objective.predict == "all" or not hides_nothing,
+            "mask_ratio is 0, and only masked positions are to be predicted",
+            "hide some patches, or use --predict all",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

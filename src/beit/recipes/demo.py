@@ -103,7 +103,7 @@ def full() -> DemoPlan:
         evaluation_crop=SIZE / TILE,
         loader=LOADER,
         training=TrainingConfig(
-            steps=4500,
+            steps=3500,
             batch=128,
             lr=2e-3,
             min_lr=2e-5,

@@ -52,8 +52,13 @@ def queries(grid: tuple[int, int]) -> list[int]:
     return list(dict.fromkeys(row * grid[1] + column for row, column in places))
 
 
-def _row(picture: Rgb, maps: list[Weights], blocks: Sequence[int], patch: int, grid: tuple[int, int]
-) -> Markup:  # fmt: skip
+def _row(
+    picture: Rgb,
+    maps: Sequence[Float[Tensor, "heads tokens tokens"]],
+    blocks: Sequence[int],
+    patch: int,
+    grid: tuple[int, int],
+) -> Markup:
     """The picture with one query patch, and where that patch looks."""
     cells = [show(mark(picture, patch, grid), "Picture, query patch framed", "query")]
     for index, weights in zip(blocks, maps, strict=True):

@@ -30,6 +30,8 @@ class Plan(NamedTuple):
     noisy: bool = True
 
 
+TOP5 = "validation, top-5"
+
 PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
     TokenizerRunConfig: (
         Plan(
@@ -68,8 +70,8 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
         Plan(
             "KL to even odds (nats per token)",
             (Metric("kl", "KL"),),
-            "How decided the encoder is: 0 is a blind draw, ln K is certainty. Healthy: well above "
-            "0.",
+            "How decided the encoder is: 0 is a blind draw, ln K is certainty. Healthy: above 0, "
+            "with many codes in use; ln K with few in use is collapse.",
             from_zero=True,
         ),
     ),
@@ -126,7 +128,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             (
                 Metric("accuracy", "training"),
                 Metric("top1", "validation, top-1", "evaluate", "marks"),
-                Metric("top5", "validation, top-5", "evaluate", "marks"),
+                Metric("top5", TOP5, "evaluate", "marks"),
             ),
             "Share of pictures whose class is the first answer, or among the first five.",
             as_share=True,
@@ -171,6 +173,8 @@ def _draw(plan: Plan, history: History) -> Markup:
         Line(metric.label, history.points(metric.kind, metric.name), metric.role)
         for metric in plan.metrics
     ]
+    # With five classes or fewer, the first five answers always hold the right one.
+    lines = [line for line in lines if line.label != TOP5 or any(v < 1 for _, v in line.points)]
     return chart(
         plan.title,
         lines,
@@ -199,7 +203,5 @@ def curves(config: RunConfig, history: History) -> Section:
     drawn = [_draw(plan, history) for plan in plans + _others(plans, history)]
     if not any(drawn):
         drawn = [note("No step has been logged yet: there is nothing to draw.", "warning")]
-    lead = (
-        "Point at a line for its numbers. Pale: as logged; strong: smoothed; dashed: to compare with."
-    )
+    lead = "Point at a line for its numbers. Pale: as logged, strong: smoothed, dashed: to compare."
     return Section("curves", "Curves", lead, block("curves", drawn))

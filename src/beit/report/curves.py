@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from beit.report.history import Point
-from beit.report.markup import Markup, block, element, figure, join, number, percent
+from beit.report.markup import Attributes, Markup, block, element, figure, join, number, percent
 
 Role = Literal["curve", "reference", "marks"]
 
@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0
 MOST_POINTS = 300
 MOST_MARKS = 60
 SMOOTH_FROM = 40
-CENTRE: dict[str, str | float] = {"text-anchor": "middle"}
+CENTRE: Attributes = {"text-anchor": "middle"}
 
 
 class Line(NamedTuple):
@@ -130,6 +130,8 @@ def _drawn(line: Line, frame: Frame, colour: str, as_share: bool, noisy: bool) -
 
 def _axes(frame: Frame, as_share: bool) -> list[Markup]:
     parts = []
+    across: Attributes
+    place: Attributes
     for value in ticks(frame.low, frame.high):
         y = f"{frame.y(value):.1f}"
         across = {"class": "grid", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y}
@@ -137,11 +139,11 @@ def _axes(frame: Frame, as_share: bool) -> list[Markup]:
         place = {"x": LEFT - 7, "y": f"{frame.y(value) + 4:.1f}", "text-anchor": "end"}
         parts += [element("line", "", across), element("text", label, place)]
     for step in ticks(frame.left, frame.right):
-        place = {"x": f"{frame.x(step):.1f}", "y": HEIGHT - BOTTOM + 16, **CENTRE}
-        parts.append(element("text", f"{step:,g}", place))
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    axis = {"x": middle, "y": HEIGHT - 3, "class": "axis", **CENTRE}
-    return [*parts, element("text", "step", axis)]
+        if step.is_integer():
+            place = {"x": f"{frame.x(step):.1f}", "y": HEIGHT - BOTTOM + 16, **CENTRE}
+            parts.append(element("text", f"{step:,.0f}", place))
+    place = {"x": (LEFT + WIDTH - RIGHT) / 2, "y": HEIGHT - 3, **CENTRE}
+    return [*parts, element("text", "step", place)]
 
 
 def _legend(lines: Sequence[Line], colours: Sequence[str], as_share: bool) -> Markup:

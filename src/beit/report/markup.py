@@ -16,6 +16,7 @@ class Markup(str):
 
 
 Content = str | Sequence[str]
+Attributes = Mapping[str, str | float]
 
 
 class Section(NamedTuple):
@@ -39,9 +40,7 @@ def join(parts: Content) -> Markup:
     return escape(parts) if isinstance(parts, str) else Markup("".join(map(escape, parts)))
 
 
-def element(
-    name: str, content: Content = "", attributes: Mapping[str, str | float] | None = None
-) -> Markup:
+def element(name: str, content: Content = "", attributes: Attributes | None = None) -> Markup:
     """An element with its attributes and its content."""
     listed = "".join(
         f' {key}="{escape(str(value) if not isinstance(value, str) else value)}"'

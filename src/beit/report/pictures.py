@@ -85,7 +85,8 @@ def judge(
     colour = per_pixel(colours, grid, picture.shape[:2])
     tinted = per_pixel(asked.cpu().numpy(), grid, picture.shape[:2])[..., None]
     mixed = np.where(tinted, 0.3 * grey + 0.7 * colour, grey)
-    return mixed.clip(0, 255).astype(np.uint8)
+    tinted_picture: Rgb = mixed.clip(0, 255).astype(np.uint8)
+    return tinted_picture
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,12 +96,14 @@ def code_colours(codes: int) -> np.ndarray:
         colorsys.hsv_to_rgb(code * 0.618034 % 1, 0.45 + 0.2 * (code % 3), 0.95 - 0.1 * (code % 4))
         for code in range(codes)
     ]
-    return (np.array(colours) * 255).round().astype(np.uint8)
+    table: np.ndarray = (np.array(colours) * 255).round().astype(np.uint8)
+    return table
 
 
 def token_map(tokens: Int64[Tensor, " patches"], grid: Grid, codes: int) -> Rgb:
     """The tokens as a grid of colours, one pixel per token."""
-    return code_colours(codes)[tokens.cpu().numpy()].reshape(*grid, 3)
+    laid: Rgb = code_colours(codes)[tokens.cpu().numpy()].reshape(*grid, 3)
+    return laid
 
 
 def heat(picture: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
@@ -111,7 +114,8 @@ def heat(picture: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
     colours = np.stack([np.interp(scaled, places, HEAT[:, band]) for band in range(3)], axis=1)
     grey = picture.mean(axis=2, keepdims=True)
     laid = per_pixel(colours, grid, picture.shape[:2])
-    return (0.25 * grey + 0.75 * laid).clip(0, 255).astype(np.uint8)
+    glowing: Rgb = (0.25 * grey + 0.75 * laid).clip(0, 255).astype(np.uint8)
+    return glowing
 
 
 def mark(picture: Rgb, patch: int, grid: Grid) -> Rgb:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +72,7 @@ def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) 
 @torch.no_grad()
 def guess(
     model: MaskedImageModel, tokenizer: VisualTokenizer | None, batch: MaskedBatch
-) -> Iterator[Guess]:
+) -> list[Guess]:
     """What the model answers, picture by picture. A mask that hides nothing asks for everything."""
     asked = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
     answers = model(batch.images, batch.mask, True).float().unflatten(0, batch.mask.shape)
@@ -86,8 +85,8 @@ def guess(
         answers = answers.argmax(dim=2)
         worth = (answers == targets).float()
     scores = (worth * asked).sum(dim=1) / asked.sum(dim=1)
-    for index, key in enumerate(batch.keys):
-        yield Guess(
+    return [
+        Guess(
             key,
             batch.images[index].cpu(),
             asked[index].cpu(),
@@ -95,6 +94,8 @@ def guess(
             answers[index].cpu(),
             float(scores[index]),
         )
+        for index, key in enumerate(batch.keys)
+    ]
 
 
 def pixels_of(

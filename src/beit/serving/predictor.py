@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from beit.artifact.store import Artifact, load_artifact
@@ -21,6 +21,8 @@ from beit.errors import ConfigError, DataError
 from beit.models.heads import BackboneModel, Classifier
 from beit.tokenizers.base import VisualTokenizer
 
+PNG_MODES = ("1", "I;16", "L", "LA", "P", "RGB", "RGBA")
+TIFF_MODES = ("CMYK", "F", "I", "LAB", "YCbCr")
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
 
@@ -144,8 +146,11 @@ def to_pixels(picture: Picture, channels: int) -> np.ndarray:
         return decode(picture, channels=channels)
     if isinstance(picture, Image.Image):
         # Through the one decoder, so that every mode is read as a file of that mode would be.
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode not in PNG_MODES + TIFF_MODES:
+            picture = picture.convert("RGBA")
         buffer = io.BytesIO()
-        picture.save(buffer, format="TIFF" if picture.mode in ("CMYK", "F", "LAB") else "PNG")
+        picture.save(buffer, format="PNG" if picture.mode in PNG_MODES else "TIFF")
         return decode(buffer.getvalue(), channels=channels)
     pixels = picture[..., None] if picture.ndim == 2 else picture
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, channels):
@@ -153,7 +158,7 @@ def to_pixels(picture: Picture, channels: int) -> np.ndarray:
             f"the array has type {picture.dtype} and shape {picture.shape}",
             remedy=f"give uint8 [height, width, {channels}]",
         )
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], channels)))
+    return np.broadcast_to(pixels, (*pixels.shape[:2], channels)).copy()
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:

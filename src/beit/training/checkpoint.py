@@ -131,7 +131,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors: dict[str, Tensors] = {}
     values: dict[str, Any] = {}
     try:
-        entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        entries = {
+            name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()
+        }
         step = int(manifest["step"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error!r}", remedy=OTHERS) from error

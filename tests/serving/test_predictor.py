@@ -1,0 +1,174 @@
+"""An artifact alone answers, in whatever form the picture comes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import beit
+from beit.errors import CheckpointError, ConfigError, DataError
+from reference import close
+
+
+@pytest.fixture(scope="module")
+def picture(class_folders):
+    return class_folders / "disc" / "00.png"
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return beit.load(trained.classifier)
+
+
+def test_path_bytes_picture_and_array_are_one(classifier, picture):
+    image = Image.open(picture)
+    forms = [picture, str(picture), picture.read_bytes(), image, np.array(image)]
+    expected = classifier.predict(picture)
+    for form in forms:
+        assert classifier.predict(form) == expected
+        assert torch.equal(classifier.prepare(form), classifier.prepare(picture))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "I", "F", "LAB", "YCbCr"]
+)
+def test_modes_of_pictures_are_read_as_files_of_them_are(classifier, picture, mode):
+    image = Image.open(picture)
+    image = image.convert("L").convert(mode) if mode[0] in "IF" else image.convert(mode)
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    assert torch.equal(classifier.prepare(image), classifier.prepare(file.getvalue()))
+
+
+def test_modes_that_no_file_has(classifier, picture):
+    image = Image.open(picture).convert("HSV")
+    assert torch.equal(classifier.prepare(image), classifier.prepare(image.convert("RGB")))
+
+
+def test_orientation_is_that_of_the_file(classifier, picture, tmp_path):
+    upright = Image.open(picture)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    expected = classifier.prepare(picture)
+    assert torch.equal(classifier.prepare(tmp_path / "turned.png"), expected)
+    assert torch.equal(classifier.prepare(Image.open(tmp_path / "turned.png")), expected)
+
+
+def test_labels_are_the_softmax_best_first(classifier, picture):
+    labels = classifier.predict(picture)
+    assert {label.name for label in labels} == set(classifier.classes)
+    values = [label.probability for label in labels]
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1)
+    logits = classifier.model(classifier.prepare(picture)[None])[0].detach()
+    assert values[0] == pytest.approx(float(logits.softmax(dim=0).max()))
+    assert labels[0].name == classifier.classes[int(logits.argmax())]
+    assert classifier.predict(picture, top=1) == labels[:1]
+
+
+def test_together_is_as_one_by_one(classifier, class_folders):
+    paths = sorted(class_folders.rglob("*.png"))[::7]
+    together = classifier.probabilities(paths)
+    for path, row in zip(paths, together, strict=True):
+        close(classifier.probabilities([path])[0], row, 1e-6)
+
+
+def test_grey_arrays_are_repeated(classifier):
+    grey = np.arange(40 * 30, dtype=np.uint8).reshape(40, 30)
+    expected = classifier.prepare(np.repeat(grey[..., None], 3, axis=2))
+    assert torch.equal(classifier.prepare(grey), expected)
+    assert torch.equal(classifier.prepare(grey[..., None]), expected)
+
+
+@pytest.mark.parametrize("block", [None, 0, 3])
+def test_features(trained, picture, block):
+    predictor = beit.load(trained.pretrained)
+    vectors = predictor.embed([picture, picture], block=block)
+    assert vectors.shape == (2, 48)
+    taps = predictor.model.backbone(predictor.prepare(picture)[None], taps=range(4)).taps
+    close(vectors[0], taps[3 if block is None else block][0, 1:].mean(dim=0).detach(), 1e-5)
+
+
+def test_tokens(trained, picture):
+    predictor = beit.load(trained.tokenizer)
+    tokens = predictor.tokens([picture])
+    assert tokens.shape == (1, 64)
+    assert torch.equal(tokens, predictor.model.encode(predictor.prepare(picture)[None]))
+
+
+def test_a_masked_model_gives_logits_of_the_hidden_patches(trained, picture):
+    predictor = beit.load(trained.pretrained)
+    mask = torch.zeros(1, 64, dtype=torch.bool)
+    mask[0, [5, 9]] = True
+    assert predictor.model(predictor.prepare(picture)[None], mask).shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ask", "problem"),
+    [
+        ("pretrained", lambda p, x: p.predict(x), "a masked model does not classify"),
+        ("tokenizer", lambda p, x: p.predict(x), "a tokenizer model does not classify"),
+        ("tokenizer", lambda p, x: p.embed([x]), "a tokenizer has no features"),
+        ("classifier", lambda p, x: p.tokens([x]), "a classifier model gives no tokens"),
+        ("classifier", lambda p, x: p.embed([x], block=4), "no block 4"),
+        ("classifier", lambda p, x: p.embed([x], block=-1), "no block -1"),
+    ],
+)
+def test_what_a_model_cannot_do(trained, picture, kind, ask, problem):
+    with pytest.raises(ConfigError, match=problem) as caught:
+        ask(beit.load(getattr(trained, kind)), picture)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ("nowhere.png", "no file nowhere.png"),
+        (b"rubbish", "cannot be read"),
+        (np.zeros((4, 4, 3)), r"type float64 and shape \(4, 4, 3\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
+    ],
+)
+def test_what_is_no_picture(classifier, form, problem):
+    with pytest.raises(DataError, match=problem) as caught:
+        classifier.predict(form)
+    assert caught.value.remedy
+
+
+def test_no_artifact(tmp_path):
+    with pytest.raises(CheckpointError, match="is no artifact"):
+        beit.load(tmp_path)
+
+
+ALONE = """
+import json, sys, beit
+labels = beit.load(sys.argv[1]).predict(sys.argv[2])
+print(json.dumps([label._asdict() for label in labels]))
+assert not any(name.startswith("beit.training") for name in sys.modules)
+"""
+
+
+def test_an_artifact_works_alone(classifier, trained, picture, tmp_path, environment):
+    """In another process and another place, without the run, its data and its training code."""
+    shutil.copytree(trained.classifier / "model", tmp_path / "shipped")
+    shutil.copy(picture, tmp_path / "x.png")
+    command = [sys.executable, "-c", ALONE, "shipped", "x.png"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    labels = json.loads(done.stdout)
+    expected = classifier.predict(picture)
+    assert [label["name"] for label in labels] == [label.name for label in expected]
+    assert [label["probability"] for label in labels] == pytest.approx(
+        [label.probability for label in expected]
+    )

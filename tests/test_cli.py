@@ -1,0 +1,245 @@
+"""The command line: every verb, and for every wrong input its exit code, its message, no folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from beit import cli
+from beit.config import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config.tree import from_json, to_json
+from beit.errors import ConfigError, DataError
+from beit.recipes import RECIPES, find_recipe
+from beit.training.run_folder import read_run_config
+
+KINDS = {
+    "tokenizer": TokenizerRunConfig,
+    "pretrain": PretrainRunConfig,
+    "finetune": FinetuneRunConfig,
+}
+QUICK = ["--steps", "2", "--warmup-steps", "1", "--workers", "0", "--device", "cpu", "--precision",
+         "fp32"]  # fmt: skip
+EVERY = [(verb, name) for verb, recipes in RECIPES.items() for name in recipes]
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, output and errors of one command."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as left:  # from the parser of options
+        code = int(left.code or 0)
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+# -- verbs ----------------------------------------------------------------------------------------
+
+
+def test_from_pictures_to_labels(capsys, class_folders, tmp_path):
+    """The whole way, with the commands a user types."""
+    tok, pre, fine = (tmp_path / name for name in ("tok", "pre", "fine"))
+    data = ["--data", class_folders]
+    code, out, _ = call(capsys, "tokenizer", "tiny", *data, "--out", tok, *QUICK)
+    assert code == 0
+    assert "evaluation: psnr" in out
+    assert f"model   {tok / 'model'}" in out
+    pretrain = ["pretrain", "tiny", *data, "--out", pre, "--tokenizer", tok, *QUICK]
+    code, out, _ = call(capsys, *pretrain)
+    assert code == 0
+    assert "(chance 3.466)" in out
+    assert "evaluation: neighbours" in out
+    assert call(capsys, *pretrain, "--resume", "--quiet") == (0, "", "")
+    assert call(capsys, "finetune", "tiny", *data, "--out", fine, "--init", pre, *QUICK)[0] == 0
+    assert read_run_config(fine).model.relative_position == "per-block"
+
+    picture = class_folders / "disc" / "00.png"
+    code, out, _ = call(capsys, "predict", fine, picture, "--top", "2", "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["labels"]) == 2
+    code, out, _ = call(capsys, "predict", fine, picture)
+    assert code == 0
+    assert "probability" in out
+    code, out, _ = call(capsys, "embed", pre, picture, "--out", tmp_path / "x.npz", "--block", "1")
+    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 pictures x 48 features\n")
+    code, out, _ = call(capsys, "report", pre)
+    assert code == 0
+    assert "report.html" in out
+
+
+def test_finetuning_from_scratch(capsys, class_folders, tmp_path):
+    code, out, _ = call(
+        capsys, "finetune", "tiny", "--data", class_folders, "--out", tmp_path / "run",
+        "--size", "16", "--per-class", "4", "--pooling", "cls", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert "12 pictures" in out
+    assert read_run_config(tmp_path / "run").model.size == (16, 16)
+
+
+@pytest.mark.parametrize(("words", "size"), [(["24"], (24, 24)), (["24", "32"], (24, 32))])
+def test_one_side_stands_for_both(monkeypatch, words, size):
+    monkeypatch.setattr(
+        "beit.runs.pretrain", lambda config, **_: pytest.fail(f"{config.model.size}")
+    )
+    with pytest.raises(pytest.fail.Exception, match=str(size[0]) + ", " + str(size[1])):
+        cli.main(["pretrain", "tiny", "--size", *words])
+
+
+# -- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong(tmp_path, class_folders):
+    """Folders with one fault each, by name."""
+    places = {name: tmp_path / name for name in ("empty", "rubbish", "unlike", "used", "file")}
+    for name in ("empty", "rubbish", "used"):
+        places[name].mkdir()
+    (places["rubbish"] / "a.png").write_bytes(b"rubbish")
+    (places["rubbish"] / "b.png").write_bytes(b"")
+    (places["used"] / "letter.txt").write_text("dear all")
+    shutil.copytree(class_folders, places["unlike"] / "train")
+    shutil.copytree(class_folders / "disc", places["unlike"] / "val" / "dics")
+    places["file"].write_text("")
+    return {name: str(path) for name, path in places.items()}
+
+
+CASES = {
+    "unknown option": ("pretrain tiny --sise 32", 2, ["--sise", "--size"]),
+    "mistyped recipe": ("pretrain tini", 2, ["'tini'", "did you mean 'tiny'?"]),
+    "mistyped verb": ("pretran", 2, ["'pretran'", "did you mean 'pretrain'?"]),
+    "mistyped choice": ("pretrain tiny --precision fp8", 2, ["fp8", "bf16"]),
+    "no number": ("pretrain tiny --depth deep", 2, ["--depth", "deep"]),
+    "size and patch": ("pretrain tiny {io} --size 33", 2, ["size 33", "of 4", "use 32 or 36"]),
+    "heads": ("pretrain tiny {io} --heads 5", 2, ["48", "5 heads"]),
+    "warm-up": ("pretrain tiny {io} --warmup-steps 30", 2, ["30", "fewer warm-up steps"]),
+    "half precision": ("finetune tiny {io} --precision fp16", 2, ["fp16", "bf16 or fp32"]),
+    "batch and micro-batch": ("finetune tiny {io} --micro-batch 5", 2, ["5", "batch 16"]),
+    "grids": ("pretrain tiny {io} --tokenizer {tok} --size 40", 2,
+              ["8 x 8 tokens", "10 x 10 patches", "for this grid"]),
+    "channels": ("pretrain tiny {io} --tokenizer {tok} --channels 1 --mean 0.5 --std 0.5", 2,
+                 ["3 channels", "1"]),
+    "no tokenizer": ("pretrain tiny {io} --tokenizer {pre}", 4, ["masked model, not a tokenizer"]),
+    "nothing hidden": ("pretrain tiny {io} --mask-ratio 0", 2, ["mask_ratio is 0", "--predict"]),
+    "no data": ("pretrain tiny --out {out}", 2, ["no pictures", "--data"]),
+    "no out": ("finetune tiny --data {data}", 2, ["no folder", "--out"]),
+    "no out for a tokenizer": ("pretrain tiny --data {data}", 2, ["no folder", "--out"]),
+    "missing data": ("pretrain tiny --data nowhere --out {out}", 3, ["nowhere"]),
+    "empty data": ("pretrain tiny --data {empty} --out {out}", 3, ["empty", "contains pictures"]),
+    "no readable picture": ("tokenizer tiny --data {rubbish} --out {out}", 3, ["a.png"]),
+    "labels differ": ("finetune tiny --data {unlike} --out {out}", 3, ["disc", "dics", "val/"]),
+    "no labels": ("finetune tiny --data {data}/disc --out {out}", 3, ["no class folders"]),
+    "architecture": ("finetune tiny {io} --init {pre} --depth 6", 4,
+                     ["another architecture", "missing", "blocks.4", "same patch"]),
+    "no artifact": ("finetune tiny {io} --init nowhere", 4, ["nowhere", "no artifact"]),
+    "used folder": ("finetune tiny --data {data} --out {used}", 7, ["not empty", "another --out"]),
+    "folder of a run": ("finetune tiny --data {data} --out {pre}", 7, ["holds a run", "--resume"]),
+    "out is a file": ("finetune tiny --data {data} --out {file}", 7, ["is a file"]),
+    "nothing to resume": ("finetune tiny {io} --resume", 7, ["no run to go on with"]),
+    "other settings": ("finetune tiny --data {data} --out {fine} --resume --lr 0.5", 7,
+                       ["training.lr", "0.5"]),
+    "masked models do not classify": ("predict {pre} {data}", 2, ["masked", "finetune --init"]),
+    "no such model": ("predict nowhere {data}", 4, ["nowhere", "no artifact"]),
+    "no pictures to predict": ("predict {fine} {empty}", 3, ["empty"]),
+    "unknown format": ("embed {pre} {data} --out x.xlsx", 2, [".xlsx", ".npz"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input(capsys, monkeypatch, trained, class_folders, tmp_path, wrong, case):
+    monkeypatch.setenv("COLUMNS", "200")
+    line, code, words = CASES[case]
+    out = tmp_path / "out"
+    places = wrong | {
+        "data": class_folders, "out": out, "io": f"--data {class_folders} --out {out}",
+        "tok": trained.tokenizer, "pre": trained.pretrained, "fine": trained.classifier,
+    }  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    found, _, told = call(capsys, *line.format(**places).split())
+    assert found == code, told
+    for word in words:
+        assert word in told
+    assert "Traceback" not in told
+    if told.startswith("error:"):
+        assert "\n  remedy: " in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_traceback_on_request(class_folders):
+    with pytest.raises(DataError):
+        cli.main(["--traceback", "pretrain", "tiny", "--data", "nowhere", "--out", "x"])
+
+
+# -- help -----------------------------------------------------------------------------------------
+
+ASK = """
+import sys
+from beit.cli import main
+for verb in [[], *([verb] for verb in sys.argv[1:])]:
+    try:
+        main([*verb, "--help"])
+    except SystemExit as left:
+        assert not left.code
+assert not sys.modules.keys() & {"torch", "numpy", "timm"}, "help must not import what is slow"
+"""
+
+
+def test_help_is_answered_without_torch(environment):
+    command = [sys.executable, "-c", ASK, *cli.VERBS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for verb, run in cli.VERBS.items():
+        assert f"  {verb}" in done.stdout
+        assert str(run.__doc__) in done.stdout
+    for _, name in EVERY:
+        assert f"{name}:" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_no_verb_is_a_request_for_help(capsys, arguments):
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert out.startswith("usage: beit VERB")
+
+
+def test_version(capsys):
+    import beit
+
+    assert call(capsys, "--version") == (0, f"{beit.__version__}\n", "")
+
+
+# -- recipes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verb", "name"), EVERY)
+def test_every_recipe_is_a_documented_valid_config(verb, name):
+    function = RECIPES[verb][name]
+    assert function.__doc__
+    config = find_recipe(verb, name, KINDS[verb])
+    assert config.recipe == name
+    assert from_json(json.loads(json.dumps(to_json(config))), RunConfig) == config
+
+
+@pytest.mark.parametrize("verb", KINDS)
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_small_recipes_build(verb, name):
+    config = find_recipe(verb, name, KINDS[verb])
+    part = config.tokenizer if isinstance(config, TokenizerRunConfig) else config.model
+    assert sum(parameter.numel() for parameter in part.build().parameters()) > 1000
+
+
+def test_recipes_of_one_s_own(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from beit.recipes.pretrain import tiny\nfrom beit.recipes.tokenizers import tiny as other\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = find_recipe("pretrain", "mine:tiny", PretrainRunConfig)
+    assert config.recipe == "mine:tiny"
+    with pytest.raises(ConfigError, match=r"returns a TokenizerRunConfig[\s\S]*PretrainRunConfig"):
+        find_recipe("pretrain", "mine:other", PretrainRunConfig)
+    for name in ("mine:nothing", "nowhere:tiny"):
+        with pytest.raises(ConfigError, match="cannot be found"):
+            find_recipe("pretrain", name, PretrainRunConfig)

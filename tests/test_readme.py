@@ -1,0 +1,68 @@
+"""Every command and snippet of the README and the docs runs, on the tiny recipes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from beit.cli import VERBS, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TRAINING = ("tokenizer", "pretrain", "finetune")
+SHORT = ["--steps", "3", "--warmup-steps", "1", "--batch", "4", "--workers", "0"]
+
+
+def commands() -> list[list[str]]:
+    """The commands of the table of verbs, in its order."""
+    return [shlex.split(found)[1:] for found in re.findall(r"\| `(beit [^`]*)` \|", README)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder as the README takes it for granted."""
+    shutil.copytree(class_folders, tmp_path / "pictures")
+    shutil.copytree(class_folders, tmp_path / "labelled")
+    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_table_names_every_verb() -> None:
+    assert [command[0] for command in commands()] == list(VERBS)
+
+
+def test_the_commands_of_the_table_run_in_their_order(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb, *rest in commands():
+        if verb == "demo":
+            continue  # tests/demo
+        args = [verb, "tiny", *rest, *SHORT] if verb in TRAINING else [verb, *rest]
+        assert main(args) == 0, (args, capsys.readouterr().err)
+    for made in ("runs/classifier/report.html", "runs/pretrain/model", "features.npz"):
+        assert (place / made).exists()
+    assert "runs/classifier" in capsys.readouterr().out
+
+
+def test_the_python_snippet_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snippet = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    options = "steps=3, warmup_steps=1, batch=4, workers=0, quiet=True, "
+    exec(snippet.replace('"small", ', f'"tiny", {options}'), {})  # noqa: S102
+    assert len(capsys.readouterr().out.splitlines()) == 3  # one line per class
+
+
+def test_files_to_read_exist() -> None:
+    named = re.findall(r"^\d\. `([^`]*)`", README, re.MULTILINE)
+    assert len(named) == 6
+    assert all((ROOT / name).is_file() for name in named)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
