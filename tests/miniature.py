@@ -113,8 +113,7 @@ class InMemory:
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         for step in range(first_step, last_step):
             self.before(step)
-            for part in split(self.make(step), self.micro_batch):
-                yield part
+            yield from split(self.make(step), self.micro_batch)
 
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:

@@ -233,7 +233,8 @@ def test_small_recipes_build(verb, name):
 
 def test_recipes_of_one_s_own(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from beit.recipes.pretrain import tiny\nfrom beit.recipes.tokenizers import tiny as other\n"
+        "from beit.recipes.pretrain import tiny\n"
+        "from beit.recipes.tokenizers import tiny as other\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = find_recipe("pretrain", "mine:tiny", PretrainRunConfig)

@@ -1,4 +1,4 @@
-"""Classification: what is mixed, softened and erased, and how the learning rate falls with depth."""
+"""Classification: what is mixed, softened and erased, and how learning rates fall with depth."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_full_disk(tmp_path, quota):
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError, match="Not a directory|File exists"):
+    with pytest.raises(ResourceError, match=r"Not a directory|File exists"):
         save_checkpoint(tmp_path / "file", checkpoint(1), keep=1)
 
 

@@ -72,7 +72,13 @@ def tiny() -> TokenizerRunConfig:
         views=ViewConfig(crop_scale=(0.5, 1.0), jitter=0.0),
         objective=ReconstructConfig(kl_weight=0.01, revive_every=20),
         training=TrainingConfig(
-            steps=60, batch=16, lr=2e-3, warmup_steps=5, weight_decay=1e-4, save_every=30
+            steps=60,
+            batch=16,
+            lr=2e-3,
+            warmup_steps=5,
+            weight_decay=1e-4,
+            clip=1.0,
+            save_every=30,
         ),
     )
 
