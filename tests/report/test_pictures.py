@@ -6,6 +6,7 @@ import base64
 import io
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from beit.batch import MaskedBatch
 from beit.config import MaskedConfig, PretrainRunConfig, UniformMasking
 from beit.config.masking import FixedMasking
 from beit.data.sources import open_source
+from beit.errors import ConfigError
 from beit.objectives.masked import MaskedImageModeling, patchify
 from beit.report.attention import attention_maps, queries
 from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
@@ -24,6 +26,7 @@ from beit.report.pictures import data_uri, heat, hide, judge, mark, per_pixel, t
 from beit.report.pretraining import central_masks, fill, guess, pixels_of
 from beit.report.samples import FEWEST, affordable, batches, best_typical_worst, chosen
 from beit.report.settings import changed_options, command
+from beit.report.strip import write_strip
 from beit.report.tokenizer import vocabulary
 from beit.training.run_folder import read_run_config
 
@@ -94,11 +97,25 @@ def test_pixel_guesses_agree_with_the_objective(runs):
 
 
 def test_the_view_of_the_report_has_no_chance(runs, pretrained):
-    config = read_run_config(runs.pretraining)
+    config = replace(read_run_config(runs.pretraining), evaluation_crop=1.0)
     view = central_masks(config, pretrained[1])
     picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     sample = view(picture, None, random.Random(0))
     assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(picture[:, 8:40]))
+
+
+def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
+    config = replace(read_run_config(runs.pretraining), evaluation_crop=0.5)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    sample = central_masks(config, pretrained[1])(picture, None, random.Random(0))
+    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(picture[16:48, 16:48]))
+
+
+def test_a_strip_is_one_picture_of_rows(runs, tmp_path):
+    place = write_strip(runs.pretraining, tmp_path / "strip.png", rows=2, zoom=1)
+    assert Image.open(place).size == (5 * (32 + 12), 2 * (32 + 12))
+    with pytest.raises(ConfigError, match="no pre-training"):
+        write_strip(runs.tokenizer, tmp_path / "other.png")
 
 
 def test_pictures_become_png_that_are_not_too_large():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -12,10 +15,10 @@ from torch import Tensor
 
 from beit.artifact.store import load_artifact, load_tokenizer
 from beit.batch import MaskedBatch
-from beit.config.data import ViewConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.sources import ImageSource, open_source
-from beit.data.views import MaskedViews
+from beit.data.views import Box, MaskedSample, resize_crop
+from beit.masking import MaskSampler
 from beit.models.heads import MaskedImageModel
 from beit.models.vit import VisionTransformer
 from beit.objectives.masked import patchify
@@ -54,19 +57,38 @@ def fill(
     return torch.where(asked, answer, target)
 
 
-def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> MaskedViews:
-    """The views of the run without chance: the largest centred crop, no jitter, no mirroring."""
-    height, width = config.model.size
-    whole = ViewConfig(
-        crop_scale=(1.0, 1.0), crop_ratio=(width / height,) * 2, symmetry="none", jitter=0.0
-    )
-    return MaskedViews(
-        config=whole,
-        size=config.model.size,
-        token_size=None if tokenizer is None else tokenizer.size,
-        token_interpolation="bicubic" if tokenizer is None else tokenizer.config.interpolation,
-        sampler=config.masking.build(config.model.grid),
-    )
+@dataclass(frozen=True, kw_only=True)
+class CentralMasks:
+    """The views of the run without chance: the centre that evaluation looks at, and a mask."""
+
+    config: PretrainRunConfig
+    tokenizer: VisualTokenizer | None
+    sampler: MaskSampler
+
+    def __call__(
+        self, picture: np.ndarray, _target: int | None, generator: random.Random
+    ) -> MaskedSample:
+        box = self._box(*picture.shape[:2])
+        image = resize_crop(picture, box, self.config.model.size, "bicubic")
+        token_image = None
+        if self.tokenizer is not None:
+            how = self.tokenizer.config.interpolation
+            token_image = resize_crop(picture, box, self.tokenizer.size, how)
+        return MaskedSample(image, token_image, torch.from_numpy(self.sampler(generator)))
+
+    def _box(self, height: int, width: int) -> Box:
+        """The centred crop, of the model's shape and the evaluation's share of the picture."""
+        model_height, model_width = self.config.model.size
+        scale = self.config.evaluation_crop * min(height / model_height, width / model_width)
+        tall = max(1, round(model_height * scale))
+        wide = max(1, round(model_width * scale))
+        return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+
+
+def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> CentralMasks:
+    """The view of a report for this run."""
+    sampler = config.masking.build(config.model.grid)
+    return CentralMasks(config=config, tokenizer=tokenizer, sampler=sampler)
 
 
 @torch.no_grad()
@@ -107,7 +129,8 @@ def pixels_of(
     return (image * backbone.std.cpu() + backbone.mean.cpu()).clamp(0, 1)
 
 
-def _painted(tokens: Tensor, tokenizer: VisualTokenizer) -> Tensor:
+def painted(tokens: Tensor, tokenizer: VisualTokenizer) -> Tensor:
+    """The picture of some tokens [N]."""
     device = next(tokenizer.parameters()).device
     return tokenizer.decode(tokens[None].to(device))[0].cpu()
 
@@ -119,10 +142,8 @@ def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
     return [
         show(picture, "The picture", "picture"),
         show(hide(picture, one.asked, grid), "What the model sees", "model's input"),
-        show(to_rgb(_painted(one.target, tokenizer)), "Target tokens decoded", "target, decoded"),
-        show(
-            to_rgb(_painted(filled, tokenizer)), "Predicted tokens decoded", "prediction, decoded"
-        ),
+        show(to_rgb(painted(one.target, tokenizer)), "Target tokens decoded", "target, decoded"),
+        show(to_rgb(painted(filled, tokenizer)), "Predicted tokens decoded", "prediction, decoded"),
         show(
             judge(picture, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"
         ),
@@ -197,8 +218,16 @@ def _predictions(
     return Section("predictions", "Hidden patches, predicted", lead, join(body))
 
 
-def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
-    """Predictions and attention on a few pictures of the run's data.
+class Guesses(NamedTuple):
+    """What a run's model makes of some pictures of its data."""
+
+    model: MaskedImageModel
+    tokenizer: VisualTokenizer | None
+    pictures: list[Guess]
+
+
+def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
+    """Let the run's artifact predict hidden patches.
 
     Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
     """
@@ -212,8 +241,8 @@ def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
     source: ImageSource = open_source(config.data)
     positions = config.model.patches + 1
     source = chosen(source, affordable(model, positions, device, MOST_PICTURES))
-    guesses: list[Guess] = []
     view = central_masks(config, tokenizer)
+    guesses: list[Guess] = []
     for batch in batches(MaskedBatch, source, view, config.model.channels):
         moved = batch._replace(
             images=batch.images.to(device),
@@ -221,9 +250,18 @@ def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
             mask=batch.mask.to(device),
         )
         guesses += guess(model, tokenizer, moved)
+    return Guesses(model, tokenizer, guesses)
+
+
+def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
+    """Predictions and attention on a few pictures of the run's data.
+
+    Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
+    """
+    model, tokenizer, guesses = make_guesses(run, config)
     typical = best_typical_worst([one.score for one in guesses], EACH)[:WITH_ATTENTION]
-    images = torch.stack([guesses[index].image for _, index in typical]).to(device)
+    images = torch.stack([guesses[index].image for _, index in typical])
     return [
         _predictions(guesses, config, model, tokenizer),
-        attention_section(model.backbone, images),
+        attention_section(model.backbone, images.to(model.backbone.cls_token.device)),
     ]

@@ -1,0 +1,57 @@
+"""Some rows of a pre-training as one picture file, for a README or a slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from beit.config.runs import PretrainRunConfig
+from beit.errors import ConfigError
+from beit.report.pictures import hide, to_rgb, token_map
+from beit.report.pretraining import fill, make_guesses, painted
+from beit.training.run_folder import read_run_config
+
+
+def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
+    """Write typical rows of a pre-training as one PNG: picture, input, target, prediction, tokens.
+
+    Errors: ConfigError if the run predicts no tokens.
+    """
+    config = read_run_config(run)
+    if not isinstance(config, PretrainRunConfig) or config.objective.target != "tokens":
+        raise ConfigError(
+            f"{run} is no pre-training with tokens", remedy="give the run of `beit pretrain`"
+        )
+    _, tokenizer, guesses = make_guesses(run, config)
+    assert tokenizer is not None
+    # Among the pictures guessed about as well as the middle one, those with the most to see.
+    order = sorted(guesses, key=lambda one: one.score)
+    middle = order[len(order) // 4 : -(len(order) // 4) or None]
+    shown = sorted(middle, key=lambda one: -float(one.image.float().std()))[:rows]
+    grid, size = tokenizer.grid, config.model.size
+    lines = []
+    for one in shown:
+        picture = to_rgb(one.image)
+        filled = fill(one.target, one.answer, one.asked)
+        cells = [
+            picture,
+            hide(picture, one.asked, grid),
+            to_rgb(painted(one.target, tokenizer)),
+            to_rgb(painted(filled, tokenizer)),
+            token_map(filled, grid, tokenizer.codes),
+        ]
+        height, width = size[0] * zoom, size[1] * zoom
+        scaled = [
+            np.asarray(Image.fromarray(cell).resize((width, height), Image.Resampling.NEAREST))
+            for cell in cells
+        ]
+        lines.append(np.concatenate([_framed(cell) for cell in scaled], axis=1))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(lines)).save(place, optimize=True)
+    return place
+
+
+def _framed(picture: np.ndarray, border: int = 6) -> np.ndarray:
+    return np.pad(picture, ((border, border), (border, border), (0, 0)), constant_values=255)
