@@ -87,6 +87,12 @@ def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
     }  # fmt: skip
     beit.tokenizer("tiny", out=str(folders.tokenizer), steps=8, **options)
     options["steps"] = 4
-    beit.pretrain("tiny", out=str(folders.pretrained), tokenizer=str(folders.tokenizer), **options)
+    beit.pretrain(
+        "tiny",
+        out=str(folders.pretrained),
+        tokenizer=str(folders.tokenizer),
+        accept_collapsed=True,
+        **options,
+    )
     beit.finetune("tiny", out=str(folders.classifier), init=str(folders.pretrained), **options)
     return folders

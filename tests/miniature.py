@@ -148,7 +148,7 @@ def opened(folder: Path, loader: InMemory, **options: Any) -> Iterator[Fit]:
         loader=loader,
         **({
             "pictures": 100, "bad_limit": 0.02, "evaluation": evaluation(),
-            "publish": lambda model, best: None, "quiet": True,
+            "publish": lambda model, best, metrics: None, "quiet": True,
         } | given),
     )  # fmt: skip
 

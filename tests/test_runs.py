@@ -20,13 +20,16 @@ import beit
 from beit import runs
 from beit.artifact.store import load_artifact, load_tokenizer, read_config
 from beit.config import AugmentConfig, MaskedConfig, PretrainRunConfig, UniformMasking
+from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
 from beit.recipes import find_recipe
+from beit.runs import pretraining
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
 
 QUICK: dict[str, Any] = {
+    "accept_collapsed": True,
     "workers": 0, "quiet": True, "report": False, "device": "cpu", "precision": "fp32",
     "neighbour_pictures": 0, "steps": 3, "warmup_steps": 1,
 }  # fmt: skip
@@ -37,7 +40,11 @@ VARIED = {"augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5), "average
 
 def options(**changes: Any) -> dict[str, Any]:
     """Those of QUICK with changes, for any verb but pre-training."""
-    kept = {name: value for name, value in QUICK.items() if name != "neighbour_pictures"}
+    kept = {
+        name: value
+        for name, value in QUICK.items()
+        if name not in ("neighbour_pictures", "accept_collapsed")
+    }
     return kept | changes
 
 
@@ -85,20 +92,37 @@ def test_the_python_call_takes_what_the_command_line_takes(trained, class_folder
 
 def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypatch):
     """On the patch grid, with half the patch as stride; and only once."""
-    real = runs.matching_tokenizer
-    monkeypatch.setattr(runs, "matching_tokenizer", lambda *given: runs.override(
-        real(*given), {"steps": 2, "warmup_steps": 0}))  # fmt: skip
+    real = pretraining.matching_tokenizer
+    monkeypatch.setattr(
+        pretraining,
+        "matching_tokenizer",
+        lambda *given: override(real(*given), {"steps": 2, "warmup_steps": 0}),
+    )
     out = tmp_path / "run"
     run = beit.pretrain("tiny", data=str(class_folders), out=str(out), size=(24, 40), **QUICK)
     tokenizer = load_tokenizer(tmp_path / "run-tokenizer")
     assert (tokenizer.grid, tokenizer.size) == ((6, 10), (12, 20))
     assert read_config(run.artifact)["tokenizer"] == tokenizer.digest()
     assert read_run_config(out).tokenizer == str(tmp_path / "run-tokenizer")
-    monkeypatch.setattr(runs, "tokenizer", pytest.fail)
+    monkeypatch.setattr(pretraining, "tokenizer", pytest.fail)
     again = beit.pretrain(
         "tiny", data=str(class_folders), out=str(out), size=(24, 40), resume=True, **QUICK
     )
     assert again == run
+
+
+def test_a_collapsed_tokenizer_is_refused_unless_insisted(class_folders, trained, tmp_path):
+    sick = shutil.copytree(trained.tokenizer, tmp_path / "sick")
+    config = json.loads((sick / "model" / "config.json").read_text())
+    config["trained"]["metrics"] |= {"collapsed": 1.0, "codes_in_use": 3.0, "perplexity": 1.4}
+    (sick / "model" / "config.json").write_text(json.dumps(config))
+    given = QUICK | {"data": str(class_folders), "tokenizer": str(sick)}
+    with pytest.raises(ConfigError, match=r"has collapsed: its 3 codes[\s\S]*accept-collapsed"):
+        beit.pretrain(
+            "tiny", out=str(tmp_path / "refused"), **(given | {"accept_collapsed": False})
+        )
+    assert not (tmp_path / "refused").exists()
+    assert beit.pretrain("tiny", out=str(tmp_path / "run"), **given).artifact.exists()
 
 
 @pytest.mark.parametrize(

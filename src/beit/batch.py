@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
@@ -43,3 +44,12 @@ class LabelledBatch(NamedTuple):
 
 
 Batch = ImageBatch | MaskedBatch | LabelledBatch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device."""
+    values: list[Any] = [
+        value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for value in batch
+    ]
+    return type(batch)(*values)

@@ -76,7 +76,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     )
     beit.tokenizer("tiny", **options, out=str(made.tokenizer), steps=8, evaluate_every=4)
     small = {**options, "steps": 4, "neighbour_pictures": 8}
-    beit.pretrain("tiny", **small, out=str(made.pretraining), tokenizer=str(made.tokenizer))
+    beit.pretrain(
+        "tiny",
+        **small,
+        out=str(made.pretraining),
+        tokenizer=str(made.tokenizer),
+        accept_collapsed=True,
+    )
     beit.pretrain("tiny", **small, out=str(made.pixels), target="pixels")
     beit.finetune(
         "tiny", **options, out=str(made.classifier), init=str(made.pretraining), steps=4,

@@ -113,7 +113,8 @@ def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
 
 def test_a_strip_is_one_picture_of_rows(runs, tmp_path):
     place = write_strip(runs.pretraining, tmp_path / "strip.png", rows=2, zoom=1)
-    assert Image.open(place).size == (5 * (32 + 12), 2 * (32 + 12))
+    with Image.open(place) as strip:
+        assert strip.size == (5 * (32 + 12), 2 * (32 + 12))
     with pytest.raises(ConfigError, match="no pre-training"):
         write_strip(runs.tokenizer, tmp_path / "other.png")
 

@@ -149,7 +149,7 @@ def test_a_finished_run_is_done_but_publishes_again(tmp_path):
     published = []
     again = train(
         tmp_path, masked(), InMemory(masked_batch, before=pytest.fail), resume=True,
-        publish=lambda model, best: published.append((model, best)),
+        publish=lambda model, best, metrics: published.append((model, best)),
     )  # fmt: skip
     assert again == first
     assert "this run was already done: 6 of 6 steps" in (tmp_path / "log.txt").read_text()
@@ -163,7 +163,7 @@ def test_the_best_and_the_last_are_published(tmp_path):
     published = []
     scores = iter([0.3, 0.9, 0.9, 0.5])
 
-    def publish(model, best):
+    def publish(model, best, metrics):
         published.append((best, model.weight.detach().clone()))
 
     fitted = train(
@@ -179,7 +179,7 @@ def test_the_best_and_the_last_are_published(tmp_path):
 def test_the_average_is_what_is_judged_and_published(tmp_path):
     published = []
     train(tmp_path, Line(), InMemory(image_batch), average=0.5,
-          publish=lambda model, best: published.append(model))  # fmt: skip
+          publish=lambda model, best, metrics: published.append(model))  # fmt: skip
     average = state(tmp_path)[0].tensors["average"]
     assert torch.equal(published[0].weight, average["module.weight"])
     assert not torch.equal(average["module.weight"], state(tmp_path)[0].tensors["model"]["weight"])

@@ -21,7 +21,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.config.runs import HeadConfig
 from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
-from beit.errors import BeitError, CheckpointError
+from beit.errors import BeitError, CheckpointError, ResourceError
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.tokenizers.base import VisualTokenizer
 
@@ -110,13 +110,22 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         "versions": {"beit": beit.__version__, "torch": torch.__version__},
     }
     temporary = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / WEIGHTS).write_bytes(data)
-    (temporary / CONFIG).write_text(json.dumps(config, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    replaced = folder.with_name(f".replaced-{folder.name}")
+    try:
+        for leftover in (temporary, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        (temporary / WEIGHTS).write_bytes(data)
+        (temporary / CONFIG).write_text(json.dumps(config, indent=1))
+        if folder.exists():
+            folder.rename(replaced)
+        temporary.rename(folder)
+    except OSError as error:
+        raise ResourceError(
+            f"the artifact cannot be written to {folder}: {error.strerror}",
+            remedy="make room or permit writing, then go on with --resume",
+        ) from error
+    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 

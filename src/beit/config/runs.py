@@ -106,6 +106,8 @@ class PretrainRunConfig(RunConfig):
 
     tokenizer: str = ""
     """Artifact of a trained tokenizer (the `model` folder of its run, or the run)."""
+    accept_collapsed: bool = False
+    """Use the tokenizer even if it has collapsed."""
     init: str = ""
     """Start from the backbone of this artifact instead of random weights."""
     model: VisionTransformerConfig

@@ -33,8 +33,8 @@ from beit.evaluation.passes import Passes
 from beit.evaluation.pretraining import every_block
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE, Budget, DemoPlan
-from beit.training.loop import seed_everything
 from beit.training.run_folder import RunFolder
+from beit.training.seeding import seed_everything
 
 ARMS = ("pre-trained", "from scratch")
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from beit.batch import Batch
+from beit.batch import Batch, Unreadable
 from beit.config.data import LoaderConfig
 from beit.data.augment import central_view
 from beit.data.loader import View, evaluate_batches
@@ -53,12 +53,18 @@ class Passes(Generic[Kind]):
         self._channels, self._loader = channels, loader
         self._fits = len(source) * channels * math.prod(size) <= HELD_BYTES
         self._held: list[Kind] = []
+        self._unreadable: dict[str, Unreadable] = {}
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Pictures that no pass so far could read."""
+        return tuple(self._unreadable.values())
 
     def _read(self) -> Iterator[Kind]:
         for batch in evaluate_batches(
             self._source, self._view, channels=self._channels, batch=BATCH, config=self._loader
         ):
             assert isinstance(batch, self._kind)
+            self._unreadable.update((found.key, found) for found in batch.unreadable)
             yield batch
 
     def __iter__(self) -> Iterator[Kind]:

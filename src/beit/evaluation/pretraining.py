@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from beit.batch import ImageBatch, LabelledBatch
+from beit.batch import ImageBatch, LabelledBatch, Unreadable
 from beit.config.data import ViewConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.augment import EvaluationView
@@ -53,6 +53,10 @@ class NeighbourScore:
             for part in (splits.train, splits.validation)
         )
 
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Pictures that could not be read."""
+        return self._known.unreadable() + self._asked.unreadable()
+
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         known, asked = (
             every_block(model, part, self._device) for part in (self._known, self._asked)
@@ -90,6 +94,10 @@ class RetrievalScore:
             )
             for view in views
         )
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Pictures that could not be read."""
+        return self._first.unreadable() + self._second.unreadable()
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         first, second = (

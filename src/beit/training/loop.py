@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from beit.batch import Batch
+from beit.batch import Batch, Unreadable, to_device
 from beit.config.training import TrainingConfig
 from beit.errors import CheckpointError, DivergedError, Preempted
 from beit.objectives.base import AnyObjective
@@ -25,8 +21,8 @@ from beit.training.journal import Journal, Pace, UnreadablePictures, progress_li
 from beit.training.optim import Optimizer
 from beit.training.parallel import Processes, autocast, resolve_precision
 from beit.training.run_folder import RunFolder
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from beit.training.seeding import seed_everything
+from beit.training.stop import StopRequest
 
 
 class Batches(Protocol):
@@ -40,6 +36,8 @@ class Evaluation(NamedTuple):
 
     measure: Callable[[nn.Module], Mapping[str, float]]
     best: str = ""
+    unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
+    """Pictures that the last measure could not read."""
 
 
 class Fitted(NamedTuple):
@@ -60,8 +58,8 @@ class Fit(NamedTuple):
     pictures: int
     bad_limit: float
     evaluation: Evaluation | None
-    publish: Callable[[nn.Module, bool], None]
-    """Writes the artifact of a model; the flag says whether it is the best so far."""
+    publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
+    """Writes the artifact of a model: whether it is the best so far, and its metrics."""
     quiet: bool = False
 
 
@@ -94,12 +92,13 @@ class _Run:
         micro = self.config.micro_batch or self.config.batch // run.processes.world
         self.accumulation = self.config.batch // (micro * run.processes.world)
         self.step = 0  # updates done
-        self.best: tuple[int, float] = (0, -float("inf"))
+        self.best: tuple[int, float] | None = None  # step and score
         self.metrics: dict[str, float] = {}
         # Since the last line of the journal: sums of terms, counts of events, steps.
         self.totals: dict[str, Tensor] = {}
         self.events: dict[str, float] = {}
         self.counted = 0
+        self.finite = torch.ones((), device=self.device)
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -121,16 +120,16 @@ class _Run:
                 self._introduce(resumed=resume)
                 self._train()
             if run.processes.leads:  # also if the run was killed between its last save and here
-                run.publish(self._judged(), False)
+                run.publish(self._judged(), False, self.metrics)
         finally:
             if self.journal is not None:
                 self.journal.close()
-        return Fitted(self.metrics, self.best[0], len(self.unreadable))
+        return Fitted(self.metrics, self.best[0] if self.best else 0, len(self.unreadable))
 
     def _train(self) -> None:
         run, config = self.run, self.config
         self.pace = Pace(self.step, config.steps, config.batch)
-        with _Stop() as stop, closing(run.loader.batches(self.step, config.steps)) as batches:
+        with StopRequest() as stop, closing(run.loader.batches(self.step, config.steps)) as batches:
             while self.step < config.steps:
                 self._update(batches)
                 done = self.step == config.steps
@@ -168,7 +167,7 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(
             self.optimizer.parameters, config.clip if config.clip else float("inf"), foreach=True
         )
-        self._check_finite(finite, norm)
+        self._note_finite(finite * norm.isfinite())
         self.scaler.step(self.optimizer.adamw)
         self.scaler.update()
         self.optimizer.adamw.zero_grad(set_to_none=True)
@@ -191,18 +190,24 @@ class _Run:
         """Sum up what the next line of the journal averages."""
         self.totals[name] = self.totals[name] + value if name in self.totals else value
 
-    def _check_finite(self, finite: Tensor, norm: Tensor) -> None:
-        """Stop before a non-finite update; a GPU is not made to wait, it is asked when logging."""
-        if self.scaler.is_enabled() or self.device.type != "cpu":
+    def _note_finite(self, finite: Tensor) -> None:
+        """Stop before a non-finite update. A GPU is not made to wait for it: it is asked before the
+        next line of the journal and before every save, so that no bad state is ever kept. The
+        scaler of fp16 skips such updates by itself."""
+        if self.scaler.is_enabled():
             return
-        if not (bool(finite) and bool(norm.isfinite())):
+        self.finite = self.finite * finite
+        if self.device.type == "cpu":
+            self._require_finite()
+
+    def _require_finite(self) -> None:
+        if not bool(self.finite):
             self._diverged()
 
     def _diverged(self) -> None:
         raise DivergedError(
             f"the loss or its gradient is not finite at step {self.step}",
-            remedy="lower --lr, set --clip, or use --precision fp32; --resume starts from the last "
-            "checkpoint, which is sound",
+            remedy="lower --lr, set --clip, or use --precision fp32; the checkpoints are sound",
         )
 
     # -- log, evaluate, save -----------------------------------------------------------------
@@ -221,13 +226,12 @@ class _Run:
         )
 
     def _log(self) -> None:
+        self._require_finite()
         names = list(self.totals)
         sums = torch.stack([self.totals[name].float() for name in names])
         means = self.run.processes.mean(sums / self.counted).tolist()
         terms = dict(zip(names, means, strict=True)) | self.events
         self.totals, self.events, self.counted = {}, {}, 0
-        if not np.isfinite(terms["loss"]) and not self.scaler.is_enabled():
-            self._diverged()
         pace = self.pace.measure(self.step, self.device)
         expectations = self.objective.expectations()
         if self.journal is not None:
@@ -250,20 +254,23 @@ class _Run:
         model = self._judged()
         training = model.training
         model.eval()
-        with torch.no_grad(), autocast(self.precision, self.device):
+        with torch.no_grad():  # in float32, as the artifact will be used
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
+        self.unreadable.add(evaluation.unreadable())
         if self.journal is not None:
             self.journal.record(self.step, "evaluate", self.metrics)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             self.journal.say(f"step {self.step}/{self.config.steps}  evaluation: {listed}")
-        if evaluation.best and self.metrics[evaluation.best] >= self.best[1]:
-            self.best = (self.step, self.metrics[evaluation.best])
+        score = self.metrics.get(evaluation.best, 0.0)
+        if evaluation.best and (self.best is None or score >= self.best[1]):
+            self.best = (self.step, score)
             if self.run.processes.leads:
-                self.run.publish(model, True)
+                self.run.publish(model, True, self.metrics)
         self.pace.skip()
 
     def _save(self) -> None:
+        self._require_finite()
         if self.run.processes.leads:
             tensors = {
                 "model": self.objective.model.state_dict(),
@@ -309,47 +316,6 @@ class _Run:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(values["scaler"])
         self.step = step
-        self.best = (values["best"][0], values["best"][1])
+        self.best = None if values["best"] is None else tuple(values["best"])
         self.metrics = values["metrics"]
         return found.damaged
-
-
-class _Stop:
-    """Remembers that a signal asked to stop; the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        try:
-            self._before = {name: signal.signal(name, self._note) for name in SIGNALS}
-        except ValueError:  # not the main thread: the caller handles signals
-            self._before = {}
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
-
-    def __exit__(self, *_: object) -> None:
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on the device."""
-    values: list[Any] = [
-        value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for value in batch
-    ]
-    return type(batch)(*values)
-
-
-def seed_everything(*parts: int) -> None:
-    """Make every global generator a function of the parts; nothing random is left to restore."""
-    mixed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(mixed >> np.uint64(1)))
-    np.random.seed(int(mixed & np.uint64(0xFFFFFFFF)))
-    random.seed(int(mixed))

@@ -1,0 +1,13 @@
+"""One function per verb that trains: source, loader, objective and `fit`, wired together.
+
+Each takes a recipe (a name, `module:function`, or a config) and options that change it by name, the
+same names as on the command line. Everything that can be wrong is checked before the run's folder
+is made.
+"""
+
+from beit.runs.execution import Run, starting_from
+from beit.runs.finetuning import finetune
+from beit.runs.pretraining import pretrain
+from beit.runs.tokenizing import tokenizer
+
+__all__ = ["Run", "finetune", "pretrain", "starting_from", "tokenizer"]

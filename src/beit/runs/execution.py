@@ -1,0 +1,161 @@
+"""What every verb that trains shares: its config, its pictures, its start, and carrying it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from torch import nn
+
+from beit.artifact.store import Details, load_artifact, read_config, save_artifact
+from beit.artifact.transfer import start_from
+from beit.config import (
+    FinetuneRunConfig,
+    PretrainRunConfig,
+    RunConfig,
+    VisionTransformerConfig,
+)
+from beit.config.tree import from_json, override
+from beit.data.loader import Loader, View
+from beit.data.sources import ImageSource, check_readable, open_source
+from beit.errors import CheckpointError, ConfigError
+from beit.models.heads import BackboneModel
+from beit.models.vit import VisionTransformer
+from beit.objectives.base import AnyObjective
+from beit.recipes import find_recipe
+from beit.recipes import finetune as finetune_recipes
+from beit.report.page import write_report
+from beit.training.loop import Evaluation, Fit, fit
+from beit.training.parallel import Processes, resolve_precision
+from beit.training.run_folder import RunFolder
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+class Run(NamedTuple):
+    """A finished run: its folder, its artifact, and the last evaluation."""
+
+    folder: Path
+    artifact: Path
+    metrics: dict[str, float]
+    best_step: int
+
+
+class Task(NamedTuple):
+    """What a run trains, on which pictures, seen how, judged how, and what its artifact says."""
+
+    objective: AnyObjective
+    source: ImageSource
+    view: View
+    channels: int
+    evaluation: Evaluation | None
+    details: Details
+
+
+class Manner(NamedTuple):
+    """How a run is carried out: nothing of it changes a number."""
+
+    resume: bool
+    quiet: bool
+    report: bool
+
+
+def resolve(
+    verb: str, recipe: str | Config, kind: type[Config], options: Mapping[str, object]
+) -> Config:
+    """The recipe's config with the options applied; `init` decides the architecture first."""
+    config = find_recipe(verb, recipe, kind) if isinstance(recipe, str) else recipe
+    init = options.get("init")
+    if isinstance(init, str) and init:
+        config = starting_from(config, init)
+    config = override(config, options)
+    if not config.data:
+        raise ConfigError("no pictures were given", remedy="add --data FOLDER")
+    if not config.out:
+        raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
+    return config
+
+
+def starting_from(config: Config, init: str) -> Config:
+    """The config with the architecture of an artifact, as the verb needs it. Reads no weights."""
+    architecture = read_config(init)["architecture"]
+    if "backbone" not in architecture:
+        raise CheckpointError(
+            f"{init} holds a {architecture['kind']}, which has no backbone to start from",
+            remedy="give the run of `beit pretrain` or `beit finetune`",
+        )
+    backbone = from_json(architecture["backbone"], VisionTransformerConfig)
+    if isinstance(config, FinetuneRunConfig):
+        model = finetune_recipes.for_finetuning(backbone, config.model.drop_path)
+        return replace(config, init=init, model=model)
+    if isinstance(config, PretrainRunConfig):
+        return replace(config, init=init, model=replace(backbone, mask_token=True))
+    raise ConfigError("a tokenizer starts from nothing", remedy="leave --init out")
+
+
+def start(backbone: VisionTransformer, init: str) -> None:
+    """Load the backbone of an artifact into another; whatever head it has stays as it is."""
+    source = load_artifact(init).model
+    assert isinstance(source, BackboneModel)
+    start_from(backbone, source.backbone.state_dict(), source.backbone.config)
+
+
+def open_pictures(config: RunConfig, channels: int) -> ImageSource:
+    """The run's pictures, of which at least some can be read."""
+    source = open_source(config.data)
+    check_readable(source, channels)
+    return source
+
+
+def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
+    """Open the folder, train, publish, report."""
+    training, evaluation = config.training, task.evaluation
+    resolve_precision(training.precision, processes.device)
+    loader = Loader(
+        task.source,
+        task.view,
+        channels=task.channels,
+        batch=training.batch,
+        micro_batch=training.micro_batch or training.batch // processes.world,
+        seed=training.seed,
+        rank=processes.rank,
+        world=processes.world,
+        config=config.loader,
+        pin_memory=processes.device.type == "cuda",
+    )
+    folder = RunFolder(Path(config.out))
+    processes.on_leader(lambda: folder.open(config, resume=manner.resume))
+    origin = {
+        "recipe": config.recipe,
+        "steps": training.steps,
+        "pictures": len(task.source),
+        "data": task.source.fingerprint(),
+    }
+
+    def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
+        chosen = evaluation is not None and evaluation.best
+        place = folder.model if best or not chosen else folder.last
+        details = replace(task.details, trained={**origin, "metrics": dict(metrics)})
+        save_artifact(place, model, details)
+
+    try:
+        run = Fit(
+            config=training,
+            folder=folder,
+            processes=processes,
+            loader=loader,
+            pictures=len(task.source),
+            bad_limit=config.loader.bad_limit,
+            evaluation=evaluation,
+            publish=publish,
+            quiet=manner.quiet,
+        )
+        fitted = fit(task.objective, run, resume=manner.resume)
+        if manner.report and processes.leads:
+            write_report(folder.path)
+    finally:
+        folder.close()
+        processes.close()
+    return Run(folder.path, folder.model, fitted.metrics, fitted.best_step)

@@ -1,0 +1,135 @@
+"""`beit pretrain`: masked image modeling, with the tokenizer it needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from beit.artifact.store import Details, find_artifact, load_tokenizer, read_config
+from beit.config import DiscreteVAEConfig, PretrainRunConfig, TokenizerRunConfig
+from beit.data.labelled import open_labelled
+from beit.data.sources import ImageSource
+from beit.data.views import MaskedViews
+from beit.errors import CheckpointError, ConfigError
+from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
+from beit.models.heads import MaskedImageModel
+from beit.objectives.masked import MaskedImageModeling, check_tokenizer, pixel_values
+from beit.recipes import DEFAULT, find_recipe
+from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve, start
+from beit.runs.tokenizing import tokenizer
+from beit.tokenizers.base import VisualTokenizer
+from beit.training.loop import Evaluation
+from beit.training.parallel import Processes, start_processes
+from beit.training.run_folder import RunFolder
+from beit.training.seeding import seed_everything
+
+
+def pretrain(
+    recipe: str | PretrainRunConfig = DEFAULT,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    **options: object,
+) -> Run:
+    """Masked image modeling on the pictures of `data`.
+
+    Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
+    """
+    config = resolve("pretrain", recipe, PretrainRunConfig, options)
+    source = open_pictures(config, config.model.channels)
+    manner = Manner(resume, quiet, report)
+    if config.init:  # before a tokenizer is trained for hours: do the weights fit?
+        start(config.model.build(), config.init)
+    config = with_tokenizer(config, manner)
+    processes = start_processes(config.training.device)
+    seed_everything(config.training.seed)
+    visual = load_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
+    outputs = pixel_values(config.model) if visual is None else visual.codes
+    if visual is not None:
+        check_tokenizer(visual, config.model, outputs)
+        check_sound(config)
+    model = MaskedImageModel(config.model, outputs)
+    if config.init:
+        start(model.backbone, config.init)
+    task = Task(
+        objective=MaskedImageModeling(model, config.objective, visual),
+        source=source,
+        view=_masked_views(config, visual),
+        channels=config.model.channels,
+        evaluation=_score(config, source, processes),
+        details=Details(
+            tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
+        ),
+    )
+    return carry_out(config, task, processes, manner)
+
+
+def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:
+    """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
+    if config.tokenizer or config.objective.target != "tokens":
+        return config
+    if Path(config.out).exists() and not manner.resume:
+        RunFolder(Path(config.out)).check_free()
+    out = f"{config.out.rstrip('/')}-tokenizer"
+    try:
+        find_artifact(out)
+    except CheckpointError:
+        started = RunFolder(Path(out)).config.exists()
+        tokenizer(matching_tokenizer(config, out), resume=started, quiet=manner.quiet)
+    return replace(config, tokenizer=out)
+
+
+def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
+    """The default tokenizer recipe, with the grid of the backbone and half its patch as stride."""
+    name = config.recipe if config.recipe == "tiny" else DEFAULT
+    base = find_recipe("tokenizer", name, TokenizerRunConfig)
+    patch = config.model.patch
+    stride = patch // 2 if patch % 2 == 0 and patch > 2 else patch
+    grid = config.model.grid
+    built = replace(
+        base.tokenizer,
+        size=(grid[0] * stride, grid[1] * stride),
+        stride=stride,
+        channels=config.model.channels,
+    )
+    assert isinstance(built, DiscreteVAEConfig)
+    return replace(base, data=config.data, out=out, tokenizer=built, loader=config.loader)
+
+
+def check_sound(config: PretrainRunConfig) -> None:
+    """Raise ConfigError if the tokenizer has collapsed: its tokens would teach next to nothing."""
+    metrics = read_config(config.tokenizer)["trained"].get("metrics", {})
+    if metrics.get("collapsed") and not config.accept_collapsed:
+        raise ConfigError(
+            f"the tokenizer {config.tokenizer} has collapsed: its {metrics['codes_in_use']:.0f} "
+            f"codes in use are worth {metrics['perplexity']:.1f} in even use",
+            remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
+            "--accept-collapsed",
+        )
+
+
+def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> MaskedViews:
+    return MaskedViews(
+        config=config.views,
+        size=config.model.size,
+        token_size=None if visual is None else visual.size,
+        token_interpolation="bicubic" if visual is None else visual.config.interpolation,
+        sampler=config.masking.build(config.model.grid),
+    )
+
+
+def _score(
+    config: PretrainRunConfig, source: ImageSource, processes: Processes
+) -> Evaluation | None:
+    """The online nearest-neighbour score: accuracy with labels, retrieval of views without."""
+    if not config.neighbour_pictures:
+        return None
+    labelled = config.labelled or (config.data if source.classes else "")
+    score: NeighbourScore | RetrievalScore
+    if labelled:
+        splits = open_labelled(labelled, split=0.2, per_class=None, seed=config.training.seed)
+        score = NeighbourScore(splits, config, processes.device)
+    else:
+        score = RetrievalScore(source, config, processes.device)
+    return Evaluation(score, unreadable=score.unreadable)
