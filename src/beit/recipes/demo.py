@@ -149,9 +149,9 @@ def full() -> DemoPlan:
         pretrain=pretrain,
         finetune=finetune,
         budgets=(
-            Budget(per_class=5, steps=160, seeds=5, pretrained_lr=1e-3, scratch_lr=1e-3),
-            Budget(per_class=20, steps=160, seeds=5, pretrained_lr=1e-3, scratch_lr=1e-3),
-            Budget(per_class=None, steps=320, seeds=3, pretrained_lr=1e-3, scratch_lr=1e-3),
+            Budget(per_class=5, steps=80, seeds=5, pretrained_lr=1e-3, scratch_lr=2e-3),
+            Budget(per_class=20, steps=120, seeds=5, pretrained_lr=2e-3, scratch_lr=2e-3),
+            Budget(per_class=None, steps=400, seeds=3, pretrained_lr=1e-3, scratch_lr=2e-3),
         ),
         layer_decay=0.75,
         stride=16,
@@ -168,11 +168,11 @@ def short() -> DemoPlan:
         pretrain=replace(
             plan.pretrain,
             training=replace(
-                plan.pretrain.training, steps=600, warmup_steps=60, evaluate_every=300
+                plan.pretrain.training, steps=900, warmup_steps=60, evaluate_every=300
             ),
         ),
         budgets=(
-            Budget(per_class=5, steps=100, seeds=2, pretrained_lr=1e-3, scratch_lr=1e-3),
-            Budget(per_class=20, steps=100, seeds=2, pretrained_lr=1e-3, scratch_lr=1e-3),
+            Budget(per_class=5, steps=80, seeds=3, pretrained_lr=1e-3, scratch_lr=2e-3),
+            Budget(per_class=20, steps=120, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
         ),
     )
