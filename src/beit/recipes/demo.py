@@ -168,7 +168,7 @@ def short() -> DemoPlan:
         pretrain=replace(
             plan.pretrain,
             training=replace(
-                plan.pretrain.training, steps=900, warmup_steps=60, evaluate_every=300
+                plan.pretrain.training, steps=800, warmup_steps=60, evaluate_every=300
             ),
         ),
         budgets=(
