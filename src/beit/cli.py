@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -95,7 +96,8 @@ def _train(verb: str, kind: type[Config], args: list[str]) -> None:
     from beit import runs
 
     run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
-    if not command.quiet:
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
+    if leads and not command.quiet:
         print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
 
 

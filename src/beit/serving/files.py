@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from beit.data.decode import UnreadableError, decode
 from beit.data.sources import open_source
@@ -88,7 +88,7 @@ def print_json(predictions: Iterator[Prediction]) -> None:
 
 def print_table(predictions: Iterator[Prediction]) -> None:
     """A table for people."""
-    table = Table("picture", "class", "probability", "then")
+    table = Table(Column("picture", overflow="fold"), "class", "probability", "then")
     for prediction in predictions:
         if prediction.unreadable:
             table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
