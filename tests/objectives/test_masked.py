@@ -48,9 +48,22 @@ def test_published_loss_and_its_terms(published):
 
 def test_loss_of_all_positions(published):
     facts, model, told, batch = published
-    total = MaskedImageModeling(model, MaskedConfig(predict="all"), told)(batch, 0.0).total
+    objective = MaskedImageModeling(model, MaskedConfig(predict="all"), told)
+    total, terms = objective(batch, 0.0)
     expected = F.cross_entropy(facts["all_logits"].flatten(0, 1), told.tokens.flatten())
     close(total, expected, 1e-5)
+    right = (facts["all_logits"].argmax(dim=2) == told.tokens).float()
+    close(terms["accuracy"], right[facts["mask"]].mean(), 1e-6)  # still of the masked places
+
+
+def test_accuracy_without_masking_is_of_all_places(published):
+    facts, model, told, batch = published
+    batch = batch._replace(mask=torch.zeros_like(facts["mask"]))
+    with torch.no_grad():
+        answers = model(facts["image"], batch.mask, True).argmax(dim=1).reshape(3, 16)
+    told.tokens = torch.where(torch.arange(16) < 8, answers, (answers + 1) % 64)
+    terms = MaskedImageModeling(model, MaskedConfig(predict="all"), told)(batch, 0.0).terms
+    close(terms["accuracy"], torch.tensor(0.5), 1e-6)
 
 
 @pytest.mark.parametrize(("predict", "reads_visible"), [("masked", False), ("all", True)])
