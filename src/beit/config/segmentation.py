@@ -1,0 +1,166 @@
+"""The heads of semantic segmentation and their options."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from beit.config.check import check_positive, check_share, check_that
+from beit.config.model import VisionTransformerConfig
+
+if TYPE_CHECKING:
+    from beit.models.segmenter import HeadParts
+
+LEVELS = 4  # of the feature pyramid
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationHeadConfig(abc.ABC):
+    """A head that turns outputs of blocks into a class for each pixel."""
+
+    dropout: float = 0.0
+    """Share of the channels dropped before the last convolution, in training."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "dropout")
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """The blocks (0 is the first) whose raw outputs the head reads, for a backbone of `depth`.
+
+        Raises ConfigError for a block that the backbone does not have.
+        """
+        blocks = self._blocks(depth)
+        check_that(
+            all(0 <= block < depth for block in blocks),
+            f"the head reads blocks {blocks} of a backbone with {depth}",
+            f"blocks are counted from 0 to {depth - 1}; leave them out to take the usual ones",
+        )
+        return blocks
+
+    @abc.abstractmethod
+    def _blocks(self, depth: int) -> tuple[int, ...]: ...
+
+    @abc.abstractmethod
+    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class UperNetConfig(SegmentationHeadConfig):
+    """UperNet with an auxiliary head: the published ADE20K models (unilm, `upernet_beit.py`)."""
+
+    taps: tuple[int, ...] | None = None
+    """Blocks behind the four levels; None: after a third, half, two thirds and all of the depth, as
+    published: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24."""
+    channels: int | None = None
+    """Channels of the head; None: the width of the backbone, as published."""
+    pools: tuple[int, ...] = (1, 2, 3, 6)
+    """Cells per side of each pooling of the deepest level."""
+    dropout: float = 0.1
+    """Share of the channels dropped before the last convolution of both heads, in training."""
+    auxiliary: bool = True
+    """Add a second, small head, which only training uses."""
+    auxiliary_channels: int = 256
+    """Channels of the auxiliary head."""
+    auxiliary_tap: int = 2
+    """The level that the auxiliary head reads, 0 to 3."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "auxiliary_channels")
+        check_that(
+            self.channels is None or self.channels > 0,
+            f"channels is {self.channels}",
+            "use a positive number, or None for the width of the backbone",
+        )
+        check_that(
+            self.taps is None or len(self.taps) == LEVELS,
+            f"taps {self.taps} are not {LEVELS} blocks",
+            f"name one block for each of the {LEVELS} levels, or None for the published ones",
+        )
+        check_that(
+            len(self.pools) > 0 and min(self.pools) > 0,
+            f"pools is {self.pools}",
+            "give the cells per side of each pooling, e.g. (1, 2, 3, 6)",
+        )
+        check_that(
+            0 <= self.auxiliary_tap < LEVELS,
+            f"auxiliary_tap is {self.auxiliary_tap}",
+            f"name a level from 0 to {LEVELS - 1}",
+        )
+
+    def _blocks(self, depth: int) -> tuple[int, ...]:
+        if self.taps is not None:
+            return self.taps
+        return tuple(
+            max(blocks, 1) - 1 for blocks in (depth // 3, depth // 2, 2 * depth // 3, depth)
+        )
+
+    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
+        from beit.models.segmenter import HeadParts
+        from beit.models.upernet import FCNHead, PyramidNeck, UperNetHead
+
+        width = backbone.width
+        head = UperNetHead(
+            width=width,
+            channels=self.channels or width,
+            classes=classes,
+            dropout=self.dropout,
+            pools=self.pools,
+        )
+        auxiliary = FCNHead(
+            width=width,
+            channels=self.auxiliary_channels,
+            classes=classes,
+            dropout=self.dropout,
+            level=self.auxiliary_tap,
+        )
+        return HeadParts(PyramidNeck(width=width), head, auxiliary if self.auxiliary else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneBlockConfig(SegmentationHeadConfig):
+    """A head that reads one block."""
+
+    tap: int | None = None
+    """The block that the head reads; None: the last."""
+
+    def _blocks(self, depth: int) -> tuple[int, ...]:
+        return (depth - 1 if self.tap is None else self.tap,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SETRConfig(OneBlockConfig):
+    """Progressive upsampling: the head of the paper's main tables (SETR-PUP; table 3)."""
+
+    channels: int = 256
+    """Channels of the head (SETR's code)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "channels")
+
+    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
+        from beit.models.segmenter import HeadParts
+        from beit.models.setr import NormNeck, SETRHead
+
+        head = SETRHead(
+            width=backbone.width,
+            channels=self.channels,
+            classes=classes,
+            dropout=self.dropout,
+            patch=backbone.patch,
+        )
+        return HeadParts(NormNeck(width=backbone.width), head, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearHeadConfig(OneBlockConfig):
+    """A norm and one linear map from each patch vector to classes: what the features hold."""
+
+    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
+        from beit.models.segmenter import HeadParts
+        from beit.models.setr import LinearHead, NormNeck
+
+        head = LinearHead(width=backbone.width, classes=classes, dropout=self.dropout)
+        return HeadParts(NormNeck(width=backbone.width), head, None)

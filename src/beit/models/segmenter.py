@@ -1,0 +1,65 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from beit.config.model import VisionTransformerConfig
+from beit.config.segmentation import SegmentationHeadConfig
+from beit.models.heads import BackboneModel
+from beit.models.upernet import Maps, resize
+from beit.models.vit import Images
+
+
+class HeadParts(NamedTuple):
+    """What a head consists of: the maps of its blocks go through the neck, then to both heads."""
+
+    neck: nn.Module
+    decode_head: nn.Module
+    auxiliary_head: nn.Module | None
+
+
+class Predictions(NamedTuple):
+    """Logits at the sizes that the heads have; the auxiliary ones only serve training."""
+
+    main: Float[Tensor, "batch classes rows columns"]
+    auxiliary: Float[Tensor, "batch classes auxiliary_rows auxiliary_columns"] | None
+
+
+class Segmenter(BackboneModel):
+    """Backbone and segmentation head (section 3.2; appendix B).
+
+    The heads read the raw outputs of blocks, without the class token. Weights carry the published
+    names, but for the neck, which the published files keep in the backbone (`backbone.fpn1`).
+    """
+
+    def __init__(
+        self, backbone: VisionTransformerConfig, classes: int, head: SegmentationHeadConfig
+    ) -> None:
+        super().__init__(backbone)
+        self.config = head
+        self.classes = classes
+        self.taps = head.blocks(backbone.depth)
+        self.neck, self.decode_head, self.auxiliary_head = head.build(backbone, classes)
+
+    def _levels(self, images: Images) -> Maps:
+        """What the heads read."""
+        patch = self.backbone.config.patch
+        grid = images.shape[-2] // patch, images.shape[-1] // patch
+        taps = self.backbone(images, taps=self.taps).taps
+        levels: Maps = self.neck([tap[:, 1:].transpose(1, 2).unflatten(2, grid) for tap in taps])
+        return levels
+
+    def logits(self, images: Images) -> Predictions:
+        """For training: the logits of both heads, before they are resized."""
+        levels = self._levels(images)
+        auxiliary = None if self.auxiliary_head is None else self.auxiliary_head(levels)
+        return Predictions(self.decode_head(levels), auxiliary)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch classes height width"]:
+        """Logits of each pixel, float32: those of the head, resized."""
+        main: Tensor = self.decode_head(self._levels(images))
+        return resize(main.float(), images.shape[-2:])

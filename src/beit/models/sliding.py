@@ -1,0 +1,157 @@
+"""Segmenting pictures of any size: whole or through a sliding window, at several scales, mirrored.
+
+The order of averages is that of mmsegmentation: logits over the windows that see a pixel, then
+probabilities over scales and mirror images. The model should be in evaluation mode. Where a picture
+has to be padded, at the bottom and the right, the padding has the mean colour and is cut off again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from beit.config.check import check_multiple, check_that
+from beit.models.segmenter import Segmenter
+from beit.models.upernet import resize
+from beit.models.vit import Images
+
+Size = tuple[int, int]
+Reader = Callable[[Segmenter, Images], Tensor]
+"""Logits [B, C, H, W] of pictures [B, channels, H, W] of any size."""
+
+
+@torch.no_grad()
+def whole_logits(
+    segmenter: Segmenter, images: Images
+) -> Float[Tensor, "batch classes height width"]:
+    """Logits of whole pictures at once, padded to full patches, at least two per side.
+
+    The relative position bias takes memory with the square of the pixels: large pictures are read
+    through a window instead.
+    """
+    patch = segmenter.backbone.config.patch
+    height, width = images.shape[-2:]
+    full = [max(math.ceil(side / patch), 2) * patch for side in (height, width)]
+    pixels = _padded(segmenter.backbone.normalise(images), (full[0], full[1]))
+    logits: Tensor = segmenter(pixels)
+    return logits[..., :height, :width]
+
+
+@torch.no_grad()
+def sliding_logits(
+    segmenter: Segmenter,
+    images: Images,
+    *,
+    window: Size | None = None,
+    stride: Size | None = None,
+    batch: int = 8,
+) -> Float[Tensor, "batch classes height width"]:
+    """Mean of the logits of all windows that see a pixel.
+
+    `window` is the size the backbone was built for unless given, `stride` two thirds of it (512 and
+    341, 640 and 426 in the published configs). Windows that would leave the picture are moved back
+    into it; a picture smaller than the window is padded to it. `batch` windows are read at a time.
+
+    Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
+    """
+    window = window or segmenter.backbone.config.size
+    stride = stride or (max(2 * window[0] // 3, 1), max(2 * window[1] // 3, 1))
+    check_multiple("window", window, segmenter.backbone.config.patch)
+    check_that(
+        0 < stride[0] <= window[0] and 0 < stride[1] <= window[1],
+        f"stride {stride} does not fit window {window}",
+        "use a stride above 0, up to the window, or pixels would be left out",
+    )
+    check_that(batch > 0, f"batch is {batch}", "read at least one window at a time")
+    height, width = images.shape[-2:]
+    pixels = _padded(segmenter.backbone.normalise(images), window)
+    number, _, *padded = pixels.shape
+    tops, lefts = (_starts(*sides) for sides in zip(padded, window, stride, strict=True))
+    places = [
+        (picture, slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
+        for picture in range(number)
+        for top in tops
+        for left in lefts
+    ]
+    total = pixels.new_zeros(number, segmenter.classes, *padded, dtype=torch.float32)
+    count = pixels.new_zeros(number, 1, *padded, dtype=torch.float32)
+    for first in range(0, len(places), batch):
+        group = places[first : first + batch]
+        parts = segmenter(torch.stack([pixels[place] for place in group]))
+        for place, part in zip(group, parts, strict=True):
+            total[place] += part
+            count[place] += 1
+    return (total / count)[..., :height, :width]
+
+
+def scaled_sizes(
+    size: Size, scales: Sequence[float], *, patch: int, short_side: int | None = None
+) -> tuple[Size, ...]:
+    """The different sizes of a picture at these scales, in their order.
+
+    Each side is the nearest multiple of the patch, at least two; a picture that keeps its size is
+    left as it is. Scale 1 is the picture itself or, with `short_side`, the picture whose shorter
+    side is that long.
+    """
+    check_that(
+        len(scales) > 0 and min(scales) > 0 and (short_side is None or short_side > 0),
+        f"scales is {tuple(scales)}, short_side {short_side}",
+        "use at least one scale, and sizes above zero",
+    )
+    unit = 1.0 if short_side is None else short_side / min(size)
+    sizes = []
+    for factor in (unit * scale for scale in scales):
+        height, width = (max(round(side * factor / patch), 2) * patch for side in size)
+        sizes.append(size if factor == 1 else (height, width))
+    return tuple(dict.fromkeys(sizes))
+
+
+@torch.no_grad()
+def predict_probabilities(
+    segmenter: Segmenter,
+    images: Images,
+    *,
+    read: Reader = sliding_logits,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    short_side: int | None = None,
+) -> Float[Tensor, "batch classes height width"]:
+    """Class probabilities of each pixel, averaged over scales and, with `flip`, mirror images.
+
+    `read` is `whole_logits` or `sliding_logits`, with options bound by `functools.partial`. The
+    published multi-scale test reads sizes whose shorter side is 1, 1.25, 1.5 and 1.75 times the
+    window (`short_side`), mirrored too; there scales 0.5 and 0.75 are raised to 1, which so counts
+    three times. Here every size counts once.
+    """
+    own = images.shape[-2], images.shape[-1]
+    pixels = segmenter.backbone.normalise(images)
+    patch = segmenter.backbone.config.patch
+    sizes = scaled_sizes(own, scales, patch=patch, short_side=short_side)
+    total = pixels.new_zeros(len(images), segmenter.classes, *own, dtype=torch.float32)
+    for size in sizes:
+        scaled = pixels
+        if size != own:
+            scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        total += resize(read(segmenter, scaled), own).softmax(dim=1)
+        if flip:
+            mirrored = read(segmenter, scaled.flip(-1)).flip(-1)
+            total += resize(mirrored, own).softmax(dim=1)
+    return total / (len(sizes) * (1 + flip))
+
+
+def _padded(
+    pixels: Float[Tensor, "batch channels _ _"], size: Size
+) -> Float[Tensor, "batch channels _ _"]:
+    """Normalised pictures of at least this size; zero is the mean colour."""
+    below, right = (max(to - side, 0) for to, side in zip(size, pixels.shape[-2:], strict=True))
+    return F.pad(pixels, (0, right, 0, below))
+
+
+def _starts(side: int, window: int, stride: int) -> list[int]:
+    """Where windows start along a side at least as long as they are; the last ends with it."""
+    return [*range(0, side - window, stride), side - window]

@@ -1,0 +1,145 @@
+"""UperNet (arXiv:1807.10221) on a plain Vision Transformer, wired and named as published: a neck
+that makes a pyramid out of four blocks, the head, and the auxiliary head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from beit.errors import ConfigError
+
+Map = Float[Tensor, "batch _ _ _"]
+Maps = Sequence[Map]
+Logits = Float[Tensor, "batch classes rows columns"]
+
+
+def resize(
+    x: Float[Tensor, "batch features _ _"], size: Sequence[int]
+) -> Float[Tensor, "batch features _ _"]:
+    """Bilinear, `align_corners` false as published; the same size is left alone."""
+    height, width = size
+    if x.shape[-2:] == (height, width):
+        return x
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, ReLU; He's initial values (mmcv's `ConvModule`)."""
+
+    def __init__(self, *, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs rows columns"]
+    ) -> Float[Tensor, "batch outputs rows columns"]:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class PixelClassifier(nn.Module):
+    """The end of every head: dropout of whole channels and a linear map of each cell to classes."""
+
+    def __init__(self, *, channels: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        assert self.conv_seg.bias is not None
+        nn.init.zeros_(self.conv_seg.bias)
+
+    def classify(self, x: Float[Tensor, "batch features rows columns"]) -> Logits:
+        """Logits of each cell."""
+        logits: Tensor = self.conv_seg(self.dropout(x))
+        return logits
+
+
+class PyramidNeck(nn.Module):
+    """Four maps of one size to a pyramid: 4 and 2 times as fine, as it is, half as fine.
+
+    With patches of 16 pixels these are the strides 4, 8, 16 and 32 (unilm, `backbone/beit.py`).
+    """
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__()
+        self.fpn1 = nn.Sequential(
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            nn.BatchNorm2d(width),
+            nn.GELU(),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+        )
+        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(width, width, 2, stride=2))
+
+    def forward(self, maps: Maps) -> Maps:
+        first, second, third, fourth = maps
+        if min(fourth.shape[-2:]) < 2:
+            raise ConfigError(
+                f"a picture of {fourth.shape[-2]} x {fourth.shape[-1]} patches has no pyramid",
+                remedy="use pictures of at least two patches in height and in width",
+            )
+        return self.fpn1(first), self.fpn2(second), third, F.max_pool2d(fourth, 2)
+
+
+class UperNetHead(PixelClassifier):
+    """Pool the deepest level, add it from level to level, merge all four at the finest."""
+
+    def __init__(
+        self, *, width: int, channels: int, classes: int, dropout: float, pools: Sequence[int]
+    ) -> None:
+        super().__init__(channels=channels, classes=classes, dropout=dropout)
+        self.pools = tuple(pools)
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(pool), ConvNorm(inputs=width, outputs=channels, kernel=1)
+            )
+            for pool in pools
+        )
+        self.bottleneck = ConvNorm(inputs=width + len(pools) * channels, outputs=channels, kernel=3)
+        self.lateral_convs = nn.ModuleList(
+            ConvNorm(inputs=width, outputs=channels, kernel=1) for _ in range(3)
+        )
+        self.fpn_convs = nn.ModuleList(
+            ConvNorm(inputs=channels, outputs=channels, kernel=3) for _ in range(3)
+        )
+        self.fpn_bottleneck = ConvNorm(inputs=4 * channels, outputs=channels, kernel=3)
+
+    def _pooled(self, deepest: Map) -> Map:
+        """The deepest level with its averages over few large cells."""
+        alone = len(deepest) == 1 and isinstance(self.bottleneck.bn, nn.BatchNorm2d)
+        if self.training and alone and 1 in self.pools:
+            raise ConfigError(
+                "UperNet cannot train on one picture at a time: pooled to a single cell it leaves "
+                "batch norm one value per channel",
+                remedy="use a micro-batch of at least 2",
+            )
+        pooled = [resize(pool(deepest), deepest.shape[-2:]) for pool in self.psp_modules]
+        merged: Tensor = self.bottleneck(torch.cat([deepest, *pooled], dim=1))
+        return merged
+
+    def forward(self, levels: Maps) -> Logits:
+        sides = [level.shape[-2:] for level in levels]
+        merged = self._pooled(levels[3])
+        outputs = [resize(merged, sides[0])]
+        for level in (2, 1, 0):
+            merged = self.lateral_convs[level](levels[level]) + resize(merged, sides[level])
+            outputs.insert(0, resize(self.fpn_convs[level](merged), sides[0]))
+        return self.classify(self.fpn_bottleneck(torch.cat(outputs, dim=1)))
+
+
+class FCNHead(PixelClassifier):
+    """One convolution on one level: the auxiliary head, at the stride of that level."""
+
+    def __init__(
+        self, *, width: int, channels: int, classes: int, dropout: float, level: int
+    ) -> None:
+        super().__init__(channels=channels, classes=classes, dropout=dropout)
+        self.level = level
+        self.convs = nn.ModuleList([ConvNorm(inputs=width, outputs=channels, kernel=3)])
+
+    def forward(self, levels: Maps) -> Logits:
+        return self.classify(self.convs[0](levels[self.level]))
