@@ -215,7 +215,7 @@ def _demo(args: list[str]) -> None:
         labels = "5" if not full else "all"
         picture = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
         print(
-            f"\nTest accuracy in per cent, on longitudes that no training tile comes from\n\n"
+            f"\nTest accuracy in per cent, in regions that no training tile comes from\n\n"
             f"{as_markdown(rows)}\n\n"
             f"report   {folder / 'pretrain' / 'report.html'}\n"
             f"predict  beit predict {folder / 'finetune' / f'pre-trained-{labels}-0'} {picture}"

@@ -30,18 +30,18 @@ def tiny_plan() -> DemoPlan:
         pretrain=replace(brief(plan.pretrain), neighbour_pictures=16, accept_collapsed=True),
         finetune=replace(brief(plan.finetune), training=replace(plan.finetune.training, batch=4)),
         budgets=(budget, replace(budget, per_class=None, seeds=1)),
-        stride=220,
-        labelled_stride=220,
+        stride=1000,
+        labelled_stride=1000,
     )
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five climates in stripes, each of another colour."""
+    """Three climates in stripes, each of another colour."""
     climate = np.zeros((2700, 5400), np.uint8)
-    climate[150:] = 1 + (np.arange(2550) // 110 % 5)[:, None]
+    climate[150:] = 1 + (np.arange(2550) // 150 % 3)[:, None]
     noise = np.random.default_rng(0).integers(0, 60, (2700, 5400, 3), dtype=np.uint8)
-    pixels = noise + np.array([30, 10, 60, 90, 130, 190], np.uint8)[climate][..., None]
+    pixels = noise + np.array([30, 60, 110, 190], np.uint8)[climate][..., None]
     monkeypatch.setattr(tiles, "read_map", lambda: (pixels, climate))
 
 

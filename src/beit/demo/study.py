@@ -1,7 +1,7 @@
 """The demo from pictures to a table: pre-trained against from scratch, under one budget.
 
 Each stage is a run of its own that goes on where it stopped. Settings were chosen on the validation
-bands; the test bands are looked at here, once per model, at the end.
+regions; the test regions are looked at here, once per model, at the end.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Demo:
         )
 
     def _test(self, run: Path, config: FinetuneRunConfig) -> float:
-        """Accuracy on the test bands in per cent, measured once and kept."""
+        """Accuracy on the test regions in per cent, measured once and kept."""
         record = run / "test.json"
         if record.exists():
             kept: dict[str, Any] = json.loads(record.read_text())

