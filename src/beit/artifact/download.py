@@ -1,0 +1,191 @@
+"""A file from a server, over as many attempts as it takes; what has come is never fetched twice."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from pathlib import Path
+from typing import IO, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from beit.errors import CheckpointError, ResourceError
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1 << 16
+REDIRECTS = 5
+PARTIAL = 206
+UNSATISFIABLE = 416
+WORTH_RETRYING = (408, 416, 429)  # and whatever is the server's own fault
+
+
+class Patience(NamedTuple):
+    """How long to wait for a server."""
+
+    timeout: float = 30.0
+    """Seconds without a byte."""
+    retries: int = 3
+    pause: float = 1.0
+    """Seconds before the first retry; each further one waits twice as long."""
+
+
+PATIENCE = Patience()
+
+
+class _InterruptedError(Exception):
+    """Ends an attempt that another may finish."""
+
+
+def shown(url: str) -> str:
+    """An address for messages: what follows the path may be a secret."""
+    return re.split(r"[?#]", url)[0] if "://" in url else url
+
+
+def check_address(url: str, *, local: bool = True) -> None:
+    """Raise CheckpointError unless this is https, or http on this machine where that is allowed."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise CheckpointError(f"'{shown(url)}' is no address", remedy="write https://host/file")
+    if not url.startswith("https://") and not (local and _is_local(url)):
+        raise CheckpointError(
+            f"{shown(url)} is refused: without https anybody on the way can change the file",
+            remedy="use the https:// address of the same file",
+        )
+
+
+def _is_local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows a server a few times, and only to where the user could have gone."""
+
+    max_redirections = REDIRECTS
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        fp.close()
+        check_address(newurl, local=_is_local(req.full_url))
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def download(url: str, part: Path, patience: Patience) -> None:
+    """Bring the file `part` to its full length, going on after the bytes it has.
+
+    Raises CheckpointError if the server has no such file, ResourceError if the attempts run out,
+    OSError if the disk is full.
+    """
+    reason = ""
+    for attempt in range(patience.retries + 1):
+        if attempt:
+            logger.info("%s: %s; trying again", shown(url), reason)
+            time.sleep(patience.pause * 2 ** (attempt - 1))
+        try:
+            return _attempt(url, part, patience.timeout)
+        except _InterruptedError as interruption:
+            reason = str(interruption)
+    raise ResourceError(
+        f"{shown(url)} did not come in {patience.retries + 1} attempts: {reason}",
+        remedy=f"run it again: it goes on after the {_size(part)} bytes that did",
+    )
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _attempt(url: str, part: Path, timeout: float) -> None:
+    """Ask for what is missing, and append it. Raises _InterruptedError if it breaks off."""
+    marker = part.with_suffix(".etag")
+    known = marker.read_text() if marker.exists() else ""
+    have = _size(part) if known else 0
+    request = Request(url, headers={"User-Agent": "beit"})  # noqa: S310 (check_address was asked)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", known)
+    try:
+        response: HTTPResponse = build_opener(_Redirects()).open(request, timeout=timeout)
+    except HTTPError as error:
+        error.close()
+        if error.code == UNSATISFIABLE:
+            if error.headers.get("Content-Range") == f"bytes */{have}":
+                return  # all of it had come before
+            part.unlink(missing_ok=True)
+        raise _refusal(error) from error
+    except (OSError, HTTPException) as error:
+        raise _InterruptedError(str(error)) from error
+    with response:
+        _check_answer(url, response)
+        etag = response.headers.get("ETag", "")
+        place = response.headers.get("Content-Range", "")
+        if response.status != PARTIAL or etag != known or not place.startswith(f"bytes {have}-"):
+            part.unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
+            if response.status == PARTIAL:
+                raise _InterruptedError("the server went on with another file")
+            if etag.startswith('"'):  # a weak one does not promise the same bytes
+                marker.write_text(etag)
+        _append(response, part)
+
+
+def _refusal(error: HTTPError) -> Exception:
+    """What to make of an answer that is no file."""
+    answer = f"{error.code} {error.reason}".partition("\n")[0]
+    if error.code >= 500 or error.code in WORTH_RETRYING:
+        return _InterruptedError(f"the server answers {answer}")
+    return CheckpointError(
+        f"{shown(error.url)} is not to be had: the server answers {answer}",
+        remedy="check the address; the released files have moved, docs/checkpoints.md has the "
+        "addresses that are known",
+    )
+
+
+def _check_answer(url: str, response: HTTPResponse) -> None:
+    """Raise CheckpointError if what comes is no file, or one whose end cannot be told."""
+    if response.headers.get_content_type() == "text/html":
+        raise CheckpointError(
+            f"{shown(url)} answers with a web page, not with a file",
+            remedy="open it in a browser, and copy the address of the download itself",
+        )
+    if response.length is None and not response.chunked:
+        raise CheckpointError(
+            f"{shown(url)} does not say how long the file is: one cut short would look whole",
+            remedy="download it by other means, and give its path",
+        )
+
+
+def _append(response: HTTPResponse, part: Path) -> None:
+    """Write the body behind what is there. Raises _InterruptedError if it ends too early."""
+    total = None if response.length is None else _size(part) + response.length
+    columns = TextColumn("fetching"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    off = not sys.stderr.isatty()
+    with (
+        part.open("ab") as file,
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=off) as progress,
+    ):
+        task = progress.add_task("", total=total, completed=_size(part))
+        while chunk := _read(response):
+            file.write(chunk)
+            progress.advance(task, len(chunk))
+    if total is not None and _size(part) != total:
+        raise _InterruptedError(f"it broke off after {_size(part)} of {total} bytes")
+
+
+def _read(response: HTTPResponse) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except (OSError, HTTPException) as error:
+        raise _InterruptedError(f"it broke off: {error}") from error
