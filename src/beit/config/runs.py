@@ -60,6 +60,22 @@ class MaskedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AggregationConfig:
+    """Patch aggregation: predict again through the last class token (BEiT v2, section 2.3)."""
+
+    tap: int | None = None
+    """Block, counted from 1, whose patches it reads: 9 for base, 21 for large; None: no second."""
+    blocks: int = 2
+    """Extra blocks over those patches and the class token; dropped once pre-training is over."""
+    shared_head: bool = True
+    """Use the norm and the head of the main prediction, or own ones."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "blocks")
+        check_that(self.tap is None or self.tap > 0, f"tap is {self.tap}", "count blocks from 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     """The classification head (section 2.6)."""
 
@@ -114,6 +130,7 @@ class PretrainRunConfig(RunConfig):
     masking: MaskingConfig = field(default_factory=BlockMasking)
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: MaskedConfig = field(default_factory=MaskedConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
     neighbour_pictures: int = 2000
@@ -123,6 +140,12 @@ class PretrainRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         check_share(self, "evaluation_crop")
+        tap, depth = self.aggregation.tap, self.model.depth
+        check_that(
+            tap is None or tap < depth,
+            f"tap is {tap}, and the backbone has {depth} blocks",
+            f"read an early block: 1 to {depth - 1}",
+        )
         hides_nothing = isinstance(self.masking, RatioMasking) and self.masking.mask_ratio == 0
         check_that(
             self.objective.predict == "all" or not hides_nothing,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from beit.config.check import check_multiple, check_positive, check_that
+from beit.config.check import check_multiple, check_positive, check_share, check_that
+from beit.config.model import VisionTransformerConfig
 
 if TYPE_CHECKING:
     from beit.tokenizers.base import VisualTokenizer
     from beit.tokenizers.dalle import DalleTokenizer
     from beit.tokenizers.dvae import DiscreteVAE
+    from beit.tokenizers.vqkd import VQKDTokenizer
 
 MAX_CODES = 8192
 Likelihood = Literal["l2", "logit-laplace"]
@@ -97,6 +99,8 @@ class DalleConfig(TokenizerConfig):
     """Width of the decoder's first convolution."""
     blocks_per_group: int = 2
     """Residual blocks in each of the four groups."""
+    decoder: bool = True
+    """Own the decoder, which paints pictures; it is published apart from the encoder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,3 +114,80 @@ class DalleConfig(TokenizerConfig):
         from beit.tokenizers.dalle import DalleTokenizer
 
         return DalleTokenizer(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQKDConfig(TokenizerConfig):
+    """Vector-quantised knowledge distillation, the tokenizer of BEiT v2 (its section 2.2).
+
+    The values are those of the released files; one of them has a decoder of one block.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    patch: int = 16
+    """Pixels per token and side."""
+    width: int = 768
+    """Length of a patch vector, in encoder and decoder."""
+    depth: int = 12
+    """Blocks of the encoder."""
+    decoder_depth: int = 3
+    """Blocks of the decoder: a deeper one rebuilds better and uses fewer codes."""
+    heads: int = 12
+    """Attention heads, in encoder and decoder."""
+    hidden: int = 3072
+    """Width of the hidden layer of each MLP, in encoder and decoder."""
+    codebook_width: int = 32
+    """Length of a code's vector."""
+    codebook_decay: float = 0.99
+    """Decay of the moving averages that the codes and their shares are."""
+    teacher_width: int = 512
+    """Length of the teacher's vectors: 512 for CLIP base, 768 for DINO base."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "patch", "width", "depth", "decoder_depth", "heads", "hidden")
+        check_positive(self, "codebook_width", "teacher_width")
+        check_share(self, "codebook_decay")
+        check_multiple("width", (self.width,), self.heads)
+        super().__post_init__()
+
+    @property
+    def downsampling(self) -> int:
+        return self.patch
+
+    @property
+    def encoder(self) -> VisionTransformerConfig:
+        """A plain ViT, drawn as for fine-tuning; it sees [0, 1] mapped to [-1, 1]."""
+        return VisionTransformerConfig(
+            size=self.size,
+            patch=self.patch,
+            channels=self.channels,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            hidden=self.hidden,
+            absolute_position=True,
+            relative_position="none",
+            layer_scale=None,
+            mask_token=False,
+            initialisation="finetune",
+            mean=(0.5,) * self.channels,
+            std=(0.5,) * self.channels,
+        )
+
+    @property
+    def decoder(self) -> VisionTransformerConfig:
+        """The same over a picture that has a code's vector for each pixel."""
+        return replace(
+            self.encoder,
+            size=self.grid,
+            patch=1,
+            channels=self.codebook_width,
+            depth=self.decoder_depth,
+            mean=(0.5,) * self.codebook_width,
+            std=(0.5,) * self.codebook_width,
+        )
+
+    def build(self) -> VQKDTokenizer:
+        from beit.tokenizers.vqkd import VQKDTokenizer
+
+        return VQKDTokenizer(self)

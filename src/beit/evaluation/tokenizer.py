@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ class TokenizerHealth(NamedTuple):
     """Measured with the best code per position, as pre-training uses them."""
 
     psnr: float
-    """Peak signal-to-noise ratio of the reconstructions in dB, from the error over all pictures."""
+    """Peak signal-to-noise ratio of the reconstructions in dB, from the error over all pictures;
+    nan if the tokenizer paints none."""
     codes_in_use: int
     perplexity: float
     """exp of the entropy of the tokens: how many codes are in even use."""
@@ -42,14 +44,14 @@ def tokenizer_health(
     for batch in batches:
         images = batch.images.to(device)
         tokens = tokenizer.encode(images)
-        painted = tokenizer.decode(tokens)
-        error += float((painted - tokenizer.pixels(images)).double().square().sum())
-        values += painted.numel()
+        if tokenizer.paints:
+            painted = tokenizer.decode(tokens)
+            error += float((painted - tokenizer.pixels(images)).double().square().sum())
+            values += painted.numel()
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.codes).cpu()
-    assert values, "health needs at least one picture"
-    mean_error = max(error / values, 1e-12)
+    assert counts.any(), "health needs at least one picture"
     return TokenizerHealth(
-        psnr=-10 * float(torch.log10(torch.tensor(mean_error))),
+        psnr=-10 * math.log10(max(error / values, 1e-12)) if values else math.nan,
         codes_in_use=int((counts > 0).sum()),
         perplexity=float(entropy(counts.float()).exp()),
         counts=counts,

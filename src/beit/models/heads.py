@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
-from beit.config.runs import HeadConfig, Pooling
+from beit.config.runs import AggregationConfig, HeadConfig, Pooling
+from beit.models.aggregation import PatchAggregation
 from beit.models.layers import layer_norm
 from beit.models.vit import Images, draw
 
@@ -39,15 +40,28 @@ class BackboneModel(nn.Module, abc.ABC):
 
 
 class MaskedImageModel(BackboneModel):
-    """Predicts what is hidden: codes K, or the pixel values of a patch (section 2.4)."""
+    """Predicts what is hidden: codes K, or the pixel values of a patch (section 2.4).
 
-    def __init__(self, backbone: VisionTransformerConfig, outputs: int) -> None:
+    With patch aggregation (BEiT v2, section 2.3) it can predict it a second time.
+    """
+
+    def __init__(
+        self,
+        backbone: VisionTransformerConfig,
+        outputs: int,
+        aggregation: AggregationConfig | None = None,
+    ) -> None:
         super().__init__(backbone)
         self.outputs = outputs
         self.norm = layer_norm(backbone.width)
         self.head = nn.Linear(backbone.width, outputs)
         draw(self.head.weight, cut=True)
         nn.init.zeros_(self.head.bias)
+        self.aggregation = (
+            PatchAggregation(aggregation, backbone, outputs)
+            if aggregation is not None and aggregation.tap is not None
+            else None
+        )
 
     def forward(
         self,
@@ -59,10 +73,45 @@ class MaskedImageModel(BackboneModel):
 
         Only the rows that are returned go through the norm and the head.
         """
-        patches = self.backbone(images, mask).patches
-        rows = patches.flatten(0, 1) if mask is None or every_position else patches[mask]
+        rows = _rows(self.backbone(images, mask).patches, mask, every_position)
         predictions: Tensor = self.head(self.norm(rows))
         return predictions
+
+    def predictions(
+        self,
+        images: Images,
+        mask: Bool[Tensor, "batch patches"] | None = None,
+        every_position: bool = False,
+    ) -> tuple[Float[Tensor, "rows outputs"], ...]:
+        """What `forward` gives and, with patch aggregation, its prediction of the same."""
+        extra = self.aggregation
+        if extra is None:
+            return (self(images, mask, every_position),)
+        patch = self.backbone.config.patch
+        grid = (images.shape[2] // patch, images.shape[3] // patch)
+        features = self.backbone(images, mask, taps=(extra.tap,))
+        rows = _rows(features.patches, mask, every_position)
+        aggregated = _rows(extra(self.backbone, features, grid), mask, every_position)
+        norm, head = extra.norm or self.norm, extra.head or self.head
+        return self.head(self.norm(rows)), head(norm(aggregated))
+
+    def plain(self) -> MaskedImageModel:
+        """The same weights without patch aggregation: all that is of use after pre-training."""
+        if self.aggregation is None:
+            return self
+        with torch.device("meta"):
+            model = MaskedImageModel(self.backbone.config, self.outputs)
+        model.backbone, model.norm, model.head = self.backbone, self.norm, self.head
+        return model.train(self.training)
+
+
+def _rows(
+    patches: Float[Tensor, "batch patches width"],
+    mask: Bool[Tensor, "batch patches"] | None,
+    every_position: bool,
+) -> Float[Tensor, "rows width"]:
+    """The masked patches, or all of them."""
+    return patches.flatten(0, 1) if mask is None or every_position else patches[mask]
 
 
 class Classifier(BackboneModel):

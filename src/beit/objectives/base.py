@@ -45,6 +45,10 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         """Upkeep between two updates, outside autograd; returns counts worth logging."""
         return {}
 
+    def publish(self, model: nn.Module) -> nn.Module:
+        """What becomes the artifact of the trained model, or of its average: no training aids."""
+        return model
+
     def expectations(self) -> dict[str, float]:
         """What the logged terms should be compared with, such as the loss of pure chance."""
         return {}

@@ -3,6 +3,7 @@
 A picture has two views, patches and visual tokens. The frozen tokenizer turns it into one
 token per patch. Some patches are hidden. The backbone sees the rest, and the head predicts the
 tokens of the hidden ones. The loss is the cross-entropy of those predictions, and of nothing else.
+A model with patch aggregation predicts them twice, and the two cross-entropies are added (BEiT v2).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
 from beit.config.model import VisionTransformerConfig
@@ -49,39 +50,55 @@ class MaskedImageModeling(Objective[MaskedBatch]):
 
     def forward(self, batch: MaskedBatch, progress: float) -> Loss:
         every = self.config.predict == "all"
-        predictions = self.model(batch.images, batch.mask, every).float()
+        predictions = [
+            rows.float() for rows in self.model.predictions(batch.images, batch.mask, every)
+        ]
         if self.config.target == "pixels":
             return self._pixel_loss(predictions, batch)
         assert self.tokenizer is not None
         tokens = self.tokenizer.encode(batch.token_images)
         targets = tokens.flatten() if every else tokens[batch.mask]
-        total = F.cross_entropy(predictions, targets)
+        losses = [F.cross_entropy(rows, targets) for rows in predictions]
         with torch.no_grad():
-            hits = (predictions.argmax(dim=-1) == targets).float()
+            hits = (predictions[0].argmax(dim=-1) == targets).float()
             if every:  # the masked places still are what is told, unless nothing is masked
                 asked = (batch.mask | ~batch.mask.any()).flatten().float()
                 hits = hits * asked / asked.mean()
             counts = torch.bincount(tokens.flatten(), minlength=self.model.outputs).float()
         terms = {
-            "loss": total.detach(),
             "accuracy": hits.mean(),
             "token_entropy": entropy(counts),
             "codes_in_use": (counts > 0).sum().float(),
         }
-        return Loss(total, terms)
+        return _sum(losses, terms)
 
-    def _pixel_loss(self, predictions: Float[Tensor, "rows values"], batch: MaskedBatch) -> Loss:
+    def _pixel_loss(
+        self, predictions: list[Float[Tensor, "rows values"]], batch: MaskedBatch
+    ) -> Loss:
         """Squared error on the normalised pixels (table 4, pixel regression)."""
         backbone = self.model.backbone
         targets = patchify(backbone.normalise(batch.images), backbone.config.patch)
         rows = targets.flatten(0, 1) if self.config.predict == "all" else targets[batch.mask]
-        total = F.mse_loss(predictions, rows)
-        return Loss(total, {"loss": total.detach(), "target_variance": rows.var().detach()})
+        losses = [F.mse_loss(predicted, rows) for predicted in predictions]
+        return _sum(losses, {"target_variance": rows.var().detach()})
+
+    def publish(self, model: nn.Module) -> nn.Module:
+        """What becomes the artifact of the model, or of its average: no patch aggregation."""
+        assert isinstance(model, MaskedImageModel)
+        return model.plain()
 
     def expectations(self) -> dict[str, float]:
         if self.config.target == "pixels":
             return {}
         return {"chance_loss": math.log(self.model.outputs)}
+
+
+def _sum(losses: list[Float[Tensor, ""]], terms: dict[str, Float[Tensor, ""]]) -> Loss:
+    """All predictions count the same. `loss` is the main one's, comparable whether or not there is
+    a second; that of the second has its own name."""
+    names = ("loss", "aggregation_loss")
+    told = {name: loss.detach() for name, loss in zip(names, losses, strict=False)}
+    return Loss(torch.stack(losses).sum(), told | terms)
 
 
 def pixel_values(backbone: VisionTransformerConfig) -> int:

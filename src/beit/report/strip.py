@@ -17,6 +17,8 @@ from beit.training.run_folder import read_run_config
 def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
     """Write typical rows of a pre-training as one PNG: picture, input, target, prediction, tokens.
 
+    Target and prediction are left out if the tokenizer paints no pictures.
+
     Errors: ConfigError if the run predicts no tokens.
     """
     config = read_run_config(run)
@@ -35,11 +37,11 @@ def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path
     for one in shown:
         picture = to_rgb(one.image)
         filled = fill(one.target, one.answer, one.asked)
+        decodable = (one.target, filled) if tokenizer.paints else ()
         cells = [
             picture,
             hide(picture, one.asked, grid),
-            to_rgb(painted(one.target, tokenizer)),
-            to_rgb(painted(filled, tokenizer)),
+            *(to_rgb(painted(tokens, tokenizer)) for tokens in decodable),
             token_map(filled, grid, tokenizer.codes),
         ]
         height, width = size[0] * zoom, size[1] * zoom

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from beit.artifact.store import load_artifact
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
-from beit.data.sources import open_source
+from beit.data.sources import open_source, spread
 from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.masked import patchify
@@ -33,8 +34,9 @@ class Painting(NamedTuple):
     key: str
     image: UInt8[Tensor, "channels height width"]
     tokens: Int64[Tensor, " patches"]
-    painted: UInt8[Tensor, "channels height width"]
-    psnr: float
+    painted: UInt8[Tensor, "channels height width"] | None = None
+    """None if the tokenizer paints no pictures."""
+    psnr: float = math.nan
 
 
 class Vocabulary(NamedTuple):
@@ -49,6 +51,10 @@ def paint(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Painting]:
     """Encode and decode a batch, picture by picture."""
     pixels = tokenizer.pixels(batch.images)
     tokens = tokenizer.encode(batch.images)
+    if not tokenizer.paints:
+        return [
+            Painting(*one) for one in zip(batch.keys, batch.images.cpu(), tokens.cpu(), strict=True)
+        ]
     painted = tokenizer.decode(tokens)
     errors = (painted - pixels).square().flatten(1).mean(dim=1).clamp_min(1e-12)
     qualities = (-10 * errors.log10()).tolist()
@@ -129,16 +135,14 @@ def code_gallery(found: Vocabulary, channels: int, stride: int) -> Markup:
 def _row(name: str, one: Painting, tokenizer: VisualTokenizer) -> Markup:
     mapped = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
     different = len(one.tokens.unique())
-    head = [
-        element("b", f"{name} " if name else ""),
-        f"{one.psnr:.1f} dB, {different} different codes · ",
-        element("code", one.key),
-    ]
-    cells = [
-        show(to_rgb(one.image), "The picture", "picture"),
-        show(to_rgb(one.painted), "The picture from its tokens", "from its tokens"),
-        show(mapped, "The tokens, a colour per code", "tokens"),
-    ]
+    words = f"{different} different codes · "
+    cells = [show(to_rgb(one.image), "The picture", "picture")]
+    if one.painted is not None:
+        words = f"{one.psnr:.1f} dB, {words}"
+        again = show(to_rgb(one.painted), "The picture from its tokens", "from its tokens")
+        cells.append(again)
+    cells.append(show(mapped, "The tokens, a colour per code", "tokens"))
+    head = [element("b", f"{name} " if name else ""), words, element("code", one.key)]
     title = element("p", head, {"class": "row-title"})
     return block("pair", join([title, block("strip", cells)]))
 
@@ -159,19 +163,29 @@ def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     for batch in batches(ImageBatch, source, CentreView(tokenizer.size, 1.0), channels):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))
     found = vocabulary(paintings, tokenizer.codes, stride)
-    order = best_typical_worst([one.psnr for one in paintings], EACH)
-    rows = [_row(name, paintings[index], tokenizer) for name, index in order]
-    mean = sum(one.psnr for one in paintings) / len(paintings)
-    advice = (
-        "Healthy: shapes and colours survive, fine texture does not; equal surfaces get equal "
-        "tokens (the same colour on the right), different ones differ."
-    )
-    body = [element("p", advice, {"class": "explain"}), block("pairs", rows)]
-    lead = f"Mean PSNR over {len(paintings)} pictures of the data: {mean:.1f} dB."
     in_use, even = int((found.counts > 0).sum()), float(entropy(found.counts.float()).exp())
     words = f"{in_use} of {tokenizer.codes} codes occur; in even use there would be {even:.1f}."
     pictures = [usage_chart(found.counts), code_gallery(found, channels, stride)]
     return [
-        Section("reconstructions", "Pictures from their tokens", lead, join(body)),
+        _reconstructions(paintings, tokenizer),
         Section("codes", "The vocabulary", words, block("vocabulary", pictures)),
     ]
+
+
+def _reconstructions(paintings: list[Painting], tokenizer: VisualTokenizer) -> Section:
+    """Some pictures with their tokens and, if the tokenizer can, what it paints from them."""
+    advice = "Healthy: equal surfaces get equal tokens (the same colour on the right), different "
+    advice += "ones differ"
+    if tokenizer.paints:
+        title = "Pictures from their tokens"
+        mean = sum(one.psnr for one in paintings) / len(paintings)
+        lead = f"Mean PSNR over {len(paintings)} pictures of the data: {mean:.1f} dB."
+        advice += "; shapes and colours survive, fine texture does not"
+        order = best_typical_worst([one.psnr for one in paintings], EACH)
+    else:
+        title = "Pictures and their tokens"
+        lead = "This tokenizer rebuilds the features of a teacher, so there is nothing to paint."
+        order = [("", index) for index in spread(len(paintings), 3 * EACH)]
+    rows = [_row(name, paintings[index], tokenizer) for name, index in order]
+    body = [element("p", f"{advice}.", {"class": "explain"}), block("pairs", rows)]
+    return Section("reconstructions", title, lead, join(body))

@@ -23,6 +23,9 @@ class VisualTokenizer(nn.Module, abc.ABC):
     tokenizer stays in evaluation mode whatever its parent does.
     """
 
+    paints = True
+    """Whether `decode` gives pictures; what a tokenizer rebuilds may be something else."""
+
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beit.config.tokenizer import DalleConfig
+from beit.errors import ConfigError
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
 
@@ -120,7 +121,8 @@ class DalleTokenizer(VisualTokenizer):
     def __init__(self, config: DalleConfig) -> None:
         super().__init__(config)
         self.encoder = DalleEncoder(config)
-        self.decoder = DalleDecoder(config)
+        self.decoder = DalleDecoder(config) if config.decoder else None
+        self.paints = config.decoder
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_in = module.weight[0].numel()
@@ -138,5 +140,10 @@ class DalleTokenizer(VisualTokenizer):
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]
     ) -> Float[Tensor, "batch channels height width"]:
+        if self.decoder is None:
+            raise ConfigError(
+                "this DALL-E tokenizer was loaded without its decoder",
+                remedy="put decoder.pkl beside encoder.pkl and load it again",
+            )
         one_hot = F.one_hot(tokens, self.codes).permute(0, 3, 1, 2).float()
         return from_logit_laplace(self.decoder(one_hot)[:, : self.config.channels])

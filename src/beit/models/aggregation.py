@@ -1,0 +1,57 @@
+"""Patch aggregation: make the class token carry the whole picture (BEiT v2, section 2.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import AggregationConfig
+from beit.models.layers import layer_norm
+from beit.models.position import Grid
+from beit.models.vit import Features, VisionTransformer, draw
+
+
+class PatchAggregation(nn.Module):
+    """A second, shallow way from an early block to the hidden patches.
+
+    It sees the patches of the early block and, of all that comes later, the last class token only,
+    which therefore has to say what the early patches cannot. Pre-training needs it, nothing else.
+
+    The extra blocks are drawn as the blocks of the backbone they stand beside, so that drop path
+    and the division by sqrt(2 l) go on from the early block. The released code leaves the defaults
+    of PyTorch in them and only divides.
+    """
+
+    def __init__(
+        self, config: AggregationConfig, backbone: VisionTransformerConfig, outputs: int
+    ) -> None:
+        super().__init__()
+        assert config.tap is not None
+        self.config = config
+        self.config = config
+        self.tap = config.tap - 1  # of the backbone, which counts its blocks from 0
+        end = config.tap + config.blocks
+        depth = max(backbone.depth, end)
+        self.blocks = replace(backbone, depth=depth).build().blocks[config.tap : end]
+        self.norm: nn.LayerNorm | None = None
+        self.head: nn.Linear | None = None
+        if not config.shared_head:
+            self.norm = layer_norm(backbone.width)
+            self.head = nn.Linear(backbone.width, outputs)
+            draw(self.head.weight, cut=True)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, backbone: VisionTransformer, features: Features, grid: Grid
+    ) -> Float[Tensor, "batch patches width"]:
+        """The patches after the extra blocks; `features` have the tap, and no other."""
+        (early,) = features.taps
+        shared_bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(grid)
+        x = torch.cat([features.cls[:, None], early[:, 1:]], dim=1)
+        for block in self.blocks:
+            x = block(x, shared_bias, grid)
+        return x[:, 1:]
