@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from beit import cli
-from beit.config import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config import (
+    FinetuneRunConfig,
+    PretrainRunConfig,
+    RunConfig,
+    SegmentRunConfig,
+    TokenizerRunConfig,
+)
 from beit.config.tree import from_json, to_json
 from beit.errors import ConfigError, DataError
 from beit.recipes import RECIPES, find_recipe
 from beit.training.run_folder import read_run_config
 
+GOLDEN = Path(__file__).parent / "golden"
 KINDS = {
     "tokenizer": TokenizerRunConfig,
     "pretrain": PretrainRunConfig,
     "finetune": FinetuneRunConfig,
+    "segment": SegmentRunConfig,
 }
 QUICK = ["--steps", "2", "--warmup-steps", "1", "--workers", "0", "--device", "cpu", "--precision",
          "fp32"]  # fmt: skip
@@ -135,7 +146,7 @@ CASES = {
     "no labels": ("finetune tiny --data {data}/disc --out {out}", 3, ["no class folders"]),
     "architecture": ("finetune tiny {io} --init {pre} --depth 6", 4,
                      ["another architecture", "missing", "blocks.4", "same patch"]),
-    "no artifact": ("finetune tiny {io} --init nowhere", 4, ["nowhere", "no artifact"]),
+    "no artifact": ("finetune tiny {io} --init nowhere", 4, ["nowhere", "no file or folder"]),
     "used folder": ("finetune tiny --data {data} --out {used}", 7, ["not empty", "another --out"]),
     "folder of a run": ("finetune tiny --data {data} --out {pre}", 7, ["holds a run", "--resume"]),
     "out is a file": ("finetune tiny --data {data} --out {file}", 7, ["is a file"]),
@@ -143,7 +154,7 @@ CASES = {
     "other settings": ("finetune tiny --data {data} --out {fine} --resume --lr 0.5", 7,
                        ["training.lr", "0.5"]),
     "masked models do not classify": ("predict {pre} {data}", 2, ["masked", "finetune --init"]),
-    "no such model": ("predict nowhere {data}", 4, ["nowhere", "no artifact"]),
+    "no such model": ("predict nowhere {data}", 4, ["nowhere", "no file or folder"]),
     "no pictures to predict": ("predict {fine} {empty}", 3, ["empty"]),
     "unknown format": ("embed {pre} {data} --out x.xlsx", 2, [".xlsx", ".npz"]),
 }  # fmt: skip
@@ -245,3 +256,77 @@ def test_recipes_of_one_s_own(tmp_path, monkeypatch):
     for name in ("mine:nothing", "nowhere:tiny"):
         with pytest.raises(ConfigError, match="cannot be found"):
             find_recipe("pretrain", name, PretrainRunConfig)
+
+
+# -- released files -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def released(golden, tmp_path, monkeypatch):
+    """A pre-trained file as Microsoft released them, of 4 x 4 patches of 16 pixels."""
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "home"))
+    torch.save({"model": golden("mim_shared_rel")["model"]}, tmp_path / "released.pth")
+    return tmp_path / "released.pth"
+
+
+@pytest.mark.parametrize("size", [[], ["--size", "80"], ["--size", "32", "80"]])
+def test_fine_tuning_starts_from_a_released_file_at_any_size(
+    capsys, caplog, class_folders, tmp_path, released, size
+):
+    fine = tmp_path / "fine"
+    line = ["finetune", "tiny", "--data", class_folders, "--out", fine, "--init", released]
+    caplog.set_level(logging.INFO, logger="beit")
+    code, _, told = call(capsys, *line, *size, *QUICK)
+    assert code == 0, told
+    model = read_run_config(fine).model
+    sides = [int(side) for side in size[1:]] or [64]
+    assert model.size == (sides[0], sides[-1])
+    assert (model.patch, model.depth, model.relative_position) == (16, 3, "per-block")
+    assert model.mean == (0.5, 0.5, 0.5)
+    assert "mean and std 0.5" in caplog.text
+    assert call(capsys, "predict", fine, class_folders / "disc")[0] == 0
+
+
+def test_features_and_conversions_of_a_released_file(capsys, class_folders, tmp_path, released):
+    out = tmp_path / "features.npz"
+    assert call(capsys, "embed", released, class_folders / "disc", "--out", out)[0] == 0
+    assert out.exists()
+    folder = tmp_path / "hf"
+    code, said, _ = call(capsys, "convert", released, folder, "--to", "hf", "--mean", 0.1, 0.2, 0.3,
+                         "--std", 0.4, 0.5, 0.6)  # fmt: skip
+    assert (code, said.splitlines()[-1]) == (0, str(folder))
+    assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == [
+        0.1, 0.2, 0.3,
+    ]  # fmt: skip
+    code, said, _ = call(capsys, "convert", released, tmp_path / "timm", "--to", "timm")
+    assert "lm_head.weight" in said
+    code, _, told = call(capsys, "convert", released, folder, "--to", "hf")
+    assert code == 7
+    assert "nothing is written over" in told
+
+
+def test_pre_training_with_a_released_tokenizer(capsys, class_folders, tmp_path, released):
+    """The tokens of a pickle, without a run of `beit tokenizer`."""
+    for part in ("encoder", "decoder"):
+        shutil.copy(GOLDEN / f"dalle_{part}.pkl", tmp_path / f"{part}.pkl")
+    line = ["pretrain", "tiny", "--data", class_folders, "--out", tmp_path / "pre", *QUICK]
+    line += ["--tokenizer", tmp_path / "encoder.pkl", "--size", 112, "--patch", 8, "--batch", 4]
+    code, _, told = call(capsys, *line)
+    assert code == 0, told
+    assert (tmp_path / "pre" / "report.html").exists()
+
+
+def test_hostile_and_other_files_are_refused_by_every_verb(capsys, class_folders, tmp_path):
+    page = tmp_path / "weights.pth"
+    page.write_text("<!DOCTYPE html><html>not found</html>")
+    for line in (
+        ["finetune", "tiny", "--data", class_folders, "--out", tmp_path / "o", "--init", page],
+        ["predict", page, class_folders],
+        ["convert", page, tmp_path / "o"],
+        ["pretrain", "tiny", "--data", class_folders, "--out", tmp_path / "o", "--tokenizer", page],
+    ):
+        code, _, told = call(capsys, *line)
+        assert code == 4, told
+        assert "weights.pth" in told
+        assert "web page" in told
+    assert list(tmp_path.iterdir()) == [page]

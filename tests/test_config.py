@@ -17,11 +17,14 @@ from beit.config import (
     FinetuneRunConfig,
     FixedMasking,
     HeadConfig,
+    InferenceConfig,
+    JointConfig,
     LoaderConfig,
     MaskingConfig,
     PretrainRunConfig,
     PublishedBlockMasking,
     ReconstructConfig,
+    SegmentRunConfig,
     TokenizerRunConfig,
     TrainingConfig,
     UniformMasking,
@@ -37,6 +40,7 @@ RUNS = [
     PRETRAIN,
     TokenizerRunConfig(training=TRAINING, tokenizer=DiscreteVAEConfig()),
     FinetuneRunConfig(training=TRAINING, model=VisionTransformerConfig()),
+    SegmentRunConfig(training=TRAINING, model=VisionTransformerConfig()),
 ]
 GIVEN = {"TrainingConfig": TRAINING, "RunConfig": None} | {type(run).__name__: run for run in RUNS}
 CONCRETE = [
@@ -156,7 +160,7 @@ def rejections():
     blocks, uniform, fixed = BlockMasking(), UniformMasking(), FixedMasking()
     views, augment, loader = ViewConfig(), AugmentConfig(), LoaderConfig()
     reconstruct, head = ReconstructConfig(), HeadConfig()
-    pretrain, tokenizer, finetune = RUNS
+    pretrain, tokenizer, finetune, segment = RUNS
     return [
         *[(vit, {name: 0}) for name in ("patch", "channels", "width", "depth", "heads", "hidden")],
         (vit, {"size": (224, 230)}),
@@ -211,6 +215,13 @@ def rejections():
         (finetune, {"evaluation_crop": 0.0}),
         (pretrain, {"evaluation_crop": 1.5}),
         (tokenizer, {"held_out": -0.1}),
+        (segment, {"split": 1.5}),
+        (segment, {"auxiliary_weight": 0.0}),
+        *[(JointConfig(), {"resize_ratio": ratio}) for ratio in ((0.0, 1.0), (2.0, 1.0))],
+        (JointConfig(), {"largest_class": 1.5}),
+        (JointConfig(), {"base_side": 0}),
+        *[(InferenceConfig(), {"scales": scales}) for scales in ((), (0.0, 1.0))],
+        (InferenceConfig(), {"short_side": 0}),
     ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import beit
 
-NAMES = {"Predictor", "__version__", "finetune", "load", "pretrain", "tokenizer"}
+NAMES = {"Predictor", "__version__", "finetune", "load", "pretrain", "segment", "tokenizer"}
 
 
 def test_the_public_names_are_these():

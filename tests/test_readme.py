@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from beit.cli import VERBS, main
+from segmented_folder import write_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-TRAINING = ("tokenizer", "pretrain", "finetune")
+TRAINING = ("tokenizer", "pretrain", "finetune", "segment")
 SHORT = ["--steps", "3", "--warmup-steps", "1", "--batch", "4", "--workers", "0"]
 
 
@@ -27,6 +31,7 @@ def place(tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch) 
     """A working folder as the README takes it for granted."""
     shutil.copytree(class_folders, tmp_path / "pictures")
     shutil.copytree(class_folders, tmp_path / "labelled")
+    write_folder(tmp_path / "segmented")
     shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -69,3 +74,20 @@ def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+
+
+def test_the_conversions_of_the_page_run_in_their_order(
+    tmp_path: Path, golden: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`weights.pth` comes back from all of them as it was."""
+    monkeypatch.chdir(tmp_path)
+    weights = golden("mim_shared_rel")["model"]
+    torch.save({"model": weights}, "weights.pth")
+    page = (ROOT / "docs" / "checkpoints.md").read_text()
+    lines = re.findall(r"^beit (convert .*)$", page, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        assert main(shlex.split(line)) == 0
+    again = torch.load("converted/again.pth", weights_only=True)["model"]
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)

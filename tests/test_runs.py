@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 import beit
 from beit import runs
-from beit.artifact.store import load_artifact, load_tokenizer, read_config
+from beit.artifact.load import open_tokenizer
+from beit.artifact.store import load_artifact, read_config
 from beit.config import AugmentConfig, MaskedConfig, PretrainRunConfig, UniformMasking
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
@@ -100,7 +101,7 @@ def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypat
     )
     out = tmp_path / "run"
     run = beit.pretrain("tiny", data=str(class_folders), out=str(out), size=(24, 40), **QUICK)
-    tokenizer = load_tokenizer(tmp_path / "run-tokenizer")
+    tokenizer = open_tokenizer(tmp_path / "run-tokenizer")
     assert (tokenizer.grid, tokenizer.size) == ((6, 10), (12, 20))
     assert read_config(run.artifact)["tokenizer"] == tokenizer.digest()
     assert read_run_config(out).tokenizer == str(tmp_path / "run-tokenizer")

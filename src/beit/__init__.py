@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from beit.runs import finetune, pretrain, tokenizer
+    from beit.runs import finetune, pretrain, segment, tokenizer
     from beit.serving.predictor import Predictor, load
 
 __version__ = "0.1.0"
@@ -26,10 +26,11 @@ _HOMES = {
     "finetune": "beit.runs",
     "load": "beit.serving.predictor",
     "pretrain": "beit.runs",
+    "segment": "beit.runs",
     "tokenizer": "beit.runs",
 }
 
-__all__ = ["Predictor", "__version__", "finetune", "load", "pretrain", "tokenizer"]
+__all__ = ["Predictor", "__version__", "finetune", "load", "pretrain", "segment", "tokenizer"]
 
 
 def __getattr__(name: str) -> object:

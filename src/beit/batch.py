@@ -43,7 +43,16 @@ class LabelledBatch(NamedTuple):
     unreadable: tuple[Unreadable, ...] = ()
 
 
-Batch = ImageBatch | MaskedBatch | LabelledBatch
+class SegmentedBatch(NamedTuple):
+    """Pictures and the class id of each pixel; 255 is ignored."""
+
+    images: UInt8[Tensor, "batch channels height width"]
+    labels: UInt8[Tensor, "batch height width"]
+    keys: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+Batch = ImageBatch | MaskedBatch | LabelledBatch | SegmentedBatch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

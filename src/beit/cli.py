@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import sys
 import typing
@@ -12,7 +13,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from beit.config import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config import (
+    FinetuneRunConfig,
+    PretrainRunConfig,
+    ProbeConfig,
+    RunConfig,
+    SegmentRunConfig,
+    TokenizerRunConfig,
+)
 from beit.errors import BeitError, ConfigError, nearest
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 
@@ -116,29 +124,124 @@ def _finetune(args: list[str]) -> None:
     _train("finetune", FinetuneRunConfig, args)
 
 
+def _segment(args: list[str]) -> None:
+    """Train a segmenter on pictures and masks: a class for each pixel."""
+    _train("segment", SegmentRunConfig, args)
+
+
+def _evaluate(args: list[str]) -> None:
+    """Measure a classifier on labelled pictures: accuracy, likelihood, calibration."""
+
+    def evaluate(
+        model: Artifact,
+        data: str,
+        split: str = "val",
+        crop: float | None = None,
+        size: tuple[int, int] | None = None,
+        flip: bool = False,
+        labels: str = "",
+        batch: int = 32,
+        device: str = "cpu",
+        format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+    ) -> None:
+        """Measure a classifier on class folders or a labelled list.
+
+        Args:
+            model: A run, an artifact, a released file, a folder of timm or transformers,
+                hf:org/name, timm/name, or a URL.
+            data: Class folders, directly or under train/, val/ and test/, or a list file.
+            split: The part to read, where there are parts.
+            crop: Share of the side that the centre crop keeps; the model's own by default.
+            size: Height and width in pixels; the model's own by default.
+            flip: Average the probabilities of each picture and its mirror image.
+            labels: Label map in JSON: {"folder or file name": class or [classes]}, or a list with
+                the classes of each picture in the order of the file names.
+            batch: Pictures at a time.
+            device: cpu or cuda.
+            format: A table for people, or JSON.
+        """
+        from beit.runs.evaluating import evaluate as measure
+        from beit.runs.evaluating import print_json, print_table
+
+        found = measure(
+            model,
+            data=data,
+            split=split,
+            crop=crop,
+            size=size,
+            flip=flip,
+            labels=labels,
+            batch=batch,
+            device=device,
+        )
+        (print_json if format == "json" else print_table)(found)
+
+    with _pixels():
+        tyro.cli(evaluate, args=args, prog="beit evaluate", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _probe(args: list[str]) -> None:
+    """Find the block with the best frozen features: linear, nearest neighbours, attentive."""
+    from beit.recipes.probe import RECIPES as PROBES
+
+    name = _value_of("--recipe", args) or DEFAULT
+    if name not in PROBES:
+        raise ConfigError(f"probe has no recipe '{name}'", remedy=nearest(name, PROBES))
+
+    default = dataclasses.replace(PROBES[name](), recipe=name)
+
+    def probe(artifact: Artifact, config: ProbeConfig = default) -> None:
+        """Measure what the frozen features of every block are worth.
+
+        Args:
+            artifact: A run, an artifact, a released file, a folder of timm or transformers,
+                hf:org/name, timm/name, or a URL.
+            config: What is measured, and how.
+        """
+        from beit.runs.probing import print_table
+        from beit.runs.probing import probe as measure
+
+        print_table(measure(artifact, config))
+        print(
+            f"results {Path(config.out) / 'probe.json'}\nplot    {Path(config.out, 'probe.html')}"
+        )
+
+    tyro.cli(
+        probe,
+        args=args,
+        prog="beit probe",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
 def _predict(args: list[str]) -> None:
-    """Name the classes of pictures, with probabilities."""
+    """Name the classes of pictures, or of their pixels."""
 
     def predict(
         artifact: Artifact,
         pictures: Paths,
+        out: str = "",
         top: int = 5,
         format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
         batch: int = 32,
         device: str = "cpu",
     ) -> None:
-        """Name the classes of pictures.
+        """Name the classes of pictures; of a segmenter, write label maps and overlays.
 
         Args:
-            artifact: Folder of a fine-tuning run, or its `model` folder.
+            artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
             pictures: Files or folders.
+            out: Of a segmenter: folder for `labels/` (indexed PNG) and `overlays/`.
             top: Classes per picture.
             format: A table for people, or JSON, one object per line.
             batch: Pictures at a time.
             device: cpu or cuda.
         """
-        from beit.serving.files import predict_files, print_json, print_table
+        from beit.serving.files import predict_files, print_json, print_table, segment_files
 
+        if out:
+            print(segment_files(artifact, pictures, Path(out), device=device))
+            return
         found = predict_files(artifact, pictures, top=top, batch=batch, device=device)
         (print_json if format == "json" else print_table)(found)
 
@@ -171,6 +274,58 @@ def _embed(args: list[str]) -> None:
         print(embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device))
 
     tyro.cli(embed, args=args, prog="beit embed")
+
+
+def _convert(args: list[str]) -> None:
+    """Bring a model from one layout to another: released files, timm, transformers, ours."""
+
+    def convert(
+        source: Artifact,
+        destination: Annotated[str, tyro.conf.Positional],
+        to: Literal["beit", "unilm", "timm", "hf"] = "beit",
+        bias: Literal["shared", "per-block"] | None = None,
+        sha256: str = "",
+        size: tuple[int, int] | None = None,
+        heads: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        crop: float | None = None,
+        classes: str = "",
+    ) -> None:
+        """Write SOURCE to DESTINATION in another layout. Nothing in SOURCE is executed.
+
+        Args:
+            source: A run, an artifact, a released file, a folder of timm or transformers,
+                hf:org/name, timm/name, or a URL.
+            destination: File (unilm) or folder to write; it must not exist.
+            to: beit: an artifact; unilm: a file as Microsoft released them; timm, hf: folders that
+                timm and transformers load.
+            bias: Share the relative position bias among all blocks, or give each its own.
+            sha256: Hash the source must have; "record" takes a URL's first download as it comes.
+            size: Height and width of its pictures, where the source does not say.
+            heads: Attention heads, where the source does not say.
+            mean: Mean of each channel, for pixels in [0, 1].
+            std: Standard deviation of each channel, for pixels in [0, 1].
+            crop: Share of the side that the evaluation crop keeps.
+            classes: File with one class name per line.
+        """
+        from beit.artifact.architecture import Stated
+        from beit.artifact.convert import convert as write
+        from beit.artifact.load import read_class_names
+
+        stated = Stated(
+            size=size,
+            heads=heads,
+            mean=mean,
+            std=std,
+            crop=crop,
+            classes=read_class_names(Path(classes)) if classes else None,
+        )
+        place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
+        print("\n".join([*left_out, str(place)]))
+
+    with _pixels():
+        tyro.cli(convert, args=args, prog="beit convert")
 
 
 def _report(args: list[str]) -> None:
@@ -228,8 +383,12 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "tokenizer": _tokenizer,
     "pretrain": _pretrain,
     "finetune": _finetune,
+    "segment": _segment,
+    "evaluate": _evaluate,
+    "probe": _probe,
     "predict": _predict,
     "embed": _embed,
+    "convert": _convert,
     "report": _report,
     "demo": _demo,
 }
@@ -259,6 +418,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("beit").setLevel(logging.INFO)
     try:
         if args[0] not in VERBS:
             raise ConfigError(f"there is no verb '{args[0]}'", remedy=nearest(args[0], VERBS))

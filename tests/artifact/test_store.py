@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from beit.artifact.load import open_tokenizer
 from beit.artifact.store import (
     CONFIG,
     WEIGHTS,
     Details,
     find_artifact,
     load_artifact,
-    load_tokenizer,
     read_config,
     save_artifact,
 )
@@ -49,7 +49,7 @@ def test_round_trip(tmp_path, kind):
         assert artifact.backbone is None
         assert artifact.model.config == model.config
         assert torch.equal(artifact.model.encode(images), model.encode(images))
-        assert load_tokenizer(tmp_path / "model").frozen
+        assert open_tokenizer(tmp_path / "model").frozen
     else:
         assert artifact.backbone == model.backbone.config
         assert torch.equal(artifact.model(images), model(images))
@@ -59,7 +59,7 @@ def test_other_tokenizers_are_artifacts_too(tmp_path):
     config = DalleConfig(size=(16, 16), codes=8, hidden=8, decoder_input=4, blocks_per_group=1)
     tokenizer = config.build()
     save_artifact(tmp_path / "dalle", tokenizer, Details())
-    assert load_tokenizer(tmp_path / "dalle").digest() == tokenizer.digest()
+    assert open_tokenizer(tmp_path / "dalle").digest() == tokenizer.digest()
 
 
 def test_a_new_artifact_replaces_the_old_one(tmp_path):
@@ -74,7 +74,7 @@ def test_a_run_stands_for_its_model(trained, tmp_path):
     assert find_artifact(trained.classifier / "model") == trained.classifier / "model"
     assert read_config(trained.classifier)["classes"] == ["disc", "stripes", "tiles"]
     assert (
-        read_config(trained.pretrained)["tokenizer"] == load_tokenizer(trained.tokenizer).digest()
+        read_config(trained.pretrained)["tokenizer"] == open_tokenizer(trained.tokenizer).digest()
     )
     assert read_config(trained.pretrained)["trained"]["recipe"] == "tiny"
 
@@ -141,4 +141,4 @@ def test_a_config_that_is_none(folder, content):
 
 def test_a_classifier_is_no_tokenizer(folder):
     with pytest.raises(CheckpointError, match="holds a classifier model, not a tokenizer"):
-        load_tokenizer(folder)
+        open_tokenizer(folder)

@@ -19,7 +19,7 @@ from beit.errors import ConfigError
 from beit.models.segmenter import Segmenter
 from reference import FINE, close, disturb, gradients
 
-HEADS = [UperNetConfig(channels=12, auxiliary_channels=6), SETRConfig(channels=8),
+HEADS = [UperNetConfig(head_channels=12, auxiliary_channels=6), SETRConfig(head_channels=8),
          LinearHeadConfig()]  # fmt: skip
 NAMES = ["upernet", "setr", "linear"]
 every_head = pytest.mark.parametrize("head", HEADS, ids=NAMES)
@@ -102,7 +102,7 @@ def test_linear_head_maps_each_patch_of_its_block():
 def test_setr_doubles_until_a_patch_is_a_pixel(patch, doublings):
     """As SETR describes it: every convolution is followed by a doubling, classes come last."""
     size = (2 * patch, 3 * patch)
-    model = Segmenter(replace(FINE, size=size, patch=patch), 5, SETRConfig(channels=8)).eval()
+    model = Segmenter(replace(FINE, size=size, patch=patch), 5, SETRConfig(head_channels=8)).eval()
     disturb(model)
     images = torch.randn(2, 3, *size)
     cells = model.backbone(images).patches.reshape(2, 2, 3, 48)
@@ -176,13 +176,13 @@ def test_bf16_autocast_stays_close(head):
         (lambda: UperNetConfig(taps=(1, 2, 3)), r"taps \(1, 2, 3\) are not 4 blocks"),
         (lambda: UperNetConfig(taps=(0, 1, 2, 3)).blocks(3), "blocks .* of a backbone with 3"),
         (lambda: LinearHeadConfig(tap=-1).blocks(3), "blocks .* of a backbone with 3"),
-        (lambda: UperNetConfig(channels=0), "channels is 0"),
+        (lambda: UperNetConfig(head_channels=0), "head_channels is 0"),
         (lambda: UperNetConfig(pools=()), "pools is"),
         (lambda: UperNetConfig(pools=(1, 0)), "pools is"),
         (lambda: UperNetConfig(dropout=1.5), "dropout is 1.5"),
         (lambda: UperNetConfig(auxiliary_tap=4), "auxiliary_tap is 4"),
         (lambda: UperNetConfig(auxiliary_channels=0), "auxiliary_channels is 0"),
-        (lambda: SETRConfig(channels=-1), "channels is -1"),
+        (lambda: SETRConfig(head_channels=-1), "head_channels is -1"),
         (lambda: SETRConfig(dropout=-0.1), "dropout is -0.1"),
         (lambda: Segmenter(FINE, 2, SETRConfig(tap=3)), "blocks .* of a backbone with 3"),
     ],

@@ -45,7 +45,7 @@ def per_pixel():
 
 
 def segmenter():
-    model = Segmenter(BACKBONE, 4, UperNetConfig(channels=12)).eval()
+    model = Segmenter(BACKBONE, 4, UperNetConfig(head_channels=12)).eval()
     disturb(model)
     return model
 

@@ -125,7 +125,7 @@ def test_auxiliary_head_reads_its_level(level, side):
 
 
 def test_options_shape_the_head():
-    model = Segmenter(FINE, 3, UperNetConfig(channels=12, pools=(1, 4), auxiliary=False))
+    model = Segmenter(FINE, 3, UperNetConfig(head_channels=12, pools=(1, 4), auxiliary=False))
     head = model.decode_head
     assert head.bottleneck.conv.weight.shape == (12, 48 + 2 * 12, 3, 3)
     assert [module[0].output_size for module in head.psp_modules] == [1, 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,3 +54,18 @@ def test_weight_decay_is_constant_or_a_cosine():
     decays = [weight_decay(step, config) for step in range(100)]
     assert decays == pytest.approx(published(0.1, 0.5, 100, 0))
     assert weight_decay(50, config) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("step", [0, 1, 9, 10, 50, 99])
+def test_linear_schedule_falls_from_the_first_step(step):
+    """As mmcv: `poly` of power 1, the linear warm-up a factor on it."""
+    config = TrainingConfig(
+        steps=100, batch=1, lr=1.0, min_lr=0.1, warmup_steps=10, schedule="linear"
+    )
+    regular = (1 - step / 100) * 0.9 + 0.1
+    expected = regular * (1 - (1 - step / 10)) if step < 10 else regular
+    assert learning_rate(step, config) == pytest.approx(expected)
+
+
+def test_linear_schedule_without_warmup_starts_at_the_peak():
+    assert learning_rate(0, replace(CONFIG, warmup_steps=0, schedule="linear")) == CONFIG.lr

@@ -18,18 +18,21 @@ import torch
 from torch import nn
 
 from beit.config.model import VisionTransformerConfig
-from beit.config.runs import HeadConfig
+from beit.config.runs import AggregationConfig, HeadConfig
+from beit.config.segment_run import InferenceConfig
+from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.errors import BeitError, CheckpointError, ResourceError
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
+from beit.models.segmenter import Segmenter
 from beit.tokenizers.base import VisualTokenizer
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 AGAIN = "copy the artifact again from where it was made"
-Kind = Literal["tokenizer", "masked", "classifier"]
+Kind = Literal["tokenizer", "masked", "classifier", "segmenter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Details:
     """Class names in the order of the logits."""
     crop: float = 1.0
     """Share of the picture that evaluation looks at: centre crop of size / crop."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """How a segmenter reads a whole picture."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer whose tokens were predicted."""
     trained: dict[str, Any] = field(default_factory=dict)
@@ -65,8 +70,20 @@ def _describe(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, VisualTokenizer):
         return {"kind": "tokenizer", "tokenizer": to_json(model.config)}
     if isinstance(model, MaskedImageModel):
-        backbone = to_json(model.backbone.config)
-        return {"kind": "masked", "backbone": backbone, "outputs": model.outputs}
+        extra = model.aggregation
+        return {
+            "kind": "masked",
+            "backbone": to_json(model.backbone.config),
+            "outputs": model.outputs,
+            "aggregation": None if extra is None else to_json(extra.config),
+        }
+    if isinstance(model, Segmenter):
+        return {
+            "kind": "segmenter",
+            "backbone": to_json(model.backbone.config),
+            "head": to_json(model.config),
+            "outputs": model.classes,
+        }
     assert isinstance(model, Classifier)
     return {
         "kind": "classifier",
@@ -88,7 +105,12 @@ def _build(architecture: dict[str, Any]) -> nn.Module:
         return from_json(architecture["tokenizer"], TokenizerConfig).build()
     backbone = from_json(architecture["backbone"], VisionTransformerConfig)
     if kind == "masked":
-        return MaskedImageModel(backbone, architecture["outputs"])
+        extra = architecture.get("aggregation")
+        aggregation = from_json(extra, AggregationConfig) if extra else None
+        return MaskedImageModel(backbone, architecture["outputs"], aggregation)
+    if kind == "segmenter":
+        segmentation = from_json(architecture["head"], SegmentationHeadConfig)
+        return Segmenter(backbone, architecture["outputs"], segmentation)
     head = HeadConfig(pooling=architecture["head"]["pooling"])
     return Classifier(backbone, architecture["outputs"], head)
 
@@ -104,6 +126,7 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         "architecture": _describe(model),
         "classes": list(details.classes),
         "crop": details.crop,
+        "inference": to_json(details.inference),
         "tokenizer": details.tokenizer,
         "trained": details.trained,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -183,6 +206,9 @@ def load_artifact(path: str | Path) -> Artifact:
         details = Details(
             classes=tuple(config["classes"]),
             crop=config["crop"],
+            inference=from_json(config["inference"], InferenceConfig)
+            if "inference" in config  # older artifacts have none
+            else InferenceConfig(),
             tokenizer=config["tokenizer"],
             trained=config["trained"],
         )
@@ -195,14 +221,3 @@ def load_artifact(path: str | Path) -> Artifact:
         ) from error
     model.eval()
     return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
-
-
-def load_tokenizer(path: str | Path) -> VisualTokenizer:
-    """The tokenizer of an artifact, frozen."""
-    artifact = load_artifact(path)
-    if not isinstance(artifact.model, VisualTokenizer):
-        raise CheckpointError(
-            f"{path} holds a {artifact.kind} model, not a tokenizer",
-            remedy="give the run of `beit tokenizer`",
-        )
-    return artifact.model.freeze()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from beit.artifact.names import TABLE
 from beit.config.model import VisionTransformerConfig
 from beit.errors import CheckpointError
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
 
-TABLE = "relative_position_bias_table"
 SHARED = f"rel_pos_bias.{TABLE}"
 
 
@@ -51,12 +51,16 @@ def start_from(
         changed.append(f"positions resized from {source.grid} to {target.grid} patches")
     if not target.mask_token and weights.pop("mask_token", None) is not None:
         left.append("mask_token")
-    _check(weights, backbone.state_dict())
-    backbone.load_state_dict(weights)
+    load_strictly(backbone, weights)
     return Transfer(changed, left)
 
 
-def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights that must be exactly those of the model.
+
+    Raises CheckpointError that lists the keys that are missing, unexpected or of another shape.
+    """
+    wanted = model.state_dict()
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     reshaped = [
@@ -75,3 +79,4 @@ def _check(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
             f"the file belongs to another architecture: {listed}",
             remedy="use the same patch, channels, width, depth, heads and layer scale as it",
         )
+    model.load_state_dict(weights)

@@ -10,7 +10,9 @@ from beit.config.masking import (
     UniformMasking,
 )
 from beit.config.model import SIZES, VisionTransformerConfig, sized
+from beit.config.probe import ProbeConfig
 from beit.config.runs import (
+    AggregationConfig,
     FinetuneRunConfig,
     HeadConfig,
     MaskedConfig,
@@ -19,11 +21,24 @@ from beit.config.runs import (
     RunConfig,
     TokenizerRunConfig,
 )
-from beit.config.tokenizer import DalleConfig, DiscreteVAEConfig, TokenizerConfig
+from beit.config.segment_run import (
+    InferenceConfig,
+    JointConfig,
+    MaskConfig,
+    SegmentRunConfig,
+)
+from beit.config.segmentation import (
+    LinearHeadConfig,
+    SegmentationHeadConfig,
+    SETRConfig,
+    UperNetConfig,
+)
+from beit.config.tokenizer import DalleConfig, DiscreteVAEConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import TrainingConfig
 
 __all__ = [
     "SIZES",
+    "AggregationConfig",
     "AugmentConfig",
     "BlockMasking",
     "DalleConfig",
@@ -31,17 +46,27 @@ __all__ = [
     "FinetuneRunConfig",
     "FixedMasking",
     "HeadConfig",
+    "InferenceConfig",
+    "JointConfig",
+    "LinearHeadConfig",
     "LoaderConfig",
+    "MaskConfig",
     "MaskedConfig",
     "MaskingConfig",
     "PretrainRunConfig",
+    "ProbeConfig",
     "PublishedBlockMasking",
     "ReconstructConfig",
     "RunConfig",
+    "SETRConfig",
+    "SegmentRunConfig",
+    "SegmentationHeadConfig",
     "TokenizerConfig",
     "TokenizerRunConfig",
     "TrainingConfig",
     "UniformMasking",
+    "UperNetConfig",
+    "VQKDConfig",
     "ViewConfig",
     "VisionTransformerConfig",
     "sized",

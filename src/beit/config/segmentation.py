@@ -52,7 +52,7 @@ class UperNetConfig(SegmentationHeadConfig):
     taps: tuple[int, ...] | None = None
     """Blocks behind the four levels; None: after a third, half, two thirds and all of the depth, as
     published: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24."""
-    channels: int | None = None
+    head_channels: int | None = None
     """Channels of the head; None: the width of the backbone, as published."""
     pools: tuple[int, ...] = (1, 2, 3, 6)
     """Cells per side of each pooling of the deepest level."""
@@ -69,8 +69,8 @@ class UperNetConfig(SegmentationHeadConfig):
         super().__post_init__()
         check_positive(self, "auxiliary_channels")
         check_that(
-            self.channels is None or self.channels > 0,
-            f"channels is {self.channels}",
+            self.head_channels is None or self.head_channels > 0,
+            f"head_channels is {self.head_channels}",
             "use a positive number, or None for the width of the backbone",
         )
         check_that(
@@ -103,7 +103,7 @@ class UperNetConfig(SegmentationHeadConfig):
         width = backbone.width
         head = UperNetHead(
             width=width,
-            channels=self.channels or width,
+            channels=self.head_channels or width,
             classes=classes,
             dropout=self.dropout,
             pools=self.pools,
@@ -133,12 +133,12 @@ class OneBlockConfig(SegmentationHeadConfig):
 class SETRConfig(OneBlockConfig):
     """Progressive upsampling: the head of the paper's main tables (SETR-PUP; table 3)."""
 
-    channels: int = 256
+    head_channels: int = 256
     """Channels of the head (SETR's code)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "channels")
+        check_positive(self, "head_channels")
 
     def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
         from beit.models.segmenter import HeadParts
@@ -146,7 +146,7 @@ class SETRConfig(OneBlockConfig):
 
         head = SETRHead(
             width=backbone.width,
-            channels=self.channels,
+            channels=self.head_channels,
             classes=classes,
             dropout=self.dropout,
             patch=backbone.patch,

@@ -9,11 +9,12 @@ from beit.config.check import check_positive, check_share, check_that
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
+Schedule = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What `fit` needs to know. AdamW throughout, cosine decay after a linear warm-up."""
+    """What `fit` needs to know. AdamW throughout, a decay after a linear warm-up."""
 
     steps: int
     """Updates of the weights."""
@@ -25,6 +26,8 @@ class TrainingConfig:
     """Peak learning rate (not scaled by anything)."""
     min_lr: float = 1e-5
     """Learning rate at the end."""
+    schedule: Schedule = "cosine"
+    """How the learning rate falls: on a cosine, or linearly as in published segmentation."""
     warmup_steps: int = 0
     """Steps of linear warm-up; the first step has learning rate 0."""
     weight_decay: float = 0.05

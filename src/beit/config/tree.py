@@ -8,13 +8,23 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from beit.config import data, masking, model, runs, tokenizer, training
+from beit.config import (
+    data,
+    masking,
+    model,
+    probe,
+    runs,
+    segment_run,
+    segmentation,
+    tokenizer,
+    training,
+)
 from beit.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
 Json = dict[str, Any]
 
-_MODULES = (data, masking, model, runs, tokenizer, training)
+_MODULES = (data, masking, model, probe, runs, segment_run, segmentation, tokenizer, training)
 TYPES: dict[str, type] = {
     name: value
     for module in _MODULES

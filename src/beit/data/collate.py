@@ -8,8 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from beit.batch import Batch, ImageBatch, LabelledBatch, MaskedBatch, Unreadable
-from beit.data.views import ImageSample, LabelledSample, MaskedSample, Sample
+from beit.batch import (
+    Batch,
+    ImageBatch,
+    LabelledBatch,
+    MaskedBatch,
+    SegmentedBatch,
+    Unreadable,
+)
+from beit.data.views import (
+    ImageSample,
+    LabelledSample,
+    MaskedSample,
+    Sample,
+    SegmentedSample,
+)
 
 
 class Outcome(NamedTuple):
@@ -43,6 +56,8 @@ class Parcel:
             pinned = pinned._replace(token_images=token_images, mask=pinned.mask.pin_memory())
         elif isinstance(pinned, LabelledBatch):
             pinned = pinned._replace(targets=pinned.targets.pin_memory())
+        elif isinstance(pinned, SegmentedBatch):
+            pinned = pinned._replace(labels=pinned.labels.pin_memory())
         return Parcel(pinned, self.unreadable)
 
 
@@ -64,6 +79,9 @@ def _batch(
         labelled = [sample for sample in samples if isinstance(sample, LabelledSample)]
         targets = torch.tensor([sample.target for sample in labelled], dtype=torch.int64)
         return LabelledBatch(images, targets, keys, unreadable)
+    if isinstance(first, SegmentedSample):
+        segmented = [sample for sample in samples if isinstance(sample, SegmentedSample)]
+        return SegmentedBatch(images, _stack([one.labels for one in segmented]), keys, unreadable)
     masked = [sample for sample in samples if isinstance(sample, MaskedSample)]
     token_views = [sample.token_image for sample in masked if sample.token_image is not None]
     token_images = _stack(token_views) if token_views else images

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from beit.data.decode import UnreadableError, decode
-from beit.data.sources import ImageSource, spread
+from beit.data.sources import ImageSource, Record, spread
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded pictures that are kept without being asked to."""
@@ -19,7 +19,10 @@ ESTIMATE_FROM = 16
 
 
 class Picture(NamedTuple):
-    """Pixels uint8 [H,W,C], not to be written to, and the class id if there is one."""
+    """Pixels uint8 [H,W,C], not to be written to, and the class id if there is one.
+
+    Of a segmented picture the labels lie behind the channels: [H,W,C+1].
+    """
 
     pixels: np.ndarray
     target: int | None
@@ -61,10 +64,18 @@ class Pictures:
         """The stable name of a picture."""
         return self._source.key(index)
 
+    def _pixels(self, record: Record) -> np.ndarray:
+        pixels, labels = decode(record.data, channels=self._channels), record.labels
+        if labels is None:
+            return pixels
+        if labels.shape != pixels.shape[:2]:
+            raise UnreadableError(f"its mask is {labels.shape}, the picture {pixels.shape[:2]}")
+        return np.dstack([pixels, labels])
+
     def _decoded(self, index: int) -> np.ndarray | str:
         """Pixels, or the reason why there are none."""
         try:
-            return decode(self._source.read(index).data, channels=self._channels)
+            return self._pixels(self._source.read(index))
         except UnreadableError as error:
             return error.reason
 
@@ -97,7 +108,7 @@ class Pictures:
         """One picture. Errors: UnreadableError with the reason."""
         if self._flat is None:
             record = self._source.read(index)
-            return Picture(decode(record.data, channels=self._channels), record.target)
+            return Picture(self._pixels(record), record.target)
         if index in self._reasons:
             raise UnreadableError(self._reasons[index])
         height, width, channels = (int(side) for side in self._shapes[index])

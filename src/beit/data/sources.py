@@ -27,11 +27,13 @@ PROBES = 8
 
 
 class Record(NamedTuple):
-    """An encoded picture, its class id if it has one, and its stable name."""
+    """An encoded picture, its class id if it has one, its stable name, and its labels if it is
+    segmented, uint8 [H,W]."""
 
     data: bytes
     target: int | None
     key: str
+    labels: np.ndarray | None = None
 
 
 @runtime_checkable

@@ -46,7 +46,14 @@ class LabelledSample(NamedTuple):
     target: int
 
 
-Sample = ImageSample | MaskedSample | LabelledSample
+class SegmentedSample(NamedTuple):
+    """A view of a picture and the class id of each pixel; 255 is ignored."""
+
+    image: UInt8[Tensor, "channels height width"]
+    labels: UInt8[Tensor, "height width"]
+
+
+Sample = ImageSample | MaskedSample | LabelledSample | SegmentedSample
 
 
 class Box(NamedTuple):

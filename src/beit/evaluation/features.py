@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float16, Int64
 from torch import Tensor
 
 from beit.batch import ImageBatch, LabelledBatch
@@ -19,6 +19,15 @@ class FeatureTable(NamedTuple):
     features: Float[Tensor, "pictures taps width"]
     targets: Int64[Tensor, " pictures"]
     keys: tuple[str, ...]
+    cls: Float[Tensor, "pictures taps width"]
+    """The class token after each of these blocks."""
+
+
+class PatchTable(NamedTuple):
+    """Every patch vector of one block."""
+
+    patches: Float16[Tensor, "pictures patches width"]
+    targets: Int64[Tensor, " pictures"]
 
 
 @torch.no_grad()
@@ -29,20 +38,48 @@ def extract_features(
     taps: tuple[int, ...],
     device: torch.device,
 ) -> FeatureTable:
-    """Mean over the patches (class token excluded) of the raw output of each tapped block, fp32.
+    """Class token and mean over the other patches of the raw output of each tapped block, fp32.
 
     Unlabelled pictures get the target -1.
     """
     rows: list[Tensor] = []
+    tokens: list[Tensor] = []
     targets: list[Tensor] = []
     keys: list[str] = []
     for batch in batches:
         outputs = backbone(batch.images.to(device), taps=taps).taps
         pooled = torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1)
         rows.append(pooled.cpu())
+        tokens.append(torch.stack([output[:, 0].float() for output in outputs], dim=1).cpu())
         if isinstance(batch, LabelledBatch):
             targets.append(batch.targets)
         else:
             targets.append(torch.full((len(batch.keys),), -1))
         keys += batch.keys
-    return FeatureTable(torch.cat(rows), torch.cat(targets), tuple(keys))
+    return FeatureTable(torch.cat(rows), torch.cat(targets), tuple(keys), torch.cat(tokens))
+
+
+@torch.no_grad()
+def extract_patches(
+    backbone: VisionTransformer,
+    batches: Iterable[LabelledBatch],
+    *,
+    tap: int,
+    device: torch.device,
+) -> PatchTable:
+    """The raw patch vectors of one block, kept in fp16."""
+    rows: list[Tensor] = []
+    targets: list[Tensor] = []
+    for batch in batches:
+        output = backbone(batch.images.to(device), taps=(tap,)).taps[0]
+        rows.append(output[:, 1:].half().cpu())
+        targets.append(batch.targets)
+    return PatchTable(torch.cat(rows), torch.cat(targets))
+
+
+def standardised(
+    features: Float[Tensor, "rows ..."], reference: Float[Tensor, "known ..."]
+) -> Float[Tensor, "rows ..."]:
+    """Features with the mean and deviation of the reference's taken off."""
+    deviation = reference.std(dim=0, correction=0).clamp_min(1e-6)
+    return (features - reference.mean(dim=0)) / deviation

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from beit.evaluation.features import standardised
 from beit.evaluation.precision import in_float32
 
 
@@ -25,8 +26,7 @@ def linear_accuracy(
     plus penalty/2 times their squared norm), so that the number depends on nothing but features and
     penalty.
     """
-    mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
-    inputs = (features - mean) / deviation
+    inputs, asked = standardised(features, features), standardised(queries, features)
     classes = int(max(targets.max(), query_targets.max())) + 1
     weights = torch.zeros(features.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
@@ -43,5 +43,5 @@ def linear_accuracy(
 
     with torch.enable_grad():
         solver.step(objective)
-    logits = (queries - mean) / deviation @ weights.detach() + bias.detach()
+    logits = asked @ weights.detach() + bias.detach()
     return float((logits.argmax(dim=1) == query_targets).float().mean())

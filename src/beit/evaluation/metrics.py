@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -21,3 +21,16 @@ def top_k_hits(
     """Pictures whose true class is among the k best; with fewer classes than k, all are."""
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return int((best == targets[:, None]).any(dim=1).sum())
+
+
+def calibration_error(
+    confidences: Float[Tensor, " pictures"], right: Bool[Tensor, " pictures"], bins: int = 15
+) -> float:
+    """Expected calibration error: the gap of confidence and accuracy, averaged over the pictures.
+
+    Bins of equal width, each closed above (Guo et al., arXiv:1706.04599, equation 3).
+    """
+    places = (confidences.double() * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64)
+    gaps.index_add_(0, places, confidences.double() - right.double())
+    return float(gaps.abs().sum() / len(right))

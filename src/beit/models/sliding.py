@@ -7,15 +7,17 @@ has to be padded, at the bottom and the right, the padding has the mean colour a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from beit.config.check import check_multiple, check_that
+from beit.config.segment_run import InferenceConfig
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import resize
 from beit.models.vit import Images
@@ -142,6 +144,24 @@ def predict_probabilities(
             mirrored = read(segmenter, scaled.flip(-1)).flip(-1)
             total += resize(mirrored, own).softmax(dim=1)
     return total / (len(sizes) * (1 + flip))
+
+
+def label_map(
+    segmenter: Segmenter,
+    image: UInt8[Tensor, "channels height width"],
+    inference: InferenceConfig,
+) -> UInt8[Tensor, "height width"]:
+    """The most probable class of each pixel of one picture of any size, on the model's device."""
+    window = functools.partial(sliding_logits, stride=inference.stride)
+    probabilities = predict_probabilities(
+        segmenter,
+        image[None].to(segmenter.backbone.mean.device),
+        read=whole_logits if inference.whole else window,
+        scales=inference.scales,
+        flip=inference.flip,
+        short_side=inference.short_side,
+    )
+    return probabilities[0].argmax(dim=0).to(torch.uint8)
 
 
 def _padded(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from beit.config.runs import RunConfig
 from beit.errors import ConfigError, nearest
-from beit.recipes import finetune, pretrain, tokenizers
+from beit.recipes import finetune, pretrain, segment, tokenizers
 
 Run = TypeVar("Run", bound=RunConfig)
 Recipes = Mapping[str, Callable[[], RunConfig]]
@@ -21,6 +21,7 @@ RECIPES: dict[str, Recipes] = {
     "tokenizer": tokenizers.RECIPES,
     "pretrain": pretrain.RECIPES,
     "finetune": finetune.RECIPES,
+    "segment": segment.RECIPES,
 }
 DEFAULT = "small"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config.segment_run import SegmentRunConfig
 from beit.report.curves import Line, Role, chart
 from beit.report.history import History, Kind
 from beit.report.markup import Markup, Section, block, note
@@ -134,6 +135,37 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             as_share=True,
         ),
     ),
+    SegmentRunConfig: (
+        Plan(
+            "Loss",
+            (
+                Metric("loss", "main head"),
+                Metric("auxiliary_loss", "auxiliary head"),
+                Metric("chance_loss", "chance", "train", "reference"),
+            ),
+            "Of random crops; ignored pixels count as zero. Healthy: falling, then flat.",
+        ),
+        Plan(
+            "Mean IoU",
+            (
+                Metric("miou", "mean IoU", "evaluate", "marks"),
+                Metric("mean_accuracy", "mean accuracy", "evaluate", "marks"),
+            ),
+            "Over the classes of the validation pictures, each of them counting the same. Far "
+            "below the share of right pixels: rare classes are missed.",
+            as_share=True,
+            from_zero=True,
+        ),
+        Plan(
+            "Right pixels",
+            (
+                Metric("accuracy", "training"),
+                Metric("pixel_accuracy", "validation", "evaluate", "marks"),
+            ),
+            "Share of labelled pixels. Healthy: rising; frequent classes decide it.",
+            as_share=True,
+        ),
+    ),
 }
 
 ALWAYS: tuple[Plan, ...] = (
@@ -146,7 +178,7 @@ ALWAYS: tuple[Plan, ...] = (
     Plan(
         "Learning rate",
         (Metric("lr", "learning rate"),),
-        "Linear warm-up, then a cosine.",
+        "Linear warm-up, then a fall to the end.",
         from_zero=True,
         noisy=False,
     ),
@@ -165,7 +197,7 @@ ALWAYS: tuple[Plan, ...] = (
     ),
 )
 UNDRAWN = {"seconds_left", "memory_gib", "unreadable", "collapsed", "neighbours_block"}
-UNDRAWN |= {"retrieval_block", "perplexity_limit", "chance_loss", "codes_revived"}
+UNDRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss", "codes_revived"}
 
 
 def _draw(plan: Plan, history: History) -> Markup:

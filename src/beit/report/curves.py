@@ -99,20 +99,22 @@ def _path(points: Sequence[Point], frame: Frame, kind: str) -> Markup:
     return element("path", "", {"class": kind, "d": f"M{places}"})
 
 
-def _marks(line: Line, frame: Frame, colour: str, as_share: bool) -> list[Markup]:
+def _marks(line: Line, frame: Frame, colour: str, as_share: bool, along: str) -> list[Markup]:
     """Dots that show their numbers when pointed at; those of a plain curve show only then."""
     kind = "dot" if line.role == "marks" else "hover"
     found = []
     for step, value in thin(line.points, MOST_MARKS):
         shown = percent(value) if as_share else number(value)
-        title = element("title", f"{line.label} {shown} at step {step:,.0f}")
+        title = element("title", f"{line.label} {shown} at {along} {step:,.0f}")
         place = {"cx": f"{frame.x(step):.1f}", "cy": f"{frame.y(value):.1f}"}
         radius = 3.0 if kind == "dot" else 5.0
         found.append(element("circle", title, {"class": f"{kind} {colour}", **place, "r": radius}))
     return found
 
 
-def _drawn(line: Line, frame: Frame, colour: str, as_share: bool, noisy: bool) -> list[Markup]:
+def _drawn(
+    line: Line, frame: Frame, colour: str, as_share: bool, noisy: bool, along: str
+) -> list[Markup]:
     points = thin(line.points, MOST_POINTS)
     parts = []
     if len(points) > 1:
@@ -124,11 +126,11 @@ def _drawn(line: Line, frame: Frame, colour: str, as_share: bool, noisy: bool) -
     elif line.role != "marks":
         line = line._replace(role="marks")  # a single point would be invisible
     if line.role != "reference":
-        parts += _marks(line, frame, colour, as_share)
+        parts += _marks(line, frame, colour, as_share, along)
     return parts
 
 
-def _axes(frame: Frame, as_share: bool) -> list[Markup]:
+def _axes(frame: Frame, as_share: bool, along: str) -> list[Markup]:
     parts = []
     across: Attributes
     place: Attributes
@@ -143,7 +145,7 @@ def _axes(frame: Frame, as_share: bool) -> list[Markup]:
             place = {"x": f"{frame.x(step):.1f}", "y": HEIGHT - BOTTOM + 16, **CENTRE}
             parts.append(element("text", f"{step:,.0f}", place))
     place = {"x": (LEFT + WIDTH - RIGHT) / 2, "y": HEIGHT - 3, **CENTRE}
-    return [*parts, element("text", "step", place)]
+    return [*parts, element("text", along, place)]
 
 
 def _legend(lines: Sequence[Line], colours: Sequence[str], as_share: bool) -> Markup:
@@ -169,11 +171,12 @@ def chart(
     as_share: bool = False,
     from_zero: bool = False,
     noisy: bool = True,
+    along: str = "step",
 ) -> Markup:
     """A figure with the lines that have points; nothing if none has.
 
     Noisy curves of many points are smoothed over their pale selves. `as_share` writes values in
-    per cent.
+    per cent. `along` names the horizontal axis.
     """
     lines = [line for line in lines if line.points]
     if not lines:
@@ -185,7 +188,7 @@ def chart(
     drawn = [
         part
         for index in order
-        for part in _drawn(lines[index], frame, colours[index], as_share, noisy)
+        for part in _drawn(lines[index], frame, colours[index], as_share, noisy, along)
     ]
     last = ", ".join(
         f"{line.label} {percent(line.points[-1][1]) if as_share else number(line.points[-1][1])}"
@@ -193,7 +196,7 @@ def chart(
     )
     svg = element(
         "svg",
-        [element("title", f"{title}; last: {last}"), *_axes(frame, as_share), *drawn],
+        [element("title", f"{title}; last: {last}"), *_axes(frame, as_share, along), *drawn],
         {"viewBox": f"0 0 {WIDTH:g} {HEIGHT:g}", "role": "img", "class": "chart"},
     )
     head = [element("h3", title), _legend(lines, colours, as_share)]

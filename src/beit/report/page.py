@@ -6,12 +6,14 @@ from importlib import resources
 from pathlib import Path
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config.segment_run import SegmentRunConfig
 from beit.errors import BeitError
 from beit.report.charts import curves
 from beit.report.classification import classification_sections
 from beit.report.history import History, read_history, read_unreadable
 from beit.report.markup import Markup, Section, block, count, element, join, note
 from beit.report.pretraining import pretraining_sections
+from beit.report.segmentation import segmentation_sections
 from beit.report.settings import settings
 from beit.report.summary import facts, findings, headline, title_of
 from beit.report.tokenizer import tokenizer_sections
@@ -31,6 +33,8 @@ def _pictures(run: Path, config: RunConfig) -> list[Section]:
             return tokenizer_sections(run, config)
         if isinstance(config, PretrainRunConfig):
             return pretraining_sections(run, config)
+        if isinstance(config, SegmentRunConfig):
+            return segmentation_sections(run, config)
         assert isinstance(config, FinetuneRunConfig)
         return classification_sections(run, config)
     except (BeitError, OSError, RuntimeError) as error:

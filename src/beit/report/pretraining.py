@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from beit.artifact.store import load_artifact, load_tokenizer
+from beit.artifact.load import open_tokenizer
+from beit.artifact.store import load_artifact
 from beit.batch import MaskedBatch
 from beit.config.runs import PretrainRunConfig
 from beit.data.sources import ImageSource, open_source
@@ -139,11 +140,18 @@ def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
     grid, picture = tokenizer.grid, to_rgb(one.image)
     filled = fill(one.target, one.answer, one.asked)
     right = one.answer == one.target
+    decoded = [
+        show(to_rgb(painted(tokens, tokenizer)), f"{what} tokens decoded", label)
+        for tokens, what, label in (
+            (one.target, "Target", "target, decoded"),
+            (filled, "Predicted", "prediction, decoded"),
+        )
+        if tokenizer.paints
+    ]
     return [
         show(picture, "The picture", "picture"),
         show(hide(picture, one.asked, grid), "What the model sees", "model's input"),
-        show(to_rgb(painted(one.target, tokenizer)), "Target tokens decoded", "target, decoded"),
-        show(to_rgb(painted(filled, tokenizer)), "Predicted tokens decoded", "prediction, decoded"),
+        *decoded,
         show(
             judge(picture, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"
         ),
@@ -206,11 +214,14 @@ def _predictions(
         advice += "by nature. Healthy: shapes and colours go on across the border."
         codes = 0
     else:
-        advice = (
+        decoded = (
             "Decoded pictures show tokens, not pixels: even the target is as coarse as the "
             "tokenizer. In the prediction visible places keep their tokens. Healthy: it looks like "
-            "the target; far inside a large hidden block nobody can be right, near its border the "
-            f"model should be. Right or wrong: {LEGEND}."
+            "the target. "
+        )
+        advice = (
+            f"{decoded if tokenizer.paints else ''}Far inside a large hidden block nobody can be "
+            f"right, near its border the model should be. Right or wrong: {LEGEND}."
         )
         codes = tokenizer.codes
     body = [element("p", advice, {"class": "explain"}), *_rows(guesses, model, tokenizer)]
@@ -236,7 +247,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     assert isinstance(model, MaskedImageModel)
     tokenizer = None
     if config.objective.target == "tokens":
-        tokenizer = load_tokenizer(config.tokenizer)
+        tokenizer = open_tokenizer(config.tokenizer)
         tokenizer.to(device)
     source: ImageSource = open_source(config.data)
     positions = config.model.patches + 1

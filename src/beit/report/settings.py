@@ -12,6 +12,7 @@ import torch
 
 from beit.artifact.store import read_config
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config.segment_run import SegmentRunConfig
 from beit.config.tree import differences, leaves
 from beit.errors import BeitError
 from beit.recipes import RECIPES
@@ -21,16 +22,19 @@ VERBS: dict[type[RunConfig], str] = {
     TokenizerRunConfig: "tokenizer",
     PretrainRunConfig: "pretrain",
     FinetuneRunConfig: "finetune",
+    SegmentRunConfig: "segment",
 }
 USES = {
     "tokenizer": 'predictor.tokens(["picture.jpg"])   # ids of the visual tokens, [1, N]',
     "pretrain": 'predictor.embed(["picture.jpg"])    # a vector per picture, [1, D]',
     "finetune": 'predictor.predict("picture.jpg")    # classes with probabilities, best first',
+    "segment": 'predictor.segment("picture.jpg")    # a class id per pixel, [H, W]',
 }
 NEXT = {
     "tokenizer": "beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
     "pretrain": "beit finetune --data LABELLED --init {run} --out runs/classifier",
     "finetune": "beit predict {run} picture.jpg",
+    "segment": "beit predict {run} picture.jpg --out predicted",
 }
 
 

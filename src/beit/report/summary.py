@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config.segment_run import SegmentRunConfig
 from beit.report.history import History
 from beit.report.markup import number, percent
 from beit.report.settings import artifact_config
@@ -15,6 +16,7 @@ TITLES: dict[type[RunConfig], str] = {
     TokenizerRunConfig: "Visual tokenizer",
     PretrainRunConfig: "BEiT pre-training",
     FinetuneRunConfig: "Classification",
+    SegmentRunConfig: "Semantic segmentation",
 }
 
 
@@ -101,12 +103,31 @@ def _of_classifier(history: History) -> list[Figure]:
     return [*figures, Figure(loss, "validation loss", f"chance {chance}")]
 
 
+def _of_segmenter(history: History) -> list[Figure]:
+    best = max(history.points("evaluate", "miou"), key=lambda point: point[::-1], default=None)
+    over = history.last("evaluate", "scored_classes")
+    figures = [
+        Figure(
+            UNKNOWN if best is None else percent(best[1]),
+            "mean IoU, best",
+            "" if best is None else f"validation, step {best[0]:,.0f}; it is the one in model/",
+        )
+    ]
+    for name, label in (("miou", "mean IoU"), ("mean_accuracy", "mean accuracy"),
+                        ("pixel_accuracy", "pixels right")):  # fmt: skip
+        beside = "" if over is None else f"last step; {over:.0f} classes occur"
+        figures.append(Figure(_percent(history.last("evaluate", name)), f"{label}, last", beside))
+    return figures
+
+
 def headline(config: RunConfig, history: History) -> list[Figure]:
     """The big numbers of a run."""
     if isinstance(config, TokenizerRunConfig):
         figures = _of_tokenizer(config, history)
     elif isinstance(config, PretrainRunConfig):
         figures = _of_pretraining(config, history)
+    elif isinstance(config, SegmentRunConfig):
+        figures = _of_segmenter(history)
     else:
         figures = _of_classifier(history)
     return [*figures, _steps(config, history)]
@@ -122,7 +143,7 @@ def facts(run: Path, config: RunConfig) -> str:
         size, vocabulary = config.tokenizer.size, config.tokenizer
         parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.stride}")
     else:
-        assert isinstance(config, PretrainRunConfig | FinetuneRunConfig)
+        assert isinstance(config, PretrainRunConfig | FinetuneRunConfig | SegmentRunConfig)
         size, model = config.model.size, config.model
         parts.append(f"{model.depth} blocks of width {model.width}, patches of {model.patch}")
         parts += [f"started from {config.init}"] if config.init else []

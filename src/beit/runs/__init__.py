@@ -8,6 +8,7 @@ is made.
 from beit.runs.execution import Run, starting_from
 from beit.runs.finetuning import finetune
 from beit.runs.pretraining import pretrain
+from beit.runs.segmenting import segment
 from beit.runs.tokenizing import tokenizer
 
-__all__ = ["Run", "finetune", "pretrain", "starting_from", "tokenizer"]
+__all__ = ["Run", "finetune", "pretrain", "segment", "starting_from", "tokenizer"]

@@ -9,15 +9,16 @@ from typing import NamedTuple, TypeVar
 
 from torch import nn
 
-from beit.artifact.store import Details, load_artifact, read_config, save_artifact
+from beit.artifact.load import open_artifact
+from beit.artifact.store import Details, save_artifact
 from beit.artifact.transfer import start_from
 from beit.config import (
     FinetuneRunConfig,
     PretrainRunConfig,
     RunConfig,
-    VisionTransformerConfig,
+    SegmentRunConfig,
 )
-from beit.config.tree import from_json, override
+from beit.config.tree import override
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.errors import CheckpointError, ConfigError
@@ -26,6 +27,7 @@ from beit.models.vit import VisionTransformer
 from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
 from beit.recipes import finetune as finetune_recipes
+from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
 from beit.training.loop import Evaluation, Fit, fit
 from beit.training.parallel import Processes, resolve_precision
@@ -79,25 +81,27 @@ def resolve(
 
 
 def starting_from(config: Config, init: str) -> Config:
-    """The config with the architecture of an artifact, as the verb needs it. Reads no weights."""
-    architecture = read_config(init)["architecture"]
-    if "backbone" not in architecture:
+    """The config with the architecture of an artifact or a released file, as the verb needs it."""
+    artifact = open_artifact(init)
+    backbone = artifact.backbone
+    if backbone is None:
         raise CheckpointError(
-            f"{init} holds a {architecture['kind']}, which has no backbone to start from",
-            remedy="give the run of `beit pretrain` or `beit finetune`",
+            f"{init} holds a {artifact.kind}, which has no backbone to start from",
+            remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
-    backbone = from_json(architecture["backbone"], VisionTransformerConfig)
     if isinstance(config, FinetuneRunConfig):
         model = finetune_recipes.for_finetuning(backbone, config.model.drop_path)
         return replace(config, init=init, model=model)
+    if isinstance(config, SegmentRunConfig):
+        return replace(config, init=init, model=segment_recipes.for_segmenting(backbone, config))
     if isinstance(config, PretrainRunConfig):
         return replace(config, init=init, model=replace(backbone, mask_token=True))
     raise ConfigError("a tokenizer starts from nothing", remedy="leave --init out")
 
 
 def start(backbone: VisionTransformer, init: str) -> None:
-    """Load the backbone of an artifact into another; whatever head it has stays as it is."""
-    source = load_artifact(init).model
+    """Load the backbone of an artifact or a released file; the head stays as it is."""
+    source = open_artifact(init).model
     assert isinstance(source, BackboneModel)
     start_from(backbone, source.backbone.state_dict(), source.backbone.config)
 
@@ -138,7 +142,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         chosen = evaluation is not None and evaluation.best
         place = folder.model if best or not chosen else folder.last
         details = replace(task.details, trained={**origin, "metrics": dict(metrics)})
-        save_artifact(place, model, details)
+        save_artifact(place, task.objective.publish(model), details)
 
     try:
         run = Fit(

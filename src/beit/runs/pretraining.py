@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from beit.artifact.store import Details, find_artifact, load_tokenizer, read_config
+from beit.artifact.load import open_artifact, open_tokenizer
+from beit.artifact.store import Details, find_artifact
 from beit.config import DiscreteVAEConfig, PretrainRunConfig, TokenizerRunConfig
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource
@@ -44,12 +45,12 @@ def pretrain(
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training.device)
     seed_everything(config.training.seed)
-    visual = load_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
+    visual = open_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
     outputs = pixel_values(config.model) if visual is None else visual.codes
     if visual is not None:
         check_tokenizer(visual, config.model, outputs)
         check_sound(config)
-    model = MaskedImageModel(config.model, outputs)
+    model = MaskedImageModel(config.model, outputs, config.aggregation)
     if config.init:
         start(model.backbone, config.init)
     task = Task(
@@ -99,7 +100,7 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
 
 def check_sound(config: PretrainRunConfig) -> None:
     """Raise ConfigError if the tokenizer has collapsed: its tokens would teach next to nothing."""
-    metrics = read_config(config.tokenizer)["trained"].get("metrics", {})
+    metrics = open_artifact(config.tokenizer).details.trained.get("metrics", {})
     if metrics.get("collapsed") and not config.accept_collapsed:
         raise ConfigError(
             f"the tokenizer {config.tokenizer} has collapsed: its {metrics['codes_in_use']:.0f} "

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
+from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 
 from beit.data.decode import UnreadableError, decode
+from beit.data.label_maps import painted, save_label_map
 from beit.data.sources import open_source
 from beit.errors import ConfigError, DataError
 from beit.serving.predictor import Label, Predictor, best_labels, load
@@ -97,6 +99,42 @@ def print_table(predictions: Iterator[Prediction]) -> None:
         others = ", ".join(f"{label.name} {label.probability:.0%}" for label in rest)
         table.add_row(prediction.path, first.name, f"{first.probability:.1%}", others)
     Console().print(table)
+
+
+def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> str:
+    """Write label maps and overlays of every picture below the paths; says what was written.
+
+    They lie in OUT/labels and OUT/overlays, named and nested as the pictures are.
+    Errors: DataError for two pictures that would be written to one file, or if none can be read.
+    """
+    predictor = load(artifact, device=device)
+    written: dict[Path, str] = {}
+    unreadable: list[tuple[str, str]] = []
+    for path in paths:
+        root = Path(path) if Path(path).is_dir() else Path(path).parent
+        for chunk in _read([path], predictor.channels, 1):
+            unreadable += chunk.unreadable
+            for name, pixels in zip(chunk.paths, chunk.pixels, strict=True):
+                place = Path(name).relative_to(root).with_suffix(".png")
+                if place in written:
+                    raise DataError(
+                        f"{name} and {written[place]} would both be written to {place}",
+                        remedy="segment them one after the other, into different folders",
+                    )
+                written[place] = name
+                labels = predictor.segment(pixels)
+                # One channel is shown as grey; of more than three the first are.
+                colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
+                for folder in ("labels", "overlays"):
+                    (out / folder / place).parent.mkdir(parents=True, exist_ok=True)
+                save_label_map(labels, out / "labels" / place)
+                Image.fromarray(painted(colours, labels)).save(out / "overlays" / place)
+    for name, reason in unreadable:
+        print(f"unreadable: {name}: {reason}", file=sys.stderr)
+    if not written:
+        raise DataError("no picture could be read", remedy="name files or folders of pictures")
+    lost = f", {len(unreadable)} unreadable" if unreadable else ""
+    return f"{out}: labels and overlays of {len(written)} pictures{lost}"
 
 
 def embed_files(

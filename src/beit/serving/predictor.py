@@ -9,16 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from beit.artifact.store import Artifact, load_artifact
+from beit.artifact.architecture import Stated
+from beit.artifact.load import open_artifact
+from beit.artifact.store import Artifact
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.errors import ConfigError, DataError
 from beit.models.heads import BackboneModel, Classifier
+from beit.models.segmenter import Segmenter
+from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
 
 PNG_MODES = ("1", "I;16", "L", "LA", "P", "RGB", "RGBA")
@@ -90,7 +94,9 @@ class Predictor:
         if not isinstance(self.model, Classifier):
             raise ConfigError(
                 f"a {self.artifact.kind} model does not classify",
-                remedy="fine-tune it with `beit finetune --init`, or use embed()",
+                remedy="use segment(), or `beit predict --out FOLDER`"
+                if isinstance(self.model, Segmenter)
+                else "fine-tune it with `beit finetune --init`, or use embed()",
             )
         logits: Tensor = self.model(self._batch(pictures))
         return logits.float().softmax(dim=1).cpu()
@@ -98,6 +104,19 @@ class Predictor:
     def predict(self, picture: Picture, *, top: int = 5) -> list[Label]:
         """The most probable classes of one picture, best first."""
         return best_labels(self.probabilities([picture])[0], self.classes, top)
+
+    def segment(self, picture: Picture) -> UInt8[np.ndarray, "height width"]:
+        """The class id of each pixel of a picture, at the picture's own size.
+
+        It is read as the run's evaluation reads pictures: through a window, at the same scales.
+        """
+        if not isinstance(self.model, Segmenter):
+            raise ConfigError(
+                f"a {self.artifact.kind} model does not segment",
+                remedy="train one with `beit segment --init`",
+            )
+        pixels = torch.from_numpy(to_pixels(picture, self.channels)).permute(2, 0, 1)
+        return label_map(self.model, pixels, self.artifact.details.inference).cpu().numpy()
 
     @torch.no_grad()
     def embed(
@@ -161,9 +180,23 @@ def to_pixels(picture: Picture, channels: int) -> np.ndarray:
     return np.broadcast_to(pixels, (*pixels.shape[:2], channels)).copy()
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu") -> Predictor:
-    """A predictor from an artifact, or from the folder of a finished run.
+def load(
+    reference: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    sha256: str = "",
+    size: tuple[int, int] | None = None,
+    heads: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    crop: float | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Predictor:
+    """A predictor from a run, an artifact, or any released file of the BEiT family.
 
-    Raises CheckpointError if there is none, or if it is damaged.
+    `reference` is a path, `hf:org/name`, `timm/name`, or a URL whose `sha256` is given or recorded.
+    The other options say about a foreign file what it does not say itself. Raises CheckpointError
+    for a file that is missing, damaged, hostile, or of another architecture.
     """
-    return Predictor(load_artifact(path), device)
+    stated = Stated(size=size, heads=heads, mean=mean, std=std, crop=crop, classes=classes)
+    return Predictor(open_artifact(reference, stated=stated, sha256=sha256), device)

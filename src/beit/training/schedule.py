@@ -10,8 +10,13 @@ from beit.config.training import TrainingConfig
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear from 0 to the peak over the warm-up, both ends included, then a cosine to `min_lr`.
 
-    The first warm-up step has learning rate 0, as published.
+    The first warm-up step has learning rate 0, as published. The linear schedule is mmcv's `poly`
+    of power 1 (published segmentation): it falls from the first step on, and the warm-up is a
+    factor on it; its first factor is 0 here and 1e-6 there.
     """
+    if config.schedule == "linear":
+        left = config.min_lr + (config.lr - config.min_lr) * (1 - step / config.steps)
+        return left * (min(step / config.warmup_steps, 1) if config.warmup_steps else 1)
     if step < config.warmup_steps:
         return config.lr * step / max(config.warmup_steps - 1, 1)
     return _cosine(step - config.warmup_steps, config.steps - config.warmup_steps, config.lr,

@@ -1,0 +1,141 @@
+"""Ours to the layouts that others load: released files, timm, transformers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from beit.artifact.architecture import Stated
+from beit.artifact.folders import family_and_names, write_timm, write_transformers
+from beit.artifact.load import NOTHING, open_artifact
+from beit.artifact.names import INDEX, TABLE, Tensors, to_published
+from beit.artifact.store import Artifact, save_artifact
+from beit.artifact.transfer import start_from
+from beit.errors import CheckpointError, ConfigError, ResourceError, RunFolderError
+from beit.models.heads import BackboneModel
+from beit.models.position import relative_position_index
+from beit.models.segmenter import Segmenter
+from beit.tokenizers.vqkd import VQKDTokenizer
+
+Layout = Literal["beit", "unilm", "timm", "hf"]
+Bias = Literal["shared", "per-block"]
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    to: Layout,
+    bias: Bias | None = None,
+    stated: Stated = NOTHING,
+    sha256: str = "",
+) -> tuple[Path, list[str]]:
+    """Write a model in another layout; the place, and what was left out or assumed.
+
+    `unilm` is a file as Microsoft released them, `timm` and `hf` (transformers) are folders that
+    these libraries load strictly, `beit` is an artifact. `bias` copies a shared relative bias into
+    every block, or joins equal tables. An existing destination is refused.
+    """
+    place = Path(destination)
+    if place.exists():
+        raise RunFolderError(
+            f"{place} exists, and nothing is written over", remedy="choose another destination"
+        )
+    artifact = open_artifact(source, stated=stated, sha256=sha256)
+    if bias is not None:
+        artifact = replace(artifact, model=rebiased(artifact.model, bias))
+    if to == "beit":
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return save_artifact(place, artifact.model, artifact.details), []
+    write: dict[str, Callable[[Artifact, Path], list[str]]] = {
+        "unilm": _unilm,
+        "timm": write_timm,
+        "hf": write_transformers,
+    }
+    temporary = place.with_name(f"writing-{place.name}")  # torch.save takes no leading dot
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        notes = write[to](artifact, temporary)
+        temporary.rename(place)
+    except OSError as error:
+        raise ResourceError(
+            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
+        ) from error
+    finally:
+        _remove(temporary)
+    return place, notes
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
+    """The same model with its relative bias shared by all blocks, or one table per block.
+
+    Raises CheckpointError for tables that are not equal, ConfigError for a model without bias.
+    """
+    if not isinstance(model, BackboneModel) or model.backbone.config.relative_position == "none":
+        raise ConfigError("the model has no relative position bias", remedy="leave --bias out")
+    old = model.backbone
+    if old.config.relative_position == bias:
+        return model
+    weights = dict(old.state_dict())
+    new = replace(old.config, relative_position=bias).build()
+    if bias == "shared":
+        names = [f"blocks.{block}.attn.rel_pos_bias.{TABLE}" for block in range(old.config.depth)]
+        tables = [weights.pop(name) for name in names]
+        for name, table in zip(names, tables, strict=True):
+            if not torch.equal(table, tables[0]):
+                raise CheckpointError(
+                    f"{name} differs from the table of the first block: they cannot be shared",
+                    remedy="keep one table per block",
+                )
+        weights[f"rel_pos_bias.{TABLE}"] = tables[0]
+        new.load_state_dict(weights)
+    else:
+        start_from(new, weights, old.config)
+    model.backbone = new.eval()
+    return model
+
+
+# -- the published layout ------------------------------------------------------------------------
+
+
+def published(model: nn.Module) -> Tensors:
+    """The weights under published names, with the index that released files hold."""
+    tensors = to_published(model.state_dict(), family_and_names(model)[1])
+    if isinstance(model, BackboneModel):
+        grid = model.backbone.config.grid
+        tables = [name for name in tensors if name.endswith(TABLE)]
+        for name in tables:
+            tensors[name.replace(TABLE, INDEX)] = relative_position_index(grid).clone()
+    return tensors
+
+
+def _unilm(artifact: Artifact, place: Path) -> list[str]:
+    model = artifact.model
+    if not isinstance(model, BackboneModel | VQKDTokenizer):
+        raise ConfigError(
+            f"a {type(model).__name__} was never published as plain weights",
+            remedy="the encoder of DALL-E goes to transformers (--to hf), any tokenizer to ours",
+        )
+    if isinstance(model, Segmenter):
+        content: dict[str, Any] = {
+            "state_dict": published(model),
+            "meta": {"CLASSES": list(artifact.details.classes)},
+        }
+    else:
+        content = {"model": published(model)}
+    torch.save(content, place)
+    return []

@@ -1,0 +1,248 @@
+"""The folders that timm and transformers load: weights under their names, with their config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from beit.artifact.names import (
+    CLASSIFIER,
+    MASKED,
+    SEGMENTER,
+    VQKD,
+    Family,
+    Pairs,
+    Tensors,
+    to_flava,
+    to_published,
+    to_transformers,
+)
+from beit.artifact.source import CONFIG, PREPROCESSOR, TRANSFORMERS_TAP
+from beit.artifact.store import WEIGHTS, Artifact
+from beit.config import UperNetConfig, VisionTransformerConfig
+from beit.errors import ConfigError
+from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
+from beit.models.segmenter import Segmenter
+from beit.tokenizers.dalle import DalleTokenizer
+from beit.tokenizers.vqkd import VQKDTokenizer
+
+PILLOW_BICUBIC = 3
+
+
+def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
+    """What a model is for, and how its names relate to the published ones."""
+    if isinstance(model, MaskedImageModel):
+        return "masked", MASKED
+    if isinstance(model, Classifier):
+        return "classifier", CLASSIFIER[model.pooling]
+    if isinstance(model, Segmenter):
+        return "segmenter", SEGMENTER
+    assert isinstance(model, VQKDTokenizer)
+    return "vqkd", VQKD
+
+
+def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> None:
+    folder.mkdir()
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    safetensors.torch.save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=1))
+
+
+# -- timm ----------------------------------------------------------------------------------------
+
+
+def write_timm(artifact: Artifact, place: Path) -> list[str]:
+    """For `timm.create_model("local-dir:FOLDER", pretrained=True)`; what was left out.
+
+    Pre-trained models go without what only pre-training needs, as timm has no such model.
+    """
+    model, notes = artifact.model, []
+    if not isinstance(model, MaskedImageModel | Classifier):
+        raise ConfigError(
+            f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
+        )
+    tensors = to_published(model.state_dict(), family_and_names(model)[1])
+    if isinstance(model, MaskedImageModel):
+        dropped = [
+            name for name in tensors
+            if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"
+        ]  # fmt: skip
+        for name in dropped:
+            del tensors[name]
+        notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
+    backbone = model.backbone.config
+    mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    config = {
+        "architecture": "beit_base_patch16_224",  # the rest of it follows in model_args
+        "num_classes": outputs,
+        "num_features": backbone.width,
+        "model_args": {
+            "global_pool": "avg" if mean_pooled else "token",
+            "img_size": list(backbone.size),
+            "patch_size": backbone.patch,
+            "in_chans": backbone.channels,
+            "embed_dim": backbone.width,
+            "depth": backbone.depth,
+            "num_heads": backbone.heads,
+            "mlp_ratio": backbone.hidden / backbone.width,
+            "init_values": backbone.layer_scale,
+            "use_abs_pos_emb": backbone.absolute_position,
+            "use_rel_pos_bias": backbone.relative_position == "per-block",
+            "use_shared_rel_pos_bias": backbone.relative_position == "shared",
+        },
+        "pretrained_cfg": {
+            "input_size": [backbone.channels, *backbone.size],
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+            "crop_pct": artifact.details.crop,
+            "interpolation": "bicubic",
+            "fixed_input_size": True,
+            "num_classes": outputs,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            **({"label_names": list(artifact.details.classes)} if outputs else {}),
+        },
+    }
+    _write(place, tensors, {CONFIG: config})
+    return notes
+
+
+# -- transformers --------------------------------------------------------------------------------
+
+
+def write_transformers(artifact: Artifact, place: Path) -> list[str]:
+    """For `BeitFor...from_pretrained(FOLDER)` or `FlavaImageCodebook`; what was left out."""
+    model = artifact.model
+    if isinstance(model, DalleTokenizer):
+        return _flava(model, place)
+    if not isinstance(model, BackboneModel):
+        raise ConfigError(
+            f"transformers has no model for a {type(model).__name__}", remedy="use --to beit"
+        )
+    backbone = model.backbone.config
+    family, pairs = family_and_names(model)
+    tensors, notes = to_published(model.state_dict(), pairs), []
+    second = [name for name in tensors if name.startswith("cls_pt_")]
+    for name in second:
+        del tensors[name]
+    if second:
+        notes.append(f"left out, as transformers has no place for them: {', '.join(second)}")
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    count = model.classes if isinstance(model, Segmenter) else outputs
+    names = artifact.details.classes or tuple(f"LABEL_{index}" for index in range(count))
+    config = beit_config(backbone) | {
+        "architectures": [
+            {
+                "masked": "BeitForMaskedImageModeling",
+                "classifier": "BeitForImageClassification",
+                "segmenter": "BeitForSemanticSegmentation",
+            }[family]
+        ],
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+    if isinstance(model, MaskedImageModel):
+        # The final norm is that of the head, so the trunk must not have one of its own.
+        config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
+    if isinstance(model, Classifier):
+        config |= {"use_mean_pooling": model.pooling == "mean"}
+    if isinstance(model, Segmenter):
+        config |= _segmentation_config(model)
+    _write(
+        place,
+        to_transformers(tensors, family),
+        {CONFIG: config, PREPROCESSOR: _preprocessor(artifact, backbone)},
+    )
+    return notes
+
+
+def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
+    height, width = backbone.size
+    return {
+        "model_type": "beit",
+        "image_size": height if height == width else [height, width],
+        "patch_size": backbone.patch,
+        "num_channels": backbone.channels,
+        "hidden_size": backbone.width,
+        "num_hidden_layers": backbone.depth,
+        "num_attention_heads": backbone.heads,
+        "intermediate_size": backbone.hidden,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "layer_scale_init_value": backbone.layer_scale or 0,
+        "use_mask_token": backbone.mask_token,
+        "use_absolute_position_embeddings": backbone.absolute_position,
+        "use_relative_position_bias": backbone.relative_position == "per-block",
+        "use_shared_relative_position_bias": backbone.relative_position == "shared",
+    }
+
+
+def _segmentation_config(model: Segmenter) -> dict[str, Any]:
+    head = model.config
+    width = model.backbone.config.width
+    if not isinstance(head, UperNetConfig) or head.head_channels not in (None, width):
+        raise ConfigError(
+            "transformers only has segmenters with a UperNet head as wide as the backbone",
+            remedy="use --to unilm or beit",
+        )
+    if max(model.taps) + TRANSFORMERS_TAP > model.backbone.config.depth:
+        raise ConfigError(
+            f"the head reads block {max(model.taps)} of {model.backbone.config.depth}, which "
+            "transformers cannot: its BeitForSemanticSegmentation reads the output of block i - 2 "
+            "where out_indices says i, and i may not exceed the depth",
+            remedy="use --to unilm or beit",
+        )
+    return {
+        "out_indices": [tap + TRANSFORMERS_TAP for tap in model.taps],
+        "pool_scales": list(head.pools),
+        "use_auxiliary_head": head.auxiliary,
+        "auxiliary_channels": head.auxiliary_channels,
+        "auxiliary_num_convs": 1,
+        "auxiliary_concat_input": False,
+    }
+
+
+def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict[str, Any]:
+    """The image processor: resize by the shorter side, and the centre crop."""
+    height, width = backbone.size
+    crop = artifact.details.crop
+    return {
+        "image_processor_type": "BeitImageProcessor",
+        "do_resize": True,
+        "size": {"height": round(height / crop), "width": round(width / crop)},
+        "do_center_crop": crop < 1,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(backbone.mean),
+        "image_std": list(backbone.std),
+        "resample": PILLOW_BICUBIC,
+        "do_reduce_labels": False,
+    }
+
+
+def _flava(tokenizer: DalleTokenizer, place: Path) -> list[str]:
+    config = tokenizer.config
+    _write(
+        place,
+        to_flava(tokenizer.state_dict()),
+        {
+            CONFIG: {
+                "model_type": "flava_image_codebook",
+                "architectures": ["FlavaImageCodebook"],
+                "num_groups": 4,
+                "input_channels": config.channels,
+                "num_blocks_per_group": config.blocks_per_group,
+                "hidden_size": config.hidden,
+                "vocab_size": config.codes,
+            }
+        },
+    )
+    return ["the decoder, as transformers has no place for it"] if config.decoder else []

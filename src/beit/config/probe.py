@@ -1,0 +1,66 @@
+"""What is measured on frozen features, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from beit.config.check import check_positive, check_share, check_that
+from beit.config.data import LoaderConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Measure what the frozen features of every block are worth; nothing of the model is trained.
+
+    The linear probes differ from the published ones in that they see the central view only, not a
+    random crop: features are computed once. Settings are chosen on validation.
+    """
+
+    recipe: str = ""
+    """Name of the recipe the other values come from."""
+    data: str = ""
+    """Class folders, also under train/, val/ and test/, or a labelled list."""
+    out: str = ""
+    """Folder for probe.json and probe.html."""
+    split: float = 0.2
+    """Share of each class held out for validation where there is no val/."""
+    seed: int = 0
+    """Decides the held-out share, the order of the pictures, and which few labels are used."""
+    learning_rates: tuple[float, ...] = (1e-3, 4e-3, 1e-2)
+    """Learning rates of the linear and the attentive probes, all tried."""
+    epochs: int = 100
+    """Passes over the features; the learning rate falls to 0 on a cosine, epoch by epoch."""
+    batch: int = 256
+    """Pictures per update of a probe."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay of the probes."""
+    standardise: bool = True
+    """Bring every feature to mean 0 and deviation 1 on the training pictures."""
+    neighbours: tuple[int, ...] = (1, 5, 10, 20, 50)
+    """Numbers of nearest neighbours that vote."""
+    temperatures: tuple[float, ...] = (0.02, 0.07, 0.2)
+    """Temperatures of their votes."""
+    attentive_epochs: int = 20
+    """Passes of the attentive probe over the patches of the best block; 0 leaves it out."""
+    shots: tuple[int, ...] = (1, 5, 10)
+    """Labels per class of the low-shot settings; those that a class is too small for are named."""
+    seeds: int = 5
+    """Draws of the few labels."""
+    device: str = "cpu"
+    """cpu or cuda, for the backbone."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def __post_init__(self) -> None:
+        check_positive(self, "epochs", "batch", "seeds")
+        check_share(self, "split")
+        check_that(
+            bool(self.learning_rates and self.neighbours and self.temperatures),
+            "learning_rates, neighbours or temperatures is empty",
+            "give at least one value of each",
+        )
+        values = (*self.learning_rates, *self.neighbours, *self.temperatures, *self.shots)
+        check_that(
+            min(values) > 0 and self.weight_decay >= 0 and self.attentive_epochs >= 0,
+            "a learning rate, number or temperature is not positive",
+            "use values above 0; weight_decay and attentive_epochs may be 0",
+        )

@@ -1,0 +1,116 @@
+"""`beit segment`: where masks are, how views of both are drawn, how whole pictures are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from beit.config.check import check_positive, check_share, check_that
+from beit.config.data import Symmetry
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import RunConfig
+from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
+
+Layout = Literal["folders", "ade20k", "voc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """How masks are found and what their values mean. 255 is ignored everywhere."""
+
+    layout: Layout = "folders"
+    """`folders`: images/ and masks/ (or annotations/, labels/), alike inside, with train/ and val/
+    (or training/ and validation/) or without; `ade20k`: the same with its 150 classes and label 0
+    ignored; `voc`: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/."""
+    class_names: str = ""
+    """File with one class name per line, in the order of the labels; empty: `classes.txt` beside
+    the folders, or the layout's own classes, or one class for every label up to the largest."""
+    legend: str = ""
+    """JSON file of colours and class names, for masks in RGB: {"#ff0000": "roof", "#000000": null};
+    null is ignored. Empty: `legend.json` beside the folders, if there is one."""
+    reduce_zero_label: bool = False
+    """Label 0 is ignored and the others count from it: 1 is the first class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig:
+    """The random view of a picture and its mask: the published pipeline of ADE20K."""
+
+    resize_ratio: tuple[float, float] = (0.5, 2.0)
+    """Smallest and largest factor on the base scale."""
+    base_side: int | None = None
+    """Length of the shorter side at ratio 1, the longer one at most four times that; None: the
+    shorter side of the crop, as published."""
+    largest_class: float = 0.75
+    """Ten crops are tried for one with two classes and none of them above this share; 1 takes the
+    first."""
+    symmetry: Symmetry = "horizontal"
+    """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
+    distortion: bool = True
+    """Random brightness, contrast, saturation and hue."""
+
+    def __post_init__(self) -> None:
+        check_that(
+            0 < self.resize_ratio[0] <= self.resize_ratio[1],
+            f"resize_ratio {self.resize_ratio} is not a range of factors",
+            "use two positive numbers, smallest first",
+        )
+        check_share(self, "largest_class")
+        check_that(
+            self.base_side is None or self.base_side > 0,
+            f"base_side is {self.base_side}",
+            "use a positive number of pixels, or None",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a whole picture is read when segmenters are scored and used."""
+
+    whole: bool = False
+    """Read the picture at once instead of through a window of the crop's size."""
+    stride: tuple[int, int] | None = None
+    """Step of the window; None: two thirds of it, as published."""
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes to average over; published as multi-scale: 1, 1.25, 1.5, 1.75."""
+    flip: bool = False
+    """Average over mirror images too."""
+    short_side: int | None = None
+    """Shorter side of the picture at scale 1; None reads the picture at its own size."""
+
+    def __post_init__(self) -> None:
+        check_that(
+            len(self.scales) > 0
+            and min(self.scales) > 0
+            and (self.short_side is None or self.short_side > 0),
+            f"scales is {self.scales}, short_side {self.short_side}",
+            "use at least one scale, and sizes above zero",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRunConfig(RunConfig):
+    """Semantic segmentation, from a pre-trained artifact or from scratch."""
+
+    init: str = ""
+    """Artifact whose backbone to start from; empty trains from scratch."""
+    imagenet_statistics: bool = False
+    """With `init`: normalise with ImageNet's mean and std, as the published segmenters do, instead
+    of the backbone's own."""
+    model: VisionTransformerConfig
+    """Its size is the crop and the window."""
+    head: SegmentationHeadConfig = field(default_factory=UperNetConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss (published configs)."""
+    split: float = 0.2
+    """Share of the pictures kept for validation when the data has no `val` folder."""
+    split_seed: int = 0
+    """Decides which pictures `split` draws."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "split")
+        check_positive(self, "auxiliary_weight")
+        self.head.blocks(self.model.depth)

@@ -1,0 +1,158 @@
+"""Which answers are right for each picture of a data set, in the classes of the model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from timm.data import ImageNetInfo
+
+from beit.artifact.load import IMAGENET
+from beit.data.listing import natural_key, quoted
+from beit.data.sources import ImageSource
+from beit.errors import DataError, nearest
+
+ALIKE = 0.9
+"""Share of the names that must be ImageNet's for the model's classes to count as its classes."""
+MOST_NAMED = 50
+FORMAT = (
+    'write {"folder or file name": class or [classes]}, or a list with the classes of each picture '
+    "in the order of the file names; a class is its number or its name"
+)
+Classes = tuple[int, ...]
+
+
+class Answers(NamedTuple):
+    """For each picture of a source the classes that are right; with none, it is left out."""
+
+    accepted: tuple[Classes, ...]
+    among: Classes | None
+    """The only classes the model may answer with; None: all."""
+    note: str
+    """How folders were taken for classes, where that needs saying; may be empty."""
+
+    @property
+    def answerable(self) -> list[int]:
+        """The pictures that some class is right for."""
+        return [index for index, accepted in enumerate(self.accepted) if accepted]
+
+
+def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") -> Answers:
+    """The right answers: from a label map, else from the folders or the labels of a list.
+
+    `labels` is a JSON file. An object names, for folders or files (by path or by name alone), a
+    class or a list of classes of which any is right; a map of folders also restricts what the model
+    may answer to the classes in it, as ImageNet-A and -R are measured (arXiv:1907.07174, section
+    4.1; arXiv:2006.16241). A list has an entry per picture in the order of the file names: the file
+    of ImageNet-ReaL (arXiv:2006.07159) as published. Pictures with an empty list are left out. A
+    class is its number or its name.
+    Without a map, folders are the model's class names, or WordNet ids if these are ImageNet's; if
+    none is either and their number is that of the classes, they are taken in sorted order.
+    Errors: DataError if a picture has no label, or a label is no class of the model.
+    """
+    if labels:
+        return _from_map(source, _Names(classes), labels)
+    names = [_group(source, index) for index in range(len(source))]
+    if not all(names):
+        bare = [source.key(index) for index, name in enumerate(names) if not name]
+        raise DataError(
+            f"{len(bare)} of {len(names)} pictures have no label: {quoted(bare)}",
+            remedy="use one folder per class, a list file with labels, or --labels FILE",
+        )
+    ids, note = _match(sorted(set(names), key=natural_key), _Names(classes))
+    return Answers(tuple((ids[name],) for name in names), None, note)
+
+
+class _Names:
+    """The class of a name: as the model has it or, for the classes of ImageNet, its WordNet id."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        times = Counter(classes)  # ImageNet has two cranes: a name of several classes is none
+        self.ids = {name: index for index, name in enumerate(classes) if times[name] == 1}
+        self.count = len(classes)
+        if self.count in IMAGENET:
+            info = ImageNetInfo(IMAGENET[self.count])
+            pairs = zip(classes, info.label_descriptions(), strict=True)
+            if sum(name == description for name, description in pairs) > ALIKE * self.count:
+                self.ids |= {name: index for index, name in enumerate(info.label_names())}
+
+    def classes_of(self, entry: object, where: str) -> Classes:
+        """What an entry of a label map says: a class, or a list of classes."""
+        if isinstance(entry, list):
+            return tuple(self._class_of(each, where) for each in entry)
+        return (self._class_of(entry, where),)
+
+    def _class_of(self, entry: object, where: str) -> int:
+        if isinstance(entry, str) and entry in self.ids:
+            return self.ids[entry]
+        if type(entry) is int and 0 <= entry < self.count:
+            return entry
+        raise DataError(
+            f"{where}: {entry!r} is no class of the model",
+            remedy=f"use a number from 0 to {self.count - 1}, or "
+            + nearest(str(entry), list(self.ids)[:MOST_NAMED]),
+        )
+
+
+def _group(source: ImageSource, index: int) -> str:
+    """The label of a list, or the uppermost folder; empty without either."""
+    if source.targets is not None:
+        return source.classes[int(source.targets[index])]
+    folder, slash, _ = source.key(index).partition("/")
+    return folder if slash else ""
+
+
+def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
+    """The class of every folder, and what was assumed."""
+    unknown = [name for name in names if name not in known.ids]
+    if not unknown:
+        return {name: known.ids[name] for name in names}, ""
+    if len(unknown) == len(names) == known.count:
+        note = f"no folder is named like a class: the {len(names)} are taken in sorted order"
+        return {name: index for index, name in enumerate(names)}, note
+    raise DataError(
+        f"{len(unknown)} of {len(names)} folders are no classes of the model: {quoted(unknown)}",
+        remedy=f"rename them (the model has {known.count} classes: "
+        f"{quoted(list(known.ids))}), or say with --labels FILE which is which",
+    )
+
+
+def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
+    try:
+        content = json.loads(Path(labels).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"the label map {labels} cannot be read: {error}", remedy=FORMAT) from error
+    keys = [source.key(index) for index in range(len(source))]
+    if isinstance(content, list):
+        if len(content) != len(keys):
+            raise DataError(
+                f"the label map {labels} has {len(content)} entries for {len(keys)} pictures",
+                remedy="give one list of classes per picture, or an object with file names",
+            )
+        order = sorted(range(len(keys)), key=lambda index: natural_key(PurePath(keys[index]).name))
+        content = {keys[index]: entry for index, entry in zip(order, content, strict=True)}
+    if not isinstance(content, dict):
+        raise DataError(f"the label map {labels} is no object and no list", remedy=FORMAT)
+    entries = {
+        name: known.classes_of(entry, f"{labels}, '{name}'") for name, entry in content.items()
+    }
+    groups = [_group(source, index) for index in range(len(source))]
+    found = [
+        next((name for name in (key, PurePath(key).name, group) if name in entries), None)
+        for key, group in zip(keys, groups, strict=True)
+    ]
+    missing = [key for key, name in zip(keys, found, strict=True) if name is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(keys)} pictures are not in the label map {labels}: "
+            + quoted(missing),
+            remedy=FORMAT,
+        )
+    among = None
+    if found == groups:
+        among = tuple(sorted({index for entry in entries.values() for index in entry}))
+    note = f"answers restricted to the {len(among)} classes of {labels}" if among else ""
+    return Answers(tuple(entries[name] for name in found if name is not None), among, note)

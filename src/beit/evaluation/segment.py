@@ -1,0 +1,78 @@
+"""How well a segmenter does: intersection over union, accuracies, and the matrix behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from beit.batch import SegmentedBatch
+from beit.config.segment_run import InferenceConfig
+from beit.data.label_maps import IGNORE
+from beit.evaluation.metrics import confusion_matrix
+from beit.models.segmenter import Segmenter
+from beit.models.sliding import label_map
+
+
+class SegmentationScores(NamedTuple):
+    """Scores of a confusion matrix of pixels (rows: true class), shares in [0, 1].
+
+    Matrices of parts of the pictures add up to that of all: take the scores of the sum, since means
+    of means are others.
+    """
+
+    confusion: Int64[Tensor, "classes classes"]
+
+    @property
+    def iou(self) -> Float[Tensor, " classes"]:
+        """Intersection over union of each class; nan for one neither in the masks nor predicted."""
+        hits = self.confusion.diagonal().double()
+        return hits / (self.confusion.sum(0) + self.confusion.sum(1) - hits)
+
+    @property
+    def accuracy(self) -> Float[Tensor, " classes"]:
+        """Share of each class's pixels that are right; nan for a class not in the masks."""
+        return self.confusion.diagonal().double() / self.confusion.sum(1)
+
+    @property
+    def mean_iou(self) -> float:
+        """Over the classes that have one."""
+        return float(self.iou.nanmean())
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over the classes that have one."""
+        return float(self.accuracy.nanmean())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of all pixels that are right."""
+        return float(self.confusion.diagonal().sum() / self.confusion.sum())
+
+    @property
+    def scored(self) -> int:
+        """How many classes the mean IoU is over."""
+        return int((~self.iou.isnan()).sum())
+
+
+def pixel_confusion(
+    predicted: UInt8[Tensor, "height width"], labels: UInt8[Tensor, "height width"], classes: int
+) -> Int64[Tensor, "classes classes"]:
+    """How many pixels of each true class (row) were called which class (column)."""
+    counted = labels != IGNORE
+    return confusion_matrix(predicted[counted].long(), labels[counted].long(), classes)
+
+
+def score_segmenter(
+    segmenter: Segmenter, batches: Iterable[SegmentedBatch], inference: InferenceConfig
+) -> SegmentationScores:
+    """One pass over whole pictures; the model should be in evaluation mode."""
+    confusion = torch.zeros(segmenter.classes, segmenter.classes, dtype=torch.int64)
+    for batch in batches:
+        for image, labels in zip(batch.images, batch.labels, strict=True):
+            predicted = label_map(segmenter, image, inference).cpu()
+            confusion += pixel_confusion(predicted, labels, segmenter.classes)
+    return SegmentationScores(confusion)

@@ -1,0 +1,193 @@
+"""Recipes of semantic segmentation. With `--init` the architecture comes from the artifact, but for
+the size: that is the crop.
+
+Published: unilm, `beit/semantic_segmentation/configs`, ADE20K on 8 GPUs, batch 16, 160,000 updates.
+None of them was run by us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from beit.config import (
+    InferenceConfig,
+    JointConfig,
+    LinearHeadConfig,
+    MaskConfig,
+    SegmentRunConfig,
+    SETRConfig,
+    TrainingConfig,
+    UperNetConfig,
+    VisionTransformerConfig,
+    sized,
+)
+from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
+from beit.recipes.finetune import for_finetuning
+
+
+def for_segmenting(
+    backbone: VisionTransformerConfig, recipe: SegmentRunConfig
+) -> VisionTransformerConfig:
+    """The backbone as a recipe wants it: a table per block, and the recipe's crop, of which each
+    side is brought to the nearest multiple of the patch."""
+    height, width = (
+        max(round(side / backbone.patch), 2) * backbone.patch for side in recipe.model.size
+    )
+    model = replace(for_finetuning(backbone, recipe.model.drop_path), size=(height, width))
+    if recipe.imagenet_statistics:
+        return replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return model
+
+
+def _published(
+    name: str,
+    side: int,
+    *,
+    lr: float,
+    layer_decay: float,
+    drop_path: float,
+    layer_scale: float = 0.1,
+) -> SegmentRunConfig:
+    model = replace(
+        for_finetuning(sized(name, size=side), drop_path),
+        layer_scale=layer_scale,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    return SegmentRunConfig(
+        imagenet_statistics=True,
+        model=model,
+        masks=MaskConfig(layout="ade20k"),
+        inference=InferenceConfig(short_side=side),
+        training=TrainingConfig(
+            steps=160_000,
+            batch=16,
+            lr=lr,
+            min_lr=0.0,
+            schedule="linear",
+            warmup_steps=1500,
+            weight_decay=0.05,
+            layer_decay=layer_decay,
+            log_every=50,
+            evaluate_every=16_000,
+            save_every=4_000,
+        ),
+    )
+
+
+def base_ade20k() -> SegmentRunConfig:
+    """Self-supervised base on ADE20K, UperNet: crop 512, lr 7e-4, layer decay 0.65, drop path 0.1.
+
+    The file's name ends in `_pt`; its result is not in the README.
+    """
+    return _published("base", 512, lr=7e-4, layer_decay=0.65, drop_path=0.1)
+
+
+def base_ade20k_22k() -> SegmentRunConfig:
+    """Base tuned on ImageNet-22k, on ADE20K, UperNet: crop 512, lr 3e-5, layer decay 0.9."""
+    return _published("base", 512, lr=3e-5, layer_decay=0.9, drop_path=0.1)
+
+
+def base_640_ade20k_22k() -> SegmentRunConfig:
+    """The same with crop 640: 53.6 mIoU, 54.2 with multi-scale and flip (README)."""
+    return _published("base", 640, lr=3e-5, layer_decay=0.9, drop_path=0.1)
+
+
+def large_ade20k_22k() -> SegmentRunConfig:
+    """Large tuned on ImageNet-22k, on ADE20K: crop 512, lr 2e-5, layer decay 0.95, drop path .2."""
+    return _published("large", 512, lr=2e-5, layer_decay=0.95, drop_path=0.2, layer_scale=1e-6)
+
+
+def large_640_ade20k_22k() -> SegmentRunConfig:
+    """The same with crop 640: 56.7 mIoU, 57.0 with multi-scale and flip (README).
+
+    Its 320,000 iterations and 3,000 of warm-up each hold half a batch: 160,000 and 1,500 updates.
+    """
+    return _published("large", 640, lr=2e-5, layer_decay=0.95, drop_path=0.2, layer_scale=1e-6)
+
+
+def base_setr_ade20k() -> SegmentRunConfig:
+    """Self-supervised base on ADE20K with the paper's SETR-PUP head: lr 1e-3 (tables 3 and 14).
+
+    Not released; the pipeline is that of the released configs.
+    """
+    config = _published("base", 512, lr=1e-3, layer_decay=0.65, drop_path=0.1)
+    return replace(config, head=SETRConfig())
+
+
+def small() -> SegmentRunConfig:
+    """A folder of pictures and masks and one GPU: crops of 224 pixels, 5,000 updates of 16.
+
+    `base-ade20k` with a head of 256 channels; crop, length and weight average are ours.
+    """
+    config = base_ade20k()
+    return replace(
+        config,
+        imagenet_statistics=False,
+        model=for_finetuning(sized("small"), drop_path=0.1),
+        head=UperNetConfig(head_channels=256),
+        masks=MaskConfig(),
+        inference=InferenceConfig(),
+        training=replace(
+            config.training,
+            steps=5_000,
+            warmup_steps=250,
+            average=0.999,
+            log_every=20,
+            evaluate_every=500,
+            save_every=500,
+        ),
+    )
+
+
+def small_linear() -> SegmentRunConfig:
+    """`small` with a linear head: what the backbone's patches hold, tuned."""
+    return replace(small(), head=LinearHeadConfig())
+
+
+def small_setr() -> SegmentRunConfig:
+    """`small` with the SETR-PUP head."""
+    return replace(small(), head=SETRConfig())
+
+
+def tiny() -> SegmentRunConfig:
+    """Seconds on a CPU: for tests and first tries. The partner of the `tiny` pre-training."""
+    model = replace(sized("tiny", size=32, patch=4), width=48, depth=4, heads=3, hidden=192)
+    return SegmentRunConfig(
+        model=for_finetuning(model, drop_path=0.0),
+        head=UperNetConfig(head_channels=16, auxiliary_channels=8),
+        joint=JointConfig(resize_ratio=(0.75, 1.5)),
+        training=TrainingConfig(
+            steps=30,
+            batch=8,
+            lr=1e-3,
+            min_lr=0.0,
+            schedule="linear",
+            warmup_steps=3,
+            layer_decay=0.8,
+            log_every=10,
+            evaluate_every=15,
+            save_every=15,
+        ),
+    )
+
+
+def tiny_linear() -> SegmentRunConfig:
+    """`tiny` with a linear head."""
+    return replace(tiny(), head=LinearHeadConfig())
+
+
+RECIPES: dict[str, Callable[[], SegmentRunConfig]] = {
+    "small": small,
+    "small-linear": small_linear,
+    "small-setr": small_setr,
+    "base-ade20k": base_ade20k,
+    "base-ade20k-22k": base_ade20k_22k,
+    "base-640-ade20k-22k": base_640_ade20k_22k,
+    "large-ade20k-22k": large_ade20k_22k,
+    "large-640-ade20k-22k": large_640_ade20k_22k,
+    "base-setr-ade20k": base_setr_ade20k,
+    "tiny": tiny,
+    "tiny-linear": tiny_linear,
+}

@@ -1,0 +1,114 @@
+"""`beit segment`: a segmenter from a pre-trained artifact, or from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from beit.artifact.store import Details
+from beit.batch import SegmentedBatch, Unreadable
+from beit.config import SegmentRunConfig
+from beit.data.joint import JointView, WholeView
+from beit.data.loader import evaluate_batches
+from beit.data.segmented import open_segmented
+from beit.data.sources import ImageSource, check_readable
+from beit.errors import ConfigError
+from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.models.segmenter import Segmenter
+from beit.objectives.segment import Segmentation
+from beit.recipes import DEFAULT
+from beit.runs.execution import Manner, Run, Task, carry_out, resolve, start
+from beit.training.loop import Evaluation
+from beit.training.parallel import Processes, start_processes
+from beit.training.seeding import seed_everything
+
+
+class _Validation:
+    """Whole validation pictures, shared out among the processes and read anew in every pass."""
+
+    def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
+        self._source, self._config, self._processes = source, config, processes
+        self._unreadable: dict[str, Unreadable] = {}
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Pictures that no pass so far could read."""
+        return tuple(self._unreadable.values())
+
+    def _batches(self) -> Iterator[SegmentedBatch]:
+        for batch in evaluate_batches(
+            self._source,
+            WholeView(),
+            channels=self._config.model.channels,
+            batch=1,  # since sizes differ
+            rank=self._processes.rank,
+            world=self._processes.world,
+            config=self._config.loader,
+        ):
+            assert isinstance(batch, SegmentedBatch)
+            self._unreadable.update((found.key, found) for found in batch.unreadable)
+            yield batch
+
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
+        """The scores of all pictures, the same in every process."""
+        assert isinstance(model, Segmenter)
+        mine = score_segmenter(model, self._batches(), self._config.inference).confusion
+        scores = SegmentationScores(torch.stack(self._processes.gather(mine)).sum(dim=0))
+        return {
+            "miou": scores.mean_iou,
+            "mean_accuracy": scores.mean_accuracy,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "scored_classes": float(scores.scored),
+        }
+
+
+def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter:
+    """Batch norm over the pictures of all processes, as published.
+
+    Errors: ConfigError for several processes without GPUs, whose models would drift apart.
+    """
+    normed = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    if processes.world == 1 or not normed:
+        return model
+    if processes.device.type != "cuda":
+        raise ConfigError(
+            "several processes can share the statistics of batch norm on GPUs only",
+            remedy="use one process, or the linear head, which has no batch norm",
+        )
+    shared: Segmenter = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return shared
+
+
+def segment(
+    recipe: str | SegmentRunConfig = DEFAULT,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    **options: object,
+) -> Run:
+    """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
+    config = resolve("segment", recipe, SegmentRunConfig, options)
+    built = config.model
+    splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
+    for part in splits:
+        check_readable(part, built.channels)
+    classes = splits.train.classes
+    processes = start_processes(config.training.device)
+    seed_everything(config.training.seed)
+    model = Segmenter(built, len(classes), config.head)
+    if config.init:
+        start(model.backbone, config.init)
+    model = _with_shared_statistics(model, processes)
+    validation = _Validation(splits.validation, config, processes)
+    fill = tuple(round(255 * mean) for mean in built.mean)
+    task = Task(
+        objective=Segmentation(model, auxiliary_weight=config.auxiliary_weight),
+        source=splits.train,
+        view=JointView(config.joint, built.size, fill),
+        channels=built.channels,
+        evaluation=Evaluation(validation.measure, best="miou", unreadable=validation.unreadable),
+        details=Details(classes=classes, inference=config.inference),
+    )
+    return carry_out(config, task, processes, Manner(resume, quiet, report))

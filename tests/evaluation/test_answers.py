@@ -1,0 +1,119 @@
+"""Folders, lists and label maps as classes of a model; and every way in which they do not fit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from timm.data import ImageNetInfo
+
+from beit.data.sources import FileSource
+from beit.errors import DataError
+from beit.evaluation.answers import find_answers
+
+CLASSES = ("cat", "dog", "owl")
+INFO = ImageNetInfo("imagenet-1k")
+IMAGENET = tuple(INFO.label_descriptions())
+
+
+def folders(*names):
+    """Two pictures in each folder; names without a slash lie beside them."""
+    return FileSource("", [f"{name}/{n}.png" for name in names for n in "ab"])
+
+
+@pytest.fixture
+def label_map(tmp_path):
+    def write(content):
+        (tmp_path / "map.json").write_text(json.dumps(content))
+        return str(tmp_path / "map.json")
+
+    return write
+
+
+def test_folders_are_matched_by_name_whatever_their_order():
+    answers = find_answers(folders("owl", "cat"), CLASSES)
+    assert answers == (((2,), (2,), (0,), (0,)), None, "")
+    assert answers.answerable == [0, 1, 2, 3]
+
+
+def test_labels_of_a_list_are_matched_by_name():
+    source = FileSource("", ["x/a.png", "x/b.png"], targets=[1, 0], classes=("dog", "owl"))
+    assert find_answers(source, CLASSES).accepted == ((2,), (1,))
+
+
+def test_wordnet_ids_are_those_of_imagenet():
+    answers = find_answers(folders("n01443537", "n01440764"), IMAGENET)
+    assert answers.accepted == ((1,), (1,), (0,), (0,))
+    assert IMAGENET[0].startswith("tench")
+    with pytest.raises(DataError, match="no classes of the model: 'n01443537'"):
+        find_answers(folders("n01443537"), tuple(f"class {index}" for index in range(1000)))
+
+
+def test_a_name_of_two_classes_is_not_guessed():
+    crane = next(name for name in IMAGENET if IMAGENET.count(name) == 2)
+    with pytest.raises(DataError, match="no classes of the model"):
+        find_answers(folders(crane), IMAGENET)
+
+
+def test_sorted_order_is_the_last_resort_and_said():
+    answers = find_answers(folders("10", "9", "2"), CLASSES)
+    assert answers.accepted == ((2,), (2,), (1,), (1,), (0,), (0,))
+    assert "sorted order" in answers.note
+
+
+@pytest.mark.parametrize(
+    "names", [("cat", "dgo", "owl"), ("1", "2"), ("1", "2", "3", "4")], ids=str
+)
+def test_folders_that_do_not_fit_are_named(names):
+    with pytest.raises(DataError, match=r"no classes of the model: '[d1]"):
+        find_answers(folders(*names), CLASSES)
+
+
+def test_pictures_without_a_label_are_named():
+    with pytest.raises(DataError, match=r"1 of 2 pictures have no label: 'a.png'"):
+        find_answers(FileSource("", ["a.png", "cat/b.png"]), CLASSES)
+
+
+def test_a_map_of_folders_restricts_the_answers(label_map):
+    labels = label_map({"x": 2, "y": ["cat", "owl"], "unused": 0})
+    answers = find_answers(folders("x", "y"), CLASSES, labels)
+    assert answers.accepted == ((2,), (2,), (0, 2), (0, 2))
+    assert answers.among == (0, 2)
+    assert "2 classes" in answers.note
+
+
+def test_a_map_of_files_does_not(label_map):
+    source = FileSource("", ["deep/a.png", "b.png", "c.png"])
+    labels = label_map({"a.png": [0, 1], "b.png": [], "c.png": "owl"})
+    answers = find_answers(source, CLASSES, labels)
+    assert answers == (((0, 1), (), (2,)), None, "")
+    assert answers.answerable == [0, 2]
+
+
+def test_a_list_goes_by_file_name(label_map):
+    source = FileSource("", ["a/3.png", "b/1.png", "b/20.png"])
+    answers = find_answers(source, CLASSES, label_map([[1], [2, 0], []]))
+    assert answers.accepted == ((2, 0), (1,), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"x": 3}, "'x': 3 is no class"),
+        ({"x": True}, "True is no class"),
+        ({"x": ["cat", "cow"]}, "'cow' is no class"),
+        ({"y": 1}, "2 of 2 pictures are not in the label map"),
+        ([[0]], "1 entries for 2 pictures"),
+        ("cat", "no object and no list"),
+    ],
+)
+def test_wrong_maps(label_map, content, told):
+    with pytest.raises(DataError, match=told):
+        find_answers(folders("x"), CLASSES, label_map(content))
+
+
+def test_unreadable_map(tmp_path):
+    (tmp_path / "map.json").write_text("{")
+    for name in ("map.json", "missing.json"):
+        with pytest.raises(DataError, match=f"{name} cannot be read"):
+            find_answers(folders("x"), CLASSES, str(tmp_path / name))

@@ -1,0 +1,115 @@
+"""`beit evaluate`: the same numbers as the run's own evaluation and as an independent oracle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import beit
+from beit.artifact.store import Details, save_artifact
+from beit.cli import main
+from beit.config import HeadConfig, LoaderConfig
+from beit.errors import ConfigError, DataError
+from beit.models.heads import Classifier, MaskedImageModel
+from beit.runs.evaluating import evaluate, part_of
+from miniature import BACKBONE
+
+CLASSES = ("disc", "stripes", "tiles")
+LOADER = LoaderConfig(workers=0)
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    model = Classifier(BACKBONE, 3, HeadConfig(head_scale=50.0))
+    return str(save_artifact(tmp_path / "model", model, Details(classes=CLASSES, crop=0.8)))
+
+
+@pytest.fixture
+def data(tmp_path, class_folders):
+    """Validation beside training, with one file that is no picture."""
+    shutil.copytree(class_folders, tmp_path / "data" / "valid")
+    (tmp_path / "data" / "train").mkdir()
+    (tmp_path / "data" / "valid" / "disc" / "broken.png").write_bytes(b"rubbish")
+    return tmp_path / "data"
+
+
+def test_scores_are_those_of_the_predictor(classifier, data):
+    found = evaluate(classifier, data=str(data), batch=7, loader=LOADER)
+    predictor = beit.load(classifier)
+    files = [file for file in sorted(data.rglob("*.png")) if file.name != "broken.png"]
+    odds = predictor.probabilities(files)
+    targets = torch.tensor([CLASSES.index(file.parent.name) for file in files])
+    right = odds.argmax(dim=1) == targets
+    assert found.data == str(data / "valid")
+    assert (found.pictures, found.left_out, found.notes) == (36, 0, ())
+    assert [picture.key for picture in found.unreadable] == ["disc/broken.png"]
+    assert found.top1 == pytest.approx(float(right.float().mean()))
+    assert found.negative_log_likelihood == pytest.approx(
+        float(-odds[range(36), targets].log().mean()), abs=1e-5
+    )
+    for score in found.classes:
+        chosen = targets == CLASSES.index(score.name)
+        assert score.pictures == 12
+        assert score.accuracy == pytest.approx(float(right[chosen].float().mean()))
+
+
+def test_view_and_flip(classifier, data):
+    plain = evaluate(classifier, data=str(data), loader=LOADER)
+    assert (plain.size, plain.crop) == ((16, 16), 0.8)
+    for options in ({"flip": True}, {"crop": 1.0}, {"size": (16, 24)}):
+        other = evaluate(classifier, data=str(data), loader=LOADER, **options)
+        assert other.negative_log_likelihood != plain.negative_log_likelihood
+        assert other.pictures == 36
+
+
+def test_a_label_map_decides(classifier, data, tmp_path):
+    labels = tmp_path / "map.json"
+    labels.write_text(json.dumps({"disc": 0, "stripes": 0, "tiles": []}))
+    found = evaluate(classifier, data=str(data), labels=str(labels), loader=LOADER)
+    assert (found.top1, found.negative_log_likelihood) == (1.0, 0.0)  # the only answer left
+    assert (found.pictures, found.left_out) == (24, 12)
+
+
+def test_parts(data):
+    assert part_of(str(data), "val") == str(data / "valid")
+    assert part_of(str(data / "valid"), "val") == str(data / "valid")
+    with pytest.raises(DataError, match="none called test/"):
+        part_of(str(data), "test")
+    with pytest.raises(DataError, match="nothing at"):
+        part_of("nowhere", "val")
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": (10, 16)}, {"crop": 0.0}, {"crop": 1.5}, {"batch": 0}], ids=str
+)
+def test_wrong_options(classifier, data, options):
+    with pytest.raises(ConfigError):
+        evaluate(classifier, data=str(data), loader=LOADER, **options)
+
+
+def test_a_backbone_alone_is_refused(data, tmp_path):
+    place = save_artifact(tmp_path / "masked", MaskedImageModel(BACKBONE, 4), Details())
+    with pytest.raises(ConfigError, match="holds a masked model"):
+        evaluate(str(place), data=str(data))
+
+
+def test_pictures_listed_twice_are_refused(classifier, data):
+    file = data / "valid" / "list.csv"
+    file.write_text("disc/00.png,disc\ndisc/00.png,tiles\n")
+    with pytest.raises(DataError, match="listed twice"):
+        evaluate(classifier, data=str(file), loader=LOADER)
+
+
+def test_the_command(classifier, data, capsys):
+    words = ["evaluate", classifier, "--data", str(data)]
+    assert main([*words, "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["unreadable"].keys() == {"disc/broken.png"}
+    assert [score["name"] for score in told["classes"]] == list(CLASSES)
+    assert main([*words, "--size", "24", "--flip"]) == 0
+    table = capsys.readouterr().out
+    assert "unreadable: disc/broken.png" in table
+    assert "24 x 24, crop 0.8, mirrored too" in table

@@ -1,0 +1,69 @@
+"""`beit probe`: every method on every block, written where it is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from beit.artifact.store import Details, save_artifact
+from beit.cli import main
+from beit.models.heads import MaskedImageModel
+from miniature import BACKBONE
+
+LINEAR = ["linear, class token and mean", "linear, mean"]
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    return str(save_artifact(tmp_path / "model", MaskedImageModel(BACKBONE, 4), Details()))
+
+
+def test_the_command(backbone, class_folders, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "probe"
+    for part in ("train", "val", "test"):
+        shutil.copytree(class_folders, data / part)
+    (data / "val" / "disc" / "broken.png").write_bytes(b"rubbish")
+    words = ["probe", backbone, "--data", str(data), "--out", str(out), "--recipe", "tiny"]
+    assert main([*words, "--shots", "2", "99", "--workers", "0"]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "unreadable: val/disc/broken.png" in told
+    assert "99 labels per class left out: one class has 12" in told
+    found = json.loads((out / "probe.json").read_text())
+    assert found["pictures"] == {"train": 36, "validation": 36, "test": 36}
+    assert list(found["blocks"]) == [*LINEAR, "nearest neighbours"]
+    methods = [each["method"] for each in found["chosen"]]
+    assert methods == [*LINEAR, "nearest neighbours", "attentive"]
+    for each in found["chosen"]:
+        assert each["validation"] == each["test"]  # the same pictures
+        if each["method"] in found["blocks"]:
+            scores = found["blocks"][each["method"]]
+            assert len(scores) == BACKBONE.depth
+            assert each["validation"] == max(scores) == scores[each["block"]]
+    assert found["chosen"][3]["block"] == found["chosen"][1]["block"]
+    assert [(few["method"], few["labels"]) for few in found["few"]] == [
+        ("linear", 2),
+        ("nearest neighbours", 2),
+    ]
+    assert all(len(few["accuracies"]) == 2 for few in found["few"])
+    page = (out / "probe.html").read_text()
+    assert page.count("<circle") == 3 * BACKBONE.depth
+    assert "at block 1" in page
+    strict = ["--out", str(tmp_path / "other"), "--bad-limit", "0", "--workers", "0"]
+    assert main([*words[:4], *strict]) == 3
+    assert "1 of 109 pictures cannot be read: 'val/disc/broken.png'" in capsys.readouterr().err
+    assert main(words) == 7
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--out", "x"], 2, "data or out was not given"),
+        (["--recipe", "tyni"], 2, "did you mean 'tiny'?"),
+    ],
+)
+def test_wrong_input(words, code, told, capsys):
+    assert main(["probe", "nowhere", *words]) == code
+    assert told in capsys.readouterr().err

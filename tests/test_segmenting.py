@@ -1,0 +1,126 @@
+"""`beit segment` from a folder of masks to label maps, with the commands a user types."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import beit
+from beit.artifact.store import load_artifact
+from beit.cli import main
+from beit.config import InferenceConfig, LinearHeadConfig, SegmentRunConfig
+from beit.config.model import IMAGENET_MEAN
+from beit.errors import ConfigError
+from beit.models.segmenter import Segmenter
+from beit.recipes import RECIPES, find_recipe
+from beit.recipes.segment import for_segmenting
+from beit.runs.segmenting import _with_shared_statistics
+from beit.training.parallel import Processes
+from segmented_folder import NAMES, write_folder
+
+QUICK = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
+
+
+def pixels(place: Path) -> np.ndarray:
+    """What a picture file holds: of a label map, the labels."""
+    with Image.open(place) as picture:
+        return np.array(picture)
+
+
+def test_from_masks_to_label_maps(trained, tmp_path, capsys):
+    """Started from a pre-trained backbone, resumed, and used."""
+    data, run, out = write_folder(tmp_path / "data"), tmp_path / "run", tmp_path / "out"
+    command = ["segment", "tiny", "--data", str(data), "--out", str(run), "--init",
+               str(trained.pretrained), "--steps", "60", "--lr", "3e-3", "--short-side", "40",
+               "--warmup-steps", "2", *QUICK]  # fmt: skip
+    assert main(command) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "evaluation: miou" in told
+    assert main([*command, "--resume", "--quiet"]) == 0
+
+    artifact = load_artifact(run)
+    assert artifact.kind == "segmenter"
+    assert artifact.details.classes == NAMES
+    assert artifact.details.inference == InferenceConfig(short_side=40)
+    assert artifact.details.trained["metrics"]["miou"] > 0.6  # always ground: 0.22
+
+    page = (run / "report.html").read_text()
+    assert "No pictures" not in page
+    assert "mean IoU" in page
+    assert all(name in page for name in NAMES)
+
+    pictures = data / "images" / "val"
+    assert main(["predict", str(run), str(pictures), "--out", str(out)]) == 0
+    picture = pictures / "01.jpg"
+    labels = pixels(out / "labels" / "01.png")
+    assert np.array_equal(labels, beit.load(run).segment(picture))
+    assert labels.shape == pixels(picture).shape[:2]
+    assert labels.max() < len(NAMES)
+    assert pixels(out / "overlays" / "01.png").shape == pixels(picture).shape
+
+    with pytest.raises(ConfigError, match=r"does not classify[\s\S]*--out"):
+        beit.load(run).predict(picture)
+    with pytest.raises(ConfigError, match="does not segment"):
+        beit.load(trained.classifier).segment(picture)
+    (tmp_path / "pair").mkdir()
+    for kind in ("png", "bmp"):
+        Image.fromarray(pixels(picture)).save(tmp_path / "pair" / f"x.{kind}")
+    assert main(["predict", str(run), str(tmp_path / "pair"), "--out", str(out)]) == 3
+    assert "both be written to x.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", RECIPES["segment"])
+def test_recipes_build_and_answer_at_full_size(name):
+    config = find_recipe("segment", name, SegmentRunConfig)
+    with torch.device("meta"):
+        model = Segmenter(config.model, 150, config.head)
+        images = torch.zeros(2, 3, *config.model.size, dtype=torch.uint8)
+        predictions = model.train().logits(images)
+    assert predictions.main.shape[:2] == (2, 150)
+
+
+def test_the_published_table():
+    """beit-reference, section 6."""
+    rows = {
+        "base-ade20k": (7e-4, 0.65, 0.1, 512),
+        "base-ade20k-22k": (3e-5, 0.9, 0.1, 512),
+        "base-640-ade20k-22k": (3e-5, 0.9, 0.1, 640),
+        "large-ade20k-22k": (2e-5, 0.95, 0.2, 512),
+        "large-640-ade20k-22k": (2e-5, 0.95, 0.2, 640),
+        "base-setr-ade20k": (1e-3, 0.65, 0.1, 512),
+    }
+    for name, row in rows.items():
+        config = find_recipe("segment", name, SegmentRunConfig)
+        training, model = config.training, config.model
+        assert (training.lr, training.layer_decay, model.drop_path, model.size[0]) == row
+        assert (training.steps, training.batch, training.warmup_steps) == (160_000, 16, 1500)
+        assert config.inference.short_side == row[-1]
+
+
+def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():
+    recipe = find_recipe("segment", "tiny", SegmentRunConfig)
+    backbone = replace(recipe.model, size=(28, 28), patch=14, mean=(0.1, 0.2, 0.3))
+    model = for_segmenting(backbone, recipe)
+    assert (model.size, model.mean) == ((28, 28), (0.1, 0.2, 0.3))
+    assert for_segmenting(replace(backbone, patch=7), recipe).size == (35, 35)
+    published = replace(recipe, imagenet_statistics=True)
+    assert for_segmenting(backbone, published).mean == IMAGENET_MEAN
+
+
+def test_several_processes_share_batch_norm_or_are_refused():
+    recipe = find_recipe("segment", "tiny", SegmentRunConfig)
+    model = Segmenter(recipe.model, 3, recipe.head)
+    assert _with_shared_statistics(model, Processes(0, 1, torch.device("cpu"))) is model
+    with pytest.raises(ConfigError, match="on GPUs only"):
+        _with_shared_statistics(model, Processes(0, 2, torch.device("cpu")))
+    linear = Segmenter(recipe.model, 3, LinearHeadConfig())
+    assert _with_shared_statistics(linear, Processes(0, 2, torch.device("cpu"))) is linear
+    names = model.state_dict().keys()
+    shared = _with_shared_statistics(model, Processes(0, 2, torch.device("cuda")))
+    assert shared.state_dict().keys() == names
+    assert not any(type(module) is torch.nn.BatchNorm2d for module in shared.modules())
