@@ -229,6 +229,7 @@ def tensors() -> dict[str, tuple[bytes, str]]:
     return {
         "storage in two ways": (two, "two ways"),
         "storage that is not there": (entries(a=tensor(values=storage(key="1"))), "1|lists other"),
+        "numbers in a text": (entries(a=tensor(values=text("0"))), "by sizes"),
         "more than the storage": (entries(a=tensor(listed(whole(5)))), "describes a as"),
         "behind the storage": (entries(a=tensor(offset=whole(1))), "describes a as"),
         "far steps": (entries(a=tensor(strides=listed(whole(2)))), "describes a as"),
