@@ -6,6 +6,7 @@ import json
 import random
 import re
 import struct
+import zipfile
 
 import pytest
 import safetensors.torch
@@ -39,7 +40,15 @@ ZIPS = {
     "values": ((VALUES, VALUES[::-1]), "damaged member"),
     "local name": ((b"a/data.pkl", b"b/data.pkl", 1), "damaged member"),
     "both names": ((b"a/data.pkl", b"b/data.pkl"), "does not write"),
-    "local mark": ((VALUES + b"PK\1\2", VALUES + b"PK\1\3"), "no end"),
+    "local mark": ((b"le" + b"PK\3\4", b"le" + b"PK\3\5"), "damaged member: 'a/data/0'"),
+    "directory mark": ((VALUES + b"PK\1\2", VALUES + b"PK\1\3"), "no end"),
+    "a name twice": (
+        lambda _: zipped(*[("a/data.pkl", HARMLESS), ("a/data/0", VALUES)] * 2), "does not write",
+    ),
+    "compressed": (
+        lambda _: zipped(("a/data.pkl", HARMLESS), compression=zipfile.ZIP_DEFLATED),
+        "a compressed member",
+    ),
     "in front": (lambda content: content[:4] + content, "damaged member"),
     "no values": (lambda _: zipped(("a/data.pkl", HARMLESS)), "damaged: KeyError"),
     "fewer values": (lambda _: torch_zip(HARMLESS, VALUES[4:]), "12 bytes for the 4 values"),
@@ -63,12 +72,28 @@ def test_strange_archives(tmp_path, strange):
     refused(tmp_path / "weights", problem)
 
 
+def entry_of(content, number):
+    """Where a member stands in the directory of an archive."""
+    return [found.start() for found in re.finditer(b"PK\1\2", content)][number]
+
+
 def test_members_over_each_other(tmp_path):
-    content = bytearray(torch_zip(HARMLESS))
-    first, second, _ = (found.start() for found in re.finditer(b"PK\1\2", content))
-    content[second + 42 : second + 46] = content[first + 42 : first + 46]
+    inner = zipped(("a/data/1", VALUES)).split(b"PK\1\2")[0]
+    members = ("a/data.pkl", HARMLESS), ("a/data/0", inner), ("a/data/1", VALUES)
+    content = bytearray(zipped(*members))
+    place = entry_of(content, 2) + 42
+    content[place : place + 4] = struct.pack("<I", content.index(inner))
     (tmp_path / "weights").write_bytes(content)
-    refused(tmp_path / "weights", "damaged member|Overlapped")
+    refused(tmp_path / "weights", "damaged member: 'a/data/1'")
+
+
+def test_two_sizes(tmp_path):
+    content = bytearray(torch_zip(HARMLESS))
+    place = entry_of(content, 2) + 20
+    assert content[place : place + 8] == struct.pack("<II", 16, 16)
+    content[place] = 12
+    (tmp_path / "weights").write_bytes(content)
+    refused(tmp_path / "weights", "damaged member: 'a/data/0'")
 
 
 def test_a_pickle_that_is_too_long(tmp_path, monkeypatch):

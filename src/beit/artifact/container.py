@@ -175,7 +175,7 @@ def _tensor(name: str, stored: StoredTensor, storages: dict[str, memoryview]) ->
         bytearray(content[begin:end]), dtype=torch.uint8 if dtype is torch.bool else dtype
     )
     tensor = flat.as_strided(stored.shape, stored.strides).to(dtype).contiguous()
-    if dtype.is_floating_point and not tensor.isfinite().all():
+    if not tensor.isfinite().all():
         raise CheckpointError(
             f"holds values in {name} that are not finite numbers",
             remedy="its training diverged, or it is damaged: use an earlier one, or get it again",
