@@ -7,47 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from beit.artifact.container import read_contents
+from beit.artifact.names import from_dalle
 from beit.config import DalleConfig
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
 
 PICKLES = Path(__file__).parent.parent / "golden"
-PICKLED_TYPES = [
-    "dall_e.encoder.Encoder",
-    "dall_e.encoder.EncoderBlock",
-    "dall_e.decoder.Decoder",
-    "dall_e.decoder.DecoderBlock",
-    "dall_e.utils.Conv2d",
-    "torch.nn.modules.activation.ReLU",
-    "torch.nn.modules.container.Sequential",
-    "torch.nn.modules.linear.Identity",
-    "torch.nn.modules.pooling.MaxPool2d",
-    "torch.nn.modules.upsampling.Upsample",
-]
-
-
-class Shell:
-    """Takes a pickled module's place and keeps its tensors, so that no pickled code runs."""
-
-    def __setstate__(self, state):
-        self.tensors, self.children = state["_parameters"], state["_modules"]
-
-
-def tensors_of(shell, prefix=""):
-    for name, tensor in shell.tensors.items():
-        if tensor is not None:
-            yield prefix + name, tensor.detach()
-    for name, child in shell.children.items():
-        yield from tensors_of(child, f"{prefix}{name}.")
 
 
 def unpickled(part: str):
-    """The tensors of a pickled module under our names: `.w` and `.b` spelled out."""
-    shells = [(type(f"Shell{i}", (Shell,), {}), path) for i, path in enumerate(PICKLED_TYPES)]
-    with torch.serialization.safe_globals(shells):
-        shell = torch.load(PICKLES / f"dalle_{part}.pkl", weights_only=True)
-    suffix = {"w": "weight", "b": "bias"}
-    return {f"{part}.{name[:-1]}{suffix[name[-1]]}": value for name, value in tensors_of(shell)}
+    """The tensors of a pickled module under our names."""
+    return from_dalle(read_contents(PICKLES / f"dalle_{part}.pkl").tensors, part)
 
 
 def test_published_files(golden):
