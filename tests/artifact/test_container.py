@@ -275,6 +275,14 @@ def test_other_tensors(tmp_path, saved, problem):
     refused(save(tmp_path / "weights", {"odd": saved}, "torch zip"), problem)
 
 
+def test_far_ends_of_a_storage_again_and_again(tmp_path):
+    """Small tensors, but each takes the whole storage to be read."""
+    saved = {f"{number}": torch.ones(10_000)[::9_999] for number in range(3)}
+    assert len(read_contents(save(tmp_path / "own", saved, "torch zip")).tensors) == 3
+    saved = dict.fromkeys(map(str, range(60)), saved["0"])
+    refused(save(tmp_path / "shared", saved, "torch zip"), "larger than the file")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["", "a b", "../a", ".a", "a..b", "ä", "a\n", "a" + ".a" * 32])
 def test_other_names(tmp_path, kind, name):
