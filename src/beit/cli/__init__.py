@@ -1,0 +1,62 @@
+"""The command line: verbs to functions. Help is answered without importing torch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from beit.cli import measuring, showing, training, using
+from beit.errors import BeitError, ConfigError, nearest
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "tokenizer": training.tokenizer,
+    "pretrain": training.pretrain,
+    "finetune": training.finetune,
+    "segment": training.segment,
+    "evaluate": measuring.evaluate,
+    "probe": measuring.probe,
+    "predict": using.predict,
+    "embed": using.embed,
+    "convert": using.convert,
+    "report": showing.report,
+    "demo": showing.demo,
+}
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
+    return (
+        "usage: beit VERB [OPTIONS]\n\n"
+        "Pre-train a vision backbone on your own pictures, and use it.\n\n"
+        f"{verbs}\n\n"
+        "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows\n"
+        "where an error came from."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in args[:1]
+    args = args[1:] if traceback else args
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] == "--version":
+        from beit import __version__
+
+        print(__version__)
+        return 0
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("beit").setLevel(logging.INFO)
+    try:
+        if args[0] not in VERBS:
+            raise ConfigError(f"there is no verb '{args[0]}'", remedy=nearest(args[0], VERBS))
+        VERBS[args[0]](args[1:])
+    except BeitError as error:
+        if traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,49 @@
+"""What the verbs share: positional arguments, sizes in pixels, looking ahead."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
+Artifact = Annotated[str, tyro.conf.Positional]
+
+
+def pixels() -> tyro.constructors.ConstructorRegistry:
+    """Let `--size 224` stand for `--size 224 224`."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def square(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if typing.get_args(info.type) != (int, int):  # tyro writes it as typing.Tuple
+            return None
+
+        def parse(words: list[str]) -> tuple[int, int]:
+            if len(words) not in (1, 2):
+                raise ValueError(f"{len(words)} numbers: give one side, or height and width")
+            return int(words[0]), int(words[-1])
+
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="INT [INT]",
+            instance_from_str=parse,
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [str(side) for side in value],
+        )
+
+    return registry
+
+
+def value_of(option: str, args: Sequence[str]) -> str:
+    """The value of an option that must be known before the others can be parsed."""
+    for position, word in enumerate(args):
+        if word == option and position + 1 < len(args):
+            return args[position + 1]
+        if word.startswith(option + "="):
+            return word.removeprefix(option + "=")
+    return ""

@@ -1,0 +1,84 @@
+"""The verbs that train: tokenizer, pretrain, finetune, segment."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Generic, TypeVar
+
+import tyro
+
+from beit.cli.options import pixels, value_of
+from beit.config import (
+    FinetuneRunConfig,
+    PretrainRunConfig,
+    RunConfig,
+    SegmentRunConfig,
+    TokenizerRunConfig,
+)
+from beit.recipes import DEFAULT, RECIPES, find_recipe
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Generic[Config]):
+    """What the command line adds to a run's config."""
+
+    config: Config
+    resume: bool = False
+    """Go on with the run in `out` instead of starting one."""
+    quiet: bool = False
+    """Write the log, but print nothing."""
+
+
+def train(verb: str, kind: type[Config], args: list[str]) -> None:
+    """Recipe, then the architecture of `--init`, then every option over it; then the run."""
+    name = value_of("--recipe", args) or DEFAULT
+    if args and not args[0].startswith("-"):
+        name, args = args[0], args[1:]
+    config = find_recipe(verb, name, kind)
+    init = value_of("--init", args)
+    if init and "--help" not in args and "-h" not in args:
+        from beit.runs import starting_from
+
+        config = starting_from(config, init)
+    recipes = "\n".join(
+        f"  {known}: {(function.__doc__ or '').strip().splitlines()[0]}"
+        for known, function in RECIPES[verb].items()
+    )
+    with pixels():
+        command = tyro.cli(
+            Training[kind],  # type: ignore[valid-type]
+            default=Training(config),
+            args=args,
+            prog=f"beit {verb} [RECIPE]",
+            description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    from beit import runs
+
+    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
+    if leads and not command.quiet:
+        print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
+
+
+def tokenizer(args: list[str]) -> None:
+    """Train a visual tokenizer (discrete VAE) on your pictures."""
+    train("tokenizer", TokenizerRunConfig, args)
+
+
+def pretrain(args: list[str]) -> None:
+    """Pre-train a backbone: predict the visual tokens of masked patches."""
+    train("pretrain", PretrainRunConfig, args)
+
+
+def finetune(args: list[str]) -> None:
+    """Train a classifier from a pre-trained artifact, or from scratch."""
+    train("finetune", FinetuneRunConfig, args)
+
+
+def segment(args: list[str]) -> None:
+    """Train a segmenter on pictures and masks: a class for each pixel."""
+    train("segment", SegmentRunConfig, args)

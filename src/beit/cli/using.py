@@ -1,0 +1,124 @@
+"""The verbs that use a model: predict, embed, convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from beit.cli.options import Artifact, Paths, pixels
+
+
+def predict(args: list[str]) -> None:
+    """Name the classes of pictures, or of their pixels."""
+
+    def command(
+        artifact: Artifact,
+        pictures: Paths,
+        out: str = "",
+        top: int = 5,
+        format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+        batch: int = 32,
+        device: str = "cpu",
+    ) -> None:
+        """Name the classes of pictures; of a segmenter, write label maps and overlays.
+
+        Args:
+            artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
+            pictures: Files or folders.
+            out: Of a segmenter: folder for `labels/` (indexed PNG) and `overlays/`.
+            top: Classes per picture.
+            format: A table for people, or JSON, one object per line.
+            batch: Pictures at a time.
+            device: cpu or cuda.
+        """
+        from beit.serving.files import predict_files, print_json, print_table, segment_files
+
+        if out:
+            print(segment_files(artifact, pictures, Path(out), device=device))
+            return
+        found = predict_files(artifact, pictures, top=top, batch=batch, device=device)
+        (print_json if format == "json" else print_table)(found)
+
+    tyro.cli(command, args=args, prog="beit predict")
+
+
+def embed(args: list[str]) -> None:
+    """Write one feature vector per picture to a file."""
+
+    def command(
+        artifact: Artifact,
+        pictures: Paths,
+        out: str,
+        block: int | None = None,
+        batch: int = 32,
+        device: str = "cpu",
+    ) -> None:
+        """Write the mean patch vector of each picture.
+
+        Args:
+            artifact: Folder of a pre-training or fine-tuning run, or its `model` folder.
+            pictures: Files or folders.
+            out: File to write: .npz (features, keys), .csv or .safetensors.
+            block: Block whose output is taken, 0 is the first; the last one by default.
+            batch: Pictures at a time.
+            device: cpu or cuda.
+        """
+        from beit.serving.files import embed_files
+
+        print(embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device))
+
+    tyro.cli(command, args=args, prog="beit embed")
+
+
+def convert(args: list[str]) -> None:
+    """Bring a model from one layout to another: released files, timm, transformers, ours."""
+
+    def command(
+        source: Artifact,
+        destination: Annotated[str, tyro.conf.Positional],
+        to: Literal["beit", "unilm", "timm", "hf"] = "beit",
+        bias: Literal["shared", "per-block"] | None = None,
+        sha256: str = "",
+        size: tuple[int, int] | None = None,
+        heads: int | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        crop: float | None = None,
+        classes: str = "",
+    ) -> None:
+        """Write SOURCE to DESTINATION in another layout. Nothing in SOURCE is executed.
+
+        Args:
+            source: A run, an artifact, a released file, a folder of timm or transformers,
+                hf:org/name, timm/name, or a URL.
+            destination: File (unilm) or folder to write; it must not exist.
+            to: beit: an artifact; unilm: a file as Microsoft released them; timm, hf: folders that
+                timm and transformers load.
+            bias: Share the relative position bias among all blocks, or give each its own.
+            sha256: Hash the source must have; "record" takes a URL's first download as it comes.
+            size: Height and width of its pictures, where the source does not say.
+            heads: Attention heads, where the source does not say.
+            mean: Mean of each channel, for pixels in [0, 1].
+            std: Standard deviation of each channel, for pixels in [0, 1].
+            crop: Share of the side that the evaluation crop keeps.
+            classes: File with one class name per line.
+        """
+        from beit.artifact.architecture import Stated
+        from beit.artifact.convert import convert as write
+        from beit.artifact.load import read_class_names
+
+        stated = Stated(
+            size=size,
+            heads=heads,
+            mean=mean,
+            std=std,
+            crop=crop,
+            classes=read_class_names(Path(classes)) if classes else None,
+        )
+        place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
+        print("\n".join([*left_out, str(place)]))
+
+    with pixels():
+        tyro.cli(command, args=args, prog="beit convert")
