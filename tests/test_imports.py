@@ -25,12 +25,12 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"errors"},
+    {"errors", "hardware"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
-    "training": {"training", "objectives.base", "batch", "config", "errors"},
-    "models": {"models", "config", "errors"},
+    "training": {"training", "objectives.base", "batch", "config", "errors", "hardware"},
+    "models": {"models", "config", "errors", "hardware"},
 }
 # A page says what a run measured, so it reads with the evaluation's own measures and the run's own
 # folder; and it names the options that differ from the recipe. None of these import the report.

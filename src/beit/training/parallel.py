@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import Device, Precision
 from beit.errors import BeitError, ConfigError
+from beit.hardware import multiplies_bfloat16
 
 Value = TypeVar("Value")
 
@@ -110,19 +111,12 @@ def start_processes(device: Device) -> Processes:
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The autocast type: as asked, or bfloat16 where the hardware multiplies it fast."""
     if precision == "auto":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError(
             "fp16 training needs a GPU", remedy="use precision bf16 or fp32 on the CPU"
         )
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
