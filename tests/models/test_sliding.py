@@ -115,6 +115,20 @@ def test_published_strides(window, stride):
     assert torch.equal(logits[:, 3], images[:, 0])
 
 
+def test_overlaps_are_averaged_as_in_a_plain_loop():
+    """Both ways at once, so that some pixels are seen by four windows of a real model."""
+    model, images = segmenter(), torch.randn(2, 3, 50, 75)
+    tops, lefts = [0, 13, 18], [0, 11, 22, 27]  # windows of 32 x 48; the last ones are moved back
+    total, times = torch.zeros(2, 4, 50, 75), torch.zeros(50, 75)
+    for top in tops:
+        for left in lefts:
+            rows, columns = slice(top, top + 32), slice(left, left + 48)
+            total[:, :, rows, columns] += model(images[:, :, rows, columns])
+            times[rows, columns] += 1
+    assert (times.min(), times.max()) == (1, 12)
+    close(sliding_logits(model, images, stride=(13, 11)), total / times, 1e-5)
+
+
 def test_window_over_the_whole_picture_is_the_whole_picture():
     model, images = segmenter(), torch.randn(3, 3, 64, 56)
     expected = model(images)
