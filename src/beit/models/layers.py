@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from beit.models.attention import attention
 from beit.models.position import Grid, RelativePositionBias
 
 NORM_EPSILON = 1e-6
@@ -15,33 +16,6 @@ NORM_EPSILON = 1e-6
 def layer_norm(width: int) -> nn.LayerNorm:
     """LayerNorm as everywhere in BEiT: epsilon 1e-6."""
     return nn.LayerNorm(width, eps=NORM_EPSILON)
-
-
-def attend(
-    query: Float[Tensor, "batch heads tokens width"],
-    key: Float[Tensor, "batch heads tokens width"],
-    value: Float[Tensor, "batch heads tokens width"],
-    bias: Float[Tensor, "heads tokens tokens"] | None,
-) -> Float[Tensor, "batch heads tokens width"]:
-    """softmax(q kᵀ / sqrt(width) + bias) v."""
-    if bias is not None:
-        bias = bias.to(query.dtype)  # a wider bias would widen the scores, or be read wrongly
-    if query.device.type == "cpu" and query.dtype != torch.float32:
-        # The fused kernel falls back to a path 2.5 times slower here once the bias is learned.
-        return attention_weights(query, key, bias) @ value
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-
-
-def attention_weights(
-    query: Float[Tensor, "batch heads tokens width"],
-    key: Float[Tensor, "batch heads tokens width"],
-    bias: Float[Tensor, "heads tokens tokens"] | None,
-) -> Float[Tensor, "batch heads tokens tokens"]:
-    """softmax(q kᵀ / sqrt(width) + bias), the statistics in float32 whatever the type."""
-    scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(dim=-1)
 
 
 class Attention(nn.Module):
@@ -85,7 +59,7 @@ class Attention(nn.Module):
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
     ) -> Float[Tensor, "batch tokens width"]:
-        attended = attend(*self.project(x), self.bias(shared_bias, grid))
+        attended = attention(*self.project(x), self.bias(shared_bias, grid))
         mixed: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return mixed
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from beit.models.layers import Block, attention_weights
+from beit.models.attention import attention_weights
+from beit.models.layers import Block
 from beit.models.vit import VisionTransformer
 from beit.report.markup import Markup, Section, block, element, join
 from beit.report.pictures import Rgb, heat, mark, show, to_rgb

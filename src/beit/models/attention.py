@@ -1,0 +1,98 @@
+"""Attention with a bias: one function, and a table that says which kernel computes it where."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from beit.hardware import multiplies_bfloat16
+
+Heads = Float[Tensor, "batch heads tokens width"]
+Bias = Float[Tensor, "heads tokens tokens"]
+Backend = Literal["explicit", "fused", "efficient"]
+
+MANY_TOKENS = 1025
+"""Above it (pictures of 512 pixels) the scores of a batch weigh too much to be kept whole."""
+
+
+class Case(NamedTuple):
+    """What the choice of a kernel depends on."""
+
+    device: torch.device
+    dtype: torch.dtype
+    tokens: int
+    bias: Literal["none", "fixed", "learned"]
+    """Learned means that this call has to give its gradient."""
+
+
+def attention(query: Heads, key: Heads, value: Heads, bias: Bias | None) -> Heads:
+    """softmax(q kᵀ / sqrt(width) + bias) v, by the kernel that is fastest in this case."""
+    learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
+    kind: Literal["none", "fixed", "learned"] = (
+        "none" if bias is None else "learned" if learned else "fixed"
+    )
+    case = Case(query.device, query.dtype, query.shape[-2], kind)
+    return attention_by(choose(case), query, key, value, bias)
+
+
+def choose(case: Case) -> Backend:
+    """The kernel for a case.
+
+    | device | numbers                  | bias            | kernel    | why                        |
+    |--------|--------------------------|-----------------|-----------|----------------------------|
+    | CPU    | float32                  | any             | explicit  | SDPA takes 1.2 times as    |
+    |        |                          |                 |           | long in training, 1.3 to 2 |
+    |        |                          |                 |           | times in inference         |
+    | CPU    | float32, many tokens     | not learned     | fused     | never keeps all scores     |
+    | CPU    | half, fast in hardware   | any             | explicit  | SDPA with a learned bias   |
+    |        |                          |                 |           | takes 2.5 times as long    |
+    | CPU    | half, emulated           | any             | fused     | multiplies in float32, in  |
+    |        |                          |                 |           | an eighth of the time      |
+    | GPU    | any                      | learned         | efficient | flash and cuDNN give no    |
+    |        |                          |                 |           | gradient of a bias         |
+    | GPU    | any, tokens % 128 == 64  | fixed           | efficient | cuDNN's gradient of the    |
+    |        |                          |                 |           | queries is NaN (PyTorch    |
+    |        |                          |                 |           | issue 196678)              |
+    | GPU    | any                      | else            | fused     | flash or cuDNN             |
+    """
+    if case.device.type == "cuda":
+        broken = case.bias == "fixed" and case.tokens % 128 == 64
+        return "efficient" if case.bias == "learned" or broken else "fused"
+    if case.device.type != "cpu":
+        return "fused"
+    if case.dtype in (torch.bfloat16, torch.float16):
+        return "explicit" if multiplies_bfloat16(case.device) else "fused"
+    return "fused" if case.tokens > MANY_TOKENS and case.bias != "learned" else "explicit"
+
+
+def attention_by(
+    backend: Backend, query: Heads, key: Heads, value: Heads, bias: Bias | None
+) -> Heads:
+    """The same by a given kernel: the products written out, or those of PyTorch's SDPA."""
+    if bias is not None:
+        # A wider bias would widen the scores, or be read wrongly (PyTorch issue 191612).
+        bias = bias.to(query.dtype)
+    if backend == "explicit":
+        return attention_weights(query, key, bias) @ value
+    if backend == "fused":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    if bias is not None:  # whose rows have to begin at multiples of eight numbers
+        tokens = bias.shape[-1]
+        bias = F.pad(bias, (0, -tokens % 8))[..., :tokens]
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def attention_weights(
+    query: Heads, key: Heads, bias: Bias | None
+) -> Float[Tensor, "batch heads tokens tokens"]:
+    """softmax(q kᵀ / sqrt(width) + bias), the statistics in float32 whatever the type."""
+    scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if bias is not None:
+        scores += bias
+    return scores.softmax(dim=-1)
