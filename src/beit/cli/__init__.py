@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from beit.cli import measuring, showing, training, using
+from beit.cli import measuring, showing, studying, training, using
 from beit.errors import BeitError, ConfigError, nearest
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -20,7 +20,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "embed": using.embed,
     "convert": using.convert,
     "report": showing.report,
-    "demo": showing.demo,
+    "demo": studying.demo,
+    "study": studying.study,
 }
 
 

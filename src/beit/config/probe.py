@@ -22,6 +22,8 @@ class ProbeConfig:
     """Class folders, also under train/, val/ and test/, or a labelled list."""
     out: str = ""
     """Folder for probe.json and probe.html."""
+    crop: float | None = None
+    """Share of the side that the centre crop keeps; the model's own by default."""
     split: float = 0.2
     """Share of each class held out for validation where there is no val/."""
     seed: int = 0
@@ -53,6 +55,11 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         check_positive(self, "epochs", "batch", "seeds")
         check_share(self, "split")
+        check_that(
+            self.crop is None or 0 < self.crop <= 1,
+            f"crop is {self.crop}",
+            "use a share above 0, up to 1",
+        )
         check_that(
             bool(self.learning_rates and self.neighbours and self.temperatures),
             "learning_rates, neighbours or temperatures is empty",

