@@ -23,6 +23,7 @@ from beit.artifact.published import is_published_hub, recognise_name
 from beit.errors import CheckpointError
 
 TRANSFORMERS_TAP = 2  # its out_indices count from the embedding, and from 1
+FLAVA_CODEBOOK = "image_codebook."
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there is read
 EPSILONS = (
@@ -87,13 +88,7 @@ def _file(path: Path, name: str) -> Source:
     if known is not None:
         notes.append(f"known as the published {known.name}")
         stated = Stated(mean=known.mean, std=known.std, crop=known.crop).over(stated)
-    tensors = _widened(contents.tensors, notes)
-    if any_starts(tensors, "image_codebook."):
-        tensors = {
-            key.removeprefix("image_codebook."): value
-            for key, value in tensors.items()
-            if key.startswith("image_codebook.")
-        }
+    tensors = _codebook(_widened(contents.tensors, notes))
     if any_starts(tensors, "blocks.group_1."):
         tensors = _dalle(tensors, path, notes)
     elif any_starts(tensors, "beit."):
@@ -116,6 +111,17 @@ def _from_metadata(metadata: Mapping[str, object]) -> Stated:
     if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
         return Stated(classes=tuple(map(str, names)))
     return Stated()
+
+
+def _codebook(tensors: Tensors) -> Tensors:
+    """Of a whole FLAVA the tokenizer alone, which is DALL-E's encoder; everything else as it is."""
+    if not any_starts(tensors, FLAVA_CODEBOOK):
+        return tensors
+    return {
+        name.removeprefix(FLAVA_CODEBOOK): value
+        for name, value in tensors.items()
+        if name.startswith(FLAVA_CODEBOOK)
+    }
 
 
 def _dalle(tensors: Tensors, path: Path, notes: list[str]) -> Tensors:
@@ -215,12 +221,7 @@ def _transformers(
     folder: Path, config: dict[str, Any], tensors: Tensors, notes: list[str], name: str
 ) -> Source:
     kind = config["model_type"]
-    if any_starts(tensors, "image_codebook."):
-        tensors = {
-            name.removeprefix("image_codebook."): value
-            for name, value in tensors.items()
-            if name.startswith("image_codebook.")
-        }
+    tensors = _codebook(tensors)
     if any_starts(tensors, "blocks.group_1."):
         return Source(place=folder, tensors=_dalle(tensors, folder, notes), stated=Stated(),
                       notes=notes)  # fmt: skip
