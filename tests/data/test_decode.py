@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from beit.data.decode import UnreadableError, decode
 
@@ -39,9 +39,52 @@ def test_lossless_formats_are_exact(form: str) -> None:
     assert decoded.dtype == np.uint8
 
 
-def test_jpeg_is_what_pillow_reads() -> None:
-    data = encoded(Image.fromarray(noise()), "JPEG")
-    np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data))))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_what_pillow_reads(
+    monkeypatch: pytest.MonkeyPatch, mode: str, subsampling: int, progressive: bool
+) -> None:
+    picture = Image.fromarray(noise(37, 51)).convert(mode)
+    data = encoded(picture, "JPEG", subsampling=subsampling, progressive=progressive)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # Pillow is not needed for it
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+def fate(data: bytes, channels: int = 3) -> bytes | str:
+    """The pixels, or why there are none."""
+    try:
+        return decode(data, channels=channels, pixel_limit=10**7).tobytes()
+    except UnreadableError as error:
+        return error.reason
+
+
+def fate_with_pillow(data: bytes, channels: int = 3) -> bytes | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("beit.data.decode._jpeg", lambda *_: None)
+        return fate(data, channels)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_damaged_jpeg_has_the_fate_it_has_with_pillow(progressive: bool) -> None:
+    data = encoded(Image.fromarray(noise()), "JPEG", progressive=progressive)
+    generator = np.random.default_rng(2)
+    damaged = [data[:length] for length in range(0, len(data), 3)]
+    damaged += [data[:-1], data[:-2], data + b"more", data[:-2] + b"\0\0\0" + data[-2:]]
+    for _ in range(200):
+        mutated = bytearray(data)
+        mutated[generator.integers(0, len(data))] = generator.integers(0, 256)
+        damaged.append(bytes(mutated))
+    fates = [fate(one) for one in damaged]
+    assert fates == [fate_with_pillow(one) for one in damaged]
+    assert {type(one) for one in fates} == {bytes, str}
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("CMYK", 3), ("RGB", 1), ("L", 1)])
+def test_other_jpeg_is_left_to_pillow(mode: str, channels: int) -> None:
+    data = encoded(Image.fromarray(noise()).convert(mode), "JPEG")
+    assert fate(data, channels) == fate_with_pillow(data, channels)
 
 
 @pytest.mark.parametrize(
