@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
@@ -10,6 +9,7 @@ from beit.config.segment_run import SegmentRunConfig
 from beit.errors import BeitError
 from beit.report.charts import curves
 from beit.report.classification import classification_sections
+from beit.report.document import document
 from beit.report.history import History, read_history, read_unreadable
 from beit.report.markup import Markup, Section, block, count, element, join, note
 from beit.report.pretraining import pretraining_sections
@@ -105,19 +105,11 @@ def page(run: Path, config: RunConfig, history: History) -> str:
         *_pictures(run, config),
         settings(run, config),
     ]
-    style = resources.files("beit.report").joinpath("style.css").read_text("utf-8")
-    head = [
-        element("meta", "", {"charset": "utf-8"}),
-        element("meta", "", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("title", f"{run.resolve().name} · {title_of(config)}"),
-        element("style", Markup(style)),
-    ]
     body = [
         _header(run, config, history, sections),
         element("main", [_section(part) for part in sections]),
     ]
-    parts = [element("head", head), element("body", body)]
-    return f"<!doctype html>\n{element('html', parts, {'lang': 'en'})}\n"
+    return document(f"{run.resolve().name} · {title_of(config)}", body)
 
 
 def write_report(run: Path) -> Path:
