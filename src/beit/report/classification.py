@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from beit.artifact.store import load_artifact
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
@@ -20,7 +19,8 @@ from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
 from beit.report.pictures import show, to_rgb
-from beit.report.samples import affordable, batches, chosen, report_device
+from beit.report.samples import affordable, batches, chosen
+from beit.report.trained import trained
 
 MOST_PICTURES = 5000
 MOST_CLASSES = 20
@@ -178,10 +178,8 @@ def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Sectio
 
     Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
     """
-    device = report_device()
-    artifact = load_artifact(run)
-    model, classes = artifact.model.to(device), artifact.details.classes
-    assert isinstance(model, Classifier)
+    published = trained(run, Classifier)
+    model, classes, device = published.model, published.classes, published.device
     everything = open_labelled(
         config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
     ).validation

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from beit.artifact.load import open_tokenizer
-from beit.artifact.store import load_artifact
 from beit.batch import MaskedBatch
 from beit.config.runs import PretrainRunConfig
 from beit.data.sources import ImageSource, open_source
@@ -26,7 +25,8 @@ from beit.objectives.masked import patchify
 from beit.report.attention import attention_section
 from beit.report.markup import Markup, Section, block, element, join, number, percent
 from beit.report.pictures import hide, judge, show, to_rgb, token_map
-from beit.report.samples import affordable, batches, best_typical_worst, chosen, report_device
+from beit.report.samples import affordable, batches, best_typical_worst, chosen
+from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_PICTURES = 64
@@ -242,9 +242,8 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
 
     Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
     """
-    device = report_device()
-    model = load_artifact(run).model.to(device)
-    assert isinstance(model, MaskedImageModel)
+    published = trained(run, MaskedImageModel)
+    model, device = published.model, published.device
     tokenizer = None
     if config.objective.target == "tokens":
         tokenizer = open_tokenizer(config.tokenizer)

@@ -21,11 +21,6 @@ BUDGET = {"cpu": 4e11, "cuda": 4e13}
 """Operations spent on one section: some seconds on two cores, or on any GPU."""
 
 
-def report_device() -> torch.device:
-    """Where a report computes."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def affordable(model: nn.Module, positions: int, device: torch.device, most: int) -> int:
     """How many pictures of so many positions a section reads: from FEWEST to `most`.
 
@@ -41,12 +36,14 @@ def chosen(source: ImageSource, amount: int) -> ImageSource:
     return source if len(source) <= amount else select(source, spread(len(source), amount))
 
 
-def batches(kind: type[Kind], source: ImageSource, view: View, channels: int) -> Iterator[Kind]:
+def batches(
+    kind: type[Kind], source: ImageSource, view: View, channels: int, batch: int = BATCH
+) -> Iterator[Kind]:
     """One ordered pass, read in this process. Errors: DataError if no picture can be read."""
     loader = LoaderConfig(workers=0, cache=False)
-    for batch in evaluate_batches(source, view, channels=channels, batch=BATCH, config=loader):
-        assert isinstance(batch, kind)
-        yield batch
+    for found in evaluate_batches(source, view, channels=channels, batch=batch, config=loader):
+        assert isinstance(found, kind)
+        yield found
 
 
 def best_typical_worst(scores: list[float], each: int) -> list[tuple[str, int]]:

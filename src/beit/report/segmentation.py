@@ -9,13 +9,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from beit.artifact.store import load_artifact
 from beit.batch import SegmentedBatch
-from beit.config.data import LoaderConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.data.joint import WholeView
 from beit.data.label_maps import PALETTE, painted
-from beit.data.loader import evaluate_batches
 from beit.data.segmented import open_segmented
 from beit.data.sources import ImageSource
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
@@ -23,7 +20,8 @@ from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.report.markup import Markup, Section, block, element, join, percent, table
 from beit.report.pictures import show, to_rgb
-from beit.report.samples import affordable, best_typical_worst, chosen, report_device
+from beit.report.samples import affordable, batches, best_typical_worst, chosen
+from beit.report.trained import trained
 
 MOST_PICTURES = 48
 MOST_ROWS = 150
@@ -45,14 +43,7 @@ class Answer(NamedTuple):
 def answers(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Answer]:
     """One pass over whole pictures, as the run's evaluation reads them."""
     found = []
-    for batch in evaluate_batches(
-        source,
-        WholeView(),
-        channels=config.model.channels,
-        batch=1,
-        config=LoaderConfig(workers=0, cache=False),
-    ):
-        assert isinstance(batch, SegmentedBatch)
+    for batch in batches(SegmentedBatch, source, WholeView(), config.model.channels, batch=1):
         image, labels = batch.images[0], batch.labels[0]
         predicted = label_map(model, image, config.inference).cpu()
         scores = SegmentationScores(pixel_confusion(predicted, labels, model.classes))
@@ -116,15 +107,13 @@ def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:
 
     Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
     """
-    device = report_device()
-    artifact = load_artifact(run)
-    model, classes = artifact.model.to(device), artifact.details.classes
-    assert isinstance(model, Segmenter)
+    published = trained(run, Segmenter)
+    model, classes = published.model, published.classes
     everything = open_segmented(
         config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
     ).validation
     positions = HEAD_COST * (config.model.patches + 1)
-    source = chosen(everything, affordable(model, positions, device, MOST_PICTURES))
+    source = chosen(everything, affordable(model, positions, published.device, MOST_PICTURES))
     found = answers(model, source, config)
     labelled = [one for one in found if one.scores.confusion.any()]
     order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)

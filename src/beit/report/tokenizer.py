@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from beit.artifact.store import load_artifact
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
 from beit.data.sources import open_source, spread
@@ -20,7 +19,8 @@ from beit.objectives.masked import patchify
 from beit.report.curves import HEIGHT, WIDTH
 from beit.report.markup import Markup, Section, block, element, figure, join
 from beit.report.pictures import show, to_rgb, token_map
-from beit.report.samples import affordable, batches, best_typical_worst, chosen, report_device
+from beit.report.samples import affordable, batches, best_typical_worst, chosen
+from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_PICTURES = 256
@@ -152,9 +152,8 @@ def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
 
     Errors: BeitError if the artifact or the pictures are not there.
     """
-    device = report_device()
-    tokenizer = load_artifact(run).model.to(device)
-    assert isinstance(tokenizer, VisualTokenizer)
+    published = trained(run, VisualTokenizer)
+    tokenizer, device = published.model, published.device
     grid, stride = tokenizer.grid, tokenizer.config.downsampling
     channels = tokenizer.config.channels
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
