@@ -32,6 +32,8 @@ class Plan(NamedTuple):
 
 
 TOP5 = "validation, top-5"
+CHANCE = Metric("chance_loss", "chance", "train", "reference")
+VOCABULARY = Metric("perplexity_limit", "vocabulary", "train", "reference")
 
 PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
     TokenizerRunConfig: (
@@ -52,7 +54,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             (
                 Metric("codes_in_use", "in a batch"),
                 Metric("codes_in_use", "held-out", "evaluate", "marks"),
-                Metric("perplexity_limit", "vocabulary", "train", "reference"),
+                VOCABULARY,
             ),
             "How many codes occur at all. Healthy: rising towards the vocabulary.",
             from_zero=True,
@@ -62,7 +64,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             (
                 Metric("perplexity", "in a batch"),
                 Metric("perplexity", "held-out", "evaluate", "marks"),
-                Metric("perplexity_limit", "vocabulary", "train", "reference"),
+                VOCABULARY,
             ),
             "How many codes there would be if all were used evenly. Healthy: rising, far above "
             "one; a fall to a handful is collapse.",
@@ -82,7 +84,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             (
                 Metric("loss", "loss"),
                 Metric("token_entropy", "token entropy", "train", "reference"),
-                Metric("chance_loss", "chance", "train", "reference"),
+                CHANCE,
                 Metric("target_variance", "always the mean", "train", "reference"),
             ),
             "Healthy: below chance within the warm-up, then below the entropy of the tokens (or "
@@ -119,7 +121,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             (
                 Metric("loss", "training"),
                 Metric("loss", "validation", "evaluate", "marks"),
-                Metric("chance_loss", "chance", "train", "reference"),
+                CHANCE,
             ),
             "Training loss is of augmented and mixed pictures, so it may lie above validation. "
             "Unhealthy: validation rises while training falls (overfitting).",
@@ -141,7 +143,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             (
                 Metric("loss", "main head"),
                 Metric("auxiliary_loss", "auxiliary head"),
-                Metric("chance_loss", "chance", "train", "reference"),
+                CHANCE,
             ),
             "Of random crops; ignored pixels count as zero. Healthy: falling, then flat.",
         ),
