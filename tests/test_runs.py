@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ import beit
 from beit import runs
 from beit.artifact.load import open_tokenizer
 from beit.artifact.store import load_artifact, read_config
-from beit.config import AugmentConfig, MaskedConfig, PretrainRunConfig, UniformMasking
+from beit.config import (
+    AugmentConfig,
+    FinetuneRunConfig,
+    MaskedConfig,
+    PretrainRunConfig,
+    UniformMasking,
+)
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
 from beit.recipes import find_recipe
-from beit.runs import pretraining
+from beit.runs import pretraining, starting_from
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
 
@@ -77,6 +84,16 @@ def test_finetuning_starts_from_the_pretrained_weights(trained, class_folders, t
         expected = source[shared] if name.endswith(shared) else source[name]
         torch.testing.assert_close(tensor, expected, atol=1e-8, rtol=0)
     assert not any("mask_token" in name for name in after.state_dict())
+
+
+def test_a_recipe_that_is_for_a_larger_picture_keeps_its_size(trained):
+    """Elsewhere the size is the backbone's; --size comes after both."""
+    init, tiny = str(trained.pretrained), find_recipe("finetune", "tiny", FinetuneRunConfig)
+    recipe = replace(tiny, model=replace(tiny.model, size=(48, 64)))
+    assert starting_from(recipe, init).model.size == tiny.model.size
+    larger = starting_from(replace(recipe, keep_size=True), init)
+    assert larger.model.size == (48, 64)
+    assert override(larger, {"size": (40, 40)}).model.size == (40, 40)
 
 
 def test_the_python_call_takes_what_the_command_line_takes(trained, class_folders, tmp_path):

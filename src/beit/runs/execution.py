@@ -91,6 +91,8 @@ def starting_from(config: Config, init: str) -> Config:
         )
     if isinstance(config, FinetuneRunConfig):
         model = finetune_recipes.for_finetuning(backbone, config.model.drop_path)
+        if config.keep_size:
+            model = replace(model, size=config.model.size)
         return replace(config, init=init, model=model)
     if isinstance(config, SegmentRunConfig):
         return replace(config, init=init, model=segment_recipes.for_segmenting(backbone, config))
