@@ -12,7 +12,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     which makes matrix products several times slower than in float32.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     capabilities = torch.cpu.get_capabilities()

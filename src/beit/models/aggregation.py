@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig
-from beit.models.layers import layer_norm
+from beit.models.layers import Wanted, layer_norm
 from beit.models.position import Grid
 from beit.models.vit import Features, VisionTransformer, draw
 
@@ -32,7 +33,6 @@ class PatchAggregation(nn.Module):
         super().__init__()
         assert config.tap is not None
         self.config = config
-        self.config = config
         self.tap = config.tap - 1  # of the backbone, which counts its blocks from 0
         end = config.tap + config.blocks
         depth = max(backbone.depth, end)
@@ -46,12 +46,18 @@ class PatchAggregation(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, backbone: VisionTransformer, features: Features, grid: Grid
-    ) -> Float[Tensor, "batch patches width"]:
-        """The patches after the extra blocks; `features` have the tap, and no other."""
+        self,
+        backbone: VisionTransformer,
+        features: Features,
+        grid: Grid,
+        wanted: Wanted | None = None,
+    ) -> Float[Tensor, "batch _ width"]:
+        """The patches after the extra blocks, all or the wanted ones; `features` have the tap, and
+        no other."""
         (early,) = features.taps
         shared_bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(grid)
         x = torch.cat([features.cls[:, None], early[:, 1:]], dim=1)
-        for block in self.blocks:
-            x = block(x, shared_bias, grid)
+        rows = None if wanted is None else F.pad(wanted + 1, (1, 0))
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(x, shared_bias, grid, wanted=rows if index == len(self.blocks) else None)
         return x[:, 1:]

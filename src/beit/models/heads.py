@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, HeadConfig, Pooling
 from beit.models.aggregation import PatchAggregation
-from beit.models.layers import layer_norm
+from beit.models.layers import Wanted, layer_norm
 from beit.models.vit import Images, draw
 
 
@@ -71,10 +72,11 @@ class MaskedImageModel(BackboneModel):
     ) -> Float[Tensor, "rows outputs"]:
         """Predictions for the masked patches [M, K] in row-major order, or for all [B*N, K].
 
-        Only the rows that are returned go through the norm and the head.
+        Only the rows that are returned go through the rest of the last block, norm and head.
         """
-        rows = _rows(self.backbone(images, mask).patches, mask, every_position)
-        predictions: Tensor = self.head(self.norm(rows))
+        asked = _asked(mask, every_position)
+        patches = self.backbone(images, mask, wanted=asked.places).patches
+        predictions: Tensor = self.head(self.norm(asked.rows(patches)))
         return predictions
 
     def predictions(
@@ -89,9 +91,10 @@ class MaskedImageModel(BackboneModel):
             return (self(images, mask, every_position),)
         patch = self.backbone.config.patch
         grid = (images.shape[2] // patch, images.shape[3] // patch)
-        features = self.backbone(images, mask, taps=(extra.tap,))
-        rows = _rows(features.patches, mask, every_position)
-        aggregated = _rows(extra(self.backbone, features, grid), mask, every_position)
+        asked = _asked(mask, every_position)
+        features = self.backbone(images, mask, taps=(extra.tap,), wanted=asked.places)
+        rows = asked.rows(features.patches)
+        aggregated = asked.rows(extra(self.backbone, features, grid, asked.places))
         norm, head = extra.norm or self.norm, extra.head or self.head
         return self.head(self.norm(rows)), head(norm(aggregated))
 
@@ -105,13 +108,27 @@ class MaskedImageModel(BackboneModel):
         return model.train(self.training)
 
 
-def _rows(
-    patches: Float[Tensor, "batch patches width"],
-    mask: Bool[Tensor, "batch patches"] | None,
-    every_position: bool,
-) -> Float[Tensor, "rows width"]:
+class Asked(NamedTuple):
+    """The patches that are to be predicted, as many of each picture as of the one with most."""
+
+    places: Wanted | None
+    """None: all patches."""
+    real: Bool[Tensor, "batch wanted"] | None
+    """False where a picture has fewer than the one with most; None: all have the same number."""
+
+    def rows(self, patches: Float[Tensor, "batch wanted width"]) -> Float[Tensor, "rows width"]:
+        """Of the patches at these places, the real ones in row-major order."""
+        return patches.flatten(0, 1) if self.real is None else patches[self.real]
+
+
+def _asked(mask: Bool[Tensor, "batch patches"] | None, every_position: bool) -> Asked:
     """The masked patches, or all of them."""
-    return patches.flatten(0, 1) if mask is None or every_position else patches[mask]
+    if mask is None or every_position:
+        return Asked(None, None)
+    # A GPU is waited for here, as shapes follow from the masks; but for nothing after it.
+    fewest, most = torch.stack(mask.sum(dim=1).aminmax()).tolist()
+    places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    return Asked(places, None if fewest == most else mask.gather(1, places))
 
 
 class Classifier(BackboneModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from beit.models.attention import attention
@@ -12,10 +12,22 @@ from beit.models.position import Grid, RelativePositionBias
 
 NORM_EPSILON = 1e-6
 
+Wanted = Int64[Tensor, "batch wanted"]
+"""Places of some tokens (or patches) in each picture."""
+
 
 def layer_norm(width: int) -> nn.LayerNorm:
     """LayerNorm as everywhere in BEiT: epsilon 1e-6."""
     return nn.LayerNorm(width, eps=NORM_EPSILON)
+
+
+def pick(
+    x: Float[Tensor, "batch tokens width"], wanted: Wanted | None
+) -> Float[Tensor, "batch _ width"]:
+    """The rows of the wanted tokens; all of them if none are named."""
+    if wanted is None:
+        return x
+    return x.gather(1, wanted[..., None].expand(-1, -1, x.shape[-1]))
 
 
 class Attention(nn.Module):
@@ -58,9 +70,10 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch tokens width"],
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
-    ) -> Float[Tensor, "batch tokens width"]:
+        wanted: Wanted | None = None,
+    ) -> Float[Tensor, "batch _ width"]:
         attended = attention(*self.project(x), self.bias(shared_bias, grid))
-        mixed: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.proj(pick(attended.transpose(1, 2).flatten(2), wanted))
         return mixed
 
 
@@ -80,18 +93,23 @@ class MLP(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth: a residual branch is dropped per picture, the kept ones scaled up."""
 
+    keep: Tensor
+
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
+        self.drops = probability > 0
+        # A tensor, as a number that differs from block to block would be compiled into each block.
+        kept = torch.tensor(1 - probability, dtype=torch.float64)
+        self.register_buffer("keep", kept, persistent=False)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch tokens width"]:
-        if not self.training or self.probability == 0:
+        if not self.training or not self.drops:
             return x
-        keep = 1 - self.probability
-        draw = torch.rand(x.shape[0], 1, 1, device=x.device) < keep
-        return x * (draw.to(x.dtype) / keep)
+        draw = torch.rand(x.shape[0], 1, 1, device=x.device) < self.keep
+        return x * (draw.to(x.dtype) / self.keep)
 
 
 class Block(nn.Module):
@@ -124,9 +142,13 @@ class Block(nn.Module):
         x: Float[Tensor, "batch tokens width"],
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
-    ) -> Float[Tensor, "batch tokens width"]:
-        branch: Tensor = self.attn(self.norm1(x), shared_bias, grid)
-        x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
+        wanted: Wanted | None = None,
+    ) -> Float[Tensor, "batch _ width"]:
+        """All tokens, or the wanted ones: after the attention the others need no computing."""
+        branch: Tensor = self.attn(self.norm1(x), shared_bias, grid, wanted)
+        x = pick(x, wanted) + self.drop_path(
+            branch if self.gamma_1 is None else self.gamma_1 * branch
+        )
         branch = self.mlp(self.norm2(x))
         out: Tensor = x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)
         return out

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
-from beit.models.layers import Block
+from beit.models.layers import Block, Wanted, pick
 from beit.models.position import Grid, RelativePositionBias, resize_absolute_position
 
 Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
@@ -26,7 +27,7 @@ class Features(NamedTuple):
     """
 
     cls: Float[Tensor, "batch width"]
-    patches: Float[Tensor, "batch patches width"]
+    patches: Float[Tensor, "batch patches width"]  # all of them, or those that were wanted
     taps: tuple[Float[Tensor, "batch tokens width"], ...]
 
 
@@ -143,10 +144,13 @@ class VisionTransformer(nn.Module):
         images: Images,
         mask: Bool[Tensor, "batch patches"] | None = None,
         taps: Sequence[int] = (),
+        wanted: Wanted | None = None,
     ) -> Features:
         """Features of the pictures; patches where `mask` is true are hidden from the start.
 
-        `taps` names blocks (0 is the first) whose raw output [B, 1+N, D] is wanted too.
+        `taps` names blocks (0 is the first) whose raw output [B, 1+N, D] is wanted too. `wanted`
+        names the only patches of each picture that are returned, [B, W, D]: the last block then
+        computes no others.
         """
         grid = self._grid(images)
         x = self.patch_embed(self.normalise(images))
@@ -161,11 +165,16 @@ class VisionTransformer(nn.Module):
         if self.pos_embed is not None:
             x = x + resize_absolute_position(self.pos_embed, self.config.grid, grid)
         shared_bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
+        rows = None if wanted is None else F.pad(wanted + 1, (1, 0))  # the class token comes along
+        last = len(self.blocks) - 1
         outputs = {}
         for index, block in enumerate(self.blocks):
-            x = block(x, shared_bias, grid)
+            only = rows if index == last and index not in taps else None
+            x = block(x, shared_bias, grid, wanted=only)
             if index in taps:
                 outputs[index] = x
+        if last in taps:
+            x = pick(x, rows)
         return Features(x[:, 0], x[:, 1:], tuple(outputs[index] for index in taps))
 
     def parameter_depth(self, name: str) -> int:
