@@ -49,11 +49,24 @@ class Told(VisualTokenizer):
         super().__init__(DiscreteVAEConfig(**config))
         self.tokens = tokens
 
-    def _encode(self, pixels: Tensor) -> Tensor:
-        return self.tokens
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(self.tokens, self.codes)
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def _trunk(self) -> tuple[nn.Module, ...]:
+        return ()
 
     def _decode(self, tokens: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+@torch.no_grad()
+def spread_codes(tokenizer: VisualTokenizer, bias: Tensor, images: Tensor) -> None:
+    """Shift the bias of the scores so that every code has the same mean over these pictures: at
+    random weights one or two codes would win everywhere."""
+    bias -= tokenizer._scores(tokenizer._vectors(images).flatten(0, 1)).mean(dim=0)
 
 
 def pictures(step: int = 0, number: int = BATCH, size: int = 16) -> Tensor:

@@ -15,6 +15,7 @@ from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.objectives.base import entropy
 from beit.objectives.masked import MaskedImageModeling, patchify
+from beit.tokenizers.base import VisualTokenizer
 from miniature import BACKBONE, VAE, Told, masked, masked_batch, split
 from reference import TINY, close, from_published
 
@@ -39,7 +40,7 @@ def test_published_loss_and_its_terms(published):
     close(total, facts["loss"], 1e-5)
     assert terms["loss"] == total
     assert terms["accuracy"] == (facts["logits"].argmax(dim=1) == facts["target"]).float().mean()
-    counts = told.tokens.flatten().bincount().float()
+    counts = told.tokens[facts["mask"]].bincount().float()  # what is predicted, nothing else
     close(terms["token_entropy"], entropy(counts), 1e-6)
     assert terms["codes_in_use"] == (counts > 0).sum()
     assert objective.expectations() == {"chance_loss": math.log(64)}
@@ -96,6 +97,23 @@ def test_halves_of_a_batch_average_to_the_whole():
     objective, batch = masked(), masked_batch(0)
     halves = [objective(half, 0.0).total for half in split(batch, 4)]
     close(torch.stack(halves).mean(), objective(batch, 0.0).total, 1e-6)
+
+
+def test_agreement_in_half_precision_is_told_once():
+    exact, batch = masked(), masked_batch(0)
+    objective = MaskedImageModeling(
+        exact.model, exact.config, exact.tokenizer, precision=torch.bfloat16
+    )
+    expected = exact.tokenizer.encode(batch.token_images, batch.mask)
+    equal = (objective.tokenizer.encode(batch.token_images, batch.mask) == expected).float().mean()
+    told = []
+    for step in range(3):
+        objective(batch, 0.0)
+        told.append(objective.after_step(step))
+    assert told == [{"token_agreement": pytest.approx(float(equal))}, {}, {}]
+    assert equal > 0.8
+    assert exact.after_step(0) == {}
+    assert sum(isinstance(part, VisualTokenizer) for part in objective.modules()) == 1
 
 
 def test_patchify():

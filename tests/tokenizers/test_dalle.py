@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from beit.artifact.names import from_dalle
 from beit.config import DalleConfig
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+from miniature import spread_codes
 
 PICKLES = Path(__file__).parent.parent / "golden"
 
@@ -68,3 +70,39 @@ def test_logit_laplace_map_round_trip():
     assert squeezed[[0, -1]].tolist() == pytest.approx([0.1, 0.9])
     torch.testing.assert_close(from_logit_laplace(squeezed.logit()), pixels, atol=1e-6, rtol=0)
     assert from_logit_laplace(torch.tensor([-9.0, 9.0])).tolist() == [0, 1]
+
+
+@pytest.fixture
+def narrow():
+    """Two blocks per group, as published, and pictures of many codes."""
+    torch.manual_seed(0)
+    config = DalleConfig(size=(32, 32), codes=64, hidden=16, decoder_input=4)
+    tokenizer, images = config.build(), torch.rand(4, 3, 32, 32)
+    spread_codes(tokenizer, tokenizer.encoder.score.bias, images)
+    return tokenizer, images
+
+
+def test_tokens_are_those_of_the_modules_run_one_by_one(narrow):
+    tokenizer, images = narrow
+    plain = copy.deepcopy(tokenizer.encoder).to(memory_format=torch.contiguous_format)
+    x = plain.blocks.input(to_logit_laplace(images))
+    for group in (plain.blocks.group_1, plain.blocks.group_2, plain.blocks.group_3,
+                  plain.blocks.group_4):  # fmt: skip
+        for block in (group.block_1, group.block_2):
+            branch = x
+            for number in range(1, 5):
+                branch = getattr(block.res_path, f"conv_{number}")(branch.clamp(min=0))
+            x = block.id_path(x) + branch / 64
+        x = group.pool(x) if hasattr(group, "pool") else x
+    scores = plain.blocks.output.conv(x.clamp(min=0))
+    tokens = tokenizer.encode(images)
+    assert len(tokens.unique()) > 8
+    assert torch.equal(tokens, scores.argmax(dim=1).flatten(1))
+
+
+def test_convolutions_read_frozen_weights_in_their_own_order(narrow):
+    tokenizer, images = narrow
+    weight = tokenizer.encoder.blocks.group_1.block_1.res_path.conv_1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    vectors = tokenizer._vectors(images)  # one place after the other, without a copy
+    assert vectors.is_contiguous()

@@ -10,7 +10,7 @@ from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
 from beit.config.masking import BlockMasking, MaskingConfig, RatioMasking
 from beit.config.model import VisionTransformerConfig
 from beit.config.tokenizer import DiscreteVAEConfig
-from beit.config.training import TrainingConfig
+from beit.config.training import Precision, TrainingConfig
 
 Target = Literal["tokens", "pixels"]
 Predict = Literal["masked", "all"]
@@ -122,6 +122,9 @@ class PretrainRunConfig(RunConfig):
 
     tokenizer: str = ""
     """Artifact of a trained tokenizer (the `model` folder of its run, or the run)."""
+    tokenizer_precision: Precision = "auto"
+    """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
+    fp32. In half precision a few ids in a thousand differ; the journal tells how many."""
     accept_collapsed: bool = False
     """Use the tokenizer even if it has collapsed."""
     init: str = ""

@@ -12,7 +12,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
@@ -34,7 +34,10 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         model: MaskedImageModel,
         config: MaskedConfig,
         tokenizer: VisualTokenizer | None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
+        """`precision` is the tokenizer's. If it is not float32, the first batch is encoded in both,
+        and the share of equal tokens is told."""
         super().__init__()
         backbone = model.backbone.config
         if config.target == "tokens":
@@ -47,6 +50,10 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         self.model = model
         self.config = config
         self.tokenizer = None if tokenizer is None else tokenizer.freeze()
+        self._exact: VisualTokenizer | None = None  # until it was compared with
+        self._agreement: Tensor | None = None
+        if tokenizer is not None and precision != torch.float32:
+            self.tokenizer, self._exact = tokenizer.in_precision(precision), tokenizer
 
     def forward(self, batch: MaskedBatch, progress: float) -> Loss:
         every = self.config.predict == "all"
@@ -55,22 +62,39 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         ]
         if self.config.target == "pixels":
             return self._pixel_loss(predictions, batch)
-        assert self.tokenizer is not None
-        tokens = self.tokenizer.encode(batch.token_images)
-        targets = tokens.flatten() if every else tokens[batch.mask]
+        targets = self._tokens(batch, None if every else batch.mask).flatten()
         losses = [F.cross_entropy(rows, targets) for rows in predictions]
         with torch.no_grad():
             hits = (predictions[0].argmax(dim=-1) == targets).float()
             if every:  # the masked places still are what is told, unless nothing is masked
                 asked = (batch.mask | ~batch.mask.any()).flatten().float()
                 hits = hits * asked / asked.mean()
-            counts = torch.bincount(tokens.flatten(), minlength=self.model.outputs).float()
+            counts = torch.bincount(targets, minlength=self.model.outputs).float()
         terms = {
             "accuracy": hits.mean(),
             "token_entropy": entropy(counts),
             "codes_in_use": (counts > 0).sum().float(),
         }
         return _sum(losses, terms)
+
+    def _tokens(
+        self, batch: MaskedBatch, mask: Bool[Tensor, "batch patches"] | None
+    ) -> Int64[Tensor, "*places"]:
+        """What is to be predicted: the tokens of the masked places, or of all."""
+        assert self.tokenizer is not None
+        tokens = self.tokenizer.encode(batch.token_images, mask)
+        if self._exact is not None:
+            exact = self._exact.encode(batch.token_images, mask)
+            self._agreement = (tokens == exact).float().mean()
+            self._exact = None
+        return tokens
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Once: the share of tokens that the tokenizer's precision left as they are."""
+        if self._agreement is None:
+            return {}
+        agreement, self._agreement = float(self._agreement), None
+        return {"token_agreement": agreement}
 
     def _pixel_loss(
         self, predictions: list[Float[Tensor, "rows values"]], batch: MaskedBatch

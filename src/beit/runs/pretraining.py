@@ -19,6 +19,7 @@ from beit.recipes import DEFAULT, find_recipe
 from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve, start
 from beit.runs.tokenizing import tokenizer
 from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.precision import encoding_precision
 from beit.training.loop import Evaluation
 from beit.training.parallel import Processes, start_processes
 from beit.training.run_folder import RunFolder
@@ -44,6 +45,7 @@ def pretrain(
         start(config.model.build(), config.init)
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training.device)
+    precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
     visual = open_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
     outputs = pixel_values(config.model) if visual is None else visual.codes
@@ -54,7 +56,7 @@ def pretrain(
     if config.init:
         start(model.backbone, config.init)
     task = Task(
-        objective=MaskedImageModeling(model, config.objective, visual),
+        objective=MaskedImageModeling(model, config.objective, visual, precision),
         source=source,
         view=_masked_views(config, visual),
         channels=config.model.channels,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
+from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from beit.config.tokenizer import TokenizerConfig
@@ -19,8 +21,9 @@ class VisualTokenizer(nn.Module, abc.ABC):
     """Turns a picture into h x w codes out of K (section 2.1).
 
     Pixels are uint8, or floats in [0, 1]; any further map of them is the tokenizer's own business.
-    `encode` is deterministic, without gradients, and in float32 even under autocast. Once frozen, a
-    tokenizer stays in evaluation mode whatever its parent does.
+    `encode` is deterministic, without gradients, and in float32 even under autocast, unless another
+    precision was asked for. Once frozen, a tokenizer stays in evaluation mode whatever its parent
+    does.
     """
 
     paints = True
@@ -30,6 +33,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
         super().__init__()
         self.config = config
         self.frozen = False
+        self.precision = torch.float32  # of the vectors that are scored; the scores are float32
 
     @property
     def codes(self) -> int:
@@ -47,10 +51,18 @@ class VisualTokenizer(nn.Module, abc.ABC):
         return self.config.grid
 
     @torch.no_grad()
-    def encode(self, images: Pixels) -> Int64[Tensor, "batch patches"]:
-        """Token ids in row-major order."""
+    def encode(
+        self, images: Pixels, mask: Bool[Tensor, "batch patches"] | None = None
+    ) -> Int64[Tensor, "*places"]:
+        """Token ids in row-major order: [B, N], or with a mask only those where it is true, [M].
+
+        The K codes are scored at the places that are asked for, and at no others.
+        """
         with torch.autocast(images.device.type, enabled=False):
-            return self._encode(self.pixels(images))
+            vectors = self._vectors(self.pixels(images))
+            rows = vectors.flatten(0, 1) if mask is None else vectors[mask]
+            tokens = self._scores(rows.float()).argmax(dim=1)
+        return tokens if mask is not None else tokens.reshape(vectors.shape[:2])
 
     @torch.no_grad()
     def decode(
@@ -67,10 +79,18 @@ class VisualTokenizer(nn.Module, abc.ABC):
             return self._decode(tokens.reshape(-1, height, width))
 
     @abc.abstractmethod
-    def _encode(
+    def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]
-    ) -> Int64[Tensor, "batch patches"]:
-        """Ids of pictures in [0, 1]."""
+    ) -> Float[Tensor, "batch patches features"]:
+        """What the codes are scored from, for pictures in [0, 1]; its bulk made in `precision`."""
+
+    @abc.abstractmethod
+    def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
+        """Scores of the codes for some of the vectors; the best is the token."""
+
+    @abc.abstractmethod
+    def _trunk(self) -> Iterable[nn.Module]:
+        """The modules that make the vectors, and nothing else."""
 
     @abc.abstractmethod
     def _decode(
@@ -95,11 +115,20 @@ class VisualTokenizer(nn.Module, abc.ABC):
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
     def freeze(self) -> VisualTokenizer:
-        """Evaluation mode and no gradients, for good."""
+        """Evaluation mode and no gradients, for good; weights in the order convolutions read."""
         self.requires_grad_(False)
         self.eval()
+        self.to(memory_format=torch.channels_last)
         self.frozen = True
         return self
+
+    def in_precision(self, precision: torch.dtype) -> VisualTokenizer:
+        """A frozen copy that makes its vectors in another type: faster, and some ids differ."""
+        other = copy.deepcopy(self).freeze()
+        other.precision = precision
+        for module in other._trunk():
+            module.to(precision)
+        return other
 
     def train(self, mode: bool = True) -> VisualTokenizer:
         return super().train(mode and not self.frozen)

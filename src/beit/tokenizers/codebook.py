@@ -73,10 +73,13 @@ class CosineCodebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors: Float[Tensor, "rows width"]) -> Int64[Tensor, " rows"]:
-        """Tokens of the vectors, in float32 whatever the autocast."""
+        """Tokens of the vectors."""
+        return self.cosines(vectors).argmax(dim=1)
+
+    def cosines(self, vectors: Float[Tensor, "rows width"]) -> Float[Tensor, "rows codes"]:
+        """Cosines of vectors of any length with the codes, in float32 whatever the autocast."""
         with torch.autocast(vectors.device.type, enabled=False):
-            cosines = F.normalize(vectors.float(), dim=1) @ self.embedding.weight.t()
-        return cosines.argmax(dim=1)
+            return F.normalize(vectors.float(), dim=1) @ self.embedding.weight.t()
 
     def forward(self, vectors: Float[Tensor, "rows width"]) -> Quantized:
         """Codes for vectors of any length, in float32."""

@@ -8,7 +8,9 @@ named as in the published files (`blocks.group_1.block_1.res_path.conv_1`).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,13 +38,13 @@ class BottleneckBlock(nn.Module):
         widths = [inputs, hidden, hidden, hidden, outputs]
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, kernel in enumerate(kernels, start=1):
-            layers[f"relu_{number}"] = nn.ReLU()
+            # The first reads what the identity path reads too; the others own their input.
+            layers[f"relu_{number}"] = nn.ReLU(inplace=number > 1)
             layers[f"conv_{number}"] = _convolution(widths[number - 1], widths[number], kernel)
         self.res_path = nn.Sequential(layers)
 
     def forward(self, x: Float[Tensor, "batch width h w"]) -> Float[Tensor, "batch out h w"]:
-        out: Tensor = self.id_path(x) + self.gain * self.res_path(x)
-        return out
+        return torch.add(self.id_path(x), self.res_path(x), alpha=self.gain)
 
 
 def _group(
@@ -80,6 +82,18 @@ class DalleEncoder(nn.Module):
             inputs = outputs
         layers["output"] = _output(inputs, config.codes)
         self.blocks = nn.Sequential(layers)
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """All but the output, which scores the codes place by place."""
+        return self.blocks[:-1]
+
+    @property
+    def score(self) -> nn.Conv2d:
+        """The last convolution, 1 x 1."""
+        score = self.blocks.get_submodule("output.conv")
+        assert isinstance(score, nn.Conv2d)
+        return score
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
@@ -131,11 +145,19 @@ class DalleTokenizer(VisualTokenizer):
                 nn.init.zeros_(module.bias)
         self.freeze()
 
-    def _encode(
+    def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]
-    ) -> Int64[Tensor, "batch patches"]:
-        scores: Tensor = self.encoder(to_logit_laplace(pixels))
-        return scores.argmax(dim=1).flatten(1)
+    ) -> Float[Tensor, "batch patches features"]:
+        pixels = to_logit_laplace(pixels).to(self.precision, memory_format=torch.channels_last)
+        vectors: Tensor = self.encoder.trunk(pixels)
+        return vectors.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
+        score = self.encoder.score
+        return F.linear(F.relu(rows), score.weight.flatten(1), score.bias)
+
+    def _trunk(self) -> Iterable[nn.Module]:
+        return (self.encoder.trunk,)
 
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]

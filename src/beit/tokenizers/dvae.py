@@ -9,6 +9,7 @@ patch size has a matching token grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -121,11 +122,18 @@ class DiscreteVAE(VisualTokenizer):
         vectors = torch.einsum("bkhw,kd->bdhw", soft.to(self.codebook.dtype), self.codebook)
         return Reconstruction(logits, self.decoder(vectors))
 
-    def _encode(
+    def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]
-    ) -> Int64[Tensor, "batch patches"]:
-        logits: Tensor = self.to_codes(self.encoder(self.target(pixels)))
-        return logits.argmax(dim=1).flatten(1)
+    ) -> Float[Tensor, "batch patches features"]:
+        pixels = self.target(pixels).to(self.precision, memory_format=torch.channels_last)
+        vectors: Tensor = self.encoder(pixels)
+        return vectors.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
+        return F.linear(rows, self.to_codes.weight.flatten(1), self.to_codes.bias)
+
+    def _trunk(self) -> Iterable[nn.Module]:
+        return (self.encoder,)
 
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]

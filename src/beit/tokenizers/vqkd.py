@@ -7,6 +7,7 @@ the norms that end encoder and decoder (there `encoder.fc_norm` and `decoder.fc_
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -73,13 +74,15 @@ class VQKDTokenizer(VisualTokenizer):
         """The teacher's features of the pictures, rebuilt from their tokens, in float32."""
         with torch.autocast(images.device.type, enabled=False):
             pixels = self.pixels(images)
-            return self._rebuild(self.quantize.embedding.weight[self._encode(pixels)], pixels)
+            vectors = self._vectors(pixels)
+            tokens = self.quantize.nearest(vectors.flatten(0, 1)).reshape(vectors.shape[:2])
+            return self._rebuild(self.quantize.embedding.weight[tokens], pixels)
 
     def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch patches code_width"]:
         """What is quantised; in float32, as ties between codes are narrow."""
-        patches = self.encoder(2 * pixels - 1).patches
+        patches = self.encoder((2 * pixels - 1).to(self.precision)).patches
         with torch.autocast(pixels.device.type, enabled=False):
             vectors: Tensor = self.encode_task_layer(self.encoder_norm(patches.float()))
         return vectors
@@ -95,11 +98,11 @@ class VQKDTokenizer(VisualTokenizer):
         features: Tensor = self.decode_task_layer(self.decoder_norm(patches))
         return features
 
-    def _encode(
-        self, pixels: Float[Tensor, "batch channels height width"]
-    ) -> Int64[Tensor, "batch patches"]:
-        vectors = self._vectors(pixels)
-        return self.quantize.nearest(vectors.flatten(0, 1)).reshape(vectors.shape[:2])
+    def _scores(self, rows: Float[Tensor, "rows code_width"]) -> Float[Tensor, "rows codes"]:
+        return self.quantize.cosines(rows)
+
+    def _trunk(self) -> Iterable[nn.Module]:
+        return (self.encoder,)
 
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]
