@@ -12,8 +12,10 @@ import pytest
 from beit.config import (
     AugmentConfig,
     BlockMasking,
+    ClassifiedConfig,
     DalleConfig,
     DiscreteVAEConfig,
+    EvaluateConfig,
     FinetuneRunConfig,
     FixedMasking,
     HeadConfig,
@@ -22,8 +24,10 @@ from beit.config import (
     LoaderConfig,
     MaskingConfig,
     PretrainRunConfig,
+    ProbeConfig,
     PublishedBlockMasking,
     ReconstructConfig,
+    SegmentedConfig,
     SegmentRunConfig,
     TokenizerRunConfig,
     TrainingConfig,
@@ -222,6 +226,10 @@ def rejections():
         (JointConfig(), {"base_side": 0}),
         *[(InferenceConfig(), {"scales": scales}) for scales in ((), (0.0, 1.0))],
         (InferenceConfig(), {"short_side": 0}),
+        *[(InferenceConfig(whole=True), {name: (4, 4)}) for name in ("window", "stride")],
+        *[(EvaluateConfig(), {name: -1}) for name in ("batch", "workers")],
+        (ClassifiedConfig(), {"crop": 0.0}),
+        (SegmentedConfig(), {"scales": ()}),
     ]  # fmt: skip
 
 
@@ -240,7 +248,19 @@ def test_rules_reject_and_say_what_was_given(config, given):
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: type(run).__name__)
+def test_a_window_that_does_not_fit_is_refused_before_training():
+    segment = next(run for run in RUNS if isinstance(run, SegmentRunConfig))
+    for options, problem in (
+        ({"window": (30, 32)}, "window 30 is not a multiple of 16"),
+        ({"stride": (225, 8)}, r"stride \(225, 8\) does not fit window \(224, 224\)"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            replace(segment, inference=InferenceConfig(**options))
+
+
+@pytest.mark.parametrize(
+    "run", [*RUNS, EvaluateConfig(), ProbeConfig()], ids=lambda run: type(run).__name__
+)
 @pytest.mark.parametrize("masking", [BlockMasking(), UniformMasking(), FixedMasking()])
 def test_option_names_are_unique(run, masking):
     """So that a command-line option needs no prefix."""

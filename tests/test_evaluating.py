@@ -1,4 +1,4 @@
-"""`beit evaluate`: the same numbers as the run's own evaluation and as an independent oracle."""
+"""`beit evaluate` of classifiers: the same numbers as the run's own evaluation and an oracle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 import beit
 from beit.artifact.store import Details, save_artifact
 from beit.cli import main
-from beit.config import HeadConfig, LoaderConfig
+from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
-from beit.runs.evaluating import evaluate, part_of
+from beit.runs.classifier_evaluation import part_of
+from beit.runs.evaluating import evaluate
 from miniature import BACKBONE
 
 CLASSES = ("disc", "stripes", "tiles")
-LOADER = LoaderConfig(workers=0)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def data(tmp_path, class_folders):
 
 
 def test_scores_are_those_of_the_predictor(classifier, data):
-    found = evaluate(classifier, data=str(data), batch=7, loader=LOADER)
+    found = evaluate(classifier, data=str(data), batch=7, workers=0)
     predictor = beit.load(classifier)
     files = [file for file in sorted(data.rglob("*.png")) if file.name != "broken.png"]
     odds = predictor.probabilities(files)
@@ -57,10 +57,10 @@ def test_scores_are_those_of_the_predictor(classifier, data):
 
 
 def test_view_and_flip(classifier, data):
-    plain = evaluate(classifier, data=str(data), loader=LOADER)
+    plain = evaluate(classifier, data=str(data), workers=0)
     assert (plain.size, plain.crop) == ((16, 16), 0.8)
     for options in ({"flip": True}, {"crop": 1.0}, {"size": (16, 24)}):
-        other = evaluate(classifier, data=str(data), loader=LOADER, **options)
+        other = evaluate(classifier, data=str(data), workers=0, **options)
         assert other.negative_log_likelihood != plain.negative_log_likelihood
         assert other.pictures == 36
 
@@ -68,7 +68,7 @@ def test_view_and_flip(classifier, data):
 def test_a_label_map_decides(classifier, data, tmp_path):
     labels = tmp_path / "map.json"
     labels.write_text(json.dumps({"disc": 0, "stripes": 0, "tiles": []}))
-    found = evaluate(classifier, data=str(data), labels=str(labels), loader=LOADER)
+    found = evaluate(classifier, data=str(data), labels=str(labels), workers=0)
     assert (found.top1, found.negative_log_likelihood) == (1.0, 0.0)  # the only answer left
     assert (found.pictures, found.left_out) == (24, 12)
 
@@ -87,7 +87,7 @@ def test_parts(data):
 )
 def test_wrong_options(classifier, data, options):
     with pytest.raises(ConfigError):
-        evaluate(classifier, data=str(data), loader=LOADER, **options)
+        evaluate(classifier, data=str(data), workers=0, **options)
 
 
 def test_a_backbone_alone_is_refused(data, tmp_path):
@@ -100,7 +100,7 @@ def test_pictures_listed_twice_are_refused(classifier, data):
     file = data / "valid" / "list.csv"
     file.write_text("disc/00.png,disc\ndisc/00.png,tiles\n")
     with pytest.raises(DataError, match="listed twice"):
-        evaluate(classifier, data=str(file), loader=LOADER)
+        evaluate(classifier, data=str(file), workers=0)
 
 
 def test_the_command(classifier, data, capsys):

@@ -8,7 +8,10 @@ import pytest
 
 import beit
 
-NAMES = {"Predictor", "__version__", "finetune", "load", "pretrain", "segment", "tokenizer"}
+NAMES = {
+    "Predictor", "__version__", "evaluate", "finetune", "load", "pretrain", "probe", "segment",
+    "tokenizer",
+}  # fmt: skip
 
 
 def test_the_public_names_are_these():

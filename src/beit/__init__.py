@@ -4,6 +4,7 @@
 
     beit.pretrain(data="pictures", out="runs/pretrain")
     beit.finetune(data="labelled", init="runs/pretrain", out="runs/classifier")
+    beit.evaluate("runs/classifier", data="labelled").top1
     beit.load("runs/classifier").predict("picture.jpg")
 
 Importing this package imports neither torch nor anything else that is slow; names load on first
@@ -16,21 +17,33 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from beit.runs import finetune, pretrain, segment, tokenizer
+    from beit.runs import evaluate, finetune, pretrain, probe, segment, tokenizer
     from beit.serving.predictor import Predictor, load
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Predictor": "beit.serving.predictor",
+    "evaluate": "beit.runs",
     "finetune": "beit.runs",
     "load": "beit.serving.predictor",
     "pretrain": "beit.runs",
+    "probe": "beit.runs",
     "segment": "beit.runs",
     "tokenizer": "beit.runs",
 }
 
-__all__ = ["Predictor", "__version__", "finetune", "load", "pretrain", "segment", "tokenizer"]
+__all__ = [
+    "Predictor",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "load",
+    "pretrain",
+    "probe",
+    "segment",
+    "tokenizer",
+]
 
 
 def __getattr__(name: str) -> object:

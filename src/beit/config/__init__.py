@@ -2,6 +2,7 @@
 describe. Nothing here imports torch."""
 
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
+from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
 from beit.config.masking import (
     BlockMasking,
     FixedMasking,
@@ -41,8 +42,10 @@ __all__ = [
     "AggregationConfig",
     "AugmentConfig",
     "BlockMasking",
+    "ClassifiedConfig",
     "DalleConfig",
     "DiscreteVAEConfig",
+    "EvaluateConfig",
     "FinetuneRunConfig",
     "FixedMasking",
     "HeadConfig",
@@ -61,6 +64,7 @@ __all__ = [
     "SETRConfig",
     "SegmentRunConfig",
     "SegmentationHeadConfig",
+    "SegmentedConfig",
     "TokenizerConfig",
     "TokenizerRunConfig",
     "TrainingConfig",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from beit.config.check import check_positive, check_share, check_that
+from beit.config.check import check_multiple, check_positive, check_share, check_that
 from beit.config.data import Symmetry
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
 
 Layout = Literal["folders", "ade20k", "voc"]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,9 @@ class InferenceConfig:
     """How a whole picture is read when segmenters are scored and used."""
 
     whole: bool = False
-    """Read the picture at once instead of through a window of the crop's size."""
+    """Read the picture at once instead of through a window."""
+    window: tuple[int, int] | None = None
+    """Height and width of the window; None: the size of the crop, as published."""
     stride: tuple[int, int] | None = None
     """Step of the window; None: two thirds of it, as published."""
     scales: tuple[float, ...] = (1.0,)
@@ -86,6 +89,33 @@ class InferenceConfig:
             f"scales is {self.scales}, short_side {self.short_side}",
             "use at least one scale, and sizes above zero",
         )
+        check_that(
+            not self.whole or self.window is self.stride is None,
+            f"whole was asked for, and window {self.window} with stride {self.stride}",
+            "read the picture at once or through a window",
+        )
+
+    def windows(self, backbone: VisionTransformerConfig) -> tuple[Size, Size]:
+        """Window and stride for a backbone. Raises ConfigError for those that do not fit it."""
+        return window_and_stride(backbone, self.window, self.stride)
+
+
+def window_and_stride(
+    backbone: VisionTransformerConfig, window: Size | None, stride: Size | None
+) -> tuple[Size, Size]:
+    """The window, the size of the backbone unless given, and the stride, two thirds of it.
+
+    Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
+    """
+    window = window or backbone.size
+    stride = stride or (max(2 * window[0] // 3, 1), max(2 * window[1] // 3, 1))
+    check_multiple("window", window, backbone.patch)
+    check_that(
+        0 < stride[0] <= window[0] and 0 < stride[1] <= window[1],
+        f"stride {stride} does not fit window {window}",
+        "use a stride above 0, up to the window, or pixels would be left out",
+    )
+    return window, stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +144,4 @@ class SegmentRunConfig(RunConfig):
         check_share(self, "split")
         check_positive(self, "auxiliary_weight")
         self.head.blocks(self.model.depth)
+        self.inference.windows(self.model)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from beit.config import (
     data,
+    evaluate,
     masking,
     model,
     probe,
@@ -24,7 +25,18 @@ from beit.errors import ConfigError, nearest
 Config = TypeVar("Config")
 Json = dict[str, Any]
 
-_MODULES = (data, masking, model, probe, runs, segment_run, segmentation, tokenizer, training)
+_MODULES = (
+    data,
+    evaluate,
+    masking,
+    model,
+    probe,
+    runs,
+    segment_run,
+    segmentation,
+    tokenizer,
+    training,
+)
 TYPES: dict[str, type] = {
     name: value
     for module in _MODULES

@@ -1,4 +1,4 @@
-"""Repeated passes over the same evaluation pictures, read once where they fit in memory."""
+"""Repeated passes over the same evaluation pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from beit.batch import Batch, Unreadable
+from beit.batch import Batch, SegmentedBatch, Unreadable
 from beit.config.data import LoaderConfig
 from beit.data.augment import central_view
+from beit.data.joint import WholeView
 from beit.data.loader import View, evaluate_batches
 from beit.data.sources import ImageSource
 from beit.data.views import ImageSample
@@ -37,7 +38,8 @@ class CentreView:
 
 
 class Passes(Generic[Kind]):
-    """Every iteration is one ordered pass over views [channels, *size] of the pictures."""
+    """Every iteration is one ordered pass over views [channels, *size] of the pictures, which are
+    read once where they fit in memory."""
 
     def __init__(
         self,
@@ -73,3 +75,41 @@ class Passes(Generic[Kind]):
         if not self._held:
             self._held = list(self._read())
         return iter(self._held)
+
+
+class WholePictures:
+    """Every iteration is one ordered pass over whole pictures with their labels, read anew.
+
+    Batches hold one picture, since sizes differ. Of several processes each reads its share.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        channels: int,
+        loader: LoaderConfig,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._source, self._channels, self._loader = source, channels, loader
+        self._rank, self._world = rank, world
+        self._unreadable: dict[str, Unreadable] = {}
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Pictures that no pass so far could read."""
+        return tuple(self._unreadable.values())
+
+    def __iter__(self) -> Iterator[SegmentedBatch]:
+        for batch in evaluate_batches(
+            self._source,
+            WholeView(),
+            channels=self._channels,
+            batch=1,
+            rank=self._rank,
+            world=self._world,
+            config=self._loader,
+        ):
+            assert isinstance(batch, SegmentedBatch)
+            self._unreadable.update((found.key, found) for found in batch.unreadable)
+            yield batch

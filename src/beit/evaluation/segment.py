@@ -67,12 +67,19 @@ def pixel_confusion(
 
 
 def score_segmenter(
-    segmenter: Segmenter, batches: Iterable[SegmentedBatch], inference: InferenceConfig
+    segmenter: Segmenter,
+    batches: Iterable[SegmentedBatch],
+    inference: InferenceConfig,
+    *,
+    batch: int = 8,
 ) -> SegmentationScores:
-    """One pass over whole pictures; the model should be in evaluation mode."""
+    """One pass over whole pictures; the model should be in evaluation mode.
+
+    `batch` windows are read at a time.
+    """
     confusion = torch.zeros(segmenter.classes, segmenter.classes, dtype=torch.int64)
-    for batch in batches:
-        for image, labels in zip(batch.images, batch.labels, strict=True):
-            predicted = label_map(segmenter, image, inference).cpu()
+    for pictures in batches:
+        for image, labels in zip(pictures.images, pictures.labels, strict=True):
+            predicted = label_map(segmenter, image, inference, batch=batch).cpu()
             confusion += pixel_confusion(predicted, labels, segmenter.classes)
     return SegmentationScores(confusion)

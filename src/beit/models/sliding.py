@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from beit.config.check import check_multiple, check_that
-from beit.config.segment_run import InferenceConfig
+from beit.config.check import check_that
+from beit.config.segment_run import InferenceConfig, Size, window_and_stride
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import resize
 from beit.models.vit import Images
 
-Size = tuple[int, int]
 Reader = Callable[[Segmenter, Images], Tensor]
 """Logits [B, C, H, W] of pictures [B, channels, H, W] of any size."""
 
@@ -61,14 +60,7 @@ def sliding_logits(
 
     Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
     """
-    window = window or segmenter.backbone.config.size
-    stride = stride or (max(2 * window[0] // 3, 1), max(2 * window[1] // 3, 1))
-    check_multiple("window", window, segmenter.backbone.config.patch)
-    check_that(
-        0 < stride[0] <= window[0] and 0 < stride[1] <= window[1],
-        f"stride {stride} does not fit window {window}",
-        "use a stride above 0, up to the window, or pixels would be left out",
-    )
+    window, stride = window_and_stride(segmenter.backbone.config, window, stride)
     check_that(batch > 0, f"batch is {batch}", "read at least one window at a time")
     height, width = images.shape[-2:]
     pixels = _padded(segmenter.backbone.normalise(images), window)
@@ -150,9 +142,16 @@ def label_map(
     segmenter: Segmenter,
     image: UInt8[Tensor, "channels height width"],
     inference: InferenceConfig,
+    *,
+    batch: int = 8,
 ) -> UInt8[Tensor, "height width"]:
-    """The most probable class of each pixel of one picture of any size, on the model's device."""
-    window = functools.partial(sliding_logits, stride=inference.stride)
+    """The most probable class of each pixel of one picture of any size, on the model's device.
+
+    `batch` windows are read at a time.
+    """
+    window = functools.partial(
+        sliding_logits, window=inference.window, stride=inference.stride, batch=batch
+    )
     probabilities = predict_probabilities(
         segmenter,
         image[None].to(segmenter.backbone.mean.device),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from beit.config.probe import ProbeConfig
+from beit.errors import ConfigError, nearest
 
 
 def small() -> ProbeConfig:
@@ -40,3 +42,10 @@ RECIPES: dict[str, Callable[[], ProbeConfig]] = {
     "published": published,
     "tiny": tiny,
 }
+
+
+def find_probe(name: str) -> ProbeConfig:
+    """The config of a recipe. Raises ConfigError for an unknown name."""
+    if name not in RECIPES:
+        raise ConfigError(f"probe has no recipe '{name}'", remedy=nearest(name, RECIPES))
+    return replace(RECIPES[name](), recipe=name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from beit.artifact.load import open_artifact
 from beit.batch import LabelledBatch
 from beit.config.probe import ProbeConfig
-from beit.config.tree import to_json
+from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
@@ -30,6 +30,8 @@ from beit.evaluation.passes import Passes
 from beit.evaluation.pretraining import every_block
 from beit.evaluation.probes import Chosen, Few, Probes
 from beit.models.heads import BackboneModel
+from beit.recipes import DEFAULT
+from beit.recipes.probe import find_probe
 from beit.report.probe import write_probe_page
 
 BOTH = "linear, class token and mean"
@@ -38,13 +40,16 @@ NEIGHBOURS = "nearest neighbours"
 ATTENTIVE = "attentive"
 
 
-def probe(artifact: str, config: ProbeConfig) -> Probes:
+def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object) -> Probes:
     """Measure every block of an artifact or a released model; writes probe.json and probe.html.
 
-    Settings are chosen on validation; only what was chosen is measured on test, where there is a
-    test/. Raises ConfigError if the model has no backbone, DataError for pictures without classes,
+    `recipe` is a name or a config, which `options` change by name. Settings are chosen on
+    validation; only what was chosen is measured on test, where there is a test/.
+    Raises ConfigError if the model has no backbone, DataError for pictures without classes,
     RunFolderError if `out` holds something already.
     """
+    config = find_probe(recipe) if isinstance(recipe, str) else recipe
+    config = override(config, options)
     if not config.data or not config.out:
         raise ConfigError("data or out was not given", remedy="add --data FOLDER --out FOLDER")
     out = Path(config.out)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from beit.artifact.store import Details
-from beit.batch import SegmentedBatch, Unreadable
 from beit.config import SegmentRunConfig
-from beit.data.joint import JointView, WholeView
-from beit.data.loader import evaluate_batches
+from beit.data.joint import JointView
 from beit.data.segmented import open_segmented
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
+from beit.evaluation.passes import WholePictures
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
@@ -26,34 +25,22 @@ from beit.training.seeding import seed_everything
 
 
 class _Validation:
-    """Whole validation pictures, shared out among the processes and read anew in every pass."""
+    """Whole validation pictures, shared out among the processes."""
 
     def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
-        self._source, self._config, self._processes = source, config, processes
-        self._unreadable: dict[str, Unreadable] = {}
-
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Pictures that no pass so far could read."""
-        return tuple(self._unreadable.values())
-
-    def _batches(self) -> Iterator[SegmentedBatch]:
-        for batch in evaluate_batches(
-            self._source,
-            WholeView(),
-            channels=self._config.model.channels,
-            batch=1,  # since sizes differ
-            rank=self._processes.rank,
-            world=self._processes.world,
-            config=self._config.loader,
-        ):
-            assert isinstance(batch, SegmentedBatch)
-            self._unreadable.update((found.key, found) for found in batch.unreadable)
-            yield batch
+        self._inference, self._processes = config.inference, processes
+        self.pictures = WholePictures(
+            source,
+            channels=config.model.channels,
+            loader=config.loader,
+            rank=processes.rank,
+            world=processes.world,
+        )
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """The scores of all pictures, the same in every process."""
         assert isinstance(model, Segmenter)
-        mine = score_segmenter(model, self._batches(), self._config.inference).confusion
+        mine = score_segmenter(model, self.pictures, self._inference).confusion
         scores = SegmentationScores(torch.stack(self._processes.gather(mine)).sum(dim=0))
         return {
             "miou": scores.mean_iou,
@@ -108,7 +95,9 @@ def segment(
         source=splits.train,
         view=JointView(config.joint, built.size, fill),
         channels=built.channels,
-        evaluation=Evaluation(validation.measure, best="miou", unreadable=validation.unreadable),
+        evaluation=Evaluation(
+            validation.measure, best="miou", unreadable=validation.pictures.unreadable
+        ),
         details=Details(classes=classes, inference=config.inference),
     )
     return carry_out(config, task, processes, Manner(resume, quiet, report))

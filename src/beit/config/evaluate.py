@@ -1,0 +1,97 @@
+"""`beit evaluate`: on which pictures a model is measured, and how it reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from beit.config.check import check_that
+from beit.config.data import LoaderConfig
+from beit.config.segment_run import InferenceConfig, MaskConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifiedConfig:
+    """What only a classifier takes."""
+
+    crop: float | None = None
+    """Share of the side that the centre crop keeps; the model's own by default."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; the model's own by default."""
+    labels: str = ""
+    """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
+    each picture in the order of the file names."""
+
+    def __post_init__(self) -> None:
+        check_that(
+            self.crop is None or 0 < self.crop <= 1,
+            f"crop is {self.crop}",
+            "use a share above 0, up to 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentedConfig:
+    """What only a segmenter takes. What is not given is as the model carries it."""
+
+    scales: tuple[float, ...] | None = None
+    """Sizes to average over; published as multi-scale: 1 1.25 1.5 1.75, with --flip."""
+    whole: bool = False
+    """Read each picture at once instead of through a window."""
+    window: tuple[int, int] | None = None
+    """Height and width of the window."""
+    stride: tuple[int, int] | None = None
+    """Step of the window."""
+    short_side: int | None = None
+    """Shorter side of the picture at scale 1; 0 reads it at its own size."""
+    masks: MaskConfig = field(default_factory=MaskConfig)
+
+    def __post_init__(self) -> None:
+        self.inference(InferenceConfig(), flip=False)
+
+    def inference(self, own: InferenceConfig, *, flip: bool) -> InferenceConfig:
+        """How whole pictures are read: as the model carries it, but for what is given."""
+        windowed = self.window is not None or self.stride is not None
+        return replace(
+            own,
+            whole=self.whole or (own.whole and not windowed),
+            window=self.window or (None if self.whole else own.window),
+            stride=self.stride or (None if self.whole or self.window else own.stride),
+            scales=own.scales if self.scales is None else self.scales,
+            flip=own.flip or flip,
+            short_side=own.short_side if self.short_side is None else self.short_side or None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measure a classifier (accuracy, likelihood, calibration) or a segmenter (intersection over
+    union of each class, and accuracy)."""
+
+    data: str = ""
+    """Class folders, directly or under train/, val/ and test/, or a list file; for a segmenter,
+    pictures with masks."""
+    split: str = "val"
+    """The part to read, where there are parts."""
+    flip: bool = False
+    """Average the probabilities of each picture and its mirror image; a segmenter may anyhow."""
+    batch: int | None = None
+    """Pictures at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
+    segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
+    workers: int | None = None
+    """Processes that read pictures; None takes what the machine has to spare."""
+
+    @property
+    def loader(self) -> LoaderConfig:
+        """How pictures are read, once and in their order."""
+        return LoaderConfig(workers=self.workers)
+
+    def __post_init__(self) -> None:
+        check_that(
+            self.batch is None or self.batch > 0,
+            f"batch is {self.batch}",
+            "use at least one picture at a time",
+        )
+        self.loader  # noqa: B018 (checks the workers)

@@ -1,0 +1,184 @@
+"""How well a classifier answers for labelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from beit.artifact.store import Artifact
+from beit.batch import Batch, LabelledBatch, Unreadable
+from beit.config.check import check_multiple
+from beit.config.evaluate import EvaluateConfig
+from beit.data.loader import evaluate_batches
+from beit.data.sources import (
+    VALIDATION_FOLDERS,
+    ImageSource,
+    check_readable,
+    must_exist,
+    open_source,
+    select,
+    split_folder,
+)
+from beit.errors import DataError
+from beit.evaluation.answers import Answers, find_answers
+from beit.evaluation.classify import (
+    Logits,
+    Scores,
+    answering_among,
+    flip_averaged,
+    score_classifier,
+)
+from beit.evaluation.passes import CentreView
+from beit.models.heads import Classifier
+from beit.runs.measurement import WORST, Measurement
+
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class that is right for some of the pictures."""
+
+    name: str
+    accuracy: float
+    pictures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation(Measurement):
+    """How well a classifier does."""
+
+    size: tuple[int, int]
+    crop: float
+    flip: bool
+    left_out: int
+    """Pictures for which the label map calls no class right."""
+    top1: float
+    top5: float
+    mean_per_class: float
+    negative_log_likelihood: float
+    """In nats."""
+    calibration_error: float
+    """Expected calibration error of the first answer, 15 bins of equal width."""
+    classes: tuple[ClassScore, ...]
+
+    def rows(self) -> dict[str, str]:
+        height, width = self.size
+        return {
+            "left out, without a right class": f"{self.left_out:,}",
+            "view": f"{height} x {width}, crop {self.crop:g}" + (", mirrored too" * self.flip),
+            "top-1": f"{self.top1:.2%}",
+            "top-5": f"{self.top5:.2%}",
+            "mean over classes": f"{self.mean_per_class:.2%}",
+            "negative log-likelihood": f"{self.negative_log_likelihood:.4f}",
+            "calibration error (15 equal bins)": f"{self.calibration_error:.2%}",
+        }
+
+    def class_table(self) -> Table:
+        worst = sorted(self.classes, key=lambda each: each.accuracy)[:WORST]
+        table = Table(f"class (worst {len(worst)} of {len(self.classes)})", "right", "pictures")
+        for score in worst:
+            table.add_row(score.name, f"{score.accuracy:.1%}", str(score.pictures))
+        return table
+
+
+def evaluate_classifier(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> ClassifierEvaluation:
+    """Measure a classifier on class folders, a labelled list, or files named in a label map.
+
+    Pictures are resized bicubically and cropped as the model says (published: 0.875 of the side
+    below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
+    `labels` see `beit.evaluation.answers.find_answers`.
+    Raises DataError if labels do not fit the model's classes.
+    """
+    classifier = artifact.model
+    assert isinstance(classifier, Classifier)
+    channels, classes = classifier.backbone.config.channels, artifact.details.classes
+    view, device = _view(artifact, config), torch.device(config.device)
+    place = part_of(config.data, config.split)
+    source = open_source(place)
+    check_readable(source, channels)
+    answers = find_answers(source, classes, config.classified.labels)
+    logits: Logits = classifier.to(device).eval()
+    logits = flip_averaged(logits) if config.flip else logits
+    logits = logits if answers.among is None else answering_among(logits, answers.among)
+    read = evaluate_batches(
+        select(source, answers.answerable),
+        view,
+        channels=channels,
+        batch=config.batch or BATCH,
+        config=config.loader,
+    )
+    unreadable: list[Unreadable] = []
+    scores = score_classifier(
+        logits,
+        _labelled(source, answers, read, unreadable),
+        classes=len(classes),
+        device=device,
+        accepted=answers.accepted,
+    )
+    return ClassifierEvaluation(
+        model=model,
+        data=place,
+        size=view.size,
+        crop=view.crop_share,
+        flip=config.flip,
+        pictures=scores.pictures,
+        left_out=len(source) - len(answers.answerable),
+        unreadable=tuple(unreadable),
+        top1=scores.top1,
+        top5=scores.top5,
+        mean_per_class=scores.mean_per_class,
+        negative_log_likelihood=scores.loss,
+        calibration_error=scores.calibration_error,
+        classes=_class_scores(classes, scores),
+        notes=tuple(note for note in (source.note, answers.note) if note),
+    )
+
+
+def part_of(data: str, split: str) -> str:
+    """The folder of one part: DATA/split where there are parts, else DATA itself."""
+    must_exist(data)
+    names = VALIDATION_FOLDERS if split in VALIDATION_FOLDERS else (split,)
+    part = split_folder(data, names)
+    if part is None and split_folder(data, ("train",)):
+        raise DataError(
+            f"{data} has a folder train/, but none called {split}/",
+            remedy="choose another --split, or name the folder of the part itself",
+        )
+    return data if part is None else str(Path(data, part))
+
+
+def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+    backbone, asked = artifact.backbone, config.classified
+    assert backbone is not None
+    size = asked.size or backbone.size
+    check_multiple("size", size, backbone.patch)
+    return CentreView(size, artifact.details.crop if asked.crop is None else asked.crop)
+
+
+def _labelled(
+    source: ImageSource, answers: Answers, batches: Iterable[Batch], unreadable: list[Unreadable]
+) -> Iterator[LabelledBatch]:
+    """The batches with the place of each picture in `answers` as target; gathers the unreadable."""
+    places = {source.key(index): index for index in answers.answerable}
+    if len(places) < len(answers.answerable):
+        raise DataError("some pictures are listed twice", remedy="list every picture once")
+    for batch in batches:
+        unreadable.extend(batch.unreadable)
+        targets = torch.tensor([places[key] for key in batch.keys])
+        yield LabelledBatch(batch.images, targets, batch.keys)
+
+
+def _class_scores(classes: tuple[str, ...], scores: Scores) -> tuple[ClassScore, ...]:
+    columns = zip(classes, scores.right.tolist(), scores.total.tolist(), strict=True)
+    return tuple(
+        ClassScore(name=name, accuracy=right / total, pictures=total)
+        for name, right, total in columns
+        if total
+    )

@@ -1,0 +1,54 @@
+"""What an evaluation found, as a table for people and as JSON."""
+
+from __future__ import annotations
+
+import abc
+import json
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from beit.batch import Unreadable
+
+WORST = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(abc.ABC):
+    """What was measured, and of what: shares in [0, 1]."""
+
+    model: str
+    data: str
+    pictures: int
+    unreadable: tuple[Unreadable, ...]
+    notes: tuple[str, ...]
+
+    @abc.abstractmethod
+    def rows(self) -> dict[str, str]:
+        """The measures by name, below the number of pictures."""
+
+    @abc.abstractmethod
+    def class_table(self) -> Table:
+        """The classes, the worst first."""
+
+
+def print_json(found: Measurement) -> None:
+    """Everything, as one JSON object."""
+    content = asdict(found)
+    content["unreadable"] = {picture.key: picture.reason for picture in found.unreadable}
+    print(json.dumps(content, indent=1))
+
+
+def print_table(found: Measurement) -> None:
+    """A table for people; of many classes the worst, while JSON has all."""
+    print(f"model: {found.model}\ndata: {found.data}")
+    for note in found.notes:
+        print(f"note: {note}")
+    for picture in found.unreadable:
+        print(f"unreadable: {picture.key}: {picture.reason}")
+    table = Table("measure", "value")
+    counts = {"pictures": f"{found.pictures:,}", "unreadable": f"{len(found.unreadable):,}"}
+    for name, value in (counts | found.rows()).items():
+        table.add_row(name, value)
+    Console().print(table, found.class_table())

@@ -1,0 +1,162 @@
+"""How well a segmenter labels the pixels of pictures with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from rich.table import Table
+
+from beit.artifact.store import Artifact
+from beit.batch import SegmentedBatch
+from beit.config.evaluate import EvaluateConfig
+from beit.config.segment_run import InferenceConfig
+from beit.data.label_maps import IGNORE
+from beit.data.segmented import open_part
+from beit.data.sources import check_readable
+from beit.errors import ConfigError
+from beit.evaluation.passes import WholePictures
+from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.models.segmenter import Segmenter
+from beit.runs.measurement import WORST, Measurement
+
+BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPixels:
+    """One class that occurs in the masks or was predicted."""
+
+    name: str
+    iou: float
+    accuracy: float | None
+    """None for a class that is not in the masks."""
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterEvaluation(Measurement):
+    """How well a segmenter does."""
+
+    inference: InferenceConfig
+    """How pictures were read; window and stride are said, unless they were read at once."""
+    pixels: int
+    """That were scored."""
+    ignored_pixels: int
+    miou: float
+    """Over the classes that occur in the masks or were predicted."""
+    mean_accuracy: float
+    """Over the classes that occur in the masks."""
+    pixel_accuracy: float
+    classes: tuple[ClassPixels, ...]
+
+    def rows(self) -> dict[str, str]:
+        return {
+            "pixels": f"{self.pixels:,}",
+            "ignored pixels": f"{self.ignored_pixels:,}",
+            "reading": self._reading(),
+            "scales": self._scales(),
+            f"mean IoU of {len(self.classes)} classes": f"{self.miou:.2%}",
+            "mean accuracy": f"{self.mean_accuracy:.2%}",
+            "pixel accuracy": f"{self.pixel_accuracy:.2%}",
+        }
+
+    def _reading(self) -> str:
+        asked = self.inference
+        if asked.window is None or asked.stride is None:
+            return "at once"
+        window, stride = (f"{down} x {across}" for down, across in (asked.window, asked.stride))
+        return f"window {window}, stride {stride}"
+
+    def _scales(self) -> str:
+        asked = self.inference
+        words = ", ".join(f"{scale:g}" for scale in asked.scales)
+        words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
+        return words + ", mirrored too" * asked.flip
+
+    def class_table(self) -> Table:
+        worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
+        title = f"class (worst {len(worst)} of {len(self.classes)})"
+        table = Table(title, "IoU", "accuracy", "pixels")
+        for score in worst:
+            right = "not in the masks" if score.accuracy is None else f"{score.accuracy:.1%}"
+            table.add_row(score.name, f"{score.iou:.1%}", right, f"{score.pixels:,}")
+        return table
+
+
+def evaluate_segmenter(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> SegmenterEvaluation:
+    """Measure a segmenter on pictures with masks, in any layout that `beit segment` reads.
+
+    Pictures are read as the model carries it (`Details.inference`), but for the options given; the
+    classes of the data must be the model's. Ignored pixels count nowhere.
+    Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
+    """
+    segmenter, asked = artifact.model, config.segmented
+    assert isinstance(segmenter, Segmenter)
+    built = segmenter.backbone.config
+    inference = asked.inference(artifact.details.inference, flip=config.flip)
+    if not inference.whole:
+        window, stride = inference.windows(built)
+        inference = replace(inference, window=window, stride=stride)
+    elif config.batch is not None:
+        raise ConfigError(
+            f"batch {config.batch} counts windows, and pictures are read at once",
+            remedy="leave batch out, or give a window",
+        )
+    names = artifact.details.classes
+    source = open_part(config.data, asked.masks, part=config.split, classes=names)
+    check_readable(source, built.channels)
+    pictures = WholePictures(source, channels=built.channels, loader=config.loader)
+    counts = _Counts()
+    scores = score_segmenter(
+        segmenter.to(torch.device(config.device)).eval(),
+        counts.counted(pictures),
+        inference,
+        batch=config.batch or BATCH,
+    )
+    return SegmenterEvaluation(
+        model=model,
+        data=config.data,
+        inference=inference,
+        pictures=counts.pictures,
+        unreadable=pictures.unreadable(),
+        pixels=int(scores.confusion.sum()),
+        ignored_pixels=counts.ignored,
+        miou=scores.mean_iou,
+        mean_accuracy=scores.mean_accuracy,
+        pixel_accuracy=scores.pixel_accuracy,
+        classes=tuple(_class_pixels(names, scores)),
+        notes=(),
+    )
+
+
+class _Counts:
+    """How many pictures and ignored pixels went by."""
+
+    def __init__(self) -> None:
+        self.pictures = self.ignored = 0
+
+    def counted(self, batches: WholePictures) -> Iterator[SegmentedBatch]:
+        for batch in batches:
+            self.pictures += len(batch.labels)
+            self.ignored += int((batch.labels == IGNORE).sum())
+            yield batch
+
+
+def _class_pixels(names: tuple[str, ...], scores: SegmentationScores) -> Iterator[ClassPixels]:
+    """The classes with a score, in the order of their labels."""
+    columns = zip(
+        names,
+        scores.iou.tolist(),
+        scores.accuracy.tolist(),
+        scores.confusion.sum(dim=1).tolist(),
+        strict=True,
+    )
+    for name, iou, accuracy, pixels in columns:
+        if iou == iou:  # else it neither occurs nor was predicted
+            yield ClassPixels(
+                name=name, iou=iou, accuracy=accuracy if pixels else None, pixels=pixels
+            )
