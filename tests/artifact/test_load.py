@@ -15,7 +15,7 @@ import beit
 from beit.artifact.architecture import Stated
 from beit.artifact.convert import published
 from beit.artifact.load import open_artifact, open_tokenizer
-from beit.config import UperNetConfig, VisionTransformerConfig
+from beit.config import InferenceConfig, UperNetConfig, VisionTransformerConfig
 from beit.config.model import HALF, IMAGENET_MEAN
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import Classifier, MaskedImageModel
@@ -246,6 +246,21 @@ def test_segmentation_file_with_its_classes(tmp_path):
     images = torch.randn(2, 3, 64, 64)
     close(artifact.model(images), model(images), 1e-6)
     assert any(name.startswith("backbone.fpn1.0") for name in published(model))
+    assert artifact.details.inference == InferenceConfig(short_side=64)  # the published test
+
+
+@pytest.mark.parametrize(("outputs", "first"), [(150, "wall"), (149, "class 0")])
+def test_150_outputs_are_those_of_ade20k(tmp_path, outputs, first):
+    backbone = replace(FINE, size=(64, 64), depth=4)
+    model = Segmenter(backbone, outputs, UperNetConfig(head_channels=8, auxiliary=False)).eval()
+    artifact = open_artifact(file_of(published(model), tmp_path, wrapper="state_dict"))
+    names = artifact.details.classes
+    assert (len(set(names)), names[0]) == (outputs, first)
+    if outputs == 150:
+        # labels of the benchmark's table, counted from 1
+        labels = {13: "person", 21: "car", 45: "chest of drawers", 90: "television receiver",
+                  137: "traffic light", 150: "flag"}  # fmt: skip
+        assert {label: names[label - 1] for label in labels} == labels
 
 
 # -- strict --------------------------------------------------------------------------------------

@@ -123,3 +123,10 @@ def test_the_table_has_a_row_for_each_file():
     assert row[1:5] == ["beit v1, fine-tuned", "base, 384 px", "", "86.82 % top-1"]
     assert row[6] == "`beit evaluate beit_base_patch16_384_pt22k_ft22kto1k.pth --data imagenet/val`"
     assert [row[2] for row in cells if row[0].startswith("[encoder.pkl]")] == ["112 px"]
+
+
+def test_every_stated_number_has_the_command_that_measures_it():
+    assert all(bool(file.command) == bool(file.expected) for file in PUBLISHED)
+    name = "beitv2_large_patch16_224_pt1k_ftade20k.pth"
+    expected = f"beit evaluate {name} --data ADEChallengeData2016 --layout ade20k"
+    assert BY_NAME[name].command == expected

@@ -14,8 +14,11 @@ from beit.artifact.names import Family
 from beit.artifact.recognise import family_of, model_of
 from beit.artifact.source import Source, is_foreign, read_source
 from beit.artifact.store import Artifact, Details, Kind, load_artifact, save_artifact
+from beit.config.segment_run import InferenceConfig
+from beit.data.class_names import ADE20K_CLASSES
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel
+from beit.models.segmenter import Segmenter
 from beit.tokenizers.base import VisualTokenizer
 
 logger = logging.getLogger(__name__)
@@ -102,6 +105,7 @@ def _imported(source: Source, reference: str, stated: Stated) -> Artifact:
     details = Details(
         classes=_classes(family, source),
         crop=_crop(model, family, source.stated),
+        inference=_inference(model, source),
         trained={"from": reference, "notes": list(source.notes)},
     )
     for note in source.notes:
@@ -118,8 +122,17 @@ def _crop(model: nn.Module, family: Family, stated: Stated) -> float:
     return 1.0
 
 
+def _inference(model: nn.Module, source: Source) -> InferenceConfig:
+    """How the published segmenters were tested: pictures brought to the side of the window."""
+    if not isinstance(model, Segmenter):
+        return InferenceConfig()
+    side = min(model.backbone.config.size)
+    source.notes.append(f"pictures are read with a shorter side of {side} pixels, as published")
+    return InferenceConfig(short_side=side)
+
+
 def _classes(family: Family, source: Source) -> tuple[str, ...]:
-    """Class names: stated, or those of ImageNet where the number of outputs is its."""
+    """Class names: stated, or those of ImageNet or ADE20K where the number of outputs is its."""
     if family not in ("classifier", "segmenter"):
         return ()
     head = source.tensors["head.weight" if family == "classifier" else "decode_head.conv_seg.bias"]
@@ -128,6 +141,9 @@ def _classes(family: Family, source: Source) -> tuple[str, ...]:
         source.notes.append(f"class names of {IMAGENET[count]}, as it has {count} outputs")
         info = ImageNetInfo(IMAGENET[count])
         return tuple(info.index_to_description(index) for index in range(count))
+    if names is None and family == "segmenter" and count == len(ADE20K_CLASSES):
+        source.notes.append(f"class names of ADE20K, as it has {count} outputs")
+        return ADE20K_CLASSES
     if names is None:
         source.notes.append("classes have numbers for names: the file does not name them")
         return tuple(f"class {index}" for index in range(count))

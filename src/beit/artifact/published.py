@@ -81,9 +81,13 @@ class Published:
 
     @property
     def command(self) -> str:
-        """What measures `expected`; empty for mIoU, which no verb measures yet."""
-        measured = self.expected and self.kind != "segmenter"
-        return f"beit evaluate {self.name} --data imagenet/val" if measured else ""
+        """What measures `expected`; empty where nothing is stated."""
+        if not self.expected:
+            return ""
+        data = (
+            "ADEChallengeData2016 --layout ade20k" if self.kind == "segmenter" else "imagenet/val"
+        )
+        return f"beit evaluate {self.name} --data {data}"
 
 
 def _network(
