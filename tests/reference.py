@@ -1,8 +1,14 @@
-"""How the published names of weights, and those of timm and transformers, relate to ours."""
+"""Small backbones, and how the published names of weights and those of others relate to ours.
+
+The names are written down a second time on purpose: `beit.artifact.names` is what the tests of
+parity would otherwise take for granted, and a slip in it, made once, would cancel out. Those of
+transformers are also others: the names of its modules here, those of its files there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +23,23 @@ HEADS = ("norm.", "fc_norm.", "lm_head.", "head.")
 TINY = VisionTransformerConfig(size=(64, 64), width=48, depth=3, heads=3, hidden=192)
 FINE = replace(TINY, relative_position="per-block", mask_token=False)
 """The classifier's backbone that goes with TINY."""
+
+
+def thin(
+    size: tuple[int, int], patch: int, channels: int, **options: Any
+) -> VisionTransformerConfig:
+    """A backbone for pictures of any size, patch and channels."""
+    return VisionTransformerConfig(
+        size=size,
+        patch=patch,
+        channels=channels,
+        width=16,
+        heads=2,
+        hidden=32,
+        mean=(0.4,) * channels,
+        std=(0.2,) * channels,
+        **options,
+    )
 
 
 def from_published(tensors: Tensors) -> Tensors:
@@ -58,6 +81,22 @@ TRANSFORMERS = {
     ".norm2.": ".layernorm_after.",
     ".gamma_": ".lambda_",
 }
+
+
+def transformers_config(backbone: VisionTransformerConfig, **options: Any) -> Any:
+    """The config of transformers for a backbone of square pictures without drop path."""
+    from transformers import BeitConfig
+
+    return BeitConfig(
+        hidden_size=backbone.width,
+        num_hidden_layers=backbone.depth,
+        num_attention_heads=backbone.heads,
+        intermediate_size=backbone.hidden,
+        layer_norm_eps=1e-6,
+        image_size=backbone.size[0],
+        drop_path_rate=0.0,
+        **options,
+    )
 
 
 def to_transformers(tensors: Tensors, norm: str, head: str) -> Tensors:

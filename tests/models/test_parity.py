@@ -22,6 +22,7 @@ from reference import (
     gradients,
     to_timm,
     to_transformers,
+    transformers_config,
     weights,
 )
 
@@ -106,21 +107,6 @@ def test_timm(relative, absolute, gain, pooling):
     assert_same(to_timm(gradients(ours), pooling), gradients(theirs), 1e-4)
 
 
-def transformers_config(**options):
-    from transformers import BeitConfig
-
-    return BeitConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        intermediate_size=192,
-        layer_norm_eps=1e-6,
-        image_size=64,
-        drop_path_rate=0.0,
-        **options,
-    )
-
-
 def test_transformers_pretraining_model():
     from transformers import BeitForMaskedImageModeling
 
@@ -128,6 +114,7 @@ def test_transformers_pretraining_model():
     disturb(ours)
     theirs = BeitForMaskedImageModeling(
         transformers_config(
+            TINY,
             vocab_size=11,
             use_mask_token=True,
             use_absolute_position_embeddings=True,
@@ -152,7 +139,7 @@ def test_transformers_classifier():
     ours = Classifier(FINE, 7)
     disturb(ours)
     theirs = BeitForImageClassification(
-        transformers_config(use_relative_position_bias=True, num_labels=7)
+        transformers_config(FINE, use_relative_position_bias=True, num_labels=7)
     )
     names = {"norm": "beit.pooler.layernorm", "head": "classifier"}
     theirs.load_state_dict(to_transformers(weights(ours), **names))

@@ -12,12 +12,11 @@ from beit.config import (
     LinearHeadConfig,
     SETRConfig,
     UperNetConfig,
-    VisionTransformerConfig,
     sized,
 )
 from beit.errors import ConfigError
 from beit.models.segmenter import Segmenter
-from reference import FINE, close, disturb, gradients
+from reference import FINE, close, disturb, gradients, thin
 
 HEADS = [UperNetConfig(head_channels=12, auxiliary_channels=6), SETRConfig(head_channels=8),
          LinearHeadConfig()]  # fmt: skip
@@ -63,19 +62,7 @@ def test_blocks_that_upernet_reads(depth, blocks):
     [((32, 32), 4, 3, 24, 40), ((28, 28), 14, 1, 28, 56), ((64, 64), 32, 4, 64, 64)],
 )
 def test_any_size_patch_and_channels(head, size, patch, channels, height, width):
-    backbone = VisionTransformerConfig(
-        size=size,
-        patch=patch,
-        channels=channels,
-        width=16,
-        depth=3,
-        heads=2,
-        hidden=32,
-        relative_position="per-block",
-        mask_token=False,
-        mean=(0.4,) * channels,
-        std=(0.2,) * channels,
-    )
+    backbone = thin(size, patch, channels, depth=3, relative_position="per-block", mask_token=False)
     model = Segmenter(backbone, 5, head).eval()
     pictures = torch.randint(256, (2, channels, height, width), dtype=torch.uint8)
     logits = model(pictures)

@@ -13,7 +13,15 @@ from beit.config import UperNetConfig
 from beit.errors import ConfigError
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import ConvNorm, PixelClassifier, PyramidNeck, UperNetHead
-from reference import FINE, assert_same, close, disturb, gradients, to_transformers
+from reference import (
+    FINE,
+    assert_same,
+    close,
+    disturb,
+    gradients,
+    to_transformers,
+    transformers_config,
+)
 
 BACKBONE = replace(FINE, size=(80, 80), depth=5)  # 5 x 5 patches: the levels are 20, 10, 5 and 2
 TAPS = (0, 1, 2, 3)
@@ -65,18 +73,12 @@ def test_transformers(training):
     Two differences outside the wiring: transformers reads the output of block i - 2 where
     `out_indices` says i, counted from 0, and has no dropout in its heads.
     """
-    from transformers import BeitConfig, BeitForSemanticSegmentation
+    from transformers import BeitForSemanticSegmentation
 
     ours = disturbed(Segmenter(BACKBONE, 7, UperNetConfig(taps=TAPS, dropout=0.0)))
     theirs = BeitForSemanticSegmentation(
-        BeitConfig(
-            hidden_size=48,
-            num_hidden_layers=5,
-            num_attention_heads=3,
-            intermediate_size=192,
-            layer_norm_eps=1e-6,
-            image_size=80,
-            drop_path_rate=0.0,
+        transformers_config(
+            BACKBONE,
             use_relative_position_bias=True,
             num_labels=7,
             out_indices=[tap + 2 for tap in TAPS],

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from beit.config import HeadConfig, VisionTransformerConfig
+from beit.config import HeadConfig
 from beit.errors import ConfigError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.layers import DropPath
-from reference import FINE, TINY, close, disturb
+from reference import FINE, TINY, close, disturb, thin
 
 BOTH = replace(TINY, absolute_position=True)
 
@@ -23,18 +23,8 @@ BOTH = replace(TINY, absolute_position=True)
 )
 @pytest.mark.parametrize("position", ["none", "shared", "per-block"])
 def test_any_size_patch_and_channels(size, patch, channels, position):
-    config = VisionTransformerConfig(
-        size=size,
-        patch=patch,
-        channels=channels,
-        width=16,
-        depth=2,
-        heads=2,
-        hidden=32,
-        absolute_position=True,
-        relative_position=position,
-        mean=(0.4,) * channels,
-        std=(0.2,) * channels,
+    config = thin(
+        size, patch, channels, depth=2, absolute_position=True, relative_position=position
     )
     patches = size[0] * size[1] // patch**2
     assert config.patches == patches
