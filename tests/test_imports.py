@@ -25,11 +25,19 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"errors", "hardware"},
+    {"errors", "hardware", "jitter", "durable"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
-    "training": {"training", "objectives.base", "batch", "config", "errors", "hardware"},
+    "training": {
+        "training",
+        "objectives.base",
+        "batch",
+        "config",
+        "errors",
+        "hardware",
+        "durable",
+    },
     "models": {"models", "config", "errors", "hardware"},
 }
 # A page says what a run measured, so it reads with the evaluation's own measures and the run's own

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+
+from beit.jitter import changed_batch
 
 
 class Unreadable(NamedTuple):
@@ -17,21 +20,26 @@ class Unreadable(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Pictures without labels."""
+    """Pictures without labels; `jitter` is what `to_device` gives them."""
 
     images: UInt8[Tensor, "batch channels height width"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    jitter: Float[Tensor, "batch changes numbers"] | None = None
 
 
 class MaskedBatch(NamedTuple):
-    """Two views of one crop and a mask: what masked image modeling learns from."""
+    """Two views of one crop and a mask: what masked image modeling learns from.
+
+    `jitter` is what `to_device` gives both views.
+    """
 
     images: UInt8[Tensor, "batch channels height width"]
     token_images: UInt8[Tensor, "batch channels token_height token_width"]
     mask: Bool[Tensor, "batch patches"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    jitter: Float[Tensor, "batch changes numbers"] | None = None
 
 
 class LabelledBatch(NamedTuple):
@@ -55,10 +63,28 @@ class SegmentedBatch(NamedTuple):
 Batch = ImageBatch | MaskedBatch | LabelledBatch | SegmentedBatch
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on the device."""
-    values: list[Any] = [
-        value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for value in batch
-    ]
+def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with the function's result for each tensor; one that serves twice stays one."""
+    results: dict[int, Tensor] = {}
+    values: list[Any] = []
+    for value in batch:
+        if isinstance(value, Tensor):
+            if id(value) not in results:
+                results[id(value)] = function(value)
+            values.append(results[id(value)])
+        else:
+            values.append(value)
     return type(batch)(*values)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device, and with the jitter that was left to do there."""
+    batch = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    if not isinstance(batch, ImageBatch | MaskedBatch) or batch.jitter is None:
+        return batch
+    jitter, images = batch.jitter, changed_batch(batch.images, batch.jitter)
+    if isinstance(batch, ImageBatch):
+        return batch._replace(images=images, jitter=None)
+    shared = batch.token_images is batch.images
+    token_images = images if shared else changed_batch(batch.token_images, jitter)
+    return batch._replace(images=images, token_images=token_images, jitter=None)

@@ -70,9 +70,17 @@ def test_workers_and_cache_change_nothing(
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [1, 2, 5])
-def test_start_at_any_step(source: ImageSource, step: int, workers: int) -> None:
-    expected = list(make(source).batches(0, 6))[step:]
-    assert_same(expected, list(make(source, workers=workers).batches(step, 6)))
+@pytest.mark.parametrize("pipeline", ["parity", "fast"])
+def test_start_at_any_step(source: ImageSource, step: int, workers: int, pipeline: str) -> None:
+    view = SingleView(config=ViewConfig(pipeline=pipeline), size=(16, 16))
+    expected = list(make(source, view).batches(0, 6))[step:]
+    batches = list(make(source, view, workers=workers).batches(step, 6))
+    assert_same(expected, batches)
+    for one, other in zip(expected, batches, strict=True):
+        assert (one.jitter is None) == (other.jitter is None) == (pipeline == "parity")
+        if one.jitter is not None:
+            assert one.jitter.shape == (4, 3, 3)
+            assert torch.equal(one.jitter, other.jitter)
 
 
 def test_ranks_together_are_one_process(source: ImageSource) -> None:

@@ -9,6 +9,7 @@ from beit.config.check import check_share, check_that
 
 Symmetry = Literal["none", "horizontal", "all"]
 CropScale = tuple[float, float]
+Pipeline = Literal["parity", "fast"]
 
 
 def _check_crop(scale: CropScale, ratio: CropScale) -> None:
@@ -36,6 +37,8 @@ class ViewConfig:
     """Random mirrorings: none, left-right, or all eight rotations and mirrorings (no upright)."""
     jitter: float = 0.4
     """Strength of the random brightness, contrast and saturation; 0 switches it off."""
+    pipeline: Pipeline = "parity"
+    """Jitter before the crop is resized, as published; or after it, on the device: fast."""
 
     def __post_init__(self) -> None:
         _check_crop(self.crop_scale, self.crop_ratio)

@@ -19,12 +19,12 @@ from beit.config.data import AugmentConfig
 from beit.data.views import (
     Box,
     LabelledSample,
-    colour_jitter,
     crop_box,
     mirrored,
     resize_crop,
 )
 from beit.errors import ConfigError, DataError
+from beit.jitter import changed, draw_jitter
 
 TRANSLATION = 0.45
 """Largest shift of RandAugment as a share of the shorter side, as in timm."""
@@ -111,8 +111,8 @@ class TrainView:
             image = self._augmented(self._policy, image, generator)
         elif config.jitter > 0:
             pixels = image.permute(1, 2, 0).contiguous().numpy()
-            image = torch.from_numpy(colour_jitter(pixels, config.jitter, generator))
-            image = image.permute(2, 0, 1)
+            pixels = changed(pixels, draw_jitter(pixels, config.jitter, generator))
+            image = torch.from_numpy(pixels).permute(2, 0, 1)
         return LabelledSample(image, label)
 
 

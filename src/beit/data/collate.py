@@ -15,6 +15,7 @@ from beit.batch import (
     MaskedBatch,
     SegmentedBatch,
     Unreadable,
+    map_tensors,
 )
 from beit.data.views import (
     ImageSample,
@@ -46,18 +47,7 @@ class Parcel:
     def pin_memory(self) -> Parcel:
         """The same with its tensors in page-locked memory."""
         batch = self.batch
-        if batch is None:
-            return self
-        pinned: Batch = batch._replace(images=batch.images.pin_memory())
-        if isinstance(pinned, MaskedBatch):
-            # Without a token view both are one tensor, and stay one.
-            shared = isinstance(batch, MaskedBatch) and batch.token_images is batch.images
-            token_images = pinned.images if shared else pinned.token_images.pin_memory()
-            pinned = pinned._replace(token_images=token_images, mask=pinned.mask.pin_memory())
-        elif isinstance(pinned, LabelledBatch):
-            pinned = pinned._replace(targets=pinned.targets.pin_memory())
-        elif isinstance(pinned, SegmentedBatch):
-            pinned = pinned._replace(labels=pinned.labels.pin_memory())
+        pinned = None if batch is None else map_tensors(batch, lambda tensor: tensor.pin_memory())
         return Parcel(pinned, self.unreadable)
 
 
@@ -68,13 +58,19 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(tensors), out=target)
 
 
+def _jitter(samples: Sequence[ImageSample | MaskedSample]) -> Tensor | None:
+    changes = [sample.jitter for sample in samples if sample.jitter is not None]
+    return _stack(changes) if changes else None
+
+
 def _batch(
     samples: list[Sample], keys: tuple[str, ...], unreadable: tuple[Unreadable, ...]
 ) -> Batch:
     images = _stack([sample.image for sample in samples])
     first = samples[0]
     if isinstance(first, ImageSample):
-        return ImageBatch(images, keys, unreadable)
+        single = [sample for sample in samples if isinstance(sample, ImageSample)]
+        return ImageBatch(images, keys, unreadable, _jitter(single))
     if isinstance(first, LabelledSample):
         labelled = [sample for sample in samples if isinstance(sample, LabelledSample)]
         targets = torch.tensor([sample.target for sample in labelled], dtype=torch.int64)
@@ -86,7 +82,7 @@ def _batch(
     token_views = [sample.token_image for sample in masked if sample.token_image is not None]
     token_images = _stack(token_views) if token_views else images
     mask = _stack([sample.mask for sample in masked])
-    return MaskedBatch(images, token_images, mask, keys, unreadable)
+    return MaskedBatch(images, token_images, mask, keys, unreadable, _jitter(masked))
 
 
 def collate(outcomes: list[Outcome]) -> Parcel:

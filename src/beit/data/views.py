@@ -14,31 +14,37 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from beit.config.data import CropScale, Symmetry, ViewConfig
 from beit.config.tokenizer import Interpolation
+from beit.jitter import changed, changes_tensor, draw_jitter
 from beit.masking import MaskSampler
 
 ATTEMPTS = 10
-LANCZOS_SINCE = (2, 13)
+LANCZOS_SINCE = "2.13"
 """The version of torch whose `interpolate` has Lanczos."""
 
 
 class ImageSample(NamedTuple):
-    """One view of a picture."""
+    """One view of a picture, and the colour jitter it is still to be given."""
 
     image: UInt8[Tensor, "channels height width"]
+    jitter: Float[Tensor, "changes numbers"] | None = None
 
 
 class MaskedSample(NamedTuple):
-    """Two renderings of one crop and a mask; without a token view the first serves for both."""
+    """Two renderings of one crop and a mask; without a token view the first serves for both.
+
+    `jitter` is what both are still to be given.
+    """
 
     image: UInt8[Tensor, "channels height width"]
     token_image: UInt8[Tensor, "channels token_height token_width"] | None
     mask: Bool[Tensor, " patches"]
+    jitter: Float[Tensor, "changes numbers"] | None = None
 
 
 class LabelledSample(NamedTuple):
@@ -102,37 +108,39 @@ def _pillow_lanczos(region: np.ndarray, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.stack(resized))
 
 
-class _Straightened(NamedTuple):
-    """A view as it lies in memory: rows from the top, columns from the left."""
+class Crop(NamedTuple):
+    """A part of a picture as it lies in memory, and what the view it comes from does to it.
+
+    Turns and mirrorings cost much when large parts are copied, and little at the size of a view.
+    """
 
     pixels: np.ndarray
     turned: bool
-    flipped: list[int]
+    flipped: tuple[int, ...]
 
 
-def _straighten(region: np.ndarray) -> _Straightened:
-    """Undo turns and mirrorings of a view [H,W,C], which cost nothing there and much in a copy."""
+def cut(picture: np.ndarray, box: Box) -> Crop:
+    """The box of a picture [H,W,C], which may be a turned or mirrored view."""
+    region = picture[box.top : box.top + box.height, box.left : box.left + box.width]
     turned = abs(region.strides[0]) < abs(region.strides[1])
     if turned:
         region = region.swapaxes(0, 1)
-    flipped = [axis for axis in (0, 1) if region.strides[axis] < 0]
-    return _Straightened(np.flip(region, flipped), turned, flipped)
+    flipped = tuple(axis for axis in (0, 1) if region.strides[axis] < 0)
+    return Crop(np.flip(region, flipped), turned, flipped)
 
 
-def resize_crop(
-    picture: np.ndarray, box: Box, size: tuple[int, int], interpolation: Interpolation
+def resize(
+    crop: Crop, size: tuple[int, int], interpolation: Interpolation
 ) -> UInt8[Tensor, "channels height width"]:
-    """The box of a picture, uint8 [H,W,C], at another size, with antialiasing.
+    """A crop at another size, with antialiasing; nothing outside the crop is seen.
 
-    The crop is cut out first, so that no pixel outside the box is seen. A box that already has the
-    size is copied bit for bit. The result may have the strides of [H,W,C].
+    One that already has the size is copied bit for bit. The result may have the strides of [H,W,C].
     """
-    region = picture[box.top : box.top + box.height, box.left : box.left + box.width]
-    if (box.height, box.width) == size:
-        return torch.from_numpy(region.copy()).permute(2, 0, 1)
-    pixels, turned, flipped = _straighten(region)
+    pixels, turned, flipped = crop
     size = size[::-1] if turned else size
-    if interpolation == "lanczos" and torch.__version__ < LANCZOS_SINCE:
+    if pixels.shape[:2] == size:
+        resized = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    elif interpolation == "lanczos" and torch.__version__ < LANCZOS_SINCE:
         resized = _pillow_lanczos(pixels, size)
     else:
         # In uint8 and on the [H,W,C] memory this is five times faster than Pillow, and equal to it
@@ -143,44 +151,11 @@ def resize_crop(
     return resized.transpose(1, 2) if turned else resized
 
 
-def _shade(picture: np.ndarray, factor: float, pivot: int) -> np.ndarray:
-    """Move every value away from (factor > 1) or towards the pivot; truncated, as in Pillow."""
-    values = pivot + factor * (np.arange(256, dtype=np.float32) - pivot)
-    table = np.clip(values, 0, 255).astype(np.uint8).tobytes()
-    shaded = np.frombuffer(bytearray(picture).translate(table), np.uint8)
-    return shaded.reshape(picture.shape)
-
-
-def _brightness(picture: np.ndarray, factor: float) -> np.ndarray:
-    return _shade(picture, factor, 0)
-
-
-def _contrast(picture: np.ndarray, factor: float) -> np.ndarray:
-    has_colour = picture.shape[2] == 3
-    grey = np.asarray(Image.fromarray(picture).convert("L")) if has_colour else picture
-    return _shade(picture, factor, int(grey.mean() + 0.5))
-
-
-def _saturation(picture: np.ndarray, factor: float) -> np.ndarray:
-    colour = Image.fromarray(picture)
-    return np.array(Image.blend(colour.convert("L").convert("RGB"), colour, factor))
-
-
-def colour_jitter(picture: np.ndarray, strength: float, generator: random.Random) -> np.ndarray:
-    """Random brightness, contrast and saturation, in random order, uint8 [H,W,C] to the same.
-
-    Each factor is uniform in [1 - strength, 1 + strength], as torchvision's ColorJitter. Pictures
-    without three channels have no saturation to change.
-    """
-    if strength == 0:
-        return picture
-    changes = [_brightness, _contrast]
-    if picture.shape[2] == 3:
-        changes.append(_saturation)
-    generator.shuffle(changes)
-    for change in changes:
-        picture = change(picture, generator.uniform(max(0.0, 1 - strength), 1 + strength))
-    return picture
+def resize_crop(
+    picture: np.ndarray, box: Box, size: tuple[int, int], interpolation: Interpolation
+) -> UInt8[Tensor, "channels height width"]:
+    """The box of a picture, uint8 [H,W,C], at another size."""
+    return resize(cut(picture, box), size, interpolation)
 
 
 def mirrored(picture: np.ndarray, symmetry: Symmetry, generator: random.Random) -> np.ndarray:
@@ -194,14 +169,26 @@ def mirrored(picture: np.ndarray, symmetry: Symmetry, generator: random.Random) 
     return picture
 
 
-def _prepared(
-    picture: np.ndarray, config: ViewConfig, generator: random.Random
-) -> tuple[np.ndarray, Box]:
-    """Jitter, mirroring and the crop, in the published order."""
-    picture = colour_jitter(picture, config.jitter, generator)
+class _Prepared(NamedTuple):
+    """The crop, and the jitter that is left for the device."""
+
+    crop: Crop
+    jitter: Tensor | None
+
+
+def _prepare(picture: np.ndarray, config: ViewConfig, generator: random.Random) -> _Prepared:
+    """Jitter, mirroring and the crop, in the published order.
+
+    What jitter does to a pixel does not depend on its neighbours, so the crop alone is given it:
+    the same as if the whole picture were.
+    """
+    changes = draw_jitter(picture, config.jitter, generator)
     picture = mirrored(picture, config.symmetry, generator)
     height, width = picture.shape[:2]
-    return picture, crop_box(height, width, config.crop_scale, config.crop_ratio, generator)
+    crop = cut(picture, crop_box(height, width, config.crop_scale, config.crop_ratio, generator))
+    if config.pipeline == "fast":
+        return _Prepared(crop, changes_tensor(changes) if changes else None)
+    return _Prepared(crop._replace(pixels=changed(crop.pixels, changes)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +203,8 @@ class SingleView:
         self, picture: np.ndarray, _target: int | None, generator: random.Random
     ) -> ImageSample:
         """A view of a picture uint8 [H,W,C]; the target is of no use here."""
-        picture, box = _prepared(picture, self.config, generator)
-        return ImageSample(resize_crop(picture, box, self.size, self.interpolation))
+        crop, jitter = _prepare(picture, self.config, generator)
+        return ImageSample(resize(crop, self.size, self.interpolation), jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +224,10 @@ class MaskedViews:
         self, picture: np.ndarray, _target: int | None, generator: random.Random
     ) -> MaskedSample:
         """The views of a picture uint8 [H,W,C]; the target is of no use here."""
-        picture, box = _prepared(picture, self.config, generator)
-        image = resize_crop(picture, box, self.size, "bicubic")
+        crop, jitter = _prepare(picture, self.config, generator)
+        image = resize(crop, self.size, "bicubic")
         token_image = None
         if self.token_size is not None:
-            token_image = resize_crop(picture, box, self.token_size, self.token_interpolation)
-        return MaskedSample(image, token_image, torch.from_numpy(self.sampler(generator)))
+            token_image = resize(crop, self.token_size, self.token_interpolation)
+        mask = torch.from_numpy(self.sampler(generator))
+        return MaskedSample(image, token_image, mask, jitter)
