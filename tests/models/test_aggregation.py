@@ -241,6 +241,8 @@ def test_options_by_name():
         ({"tap": 12}, "tap is 12, and the backbone has 12 blocks"),
         ({"tap": 0}, "tap is 0"),
         ({"blocks": 0}, "blocks is 0"),
+        ({"blocks": 3}, "blocks is 3 and shared_head True, but without a tap"),
+        ({"shared_head": False}, "blocks is 2 and shared_head False, but without a tap"),
     ],
 )
 def test_wrong_options(options, problem):

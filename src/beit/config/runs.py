@@ -73,6 +73,13 @@ class AggregationConfig:
     def __post_init__(self) -> None:
         check_positive(self, "blocks")
         check_that(self.tap is None or self.tap > 0, f"tap is {self.tap}", "count blocks from 1")
+        usual = self.blocks == AggregationConfig.blocks and self.shared_head
+        check_that(
+            self.tap is not None or usual,
+            f"blocks is {self.blocks} and shared_head {self.shared_head}, but without a tap there "
+            "is no patch aggregation",
+            "name the block to read with --tap, or leave both out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
