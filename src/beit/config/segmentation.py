@@ -108,14 +108,16 @@ class UperNetConfig(SegmentationHeadConfig):
             dropout=self.dropout,
             pools=self.pools,
         )
-        auxiliary = FCNHead(
-            width=width,
-            channels=self.auxiliary_channels,
-            classes=classes,
-            dropout=self.dropout,
-            level=self.auxiliary_tap,
-        )
-        return HeadParts(PyramidNeck(width=width), head, auxiliary if self.auxiliary else None)
+        auxiliary = None
+        if self.auxiliary:
+            auxiliary = FCNHead(
+                width=width,
+                channels=self.auxiliary_channels,
+                classes=classes,
+                dropout=self.dropout,
+                level=self.auxiliary_tap,
+            )
+        return HeadParts(PyramidNeck(width=width), head, auxiliary)
 
 
 @dataclass(frozen=True, kw_only=True)
