@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from beit.config import UperNetConfig
 from beit.errors import ConfigError
 from beit.models.segmenter import Segmenter
-from beit.models.upernet import ConvNorm, PixelClassifier, PyramidNeck, UperNetHead
+from beit.models.upernet import (
+    MANY_CHANNELS,
+    ConvNorm,
+    Fusion,
+    PixelClassifier,
+    PyramidNeck,
+    UperNetHead,
+    resize,
+)
 from reference import (
     FINE,
     assert_same,
@@ -185,3 +193,19 @@ def test_one_picture_can_be_evaluated_but_not_trained_on():
         width=8, channels=8, classes=2, dropout=0.0, pools=(1,)))  # fmt: skip
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         synchronised([torch.randn(1, 8, 4, 4)] * 4)  # it counts the pictures of all processes
+
+
+@pytest.mark.parametrize("sides", [((12, 8), (6, 4), (3, 2), (1, 1)), ((7, 9), (5, 3), (2, 9))])
+@pytest.mark.parametrize("biased", [False, True])
+def test_enlarging_after_the_fusion_changes_no_number(sides, biased):
+    """Any sizes, also those that do not divide each other, borders included."""
+    channels = MANY_CHANNELS
+    fusion = Fusion(inputs=len(sides) * channels, outputs=channels, kernel=3).double().eval()
+    if biased:  # as after folding the batch norm into it
+        fusion.conv.bias = torch.nn.Parameter(torch.randn(channels, dtype=torch.float64))
+    maps = [torch.randn(2, channels, *side, dtype=torch.float64) for side in sides]
+    enlarged = torch.cat([resize(each, sides[0]) for each in maps], dim=1)
+    expected = F.relu(fusion.bn(fusion.conv(enlarged)))
+    found = fusion(maps)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert found.is_contiguous(memory_format=torch.channels_last)  # it came the other way
