@@ -14,7 +14,7 @@ import beit
 from beit.artifact.store import load_artifact
 from beit.cli import main
 from beit.config import InferenceConfig, LinearHeadConfig, SegmentRunConfig
-from beit.config.model import IMAGENET_MEAN
+from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
 from beit.errors import ConfigError
 from beit.models.segmenter import Segmenter
 from beit.recipes import RECIPES, find_recipe
@@ -108,8 +108,10 @@ def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():
     model = for_segmenting(backbone, recipe)
     assert (model.size, model.mean) == ((28, 28), (0.1, 0.2, 0.3))
     assert for_segmenting(replace(backbone, patch=7), recipe).size == (35, 35)
-    published = replace(recipe, imagenet_statistics=True)
-    assert for_segmenting(backbone, published).mean == IMAGENET_MEAN
+    for name, published in RECIPES["segment"].items():
+        model = for_segmenting(backbone, published())
+        statistics = (IMAGENET_MEAN, IMAGENET_STD) if "ade20k" in name else (backbone.mean, HALF)
+        assert (model.mean, model.std) == statistics
 
 
 def test_several_processes_share_batch_norm_or_are_refused():

@@ -124,9 +124,6 @@ class SegmentRunConfig(RunConfig):
 
     init: str = ""
     """Artifact whose backbone to start from; empty trains from scratch."""
-    imagenet_statistics: bool = False
-    """With `init`: normalise with ImageNet's mean and std, as the published segmenters do, instead
-    of the backbone's own."""
     model: VisionTransformerConfig
     """Its size is the crop and the window."""
     head: SegmentationHeadConfig = field(default_factory=UperNetConfig)

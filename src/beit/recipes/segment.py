@@ -30,12 +30,16 @@ def for_segmenting(
     backbone: VisionTransformerConfig, recipe: SegmentRunConfig
 ) -> VisionTransformerConfig:
     """The backbone as a recipe wants it: a table per block, and the recipe's crop, of which each
-    side is brought to the nearest multiple of the patch."""
+    side is brought to the nearest multiple of the patch.
+
+    Pixel statistics are the backbone's own, unless the recipe has ImageNet's: so the published
+    segmenters were trained, whatever their backbone had seen.
+    """
     height, width = (
         max(round(side / backbone.patch), 2) * backbone.patch for side in recipe.model.size
     )
     model = replace(for_finetuning(backbone, recipe.model.drop_path), size=(height, width))
-    if recipe.imagenet_statistics:
+    if recipe.model.mean == IMAGENET_MEAN:
         return replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return model
 
@@ -56,7 +60,6 @@ def _published(
         std=IMAGENET_STD,
     )
     return SegmentRunConfig(
-        imagenet_statistics=True,
         model=model,
         masks=MaskConfig(layout="ade20k"),
         inference=InferenceConfig(short_side=side),
@@ -124,7 +127,6 @@ def small() -> SegmentRunConfig:
     config = base_ade20k()
     return replace(
         config,
-        imagenet_statistics=False,
         model=for_finetuning(sized("small"), drop_path=0.1),
         head=UperNetConfig(head_channels=256),
         masks=MaskConfig(),
