@@ -25,7 +25,7 @@ from beit.objectives.classify import Classification
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruct import Reconstruct
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.loop import Evaluation, Fit
+from beit.training.plan import Evaluation, Fit
 from beit.training.parallel import Processes
 from beit.training.run_folder import RunFolder
 

@@ -25,7 +25,7 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"errors", "hardware", "jitter", "durable"},
+    {"errors", "hardware", "jitter", "durable", "home"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {

@@ -8,50 +8,17 @@ import resource
 import shutil
 
 import pytest
-import torch
 
 from beit.errors import CheckpointError, ResourceError
 from beit.training.checkpoint import (
     MANIFEST,
-    Checkpoint,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
+from states import assert_same, checkpoint
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", MANIFEST)
-
-
-def checkpoint(step: int) -> Checkpoint:
-    chance = torch.Generator().manual_seed(step)
-    tensors = {
-        "model": {
-            "weight": torch.randn(20, 30, generator=chance),
-            "usage": torch.randn(7, generator=chance).bfloat16(),
-        },
-        "optimizer": {
-            "weight/step": torch.tensor(float(step)),
-            "weight/exp_avg": torch.randn(30, 20, generator=chance).t(),
-        },
-    }
-    return Checkpoint(step, tensors, {"best": [3, 0.1 + 0.2], "metrics": {"top1": 0.5}})
-
-
-def assert_same(first: Checkpoint, second: Checkpoint) -> None:
-    assert (first.step, first.values) == (second.step, second.values)
-    assert first.tensors.keys() == second.tensors.keys()
-    for group, tensors in first.tensors.items():
-        assert tensors.keys() == second.tensors[group].keys()
-        for name, tensor in tensors.items():
-            other = second.tensors[group][name]
-            assert tensor.dtype == other.dtype
-            assert torch.equal(tensor, other), name
-
-
-def newest_step(folder) -> int:
-    found = newest_checkpoint(folder).checkpoint
-    assert found is not None
-    return found.step
 
 
 @pytest.fixture
@@ -131,50 +98,6 @@ def test_a_damaged_one_is_replaced(saved):
     (saved / "model.safetensors").write_bytes(b"")
     save_checkpoint(saved.parent, checkpoint(12), keep=2)
     assert_same(read_checkpoint(saved), checkpoint(12))
-
-
-class Killed(BaseException):
-    """No more instructions of this process are carried out."""
-
-
-def calls_of_a_save(monkeypatch, folder, die_at: int) -> int:
-    """Save step 20, dying before the given system call; how many there were."""
-    done = 0
-
-    def counted(real):
-        def call(*arguments, **options):
-            nonlocal done
-            if done == die_at:
-                raise Killed
-            done += 1
-            return real(*arguments, **options)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("fsync", "rename", "mkdir", "open"):
-            patch.setattr(os, name, counted(getattr(os, name)))
-        save_checkpoint(folder, checkpoint(20), keep=1)
-    return done
-
-
-def test_killed_at_any_moment(monkeypatch, tmp_path):
-    """The old checkpoint stays until the new one is whole; and the next save finds its way."""
-    whole = tmp_path / "whole"
-    calls = calls_of_a_save(monkeypatch, whole, die_at=-1)
-    assert calls >= 8
-    for die_at in range(calls):
-        folder = tmp_path / str(die_at)
-        save_checkpoint(folder, checkpoint(10), keep=1)
-        with pytest.raises(Killed):
-            calls_of_a_save(monkeypatch, folder, die_at)
-        found = newest_checkpoint(folder)
-        assert found.damaged == []
-        assert_same(found.checkpoint, checkpoint(found.checkpoint.step))
-        assert len(list(folder.glob("step-*"))) == (1 if found.checkpoint.step == 10 else 2)
-        save_checkpoint(folder, checkpoint(20), keep=1)
-        assert newest_step(folder) == 20
-        assert [path.name for path in folder.iterdir()] == ["step-00000020"]
 
 
 @pytest.mark.parametrize("quota", [0, 100, 1000, 2400])

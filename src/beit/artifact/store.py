@@ -23,6 +23,7 @@ from beit.config.segment_run import InferenceConfig
 from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
+from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import BeitError, CheckpointError, ResourceError
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
@@ -133,22 +134,19 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         "versions": {"beit": beit.__version__, "torch": torch.__version__},
     }
     temporary = folder.with_name(f".writing-{folder.name}")
-    replaced = folder.with_name(f".replaced-{folder.name}")
     try:
-        for leftover in (temporary, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        (temporary / WEIGHTS).write_bytes(data)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=1))
-        if folder.exists():
-            folder.rename(replaced)
-        temporary.rename(folder)
+        make_folder(folder.parent)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write_file(temporary / WEIGHTS, [data])
+        write_file(temporary / CONFIG, [json.dumps(config, indent=1).encode()])
+        replace_folder(temporary, folder)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise ResourceError(
             f"the artifact cannot be written to {folder}: {error.strerror}",
             remedy="make room or permit writing, then go on with --resume",
         ) from error
-    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 

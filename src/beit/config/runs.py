@@ -105,6 +105,8 @@ class RunConfig:
     """Folder of pictures (flat, nested, or one folder per class), or a list file."""
     out: str = ""
     """Folder of the run: made here, never overwritten."""
+    accept_changed_data: bool = False
+    """Go on although pictures were added, removed, relabelled or resized since the last save."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     training: TrainingConfig
 

@@ -29,8 +29,10 @@ from beit.recipes import find_recipe
 from beit.recipes import finetune as finetune_recipes
 from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
-from beit.training.loop import Evaluation, Fit, fit
+from beit.training.listing import Listing
+from beit.training.loop import fit
 from beit.training.parallel import Processes, resolve_precision
+from beit.training.plan import Evaluation, Fit
 from beit.training.run_folder import RunFolder
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -115,11 +117,10 @@ def open_pictures(config: RunConfig, channels: int) -> ImageSource:
     return source
 
 
-def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
-    """Open the folder, train, publish, report."""
-    training, evaluation = config.training, task.evaluation
-    resolve_precision(training.precision, processes.device)
-    loader = Loader(
+def open_loader(config: RunConfig, task: Task, processes: Processes) -> Loader:
+    """The pictures of the task, in the order and the portions of the run."""
+    training = config.training
+    return Loader(
         task.source,
         task.view,
         channels=task.channels,
@@ -131,13 +132,26 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         config=config.loader,
         pin_memory=processes.device.type == "cuda",
     )
+
+
+def listing_of(source: ImageSource) -> Listing:
+    """The pictures, by which a changed folder is noticed."""
+    return Listing(source.fingerprint(), lambda: map(source.key, range(len(source))))
+
+
+def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
+    """Open the folder, train, publish, report."""
+    training, evaluation = config.training, task.evaluation
+    resolve_precision(training.precision, processes.device)
+    loader = open_loader(config, task, processes)
     folder = RunFolder(Path(config.out))
     processes.on_leader(lambda: folder.open(config, resume=manner.resume))
+    listing = listing_of(task.source)
     origin = {
         "recipe": config.recipe,
         "steps": training.steps,
         "pictures": len(task.source),
-        "data": task.source.fingerprint(),
+        "data": listing.fingerprint,
     }
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
@@ -157,6 +171,8 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             evaluation=evaluation,
             publish=publish,
             quiet=manner.quiet,
+            listing=listing,
+            accept_changed_data=config.accept_changed_data,
         )
         fitted = fit(task.objective, run, resume=manner.resume)
         if manner.report and processes.leads:

@@ -18,8 +18,8 @@ from beit.models.heads import Classifier
 from beit.objectives.classify import Classification
 from beit.recipes import DEFAULT
 from beit.runs.execution import Manner, Run, Task, carry_out, resolve, start
-from beit.training.loop import Evaluation
-from beit.training.parallel import start_processes
+from beit.training.parallel import Processes, start_processes
+from beit.training.plan import Evaluation
 from beit.training.seeding import seed_everything
 
 
@@ -33,6 +33,12 @@ def finetune(
 ) -> Run:
     """Train a classifier on class folders, from the artifact `init` or from scratch."""
     config = resolve("finetune", recipe, FinetuneRunConfig, options)
+    processes = start_processes(config.training.device)
+    return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
+
+
+def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
+    """The classifier and all that its training needs."""
     built = config.model
     splits = open_labelled(
         config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
@@ -40,7 +46,6 @@ def finetune(
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels)
     classes = splits.train.classes
-    processes = start_processes(config.training.device)
     seed_everything(config.training.seed)
     model = Classifier(built, len(classes), config.head)
     if config.init:
@@ -58,7 +63,7 @@ def finetune(
         scores = score_classifier(model, passes, classes=len(classes), device=processes.device)
         return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
 
-    task = Task(
+    return Task(
         objective=Classification(model, config.augment, classes=len(classes)),
         source=splits.train,
         view=TrainView(config.augment, built.size, built.channels),
@@ -66,4 +71,3 @@ def finetune(
         evaluation=Evaluation(measure, best="top1", unreadable=passes.unreadable),
         details=Details(classes=classes, crop=config.crop),
     )
-    return carry_out(config, task, processes, Manner(resume, quiet, report))

@@ -20,8 +20,8 @@ from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, res
 from beit.runs.tokenizing import tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
-from beit.training.loop import Evaluation
 from beit.training.parallel import Processes, start_processes
+from beit.training.plan import Evaluation
 from beit.training.run_folder import RunFolder
 from beit.training.seeding import seed_everything
 
@@ -39,12 +39,18 @@ def pretrain(
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
     """
     config = resolve("pretrain", recipe, PretrainRunConfig, options)
-    source = open_pictures(config, config.model.channels)
+    open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
     manner = Manner(resume, quiet, report)
-    if config.init:  # before a tokenizer is trained for hours: do the weights fit?
+    if config.init:  # do the weights fit?
         start(config.model.build(), config.init)
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training.device)
+    return carry_out(config, prepare(config, processes), processes, manner)
+
+
+def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
+    """The backbone with its head, the tokenizer, and all that their training needs."""
+    source = open_pictures(config, config.model.channels)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
     visual = open_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
@@ -55,7 +61,7 @@ def pretrain(
     model = MaskedImageModel(config.model, outputs, config.aggregation)
     if config.init:
         start(model.backbone, config.init)
-    task = Task(
+    return Task(
         objective=MaskedImageModeling(model, config.objective, visual, precision),
         source=source,
         view=_masked_views(config, visual),
@@ -65,7 +71,6 @@ def pretrain(
             tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
         ),
     )
-    return carry_out(config, task, processes, manner)
 
 
 def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:

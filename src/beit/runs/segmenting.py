@@ -19,8 +19,8 @@ from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
 from beit.runs.execution import Manner, Run, Task, carry_out, resolve, start
-from beit.training.loop import Evaluation
 from beit.training.parallel import Processes, start_processes
+from beit.training.plan import Evaluation
 from beit.training.seeding import seed_everything
 
 
@@ -77,12 +77,17 @@ def segment(
 ) -> Run:
     """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
     config = resolve("segment", recipe, SegmentRunConfig, options)
+    processes = start_processes(config.training.device)
+    return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
+
+
+def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
+    """The segmenter and all that its training needs."""
     built = config.model
     splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
     for part in splits:
         check_readable(part, built.channels)
     classes = splits.train.classes
-    processes = start_processes(config.training.device)
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)
     if config.init:
@@ -90,7 +95,7 @@ def segment(
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
-    task = Task(
+    return Task(
         objective=Segmentation(model, auxiliary_weight=config.auxiliary_weight),
         source=splits.train,
         view=JointView(config.joint, built.size, fill),
@@ -100,4 +105,3 @@ def segment(
         ),
         details=Details(classes=classes, inference=config.inference),
     )
-    return carry_out(config, task, processes, Manner(resume, quiet, report))

@@ -17,8 +17,8 @@ from beit.objectives.reconstruct import Reconstruct
 from beit.recipes import DEFAULT
 from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve
 from beit.tokenizers.dvae import DiscreteVAE
-from beit.training.loop import Evaluation
-from beit.training.parallel import start_processes
+from beit.training.parallel import Processes, start_processes
+from beit.training.plan import Evaluation
 from beit.training.seeding import seed_everything
 
 
@@ -32,9 +32,14 @@ def tokenizer(
 ) -> Run:
     """Train a discrete VAE on the pictures of `data`; the run and its artifact go to `out`."""
     config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
+    processes = start_processes(config.training.device)
+    return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
+
+
+def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
+    """The tokenizer and all that its training needs."""
     built = config.tokenizer
     training, held_out = hold_out(open_pictures(config, built.channels), config.held_out)
-    processes = start_processes(config.training.device)
     seed_everything(config.training.seed)
     passes = Passes(
         ImageBatch,
@@ -55,7 +60,7 @@ def tokenizer(
             "collapsed": float(health.collapsed),
         }
 
-    task = Task(
+    return Task(
         objective=Reconstruct(built.build(), config.objective, seed=config.training.seed),
         source=training,
         view=SingleView(config=config.views, size=built.size, interpolation=built.interpolation),
@@ -63,7 +68,6 @@ def tokenizer(
         evaluation=Evaluation(measure, unreadable=passes.unreadable),
         details=Details(),
     )
-    return carry_out(config, task, processes, Manner(resume, quiet, report))
 
 
 def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import Tensor
 
+from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError
+from beit.training.streamed import safetensors_pieces
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+ROOM = 1.1
+"""Times the size of the newest checkpoint that must be free before another is written."""
 OTHERS = "remove the folder; --resume uses the newest whole checkpoint"
 Tensors = dict[str, Tensor]
 
@@ -34,64 +38,79 @@ class Checkpoint(NamedTuple):
     values: dict[str, Any]
 
 
+def folder_name(step: int) -> str:
+    """Of the checkpoint after that many updates."""
+    return f"step-{step:08d}"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`. Returns its folder.
 
-    Raises ResourceError when the disk is full or read-only; older checkpoints stay as they were.
+    Raises ResourceError when the disk is full or read-only, before anything is written if that can
+    be foreseen; older checkpoints stay as they were.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
+    final = folder / folder_name(checkpoint.step)
     temporary = folder / f".writing-{checkpoint.step:08d}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(folder)
+        _remove_leftovers(folder)
+        _check_room(folder)
         temporary.mkdir()
         _write_all(temporary, checkpoint)
-        if final.exists():  # damaged, or the same step repeated after a resume
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _flush(folder)
+        replace_folder(temporary, final)  # in place of a damaged one, or of the same step
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        free = shutil.disk_usage(folder).free if folder.exists() else 0
-        raise ResourceError(
-            f"cannot save the checkpoint of step {checkpoint.step} in {folder}: {error.strerror} "
-            f"({free / 2**20:.0f} MiB free)",
-            remedy="make room or permit writing, then go on with --resume",
-        ) from error
+        raise _no_saving(folder, checkpoint.step, error.strerror or str(error)) from error
+    except _NoRoomError as error:
+        raise _no_saving(folder, checkpoint.step, str(error)) from error
     for old in _folders(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        leaving = folder / f".removing-{old.name}"
+        with suppress(OSError):  # it stays, and costs room only
+            old.rename(leaving)  # a checkpoint is there as a whole or not at all
+            shutil.rmtree(leaving)
     return final
+
+
+class _NoRoomError(Exception):
+    """What a save needs is more than what is free."""
+
+
+def _no_saving(folder: Path, step: int, reason: str) -> ResourceError:
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    return ResourceError(
+        f"cannot save the checkpoint of step {step} in {folder}: {reason} "
+        f"({free / 2**20:.0f} MiB free)",
+        remedy="make room or permit writing, then go on with --resume",
+    )
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What an interrupted save, or the removal of an old checkpoint, left behind."""
+    for name in (".writing-*", ".removing-*", ".replaced-*"):
+        for leftover in folder.glob(name):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _check_room(folder: Path) -> None:
+    """A checkpoint is about as large as the one before it."""
+    last = next(iter(_folders(folder)), None)
+    if last is None:
+        return
+    needed = int(ROOM * sum(file.stat().st_size for file in last.iterdir()))
+    if needed > shutil.disk_usage(folder).free:
+        raise _NoRoomError(f"it needs {needed / 2**20:.0f} MiB")
 
 
 def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
     entries = {}
     for name, tensors in checkpoint.tensors.items():
-        packed = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        entries[f"{name}.safetensors"] = _write(
-            folder / f"{name}.safetensors", safetensors.torch.save(packed)
-        )
+        pieces = safetensors_pieces({key: value.cpu() for key, value in tensors.items()})
+        entries[f"{name}.safetensors"] = write_file(folder / f"{name}.safetensors", pieces)
     state = json.dumps({"step": checkpoint.step, **checkpoint.values}, indent=1).encode()
-    entries["state.json"] = _write(folder / "state.json", state)
-    manifest = {"format": FORMAT, "step": checkpoint.step, "files": entries}
-    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    _flush(folder)
-
-
-def _write(path: Path, data: bytes) -> dict[str, object]:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _flush(folder: Path) -> None:
-    """Make the folder's entries themselves durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    entries["state.json"] = write_file(folder / "state.json", [state])
+    files = {name: written._asdict() for name, written in entries.items()}
+    manifest = {"format": FORMAT, "step": checkpoint.step, "files": files}
+    write_file(folder / MANIFEST, [json.dumps(manifest, indent=1).encode()])
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -106,10 +125,12 @@ class Found(NamedTuple):
     damaged: list[str]
 
 
-def newest_checkpoint(folder: Path) -> Found:
-    """Look for the newest checkpoint whose every byte is as it was written."""
+def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Found:
+    """Look for the newest checkpoint, of at most that step, whose every byte is as written."""
     damaged: list[str] = []
     for path in _folders(folder):
+        if up_to is not None and path.name > folder_name(up_to):
+            continue
         try:
             return Found(read_checkpoint(path), damaged)
         except CheckpointError as error:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from beit.batch import Unreadable
+from beit.durable import replace_file
 from beit.errors import DataError
 from beit.training.run_folder import RunFolder
 
@@ -63,9 +64,7 @@ def _forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [json.dumps(row) + "\n" for row in _whole_rows(path) if row["step"] <= step]
-    temporary = path.with_suffix(".rewriting")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    replace_file(path, ["".join(kept).encode()])
 
 
 def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:

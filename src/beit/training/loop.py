@@ -3,114 +3,65 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from beit.batch import Batch, Unreadable, to_device
-from beit.config.training import TrainingConfig
-from beit.errors import CheckpointError, DivergedError, Preempted
+from beit.batch import Batch
+from beit.errors import BeitError, CheckpointError, Preempted
 from beit.objectives.base import AnyObjective
-from beit.training.average import average_of
-from beit.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from beit.training.checkpoint import Checkpoint, newest_checkpoint
 from beit.training.journal import Journal, Pace, UnreadablePictures, progress_line
-from beit.training.optim import Optimizer
-from beit.training.parallel import Processes, autocast, resolve_precision
-from beit.training.run_folder import RunFolder
-from beit.training.seeding import seed_everything
+from beit.training.listing import check_unchanged, remember
+from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
+from beit.training.plan import Fit, Fitted
+from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
+from beit.training.saving import Saver
 from beit.training.stop import StopRequest
-
-
-class Batches(Protocol):
-    """A loader: the micro-batches of this process, for the steps from first up to last."""
-
-    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]: ...
-
-
-class Evaluation(NamedTuple):
-    """How a run is judged: metrics of a model, and the one whose largest value is the best."""
-
-    measure: Callable[[nn.Module], Mapping[str, float]]
-    best: str = ""
-    unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
-    """Pictures that the last measure could not read."""
-
-
-class Fitted(NamedTuple):
-    """The end of a run."""
-
-    metrics: dict[str, float]
-    best_step: int
-    unreadable: int
-
-
-class Fit(NamedTuple):
-    """Everything one run needs beside its objective."""
-
-    config: TrainingConfig
-    folder: RunFolder
-    processes: Processes
-    loader: Batches
-    pictures: int
-    bad_limit: float
-    evaluation: Evaluation | None
-    publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
-    """Writes the artifact of a model: whether it is the best so far, and its metrics."""
-    quiet: bool = False
+from beit.training.update import OverflowedError, Updater
 
 
 def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
     """Train `objective.model` and return how it went.
 
     A step: its random numbers from (seed, step), the batch under accumulation, backward, clip,
-    learning rate and weight decay from the schedule, update, average, upkeep. Then, on the steps
-    that ask for it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise Preempted.
+    learning rate and weight decay from the schedule, update, average, upkeep (`Updater`). Then, on
+    the steps that ask for it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise
+    Preempted.
     """
     return _Run(objective, run).to_the_end(resume=resume)
 
 
 class _Run:
-    """The state of a run in this process, and the order of a step."""
+    """The state of a run in this process, and what happens on which step."""
 
     def __init__(self, objective: AnyObjective, run: Fit) -> None:
-        self.run, self.config = run, run.config
+        self.run, self.config, self.objective = run, run.config, objective
         self.device = run.processes.device
-        self.objective = objective.to(self.device)
-        self.wrapped = run.processes.wrap(self.objective)
-        self.optimizer = Optimizer(objective, self.config)
-        self.precision = resolve_precision(self.config.precision, self.device)
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.precision == torch.float16
-        )
-        self.average: AveragedModel | None = (
-            average_of(objective.model, self.config.average) if self.config.average else None
-        )
-        micro = self.config.micro_batch or self.config.batch // run.processes.world
-        self.accumulation = self.config.batch // (micro * run.processes.world)
+        self.updater = Updater(objective, run.config, run.processes, self._say)
+        self.journal: Journal | None = None
         self.step = 0  # updates done
         self.best: tuple[int, float] | None = None  # step and score
         self.metrics: dict[str, float] = {}
+        self.told = 0  # the last step that was announced as saved
         # Since the last line of the journal: sums of terms, counts of events, steps.
         self.totals: dict[str, Tensor] = {}
         self.events: dict[str, float] = {}
         self.counted = 0
-        self.finite = torch.ones((), device=self.device)
 
     # -- the run -----------------------------------------------------------------------------
 
     def to_the_end(self, *, resume: bool) -> Fitted:
         run, config = self.run, self.config
         damaged = self._restore() if resume else []
+        self.told = self.step
         self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
-        self.journal = (
-            Journal(run.folder, first_step=self.step, quiet=run.quiet)
-            if run.processes.leads
-            else None
-        )
+        if run.processes.leads:
+            self.journal = Journal(run.folder, first_step=self.step, quiet=run.quiet)
+            if run.listing is not None:
+                remember(run.folder.pictures, run.listing)
         try:
             for problem in damaged:
                 self._say(f"a checkpoint was left aside: {problem}")
@@ -129,86 +80,76 @@ class _Run:
     def _train(self) -> None:
         run, config = self.run, self.config
         self.pace = Pace(self.step, config.steps, config.batch)
-        with StopRequest() as stop, closing(run.loader.batches(self.step, config.steps)) as batches:
-            while self.step < config.steps:
-                self._update(batches)
-                done = self.step == config.steps
-                if done or self.step % config.log_every == 0:
-                    self._log()
-                if done or (config.evaluate_every and self.step % config.evaluate_every == 0):
-                    self._evaluate()
-                asked = run.processes.any(stop.asked)
-                if done or asked or self.step % config.save_every == 0:
-                    self._save()
-                if asked and not done:
-                    self._say(f"stopped on request after step {self.step}; --resume goes on")
-                    raise Preempted(
-                        f"stopped on request, saved after step {self.step} of {config.steps}",
-                        remedy="run the same command with --resume to go on",
-                    )
+        self.saver = Saver(run.folder.checkpoints, keep=config.keep)
+        try:
+            with (
+                StopRequest() as stop,
+                closing(run.loader.batches(self.step, config.steps)) as batches,
+            ):
+                self._steps(self._arriving(batches), stop)
+        except (MemoryError, RuntimeError) as error:
+            if ran_out_of_memory(error):
+                raise ran_out_elsewhere(self.step) from error
+            raise
+        finally:
+            self._stop_saving()
+
+    def _steps(self, batches: Iterator[Batch], stop: StopRequest) -> None:
+        config, processes = self.config, self.run.processes
+        while self.step < config.steps:
+            self._update(batches)
+            done = self.step == config.steps
+            if done or self.step % config.log_every == 0:
+                self._log()
+            if done or (config.evaluate_every and self.step % config.evaluate_every == 0):
+                self._evaluate()
+            self._announce()
+            asked = processes.any(stop.asked)
+            if done or asked or self.step % config.save_every == 0:
+                self._save()
+            if done or asked or processes.any(self.saver.has_failed):
+                processes.on_leader(self.saver.finish)
+                self._announce()
+            if asked and not done:
+                self._say(f"stopped on request after step {self.step}; --resume goes on")
+                raise Preempted(
+                    f"stopped on request, saved after step {self.step} of {config.steps}",
+                    remedy="run the same command with --resume to go on",
+                )
 
     # -- one step ----------------------------------------------------------------------------
 
-    def _update(self, batches: Generator[Batch, None, None]) -> None:
-        config = self.config
-        seed_everything(config.seed, self.step, self.run.processes.rank)
-        self.objective.train()
-        finite = torch.ones((), device=self.device)
-        for _ in range(self.accumulation):
-            batch = self._next(batches)
-            with autocast(self.precision, self.device):
-                loss = self.wrapped(batch, self.step / config.steps)
-            self.scaler.scale(loss.total / self.accumulation).backward()
-            finite = finite * loss.total.detach().isfinite()
-            for name, value in loss.terms.items():
-                self._add(name, value / self.accumulation)
-        self.rate = self.optimizer.schedule(self.step)
-        self.scaler.unscale_(self.optimizer.adamw)
-        norm = nn.utils.clip_grad_norm_(
-            self.optimizer.parameters, config.clip if config.clip else float("inf"), foreach=True
-        )
-        self._note_finite(finite * norm.isfinite())
-        self.scaler.step(self.optimizer.adamw)
-        self.scaler.update()
-        self.optimizer.adamw.zero_grad(set_to_none=True)
-        for name, count in self.objective.after_step(self.step).items():
+    def _update(self, batches: Iterator[Batch]) -> None:
+        try:
+            updated = self.updater.update(self.step, batches)
+        except OverflowedError as error:
+            raise diverged(OVERFLOWED, self.run, self.updater, self.step) from error
+        for name, value in updated.terms.items():
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        for name, count in updated.events.items():
             self.events[name] = self.events.get(name, 0.0) + count
-        if self.average is not None:
-            self.average.update_parameters(self.objective.model)
-        self._add("grad_norm", norm)
+        if self.device.type == "cpu":
+            self._require_finite()
+        self.rate = updated.rate
         self.counted += 1
         self.step += 1
 
-    def _next(self, batches: Generator[Batch, None, None]) -> Batch:
-        began = time.monotonic()
-        batch = next(batches)
-        self.pace.waited(time.monotonic() - began)
-        self.unreadable.add(batch.unreadable)
-        return to_device(batch, self.device)
-
-    def _add(self, name: str, value: Tensor) -> None:
-        """Sum up what the next line of the journal averages."""
-        self.totals[name] = self.totals[name] + value if name in self.totals else value
-
-    def _note_finite(self, finite: Tensor) -> None:
-        """Stop before a non-finite update. A GPU is not made to wait for it: it is asked before the
-        next line of the journal and before every save, so that no bad state is ever kept. The
-        scaler of fp16 skips such updates by itself."""
-        if self.scaler.is_enabled():
-            return
-        self.finite = self.finite * finite
-        if self.device.type == "cpu":
-            self._require_finite()
+    def _arriving(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time spent waiting for them and what could not be read."""
+        while True:
+            began = time.monotonic()
+            batch = next(batches)
+            self.pace.waited(time.monotonic() - began)
+            self.unreadable.add(batch.unreadable)
+            yield batch
 
     def _require_finite(self) -> None:
-        if not bool(self.finite):
-            self._diverged()
-
-    def _diverged(self) -> None:
-        raise DivergedError(
-            f"the loss or its gradient is not finite at step {self.step}",
-            remedy="lower --lr, set --clip, or use --precision fp32; the checkpoints are sound",
-        )
+        """Stop if a step was broken. A GPU is not made to wait for it: it is asked before the next
+        line of the journal and before every save."""
+        broken = self.updater.broken_step()
+        if self.run.processes.any(broken is not None):
+            step = self.step if broken is None else broken
+            raise diverged(NOT_FINITE, self.run, self.updater, step)
 
     # -- log, evaluate, save -----------------------------------------------------------------
 
@@ -217,12 +158,13 @@ class _Run:
             self.journal.say(text)
 
     def _introduce(self, *, resumed: bool) -> None:
-        weights = sum(p.numel() for p in self.optimizer.parameters)
+        weights = sum(p.numel() for p in self.updater.optimizer.parameters)
         start = f"going on after step {self.step}" if resumed else "starting"
         self._say(
             f"{start}: {weights:,} weights, {self.run.pictures:,} pictures, batch "
-            f"{self.config.batch} (x{self.accumulation} accumulation, x{self.run.processes.world} "
-            f"processes), {self.config.steps} steps, {self.precision} on {self.device}"
+            f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
+            f"x{self.run.processes.world} processes), {self.config.steps} steps, "
+            f"{self.updater.precision} on {self.device}"
         )
 
     def _log(self) -> None:
@@ -245,7 +187,8 @@ class _Run:
 
     def _judged(self) -> nn.Module:
         """The model that is evaluated and published: the average, if there is one."""
-        return self.objective.model if self.average is None else self.average.module
+        average = self.updater.average
+        return self.objective.model if average is None else average.module
 
     def _evaluate(self) -> None:
         evaluation = self.run.evaluation
@@ -270,52 +213,58 @@ class _Run:
         self.pace.skip()
 
     def _save(self) -> None:
+        """Have the state of this step saved; it is announced when it is published."""
         self._require_finite()
-        if self.run.processes.leads:
-            tensors = {
-                "model": self.objective.model.state_dict(),
-                "optimizer": self.optimizer.tensors(),
-            }
-            if self.average is not None:
-                tensors["average"] = self.average.state_dict()
-            values: dict[str, Any] = {
-                "best": self.best,
-                "metrics": self.metrics,
-                "scaler": self.scaler.state_dict(),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "world": self.run.processes.world,
-            }
-            checkpoint = Checkpoint(self.step, tensors, values)
-            save_checkpoint(self.run.folder.checkpoints, checkpoint, keep=self.config.keep)
-        self.run.processes.wait()
-        self.pace.skip()
+        self.run.processes.on_leader(lambda: self.saver.save(self._checkpoint()))
+        self._announce()
+
+    def _announce(self) -> None:
+        published = self.saver.published
+        if published is not None and published > self.told:
+            self.told = published
+            self._say(f"saved after step {published}")
+
+    def _stop_saving(self) -> None:
+        """Wait for what is being written, whatever ended the training."""
+        self.saver.close()
+        self._announce()
+        if self.saver.has_failed:
+            try:
+                self.saver.finish()
+            except BeitError as error:  # another one is on its way
+                self._say(f"error: {error}")
+
+    def _checkpoint(self) -> Checkpoint:
+        listing = self.run.listing
+        tensors, values = self.updater.state()
+        values |= {
+            "best": self.best,
+            "data": None if listing is None else listing.fingerprint,
+            "metrics": self.metrics,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "world": self.run.processes.world,
+        }
+        return Checkpoint(self.step, tensors, values)
 
     def _restore(self) -> list[str]:
         """Take up the newest whole checkpoint; what was wrong with newer ones."""
-        found = newest_checkpoint(self.run.folder.checkpoints)
+        run = self.run
+        found = newest_checkpoint(run.folder.checkpoints)
         if found.checkpoint is None:
             if found.damaged:
                 raise CheckpointError(
-                    f"no whole checkpoint is left in {self.run.folder.checkpoints}: "
+                    f"no whole checkpoint is left in {run.folder.checkpoints}: "
                     + "; ".join(found.damaged),
                     remedy="start again with another --out",
                 )
             return []  # stopped before the first save: start from the beginning
-        step, tensors, values = found.checkpoint
-        try:
-            self.objective.model.load_state_dict(tensors["model"])
-            if self.average is not None:
-                self.average.load_state_dict(tensors["average"])
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the checkpoint of step {step} belongs to another architecture: {error}",
-                remedy="use the settings of the run's config.json",
-            ) from error
-        self.optimizer.load(tensors["optimizer"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(values["scaler"])
-        self.step = step
-        self.best = None if values["best"] is None else tuple(values["best"])
-        self.metrics = values["metrics"]
+        before = found.checkpoint.values.get("data")
+        if before and run.listing is not None and not run.accept_changed_data:
+            check_unchanged(run.folder.pictures, before, run.listing)
+        self.updater.load(found.checkpoint)
+        best = found.checkpoint.values["best"]
+        self.best = None if best is None else tuple(best)
+        self.metrics = found.checkpoint.values["metrics"]
+        self.step = found.checkpoint.step
         return found.damaged

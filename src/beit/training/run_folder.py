@@ -11,11 +11,13 @@ from typing import IO
 
 from beit.config.runs import RunConfig
 from beit.config.tree import differences, from_json, to_json
-from beit.errors import ConfigError, RunFolderError
+from beit.durable import make_folder, replace_file
+from beit.errors import ConfigError, ResourceError, RunFolderError
 
 # What may change when a run goes on: nothing that decides the numbers.
 RESUMABLE = {
     "out",
+    "accept_changed_data",
     "loader.workers",
     "loader.cache",
     "loader.bad_limit",
@@ -25,6 +27,10 @@ RESUMABLE = {
     "training.save_every",
     "training.keep",
 }
+
+LOCK = "run.lock"
+BEGUN = {LOCK, ".writing-config.json"}
+"""All that a run leaves that was killed before it began."""
 
 
 class RunFolder:
@@ -53,6 +59,16 @@ class RunFolder:
         return self.path / "last"
 
     @property
+    def pictures(self) -> Path:
+        """The names of the pictures it learns from, compressed."""
+        return self.path / "pictures.txt.gz"
+
+    @property
+    def diverged(self) -> Path:
+        """Records of steps whose numbers were not finite."""
+        return self.path / "diverged"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -67,17 +83,22 @@ class RunFolder:
             self._check_resumable(config)
         else:
             self.check_free()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
-        temporary = self.config.with_suffix(".writing")
-        temporary.write_text(json.dumps(to_json(config), indent=1))
-        temporary.replace(self.config)
+        try:
+            make_folder(self.path)
+            self._take_lock()
+            replace_file(self.config, [json.dumps(to_json(config), indent=1).encode()])
+        except OSError as error:
+            self.close()
+            raise ResourceError(
+                f"the folder of the run {self.path} cannot be written to: {error.strerror}",
+                remedy="make room or permit writing, or choose another --out",
+            ) from error
 
     def check_free(self) -> None:
         """Raise RunFolderError unless a new run can be started here."""
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file", remedy="choose another --out")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(file.name not in BEGUN for file in self.path.iterdir()):
             kind = "holds a run" if self.config.exists() else "is not empty"
             raise RunFolderError(
                 f"{self.path} {kind}",
@@ -104,7 +125,7 @@ class RunFolder:
             )
 
     def _take_lock(self) -> None:
-        lock = (self.path / "run.lock").open("a+")
+        lock = (self.path / LOCK).open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -1,0 +1,55 @@
+"""What a run is made of, beside its objective, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import NamedTuple, Protocol
+
+from torch import nn
+
+from beit.batch import Batch, Unreadable
+from beit.config.training import TrainingConfig
+from beit.training.listing import Listing
+from beit.training.parallel import Processes
+from beit.training.run_folder import RunFolder
+
+
+class Batches(Protocol):
+    """A loader: the micro-batches of this process, for the steps from first up to last."""
+
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]: ...
+
+
+class Evaluation(NamedTuple):
+    """How a run is judged: metrics of a model, and the one whose largest value is the best."""
+
+    measure: Callable[[nn.Module], Mapping[str, float]]
+    best: str = ""
+    unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
+    """Pictures that the last measure could not read."""
+
+
+class Fitted(NamedTuple):
+    """The end of a run."""
+
+    metrics: dict[str, float]
+    best_step: int
+    unreadable: int
+
+
+class Fit(NamedTuple):
+    """Everything one run needs beside its objective."""
+
+    config: TrainingConfig
+    folder: RunFolder
+    processes: Processes
+    loader: Batches
+    pictures: int
+    bad_limit: float
+    evaluation: Evaluation | None
+    publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
+    """Writes the artifact of a model: whether it is the best so far, and its metrics."""
+    quiet: bool = False
+    listing: Listing | None = None
+    """Which pictures these are; compared when the run goes on."""
+    accept_changed_data: bool = False

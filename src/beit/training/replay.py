@@ -1,0 +1,112 @@
+"""A step whose numbers broke: found out about once more, recorded, and repeated on request."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from beit.batch import Batch
+from beit.errors import CheckpointError, DivergedError
+from beit.objectives.base import AnyObjective
+from beit.training.checkpoint import newest_checkpoint
+from beit.training.divergence import (
+    Circumstances,
+    Record,
+    first_bad_value,
+    read_record,
+    write_record,
+)
+from beit.training.plan import Fit
+from beit.training.update import Updater
+
+
+class Breakage(NamedTuple):
+    """A way in which a step goes wrong, and what helps."""
+
+    what: str
+    remedy: str
+
+
+NOT_FINITE = Breakage(
+    "the loss or its gradient is not finite", "lower --lr, set --clip, or use --precision fp32"
+)
+OVERFLOWED = Breakage(
+    "the gradients overflow in fp16 at every scale", "use --precision bf16 or fp32, or lower --lr"
+)
+
+
+def diverged(breakage: Breakage, run: Fit, updater: Updater, step: int) -> DivergedError:
+    """The error for a broken step; what is needed to see it again is recorded in the run."""
+    try:
+        record = _find(run, updater, step)
+        file = write_record(run.folder.diverged, record, {"torch": torch.__version__})
+    except (OSError, RuntimeError, ValueError) as error:  # the divergence is what matters
+        found = f"no record could be made: {error}"
+        remedy = f"{breakage.remedy}; the checkpoints are sound"
+    else:
+        place = record.where or "nothing but the sum of its micro-batches"
+        found = f"first in {place}, with the pictures {', '.join(record.batch.keys[:3])}, ..."
+        remedy = (
+            f"{breakage.remedy}; the checkpoints are sound; `beit doctor replay {file}` repeats "
+            "the step"
+        )
+    return DivergedError(f"{breakage.what} at step {step}; {found}", remedy=remedy)
+
+
+def _find(run: Fit, updater: Updater, step: int) -> Record:
+    """The first micro-batch of the step that is broken by itself, else the last.
+
+    The loader gives the same pictures for the same step again. The weights are those of before it:
+    a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
+    wait for the other processes.
+    """
+    records = []
+    with closing(run.loader.batches(step, step + 1)) as batches:
+        for number, batch in enumerate(updater.micro_batches([], batches)):
+            at = updater.circumstances(step, number)
+            records.append(Record(batch, at, _first_bad_value(updater, batch, at)))
+    return next((record for record in records if record.where), records[-1])
+
+
+def _first_bad_value(updater: Updater, batch: Batch, at: Circumstances) -> str:
+    return first_bad_value(
+        updater.objective, batch, at, precision=updater.precision, device=updater.device
+    )
+
+
+class Replayed(NamedTuple):
+    """What came of a step done again: the checkpoint it was reached from, and what broke first."""
+
+    step: int
+    restored: int
+    where: str
+    recorded: str
+
+
+def replay(objective: AnyObjective, run: Fit, file: Path) -> Replayed:
+    """Repeat the step of a record from the newest checkpoint before it; writes nothing.
+
+    Raises CheckpointError if the run has no such checkpoint, unless the record is of a step before
+    the first one.
+    """
+    record = read_record(file)
+    step = record.circumstances.step
+    updater = Updater(objective, run.config, run.processes, say=print)
+    found = newest_checkpoint(run.folder.checkpoints, up_to=step)
+    restored = 0
+    if found.checkpoint is not None:
+        updater.load(found.checkpoint)
+        restored = found.checkpoint.step
+    elif found.damaged or newest_checkpoint(run.folder.checkpoints).checkpoint is not None:
+        raise CheckpointError(
+            f"{run.folder.checkpoints} holds no whole checkpoint of step {step} or before",
+            remedy="repeat the run with --keep large enough, from the settings of its config.json",
+        )
+    with closing(run.loader.batches(restored, step)) as batches:
+        for again in range(restored, step):
+            updater.update(again, batches)
+    where = _first_bad_value(updater, record.batch, record.circumstances)
+    return Replayed(step, restored, where, record.where)

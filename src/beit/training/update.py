@@ -1,0 +1,254 @@
+"""One update of the weights: gradients under accumulation, clip, schedule, step, average.
+
+A step is done once, on its own pictures. Where fp16 overflows it is done again with half the scale,
+and where memory runs out with half the micro-batch; neither loses a picture, and neither the
+schedule nor the average notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from beit.batch import Batch, to_device
+from beit.config.training import TrainingConfig
+from beit.errors import CheckpointError
+from beit.objectives.base import AnyObjective
+from beit.training.average import average_of
+from beit.training.checkpoint import Checkpoint, Tensors
+from beit.training.divergence import Circumstances
+from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_large
+from beit.training.optim import Optimizer
+from beit.training.parallel import Processes, autocast, resolve_precision
+from beit.training.seeding import seed_everything
+
+MOST_OVERFLOWS = 20
+"""Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
+
+
+class OverflowedError(Exception):
+    """The gradients of a step overflow in fp16 at every scale."""
+
+
+class Updated(NamedTuple):
+    """What an update tells: means of the loss's terms, counts of events, the learning rate."""
+
+    terms: dict[str, Tensor]
+    events: dict[str, float]
+    rate: float
+
+
+class Updater:
+    """Everything that an update changes, and how it is carried out."""
+
+    def __init__(
+        self,
+        objective: AnyObjective,
+        config: TrainingConfig,
+        processes: Processes,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.processes, self._say = config, processes, say
+        self.device = processes.device
+        self.objective = objective.to(self.device)
+        self._wrapped = processes.wrap(self.objective)
+        self.optimizer = Optimizer(objective, config)
+        self.precision = resolve_precision(config.precision, self.device)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == torch.float16
+        )
+        self.average: AveragedModel | None = (
+            average_of(objective.model, config.average) if config.average else None
+        )
+        self._delivered = config.micro_batch or config.batch // processes.world
+        self.micro_batch = self._delivered
+        # Without a scaler: 1 from the first step on that was not finite, and the steps before it.
+        self._broken = torch.zeros((), device=self.device)
+        self._sound = torch.zeros((), device=self.device)
+        self._first: int | None = None
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per update in this process."""
+        return self.config.batch // (self.micro_batch * self.processes.world)
+
+    def update(self, step: int, batches: Iterator[Batch]) -> Updated:
+        """Update the weights from the next micro-batches.
+
+        Raises OverflowedError, and ResourceError if memory runs out and no remedy is permitted.
+        """
+        self._first = step if self._first is None else self._first
+        self.objective.train()
+        arrived: list[Batch] = []
+        before = {name: value.clone() for name, value in self._buffers().items()}
+        overflows = 0
+        while True:
+            terms, finite = self._gradients(step, arrived, batches, before)
+            rate = self.optimizer.schedule(step)
+            norm, applied = self._apply(finite)
+            self.optimizer.adamw.zero_grad(set_to_none=True)
+            if applied:
+                break
+            self._put_back(before)
+            overflows += 1
+            if overflows == MOST_OVERFLOWS:
+                raise OverflowedError
+        events = self.objective.after_step(step)
+        if self.average is not None:
+            self.average.update_parameters(self.objective.model)
+        if overflows:
+            events = {**events, "overflows": float(overflows)}
+        return Updated({**terms, "grad_norm": norm}, events, rate)
+
+    def _gradients(
+        self, step: int, arrived: list[Batch], batches: Iterator[Batch], before: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of the whole batch, in micro-batches that fit into memory."""
+        asked = self.micro_batch
+        while True:
+            try:
+                result = self._accumulated(step, arrived, batches)
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+            # Out of the handler: while it lasts, the error holds the tensors of its frames.
+            self.optimizer.adamw.zero_grad(set_to_none=True)
+            self._put_back(before)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self.processes.world > 1:
+                raise too_large(self.micro_batch, None, step)
+            self.micro_batch = smaller_micro_batch(self.micro_batch, self._delivered)
+        if self.micro_batch != asked:
+            if self.config.micro_batch is not None:
+                raise too_large(asked, self.micro_batch, step)
+            self._say(
+                f"memory ran out with {asked} pictures at a time: going on with {self.micro_batch} "
+                f"(x{self.accumulation} accumulation)"
+            )
+        return result
+
+    def _accumulated(
+        self, step: int, arrived: list[Batch], batches: Iterator[Batch]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        terms: dict[str, Tensor] = {}
+        finite = torch.ones((), device=self.device)
+        for number, batch in enumerate(self.micro_batches(arrived, batches)):
+            seed_everything(self.config.seed, step, self.processes.rank, number)
+            with autocast(self.precision, self.device):
+                loss = self._wrapped(to_device(batch, self.device), step / self.config.steps)
+            self.scaler.scale(loss.total / self.accumulation).backward()
+            finite = finite * loss.total.detach().isfinite()
+            for name, value in loss.terms.items():
+                share = value / self.accumulation
+                terms[name] = terms[name] + share if name in terms else share
+        return terms, finite
+
+    def micro_batches(self, arrived: list[Batch], batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The pictures of a step; what arrives is kept for the case of doing it again."""
+        for number in range(self.config.batch // (self._delivered * self.processes.world)):
+            if number == len(arrived):
+                arrived.append(next(batches))
+            yield from divide(arrived[number], self.micro_batch)
+
+    def circumstances(self, step: int, number: int) -> Circumstances:
+        """What decides the numbers of a micro-batch, beside weights and pictures."""
+        return Circumstances(
+            seed=self.config.seed,
+            step=step,
+            rank=self.processes.rank,
+            number=number,
+            accumulation=self.accumulation,
+            progress=step / self.config.steps,
+            scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,
+        )
+
+    def _apply(self, finite: Tensor) -> tuple[Tensor, bool]:
+        """Clip and step; the norm of the gradient, and whether the weights may have changed."""
+        adamw, clip = self.optimizer.adamw, self.config.clip
+        self.scaler.unscale_(adamw)
+        norm = nn.utils.clip_grad_norm_(
+            self.optimizer.parameters, clip if clip else float("inf"), foreach=True
+        )
+        if self.scaler.is_enabled():
+            scale = self.scaler.get_scale()
+            self.scaler.step(adamw)
+            self.scaler.update()
+            return norm, self.scaler.get_scale() >= scale
+        self._broken = torch.maximum(self._broken, 1 - finite * norm.isfinite())
+        self._sound = self._sound + (1 - self._broken)
+        # The fused kernel leaves everything as it is where this is 1: so a GPU need not be waited
+        # for, and the weights are still those of before the broken step when it is noticed.
+        adamw.found_inf = self._broken  # type: ignore[attr-defined]
+        adamw.step()
+        return norm, True
+
+    def broken_step(self) -> int | None:
+        """The first step whose loss or gradient was not finite; from then on nothing was learned.
+
+        A GPU is waited for.
+        """
+        if self._first is None or not bool(self._broken):
+            return None
+        return self._first + int(self._sound)
+
+    def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
+        """What the next update depends on, beside step and pictures: tensors, and plain values."""
+        tensors = {
+            "model": self.objective.model.state_dict(),
+            "optimizer": self.optimizer.tensors(),
+        }
+        if self.average is not None:
+            tensors["average"] = self.average.state_dict()
+        return tensors, {"scaler": self.scaler.state_dict(), "micro_batch": self.micro_batch}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take over what `state` returned.
+
+        Raises CheckpointError if it is the state of another architecture.
+        """
+        step, tensors, values = checkpoint
+        try:
+            self.objective.model.load_state_dict(tensors["model"])
+            if self.average is not None:
+                self.average.load_state_dict(tensors["average"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint of step {step} belongs to another architecture: {error}",
+                remedy="use the settings of the run's config.json",
+            ) from error
+        self.optimizer.load(tensors["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(values["scaler"])
+        found_to_fit = values.get("micro_batch", self._delivered)
+        if self.config.micro_batch is None and self._delivered % found_to_fit == 0:
+            self.micro_batch = found_to_fit
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What a forward pass may change besides gradients: statistics that are part of a model."""
+        return dict(self.objective.model.named_buffers())
+
+    def _put_back(self, before: dict[str, Tensor]) -> None:
+        for name, value in self._buffers().items():
+            value.copy_(before[name])
+
+
+def divide(batch: Batch, size: int) -> Iterator[Batch]:
+    """The batch in parts of `size` pictures, in order, the last one perhaps smaller. What could not
+    be read is told with the first part."""
+    if len(batch.keys) <= size:
+        yield batch
+        return
+    for start in range(0, len(batch.keys), size):
+        part = {
+            name: value[start : start + size]
+            if name == "keys" or isinstance(value, Tensor)
+            else value
+            for name, value in batch._asdict().items()
+        }
+        yield type(batch)(**part | {"unreadable": batch.unreadable if start == 0 else ()})
