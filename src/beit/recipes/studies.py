@@ -79,22 +79,21 @@ def classification() -> ClassificationPlan:
             evaluation_crop=1.0,
             loader=loader,
             training=TrainingConfig(
-                steps=600,
+                steps=1000,
                 batch=64,
-                lr=1e-3,
+                lr=2e-3,
                 min_lr=1e-5,
-                warmup_steps=60,
+                warmup_steps=100,
                 weight_decay=0.05,
                 layer_decay=0.75,
                 clip=1.0,
                 log_every=50,
-                save_every=600,
+                save_every=1000,
                 keep=1,
             ),
         ),
         budgets=(
-            Budget(per_class=10, steps=400, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
-            Budget(per_class=None, steps=600, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
+            Budget(per_class=None, steps=1000, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
         ),
     )
 

@@ -1,36 +1,52 @@
-"""What pre-training on satellite tiles is worth for handwritten characters: probes of every block,
-few labels, and fine-tuning, against the same backbone with its initial weights."""
+"""What a backbone pre-trained on satellite tiles is worth for classification, against the same one
+with its initial weights: probes of every block and few labels, on the climate of such tiles and on
+handwritten characters, which are nothing like them; and fine-tuning on the characters."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Details, save_artifact
+from beit.config import ProbeConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tree import to_json
 from beit.errors import CheckpointError
 from beit.models.heads import MaskedImageModel
+from beit.recipes.demo import TILE
 from beit.recipes.finetune import for_finetuning
 from beit.recipes.studies import ClassificationPlan
 from beit.runs.probing import probe
 from beit.studies.characters import make_characters
 from beit.studies.finetuned import finetune_both
 from beit.studies.stages import ARMS, Row, Stages
+from beit.studies.tiles import make_tiles
 from beit.training.seeding import seed_everything
 
 Probed = dict[str, dict[str, Any]]
 """What `beit probe` wrote, for each arm."""
 
 
-class ClassificationResults(NamedTuple):
-    """Rows with both arms, and the best validation accuracy of each block by method and arm."""
+class Result(NamedTuple):
+    """On one set of pictures: rows with both arms on test, and what the probes found."""
 
     rows: list[Row]
     probed: Probed
+
+
+def make_climate(folder: Path) -> dict[str, object]:
+    """The labelled tiles of the demo."""
+    return make_tiles(folder, side=TILE, stride=None, labelled_stride=35)
+
+
+PICTURES: dict[str, Callable[[Path], object]] = {
+    "climate/labelled": make_climate,
+    "characters": make_characters,
+}
 
 
 def backbone_of(init: str) -> VisionTransformerConfig:
@@ -44,10 +60,9 @@ def backbone_of(init: str) -> VisionTransformerConfig:
     return backbone
 
 
-def study_classification(
-    folder: Path, plan: ClassificationPlan, *, init: str
-) -> ClassificationResults:
-    """Do every stage that is not done yet; the table is also written as results.json."""
+def study_classification(folder: Path, plan: ClassificationPlan, *, init: str) -> dict[str, Result]:
+    """Do every stage that is not done yet; for "climate" and "characters" the rows are also written
+    as JSON under that name."""
     backbone = backbone_of(init)
     base = replace(
         plan.finetune,
@@ -59,23 +74,41 @@ def study_classification(
         {"init": init, "finetune": to_json(base), "probe": to_json(plan.probe),
          "budgets": str(plan.budgets)},
     )  # fmt: skip
-    print(f"characters: {make_characters(folder / 'characters')}", flush=True)
-    untrained = folder / "untrained"
-    if not untrained.exists():
+    untrained = _untrained(folder / "untrained", backbone)
+    results = {}
+    for place, make in PICTURES.items():
+        name = place.partition("/")[0]
+        print(f"{name}: {make(folder / name)}", flush=True)
+        config = replace(plan.probe, data=str(folder / place))
+        probed = {
+            arm: _probed(folder / "probe" / f"{name}-{arm.replace(' ', '-')}", artifact, config)
+            for arm, artifact in zip(ARMS, (init, untrained), strict=True)
+        }
+        results[name] = Result(_frozen(probed), probed)
+    results["characters"].rows.extend(
+        finetune_both(stages, base, budget, init=init) for budget in plan.budgets
+    )
+    for name, result in results.items():
+        stages.write(result.rows, name)
+    return results
+
+
+def _untrained(place: Path, backbone: VisionTransformerConfig) -> str:
+    """The artifact of a backbone with its initial weights."""
+    if not place.exists():
         seed_everything(0)
         initial = replace(backbone, initialisation="pretrain")
-        save_artifact(untrained, MaskedImageModel(initial, 2), Details())
-    probed: Probed = {}
-    for arm, artifact in zip(ARMS, (init, str(untrained)), strict=True):
-        out = folder / "probe" / arm.replace(" ", "-")
-        if not (out / "probe.json").exists():
-            print(f"\n== probes, {arm}", flush=True)
-            probe(artifact, replace(plan.probe, data=base.data, out=str(out)))
-        probed[arm] = json.loads((out / "probe.json").read_text())
-    rows = [*_frozen(probed)]
-    rows += [finetune_both(stages, base, budget, init=init) for budget in plan.budgets]
-    stages.write(rows)
-    return ClassificationResults(rows, probed)
+        save_artifact(place, MaskedImageModel(initial, 2), Details())
+    return str(place)
+
+
+def _probed(out: Path, artifact: str, config: ProbeConfig) -> dict[str, Any]:
+    """What the probes found, now or before."""
+    if not (out / "probe.json").exists():
+        print(f"\n== probes, {out.name}", flush=True)
+        probe(artifact, replace(config, out=str(out)))
+    found: dict[str, Any] = json.loads((out / "probe.json").read_text())
+    return found
 
 
 def _frozen(probed: Probed) -> list[Row]:

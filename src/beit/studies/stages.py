@@ -65,10 +65,10 @@ class Stages:
         kept: dict[str, Any] = json.loads(record.read_text())
         return kept
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """The table, as results.json."""
+    def write(self, rows: Sequence[Row], name: str = "results") -> None:
+        """The table, as JSON."""
         results = [row._asdict() for row in rows]
-        (self.folder / "results.json").write_text(json.dumps(results, indent=1))
+        (self.folder / f"{name}.json").write_text(json.dumps(results, indent=1))
 
 
 def as_markdown(rows: Sequence[Row], setting: str = "labels per class") -> str:

@@ -80,11 +80,14 @@ def find_tiles(climate: np.ndarray, *, side: int, stride: int) -> Iterator[Tile]
                         yield Tile(top, left, part, most if pure else None)
 
 
-def make_tiles(folder: Path, *, side: int, stride: int, labelled_stride: int) -> dict[str, object]:
+def make_tiles(
+    folder: Path, *, side: int, stride: int | None, labelled_stride: int
+) -> dict[str, object]:
     """Write the tiles as PNG files, unless they are there; how many there are of each kind.
 
-    `unlabelled/` holds every training tile, overlapping, by name only; `labelled/` holds train, val
-    and test, one folder per climate, further apart; land of a mixed or rare climate has no label.
+    `unlabelled/` holds every training tile, overlapping, by name only, unless `stride` is None;
+    `labelled/` holds train, val and test, one folder per climate, further apart; land of a mixed or
+    rare climate has no label.
     """
     record = folder / COMPLETE
     settings = {"side": side, "stride": stride, "labelled_stride": labelled_stride}
@@ -100,7 +103,7 @@ def make_tiles(folder: Path, *, side: int, stride: int, labelled_stride: int) ->
         Image.fromarray(square).save(path, compress_level=1)
 
     unlabelled = 0
-    for tile in find_tiles(climate, side=side, stride=stride):
+    for tile in find_tiles(climate, side=side, stride=stride) if stride is not None else ():
         if tile.part == "train":
             write(folder / "unlabelled" / f"{tile.top:04d}_{tile.left:04d}.png", tile)
             unlabelled += 1
