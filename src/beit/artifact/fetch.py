@@ -38,6 +38,7 @@ from huggingface_hub.utils.tqdm import (
 from beit.artifact.download import PATIENCE, Patience, check_address, download, shown
 from beit.artifact.published import recognise_name
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.home import home as home
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,6 @@ class Fetched(NamedTuple):
     reference: str
     sha256: str
     """Of a fetched file; empty for folders and for what was on this machine before."""
-
-
-def home() -> Path:
-    """The folder of what is kept for every run: `$BEIT_HOME`, or `~/.cache/beit`."""
-    return Path(os.environ.get("BEIT_HOME") or "~/.cache/beit").expanduser()
 
 
 def fetch(

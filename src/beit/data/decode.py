@@ -17,7 +17,10 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -215,11 +218,40 @@ def decode(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) ->
     are. The limit is checked against the header, before any pixel is decoded; one above Pillow's
     own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
     """
+    with _faults_named(data), _quiet:
+        return _pixels(data, channels, pixel_limit)
+
+
+class Header(NamedTuple):
+    """What a picture says of itself before any pixel is decoded."""
+
+    format: str
+    """One of `FORMATS`."""
+    mode: str
+    """Pillow's name for the kind of pixels."""
+    height: int
+    width: int
+    several: bool
+    """Whether it is animated or has several pages."""
+    orientation: int
+    """EXIF orientation as stored, 1 to 8."""
+
+
+def read_header(data: bytes) -> Header:
+    """What the picture is. Errors: UnreadableError."""
+    with _faults_named(data), _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        width, height = picture.size
+        several = bool(getattr(picture, "is_animated", False))
+        form = "JPEG" if picture.format == "MPO" else str(picture.format)
+        return Header(form, picture.mode, height, width, several, _orientation(picture))
+
+
+@contextmanager
+def _faults_named(data: bytes) -> Iterator[None]:
     if not data:
         raise UnreadableError("the file is empty")
     try:
-        with _quiet:
-            return _pixels(data, channels, pixel_limit)
+        yield
     except UnreadableError:
         raise
     except UnidentifiedImageError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from beit.data.listing import LIST_EXTENSIONS, Found, find_pictures, no_pictures, quoted
+from beit.data.parts import open_stored, part_to_learn_from
 from beit.data.sources import (
     VALIDATION_FOLDERS,
     FileSource,
@@ -67,9 +69,9 @@ def _labelled(path: str, part: str, found: Found, classes: list[str]) -> FileSou
     )
 
 
-def _same_classes(path: str, train: Found, other: Found, part: str) -> None:
-    missing = [name for name in train.folders if name not in other.folders]
-    extra = [name for name in other.folders if name not in train.folders]
+def _same_classes(path: str, train: Sequence[str], other: Sequence[str], part: str) -> None:
+    missing = [name for name in train if name not in other]
+    extra = [name for name in other if name not in train]
     if missing or extra:
         differences = [
             f"{word} {quoted(names, 5)}"
@@ -79,7 +81,7 @@ def _same_classes(path: str, train: Found, other: Found, part: str) -> None:
         raise DataError(
             f"{path}: the classes of {part}/ differ from those of train/: it "
             + " and ".join(differences),
-            remedy="use the same class folders in every part, spelled alike",
+            remedy="use the same classes in every part, spelled alike",
         )
 
 
@@ -163,13 +165,39 @@ def _open_folder(path: str, split: float, seed: int) -> LabelledSplits:
     for other in (part, split_folder(path, ("test",))):
         if other is not None:
             found_other = _class_folders(path, other)
-            _same_classes(path, found, found_other, other)
+            _same_classes(path, found.folders, found_other.folders, other)
             sources[other] = _labelled(path, other, found_other, found.folders)
     return LabelledSplits(sources["train"], sources[part], sources.get("test"))
 
 
+def _open_stored(
+    path: str, parts: Mapping[str, ImageSource], split: float, seed: int
+) -> LabelledSplits:
+    """Shards and datasets; a part for testing may lack labels and is then left out."""
+    train = part_to_learn_from(path, parts)
+    found = next((name for name in VALIDATION_FOLDERS if name in parts), None)
+    test = parts.get("test")
+    test = None if test is None or test.targets is None else test
+    for source in (train, train if found is None else parts[found]):
+        if source.targets is None:
+            raise DataError(
+                f"{path} has no label for every picture"
+                + (f": {source.note}" if source.note else ""),
+                remedy="label all: shards with .cls or .json beside each picture, datasets in a "
+                "column called label",
+            )
+    _two_classes(path, train.classes)
+    for name, other in ((found, found and parts[found]), ("test", test)):
+        if name and other:
+            _same_classes(path, train.classes, other.classes, name)
+    if found is None:
+        return LabelledSplits(*_held_out(train, split, seed), test)
+    return LabelledSplits(train, parts[found], test)
+
+
 def open_labelled(path: str, *, split: float, per_class: int | None, seed: int) -> LabelledSplits:
-    """Labelled pictures: class folders, also under `train/` and `val/`, or a labelled list.
+    """Labelled pictures: class folders, also under `train/` and `val/`, a labelled list, tar shards
+    or a Hugging Face dataset (see `beit.data.parts.open_stored`).
 
     `val/` may be called `valid/` or `validation/`, and `test/` may stand beside it. Without them a
     share `split` of each class is held out for validation, the same for the same seed. `per_class`
@@ -178,8 +206,12 @@ def open_labelled(path: str, *, split: float, per_class: int | None, seed: int) 
     between the parts or have too few pictures; ConfigError for a `split` or `per_class` that is
     out of range.
     """
-    must_exist(path)
-    if Path(path).is_dir():
+    stored = open_stored(path)
+    if not stored:
+        must_exist(path)
+    if stored:
+        splits = _open_stored(path, stored, split, seed)
+    elif Path(path).is_dir():
         splits = _open_folder(path, split, seed)
     elif Path(path).suffix.lower() in LIST_EXTENSIONS:
         source = source_from_list(path)

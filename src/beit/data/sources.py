@@ -20,9 +20,13 @@ from beit.data.listing import (
     quoted,
     read_list,
 )
+from beit.data.names import Names
 from beit.errors import DataError
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
+OTHER_PARTS = (*VALIDATION_FOLDERS, "test")
+WHOLE = ""
+"""The part of data that is not divided into parts."""
 PROBES = 8
 
 
@@ -65,11 +69,7 @@ class ImageSource(Protocol):
 
 
 class FileSource:
-    """Pictures in files below a folder.
-
-    The paths lie in one byte string with offsets, not in millions of Python objects, so that worker
-    processes share them instead of copying them page by page.
-    """
+    """Pictures in files below a folder."""
 
     def __init__(
         self,
@@ -80,10 +80,8 @@ class FileSource:
         classes: tuple[str, ...] = (),
         note: str = "",
     ) -> None:
-        encoded = [os.fsencode(path) for path in paths]
         self._root = root
-        self._names = b"".join(encoded)
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._names = Names(map(os.fsencode, paths))
         self._targets = None if targets is None else np.array(targets, dtype=np.int64)
         self._classes = classes
         self._note = note
@@ -101,21 +99,15 @@ class FileSource:
         return self._note
 
     def __len__(self) -> int:
-        return len(self._ends)
-
-    def _name(self, index: int) -> bytes:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} pictures")
-        start = int(self._ends[index - 1]) if index else 0
-        return self._names[start : int(self._ends[index])]
+        return len(self._names)
 
     def path(self, index: int) -> Path:
         """Where the picture lies."""
-        return Path(self._root, os.fsdecode(self._name(index)))
+        return Path(self._root, os.fsdecode(self._names[index]))
 
     def key(self, index: int) -> str:
         """The path relative to the folder, with forward slashes; foreign bytes escaped."""
-        return self._name(index).decode("utf-8", "backslashreplace")
+        return self._names[index].decode("utf-8", "backslashreplace")
 
     def read(self, index: int) -> Record:
         try:
@@ -137,7 +129,7 @@ class FileSource:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
         for index in range(len(self)):
             target = -1 if self._targets is None else self._targets[index]
-            digest.update(self._name(index) + b"\0%d\0%d\n" % (self._size(index), target))
+            digest.update(self._names[index] + b"\0%d\0%d\n" % (self._size(index), target))
         return digest.hexdigest()
 
 
@@ -196,7 +188,7 @@ def split_folder(path: str, names: tuple[str, ...]) -> str | None:
 
 
 def _open_folder(path: str) -> FileSource:
-    others = split_folder(path, (*VALIDATION_FOLDERS, "test"))
+    others = split_folder(path, OTHER_PARTS)
     if others and split_folder(path, ("train",)):
         prefix, note = "train/", f"{path} holds train/ and {others}/: only train/ is read"
     else:
@@ -232,7 +224,8 @@ def source_from_list(path: str) -> FileSource:
 
 
 def open_source(path: str) -> ImageSource:
-    """Pictures to learn from without labels: a folder, a list (.txt, .csv, .tsv) or one picture.
+    """Pictures to learn from without labels: a folder, a list (.txt, .csv, .tsv), one picture, tar
+    shards or a Hugging Face dataset (see `beit.data.parts.open_stored`).
 
     Folders are searched to every depth. Of a folder with `train/` beside `val/` (or `valid/`,
     `validation/`, `test/`) only `train/` is read, and `note` says so. If no picture lies directly
@@ -240,6 +233,11 @@ def open_source(path: str) -> ImageSource:
     training without labels may use to score itself.
     Errors: DataError if nothing is there or no picture is found.
     """
+    from beit.data.parts import open_stored, part_to_learn_from  # they are sources, too
+
+    stored = open_stored(path)
+    if stored:
+        return part_to_learn_from(path, stored)
     must_exist(path)
     place = Path(path)
     if place.is_dir():
@@ -250,13 +248,19 @@ def open_source(path: str) -> ImageSource:
         return FileSource(str(place.parent), [place.name])
     raise DataError(
         f"{path} is neither a folder nor a list file nor a picture",
-        remedy="known extensions: " + ", ".join(LIST_EXTENSIONS + PICTURE_EXTENSIONS),
+        remedy="known extensions: "
+        + ", ".join((*LIST_EXTENSIONS, *PICTURE_EXTENSIONS, ".tar", ".parquet")),
     )
 
 
 def spread(length: int, count: int) -> list[int]:
     """Up to `count` different indices from first to last, evenly spread."""
     return sorted({int(index) for index in np.linspace(0, length - 1, min(count, length))})
+
+
+def evenly(source: ImageSource, limit: int) -> ImageSource:
+    """At most `limit` pictures, spread evenly over the source."""
+    return source if len(source) <= limit else select(source, spread(len(source), limit))
 
 
 def check_readable(source: ImageSource, channels: int = 3) -> None:

@@ -1,0 +1,208 @@
+"""Hugging Face datasets: on the hub, saved in a folder, or in Parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beit.data.decode import UnreadableError
+from beit.data.listing import natural_key, quoted
+from beit.data.sources import WHOLE, Record
+from beit.errors import BeitError, ConfigError, DataError, ResourceError
+
+NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
+PREFIX = "hf:"
+PICTURE_COLUMNS = ("image", "img", "picture")
+LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
+SAVED = ("dataset_dict.json", "state.json")
+ROWS = 4096
+
+
+class HuggingFaceSource:
+    """The rows of one split, in its order; the key is the split and the number of the row."""
+
+    def __init__(self, dataset: Any, split: str) -> None:
+        self._column = _picture_column(dataset)
+        self._classes, self._targets = _labels(dataset)
+        self._split = split
+        features = importlib.import_module("datasets")
+        if isinstance(dataset.features[self._column], features.Image):
+            dataset = dataset.cast_column(self._column, features.Image(decode=False))
+        self._rows = dataset.select_columns([self._column])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        return self._targets
+
+    @property
+    def note(self) -> str:
+        return ""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, index: int) -> str:
+        """Split and row."""
+        return f"{self._split or 'all'}/{index:06d}"
+
+    def read(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} pictures")
+        try:
+            data = _bytes(self._rows[index][self._column])
+        except OSError as error:
+            raise UnreadableError(error.strerror or str(error)) from error
+        target = None if self._targets is None else int(self._targets[index])
+        return Record(data, target, self.key(index))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps([self._split, self._classes]).encode())
+        if self._targets is not None:
+            digest.update(self._targets.tobytes())
+        for batch in self._rows.with_format("arrow").iter(ROWS):
+            column = batch.column(self._column)
+            for chunk in column.chunks:
+                digest.update(json.dumps(_lengths(chunk)).encode())
+        return digest.hexdigest()
+
+
+def _lengths(chunk: Any) -> list[int]:
+    """The number of bytes of each picture; of one in a file as large as that is now."""
+    arrow, compute = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.compute")
+    if not arrow.types.is_struct(chunk.type):
+        return [-1 if size is None else size for size in compute.binary_length(chunk).to_pylist()]
+    sizes = compute.binary_length(compute.struct_field(chunk, "bytes")).to_pylist()
+    paths = compute.struct_field(chunk, "path").to_pylist()
+    return [
+        _file_size(path) if size is None else size for size, path in zip(sizes, paths, strict=True)
+    ]
+
+
+def _file_size(path: str | None) -> int:
+    try:
+        return -1 if path is None else Path(path).stat().st_size
+    except OSError:
+        return -1
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, dict):
+        if value.get("bytes") is None and value.get("path"):
+            return Path(value["path"]).read_bytes()
+        value = value.get("bytes")
+    if not isinstance(value, bytes):
+        raise UnreadableError("the row holds no picture")
+    return value
+
+
+def _holds_pictures(feature: Any) -> bool:
+    if type(feature).__name__ == "Image":
+        return True
+    if isinstance(feature, dict):
+        return {"bytes", "path"} <= feature.keys()
+    return getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def _picture_column(dataset: Any) -> str:
+    found = [name for name, feature in dataset.features.items() if _holds_pictures(feature)]
+    usual = [name for name in PICTURE_COLUMNS if name in found]
+    if usual or len(found) == 1:
+        return str((usual or found)[0])
+    raise DataError(
+        f"{len(found)} columns of the dataset hold pictures; it has "
+        + quoted(list(dataset.features), 8),
+        remedy=f"rename the one to learn from to '{PICTURE_COLUMNS[0]}'",
+    )
+
+
+def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Class names and ids: as the dataset names them, else what a column named `label` holds."""
+    features = dataset.features
+    named = [name for name, one in features.items() if type(one).__name__ == "ClassLabel"]
+    usual = [name for name in LABEL_COLUMNS if name in (named or features)]
+    if not usual and len(named) != 1:
+        return (), None
+    column = (usual or named)[0]
+    values = list(dataset[column])
+    if named:
+        targets = np.array([-1 if value is None else value for value in values], np.int64)
+        if len(targets) and targets.min() < 0:  # test splits come without answers
+            return (), None
+        return tuple(features[column].names), targets
+    if not all(isinstance(value, int | str) for value in values):
+        return (), None
+    words = [str(value) for value in values]
+    classes = tuple(sorted(set(words), key=natural_key))
+    ids = {name: number for number, name in enumerate(classes)}
+    return classes, np.array([ids[word] for word in words], np.int64)
+
+
+def is_hugging_face(path: str) -> bool:
+    """Whether this is `hf:NAME`, a folder that `save_to_disk` wrote, or Parquet."""
+    place = Path(path)
+    return (
+        path.startswith(PREFIX)
+        or (place.suffix == ".parquet" and place.is_file())
+        or any((place / name).is_file() for name in SAVED)
+        or (place.is_dir() and any(place.glob("*.parquet")))
+    )
+
+
+def _load(path: str) -> Any:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise ResourceError(
+            f"{path} is a Hugging Face dataset, and the library `datasets` is not installed",
+            remedy='pip install "beit[datasets]"',
+        ) from error
+    if not path.startswith(PREFIX):
+        if any(Path(path, name).is_file() for name in SAVED):
+            return datasets.load_from_disk(path)
+        if Path(path).is_file():
+            return datasets.load_dataset("parquet", data_files={"train": path})
+        return datasets.load_dataset(path)
+    found = NAMED.fullmatch(path)
+    if found is None:
+        raise ConfigError(
+            f"{path} is no name of a dataset",
+            remedy="write hf:NAME, hf:NAME:CONFIG or hf:NAME@REVISION",
+        )
+    name, config, revision = found.groups()
+    return datasets.load_dataset(name, config, revision=revision)
+
+
+def open_hugging_face(path: str) -> dict[str, HuggingFaceSource]:
+    """Every split of `hf:NAME`, of a folder that `save_to_disk` wrote, or of Parquet files.
+
+    `hf:NAME:CONFIG@REVISION` names one configuration and revision. What is not on this machine is
+    downloaded by the library `datasets`, into its own cache.
+    Errors: DataError if it cannot be had; ResourceError without the library.
+    """
+    try:
+        loaded = _load(path)
+    except BeitError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path} cannot be opened: {error}",
+            remedy="check the name, the network and, for private data, `hf auth login`",
+        ) from error
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or WHOLE): loaded}
+    sources = {
+        name: HuggingFaceSource(dataset, name) for name, dataset in splits.items() if len(dataset)
+    }
+    if not sources:
+        raise DataError(f"{path} has no rows", remedy="name a dataset with pictures")
+    return sources if len(sources) > 1 else {WHOLE: next(iter(sources.values()))}

@@ -1,0 +1,179 @@
+"""Files on this machine or in object storage: which there are, and their bytes by range.
+
+Addresses such as s3://bucket/name and https://host/name go through fsspec, which is optional.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from beit.data.listing import natural_key, quoted
+from beit.errors import ConfigError, DataError, ResourceError
+
+TRIES = 3
+PAUSE_SECONDS = 0.5
+MOST_PLACES = 1_000_000
+MARKS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+
+
+class Stamp(NamedTuple):
+    """Differs when a file has changed."""
+
+    size: int
+    mark: str
+    """The time of its last change, or what its server calls its version."""
+
+
+def is_remote(place: str) -> bool:
+    """Whether it is an address and no path."""
+    return "://" in place
+
+
+def _file_system(place: str) -> tuple[Any, str]:
+    """The file system of an address, one per process, and the path in it."""
+    try:
+        # Not imported by name: there are no types without the library, and one error with it.
+        return importlib.import_module("fsspec.core").url_to_fs(place)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise ResourceError(
+            f"{place} is in object storage, and a library for it is not installed: {error}",
+            remedy='pip install "beit[remote]"',
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{place} is no address that can be read: {error}",
+            remedy="use s3://, gs:// or https://",
+        ) from error
+
+
+def stamp(place: str) -> Stamp:
+    """What tells this version of a file. Errors: OSError if there is none."""
+    if not is_remote(place):
+        status = Path(place).stat()
+        return Stamp(status.st_size, str(status.st_mtime_ns))
+    file_system, path = _file_system(place)
+    info = _tried(place, lambda: file_system.info(path))
+    if info.get("size") is None:
+        raise OSError(f"the server of {place} does not say how large it is")
+    return Stamp(int(info["size"]), " ".join(str(info[mark]) for mark in MARKS if mark in info))
+
+
+def read_range(place: str, start: int, length: int) -> bytes:
+    """Part of a file. Errors: OSError if not all of it can be had."""
+    if is_remote(place):
+        file_system, path = _file_system(place)
+        data: bytes = _tried(place, lambda: file_system.cat_file(path, start, start + length))
+    else:
+        with Path(place).open("rb") as file:
+            data = os.pread(file.fileno(), length, start)
+    if len(data) != length:
+        raise OSError(f"{len(data)} bytes came instead of {length}")
+    return data
+
+
+def read_all(place: str) -> bytes:
+    """A whole file. Errors: OSError."""
+    if not is_remote(place):
+        return Path(place).read_bytes()
+    file_system, path = _file_system(place)
+    data: bytes = _tried(place, lambda: file_system.cat_file(path))
+    return data
+
+
+@contextmanager
+def opened(place: str) -> Iterator[IO[bytes]]:
+    """A file to read and to seek in. Errors: OSError."""
+    if not is_remote(place):
+        with Path(place).open("rb") as file:
+            yield file
+        return
+    file_system, path = _file_system(place)
+    with _tried(place, lambda: file_system.open(path, "rb")) as file:
+        yield file
+
+
+def _tried(place: str, act: Any) -> Any:
+    """Networks fail now and then: up to three tries, and any error as an OSError."""
+    for attempt in range(TRIES):
+        try:
+            return act()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # every file system raises types of its own
+            if attempt == TRIES - 1:
+                raise OSError(f"{place} cannot be read: {error or type(error).__name__}") from error
+            time.sleep(PAUSE_SECONDS * 2**attempt)
+    raise AssertionError
+
+
+def _alternatives(text: str) -> list[str]:
+    """What stands for a pair of braces: `000..127` or `a,b`."""
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        return text.split(",")
+    first, last = found.groups()
+    if not int(first) <= int(last) < int(first) + MOST_PLACES:
+        raise ConfigError(f"{{{text}}} is no range", remedy="write the smaller number first")
+    width = len(first) if len(first) == len(last) or first.startswith("0") else 0
+    return [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`shards/{000..127}.tar` and `{train,extra}.tar` to the names they stand for, in order.
+
+    Errors: ConfigError for a range that runs backwards.
+    """
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [
+        name
+        for middle in _alternatives(found.group(1))
+        for name in expand_braces(before + middle + after)
+    ]
+
+
+def _matching(pattern: str) -> list[str]:
+    if not is_remote(pattern):
+        return glob.glob(pattern)  # noqa: PTH207 - the pattern may be absolute
+    file_system, path = _file_system(pattern)
+    found = _tried(pattern, lambda: file_system.glob(path))
+    return [str(file_system.unstrip_protocol(name)) for name in found]
+
+
+def expand(pattern: str) -> list[str]:
+    """The files that braces and the wildcards `*`, `?` and `[...]` (in addresses `*`) stand for.
+
+    Braces keep their order, what matches a wildcard comes in natural order.
+    Errors: DataError if a wildcard matches nothing or a named file is not there.
+    """
+    if not is_remote(pattern) and Path(pattern).exists():
+        return [pattern]
+    places: list[str] = []
+    missing: list[str] = []
+    for name in expand_braces(pattern):
+        if "*" in name or (not is_remote(name) and glob.has_magic(name)):
+            found = sorted(_matching(name), key=natural_key)
+            places += found
+            missing += [] if found else [name]
+        else:
+            places.append(name)
+            missing += [] if is_remote(name) or Path(name).is_file() else [name]
+    if missing:
+        raise DataError(
+            f"{pattern}: nothing is there for {quoted(missing)}",
+            remedy="check the numbers and the folder; {000..127} counts from 000 to 127",
+        )
+    return places

@@ -1,0 +1,193 @@
+"""Pictures in tar shards, as WebDataset lays them out, read at any place without unpacking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from beit.data.decode import UnreadableError
+from beit.data.listing import find_pictures, natural_key, quoted
+from beit.data.names import Names
+from beit.data.places import expand, is_remote, read_all, read_range
+from beit.data.shard_index import ShardIndex, find_index
+from beit.data.sources import OTHER_PARTS, WHOLE, Record
+from beit.errors import DataError
+
+MANIFEST = "shards.json"
+UNFINISHED = "packing.json"
+FORMAT = 1
+BLOCK = tarfile.BLOCKSIZE
+INDEXED_AT_A_TIME = 8
+
+
+class ShardSource:
+    """The pictures of some shards, in the order of the shards and in theirs.
+
+    A picture is named as in its shard, below its part if there are parts, so that a folder and the
+    shards it was packed into are the same data to a run. Names that come in several shards get the
+    shard's name before them.
+    """
+
+    def __init__(self, places: Sequence[str], indexes: Sequence[ShardIndex], part: str) -> None:
+        counts = [len(index.names) for index in indexes]
+        self._places = tuple(places)
+        self._shards = np.repeat(np.arange(len(indexes), dtype=np.int32), counts)
+        self._offsets = np.concatenate([index.offsets for index in indexes])
+        self._sizes = np.concatenate([index.sizes for index in indexes])
+        self._names = Names(name for index in indexes for name in index.names)
+        self._named_by_shard = not self._names.all_differ()
+        self._classes, self._targets = _labels(indexes)
+        self._note = _note(indexes)
+        self._prefix = os.fsencode(f"{part}/") if part else b""
+        if self._named_by_shard and not Names(map(self._full_name, range(len(self)))).all_differ():
+            raise DataError(
+                f"{quoted(list(places))}: two pictures have the same name",
+                remedy="name each shard once, and each picture of a shard differently",
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        return self._targets
+
+    @property
+    def note(self) -> str:
+        return self._note
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _full_name(self, index: int) -> bytes:
+        name = self._names[index]
+        if self._named_by_shard:
+            shard = PurePosixPath(self._places[int(self._shards[index])]).stem
+            name = os.fsencode(f"{shard}/") + name
+        return self._prefix + name
+
+    def key(self, index: int) -> str:
+        """The name in the shard; foreign bytes escaped."""
+        return self._full_name(index).decode("utf-8", "backslashreplace")
+
+    def read(self, index: int) -> Record:
+        name, size = self._names[index], int(self._sizes[index])
+        place, offset = self._places[int(self._shards[index])], int(self._offsets[index])
+        try:
+            data = read_range(place, offset - BLOCK, BLOCK + size)
+            _check_header(data[:BLOCK], name, size)
+        except (OSError, tarfile.TarError) as error:
+            raise UnreadableError(f"{place}: {error}") from error
+        target = None if self._targets is None else int(self._targets[index])
+        return Record(data[BLOCK:], target, self.key(index))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(self._classes).encode() + self._prefix)
+        for array in (self._names.block, self._names.ends, self._sizes, self._targets):
+            if array is not None:
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def _check_header(header: bytes, name: bytes, size: int) -> None:
+    """The index may be older than the shard: what lies there must be what is looked for."""
+    found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    short = len(name) <= tarfile.LENGTH_NAME and name.isascii()
+    if found.size != size or (short and os.fsencode(found.name) != name):
+        raise tarfile.ReadError("the shard has changed since its index was made")
+
+
+def _labels(indexes: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Classes in natural order and the class of each picture, if every picture has one."""
+    if any((index.labels < 0).any() for index in indexes):
+        return (), None
+    classes = tuple(sorted({name for one in indexes for name in one.label_names}, key=natural_key))
+    ids = {name: number for number, name in enumerate(classes)}
+    translated = [
+        np.array([ids[name] for name in index.label_names], np.int64)[index.labels]
+        for index in indexes
+    ]
+    return classes, np.concatenate(translated)
+
+
+def _note(indexes: Sequence[ShardIndex]) -> str:
+    others: Counter[str] = Counter()
+    for index in indexes:
+        others.update(index.others)
+    notes = []
+    if others:
+        met = ", ".join(f"{extension} ({count})" for extension, count in others.most_common(8))
+        notes.append(f"members of the shards that are no pictures are left out: {met}")
+    unlabelled = sum(int((index.labels < 0).sum()) for index in indexes)
+    if unlabelled and any(index.label_names for index in indexes):
+        notes.append(f"{unlabelled} pictures have no label, so that none is used")
+    return "; ".join(notes)
+
+
+def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
+    """The pictures of these shards, which are a part of the data.
+
+    Those without an index are walked through, eight at a time, and their index is kept.
+    Errors: DataError if one cannot be read or none has a picture.
+    """
+    with ThreadPoolExecutor(INDEXED_AT_A_TIME) as threads:
+        indexes = list(threads.map(find_index, places))
+    source = ShardSource(places, indexes, part)
+    if len(source) == 0:
+        raise DataError(
+            f"no pictures in {len(places)} shards: {quoted(list(places))}",
+            remedy="a picture is told by what follows the first dot of its name, such as .jpg",
+        )
+    return source
+
+
+def shard_parts(path: str) -> dict[str, list[str]] | None:
+    """The shards that a path, an address or a pattern stands for, by part; None if it is none.
+
+    A folder that was packed says itself what it has, also behind an address. Any other folder
+    counts if .tar files lie in it or in its train/, val/ and so on, and pictures nowhere.
+    Errors: DataError for shards that are not there.
+    """
+    if path.endswith(".tar") or (is_remote(path) and ".tar" in PurePosixPath(path).name):
+        return {WHOLE: expand(path)}
+    if is_remote(path) or Path(path, MANIFEST).is_file():
+        return _packed_parts(path.rstrip("/"))
+    if Path(path, UNFINISHED).is_file():
+        raise DataError(
+            f"the packing of {path} was stopped before its end",
+            remedy="give the same `beit data pack` again: it goes on",
+        )
+    found = {part: _tars(Path(path, part)) for part in (WHOLE, "train", *OTHER_PARTS)}
+    found = {part: places for part, places in found.items() if places}
+    return found if found and not find_pictures(path).paths else None
+
+
+def _tars(folder: Path) -> list[str]:
+    return sorted((str(place) for place in folder.glob("*.tar")), key=natural_key)
+
+
+def _packed_parts(folder: str) -> dict[str, list[str]]:
+    try:
+        manifest = json.loads(read_all(f"{folder}/{MANIFEST}"))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"its format is {manifest['format']}, this program reads {FORMAT}")
+        return {
+            part: [f"{folder}/{name}" for name in names]
+            for part, names in manifest["parts"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder} is no folder of shards: its {MANIFEST} cannot be read: {error}",
+            remedy="name the shards themselves, as in shards/{000..127}.tar, or pack the folder "
+            "with `beit data pack`",
+        ) from error

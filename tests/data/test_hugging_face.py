@@ -1,0 +1,146 @@
+"""Hugging Face datasets as they are saved: pictures, labels, splits."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.decode import UnreadableError
+from beit.data.hugging_face import HuggingFaceSource, open_hugging_face
+from beit.data.labelled import open_labelled
+from beit.data.loader import Loader
+from beit.data.parts import open_part
+from beit.data.sources import ImageSource, open_source
+from beit.data.views import SingleView
+from beit.errors import ConfigError, DataError, ResourceError
+
+datasets = pytest.importorskip("datasets")
+Draw = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    datasets.disable_progress_bars()
+
+
+def rows(root: Path, count: int, *, named: bool = True, **columns: Any) -> Any:
+    files = [str(path) for path in sorted(root.glob("*.png"))][:count]
+    content = {"image": files, "label": [number % 2 for number in range(count)]} | columns
+    label = datasets.ClassLabel(names=["dog", "cat"]) if named else datasets.Value("int64")
+    features = {"image": datasets.Image(), "label": label}
+    features |= {name: datasets.Value("string") for name in columns if name not in features}
+    return datasets.Dataset.from_dict(content, datasets.Features(features))
+
+
+@pytest.fixture
+def root(draw: Draw) -> Path:
+    return draw(*[f"{number}.png" for number in range(8)])
+
+
+def data(source: ImageSource) -> list[bytes]:
+    return [source.read(index).data for index in range(len(source))]
+
+
+def pictures(root: Path, count: int = 8) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(root.glob("*.png"))][:count]
+
+
+def test_saved_dataset_with_splits(root: Path, tmp_path: Path) -> None:
+    parts = datasets.DatasetDict({"train": rows(root, 8), "validation": rows(root, 4)})
+    parts.save_to_disk(tmp_path / "saved")
+    place = str(tmp_path / "saved")
+    source = open_source(place)
+    assert data(source) == pictures(root)
+    assert source.key(3) == "train/000003"
+    assert source.classes == ("dog", "cat")
+    splits = open_labelled(place, split=0.5, per_class=1, seed=0)
+    assert [len(splits.train), len(splits.validation)] == [2, 4]
+    assert splits.validation.targets is not None
+    assert splits.validation.targets.tolist() == [0, 1, 0, 1]
+    assert splits.validation.read(1).target == 1
+    name, validation = open_part(place, "val")
+    assert data(validation) == pictures(root, 4)
+    assert "validation" in name
+    with pytest.raises(IndexError):
+        source.read(8)
+
+
+def test_parquet_and_a_named_dataset(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "parquet").mkdir()
+    file = tmp_path / "parquet" / "train.parquet"
+    rows(root, 8, named=False).to_parquet(file)
+    by_file, by_folder, by_name = (
+        open_source(place) for place in (str(file), str(file.parent), f"hf:{file.parent}")
+    )
+    assert data(by_file) == data(by_folder) == data(by_name) == pictures(root)
+    assert by_name.classes == ("0", "1")
+    assert by_name.fingerprint() == by_folder.fingerprint() == by_file.fingerprint()
+    loader = Loader(
+        by_name, SingleView(config=ViewConfig(), size=(16, 16)), channels=3, batch=4, micro_batch=4,
+        seed=1, config=LoaderConfig(workers=1, cache=False),
+    )  # fmt: skip
+    assert len([key for batch in loader.batches(0, 2) for key in batch.keys]) == 8
+    before = by_file.fingerprint()
+    (root / "1.png").write_bytes(b"other")
+    rows(root, 8, named=False).to_parquet(file)
+    assert open_source(str(file)).fingerprint() != before
+    assert data(pickle.loads(pickle.dumps(by_file))) == data(by_file)  # noqa: S301
+
+
+def test_labels_as_words_and_missing_ones(root: Path, tmp_path: Path) -> None:
+    words = rows(root, 4).remove_columns("label").add_column("label", ["b", "a", "b", "10"])
+    words.save_to_disk(tmp_path / "words")
+    source = open_source(str(tmp_path / "words"))
+    assert source.classes == ("10", "a", "b")
+    assert source.targets is not None
+    assert source.targets.tolist() == [2, 1, 2, 0]
+    rows(root, 4, label=[0, 1, -1, 0]).save_to_disk(tmp_path / "unknown")
+    assert open_source(str(tmp_path / "unknown")).targets is None
+    rows(root, 4).remove_columns("label").save_to_disk(tmp_path / "none")
+    with pytest.raises(DataError, match="no label for every picture"):
+        open_labelled(str(tmp_path / "none"), split=0.5, per_class=None, seed=0)
+
+
+def test_test_split_without_answers_is_left_out(root: Path, tmp_path: Path) -> None:
+    parts = {"train": rows(root, 8), "test": rows(root, 2, label=[-1, -1])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    splits = open_labelled(str(tmp_path / "saved"), split=0.25, per_class=None, seed=0)
+    assert splits.test is None
+    assert [len(splits.train), len(splits.validation)] == [6, 2]
+
+
+def test_missing_pictures(root: Path, tmp_path: Path) -> None:
+    lost = datasets.Dataset.from_dict(
+        {"image": [None, str(tmp_path / "gone.png")]}, datasets.Features(image=datasets.Image())
+    )
+    source = HuggingFaceSource(lost, "train")
+    with pytest.raises(UnreadableError, match="holds no picture"):
+        source.read(0)
+    with pytest.raises(UnreadableError, match="No such file"):
+        source.read(1)
+
+
+def test_no_single_column_of_pictures(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
+    with pytest.raises(DataError, match="0 columns of the dataset hold pictures; it has 'text'"):
+        open_source(str(tmp_path / "text"))
+
+
+def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_hugging_face(f"hf:{tmp_path / 'nothing'}")
+    with pytest.raises(ConfigError, match="no name of a dataset"):
+        open_hugging_face("hf:a@b@c")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ResourceError, match="`datasets` is not installed") as caught:
+        open_source("hf:mnist")
+    assert "beit[datasets]" in caught.value.remedy
