@@ -46,7 +46,7 @@ def test_scores_are_what_their_definitions_say(drawn):
     assert scores.mean_iou == pytest.approx((sum(iou[:3]) + iou[4]) / 4, abs=1e-9)
     assert scores.mean_accuracy == pytest.approx(sum(accuracy[:3]) / 3, abs=1e-9)
     right = sum(p == t for p, t in pairs) / len(pairs)
-    assert scores.pixel_accuracy == pytest.approx(right, abs=1e-6)
+    assert scores.pixel_accuracy == pytest.approx(right, abs=1e-12)
     assert scores.scored == 4
 
 

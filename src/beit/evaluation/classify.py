@@ -34,7 +34,7 @@ class Scores(NamedTuple):
     def mean_per_class(self) -> float:
         """Accuracy averaged over the classes that occur."""
         occurs = self.total > 0
-        return float((self.right[occurs] / self.total[occurs]).mean())
+        return float((self.right[occurs].double() / self.total[occurs]).mean())
 
 
 @torch.no_grad()

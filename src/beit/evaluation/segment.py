@@ -50,7 +50,7 @@ class SegmentationScores(NamedTuple):
     @property
     def pixel_accuracy(self) -> float:
         """Share of all pixels that are right."""
-        return float(self.confusion.diagonal().sum() / self.confusion.sum())
+        return float(self.confusion.diagonal().sum().double() / self.confusion.sum())
 
     @property
     def scored(self) -> int:
