@@ -11,7 +11,7 @@ import pytest
 
 from beit.data.decode import UnreadableError
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, check_readable, open_source, select
+from beit.data.sources import FileSource, ImageSource, check_readable, evenly, open_source, select
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]
@@ -255,6 +255,12 @@ def test_wrong_labelled_folders(draw: Draw, names: list[str], empty: list[str], 
         open_labelled(str(root), split=0.5, per_class=None, seed=0)
     assert caught.match(match.removesuffix("$"))
     assert caught.value.remedy
+
+
+def test_few_pictures_are_spread_evenly() -> None:
+    source = FileSource("", [f"{index}.png" for index in range(36)])
+    assert keys(evenly(source, 4)) == ["0.png", "11.png", "23.png", "35.png"]
+    assert evenly(source, 36) is source
 
 
 def test_wrong_requests(draw: Draw) -> None:

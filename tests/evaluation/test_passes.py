@@ -16,7 +16,7 @@ from beit.data.labelled import open_labelled
 from beit.data.sources import open_source
 from beit.evaluation import passes as module
 from beit.evaluation.passes import CentreView, Passes
-from beit.evaluation.pretraining import NeighbourScore, RetrievalScore, evenly
+from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
 from beit.recipes import find_recipe
 
@@ -58,12 +58,6 @@ def test_centre_view_has_no_label():
     picture = np.zeros((20, 30, 3), np.uint8)
     sample = CentreView((8, 12), 0.5)(picture, 3, random.Random(0))
     assert sample.image.shape == (3, 8, 12)
-
-
-def test_evenly(source):
-    assert evenly(source, 99) is source
-    few = evenly(source, 4)
-    assert [few.key(index) for index in range(4)] == [source.key(i) for i in (0, 11, 23, 35)]
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -24,7 +24,7 @@ from beit.report.attention import attention_maps, queries
 from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
 from beit.report.pictures import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.report.pretraining import central_masks, fill, guess, pixels_of
-from beit.report.samples import FEWEST, affordable, batches, best_typical_worst, chosen
+from beit.report.samples import FEWEST, affordable, batches, best_typical_worst
 from beit.report.settings import changed_options, command
 from beit.report.strip import write_strip
 from beit.report.tokenizer import vocabulary
@@ -190,13 +190,6 @@ def test_large_models_see_fewer_pictures():
     cpu = torch.device("cpu")
     assert affordable(model, 10, cpu, 64) == 64
     assert affordable(model, 10_000_000, cpu, 64) == FEWEST
-
-
-def test_chosen_pictures_are_spread(runs):
-    source = open_source(str(runs.data))
-    few = chosen(source, 3)
-    assert [few.key(index) for index in (0, 2)] == [source.key(0), source.key(len(source) - 1)]
-    assert chosen(source, 1000) is source
 
 
 def test_best_typical_and_worst_are_told_apart():

@@ -13,7 +13,7 @@ from beit.config.data import ViewConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits
-from beit.data.sources import ImageSource, select
+from beit.data.sources import ImageSource, evenly
 from beit.data.views import SingleView
 from beit.evaluation.features import FeatureTable, extract_features
 from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
@@ -21,13 +21,6 @@ from beit.evaluation.passes import CentreView, Passes
 from beit.models.heads import BackboneModel
 
 SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
-
-
-def evenly(source: ImageSource, limit: int) -> ImageSource:
-    """At most `limit` pictures, spread evenly over the source."""
-    if len(source) <= limit:
-        return source
-    return select(source, np.linspace(0, len(source) - 1, limit).astype(np.int64))
 
 
 class NeighbourScore:

@@ -13,13 +13,13 @@ from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, select
+from beit.data.sources import ImageSource, evenly, select
 from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
 from beit.report.pictures import show, to_rgb
-from beit.report.samples import affordable, batches, chosen
+from beit.report.samples import affordable, batches
 from beit.report.trained import trained
 
 MOST_PICTURES = 5000
@@ -189,7 +189,7 @@ def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Sectio
             remedy="bring back the folders of that time to see these pictures",
         )
     view = EvaluationView(config.model.size, config.crop)
-    source = chosen(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
+    source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
     answers = answer(model, source, view, device)
     body = [_surest(answers, source, view, config.model.channels, right) for right in (False, True)]
     lead = _summary(answers, len(everything), len(classes))

@@ -16,7 +16,7 @@ from torch import Tensor
 from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
 from beit.config.runs import PretrainRunConfig
-from beit.data.sources import ImageSource, open_source
+from beit.data.sources import ImageSource, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.masking import MaskSampler
 from beit.models.heads import MaskedImageModel
@@ -25,7 +25,7 @@ from beit.objectives.masked import patchify
 from beit.report.attention import attention_section
 from beit.report.markup import Markup, Section, block, element, join, number, percent
 from beit.report.pictures import hide, judge, show, to_rgb, token_map
-from beit.report.samples import affordable, batches, best_typical_worst, chosen
+from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
@@ -250,7 +250,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
         tokenizer.to(device)
     source: ImageSource = open_source(config.data)
     positions = config.model.patches + 1
-    source = chosen(source, affordable(model, positions, device, MOST_PICTURES))
+    source = evenly(source, affordable(model, positions, device, MOST_PICTURES))
     view = central_masks(config, tokenizer)
     guesses: list[Guess] = []
     for batch in batches(MaskedBatch, source, view, config.model.channels):

@@ -11,7 +11,7 @@ from torch import nn
 from beit.batch import Batch
 from beit.config.data import LoaderConfig
 from beit.data.loader import View, evaluate_batches
-from beit.data.sources import ImageSource, select, spread
+from beit.data.sources import ImageSource
 
 Kind = TypeVar("Kind", bound=Batch)
 
@@ -29,11 +29,6 @@ def affordable(model: nn.Module, positions: int, device: torch.device, most: int
     weights = sum(parameter.numel() for parameter in model.parameters())
     operations = 2 * max(weights, 1) * positions
     return max(FEWEST, min(most, int(BUDGET.get(device.type, BUDGET["cpu"]) / operations)))
-
-
-def chosen(source: ImageSource, amount: int) -> ImageSource:
-    """So many pictures, evenly spread over the source."""
-    return source if len(source) <= amount else select(source, spread(len(source), amount))
 
 
 def batches(

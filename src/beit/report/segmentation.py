@@ -14,13 +14,13 @@ from beit.config.segment_run import SegmentRunConfig
 from beit.data.joint import WholeView
 from beit.data.label_maps import PALETTE, painted
 from beit.data.segmented import open_segmented
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, evenly
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.report.markup import Markup, Section, block, element, join, percent, table
 from beit.report.pictures import show, to_rgb
-from beit.report.samples import affordable, batches, best_typical_worst, chosen
+from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 
 MOST_PICTURES = 48
@@ -113,7 +113,7 @@ def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:
         config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
     ).validation
     positions = HEAD_COST * (config.model.patches + 1)
-    source = chosen(everything, affordable(model, positions, published.device, MOST_PICTURES))
+    source = evenly(everything, affordable(model, positions, published.device, MOST_PICTURES))
     found = answers(model, source, config)
     labelled = [one for one in found if one.scores.confusion.any()]
     order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)

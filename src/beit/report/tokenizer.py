@@ -12,14 +12,14 @@ from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
-from beit.data.sources import open_source, spread
+from beit.data.sources import evenly, open_source, spread
 from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.masked import patchify
 from beit.report.curves import HEIGHT, WIDTH
 from beit.report.markup import Markup, Section, block, element, figure, join
 from beit.report.pictures import show, to_rgb, token_map
-from beit.report.samples import affordable, batches, best_typical_worst, chosen
+from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
@@ -157,7 +157,7 @@ def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     grid, stride = tokenizer.grid, tokenizer.config.downsampling
     channels = tokenizer.config.channels
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
-    source = chosen(open_source(config.data), amount)
+    source = evenly(open_source(config.data), amount)
     paintings: list[Painting] = []
     for batch in batches(ImageBatch, source, CentreView(tokenizer.size, 1.0), channels):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))
