@@ -1,0 +1,1 @@
+"""How fast `beit` is beside its peers, on one machine: `benchmarks/run`."""

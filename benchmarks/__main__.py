@@ -1,0 +1,119 @@
+"""`benchmarks/run [--quick] [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [PART ...]`
+
+Without a part all are measured, and the record is kept in benchmarks/results. `check` judges the
+newest record, `table` writes it into docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks import goals, record
+from benchmarks.machine import describe, matrix_peak
+from benchmarks.race import Clock, Row, race
+from benchmarks.setting import TYPES, Setting
+
+PARTS = {
+    "tokenizer": "tokenizing",
+    "pretraining": "pretraining",
+    "finetuning": "finetuning",
+    "segmentation": "segmentation",
+    "inference": "inference",
+    "loading": "loading",
+    "masks": "masks",
+    "memory": "memory",
+    "startup": "startup",
+    "probing": "probing",
+}
+"""Names of the parts, and the modules whose `contests` they are."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    if asked.parts == ["check"]:
+        return _check()
+    if asked.parts == ["table"]:
+        found = record.shown(record.records())
+        assert found is not None, "there is no record yet: measure first"
+        record.write_page(found)
+        return 0
+    unknown = set(asked.parts) - PARTS.keys()
+    if unknown:
+        raise SystemExit(f"no part {sorted(unknown)}; there are {', '.join(PARTS)}, check, table")
+    device = torch.device(asked.device)
+    torch.set_num_threads(asked.threads)
+    setting = Setting(
+        quick=asked.quick,
+        device=device,
+        threads=asked.threads,
+        rounds=asked.rounds or (3 if asked.quick else 7),
+        batch=asked.batch or (4 if asked.quick else 64 if device.type == "cuda" else 8),
+    )
+    made = measure(setting, asked.parts or list(PARTS))
+    stamp = made.machine["date"].replace(":", "").partition("+")[0]
+    size = "quick" if setting.quick else "full"
+    path = asked.out or record.RESULTS / f"{stamp}-{device.type}-{size}.json"
+    made.write(path)
+    print(record.table(made))
+    for name, why in made.skipped.items():
+        print(f"left out: {name}: {why}")
+    print(f"written to {path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="small models: about two minutes")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=0, help="0: 3 if quick, else 7")
+    parser.add_argument("--batch", type=int, default=0, help="0: 4 if quick, else 8, on a GPU 64")
+    parser.add_argument("--out", type=Path, help="file of the record")
+    return parser
+
+
+def measure(setting: Setting, parts: list[str]) -> record.Record:
+    """One part after the other; a part whose module is missing a library fails aloud."""
+    warnings.filterwarnings("ignore", module="timm|transformers|dall_e")
+    machine = describe(setting.device)
+    clock = Clock(setting.device, setting.threads)
+    peaks = {name: matrix_peak(setting.device, TYPES[name], clock) for name in setting.precisions}
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    for part in parts:
+        module = importlib.import_module(f"benchmarks.{PARTS[part]}")
+        for contest in module.contests(setting):
+            print(f"{part}: {contest.case}", flush=True)
+            rows += race(part, contest, rounds=setting.rounds, clock=clock)
+            skipped |= contest.skipped
+    return record.Record(
+        machine=machine,
+        setting=asdict(setting) | {"device": setting.device.type},
+        peaks=peaks,
+        rows=tuple(rows),
+        skipped=skipped,
+    )
+
+
+def _check() -> int:
+    kept = record.records()
+    if not kept:
+        raise SystemExit("there is no record yet: measure first")
+    newest = kept[-1]
+    older = [entry for entry in kept[:-1] if entry.kind == newest.kind]
+    for line in goals.fallen(older[-1], newest) if older else ["no older record of this kind"]:
+        print(line)
+    for line in goals.judge(newest, goals.goals()):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""Classification: how long one picture takes, and how many a batch brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from beit.models.heads import Classifier
+from benchmarks.finetuning import CLASSES
+from benchmarks.peers import gather, in_timm, in_transformers, normalised
+from benchmarks.race import Clock, Contest, Contestant
+from benchmarks.setting import TYPES, Setting
+
+
+def contests(setting: Setting) -> Iterator[Contest]:
+    """Weights in the type of the case, not autocast: as a model is served."""
+    torch.manual_seed(0)
+    model = Classifier(setting.classifying, CLASSES).to(setting.device).eval()
+    peers, skipped = gather(
+        {"transformers": lambda: in_transformers(model), "timm": lambda: in_timm(model)}
+    )
+    for precision in setting.precisions:
+        dtype = TYPES[precision]
+        for module in (model, *peers.values()):
+            module.to(dtype).eval()
+        for number in (1, setting.batch):
+            images = setting.images(model.backbone.config.size, number=number)
+            pixels = normalised(images, model.backbone.config).to(dtype)
+            yield Contest(
+                case=f"batch {number} {precision}",
+                contestants={
+                    "beit": _answering(model, images),
+                    **{name: _answering(peer, pixels) for name, peer in peers.items()},
+                },
+                skipped=skipped,
+                precision=precision,
+                counts_flops=True,
+            )
+
+
+def _answering(model: nn.Module | Callable[[Tensor], Tensor], inputs: Tensor) -> Contestant:
+    def answer(_clock: Clock) -> None:
+        with torch.inference_mode():
+            model(inputs)
+
+    return answer

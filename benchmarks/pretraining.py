@@ -1,0 +1,161 @@
+"""A step of masked image modeling, whole and by part, and the head with its loss alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from beit.config import MaskedConfig, TrainingConfig
+from beit.models.heads import MaskedImageModel
+from beit.objectives.masked import MaskedImageModeling
+from beit.tokenizers.precision import encoding_precision
+from beit.training.optim import Optimizer
+from benchmarks.peers import (
+    MaskedTimm,
+    dalle_encoder,
+    gather,
+    in_transformers,
+    normalised,
+    official,
+)
+from benchmarks.race import OURS, Clock, Contest, Contestant
+from benchmarks.setting import Setting
+from benchmarks.tokenizing import published_tokens
+
+CLIP = 3.0
+TRAINING = TrainingConfig(steps=2, batch=1, lr=1e-4, clip=CLIP)
+"""Its optimizer is ours; the rest of it is not used."""
+
+PEERS: dict[str, Callable[[MaskedImageModel], nn.Module]] = {
+    "transformers": in_transformers,
+    "timm": MaskedTimm,
+    "unilm": official,
+}
+
+Tensors = Callable[[], Tensor]
+
+
+class Task:
+    """The model to train, its tokenizer, and the pictures: the same for everyone."""
+
+    def __init__(self, setting: Setting) -> None:
+        torch.manual_seed(0)
+        self.setting = setting
+        self.tokenizer = setting.tokenizer.build().to(setting.device)
+        model = MaskedImageModel(setting.pretraining, self.tokenizer.codes)
+        self.model = model.to(setting.device).train()
+        self.images = setting.images(model.backbone.config.size)
+        self.token_images = setting.images(self.tokenizer.size, seed=1)
+        self.mask = setting.mask(setting.pretraining)
+
+    def ours(self, precision: str) -> Contestant:
+        """With the optimizer of our runs: fused, and grouped by decay."""
+        fastest = encoding_precision("auto", self.setting.device)
+        objective = MaskedImageModeling(self.model, MaskedConfig(), self.tokenizer, fastest)
+        tokenizer = objective.tokenizer
+        assert tokenizer is not None
+        return _step(
+            self.setting,
+            self.model,
+            Optimizer(objective, TRAINING).adamw,
+            lambda: tokenizer.encode(self.token_images, self.mask),
+            lambda: self.model(self.images, self.mask),
+            precision,
+        )
+
+    def theirs(self, name: str, precision: str) -> Contestant:
+        """The published encoder, the peer's model, and AdamW as torch has it by default."""
+        encoder, peer = dalle_encoder(self.tokenizer), PEERS[name](self.model).train()
+        pixels = normalised(self.images, self.model.backbone.config)
+        token_images, mask = self.token_images, self.mask  # and nothing else of ours stays alive
+        return _step(
+            self.setting,
+            peer,
+            torch.optim.AdamW(peer.parameters(), lr=TRAINING.lr),
+            lambda: published_tokens(encoder, token_images)[mask],
+            _logits(name, peer, pixels, mask),
+            precision,
+        )
+
+
+def contestant(setting: Setting, who: str) -> Contestant:
+    """One of them alone, in float32."""
+    task = Task(setting)
+    return task.ours("fp32") if who == OURS else task.theirs(who, "fp32")
+
+
+def contests(setting: Setting) -> Iterator[Contest]:
+    """All learn at a rate that changes little, from the same weights."""
+    task = Task(setting)
+    for precision in setting.precisions:
+        peers, skipped = gather({name: partial(task.theirs, name, precision) for name in PEERS})
+        yield Contest(
+            case=f"step {precision}",
+            contestants={OURS: task.ours(precision), **peers},
+            skipped=skipped,
+            precision=precision,
+            counts_flops=True,
+        )
+    yield from _head(setting, task.model, task.mask)
+
+
+def _logits(name: str, peer: Any, pixels: Tensor, mask: Tensor) -> Tensors:
+    """transformers scores every place; the masked ones are taken out of the answer."""
+    if name == "transformers":
+        return lambda: peer(pixels, bool_masked_pos=mask).logits[mask]
+    return lambda: peer(pixels, mask)
+
+
+def _step(
+    setting: Setting,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tokens: Tensors,
+    logits: Tensors,
+    precision: str,
+) -> Contestant:
+    def step(clock: Clock) -> None:
+        targets = tokens()
+        clock.lap("tokenizer")
+        with setting.autocast(precision):
+            predictions = logits()
+        clock.lap("forward and head")
+        loss = F.cross_entropy(predictions.float(), targets)
+        clock.lap("loss")
+        loss.backward()
+        clock.lap("backward")
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        clock.lap("clip and optimizer")
+
+    return step
+
+
+def _head(setting: Setting, model: MaskedImageModel, mask: Tensor) -> Iterator[Contest]:
+    """Norm, head and loss from the output of the last block, forward and backward: of the masked
+    places, against all of them with the masked ones taken out afterwards, as transformers has it.
+    """
+    places = mask.shape[1]
+    features = torch.randn(setting.batch, places, model.backbone.config.width).to(setting.device)
+    targets = torch.randint(model.outputs, (int(mask.sum()),)).to(setting.device)
+
+    def masked(_clock: Clock) -> None:
+        rows = features[mask].requires_grad_()
+        F.cross_entropy(model.head(model.norm(rows)).float(), targets).backward()
+
+    def every(_clock: Clock) -> None:
+        rows = features.clone().requires_grad_()
+        F.cross_entropy(model.head(model.norm(rows))[mask].float(), targets).backward()
+
+    yield Contest(
+        case="head and loss fp32",
+        contestants={"beit": masked, "every place": every},
+        counts_flops=True,
+    )
+    model.zero_grad(set_to_none=True)

@@ -1,0 +1,137 @@
+"""Records of measurements as JSON, and the tables that docs/performance.md shows of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.race import OURS, Row
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+COLUMNS = ("what", "who", "median", "least", "spread", "times ours", "of peak")
+BEGIN, END = "<!-- measured -->", "<!-- end -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run of the benchmarks."""
+
+    machine: dict[str, Any]
+    setting: dict[str, Any]
+    peaks: dict[str, float]
+    """GFLOP per second of the fastest matrix product, by precision."""
+    rows: tuple[Row, ...]
+    skipped: dict[str, str]
+    """Peers that were not measured, and why."""
+
+    @property
+    def kind(self) -> str:
+        """Which records may be compared: the same machine, the same models, the same threads."""
+        names = ("device", "quick", "threads", "batch")
+        told = [str(self.setting[name]) for name in names]
+        return " ".join([self.machine["processor"], self.machine["device"], *told])
+
+    def find(self, part: str, case: str, who: str) -> Row | None:
+        """The row with these names."""
+        for row in self.rows:
+            if (row.part, row.case, row.who) == (part, case, who):
+                return row
+        return None
+
+    def write(self, path: Path) -> None:
+        values = {
+            "machine": self.machine,
+            "setting": self.setting,
+            "peaks": self.peaks,
+            "skipped": self.skipped,
+            "rows": [row._asdict() for row in self.rows],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def read(path: Path) -> Record:
+    values = json.loads(path.read_text())
+    return Record(**(values | {"rows": tuple(Row(**row) for row in values["rows"])}))
+
+
+def records(folder: Path = RESULTS) -> list[Record]:
+    """All that are kept, oldest first."""
+    return sorted((read(path) for path in folder.glob("*.json")), key=lambda r: r.machine["date"])
+
+
+def shown(kept: list[Record]) -> Record | None:
+    """The record the page shows: the newest of the full models, else the newest."""
+    full = [record for record in kept if not record.setting["quick"]]
+    return (full or kept or [None])[-1]
+
+
+def table(record: Record) -> str:
+    """Markdown: each part's rows, with how many times ours a peer took."""
+    lines = []
+    for part in dict.fromkeys(row.part for row in record.rows):
+        lines += [f"### {part}", "", f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+        lines += [_line(row, record.peaks) for row in record.rows if row.part == part]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(row: Row, peaks: dict[str, float]) -> str:
+    cells = [
+        row.case,
+        row.who,
+        _value(row.median, row.unit),
+        _value(row.minimum, row.unit),
+        f"{row.spread:.0%}",
+        "" if row.who == OURS or not row.ratio else f"{row.ratio:.2f}",
+        f"{of_peak(row, peaks):.0%}" if row.gflops else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def of_peak(row: Row, peaks: dict[str, float]) -> float:
+    """Its own counted work over its time, as a share of the fastest matrix product."""
+    return row.gflops / row.median / peaks[row.precision]
+
+
+def _value(value: float, unit: str) -> str:
+    if unit == "s":
+        return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+    return f"{value:.4g} {unit}".strip()
+
+
+def page(record: Record) -> str:
+    """What stands between the marks of docs/performance.md."""
+    machine, setting = record.machine, record.setting
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    models = "two narrow blocks (`--quick`)" if setting["quick"] else "BEiT base"
+    peaks = ", ".join(f"{name} {value:.0f}" for name, value in record.peaks.items())
+    skipped = "; ".join(f"{name} ({why})" for name, why in record.skipped.items()) or "none"
+    load = machine["load"][0]
+    return "\n".join(
+        [
+            f"Measured {machine['date'][:10]} at commit {machine['commit']}: {models}, batch "
+            f"{setting['batch']}, {setting['rounds']} rounds, {setting['threads']} threads, on "
+            f"{machine['device']}; processor {machine['processor']} with {machine['cores']} cores, "
+            f"{machine['capability']}, load {load} at the start.",
+            f"Fastest matrix product in GFLOP/s: {peaks}. Peers left out: {skipped}.",
+            f"Versions: {versions}.",
+            "",
+            table(record),
+        ]
+    )
+
+
+def write_page(record: Record, path: Path = PAGE) -> None:
+    """Put the tables of a record between the marks."""
+    text = path.read_text()
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    path.write_text(f"{before}{BEGIN}\n{page(record)}{END}{after}")
+
+
+def measured_part(path: Path = PAGE) -> str:
+    """What the page shows now."""
+    return path.read_text().partition(f"{BEGIN}\n")[2].partition(END)[0]

@@ -1,0 +1,110 @@
+"""The runner measures a part and keeps a record; the page shows the record; goals are judged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import goals, record
+from benchmarks.__main__ import PARTS, main
+from benchmarks.race import Row
+from benchmarks.record import Record
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(who="peer", ratio=2.0, case="c", part="p"):
+    return Row(part, case, who, "s", 2.0, 1.0, 0.1, ratio, 8.0, "fp32")
+
+
+def made(*rows, quick=False, device="cpu", peaks=None):
+    setting = {"quick": quick, "device": device, "threads": 1, "batch": 8, "rounds": 7}
+    machine = {
+        "date": "2030-01-02T03", "commit": "abc", "processor": "X", "device": "cpu", "cores": 2,
+        "capability": "AVX2", "load": [0.1], "versions": {"torch": "2"},
+    }  # fmt: skip
+    return Record(machine=machine, setting=setting, peaks=peaks or {"fp32": 40.0}, rows=rows,
+                  skipped={"unilm": "no checkout"})  # fmt: skip
+
+
+def test_quick_part_from_the_command_line(tmp_path):
+    out = tmp_path / "kept" / "record.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2", "--out", out]
+    done = subprocess.run([*command, "masks"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| 500 masks, exact count | beit |" in done.stdout
+    kept = record.read(out)
+    assert {entry.who for entry in kept.rows} == {"beit", "arrays"}
+    assert all(entry.minimum > 0 for entry in kept.rows)
+    assert kept.peaks["fp32"] > 0
+    assert kept.setting["quick"] is True
+
+
+def test_unknown_part_names_those_there_are():
+    with pytest.raises(SystemExit, match=r"no part \['mask'\].*masks"):
+        main(["mask"])
+
+
+def test_record_survives_its_file(tmp_path):
+    kept = made(row("beit", 1.0), row())
+    kept.write(tmp_path / "a.json")
+    assert record.read(tmp_path / "a.json") == kept
+    assert record.records(tmp_path) == [kept]
+
+
+def test_the_page_shows_the_newest_full_record():
+    full, quick = made(row()), made(row(), quick=True)
+    assert record.shown([full, quick]) is full
+    assert record.shown([quick]) is quick
+    assert record.shown([]) is None
+
+
+def test_table_tells_ratio_and_share_of_the_peak():
+    shown = record.table(made(row("beit", 1.0), row(ratio=2.5)))
+    assert "| c | beit | 2 s | 1 s | 10% |  | 10% |" in shown  # 8 GFLOP in 2 s of 40 per second
+    assert "| c | peer | 2 s | 1 s | 10% | 2.50 | 10% |" in shown
+
+
+def test_goals_are_met_missed_or_not_measurable():
+    goal = goals.Goal("g", "p", "c", "peer", at_least=2.0)
+
+    def verdict(kept, **changes):
+        return goals.judge(kept, [goal._replace(**changes)])[0].partition("]: ")[2]
+
+    assert verdict(made(row())) == "met: 2.00, asked 2"
+    assert verdict(made(row(ratio=1.99))) == "MISSED: 1.99, asked 2"
+    assert verdict(made()) == "not measured"
+    assert verdict(made(row()), needs="cuda") == "not measurable here: no GPU"
+    assert verdict(made(row()), needs="bf16") == "not measurable here: no fast bfloat16"
+    assert verdict(made(row(), peaks={"fp32": 1.0, "bf16": 2.0}), needs="bf16").startswith("met")
+    assert verdict(made(row(), quick=True)) == "not measurable here: small models"
+    assert verdict(made(row(), device="cuda")) == "not measurable here: a goal for CPUs"
+
+
+def test_fallen_ratios_are_told():
+    old = made(row(ratio=2.0), row(ratio=1.0, case="d"))
+    new = made(row(ratio=1.8), row(ratio=0.96, case="d"), row(ratio=1.0, case="new"))
+    assert goals.fallen(old, new) == ["p, c, peer: 2.00 fell to 1.80"]
+
+
+def test_only_records_of_one_kind_are_compared():
+    full = made(row())
+    assert full.kind == replace(full, rows=()).kind
+    assert full.kind != made(row(), quick=True).kind
+
+
+def test_goals_name_parts_and_peers():
+    asked = goals.goals()
+    assert {goal.part for goal in asked} <= PARTS.keys()
+    assert {goal.needs for goal in asked} <= {"", "bf16", "cuda"}
+    assert all(goal.at_least >= 1 for goal in asked)
+
+
+def test_the_docs_show_the_record():
+    kept = record.shown(record.records())
+    assert kept is not None
+    assert record.measured_part() == record.page(kept)
