@@ -6,10 +6,11 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from beit.cli import measuring, showing, studying, training, using
+from beit.cli import data, measuring, showing, studying, training, using
 from beit.errors import BeitError, ConfigError, nearest
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
+    "data": data.data,
     "tokenizer": training.tokenizer,
     "pretrain": training.pretrain,
     "finetune": training.finetune,

@@ -1,0 +1,56 @@
+"""The verb that prepares pictures: data pack, data check."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import tyro
+
+Data = Annotated[str, tyro.conf.Positional]
+
+
+def data(args: list[str]) -> None:
+    """Look through pictures for faults, or pack them into tar shards."""
+    tyro.extras.subcommand_cli_from_dict(
+        {"check": check, "pack": pack}, args=args, prog="beit data", description=data.__doc__
+    )
+
+
+def check(
+    data: Data,
+    format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+    channels: int = 3,
+    few: int = 10,
+) -> None:
+    """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
+
+    The exit code is 3 if one cannot be read.
+
+    Args:
+        data: A folder, a list, tar shards, hf:NAME, as for every other verb.
+        format: A table for people, or JSON with every finding.
+        channels: How many channels the pictures will be read with.
+        few: Name the classes that have fewer pictures for training.
+    """
+    from beit.data.check import check as look_through
+    from beit.data.check import must_be_readable, print_json, print_table
+
+    found = look_through(data, channels=channels, few=few)
+    (print_json if format == "json" else print_table)(found)
+    must_be_readable(found)
+
+
+def pack(data: Data, out: Annotated[str, tyro.conf.Positional], shard_size: int = 500) -> None:
+    """Write pictures as tar shards in the layout of WebDataset, each with an index.
+
+    The same command goes on with what was stopped.
+
+    Args:
+        data: A folder with or without classes, a list, hf:NAME.
+        out: Folder to write: name it to the other verbs as --data.
+        shard_size: Megabytes at which a shard is closed.
+    """
+    from beit.data.pack import pack as write
+
+    done = write(data, out, shard_size=shard_size)
+    print(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")

@@ -1,0 +1,257 @@
+"""Looks through pictures for all that is wrong with them or odd about them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from beit.data.decode import UnreadableError, decode, read_header
+from beit.data.listing import PICTURE_EXTENSIONS, quoted
+from beit.data.names import short_hash
+from beit.data.parts import open_parts
+from beit.data.pictures import cores
+from beit.data.sources import WHOLE, ImageSource
+from beit.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable"
+KINDS = {
+    UNREADABLE: "cannot be read: runs leave them out and name them",
+    "in two parts": "the same file in training and in validation or test: scores come out too high",
+    "in two classes": "the same file under different classes: one of them is wrong",
+    "duplicate": "the same file again",
+    "few in class": "classes with few pictures for training",
+    "class missing": "classes that only some parts have",
+    "several pictures": "animated, or with several pages: the first picture is taken",
+    "wrong extension": "the content is another format than the name says: the content counts",
+    "tiny": "a side of few pixels: it is enlarged",
+    "deep": "more than 8 bits for each colour: scaled to 8",
+    "printing colours": "CMYK or LAB: turned into RGB by formula",
+    "turned": "stored turned or mirrored (EXIF): set upright",
+}
+TINY = 32
+AT_A_TIME = 512
+
+_EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
+_DEEP = ("I", "F")
+_PRINTING = ("CMYK", "YCbCr", "LAB")
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong or odd."""
+
+    kind: str
+    """One of `KINDS`."""
+    name: str
+    """The key of the picture, or the name of the class."""
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was looked through, and what was found."""
+
+    data: str
+    pictures: dict[str, int]
+    """How many each part has; data that are not divided are the part ``."""
+    classes: dict[str, dict[str, int]]
+    """How many pictures of each class each part has."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each kind, in the order of `KINDS`."""
+        numbers = Counter(finding.kind for finding in self.findings)
+        return {kind: numbers[kind] for kind in KINDS if numbers[kind]}
+
+
+def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
+    header = read_header(data)
+    if header.several:
+        yield "several pictures", header.format
+    extension = PurePosixPath(key).suffix.lower()
+    if extension in PICTURE_EXTENSIONS and extension not in _EXTENSIONS[header.format]:
+        yield "wrong extension", f"it is {header.format}"
+    if min(header.height, header.width) < TINY:
+        yield "tiny", f"{header.height} x {header.width}"
+    if header.mode.startswith(_DEEP):
+        yield "deep", header.mode
+    if header.mode in _PRINTING:
+        yield "printing colours", header.mode
+    if header.orientation != 1:
+        yield "turned", f"orientation {header.orientation}"
+
+
+class _Seen(NamedTuple):
+    hashed: int
+    findings: list[Finding]
+
+
+def _look(source: ImageSource, index: int, channels: int) -> _Seen:
+    key = source.key(index)
+    try:
+        data = source.read(index).data
+    except UnreadableError as error:
+        return _Seen(index, [Finding(UNREADABLE, key, error.reason)])
+    try:
+        decode(data, channels=channels)
+        findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
+    except UnreadableError as error:
+        findings = [Finding(UNREADABLE, key, error.reason)]
+    return _Seen(short_hash(data), findings)
+
+
+def _look_through(
+    source: ImageSource, channels: int, findings: list[Finding]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The hash of every picture, uint64 [n], and whether it could be read at all."""
+    hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
+    with ThreadPoolExecutor(cores()) as threads:
+        for start in range(0, len(source), AT_A_TIME):
+            indices = range(start, min(start + AT_A_TIME, len(source)))
+            for index, seen in zip(
+                indices, threads.map(lambda one: _look(source, one, channels), indices), strict=True
+            ):
+                hashes[index] = seen.hashed
+                there[index] = not any(one.kind == UNREADABLE for one in seen.findings)
+                findings.extend(seen.findings)
+            if start % (20 * AT_A_TIME) == 0 and start:
+                logger.info("%d of %d pictures looked at", start, len(source))
+    return hashes, there
+
+
+class _Copies:
+    """Pictures with the same bytes, over all parts."""
+
+    def __init__(self, parts: Mapping[str, ImageSource], hashes: list[np.ndarray]) -> None:
+        self._sources = list(parts.values())
+        self._names = list(parts)
+        self._starts = np.cumsum([0, *map(len, hashes)])
+        self._hashes = np.concatenate(hashes)
+
+    def groups(self, there: np.ndarray) -> Iterator[np.ndarray]:
+        """Places of readable pictures that have the same hash, two or more."""
+        places = np.flatnonzero(there)
+        order = places[np.argsort(self._hashes[places], kind="stable")]
+        changes = np.flatnonzero(np.diff(self._hashes[order])) + 1
+        return (group for group in np.split(order, changes) if len(group) > 1)
+
+    def _who(self, place: int) -> tuple[str, str, str | None]:
+        part = int(np.searchsorted(self._starts, place, side="right")) - 1
+        source, index = self._sources[part], int(place - self._starts[part])
+        targets = source.targets
+        label = None if targets is None else source.classes[int(targets[index])]
+        return self._names[part], source.key(index), label
+
+    def findings(self, there: np.ndarray) -> Iterator[Finding]:
+        for group in self.groups(there):
+            first_part, first_key, first_label = self._who(int(group[0]))
+            for place in group[1:]:
+                part, key, label = self._who(int(place))
+                detail = f"the same as {first_key}"
+                if part != first_part:
+                    yield Finding("in two parts", key, f"{detail} ({first_part})")
+                if label != first_label and None not in (label, first_label):
+                    yield Finding("in two classes", key, f"{detail} ({first_label})")
+                if part == first_part and label == first_label:
+                    yield Finding("duplicate", key, detail)
+
+
+def _class_counts(parts: Mapping[str, ImageSource]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for part, source in parts.items():
+        if source.targets is not None:
+            numbers = np.bincount(source.targets, minlength=len(source.classes))
+            for name, number in zip(source.classes, numbers.tolist(), strict=True):
+                counts.setdefault(name, {})[part] = number
+    return counts
+
+
+def _class_findings(
+    parts: Mapping[str, ImageSource], counts: dict[str, dict[str, int]], few: int
+) -> Iterator[Finding]:
+    training = "train" if "train" in parts else next(iter(parts))
+    labelled = [part for part, source in parts.items() if source.targets is not None]
+    for name, numbers in counts.items():
+        missing = [part for part in labelled if not numbers.get(part)]
+        if missing:
+            yield Finding("class missing", name, f"none in {quoted(missing)}")
+        if 0 < numbers.get(training, 0) < few:
+            yield Finding("few in class", name, f"{numbers[training]} pictures")
+
+
+def check(data: str, *, channels: int = 3, few: int = 10) -> Checked:
+    """Read every picture of data in any form, and find what is unreadable, there twice or odd.
+
+    Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
+    with fewer pictures for training are named. Errors: DataError if there are no data.
+    """
+    if channels < 1 or few < 0:
+        raise ConfigError(
+            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
+        )
+    parts = open_parts(data)
+    findings: list[Finding] = []
+    looked = [_look_through(source, channels, findings) for source in parts.values()]
+    copies = _Copies(parts, [hashes for hashes, _ in looked])
+    findings.extend(copies.findings(np.concatenate([there for _, there in looked])))
+    classes = _class_counts(parts)
+    findings.extend(_class_findings(parts, classes, few))
+    return Checked(
+        data=data,
+        pictures={part: len(source) for part, source in parts.items()},
+        classes=classes,
+        findings=tuple(findings),
+    )
+
+
+def print_json(found: Checked) -> None:
+    """Everything, as one JSON object."""
+    content = asdict(found) | {"counts": found.counts}
+    content["findings"] = [finding._asdict() for finding in found.findings]
+    print(json.dumps(content, indent=1))
+
+
+def print_table(found: Checked) -> None:
+    """A table for people, with examples; JSON has all."""
+    for part, number in found.pictures.items():
+        named = [name for name, numbers in found.classes.items() if numbers.get(part)]
+        among = f" in {len(named)} classes" if named else ""
+        print(f"{part if part != WHOLE else found.data}: {number:,} pictures{among}")
+    if not found.findings:
+        print("nothing wrong or odd was found")
+        return
+    table = Table("found", "number", "what it means", "examples")
+    for kind, number in found.counts.items():
+        examples = [f"{one.name}: {one.detail}" for one in found.findings if one.kind == kind]
+        table.add_row(kind, f"{number:,}", KINDS[kind], "\n".join(examples[:3]))
+    Console().print(table)
+
+
+def must_be_readable(found: Checked) -> None:
+    """DataError, which names some, if a picture cannot be read."""
+    lost = [finding.name for finding in found.findings if finding.kind == UNREADABLE]
+    if lost:
+        everything = sum(found.pictures.values())
+        raise DataError(
+            f"{len(lost)} of {everything} pictures cannot be read: {quoted(lost)}",
+            remedy="repair these files or take them away",
+        )
