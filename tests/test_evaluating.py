@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import beit
-from beit.artifact.store import Details, save_artifact
+from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.cli import main
 from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.runs.classifier_evaluation import part_of
 from beit.runs.evaluating import evaluate
+from beit.runs.held_out import NOTE
 from miniature import BACKBONE
 
 CLASSES = ("disc", "stripes", "tiles")
@@ -113,3 +114,17 @@ def test_the_command(classifier, data, capsys):
     table = capsys.readouterr().out
     assert "unreadable: disc/broken.png" in table
     assert "24 x 24, crop 0.8, mirrored too" in table
+
+
+def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(trained, class_folders, data):
+    """The numbers are those of the run's own evaluation."""
+    run = str(trained.classifier)
+    own = load_artifact(run).details.trained["metrics"]
+    for place in (run, f"{run}/model"):
+        found = evaluate(place, data=str(class_folders), workers=0)
+        assert found.notes == (NOTE,)
+        assert found.pictures == 6  # of 36
+        assert found.top1 == pytest.approx(own["top1"])
+        assert found.negative_log_likelihood == pytest.approx(own["loss"], rel=1e-5)
+    assert evaluate(run, data=str(class_folders), split="test", workers=0).pictures == 36
+    assert evaluate(run, data=str(data), workers=0).notes == ()

@@ -21,9 +21,10 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
+from beit.runs.held_out import NOTE
 from miniature import BACKBONE
 from reference import disturb
-from segmented_folder import NAMES, write_folder
+from segmented_folder import NAMES, write_folder, write_pair
 
 
 @pytest.fixture
@@ -202,6 +203,25 @@ def test_unreadable_pictures_are_named_and_left_out(saved, data):
     found = measured(saved(), data)
     assert found.pictures == 2
     assert [picture.key for picture in found.unreadable] == ["images/val/01.jpg"]
+
+
+def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
+    """The numbers are those of the run's own evaluation."""
+    data = tmp_path / "data"
+    for index in range(6):
+        write_pair(data, "", f"{index}", seed=index, size=(40, 36 + 8 * (index % 2)))
+    (data / "classes.txt").write_text("\n".join(NAMES))
+    run = beit.segment(
+        "tiny-linear", data=str(data), out=str(tmp_path / "run"), split=0.5, steps=2, batch=2,
+        warmup_steps=0, workers=0, device="cpu", precision="fp32", quiet=True, report=False,
+    )  # fmt: skip
+    found = measured(str(run.folder), data)
+    assert found.notes == (NOTE,)
+    assert found.pictures == 3
+    assert scores(found) == pytest.approx(
+        [run.metrics[name] for name in ("miou", "mean_accuracy", "pixel_accuracy")]
+    )
+    assert measured(str(run.folder), data, split="test").pictures == 6
 
 
 # -- classes -------------------------------------------------------------------------------------

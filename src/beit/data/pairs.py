@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from beit.config.segment_run import Layout
 from beit.data.listing import find_pictures, no_pictures, quoted
@@ -11,11 +12,19 @@ from beit.data.sources import VALIDATION_FOLDERS, split_folder
 from beit.errors import ConfigError, DataError
 
 TRAINING_FOLDERS = ("train", "training")
+PARTS = (TRAINING_FOLDERS, VALIDATION_FOLDERS)
 MASK_FOLDERS = ("masks", "annotations", "labels")
 PAIRED = "give every picture a mask of the same name and folder, or move it away"
 
 Pairs = list[tuple[str, str]]
 """Picture and mask, relative to the data's folder."""
+
+
+class HeldOut(NamedTuple):
+    """How pictures without parts are divided: the share for validation, and what draws it."""
+
+    split: float
+    seed: int
 
 
 def _by_stem(root: str, folder: str) -> dict[str, str]:
@@ -53,8 +62,9 @@ def _paired(root: str, pictures: str, masks: str) -> Pairs:
     return [(name, second[stem]) for stem, name in first.items()]
 
 
-def _held_out(pairs: Pairs, split: float, seed: int) -> tuple[Pairs, Pairs]:
+def _divided(pairs: Pairs, held_out: HeldOut) -> tuple[Pairs, Pairs]:
     """A share for validation, drawn by each picture's name alone."""
+    split, seed = held_out
     if not 0 < split < 1 or len(pairs) < 2:
         raise ConfigError(
             f"split is {split} of {len(pairs)} pictures, and there is no val/ folder",
@@ -99,7 +109,12 @@ def _voc_part(path: str, part: str) -> Pairs:
     return pairs
 
 
-def training_pairs(path: str, layout: Layout, *, split: float, seed: int) -> tuple[Pairs, Pairs]:
+def is_divided(path: str, layout: Layout) -> bool:
+    """Whether the pictures come in parts."""
+    return layout == "voc" or split_folder(str(Path(path, "images")), sum(PARTS, ())) is not None
+
+
+def training_pairs(path: str, layout: Layout, held_out: HeldOut) -> tuple[Pairs, Pairs]:
     """The pairs of training and of validation, for which a share may have to be held out.
 
     Errors: DataError for pictures or masks that stand alone, or a layout that is not there.
@@ -107,35 +122,35 @@ def training_pairs(path: str, layout: Layout, *, split: float, seed: int) -> tup
     if layout == "voc":
         return _voc_part(path, "train"), _voc_part(path, "val")
     masks = _folders_below(path)
-    train, validation = (
-        _folders_part(path, masks, names) for names in (TRAINING_FOLDERS, VALIDATION_FOLDERS)
-    )
+    train, validation = (_folders_part(path, masks, names) for names in PARTS)
     if train and validation:
         return train, validation
     if train or validation:
         raise DataError(
             f"{path} has only one of train/ and val/", remedy="provide both, or neither"
         )
-    return _held_out(_paired(path, "images", masks), split, seed)
+    return _divided(_paired(path, "images", masks), held_out)
 
 
-def part_pairs(path: str, layout: Layout, part: str) -> Pairs:
-    """The pairs of one part: `val`, `train`, or what else its folder or list is called; all pairs
-    where there are no parts.
+def part_pairs(path: str, layout: Layout, part: str, *, held_out: HeldOut | None = None) -> Pairs:
+    """The pairs of one part: `val`, `train`, or what else its folder or list is called; where there
+    are no parts, all pairs or those held out.
 
     Errors: as `training_pairs`; DataError for a part that is not there.
     """
     if layout == "voc":
         return _voc_part(path, part)
     masks = _folders_below(path)
-    known = (TRAINING_FOLDERS, VALIDATION_FOLDERS)
-    names = next((alike for alike in known if part in alike), (part,))
+    names = next((alike for alike in PARTS if part in alike), (part,))
     found = _folders_part(path, masks, names)
-    if found is None and split_folder(str(Path(path, "images")), sum(known, ())):
+    if found is None and is_divided(path, layout):
         raise DataError(
             f"{path}/images has parts, but none called {part}/", remedy="choose another --split"
         )
-    return _paired(path, "images", masks) if found is None else found
+    if found is not None:
+        return found
+    everything = _paired(path, "images", masks)
+    return everything if held_out is None else _divided(everything, held_out)[1]
 
 
 def read_names(path: Path) -> tuple[str, ...]:

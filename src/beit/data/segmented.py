@@ -17,7 +17,7 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.decode import UnreadableError
 from beit.data.label_maps import IGNORE, MaskReader, read_legend
 from beit.data.listing import quoted
-from beit.data.pairs import Pairs, part_pairs, read_names, training_pairs
+from beit.data.pairs import HeldOut, Pairs, part_pairs, read_names, training_pairs
 from beit.data.pictures import cores
 from beit.data.sources import FileSource, ImageSource, Record, must_exist
 from beit.errors import DataError
@@ -169,7 +169,7 @@ def open_segmented(
     cannot be read, labels beyond the class list, other classes than the known ones.
     """
     must_exist(path)
-    pairs = training_pairs(path, config.layout, split=split, seed=seed)
+    pairs = training_pairs(path, config.layout, HeldOut(split, seed))
     names, reader = _meaning(path, config, known)
     if known:
         if names and names != known:
@@ -195,18 +195,25 @@ def open_segmented(
     return SegmentedSplits(sources[0], sources[1])
 
 
-def open_part(
-    path: str, config: MaskConfig, *, part: str, classes: tuple[str, ...]
+def open_segmented_part(
+    path: str,
+    config: MaskConfig,
+    *,
+    part: str,
+    classes: tuple[str, ...],
+    held_out: HeldOut | None = None,
 ) -> SegmentedSource:
-    """One part of pictures with masks, or all where there are no parts, for a model with these
-    classes; every mask is read once, to be checked.
+    """One part of pictures with masks, for a model with these classes; every mask is read once, to
+    be checked.
 
+    Where there are no parts it is all pictures or, for a model that was trained on the others, the
+    share that was held out.
     Names are compared where both sides have them: a model or data with numbers for names only has
     to have as many classes.
     Errors: as `open_segmented`; DataError for other classes, naming the first that differs.
     """
     must_exist(path)
-    pairs = part_pairs(path, config.layout, part)
+    pairs = part_pairs(path, config.layout, part, held_out=held_out)
     names, reader = _meaning(path, config, () if _are_numbers(classes) else classes)
     _check_same(path, names, classes)
     source = SegmentedSource(path, pairs, reader, classes)

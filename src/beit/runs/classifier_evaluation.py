@@ -11,8 +11,10 @@ from rich.table import Table
 
 from beit.artifact.store import Artifact
 from beit.batch import Batch, LabelledBatch, Unreadable
+from beit.config import FinetuneRunConfig
 from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
+from beit.data.labelled import open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.sources import (
     VALIDATION_FOLDERS,
@@ -34,6 +36,7 @@ from beit.evaluation.classify import (
 )
 from beit.evaluation.passes import CentreView
 from beit.models.heads import Classifier
+from beit.runs.held_out import NOTE, run_on
 from beit.runs.measurement import WORST, Measurement
 
 BATCH = 32
@@ -93,7 +96,8 @@ def evaluate_classifier(
 
     Pictures are resized bicubically and cropped as the model says (published: 0.875 of the side
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
-    `labels` see `beit.evaluation.answers.find_answers`.
+    `labels` see `beit.evaluation.answers.find_answers`. Of pictures without parts that the model's
+    own run was trained on, only the share it held out is measured, unless there is a label map.
     Raises DataError if labels do not fit the model's classes.
     """
     classifier = artifact.model
@@ -101,7 +105,7 @@ def evaluate_classifier(
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
     view, device = _view(artifact, config), torch.device(config.device)
     place = part_of(config.data, config.split)
-    source = open_source(place)
+    source, notes = _source(model, place, config)
     check_readable(source, channels)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
@@ -137,7 +141,7 @@ def evaluate_classifier(
         negative_log_likelihood=scores.loss,
         calibration_error=scores.calibration_error,
         classes=_class_scores(classes, scores),
-        notes=tuple(note for note in (source.note, answers.note) if note),
+        notes=tuple(note for note in (*notes, source.note, answers.note) if note),
     )
 
 
@@ -152,6 +156,16 @@ def part_of(data: str, split: str) -> str:
             remedy="choose another --split, or name the folder of the part itself",
         )
     return data if part is None else str(Path(data, part))
+
+
+def _source(model: str, place: str, config: EvaluateConfig) -> tuple[ImageSource, tuple[str, ...]]:
+    """The pictures, or those of them that the model's own run held out; and what to say of it."""
+    undivided = place == config.data and not config.classified.labels
+    run = run_on(model, place, config.split, FinetuneRunConfig) if undivided else None
+    if run is None:
+        return open_source(place), ()
+    splits = open_labelled(place, split=run.split, per_class=None, seed=run.subset_seed)
+    return splits.validation, (NOTE,)
 
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:

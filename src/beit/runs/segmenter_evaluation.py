@@ -11,14 +11,16 @@ from rich.table import Table
 from beit.artifact.store import Artifact
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
-from beit.config.segment_run import InferenceConfig
+from beit.config.segment_run import InferenceConfig, SegmentRunConfig
 from beit.data.label_maps import IGNORE
-from beit.data.segmented import open_part
+from beit.data.pairs import HeldOut, is_divided
+from beit.data.segmented import open_segmented_part
 from beit.data.sources import check_readable
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
+from beit.runs.held_out import NOTE, run_on
 from beit.runs.measurement import WORST, Measurement
 
 BATCH = 8
@@ -91,7 +93,8 @@ def evaluate_segmenter(
     """Measure a segmenter on pictures with masks, in any layout that `beit segment` reads.
 
     Pictures are read as the model carries it (`Details.inference`), but for the options given; the
-    classes of the data must be the model's. Ignored pixels count nowhere.
+    classes of the data must be the model's. Ignored pixels count nowhere. Of pictures without parts
+    that the model's own run was trained on, only the share it held out is measured.
     Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
     """
     segmenter, asked = artifact.model, config.segmented
@@ -107,7 +110,15 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    source = open_part(config.data, asked.masks, part=config.split, classes=names)
+    divided = is_divided(config.data, asked.masks.layout)
+    run = None if divided else run_on(model, config.data, config.split, SegmentRunConfig)
+    source = open_segmented_part(
+        config.data,
+        asked.masks,
+        part=config.split,
+        classes=names,
+        held_out=None if run is None else HeldOut(run.split, run.split_seed),
+    )
     check_readable(source, built.channels)
     pictures = WholePictures(source, channels=built.channels, loader=config.loader)
     counts = _Counts()
@@ -129,7 +140,7 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=(),
+        notes=() if run is None else (NOTE,),
     )
 
 
