@@ -78,6 +78,15 @@ def test_links_lead_somewhere() -> None:
             assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
 
 
+def test_the_commands_about_pictures_run_in_their_order(place: Path) -> None:
+    page = (ROOT / "docs" / "data.md").read_text()
+    lines = re.findall(r"^beit (data .*)$", page, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        assert main(shlex.split(line)) == 0
+    assert (place / "packed" / "shards.json").exists()
+
+
 def test_the_conversions_of_the_page_run_in_their_order(
     tmp_path: Path, golden: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
