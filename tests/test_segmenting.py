@@ -15,7 +15,8 @@ from beit.artifact.store import load_artifact
 from beit.cli import main
 from beit.config import InferenceConfig, LinearHeadConfig, SegmentRunConfig
 from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
-from beit.errors import ConfigError
+from beit.config.tree import override
+from beit.errors import ConfigError, DataError
 from beit.models.segmenter import Segmenter
 from beit.recipes import RECIPES, find_recipe
 from beit.recipes.segment import for_segmenting
@@ -112,6 +113,21 @@ def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():
         model = for_segmenting(backbone, published())
         statistics = (IMAGENET_MEAN, IMAGENET_STD) if "ade20k" in name else (backbone.mean, HALF)
         assert (model.mean, model.std) == statistics
+
+
+@pytest.mark.parametrize("options", [{"micro_batch": 1}, {"batch": 1}], ids=str)
+def test_one_picture_at_a_time_is_refused_before_anything_is_read(tmp_path, options):
+    given = {"data": "nowhere", "out": str(tmp_path / "run"), "device": "cpu", **options}
+    with pytest.raises(ConfigError, match="one picture at a time"):
+        beit.segment("tiny", **given)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="nothing at nowhere"):  # it has no batch norm
+        beit.segment("tiny-linear", **given)
+
+
+def test_crops_without_a_pyramid_are_refused():
+    with pytest.raises(ConfigError, match="a picture of 1 x 8 patches has no pyramid"):
+        override(find_recipe("segment", "tiny", SegmentRunConfig), {"size": (4, 32)})
 
 
 def test_several_processes_share_batch_norm_or_are_refused():

@@ -129,6 +129,18 @@ def test_every_parameter_learns(head):
         assert name in shifts or gradient.abs().max() > 1e-7, name
 
 
+@pytest.mark.parametrize("head", [*HEADS, UperNetConfig(pools=(2, 3)), UperNetConfig(pools=(4,))])
+@pytest.mark.parametrize("grid", [(2, 2), (3, 5), (4, 6)])
+def test_the_smallest_map_that_is_normed(head, grid):
+    model = Segmenter(thin((4 * grid[0], 4 * grid[1]), 4, 3, depth=1), 2, head)
+    seen = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, 0].numel()))
+    model.logits(torch.randn(2, 3, *model.backbone.config.size))
+    assert head.normed_cells(grid) == min(seen, default=None)
+
+
 @every_head
 def test_depth_and_decay(head):
     """The neck and the heads are the deepest layer; vectors and the class token do not decay."""
@@ -172,6 +184,7 @@ def test_bf16_autocast_stays_close(head):
         (lambda: SETRConfig(head_channels=-1), "head_channels is -1"),
         (lambda: SETRConfig(dropout=-0.1), "dropout is -0.1"),
         (lambda: Segmenter(FINE, 2, SETRConfig(tap=3)), "blocks .* of a backbone with 3"),
+        (lambda: UperNetConfig().normed_cells((1, 9)), "1 x 9 patches has no pyramid"),
     ],
 )
 def test_options_that_cannot_be(make, problem):

@@ -141,4 +141,5 @@ class SegmentRunConfig(RunConfig):
         check_share(self, "split")
         check_positive(self, "auxiliary_weight")
         self.head.blocks(self.model.depth)
+        self.head.normed_cells(self.model.grid)
         self.inference.windows(self.model)

@@ -15,6 +15,25 @@ if TYPE_CHECKING:
 LEVELS = 4  # of the feature pyramid
 
 
+def check_pyramid(grid: tuple[int, int]) -> None:
+    """Raise ConfigError for too few patches to have a level half as fine."""
+    check_that(
+        min(grid) >= 2,
+        f"a picture of {grid[0]} x {grid[1]} patches has no pyramid",
+        "use pictures of at least two patches in height and in width",
+    )
+
+
+def check_statistics(values: int) -> None:
+    """Raise ConfigError if batch norm would see a single value per channel in training."""
+    check_that(
+        values > 1,
+        "this head cannot train on one picture at a time: pooled to a single cell it leaves batch "
+        "norm one value per channel",
+        "use a micro-batch of at least 2, or the linear head",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentationHeadConfig(abc.ABC):
     """A head that turns outputs of blocks into a class for each pixel."""
@@ -40,6 +59,13 @@ class SegmentationHeadConfig(abc.ABC):
 
     @abc.abstractmethod
     def _blocks(self, depth: int) -> tuple[int, ...]: ...
+
+    @abc.abstractmethod
+    def normed_cells(self, grid: tuple[int, int]) -> int | None:
+        """Cells of the smallest map that goes through batch norm; None without batch norm.
+
+        Raises ConfigError for a crop with too few patches for the head.
+        """
 
     @abc.abstractmethod
     def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts: ...
@@ -96,6 +122,11 @@ class UperNetConfig(SegmentationHeadConfig):
             max(blocks, 1) - 1 for blocks in (depth // 3, depth // 2, 2 * depth // 3, depth)
         )
 
+    def normed_cells(self, grid: tuple[int, int]) -> int:
+        check_pyramid(grid)
+        deepest = (grid[0] // 2) * (grid[1] // 2)
+        return min(min(self.pools) ** 2, deepest)
+
     def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
         from beit.models.segmenter import HeadParts
         from beit.models.upernet import FCNHead, PyramidNeck, UperNetHead
@@ -142,6 +173,9 @@ class SETRConfig(OneBlockConfig):
         super().__post_init__()
         check_positive(self, "head_channels")
 
+    def normed_cells(self, grid: tuple[int, int]) -> int:
+        return grid[0] * grid[1]
+
     def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
         from beit.models.segmenter import HeadParts
         from beit.models.setr import NormNeck, SETRHead
@@ -159,6 +193,9 @@ class SETRConfig(OneBlockConfig):
 @dataclass(frozen=True, kw_only=True)
 class LinearHeadConfig(OneBlockConfig):
     """A norm and one linear map from each patch vector to classes: what the features hold."""
+
+    def normed_cells(self, grid: tuple[int, int]) -> None:
+        return None
 
     def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
         from beit.models.segmenter import HeadParts

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from beit.errors import ConfigError
+from beit.config.segmentation import check_pyramid, check_statistics
 
 Map = Float[Tensor, "batch _ _ _"]
 Maps = Sequence[Map]
@@ -115,11 +115,7 @@ class PyramidNeck(nn.Module):
 
     def forward(self, maps: Maps) -> Maps:
         first, second, third, fourth = maps
-        if min(fourth.shape[-2:]) < 2:
-            raise ConfigError(
-                f"a picture of {fourth.shape[-2]} x {fourth.shape[-1]} patches has no pyramid",
-                remedy="use pictures of at least two patches in height and in width",
-            )
+        check_pyramid((fourth.shape[-2], fourth.shape[-1]))
         return self.fpn1(first), self.fpn2(second), third, F.max_pool2d(fourth, 2)
 
 
@@ -148,13 +144,8 @@ class UperNetHead(PixelClassifier):
 
     def _pooled(self, deepest: Map) -> Map:
         """The deepest level with its averages over few large cells."""
-        alone = len(deepest) == 1 and isinstance(self.bottleneck.bn, nn.BatchNorm2d)
-        if self.training and alone and 1 in self.pools:
-            raise ConfigError(
-                "UperNet cannot train on one picture at a time: pooled to a single cell it leaves "
-                "batch norm one value per channel",
-                remedy="use a micro-batch of at least 2",
-            )
+        if self.training and isinstance(self.bottleneck.bn, nn.BatchNorm2d):  # of this process only
+            check_statistics(len(deepest) * min(min(self.pools) ** 2, deepest[0, 0].numel()))
         pooled = [resize(pool(deepest), deepest.shape[-2:]) for pool in self.psp_modules]
         merged: Tensor = self.bottleneck(torch.cat([deepest, *pooled], dim=1))
         return merged

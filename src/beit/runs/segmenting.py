@@ -9,6 +9,7 @@ from torch import nn
 
 from beit.artifact.store import Details
 from beit.config import SegmentRunConfig
+from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
 from beit.data.segmented import open_segmented
 from beit.data.sources import ImageSource, check_readable
@@ -67,6 +68,13 @@ def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter
     return shared
 
 
+def _check_portions(config: SegmentRunConfig, processes: Processes) -> None:
+    """ConfigError for a micro-batch that batch norm cannot take the statistics of."""
+    cells = config.head.normed_cells(config.model.grid)
+    if cells is not None and processes.world == 1:  # several share them
+        check_statistics((config.training.micro_batch or config.training.batch) * cells)
+
+
 def segment(
     recipe: str | SegmentRunConfig = DEFAULT,
     *,
@@ -84,6 +92,7 @@ def segment(
 def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
     """The segmenter and all that its training needs."""
     built = config.model
+    _check_portions(config, processes)
     splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
     for part in splits:
         check_readable(part, built.channels)
