@@ -15,6 +15,7 @@ Sound JPEG files go through simplejpeg, which gives the same pixels as Pillow in
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -30,8 +31,13 @@ from beit.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 PIXEL_LIMIT = 179_000_000
+MOST_SCANS = 100
+"""Scans of a JPEG file; encoders write about ten, and each takes as long as the whole picture."""
 LARGEST_16_BIT = 65535
 
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+"""Of JPEG, where it is neither a stuffed byte nor a restart within a scan."""
+_SCAN, _END = 0xDA, 0xD9
 _EIGHT_BITS = (
     (np.arange(LARGEST_16_BIT + 1) * 255 + LARGEST_16_BIT // 2) // LARGEST_16_BIT
 ).astype(np.uint8)
@@ -156,6 +162,15 @@ def _bands(picture: Image.Image, channels: int) -> np.ndarray:
     return pixels
 
 
+def _scans(data: bytes) -> int:
+    """The scans of a JPEG file, counted from marker to marker."""
+    count, place = 0, 2
+    while (found := _MARKER.search(data, place)) is not None and found[1][0] != _END:
+        count += found[1][0] == _SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return count
+
+
 def _jpeg(picture: Image.Image, data: bytes, channels: int) -> np.ndarray | None:
     """A sound JPEG picture in grey or RGB, uint8 [H,W,1 or 3]; None leaves it to Pillow.
 
@@ -196,6 +211,8 @@ def _pixels(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
         width, height = picture.size
         if width * height > pixel_limit:
             raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
+        if picture.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
+            raise UnreadableError(f"it has more than {MOST_SCANS} scans")
         fast = _jpeg(picture, data, channels)
         if fast is not None:
             pixels = fast
@@ -256,5 +273,7 @@ def _faults_named(data: bytes) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UnreadableError("its content is none of " + ", ".join(FORMATS)) from None
+    except MemoryError:
+        raise UnreadableError("there is not enough memory for it") from None
     except Exception as error:  # decoders raise nearly every type on foreign bytes
         raise UnreadableError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,70 @@
+"""Pictures in every format and mode, and PNG and TIFF files put together by hand."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+FORMATS = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+}
+MODES = {
+    "JPEG": ("L", "RGB", "CMYK", "YCbCr"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("1", "L", "P", "RGB", "RGBA"),
+    "GIF": ("1", "L", "P", "RGB"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16"),
+}  # fmt: skip
+
+
+def encoded(form: str, mode: str = "RGB", side: int = 64, **options: Any) -> bytes:
+    """Noise in a format and mode."""
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side + 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, body: bytes, length: int | None = None) -> bytes:
+    """A chunk of a PNG file, its length as told."""
+    told = len(body) if length is None else length
+    return struct.pack(">I", told) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(*chunks: bytes, width: int = 4, height: int = 4, depth: int = 8, colour: int = 2) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def rows(width: int = 4, height: int = 4, filtered: int = 0) -> bytes:
+    """The pixels of an RGB picture as a chunk."""
+    return chunk(b"IDAT", zlib.compress((bytes([filtered]) + bytes(3 * width)) * height))
+
+
+def tiff(*tags: tuple[int, int, int, int], after: bytes = b"", following: int = 0) -> bytes:
+    """A TIFF file of one directory: tag, type, count, value; pixels come `after` it."""
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return head + entries + struct.pack("<I", following) + after
+
+
+def grey_tiff(**changed: int) -> bytes:
+    """A sound one of 4 x 4 pixels, but for what is changed."""
+    values = {
+        "width": 4, "height": 4, "bits": 8, "compression": 1, "photometric": 1, "offset": 122,
+        "samples": 1, "rows": 4, "bytes": 16, "following": 0,
+    } | changed  # fmt: skip
+    numbers = (256, 257, 258, 259, 262, 273, 277, 278, 279)
+    tags = [(tag, 4, 1, value) for tag, value in zip(numbers, values.values(), strict=False)]
+    return tiff(*tags, after=bytes(range(16)), following=values["following"])
