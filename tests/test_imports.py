@@ -25,7 +25,8 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"errors", "hardware", "jitter", "durable", "home"},
+    {"hardware", "jitter", "durable", "home"},
+    {"errors"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {

@@ -1,8 +1,27 @@
-"""What the hardware does fast, wherever a precision is chosen."""
+"""Which devices there are, and what they do fast."""
 
 from __future__ import annotations
 
 import torch
+
+from beit.errors import ConfigError
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name: `cpu`, `cuda` or, of several, `cuda:1`.
+
+    Raises ConfigError for one that is not there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device '{name}'", remedy="use cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name} was asked for, and torch finds {torch.cuda.device_count()} GPUs",
+            remedy="use device cpu, or install the driver that this torch was built for",
+        )
+    return device
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import Device, Precision
 from beit.errors import BeitError, ConfigError
-from beit.hardware import multiplies_bfloat16
+from beit.hardware import find_device, multiplies_bfloat16
 
 Value = TypeVar("Value")
 
@@ -89,11 +89,8 @@ class Processes:
 
 def start_processes(device: Device) -> Processes:
     """Join the processes that `torchrun` started, or be the only one."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device cuda was asked for, and torch finds no GPU",
-            remedy="use device cpu, or install the driver that this torch was built for",
-        )
+    if device == "cuda":
+        find_device(device)
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
