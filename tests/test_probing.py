@@ -57,11 +57,22 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(
+    backbone, class_folders, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("beit.runs.probing._Measuring.run", lambda _: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    words = ["--data", str(class_folders), "--out", str(tmp_path / "file" / "probe")]
+    assert main(["probe", backbone, *words, "--recipe", "tiny"]) == 6
+    assert "file/probe cannot be written to" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (["--out", "x"], 2, "data or out was not given"),
         (["--recipe", "tyni"], 2, "did you mean 'tiny'?"),
+        (["--data", "x", "--out", "x", "--device", "gpu"], 2, "there is no device 'gpu'"),
     ],
 )
 def test_wrong_input(words, code, told, capsys):
