@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from beit.cli import data, measuring, showing, studying, training, using
+from beit.cli import data, doctoring, measuring, showing, studying, training, using
 from beit.errors import BeitError, ConfigError, nearest
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "embed": using.embed,
     "convert": using.convert,
     "report": showing.report,
+    "doctor": doctoring.doctor,
     "demo": studying.demo,
     "study": studying.study,
 }

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
-from beit.durable import make_folder, replace_folder, write_file
+from beit.durable import flush, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError
 from beit.training.streamed import safetensors_pieces
 
@@ -52,7 +52,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     final = folder / folder_name(checkpoint.step)
     temporary = folder / f".writing-{checkpoint.step:08d}"
     try:
-        make_folder(folder)
+        if not folder.is_dir():
+            folder.mkdir()  # never the run's own folder: where that is gone, so is its disk
+            flush(folder.parent)
         _remove_leftovers(folder)
         _check_room(folder)
         temporary.mkdir()

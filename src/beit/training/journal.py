@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -48,6 +49,10 @@ class Journal:
         self._metrics.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Make durable what was recorded up to here."""
+        os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
         self._board.close()

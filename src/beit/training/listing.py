@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
 def remember(file: Path, listing: Listing) -> None:
     """Write the names, so that a later difference can be told."""
-    text = "\n".join(listing.keys()).encode("utf-8", "backslashreplace")
+    text = "\n".join(listing.keys()).encode()
     replace_file(file, [gzip.compress(text, 6, mtime=0)])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beit.batch import Batch
-from beit.errors import BeitError, CheckpointError, Preempted
+from beit.errors import BeitError, CheckpointError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, newest_checkpoint
 from beit.training.journal import Journal, Pace, UnreadablePictures, progress_line
@@ -72,6 +72,12 @@ class _Run:
                 self._train()
             if run.processes.leads:  # also if the run was killed between its last save and here
                 run.publish(self._judged(), False, self.metrics)
+        except OSError as error:
+            raise ResourceError(
+                f"{error.filename or run.folder.path} cannot be read or written to after step "
+                f"{self.step}: {error.strerror}",
+                remedy="make room or permit writing, then go on with --resume",
+            ) from error
         finally:
             if self.journal is not None:
                 self.journal.close()
@@ -104,13 +110,13 @@ class _Run:
             if done or (config.evaluate_every and self.step % config.evaluate_every == 0):
                 self._evaluate()
             self._announce()
-            asked = processes.any(stop.asked)
-            if done or asked or self.step % config.save_every == 0:
-                self._save()
-            if done or asked or processes.any(self.saver.has_failed):
+            ends = processes.any(stop.asked or self.saver.has_failed) or done
+            if ends or self.step % config.save_every == 0:
+                self._save()  # which raises the error of a save that failed
+            if ends:
                 processes.on_leader(self.saver.finish)
                 self._announce()
-            if asked and not done:
+            if ends and not done:
                 self._say(f"stopped on request after step {self.step}; --resume goes on")
                 raise Preempted(
                     f"stopped on request, saved after step {self.step} of {config.steps}",
@@ -215,6 +221,8 @@ class _Run:
     def _save(self) -> None:
         """Have the state of this step saved; it is announced when it is published."""
         self._require_finite()
+        if self.journal is not None:
+            self.journal.flush()
         self.run.processes.on_leader(lambda: self.saver.save(self._checkpoint()))
         self._announce()
 

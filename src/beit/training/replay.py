@@ -22,6 +22,9 @@ from beit.training.divergence import (
 from beit.training.plan import Fit
 from beit.training.update import Updater
 
+MOST_NAMED = 8
+"""Pictures of a micro-batch that an error names; its record has all."""
+
 
 class Breakage(NamedTuple):
     """A way in which a step goes wrong, and what helps."""
@@ -47,8 +50,9 @@ def diverged(breakage: Breakage, run: Fit, updater: Updater, step: int) -> Diver
         found = f"no record could be made: {error}"
         remedy = f"{breakage.remedy}; the checkpoints are sound"
     else:
+        quoted = ", ".join(record.batch.keys[:MOST_NAMED])
         place = record.where or "nothing but the sum of its micro-batches"
-        found = f"first in {place}, with the pictures {', '.join(record.batch.keys[:3])}, ..."
+        found = f"first in {place}, with the pictures {quoted}"
         remedy = (
             f"{breakage.remedy}; the checkpoints are sound; `beit doctor replay {file}` repeats "
             "the step"

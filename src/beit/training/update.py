@@ -83,7 +83,7 @@ class Updater:
         """
         self._first = step if self._first is None else self._first
         self.objective.train()
-        arrived: list[Batch] = []
+        arrived: list[Batch | None] = []
         before = {name: value.clone() for name, value in self._buffers().items()}
         overflows = 0
         while True:
@@ -105,7 +105,11 @@ class Updater:
         return Updated({**terms, "grad_norm": norm}, events, rate)
 
     def _gradients(
-        self, step: int, arrived: list[Batch], batches: Iterator[Batch], before: dict[str, Tensor]
+        self,
+        step: int,
+        arrived: list[Batch | None],
+        batches: Iterator[Batch],
+        before: dict[str, Tensor],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients of the whole batch, in micro-batches that fit into memory."""
         asked = self.micro_batch
@@ -134,7 +138,7 @@ class Updater:
         return result
 
     def _accumulated(
-        self, step: int, arrived: list[Batch], batches: Iterator[Batch]
+        self, step: int, arrived: list[Batch | None], batches: Iterator[Batch]
     ) -> tuple[dict[str, Tensor], Tensor]:
         terms: dict[str, Tensor] = {}
         finite = torch.ones((), device=self.device)
@@ -149,12 +153,23 @@ class Updater:
                 terms[name] = terms[name] + share if name in terms else share
         return terms, finite
 
-    def micro_batches(self, arrived: list[Batch], batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The pictures of a step; what arrives is kept for the case of doing it again."""
+    def micro_batches(
+        self, arrived: list[Batch | None], batches: Iterator[Batch]
+    ) -> Iterator[Batch]:
+        """The pictures of a step; what arrives is kept where the step may be done again.
+
+        Where it will not, what is done with is let go: it may lie in memory that is shared with the
+        loader's processes, of which there is little.
+        """
+        repeats = self.scaler.is_enabled() or self.config.micro_batch is None
         for number in range(self.config.batch // (self._delivered * self.processes.world)):
             if number == len(arrived):
                 arrived.append(next(batches))
-            yield from divide(arrived[number], self.micro_batch)
+            batch = arrived[number]
+            if batch is not None:
+                yield from divide(batch, self.micro_batch)
+            if not repeats:
+                arrived[number] = None
 
     def circumstances(self, step: int, number: int) -> Circumstances:
         """What decides the numbers of a micro-batch, beside weights and pictures."""

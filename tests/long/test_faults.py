@@ -1,0 +1,31 @@
+"""A few tries of every fault; scripts/test --long tries them by the hundred."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from run import BEGIN, END, PAGE, RESULTS, TRIALS, table
+
+QUICK = {
+    "save-kills": 100,
+    "live-kills": 6,
+    "power-loss": 300,
+    "disk-quotas": 16,
+    "damaged-bytes": 200,
+    "every-resume": 4,
+}
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_promises_are_kept(name, tmp_path):
+    tried = 0
+    for attempt in TRIALS[name].tries(tmp_path, QUICK[name]):
+        attempt()
+        tried += 1
+    assert tried == QUICK[name]
+
+
+def test_the_page_shows_what_was_found():
+    shown = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    assert shown.strip() == table(json.loads(RESULTS.read_text()))

@@ -1,0 +1,54 @@
+"""Pictures that changed between save and resume are noticed, and told."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import beit
+from beit.errors import DataError
+from beit.training.listing import Listing, check_unchanged, remember
+
+
+@pytest.fixture
+def pictures(class_folders, tmp_path):
+    return shutil.copytree(class_folders, tmp_path / "pictures")
+
+
+def test_a_run_refuses_other_pictures_unless_told_to_accept_them(pictures, tmp_path):
+    options = {
+        "data": str(pictures), "out": str(tmp_path / "run"), "steps": 2, "warmup_steps": 1,
+        "batch": 4, "workers": 0, "quiet": True, "report": False, "device": "cpu", "held_out": 0.0,
+    }  # fmt: skip
+    beit.tokenizer("tiny", **options)
+    (pictures / "disc" / "00.png").rename(pictures / "disc" / "renamed.png")
+    with pytest.raises(
+        DataError, match=r"1 added \(disc/renamed.png\), 1 removed \(disc/00.png\)[\s\S]*accept"
+    ):
+        beit.tokenizer("tiny", resume=True, **options)
+    assert beit.tokenizer(
+        "tiny", resume=True, accept_changed_data=True, **options
+    ).artifact.exists()
+
+
+def keys(*names: str) -> Listing:
+    return Listing("/".join(names), lambda: names)
+
+
+def test_differences_are_told(tmp_path: Path):
+    file = tmp_path / "pictures.txt.gz"
+    old = keys("a", "b", "c", "d", "e")
+    remember(file, old)
+    check_unchanged(file, old.fingerprint, old)
+    for now, told in (
+        (keys("a", "b", "c", "d", "e", "f"), r"from: 1 added \(f\)\n"),
+        (keys("e"), r"4 removed \(a, b, c, \.\.\.\)"),
+        (keys("b", "a", "c", "d", "e"), "other sizes, labels or order"),
+    ):
+        with pytest.raises(DataError, match=told):
+            check_unchanged(file, old.fingerprint, now)
+    file.write_bytes(file.read_bytes()[:9])
+    with pytest.raises(DataError, match="another fingerprint"):
+        check_unchanged(file, old.fingerprint, keys("z"))
