@@ -1,7 +1,7 @@
 """Recipes of the studies on real pictures: what is compared, and under which budget.
 
 The backbone is that of the artifact a study starts from, in both arms. Learning rates and layer
-decay are those of the demo; nothing was tuned on these pictures, for either arm.
+decay are like those of the demo; nothing was tuned on these pictures, for either arm.
 """
 
 from __future__ import annotations
@@ -79,21 +79,21 @@ def classification() -> ClassificationPlan:
             evaluation_crop=1.0,
             loader=loader,
             training=TrainingConfig(
-                steps=1000,
-                batch=64,
-                lr=2e-3,
+                steps=1500,
+                batch=32,
+                lr=1e-3,
                 min_lr=1e-5,
-                warmup_steps=100,
+                warmup_steps=150,
                 weight_decay=0.05,
                 layer_decay=0.75,
                 clip=1.0,
                 log_every=50,
-                save_every=1000,
+                save_every=1500,
                 keep=1,
             ),
         ),
         budgets=(
-            Budget(per_class=None, steps=1000, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
+            Budget(per_class=None, steps=1500, seeds=3, pretrained_lr=1e-3, scratch_lr=1e-3),
         ),
     )
 
