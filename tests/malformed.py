@@ -136,7 +136,7 @@ def bombs() -> Iterator[Case]:
     yield Case("GIF of 20000 frames", gif[:-1] + frame * 20_000 + b";", "read")
     yield Case(
         "GIF of nothing but extensions",
-        gif[: 13 + 768] + b"!\xff\x01a\0" * 200_000 + b";",
+        gif[: 13 + 768] + b"!\xff\x01a\0" * 50_000 + b";",
         "refused",
     )
     yield Case("TIFF whose second page is its first", grey_tiff(following=8), "read")
@@ -149,9 +149,9 @@ def bombs() -> Iterator[Case]:
     jpeg = encoded("JPEG")
     app = b"\xff\xe1" + struct.pack(">H", 65535) + bytes(65533)
     yield Case("JPEG with 16 MB of EXIF", jpeg[:2] + app * 250 + jpeg[2:], "either")
-    comments = b"\xff\xfe\0\x02" * 200_000
-    yield Case("JPEG with 200000 comments", jpeg[:2] + comments + jpeg[2:], "either")
-    yield Case("JPEG with a million fill bytes", jpeg[:2] + b"\xff" * 10**6 + jpeg[2:], "either")
+    comments = b"\xff\xfe\0\x02" * 50_000
+    yield Case("JPEG with 50000 comments", jpeg[:2] + comments + jpeg[2:], "either")
+    yield Case("JPEG with 200000 fill bytes", jpeg[:2] + b"\xff" * 200_000 + jpeg[2:], "either")
     yield Case("JPEG of 2000 scans", scan_bomb(2000), "refused")
     yield Case("JPEG with a broken profile", encoded("JPEG", icc_profile=b"x" * 500_000), "read")
 

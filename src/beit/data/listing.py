@@ -16,7 +16,7 @@ LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
 HEADINGS = ("file", "filename", "file_name", "image", "image_path", "path", "picture")
 FEW = 3
 
-_DIGITS = re.compile(r"([0-9]+)")
+_DIGITS = re.compile("[0-9]+")
 
 
 class Found(NamedTuple):
@@ -29,14 +29,21 @@ class Found(NamedTuple):
     """Extensions of the files that are no pictures, with their numbers."""
 
 
-def natural_key(path: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-    """Sorts part by part, numbers by value ("2" before "10"), the same on every system."""
-    return tuple(
-        tuple((0, int(chunk), chunk) if chunk.isdecimal() else (1, 0, chunk) for chunk in chunks)
-        for chunks in (
-            [chunk for chunk in _DIGITS.split(part) if chunk] for part in path.split("/")
-        )
-    )
+def natural_key(path: str) -> str:
+    """Sorts part by part, numbers by value ("2" before "10"), the same on every system.
+
+    A text, because a million of them are sorted at once: the end of a part comes before a number,
+    and that before any letter. A number has its length before it, and behind it with how many zeros
+    it began.
+    """
+    return _DIGITS.sub(_number_key, path.replace("/", "\1"))
+
+
+def _number_key(found: re.Match[str]) -> str:
+    digits = found[0].lstrip("0")
+    zeros = min(len(found[0]) - len(digits), 255)
+    # "01" comes before "1", but "0" before "00", as texts do.
+    return f"\2{chr(min(len(digits), 255))}{digits}{chr(255 - zeros if digits else zeros)}"
 
 
 def quoted(names: list[str], limit: int = FEW) -> str:
@@ -48,10 +55,7 @@ def quoted(names: list[str], limit: int = FEW) -> str:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                (entry for entry in entries if not entry.name.startswith(".")),
-                key=lambda entry: entry.name,
-            )
+            return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(
             f"the folder {folder} cannot be listed: {error.strerror}",
@@ -86,18 +90,21 @@ def find_pictures(root: str) -> Found:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
+        linked: list[str] = []
         for entry in _entries(folder):
             name = f"{relative}/{entry.name}" if relative else entry.name
             if _is(entry, "folder"):
-                (links if entry.is_symlink() else folders).append(name)
+                (linked if entry.is_symlink() else folders).append(name)
             elif _is(entry, "file"):
                 extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
                 if extension in PICTURE_EXTENSIONS:
                     paths.append(name)
                 else:
                     others[extension or "no extension"] += 1
+        links += sorted(linked)
+    paths.sort(key=natural_key)
     top = [entry.name for entry in _entries(root) if _is(entry, "folder")]
-    return Found(sorted(paths, key=natural_key), sorted(top, key=natural_key), others)
+    return Found(paths, sorted(top, key=natural_key), others)
 
 
 def no_pictures(path: str, others: Counter[str]) -> DataError:

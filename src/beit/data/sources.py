@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -76,7 +77,7 @@ class FileSource:
         root: str,
         paths: Sequence[str],
         *,
-        targets: Sequence[int] | None = None,
+        targets: Sequence[int] | np.ndarray | None = None,
         classes: tuple[str, ...] = (),
         note: str = "",
     ) -> None:
@@ -197,12 +198,13 @@ def _open_folder(path: str) -> FileSource:
     if not found.paths:
         raise no_pictures(str(Path(path, prefix)), found.others)
     paths = [prefix + name for name in found.paths]
-    tops = [name.split("/")[0] for name in found.paths]
-    classes = tuple(sorted(set(tops), key=natural_key))
+    tops = Counter(name.partition("/")[0] for name in found.paths)
+    classes = tuple(sorted(tops, key=natural_key))
     if len(classes) < 2 or any("/" not in name for name in found.paths):
         return FileSource(path, paths, note=note)
-    ids = {name: index for index, name in enumerate(classes)}
-    return FileSource(path, paths, targets=[ids[top] for top in tops], classes=classes, note=note)
+    # The paths are in the order of their folders.
+    targets = np.repeat(np.arange(len(classes)), [tops[name] for name in classes])
+    return FileSource(path, paths, targets=targets, classes=classes, note=note)
 
 
 def source_from_list(path: str) -> FileSource:
