@@ -9,6 +9,7 @@ from beit.config.check import check_positive, check_share, check_that
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
+Compile = Literal["auto", "off", "blocks"]
 Schedule = Literal["cosine", "linear"]
 
 
@@ -46,6 +47,9 @@ class TrainingConfig:
     """Decay of the exponential moving average of the weights; None keeps none."""
     precision: Precision = "auto"
     """Autocast type; `auto` is bf16 where the hardware has it, else fp32."""
+    compile: Compile = "auto"
+    """Compile the blocks of the model, which takes a while in the first steps; `auto` does so on a
+    GPU where a compiler is found."""
     device: Device = "auto"
     """Where to train."""
     seed: int = 0

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from beit.models.layers import Block
+
 BatchType = TypeVar("BatchType")
 
 
@@ -52,6 +54,10 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     def expectations(self) -> dict[str, float]:
         """What the logged terms should be compared with, such as the loss of pure chance."""
         return {}
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks in all that it runs: what is worth compiling."""
+        return [module for module in self.modules() if isinstance(module, Block)]
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter of `model`, for layer-wise learning-rate decay."""
