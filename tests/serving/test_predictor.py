@@ -172,3 +172,16 @@ def test_an_artifact_works_alone(classifier, trained, picture, tmp_path, environ
     assert [label["probability"] for label in labels] == pytest.approx(
         [label.probability for label in expected]
     )
+
+
+def test_the_optimized_predictor_says_the_same(classifier, picture, trained):
+    before, after = classifier.probabilities([picture]), classifier.optimized()
+    assert after.model is not classifier.model
+    torch.testing.assert_close(after.probabilities([picture]), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        after.embed([picture]), classifier.embed([picture]), atol=1e-4, rtol=1e-4
+    )
+    half = classifier.optimized(precision="bf16").probabilities([picture])
+    torch.testing.assert_close(half, before, atol=0.03, rtol=0)
+    with pytest.raises(ConfigError, match="nothing to fold"):
+        beit.load(trained.tokenizer).optimized()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.errors import ConfigError, DataError
 from beit.models.heads import BackboneModel, Classifier
+from beit.models.inference import InferencePrecision, optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
@@ -76,6 +78,18 @@ class Predictor:
         if isinstance(self.model, VisualTokenizer):
             return self.model.config.channels
         return self._backbone.channels
+
+    def optimized(
+        self,
+        *,
+        precision: InferencePrecision = "fp32",
+        compile: bool = False,  # noqa: A002
+    ) -> Predictor:
+        """A predictor that answers faster: see `optimize_for_inference`."""
+        if not isinstance(self.model, BackboneModel):
+            raise ConfigError("a tokenizer has nothing to fold", remedy="use it as it is")
+        model = optimize_for_inference(self.model, precision=precision, compile=compile)
+        return Predictor(replace(self.artifact, model=model), self.device)
 
     def prepare(self, picture: Picture) -> Tensor:
         """The picture as the model sees it: uint8 [C, H, W], resized and centre-cropped.
