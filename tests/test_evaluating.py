@@ -14,7 +14,6 @@ from beit.cli import main
 from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
-from beit.runs.classifier_evaluation import part_of
 from beit.runs.evaluating import evaluate
 from beit.runs.held_out import NOTE
 from miniature import BACKBONE
@@ -74,13 +73,24 @@ def test_a_label_map_decides(classifier, data, tmp_path):
     assert (found.pictures, found.left_out) == (24, 12)
 
 
-def test_parts(data):
-    assert part_of(str(data), "val") == str(data / "valid")
-    assert part_of(str(data / "valid"), "val") == str(data / "valid")
-    with pytest.raises(DataError, match="none called test/"):
-        part_of(str(data), "test")
+def test_parts(classifier, data):
+    found = evaluate(classifier, data=str(data), workers=0)
+    part = str(data / "valid")
+    assert found.data == part
+    assert evaluate(classifier, data=part, workers=0) == found
+    with pytest.raises(DataError, match="none called test"):
+        evaluate(classifier, data=str(data), split="test")
     with pytest.raises(DataError, match="nothing at"):
-        part_of("nowhere", "val")
+        evaluate(classifier, data="nowhere")
+
+
+def test_shards_are_measured_like_the_files_in_them(classifier, data, tmp_path):
+    found = evaluate(classifier, data=str(data / "valid"), workers=0)
+    packed = tmp_path / "packed"
+    assert main(["data", "pack", str(data / "valid"), str(packed)]) == 0
+    again = evaluate(classifier, data=str(packed), workers=0)
+    assert again.top1 == found.top1
+    assert again.classes == found.classes
 
 
 @pytest.mark.parametrize(

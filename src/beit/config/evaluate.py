@@ -68,8 +68,8 @@ class EvaluateConfig:
     union of each class, and accuracy)."""
 
     data: str = ""
-    """Class folders, directly or under train/, val/ and test/, or a list file; for a segmenter,
-    pictures with masks."""
+    """Class folders, directly or under train/, val/ and test/, a list file, tar shards or a Hugging
+    Face dataset; for a segmenter, pictures with masks."""
     split: str = "val"
     """The part to read, where there are parts."""
     flip: bool = False

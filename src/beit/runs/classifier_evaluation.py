@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -16,15 +15,8 @@ from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
 from beit.data.labelled import open_labelled
 from beit.data.loader import evaluate_batches
-from beit.data.sources import (
-    VALIDATION_FOLDERS,
-    ImageSource,
-    check_readable,
-    must_exist,
-    open_source,
-    select,
-    split_folder,
-)
+from beit.data.parts import open_part
+from beit.data.sources import ImageSource, check_readable, select
 from beit.errors import DataError
 from beit.evaluation.answers import Answers, find_answers
 from beit.evaluation.classify import (
@@ -92,7 +84,7 @@ class ClassifierEvaluation(Measurement):
 def evaluate_classifier(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> ClassifierEvaluation:
-    """Measure a classifier on class folders, a labelled list, or files named in a label map.
+    """Measure a classifier on labelled pictures in any form, or those that a label map names.
 
     Pictures are resized bicubically and cropped as the model says (published: 0.875 of the side
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
@@ -104,8 +96,7 @@ def evaluate_classifier(
     assert isinstance(classifier, Classifier)
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
     view, device = _view(artifact, config), torch.device(config.device)
-    place = part_of(config.data, config.split)
-    source, notes = _source(model, place, config)
+    place, source, notes = _opened(model, config)
     check_readable(source, channels)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
@@ -145,27 +136,16 @@ def evaluate_classifier(
     )
 
 
-def part_of(data: str, split: str) -> str:
-    """The folder of one part: DATA/split where there are parts, else DATA itself."""
-    must_exist(data)
-    names = VALIDATION_FOLDERS if split in VALIDATION_FOLDERS else (split,)
-    part = split_folder(data, names)
-    if part is None and split_folder(data, ("train",)):
-        raise DataError(
-            f"{data} has a folder train/, but none called {split}/",
-            remedy="choose another --split, or name the folder of the part itself",
-        )
-    return data if part is None else str(Path(data, part))
-
-
-def _source(model: str, place: str, config: EvaluateConfig) -> tuple[ImageSource, tuple[str, ...]]:
-    """The pictures, or those of them that the model's own run held out; and what to say of it."""
+def _opened(model: str, config: EvaluateConfig) -> tuple[str, ImageSource, tuple[str, ...]]:
+    """What the pictures are called, and what to say of them: those of a part, or where there are no
+    parts all, or those of them that the model's own run held out."""
+    place, source = open_part(config.data, config.split)
     undivided = place == config.data and not config.classified.labels
     run = run_on(model, place, config.split, FinetuneRunConfig) if undivided else None
     if run is None:
-        return open_source(place), ()
+        return place, source, ()
     splits = open_labelled(place, split=run.split, per_class=None, seed=run.subset_seed)
-    return splits.validation, (NOTE,)
+    return place, splits.validation, (NOTE,)
 
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:
