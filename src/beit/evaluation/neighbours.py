@@ -30,11 +30,12 @@ def neighbour_accuracies(
     known, asked = _directions(features, features), _directions(queries, features)
     classes = int(max(targets.max(), query_targets.max())) + 1
     similarity, nearest = (asked @ known.t()).topk(min(max(neighbours), len(known)), dim=1)
+    behind = similarity - similarity[:, :1]  # the nearest weighs 1: no temperature overflows
     accuracies = torch.zeros(len(neighbours), len(temperatures))
     for row, number in enumerate(neighbours):
         for column, temperature in enumerate(temperatures):
             votes = torch.zeros(len(asked), classes)
-            weights = (similarity[:, :number] / temperature).exp()
+            weights = (behind[:, :number] / temperature).exp()
             votes.scatter_add_(1, targets[nearest[:, :number]], weights)
             accuracies[row, column] = (votes.argmax(dim=1) == query_targets).float().mean()
     return accuracies
