@@ -229,6 +229,13 @@ def rejections():
         *[(InferenceConfig(whole=True), {name: (4, 4)}) for name in ("window", "stride")],
         *[(EvaluateConfig(), {name: -1}) for name in ("batch", "workers")],
         (ClassifiedConfig(), {"crop": 0.0}),
+        (ProbeConfig(), {"crop": 1.5}),
+        (ProbeConfig(), {"split": -0.5}),
+        *[(ProbeConfig(), {name: 0}) for name in ("epochs", "batch", "seeds")],
+        *[(ProbeConfig(), {name: -1}) for name in ("weight_decay", "attentive_epochs")],
+        *[(ProbeConfig(), {name: values}) for name in
+          ("learning_rates", "neighbours", "temperatures") for values in ((), (1, 0))],
+        (ProbeConfig(), {"shots": (5, 0)}),
         (SegmentedConfig(), {"scales": ()}),
     ]  # fmt: skip
 

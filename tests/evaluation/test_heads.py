@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from beit.config.probe import ProbeConfig
-from beit.errors import ConfigError
 from beit.evaluation.attentive import attentive_accuracy, train_attentive
 from beit.evaluation.features import PatchTable, extract_features, extract_patches
 from beit.evaluation.heads import train_heads
@@ -126,11 +125,3 @@ def test_class_tokens_and_patches_are_kept():
     assert patches.patches.dtype == torch.float16
     assert torch.allclose(patches.patches[8:].float(), outputs.patches, atol=1e-3)
     assert torch.equal(patches.targets, batch.targets.repeat(2))
-
-
-@pytest.mark.parametrize(
-    "options", [{"learning_rates": ()}, {"neighbours": (0,)}, {"weight_decay": -1.0}], ids=str
-)
-def test_wrong_settings(options):
-    with pytest.raises(ConfigError):
-        replace(CONFIG, **options)

@@ -60,14 +60,15 @@ class ProbeConfig:
             f"crop is {self.crop}",
             "use a share above 0, up to 1",
         )
+        for name in ("learning_rates", "neighbours", "temperatures", "shots"):
+            values = getattr(self, name)
+            check_that(
+                min(values, default=float(name == "shots")) > 0,
+                f"{name} is {values}",
+                "use values above zero; only shots may be left empty",
+            )
         check_that(
-            bool(self.learning_rates and self.neighbours and self.temperatures),
-            "learning_rates, neighbours or temperatures is empty",
-            "give at least one value of each",
-        )
-        values = (*self.learning_rates, *self.neighbours, *self.temperatures, *self.shots)
-        check_that(
-            min(values) > 0 and self.weight_decay >= 0 and self.attentive_epochs >= 0,
-            "a learning rate, number or temperature is not positive",
-            "use values above 0; weight_decay and attentive_epochs may be 0",
+            self.weight_decay >= 0 and self.attentive_epochs >= 0,
+            f"weight_decay is {self.weight_decay}, attentive_epochs {self.attentive_epochs}",
+            "use 0 or more",
         )
