@@ -113,6 +113,8 @@ def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():
         model = for_segmenting(backbone, published())
         statistics = (IMAGENET_MEAN, IMAGENET_STD) if "ade20k" in name else (backbone.mean, HALF)
         assert (model.mean, model.std) == statistics
+        four = replace(backbone, channels=4, mean=(0.1,) * 4, std=(0.2,) * 4)
+        assert for_segmenting(four, published()).mean == four.mean
 
 
 @pytest.mark.parametrize("options", [{"micro_batch": 1}, {"batch": 1}], ids=str)

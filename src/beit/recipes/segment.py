@@ -32,14 +32,14 @@ def for_segmenting(
     """The backbone as a recipe wants it: a table per block, and the recipe's crop, of which each
     side is brought to the nearest multiple of the patch.
 
-    Pixel statistics are the backbone's own, unless the recipe has ImageNet's: so the published
-    segmenters were trained, whatever their backbone had seen.
+    Pixel statistics are the backbone's own, unless the recipe has ImageNet's, for three channels:
+    so the published segmenters were trained, whatever their backbone had seen.
     """
     height, width = (
         max(round(side / backbone.patch), 2) * backbone.patch for side in recipe.model.size
     )
     model = replace(for_finetuning(backbone, recipe.model.drop_path), size=(height, width))
-    if recipe.model.mean == IMAGENET_MEAN:
+    if recipe.model.mean == IMAGENET_MEAN and backbone.channels == 3:
         return replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return model
 
