@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,28 @@ def test_a_save_is_announced_once_and_when_it_is_there(tmp_path):
     assert [line for line in lines if "saved" in line] == [
         f"saved after step {step}" for step in (2, 4, 6)
     ]
+
+
+def test_rows_are_durable_before_the_checkpoint_that_stands_for_them(monkeypatch, tmp_path):
+    flushed = []
+
+    def fsync(handle, real=os.fsync):
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(tmp_path, InMemory(masked_batch), save_every=6)
+    rows = flushed.index("metrics.jsonl")
+    assert rows < flushed.index("manifest.json") < len(flushed)
+
+
+def test_a_disk_that_fills_up_elsewhere_is_told_as_such(tmp_path):
+    def publish(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "artifact")
+
+    with pytest.raises(ResourceError, match=r"artifact cannot .* after step 6: No space left"):
+        train(tmp_path, InMemory(masked_batch), publish=publish)
+    assert newest_checkpoint(tmp_path / "checkpoints").checkpoint.step == 6
 
 
 def test_a_shortage_that_can_be_foreseen_is_refused_before_writing(monkeypatch, tmp_path):

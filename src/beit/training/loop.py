@@ -13,7 +13,6 @@ from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, newest_checkpoint
-from beit.training.compilation import compile_blocks
 from beit.training.journal import Journal, Pace, UnreadablePictures, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
@@ -41,7 +40,6 @@ class _Run:
     def __init__(self, objective: AnyObjective, run: Fit) -> None:
         self.run, self.config, self.objective = run, run.config, objective
         self.device = run.processes.device
-        self.compiled = compile_blocks(objective, run.config.compile, self.device)
         self.updater = Updater(objective, run.config, run.processes, self._say)
         self.journal: Journal | None = None
         self.step = 0  # updates done
@@ -59,12 +57,8 @@ class _Run:
         run, config = self.run, self.config
         damaged = self._restore() if resume else []
         self.told = self.step
-        self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
-        if run.processes.leads:
-            self.journal = Journal(run.folder, first_step=self.step, quiet=run.quiet)
-            if run.listing is not None:
-                remember(run.folder.pictures, run.listing)
         try:
+            self._open_records()
             for problem in damaged:
                 self._say(f"a checkpoint was left aside: {problem}")
             if self.step >= config.steps:
@@ -84,6 +78,14 @@ class _Run:
             if self.journal is not None:
                 self.journal.close()
         return Fitted(self.metrics, self.best[0] if self.best else 0, len(self.unreadable))
+
+    def _open_records(self) -> None:
+        run = self.run
+        self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
+        if run.processes.leads:
+            self.journal = Journal(run.folder, first_step=self.step, quiet=run.quiet)
+            if run.listing is not None:
+                remember(run.folder.pictures, run.listing)
 
     def _train(self) -> None:
         run, config = self.run, self.config
