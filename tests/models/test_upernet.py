@@ -206,6 +206,6 @@ def test_enlarging_after_the_fusion_changes_no_number(sides, biased):
     maps = [torch.randn(2, channels, *side, dtype=torch.float64) for side in sides]
     enlarged = torch.cat([resize(each, sides[0]) for each in maps], dim=1)
     expected = F.relu(fusion.bn(fusion.conv(enlarged)))
-    found = fusion(maps)
+    found = fusion.merge(maps)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     assert found.is_contiguous(memory_format=torch.channels_last)  # it came the other way

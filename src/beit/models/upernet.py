@@ -74,14 +74,13 @@ class Fusion(ConvNorm):
     rounding.
     """
 
-    def forward(self, maps: Maps) -> Map:
-        channels = self.conv.out_channels
+    def merge(self, maps: Maps) -> Map:
+        """One map of the size of the first."""
+        channels, side = self.conv.out_channels, maps[0].shape[-2:]
         if maps[0].device.type == "cpu" and channels >= MANY_CHANNELS and not self.training:
-            convolved = self._enlarged_last(maps)
-        else:
-            side = maps[0].shape[-2:]
-            convolved = self.conv(torch.cat([resize(each, side) for each in maps], dim=1))
-        return F.relu(self.bn(convolved))
+            return F.relu(self.bn(self._enlarged_last(maps)))
+        merged: Map = self(torch.cat([resize(each, side) for each in maps], dim=1))
+        return merged
 
     def _enlarged_last(self, maps: Maps) -> Map:
         first, *coarser = (each.contiguous(memory_format=torch.channels_last) for each in maps)
@@ -157,7 +156,7 @@ class UperNetHead(PixelClassifier):
         for level in (2, 1, 0):
             merged = self.lateral_convs[level](levels[level]) + resize(merged, sides[level])
             outputs.insert(0, self.fpn_convs[level](merged))
-        return self.classify(self.fpn_bottleneck(outputs))
+        return self.classify(self.fpn_bottleneck.merge(outputs))
 
 
 class FCNHead(PixelClassifier):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from beit.config import FinetuneRunConfig
 from beit.recipes.studies import Budget
-from beit.runs.evaluating import evaluate
 from beit.studies.stages import ARMS, Row, Stages
 
 
@@ -44,10 +43,6 @@ def finetune_both(stages: Stages, base: FinetuneRunConfig, budget: Budget, *, in
         for arm in ARMS:
             config = arm_config(base, budget, arm, seed, init=init, folder=stages.folder)
             run = stages.train("finetune", config, quiet=True)
-            found = stages.measure_once(
-                run / "test.json",
-                lambda run=run: asdict(evaluate(str(run), data=base.data, split="test")),
-            )
-            scores[arm].append(100 * found["top1"])
+            scores[arm].append(100 * stages.on_test(run, base.data)["top1"])
             print(f"{arm}, seed {seed}: {scores[arm][-1]:.1f} % on test", flush=True)
     return Row("fine-tuned", budget.labels, *(scores[arm] for arm in ARMS))

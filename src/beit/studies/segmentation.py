@@ -3,14 +3,13 @@ head and with UperNet, against training from scratch under the same budget."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from beit.config import SegmentRunConfig
 from beit.config.tree import to_json
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import SegmentationPlan
-from beit.runs.evaluating import evaluate
 from beit.studies.classification import backbone_of
 from beit.studies.regions import make_regions
 from beit.studies.stages import ARMS, Row, Stages
@@ -58,10 +57,6 @@ def _both(
                 training=training,
             )
             place = stages.train("segment", config, quiet=True)
-            found = stages.measure_once(
-                place / "test.json",
-                lambda place=place: asdict(evaluate(str(place), data=base.data, split="test")),
-            )
-            scores[arm].append(100 * found["miou"])
+            scores[arm].append(100 * stages.on_test(place, base.data)["miou"])
             print(f"{arm}, seed {seed}: {scores[arm][-1]:.1f} % mean IoU on test", flush=True)
     return Row(name, "all", *(scores[arm] for arm in ARMS))

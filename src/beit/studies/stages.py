@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,10 +59,12 @@ class Stages:
         getattr(runs, verb)(config, resume=resume, quiet=quiet, report=not quiet)
         return out
 
-    def measure_once(self, record: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `measure` gives, kept in the file `record`."""
+    def on_test(self, run: Path, data: str) -> dict[str, Any]:
+        """What `beit evaluate` finds on the test part: looked at once per model, and kept."""
+        record = run / "test.json"
         if not record.exists():
-            record.write_text(json.dumps(measure(), indent=1))
+            found = runs.evaluate(str(run), data=data, split="test")
+            record.write_text(json.dumps(asdict(found), indent=1))
         kept: dict[str, Any] = json.loads(record.read_text())
         return kept
 
