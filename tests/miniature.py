@@ -25,8 +25,8 @@ from beit.objectives.classify import Classification
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruct import Reconstruct
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.plan import Evaluation, Fit
 from beit.training.parallel import Processes
+from beit.training.plan import Evaluation, Fit
 from beit.training.run_folder import RunFolder
 
 BATCH = 8
@@ -131,8 +131,8 @@ class InMemory:
 
 def split(batch: Batch, size: int) -> Iterator[Batch]:
     for start in range(0, BATCH, size):
-        *columns, unreadable = batch
-        yield type(batch)(*(column[start : start + size] for column in columns), unreadable)
+        parts = (None if column is None else column[start : start + size] for column in batch)
+        yield type(batch)(*parts)
 
 
 def evaluation(best: str = "") -> Evaluation:

@@ -31,7 +31,8 @@ class ImageBatch(NamedTuple):
 class MaskedBatch(NamedTuple):
     """Two views of one crop and a mask: what masked image modeling learns from.
 
-    `jitter` is what `to_device` gives both views.
+    `jitter` is what `to_device` gives both views. Where views recur, `views` says which view of
+    which picture each is: (view, index), on the CPU.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
@@ -40,6 +41,7 @@ class MaskedBatch(NamedTuple):
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
     jitter: Float[Tensor, "batch changes numbers"] | None = None
+    views: Int64[Tensor, "batch 2"] | None = None
 
 
 class LabelledBatch(NamedTuple):
@@ -79,12 +81,14 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device, and with the jitter that was left to do there."""
-    batch = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
-    if not isinstance(batch, ImageBatch | MaskedBatch) or batch.jitter is None:
-        return batch
-    jitter, images = batch.jitter, changed_batch(batch.images, batch.jitter)
-    if isinstance(batch, ImageBatch):
-        return batch._replace(images=images, jitter=None)
-    shared = batch.token_images is batch.images
-    token_images = images if shared else changed_batch(batch.token_images, jitter)
-    return batch._replace(images=images, token_images=token_images, jitter=None)
+    moved = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    if isinstance(moved, MaskedBatch) and isinstance(batch, MaskedBatch):
+        moved = moved._replace(views=batch.views)  # to be read without waiting for the device
+    if not isinstance(moved, ImageBatch | MaskedBatch) or moved.jitter is None:
+        return moved
+    jitter, images = moved.jitter, changed_batch(moved.images, moved.jitter)
+    if isinstance(moved, ImageBatch):
+        return moved._replace(images=images, jitter=None)
+    shared = moved.token_images is moved.images
+    token_images = images if shared else changed_batch(moved.token_images, jitter)
+    return moved._replace(images=images, token_images=token_images, jitter=None)

@@ -82,7 +82,9 @@ def _batch(
     token_views = [sample.token_image for sample in masked if sample.token_image is not None]
     token_images = _stack(token_views) if token_views else images
     mask = _stack([sample.mask for sample in masked])
-    return MaskedBatch(images, token_images, mask, keys, unreadable, _jitter(masked))
+    places = [sample.view for sample in masked if sample.view is not None]
+    views = torch.tensor(places) if places else None
+    return MaskedBatch(images, token_images, mask, keys, unreadable, _jitter(masked), views)
 
 
 def collate(outcomes: list[Outcome]) -> Parcel:

@@ -24,12 +24,14 @@ from beit.data.decode import UnreadableError
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pictures import Pictures, cores
+from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import Sample
 from beit.errors import DataError, ResourceError
 
-View = Callable[[np.ndarray, int | None, random.Random], Sample]
-"""Pixels uint8 [H,W,C], target and the sample's own source of chance, to a sample."""
+View = Callable[[np.ndarray, int | None, random.Random], Sample] | RecurringViews
+"""Pixels uint8 [H,W,C], target and the sample's own source of chance, to a sample; or views that
+come again and find their chance themselves."""
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
 
@@ -68,6 +70,8 @@ class _Samples(Dataset[Outcome]):
             picture = self._pictures.read(index)
         except UnreadableError as error:
             return Outcome(key, None, error.reason)
+        if isinstance(self._view, RecurringViews):
+            return Outcome(key, self._view.of(picture.pixels, self._seed, epoch, index))
         generator = sample_generator(self._seed, epoch, index)
         return Outcome(key, self._view(picture.pixels, picture.target, generator))
 

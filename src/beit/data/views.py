@@ -38,13 +38,15 @@ class ImageSample(NamedTuple):
 class MaskedSample(NamedTuple):
     """Two renderings of one crop and a mask; without a token view the first serves for both.
 
-    `jitter` is what both are still to be given.
+    `jitter` is what both are still to be given; `view` says which view of which picture this is,
+    where views recur.
     """
 
     image: UInt8[Tensor, "channels height width"]
     token_image: UInt8[Tensor, "channels token_height token_width"] | None
     mask: Bool[Tensor, " patches"]
     jitter: Float[Tensor, "changes numbers"] | None = None
+    view: tuple[int, int] | None = None
 
 
 class LabelledSample(NamedTuple):
@@ -221,13 +223,20 @@ class MaskedViews:
     sampler: MaskSampler
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, generator: random.Random
+        self,
+        picture: np.ndarray,
+        _target: int | None,
+        generator: random.Random,
+        mask_generator: random.Random | None = None,
     ) -> MaskedSample:
-        """The views of a picture uint8 [H,W,C]; the target is of no use here."""
+        """The views of a picture uint8 [H,W,C]; the target is of no use here.
+
+        Without a source of chance of its own the mask goes on with that of the crop.
+        """
         crop, jitter = _prepare(picture, self.config, generator)
         image = resize(crop, self.size, "bicubic")
         token_image = None
         if self.token_size is not None:
             token_image = resize(crop, self.token_size, self.token_interpolation)
-        mask = torch.from_numpy(self.sampler(generator))
+        mask = torch.from_numpy(self.sampler(mask_generator or generator))
         return MaskedSample(image, token_image, mask, jitter)
