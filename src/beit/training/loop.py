@@ -13,7 +13,6 @@ from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, newest_checkpoint
-from beit.training.compilation import compile_blocks
 from beit.training.journal import Journal, Pace, UnreadablePictures, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
@@ -41,7 +40,6 @@ class _Run:
     def __init__(self, objective: AnyObjective, run: Fit) -> None:
         self.run, self.config, self.objective = run, run.config, objective
         self.device = run.processes.device
-        self.compiled = compile_blocks(objective, run.config.compile, self.device)
         self.updater = Updater(objective, run.config, run.processes, self._say)
         self.journal: Journal | None = None
         self.step = 0  # updates done
@@ -176,7 +174,7 @@ class _Run:
             f"{start}: {weights:,} weights, {self.run.pictures:,} pictures, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
             f"x{self.run.processes.world} processes), {self.config.steps} steps, "
-            f"{self.updater.precision} on {self.device}" + ", compiled" * self.compiled
+            f"{self.updater.precision} on {self.device}" + ", compiled" * self.updater.compiled
         )
 
     def _log(self) -> None:
