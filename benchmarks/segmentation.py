@@ -10,6 +10,7 @@ from torch import Tensor
 
 from beit.batch import SegmentedBatch
 from beit.config import UperNetConfig
+from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from benchmarks.peers import gather, in_transformers, normalised
@@ -37,12 +38,13 @@ def contests(setting: Setting) -> Iterator[Contest]:
     objective = Segmentation(model, auxiliary_weight=AUXILIARY_WEIGHT)
     batch = SegmentedBatch(images, labels, ("", ""))
     for precision in setting.precisions:
+        fast = optimize_for_inference(model)
         losses: dict[str, Callable[[], Tensor]] = {"beit": lambda: objective(batch, 0.0).total}
-        answers: dict[str, Callable[[], Tensor]] = {"beit": lambda: model(images[:1])}
+        answers: dict[str, Callable[[], Tensor]] = {"beit": lambda fast=fast: fast(images[:1])}
         for name, peer in peers.items():
             losses[name] = lambda peer=peer: peer(pixels, labels=labels.long()).loss
             answers[name] = lambda peer=peer: _labelled(peer(pixels[:1]).logits, side)
-        modules = {"beit": model, **peers}
+        modules, answering = {"beit": model, **peers}, {"beit": fast, **peers}
         yield Contest(
             case=f"forward and backward {precision}",
             contestants={
@@ -56,7 +58,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
         yield Contest(
             case=f"inference {precision}",
             contestants={
-                name: _inference(setting, modules[name], answer, precision)
+                name: _inference(setting, answering[name], answer, precision)
                 for name, answer in answers.items()
             },
             skipped=skipped,

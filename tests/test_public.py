@@ -9,8 +9,8 @@ import pytest
 import beit
 
 NAMES = {
-    "Predictor", "__version__", "evaluate", "finetune", "load", "pretrain", "probe", "segment",
-    "tokenizer",
+    "Predictor", "__version__", "evaluate", "finetune", "load", "optimize_for_inference",
+    "pretrain", "probe", "segment", "tokenizer",
 }  # fmt: skip
 
 

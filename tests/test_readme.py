@@ -64,6 +64,11 @@ def test_the_python_snippet_runs(place: Path, capsys: pytest.CaptureFixture[str]
     accuracy, *labels = capsys.readouterr().out.splitlines()
     assert 0 <= float(accuracy) <= 1
     assert len(labels) == 3  # one line per class
+    performance = (ROOT / "docs" / "performance.md").read_text()
+    exec(re.findall(r"```python\n(.*?)```", performance, re.DOTALL)[0], {})  # noqa: S102
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        line.split()[0] for line in labels
+    ]
 
 
 def test_files_to_read_exist() -> None:

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from beit.models.inference import optimize_for_inference
     from beit.runs import evaluate, finetune, pretrain, probe, segment, tokenizer
     from beit.serving.predictor import Predictor, load
 
@@ -27,6 +28,7 @@ _HOMES = {
     "evaluate": "beit.runs",
     "finetune": "beit.runs",
     "load": "beit.serving.predictor",
+    "optimize_for_inference": "beit.models.inference",
     "pretrain": "beit.runs",
     "probe": "beit.runs",
     "segment": "beit.runs",
@@ -39,6 +41,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "load",
+    "optimize_for_inference",
     "pretrain",
     "probe",
     "segment",
