@@ -8,6 +8,7 @@ import shlex
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,6 @@ from beit.cli import main
 from beit.config.tree import TYPES
 from beit.recipes import RECIPES
 from beit.recipes.probe import RECIPES as PROBES
-from conftest import Trained
 from segmented_folder import write_folder
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,7 +33,7 @@ def rows(page: str, head: str) -> list[list[str]]:
 
 @pytest.fixture
 def place(
-    tmp_path: Path, class_folders: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, class_folders: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A working folder as the pages take it for granted."""
     for name in ("pictures", "labelled"):
