@@ -134,6 +134,11 @@ class PretrainRunConfig(RunConfig):
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the journal tells how many."""
+    token_views: int = 0
+    """Views of each picture whose tokens are kept on disk; epochs go round them, each under new
+    masks. 0 keeps none: every epoch has new views, which are encoded anew."""
+    token_bank: str = ""
+    """Folder for those tokens, which runs may share; empty: `tokens` in the folder of the run."""
     accept_collapsed: bool = False
     """Use the tokenizer even if it has collapsed."""
     init: str = ""
@@ -163,6 +168,19 @@ class PretrainRunConfig(RunConfig):
             self.objective.predict == "all" or not hides_nothing,
             "mask_ratio is 0, and only masked positions are to be predicted",
             "hide some patches, or use --predict all",
+        )
+        check_that(
+            self.token_views >= 0, f"token_views is {self.token_views}", "use 0 to keep no tokens"
+        )
+        check_that(
+            self.token_views > 0 or not self.token_bank,
+            f"token_bank is {self.token_bank}, and token_views 0 keeps no tokens",
+            "add --token-views, or leave --token-bank out",
+        )
+        check_that(
+            self.token_views == 0 or self.objective.target == "tokens",
+            f"token_views is {self.token_views}, and pixels are to be predicted",
+            "leave --token-views out, or use --target tokens",
         )
 
 

@@ -21,6 +21,7 @@ from beit.config.runs import MaskedConfig
 from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.objectives.base import Loss, Objective, entropy
+from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
 
 
@@ -35,9 +36,10 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         config: MaskedConfig,
         tokenizer: VisualTokenizer | None,
         precision: torch.dtype = torch.float32,
+        bank: TokenBank | None = None,
     ) -> None:
         """`precision` is the tokenizer's. If it is not float32, the first batch is encoded in both,
-        and the share of equal tokens is told."""
+        and the share of equal tokens is told. With a `bank` only what it lacks is encoded."""
         super().__init__()
         backbone = model.backbone.config
         if config.target == "tokens":
@@ -49,6 +51,7 @@ class MaskedImageModeling(Objective[MaskedBatch]):
             )
         self.model = model
         self.config = config
+        self._bank = bank
         self.tokenizer = None if tokenizer is None else tokenizer.freeze()
         self._exact: VisualTokenizer | None = None  # until it was compared with
         self._agreement: Tensor | None = None
@@ -81,13 +84,24 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         self, batch: MaskedBatch, mask: Bool[Tensor, "batch patches"] | None
     ) -> Int64[Tensor, "*places"]:
         """What is to be predicted: the tokens of the masked places, or of all."""
-        assert self.tokenizer is not None
-        tokens = self.tokenizer.encode(batch.token_images, mask)
+        tokens = self._encoded(batch, mask)
         if self._exact is not None:
             exact = self._exact.encode(batch.token_images, mask)
             self._agreement = (tokens == exact).float().mean()
             self._exact = None
         return tokens
+
+    def _encoded(
+        self, batch: MaskedBatch, mask: Bool[Tensor, "batch patches"] | None
+    ) -> Int64[Tensor, "*places"]:
+        tokenizer, images = self.tokenizer, batch.token_images
+        assert tokenizer is not None
+        if self._bank is None:
+            return tokenizer.encode(images, mask)
+        assert batch.views is not None, "a bank is for views that recur"
+        tokens = self._bank.tokens(batch.views, lambda missing: tokenizer.encode(images[missing]))
+        tokens = tokens.to(images.device)
+        return tokens if mask is None else tokens[mask]
 
     def after_step(self, step: int) -> dict[str, float]:
         """Once: the share of tokens that the tokenizer's precision left as they are."""

@@ -48,7 +48,8 @@ class Run(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a run trains, on which pictures, seen how, judged how, and what its artifact says."""
+    """What a run trains, on which pictures, seen how, judged how, what its artifact says, and what
+    the user should know before."""
 
     objective: AnyObjective
     source: ImageSource
@@ -56,6 +57,7 @@ class Task(NamedTuple):
     channels: int
     evaluation: Evaluation | None
     details: Details
+    notes: tuple[str, ...] = ()
 
 
 class Manner(NamedTuple):
@@ -146,6 +148,9 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     loader = open_loader(config, task, processes)
     folder = RunFolder(Path(config.out))
     processes.on_leader(lambda: folder.open(config, resume=manner.resume))
+    if processes.leads and not manner.quiet:
+        for note in task.notes:
+            print(f"note: {note}")
     listing = listing_of(task.source)
     origin = {
         "recipe": config.recipe,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from beit.artifact.load import open_artifact, open_tokenizer
 from beit.artifact.store import Details, find_artifact
 from beit.config import DiscreteVAEConfig, PretrainRunConfig, TokenizerRunConfig
+from beit.config.tree import to_json
 from beit.data.labelled import open_labelled
+from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
 from beit.errors import CheckpointError, ConfigError
@@ -18,6 +22,7 @@ from beit.objectives.masked import MaskedImageModeling, check_tokenizer, pixel_v
 from beit.recipes import DEFAULT, find_recipe
 from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve, start
 from beit.runs.tokenizing import tokenizer
+from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.training.parallel import Processes, start_processes
@@ -61,15 +66,20 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
     model = MaskedImageModel(config.model, outputs, config.aggregation)
     if config.init:
         start(model.backbone, config.init)
+    bank = None
+    if visual is not None and config.token_views:
+        bank = token_bank(config, visual, precision, source)
+    views = _masked_views(config, visual)
     return Task(
-        objective=MaskedImageModeling(model, config.objective, visual, precision),
+        objective=MaskedImageModeling(model, config.objective, visual, precision, bank),
         source=source,
-        view=_masked_views(config, visual),
+        view=RecurringViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
         evaluation=_score(config, source, processes),
         details=Details(
             tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
         ),
+        notes=(bank.check_room(),) if bank else (),
     )
 
 
@@ -115,6 +125,29 @@ def check_sound(config: PretrainRunConfig) -> None:
             remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
             "--accept-collapsed",
         )
+
+
+def token_bank(
+    config: PretrainRunConfig, visual: VisualTokenizer, precision: torch.dtype, source: ImageSource
+) -> TokenBank:
+    """Where the tokens of this run are kept, apart from those that anything else decided."""
+    identity = {
+        "drawing": 1,  # raised when the same settings and seed give other views
+        "tokenizer": visual.digest(),
+        "config": to_json(visual.config),
+        "precision": str(precision),
+        "views": to_json(config.views),
+        "seed": config.training.seed,
+        "data": source.fingerprint(),
+    }
+    return TokenBank(
+        Path(config.token_bank or Path(config.out) / "tokens"),
+        identity,
+        views=config.token_views,
+        pictures=len(source),
+        patches=config.model.patches,
+        codes=visual.codes,
+    )
 
 
 def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> MaskedViews:

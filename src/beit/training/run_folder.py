@@ -18,6 +18,7 @@ from beit.errors import ConfigError, ResourceError, RunFolderError
 RESUMABLE = {
     "out",
     "accept_changed_data",
+    "token_bank",
     "loader.workers",
     "loader.cache",
     "loader.bad_limit",
