@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from beit.batch import LabelledBatch
+from beit.config import sized
 from beit.models.heads import Classifier
 from beit.objectives.classify import Classification
-from beit.recipes.finetune import PUBLISHED, RECIPES
+from beit.recipes.finetune import PUBLISHED, RECIPES, for_classifying
 from beit.training.optim import Optimizer
 
 SHAPES = {(row.backbone, row.size): name for name, row in PUBLISHED.items()}
@@ -19,7 +20,15 @@ def test_a_recipe_says_its_source_and_that_it_was_not_run(name):
     text = RECIPES[name].__doc__ or ""
     assert "Not run by us" in text
     assert "beit" in text or "table" in text
-    assert RECIPES[name]().keep_size == (PUBLISHED[name].size != 224)
+
+
+def test_a_recipe_for_larger_pictures_keeps_its_size_whatever_it_starts_from():
+    pretrained = sized("base")
+    for name, row in PUBLISHED.items():
+        assert for_classifying(pretrained, RECIPES[name]()).size == (row.size, row.size)
+    tiles = sized("base", size=64)
+    assert for_classifying(tiles, RECIPES["base-in1k"]()).size == (64, 64)
+    assert for_classifying(tiles, RECIPES["base-in22k-in1k-384"]()).size == (384, 384)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def test_a_recipe_that_is_for_a_larger_picture_keeps_its_size(trained):
     init, tiny = str(trained.pretrained), find_recipe("finetune", "tiny", FinetuneRunConfig)
     recipe = replace(tiny, model=replace(tiny.model, size=(48, 64)))
     assert starting_from(recipe, init).model.size == tiny.model.size
-    larger = starting_from(replace(recipe, keep_size=True), init)
-    assert larger.model.size == (48, 64)
+    larger = starting_from(replace(recipe, model=replace(tiny.model, size=(240, 256))), init)
+    assert larger.model.size == (240, 256)
     assert override(larger, {"size": (40, 40)}).model.size == (40, 40)
 
 

@@ -190,8 +190,6 @@ class FinetuneRunConfig(RunConfig):
 
     init: str = ""
     """Artifact whose backbone to start from; empty trains from scratch."""
-    keep_size: bool = False
-    """With `init`: use the recipe's picture size instead of the backbone's own."""
     model: VisionTransformerConfig
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -15,6 +15,8 @@ from beit.config import (
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 
+PRETRAINING_SIZE = 224
+
 
 def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTransformerConfig:
     """The pre-training architecture as fine-tuning has it: a table per block, nothing to mask."""
@@ -26,6 +28,16 @@ def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTr
         drop_path=drop_path,
         initialisation="finetune",
     )
+
+
+def for_classifying(
+    backbone: VisionTransformerConfig, recipe: FinetuneRunConfig
+) -> VisionTransformerConfig:
+    """The backbone as a recipe wants it: its own size, or the recipe's if that is a larger one than
+    models are pre-trained with."""
+    model = for_finetuning(backbone, recipe.model.drop_path)
+    enlarges = min(recipe.model.size) > PRETRAINING_SIZE
+    return replace(model, size=recipe.model.size) if enlarges else model
 
 
 class Row(NamedTuple):
@@ -43,7 +55,7 @@ class Row(NamedTuple):
     """Mixup 0.8 and cutmix 1, or neither."""
     source: str
     """Where it is from, and the top-1 that is stated there."""
-    size: int = 224
+    size: int = PRETRAINING_SIZE
     pictures: int = 1_281_167
     smoothing: float = 0.1
     erasing: float = 0.25
@@ -102,7 +114,7 @@ PUBLISHED: dict[str, Row] = {
 
 def build(row: Row) -> FinetuneRunConfig:
     """The config of a row. `--init` replaces its model, but for the drop path, and for the size
-    where that is not the usual 224.
+    where that is larger than 224.
 
     Minimal rate 1e-6, RandAugment 9/0.5, crops of 0.08 to 1, no clipping: the 22k commands ask for
     it, but DeepSpeed never read the option (reference, section 9.2).
@@ -112,7 +124,6 @@ def build(row: Row) -> FinetuneRunConfig:
     if row.imagenet_statistics:
         model = replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return FinetuneRunConfig(
-        keep_size=row.size != 224,
         model=model,
         augment=AugmentConfig(
             smoothing=row.smoothing,

@@ -92,9 +92,7 @@ def classification() -> ClassificationPlan:
                 keep=1,
             ),
         ),
-        budgets=(
-            Budget(per_class=None, steps=1500, seeds=3, pretrained_lr=1e-3, scratch_lr=1e-3),
-        ),
+        budgets=(Budget(per_class=None, steps=1500, seeds=3, pretrained_lr=1e-3, scratch_lr=1e-3),),
     )
 
 

@@ -94,10 +94,7 @@ def starting_from(config: Config, init: str) -> Config:
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
     if isinstance(config, FinetuneRunConfig):
-        model = finetune_recipes.for_finetuning(backbone, config.model.drop_path)
-        if config.keep_size:
-            model = replace(model, size=config.model.size)
-        return replace(config, init=init, model=model)
+        return replace(config, init=init, model=finetune_recipes.for_classifying(backbone, config))
     if isinstance(config, SegmentRunConfig):
         return replace(config, init=init, model=segment_recipes.for_segmenting(backbone, config))
     if isinstance(config, PretrainRunConfig):
