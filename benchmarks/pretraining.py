@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from beit.config import MaskedConfig, TrainingConfig
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
+from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.precision import encoding_precision
 from beit.training.optim import Optimizer
 from benchmarks.peers import (
@@ -53,17 +56,26 @@ class Task:
         self.token_images = setting.images(self.tokenizer.size, seed=1)
         self.mask = setting.mask(setting.pretraining)
 
-    def ours(self, precision: str) -> Contestant:
-        """With the optimizer of our runs: fused, and grouped by decay."""
+    def ours(self, precision: str, bank: TokenBank | None = None) -> Contestant:
+        """With the optimizer of our runs: fused, and grouped by decay. With a bank, tokens are
+        encoded in the first step and found on disk in the others."""
         fastest = encoding_precision("auto", self.setting.device)
         objective = MaskedImageModeling(self.model, MaskedConfig(), self.tokenizer, fastest)
         tokenizer = objective.tokenizer
         assert tokenizer is not None
+        views = torch.tensor([[0, picture] for picture in range(self.setting.batch)])
+
+        def tokens() -> Tensor:
+            if bank is None:
+                return tokenizer.encode(self.token_images, self.mask)
+            found = bank.tokens(views, lambda missing: tokenizer.encode(self.token_images[missing]))
+            return found.to(self.setting.device)[self.mask]
+
         return _step(
             self.setting,
             self.model,
             Optimizer(objective, TRAINING).adamw,
-            lambda: tokenizer.encode(self.token_images, self.mask),
+            tokens,
             lambda: self.model(self.images, self.mask),
             precision,
         )
@@ -101,7 +113,25 @@ def contests(setting: Setting) -> Iterator[Contest]:
             precision=precision,
             counts_flops=True,
         )
+        with tempfile.TemporaryDirectory() as folder:
+            yield Contest(
+                case=f"step with kept tokens {precision}",
+                contestants={OURS: task.ours(precision, _bank(setting, task, folder)), **peers},
+                skipped=skipped,
+                precision=precision,
+            )
     yield from _head(setting, task.model, task.mask)
+
+
+def _bank(setting: Setting, task: Task, folder: str) -> TokenBank:
+    return TokenBank(
+        Path(folder),
+        {},
+        views=1,
+        pictures=setting.batch,
+        patches=setting.pretraining.patches,
+        codes=task.tokenizer.codes,
+    )
 
 
 def _logits(name: str, peer: Any, pixels: Tensor, mask: Tensor) -> Tensors:
