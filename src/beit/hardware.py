@@ -7,7 +7,7 @@ import torch
 from beit.errors import ConfigError
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
     """The device of that name: `cpu`, `cuda` or, of several, `cuda:1`.
 
     Raises ConfigError for one that is not there.

@@ -185,3 +185,9 @@ def test_the_optimized_predictor_says_the_same(classifier, picture, trained):
     torch.testing.assert_close(half, before, atol=0.03, rtol=0)
     with pytest.raises(ConfigError, match="nothing to fold"):
         beit.load(trained.tokenizer).optimized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(classifier):
+    with pytest.raises(ConfigError, match="device cuda was asked for, and torch finds 0 GPUs"):
+        beit.Predictor(classifier.artifact, "cuda")

@@ -27,6 +27,7 @@ from beit.evaluation.classify import (
     score_classifier,
 )
 from beit.evaluation.passes import CentreView
+from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.runs.held_out import NOTE, run_on
 from beit.runs.measurement import WORST, Measurement
@@ -95,7 +96,7 @@ def evaluate_classifier(
     classifier = artifact.model
     assert isinstance(classifier, Classifier)
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
-    view, device = _view(artifact, config), torch.device(config.device)
+    view, device = _view(artifact, config), find_device(config.device)
     place, source, notes = _opened(model, config)
     check_readable(source, channels)
     answers = find_answers(source, classes, config.classified.labels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from rich.table import Table
 
 from beit.artifact.store import Artifact
@@ -19,6 +18,7 @@ from beit.data.sources import check_readable
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
 from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
 from beit.runs.held_out import NOTE, run_on
 from beit.runs.measurement import WORST, Measurement
@@ -97,7 +97,7 @@ def evaluate_segmenter(
     that the model's own run was trained on, only the share it held out is measured.
     Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
     """
-    segmenter, asked = artifact.model, config.segmented
+    segmenter, asked, device = artifact.model, config.segmented, find_device(config.device)
     assert isinstance(segmenter, Segmenter)
     built = segmenter.backbone.config
     inference = asked.inference(artifact.details.inference, flip=config.flip)
@@ -123,7 +123,7 @@ def evaluate_segmenter(
     pictures = WholePictures(source, channels=built.channels, loader=config.loader)
     counts = _Counts()
     scores = score_segmenter(
-        segmenter.to(torch.device(config.device)).eval(),
+        segmenter.to(device).eval(),
         counts.counted(pictures),
         inference,
         batch=config.batch or BATCH,

@@ -21,6 +21,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.errors import ConfigError, DataError
+from beit.hardware import find_device
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.inference import InferencePrecision, optimize_for_inference
 from beit.models.segmenter import Segmenter
@@ -48,7 +49,7 @@ class Predictor:
 
     def __init__(self, artifact: Artifact, device: str | torch.device = "cpu") -> None:
         self.artifact = artifact
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
 
     @property
