@@ -27,6 +27,7 @@ from beit.data.pictures import Pictures, cores
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import Sample
+from beit.data.watch import GRACE_SECONDS, Watch
 from beit.errors import DataError, ResourceError
 
 View = Callable[[np.ndarray, int | None, random.Random], Sample] | RecurringViews
@@ -35,7 +36,6 @@ come again and find their chance themselves."""
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
 
-GRACE_SECONDS = 30
 MOST_WORKERS = 16
 MOST_WORKERS_WITHOUT_ACCELERATOR = 2
 
@@ -95,7 +95,24 @@ def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
     signal.signal(signal.SIGTERM, answer)
 
 
-def worker_failure(error: RuntimeError, waiting_for: Iterable[str] = ()) -> ResourceError | None:
+def _died(told: str) -> ResourceError:
+    return ResourceError(
+        f"a process that reads pictures died: {told}",
+        remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
+        "error shows itself",
+    )
+
+
+def _hung(waiting_for: Iterable[str]) -> ResourceError:
+    names = quoted(list(waiting_for))
+    return ResourceError(
+        "no picture came for the whole worker_timeout"
+        + (f"; the batch waited for starts with {names}" if names else ""),
+        remedy="check the disk or network the pictures lie on, or raise worker_timeout",
+    )
+
+
+def worker_failure(error: Exception, waiting_for: Iterable[str] = ()) -> ResourceError | None:
     """What an error of torch's DataLoader means, if it is about a lost or hung worker process.
 
     A lost one is also noticed outside the loader: its signal interrupts whatever the training
@@ -103,18 +120,9 @@ def worker_failure(error: RuntimeError, waiting_for: Iterable[str] = ()) -> Reso
     """
     text = str(error)
     if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by" in text):
-        return ResourceError(
-            f"a process that reads pictures died: {text.splitlines()[0]}",
-            remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
-            "error shows itself",
-        )
+        return _died(text.splitlines()[0])
     if "DataLoader timed out" in text:
-        names = quoted(list(waiting_for))
-        return ResourceError(
-            "no picture came for the whole worker_timeout"
-            + (f"; the batch waited for starts with {names}" if names else ""),
-            remedy="check the disk or network the pictures lie on, or raise worker_timeout",
-        )
+        return _hung(waiting_for)
     return None
 
 
@@ -153,17 +161,22 @@ def _parcels(
                 generator=torch.Generator(),  # else it would draw from the global one
             )
         )
+    watch = Watch(iterator, timeout)
     try:
-        for parcel in iterator:
+        for parcel in watch.items():
             waiting.popleft()
             yield parcel
-    except RuntimeError as error:
-        failure = worker_failure(error, names(waiting[0]) if waiting else ())
+    except (RuntimeError, OSError, EOFError) as error:
+        expected = names(waiting[0]) if waiting else []
+        failure = _hung(expected) if watch.hung else worker_failure(error, expected)
+        if failure is None and watch.one_died():
+            failure = _died(repr(error))  # what it had sent cannot be fetched from it any more
         if failure is None:
             raise
         raise failure from error
     finally:
         closing.value = True
+        watch.end()
 
 
 class _Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -69,6 +70,18 @@ class ImageSource(Protocol):
         """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits."""
 
 
+def _read_file(path: Path) -> bytes:
+    """A file's content. What became a pipe after it was listed would be waited for without end."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnreadableError("it is a pipe or a device")
+        return file.read()
+
+
 class FileSource:
     """Pictures in files below a folder."""
 
@@ -112,7 +125,7 @@ class FileSource:
 
     def read(self, index: int) -> Record:
         try:
-            data = self.path(index).read_bytes()
+            data = _read_file(self.path(index))
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
         target = None if self._targets is None else int(self._targets[index])
