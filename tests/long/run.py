@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests")]
 
 import damaged_bytes  # noqa: E402
+import damaged_pictures  # noqa: E402
 import disk_quotas  # noqa: E402
 import every_resume  # noqa: E402
 import live_kills  # noqa: E402
@@ -30,6 +31,7 @@ TRIALS: dict[str, Trial] = {
     "power-loss": power_loss.TRIAL,
     "disk-quotas": disk_quotas.TRIAL,
     "damaged-bytes": damaged_bytes.TRIAL,
+    "damaged-pictures": damaged_pictures.TRIAL,
     "every-resume": every_resume.TRIAL,
 }
 RESULTS = ROOT / "docs" / "faults.json"

@@ -13,6 +13,7 @@ QUICK = {
     "power-loss": 300,
     "disk-quotas": 16,
     "damaged-bytes": 200,
+    "damaged-pictures": 300,
     "every-resume": 4,
 }
 
