@@ -13,8 +13,9 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from servers import COMMIT, Hub, serving
 
 import beit.artifact.fetch as fetching
-from beit.artifact.fetch import Fetched, fetch, home
+from beit.artifact.fetch import Fetched, fetch
 from beit.errors import CheckpointError, ConfigError, ResourceError
+from beit.home import home
 
 WEIGHTS = b"tensors" * 100
 REPOSITORIES = {

@@ -38,7 +38,7 @@ from huggingface_hub.utils.tqdm import (
 from beit.artifact.download import PATIENCE, Patience, check_address, download, shown
 from beit.artifact.published import recognise_name
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
-from beit.home import home as home
+from beit.home import home
 
 logger = logging.getLogger(__name__)
 

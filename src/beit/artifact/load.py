@@ -9,7 +9,7 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from beit.artifact.architecture import Stated
-from beit.artifact.fetch import fetch, file_hash, home
+from beit.artifact.fetch import fetch, file_hash
 from beit.artifact.names import Family
 from beit.artifact.recognise import family_of, model_of
 from beit.artifact.source import Source, is_foreign, read_source
@@ -17,6 +17,7 @@ from beit.artifact.store import Artifact, Details, Kind, load_artifact, save_art
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES
 from beit.errors import CheckpointError, ConfigError
+from beit.home import home
 from beit.models.heads import BackboneModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.base import VisualTokenizer
