@@ -13,8 +13,9 @@ from PIL import Image
 from beit.artifact.store import Details, save_artifact
 from beit.errors import CheckpointError, ResourceError, RunFolderError
 from beit.models.heads import MaskedImageModel
+from beit.recipes.demo import Budget
 from beit.recipes.probe import tiny
-from beit.recipes.studies import Budget, ClassificationPlan, classification
+from beit.recipes.studies import ClassificationPlan, classification
 from beit.studies import characters, stages, tiles
 from beit.studies.characters import make_characters
 from beit.studies.classification import blocks_as_markdown, study_classification
@@ -78,7 +79,7 @@ def test_every_stage_is_done_once(
 ) -> None:
     folder = tmp_path / "study"
     results = study_classification(folder, brief(), init=init)
-    rows, probed = results["characters"]
+    rows, probed = results["climate"]
     assert [(row.method, row.labels, len(row.scratch)) for row in rows[-2:]] == [
         ("fine-tuned", "2", 2),
         ("fine-tuned", "all", 1),

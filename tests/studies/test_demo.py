@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from beit.errors import RunFolderError
-from beit.recipes.demo import DemoPlan, full, short
-from beit.recipes.studies import Budget
+from beit.recipes.demo import Budget, DemoPlan, full, short
 from beit.studies import stages, tiles
 from beit.studies.demo import Demo
 from beit.studies.finetuned import arm_config

@@ -21,7 +21,6 @@ from beit.config import (
     VisionTransformerConfig,
 )
 from beit.recipes.finetune import for_finetuning
-from beit.recipes.studies import Budget
 
 TILE = 80
 SIZE = 64
@@ -30,6 +29,22 @@ MEAN, STD = (0.506, 0.543, 0.481), (0.221, 0.169, 0.215)  # of the brightened tr
 CROP = (SIZE / TILE) ** 2
 VIEWS = ViewConfig(crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="all", jitter=0.0)
 LOADER = LoaderConfig(workers=1, cache=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Fine-tuning at one number of labels per class: steps, seeds, and the two learning rates."""
+
+    per_class: int | None
+    steps: int
+    seeds: int
+    pretrained_lr: float
+    scratch_lr: float
+
+    @property
+    def labels(self) -> str:
+        """Labels per class, as tables say it."""
+        return "all" if self.per_class is None else str(self.per_class)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Recipes of the studies on real pictures: what is compared, and under which budget.
 
-The backbone is that of the artifact a study starts from, in both arms. Learning rates and layer
-decay are like those of the demo; nothing was tuned on these pictures, for either arm.
+The backbone is that of the artifact a study starts from, in both arms. What the demo chose on
+its validation regions is taken over; nothing else was tuned, for either arm.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from beit.config import (
-    AugmentConfig,
     FinetuneRunConfig,
     InferenceConfig,
     JointConfig,
@@ -21,23 +20,9 @@ from beit.config import (
     UperNetConfig,
     sized,
 )
+from beit.recipes import demo
+from beit.recipes.demo import Budget
 from beit.recipes.finetune import for_finetuning
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Fine-tuning at one number of labels per class: steps, seeds, and the two learning rates."""
-
-    per_class: int | None
-    steps: int
-    seeds: int
-    pretrained_lr: float
-    scratch_lr: float
-
-    @property
-    def labels(self) -> str:
-        """Labels per class, as tables say it."""
-        return "all" if self.per_class is None else str(self.per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,39 +45,11 @@ class SegmentationPlan:
 
 
 def classification() -> ClassificationPlan:
-    """Handwritten characters, seen almost whole; letters are never mirrored."""
-    loader = LoaderConfig(workers=0, cache=True)
+    """The demo's fine-tuning with all labels, and the usual probes."""
     return ClassificationPlan(
-        probe=ProbeConfig(crop=1.0, loader=loader),
-        finetune=FinetuneRunConfig(
-            recipe="classification-study",
-            model=for_finetuning(sized("tiny"), drop_path=0.1),
-            augment=AugmentConfig(
-                crop_scale=(0.6, 1.0),
-                crop_ratio=(0.85, 1.18),
-                symmetry="none",
-                rand_augment="",
-                erasing=0.0,
-                mixup=0.0,
-                cutmix=0.0,
-            ),
-            evaluation_crop=1.0,
-            loader=loader,
-            training=TrainingConfig(
-                steps=1500,
-                batch=32,
-                lr=1e-3,
-                min_lr=1e-5,
-                warmup_steps=150,
-                weight_decay=0.05,
-                layer_decay=0.75,
-                clip=1.0,
-                log_every=50,
-                save_every=1500,
-                keep=1,
-            ),
-        ),
-        budgets=(Budget(per_class=None, steps=1500, seeds=3, pretrained_lr=1e-3, scratch_lr=1e-3),),
+        probe=ProbeConfig(loader=LoaderConfig(workers=0, cache=True)),
+        finetune=demo.full().finetune,
+        budgets=(Budget(per_class=None, steps=400, seeds=3, pretrained_lr=1e-3, scratch_lr=2e-3),),
     )
 
 

@@ -1,6 +1,6 @@
 """What a backbone pre-trained on satellite tiles is worth for classification, against the same one
 with its initial weights: probes of every block and few labels, on the climate of such tiles and on
-handwritten characters, which are nothing like them; and fine-tuning on the characters."""
+handwritten characters, which are nothing like them; and fine-tuning on the climate."""
 
 from __future__ import annotations
 
@@ -43,9 +43,18 @@ def make_climate(folder: Path) -> dict[str, object]:
     return make_tiles(folder, side=TILE, stride=None, labelled_stride=35)
 
 
-PICTURES: dict[str, Callable[[Path], object]] = {
-    "climate/labelled": make_climate,
-    "characters": make_characters,
+class Pictures(NamedTuple):
+    """A set of pictures: how it is made in a folder, where the labelled ones lie in it, and the
+    crop of evaluation, if not the backbone's own."""
+
+    make: Callable[[Path], object]
+    labelled: str
+    crop: float | None
+
+
+PICTURES = {
+    "climate": Pictures(make_climate, "labelled", None),
+    "characters": Pictures(make_characters, ".", 1.0),
 }
 
 
@@ -67,25 +76,25 @@ def study_classification(folder: Path, plan: ClassificationPlan, *, init: str) -
     base = replace(
         plan.finetune,
         model=for_finetuning(backbone, plan.finetune.model.drop_path),
-        data=str(folder / "characters"),
+        data=str(folder / "climate" / PICTURES["climate"].labelled),
     )
     stages = Stages(
         folder,
         {"init": init, "finetune": to_json(base), "probe": to_json(plan.probe),
          "budgets": str(plan.budgets)},
     )  # fmt: skip
-    untrained = _untrained(folder / "untrained", backbone)
+    untrained = _untrained(folder / "untrained", init)
     results = {}
-    for place, make in PICTURES.items():
-        name = place.partition("/")[0]
-        print(f"{name}: {make(folder / name)}", flush=True)
-        config = replace(plan.probe, data=str(folder / place))
+    for name, pictures in PICTURES.items():
+        print(f"{name}: {pictures.make(folder / name)}", flush=True)
+        data = str(folder / name / pictures.labelled)
+        config = replace(plan.probe, data=data, crop=pictures.crop)
         probed = {
             arm: _probed(folder / "probe" / f"{name}-{arm.replace(' ', '-')}", artifact, config)
             for arm, artifact in zip(ARMS, (init, untrained), strict=True)
         }
         results[name] = Result(_frozen(probed), probed)
-    results["characters"].rows.extend(
+    results["climate"].rows.extend(
         finetune_both(stages, base, budget, init=init) for budget in plan.budgets
     )
     for name, result in results.items():
@@ -93,12 +102,14 @@ def study_classification(folder: Path, plan: ClassificationPlan, *, init: str) -
     return results
 
 
-def _untrained(place: Path, backbone: VisionTransformerConfig) -> str:
-    """The artifact of a backbone with its initial weights."""
+def _untrained(place: Path, init: str) -> str:
+    """The artifact of the same backbone with its initial weights, seen in the same way."""
     if not place.exists():
+        trained = open_artifact(init)
+        assert trained.backbone is not None
         seed_everything(0)
-        initial = replace(backbone, initialisation="pretrain")
-        save_artifact(place, MaskedImageModel(initial, 2), Details())
+        model = MaskedImageModel(replace(trained.backbone, initialisation="pretrain"), 2)
+        save_artifact(place, model, Details(crop=trained.details.crop))
     return str(place)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.config import FinetuneRunConfig
-from beit.recipes.studies import Budget
+from beit.recipes.demo import Budget
 from beit.studies.stages import ARMS, Row, Stages
 
 
