@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 GRACE_SECONDS = 30
+DYING_SECONDS = 3
 
 
 class Watch:
@@ -51,8 +52,14 @@ class Watch:
                 return
 
     def one_died(self) -> bool:
-        """Whether a worker is gone while the iterator is not at its end."""
-        return any(not worker.is_alive() for worker in self._workers)
+        """Whether a worker is gone while the iterator is not at its end. One that dies closes its
+        connections first, so it is given a moment."""
+        latest = time.monotonic() + DYING_SECONDS
+        while self._workers and time.monotonic() < latest:
+            if not all(worker.is_alive() for worker in self._workers):
+                return True
+            time.sleep(0.01)
+        return False
 
     def _kill(self) -> None:
         for worker in self._workers:
