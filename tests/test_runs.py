@@ -29,7 +29,7 @@ from beit.config import (
     UniformMasking,
 )
 from beit.config.tree import override
-from beit.errors import CheckpointError, ConfigError, DataError, Preempted
+from beit.errors import CheckpointError, ConfigError, DataError, Preempted, ResourceError
 from beit.objectives.classify import Classification
 from beit.recipes import find_recipe
 from beit.runs import pretraining, starting_from
@@ -84,6 +84,25 @@ def test_finetuning_starts_from_the_pretrained_weights(trained, class_folders, t
         expected = source[shared] if name.endswith(shared) else source[name]
         torch.testing.assert_close(tensor, expected, atol=1e-8, rtol=0)
     assert not any("mask_token" in name for name in after.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("DataLoader worker (pid 7) is killed by signal: Killed.", ResourceError),
+     ("the parameters do not fit", RuntimeError)],
+)  # fmt: skip
+def test_a_worker_that_dies_while_the_model_computes_is_told_as_such(
+    class_folders, tmp_path, monkeypatch, said, kind
+):
+    """Its signal raises wherever the training process is; other errors stay what they are."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Classification, "forward", interrupted)
+    with pytest.raises(kind, match=r"Killed|do not fit") as caught:
+        runs.finetune("tiny", data=str(class_folders), out=str(tmp_path / "run"), **options())
+    assert isinstance(caught.value, ResourceError) == (kind is ResourceError)
 
 
 def test_a_recipe_that_is_for_a_larger_picture_keeps_its_size(trained):

@@ -116,7 +116,7 @@ def worker_failure(error: Exception, waiting_for: Iterable[str] = ()) -> Resourc
     """What an error of torch's DataLoader means, if it is about a lost or hung worker process.
 
     A lost one is also noticed outside the loader: its signal interrupts whatever the training
-    process is doing, so the training loop asks here too.
+    process is doing, so whoever trains asks here too.
     """
     text = str(error)
     if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by" in text):

@@ -91,7 +91,8 @@ class Replayed(NamedTuple):
 
 
 def replay(objective: AnyObjective, run: Fit, file: Path) -> Replayed:
-    """Repeat the step of a record from the newest checkpoint before it; writes nothing.
+    """Repeat the step of a record from the newest checkpoint before it; writes nothing, unless
+    tokens that the run had kept are gone: they are kept again.
 
     Raises CheckpointError if the run has no such checkpoint, unless the record is of a step before
     the first one.
