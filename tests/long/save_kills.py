@@ -192,7 +192,8 @@ def tries(folder: Path, count: int) -> Iterator[Try]:
 TRIAL = Trial(
     fault="SIGKILL at each call that writes a checkpoint, an artifact, the config, the rows or the "
     "list of pictures",
-    promise="the old or the new, whole; the next write finds its way and leaves nothing behind",
+    promise="the old or the new, whole, or an artifact away until the run goes on; the next write "
+    "finds its way and leaves nothing behind",
     count=1000,
     tries=tries,
 )
