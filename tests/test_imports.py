@@ -17,7 +17,7 @@ ROOT = Path(beit.__file__).parent
 LINES = [
     {"__init__", "__main__"},
     {"cli"},
-    {"studies"},
+    {"studies", "doctor"},
     {"runs"},
     {"serving", "report", "evaluation", "training", "recipes"},
     {"artifact"},

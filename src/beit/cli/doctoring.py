@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 
 def doctor(args: list[str]) -> None:
-    """Find out what went wrong: repeat the step at which a run's numbers broke."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"replay": replay}, args=args, prog="beit doctor", description=doctor.__doc__
+    """Find out what is wrong: with this machine, with pictures, with a run that broke."""
+    if args[:1] == ["replay"]:
+        tyro.cli(replay, args=args[1:], prog="beit doctor replay")
+    else:
+        tyro.cli(examine, args=args, prog="beit doctor", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def examine(
+    data: str = "",
+    out: str = "runs",
+    format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+    skip_compile: bool = False,
+    port: int = 8000,
+    channels: int = 3,
+    size: int = 0,
+    sample: int = 2000,
+) -> None:
+    """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also pictures.
+
+    Each line is ok, warn or fail, with what to change. The exit code is 0 without a fail, 6 if the
+    environment fails, 3 if only the pictures do. `beit doctor replay FILE` repeats a step whose
+    numbers broke.
+
+    Args:
+        data: A folder, a list, tar shards, hf:NAME, as for every other verb.
+        out: Where runs are to be written: is there room, and is it fast?
+        format: A table for people, or JSON.
+        skip_compile: Do not try torch.compile, which takes up to a minute.
+        port: The port `beit serve` would use.
+        channels: How many channels the pictures will be read with.
+        size: Side in pixels of the model that the pictures are for; 0: what is advised.
+        sample: At most so many pictures are looked through; `beit data check` reads all.
+    """
+    from beit.doctor.examination import examine as look
+    from beit.doctor.finding import must_hold, print_json, print_table
+
+    found = look(
+        data=data,
+        out=out,
+        compile=not skip_compile,
+        port=port,
+        channels=channels,
+        size=size,
+        sample=sample,
     )
+    (print_json if format == "json" else print_table)(found)
+    must_hold(found)
 
 
 def replay(file: Annotated[str, tyro.conf.Positional]) -> None:

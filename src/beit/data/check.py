@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from beit.data.listing import PICTURE_EXTENSIONS, quoted
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
 from beit.data.pictures import cores
-from beit.data.sources import WHOLE, ImageSource
+from beit.data.sources import WHOLE, ImageSource, evenly
 from beit.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class Checked:
     data: str
     pictures: dict[str, int]
     """How many each part has; data that are not divided are the part ``."""
+    looked_at: int
+    """How many of them were read: all, or a sample."""
     classes: dict[str, dict[str, int]]
     """How many pictures of each class each part has."""
     findings: tuple[Finding, ...]
@@ -198,8 +201,19 @@ def _class_findings(
             yield Finding("few in class", name, f"{numbers[training]} pictures")
 
 
-def check(data: str, *, channels: int = 3, few: int = 10) -> Checked:
+def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSource]:
+    """Of each part as large a share as of all."""
+    share = sample / max(sum(map(len, parts.values())), 1)
+    return {
+        part: evenly(source, max(1, math.ceil(share * len(source))))
+        for part, source in parts.items()
+    }
+
+
+def check(data: str, *, channels: int = 3, few: int = 10, sample: int | None = None) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
+
+    `sample`: read about so many, spread evenly over every part; classes are counted in full.
 
     Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
     with fewer pictures for training are named. Errors: DataError if there are no data.
@@ -210,14 +224,16 @@ def check(data: str, *, channels: int = 3, few: int = 10) -> Checked:
         )
     parts = open_parts(data)
     findings: list[Finding] = []
-    looked = [_look_through(source, channels, findings) for source in parts.values()]
-    copies = _Copies(parts, [hashes for hashes, _ in looked])
+    read = parts if sample is None else _sample(parts, sample)
+    looked = [_look_through(source, channels, findings) for source in read.values()]
+    copies = _Copies(read, [hashes for hashes, _ in looked])
     findings.extend(copies.findings(np.concatenate([there for _, there in looked])))
     classes = _class_counts(parts)
     findings.extend(_class_findings(parts, classes, few))
     return Checked(
         data=data,
         pictures={part: len(source) for part, source in parts.items()},
+        looked_at=sum(map(len, read.values())),
         classes=classes,
         findings=tuple(findings),
     )

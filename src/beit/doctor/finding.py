@@ -1,0 +1,59 @@
+"""What an examination found, line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from beit.errors import DataError, ResourceError
+
+Level = Literal["ok", "warn", "fail"]
+About = Literal["environment", "pictures"]
+COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+class Finding(NamedTuple):
+    """One line: how it stands, what was looked at, what was found, what to change."""
+
+    level: Level
+    subject: str
+    found: str
+    change: str = ""
+    about: About = "environment"
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def print_table(findings: Sequence[Finding]) -> None:
+    """A table for people; what to change stands below what was found."""
+    table = Table("", "looked at", "found", box=None, pad_edge=False)
+    for one in findings:
+        words = Text(one.found)
+        if one.change:
+            words.append(f"\n-> {one.change}", style="dim")
+        table.add_row(Text(one.level, style=COLOURS[one.level]), Text(one.subject), words)
+    Console().print(table)
+
+
+def print_json(findings: Sequence[Finding]) -> None:
+    """One JSON object: the worst level, and every finding."""
+    levels = [one.level for one in findings]
+    worst = max(levels, key=list(COLOURS).index, default="ok")
+    rows = [one._asdict() for one in findings]
+    print(json.dumps({"level": worst, "findings": rows}, indent=1))
+
+
+def must_hold(findings: Sequence[Finding]) -> None:
+    """Raises ResourceError if the environment has a fault, else DataError if the pictures have."""
+    failed = [one for one in findings if one.level == "fail"]
+    environment = [one for one in failed if one.about == "environment"]
+    kind = ResourceError if environment else DataError
+    if failed:
+        named = ", ".join(one.subject for one in environment or failed)
+        raise kind(f"not in order: {named}", remedy="do what stands below these lines")

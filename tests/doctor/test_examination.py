@@ -1,0 +1,201 @@
+"""The doctor: what it says of this machine is so, and faults that are made are found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from beit.cli import main
+from beit.doctor import accelerator, installation, machine
+from beit.doctor.finding import Finding, must_hold
+from beit.doctor.pictures import check_pictures, suggest
+from beit.errors import DataError, ResourceError
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def levels(findings):
+    return {one.subject: one.level for one in findings}
+
+
+def test_the_command_examines_machine_and_pictures(capsys, class_folders, tmp_path):
+    line = ["doctor", "--data", str(class_folders), "--out", str(tmp_path / "runs"),
+            "--skip-compile", "--format", "json"]  # fmt: skip
+    assert main(line) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {one["subject"]: one for one in told["findings"]}
+    assert told["level"] == "warn"  # few pictures
+    assert found["torch"]["found"].startswith(torch.__version__.partition("+")[0])
+    assert found["decoder"]["level"] == "ok"
+    assert found["disk"]["level"] in ("ok", "warn")
+    assert "all 36" in found["pictures"]["found"]
+    assert found["classes"]["found"].startswith("3, from 12")
+    assert found["advice"]["level"] == "warn"
+    assert not any(one["about"] == "pictures" and one["level"] == "fail" for one in found.values())
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind, and `runs` is not made
+    assert main([*line[:-2]]) == 0
+    assert "-> " in capsys.readouterr().out
+
+
+def test_what_fails_decides_the_exit_code():
+    good, bad = Finding("ok", "x", ""), Finding("fail", "disk", "")
+    pictures = Finding("fail", "duplicate", "", "", "pictures")
+    must_hold([good])
+    with pytest.raises(ResourceError, match="disk"):
+        must_hold([good, pictures, bad])
+    with pytest.raises(DataError, match="duplicate"):
+        must_hold([good, pictures])
+
+
+def test_bad_options_and_places(capsys, tmp_path):
+    assert main(["doctor", "--port", "70000"]) == 2
+    (tmp_path / "file").write_text("")
+    [found] = machine.check_disk(str(tmp_path / "file"))
+    assert (found.level, "it is a file" in found.found) == ("fail", True)
+
+
+def test_help_loads_no_torch():
+    code = "import sys; from beit.cli import main\ntry: main(['doctor', '--help'])\n"
+    code += "except SystemExit: pass\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert "doctor replay" in done.stdout
+
+
+def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
+    shutil.copytree(class_folders, tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accelerator, "missing", lambda _: "not tried here")  # it takes a minute
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    lines = re.findall(r"^beit (doctor.*)$", page, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        assert main(line.split()) == 0
+        told = capsys.readouterr().out
+        assert "torch.compile" in told or "--skip-compile" in line
+    assert json.loads(told)["level"] == "warn"
+
+
+def test_a_port_that_is_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert [one.level for one in machine.check_port(port, "x")] == ["warn"]
+    assert [one.level for one in machine.check_port(port, "x")] == ["ok"]
+
+
+def test_limits_of_the_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (128, 4096))
+    [files] = machine.check_open_files()
+    assert files.level == "fail"
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(64 * 2**20, 0, 64 * 2**20))
+    assert levels(machine.check_memory())["shared memory"] == "warn"
+    [disk] = machine.check_disk(str(tmp_path))
+    assert (disk.level, "make room" in disk.change) == ("warn", True)
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.quota() == 1.5
+    monkeypatch.setattr(machine.torch, "get_num_threads", lambda: 64)
+    [threads] = machine.check_threads()
+    assert threads.level == "warn"
+    assert "OMP_NUM_THREADS=" in threads.change
+
+
+def test_a_library_that_is_too_old_or_missing(monkeypatch):
+    lines = ["torch>=99", "no-such-library>=1", "numpy>=1", 'alsonot>=2; extra == "more"']
+    monkeypatch.setattr(installation.metadata, "requires", lambda _: lines)
+    found = {one.subject: one for one in installation.check_versions()}
+    assert found["torch"].level == found["no-such-library"].level == "fail"
+    assert 'pip install "torch>=99"' in found["torch"].change
+    assert found["numpy"].level == "ok"
+    assert "alsonot" not in found
+
+
+def test_every_extra_of_the_package_is_told_of():
+    told = {one.subject.removeprefix("extra ") for one in installation.check_extras()}
+    assert told == set(installation.metadata.metadata("beit").get_all("Provides-Extra"))
+    assert all(one.level == "ok" for one in installation.check_extras())
+
+
+def test_a_decoder_that_gives_other_pixels(monkeypatch):
+    monkeypatch.setattr(
+        installation, "decode", lambda data, channels: torch.zeros(24, 32, 3).byte().numpy()
+    )
+    [found] = installation.check_decoder()
+    assert (found.level, "other pixels" in found.found) == ("fail", True)
+
+
+def test_a_driver_whose_gpu_torch_cannot_use(monkeypatch):
+    monkeypatch.setattr(accelerator.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(accelerator, "_driver", lambda: "driver 1, which runs CUDA up to 9.0")
+    for built, words in ((None, "without CUDA"), ("13.0", "newer driver")):
+        monkeypatch.setattr(accelerator.torch.version, "cuda", built)
+        [found] = accelerator.check_gpus()
+        assert found.level == "fail"
+        assert words in found.found + found.change
+    monkeypatch.setattr(accelerator, "_driver", lambda: None)
+    assert [one.level for one in accelerator.check_gpus()] == ["warn"]
+
+
+def test_a_compiler_that_is_missing_or_fails(monkeypatch):
+    monkeypatch.setattr(accelerator, "missing", lambda _: "there is no C compiler")
+    [found] = accelerator.check_compile()
+    assert "no C compiler" in found.found
+    monkeypatch.setattr(accelerator, "missing", lambda _: "")
+    monkeypatch.setattr(accelerator, "COMPILED", "raise OSError('broken on {device}')")
+    [found] = accelerator.check_compile()
+    assert "OSError: broken on" in found.found
+    assert found.level == ("fail" if torch.cuda.is_available() else "warn")
+
+
+@pytest.mark.slow
+def test_compiling_here():
+    [found] = accelerator.check_compile()
+    assert found.level == "ok"
+
+
+def test_faults_of_pictures(class_folders, tmp_path):
+    for part in ("train", "val"):
+        shutil.copytree(class_folders, tmp_path / part)
+    (tmp_path / "train" / "disc" / "broken.png").write_bytes(b"rubbish")
+    found = list(check_pictures(str(tmp_path), channels=1, sample=1000, size=64))
+    told = levels(found)
+    assert told["in two parts"] == told["unreadable"] == "fail"
+    assert told["channels"] == "warn"  # colours would go
+    assert told["sizes"] == "warn"  # 40 pixels would be enlarged to 64
+    assert all(one.about == "pictures" for one in found)
+    assert [one.level for one in check_pictures(str(tmp_path / "none"), channels=3, sample=9,
+                                                size=0)] == ["fail"]  # fmt: skip
+
+
+def test_a_sample_is_said_to_be_one(tmp_path):
+    for number in range(30):
+        Image.new("L", (50, 40), number).save(tmp_path / f"{number}.png")
+    found = {one.subject: one for one in check_pictures(str(tmp_path), channels=3, sample=10,
+                                                        size=0)}  # fmt: skip
+    assert "10 of 30" in found["pictures"].found
+    assert "--channels 1" in found["channels"].change
+
+
+@pytest.mark.parametrize(
+    ("gpu", "number", "recipe"),
+    [(True, 5_000, "small"), (True, 10**6, "base-in1k"), (False, 5_000, "tiny")],
+)
+def test_suggestions_are_recipes_there_are(gpu, number, recipe):
+    from beit.recipes import RECIPES
+
+    name, size = suggest(number, 300, gpu)
+    assert name == recipe
+    assert name in RECIPES["pretrain"]
+    assert size % 16 == 0
