@@ -120,6 +120,8 @@ def classification(augment: AugmentConfig = PLAIN, **backbone: Any) -> Classific
 class InMemory:
     """The micro-batches of every step as a function of the step; `before` is told each step."""
 
+    restarts = 0
+
     def __init__(self, make: Make, micro_batch: int = BATCH, before: Callable[[int], None] = id):
         self.make, self.micro_batch, self.before = make, micro_batch, before
 

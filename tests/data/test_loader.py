@@ -22,7 +22,7 @@ from beit.batch import Batch, ImageBatch, LabelledBatch, MaskedBatch
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.config.masking import BlockMasking
 from beit.data.augment import EvaluationView
-from beit.data.loader import Loader, View, choose_workers, evaluate_batches, worker_failure
+from beit.data.loader import Loader, View, choose_workers, evaluate_batches
 from beit.data.sources import ImageSource, open_source
 from beit.data.views import ImageSample, MaskedViews, SingleView
 from beit.errors import ConfigError, DataError, ResourceError
@@ -44,6 +44,7 @@ def make(source: ImageSource, view: View = SINGLE, **options: Any) -> Loader:
         workers=options.pop("workers", 0),
         cache=options.pop("cache", False),
         worker_timeout=options.pop("worker_timeout", 60.0),
+        worker_restarts=options.pop("worker_restarts", 1),
     )
     return Loader(source, view, config=config, **(given | options))
 
@@ -212,11 +213,14 @@ class Sleep:
         raise AssertionError
 
 
-def test_killed_worker_is_a_typed_error(source: ImageSource) -> None:
-    batches = make(source, Suicide(), workers=1).batches(0, 5)
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_killed_worker_is_a_typed_error(source: ImageSource, restarts: int) -> None:
+    loader = make(source, Suicide(), workers=1, worker_restarts=restarts)
+    batches = loader.batches(0, 5)
     with pytest.raises(ResourceError, match="died"):
         next(batches)
     assert next(batches, None) is None
+    assert loader.restarts == restarts
 
 
 def test_hung_worker_is_a_typed_error(source: ImageSource) -> None:
@@ -243,8 +247,21 @@ def test_workers_leave_requests_to_stop_to_the_parent(source: ImageSource) -> No
     assert not multiprocessing.active_children()
 
 
-def test_other_errors_are_left_alone() -> None:
-    assert worker_failure(RuntimeError("CUDA error")) is None
+class Broken:
+    """A view with an error that is nothing of the processes'."""
+
+    def __call__(
+        self, picture: np.ndarray, target: int | None, generator: random.Random
+    ) -> ImageSample:
+        raise RuntimeError("CUDA error")
+
+
+def test_other_errors_are_left_alone(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beit.data.watch.DYING_SECONDS", 0.1)
+    loader = make(source, Broken(), workers=1)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        next(loader.batches(0, 5))
+    assert loader.restarts == 0
 
 
 def test_arguments_are_checked(source: ImageSource) -> None:

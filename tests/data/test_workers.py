@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import torch
 
 from beit.batch import Batch
 from beit.config.data import LoaderConfig, ViewConfig
-from beit.data.loader import Loader, worker_failure
+from beit.data.loader import Loader, evaluate_batches
 from beit.data.sources import ImageSource, open_source
 from beit.data.views import SingleView
 from beit.data.watch import Watch
@@ -26,7 +26,10 @@ Draw = Callable[..., Path]
 STEPS = 60
 NAMES = [f"{number}.png" for number in range(10)]
 
-SAID = {signal.SIGKILL: "died", signal.SIGSTOP: "whole worker_timeout; .* starts with"}
+SAID = {
+    signal.SIGKILL: "a process that reads pictures died: .*",
+    signal.SIGSTOP: "no picture came for the whole worker_timeout; the batch waited for .*",
+}
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def source(draw: Draw) -> ImageSource:
     return open_source(str(draw(*NAMES)))
 
 
-def loader(source: ImageSource, workers: int) -> Loader:
+def loader(source: ImageSource, workers: int, restarts: int = 2) -> Loader:
     return Loader(
         source,
         SingleView(config=ViewConfig(), size=(16, 16)),
@@ -42,7 +45,9 @@ def loader(source: ImageSource, workers: int) -> Loader:
         batch=4,
         micro_batch=2,
         seed=1,
-        config=LoaderConfig(workers=workers, cache=False, worker_timeout=3.0),
+        config=LoaderConfig(
+            workers=workers, cache=False, worker_timeout=3.0, worker_restarts=restarts
+        ),
     )
 
 
@@ -60,37 +65,75 @@ def none_left(processes: list[int]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_what_a_lost_worker_had_is_read_again(source: ImageSource, fault: signal.Signals) -> None:
-    expected = content(list(loader(source, 0).batches(0, STEPS)))
-    read: list[Batch] = []
-    faults = 0
-    while len(read) < len(expected):
-        step = len(read) // 2
-        del read[2 * step :]  # a step that was not completed is read again as a whole
-        batches = loader(source, 2).batches(step, STEPS)
-        read.append(next(batches))
-        processes = [one.pid for one in multiprocessing.active_children() if one.pid]
-        assert len(processes) == 2
-        if faults < 2:
-            # A death is also noticed wherever the process is at that moment.
-            with pytest.raises((ResourceError, RuntimeError)) as caught:  # noqa: PT012
-                os.kill(processes[faults], fault)
-                read.extend(batches)
-            faults += 1
-            assert re.search(SAID[fault], str(worker_failure(caught.value) or caught.value))
-            batches.close()
-        else:
-            read.extend(batches)
-        del batches
-        gc.collect()
-        assert none_left(processes)
-    assert faults == 2
+def readers() -> list[int]:
+    return [one.pid for one in multiprocessing.active_children() if one.pid]
+
+
+def assert_same(read: list[Batch], expected: list[Batch]) -> None:
     for (keys, images), (expected_keys, expected_images) in zip(
-        content(read), expected, strict=True
+        content(read), content(expected), strict=True
     ):
         assert keys == expected_keys
         assert torch.equal(images, expected_images)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_a_lost_worker_had_is_read_again(
+    source: ImageSource, fault: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if it is lost in the midst of a step, and while this process does something else."""
+    expected = list(loader(source, 0).batches(0, STEPS))
+    reading = loader(source, 2)
+    batches = reading.batches(0, STEPS)
+    read: list[Batch] = []
+    seen: set[int] = set()
+    for moment in (1, 24):
+        read += islice(batches, moment)
+        processes = readers()
+        assert len(processes) == 2
+        seen.update(processes)
+        os.kill(processes[moment % 2], fault)
+        time.sleep(0.2)
+    read += batches
+    assert reading.restarts == 2
+    assert len(seen) == 4
+    assert none_left([*seen])
+    assert_same(read, expected)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert all(re.match(SAID[fault], record.getMessage()) for record in caplog.records)
+
+
+def test_one_loss_too_many_ends_it(source: ImageSource) -> None:
+    reading = loader(source, 2, restarts=1)
+    batches = reading.batches(0, STEPS)
+    read: list[Batch] = []
+    with pytest.raises(ResourceError, match=r"died: .*"):  # noqa: PT012
+        for _ in range(2):
+            read.append(next(batches))
+            os.kill(readers()[0], signal.SIGKILL)
+            read += islice(batches, 30)
+    assert none_left(readers())
+    # Going on from the step that was not completed gives what is missing.
+    step = len(read) // 2
+    rest = list(loader(source, 2).batches(step, STEPS))
+    assert_same(read[: 2 * step] + rest, list(loader(source, 0).batches(0, STEPS)))
+
+
+def test_an_evaluation_reads_again_too(
+    source: ImageSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    def evaluate(workers: int) -> Iterator[Batch]:
+        return evaluate_batches(
+            source, SingleView(config=ViewConfig(), size=(16, 16)), channels=3, batch=1,
+            config=LoaderConfig(workers=workers),
+        )  # fmt: skip
+
+    batches = evaluate(2)
+    read = [next(batches)]
+    os.kill(readers()[0], signal.SIGKILL)
+    read += batches
+    assert_same(read, list(evaluate(0)))
+    assert "read again by new processes (1 of at most 3 times)" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -90,6 +90,8 @@ class LoaderConfig:
     """Largest share of unreadable pictures before a run stops; each is named in the report."""
     worker_timeout: float = 300.0
     """Seconds without a picture after which a loader process counts as hung."""
+    worker_restarts: int = 3
+    """How often loader processes that died or hung are replaced before the run ends."""
 
     def __post_init__(self) -> None:
         check_share(self, "bad_limit")
@@ -102,4 +104,9 @@ class LoaderConfig:
             self.worker_timeout > 0,
             f"worker_timeout is {self.worker_timeout}",
             "use a positive number of seconds",
+        )
+        check_that(
+            self.worker_restarts >= 0,
+            f"worker_restarts is {self.worker_restarts}",
+            "use 0 to end the run at once, or a positive number",
         )

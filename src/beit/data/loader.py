@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import os
 import random
-import signal
-import warnings
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from multiprocessing.sharedctypes import RawValue
-from types import FrameType
+from itertools import islice
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from beit.batch import Batch, Unreadable
 from beit.config.data import LoaderConfig
-from beit.data.collate import Outcome, Parcel, collate
+from beit.data.collate import Outcome
 from beit.data.decode import UnreadableError
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
@@ -27,14 +21,12 @@ from beit.data.pictures import Pictures, cores
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import Sample
-from beit.data.watch import GRACE_SECONDS, Watch
-from beit.errors import DataError, ResourceError
+from beit.data.workers import Places, Reading, parcels
+from beit.errors import DataError
 
 View = Callable[[np.ndarray, int | None, random.Random], Sample] | RecurringViews
 """Pixels uint8 [H,W,C], target and the sample's own source of chance, to a sample; or views that
 come again and find their chance themselves."""
-Places = list[tuple[int, int]]
-"""The (epoch, index) pairs of a micro-batch."""
 
 MOST_WORKERS = 16
 MOST_WORKERS_WITHOUT_ACCELERATOR = 2
@@ -74,119 +66,6 @@ class _Samples(Dataset[Outcome]):
             return Outcome(key, self._view.of(picture.pixels, self._seed, epoch, index))
         generator = sample_generator(self._seed, epoch, index)
         return Outcome(key, self._view(picture.pixels, picture.target, generator))
-
-
-def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
-    """One thread; and a stop request to the whole group is the training process's to answer.
-
-    `closing` is shared memory: once it is true, requests come from the parent that cleans up. One
-    that comes before may also be from a parent that ends in disorder: then the worker outlives it
-    by no more than a grace period.
-    """
-
-    def answer(number: int, _frame: FrameType | None) -> None:
-        if closing.value:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        signal.alarm(GRACE_SECONDS)
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, answer)
-
-
-def _died(told: str) -> ResourceError:
-    return ResourceError(
-        f"a process that reads pictures died: {told}",
-        remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
-        "error shows itself",
-    )
-
-
-def _hung(waiting_for: Iterable[str]) -> ResourceError:
-    names = quoted(list(waiting_for))
-    return ResourceError(
-        "no picture came for the whole worker_timeout"
-        + (f"; the batch waited for starts with {names}" if names else ""),
-        remedy="check the disk or network the pictures lie on, or raise worker_timeout",
-    )
-
-
-def worker_failure(error: Exception, waiting_for: Iterable[str] = ()) -> ResourceError | None:
-    """What an error of torch's DataLoader means, if it is about a lost or hung worker process.
-
-    A lost one is also noticed outside the loader: its signal interrupts whatever the training
-    process is doing, so whoever trains asks here too.
-    """
-    text = str(error)
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by" in text):
-        return _died(text.splitlines()[0])
-    if "DataLoader timed out" in text:
-        return _hung(waiting_for)
-    return None
-
-
-def _parcels(
-    samples: _Samples,
-    plan: Iterable[Places],
-    names: Callable[[Places], list[str]],
-    *,
-    workers: int,
-    timeout: float,
-    pin_memory: bool,
-) -> Iterator[Parcel]:
-    """The micro-batches of a plan in order, from one set of workers."""
-    waiting: deque[Places] = deque()
-    closing = RawValue(ctypes.c_bool, False)
-
-    def issued() -> Iterator[Places]:
-        for places in plan:
-            waiting.append(places)
-            yield places
-
-    with warnings.catch_warnings():
-        # The user's number of workers is his affair; and forking is safe here although the parent
-        # has threads: workers touch neither its devices nor its thread pools.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
-        iterator = iter(
-            DataLoader(
-                samples,
-                batch_sampler=_Plan(issued),
-                num_workers=workers,
-                collate_fn=collate,
-                pin_memory=pin_memory and torch.cuda.is_available(),
-                timeout=timeout if workers else 0,
-                worker_init_fn=functools.partial(_prepare_worker, closing),
-                generator=torch.Generator(),  # else it would draw from the global one
-            )
-        )
-    watch = Watch(iterator, timeout)
-    try:
-        for parcel in watch.items():
-            waiting.popleft()
-            yield parcel
-    except (RuntimeError, OSError, EOFError) as error:
-        expected = names(waiting[0]) if waiting else []
-        failure = _hung(expected) if watch.hung else worker_failure(error, expected)
-        if failure is None and watch.one_died():
-            failure = _died(repr(error))  # what it had sent cannot be fetched from it any more
-        if failure is None:
-            raise
-        raise failure from error
-    finally:
-        closing.value = True
-        watch.end()
-
-
-class _Plan:
-    """An iterable that starts over with every `iter`, which is what DataLoader expects."""
-
-    def __init__(self, start: Callable[[], Iterator[Places]]) -> None:
-        self._start = start
-
-    def __iter__(self) -> Iterator[Places]:
-        return self._start()
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
@@ -231,8 +110,10 @@ class Loader:
         self._samples = _Samples(self.pictures, view, seed)
         self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
         self._rank, self._world = rank, world
-        self._timeout = config.worker_timeout
+        self._config = config
         self._pin_memory = pin_memory
+        self.restarts = 0
+        """How often lost worker processes were replaced."""
 
     @property
     def micro_batches(self) -> int:
@@ -251,25 +132,34 @@ class Loader:
                 micro_batch=self._micro_batch,
             )
 
-    def _names(self, places: Places) -> list[str]:
-        return [self.pictures.key(index) for _, index in places]
+    def _restarted(self) -> None:
+        self.restarts += 1
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """The micro-batches of the steps first_step <= step < last_step, counted from 0, in order.
 
-        Each step gives `micro_batches` of them. The worker processes live as long as the iterator.
+        Each step gives `micro_batches` of them. The worker processes live as long as the iterator;
+        if one is lost, new ones go on with what was not delivered, up to `worker_restarts` times.
         Errors: DataError if no picture of a micro-batch can be read; ResourceError if a worker dies
-        or delivers nothing for `worker_timeout` seconds. After an error the iterator is finished:
-        go on with a new one from the step that was not completed.
+        or delivers nothing for `worker_timeout` seconds once more than that. After an error the
+        iterator is finished: go on with a new one from the step that was not completed.
         """
-        plan = self._plan(first_step, last_step)
-        for parcel in _parcels(
-            self._samples,
-            plan,
-            self._names,
-            workers=self.workers,
-            timeout=self._timeout,
-            pin_memory=self._pin_memory,
+
+        def plan(delivered: int) -> Iterator[Places]:
+            steps, more = divmod(delivered, self.micro_batches)
+            return islice(self._plan(first_step + steps, last_step), more, None)
+
+        for parcel in parcels(
+            Reading(
+                self._samples,
+                plan,
+                lambda places: [self.pictures.key(index) for _, index in places],
+                workers=self.workers,
+                timeout=self._config.worker_timeout,
+                restarts=self._config.worker_restarts,
+                pin_memory=self._pin_memory,
+                restarted=self._restarted,
+            )
         ):
             if parcel.batch is None:
                 raise _none_readable(parcel.unreadable)
@@ -302,13 +192,17 @@ def evaluate_batches(
     ]
     held: Batch | None = None
     lost: tuple[Unreadable, ...] = ()
-    for parcel in _parcels(
-        _Samples(pictures, view, seed=0),
-        plan,
-        lambda places: [pictures.key(index) for _, index in places],
-        workers=min(choose_workers(config, world), len(plan) // 2),
-        timeout=config.worker_timeout,
-        pin_memory=pin_memory,
+    for parcel in parcels(
+        Reading(
+            _Samples(pictures, view, seed=0),
+            lambda delivered: plan[delivered:],
+            lambda places: [pictures.key(index) for _, index in places],
+            workers=min(choose_workers(config, world), len(plan) // 2),
+            timeout=config.worker_timeout,
+            restarts=config.worker_restarts,
+            pin_memory=pin_memory,
+            restarted=lambda: None,
+        )
     ):
         if parcel.batch is None:
             lost += parcel.unreadable

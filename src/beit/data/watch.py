@@ -11,13 +11,18 @@ import torch
 
 GRACE_SECONDS = 30
 DYING_SECONDS = 3
+POLL_SECONDS = 1.0
+"""torch looks that often whether a worker is gone, while it waits."""
+TIMED_OUT = "DataLoader timed out"
 
 
 class Watch:
     """Hands on what an iterator gives; one that gives nothing for too long loses its workers.
 
     torch's own timeout ends once something has arrived. What a worker sends is then fetched from
-    it, and one that stopped just there would be waited for without end.
+    it, and one that stopped just there would be waited for without end. The death of a worker
+    interrupts the process only while it waits here: elsewhere it would break what has no part in
+    it, and what the worker had to do is missed here soon enough.
     """
 
     def __init__(self, iterator: Any, seconds: float) -> None:
@@ -33,15 +38,36 @@ class Watch:
 
     def items(self) -> Iterator[Any]:
         """What the iterator gives."""
+        self._heed(False)
         while True:
             self._since = time.monotonic()
             try:
-                item = next(self._iterator)
+                self._heed(True)
+                item = self._next(self._since + self._seconds)
             except StopIteration:
                 return
             finally:
+                self._heed(False)
                 self._since = None
             yield item
+
+    def _next(self, latest: float) -> Any:
+        while True:
+            try:
+                return next(self._iterator)
+            except RuntimeError as error:
+                if TIMED_OUT not in str(error) or time.monotonic() >= latest:
+                    raise
+
+    def _heed(self, deaths: bool) -> None:
+        """Whether torch's signal handler raises an error in this process when a worker dies."""
+        if self._workers and deaths != self._iterator._worker_pids_set:
+            if deaths:
+                pids = tuple(worker.pid for worker in self._workers)
+                torch._C._set_worker_pids(id(self._iterator), pids)
+            else:
+                torch._C._remove_worker_pids(id(self._iterator))
+            self._iterator._worker_pids_set = deaths
 
     def _watch(self) -> None:
         while not self._ended.wait(min(self._seconds / 4, 1)):
@@ -70,9 +96,7 @@ class Watch:
         """End the workers at once: one that is stopped, or waits for a lock of a dead one, heeds no
         request, and the end of this process would wait for it."""
         self._ended.set()
-        if self._workers and self._iterator._worker_pids_set:
-            torch._C._remove_worker_pids(id(self._iterator))  # else torch calls it a failure
-            self._iterator._worker_pids_set = False
+        self._heed(False)  # else torch calls it a failure
         self._kill()
         for worker in self._workers:
             worker.join(GRACE_SECONDS)

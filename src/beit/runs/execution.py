@@ -19,7 +19,7 @@ from beit.config import (
     SegmentRunConfig,
 )
 from beit.config.tree import override
-from beit.data.loader import Loader, View, worker_failure
+from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel
@@ -179,11 +179,6 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         fitted = fit(task.objective, run, resume=manner.resume)
         if manner.report and processes.leads:
             write_report(folder.path)
-    except RuntimeError as error:
-        failure = worker_failure(error)
-        if failure is None:
-            raise
-        raise failure from error
     finally:
         folder.close()
         processes.close()

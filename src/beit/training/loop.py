@@ -45,6 +45,7 @@ class _Run:
         self.step = 0  # updates done
         self.best: tuple[int, float] | None = None  # step and score
         self.metrics: dict[str, float] = {}
+        self.restarts = 0  # of processes that read pictures
         self.told = 0  # the last step that was announced as saved
         # Since the last line of the journal: sums of terms, counts of events, steps.
         self.totals: dict[str, Tensor] = {}
@@ -150,6 +151,9 @@ class _Run:
             began = time.monotonic()
             batch = next(batches)
             self.pace.waited(time.monotonic() - began)
+            if self.run.loader.restarts > self.restarts:
+                self.restarts = self.run.loader.restarts
+                self._say(f"processes that read pictures were lost and replaced: {self.restarts}")
             self.unreadable.add(batch.unreadable)
             yield batch
 
@@ -190,6 +194,8 @@ class _Run:
             values = {**terms, **expectations, "lr": self.rate, **pace}
             if len(self.unreadable):
                 values["unreadable"] = float(len(self.unreadable))
+            if self.restarts:
+                values["reader_restarts"] = float(self.restarts)
             self.journal.record(self.step, "train", values)
             self.journal.say(
                 progress_line(self.step, self.config.steps, terms, expectations, self.rate, pace)

@@ -17,6 +17,10 @@ from beit.training.run_folder import RunFolder
 class Batches(Protocol):
     """A loader: the micro-batches of this process, for the steps from first up to last."""
 
+    @property
+    def restarts(self) -> int:
+        """How often lost processes that read pictures were replaced."""
+
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]: ...
 
 

@@ -23,6 +23,7 @@ RESUMABLE = {
     "loader.cache",
     "loader.bad_limit",
     "loader.worker_timeout",
+    "loader.worker_restarts",
     "training.device",
     "training.log_every",
     "training.save_every",
