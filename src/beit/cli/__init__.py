@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "embed": using.embed,
     "convert": using.convert,
     "report": showing.report,
+    "show": showing.show,
     "doctor": doctoring.doctor,
     "demo": studying.demo,
     "study": studying.study,

@@ -1,4 +1,4 @@
-"""The verb that shows what was done: report."""
+"""The verbs that show what was done and learned: report, show."""
 
 from __future__ import annotations
 
@@ -27,3 +27,153 @@ def report(args: list[str]) -> None:
             print(write_strip(Path(run), Path(picture)))
 
     tyro.cli(command, args=args, prog="beit report")
+
+
+def show(args: list[str]) -> None:
+    """Show what a model has learned: neighbours, components, attention, codebook."""
+    tyro.extras.subcommand_cli_from_dict(
+        {
+            "neighbours": neighbours,
+            "components": components,
+            "attention": attention,
+            "codebook": codebook,
+        },
+        args=args,
+        prog="beit show",
+        description=show.__doc__,
+    )
+
+
+def neighbours(
+    artifact: Artifact,
+    data: str,
+    out: str,
+    block: int | None = None,
+    pictures: int = 500,
+    queries: int = 6,
+    neighbours: int = 8,
+    side: int = 112,
+    device: str = "cpu",
+) -> None:
+    """Pictures, each with those that the model finds most like it.
+
+    Args:
+        artifact: A run, an artifact, or any released model that loads.
+        data: Pictures, as for every other verb; classes are used to frame what is right.
+        out: File to write, .png or .svg.
+        block: Block whose patch vectors are compared, 0 is the first; the last one by default.
+        pictures: At most so many pictures are searched, spread evenly over the data.
+        queries: Rows of the sheet.
+        neighbours: Neighbours in a row.
+        side: Pixels of a picture in the sheet.
+        device: cpu or cuda.
+    """
+    from beit.report.retrieval import show_neighbours
+
+    print(
+        show_neighbours(
+            artifact,
+            data,
+            out,
+            block=block,
+            pictures=pictures,
+            queries=queries,
+            neighbours=neighbours,
+            side=side,
+            device=device,
+        )
+    )
+
+
+def components(
+    artifact: Artifact,
+    data: str,
+    out: str,
+    block: int | None = None,
+    pictures: int = 6,
+    side: int = 160,
+    device: str = "cpu",
+) -> None:
+    """The first three principal components of the patch vectors, as colours.
+
+    Args:
+        artifact: A run, an artifact, or any released model that loads.
+        data: Pictures, as for every other verb.
+        out: File to write, .png or .svg.
+        block: Block whose patch vectors are taken, 0 is the first; the last one by default.
+        pictures: So many, spread evenly over the data; the components are common to them.
+        side: Pixels of a picture in the sheet.
+        device: cpu or cuda.
+    """
+    from beit.report.components import show_components
+
+    print(
+        show_components(
+            artifact, data, out, block=block, pictures=pictures, side=side, device=device
+        )
+    )
+
+
+def attention(
+    artifact: Artifact,
+    data: str,
+    out: str,
+    block: int | None = None,
+    query: str = "centre",
+    pictures: int = 4,
+    side: int = 128,
+    device: str = "cpu",
+) -> None:
+    """Where each head of a block looks.
+
+    Args:
+        artifact: A run, an artifact, or any released model that loads.
+        data: Pictures, as for every other verb.
+        out: File to write, .png or .svg.
+        block: Block, 0 is the first; the last one by default.
+        query: Who looks: centre, a patch as ROW,COLUMN, or cls, the class token.
+        pictures: So many, spread evenly over the data.
+        side: Pixels of a picture in the sheet.
+        device: cpu or cuda.
+    """
+    from beit.report.heads import show_attention
+
+    print(
+        show_attention(
+            artifact,
+            data,
+            out,
+            block=block,
+            query=query,
+            pictures=pictures,
+            side=side,
+            device=device,
+        )
+    )
+
+
+def codebook(
+    artifact: Artifact,
+    data: str,
+    out: str,
+    pictures: int = 256,
+    most: int = 256,
+    side: int = 60,
+    device: str = "cpu",
+) -> None:
+    """What each code of a tokenizer looks like, and how often it is used.
+
+    Args:
+        artifact: The run of a tokenizer, its artifact, or a released tokenizer.
+        data: Pictures, as for every other verb.
+        out: File to write, .png or .svg.
+        pictures: At most so many are read, spread evenly over the data.
+        most: At most so many codes, the most used first.
+        side: Pixels of a code in the sheet.
+        device: cpu or cuda.
+    """
+    from beit.report.codebook import show_codebook
+
+    print(
+        show_codebook(artifact, data, out, pictures=pictures, most=most, side=side, device=device)
+    )

@@ -114,6 +114,16 @@ class VisionTransformerConfig:
         """Number of patches N = h * w."""
         return self.grid[0] * self.grid[1]
 
+    def block(self, index: int | None) -> int:
+        """The index of a block, the last one for None. Raises ConfigError if there is none such."""
+        if index is None:
+            return self.depth - 1
+        if not 0 <= index < self.depth:
+            raise ConfigError(
+                f"there is no block {index}", remedy=f"use a block from 0 to {self.depth - 1}"
+            )
+        return index
+
     def build(self) -> VisionTransformer:
         from beit.models.vit import VisionTransformer
 

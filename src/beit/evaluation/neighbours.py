@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -69,6 +71,25 @@ def retrieval_accuracy(
     """Share of pictures whose nearest second view is their own: needs no labels."""
     similarity = _directions(first, second) @ _directions(second, second).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
+
+
+class Nearest(NamedTuple):
+    """The nearest other pictures of some, the nearest first."""
+
+    indices: Int64[Tensor, "asked most"]
+    cosines: Float[Tensor, "asked most"]
+
+
+@in_float32
+def nearest_others(
+    features: Float[Tensor, "pictures width"], asked: Int64[Tensor, " asked"], most: int
+) -> Nearest:
+    """For each of these pictures the others whose standardised features point most the same way."""
+    directions = _directions(features, features)
+    cosines = directions[asked] @ directions.t()
+    cosines[torch.arange(len(asked)), asked] = -torch.inf
+    order = cosines.argsort(dim=1, descending=True, stable=True)[:, : min(most, len(features) - 1)]
+    return Nearest(order, cosines.gather(1, order))
 
 
 def _directions(

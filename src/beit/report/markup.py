@@ -16,7 +16,7 @@ class Markup(str):
 
 
 Content = str | Sequence[str]
-Attributes = Mapping[str, str | float]
+Attributes = Mapping[str, str | int | float]
 
 
 class Section(NamedTuple):

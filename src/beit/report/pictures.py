@@ -38,18 +38,29 @@ def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channe
     return image[:3].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 
+def as_png(pixels: Rgb, colours: int | None = None) -> bytes:
+    """The picture as a PNG file; with a palette of so many colours if given."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if colours:
+        picture = picture.quantize(colours)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def png_uri(pixels: Rgb, colours: int | None = None) -> str:
+    """The same in a data URI."""
+    return "data:image/png;base64," + base64.b64encode(as_png(pixels, colours)).decode("ascii")
+
+
 def data_uri(pixels: Rgb, colours: int | None = None) -> str:
-    """The picture as PNG in a data URI; with a palette of so many colours if given."""
+    """The picture in a data URI, shrunk to what a page shows."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     longest = max(picture.size)
     if longest > MOST_PIXELS:
         size = tuple(max(round(side * MOST_PIXELS / longest), 1) for side in picture.size)
         picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    if colours:
-        picture = picture.quantize(colours)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return png_uri(np.asarray(picture), colours)
 
 
 def show(pixels: Rgb, alt: str, caption: Content = "", colours: int | None = None) -> Markup:

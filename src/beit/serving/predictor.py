@@ -140,12 +140,7 @@ class Predictor:
         """One vector per picture: the mean patch vector after a block (the last one by default)."""
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has no features", remedy="use tokens()")
-        depth = self._backbone.depth
-        index = depth - 1 if block is None else block
-        if not 0 <= index < depth:
-            raise ConfigError(
-                f"there is no block {block}", remedy=f"use a block from 0 to {depth - 1}"
-            )
+        index = self._backbone.block(block)
         output: Tensor = self.model.backbone(self._batch(pictures), taps=(index,)).taps[0]
         return output[:, 1:].float().mean(dim=1).cpu()
 

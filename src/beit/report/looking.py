@@ -1,0 +1,81 @@
+"""A model and the pictures it is shown, for the sheets of `beit show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from beit.artifact.load import open_artifact
+from beit.batch import ImageBatch
+from beit.data.sources import ImageSource, evenly, open_source
+from beit.errors import ConfigError, DataError
+from beit.evaluation.passes import CentreView
+from beit.hardware import find_device
+from beit.models.heads import BackboneModel
+from beit.models.vit import VisionTransformer
+from beit.report.samples import batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking:
+    """A backbone, and some pictures as it sees them."""
+
+    backbone: VisionTransformer
+    device: torch.device
+    images: UInt8[Tensor, "pictures channels height width"]
+    keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    """The class of each picture, empty where the data have none."""
+
+
+def _labels(source: ImageSource) -> dict[str, str]:
+    targets = source.targets
+    if targets is None:
+        return {}
+    return {source.key(index): source.classes[int(targets[index])] for index in range(len(source))}
+
+
+def read_all(source: ImageSource, view: CentreView, channels: int) -> Iterator[ImageBatch]:
+    """Every picture, in order. Errors: DataError if one cannot be read."""
+    for batch in batches(ImageBatch, source, view, channels):
+        for one in batch.unreadable:
+            raise DataError(
+                f"{one.key} cannot be read: {one.reason}",
+                remedy="repair or remove it; `beit data check` finds all such pictures",
+            )
+        yield batch
+
+
+def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking:
+    """Load a model and at most so many pictures, spread evenly over the data.
+
+    Errors: ConfigError if the model has no backbone, CheckpointError and DataError if model or
+    pictures are not there or cannot be read.
+    """
+    if pictures < 1:
+        raise ConfigError(f"pictures is {pictures}", remedy="use 1 or more")
+    where = find_device(device)
+    artifact = open_artifact(reference)
+    model = artifact.model
+    if not isinstance(model, BackboneModel):
+        raise ConfigError(
+            f"{reference} is a {artifact.kind}, which has no backbone to look into",
+            remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
+        )
+    config = model.backbone.config
+    source = evenly(open_source(data), pictures)
+    view = CentreView(config.size, artifact.details.crop)
+    read = list(read_all(source, view, config.channels))
+    keys = tuple(key for batch in read for key in batch.keys)
+    named = _labels(source)
+    return Looking(
+        backbone=model.backbone.to(where),
+        device=where,
+        images=torch.cat([batch.images for batch in read]),
+        keys=keys,
+        labels=tuple(named.get(key, "") for key in keys),
+    )
