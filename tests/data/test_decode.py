@@ -67,7 +67,7 @@ def fate_with_pillow(data: bytes, channels: int = 3) -> bytes | str:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_damaged_jpeg_has_the_fate_it_has_with_pillow(progressive: bool) -> None:
+def test_damaged_jpeg_has_the_fate_it_has_with_pillow_or_lacks_pixels(progressive: bool) -> None:
     data = encoded(Image.fromarray(noise()), "JPEG", progressive=progressive)
     generator = np.random.default_rng(2)
     damaged = [data[:length] for length in range(0, len(data), 3)]
@@ -76,15 +76,25 @@ def test_damaged_jpeg_has_the_fate_it_has_with_pillow(progressive: bool) -> None
         mutated = bytearray(data)
         mutated[generator.integers(0, len(data))] = generator.integers(0, 256)
         damaged.append(bytes(mutated))
-    fates = [fate(one) for one in damaged]
-    assert fates == [fate_with_pillow(one) for one in damaged]
-    assert {type(one) for one in fates} == {bytes, str}
+    # Cut, but with an end: Pillow makes the rest grey.
+    damaged += [data[:-length] + data[-2:] for length in (20, 60)]
+    fates = [(fate(one), fate_with_pillow(one)) for one in damaged]
+    lacking = [str(ours).startswith("pixels are missing: Corrupt JPEG data") for ours, _ in fates]
+    assert all(lacking[-2:])
+    assert not any(lacking[:-202])
+    assert all(
+        ours == theirs for (ours, theirs), lost in zip(fates, lacking, strict=True) if not lost
+    )
+    assert {type(ours) for ours, _ in fates} == {bytes, str}
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("CMYK", 3), ("RGB", 1), ("L", 1)])
 def test_other_jpeg_is_left_to_pillow(mode: str, channels: int) -> None:
     data = encoded(Image.fromarray(noise()).convert(mode), "JPEG")
     assert fate(data, channels) == fate_with_pillow(data, channels)
+    cut = data[:-60] + data[-2:]
+    assert isinstance(fate_with_pillow(cut, channels), bytes)
+    assert "pixels are missing" in str(fate(cut, channels))
 
 
 @pytest.mark.parametrize(

@@ -407,7 +407,7 @@ def test_foreign_shards_behind_an_address_are_indexed(elsewhere: Path, served: s
 
 def test_missing_library_is_named() -> None:
     with pytest.raises(ResourceError, match="library for it is not installed") as caught:
-        open_source("s3://bucket/{0..3}.tar")
+        open_source("gs://bucket/{0..3}.tar")
     assert "beit[remote]" in caught.value.remedy
 
 

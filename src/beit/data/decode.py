@@ -7,6 +7,7 @@ Rules, none of which is left to a library's default:
 - 16-bit values are scaled, 65535 to 255. Integers of 32 bits and floats are scaled by the smallest
   usual range that holds them (65535; 1, 255 or 65535); negative or larger values are refused.
 - CMYK follows the formula (1 - ink)(1 - black); LAB is CIELAB under D50, as in ICC profiles.
+- A picture of which pixels are missing is refused, also where decoders would fill them in.
 - The EXIF orientation is applied; an EXIF block that cannot be parsed counts as absent.
 
 Sound JPEG files go through simplejpeg, which gives the same pixels as Pillow in half the time.
@@ -27,6 +28,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from beit.data.wholeness import png_is_interlaced, png_lacks_pixels, tells_of_lost_pixels
 from beit.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -174,16 +176,33 @@ def _scans(data: bytes) -> int:
 def _jpeg(picture: Image.Image, data: bytes, channels: int) -> np.ndarray | None:
     """A sound JPEG picture in grey or RGB, uint8 [H,W,1 or 3]; None leaves it to Pillow.
 
-    Whatever has the slightest fault is Pillow's to read or to refuse, and so is grey made of RGB.
+    Other kinds of JPEG are Pillow's to read, and so is one with a fault that costs no pixel. If
+    pixels are missing, it is refused here: Pillow would fill them with grey and say nothing.
     """
-    colours = {"L": "GRAY", "RGB": "RGB"}.get(picture.mode)
-    if picture.format != "JPEG" or colours is None or channels != 3:
+    if picture.format not in ("JPEG", "MPO"):
         return None
+    known = picture.format == "JPEG" and channels == 3
+    colours = {"L": "GRAY", "RGB": "RGB"}.get(picture.mode) if known else None
     try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours)
-    except ValueError:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours or "GRAY")
+    except ValueError as error:
+        if tells_of_lost_pixels(str(error)):
+            raise UnreadableError(f"pixels are missing: {error}") from error
         return None
-    return pixels if pixels.shape[1::-1] == picture.size else None
+    return pixels if colours and pixels.shape[1::-1] == picture.size else None
+
+
+def _require_all(picture: Image.Image, data: bytes) -> None:
+    """Refuse a PNG file whose last rows were never written: Pillow leaves them black."""
+    if picture.format != "PNG":
+        return
+    width, height = picture.size
+    seems_cut = (
+        png_is_interlaced(data)
+        or not np.asarray(picture.crop((0, height - 1, width, height))).any()
+    )
+    if seems_cut and png_lacks_pixels(data):
+        raise UnreadableError("pixels are missing: its stream ends before the last row")
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -218,6 +237,7 @@ def _pixels(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
             pixels = fast
         else:
             picture.load()
+            _require_all(picture, data)
             read = _grey_or_rgb if channels in (1, 3) else _bands
             pixels = read(picture, channels)
         pixels = _upright(pixels, _orientation(picture))

@@ -73,7 +73,9 @@ def read_range(place: str, start: int, length: int) -> bytes:
     """Part of a file. Errors: OSError if not all of it can be had."""
     if is_remote(place):
         file_system, path = _file_system(place)
-        data: bytes = _tried(place, lambda: file_system.cat_file(path, start, start + length))
+        data: bytes = _tried(
+            place, lambda: file_system.cat_file(path, start=start, end=start + length)
+        )
     else:
         with Path(place).open("rb") as file:
             data = os.pread(file.fileno(), length, start)
@@ -149,7 +151,15 @@ def _matching(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return glob.glob(pattern)  # noqa: PTH207 - the pattern may be absolute
     file_system, path = _file_system(pattern)
-    found = _tried(pattern, lambda: file_system.glob(path))
+    try:
+        found = _tried(pattern, lambda: file_system.glob(path))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(
+            f"what matches {pattern} cannot be listed: {error}",
+            remedy="check the address, the network, and that your credentials permit listing",
+        ) from error
     return [str(file_system.unstrip_protocol(name)) for name in found]
 
 
@@ -157,7 +167,8 @@ def expand(pattern: str) -> list[str]:
     """The files that braces and the wildcards `*`, `?` and `[...]` (in addresses `*`) stand for.
 
     Braces keep their order, what matches a wildcard comes in natural order.
-    Errors: DataError if a wildcard matches nothing or a named file is not there.
+    Errors: DataError if a wildcard matches nothing or cannot be looked up, or a named file is not
+    there.
     """
     if not is_remote(pattern) and Path(pattern).exists():
         return [pattern]

@@ -1,0 +1,73 @@
+"""Whether a file has all pixels of its picture, where a decoder fills in what is missing."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+
+PIECE = 1 << 20
+"""Bytes that are unpacked at a time: they are counted, not kept."""
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Values for each pixel by the colour type of the PNG header (ISO/IEC 15948, table 11.1)."""
+_PASSES = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
+)  # fmt: skip
+"""First column and row of each pass of an interlaced PNG, and the steps between them (8.2)."""
+_LOST = re.compile(r"Corrupt JPEG data: (?!.* extraneous bytes before marker 0x(?!d[0-7]))")
+"""Of libjpeg's warnings those after which pixels are missing. Bytes too many are none of them, but
+for those before a restart marker, where pixels were skipped to find the place again."""
+
+
+def tells_of_lost_pixels(warning: str) -> bool:
+    """Whether a warning of libjpeg says that a part of the picture is grey instead of seen."""
+    return _LOST.search(warning) is not None
+
+
+def png_is_interlaced(data: bytes) -> bool:
+    """Whether a PNG file stores its pixels in seven passes."""
+    return data[28] == 1
+
+
+def png_lacks_pixels(data: bytes) -> bool:
+    """Whether the packed stream of a PNG file ends before its last pixel.
+
+    Decoders leave the missing ones black. The stream is unpacked for this once more.
+    """
+    return _unpacked(data, _needed(data)) < _needed(data)
+
+
+def _needed(data: bytes) -> int:
+    """Bytes of the filtered rows that the header announces."""
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    bits = data[24] * _CHANNELS[data[25]]
+    passes = _PASSES if png_is_interlaced(data) else ((0, 0, 1, 1),)
+    total = 0
+    for left, top, across, down in passes:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)
+    return total
+
+
+def _unpacked(data: bytes, enough: int) -> int:
+    """Bytes in the stream of the default picture; counting ends once there are enough."""
+    count, stream = 0, zlib.decompressobj()
+    for packed in _chunks(data):
+        while packed and count < enough and not stream.eof:
+            count += len(stream.decompress(packed, PIECE))
+            packed = stream.unconsumed_tail
+    return count + (0 if stream.eof else len(stream.flush()))
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """What the chunks IDAT hold."""
+    place = 8
+    while place + 8 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if kind == b"IEND":
+            return
+        if kind == b"IDAT":
+            yield data[place + 8 : place + 8 + length]
+        place += length + 12
