@@ -6,25 +6,42 @@ from pathlib import Path
 
 import tyro
 
-from beit.cli.options import Artifact
+from beit.cli.options import Artifact, Paths
+from beit.errors import ConfigError
 
 
 def report(args: list[str]) -> None:
-    """Write the page of a run again: curves and pictures."""
+    """Write the page of a run again, or one that compares several."""
 
-    def command(run: Artifact, picture: str = "") -> None:
-        """Write RUN/report.html.
+    def command(runs: Paths, out: str = "comparison.html", picture: str = "", plots: str = ""
+    ) -> None:  # fmt: skip
+        """Write RUN/report.html; of several runs one page that compares them.
 
         Args:
-            run: Folder of a run.
+            runs: Folder of a run, or of up to eight.
+            out: Of several runs, the page to write.
             picture: Of a pre-training, also write some rows of its pictures to this PNG file.
+            plots: Also write every curve of the run to this folder, as SVG and PNG (needs
+                matplotlib: the extra `plots`).
         """
+        from beit.report.comparison import write_comparison
         from beit.report.page import write_report
+        from beit.report.plots import write_plots
         from beit.report.strip import write_strip
 
-        print(write_report(Path(run)))
+        if len(runs) != 1:
+            if picture or plots:
+                raise ConfigError(
+                    "--picture and --plots are of a single run", remedy="name one run with them"
+                )
+            print(write_comparison([Path(run) for run in runs], Path(out)))
+            return
+        run = Path(runs[0])
+        print(write_report(run))
         if picture:
-            print(write_strip(Path(run), Path(picture)))
+            print(write_strip(run, Path(picture)))
+        if plots:
+            print("\n".join(map(str, write_plots(run, Path(plots)))))
 
     tyro.cli(command, args=args, prog="beit report")
 

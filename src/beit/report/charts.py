@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
-from beit.report.curves import Line, Role, chart
+from beit.report.curves import Chart, Line, Role, chart
 from beit.report.history import History, Kind
 from beit.report.markup import Markup, Section, block, note
 
@@ -202,20 +202,25 @@ UNDRAWN = {"seconds_left", "memory_gib", "unreadable", "collapsed", "neighbours_
 UNDRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss", "codes_revived"}
 
 
-def _draw(plan: Plan, history: History) -> Markup:
+def _chart(plan: Plan, history: History) -> Chart:
     lines = [
         Line(metric.label, history.points(metric.kind, metric.name), metric.role)
         for metric in plan.metrics
     ]
     # With five classes or fewer, the first five answers always hold the right one.
     lines = [line for line in lines if line.label != TOP5 or any(v < 1 for _, v in line.points)]
+    return Chart(plan.title, lines, plan.explanation, plan.as_share, plan.from_zero, plan.noisy)
+
+
+def draw(one: Chart) -> Markup:
+    """The chart as a figure of a page."""
     return chart(
-        plan.title,
-        lines,
-        plan.explanation,
-        as_share=plan.as_share,
-        from_zero=plan.from_zero,
-        noisy=plan.noisy,
+        one.title,
+        one.lines,
+        one.explanation,
+        as_share=one.as_share,
+        from_zero=one.from_zero,
+        noisy=one.noisy,
     )
 
 
@@ -231,10 +236,15 @@ def _others(plans: tuple[Plan, ...], history: History) -> tuple[Plan, ...]:
     )
 
 
+def charts(config: RunConfig, history: History) -> list[Chart]:
+    """Every chart of a run, also those whose lines have no points yet."""
+    plans = PLANS.get(type(config), ()) + ALWAYS
+    return [_chart(plan, history) for plan in plans + _others(plans, history)]
+
+
 def curves(config: RunConfig, history: History) -> Section:
     """The section with every curve of a run."""
-    plans = PLANS.get(type(config), ()) + ALWAYS
-    drawn = [_draw(plan, history) for plan in plans + _others(plans, history)]
+    drawn = [draw(one) for one in charts(config, history)]
     if not any(drawn):
         drawn = [note("No step has been logged yet: there is nothing to draw.", "warning")]
     lead = "Point at a line for its numbers. Pale: as logged, strong: smoothed, dashed: to compare."

@@ -27,6 +27,17 @@ class Line(NamedTuple):
     role: Role = "curve"
 
 
+class Chart(NamedTuple):
+    """Lines under a title, with what a healthy one looks like."""
+
+    title: str
+    lines: list[Line]
+    explanation: str
+    as_share: bool = False
+    from_zero: bool = False
+    noisy: bool = True
+
+
 class Frame(NamedTuple):
     """The part of the plane that a chart shows."""
 
@@ -176,13 +187,13 @@ def chart(
     """A figure with the lines that have points; nothing if none has.
 
     Noisy curves of many points are smoothed over their pale selves. `as_share` writes values in
-    per cent. `along` names the horizontal axis.
+    per cent. `along` names the horizontal axis. A line without points keeps its colour free.
     """
+    colours = [f"colour-{index}" for index, line in enumerate(lines) if line.points]
     lines = [line for line in lines if line.points]
     if not lines:
         return Markup("")
     frame = frame_of(lines, from_zero)
-    colours = [f"colour-{index}" for index in range(len(lines))]
     # References lie below, so that they do not hide the curve they are for.
     order = sorted(range(len(lines)), key=lambda index: lines[index].role != "reference")
     drawn = [

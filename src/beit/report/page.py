@@ -38,12 +38,17 @@ def _pictures(run: Path, config: RunConfig) -> list[Section]:
         assert isinstance(config, FinetuneRunConfig)
         return classification_sections(run, config)
     except (BeitError, OSError, RuntimeError) as error:
-        problem = error.problem if isinstance(error, BeitError) else str(error)
-        remedy = error.remedy if isinstance(error, BeitError) else ""
-        words: list[str] = [element("b", "No pictures: "), problem]
-        words += [f" ({remedy})"] if remedy else []
-        words += [". Once that is mended, ", element("code", f"beit report {run}"), " adds them."]
-        return [Section("pictures", "Pictures", "", note(join(words), "warning"))]
+        return [without_pictures(error, f"beit report {run}")]
+
+
+def without_pictures(error: BeitError | OSError | RuntimeError, again: str) -> Section:
+    """Why there are no pictures, and the command that adds them later."""
+    problem = error.problem if isinstance(error, BeitError) else str(error)
+    remedy = error.remedy if isinstance(error, BeitError) else ""
+    words: list[str] = [element("b", "No pictures: "), problem]
+    words += [f" ({remedy})"] if remedy else []
+    words += [". Once that is mended, ", element("code", again), " adds them."]
+    return Section("pictures", "Pictures", "", note(join(words), "warning"))
 
 
 def _unreadable(run: Path) -> list[Markup]:
@@ -93,7 +98,7 @@ def _header(run: Path, config: RunConfig, history: History, sections: list[Secti
     )
 
 
-def _section(part: Section) -> Markup:
+def section(part: Section) -> Markup:
     lead = element("p", part.lead, {"class": "lead"}) if part.lead else ""
     return element("section", [element("h2", part.title), lead, part.body], {"id": part.anchor})
 
@@ -107,7 +112,7 @@ def page(run: Path, config: RunConfig, history: History) -> str:
     ]
     body = [
         _header(run, config, history, sections),
-        element("main", [_section(part) for part in sections]),
+        element("main", [section(part) for part in sections]),
     ]
     return document(f"{run.resolve().name} · {title_of(config)}", body)
 

@@ -147,20 +147,30 @@ def _row(name: str, one: Painting, tokenizer: VisualTokenizer) -> Markup:
     return block("pair", join([title, block("strip", cells)]))
 
 
-def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
-    """Reconstructions and the vocabulary, on a few pictures of the run's data.
+def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, list[Painting]]:
+    """The run's tokenizer, and what it makes of some pictures of the data.
 
     Errors: BeitError if the artifact or the pictures are not there.
     """
     published = trained(run, VisualTokenizer)
     tokenizer, device = published.model, published.device
-    grid, stride = tokenizer.grid, tokenizer.config.downsampling
+    grid = tokenizer.grid
     channels = tokenizer.config.channels
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
     source = evenly(open_source(config.data), amount)
     paintings: list[Painting] = []
     for batch in batches(ImageBatch, source, CentreView(tokenizer.size, 1.0), channels):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))
+    return tokenizer, paintings
+
+
+def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
+    """Reconstructions and the vocabulary, on a few pictures of the run's data.
+
+    Errors: BeitError if the artifact or the pictures are not there.
+    """
+    tokenizer, paintings = make_paintings(run, config)
+    channels, stride = tokenizer.config.channels, tokenizer.config.downsampling
     found = vocabulary(paintings, tokenizer.codes, stride)
     in_use, even = int((found.counts > 0).sum()), float(entropy(found.counts.float()).exp())
     words = f"{in_use} of {tokenizer.codes} codes occur; in even use there would be {even:.1f}."

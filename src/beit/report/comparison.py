@@ -1,0 +1,190 @@
+"""Several runs on one self-contained page: figures, curves over each other, settings, pictures."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from beit.config.runs import RunConfig
+from beit.config.tree import leaves
+from beit.durable import replace_file
+from beit.errors import BeitError, ConfigError, ResourceError
+from beit.report.beside import answers_of
+from beit.report.charts import charts, draw
+from beit.report.curves import Chart, Line
+from beit.report.document import document
+from beit.report.history import History, read_history
+from beit.report.markup import Markup, Section, block, element, join, note, table
+from beit.report.page import section, without_pictures
+from beit.report.summary import headline, title_of
+from beit.training.run_folder import read_run_config
+
+MOST_RUNS = 8
+"""As many as there are colours that can be told apart."""
+MOST_PICTURES = 6
+
+
+class Compared(NamedTuple):
+    """A run with the name it has on the page."""
+
+    name: str
+    path: Path
+    config: RunConfig
+    history: History
+
+
+def read_runs(paths: Sequence[Path]) -> list[Compared]:
+    """The runs by name; by path, where two have the same name.
+
+    Errors: ConfigError for more than can be told apart, RunFolderError if one is no run.
+    """
+    if not 2 <= len(paths) <= MOST_RUNS or len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError(
+            f"{len(paths)} runs were given to compare",
+            remedy=f"give from 2 to {MOST_RUNS} different ones",
+        )
+    names = Counter(path.resolve().name for path in paths)
+    return [
+        Compared(
+            path.resolve().name if names[path.resolve().name] == 1 else str(path),
+            path,
+            read_run_config(path),
+            read_history(path),
+        )
+        for path in paths
+    ]
+
+
+def overlaid(runs: Sequence[Compared]) -> list[Chart]:
+    """A chart per measure, with a line per run; a reference only if it is the same for all."""
+    found: dict[tuple[str, str], Chart] = {}
+    references: dict[str, list[Line]] = {}
+    for place, run in enumerate(runs):
+        for one in charts(run.config, run.history):
+            for line in one.lines:
+                if line.role == "reference":
+                    references.setdefault(one.title, []).append(line)
+                    continue
+                title = f"{one.title} · {line.label}"
+                empty = [Line(other.name, (), line.role) for other in runs]
+                chart = found.setdefault((one.title, line.label), one._replace(
+                    title=title, lines=empty))  # fmt: skip
+                chart.lines[place] = Line(run.name, line.points, line.role)
+    for (title, _), chart in found.items():
+        chart.lines.extend(_common(references.get(title, []), len(runs)))
+    return list(found.values())
+
+
+def _common(references: list[Line], runs: int) -> list[Line]:
+    by_label: dict[str, list[Line]] = {}
+    for line in references:
+        if line.points:
+            by_label.setdefault(line.label, []).append(line)
+    return [
+        max(lines, key=lambda line: line.points[-1][0])
+        for lines in by_label.values()
+        if len(lines) == runs and len({value for line in lines for _, value in line.points}) == 1
+    ]
+
+
+def _table_of(runs: Sequence[Compared], rows: dict[str, dict[str, str]]) -> Markup:
+    """A row per thing, a column per run."""
+    lines = [
+        [element("b", label), *(values.get(run.name, "–") for run in runs)]  # noqa: RUF001
+        for label, values in rows.items()
+    ]
+    return table(["", *(run.name for run in runs)], lines)
+
+
+def _figures(runs: Sequence[Compared]) -> Section:
+    rows: dict[str, dict[str, str]] = {"kind": {run.name: title_of(run.config) for run in runs}}
+    for run in runs:
+        for one in headline(run.config, run.history):
+            beside = element("i", f" {one.beside}", {"class": "none"}) if one.beside else ""
+            rows.setdefault(one.label, {})[run.name] = join([one.value, beside])
+    return Section("figures", "Figures", "The newest of each run.", _table_of(runs, rows))
+
+
+def _curves(runs: Sequence[Compared]) -> Section:
+    drawn = [draw(one) for one in overlaid(runs)]
+    if not any(drawn):
+        drawn = [note("No step has been logged yet: there is nothing to draw.", "warning")]
+    lead = "A run has the same colour everywhere. Dashed: the same for all of them."
+    return Section("curves", "Curves", lead, block("curves", drawn))
+
+
+def _settings(runs: Sequence[Compared]) -> Section:
+    rows: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for path, value in leaves(run.config):
+            rows.setdefault(".".join(path), {})[run.name] = json.dumps(value)
+    differing = {
+        name: values
+        for name, values in rows.items()
+        if len(values) < len(runs) or len(set(values.values())) > 1
+    }
+    lead = f"{len(differing)} of {len(rows)} options are not the same in all of them."
+    return Section("settings", "Settings that differ", lead, _table_of(runs, differing))
+
+
+def _pictures(runs: Sequence[Compared], again: str) -> Section:
+    """The same pictures, and what each run makes of them."""
+    try:
+        answers = [answers_of(run.path, run.config) for run in runs]
+    except (BeitError, OSError, RuntimeError) as error:
+        return without_pictures(error, again)
+    shared = [key for key in answers[0] if all(key in found for found in answers)]
+    if not shared:
+        words = (
+            "None: only tokenizers and pre-trainings with tokens are compared by their pictures, "
+            "and only where their data share some."
+        )
+        return Section("pictures", "Pictures", "", note(words))
+    step = max(1, len(shared) // MOST_PICTURES)
+    rows = [
+        [
+            join([block("beside", answers[0][key].picture), element("code", key)]),
+            *(block("beside", found[key].answer) for found in answers),
+        ]
+        for key in shared[::step][:MOST_PICTURES]
+    ]
+    lead = "Pictures that all of these runs look at, and what each makes of them."
+    shown = table(["picture", *(run.name for run in runs)], rows)
+    return Section("pictures", "Pictures side by side", lead, shown)
+
+
+def write_comparison(paths: Sequence[Path], place: Path) -> Path:
+    """Write one page about several runs.
+
+    Errors: as for `read_runs`, and ResourceError if the page cannot be written.
+    """
+    if place.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{place} is no name of a page", remedy="use a name that ends in .html")
+    runs = read_runs(paths)
+    again = " ".join(["beit report", *(shlex.quote(str(path)) for path in paths)])
+    sections = [
+        _figures(runs),
+        _curves(runs),
+        _pictures(runs, f"{again} --out {shlex.quote(str(place))}"),
+        _settings(runs),
+    ]
+    names = ", ".join(run.name for run in runs)
+    links = [element("a", part.title, {"href": f"#{part.anchor}"}) for part in sections]
+    header = element("header", [
+        element("p", "Comparison", {"class": "kind"}),
+        element("h1", names),
+        element("nav", links, {"aria-label": "Sections"}),
+    ])  # fmt: skip
+    body = [header, element("main", [section(part) for part in sections])]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(place, [document(f"{names} · comparison", body).encode()])
+    except OSError as error:
+        raise ResourceError(
+            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
+        ) from error
+    return place

@@ -1,0 +1,103 @@
+"""The curves of a run as files, for a paper or a slide."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from beit.durable import make_folder, replace_file
+from beit.errors import ResourceError, RunFolderError
+from beit.report.charts import charts
+from beit.report.curves import MOST_POINTS, SMOOTH_FROM, Chart, smooth, thin
+from beit.report.history import read_history
+from beit.training.run_folder import read_run_config
+
+FORMATS = ("svg", "png")
+SIZE, DOTS = (5.0, 3.2), 200
+COLOURS = ("#2855b8", "#c2560a", "#26845a", "#8b3fa0", "#8a6d00")
+STYLE = {
+    "svg.hashsalt": "beit",  # names inside the file are the same every time
+    "svg.fonttype": "none",  # words stay words
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def _matplotlib() -> Any:
+    try:
+        # Not imported by name: the package works without it, with one error where it is needed.
+        importlib.import_module("matplotlib.figure")
+        importlib.import_module("matplotlib.ticker")
+        return importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise ResourceError(
+            f"curves as files are drawn with matplotlib, which is not installed: {error}",
+            remedy='pip install "beit[plots]"',
+        ) from error
+
+
+def _draw(one: Chart, matplotlib: Any) -> Any:
+    figure = matplotlib.figure.Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    for line, colour in zip(one.lines, COLOURS, strict=False):
+        if not line.points:
+            continue
+        points = thin(line.points, MOST_POINTS)
+        if line.role == "reference":
+            axes.plot(*zip(*points, strict=True), "--", color="#62676e", lw=1, label=line.label)
+            continue
+        dot = "o" if line.role == "marks" or len(points) == 1 else None
+        if one.noisy and line.role == "curve" and len(points) >= SMOOTH_FROM:
+            axes.plot(*zip(*points, strict=True), color=colour, lw=0.8, alpha=0.3)
+            points = smooth(points)
+        axes.plot(
+            *zip(*points, strict=True), color=colour, lw=1.6, marker=dot, ms=3, label=line.label
+        )
+    axes.set(title=one.title, xlabel="step")
+    axes.grid(alpha=0.25, lw=0.6)
+    if one.from_zero and axes.get_ylim()[0] < 0 <= min(v for li in one.lines for _, v in li.points):
+        axes.set_ylim(bottom=0)
+    if one.as_share:
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(xmax=1))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _name(title: str) -> str:
+    """`Right tokens` to `right-tokens`."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def write_plots(run: Path, folder: Path) -> list[Path]:
+    """Write every curve of a run to FOLDER, each as SVG and as PNG; files there are replaced.
+
+    Errors: RunFolderError if there is no run or nothing was logged, ResourceError if matplotlib is
+    not installed or nothing can be written.
+    """
+    config, history = read_run_config(run), read_history(run)
+    matplotlib = _matplotlib()
+    drawn = [one for one in charts(config, history) if any(line.points for line in one.lines)]
+    if not drawn:
+        raise RunFolderError(f"{run} has logged no step yet", remedy="wait for its first step")
+    written = []
+    try:
+        make_folder(folder)
+        with matplotlib.rc_context(STYLE):
+            for one in drawn:
+                figure = _draw(one, matplotlib)
+                for kind in FORMATS:
+                    data = BytesIO()
+                    metadata = {"Date": None} if kind == "svg" else {}
+                    figure.savefig(data, format=kind, dpi=DOTS, metadata=metadata)
+                    place = folder / f"{_name(one.title)}.{kind}"
+                    replace_file(place, [data.getvalue()])
+                    written.append(place)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} cannot be written: {error.strerror}", remedy="make room or permit writing"
+        ) from error
+    return written
