@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from beit.training.run_folder import read_run_config
 FORMATS = ("svg", "png")
 SIZE, DOTS = (5.0, 3.2), 200
 COLOURS = ("#2855b8", "#c2560a", "#26845a", "#8b3fa0", "#8a6d00")
+GREY, DASHES = "#62676e", ("--", ":", "-.")
 STYLE = {
     "svg.hashsalt": "beit",  # names inside the file are the same every time
     "svg.fonttype": "none",  # words stay words
@@ -42,13 +44,14 @@ def _matplotlib() -> Any:
 
 def _draw(one: Chart, matplotlib: Any) -> Any:
     figure = matplotlib.figure.Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots()
+    axes, patterns = figure.subplots(), itertools.cycle(DASHES)
     for line, colour in zip(one.lines, COLOURS, strict=False):
         if not line.points:
             continue
         points = thin(line.points, MOST_POINTS)
         if line.role == "reference":
-            axes.plot(*zip(*points, strict=True), "--", color="#62676e", lw=1, label=line.label)
+            dashes = next(patterns)
+            axes.plot(*zip(*points, strict=True), dashes, color=GREY, lw=1, label=line.label)
             continue
         dot = "o" if line.role == "marks" or len(points) == 1 else None
         if one.noisy and line.role == "curve" and len(points) >= SMOOTH_FROM:
@@ -59,7 +62,7 @@ def _draw(one: Chart, matplotlib: Any) -> Any:
         )
     axes.set(title=one.title, xlabel="step")
     axes.grid(alpha=0.25, lw=0.6)
-    if one.from_zero and axes.get_ylim()[0] < 0 <= min(v for li in one.lines for _, v in li.points):
+    if one.from_zero and min(value for line in one.lines for _, value in line.points) >= 0:
         axes.set_ylim(bottom=0)
     if one.as_share:
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(xmax=1))
