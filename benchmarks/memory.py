@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.child import run
-from benchmarks.pretraining import PEERS
+from benchmarks.pretraining import PEERS, RECOMPUTING
 from benchmarks.race import Contest, Contestant
 from benchmarks.setting import Setting
 
 
 def contests(setting: Setting) -> Iterator[Contest]:
     """On a CPU all of the process, libraries and weights included; on a GPU what torch took."""
-    names = ["beit", *(name for name in PEERS if name != "unilm")]
+    names = ["beit", *RECOMPUTING, *(name for name in PEERS if name != "unilm")]
     yield Contest(
         case="pre-training step fp32",
         contestants={name: _peak(setting, name) for name in names},

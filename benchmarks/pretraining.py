@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beit.config import MaskedConfig, TrainingConfig
+from beit.config.training import Recompute
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.tokenizers.bank import TokenBank
@@ -40,6 +41,12 @@ PEERS: dict[str, Callable[[MaskedImageModel], nn.Module]] = {
     "unilm": official,
 }
 
+RECOMPUTING: dict[str, Recompute] = {
+    "beit, selective recompute": "selective",
+    "beit, blocks recomputed": "blocks",
+}
+"""Ours with less memory; the time it costs is in the other parts."""
+
 Tensors = Callable[[], Tensor]
 
 
@@ -56,11 +63,14 @@ class Task:
         self.token_images = setting.images(self.tokenizer.size, seed=1)
         self.mask = setting.mask(setting.pretraining)
 
-    def ours(self, precision: str, bank: TokenBank | None = None) -> Contestant:
+    def ours(
+        self, precision: str, bank: TokenBank | None = None, recompute: Recompute = "off"
+    ) -> Contestant:
         """With the optimizer of our runs: fused, and grouped by decay. With a bank, tokens are
         encoded in the first step and found on disk in the others."""
         fastest = encoding_precision("auto", self.setting.device)
         objective = MaskedImageModeling(self.model, MaskedConfig(), self.tokenizer, fastest)
+        objective.set_up_blocks(recompute, "auto")
         tokenizer = objective.tokenizer
         assert tokenizer is not None
         views = torch.tensor([[0, picture] for picture in range(self.setting.batch)])
@@ -98,6 +108,8 @@ class Task:
 def contestant(setting: Setting, who: str) -> Contestant:
     """One of them alone, in float32."""
     task = Task(setting)
+    if who in RECOMPUTING:
+        return task.ours("fp32", recompute=RECOMPUTING[who])
     return task.ours("fp32") if who == OURS else task.theirs(who, "fp32")
 
 

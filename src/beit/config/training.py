@@ -10,6 +10,8 @@ from beit.config.check import check_positive, check_share, check_that
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 Compile = Literal["auto", "off", "blocks"]
+Recompute = Literal["off", "selective", "blocks"]
+AttentionKernel = Literal["auto", "triton"]
 Schedule = Literal["cosine", "linear"]
 
 
@@ -50,6 +52,13 @@ class TrainingConfig:
     compile: Compile = "auto"
     """Compile the blocks of the model, which takes a while in the first steps; `auto` does so on a
     GPU where a compiler is found."""
+    recompute: Recompute = "off"
+    """Keep less for the backward pass and compute it again there: `selective` keeps the results of
+    linear layers and fused attention, `blocks` only what enters a block. Same numbers, less memory,
+    more time."""
+    attention: AttentionKernel = "auto"
+    """Kernel of attention while the position bias learns: `triton` is our own, for a GPU, half
+    precision and up to 256 tokens; `auto` leaves it out until it was raced."""
     device: Device = "auto"
     """Where to train."""
     seed: int = 0

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from beit.config.training import AttentionKernel, Recompute
 from beit.models.attention import attention
 from beit.models.position import Grid, RelativePositionBias
+from beit.models.recompute import recomputed
 
 NORM_EPSILON = 1e-6
 
@@ -36,6 +38,7 @@ class Attention(nn.Module):
     def __init__(self, *, width: int, heads: int, relative_grid: Grid | None) -> None:
         super().__init__()
         self.heads = heads
+        self.kernel: AttentionKernel = "auto"
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -72,7 +75,7 @@ class Attention(nn.Module):
         grid: Grid,
         wanted: Wanted | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        attended = attention(*self.project(x), self.bias(shared_bias, grid))
+        attended = attention(*self.project(x), self.bias(shared_bias, grid), self.kernel)
         mixed: Tensor = self.proj(pick(attended.transpose(1, 2).flatten(2), wanted))
         return mixed
 
@@ -126,6 +129,7 @@ class Block(nn.Module):
         relative_grid: Grid | None,
     ) -> None:
         super().__init__()
+        self.recompute: Recompute = "off"
         self.norm1 = layer_norm(width)
         self.attn = Attention(width=width, heads=heads, relative_grid=relative_grid)
         self.norm2 = layer_norm(width)
@@ -145,6 +149,18 @@ class Block(nn.Module):
         wanted: Wanted | None = None,
     ) -> Float[Tensor, "batch _ width"]:
         """All tokens, or the wanted ones: after the attention the others need no computing."""
+        if self.recompute == "off" or not torch.is_grad_enabled():
+            return self.compute(x, shared_bias, grid, wanted)
+        return recomputed(self.recompute, self.compute, x, shared_bias, grid, wanted)
+
+    def compute(
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        shared_bias: Float[Tensor, "heads tokens tokens"] | None,
+        grid: Grid,
+        wanted: Wanted | None,
+    ) -> Float[Tensor, "batch _ width"]:
+        """The same, keeping everything for the backward pass."""
         branch: Tensor = self.attn(self.norm1(x), shared_bias, grid, wanted)
         x = pick(x, wanted) + self.drop_path(
             branch if self.gamma_1 is None else self.gamma_1 * branch

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from beit.models.layers import Block
+from beit.config.training import AttentionKernel, Recompute
+from beit.models.layers import Attention, Block
 
 BatchType = TypeVar("BatchType")
 
@@ -58,6 +59,14 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     def blocks(self) -> list[nn.Module]:
         """The transformer blocks in all that it runs: what is worth compiling."""
         return [module for module in self.modules() if isinstance(module, Block)]
+
+    def set_up_blocks(self, recompute: Recompute, attention: AttentionKernel) -> None:
+        """What blocks keep for the backward pass, and the kernel that is wished for."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recompute = recompute
+            elif isinstance(module, Attention):
+                module.kernel = attention
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter of `model`, for layer-wise learning-rate decay."""

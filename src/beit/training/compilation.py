@@ -1,4 +1,4 @@
-"""Compiling what a model repeats: its blocks, one by one, which share the result."""
+"""How blocks are carried out in training: compiled one by one, with what kernel, what is kept."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from typing import Any
 
 import torch
 
-from beit.config.training import Compile
+from beit.config.training import Compile, TrainingConfig
 from beit.errors import ConfigError
 from beit.objectives.base import AnyObjective
 
 # Random numbers are drawn as without compiling, so that both train the same way.
 MANNER: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
+
+
+def set_up_blocks(objective: AnyObjective, config: TrainingConfig, device: torch.device) -> None:
+    """Tell the blocks what to keep for the backward pass, and which attention is wished for."""
+    if config.attention == "triton":
+        if device.type != "cuda":
+            raise ConfigError(
+                f"the Triton kernel of attention runs on a GPU, and this is {device.type}",
+                remedy="use attention auto",
+            )
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError(
+                "the Triton kernel of attention needs the package triton, which is missing",
+                remedy="install it, or use attention auto",
+            )
+    objective.set_up_blocks(config.recompute, config.attention)
 
 
 def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.device) -> bool:

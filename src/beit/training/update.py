@@ -20,7 +20,7 @@ from beit.errors import CheckpointError
 from beit.objectives.base import AnyObjective
 from beit.training.average import average_of
 from beit.training.checkpoint import Checkpoint, Tensors
-from beit.training.compilation import compile_blocks
+from beit.training.compilation import compile_blocks, set_up_blocks
 from beit.training.divergence import Circumstances
 from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_large
 from beit.training.optim import Optimizer
@@ -55,6 +55,7 @@ class Updater:
     ) -> None:
         self.config, self.processes, self._say = config, processes, say
         self.device = processes.device
+        set_up_blocks(objective, config, self.device)
         self.compiled = compile_blocks(objective, config.compile, self.device)
         self.objective = objective.to(self.device)
         self._wrapped = processes.wrap(self.objective)

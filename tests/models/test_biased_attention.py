@@ -1,0 +1,94 @@
+"""Our Triton kernels: interpreted against float64, compiled for GPUs, run where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+INTERPRETED = Path(__file__).with_name("interpreted.py")
+TOLERANCE = {"float32": 1e-6, "float16": 1e-3}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def test_outputs_and_gradients_are_those_of_the_formula():
+    """In an odd number of tokens too; and twice the same bits, as nothing is added atomically."""
+    done = subprocess.run(
+        [sys.executable, INTERPRETED],
+        capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(case["dtype"], case["tokens"], case["width"]) for case in cases} >= {
+        ("float32", 197, 64),
+        ("float16", 197, 32),
+    }
+    for case in cases:
+        assert len(case["errors"]) == 4 + case["learned"], case
+        assert max(case["errors"]) < TOLERANCE[case["dtype"]], case
+        assert case["same"], case
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("number", ["*bf16", "*fp16"])
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+def test_they_compile_for_gpus_and_fit_their_shared_memory(capability, number):
+    """The largest case that is chosen: 256 tokens, 64 channels. The compiler needs no GPU."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_kernel
+
+    from beit.models import attention_kernels as kernels
+
+    types = dict.fromkeys(("logsum", "delta", "bias_pull"), "*fp32")
+    types |= dict.fromkeys(
+        ("batch_stride", "head_stride", "token_stride", "batch", "heads", "tokens"), "i32"
+    )
+    types["scale"] = "fp32"
+    shared = {80: 163 * 1024, 90: 227 * 1024}[capability]
+    for kernel, constants, warps in (
+        (kernels.forward_kernel, {"ROWS": 64, "COLUMNS": 256, "WIDTH": 64}, 4),
+        (kernels.backward_kernel, {"ROWS": 32, "COLUMNS": 256, "WIDTH": 64}, 8),
+        (kernels.bias_kernel, {"ROWS": 64, "COLUMNS": 64, "WIDTH": 64, "SHARES": 4}, 4),
+    ):
+        signature = {
+            name: "constexpr" if name in constants else types.get(name, number)
+            for name in kernel.arg_names
+        }
+        made = compile_kernel(
+            ASTSource(fn=kernel, signature=signature, constexprs=constants),
+            target=GPUTarget("cuda", capability, 32),
+            options={"num_warps": warps},
+        )
+        assert made.asm["cubin"]
+        assert made.metadata.shared <= shared
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("tokens", "width"), [(197, 64), (64, 32), (192, 64), (256, 128)])
+def test_on_a_gpu(dtype, tokens, width):
+    from test_attention import GPU, compare, inputs
+
+    tensors, pull = inputs("learned", tokens=tokens, dtype=dtype, device=GPU, width=width)
+    compare("triton", tensors, pull, 0.02)
+
+
+@needs_gpu
+def test_the_operators_are_whole():
+    """Their shapes, strides and gradients as PyTorch's compiler expects them."""
+    from beit.models.biased_attention import _forward
+
+    tensors = [
+        torch.randn(2, 3, 17, 32, device="cuda", dtype=torch.float16, requires_grad=True)
+        for _ in range(3)
+    ]
+    bias = torch.randn(3, 17, 17, device="cuda", dtype=torch.float16, requires_grad=True)
+    torch.library.opcheck(_forward, (*tensors, bias))
