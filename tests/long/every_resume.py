@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 
 
-def _pictures(root: Path) -> Path:
+def write_pictures(root: Path) -> Path:
     """Three classes of five pictures of noise, lighter from class to class."""
     chance = np.random.default_rng(0)
     for number, name in enumerate(("dark", "grey", "light")):
@@ -83,7 +83,7 @@ def _resume(kind: str, folder: Path, step: int, workers: int, steps: int) -> Non
 
 def tries(folder: Path, count: int) -> Iterator[Try]:
     """All kinds come first, then all numbers of workers, then the steps."""
-    _pictures(folder / "pictures")
+    write_pictures(folder / "pictures")
     write_folder(folder / "segmented")
     steps = math.ceil(count / len(KINDS) / len(WORKERS)) + 1
     steps = max(steps, 3)

@@ -22,6 +22,7 @@ import every_resume  # noqa: E402
 import live_kills  # noqa: E402
 import power_loss  # noqa: E402
 import save_kills  # noqa: E402
+import stop_requests  # noqa: E402
 import torch  # noqa: E402
 from trial import Trial  # noqa: E402
 
@@ -33,6 +34,7 @@ TRIALS: dict[str, Trial] = {
     "damaged-bytes": damaged_bytes.TRIAL,
     "damaged-pictures": damaged_pictures.TRIAL,
     "every-resume": every_resume.TRIAL,
+    "stop-requests": stop_requests.TRIAL,
 }
 RESULTS = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"

@@ -15,6 +15,7 @@ QUICK = {
     "damaged-bytes": 200,
     "damaged-pictures": 300,
     "every-resume": 4,
+    "stop-requests": 8,
 }
 
 

@@ -31,14 +31,15 @@ def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
     the steps that ask for it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise
     Preempted.
     """
-    return _Run(objective, run).to_the_end(resume=resume)
+    with StopRequest() as stop:  # also while it is taken up, so that none is answered by dying
+        return _Run(objective, run, stop).to_the_end(resume=resume)
 
 
 class _Run:
     """The state of a run in this process, and what happens on which step."""
 
-    def __init__(self, objective: AnyObjective, run: Fit) -> None:
-        self.run, self.config, self.objective = run, run.config, objective
+    def __init__(self, objective: AnyObjective, run: Fit, stop: StopRequest) -> None:
+        self.run, self.config, self.objective, self.stop = run, run.config, objective, stop
         self.device = run.processes.device
         self.updater = Updater(objective, run.config, run.processes, self._say)
         self.journal: Journal | None = None
@@ -93,11 +94,8 @@ class _Run:
         self.pace = Pace(self.step, config.steps, config.batch)
         self.saver = Saver(run.folder.checkpoints, keep=config.keep)
         try:
-            with (
-                StopRequest() as stop,
-                closing(run.loader.batches(self.step, config.steps)) as batches,
-            ):
-                self._steps(self._arriving(batches), stop)
+            with closing(run.loader.batches(self.step, config.steps)) as batches:
+                self._steps(self._arriving(batches))
         except (MemoryError, RuntimeError) as error:
             if ran_out_of_memory(error):
                 raise ran_out_elsewhere(self.step) from error
@@ -105,7 +103,7 @@ class _Run:
         finally:
             self._stop_saving()
 
-    def _steps(self, batches: Iterator[Batch], stop: StopRequest) -> None:
+    def _steps(self, batches: Iterator[Batch]) -> None:
         config, processes = self.config, self.run.processes
         while self.step < config.steps:
             self._update(batches)
@@ -115,7 +113,7 @@ class _Run:
             if done or (config.evaluate_every and self.step % config.evaluate_every == 0):
                 self._evaluate()
             self._announce()
-            ends = processes.any(stop.asked or self.saver.has_failed) or done
+            ends = processes.any(self.stop.asked or self.saver.has_failed) or done
             if ends or self.step % config.save_every == 0:
                 self._save()  # which raises the error of a save that failed
             if ends:
