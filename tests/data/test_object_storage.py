@@ -172,7 +172,7 @@ def test_what_is_not_there(packed: ImageSource, address: str, told: str) -> None
 
 def test_wrong_credentials(packed: ImageSource, server: int) -> None:
     def trust(requests: str) -> None:
-        told = urllib.request.Request(  # noqa: S310
+        told = urllib.request.Request(
             f"http://127.0.0.1:{server}/moto-api/reset-auth",
             requests.encode(),
             {"Content-Type": "text/plain"},

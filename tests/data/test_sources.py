@@ -143,6 +143,29 @@ def test_fingerprint_follows_the_files(draw: Draw) -> None:
     assert len({first, second, third, open_source(str(root)).fingerprint()}) == 4
 
 
+@pytest.mark.parametrize("most", [4096, 2])
+def test_fingerprint_follows_contents_but_no_times(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of all files, or where there are more than that, of a sample: here the first and last."""
+    monkeypatch.setattr("beit.data.sources.CONTENT_FILES", most)
+    monkeypatch.setattr("beit.data.sources.CONTENT_SAMPLE", 2)
+    root = draw("1.png", "2.png", "3.png")
+    before = open_source(str(root)).fingerprint()
+    for name in ("1.png", "2.png", "3.png"):
+        os.utime(root / name, (1, 1))
+    assert open_source(str(root)).fingerprint() == before
+    for name in ("2.png", "3.png"):
+        whole = (root / name).read_bytes()
+        (root / name).write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+        noticed = open_source(str(root)).fingerprint() != before
+        assert noticed == (most == 4096 or name == "3.png")
+        (root / name).write_bytes(whole)
+    (root / "3.png").unlink()
+    os.mkfifo(root / "3.png")
+    assert open_source(str(root)).fingerprint() != before
+
+
 def test_selection(draw: Draw) -> None:
     source = open_source(str(draw(*class_names(3, "a", "b"))))
     part = select(source, [4, 1])

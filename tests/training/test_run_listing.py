@@ -45,7 +45,7 @@ def test_differences_are_told(tmp_path: Path):
     for now, told in (
         (keys("a", "b", "c", "d", "e", "f"), r"from: 1 added \(f\)\n"),
         (keys("e"), r"4 removed \(a, b, c, \.\.\.\)"),
-        (keys("b", "a", "c", "d", "e"), "other sizes, labels or order"),
+        (keys("b", "a", "c", "d", "e"), "other sizes, contents, labels or order"),
     ):
         with pytest.raises(DataError, match=told):
             check_unchanged(file, old.fingerprint, now)

@@ -30,6 +30,10 @@ OTHER_PARTS = (*VALIDATION_FOLDERS, "test")
 WHOLE = ""
 """The part of data that is not divided into parts."""
 PROBES = 8
+CONTENT_BYTES = 64 * 2**20
+CONTENT_FILES = 4096
+"""Folders up to this size are known by their contents; of larger ones a sample of files is."""
+CONTENT_SAMPLE = 256
 
 
 class Record(NamedTuple):
@@ -67,11 +71,18 @@ class ImageSource(Protocol):
         """The encoded picture. Errors: UnreadableError if it cannot be had (any more)."""
 
     def fingerprint(self) -> str:
-        """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits."""
+        """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits.
+
+        Edits that keep the size change it where the contents are looked at: all of a small folder,
+        a sample of a large one. Times do not count, so that a copy of the data is the same data.
+        """
 
 
-def _read_file(path: Path) -> bytes:
-    """A file's content. What became a pipe after it was listed would be waited for without end."""
+def _read_file(path: Path, most: int = -1) -> bytes:
+    """A file's content, or the most of it that is asked for.
+
+    What became a pipe after it was listed would be waited for without end.
+    """
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -79,7 +90,7 @@ def _read_file(path: Path) -> bytes:
     with open(path, "rb", opener=opener) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UnreadableError("it is a pipe or a device")
-        return file.read()
+        return file.read(most)
 
 
 class FileSource:
@@ -141,10 +152,24 @@ class FileSource:
         digest = hashlib.blake2b(digest_size=16)
         for name in self._classes:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
+        total = 0
         for index in range(len(self)):
             target = -1 if self._targets is None else self._targets[index]
-            digest.update(self._names[index] + b"\0%d\0%d\n" % (self._size(index), target))
+            size = self._size(index)
+            total += size
+            digest.update(self._names[index] + b"\0%d\0%d\n" % (size, target))
+        small = total <= CONTENT_BYTES and len(self) <= CONTENT_FILES
+        for index in range(len(self)) if small else spread(len(self), CONTENT_SAMPLE):
+            digest.update(self._beginning(index))
         return digest.hexdigest()
+
+    def _beginning(self, index: int) -> bytes:
+        """Of the content, hashed; as much as the contents of a folder may have together."""
+        try:
+            content = _read_file(self.path(index), CONTENT_BYTES)
+        except (OSError, UnreadableError):
+            content = b""
+        return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class SelectedSource:

@@ -14,7 +14,8 @@ NAMED = 3
 
 
 class Listing(NamedTuple):
-    """The pictures of a run: a fingerprint of names, sizes and labels, and the names."""
+    """The pictures of a run: a fingerprint of names, sizes, labels and contents, and the
+    names."""
 
     fingerprint: str
     keys: Callable[[], Iterable[str]]
@@ -49,4 +50,4 @@ def _difference(file: Path, listing: Listing) -> str:
         for word, names in (("added", added), ("removed", removed))
         if names
     ]
-    return ", ".join(parts) or "the same names, but other sizes, labels or order"
+    return ", ".join(parts) or "the same names, but other sizes, contents, labels or order"
