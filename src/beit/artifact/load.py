@@ -14,6 +14,7 @@ from beit.artifact.names import Family
 from beit.artifact.recognise import family_of, model_of
 from beit.artifact.source import Source, is_foreign, read_source
 from beit.artifact.store import Artifact, Details, Kind, load_artifact, save_artifact
+from beit.config.outside import find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES
 from beit.errors import CheckpointError, ConfigError
@@ -55,8 +56,13 @@ def open_artifact(reference: str | Path, *, stated: Stated = NOTHING, sha256: st
     return _imported(read_source(fetched.path, name=str(reference)), str(reference), stated)
 
 
-def open_tokenizer(reference: str | Path) -> VisualTokenizer:
-    """The tokenizer of an artifact or a released file, frozen."""
+def open_tokenizer(reference: str | Path, *, may_import: bool = True) -> VisualTokenizer:
+    """The tokenizer of an artifact or a released file, or what `module:function` returns; frozen.
+
+    `may_import` is for names that a user typed, not for those that a file holds.
+    """
+    if names_outside(str(reference)):
+        return _outside_tokenizer(str(reference), may_import)
     artifact = open_artifact(reference)
     if not isinstance(artifact.model, VisualTokenizer):
         raise CheckpointError(
@@ -64,6 +70,17 @@ def open_tokenizer(reference: str | Path) -> VisualTokenizer:
             remedy="give the run of `beit tokenizer`, or a released tokenizer",
         )
     return artifact.model.freeze()
+
+
+def _outside_tokenizer(name: str, may_import: bool) -> VisualTokenizer:
+    function = find_outside(name, "tokenizer", may_import=may_import)
+    tokenizer = function() if callable(function) else function
+    if not isinstance(tokenizer, VisualTokenizer):
+        raise ConfigError(
+            f"tokenizer '{name}' gives a {type(tokenizer).__name__}",
+            remedy="name a function without arguments that returns a VisualTokenizer",
+        )
+    return tokenizer.freeze()
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:

@@ -130,7 +130,8 @@ class PretrainRunConfig(RunConfig):
     """Masked image modeling."""
 
     tokenizer: str = ""
-    """Artifact of a trained tokenizer (the `model` folder of its run, or the run)."""
+    """Artifact of a trained tokenizer (the `model` folder of its run, or the run), a released file,
+    or `module:function` for code of one's own that returns a VisualTokenizer."""
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the journal tells how many."""

@@ -46,13 +46,41 @@ TYPES: dict[str, type] = {
 
 
 def to_json(config: object) -> Json:
-    """The whole tree as JSON values; every node names its type."""
+    """The whole tree as JSON values; every node names its type, a type from outside its module."""
     assert dataclasses.is_dataclass(config)
-    values: Json = {"type": type(config).__name__}
+    values: Json = {"type": _type_name(type(config))}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         values[item.name] = to_json(value) if dataclasses.is_dataclass(value) else _plain(value)
     return values
+
+
+def _type_name(kind: type) -> str:
+    known = TYPES.get(kind.__name__) is kind
+    return kind.__name__ if known else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _descendants(kind: type[Any]) -> Iterator[type[Any]]:
+    children: list[type[Any]] = kind.__subclasses__()
+    for child in children:
+        yield child
+        yield from _descendants(child)
+
+
+def _find_type(name: str, expected: type[Config]) -> type[Any]:
+    """The config type of this name, of this package or of a module that was imported already: what
+    a file says is never a reason to import anything."""
+    outside = {_type_name(kind): kind for kind in _descendants(expected) if ":" in _type_name(kind)}
+    kind = TYPES.get(name) or outside.get(name)
+    if kind is not None and issubclass(kind, expected):
+        return kind
+    allowed = [key for key, value in TYPES.items() if issubclass(value, expected)]
+    raise ConfigError(
+        f"'{name}' is no {expected.__name__} this version knows",
+        remedy=f"import {name.partition(':')[0]} first, which must define it"
+        if ":" in name
+        else nearest(name, allowed),
+    )
 
 
 def _plain(value: object) -> object:
@@ -61,14 +89,8 @@ def _plain(value: object) -> object:
 
 def from_json(values: Json, expected: type[Config]) -> Config:
     """The config that `to_json` wrote; unknown types and keys are refused by name."""
-    name = values.get("type", "")
-    if name not in TYPES or not issubclass(TYPES[name], expected):
-        allowed = [key for key, value in TYPES.items() if issubclass(value, expected)]
-        raise ConfigError(
-            f"'{name}' is no {expected.__name__} this version knows",
-            remedy=nearest(str(name), allowed),
-        )
-    kind = TYPES[name]
+    name = str(values.get("type", ""))
+    kind = _find_type(name, expected)
     known = {item.name for item in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     arguments: dict[str, object] = {}
@@ -186,7 +208,7 @@ def differences(old: object, new: object) -> dict[str, tuple[object, object]]:
 
 def _kinds(config: object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """The type of every node of the tree, as the option `type` of its path."""
-    yield (*prefix, "type"), type(config).__name__
+    yield (*prefix, "type"), _type_name(type(config))
     assert dataclasses.is_dataclass(config)
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)

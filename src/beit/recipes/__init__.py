@@ -5,11 +5,11 @@ A recipe of one's own is a function in any module, chosen as `module:function`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from beit.config.outside import find_outside
 from beit.config.runs import RunConfig
 from beit.errors import ConfigError, nearest
 from beit.recipes import finetune, pretrain, segment, tokenizers
@@ -35,14 +35,10 @@ def find_recipe(verb: str, name: str, kind: type[Run]) -> Run:
     if name in recipes:
         function = recipes[name]
     elif ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(
-                f"recipe '{name}' cannot be found: {error}",
-                remedy="name an importable module and a function in it, as module:function",
-            ) from error
+        found = find_outside(name, "recipe")
+        if not callable(found):
+            raise ConfigError(f"recipe '{name}' is no function", remedy="name a function")
+        function = found
     else:
         raise ConfigError(f"{verb} has no recipe '{name}'", remedy=nearest(name, recipes))
     config = function()

@@ -132,7 +132,7 @@ def pixels_of(
 
 def painted(tokens: Tensor, tokenizer: VisualTokenizer) -> Tensor:
     """The picture of some tokens [N]."""
-    device = next(tokenizer.parameters()).device
+    device = next(iter(tokenizer.state_dict().values()), tokens).device
     return tokenizer.decode(tokens[None].to(device))[0].cpu()
 
 
@@ -246,7 +246,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     model, device = published.model, published.device
     tokenizer = None
     if config.objective.target == "tokens":
-        tokenizer = open_tokenizer(config.tokenizer)
+        tokenizer = open_tokenizer(config.tokenizer, may_import=False)
         tokenizer.to(device)
     source: ImageSource = open_source(config.data)
     positions = config.model.patches + 1

@@ -1,0 +1,21 @@
+"""How the site is built from these pages and the docstrings: `scripts/docs`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+project = "beit"
+release = version = importlib.metadata.version("beit")
+language = "en"
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["*.ipynb"]
+
+html_theme = "furo"
+html_title = "beit"
+html_copy_source = html_show_sourcelink = html_show_copyright = False
+
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # as they stand in the code
+autodoc_typehints = "signature"
+autodoc_class_signature = "separated"
