@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from beit.cli import data, doctoring, measuring, showing, studying, training, using
+from beit.cli import data, doctoring, measuring, serving, showing, studying, training, using
 from beit.errors import BeitError, ConfigError, nearest
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": using.predict,
     "embed": using.embed,
     "convert": using.convert,
+    "serve": serving.serve,
     "report": showing.report,
     "show": showing.show,
     "doctor": doctoring.doctor,

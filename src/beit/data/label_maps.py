@@ -120,11 +120,18 @@ def _palette() -> UInt8[np.ndarray, "256 3"]:
 PALETTE = _palette()
 
 
-def save_label_map(labels: LabelMap, place: Path) -> None:
-    """Write labels as indexed PNG: the values are the labels, the palette is for the eye."""
+def label_map_bytes(labels: LabelMap) -> bytes:
+    """Labels as indexed PNG: the values are the labels, the palette is for the eye."""
     picture = Image.fromarray(labels)
     picture.putpalette(PALETTE.tobytes())
-    picture.save(place, "PNG", optimize=True)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_label_map(labels: LabelMap, place: Path) -> None:
+    """Write labels as indexed PNG."""
+    place.write_bytes(label_map_bytes(labels))
 
 
 def painted(

@@ -1,0 +1,56 @@
+"""Why a request gets no answer: a status, a stable code and a fixed text.
+
+No text holds anything of the request, of the machine, or of a library's error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """One reason; clients rely on the code."""
+
+    status: int
+    code: str
+    text: str
+
+
+class Refused(Exception):  # noqa: N818
+    """Ends a request with a reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+        super().__init__(reason.code)
+
+
+BAD_REQUEST = Reason(400, "bad_request", "The request breaks the rules of HTTP.")
+EMPTY_BODY = Reason(400, "empty_body", "The body is the picture's bytes, and it is empty.")
+FOREIGN_HOST = Reason(400, "foreign_host", "The Host header names another server.")
+FOREIGN_ORIGIN = Reason(403, "foreign_origin", "Pages of another site may not ask here.")
+NO_SUCH_PATH = Reason(404, "no_such_path", "There is nothing at this path.")
+NO_SUCH_MODEL = Reason(404, "no_such_model", "No model of that name is served; see /models.")
+WRONG_METHOD = Reason(405, "method_not_allowed", "This path is asked with another method.")
+TIMED_OUT = Reason(408, "too_slow", "The request came too slowly.")
+BODY_TOO_LARGE = Reason(413, "body_too_large", "The body has more bytes than are taken.")
+TOO_MANY_PIXELS = Reason(413, "too_many_pixels", "The picture has more pixels than are taken.")
+WRONG_TYPE = Reason(
+    415, "wrong_content_type", "Send the bytes of one picture as image/* without encoding."
+)
+NOT_A_PICTURE = Reason(
+    415, "not_a_picture", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF picture."
+)
+UNREADABLE = Reason(422, "unreadable_picture", "The picture is damaged or of an unknown mode.")
+BAD_OPTION = Reason(422, "bad_option", "An option in the query is unknown or out of its range.")
+MODEL_NEEDED = Reason(
+    422, "model_needed", "Several models can do this; choose one with ?model=NAME."
+)
+WRONG_MODEL = Reason(422, "wrong_model", "The model cannot do this; see /models.")
+QUEUE_FULL = Reason(429, "queue_full", "Too many requests are waiting; ask again later.")
+TOO_MANY_HEADERS = Reason(431, "head_too_large", "The head of the request is too large.")
+INTERNAL = Reason(500, "internal", "The server failed; its log has this request's id.")
+NOT_FINITE = Reason(500, "not_finite", "The model gave numbers that are not finite.")
+STOPPING = Reason(503, "stopping", "The server is stopping.")
+STUCK = Reason(503, "stuck", "The model has not answered for too long.")
+TOO_MANY_CONNECTIONS = Reason(503, "too_many_connections", "Too many connections are open.")
+DEADLINE = Reason(504, "deadline", "The model did not answer in time.")

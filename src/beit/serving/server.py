@@ -1,0 +1,116 @@
+"""`beit serve`: load, try, listen, and stop without losing what was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from beit.config.serve import ServeConfig
+from beit.errors import ConfigError, ResourceError
+from beit.serving.application import Service, make_application
+from beit.serving.connections import Connection
+from beit.serving.guard import Guard
+from beit.serving.served import load_served
+
+LARGEST_HEAD = 16_384
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with our way to stop: the first signal drains, the second ends."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.stopping:
+            os._exit(128 + sig)
+        self._service.stopping = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times per second; true ends the main loop."""
+        if self._service.stopping and not self.should_exit:
+            await asyncio.sleep(self._service.limits.drain)
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family, socket.SOCK_STREAM)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+    except OSError as error:
+        door.close()
+        raise ResourceError(
+            f"nothing can listen on {host}, port {port}: {error.strerror}",
+            remedy="choose another --port, or stop what listens there",
+        ) from error
+    return door
+
+
+def _server(application: Guard, service: Service, limits: ServeConfig) -> Server:
+    bound = type("BoundConnection", (Connection,), {"limits": limits})
+    config = uvicorn.Config(
+        application,
+        http=bound,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        backlog=1024,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=LARGEST_HEAD,
+        timeout_keep_alive=max(1, round(limits.idle_deadline)),
+        timeout_graceful_shutdown=max(1, round(limits.deadline + limits.write_deadline)),
+    )
+    return Server(config, service)
+
+
+def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
+    """Serve artifacts until a signal comes.
+
+    Errors: BeitError, before anything listens, for artifacts that do not load or fail their
+    self-test; ResourceError for a port that is taken.
+    """
+    for name in limits.allow_host:
+        if "/" in name or "*" in name:
+            raise ConfigError(f"'{name}' is no host name", remedy="give names without port or *")
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    door = _reserve(limits.host, limits.port)
+    try:
+        served = load_served(references, device)
+        served.try_all()
+        service = Service(served, limits)
+        server = _server(make_application(service), service, limits)
+        place, port = door.getsockname()[:2]
+        shown = f"[{place}]" if ":" in place else place
+        names = ", ".join(model["name"] for model in served.describe())
+        print(f"serving {names} on http://{shown}:{port}", flush=True)
+        server.run(sockets=[door])
+    finally:
+        door.close()
+    print("stopped", flush=True)

@@ -1,0 +1,114 @@
+"""A real server in a process of its own, with the smallest models."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from beit.artifact.store import Details, save_artifact
+from beit.config import LinearHeadConfig
+from beit.models.heads import Classifier, MaskedImageModel
+from beit.models.segmenter import Segmenter
+from miniature import BACKBONE, VAE
+
+NAMES = ("classifier", "segmenter", "masked", "tokenizer")
+PICTURE = {"content-type": "image/png"}
+
+
+def write_artifacts(folder: Path) -> dict[str, Path]:
+    """An artifact of each kind with random weights."""
+    torch.manual_seed(0)
+    tokenizer = VAE.build()
+    classes = Details(classes=("disc", "stripes", "tiles"))
+    models = {
+        "classifier": (Classifier(BACKBONE, 3), classes),
+        "segmenter": (Segmenter(BACKBONE, 3, LinearHeadConfig()), classes),
+        "masked": (MaskedImageModel(BACKBONE, VAE.codes), Details(tokenizer=tokenizer.digest())),
+        "tokenizer": (tokenizer, Details()),
+    }
+    for name, parameter in models["classifier"][0].named_parameters():
+        if name == "head.weight":  # as it begins, every picture would have the same answer
+            torch.nn.init.normal_(parameter)
+    return {
+        name: save_artifact(folder / name, model, details)
+        for name, (model, details) in models.items()
+    }
+
+
+def png(number: int, size: tuple[int, int] = (24, 32)) -> bytes:
+    """A picture that no other number has."""
+    coarse = np.random.default_rng(number).integers(0, 256, (3, 4, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize(size[::-1], Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Running:
+    """A server that listens."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def connect(self, timeout: float = 60) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Status, body (read as JSON where it is), headers with names in small letters."""
+        connection = self.connect()
+        try:
+            connection.request(method, path, body, headers or (PICTURE if body is not None else {}))
+            response = connection.getresponse()
+            data = response.read()
+            found = {name.lower(): value for name, value in response.getheaders()}
+        finally:
+            connection.close()
+        kind = found.get("content-type", "")
+        return response.status, json.loads(data) if "json" in kind else data, found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextmanager
+def serving(*arguments: str, environment: dict[str, str]) -> Iterator[Running]:
+    """`beit serve` with these arguments on a free port; ended at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "beit.cli", "serve", *arguments, "--port", "0", "--drain", "0.2"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        if found is None:
+            assert process.stderr is not None
+            raise AssertionError(line + process.stderr.read())
+        yield Running(process, int(found[1]))
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,287 @@
+"""A real server over real sockets: answers, refusals, deadlines, the way it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import beit
+from served import NAMES, png, serving, write_artifacts
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    return write_artifacts(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="module")
+def server(artifacts, environment):
+    named = [f"{name}={artifacts[name]}" for name in NAMES]
+    quick = ["--header-deadline", "1", "--body-deadline", "2", "--idle-deadline", "2"]
+    small = ["--body", "100000", "--pixels", "1000000", "--connections", "40"]
+    with serving(*named, *quick, *small, environment=environment) as running:
+        yield running
+
+
+def code_of(answer):
+    status, body, headers = answer
+    assert headers["x-request-id"] == body["error"]["request_id"]
+    return status, body["error"]["code"]
+
+
+def raw(server, *parts, pause=0.0):
+    """Send bytes as they are; all that comes back."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+        received = b""
+        try:
+            while chunk := connection.recv(65536):
+                received += chunk
+        except ConnectionResetError:
+            pass
+        return received
+
+
+def test_answers_are_those_of_the_artifacts(server, artifacts):
+    classifier, masked = beit.load(artifacts["classifier"]), beit.load(artifacts["masked"])
+    segmenter, tokenizer = beit.load(artifacts["segmenter"]), beit.load(artifacts["tokenizer"])
+    data = png(1)
+    labels = server.ask("POST", "/predict?top=2", data)[1]["labels"]
+    expected = classifier.predict(data, top=2)
+    assert [label["name"] for label in labels] == [label.name for label in expected]
+    assert labels[0]["probability"] == pytest.approx(expected[0].probability, abs=1e-5)
+    features = server.ask("POST", "/embed?model=masked&block=0", data)[1]["features"]
+    assert np.allclose(features, masked.embed([data], block=0)[0].numpy(), atol=1e-5)
+    assert server.ask("POST", "/tokens", data)[1]["tokens"] == tokenizer.tokens([data])[0].tolist()
+    answer = server.ask("POST", "/segment", data)[1]
+    ids, counts = np.unique(segmenter.segment(data), return_counts=True)
+    shares = {one["id"]: one["share"] for one in answer["classes"]}
+    assert shares == {number: count / 768 for number, count in zip(ids, counts, strict=True)}
+    assert len(server.ask("POST", "/reconstruct", data)[1]["tokens"]) == 16
+    assert server.ask("POST", "/attention?model=masked", data)[1]["grid"] == [4, 4]
+
+
+def test_many_at_once_get_each_their_own_answer(server, artifacts):
+    pictures = [png(number) for number in range(40)]
+    expected = beit.load(artifacts["classifier"]).probabilities(pictures)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda data: server.ask("POST", "/predict", data), pictures))
+    for (status, body, _), row in zip(answers, expected, strict=True):
+        assert status == 200
+        assert body["labels"][0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
+    counted = server.ask("GET", "/metrics")[1].decode()
+    most = float(counted.split("beit_batch_pictures_sum ")[1].split()[0])
+    batches = float(counted.split("beit_batch_pictures_count ")[1].split()[0])
+    assert batches < most  # some went together
+
+
+PNG = {"content-type": "image/png"}
+REFUSALS = {
+    "empty": ("/predict", b"", PNG, 400, "empty_body"),
+    "no picture": ("/predict", b"rubbish", PNG, 415, "not_a_picture"),
+    "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_picture"),
+    "too many bytes": ("/predict", bytes(100001), PNG, 413, "body_too_large"),
+    "too many pixels": ("/predict", png(1, (1001, 1000)), PNG, 413, "too_many_pixels"),
+    "form": ("/predict", b"x", {"content-type": "multipart/form-data"}, 415, "wrong_content_type"),
+    "encoded": ("/predict", b"x", PNG | {"content-encoding": "gzip"}, 415, "wrong_content_type"),
+    "unknown option value": ("/predict?top=x", png(1), PNG, 422, "bad_option"),
+    "no such block": ("/embed?model=masked&block=9", png(1), PNG, 422, "bad_option"),
+    "several could": ("/embed", png(1), PNG, 422, "model_needed"),
+    "cannot": ("/predict?model=masked", png(1), PNG, 422, "wrong_model"),
+    "folder": ("/predict?model=../masked", png(1), PNG, 404, "no_such_model"),
+    "encoded folder": ("/predict?model=%2e%2e%2fmasked", png(1), PNG, 404, "no_such_model"),
+    "nul": ("/predict?model=masked%00", png(1), PNG, 404, "no_such_model"),
+    "look-alike": ("/predict?model=m%D0%B0sked", png(1), PNG, 404, "no_such_model"),
+    "long": ("/predict?model=" + "a" * 10000, png(1), PNG, 422, "bad_option"),
+    "another host": ("/predict", png(1), PNG | {"host": "evil.example"}, 400, "foreign_host"),
+    "another site": ("/predict", png(1), PNG | {"origin": "http://evil"}, 403, "foreign_origin"),
+    "no such path": ("/nowhere", png(1), PNG, 404, "no_such_path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(server, case):
+    path, body, headers, status, code = REFUSALS[case]
+    assert code_of(server.ask("POST", path, body, headers)) == (status, code)
+    assert server.ask("GET", "/ready")[0] == 200
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x00: a\r\n\r\n",
+    ],
+)
+def test_requests_that_break_the_rules_are_closed(server, lines):
+    assert raw(server, HEAD + lines).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_without_length_is_counted_as_it_comes(server):
+    part = b"8000\r\n" + bytes(0x8000) + b"\r\n"
+    answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[part] * 4)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /pre", HEAD + b"Content-Length: 5000\r\n\r\nab"])
+def test_slow_senders_are_closed(server, start):
+    began = time.monotonic()
+    answer = raw(server, start)
+    assert time.monotonic() - began < 10
+    assert b" 408 " in answer or not answer
+    assert server.ask("POST", "/predict", png(2))[0] == 200
+
+
+def test_connections_have_a_cap(server):
+    opened = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
+    time.sleep(0.3)
+    assert b" 503 " in opened[-1].recv(1000)
+    time.sleep(3)  # longer than the idle deadline
+    assert server.ask("GET", "/ready")[0] == 200
+    for connection in opened:
+        connection.close()
+
+
+def number(server, name):
+    text = server.ask("GET", "/metrics")[1].decode()
+    return float(text.split(f"\n{name} ")[1].split()[0])
+
+
+def test_who_leaves_early_is_forgotten(server):
+    before = number(server, "beit_requests_left_total")
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 5000\r\n\r\nabc")
+    for _ in range(100):
+        if number(server, "beit_requests_left_total") == before + 5:
+            break
+        time.sleep(0.1)
+    assert number(server, "beit_requests_left_total") == before + 5
+    assert number(server, "beit_requests_waiting") == 0
+
+
+def test_the_description_names_every_path(server):
+    paths = server.ask("GET", "/openapi.json")[1]["paths"]
+    assert {"/predict", "/segment", "/embed", "/tokens", "/health", "/ready"} <= paths.keys()
+
+
+def test_a_full_queue_is_said_at_once_and_stopping_loses_nothing(artifacts, environment):
+    name = str(artifacts["classifier"])
+    with serving(name, "--queue", "4", "--wait", "2", "--batch", "64",
+                 environment=environment) as running:  # fmt: skip
+        found = []
+
+        def ask(number):
+            found.append(running.ask("POST", "/predict", png(number)))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        while len(found) < 8:
+            time.sleep(0.05)
+        assert {code_of(answer) for answer in found} == {(429, "queue_full")}
+        assert {answer[2]["retry-after"] for answer in found} == {"1"}
+        running.process.send_signal(signal.SIGTERM)  # four wait for their batch
+        for thread in threads:
+            thread.join()
+        assert [status for status, _, _ in found].count(200) == 4
+        assert running.process.wait(30) == 0
+        log = running.process.stderr.read()
+    assert "Traceback" not in log
+
+
+def test_a_second_signal_ends_it(artifacts, environment):
+    with serving(str(artifacts["classifier"]), environment=environment) as running:
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        assert running.stop() in (0, 128 + signal.SIGTERM)
+
+
+def test_the_log_holds_no_line_of_the_client(artifacts, environment):
+    with serving(str(artifacts["classifier"]), environment=environment) as running:
+        assert running.ask("GET", "/a%0d%0aforged%1b[31m")[0] == 404
+        assert running.stop() == 0
+        log = running.process.stderr.read()
+    assert '"/a\\r\\nforged\\u001b[31m"' in log
+    assert "\x1b" not in log
+
+
+def refused(arguments, environment):
+    command = [sys.executable, "-m", "beit.cli", "serve", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_damaged_artifacts_are_never_served(artifacts, environment, tmp_path):
+    place = write_artifacts(tmp_path)["classifier"]
+    weights = place / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    done = refused([str(place)], environment)
+    assert done.returncode == 4
+    assert "serving" not in done.stdout
+
+
+def test_numbers_that_are_not_finite_fail_the_self_test(environment, tmp_path):
+    from beit.artifact.load import open_artifact
+    from beit.artifact.store import save_artifact
+
+    found = open_artifact(write_artifacts(tmp_path)["classifier"])
+    found.model.head.bias.data.fill_(float("nan"))
+    place = save_artifact(tmp_path / "nan", found.model, found.details)
+    done = refused([str(place)], environment)
+    assert done.returncode == 4
+    assert "not_finite" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required"),
+        (["a", "b"], "has no name"),
+        (["a=x", "a=y"], "two artifacts are called 'a'"),
+        (["a", "--host", "0.0.0.0"], "no name is allowed"),  # noqa: S104
+        (["a", "--queue", "0"], "queue is 0"),
+    ],
+)
+def test_wrong_options(arguments, message, environment):
+    done = refused(arguments, environment)
+    assert done.returncode == 2
+    assert message in done.stderr + done.stdout
+
+
+def test_without_the_extra(environment, tmp_path):
+    (tmp_path / "fastapi.py").write_text("raise ImportError('no fastapi')\n")
+    path = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+    done = refused(["a"], environment | {"PYTHONPATH": path})
+    assert done.returncode == 6
+    assert 'pip install "beit[serve]"' in done.stderr
+
+
+def test_json_is_json(server):
+    """No answer holds a bare NaN."""
+
+    def strict(word):
+        raise AssertionError(word)
+
+    connection = server.connect()
+    connection.request("POST", "/predict", png(5), PNG)
+    json.loads(connection.getresponse().read(), parse_constant=strict)
