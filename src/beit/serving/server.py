@@ -26,9 +26,14 @@ LARGEST_HEAD = 16_384
 class Server(uvicorn.Server):
     """uvicorn's server, with our way to stop: the first signal drains, the second ends."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, announcement: str) -> None:
         super().__init__(config)
         self._service = service
+        self._announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        print(self._announcement, flush=True)  # from here on signals and requests are ours
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -70,7 +75,8 @@ def _reserve(host: str, port: int) -> socket.socket:
     return door
 
 
-def _server(application: Guard, service: Service, limits: ServeConfig) -> Server:
+def _server(application: Guard, service: Service, announcement: str) -> Server:
+    limits = service.limits
     bound = type("BoundConnection", (Connection,), {"limits": limits})
     config = uvicorn.Config(
         application,
@@ -87,7 +93,7 @@ def _server(application: Guard, service: Service, limits: ServeConfig) -> Server
         timeout_keep_alive=max(1, round(limits.idle_deadline)),
         timeout_graceful_shutdown=max(1, round(limits.deadline + limits.write_deadline)),
     )
-    return Server(config, service)
+    return Server(config, service, announcement)
 
 
 def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
@@ -105,12 +111,11 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
         served = load_served(references, device)
         served.try_all()
         service = Service(served, limits)
-        server = _server(make_application(service), service, limits)
         place, port = door.getsockname()[:2]
         shown = f"[{place}]" if ":" in place else place
         names = ", ".join(model["name"] for model in served.describe())
-        print(f"serving {names} on http://{shown}:{port}", flush=True)
-        server.run(sockets=[door])
+        announcement = f"serving {names} on http://{shown}:{port}"
+        _server(make_application(service), service, announcement).run(sockets=[door])
     finally:
         door.close()
     print("stopped", flush=True)
