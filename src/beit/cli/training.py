@@ -65,7 +65,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
 
 
 def tokenizer(args: list[str]) -> None:
-    """Train a visual tokenizer (discrete VAE) on your pictures."""
+    """Train a visual tokenizer on your pictures: discrete VAE, VQ-KD or VQ."""
     train("tokenizer", TokenizerRunConfig, args)
 
 

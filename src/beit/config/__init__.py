@@ -18,6 +18,7 @@ from beit.config.runs import (
     HeadConfig,
     MaskedConfig,
     PretrainRunConfig,
+    QuantiseConfig,
     ReconstructConfig,
     RunConfig,
     TokenizerRunConfig,
@@ -34,7 +35,15 @@ from beit.config.segmentation import (
     SETRConfig,
     UperNetConfig,
 )
-from beit.config.tokenizer import DalleConfig, DiscreteVAEConfig, TokenizerConfig, VQKDConfig
+from beit.config.tokenizer import (
+    DalleConfig,
+    DiscreteVAEConfig,
+    QuantisedConfig,
+    RandomProjectionConfig,
+    TokenizerConfig,
+    VQConfig,
+    VQKDConfig,
+)
 from beit.config.training import TrainingConfig
 
 __all__ = [
@@ -59,6 +68,9 @@ __all__ = [
     "PretrainRunConfig",
     "ProbeConfig",
     "PublishedBlockMasking",
+    "QuantiseConfig",
+    "QuantisedConfig",
+    "RandomProjectionConfig",
     "ReconstructConfig",
     "RunConfig",
     "SETRConfig",
@@ -70,6 +82,7 @@ __all__ = [
     "TrainingConfig",
     "UniformMasking",
     "UperNetConfig",
+    "VQConfig",
     "VQKDConfig",
     "ViewConfig",
     "VisionTransformerConfig",

@@ -9,7 +9,7 @@ from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
 from beit.config.masking import BlockMasking, MaskingConfig, RatioMasking
 from beit.config.model import VisionTransformerConfig
-from beit.config.tokenizer import DiscreteVAEConfig
+from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 
 Target = Literal["tokens", "pixels"]
@@ -18,7 +18,12 @@ Pooling = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructConfig:
+class TokenizerObjectiveConfig:
+    """How a tokenizer is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig(TokenizerObjectiveConfig):
     """The objective of the discrete VAE: reconstruct through sampled codes (eq. 1)."""
 
     first_temperature: float = 1.0
@@ -45,6 +50,25 @@ class ReconstructConfig:
             self.kl_weight >= 0 and self.balance_weight >= 0 and self.revive_every >= 0,
             f"kl_weight {self.kl_weight}, balance_weight {self.balance_weight} or revive_every "
             f"{self.revive_every} is negative",
+            "use 0 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantiseConfig(TokenizerObjectiveConfig):
+    """The objective of a quantised tokenizer (BEiT v2, eq. 4): rebuild what its tokens stand for,
+    the features of a teacher for VQ-KD and pixels for VQ."""
+
+    commitment_weight: float = 1.0
+    """Weight of the mean squared distance between vectors of length 1 and their codes."""
+    revive_every: int = 100
+    """Steps between revivals of dead codes, which take vectors of the batch; 0 never revives."""
+
+    def __post_init__(self) -> None:
+        check_that(
+            self.commitment_weight >= 0 and self.revive_every >= 0,
+            f"commitment_weight {self.commitment_weight} or revive_every {self.revive_every} is "
+            "negative",
             "use 0 or more",
         )
 
@@ -113,16 +137,31 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRunConfig(RunConfig):
-    """Train a discrete VAE."""
+    """Train a visual tokenizer."""
 
-    tokenizer: DiscreteVAEConfig
+    tokenizer: TokenizerConfig
+    teacher: str = ""
+    """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
+    timm or transformers, or any run or model of ours."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    objective: ReconstructConfig = field(default_factory=ReconstructConfig)
+    objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: float = 0.05
     """Share of the pictures kept aside to measure reconstruction and code usage on."""
 
     def __post_init__(self) -> None:
         check_share(self, "held_out")
+        quantised = isinstance(self.tokenizer, QuantisedConfig)
+        check_that(
+            isinstance(self.objective, QuantiseConfig if quantised else ReconstructConfig),
+            f"a {type(self.tokenizer).__name__} is not trained by {type(self.objective).__name__}",
+            "use QuantiseConfig for VQKDConfig and VQConfig, ReconstructConfig for "
+            "DiscreteVAEConfig",
+        )
+        check_that(
+            not self.teacher or isinstance(self.tokenizer, VQKDConfig),
+            f"the teacher {self.teacher} was given, and a {type(self.tokenizer).__name__} has none",
+            "leave --teacher out, or use a recipe of VQ-KD",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from beit.config.check import check_multiple, check_positive, check_share, check_that
-from beit.config.model import VisionTransformerConfig
+from beit.config.model import HALF, VisionTransformerConfig
 
 if TYPE_CHECKING:
     from beit.tokenizers.base import VisualTokenizer
     from beit.tokenizers.dalle import DalleTokenizer
     from beit.tokenizers.dvae import DiscreteVAE
+    from beit.tokenizers.random_projection import RandomProjection
+    from beit.tokenizers.vq import VQTokenizer
     from beit.tokenizers.vqkd import VQKDTokenizer
 
 MAX_CODES = 8192
@@ -117,8 +119,8 @@ class DalleConfig(TokenizerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQKDConfig(TokenizerConfig):
-    """Vector-quantised knowledge distillation, the tokenizer of BEiT v2 (its section 2.2).
+class QuantisedConfig(TokenizerConfig):
+    """A ViT encoder, a codebook on the sphere, and a ViT decoder (BEiT v2, section 2.2).
 
     The values are those of the released files; one of them has a decoder of one block.
     """
@@ -140,12 +142,10 @@ class VQKDConfig(TokenizerConfig):
     """Length of a code's vector."""
     codebook_decay: float = 0.99
     """Decay of the moving averages that the codes and their shares are."""
-    teacher_width: int = 512
-    """Length of the teacher's vectors: 512 for CLIP base, 768 for DINO base."""
 
     def __post_init__(self) -> None:
         check_positive(self, "patch", "width", "depth", "decoder_depth", "heads", "hidden")
-        check_positive(self, "codebook_width", "teacher_width")
+        check_positive(self, "codebook_width")
         check_share(self, "codebook_decay")
         check_multiple("width", (self.width,), self.heads)
         super().__post_init__()
@@ -153,6 +153,11 @@ class VQKDConfig(TokenizerConfig):
     @property
     def downsampling(self) -> int:
         return self.patch
+
+    @property
+    @abc.abstractmethod
+    def outputs(self) -> int:
+        """Values that are rebuilt from each token."""
 
     @property
     def encoder(self) -> VisionTransformerConfig:
@@ -187,7 +192,76 @@ class VQKDConfig(TokenizerConfig):
             std=(0.5,) * self.codebook_width,
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class VQKDConfig(QuantisedConfig):
+    """Vector-quantised knowledge distillation, the tokenizer of BEiT v2 (its section 2.2)."""
+
+    teacher_width: int = 512
+    """Length of the teacher's vectors: 512 for CLIP base, 768 for DINO base."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "teacher_width")
+        super().__post_init__()
+
+    @property
+    def outputs(self) -> int:
+        return self.teacher_width
+
     def build(self) -> VQKDTokenizer:
         from beit.tokenizers.vqkd import VQKDTokenizer
 
         return VQKDTokenizer(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQConfig(QuantisedConfig):
+    """The same parts without a teacher: each token is to rebuild the pixels of its patch."""
+
+    @property
+    def outputs(self) -> int:
+        return self.patch**2 * self.channels
+
+    def build(self) -> VQTokenizer:
+        from beit.tokenizers.vq import VQTokenizer
+
+        return VQTokenizer(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomProjectionConfig(TokenizerConfig):
+    """Nothing is learned: patches through a random matrix, to the nearest of random codes.
+
+    As BEST-RQ does with speech (arXiv:2202.01855, section 3.1).
+    """
+
+    size: tuple[int, int] = (224, 224)
+    patch: int = 16
+    """Pixels per token and side."""
+    codebook_width: int = 16
+    """Length of a code's vector, as in BEST-RQ."""
+    seed: int = 0
+    """Decides matrix and codes."""
+    mean: tuple[float, ...] = HALF
+    """Mean of each channel, for pixels in [0, 1]: random codes are in even use only if the pictures
+    are brought to zero mean."""
+    std: tuple[float, ...] = HALF
+    """Standard deviation of each channel, for pixels in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "patch", "codebook_width")
+        super().__post_init__()
+        check_that(
+            len(self.mean) == len(self.std) == self.channels and all(v > 0 for v in self.std),
+            f"mean {self.mean} and std {self.std} do not suit {self.channels} channels",
+            "give one value per channel, and positive deviations",
+        )
+
+    @property
+    def downsampling(self) -> int:
+        return self.patch
+
+    def build(self) -> RandomProjection:
+        from beit.tokenizers.random_projection import RandomProjection
+
+        return RandomProjection(self)

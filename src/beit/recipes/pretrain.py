@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from beit.config import (
+    AggregationConfig,
     BlockMasking,
     MaskedConfig,
     PretrainRunConfig,
@@ -126,6 +127,49 @@ def ablation_no_masking() -> PretrainRunConfig:
     return replace(ablation_all_tokens(), masking=UniformMasking(mask_ratio=0.0))
 
 
+def base_v2_in1k() -> PretrainRunConfig:
+    """BEiT v2 base on ImageNet-1k, 1600 epochs: VQ-KD tokens, patch aggregation from block 9.
+
+    unilm beit2/PRETRAINING.md: batch 2048, lr 1.5e-3, warm-up 10 epochs, clip 3, betas 0.9 and
+    0.999, drop path 0.1, layer scale 0.1, exactly 75 masked patches, crops of 0.2 to 1; two extra
+    blocks, head shared. The tokenizer is that of `beit tokenizer vqkd`, or a released one. Expected
+    after fine-tuning: 85.5 top-1. 16 GPUs; not run by us.
+    """
+    config = base_in1k()
+    return replace(
+        config,
+        masking=BlockMasking(),
+        views=ViewConfig(crop_scale=(0.2, 1.0)),
+        aggregation=AggregationConfig(tap=9),
+        training=replace(config.training, steps=1600 * IMAGENET_1K_EPOCH),
+    )
+
+
+def base_v2_in1k_300() -> PretrainRunConfig:
+    """BEiT v2 base, 300 epochs: second beta 0.98, no drop path; 85.0 top-1 (PRETRAINING.md)."""
+    return _v2_in_300(base_v2_in1k())
+
+
+def large_v2_in1k() -> PretrainRunConfig:
+    """BEiT v2 large, 1600 epochs: block 21 of 24, layer scale 1e-5; 87.3 (PRETRAINING.md)."""
+    config = base_v2_in1k()
+    large = replace(sized("large"), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return replace(config, model=large, aggregation=AggregationConfig(tap=21))
+
+
+def large_v2_in1k_300() -> PretrainRunConfig:
+    """BEiT v2 large, 300 epochs; 86.6 top-1 (PRETRAINING.md)."""
+    return _v2_in_300(large_v2_in1k())
+
+
+def _v2_in_300(config: PretrainRunConfig) -> PretrainRunConfig:
+    return replace(
+        config,
+        model=replace(config.model, drop_path=0.0),
+        training=replace(config.training, steps=300 * IMAGENET_1K_EPOCH, betas=(0.9, 0.98)),
+    )
+
+
 def small() -> PretrainRunConfig:
     """A small BEiT+ for a folder of pictures and one GPU: 22 million weights, 224 pixels.
 
@@ -168,6 +212,10 @@ RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
     "base-in22k": base_in22k,
     "base-plain-in1k": base_plain_in1k,
     "large-plain-in1k": large_plain_in1k,
+    "base-v2-in1k": base_v2_in1k,
+    "base-v2-in1k-300": base_v2_in1k_300,
+    "large-v2-in1k": large_v2_in1k,
+    "large-v2-in1k-300": large_v2_in1k_300,
     "ablation-beit": ablation_beit,
     "ablation-uniform": ablation_uniform,
     "ablation-pixels": ablation_pixels,

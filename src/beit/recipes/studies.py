@@ -9,15 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from beit.config import (
+    DiscreteVAEConfig,
     FinetuneRunConfig,
     InferenceConfig,
     JointConfig,
     LinearHeadConfig,
     LoaderConfig,
+    PretrainRunConfig,
     ProbeConfig,
+    QuantiseConfig,
+    RandomProjectionConfig,
     SegmentRunConfig,
+    TokenizerRunConfig,
     TrainingConfig,
     UperNetConfig,
+    VQConfig,
+    VQKDConfig,
     sized,
 )
 from beit.recipes import demo
@@ -32,6 +39,21 @@ class ClassificationPlan:
     probe: ProbeConfig
     finetune: FinetuneRunConfig
     budgets: tuple[Budget, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizersPlan:
+    """Targets of pre-training by how they are made, each used with every seed."""
+
+    dvae: TokenizerRunConfig
+    vq: TokenizerRunConfig
+    vqkd: TokenizerRunConfig
+    random: RandomProjectionConfig
+    pretrain: PretrainRunConfig
+    finetune: FinetuneRunConfig
+    budget: Budget
+    stride: int
+    labelled_stride: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +73,75 @@ def classification() -> ClassificationPlan:
         finetune=demo.full().finetune,
         budgets=(Budget(per_class=None, steps=400, seeds=3, pretrained_lr=1e-3, scratch_lr=2e-3),),
     )
+
+
+def tokenizers() -> TokenizersPlan:
+    """Five targets for a backbone of four blocks of width 64: half an hour on one core.
+
+    All vocabularies have 256 codes on a grid of 8 x 8, all tokenizers 300 steps. Rates are those of
+    the demo, for every target; nothing was tuned.
+    """
+    plan = demo.full()
+    steps = replace(
+        plan.tokenizer.training, steps=300, warmup_steps=30, save_every=150, evaluate_every=0
+    )
+    loader = LoaderConfig(workers=0, cache=True)
+    dvae = replace(
+        plan.tokenizer,
+        tokenizer=DiscreteVAEConfig(
+            size=(32, 32), stride=4, codes=256, width=32, narrowest=32, codebook_width=32
+        ),
+        training=steps,
+        loader=loader,
+    )
+    quantised = QuantiseConfig(revive_every=20)
+    vq = VQConfig(
+        size=(64, 64),
+        patch=8,
+        width=64,
+        depth=3,
+        decoder_depth=1,
+        heads=4,
+        hidden=256,
+        codes=256,
+        codebook_width=16,
+    )
+    vqkd = VQKDConfig(
+        size=vq.size,
+        patch=vq.patch,
+        width=vq.width,
+        depth=vq.depth,
+        decoder_depth=1,
+        heads=vq.heads,
+        hidden=vq.hidden,
+        codes=vq.codes,
+        codebook_width=vq.codebook_width,
+    )
+    model = replace(demo.backbone(), width=64, depth=4, heads=4, hidden=256)
+    return TokenizersPlan(
+        dvae=dvae,
+        vq=replace(dvae, tokenizer=vq, objective=quantised),
+        vqkd=replace(
+            dvae, tokenizer=vqkd, objective=quantised
+        ),
+        random=RandomProjectionConfig(
+            size=(64, 64), patch=8, codes=256, mean=demo.MEAN, std=demo.STD
+        ),
+        pretrain=replace(
+            plan.pretrain,
+            model=model,
+            loader=loader,
+            neighbour_pictures=0,
+            training=replace(
+                plan.pretrain.training, steps=300, batch=64, warmup_steps=30, evaluate_every=0,
+                save_every=150,
+            ),
+        ),
+        finetune=replace(plan.finetune, model=for_finetuning(model, drop_path=0.0), loader=loader),
+        budget=Budget(per_class=20, steps=100, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
+        stride=25,
+        labelled_stride=35,
+    )  # fmt: skip
 
 
 def segmentation() -> SegmentationPlan:

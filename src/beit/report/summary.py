@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
+from beit.config.tokenizer import VQKDConfig
 from beit.report.history import History
 from beit.report.markup import number, percent
 from beit.report.settings import artifact_config
@@ -56,8 +57,16 @@ def _steps(config: RunConfig, history: History) -> Figure:
 
 def _of_tokenizer(config: TokenizerRunConfig, history: History) -> list[Figure]:
     psnr, used = history.last("evaluate", "psnr"), history.last("evaluate", "codes_in_use")
+    if isinstance(config.tokenizer, VQKDConfig):
+        away = history.last("train", "reconstruction")
+        quality = Figure(
+            UNKNOWN if away is None else f"{1 - away:.2f}", "cosine", "with the teacher's features"
+        )
+    else:
+        written = UNKNOWN if psnr is None else f"{psnr:.1f} dB"
+        quality = Figure(written, "PSNR", "held-out pictures")
     return [
-        Figure(UNKNOWN if psnr is None else f"{psnr:.1f} dB", "PSNR", "held-out pictures"),
+        quality,
         Figure(_number(used), "codes in use", f"of {config.tokenizer.codes:,}"),
         Figure(_number(history.last("evaluate", "perplexity")), "perplexity", "codes in even use"),
     ]
@@ -141,7 +150,7 @@ def facts(run: Path, config: RunConfig) -> str:
         parts.append(f"{pictures:,} to train on")
     if isinstance(config, TokenizerRunConfig):
         size, vocabulary = config.tokenizer.size, config.tokenizer
-        parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.stride}")
+        parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.downsampling}")
     else:
         assert isinstance(config, PretrainRunConfig | FinetuneRunConfig | SegmentRunConfig)
         size, model = config.model.size, config.model

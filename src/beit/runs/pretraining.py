@@ -106,13 +106,13 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
     patch = config.model.patch
     stride = patch // 2 if patch % 2 == 0 and patch > 2 else patch
     grid = config.model.grid
+    assert isinstance(base.tokenizer, DiscreteVAEConfig)
     built = replace(
         base.tokenizer,
         size=(grid[0] * stride, grid[1] * stride),
         stride=stride,
         channels=config.model.channels,
     )
-    assert isinstance(built, DiscreteVAEConfig)
     return replace(base, data=config.data, out=out, tokenizer=built, loader=config.loader)
 
 

@@ -1,22 +1,37 @@
-"""`beit tokenizer`: a discrete VAE on one's own pictures."""
+"""`beit tokenizer`: a discrete VAE, VQ or VQ-KD on one's own pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
 from beit.artifact.store import Details
+from beit.artifact.teachers import open_teacher
 from beit.batch import ImageBatch
-from beit.config import TokenizerRunConfig
+from beit.config import (
+    QuantiseConfig,
+    ReconstructConfig,
+    TokenizerConfig,
+    TokenizerRunConfig,
+    VQKDConfig,
+)
 from beit.data.sources import ImageSource, select
 from beit.data.views import SingleView
+from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView, Passes
 from beit.evaluation.tokenizer import tokenizer_health
+from beit.objectives.base import AnyObjective
+from beit.objectives.quantise import Distill, Repaint
 from beit.objectives.reconstruct import Reconstruct
 from beit.recipes import DEFAULT
 from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve
+from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
+from beit.tokenizers.teachers import Teacher
+from beit.tokenizers.vq import VQTokenizer
+from beit.tokenizers.vqkd import VQKDTokenizer
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 from beit.training.seeding import seed_everything
@@ -30,7 +45,7 @@ def tokenizer(
     report: bool = True,
     **options: object,
 ) -> Run:
-    """Train a discrete VAE on the pictures of `data`; the run and its artifact go to `out`."""
+    """Train a tokenizer on the pictures of `data`; the run and its artifact go to `out`."""
     config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
     processes = start_processes(config.training.device)
     return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
@@ -38,7 +53,8 @@ def tokenizer(
 
 def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     """The tokenizer and all that its training needs."""
-    built = config.tokenizer
+    teacher = teacher_of(config)
+    built = rebuilding(config.tokenizer, teacher)
     training, held_out = hold_out(open_pictures(config, built.channels), config.held_out)
     seed_everything(config.training.seed)
     passes = Passes(
@@ -51,23 +67,60 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     )
 
     def measure(model: nn.Module) -> Mapping[str, float]:
-        assert isinstance(model, DiscreteVAE)
+        assert isinstance(model, VisualTokenizer)
         health = tokenizer_health(model, passes, device=processes.device)
-        return {
-            "psnr": health.psnr,
+        painted = {"psnr": health.psnr} if model.paints else {}
+        return painted | {
             "codes_in_use": float(health.codes_in_use),
             "perplexity": health.perplexity,
             "collapsed": float(health.collapsed),
         }
 
     return Task(
-        objective=Reconstruct(built.build(), config.objective, seed=config.training.seed),
+        objective=objective_of(config, built, teacher),
         source=training,
         view=SingleView(config=config.views, size=built.size, interpolation=built.interpolation),
         channels=built.channels,
         evaluation=Evaluation(measure, unreadable=passes.unreadable),
         details=Details(),
     )
+
+
+def teacher_of(config: TokenizerRunConfig) -> Teacher | None:
+    """Whom VQ-KD learns from. Raises ConfigError if nobody was named."""
+    if not isinstance(config.tokenizer, VQKDConfig):
+        return None
+    if not config.teacher:
+        raise ConfigError(
+            "VQ-KD distills a teacher, and none was named",
+            remedy="add --teacher clip, dino, timm:NAME, hf:ORG/NAME or a run of yours; without "
+            "one, train the recipe `vq` or a discrete VAE",
+        )
+    return open_teacher(config.teacher)
+
+
+def rebuilding(config: TokenizerConfig, teacher: Teacher | None) -> TokenizerConfig:
+    """The tokenizer's config with the length of its teacher's vectors."""
+    if teacher is None:
+        return config
+    assert isinstance(config, VQKDConfig)
+    return replace(config, teacher_width=teacher.width)
+
+
+def objective_of(
+    config: TokenizerRunConfig, built: TokenizerConfig, teacher: Teacher | None
+) -> AnyObjective:
+    """The tokenizer and how it is trained, by its kind."""
+    model, how, seed = built.build(), config.objective, config.training.seed
+    if isinstance(how, QuantiseConfig):
+        if isinstance(model, VQKDTokenizer):
+            assert teacher is not None
+            return Distill(model, how, teacher, seed=seed)
+        assert isinstance(model, VQTokenizer)
+        return Repaint(model, how, seed=seed)
+    assert isinstance(how, ReconstructConfig)
+    assert isinstance(model, DiscreteVAE)
+    return Reconstruct(model, how, seed=seed)
 
 
 def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:

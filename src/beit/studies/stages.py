@@ -81,8 +81,8 @@ def as_markdown(rows: Sequence[Row], setting: str = "labels per class") -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        cells = [_spread(values) for values in (row.pretrained, row.scratch)]
-        gain = _spread(row.gain, sign="+")
+        cells = [spread(values) for values in (row.pretrained, row.scratch)]
+        gain = spread(row.gain, sign="+")
         lines.append(
             f"| {row.method} | {row.labels} | {cells[0]} | {cells[1]} | {gain} "
             f"| {len(row.pretrained)} |"
@@ -90,7 +90,8 @@ def as_markdown(rows: Sequence[Row], setting: str = "labels per class") -> str:
     return "\n".join(lines)
 
 
-def _spread(values: list[float], sign: str = "") -> str:
+def spread(values: list[float], sign: str = "") -> str:
+    """Mean and standard deviation over seeds."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return f"{mean:{sign}.1f}"

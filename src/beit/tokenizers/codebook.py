@@ -101,6 +101,7 @@ class CosineCodebook(nn.Module):
     def update(self) -> None:
         """Move the codes towards what was seen since the last update, in all processes."""
         self._move(self.decay)
+        self._started = True
 
     @torch.no_grad()
     def _move(self, decay: float) -> None:
@@ -115,8 +116,10 @@ class CosineCodebook(nn.Module):
 
     @torch.no_grad()
     def _start(self, unit: Float[Tensor, "rows width"]) -> None:
-        """Unless that was done before: k-means on the sphere, from vectors of all processes."""
-        self._started = True
+        """Unless that was done before: k-means on the sphere, from vectors of all processes.
+
+        A step that overflows in fp16 is done again from the buffers of before, and so is this.
+        """
         codes = self.embedding
         if codes.initted:
             return

@@ -1,0 +1,169 @@
+"""What should the backbone predict? The same pre-training with five targets, on satellite tiles.
+
+Tokens of a discrete VAE, of VQ, of VQ-KD whose teacher is the backbone that the first target gave,
+and of a random projection; and the pixels themselves. Beside them, the initial weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from beit.artifact.load import open_artifact
+from beit.artifact.store import Details, load_artifact, save_artifact
+from beit.config import MaskedConfig
+from beit.config.tree import to_json
+from beit.evaluation.linear import linear_accuracy
+from beit.evaluation.neighbours import neighbour_accuracy
+from beit.models.heads import BackboneModel, MaskedImageModel
+from beit.recipes.demo import TILE
+from beit.recipes.studies import TokenizersPlan
+from beit.studies.finetuned import arm_config
+from beit.studies.frozen import best_block, feature_tables, few_keys
+from beit.studies.stages import ARMS, Stages, spread
+from beit.studies.tiles import make_tiles
+from beit.training.seeding import seed_everything
+
+UNTRAINED = "initial weights"
+
+
+class Target(NamedTuple):
+    """One line of the table: accuracies on test in per cent, one per seed."""
+
+    target: str
+    codes: float | None
+    """Codes in even use on held-out pictures, of the tokenizers that are trained."""
+    neighbours: list[float]
+    linear: list[float]
+    finetuned: list[float]
+
+
+class TokenizersStudy:
+    """One study in one folder; what is done there is not done again."""
+
+    def __init__(self, folder: Path, plan: TokenizersPlan) -> None:
+        self.folder, self.plan = folder, plan
+        record: dict[str, object] = {
+            name: to_json(getattr(plan, name))
+            for name in ("dvae", "vq", "vqkd", "random", "pretrain", "finetune")
+        }
+        record |= {"budget": asdict(plan.budget), "strides": [plan.stride, plan.labelled_stride]}
+        self.stages = Stages(folder, record)
+        self.unlabelled = str(folder / "tiles" / "unlabelled")
+        self.labelled = str(folder / "tiles" / "labelled")
+
+    def run(self) -> list[Target]:
+        """Do every stage that is not done yet; the table is also written as results.json."""
+        plan = self.plan
+        made = make_tiles(
+            self.folder / "tiles",
+            side=TILE,
+            stride=plan.stride,
+            labelled_stride=plan.labelled_stride,
+        )
+        print(f"tiles: {made['unlabelled']} without labels, {made['labelled']}", flush=True)
+        rows = [self._target("dVAE tokens", self._tokenizer("dvae"))]
+        rows.append(self._target("VQ tokens", self._tokenizer("vq")))
+        teacher = str(self.folder / "pretrain" / "dvae-tokens-0")
+        rows.append(self._target("VQ-KD tokens", self._tokenizer("vqkd", teacher)))
+        rows.append(self._target("random-projection tokens", self._random()))
+        rows.append(self._target("raw pixels", None))
+        rows.append(self._target(UNTRAINED, None))
+        content = json.dumps([row._asdict() for row in rows], indent=1)
+        (self.folder / "results.json").write_text(content)
+        return rows
+
+    def _tokenizer(self, name: str, teacher: str = "") -> Path:
+        config = replace(
+            getattr(self.plan, name),
+            data=self.unlabelled,
+            out=str(self.folder / "tokenizer" / name),
+            teacher=teacher,
+        )
+        return self.stages.train("tokenizer", config, quiet=True)
+
+    def _random(self) -> Path:
+        """Random tokens need no training."""
+        place = self.folder / "tokenizer" / "random"
+        if not place.exists():
+            save_artifact(place, self.plan.random.build(), Details())
+        return place
+
+    def _target(self, name: str, tokenizer: Path | None) -> Target:
+        scores: dict[str, list[float]] = {"neighbours": [], "linear": [], "finetuned": []}
+        for seed in range(self.plan.budget.seeds):
+            init = self._backbone(name, tokenizer, seed)
+            for method, score in {
+                **self._frozen(init, seed),
+                **self._tuned(name, init, seed),
+            }.items():
+                scores[method].append(score)
+            told = ", ".join(f"{method} {values[-1]:.1f}" for method, values in scores.items())
+            print(f"{name}, seed {seed}: {told}", flush=True)
+        trained = {} if tokenizer is None else open_artifact(tokenizer).details.trained
+        return Target(name, trained.get("metrics", {}).get("perplexity"), **scores)
+
+    def _backbone(self, name: str, tokenizer: Path | None, seed: int) -> Path:
+        """Pre-trained for this target, or as it is drawn."""
+        plan, short = self.plan.pretrain, name.replace(" ", "-").lower()
+        out = self.folder / "pretrain" / f"{short}-{seed}"
+        if name == UNTRAINED:
+            if not out.exists():
+                seed_everything(seed)
+                model = MaskedImageModel(plan.model, 2)
+                save_artifact(out, model, Details(crop=plan.evaluation_crop))
+            return out
+        config = replace(
+            plan,
+            data=self.unlabelled,
+            out=str(out),
+            tokenizer="" if tokenizer is None else str(tokenizer),
+            objective=MaskedConfig(target="tokens" if tokenizer is not None else "pixels"),
+            training=replace(plan.training, seed=seed),
+        )
+        return self.stages.train("pretrain", config, quiet=True)
+
+    def _frozen(self, init: Path, seed: int) -> Mapping[str, float]:
+        """Frozen features, with as many labels as fine-tuning has; looked at once per model."""
+        record = self.folder / "frozen" / f"{init.name}.json"
+        if not record.exists():
+            model = load_artifact(init).model
+            assert isinstance(model, BackboneModel)
+            crop = self.plan.pretrain.evaluation_crop
+            tables = feature_tables(
+                model, self.labelled, crop=crop, loader=self.plan.finetune.loader
+            )
+            keys = few_keys(self.labelled, self.plan.budget.per_class, seed)
+            found = {
+                "neighbours": best_block(neighbour_accuracy, tables, keys),
+                "linear": best_block(linear_accuracy, tables, keys),
+            }
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps(found))
+        kept: dict[str, float] = json.loads(record.read_text())
+        return kept
+
+    def _tuned(self, name: str, init: Path, seed: int) -> Mapping[str, float]:
+        """Fine-tuned from the backbone; from its initial weights as if from scratch."""
+        arm = ARMS[1] if name == UNTRAINED else ARMS[0]
+        base = replace(self.plan.finetune, data=self.labelled)
+        config = arm_config(base, self.plan.budget, arm, seed, init=str(init), folder=self.folder)
+        config = replace(config, out=str(self.folder / "finetune" / init.name))
+        run = self.stages.train("finetune", config, quiet=True)
+        return {"finetuned": 100 * self.stages.on_test(run, self.labelled)["top1"]}
+
+
+def targets_as_markdown(rows: Sequence[Target]) -> str:
+    """The table: mean and standard deviation over seeds."""
+    lines = [
+        "| what is predicted | codes in even use | nearest neighbours | linear | fine-tuned |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        used = "" if row.codes is None else f"{row.codes:.0f}"
+        cells = [spread(values) for values in (row.neighbours, row.linear, row.finetuned)]
+        lines.append(f"| {row.target} | {used} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""Teachers of VQ-KD: frozen models whose patch features the tokens are to carry.
+
+A teacher sees the picture at the size that gives it the tokenizer's grid, with the statistics it
+was trained with. Of what it returns, the patches are kept and class tokens and registers are not.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from beit.errors import ConfigError
+from beit.models.heads import BackboneModel, MaskedImageModel
+from beit.models.layers import layer_norm
+
+Grid = tuple[int, int]
+
+
+class Teacher(nn.Module, abc.ABC):
+    """Pictures in [0, 1] to a vector per patch; never trained, always in evaluation mode."""
+
+    mean: Tensor
+    std: Tensor
+    model: Any  # of another library, or several modules of ours
+
+    def __init__(
+        self, name: str, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
+        size: tuple[int, int],
+    ) -> None:  # fmt: skip
+        """`size` is height and width that the model was made for. It is tried on a black picture,
+        which tells its stride and the length of its vectors."""
+        super().__init__()
+        self.name = name
+        self.model = model.requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        with torch.no_grad():
+            found = self._map(torch.zeros(1, len(mean), *size))
+        self.width = found.shape[1]
+        self.stride = size[0] // found.shape[2]
+
+    @abc.abstractmethod
+    def _map(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features h w"]:
+        """Features of normalised pictures, in their places."""
+
+    @torch.no_grad()
+    def forward(
+        self, pixels: Float[Tensor, "batch channels height width"], grid: Grid
+    ) -> Float[Tensor, "batch patches features"]:
+        """The vectors of the patches of a grid, row by row, in float32."""
+        size = [side * self.stride for side in grid]
+        if list(pixels.shape[2:]) != size:
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+        features: Tensor = self._map((pixels - self.mean) / self.std)
+        return features.flatten(2).transpose(1, 2).float()
+
+    def check(self, grid: Grid, channels: int) -> None:
+        """Raise ConfigError unless it has a vector for each token of pictures of this kind."""
+        reads = len(self.mean)
+        if channels != reads:
+            raise ConfigError(
+                f"the teacher {self.name} reads {reads} channels, the tokenizer {channels}",
+                remedy="give a teacher of pictures of the same kind",
+            )
+        size = [side * self.stride for side in grid]
+        problem, found = "", list(grid)
+        try:
+            with torch.no_grad():
+                found = list(self._map(torch.zeros(1, reads, *size)).shape[2:])
+        except (AssertionError, RuntimeError, ValueError) as error:
+            problem = str(error).partition("\n")[0]
+        if problem or found != list(grid):
+            raise ConfigError(
+                f"the teacher {self.name} has no grid of {grid[0]} x {grid[1]} patches for "
+                f"pictures of {size[0]} x {size[1]}: {problem or found}",
+                remedy="choose the tokenizer's size and patch so that its grid is the teacher's",
+            )
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Always in evaluation mode."""
+        return super().train(False)
+
+
+def in_places(
+    tokens: Float[Tensor, "batch tokens features"], height: int, width: int
+) -> Float[Tensor, "batch features h w"]:
+    """The last h * w tokens, which are the patches, as a map; what comes before is left out."""
+    return tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+
+
+class OurTeacher(Teacher):
+    """A model of ours: the patches of its last block, through the norm that ends its backbone.
+
+    Only pre-training has a norm of patches; of other models they are brought to zero mean and unit
+    variance.
+    """
+
+    def __init__(self, name: str, model: BackboneModel) -> None:
+        config = model.backbone.config
+        norm = model.norm if isinstance(model, MaskedImageModel) else layer_norm(config.width)
+        self._patch = config.patch
+        trunk = nn.ModuleDict({"backbone": model.backbone, "norm": norm})
+        super().__init__(name, trunk, mean=config.mean, std=config.std, size=config.size)
+
+    def _map(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features h w"]:
+        trunk: Any = self.model
+        patches = trunk["norm"](trunk["backbone"](images).patches)
+        return in_places(patches, images.shape[2] // self._patch, images.shape[3] // self._patch)
+
+
+class TimmTeacher(Teacher):
+    """A model of timm: its last map of features, normed where the model ends with a norm; for CLIP
+    through the projection into the space it shares with text."""
+
+    def __init__(self, name: str, model: nn.Module, *, project: bool = False) -> None:
+        stated = model.pretrained_cfg
+        self._project = project
+        super().__init__(
+            name, model, mean=tuple(stated["mean"]), std=tuple(stated["std"]),
+            size=tuple(stated["input_size"][1:]),
+        )  # fmt: skip
+
+    def _map(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features h w"]:
+        (features,) = self.model.forward_intermediates(
+            images, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW"
+        )
+        found: Tensor = features
+        if self._project:
+            found = self.model.head(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return found
+
+
+class TransformersTeacher(Teacher):
+    """A vision model of transformers: the patches of its last hidden state, as it gives them; for
+    CLIP normed and projected into the space it shares with text."""
+
+    def __init__(
+        self, name: str, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
+        size: tuple[int, int], patch: int | None, project: bool,
+    ) -> None:  # fmt: skip
+        self._patch, self._project = patch, project
+        super().__init__(name, model, mean=mean, std=std, size=size)
+
+    def _map(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features h w"]:
+        if self._project:
+            hidden: Tensor = self.model.vision_model(images).last_hidden_state
+            hidden = self.model.visual_projection(self.model.vision_model.post_layernorm(hidden))
+        else:
+            hidden = self.model(images).last_hidden_state
+        if hidden.ndim == 4:  # convolutional
+            return hidden
+        assert self._patch is not None
+        return in_places(hidden, images.shape[2] // self._patch, images.shape[3] // self._patch)
