@@ -32,6 +32,7 @@ from beit.config import (
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
+from beit.objectives.quantise import Distill
 from beit.recipes import find_recipe
 from beit.runs import pretraining, starting_from
 from beit.training.checkpoint import newest_checkpoint
@@ -335,3 +336,84 @@ def test_two_processes_equal_one(class_folders, trained, tmp_path, environment):
     )
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, two[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+QUANTISED = ["--steps", "3", "--warmup-steps", "1", "--epsilon", "1e-4",
+             "--batch", "8", "--revive-every", "2", "--workers", "0", "--device", "cpu",
+             "--precision", "fp32", "--log-every", "1"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["vqkd-tiny", "vq-tiny"])
+def test_quantised_tokenizers_of_two_processes_equal_one(
+    recipe, class_folders, trained, tmp_path, environment
+):
+    """The start of the codes, their averages and the revival of dead ones included. The codes start
+    from the first micro-batch of all processes, so here one process has no smaller ones."""
+    from beit.cli import main
+
+    def arguments(out):
+        teacher = ["--teacher", str(trained.pretrained)] if recipe == "vqkd-tiny" else []
+        return ["tokenizer", recipe, "--data", str(class_folders), "--out", str(out), *teacher,
+                *QUANTISED]  # fmt: skip
+
+    both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "beit.cli", *arguments(tmp_path / "two")]  # fmt: skip
+    done = subprocess.run(both, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert main(arguments(tmp_path / "one")) == 0
+    losses = [train_losses(tmp_path / name) for name in ("one", "two")]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    one, two = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two")
+    )
+    assert one["quantize.embedding.initted"] == 1
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_vqkd_needs_a_teacher_before_anything_is_written(class_folders, tmp_path):
+    with pytest.raises(ConfigError, match=r"none was named\n.*--teacher clip"):
+        beit.tokenizer("vqkd-tiny", data=str(class_folders), out=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokens_of_a_teacher_are_predicted_and_it_goes_on(
+    class_folders, trained, tmp_path, monkeypatch
+):
+    """VQ-KD from a run of ours, stopped and taken up, then pre-training on its tokens."""
+    shared = {"data": str(class_folders), "teacher": str(trained.pretrained)}
+    whole = beit.tokenizer("vqkd-tiny", out=str(tmp_path / "whole"), **shared,
+                           **options(steps=8, save_every=4))  # fmt: skip
+    assert "psnr" not in whole.metrics
+    assert whole.metrics["codes_in_use"] > 1
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert "with the teacher" in page
+    original = Distill.after_step
+
+    def after_step(self, step):
+        if step + 1 == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distill, "after_step", after_step)
+        with pytest.raises(Preempted):
+            beit.tokenizer("vqkd-tiny", out=str(tmp_path / "again"), **shared,
+                           **options(steps=8, save_every=4))  # fmt: skip
+    again = beit.tokenizer("vqkd-tiny", out=str(tmp_path / "again"), **shared, resume=True,
+                           **options(steps=8, save_every=4))  # fmt: skip
+    one, two = (load_file(run.artifact / "model.safetensors") for run in (whole, again))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+    pretrained = beit.pretrain("tiny", data=str(class_folders), out=str(tmp_path / "pretrained"),
+                               tokenizer=str(tmp_path / "whole"), **options(steps=3))  # fmt: skip
+    assert pretrained.artifact.is_dir()
+
+
+def test_vq_paints_without_a_teacher(class_folders, tmp_path):
+    run = beit.tokenizer("vq-tiny", data=str(class_folders), out=str(tmp_path / "run"),
+                         **options(steps=4))  # fmt: skip
+    assert run.metrics["psnr"] > 0
+    assert "The picture from its tokens" in (run.folder / "report.html").read_text()

@@ -14,6 +14,7 @@ from beit.config import (
     MaskedConfig,
     PretrainRunConfig,
     TrainingConfig,
+    VQKDConfig,
     sized,
 )
 from beit.config.tree import from_json, override, to_json
@@ -21,6 +22,7 @@ from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.models.vit import Features
 from beit.objectives.masked import MaskedImageModeling, patchify
+from beit.recipes.pretrain import RECIPES
 from beit.training.average import average_of
 from miniature import BACKBONE, VAE, Told, masked_batch
 from reference import TINY, close, disturb, from_published
@@ -65,6 +67,33 @@ def test_published_size(name, tap, parameters):
     with torch.device("meta"):
         model = MaskedImageModel(sized(name), 8192, AggregationConfig(tap=tap))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters", "epochs", "betas", "drop_path"),
+    [
+        ("base-v2-in1k", 106_143_056, 1600, (0.9, 0.999), 0.1),
+        ("base-v2-in1k-300", 106_143_056, 300, (0.9, 0.98), 0.0),
+        ("large-v2-in1k", 336_728_512, 1600, (0.9, 0.999), 0.1),
+        ("large-v2-in1k-300", 336_728_512, 300, (0.9, 0.98), 0.0),
+    ],
+)
+def test_published_recipes_at_full_size(recipe, parameters, epochs, betas, drop_path):
+    config = RECIPES[recipe]()
+    with torch.device("meta"):
+        model = MaskedImageModel(config.model, VQKDConfig().codes, config.aggregation)
+        plain = model.plain()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert {"aggregation.blocks.0.attn.qkv.weight", "aggregation.blocks.1.mlp.fc2.bias"} <= set(
+        model.state_dict()
+    )
+    assert not any(name.startswith("aggregation.") for name in plain.state_dict())
+    assert config.masking.count(config.model.grid) == 75
+    assert config.model.grid == VQKDConfig().grid
+    training = config.training
+    assert (training.batch, training.lr, training.clip) == (2048, 1.5e-3, 3.0)
+    assert (training.steps, training.warmup_steps) == (epochs * 625, 10 * 625)
+    assert (training.betas, config.model.drop_path) == (betas, drop_path)
 
 
 def test_blocks_are_drawn_as_those_they_stand_beside():

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 import beit.tokenizers.precision
-from beit.config import DalleConfig, DiscreteVAEConfig, VQKDConfig
+from beit.config import (
+    DalleConfig,
+    DiscreteVAEConfig,
+    RandomProjectionConfig,
+    VQConfig,
+    VQKDConfig,
+)
 from beit.errors import ConfigError
 from beit.tokenizers.precision import encoding_precision
 from miniature import spread_codes
@@ -18,6 +24,11 @@ CONFIGS = {
         size=(32, 32), patch=8, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=64,
         codebook_width=6, teacher_width=10,
     ),
+    "vq": VQConfig(
+        size=(32, 32), patch=8, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=64,
+        codebook_width=6,
+    ),
+    "random": RandomProjectionConfig(size=(32, 32), patch=8, codes=64),
 }  # fmt: skip
 
 

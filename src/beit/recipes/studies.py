@@ -76,14 +76,19 @@ def classification() -> ClassificationPlan:
 
 
 def tokenizers() -> TokenizersPlan:
-    """Five targets for a backbone of four blocks of width 64: half an hour on one core.
+    """Five targets for a backbone of four blocks of width 64, under a very short budget.
 
-    All vocabularies have 256 codes on a grid of 8 x 8, all tokenizers 300 steps. Rates are those of
-    the demo, for every target; nothing was tuned.
+    All vocabularies have 256 codes on a grid of 8 x 8; all trainings have batches of 32. Rates are
+    those of the demo, for every target; nothing was tuned.
     """
     plan = demo.full()
     steps = replace(
-        plan.tokenizer.training, steps=300, warmup_steps=30, save_every=150, evaluate_every=0
+        plan.tokenizer.training,
+        steps=200,
+        batch=32,
+        warmup_steps=20,
+        save_every=200,
+        evaluate_every=0,
     )
     loader = LoaderConfig(workers=0, cache=True)
     dvae = replace(
@@ -133,12 +138,15 @@ def tokenizers() -> TokenizersPlan:
             loader=loader,
             neighbour_pictures=0,
             training=replace(
-                plan.pretrain.training, steps=300, batch=64, warmup_steps=30, evaluate_every=0,
-                save_every=150,
+                plan.pretrain.training, steps=200, batch=32, warmup_steps=20, evaluate_every=0,
+                save_every=200,
             ),
         ),
-        finetune=replace(plan.finetune, model=for_finetuning(model, drop_path=0.0), loader=loader),
-        budget=Budget(per_class=20, steps=100, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
+        finetune=replace(
+            plan.finetune, model=for_finetuning(model, drop_path=0.0), loader=loader,
+            training=replace(plan.finetune.training, batch=32),
+        ),
+        budget=Budget(per_class=20, steps=80, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
         stride=25,
         labelled_stride=35,
     )  # fmt: skip

@@ -28,6 +28,14 @@ from beit.studies.tiles import make_tiles
 from beit.training.seeding import seed_everything
 
 UNTRAINED = "initial weights"
+TARGETS = (
+    "dVAE tokens",  # first, as its backbone is the teacher of VQ-KD
+    "VQ tokens",
+    "VQ-KD tokens",
+    "random-projection tokens",
+    "raw pixels",
+    UNTRAINED,
+)
 
 
 class Target(NamedTuple):
@@ -65,16 +73,22 @@ class TokenizersStudy:
             labelled_stride=plan.labelled_stride,
         )
         print(f"tiles: {made['unlabelled']} without labels, {made['labelled']}", flush=True)
-        rows = [self._target("dVAE tokens", self._tokenizer("dvae"))]
-        rows.append(self._target("VQ tokens", self._tokenizer("vq")))
-        teacher = str(self.folder / "pretrain" / "dvae-tokens-0")
-        rows.append(self._target("VQ-KD tokens", self._tokenizer("vqkd", teacher)))
-        rows.append(self._target("random-projection tokens", self._random()))
-        rows.append(self._target("raw pixels", None))
-        rows.append(self._target(UNTRAINED, None))
-        content = json.dumps([row._asdict() for row in rows], indent=1)
-        (self.folder / "results.json").write_text(content)
-        return rows
+        rows: dict[str, Target] = {}
+        for seed in range(plan.budget.seeds):
+            for name in TARGETS:
+                self._add(rows, name, seed)
+            content = json.dumps([row._asdict() for row in rows.values()], indent=1)
+            (self.folder / "results.json").write_text(content)  # of the seeds that are done
+        return list(rows.values())
+
+    def _tokenizer_of(self, name: str) -> Path | None:
+        """The tokenizer of a target, if it has one; trained once, whatever the seed."""
+        if name == "random-projection tokens":
+            return self._random()
+        if name not in ("dVAE tokens", "VQ tokens", "VQ-KD tokens"):
+            return None
+        teacher = str(self.folder / "pretrain" / "dvae-tokens-0") if "KD" in name else ""
+        return self._tokenizer(name.removesuffix(" tokens").replace("-", "").lower(), teacher)
 
     def _tokenizer(self, name: str, teacher: str = "") -> Path:
         config = replace(
@@ -92,19 +106,18 @@ class TokenizersStudy:
             save_artifact(place, self.plan.random.build(), Details())
         return place
 
-    def _target(self, name: str, tokenizer: Path | None) -> Target:
-        scores: dict[str, list[float]] = {"neighbours": [], "linear": [], "finetuned": []}
-        for seed in range(self.plan.budget.seeds):
-            init = self._backbone(name, tokenizer, seed)
-            for method, score in {
-                **self._frozen(init, seed),
-                **self._tuned(name, init, seed),
-            }.items():
-                scores[method].append(score)
-            told = ", ".join(f"{method} {values[-1]:.1f}" for method, values in scores.items())
-            print(f"{name}, seed {seed}: {told}", flush=True)
-        trained = {} if tokenizer is None else open_artifact(tokenizer).details.trained
-        return Target(name, trained.get("metrics", {}).get("perplexity"), **scores)
+    def _add(self, rows: dict[str, Target], name: str, seed: int) -> None:
+        """One more seed of a target."""
+        tokenizer = self._tokenizer_of(name)
+        init = self._backbone(name, tokenizer, seed)
+        scores = {**self._frozen(init, seed), **self._tuned(name, init, seed)}
+        if name not in rows:
+            trained = {} if tokenizer is None else open_artifact(tokenizer).details.trained
+            rows[name] = Target(name, trained.get("metrics", {}).get("perplexity"), [], [], [])
+        for method, score in scores.items():
+            getattr(rows[name], method).append(score)
+        told = ", ".join(f"{method} {score:.1f}" for method, score in scores.items())
+        print(f"{name}, seed {seed}: {told}", flush=True)
 
     def _backbone(self, name: str, tokenizer: Path | None, seed: int) -> Path:
         """Pre-trained for this target, or as it is drawn."""

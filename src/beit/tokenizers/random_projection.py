@@ -16,20 +16,20 @@ from beit.tokenizers.base import VisualTokenizer
 
 class RandomProjection(VisualTokenizer):
     """Patches of pictures at zero mean, through a matrix (Xavier's uniform draw), to the code at
-    the smallest angle (arXiv:2202.01855, eq. 1). Matrix and codes are drawn once, and buffers."""
+    the smallest angle (arXiv:2202.01855, eq. 1). Matrix and codes are drawn once."""
 
     config: RandomProjectionConfig
     paints = False
-    projection: Tensor
     codebook: Tensor
 
     def __init__(self, config: RandomProjectionConfig) -> None:
         super().__init__(config)
         generator = torch.Generator().manual_seed(config.seed)
-        projection = torch.empty(config.codebook_width, config.patch**2 * config.channels)
-        nn.init.xavier_uniform_(projection, generator=generator)
+        inputs = config.patch**2 * config.channels
+        self.projection = nn.Linear(inputs, config.codebook_width, bias=False)
+        nn.init.xavier_uniform_(self.projection.weight, generator=generator)
+        self.projection.requires_grad_(False)
         codes = torch.randn(config.codes, config.codebook_width, generator=generator)
-        self.register_buffer("projection", projection)
         self.register_buffer("codebook", F.normalize(codes, dim=1))
 
     def _vectors(
@@ -41,13 +41,14 @@ class RandomProjection(VisualTokenizer):
         )
         patch = self.config.patch
         patches = F.unfold((pixels - mean) / std, kernel_size=patch, stride=patch).transpose(1, 2)
-        return F.linear(patches.to(self.precision), self.projection.to(self.precision))
+        vectors: Tensor = self.projection(patches.to(self.precision))
+        return vectors
 
     def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
         return F.normalize(rows, dim=1) @ self.codebook.t()
 
     def _trunk(self) -> Iterable[nn.Module]:
-        return ()
+        return (self.projection,)
 
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]

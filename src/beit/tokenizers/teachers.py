@@ -92,7 +92,8 @@ def in_places(
     tokens: Float[Tensor, "batch tokens features"], height: int, width: int
 ) -> Float[Tensor, "batch features h w"]:
     """The last h * w tokens, which are the patches, as a map; what comes before is left out."""
-    return tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+    found: Tensor = tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+    return found
 
 
 class OurTeacher(Teacher):
@@ -121,7 +122,7 @@ class TimmTeacher(Teacher):
     """A model of timm: its last map of features, normed where the model ends with a norm; for CLIP
     through the projection into the space it shares with text."""
 
-    def __init__(self, name: str, model: nn.Module, *, project: bool = False) -> None:
+    def __init__(self, name: str, model: Any, *, project: bool = False) -> None:
         stated = model.pretrained_cfg
         self._project = project
         super().__init__(
