@@ -1,0 +1,116 @@
+"""The page in a real browser: by mouse, by keyboard, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+from served import NAMES, png, serving, write_artifacts
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage",
+)  # fmt: skip
+PANELS = ("picture", "predict", "segment", "tokens", "reconstruct", "attention")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="there is no chromium with its chromedriver"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, environment):
+    artifacts = write_artifacts(tmp_path_factory.mktemp("artifacts"))
+    named = [f"{name}={artifacts[name]}" for name in NAMES]
+    with serving(*named, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture
+def browser(tmp_path):
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def text(browser, name):
+    return browser.find_element("id", name).text
+
+
+def choose(browser, server, place):
+    browser.get(f"http://127.0.0.1:{server.port}/")
+    wait_for(lambda: "classifier" in text(browser, "models"))
+    browser.find_element("id", "file").send_keys(str(place))
+    wait_for(lambda: text(browser, "status") not in ("", "The model is looking…"))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_everything_is_shown(browser, server, tmp_path, width, height):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    place = tmp_path / "a.png"
+    place.write_bytes(png(3, (120, 160)))
+    choose(browser, server, place)
+    assert text(browser, "status") == "Done."
+    for name in PANELS:
+        assert browser.find_element("id", name).is_displayed(), name
+    assert "tiles" in text(browser, "predict")
+    images = browser.find_elements("css selector", "img")
+    assert len(images) == 6
+    assert all(browser.execute_script("return arguments[0].naturalWidth", one) for one in images)
+    assert all(one.get_attribute("alt") for one in images)
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= width  # nothing sticks out
+
+    looks = browser.find_element("id", "looks")
+    before = (
+        looks.get_attribute("aria-label"),
+        browser.execute_script("return arguments[0].toDataURL()", looks),
+    )
+    looks.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_UP)
+    assert "Row 2, column 1 of 4 × 4." in looks.get_attribute("aria-label")
+    drawn = browser.execute_script("return arguments[0].toDataURL()", looks)
+    assert (looks.get_attribute("aria-label"), drawn) != before
+    button = browser.find_element("css selector", "#reconstruct button")
+    picture = browser.find_element("css selector", "#reconstruct img").get_attribute("src")
+    button.send_keys(Keys.ENTER)
+    wait_for(
+        lambda: (
+            browser.find_element("css selector", "#reconstruct img").get_attribute("src") != picture
+        )
+    )
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    full = browser.execute_script("return document.documentElement.scrollHeight")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": full, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    assert browser.save_screenshot(str(tmp_path / f"page-{width}.png"))
+
+
+def test_what_is_no_picture_is_said(browser, server, tmp_path):
+    place = tmp_path / "a.png"
+    place.write_bytes(b"rubbish")
+    choose(browser, server, place)
+    assert text(browser, "status").startswith("The body is no JPEG, PNG")
