@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import tyro
@@ -65,8 +66,41 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
 
 
 def tokenizer(args: list[str]) -> None:
-    """Train a visual tokenizer on your pictures: discrete VAE, VQ-KD or VQ."""
+    """Train a visual tokenizer on your pictures; `tokenizer compare` measures several."""
+    if args[:1] == ["compare"]:
+        compare(args[1:])
+        return
     train("tokenizer", TokenizerRunConfig, args)
+
+
+def compare(args: list[str]) -> None:
+    """Several tokenizers on the same pictures."""
+
+    def command(
+        tokenizers: tyro.conf.Positional[tuple[str, ...]],
+        data: str,
+        out: str,
+        pictures: int = 512,
+        device: str = "cpu",
+    ) -> None:
+        """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
+
+        Args:
+            tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
+            data: Pictures; with classes, the tokens are also judged by nearest neighbours.
+            out: Folder for tokenizers.json and tokenizers.html.
+            pictures: At most so many of them, spread evenly; with classes, as many of each part.
+            device: cpu or cuda.
+        """
+        from beit.report.tokenizers import HEAD
+        from beit.runs.comparing import compare_tokenizers
+
+        rows = compare_tokenizers(tokenizers, data=data, out=out, pictures=pictures, device=device)
+        for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
+            print(f"| {' | '.join(line)} |")
+        print(f"\npage   {Path(out) / 'tokenizers.html'}")
+
+    tyro.cli(command, args=args, prog="beit tokenizer compare")
 
 
 def pretrain(args: list[str]) -> None:

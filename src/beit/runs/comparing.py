@@ -1,0 +1,137 @@
+"""`beit tokenizer compare`: several tokenizers on the same pictures, in a table and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from beit.artifact.load import open_tokenizer
+from beit.batch import ImageBatch, LabelledBatch
+from beit.config import LoaderConfig
+from beit.data.augment import EvaluationView
+from beit.data.labelled import LabelledSplits, open_labelled
+from beit.data.sources import ImageSource, check_readable, evenly, open_source
+from beit.durable import make_folder, replace_file
+from beit.errors import ConfigError, RunFolderError
+from beit.evaluation.neighbours import neighbour_accuracy
+from beit.evaluation.passes import CentreView, Passes
+from beit.evaluation.steadiness import steadiness, token_histograms
+from beit.evaluation.tokenizer import tokenizer_health
+from beit.hardware import find_device
+from beit.report.tokenizers import ComparedTokenizer, write_tokenizers
+from beit.tokenizers.base import VisualTokenizer
+
+SHOWN = 6
+
+
+class _Pictures(NamedTuple):
+    """The same pictures for all: to measure on, and with labels to be looked up by."""
+
+    source: ImageSource
+    labelled: LabelledSplits | None
+    device: torch.device
+
+
+def compare_tokenizers(
+    tokenizers: Sequence[str], *, data: str, out: str, pictures: int = 512, device: str = "cpu"
+) -> list[ComparedTokenizer]:
+    """Measure several tokenizers on at most `pictures` of the pictures of `data`, spread evenly;
+    with labels also by the nearest neighbours of token histograms. Writes tokenizers.json and
+    tokenizers.html to `out`.
+
+    Raises ConfigError if a tokenizer or a number makes no sense, RunFolderError if `out` holds
+    something.
+    """
+    if not tokenizers or pictures < 1:
+        raise ConfigError(
+            f"{len(tokenizers)} tokenizers and {pictures} pictures leave nothing to compare",
+            remedy="name at least one tokenizer, and one picture or more",
+        )
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{out} exists and is not empty", remedy="choose another --out")
+    place = find_device(device)
+    opened = [open_tokenizer(name) for name in tokenizers]
+    whole = open_source(data)
+    for tokenizer in opened:
+        check_readable(whole, tokenizer.config.channels)
+    splits = open_labelled(data, split=0.5, per_class=None, seed=0) if whole.classes else None
+    shared = _Pictures(evenly(whole, pictures), splits, place)
+    rows = [
+        _measured(name, tokenizer.to(place), shared, pictures)
+        for name, tokenizer in zip(tokenizers, opened, strict=True)
+    ]
+    make_folder(folder)
+    content = [row.figures() for row in rows]
+    replace_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
+    write_tokenizers(folder / "tokenizers.html", rows)
+    return rows
+
+
+def _passes(tokenizer: VisualTokenizer, source: ImageSource) -> Passes[ImageBatch]:
+    return Passes(
+        ImageBatch,
+        source,
+        CentreView(tokenizer.size, 1.0),
+        size=tokenizer.size,
+        channels=tokenizer.config.channels,
+        loader=LoaderConfig(workers=0),
+    )
+
+
+def _measured(
+    name: str, tokenizer: VisualTokenizer, shared: _Pictures, pictures: int
+) -> ComparedTokenizer:
+    device = shared.device
+    seen = _passes(tokenizer, shared.source)
+    health = tokenizer_health(tokenizer, seen, device=device)
+    steady = steadiness(tokenizer, seen, device=device)
+    shown = next(iter(_passes(tokenizer, evenly(shared.source, SHOWN)))).images
+    tokens = tokenizer.encode(shown.to(device))
+    return ComparedTokenizer(
+        name=name,
+        kind=type(tokenizer).__name__,
+        grid=tokenizer.grid,
+        codes=tokenizer.codes,
+        codes_in_use=health.codes_in_use,
+        perplexity=health.perplexity,
+        psnr=health.psnr if tokenizer.paints else None,
+        flips=steady.flips,
+        crops=steady.crops,
+        neighbours=_looked_up(tokenizer, shared, pictures),
+        images=shown,
+        tokens=tokens.cpu(),
+        painted=tokenizer.decode(tokens).cpu() if tokenizer.paints else None,
+    )
+
+
+def _looked_up(tokenizer: VisualTokenizer, shared: _Pictures, pictures: int) -> float | None:
+    """Accuracy on validation by the labels of the training pictures, at most so many of each."""
+    if shared.labelled is None:
+        return None
+    found = []
+    for source in (shared.labelled.train, shared.labelled.validation):
+        part = evenly(source, pictures)
+        read = _labelled(tokenizer, part)
+        images = [ImageBatch(batch.images, batch.keys) for batch in read]
+        rows = token_histograms(tokenizer, images, device=shared.device)
+        found.append((rows, torch.cat([batch.targets for batch in read])))
+    (known, classes), (asked, right) = found
+    return neighbour_accuracy(known, classes, asked, right, neighbours=min(20, len(known)))
+
+
+def _labelled(tokenizer: VisualTokenizer, source: ImageSource) -> list[LabelledBatch]:
+    return list(
+        Passes(
+            LabelledBatch,
+            source,
+            EvaluationView(tokenizer.size, 1.0),
+            size=tokenizer.size,
+            channels=tokenizer.config.channels,
+            loader=LoaderConfig(workers=0),
+        )
+    )

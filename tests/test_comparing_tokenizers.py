@@ -1,0 +1,83 @@
+"""`beit tokenizer compare`: its measures restated, its table, its page, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from beit.artifact.store import Details, save_artifact
+from beit.batch import ImageBatch
+from beit.cli import main
+from beit.config import RandomProjectionConfig, VQKDConfig
+from beit.errors import ConfigError, RunFolderError
+from beit.evaluation.steadiness import steadiness, token_histograms
+from beit.runs.comparing import compare_tokenizers
+from miniature import pictures
+
+CPU = torch.device("cpu")
+RANDOM = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width=5)
+
+
+def test_tokens_of_patches_alone_are_steady_under_crops_and_not_under_flips():
+    """A random projection sees no neighbours, and a mirrored patch is another patch."""
+    tokenizer, images = RANDOM.build(), pictures()
+    found = steadiness(tokenizer, [ImageBatch(images, ())], device=CPU)
+    assert found.crops == 1.0
+    mirrored = tokenizer.encode(images.flip(3)).reshape(-1, 4, 4).flip(2).flatten(1)
+    assert found.flips == float((mirrored == tokenizer.encode(images)).float().mean()) < 1
+    symmetric = images[:, :, :, :1].expand_as(images).contiguous()
+    assert steadiness(tokenizer, [ImageBatch(symmetric, ())], device=CPU).flips == 1.0
+
+
+def test_neighbours_matter_to_a_transformer():
+    tokenizer = VQKDConfig(
+        size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
+        codebook_width=6,
+    ).build().eval()  # fmt: skip
+    assert steadiness(tokenizer, [ImageBatch(pictures(), ())], device=CPU).crops < 1
+
+
+def test_histograms_are_of_length_one():
+    tokenizer, images = RANDOM.build(), pictures()
+    rows = token_histograms(tokenizer, [ImageBatch(images, ())], device=CPU)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(images)))
+    counts = torch.bincount(tokenizer.encode(images)[2], minlength=20)
+    torch.testing.assert_close(rows[2].square() * 16, counts.float())
+
+
+def test_one_table_and_one_page(trained, class_folders, tmp_path, capsys):
+    random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
+    out = tmp_path / "compared"
+    args = ["tokenizer", "compare", str(trained.tokenizer), str(random), "--data",
+            str(class_folders), "--out", str(out), "--pictures", "20"]  # fmt: skip
+    assert main(args) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(printed) == 4
+    first, second = json.loads((out / "tokenizers.json").read_text())
+    assert (first["kind"], second["kind"]) == ("DiscreteVAE", "RandomProjection")
+    assert first["psnr"] > 0
+    assert second["psnr"] is None
+    assert second["codes_in_use"] <= second["codes"] == 20
+    for one in (first, second):
+        assert 1 / 3 < one["neighbours"] <= 1  # the classes have colours of their own
+    page = (out / "tokenizers.html").read_text()
+    assert page.count("<h2>") == 2
+    assert "from its tokens" in page
+    with pytest.raises(RunFolderError, match="not empty"):
+        compare_tokenizers([str(random)], data=str(class_folders), out=str(out))
+
+
+def test_pictures_without_classes(class_folders, tmp_path):
+    random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
+    (row,) = compare_tokenizers(
+        [str(random)], data=str(class_folders / "disc"), out=str(tmp_path / "out")
+    )
+    assert row.neighbours is None
+
+
+def test_nothing_to_compare(class_folders, tmp_path):
+    for names, number in (([], 5), (["a"], 0)):
+        with pytest.raises(ConfigError, match="nothing to compare"):
+            compare_tokenizers(names, data=str(class_folders), out=str(tmp_path), pictures=number)
