@@ -178,7 +178,7 @@ def test_wrong_credentials(packed: ImageSource, server: int) -> None:
             {"Content-Type": "text/plain"},
             method="POST",
         )
-        with urllib.request.urlopen(told):  # noqa: S310
+        with urllib.request.urlopen(told):
             pass
 
     source = open_source("s3://bucket/data")

@@ -21,6 +21,7 @@ import disk_quotas  # noqa: E402
 import every_resume  # noqa: E402
 import live_kills  # noqa: E402
 import power_loss  # noqa: E402
+import rank_kills  # noqa: E402
 import save_kills  # noqa: E402
 import stop_requests  # noqa: E402
 import torch  # noqa: E402
@@ -35,6 +36,7 @@ TRIALS: dict[str, Trial] = {
     "damaged-pictures": damaged_pictures.TRIAL,
     "every-resume": every_resume.TRIAL,
     "stop-requests": stop_requests.TRIAL,
+    "rank-kills": rank_kills.TRIAL,
 }
 RESULTS = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"

@@ -16,6 +16,7 @@ QUICK = {
     "damaged-pictures": 300,
     "every-resume": 4,
     "stop-requests": 8,
+    "rank-kills": 1,
 }
 
 

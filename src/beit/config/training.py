@@ -71,9 +71,12 @@ class TrainingConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
     """Newest checkpoints that stay on disk."""
+    process_timeout: float = 600.0
+    """Seconds that one of several processes waits for the others before the run ends."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "steps", "batch", "lr", "epsilon", "log_every", "save_every", "keep")
+        check_positive(self, "steps", "batch", "lr", "epsilon", "log_every", "save_every", "keep",
+                       "process_timeout")  # fmt: skip
         check_share(self, "layer_decay")
         check_that(self.layer_decay > 0, "layer_decay is 0", "use a factor above 0, up to 1")
         check_that(

@@ -31,7 +31,7 @@ from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
 from beit.training.listing import Listing
 from beit.training.loop import fit
-from beit.training.parallel import Processes, resolve_precision
+from beit.training.parallel import Processes, resolve_precision, restarts
 from beit.training.plan import Evaluation, Fit
 from beit.training.run_folder import RunFolder
 
@@ -66,6 +66,12 @@ class Manner(NamedTuple):
     resume: bool
     quiet: bool
     report: bool
+
+
+def manner_of(config: RunConfig, resume: bool, quiet: bool, report: bool) -> Manner:
+    """As asked; a run that `torchrun` started again after a loss goes on with what is there."""
+    begun = restarts() > 0 and RunFolder(Path(config.out)).config.exists()
+    return Manner(resume or begun, quiet, report)
 
 
 def resolve(

@@ -17,7 +17,7 @@ from beit.evaluation.passes import Passes
 from beit.models.heads import Classifier
 from beit.objectives.classify import Classification
 from beit.recipes import DEFAULT
-from beit.runs.execution import Manner, Run, Task, carry_out, resolve, start
+from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 from beit.training.seeding import seed_everything
@@ -33,8 +33,10 @@ def finetune(
 ) -> Run:
     """Train a classifier on class folders, from the artifact `init` or from scratch."""
     config = resolve("finetune", recipe, FinetuneRunConfig, options)
-    processes = start_processes(config.training.device)
-    return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
+    processes = start_processes(config.training)
+    return carry_out(
+        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
+    )
 
 
 def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:

@@ -21,7 +21,16 @@ from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling, check_tokenizer, pixel_values
 from beit.recipes import DEFAULT, find_recipe
-from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve, start
+from beit.runs.execution import (
+    Manner,
+    Run,
+    Task,
+    carry_out,
+    manner_of,
+    open_pictures,
+    resolve,
+    start,
+)
 from beit.runs.tokenizing import tokenizer
 from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
@@ -46,11 +55,11 @@ def pretrain(
     """
     config = resolve("pretrain", recipe, PretrainRunConfig, options)
     open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
-    manner = Manner(resume, quiet, report)
+    manner = manner_of(config, resume, quiet, report)
     if config.init:  # do the weights fit?
         start(config.model.build(), config.init)
     config = with_tokenizer(config, manner)
-    processes = start_processes(config.training.device)
+    processes = start_processes(config.training)
     return carry_out(config, prepare(config, processes), processes, manner)
 
 

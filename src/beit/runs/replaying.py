@@ -29,7 +29,7 @@ def replay_step(file: str) -> Replayed:
     path = Path(file)
     folder = RunFolder(path.absolute().parent.parent)
     config = read_run_config(folder.path)
-    processes = start_processes(config.training.device)
+    processes = start_processes(config.training)
     task = _task(config, processes)
 
     run = Fit(

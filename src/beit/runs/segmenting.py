@@ -19,7 +19,7 @@ from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
-from beit.runs.execution import Manner, Run, Task, carry_out, resolve, start
+from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 from beit.training.seeding import seed_everything
@@ -85,8 +85,10 @@ def segment(
 ) -> Run:
     """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
     config = resolve("segment", recipe, SegmentRunConfig, options)
-    processes = start_processes(config.training.device)
-    return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
+    processes = start_processes(config.training)
+    return carry_out(
+        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
+    )
 
 
 def prepare(config: SegmentRunConfig, processes: Processes) -> Task:

@@ -26,7 +26,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.quantise import Distill, Repaint
 from beit.objectives.reconstruct import Reconstruct
 from beit.recipes import DEFAULT
-from beit.runs.execution import Manner, Run, Task, carry_out, open_pictures, resolve
+from beit.runs.execution import Run, Task, carry_out, manner_of, open_pictures, resolve
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
@@ -47,8 +47,10 @@ def tokenizer(
 ) -> Run:
     """Train a tokenizer on the pictures of `data`; the run and its artifact go to `out`."""
     config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
-    processes = start_processes(config.training.device)
-    return carry_out(config, prepare(config, processes), processes, Manner(resume, quiet, report))
+    processes = start_processes(config.training)
+    return carry_out(
+        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
+    )
 
 
 def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:

@@ -16,6 +16,7 @@ from beit.training.checkpoint import Checkpoint, newest_checkpoint
 from beit.training.journal import Journal, Pace, UnreadablePictures, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
+from beit.training.parallel import lost_a_process
 from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.saving import Saver
@@ -99,6 +100,13 @@ class _Run:
         except (MemoryError, RuntimeError) as error:
             if ran_out_of_memory(error):
                 raise ran_out_elsewhere(self.step) from error
+            if lost_a_process(error):
+                raise ResourceError(
+                    f"another process ended, or did not answer for {config.process_timeout:g} "
+                    f"seconds, after step {self.step}: {error}",
+                    remedy="see what it said last; torchrun --max-restarts 3 goes on by itself, "
+                    "the same command with --resume otherwise",
+                ) from error
             raise
         finally:
             self._stop_saving()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from beit.config.training import Device, Precision
+from beit.config.training import Precision, TrainingConfig
 from beit.errors import BeitError, ConfigError
 from beit.hardware import find_device, multiplies_bfloat16
 
@@ -87,8 +88,9 @@ class Processes:
             distributed.destroy_process_group()
 
 
-def start_processes(device: Device) -> Processes:
+def start_processes(config: TrainingConfig) -> Processes:
     """Join the processes that `torchrun` started, or be the only one."""
+    device = config.device
     if device == "cuda":
         find_device(device)
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -99,10 +101,34 @@ def start_processes(device: Device) -> Processes:
         kind)  # fmt: skip
     if kind == "cuda":
         torch.cuda.set_device(chosen)
+    timeout = timedelta(seconds=config.process_timeout)
+    store, rank, world = next(distributed.rendezvous("env://", timeout=timeout))
+    # torchrun keeps its store over restarts, and with it the addresses of processes that are dead.
+    store = distributed.PrefixStore(f"restart {restarts()}", store)
     distributed.init_process_group(
-        "nccl" if kind == "cuda" else "gloo", timeout=timedelta(minutes=10)
+        "nccl" if kind == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=timeout,
     )
-    return Processes(distributed.get_rank(), world, chosen)
+    return Processes(rank, world, chosen)
+
+
+def restarts() -> int:
+    """How often `torchrun` has started these processes again after one was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+LOST = re.compile("timed out|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+"""What gloo says of a process that no longer answers; NCCL's errors have a type of their own."""
+
+
+def lost_a_process(error: Exception) -> bool:
+    """True if an error says that another process hangs or is gone."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return isinstance(error, distributed.DistError) or bool(LOST.search(str(error)))
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

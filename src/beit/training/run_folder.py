@@ -28,6 +28,7 @@ RESUMABLE = {
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "training.process_timeout",
 }
 
 LOCK = "run.lock"
