@@ -89,7 +89,7 @@ def test_everything_is_shown(browser, server, tmp_path, width, height):
         browser.execute_script("return arguments[0].toDataURL()", looks),
     )
     looks.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_UP)
-    assert "Row 2, column 1 of 4 × 4." in looks.get_attribute("aria-label")
+    assert "Row 2, column 1 of 4 \u00d7 4." in looks.get_attribute("aria-label")
     drawn = browser.execute_script("return arguments[0].toDataURL()", looks)
     assert (looks.get_attribute("aria-label"), drawn) != before
     button = browser.find_element("css selector", "#reconstruct button")
