@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # public, and not in __all__
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import Precision, TrainingConfig
@@ -102,9 +104,9 @@ def start_processes(config: TrainingConfig) -> Processes:
     if kind == "cuda":
         torch.cuda.set_device(chosen)
     timeout = timedelta(seconds=config.process_timeout)
-    store, rank, world = next(distributed.rendezvous("env://", timeout=timeout))
+    store, rank, world = next(rendezvous("env://", timeout=timeout))
     # torchrun keeps its store over restarts, and with it the addresses of processes that are dead.
-    store = distributed.PrefixStore(f"restart {restarts()}", store)
+    store = PrefixStore(f"restart {restarts()}", store)
     distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         store=store,
