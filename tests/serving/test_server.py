@@ -255,7 +255,7 @@ def test_numbers_that_are_not_finite_fail_the_self_test(environment, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required"),
+        ([], "no artifact was given"),
         (["a", "b"], "has no name"),
         (["a=x", "a=y"], "two artifacts are called 'a'"),
         (["a", "--host", "0.0.0.0"], "no name is allowed"),  # noqa: S104

@@ -115,14 +115,12 @@ class Served:
             )
 
 
-def load_served(references: Sequence[str], device: str) -> Served:
-    """Load the artifacts; a pre-training gets its tokenizer if that is served beside it.
+def load_served(places: Mapping[str, str], device: str) -> Served:
+    """Load the artifacts by name; a pre-training gets its tokenizer if that is served beside it.
 
     Errors: BeitError.
     """
-    predictors = {
-        name: load(place, device=device) for name, place in read_names(references).items()
-    }
+    predictors = {name: load(place, device=device) for name, place in places.items()}
     by_digest = {
         predictor.model.digest(): predictor.model
         for predictor in predictors.values()

@@ -18,7 +18,7 @@ from beit.errors import ConfigError, ResourceError
 from beit.serving.application import Service, make_application
 from beit.serving.connections import Connection
 from beit.serving.guard import Guard
-from beit.serving.served import load_served
+from beit.serving.served import load_served, read_names
 
 LARGEST_HEAD = 16_384
 
@@ -105,10 +105,11 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
     for name in limits.allow_host:
         if "/" in name or "*" in name:
             raise ConfigError(f"'{name}' is no host name", remedy="give names without port or *")
+    places = read_names(references)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     door = _reserve(limits.host, limits.port)
     try:
-        served = load_served(references, device)
+        served = load_served(places, device)
         served.try_all()
         service = Service(served, limits)
         place, port = door.getsockname()[:2]
