@@ -283,5 +283,8 @@ def test_json_is_json(server):
         raise AssertionError(word)
 
     connection = server.connect()
-    connection.request("POST", "/predict", png(5), PNG)
-    json.loads(connection.getresponse().read(), parse_constant=strict)
+    try:
+        connection.request("POST", "/predict", png(5), PNG)
+        json.loads(connection.getresponse().read(), parse_constant=strict)
+    finally:
+        connection.close()

@@ -55,7 +55,9 @@ class ServeConfig:
     drain: float = 1.0
     """Between a request to stop and closing the door: `/ready` says 503, the rest is answered."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be. Not in `__post_init__`: the parser of the command
+        line, which makes this, would cut the message and leave out the remedy."""
         check_positive(
             self, "batch", "queue", "body", "bodies", "pixels", "deadline", "header_deadline",
             "body_deadline", "body_rate", "idle_deadline", "write_deadline", "connections",
