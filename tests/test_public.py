@@ -9,7 +9,7 @@ import pytest
 import beit
 
 NAMES = {
-    "Predictor", "__version__", "evaluate", "finetune", "load", "optimize_for_inference",
+    "Predictor", "__version__", "evaluate", "export", "finetune", "load", "optimize_for_inference",
     "pretrain", "probe", "segment", "tokenizer",
 }  # fmt: skip
 

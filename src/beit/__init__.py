@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from beit.artifact.export import export
     from beit.models.inference import optimize_for_inference
     from beit.runs import evaluate, finetune, pretrain, probe, segment, tokenizer
     from beit.serving.predictor import Predictor, load
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Predictor": "beit.serving.predictor",
     "evaluate": "beit.runs",
+    "export": "beit.artifact.export",
     "finetune": "beit.runs",
     "load": "beit.serving.predictor",
     "optimize_for_inference": "beit.models.inference",
@@ -39,6 +41,7 @@ __all__ = [
     "Predictor",
     "__version__",
     "evaluate",
+    "export",
     "finetune",
     "load",
     "optimize_for_inference",

@@ -7,6 +7,7 @@
     ├── DivergedError         the loss or a gradient is no longer finite            exit 5
     ├── ResourceError         disk or memory ran out, a library is not installed    exit 6
     ├── RunFolderError        the folder holds another run, or is in use            exit 7
+    ├── ExportError           an exported file does not give what the model gives   exit 8
     └── Preempted             stopped on request, after a good save                 exit 75
 
 Every message says what was given, which rule it breaks and, as `remedy`, what to do.
@@ -60,6 +61,10 @@ class ResourceError(BeitError):
 
 class RunFolderError(BeitError):
     exit_code = 7
+
+
+class ExportError(BeitError):
+    exit_code = 8
 
 
 class Preempted(BeitError):  # noqa: N818

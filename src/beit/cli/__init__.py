@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "predict": using.predict,
     "embed": using.embed,
     "convert": using.convert,
+    "export": using.export,
     "serve": serving.serve,
     "report": showing.report,
     "show": showing.show,

@@ -1,4 +1,4 @@
-"""The verbs that use a model: predict, embed, convert."""
+"""The verbs that use a model: predict, embed, convert, export."""
 
 from __future__ import annotations
 
@@ -122,3 +122,57 @@ def convert(args: list[str]) -> None:
 
     with pixels():
         tyro.cli(command, args=args, prog="beit convert")
+
+
+def export(args: list[str]) -> None:
+    """Write a model for other runtimes: ONNX, OpenVINO, torch.export; checked before published."""
+
+    def command(
+        artifact: Artifact,
+        out: Annotated[str, tyro.conf.Positional],
+        to: Literal["torch", "onnx", "openvino"] = "onnx",
+        answer: Literal["logits", "features", "tokens"] | None = None,
+        precision: Literal["fp32", "fp16", "int8"] = "fp32",
+        size: tuple[int, int] | None = None,
+        dynamic: bool = False,
+        preprocess: Literal["none", "normalise", "resize"] = "none",
+        data: str = "",
+        samples: int = 64,
+    ) -> None:
+        """Write ARTIFACT to OUT, compare its answers with the model's, and say what was compared.
+
+        Args:
+            artifact: A run, an artifact, a released file, a folder of timm or transformers,
+                hf:org/name, timm/name, or a URL.
+            out: File to write (.pt2, .onnx), or folder (OpenVINO); it must not exist.
+            to: torch: a program of torch.export; onnx; openvino.
+            answer: What the file gives, if not what the model is for: logits of a classifier or a
+                segmenter, tokens of a tokenizer, features of any other.
+            precision: Of the weights. int8 also quantises what they are multiplied with.
+            size: Height and width in pixels, if not those of the model.
+            dynamic: Read pictures of any size that the patch divides.
+            preprocess: none: floats, normalised, [B,C,H,W]. normalise: uint8 [B,H,W,C] of the
+                size. resize: uint8 [B,H,W,C] of any size; resized and cropped in the file.
+            data: Pictures to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
+                accuracy is compared too.
+            samples: How many of them.
+        """
+        from beit.artifact.export import export as write
+
+        print(
+            write(
+                artifact,
+                out,
+                to=to,
+                answer=answer,
+                precision=precision,
+                size=size,
+                dynamic=dynamic,
+                preprocess=preprocess,
+                data=data,
+                samples=samples,
+            )
+        )
+
+    with pixels():
+        tyro.cli(command, args=args, prog="beit export", config=(tyro.conf.FlagCreatePairsOff,))

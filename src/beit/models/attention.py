@@ -46,6 +46,8 @@ def attention(
 ) -> Heads:
     """softmax(q kᵀ / sqrt(width) + bias) v, by the kernel that is fastest in this case, or by
     another where it can be wished for."""
+    if torch.compiler.is_exporting():  # for any device and number of tokens
+        return attention_by("explicit", query, key, value, bias)
     learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     kind: Literal["none", "fixed", "learned"] = (
         "none" if bias is None else "learned" if learned else "fixed"

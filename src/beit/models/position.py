@@ -78,8 +78,8 @@ def resize_relative_table(
     if old == new:
         return table
     offsets = table[:-CLASS_ROWS].float().reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
-    rows = _resizing(2 * old[0] - 1, 2 * new[0] - 1).to(table.device)
-    columns = _resizing(2 * old[1] - 1, 2 * new[1] - 1).to(table.device)
+    rows = resizing(2 * old[0] - 1, 2 * new[0] - 1).to(table.device)
+    columns = resizing(2 * old[1] - 1, 2 * new[1] - 1).to(table.device)
     resized = torch.einsum("ar,rch,bc->abh", rows, offsets, columns)
     return torch.cat([resized.flatten(0, 1).to(table.dtype), table[-CLASS_ROWS:]])
 
@@ -97,7 +97,7 @@ def resize_absolute_position(
 
 
 @functools.lru_cache(maxsize=64)
-def _resizing(old: int, new: int) -> Float[Tensor, "new old"]:
+def resizing(old: int, new: int) -> Float[Tensor, "new old"]:
     """The linear map from `old` offsets to `new` offsets (both odd, centred on zero), fp32."""
     with torch.device("cpu"), torch.inference_mode(False):  # as the cache outlives the caller's
         if old == new or old == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import copy
-import hashlib
 from collections.abc import Iterable
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from beit.config.tokenizer import TokenizerConfig
 from beit.errors import ConfigError
+from beit.models.digest import weights_digest
 
 Pixels = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 
@@ -135,8 +135,4 @@ class VisualTokenizer(nn.Module, abc.ABC):
 
     def digest(self) -> str:
         """SHA-256 of the weights: the identity of this tokenizer."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self)

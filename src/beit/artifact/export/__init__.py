@@ -1,0 +1,212 @@
+"""Export a model for other runtimes: one file that needs nothing of this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from beit.artifact.export import formats
+from beit.artifact.export.formats import NAMES, Format
+from beit.artifact.export.graph import (
+    LARGEST,
+    Answer,
+    Precision,
+    Shape,
+    build_graph,
+    choose_answer,
+    choose_shape,
+)
+from beit.artifact.export.parity import TOLERANCE, Parity, check
+from beit.artifact.export.preprocessing import RESIZING_LEVELS, Preprocess
+from beit.artifact.export.samples import Samples, built_in, from_data
+from beit.artifact.load import open_artifact
+from beit.artifact.store import Artifact
+from beit.durable import flush, make_folder
+from beit.errors import ConfigError, ResourceError, RunFolderError
+from beit.models.digest import weights_digest
+from beit.models.heads import BackboneModel
+from beit.tokenizers.base import VisualTokenizer
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A published file, and what was checked about it."""
+
+    path: Path
+    metadata: dict[str, str]
+    parity: Parity
+    samples: str
+    """The pictures it was checked on."""
+
+    def __str__(self) -> str:
+        found, kind = self.parity, self.metadata["precision"]
+        sizes = ", ".join(f"{height} x {width}" for height, width in found.sizes)
+        batches = ", ".join(str(batch) for batch in found.batches)
+        lines = [
+            str(self.path),
+            f"checked  against the model in fp32 on {self.samples}",
+            f"         batches of {batches}; pictures of {sizes}; {found.pictures} answers",
+        ]
+        if found.scale:
+            allowed = f" (allowed {TOLERANCE:.0e})" if kind == "fp32" else ""
+            lines.append(
+                f"largest  difference {found.difference:.1e}{allowed}; largest output "
+                f"{found.scale:.3g}"
+            )
+        if found.same is not None:
+            what = "tokens" if self.metadata["answer"] == "tokens" else "best classes"
+            lines.append(f"same     {what} in {found.same:.2%}")
+        if found.levels is not None:
+            lines.append(
+                f"resized  pixels differ by up to {found.levels} of 255 levels from `beit predict`"
+                f" (allowed {RESIZING_LEVELS})"
+            )
+        if found.accuracy is not None:
+            model, file = found.accuracy
+            lines.append(
+                f"accuracy {file:.2%}; the model has {model:.2%}; {kind} costs "
+                f"{100 * (model - file):.2f} points"
+            )
+        return "\n".join(lines)
+
+
+def export(
+    artifact: str | Path,
+    out: str | Path,
+    *,
+    to: Format = "onnx",
+    answer: Answer | None = None,
+    precision: Precision = "fp32",
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    preprocess: Preprocess = "none",
+    data: str = "",
+    samples: int = 64,
+) -> Exported:
+    """Write a model for another runtime, check it against the model, and only then publish it.
+
+    `artifact` is whatever `beit.load` takes; `out` is a file (.pt2, .onnx) or, for OpenVINO, a
+    folder. The answer is what the model is for: logits, tokens, or the features of the last block.
+    The batch size is free; with `dynamic` the size of the pictures too. `data` are the pictures it
+    is checked on, `samples` of them; without it a built-in set.
+    Raises ExportError for a file that does not give what the model gives; then nothing is
+    published. ConfigError, before any work, for what cannot be exported.
+    """
+    place = Path(out)
+    if place.exists():
+        raise RunFolderError(
+            f"{place} exists, and nothing is written over", remedy="choose another name"
+        )
+    if to == "torch" and place.suffix != ".pt2":
+        raise ConfigError(
+            f"{place.name} does not end in .pt2, and torch.export opens no other file",
+            remedy=f"name it {place.stem}.pt2",
+        )
+    formats.check_libraries(to, quantised=precision == "int8")
+    source = open_artifact(artifact)
+    what = choose_answer(source, answer)
+    shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
+    pictures = (
+        from_data(data, shape.channels, samples, source.details.classes)
+        if data
+        else built_in(shape.channels)
+    )
+    metadata = describe(source, what, shape, precision, to)
+    temporary = place.with_name(f"writing-{place.name}")
+    try:
+        make_folder(place.parent)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        parity = _write(source, what, shape, precision, to, temporary, metadata, pictures)
+        _publish(temporary, place, to)
+    except OSError as error:
+        raise ResourceError(
+            f"{place} cannot be written: {error.strerror or error}",
+            remedy="make room or permit writing",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
+
+
+def _write(
+    source: Artifact,
+    what: Answer,
+    shape: Shape,
+    precision: Precision,
+    to: Format,
+    folder: Path,
+    metadata: dict[str, str],
+    pictures: Samples,
+) -> Parity:
+    graph = build_graph(source, what, shape, precision)
+    program = formats.trace(graph, shape)
+    file = folder / NAMES[to]
+    if to == "torch":
+        formats.write_torch(program, file, metadata)
+    else:
+        onnx_file = folder / NAMES["onnx"]
+        formats.write_onnx(program, graph, onnx_file, metadata)
+        if precision == "int8":
+            formats.quantise(onnx_file)
+        if to == "openvino":
+            formats.write_openvino(onnx_file, file, metadata)
+            onnx_file.unlink()
+    run = formats.open_file(file, to)
+    return check(run, source, graph, shape, pictures, precision)
+
+
+def _publish(temporary: Path, place: Path, to: Format) -> None:
+    """Give what was written and checked its name."""
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    (temporary if to == "openvino" else temporary / NAMES[to]).rename(place)
+    flush(place.parent)
+
+
+def describe(
+    source: Artifact, answer: Answer, shape: Shape, precision: Precision, to: Format
+) -> dict[str, str]:
+    """What the file says about itself: all that using it takes, and where it comes from.
+
+    Neither paths nor anything of the run's settings.
+    """
+    import beit
+
+    model, details = source.model, source.details
+    mean: tuple[float, ...] = (0.0,) * shape.channels
+    std: tuple[float, ...] = (1.0,) * shape.channels
+    if isinstance(model, BackboneModel):
+        mean, std = model.backbone.config.mean, model.backbone.config.std
+    values = {
+        "format": FORMAT,
+        "kind": source.kind,
+        "answer": answer,
+        "precision": precision,
+        "preprocess": shape.preprocess,
+        "classes": list(details.classes) if answer == "logits" else [],
+        "mean": list(mean),
+        "std": list(std),
+        "channels": shape.channels,
+        "size": list(shape.size),
+        "multiple_of": shape.unit,
+        "largest": LARGEST * shape.unit if shape.dynamic else 0,
+        "dynamic": shape.dynamic,
+        "crop": details.crop,
+        "interpolation": "bicubic, antialiased",
+        "tokenizer": model.digest() if isinstance(model, VisualTokenizer) else details.tokenizer,
+        "weights_sha256": weights_digest(model),
+        "versions": {"beit": beit.__version__, "torch": torch.__version__} | formats.versions(to),
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,75 @@
+"""The pictures an export is checked on: the user's own, or a built-in set."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from beit.config.check import check_that
+from beit.data.decode import UnreadableError, decode
+from beit.data.labelled import open_labelled
+from beit.data.sources import ImageSource, evenly, open_source
+from beit.errors import DataError
+
+BUILT_IN = 32
+
+
+class Samples(NamedTuple):
+    """Pictures uint8 [H, W, C] of any sizes, and where they come from."""
+
+    pictures: list[np.ndarray]
+    origin: str
+    targets: list[int] | None = None
+    """Their classes, numbered as the model's, where the pictures have labels of its classes."""
+
+
+def built_in(channels: int) -> Samples:
+    """Thirty-two computed pictures of 96 x 128 pixels: waves of several lengths and directions,
+    over a gradient, with some noise; the same in every process."""
+    chance = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:96j, -1:1:128j]
+    pictures = []
+    for _ in range(BUILT_IN):
+        lengths, turns, levels = (
+            chance.uniform(1, 12, channels),
+            chance.uniform(0, 6.3, channels),
+            (chance.uniform(40, 215, channels)),
+        )
+        waves = np.sin(lengths * (np.cos(turns) * x[..., None] + np.sin(turns) * y[..., None]) * 3)
+        noise = chance.normal(0, 8, (96, 128, channels))
+        pixels = levels + 60 * waves + 30 * x[..., None] + noise
+        pictures.append(pixels.clip(0, 255).astype(np.uint8))
+    return Samples(pictures, f"{BUILT_IN} built-in pictures (waves, gradients, noise)")
+
+
+def from_data(place: str, channels: int, limit: int, classes: tuple[str, ...]) -> Samples:
+    """Up to `limit` pictures, evenly spread over a source of any kind; with their labels, if it has
+    any and they are all among `classes`. Raises DataError for unreadable ones."""
+    source = _open(place, limit)
+    known = {name: number for number, name in enumerate(classes)}
+    labelled = bool(source.classes) and known.keys() >= set(source.classes)
+    pictures, targets = [], []
+    for index in range(len(source)):
+        try:
+            record = source.read(index)
+            pictures.append(decode(record.data, channels=channels))
+            if labelled and record.target is not None:
+                targets.append(known[source.classes[record.target]])
+        except UnreadableError as error:
+            raise DataError(
+                f"{source.key(index)} cannot be read: {error.reason}",
+                remedy="repair or remove it: `beit data check` names all of them",
+            ) from error
+    whole = len(targets) == len(pictures)
+    return Samples(pictures, f"{len(pictures)} pictures of --data", targets if whole else None)
+
+
+def _open(place: str, limit: int) -> ImageSource:
+    """Labelled pictures of the validation part; without labels, all pictures."""
+    check_that(limit > 0, f"samples is {limit}", "check on one picture at least")
+    try:
+        splits = open_labelled(place, split=0.5, per_class=None, seed=0)
+    except DataError:
+        return evenly(open_source(place), limit)
+    return evenly(splits.test or splits.validation, limit)

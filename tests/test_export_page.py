@@ -1,0 +1,49 @@
+"""The commands and the snippet of docs/export.md, one after the other."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+
+import beit
+from beit.cli import main
+
+PAGE = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    """An export traces sizes that are symbols, which the checks of shapes take for no numbers."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_the_page_runs(
+    trained: Any, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.classifier, "runs/classifier")
+    shutil.copytree(trained.pretrained, "runs/pretrain")
+    shutil.copytree(trained.tokenizer, "runs/tokenizer")
+    shutil.copytree(class_folders, "labelled")
+    shutil.copy(class_folders / "disc" / "00.png", "picture.jpg")
+    lines = re.findall(r"^beit (export .*)$", PAGE, re.MULTILINE)
+    assert len(lines) == 6
+    for line in lines:
+        assert main(shlex.split(line)) == 0, line
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], capture_output=True, text=True, check=True
+    )
+    best = beit.load("runs/classifier").predict("picture.jpg", top=1)[0]
+    assert done.stdout.strip() == best.name
