@@ -23,6 +23,7 @@ import live_kills  # noqa: E402
 import power_loss  # noqa: E402
 import rank_kills  # noqa: E402
 import save_kills  # noqa: E402
+import served_requests  # noqa: E402
 import stop_requests  # noqa: E402
 import torch  # noqa: E402
 from trial import Trial  # noqa: E402
@@ -37,6 +38,7 @@ TRIALS: dict[str, Trial] = {
     "every-resume": every_resume.TRIAL,
     "stop-requests": stop_requests.TRIAL,
     "rank-kills": rank_kills.TRIAL,
+    "served-requests": served_requests.TRIAL,
 }
 RESULTS = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"

@@ -17,6 +17,7 @@ QUICK = {
     "every-resume": 4,
     "stop-requests": 8,
     "rank-kills": 1,
+    "served-requests": 64,
 }
 
 

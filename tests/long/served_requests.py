@@ -1,0 +1,115 @@
+"""Requests to a real server, sixteen at once; of each sixteen two mean harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from trial import Trial, Try
+
+import beit
+from served import png, serving, write_artifacts
+
+TOGETHER = 16
+PICTURES = 64
+"""Different pictures that are asked about."""
+GROWTH = 1.02
+"""Most memory at the end over that after a quarter of the requests."""
+MEASURED = 10_000
+"""From so many requests on memory is compared."""
+LIMITS = ["--body", "100000", "--pixels", "1000000", "--header-deadline", "1", "--body-deadline",
+          "2", "--queue", "64"]  # fmt: skip
+
+
+def bomb() -> bytes:
+    """A small file of 100 million pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Clients:
+    """Good and bad clients of one server; the good ones know the right answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.artifact = write_artifacts(folder)["classifier"]
+        self.pictures = [png(number) for number in range(PICTURES)]
+        self.right = beit.load(self.artifact).probabilities(self.pictures)
+        self.harm = (bomb(), bytes(200_000), b"<html>no picture</html>", self.pictures[0][:60], b"")
+        self.chance = random.Random(0)
+
+    def ask(self, server: Any, number: int) -> None:
+        """The answer belongs to the picture."""
+        status, body, _ = server.ask("POST", "/predict?top=3", self.pictures[number])
+        assert status == 200, (status, body)
+        found = {label["name"]: label["probability"] for label in body["labels"]}
+        wanted = dict(zip(("disc", "stripes", "tiles"), self.right[number].tolist(), strict=True))
+        assert max(found, key=found.__getitem__) == max(wanted, key=wanted.__getitem__)
+        assert all(abs(found[name] - wanted[name]) < 1e-5 for name in wanted), (found, wanted)
+
+    def harms(self, server: Any, number: int) -> None:
+        """It is refused, or nobody is there to be answered; never a failure of the server."""
+        slow = number % 40 == 39
+        kind = number % (len(self.harm) + 1)
+        if kind < len(self.harm) and not slow:
+            status, body, _ = server.ask("POST", "/predict", self.harm[kind])
+            assert 400 <= status < 500, (status, body)
+            return
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+            )
+            if not slow:  # leaves early
+                return
+            connection.sendall(b"Content-Type: image/png\r\n\r\nslow")
+            answer = connection.recv(65536)  # closed at the deadline
+            assert not answer or b" 408 " in answer, answer
+
+
+def memory(process: int) -> int:
+    """Resident pages."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1])
+
+
+def tries(folder: Path, count: int) -> Iterator[Try]:
+    clients = Clients(folder)
+    path = str(Path(beit.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with (
+        serving(str(clients.artifact), *LIMITS, environment=environment) as server,
+        ThreadPoolExecutor(TOGETHER) as pool,
+    ):
+        threading.Thread(target=server.process.stderr.read, daemon=True).start()
+        settled = 0
+        for begin in range(0, count, TOGETHER):
+            asked = []
+            for number in range(begin, min(begin + TOGETHER, count)):
+                bad = number % 8 == 7
+                what = number // 8 if bad else clients.chance.randrange(PICTURES)
+                asked.append(pool.submit(clients.harms if bad else clients.ask, server, what))
+            for answer in asked:
+                yield partial(answer.result, 60)
+            if not settled and begin * 4 >= count:
+                settled = memory(server.process.pid)
+        ended = memory(server.process.pid)
+        assert count < MEASURED or ended <= settled * GROWTH, f"{settled} pages grew to {ended}"
+        assert server.stop() == 0
+
+
+TRIAL = Trial(
+    fault="20,000 requests, sixteen at once: one in eight is a bomb, oversized, no picture, cut, "
+    "empty, slow or leaves early",
+    promise="every good one gets the answer of its own picture (to 1e-5), every bad one a refusal "
+    "(4xx) or a closed connection; memory grows by at most 2 %, and a stop ends with code 0",
+    count=20_000,
+    tries=tries,
+)
