@@ -77,8 +77,8 @@ class Running:
         connection = self.connect()
         try:
             connection.request(method, path, body, headers or (PICTURE if body is not None else {}))
-            response = connection.getresponse()
-            data = response.read()
+            with connection.getresponse() as response:
+                data = response.read()
             found = {name.lower(): value for name, value in response.getheaders()}
         finally:
             connection.close()

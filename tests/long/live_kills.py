@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from trial import Trial, Try, in_a_child
+from trial import Trial, Try, in_a_child, speak_through
 
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
@@ -25,7 +25,7 @@ STEPS = 12
 def train(folder: Path, tell: int | None = None) -> None:
     """A run of a few steps that saves after each; its announcements go to a pipe."""
     if tell is not None:
-        os.dup2(tell, 1)
+        speak_through(tell)
     with opened(folder, InMemory(masked_batch), steps=STEPS, save_every=1, average=0.9,
                 quiet=tell is None) as run:  # fmt: skip
         fit(masked(), run, resume=(folder / "checkpoints").exists())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from every_resume import write_pictures
-from trial import Trial, Try
+from trial import Trial, Try, speak_through
 
 import beit
 from beit.config import MaskedConfig
@@ -37,7 +37,7 @@ BEGUN = re.compile(r"^(starting|going on after step \d+):", re.MULTILINE)
 
 def train(data: Path, out: Path, said: int) -> int:
     """What `beit pretrain` does, saying it to a pipe; its exit code."""
-    os.dup2(said, 1)
+    speak_through(said)
     try:
         beit.pretrain(
             "tiny", data=str(data), out=str(out), resume=(out / "config.json").exists(), **OPTIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,11 @@ def in_a_child(action: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def speak_through(pipe: int) -> None:
+    """What is printed from here on goes to a pipe, line by line."""
+    sys.stdout = os.fdopen(pipe, "w", buffering=1)
 
 
 def die() -> None:

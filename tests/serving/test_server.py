@@ -285,6 +285,7 @@ def test_json_is_json(server):
     connection = server.connect()
     try:
         connection.request("POST", "/predict", png(5), PNG)
-        json.loads(connection.getresponse().read(), parse_constant=strict)
+        with connection.getresponse() as response:
+            json.loads(response.read(), parse_constant=strict)
     finally:
         connection.close()
