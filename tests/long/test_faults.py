@@ -21,7 +21,13 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("name", TRIALS)
+SLOW = {"rank-kills", "served-requests"}
+"""Which start several processes anew."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TRIALS]
+)
 def test_promises_are_kept(name, tmp_path):
     tried = 0
     for attempt in TRIALS[name].tries(tmp_path, QUICK[name]):
