@@ -22,6 +22,7 @@ from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.errors import ConfigError, DataError
 from beit.hardware import find_device
+from beit.models.features import FeatureExtractor
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.inference import InferencePrecision, optimize_for_inference
 from beit.models.segmenter import Segmenter
@@ -91,6 +92,12 @@ class Predictor:
             raise ConfigError("a tokenizer has nothing to fold", remedy="use it as it is")
         model = optimize_for_inference(self.model, precision=precision, compile=compile)
         return Predictor(replace(self.artifact, model=model), self.device)
+
+    def feature_extractor(self) -> FeatureExtractor:
+        """A copy of the backbone as timm's models are used, for other libraries."""
+        if not isinstance(self.model, BackboneModel):
+            raise ConfigError("a tokenizer has no backbone", remedy="use tokens()")
+        return FeatureExtractor(self.model, crop=self.artifact.details.crop)
 
     def prepare(self, picture: Picture) -> Tensor:
         """The picture as the model sees it: uint8 [C, H, W], resized and centre-cropped.
