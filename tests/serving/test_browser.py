@@ -51,14 +51,20 @@ def wait_for(condition, seconds=60):
 
 
 def text(browser, name):
-    return browser.find_element("id", name).text
+    """Asked and answered by one script, so that no element grows stale in between."""
+    return browser.execute_script("return document.getElementById(arguments[0])?.innerText", name)
+
+
+def hidden(browser):
+    """The picture with its hidden patches, once it is there."""
+    return browser.execute_script("return document.querySelector('#reconstruct img')?.src")
 
 
 def choose(browser, server, place):
     browser.get(f"http://127.0.0.1:{server.port}/")
-    wait_for(lambda: "classifier" in text(browser, "models"))
+    wait_for(lambda: "classifier" in (text(browser, "models") or ""))
     browser.find_element("id", "file").send_keys(str(place))
-    wait_for(lambda: text(browser, "status") not in ("", "The model is looking…"))
+    wait_for(lambda: text(browser, "status") not in (None, "", "The model is looking…"))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
@@ -76,10 +82,14 @@ def test_everything_is_shown(browser, server, tmp_path, width, height):
     for name in PANELS:
         assert browser.find_element("id", name).is_displayed(), name
     assert "tiles" in text(browser, "predict")
-    images = browser.find_elements("css selector", "img")
+    wait_for(
+        lambda: browser.execute_script(
+            "return [...document.images].every((one) => one.complete && one.naturalWidth)"
+        )
+    )
+    images = browser.execute_script("return [...document.images].map((one) => one.alt)")
     assert len(images) == 6
-    assert all(browser.execute_script("return arguments[0].naturalWidth", one) for one in images)
-    assert all(one.get_attribute("alt") for one in images)
+    assert all(images)
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     assert wide <= width  # nothing sticks out
 
@@ -92,14 +102,9 @@ def test_everything_is_shown(browser, server, tmp_path, width, height):
     assert "Row 2, column 1 of 4 \u00d7 4." in looks.get_attribute("aria-label")
     drawn = browser.execute_script("return arguments[0].toDataURL()", looks)
     assert (looks.get_attribute("aria-label"), drawn) != before
-    button = browser.find_element("css selector", "#reconstruct button")
-    picture = browser.find_element("css selector", "#reconstruct img").get_attribute("src")
-    button.send_keys(Keys.ENTER)
-    wait_for(
-        lambda: (
-            browser.find_element("css selector", "#reconstruct img").get_attribute("src") != picture
-        )
-    )
+    before = hidden(browser)
+    browser.find_element("css selector", "#reconstruct button").send_keys(Keys.ENTER)
+    wait_for(lambda: hidden(browser) not in (None, before))
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
     full = browser.execute_script("return document.documentElement.scrollHeight")
     browser.execute_cdp_cmd(
