@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,22 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.where(inside, front, back) + light
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02}.png")
     return root
+
+
+@pytest.fixture
+def writable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A hub that the real client talks to, logged in as its owner."""
+    from servers import TOKEN, writable_hub
+
+    with writable_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        # Its own protocol for large files needs servers of its own; the hub takes git LFS as well.
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        yield server
 
 
 class Trained(NamedTuple):

@@ -10,7 +10,7 @@ import beit
 
 NAMES = {
     "Predictor", "__version__", "evaluate", "export", "finetune", "load", "optimize_for_inference",
-    "pretrain", "probe", "segment", "tokenizer",
+    "pretrain", "probe", "push_to_hub", "segment", "tokenizer",
 }  # fmt: skip
 
 

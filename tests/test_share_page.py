@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import beit
+from beit.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "share.md").read_text()
@@ -15,12 +19,31 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
-def place(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(
+    trained: Any, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A working folder as the page takes it for granted."""
     for name in ("pretrained", "classifier"):
         shutil.copytree(getattr(trained, name), tmp_path / "runs" / name.removesuffix("ed"))
+    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
+def test_the_hub(place: Path, writable: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands one after the other, then the snippet, against a hub on this machine."""
+    lines = re.findall(r"^beit (.*)$", PAGE, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        assert main(shlex.split(line)) == 0, (line, capsys.readouterr().err)
+    assert writable.visible == {"owner/shapes": "private"}
+    assert len(writable.messages) == 2
+    dry = {file.name: file.read_bytes() for file in (place / "upload").iterdir()}
+    assert dry == writable.repositories["owner/shapes"]
+    exec(SNIPPETS[0], {})  # noqa: S102
+    for reference in ("hf:owner/changed", "changed"):
+        assert beit.load(reference).model.head.bias.abs().sum() == 0
 
 
 def test_a_detector_learns_with_the_backbone(
@@ -28,7 +51,7 @@ def test_a_detector_learns_with_the_backbone(
 ) -> None:
     """It runs, and the loss of the boxes reaches the patch embedding."""
     names: dict[str, Any] = {}
-    exec(SNIPPETS[0], names)  # noqa: S102
+    exec(SNIPPETS[1], names)  # noqa: S102
     assert "loss_objectness" in capsys.readouterr().out
     gradient = names["extractor"].backbone.patch_embed.proj.weight.grad
     assert gradient is not None
@@ -36,5 +59,5 @@ def test_a_detector_learns_with_the_backbone(
 
 
 def test_the_entries_of_torch_hub(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(SNIPPETS[1].replace('"."', f'"{ROOT}"'), {})  # noqa: S102
+    exec(SNIPPETS[2].replace('"."', f'"{ROOT}"'), {})  # noqa: S102
     assert int(capsys.readouterr().out) > 0

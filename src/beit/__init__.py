@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from beit.artifact.export import export
+    from beit.artifact.push import push_to_hub
     from beit.models.inference import optimize_for_inference
     from beit.runs import evaluate, finetune, pretrain, probe, segment, tokenizer
     from beit.serving.predictor import Predictor, load
@@ -33,6 +34,7 @@ _HOMES = {
     "optimize_for_inference": "beit.models.inference",
     "pretrain": "beit.runs",
     "probe": "beit.runs",
+    "push_to_hub": "beit.artifact.push",
     "segment": "beit.runs",
     "tokenizer": "beit.runs",
 }
@@ -47,6 +49,7 @@ __all__ = [
     "optimize_for_inference",
     "pretrain",
     "probe",
+    "push_to_hub",
     "segment",
     "tokenizer",
 ]

@@ -138,7 +138,7 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
     repository, file, revision = parts.groups()
     endpoint = os.environ.get("HF_ENDPOINT")  # now, not when huggingface_hub was imported
     try:
-        with _no_bars_in_logs():
+        with no_bars_in_logs():
             if file:
                 path = hf_hub_download(
                     repository, file, revision=revision, cache_dir=folder, endpoint=endpoint
@@ -154,7 +154,8 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
         ) from error
     except LocalEntryNotFoundError as error:
         raise ResourceError(
-            f"{reference} is not in the hub's cache, and the hub was not reached: {_line(error)}",
+            f"{reference} is not in the hub's cache, and the hub was not reached: "
+            f"{first_line(error)}",
             remedy="connect to the network, and unset HF_HUB_OFFLINE",
         ) from error
     except (
@@ -169,7 +170,7 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
         ) from error
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
         raise ResourceError(
-            f"{reference} did not come from the hub: {_line(error)}",
+            f"{reference} did not come from the hub: {first_line(error)}",
             remedy="run it again; see that the network holds and the disk has room",
         ) from error
     found = Path(path)
@@ -177,12 +178,13 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
     return Fetched(found, reference, "" if found.is_dir() else file_hash(found))
 
 
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager
-def _no_bars_in_logs() -> Iterator[None]:
+def no_bars_in_logs() -> Iterator[None]:
     """Progress bars of the hub only where somebody watches."""
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield

@@ -6,7 +6,17 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from beit.cli import data, doctoring, measuring, serving, showing, studying, training, using
+from beit.cli import (
+    data,
+    doctoring,
+    measuring,
+    serving,
+    sharing,
+    showing,
+    studying,
+    training,
+    using,
+)
 from beit.errors import BeitError, ConfigError, nearest
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -21,6 +31,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "embed": using.embed,
     "convert": using.convert,
     "export": using.export,
+    "push": sharing.push,
     "serve": serving.serve,
     "report": showing.report,
     "show": showing.show,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 
 from beit.artifact.architecture import Stated
 from beit.artifact.load import open_artifact
-from beit.artifact.store import Artifact
+from beit.artifact.push import Pushed, push_to_hub
+from beit.artifact.store import Artifact, save_artifact
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor
 from beit.models.heads import BackboneModel, Classifier
@@ -52,6 +54,7 @@ class Predictor:
         self.artifact = artifact
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
+        self._may_be_saved = True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,7 +94,54 @@ class Predictor:
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has nothing to fold", remedy="use it as it is")
         model = optimize_for_inference(self.model, precision=precision, compile=compile)
-        return Predictor(replace(self.artifact, model=model), self.device)
+        fast = Predictor(replace(self.artifact, model=model), self.device)
+        fast._may_be_saved = False
+        return fast
+
+    @classmethod
+    def from_pretrained(
+        cls, reference: str | Path, *, device: str | torch.device = "cpu", sha256: str = ""
+    ) -> Predictor:
+        """`beit.load` under the name that other libraries gave it; hub ids are `hf:owner/name`."""
+        return load(reference, device=device, sha256=sha256)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model as an artifact, which `beit.load` and every verb take.
+
+        Raises RunFolderError if the folder exists.
+        """
+        place = Path(folder)
+        if not self._may_be_saved:
+            raise ConfigError(
+                "an optimized model cannot be saved", remedy="save the one it was made of"
+            )
+        if place.exists():
+            raise RunFolderError(
+                f"{place} exists, and nothing is written over", remedy="choose another folder"
+            )
+        return save_artifact(place, self.model, self.artifact.details)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        public: bool = False,
+        license: str = "",  # noqa: A002
+        update: bool = False,
+        message: str = "",
+        dry_run: str | Path = "",
+    ) -> Pushed:
+        """Upload the model as it is now to `owner/name` on the hub: `beit.push_to_hub`."""
+        with tempfile.TemporaryDirectory() as folder:
+            return push_to_hub(
+                self.save_pretrained(Path(folder) / "model"),
+                repository,
+                public=public,
+                license=license,
+                update=update,
+                message=message,
+                dry_run=dry_run,
+            )
 
     def feature_extractor(self) -> FeatureExtractor:
         """A copy of the backbone as timm's models are used, for other libraries."""

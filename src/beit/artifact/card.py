@@ -1,0 +1,165 @@
+"""The model card: what an artifact says of itself, for people and for the hub."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import ModelCardData
+from safetensors import safe_open
+
+from beit.artifact.fetch import file_hash
+from beit.artifact.store import CONFIG, WEIGHTS, Kind, read_config
+
+CARD = "README.md"
+LIBRARY = "beit"
+MOST_CLASSES = 200
+PIPELINES: dict[Kind, str] = {
+    "tokenizer": "image-feature-extraction",
+    "masked": "image-feature-extraction",
+    "classifier": "image-classification",
+    "segmenter": "image-segmentation",
+}
+WHAT: dict[Kind, str] = {
+    "tokenizer": "A visual tokenizer: it turns pictures into tokens of a learned vocabulary.",
+    "masked": "A Vision Transformer, pre-trained without labels to predict hidden patches.",
+    "classifier": "A Vision Transformer that names the class of a picture.",
+    "segmenter": "A Vision Transformer that gives each pixel of a picture a class.",
+}
+USE: dict[Kind, str] = {
+    "tokenizer": 'tokens = model.tokens(["picture.jpg"])  # [1, N]',
+    "masked": 'features = model.embed(["picture.jpg"])  # [1, D]',
+    "classifier": 'for label in model.predict("picture.jpg"):\n'
+    "    print(label.name, label.probability)",
+    "segmenter": 'classes = model.segment("picture.jpg")  # an id for each pixel',
+}
+BACKBONE = ("width", "depth", "heads", "patch", "size", "channels", "mean", "std")
+ORIGIN = {
+    "recipe": "recipe",
+    "steps": "steps",
+    "pictures": "pictures",
+    "data": "fingerprint of the pictures",
+    "from": "converted from",
+}
+
+
+class CardFile(NamedTuple):
+    """A file that the card speaks for."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def described_files(artifact: Path) -> list[CardFile]:
+    """The files of an artifact, with their sizes and hashes."""
+    return [
+        CardFile(name, (artifact / name).stat().st_size, file_hash(artifact / name))
+        for name in (CONFIG, WEIGHTS)
+    ]
+
+
+def model_card(artifact: Path, repository: str, *, license: str = "") -> str:  # noqa: A002
+    """The text of README.md for `repository` (owner/name): kind and architecture, what it was
+    trained on and how, metrics, classes, hashes, how to load it.
+
+    `license` is an identifier of the hub's list, e.g. apache-2.0. Raises CheckpointError if the
+    config of the artifact cannot be read.
+    """
+    config = read_config(artifact)
+    kind: Kind = config["architecture"]["kind"]
+    head = ModelCardData(
+        library_name=LIBRARY,
+        pipeline_tag=PIPELINES[kind],
+        license=license or None,
+        tags=[LIBRARY, kind],
+    )
+    name = repository.rpartition("/")[2]
+    stated = f"Licence: {license}." if license else (
+        "No licence was stated: ask the owner before using it."
+    )  # fmt: skip
+    parts = [
+        f"---\n{head.to_yaml()}\n---",
+        f"# {name}",
+        f"{WHAT[kind]} {stated}",
+        "## Use",
+        f'```python\nimport beit\n\nmodel = beit.load("hf:{repository}")\n{USE[kind]}\n```',
+        f"It takes the library `{LIBRARY}`, version {config['versions']['beit']} or later. "
+        "`hf:OWNER/NAME@COMMIT` holds on to one state of this repository.",
+        "## Model",
+        _table(("", ""), _architecture(config, artifact / WEIGHTS)),
+        "## Training",
+        _training(config),
+        *_classes(config["classes"]),
+        "## Files",
+        _table(
+            ("file", "bytes", "SHA-256"),
+            [(file.name, f"{file.bytes:,}", file.sha256) for file in described_files(artifact)],
+        ),
+        f"The weights are safetensors, so loading them runs no code; `{CONFIG}` holds their hash, "
+        "and `beit.load` compares it.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _architecture(config: dict[str, Any], weights: Path) -> list[tuple[str, str]]:
+    architecture = config["architecture"]
+    shape = architecture.get("backbone") or architecture["tokenizer"]
+    rows = [("kind", architecture["kind"]), ("weights", f"{_count(weights):,}")]
+    rows += [
+        (name, _text(value))
+        for name, value in shape.items()
+        if name in BACKBONE or ("backbone" not in architecture and _is_plain(value))
+    ]
+    if "outputs" in architecture:
+        rows.append(("outputs", str(architecture["outputs"])))
+    return rows
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float | list)
+
+
+def _count(weights: Path) -> int:
+    """Numbers in a file of safetensors, told by its header."""
+    with safe_open(weights, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def _training(config: dict[str, Any]) -> str:
+    trained = dict(config["trained"])
+    rows = [(words, _text(trained[key])) for key, words in ORIGIN.items() if trained.get(key)]
+    rows += [("note", _text(note)) for note in trained.get("notes", ())]
+    if config["tokenizer"]:
+        rows.append(("SHA-256 of the tokenizer it predicts", config["tokenizer"]))
+    rows += [(f"version of {name}", _text(value)) for name, value in config["versions"].items()]
+    text = _table(("", ""), rows)
+    metrics = trained.get("metrics")
+    if not metrics:
+        return text + "\n\nNo metric was recorded."
+    figures = [(name, f"{value:.4g}") for name, value in metrics.items()]
+    return text + "\n\nAt its last evaluation:\n\n" + _table(("metric", "value"), figures)
+
+
+def _classes(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = len(names) - MOST_CLASSES
+    listed = ", ".join(_text(name) for name in names[:MOST_CLASSES])
+    return ["## Classes", f"{listed}{f', and {more} more' if more > 0 else ''}."]
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (head, ("---",) * len(head), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """A value in one cell of a table: on one line, and without meaning to Markdown or HTML."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
