@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from dataclasses import replace
@@ -22,7 +21,7 @@ from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
 from beit.runs.pretraining import token_bank
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.checkpoint import newest_checkpoint
+from finished import assert_same
 
 PICTURES, BATCH = 36, 12
 QUICK: dict[str, Any] = {
@@ -53,19 +52,6 @@ def pretrain(trained, class_folders, tmp_path):
         return beit.pretrain("tiny", out=str(tmp_path / name), **given).folder
 
     return run
-
-
-def losses(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if row["kind"] == "train"]
-
-
-def assert_same(one: Path, other: Path) -> None:
-    assert losses(one) == losses(other)
-    first, second = (newest_checkpoint(run / "checkpoints").checkpoint for run in (one, other))
-    for group, tensors in first.tensors.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, second.tensors[group][name]), f"{group} {name}"
 
 
 def test_with_as_many_views_as_epochs_nothing_changes(pretrain, encoded):

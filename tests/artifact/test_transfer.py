@@ -51,6 +51,15 @@ def test_published_transfer(golden):
     assert all(torch.equal(source[name], tensor) for name, tensor in before.items())
 
 
+def test_a_mask_token_that_is_missing_stays_as_it_was_drawn():
+    model = replace(TUNED, mask_token=True).build()
+    drawn = model.mask_token.detach().clone()
+    assert drawn.any()
+    transfer = start_from(model, TUNED.build().state_dict(), TUNED)
+    assert transfer.changed == ["a mask token of its own, as there was none"]
+    assert torch.equal(model.mask_token, drawn)
+
+
 def test_tables_of_the_blocks_are_their_own():
     model, source = TUNED.build(), PRETRAINED.build()
     start_from(model, source.state_dict(), PRETRAINED)

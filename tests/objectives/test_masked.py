@@ -14,7 +14,8 @@ from beit.config import MaskedConfig
 from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.objectives.base import entropy
-from beit.objectives.masked import MaskedImageModeling, patchify
+from beit.objectives.hidden import patchify
+from beit.objectives.masked import MaskedImageModeling
 from beit.tokenizers.base import VisualTokenizer
 from miniature import BACKBONE, VAE, Told, masked, masked_batch, split
 from reference import TINY, close, from_published

@@ -19,7 +19,8 @@ from beit.config import MaskedConfig, PretrainRunConfig, UniformMasking
 from beit.config.masking import FixedMasking
 from beit.data.sources import open_source
 from beit.errors import ConfigError
-from beit.objectives.masked import MaskedImageModeling, patchify
+from beit.objectives.hidden import patchify
+from beit.objectives.masked import MaskedImageModeling
 from beit.report.attention import attention_maps, queries
 from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
 from beit.report.pictures import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map

@@ -51,6 +51,9 @@ def start_from(
         changed.append(f"positions resized from {source.grid} to {target.grid} patches")
     if not target.mask_token and weights.pop("mask_token", None) is not None:
         left.append("mask_token")
+    if backbone.mask_token is not None and "mask_token" not in weights:
+        weights["mask_token"] = backbone.mask_token.detach()
+        changed.append("a mask token of its own, as there was none")
     load_strictly(backbone, weights)
     return Transfer(changed, left)
 

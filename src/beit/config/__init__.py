@@ -3,6 +3,7 @@ describe. Nothing here imports torch."""
 
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
+from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
 from beit.config.masking import (
     BlockMasking,
     FixedMasking,
@@ -16,7 +17,6 @@ from beit.config.runs import (
     AggregationConfig,
     FinetuneRunConfig,
     HeadConfig,
-    MaskedConfig,
     PretrainRunConfig,
     QuantiseConfig,
     ReconstructConfig,
@@ -65,6 +65,7 @@ __all__ = [
     "MaskConfig",
     "MaskedConfig",
     "MaskingConfig",
+    "PretrainObjectiveConfig",
     "PretrainRunConfig",
     "ProbeConfig",
     "PublishedBlockMasking",
@@ -85,6 +86,7 @@ __all__ = [
     "VQConfig",
     "VQKDConfig",
     "ViewConfig",
+    "VisibleConfig",
     "VisionTransformerConfig",
     "sized",
 ]

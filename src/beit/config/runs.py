@@ -7,13 +7,12 @@ from typing import Literal
 
 from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
-from beit.config.masking import BlockMasking, MaskingConfig, RatioMasking
+from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
+from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 
-Target = Literal["tokens", "pixels"]
-Predict = Literal["masked", "all"]
 Pooling = Literal["mean", "cls"]
 
 
@@ -71,16 +70,6 @@ class QuantiseConfig(TokenizerObjectiveConfig):
             "negative",
             "use 0 or more",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedConfig:
-    """The objective of pre-training: predict what is hidden (section 2.4)."""
-
-    target: Target = "tokens"
-    """Visual tokens, or the normalised pixels of the patch (ablation of table 4)."""
-    predict: Predict = "masked"
-    """Which positions the loss reads: the masked ones, or all (ablation of table 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +155,7 @@ class TokenizerRunConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRunConfig(RunConfig):
-    """Masked image modeling."""
+    """Pre-training: masked image modeling, or another objective of hidden patches."""
 
     tokenizer: str = ""
     """Artifact of a trained tokenizer (the `model` folder of its run, or the run), a released file,
@@ -186,7 +175,7 @@ class PretrainRunConfig(RunConfig):
     model: VisionTransformerConfig
     masking: MaskingConfig = field(default_factory=BlockMasking)
     views: ViewConfig = field(default_factory=ViewConfig)
-    objective: MaskedConfig = field(default_factory=MaskedConfig)
+    objective: PretrainObjectiveConfig = field(default_factory=MaskedConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
@@ -203,12 +192,12 @@ class PretrainRunConfig(RunConfig):
             f"tap is {tap}, and the backbone has {depth} blocks",
             f"read an early block: 1 to {depth - 1}",
         )
-        hides_nothing = isinstance(self.masking, RatioMasking) and self.masking.mask_ratio == 0
         check_that(
-            self.objective.predict == "all" or not hides_nothing,
-            "mask_ratio is 0, and only masked positions are to be predicted",
-            "hide some patches, or use --predict all",
+            tap is None or self.objective.shows_hidden,
+            f"tap is {tap}, and patch aggregation reads hidden patches in the backbone",
+            "leave --tap out, or use a recipe of masked image modeling",
         )
+        self.objective.check_fits(self.model, self.masking)
         check_that(
             self.token_views >= 0, f"token_views is {self.token_views}", "use 0 to keep no tokens"
         )

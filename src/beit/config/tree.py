@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from beit.config import (
     data,
     evaluate,
+    hidden,
     masking,
     model,
     probe,
@@ -28,6 +29,7 @@ Json = dict[str, Any]
 _MODULES = (
     data,
     evaluate,
+    hidden,
     masking,
     model,
     probe,

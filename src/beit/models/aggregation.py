@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig
 from beit.models.layers import Wanted, layer_norm
 from beit.models.position import Grid
-from beit.models.vit import Features, VisionTransformer, draw
+from beit.models.vit import Features, VisionTransformer, draw, with_class_token
 
 
 class PatchAggregation(nn.Module):
@@ -57,7 +56,7 @@ class PatchAggregation(nn.Module):
         (early,) = features.taps
         shared_bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(grid)
         x = torch.cat([features.cls[:, None], early[:, 1:]], dim=1)
-        rows = None if wanted is None else F.pad(wanted + 1, (1, 0))
+        rows = None if wanted is None else with_class_token(wanted)
         for index, block in enumerate(self.blocks, start=1):
             x = block(x, shared_bias, grid, wanted=rows if index == len(self.blocks) else None)
         return x[:, 1:]

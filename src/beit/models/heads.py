@@ -125,10 +125,28 @@ def _asked(mask: Bool[Tensor, "batch patches"] | None, every_position: bool) -> 
     """The masked patches, or all of them."""
     if mask is None or every_position:
         return Asked(None, None)
-    # A GPU is waited for here, as shapes follow from the masks; but for nothing after it.
-    fewest, most = torch.stack(mask.sum(dim=1).aminmax()).tolist()
+    fewest, most = hidden_counts(mask)
     places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
     return Asked(places, None if fewest == most else mask.gather(1, places))
+
+
+def hidden_counts(mask: Bool[Tensor, "batch patches"]) -> tuple[int, int]:
+    """Hidden patches of the pictures with fewest and with most. A GPU is waited for here, as shapes
+    follow from the masks; but for nothing after it."""
+    fewest, most = torch.stack(mask.sum(dim=1).aminmax()).tolist()
+    return fewest, most
+
+
+class Encoder(BackboneModel):
+    """A backbone and the norm it was pre-trained with, and no head."""
+
+    def __init__(self, backbone: VisionTransformerConfig) -> None:
+        super().__init__(backbone)
+        self.norm = layer_norm(backbone.width)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch patches features"]:
+        patches: Tensor = self.norm(self.backbone(images).patches)
+        return patches
 
 
 class Classifier(BackboneModel):

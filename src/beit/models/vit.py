@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
@@ -139,18 +139,31 @@ class VisionTransformer(nn.Module):
             )
         return height // patch, width // patch
 
+    def _check_keeps(self) -> None:
+        """The relative bias is one matrix for all pictures, from which the gradient is summed and
+        on which the kernels rely. With a choice of patches for each picture it would be one for
+        each, as large as their attention; absolute positions come along at no cost.
+        """
+        if self.config.relative_position != "none":
+            raise ConfigError(
+                "some patches were to be left out of a backbone with a relative position bias",
+                remedy='build it with relative_position="none" and absolute_position=True',
+            )
+
     def forward(
         self,
         images: Images,
         mask: Bool[Tensor, "batch patches"] | None = None,
         taps: Sequence[int] = (),
         wanted: Wanted | None = None,
+        kept: Wanted | None = None,
     ) -> Features:
         """Features of the pictures; patches where `mask` is true are hidden from the start.
 
         `taps` names blocks (0 is the first) whose raw output [B, 1+N, D] is wanted too. `wanted`
         names the only patches of each picture that are returned, [B, W, D]: the last block then
-        computes no others.
+        computes no others. `kept` names the only patches of each picture that enter the blocks,
+        each with its position; N is their number then, and `wanted` counts among them.
         """
         grid = self._grid(images)
         x = self.patch_embed(self.normalise(images))
@@ -164,8 +177,11 @@ class VisionTransformer(nn.Module):
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         if self.pos_embed is not None:
             x = x + resize_absolute_position(self.pos_embed, self.config.grid, grid)
+        if kept is not None:
+            self._check_keeps()
+            x = pick(x, with_class_token(kept))
         shared_bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
-        rows = None if wanted is None else F.pad(wanted + 1, (1, 0))  # the class token comes along
+        rows = None if wanted is None else with_class_token(wanted)
         last = len(self.blocks) - 1
         outputs = {}
         for index, block in enumerate(self.blocks):
@@ -195,6 +211,11 @@ class VisionTransformer(nn.Module):
             for name, parameter in self.named_parameters()
             if parameter.ndim == 1 or name in ("cls_token", "pos_embed")
         )
+
+
+def with_class_token(patches: Wanted) -> Int64[Tensor, "batch _"]:
+    """The places of these patches among the tokens, and that of the class token before them."""
+    return F.pad(patches + 1, (1, 0))
 
 
 def draw(weight: Tensor, *, cut: bool, std: float = 0.02) -> None:

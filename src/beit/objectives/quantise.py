@@ -17,7 +17,7 @@ from beit.batch import ImageBatch
 from beit.config.runs import QuantiseConfig
 from beit.errors import ConfigError
 from beit.objectives.base import Loss, Objective, entropy
-from beit.objectives.masked import patchify
+from beit.objectives.hidden import patchify
 from beit.tokenizers.quantised import QuantisedTokenizer
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.vq import VQTokenizer

@@ -1,7 +1,8 @@
-"""Recipes of masked image modeling.
+"""Recipes of pre-training: masked image modeling, and visible-only prediction.
 
 "BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position
 bias and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
+What begins with `visible-` is not BEiT.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from beit.config import (
     TrainingConfig,
     UniformMasking,
     ViewConfig,
+    VisibleConfig,
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
@@ -206,6 +208,30 @@ def tiny() -> PretrainRunConfig:
     )
 
 
+def _visible_only(config: PretrainRunConfig, objective: VisibleConfig) -> PretrainRunConfig:
+    """The same backbone with absolute positions, three quarters hidden one by one, as in MAE."""
+    absolute = replace(
+        config.model, absolute_position=True, relative_position="none", mask_token=False
+    )
+    masking = UniformMasking(mask_ratio=0.75)
+    return replace(config, model=absolute, masking=masking, objective=objective)
+
+
+def visible_small() -> PretrainRunConfig:
+    """`small` as visible-only prediction, which is not BEiT: the backbone computes a quarter of the
+    patches, two blocks of width 256 predict the tokens of the others.
+
+    Share hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or two
+    blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this size.
+    """
+    return _visible_only(small(), VisibleConfig())
+
+
+def visible_tiny() -> PretrainRunConfig:
+    """`tiny` as visible-only prediction: seconds on a CPU."""
+    return _visible_only(tiny(), VisibleConfig(decoder_width=24, decoder_depth=1, decoder_heads=3))
+
+
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
     "small": small,
     "base-in1k": base_in1k,
@@ -223,4 +249,6 @@ RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
     "ablation-all-tokens": ablation_all_tokens,
     "ablation-no-masking": ablation_no_masking,
     "tiny": tiny,
+    "visible-small": visible_small,
+    "visible-tiny": visible_tiny,
 }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from beit.config.runs import PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.report.markup import Markup, percent
 from beit.report.pictures import judge, show, to_rgb, token_map
-from beit.report.pretraining import make_guesses
+from beit.report.pretraining import make_guesses, predicts
 from beit.report.tokenizer import make_paintings
 
 
@@ -20,13 +20,14 @@ class Answered(NamedTuple):
 
 
 def answers_of(run: Path, config: RunConfig) -> dict[str, Answered]:
-    """By the name of the picture; of a classifier and a segmenter there are none.
+    """By the name of the picture; of a model without tokens there are none.
 
     Errors: BeitError if the artifact or the pictures are not there.
     """
     if isinstance(config, TokenizerRunConfig):
         return _of_tokenizer(run, config)
-    if isinstance(config, PretrainRunConfig) and config.objective.target == "tokens":
+    tokens = isinstance(config, PretrainRunConfig) and config.objective.target == "tokens"
+    if isinstance(config, PretrainRunConfig) and tokens and predicts(config):
         return _of_pretraining(run, config)
     return {}
 

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
+from beit.config.hidden import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.sources import ImageSource, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
+from beit.errors import ConfigError
 from beit.masking import MaskSampler
-from beit.models.heads import MaskedImageModel
+from beit.models.heads import Encoder, MaskedImageModel
 from beit.models.vit import VisionTransformer
-from beit.objectives.masked import patchify
+from beit.objectives.hidden import patchify
 from beit.report.attention import attention_section
 from beit.report.markup import Markup, Section, block, element, join, number, percent
 from beit.report.pictures import hide, judge, show, to_rgb, token_map
@@ -229,6 +231,20 @@ def _predictions(
     return Section("predictions", "Hidden patches, predicted", lead, join(body))
 
 
+def predicts(config: PretrainRunConfig) -> bool:
+    """Whether the artifact of such a run predicts hidden patches: visible-only prediction leaves an
+    encoder."""
+    return not isinstance(config.objective, VisibleConfig)
+
+
+def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
+    published = trained(run, Encoder)
+    source = evenly(open_source(config.data), WITH_ATTENTION)
+    view = central_masks(config, None)
+    batch = next(iter(batches(MaskedBatch, source, view, config.model.channels)))
+    return attention_section(published.model.backbone, batch.images.to(published.device))
+
+
 class Guesses(NamedTuple):
     """What a run's model makes of some pictures of its data."""
 
@@ -240,8 +256,14 @@ class Guesses(NamedTuple):
 def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     """Let the run's artifact predict hidden patches.
 
-    Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
+    Errors: BeitError if the artifact, its tokenizer or the pictures are not there, or if it holds
+    nothing that predicts (see `predicts`).
     """
+    if not predicts(config):
+        raise ConfigError(
+            f"the artifact of {run} is an encoder: what predicted hidden patches is not kept",
+            remedy="look at its features: beit show neighbours, beit probe",
+        )
     published = trained(run, MaskedImageModel)
     model, device = published.model, published.device
     tokenizer = None
@@ -264,10 +286,12 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
 
 
 def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
-    """Predictions and attention on a few pictures of the run's data.
+    """Predictions and attention on a few pictures of the run's data; of an encoder attention.
 
     Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
     """
+    if not predicts(config):
+        return [_attention_alone(run, config)]
     model, tokenizer, guesses = make_guesses(run, config)
     typical = best_typical_worst([one.score for one in guesses], EACH)[:WITH_ATTENTION]
     images = torch.stack([guesses[index].image for _, index in typical])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.config.hidden import VisibleConfig
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.config.tokenizer import VQKDConfig
@@ -31,6 +32,8 @@ class Figure(NamedTuple):
 
 def title_of(config: RunConfig) -> str:
     """What kind of run this is."""
+    if isinstance(config, PretrainRunConfig) and isinstance(config.objective, VisibleConfig):
+        return "Visible-only pre-training"
     return TITLES[type(config)]
 
 

@@ -15,7 +15,7 @@ from beit.config.runs import TokenizerRunConfig
 from beit.data.sources import evenly, open_source, spread
 from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
-from beit.objectives.masked import patchify
+from beit.objectives.hidden import patchify
 from beit.report.curves import HEIGHT, WIDTH
 from beit.report.markup import Markup, Section, block, element, figure, join
 from beit.report.pictures import show, to_rgb, token_map

@@ -104,7 +104,9 @@ def starting_from(config: Config, init: str) -> Config:
     if isinstance(config, SegmentRunConfig):
         return replace(config, init=init, model=segment_recipes.for_segmenting(backbone, config))
     if isinstance(config, PretrainRunConfig):
-        return replace(config, init=init, model=replace(backbone, mask_token=True))
+        return replace(
+            config, init=init, model=replace(backbone, mask_token=config.objective.shows_hidden)
+        )
     raise ConfigError("a tokenizer starts from nothing", remedy="leave --init out")
 
 

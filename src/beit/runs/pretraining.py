@@ -1,4 +1,4 @@
-"""`beit pretrain`: masked image modeling, with the tokenizer it needs."""
+"""`beit pretrain`: predict hidden patches, with the tokenizer that takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 
 from beit.artifact.load import open_artifact, open_tokenizer
 from beit.artifact.store import Details, find_artifact
-from beit.config import DiscreteVAEConfig, PretrainRunConfig, TokenizerRunConfig
+from beit.config import (
+    DiscreteVAEConfig,
+    MaskedConfig,
+    PretrainRunConfig,
+    TokenizerRunConfig,
+    VisibleConfig,
+)
 from beit.config.outside import names_outside
 from beit.config.tree import to_json
 from beit.data.labelled import open_labelled
@@ -19,7 +25,10 @@ from beit.data.views import MaskedViews
 from beit.errors import CheckpointError, ConfigError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
-from beit.objectives.masked import MaskedImageModeling, check_tokenizer, pixel_values
+from beit.models.visible import VisibleOnlyModel
+from beit.objectives.hidden import HiddenPatchPrediction, check_tokenizer, pixel_values
+from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import DEFAULT, find_recipe
 from beit.runs.execution import (
     Manner,
@@ -49,7 +58,7 @@ def pretrain(
     report: bool = True,
     **options: object,
 ) -> Run:
-    """Masked image modeling on the pictures of `data`.
+    """Masked image modeling, or what else the recipe says, on the pictures of `data`.
 
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
     """
@@ -64,7 +73,7 @@ def pretrain(
 
 
 def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
-    """The backbone with its head, the tokenizer, and all that their training needs."""
+    """The backbone with what predicts, the tokenizer, and all that their training needs."""
     source = open_pictures(config, config.model.channels)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
@@ -73,15 +82,15 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
     if visual is not None:
         check_tokenizer(visual, config.model, outputs)
         check_sound(config)
-    model = MaskedImageModel(config.model, outputs, config.aggregation)
-    if config.init:
-        start(model.backbone, config.init)
     bank = None
     if visual is not None and config.token_views:
         bank = token_bank(config, visual, precision, source)
+    objective = _objective(config, outputs, visual, precision, bank)
+    if config.init:
+        start(objective.model.backbone, config.init)
     views = _masked_views(config, visual)
     return Task(
-        objective=MaskedImageModeling(model, config.objective, visual, precision, bank),
+        objective=objective,
         source=source,
         view=RecurringViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
@@ -91,6 +100,22 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
         ),
         notes=(bank.check_room(),) if bank else (),
     )
+
+
+def _objective(
+    config: PretrainRunConfig,
+    outputs: int,
+    visual: VisualTokenizer | None,
+    precision: torch.dtype,
+    bank: TokenBank | None,
+) -> HiddenPatchPrediction:
+    chosen = config.objective
+    if isinstance(chosen, VisibleConfig):
+        light = VisibleOnlyModel(config.model, outputs, chosen)
+        return VisibleOnlyPrediction(light, chosen, visual, precision, bank)
+    assert isinstance(chosen, MaskedConfig)
+    model = MaskedImageModel(config.model, outputs, config.aggregation)
+    return MaskedImageModeling(model, chosen, visual, precision, bank)
 
 
 def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:
@@ -110,7 +135,7 @@ def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConf
 
 def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
     """The default tokenizer recipe, with the grid of the backbone and half its patch as stride."""
-    name = config.recipe if config.recipe == "tiny" else DEFAULT
+    name = "tiny" if config.recipe.endswith("tiny") else DEFAULT
     base = find_recipe("tokenizer", name, TokenizerRunConfig)
     patch = config.model.patch
     stride = patch // 2 if patch % 2 == 0 and patch > 2 else patch

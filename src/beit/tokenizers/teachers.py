@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, MaskedImageModel
+from beit.models.heads import BackboneModel, Encoder, MaskedImageModel
 from beit.models.layers import layer_norm
 
 Grid = tuple[int, int]
@@ -105,7 +105,11 @@ class OurTeacher(Teacher):
 
     def __init__(self, name: str, model: BackboneModel) -> None:
         config = model.backbone.config
-        norm = model.norm if isinstance(model, MaskedImageModel) else layer_norm(config.width)
+        norm = (
+            model.norm
+            if isinstance(model, MaskedImageModel | Encoder)
+            else layer_norm(config.width)
+        )
         self._patch = config.patch
         trunk = nn.ModuleDict({"backbone": model.backbone, "norm": norm})
         super().__init__(name, trunk, mean=config.mean, std=config.std, size=config.size)
