@@ -30,6 +30,7 @@ PARTS = {
     "memory": "memory",
     "startup": "startup",
     "probing": "probing",
+    "visible": "visible",
 }
 """Names of the parts, and the modules whose `contests` they are."""
 
