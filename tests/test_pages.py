@@ -83,6 +83,13 @@ def test_the_start(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(capsys.readouterr().out.splitlines()) == 3  # one line per class
 
 
+def test_visible_only_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["tokenizer", "--data", "pictures", "--out", "runs/tokenizer"], capsys)
+    (line,) = commands("performance")
+    run(line, capsys)
+    assert (place / "runs" / "visible" / "model" / "config.json").is_file()
+
+
 def test_code_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A recipe and a tokenizer by `module:function`; both runs go on and are reported."""
     run(["tokenizer", "--data", "pictures", "--out", "runs/tokenizer"], capsys)
