@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from beit.config import UperNetConfig
+from beit.errors import ConfigError
 from beit.models import inference
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.inference import KeptBias, optimize_for_inference
@@ -100,3 +102,26 @@ def test_compiling_leaves_the_plain_model_alone(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda part: compiled.append(part))
     fast = optimize_for_inference(made("segmenter"), compile=True)
     assert compiled == [fast.backbone, fast.neck, fast.decode_head]
+
+
+@pytest.mark.filterwarnings("default")  # of torchao, about other libraries
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("quick", [True, False])
+def test_eight_bits_are_close(monkeypatch, kind, quick):
+    pytest.importorskip("torchao")
+    monkeypatch.setattr(inference, "multiplies_bfloat16", lambda device: quick)
+    model = made(kind)
+    fast = optimize_for_inference(model, precision="int8")
+    linears = [module for module in fast.modules() if isinstance(module, nn.Linear)]
+    assert linears
+    assert all(module.weight.qdata.dtype == torch.int8 for module in linears)
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert 1e-4 < difference(model(images), fast(images).float()) < 0.05
+    assert type(model.backbone.blocks[0].mlp.fc1.weight) is nn.Parameter
+
+
+def test_eight_bits_need_their_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ConfigError, match="int8 need torchao"):
+        optimize_for_inference(made("classifier"), precision="int8")

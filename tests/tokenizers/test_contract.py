@@ -53,8 +53,8 @@ def test_masked_places_only(tokenizer, images, monkeypatch):
     assert len(tokens.unique()) > 4
     mask = torch.rand(6, 16) < 0.4
     mask[2] = False  # pictures may hide different numbers of patches
-    rows, score = [], tokenizer._scores
-    monkeypatch.setattr(tokenizer, "_scores", lambda v: (rows.append(len(v)), score(v))[1])
+    rows, best = [], tokenizer._best
+    monkeypatch.setattr(tokenizer, "_best", lambda v: (rows.append(len(v)), best(v))[1])
     assert torch.equal(tokenizer.encode(images, mask), tokens[mask])
     assert rows == [int(mask.sum())]
     assert tokenizer.encode(images, torch.zeros_like(mask)).shape == (0,)
@@ -74,10 +74,10 @@ def test_half_precision_is_a_copy_that_nearly_agrees(tokenizer, images):
     assert not any(parameter.requires_grad for parameter in half.parameters())
     made = {value.dtype for module in half._trunk() for value in module.parameters()}
     assert made == {torch.bfloat16}
-    scored = []
-    half._scores, score = lambda rows: scored.append(score(rows)) or scored[-1], half._scores
     others = half.encode(images)
-    assert scored[0].dtype == torch.float32
+    scores = half._scores(half._vectors(images).flatten(0, 1).float())
+    assert scores.dtype == torch.float32
+    assert torch.equal(others, scores.argmax(dim=1).reshape(others.shape))
     assert others.dtype == torch.int64
     assert (others == tokens).float().mean() > 0.8
     assert (half._vectors(images).float() != tokenizer._vectors(images)).any()

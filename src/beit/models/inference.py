@@ -14,11 +14,12 @@ from beit.hardware import multiplies_bfloat16
 from beit.models.heads import BackboneModel
 from beit.models.layers import Block
 from beit.models.position import Grid, RelativePositionBias
+from beit.models.quantization import quantize_linears
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import ConvNorm, PyramidNeck
 
 Model = TypeVar("Model", bound=BackboneModel)
-InferencePrecision = Literal["fp32", "bf16", "auto"]
+InferencePrecision = Literal["fp32", "bf16", "int8", "auto"]
 
 
 def optimize_for_inference(
@@ -34,8 +35,10 @@ def optimize_for_inference(
     auxiliary head is left out. In float32 the outputs are the same but for rounding.
 
     `precision` bf16 also stores the weights in half: about three digits are left; `auto` does so
-    where the hardware multiplies it faster. `compile` compiles backbone and head, each on its
-    first use and for each new size; the outputs are those of float32 or bf16.
+    where the hardware multiplies it faster. `int8` also quantises the linear layers, weights ahead
+    and inputs while computing: compile it, as much of its time goes into rounding otherwise.
+    `compile` compiles backbone and head, each on its first use and for each new size; the outputs
+    are those of the precision.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(fast, Segmenter):
@@ -49,8 +52,10 @@ def optimize_for_inference(
             fold_neck(module)
     keep_position_bias(fast)
     device = next(fast.parameters()).device
-    if precision == "bf16" or (precision == "auto" and multiplies_bfloat16(device)):
+    if precision == "bf16" or (precision in ("auto", "int8") and multiplies_bfloat16(device)):
         narrow(fast)
+    if precision == "int8":
+        quantize_linears(fast)
     if compile:
         for part in fast.children():
             part.compile()

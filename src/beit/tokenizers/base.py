@@ -61,7 +61,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
         with torch.autocast(images.device.type, enabled=False):
             vectors = self._vectors(self.pixels(images))
             rows = vectors.flatten(0, 1) if mask is None else vectors[mask]
-            tokens = self._scores(rows.float()).argmax(dim=1)
+            tokens = self._best(rows)
         return tokens if mask is not None else tokens.reshape(vectors.shape[:2])
 
     @torch.no_grad()
@@ -83,6 +83,10 @@ class VisualTokenizer(nn.Module, abc.ABC):
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch patches features"]:
         """What the codes are scored from, for pictures in [0, 1]; its bulk made in `precision`."""
+
+    def _best(self, rows: Float[Tensor, "rows features"]) -> Int64[Tensor, " rows"]:
+        """The code with the highest float32 score for some of the vectors."""
+        return self._scores(rows.float()).argmax(dim=1)
 
     @abc.abstractmethod
     def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:

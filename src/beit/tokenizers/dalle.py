@@ -19,6 +19,7 @@ from beit.config.tokenizer import DalleConfig
 from beit.errors import ConfigError
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+from beit.tokenizers.scoring import best_codes
 
 GROUPS = 4
 
@@ -151,6 +152,10 @@ class DalleTokenizer(VisualTokenizer):
         pixels = to_logit_laplace(pixels).to(self.precision, memory_format=torch.channels_last)
         vectors: Tensor = self.encoder.trunk(pixels)
         return vectors.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _best(self, rows: Float[Tensor, "rows features"]) -> Int64[Tensor, " rows"]:
+        score = self.encoder.score
+        return best_codes(F.relu(rows), score.weight.flatten(1), score.bias)
 
     def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
         score = self.encoder.score

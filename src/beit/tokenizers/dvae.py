@@ -20,6 +20,7 @@ from torch import Tensor, distributed, nn
 from beit.config.tokenizer import DiscreteVAEConfig
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+from beit.tokenizers.scoring import best_codes
 
 
 class Reconstruction(NamedTuple):
@@ -128,6 +129,9 @@ class DiscreteVAE(VisualTokenizer):
         pixels = self.target(pixels).to(self.precision, memory_format=torch.channels_last)
         vectors: Tensor = self.encoder(pixels)
         return vectors.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def _best(self, rows: Float[Tensor, "rows features"]) -> Int64[Tensor, " rows"]:
+        return best_codes(rows, self.to_codes.weight.flatten(1), self.to_codes.bias)
 
     def _scores(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows codes"]:
         return F.linear(rows, self.to_codes.weight.flatten(1), self.to_codes.bias)
