@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import goals, record
+from benchmarks import goals, page, record
 from benchmarks.machine import describe, matrix_peak
 from benchmarks.race import Clock, Row, race
 from benchmarks.setting import TYPES, Setting
 
 PARTS = {
     "tokenizer": "tokenizing",
+    "attention": "attention",
     "pretraining": "pretraining",
     "finetuning": "finetuning",
     "segmentation": "segmentation",
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.parts == ["table"]:
         found = record.shown(record.records())
         assert found is not None, "there is no record yet: measure first"
-        record.write_page(found)
+        page.write(found)
         return 0
     unknown = set(asked.parts) - PARTS.keys()
     if unknown:
@@ -111,7 +112,7 @@ def _check() -> int:
     older = [entry for entry in kept[:-1] if entry.kind == newest.kind]
     for line in goals.fallen(older[-1], newest) if older else ["no older record of this kind"]:
         print(line)
-    for line in goals.judge(newest, goals.goals()):
+    for line in goals.lines(goals.judge(newest, goals.goals())):
         print(line)
     return 0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.race import OURS
+from benchmarks.race import OURS, Row
 from benchmarks.record import Record
 
 GOALS = Path(__file__).with_name("goals.toml")
@@ -25,25 +25,67 @@ class Goal(NamedTuple):
     at_least: float
     needs: str = ""
     """`bf16` or `cuda`: what a machine must have to measure it."""
+    ours: str = OURS
+    """Which of our contestants."""
+    peer_case: str = ""
+    """The case of the peer's row, if it is another: as shipped, against the best that we have."""
+
+
+class Verdict(NamedTuple):
+    """What a record says of a goal."""
+
+    goal: Goal
+    word: str
+    """`met`, `missed`, or why it was not measured."""
+    ratio: float = 0.0
+    limit: float = 0.0
+    """The ratio if ours did its counted work as fast as the fastest matrix product of the machine,
+    and nothing else; 0 where the work was not counted."""
 
 
 def goals(path: Path = GOALS) -> list[Goal]:
     return [Goal(**values) for values in tomllib.loads(path.read_text())["goal"]]
 
 
-def judge(record: Record, asked: Iterable[Goal]) -> list[str]:
-    """A line per goal. Small models are told apart: goals are for those of full size."""
-    lines = []
-    for goal in asked:
-        row = record.find(goal.part, goal.case, goal.peer)
-        reason = _unmeasurable(record, goal)
-        if reason or row is None:
-            verdict = f"not measurable here: {reason}" if reason else "not measured"
-        else:
-            word = "met" if row.ratio >= goal.at_least else "MISSED"
-            verdict = f"{word}: {row.ratio:.2f}, asked {goal.at_least:g}"
-        lines.append(f"{goal.name} [{goal.case} / {goal.peer}]: {verdict}")
-    return lines
+def judge(record: Record, asked: Iterable[Goal]) -> list[Verdict]:
+    """A verdict per goal. Small models are told apart: goals are for those of full size."""
+    return [_judge(record, goal) for goal in asked]
+
+
+def _judge(record: Record, goal: Goal) -> Verdict:
+    reason = _unmeasurable(record, goal)
+    peer = record.find(goal.part, goal.peer_case or goal.case, goal.peer)
+    ours = record.find(goal.part, goal.case, goal.ours)
+    if reason or peer is None or ours is None:
+        return Verdict(goal, f"not measurable here: {reason}" if reason else "not measured")
+    paired = goal.ours == OURS and not goal.peer_case
+    ratio = peer.ratio if paired else peer.median / ours.median
+    word = "met" if ratio >= goal.at_least else "missed"
+    return Verdict(goal, word, ratio, _limit(record, ours, peer))
+
+
+def _limit(record: Record, ours: Row, peer: Row) -> float:
+    return peer.median * record.peaks[ours.precision] / ours.gflops if ours.gflops else 0.0
+
+
+def lines(verdicts: Iterable[Verdict]) -> list[str]:
+    """For a terminal."""
+    told = []
+    for goal, word, ratio, limit in verdicts:
+        numbers = f": {ratio:.2f}, asked {goal.at_least:g}" if ratio else ""
+        bound = f", at most {limit:.2f} here" if limit else ""
+        place = f"{goal.case} / {goal.peer}"
+        told.append(f"{goal.name} [{place}]: {word}{numbers}{bound}")
+    return told
+
+
+def table(verdicts: Iterable[Verdict]) -> str:
+    """For the page: what was asked, what was reached, and what this machine allows."""
+    rows = ["| goal | asked | reached | at most here | |", "| --- " * 5 + "|"]
+    for goal, word, ratio, limit in verdicts:
+        numbers = [f"{number:.2f}" if number else "" for number in (ratio, limit)]
+        rows.append(f"| {' | '.join([goal.name, f'{goal.at_least:g}', *numbers, word])} |")
+    return "\n".join(rows)
 
 
 def _unmeasurable(record: Record, goal: Goal) -> str:
@@ -58,11 +100,11 @@ def _unmeasurable(record: Record, goal: Goal) -> str:
 
 def fallen(old: Record, new: Record) -> list[str]:
     """Ratios that are lower than they were."""
-    lines = []
+    found = []
     for row in new.rows:
         before = old.find(row.part, row.case, row.who)
         if row.who != OURS and before and row.ratio < (1 - FALL) * before.ratio:
-            lines.append(
+            found.append(
                 f"{row.part}, {row.case}, {row.who}: {before.ratio:.2f} fell to {row.ratio:.2f}"
             )
-    return lines
+    return found

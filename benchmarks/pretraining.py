@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.utils import ModelEmaV2
 from torch import Tensor, nn
 
 from beit.config import MaskedConfig, TrainingConfig
@@ -18,6 +19,7 @@ from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.precision import encoding_precision
+from beit.training.average import average_of
 from beit.training.optim import Optimizer
 from benchmarks.peers import (
     MaskedTimm,
@@ -32,6 +34,7 @@ from benchmarks.setting import Setting
 from benchmarks.tokenizing import published_tokens
 
 CLIP = 3.0
+DECAY = 0.9999
 TRAINING = TrainingConfig(steps=2, batch=1, lr=1e-4, clip=CLIP)
 """Its optimizer is ours; the rest of it is not used."""
 
@@ -40,6 +43,9 @@ PEERS: dict[str, Callable[[MaskedImageModel], nn.Module]] = {
     "timm": MaskedTimm,
     "unilm": official,
 }
+
+KEPT = "beit, kept tokens"
+"""The tokens of the pictures are found in a bank on disk."""
 
 RECOMPUTING: dict[str, Recompute] = {
     "beit, selective recompute": "selective",
@@ -93,16 +99,26 @@ class Task:
     def theirs(self, name: str, precision: str) -> Contestant:
         """The published encoder, the peer's model, and AdamW as torch has it by default."""
         encoder, peer = dalle_encoder(self.tokenizer), PEERS[name](self.model).train()
-        pixels = normalised(self.images, self.model.backbone.config)
         token_images, mask = self.token_images, self.mask  # and nothing else of ours stays alive
         return _step(
             self.setting,
             peer,
             torch.optim.AdamW(peer.parameters(), lr=TRAINING.lr),
             lambda: published_tokens(encoder, token_images)[mask],
-            _logits(name, peer, pixels, mask),
+            self._logits(name, peer),
             precision,
         )
+
+    def logits(self, name: str) -> Tensors:
+        """A peer's forward pass, its head included."""
+        return self._logits(name, PEERS[name](self.model).train())
+
+    def _logits(self, name: str, peer: Any) -> Tensors:
+        """transformers scores every place; the masked ones are taken out of the answer."""
+        pixels, mask = normalised(self.images, self.model.backbone.config), self.mask
+        if name == "transformers":
+            return lambda: peer(pixels, bool_masked_pos=mask).logits[mask]
+        return lambda: peer(pixels, mask)
 
 
 def contestant(setting: Setting, who: str) -> Contestant:
@@ -118,21 +134,21 @@ def contests(setting: Setting) -> Iterator[Contest]:
     task = Task(setting)
     for precision in setting.precisions:
         peers, skipped = gather({name: partial(task.theirs, name, precision) for name in PEERS})
-        yield Contest(
-            case=f"step {precision}",
-            contestants={OURS: task.ours(precision), **peers},
-            skipped=skipped,
-            precision=precision,
-            counts_flops=True,
-        )
         with tempfile.TemporaryDirectory() as folder:
+            kept = task.ours(precision, _bank(setting, task, folder))
+            clock = Clock(setting.device, setting.threads)
+            clock.start()
+            kept(clock)  # and so fill the bank
             yield Contest(
-                case=f"step with kept tokens {precision}",
-                contestants={OURS: task.ours(precision, _bank(setting, task, folder)), **peers},
+                case=f"step {precision}",
+                contestants={OURS: task.ours(precision), KEPT: kept, **peers},
                 skipped=skipped,
                 precision=precision,
+                counts_flops=True,
+                uncut="timm",
             )
     yield from _head(setting, task.model, task.mask)
+    yield from _average(task.model)
 
 
 def _bank(setting: Setting, task: Task, folder: str) -> TokenBank:
@@ -144,13 +160,6 @@ def _bank(setting: Setting, task: Task, folder: str) -> TokenBank:
         patches=setting.pretraining.patches,
         codes=task.tokenizer.codes,
     )
-
-
-def _logits(name: str, peer: Any, pixels: Tensor, mask: Tensor) -> Tensors:
-    """transformers scores every place; the masked ones are taken out of the answer."""
-    if name == "transformers":
-        return lambda: peer(pixels, bool_masked_pos=mask).logits[mask]
-    return lambda: peer(pixels, mask)
 
 
 def _step(
@@ -201,3 +210,15 @@ def _head(setting: Setting, model: MaskedImageModel, mask: Tensor) -> Iterator[C
         counts_flops=True,
     )
     model.zero_grad(set_to_none=True)
+
+
+def _average(model: MaskedImageModel) -> Iterator[Contest]:
+    """The moving average of the weights, which timm makes one weight after the other."""
+    averaged, theirs = average_of(model, DECAY), ModelEmaV2(model, decay=DECAY)
+    yield Contest(
+        case="average of the weights",
+        contestants={
+            OURS: lambda _clock: averaged.update_parameters(model),
+            "timm": lambda _clock: theirs.update(model),
+        },
+    )

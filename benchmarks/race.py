@@ -67,6 +67,8 @@ class Contest:
     unit: str = "s"
     precision: str = "fp32"
     counts_flops: bool = False
+    uncut: str = ""
+    """The peer whose counted work is that of the algorithm as published, without exact cuts."""
     warm_up: bool = True
 
 
@@ -86,6 +88,8 @@ class Row(NamedTuple):
     gflops: float
     """Counted work of a call in 1e9 operations; 0 where it was not counted."""
     precision: str
+    uncut: float = 0.0
+    """Work of the algorithm as published, in 1e9 operations; 0 where it was not counted."""
 
 
 def race(part: str, contest: Contest, *, rounds: int, clock: Clock) -> list[Row]:
@@ -103,8 +107,9 @@ def race(part: str, contest: Contest, *, rounds: int, clock: Clock) -> list[Row]
             contest.contestants[name](clock)
             for lap, value in clock.stop().items():
                 taken[name].setdefault(lap, []).append(value)
+    uncut = work.get(contest.uncut, 0.0)
     return [
-        _row(part, contest, name, lap, values, taken[OURS].get(lap), work[name])
+        _row(part, contest, name, lap, values, taken[OURS].get(lap), (work[name], uncut))
         for name in names
         for lap, values in taken[name].items()
     ]
@@ -127,7 +132,7 @@ def _row(
     lap: str,
     values: list[float],
     ours: list[float] | None,
-    gflops: float,
+    work: tuple[float, float],
 ) -> Row:
     median = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (median,) * 3
@@ -141,6 +146,7 @@ def _row(
         minimum=min(values),
         spread=(high - low) / median if median else 0.0,
         ratio=statistics.median(pairs) if pairs else 0.0,
-        gflops=0.0 if lap else gflops,
+        gflops=0.0 if lap else work[0],
         precision=contest.precision,
+        uncut=0.0 if lap else work[1],
     )

@@ -1,4 +1,4 @@
-"""Records of measurements as JSON, and the tables that docs/performance.md shows of them."""
+"""Records of measurements as JSON, and their tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 from benchmarks.race import OURS, Row
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-COLUMNS = ("what", "who", "median", "least", "spread", "times ours", "of peak")
-BEGIN, END = "<!-- measured -->", "<!-- end -->"
+COLUMNS = ("what", "who", "median", "least", "spread", "times ours", "of peak", "uncut")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,51 +85,17 @@ def _line(row: Row, peaks: dict[str, float]) -> str:
         _value(row.minimum, row.unit),
         f"{row.spread:.0%}",
         "" if row.who == OURS or not row.ratio else f"{row.ratio:.2f}",
-        f"{of_peak(row, peaks):.0%}" if row.gflops else "",
+        *(_share(work, row, peaks) for work in (row.gflops, row.uncut)),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def of_peak(row: Row, peaks: dict[str, float]) -> float:
-    """Its own counted work over its time, as a share of the fastest matrix product."""
-    return row.gflops / row.median / peaks[row.precision]
+def _share(gflops: float, row: Row, peaks: dict[str, float]) -> str:
+    """So much work in the time it took, as a share of the fastest matrix product."""
+    return f"{gflops / row.median / peaks[row.precision]:.0%}" if gflops else ""
 
 
 def _value(value: float, unit: str) -> str:
     if unit == "s":
         return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
     return f"{value:.4g} {unit}".strip()
-
-
-def page(record: Record) -> str:
-    """What stands between the marks of docs/performance.md."""
-    machine, setting = record.machine, record.setting
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    models = "two narrow blocks (`--quick`)" if setting["quick"] else "BEiT base"
-    peaks = ", ".join(f"{name} {value:.0f}" for name, value in record.peaks.items())
-    skipped = "; ".join(f"{name} ({why})" for name, why in record.skipped.items()) or "none"
-    load = machine["load"][0]
-    return "\n".join(
-        [
-            f"Measured {machine['date'][:10]} at commit {machine['commit']}: {models}, batch "
-            f"{setting['batch']}, {setting['rounds']} rounds, {setting['threads']} threads, on "
-            f"{machine['device']}; processor {machine['processor']} with {machine['cores']} cores, "
-            f"{machine['capability']}, load {load} at the start.",
-            f"Fastest matrix product in GFLOP/s: {peaks}. Peers left out: {skipped}.",
-            f"Versions: {versions}.",
-            "",
-            table(record),
-        ]
-    )
-
-
-def write_page(record: Record, path: Path = PAGE) -> None:
-    """Put the tables of a record between the marks."""
-    text = path.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{page(record)}{END}{after}")
-
-
-def measured_part(path: Path = PAGE) -> str:
-    """What the page shows now."""
-    return path.read_text().partition(f"{BEGIN}\n")[2].partition(END)[0]

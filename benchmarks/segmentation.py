@@ -54,6 +54,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
             skipped=skipped,
             precision=precision,
             counts_flops=True,
+            uncut="transformers",
         )
         yield Contest(
             case=f"inference {precision}",
@@ -64,6 +65,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
             skipped=skipped,
             precision=precision,
             counts_flops=True,
+            uncut="transformers",
         )
 
 

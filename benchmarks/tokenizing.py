@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from benchmarks.peers import dalle_encoder, gather
 from benchmarks.race import Contest, Contestant
-from benchmarks.setting import Setting
+from benchmarks.setting import TYPES, Setting
 
 EQUAL = "share of ids equal to the published encoder's"
 
@@ -40,7 +42,19 @@ def contests(setting: Setting) -> Iterator[Contest]:
                     **theirs,
                 },
                 skipped=skipped,
+                precision=_name(precision),
                 counts_flops=True,
+                uncut="dall-e",
+            )
+        if precision != torch.float32 and not setting.quick:
+            fast = compiled(ours)
+            yield Contest(
+                case=f"encode {name}, masked places, compiled",
+                contestants={
+                    "beit": lambda _clock, fast=fast: fast.encode(images, mask),
+                    **theirs,
+                },
+                skipped=skipped,
             )
         for encoder in peers.values():
             same = (ours.encode(images) == published_tokens(encoder, images)).float().mean()
@@ -50,6 +64,17 @@ def contests(setting: Setting) -> Iterator[Contest]:
                 unit="",
                 warm_up=False,
             )
+
+
+def _name(precision: torch.dtype) -> str:
+    return next(name for name, dtype in TYPES.items() if dtype == precision)
+
+
+def compiled(tokenizer: VisualTokenizer) -> VisualTokenizer:
+    """A copy whose trunk is compiled at its first use, as in training on a GPU."""
+    fast = copy.deepcopy(tokenizer).freeze()
+    fast.compile()
+    return fast
 
 
 @torch.no_grad()

@@ -62,3 +62,14 @@ def test_work_is_counted():
     )
     (row,) = race("part", contest, rounds=1, clock=Clock(CPU, 1))
     assert row.gflops == pytest.approx(2 * 10 * 20 * 10 / 1e9)
+
+
+def test_work_as_published_is_that_of_a_peer():
+    matrix = torch.ones(10, 20)
+    contestants = {
+        "beit": lambda _clock: matrix[:5] @ matrix.t(),
+        "peer": lambda _clock: matrix @ matrix.t(),
+    }
+    contest = Contest(case="x", contestants=contestants, counts_flops=True, uncut="peer")
+    ours, peer = race("part", contest, rounds=1, clock=Clock(CPU, 1))
+    assert peer.gflops == peer.uncut == ours.uncut == 2 * ours.gflops > 0

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import goals, record
+from benchmarks import goals, page, record
 from benchmarks.__main__ import PARTS, main
+from benchmarks.child import run
 from benchmarks.race import Row
 from benchmarks.record import Record
 
@@ -65,24 +66,45 @@ def test_the_page_shows_the_newest_full_record():
 
 def test_table_tells_ratio_and_share_of_the_peak():
     shown = record.table(made(row("beit", 1.0), row(ratio=2.5)))
-    assert "| c | beit | 2 s | 1 s | 10% |  | 10% |" in shown  # 8 GFLOP in 2 s of 40 per second
-    assert "| c | peer | 2 s | 1 s | 10% | 2.50 | 10% |" in shown
+    assert "| c | beit | 2 s | 1 s | 10% |  | 10% |  |" in shown  # 8 GFLOP in 2 s of 40 per second
+    assert "| c | peer | 2 s | 1 s | 10% | 2.50 | 10% |  |" in shown
+    shown = record.table(made(row("beit", 1.0)._replace(uncut=16.0)))
+    assert "| c | beit | 2 s | 1 s | 10% |  | 10% | 20% |" in shown
 
 
 def test_goals_are_met_missed_or_not_measurable():
     goal = goals.Goal("g", "p", "c", "peer", at_least=2.0)
 
     def verdict(kept, **changes):
-        return goals.judge(kept, [goal._replace(**changes)])[0].partition("]: ")[2]
+        (found,) = goals.judge(kept, [goal._replace(**changes)])
+        return goals.lines([found])[0].partition("]: ")[2]
 
-    assert verdict(made(row())) == "met: 2.00, asked 2"
-    assert verdict(made(row(ratio=1.99))) == "MISSED: 1.99, asked 2"
+    ours = row("beit", 1.0)
+    # 8 GFLOP at 40 a second take a tenth of the peer's two seconds.
+    assert verdict(made(ours, row())) == "met: 2.00, asked 2, at most 10.00 here"
+    assert verdict(made(ours, row(ratio=1.99))) == "missed: 1.99, asked 2, at most 10.00 here"
     assert verdict(made()) == "not measured"
+    assert verdict(made(row())) == "not measured"
     assert verdict(made(row()), needs="cuda") == "not measurable here: no GPU"
     assert verdict(made(row()), needs="bf16") == "not measurable here: no fast bfloat16"
-    assert verdict(made(row(), peaks={"fp32": 1.0, "bf16": 2.0}), needs="bf16").startswith("met")
+    peaks = {"fp32": 1.0, "bf16": 2.0}
+    assert verdict(made(ours, row(), peaks=peaks), needs="bf16").startswith("met")
     assert verdict(made(row(), quick=True)) == "not measurable here: small models"
     assert verdict(made(row(), device="cuda")) == "not measurable here: a goal for CPUs"
+
+
+def test_goals_against_another_case_or_of_another_contestant():
+    goal = goals.Goal("g", "p", "c", "peer", at_least=3.0, peer_case="as shipped")
+    kept = made(
+        row("beit", 1.0),
+        row("ours too", 0.5)._replace(median=1.0, gflops=0.0),
+        row(case="as shipped")._replace(median=7.0),
+    )
+    (found,) = goals.judge(kept, [goal])
+    assert (found.word, found.ratio, found.limit) == ("met", 3.5, 35.0)
+    (found,) = goals.judge(kept, [goal._replace(ours="ours too")])
+    assert (found.word, found.ratio, found.limit) == ("met", 7.0, 0.0)
+    assert "| g | 3 | 7.00 |  | met |" in goals.table([found])
 
 
 def test_fallen_ratios_are_told():
@@ -107,4 +129,12 @@ def test_goals_name_parts_and_peers():
 def test_the_docs_show_the_record():
     kept = record.shown(record.records())
     assert kept is not None
-    assert record.measured_part() == record.page(kept)
+    assert page.shown() == page.page(kept)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak")
+def test_the_peak_of_a_child_is_its_own():
+    ours = bytearray(1200 * 2**20)
+    ours[:: 2**12] = b"x" * len(ours[:: 2**12])
+    code = "from benchmarks.child import resident_peak; print(resident_peak())"
+    assert int(run(["-c", code])) < 900 * 2**20

@@ -115,7 +115,8 @@ def test_blocks_that_are_alike_are_compiled_once(monkeypatch):
     objective.train()
     for step in range(3):
         objective(masked_batch(step), 0.0).total.backward()
-    assert counter.frame_count == 3  # the first drops nothing, the last computes the masked only
+    # The first block drops nothing, the last computes the masked only; and the tokenizer.
+    assert counter.frame_count == 3 + 1
 
 
 @pytest.mark.parametrize(
@@ -134,10 +135,10 @@ def test_choice(monkeypatch, choice, device, found, compiled):
     blocks = list(objective.model.backbone.blocks)
     assert objective.blocks() == blocks
     done = []
-    for block in blocks:
-        monkeypatch.setattr(block, "compile", lambda **manner: done.append(manner))
+    for part in (*blocks, *objective.tokenizer._trunk()):
+        monkeypatch.setattr(part, "compile", lambda **manner: done.append(manner))
     assert compile_blocks(objective, choice, device) is compiled
-    assert done == [compilation.MANNER] * len(blocks) * compiled
+    assert done == [compilation.MANNER] * (len(blocks) + 1) * compiled
 
 
 def test_without_a_compiler(monkeypatch):

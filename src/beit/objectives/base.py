@@ -57,8 +57,12 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         return {}
 
     def blocks(self) -> list[nn.Module]:
-        """The transformer blocks in all that it runs: what is worth compiling."""
+        """The transformer blocks in all that it runs."""
         return [module for module in self.modules() if isinstance(module, Block)]
+
+    def worth_compiling(self) -> list[nn.Module]:
+        """What most of the time goes into, in parts of which many are alike."""
+        return self.blocks()
 
     def set_up_blocks(self, recompute: Recompute, attention: AttentionKernel) -> None:
         """What blocks keep for the backward pass, and the kernel that is wished for."""

@@ -21,6 +21,7 @@ from beit.config.hidden import PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
+from beit.models.layers import Block
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import Loss, Objective, entropy
 from beit.tokenizers.bank import TokenBank
@@ -111,6 +112,13 @@ class HiddenPatchPrediction(Objective[MaskedBatch]):
         tokens = self._bank.tokens(batch.views, lambda missing: tokenizer.encode(images[missing]))
         tokens = tokens.to(images.device)
         return tokens if mask is None else tokens[mask]
+
+    def worth_compiling(self) -> list[nn.Module]:
+        """The blocks, and a tokenizer of convolutions, a third of a step of BEiT base."""
+        tokenizer = self.tokenizer
+        if tokenizer is None or any(isinstance(module, Block) for module in tokenizer.modules()):
+            return self.blocks()
+        return [*self.blocks(), tokenizer]
 
     def after_step(self, step: int) -> dict[str, float]:
         """Once: the share of tokens that the tokenizer's precision left as they are."""

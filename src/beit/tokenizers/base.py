@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -133,6 +134,11 @@ class VisualTokenizer(nn.Module, abc.ABC):
         for module in other._trunk():
             module.to(precision)
         return other
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile in place what makes the vectors, as `torch.nn.Module.compile` does."""
+        for module in self._trunk():
+            module.compile(*args, **kwargs)
 
     def train(self, mode: bool = True) -> VisualTokenizer:
         return super().train(mode and not self.frozen)

@@ -33,7 +33,8 @@ def set_up_blocks(objective: AnyObjective, config: TrainingConfig, device: torch
 
 
 def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.device) -> bool:
-    """Compile the blocks in place where the choice says so, and return whether it did.
+    """Compile the blocks in place where the choice says so, and return whether it did; with them a
+    frozen tokenizer.
 
     A block is compiled once for all that are alike. Names of weights do not change, and copies of
     the model are not compiled. The compiling happens in the first steps.
@@ -45,8 +46,8 @@ def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.devic
         raise ConfigError(
             f"the blocks cannot be compiled: {problem}", remedy="install it, or use compile off"
         )
-    for block in objective.blocks():
-        block.compile(**MANNER)
+    for part in objective.worth_compiling():
+        part.compile(**MANNER)
     return True
 
 
