@@ -50,7 +50,7 @@ class Told(VisualTokenizer):
         self.tokens = tokens
 
     def _vectors(self, pixels: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(self.tokens, self.codes)
+        return torch.nn.functional.one_hot(self.tokens, self.codes).float()
 
     def _scores(self, rows: Tensor) -> Tensor:
         return rows
