@@ -71,7 +71,7 @@ def test_every_stage_is_done_once(
         if isinstance(load_artifact(path).model, MaskedImageModel)
     }
     assert len(outputs) == 12
-    assert outputs["random-projection-tokens-1"] == outputs["vq-kd-tokens-0"] == 64
+    assert outputs["random-projection-tokens-1"] == outputs["vq-kd-tokens-0"] == 128
     assert outputs["raw-pixels-0"] == 8 * 8 * 3
 
     def never(*_: object, **__: object) -> None:
