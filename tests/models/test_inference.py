@@ -14,6 +14,7 @@ from beit.errors import ConfigError
 from beit.models import inference
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.inference import KeptBias, optimize_for_inference
+from beit.models.replay import Replay
 from beit.models.segmenter import Segmenter
 from reference import FINE, TINY, close, disturb
 
@@ -125,3 +126,28 @@ def test_eight_bits_need_their_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ConfigError, match="int8 need torchao"):
         optimize_for_inference(made("classifier"), precision="int8")
+
+
+def test_graphs_are_for_a_gpu():
+    with pytest.raises(ConfigError, match="not a Classifier on cpu"):
+        optimize_for_inference(made("classifier"), graphs=True)
+
+
+def test_elsewhere_a_replay_passes_on():
+    model = made("classifier")
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(Replay(model)(images), model(images))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("kind", ["classifier", "segmenter"])
+def test_a_replay_answers_as_the_model_does(kind):
+    model = made(kind).cuda()
+    fast = optimize_for_inference(model, graphs=True)
+    first, second = torch.randint(256, (2, 3, 3, 64, 64), dtype=torch.uint8, device="cuda")
+    with torch.no_grad():
+        one, other = fast(first), fast(second)
+        assert difference(model(first), one) < 1e-4  # not written over by the second
+        assert difference(model(second), other) < 1e-4
+        assert difference(model(first[:1]), fast(first[:1])) < 1e-4

@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from beit.errors import ConfigError
 from beit.hardware import multiplies_bfloat16
-from beit.models.heads import BackboneModel
+from beit.models.heads import BackboneModel, Classifier
 from beit.models.layers import Block
 from beit.models.position import Grid, RelativePositionBias
 from beit.models.quantization import quantize_linears
+from beit.models.replay import Replay
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import ConvNorm, PyramidNeck
 
@@ -27,6 +29,7 @@ def optimize_for_inference(
     *,
     precision: InferencePrecision = "fp32",
     compile: bool = False,  # noqa: A002
+    graphs: bool = False,
 ) -> Model:
     """A copy of the model that answers faster and cannot be trained or saved; same class, same use.
 
@@ -38,8 +41,16 @@ def optimize_for_inference(
     where the hardware multiplies it faster. `int8` also quantises the linear layers, weights ahead
     and inputs while computing: compile it, as much of its time goes into rounding otherwise.
     `compile` compiles backbone and head, each on its first use and for each new size; the outputs
-    are those of the precision.
+    are those of the precision. `graphs` records a classifier's or a segmenter's answer to each
+    shape of batch as a CUDA graph: worth it for small batches, for the price of their memory.
     """
+    device = next(model.parameters()).device
+    if graphs and (device.type != "cuda" or not isinstance(model, Classifier | Segmenter)):
+        raise ConfigError(
+            f"CUDA graphs are for classifiers and segmenters on a GPU, not a "
+            f"{type(model).__name__} on {device.type}",
+            remedy="move the model there before, or leave graphs out",
+        )
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(fast, Segmenter):
         fast.auxiliary_head = None
@@ -51,7 +62,6 @@ def optimize_for_inference(
         elif isinstance(module, PyramidNeck):
             fold_neck(module)
     keep_position_bias(fast)
-    device = next(fast.parameters()).device
     if precision == "bf16" or (precision in ("auto", "int8") and multiplies_bfloat16(device)):
         narrow(fast)
     if precision == "int8":
@@ -59,6 +69,8 @@ def optimize_for_inference(
     if compile:
         for part in fast.children():
             part.compile()
+    if graphs:
+        fast.forward = Replay(fast.forward)
     return fast
 
 

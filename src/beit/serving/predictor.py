@@ -89,11 +89,14 @@ class Predictor:
         *,
         precision: InferencePrecision = "fp32",
         compile: bool = False,  # noqa: A002
+        graphs: bool = False,
     ) -> Predictor:
         """A predictor that answers faster: see `optimize_for_inference`."""
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has nothing to fold", remedy="use it as it is")
-        model = optimize_for_inference(self.model, precision=precision, compile=compile)
+        model = optimize_for_inference(
+            self.model, precision=precision, compile=compile, graphs=graphs
+        )
         fast = Predictor(replace(self.artifact, model=model), self.device)
         fast._may_be_saved = False
         return fast
