@@ -84,10 +84,10 @@ def tokenizers() -> TokenizersPlan:
     plan = demo.full()
     steps = replace(
         plan.tokenizer.training,
-        steps=500,
+        steps=800,
         batch=64,
         warmup_steps=50,
-        save_every=250,
+        save_every=400,
         evaluate_every=0,
     )
     loader = LoaderConfig(workers=0, cache=True)
@@ -139,13 +139,13 @@ def tokenizers() -> TokenizersPlan:
             neighbour_pictures=0,
             accept_collapsed=True,  # that too would be a result
             training=replace(
-                plan.pretrain.training, steps=800, batch=64, warmup_steps=60, evaluate_every=0,
+                plan.pretrain.training, steps=600, batch=64, warmup_steps=60, evaluate_every=0,
             ),
         ),
         finetune=replace(
             plan.finetune, model=for_finetuning(model, drop_path=0.0), loader=loader
         ),
-        budget=Budget(per_class=20, steps=160, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
+        budget=Budget(per_class=20, steps=120, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
         stride=plan.stride,
         labelled_stride=35,
     )  # fmt: skip
