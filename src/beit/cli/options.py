@@ -47,3 +47,20 @@ def value_of(option: str, args: Sequence[str]) -> str:
         if word.startswith(option + "="):
             return word.removeprefix(option + "=")
     return ""
+
+
+def gathered(option: str, args: Sequence[str]) -> list[str]:
+    """The arguments with an option of several values given once, where it was repeated: the parser
+    would take the last and drop the others."""
+    values: list[str] = []
+    others: list[str] = []
+    into = others
+    for word in args:
+        name, _, value = word.partition("=")
+        if name == option:
+            into = values
+            values += [value] if value else []
+        else:
+            into = others if word.startswith("-") else into
+            into.append(word)
+    return [*others, option, *values] if values else list(args)

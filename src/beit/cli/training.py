@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import tyro
 
-from beit.cli.options import pixels, value_of
+from beit.cli.options import gathered, pixels, value_of
 from beit.config import (
     FinetuneRunConfig,
     PretrainRunConfig,
@@ -52,7 +52,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
         command = tyro.cli(
             Training[kind],  # type: ignore[valid-type]
             default=Training(config),
-            args=args,
+            args=gathered("--tracker", args),
             prog=f"beit {verb} [RECIPE]",
             description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),

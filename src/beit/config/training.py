@@ -13,6 +13,7 @@ Compile = Literal["auto", "off", "blocks"]
 Recompute = Literal["off", "selective", "blocks"]
 AttentionKernel = Literal["auto", "triton"]
 Schedule = Literal["cosine", "linear"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ class TrainingConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
     """Newest checkpoints that stay on disk."""
+    tracker: tuple[TrackerName, ...] = ("tensorboard",)
+    """Who is told of the run beside its folder; several may be named, or `none`."""
     process_timeout: float = 600.0
     """Seconds that one of several processes waits for the others before the run ends."""
 
@@ -98,6 +101,12 @@ class TrainingConfig:
             self.average is None or 0 < self.average < 1,
             f"average {self.average} is not a decay between 0 and 1",
             "use e.g. 0.999, or None",
+        )
+        check_that(
+            len({*self.tracker}) == len(self.tracker)
+            and ("none" not in self.tracker or len(self.tracker) == 1),
+            f"tracker is {' '.join(self.tracker)}",
+            "name each tracker once, or none",
         )
         check_that(
             self.clip is None or self.clip > 0,

@@ -34,6 +34,7 @@ from beit.training.loop import fit
 from beit.training.parallel import Processes, resolve_precision, restarts
 from beit.training.plan import Evaluation, Fit
 from beit.training.run_folder import RunFolder
+from beit.training.trackers import check_trackers
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -150,6 +151,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     """Open the folder, train, publish, report."""
     training, evaluation = config.training, task.evaluation
     resolve_precision(training.precision, processes.device)
+    check_trackers(training.tracker)
     loader = open_loader(config, task, processes)
     folder = RunFolder(Path(config.out))
     processes.on_leader(lambda: folder.open(config, resume=manner.resume))

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, log.txt, TensorBoard events and the progress line."""
+"""What a run tells: metrics.jsonl, log.txt, trackers and the progress line."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from beit.batch import Unreadable
+from beit.config.training import TrackerName
 from beit.durable import replace_file
 from beit.errors import DataError
+from beit.training.following import Follower
 from beit.training.run_folder import RunFolder
 
 # What is printed beside a metric on the progress line, and the expectation it comes from.
@@ -28,12 +29,22 @@ BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_li
 class Journal:
     """Writes everything about a run that a person or a tool reads later. Rank 0 only."""
 
-    def __init__(self, folder: RunFolder, *, first_step: int, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        first_step: int,
+        trackers: Sequence[TrackerName] = ("tensorboard",),
+        quiet: bool = False,
+    ) -> None:
         self._quiet = quiet
         self._log = (folder.path / "log.txt").open("a")
-        _forget_after(folder.metrics, first_step)
+        self._told = _forget_after(folder.metrics, first_step)
         self._metrics = folder.metrics.open("a")
-        self._board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=first_step)
+        self._artifact: Path | None = None
+        self._followers = [
+            Follower(name, folder, first_step=first_step) for name in trackers if name != "none"
+        ]
 
     def say(self, text: str) -> None:
         """A line for the terminal and the log."""
@@ -43,33 +54,50 @@ class Journal:
             print(text, flush=True)
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """A row of metrics.jsonl and its TensorBoard scalars; `kind` is train or evaluate."""
+        """A row of metrics.jsonl, which trackers are told too; `kind` is train or evaluate."""
         row = {"step": step, "kind": kind, **{k: _finite(v) for k, v in values.items()}}
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        for follower in self._followers:
+            if follower.takes_back or (step, kind) not in self._told:
+                follower.tell(step, kind, values)
+        self._warn()
+
+    def finished(self, artifact: Path) -> None:
+        """The run is done, and this is what came of it."""
+        self._artifact = artifact.resolve()
 
     def flush(self) -> None:
         """Make durable what was recorded up to here."""
         os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
-        self._board.close()
+        for follower in self._followers:
+            follower.finish(self._artifact)
+        self._warn()
         self._metrics.close()
         self._log.close()
+
+    def _warn(self) -> None:
+        """Say which trackers failed, each once; the run does not need them."""
+        for follower in self._followers:
+            if problem := follower.problem():
+                self.say(f"warning: {follower.name} no longer follows this run: {problem}")
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the rows of steps that will be done again, and a last row that was cut off."""
+def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
+    """Drop the rows of steps that will be done again, and a last row that was cut off; returns the
+    steps and kinds of those rows."""
     if not path.exists():
-        return
-    kept = [json.dumps(row) + "\n" for row in _whole_rows(path) if row["step"] <= step]
+        return set()
+    rows = list(_whole_rows(path))
+    kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     replace_file(path, ["".join(kept).encode()])
+    return {(row["step"], row["kind"]) for row in rows if row["step"] > step}
 
 
 def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -71,6 +71,8 @@ class _Run:
                 self._train()
             if run.processes.leads:  # also if the run was killed between its last save and here
                 run.publish(self._judged(), False, self.metrics)
+                if self.journal is not None:
+                    self.journal.finished(run.folder.model)
         except OSError as error:
             raise ResourceError(
                 f"{error.filename or run.folder.path} cannot be read or written to after step "
@@ -86,7 +88,12 @@ class _Run:
         run = self.run
         self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
         if run.processes.leads:
-            self.journal = Journal(run.folder, first_step=self.step, quiet=run.quiet)
+            self.journal = Journal(
+                run.folder,
+                first_step=self.step,
+                trackers=self.config.tracker,
+                quiet=run.quiet,
+            )
             if run.listing is not None:
                 remember(run.folder.pictures, run.listing)
 

@@ -28,6 +28,7 @@ RESUMABLE = {
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "training.tracker",
     "training.process_timeout",
 }
 
@@ -70,6 +71,11 @@ class RunFolder:
     def diverged(self) -> Path:
         """Records of steps whose numbers were not finite."""
         return self.path / "diverged"
+
+    @property
+    def trackers(self) -> Path:
+        """What other trackers than TensorBoard call this run, and what they keep here."""
+        return self.path / "trackers"
 
     @property
     def metrics(self) -> Path:

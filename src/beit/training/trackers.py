@@ -1,0 +1,214 @@
+"""Where others follow a run: TensorBoard, Weights & Biases, MLflow, Trackio.
+
+A tracker is told the config of a run, its metrics by step and, in the end, where its artifact lies.
+What it goes by there is kept in the run's folder, so that a run that goes on is the same run there.
+Where it writes to is its own matter: its environment variables and log-ins are as ever.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib.util
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.tensorboard import SummaryWriter
+
+from beit.config.training import TrackerName
+from beit.errors import ResourceError
+
+PROJECT = "beit"
+MOST_PARAMETERS = 100
+"""That MLflow takes at a time."""
+MOST_LETTERS = 500
+"""Of a value of a config that MLflow takes whatever it stores them in."""
+NO_TELEMETRY = {
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""What these libraries report about their user to their makers, unless he asked for it."""
+
+
+class Followed(NamedTuple):
+    """A run as a tracker is told of it."""
+
+    folder: Path
+    first_step: int
+    config: Mapping[str, object]
+    """Options by their names with dots."""
+    identity: str
+    """What the tracker called it before; empty the first time."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+class Tracker(abc.ABC):
+    """One way to follow a run. What it raises is told once, and the run goes on without it."""
+
+    takes_back = False
+    """Whether steps that are done again replace what it had of them; else they are left out."""
+
+    @abc.abstractmethod
+    def begin(self, run: Followed) -> str:
+        """Take up a run; what it is called from now on, or nothing if that is of no use."""
+
+    @abc.abstractmethod
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of a step, finite ones, by their names."""
+
+    @abc.abstractmethod
+    def finish(self, artifact: Path | None) -> None:
+        """The end: the artifact, or None if the run was stopped or failed."""
+
+
+class TensorBoard(Tracker):
+    """Events in `tensorboard/` of the run."""
+
+    takes_back = True
+
+    def begin(self, run: Followed) -> str:
+        again = run.first_step + 1  # the first of the steps whose events are to be forgotten
+        self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=again)
+        if run.config and not run.first_step:
+            lines = (f"    {name}: {value}" for name, value in run.config.items())
+            self._board.add_text("config", "\n".join(lines))
+        return ""
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def finish(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._board.add_text("artifact", str(artifact))
+        self._board.close()
+
+
+class WeightsAndBiases(Tracker):
+    """A run of Weights & Biases; its files lie in `trackers/` of ours."""
+
+    def begin(self, run: Followed) -> str:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=os.environ.get("WANDB_NAME", run.name),
+            id=run.identity or secrets.token_hex(4),
+            resume="allow",
+            dir=str(run.folder / "trackers"),
+            config=None if run.identity else dict(run.config),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        return str(self._run.id)
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def finish(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._run.summary["artifact"] = str(artifact)
+        self._run.finish(exit_code=int(artifact is None))
+
+
+class MLflow(Tracker):
+    """A run of MLflow, in the store of MLFLOW_TRACKING_URI."""
+
+    def begin(self, run: Followed) -> str:
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient()
+        if run.identity:
+            self._identity = run.identity
+            self._client.update_run(run.identity, status="RUNNING")
+            return run.identity
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        self._identity = str(self._client.create_run(place, run_name=run.name).info.run_id)
+        parameters = [Param(key, str(value)[:MOST_LETTERS]) for key, value in run.config.items()]
+        for start in range(0, len(parameters), MOST_PARAMETERS):
+            some = parameters[start : start + MOST_PARAMETERS]
+            self._client.log_batch(self._identity, params=some)
+        return self._identity
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._identity, metrics=metrics)
+
+    def finish(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._client.set_tag(self._identity, "artifact", str(artifact))
+        self._client.set_terminated(self._identity, "KILLED" if artifact is None else "FINISHED")
+
+
+class Trackio(Tracker):
+    """A run of Trackio, on this machine or where TRACKIO_SPACE_ID says."""
+
+    def begin(self, run: Followed) -> str:
+        import trackio
+
+        identity = run.identity or f"{run.name}-{secrets.token_hex(4)}"
+        self._run = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+            name=identity,
+            resume="allow",
+            config=dict(run.config),
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        return identity
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        self._last = step
+        self._run.log(dict(values), step=step)
+
+    def finish(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._run.log({"artifact": str(artifact)}, step=self._last)
+        self._run.finish()
+
+
+class Kind(NamedTuple):
+    """A tracker, and the library that it takes."""
+
+    make: type[Tracker]
+    library: str
+
+
+TRACKERS: dict[TrackerName, Kind] = {
+    "tensorboard": Kind(TensorBoard, "tensorboard"),
+    "wandb": Kind(WeightsAndBiases, "wandb"),
+    "mlflow": Kind(MLflow, "mlflow"),
+    "trackio": Kind(Trackio, "trackio"),
+}
+
+
+def check_trackers(names: Iterable[TrackerName]) -> None:
+    """Raise ResourceError for a tracker whose library is not installed."""
+    for name in names:
+        if name != "none" and importlib.util.find_spec(TRACKERS[name].library) is None:
+            raise ResourceError(
+                f"the library of the tracker {name} is not installed",
+                remedy=f'pip install "beit[{name}]", or leave {name} out of --tracker',
+            )
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """The options of a config that was read from JSON, by their names with dots."""
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        path = prefix + name
+        found |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return found
