@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,11 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
         rounds=asked.rounds or (3 if asked.quick else 7),
         batch=asked.batch or (4 if asked.quick else 64 if device.type == "cuda" else 8),
     )
-    made = measure(setting, asked.parts or list(PARTS))
-    stamp = made.machine["date"].replace(":", "").partition("+")[0]
-    size = "quick" if setting.quick else "full"
-    path = asked.out or record.RESULTS / f"{stamp}-{device.type}-{size}.json"
-    made.write(path)
+    for made in measure(setting, asked.parts or list(PARTS)):
+        stamp = made.machine["date"].replace(":", "").partition("+")[0]
+        size = "quick" if setting.quick else "full"
+        path = asked.out or record.RESULTS / f"{stamp}-{device.type}-{size}.json"
+        made.write(path)
     print(record.table(made))
     for name, why in made.skipped.items():
         print(f"left out: {name}: {why}")
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="small models: about two minutes")
+    parser.add_argument("--quick", action="store_true", help="small models: a few minutes")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=0, help="0: 3 if quick, else 7")
@@ -81,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(setting: Setting, parts: list[str]) -> record.Record:
-    """One part after the other; a part whose module is missing a library fails aloud."""
+def measure(setting: Setting, parts: list[str]) -> Iterator[record.Record]:
+    """One part after the other, and after each the record so far; a part whose module is missing a
+    library fails aloud."""
     warnings.filterwarnings("ignore", module="timm|transformers|dall_e")
     machine = describe(setting.device)
     clock = Clock(setting.device, setting.threads)
@@ -95,13 +97,13 @@ def measure(setting: Setting, parts: list[str]) -> record.Record:
             print(f"{part}: {contest.case}", flush=True)
             rows += race(part, contest, rounds=setting.rounds, clock=clock)
             skipped |= contest.skipped
-    return record.Record(
-        machine=machine,
-        setting=asdict(setting) | {"device": setting.device.type},
-        peaks=peaks,
-        rows=tuple(rows),
-        skipped=skipped,
-    )
+        yield record.Record(
+            machine=machine,
+            setting=asdict(setting) | {"device": setting.device.type},
+            peaks=peaks,
+            rows=tuple(rows),
+            skipped=dict(skipped),
+        )
 
 
 def _check() -> int:
