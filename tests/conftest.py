@@ -68,6 +68,14 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def unchecked() -> Iterator[None]:
+    """An export traces sizes that are symbols, which the checks of shapes take for no numbers."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def writable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A hub that the real client talks to, logged in as its owner."""
     from servers import TOKEN, writable_hub

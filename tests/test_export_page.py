@@ -7,11 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 
 import beit
@@ -20,14 +18,7 @@ from beit.cli import main
 PAGE = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
 
 
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """An export traces sizes that are symbols, which the checks of shapes take for no numbers."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
+@pytest.mark.usefixtures("unchecked")
 def test_the_page_runs(
     trained: Any, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

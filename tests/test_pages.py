@@ -3,6 +3,7 @@ errors, recipes and clusters is so."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -10,8 +11,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import beit
 from beit import errors
 from beit.cli import main
 from beit.config.tree import from_json, to_json
@@ -72,15 +75,38 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, *rest]) == 0, (words, capsys.readouterr().err)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_start(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = commands("start")
-    assert [line[0] for line in lines] == ["doctor", *TRAINING, "predict"]
-    for line in lines[1:]:  # the doctor has tests of its own, and judges this machine
-        run(line, capsys)
-    assert "probability" in capsys.readouterr().out
+    assert [line[0] for line in lines] == ["doctor", *TRAINING, "predict", "serve", "export"]
+    for line in lines:  # the doctor judges this machine, and a server does not end
+        if line[0] not in ("doctor", "serve"):
+            run(line, capsys)
+    capsys.readouterr()
+    answers = []
     for snippet in blocks("start", "python"):
         exec(snippet, {})  # noqa: S102
-    assert len(capsys.readouterr().out.splitlines()) == 3  # one line per class
+        answers.append([line.split() for line in capsys.readouterr().out.splitlines()])
+    ours, theirs = answers
+    assert len(ours) == 3  # one line per class
+    assert [name for name, _ in ours] == [name for name, _ in theirs]
+    for (_, probability), (_, other) in zip(ours, theirs, strict=True):
+        assert float(probability) == pytest.approx(float(other), abs=1e-3)
+    assert [line for line in lines if line[0] == "serve"] == commands("serve")[:1]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_notebook_runs(place: Path) -> None:
+    notebook = json.loads((DOCS / "first-steps.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    short = (
+        "OPTIONS = {'steps': 3, 'warmup_steps': 1, 'batch': 4, 'workers': 0, 'quiet': True, "
+        "'report': False}"
+    )
+    code = "\n".join(cells).replace("OPTIONS = {}", short)
+    names: dict[str, object] = {}
+    exec(code.replace("pretrain(", "pretrain(accept_collapsed=True, recipe=", 1), names)  # noqa: S102
+    assert names["best"] in {folder.name for folder in (place / "pictures").iterdir()}
 
 
 def test_visible_only_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +129,26 @@ def test_code_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert type(own.masking).__name__ == "UniformMasking"
     assert "own:greys" in (place / "runs" / "greys" / "report.html").read_text()
     assert "No pictures" not in (place / "runs" / "greys" / "report.html").read_text()
+
+
+def test_a_task_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained, and from its middle once more to the same weights; its model is a classifier."""
+    import ordered  # type: ignore[import-not-found]
+
+    (place / "pictures").rename("labelled")
+    options = {"data": "labelled", "out": "runs/ordered", "steps": 4, "batch": 4, "workers": 0}
+    options |= {"save_every": 2, "warmup_steps": 1}
+    (snippet,) = blocks("own-task", "python")
+    snippet, count = re.subn(r"train\(.*\)", f'train("tiny", **{options})', snippet)
+    assert count == 1
+    exec(snippet, {})  # noqa: S102
+    assert "classes_off" in (place / "runs" / "ordered" / "metrics.jsonl").read_text()
+    whole = beit.load("runs/ordered").model.state_dict()
+    *_, last = sorted((place / "runs" / "ordered" / "checkpoints").iterdir())
+    shutil.rmtree(last)
+    ordered.train("tiny", resume=True, **options)
+    for name, weight in beit.load("runs/ordered").model.state_dict().items():
+        assert torch.equal(weight, whole[name]), name
 
 
 def test_types_from_outside_are_written_and_read_but_never_imported(

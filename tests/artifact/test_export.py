@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
@@ -33,6 +32,8 @@ from beit.models.heads import Classifier
 from beit.models.position import RelativePositionBias
 from beit.models.segmenter import Segmenter
 from miniature import VAE
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 NAMES = ("disc", "stripes", "tiles")
 BACKBONE = VisionTransformerConfig(
@@ -55,14 +56,6 @@ def lively(model: nn.Module) -> nn.Module:
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.15)
     return model.eval()
-
-
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """An export traces sizes that are symbols, which the checks of shapes take for no numbers."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
