@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import UnreadableError, decode, decode_first
 from beit.data.wholeness import png_lacks_pixels, tells_of_lost_pixels
 from encoding import MODES, chunk, encoded, png
 
@@ -76,3 +78,61 @@ def test_a_black_last_row_and_bytes_too_many_are_no_fault() -> None:
 )
 def test_warnings_of_libjpeg(warning: str, lost: bool) -> None:
     assert tells_of_lost_pixels(warning) == lost
+
+
+def gif_stream(data: bytes) -> tuple[int, bytes, int]:
+    """Where the codes of the first picture begin, the codes, and where their last block ends."""
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while data[place] == 0x21:
+        place += 2
+        while data[place]:
+            place += data[place] + 1
+        place += 1
+    flags = data[place + 9]
+    start = place = place + 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    codes = b""
+    while data[place]:
+        codes += data[place + 1 : place + 1 + data[place]]
+        place += data[place] + 1
+    return start, codes, place
+
+
+def blocks(codes: bytes) -> bytes:
+    pieces = (codes[at : at + 255] for at in range(0, len(codes), 255))
+    return b"".join(bytes([len(piece)]) + piece for piece in pieces)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_gif_whose_stream_ends_early_is_refused(frames: int) -> None:
+    """What follows, a second picture above all, is not decoded as the rest of the first."""
+    first = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
+    more = [Image.new("L", (32, 32), shade) for shade in (9, 99)][: frames - 1]
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=more)
+    data = file.getvalue()
+    np.testing.assert_array_equal(decode(data, channels=1)[..., 0], np.asarray(first))
+    start, codes, end = gif_stream(data)
+    assert data[start:end] == blocks(codes)
+    for kept in range(len(codes) - 4):
+        with pytest.raises(UnreadableError):
+            decode(data[:start] + blocks(codes[:kept]) + data[end:])
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_more_pictures_in_a_file_are_told(form: str) -> None:
+    more = [Image.new("RGB", (80, 64), colour) for colour in ("red", "lime")]
+    options = {"lossless": True} if form == "WEBP" else {}
+    several = decode_first(encoded(form, save_all=True, append_images=more, **options))
+    alone = decode_first(encoded(form, **options))
+    assert several.several
+    assert not alone.several
+    if form != "GIF":  # whose palette follows from all of them
+        np.testing.assert_array_equal(several.pixels, alone.pixels)
+
+
+def test_what_follows_a_gif_may_be_cut() -> None:
+    more = [Image.new("RGB", (80, 64), colour) for colour in ("red", "lime")]
+    data = encoded("GIF", save_all=True, append_images=more)
+    whole, (_, _, end) = decode(data), gif_stream(data)
+    for kept in (end + 1, end + 9, len(data) - 1):
+        np.testing.assert_array_equal(decode(data[:kept]), whole)

@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import io
 import re
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from beit.data.wholeness import png_is_interlaced, png_lacks_pixels, tells_of_lost_pixels
+from beit.data.quiet import PillowIsQuiet
+from beit.data.wholeness import (
+    first_of_gif,
+    png_is_interlaced,
+    png_lacks_pixels,
+    tells_of_lost_pixels,
+)
 from beit.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -66,39 +69,7 @@ class UnreadableError(DataError):
         return type(self), (self.reason,)
 
 
-class _PillowIsQuiet:
-    """Silences Pillow's own warnings while any thread decodes.
-
-    `warnings.catch_warnings` restores the filters it found, so overlapping uses from several
-    threads could leave the wrong ones behind; here only the first in and the last out touch them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._catcher = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._catcher.__exit__(kind, error, trace)
-
-
-_quiet = _PillowIsQuiet()
+_quiet = PillowIsQuiet()
 
 
 def _scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
@@ -225,13 +196,23 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _pixels(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
+class Decoded(NamedTuple):
+    """Pixels uint8 [H,W,channels], contiguous and writable."""
+
+    pixels: np.ndarray
+    several: bool
+    """Whether the file is animated or has several pages: these are those of the first."""
+
+
+def _decoded(data: bytes, channels: int, pixel_limit: int) -> Decoded:
+    data, more = first_of_gif(data)
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size
         if width * height > pixel_limit:
             raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
         if picture.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
             raise UnreadableError(f"it has more than {MOST_SCANS} scans")
+        several = more or _is_one_of_several(picture)
         fast = _jpeg(picture, data, channels)
         if fast is not None:
             pixels = fast
@@ -245,18 +226,27 @@ def _pixels(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
         pixels = pixels[:, :, None]
     if pixels.shape[2] < channels:
         pixels = np.repeat(pixels, channels, axis=2)
-    return np.require(pixels, np.uint8, ("C", "W"))
+    return Decoded(np.require(pixels, np.uint8, ("C", "W")), several)
 
 
-def decode(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
-    """Pixels of an encoded picture, uint8 [H,W,channels], contiguous and writable.
+def _is_one_of_several(picture: Image.Image) -> bool:
+    return bool(getattr(picture, "is_animated", False))
+
+
+def decode_first(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
+    """The first picture of a file, and whether there are more in it.
 
     One channel is grey (ITU-R 601), three are RGB; other counts take the bands of the file as they
     are. The limit is checked against the header, before any pixel is decoded; one above Pillow's
     own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
     """
     with _faults_named(data), _quiet:
-        return _pixels(data, channels, pixel_limit)
+        return _decoded(data, channels, pixel_limit)
+
+
+def decode(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """Pixels of an encoded picture, uint8 [H,W,channels]: `decode_first` without the rest."""
+    return decode_first(data, channels=channels, pixel_limit=pixel_limit).pixels
 
 
 class Header(NamedTuple):
@@ -278,7 +268,7 @@ def read_header(data: bytes) -> Header:
     """What the picture is. Errors: UnreadableError."""
     with _faults_named(data), _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size
-        several = bool(getattr(picture, "is_animated", False))
+        several = _is_one_of_several(picture)
         form = "JPEG" if picture.format == "MPO" else str(picture.format)
         return Header(form, picture.mode, height, width, several, _orientation(picture))
 

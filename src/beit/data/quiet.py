@@ -1,0 +1,39 @@
+"""Pillow's warnings, silenced while pictures are decoded."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from types import TracebackType
+
+
+class PillowIsQuiet:
+    """Silences Pillow's own warnings while any thread decodes.
+
+    `warnings.catch_warnings` restores the filters it found, so overlapping uses from several
+    threads could leave the wrong ones behind; here only the first in and the last out touch them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._catcher.__exit__(kind, error, trace)
