@@ -1,4 +1,7 @@
-"""What travels from the loader to an objective. Pictures are uint8; B is the micro-batch."""
+"""What travels from the loader to an objective. Pictures are uint8; B is the micro-batch.
+
+`several` names the pictures whose files hold more than one, of which the first was taken.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class ImageBatch(NamedTuple):
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
     jitter: Float[Tensor, "batch changes numbers"] | None = None
+    several: tuple[str, ...] = ()
 
 
 class MaskedBatch(NamedTuple):
@@ -42,6 +46,7 @@ class MaskedBatch(NamedTuple):
     unreadable: tuple[Unreadable, ...] = ()
     jitter: Float[Tensor, "batch changes numbers"] | None = None
     views: Int64[Tensor, "batch 2"] | None = None
+    several: tuple[str, ...] = ()
 
 
 class LabelledBatch(NamedTuple):
@@ -51,6 +56,7 @@ class LabelledBatch(NamedTuple):
     targets: Int64[Tensor, " batch"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    several: tuple[str, ...] = ()
 
 
 class SegmentedBatch(NamedTuple):
@@ -60,6 +66,7 @@ class SegmentedBatch(NamedTuple):
     labels: UInt8[Tensor, "batch height width"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    several: tuple[str, ...] = ()
 
 
 Batch = ImageBatch | MaskedBatch | LabelledBatch | SegmentedBatch

@@ -9,7 +9,8 @@ import pytest
 
 from beit.batch import Unreadable
 from beit.errors import DataError
-from beit.training.journal import Journal, UnreadablePictures
+from beit.training.journal import Journal
+from beit.training.noted import UnreadablePictures
 from beit.training.run_folder import RunFolder
 
 

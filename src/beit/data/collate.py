@@ -32,6 +32,8 @@ class Outcome(NamedTuple):
     key: str
     sample: Sample | None
     reason: str = ""
+    several: bool = False
+    """Whether it is the first of several in its file."""
 
 
 class Parcel:
@@ -96,4 +98,5 @@ def collate(outcomes: list[Outcome]) -> Parcel:
     if not read:
         return Parcel(None, unreadable)
     keys, samples = tuple(key for key, _ in read), [sample for _, sample in read]
-    return Parcel(_batch(samples, keys, unreadable), unreadable)
+    several = tuple(outcome.key for outcome in outcomes if outcome.several)
+    return Parcel(_batch(samples, keys, unreadable)._replace(several=several), unreadable)

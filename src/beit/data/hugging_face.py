@@ -65,6 +65,12 @@ class HuggingFaceSource:
         target = None if self._targets is None else int(self._targets[index])
         return Record(data, target, self.key(index))
 
+    def size(self, index: int) -> int:
+        try:
+            return len(self.read(index).data)
+        except UnreadableError:
+            return -1
+
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps([self._split, self._classes]).encode())

@@ -63,9 +63,11 @@ class _Samples(Dataset[Outcome]):
         except UnreadableError as error:
             return Outcome(key, None, error.reason)
         if isinstance(self._view, RecurringViews):
-            return Outcome(key, self._view.of(picture.pixels, self._seed, epoch, index))
-        generator = sample_generator(self._seed, epoch, index)
-        return Outcome(key, self._view(picture.pixels, picture.target, generator))
+            sample: Sample = self._view.of(picture.pixels, self._seed, epoch, index)
+        else:
+            generator = sample_generator(self._seed, epoch, index)
+            sample = self._view(picture.pixels, picture.target, generator)
+        return Outcome(key, sample, several=picture.several)
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import UnreadableError, decode_first
 from beit.data.sources import ImageSource, Record, spread
 
 CACHE_LIMIT = 512 * 2**20
@@ -26,6 +26,8 @@ class Picture(NamedTuple):
 
     pixels: np.ndarray
     target: int | None
+    several: bool = False
+    """Whether the file is animated or has several pages: this is the first of them."""
 
 
 def cores() -> int:
@@ -48,6 +50,7 @@ class Pictures:
         self._starts = np.zeros(0, np.int64)
         self._shapes = np.zeros((0, 3), np.int64)
         self._reasons: dict[int, str] = {}
+        self._several: frozenset[int] = frozenset()
         self._targets = source.targets
         if cache or (cache is None and self._fit()):
             self._keep()
@@ -64,25 +67,28 @@ class Pictures:
         """The stable name of a picture."""
         return self._source.key(index)
 
-    def _pixels(self, record: Record) -> np.ndarray:
-        pixels, labels = decode(record.data, channels=self._channels), record.labels
-        if labels is None:
-            return pixels
-        if labels.shape != pixels.shape[:2]:
-            raise UnreadableError(f"its mask is {labels.shape}, the picture {pixels.shape[:2]}")
-        return np.dstack([pixels, labels])
+    def _picture(self, record: Record) -> Picture:
+        (pixels, several), labels = (
+            decode_first(record.data, channels=self._channels),
+            record.labels,
+        )
+        if labels is not None:
+            if labels.shape != pixels.shape[:2]:
+                raise UnreadableError(f"its mask is {labels.shape}, the picture {pixels.shape[:2]}")
+            pixels = np.dstack([pixels, labels])
+        return Picture(pixels, record.target, several)
 
-    def _decoded(self, index: int) -> np.ndarray | str:
-        """Pixels, or the reason why there are none."""
+    def _decoded(self, index: int) -> Picture | str:
+        """The picture, or the reason why there is none."""
         try:
-            return self._pixels(self._source.read(index))
+            return self._picture(self._source.read(index))
         except UnreadableError as error:
             return error.reason
 
     def _fit(self) -> bool:
         """Whether a few pictures spread over the source promise that all of them fit."""
         tried = [self._decoded(index) for index in spread(len(self), ESTIMATE_FROM)]
-        sizes = [pixels.nbytes for pixels in tried if not isinstance(pixels, str)]
+        sizes = [one.pixels.nbytes for one in tried if not isinstance(one, str)]
         return bool(sizes) and sum(sizes) / len(sizes) * len(self) <= CACHE_LIMIT
 
     def _keep(self) -> None:
@@ -91,28 +97,29 @@ class Pictures:
         self._reasons = {
             index: reason for index, reason in enumerate(decoded) if isinstance(reason, str)
         }
-        self._shapes = np.array(
-            [(0, 0, 0) if isinstance(pixels, str) else pixels.shape for pixels in decoded], np.int64
-        )
+        read = {index: one for index, one in enumerate(decoded) if isinstance(one, Picture)}
+        self._several = frozenset(index for index, one in read.items() if one.several)
+        self._shapes = np.zeros((len(decoded), 3), np.int64)
+        for index, one in read.items():
+            self._shapes[index] = one.pixels.shape
         sizes = self._shapes.prod(axis=1)
         self._starts = np.cumsum(sizes) - sizes
         self._flat = torch.empty(int(sizes.sum()), dtype=torch.uint8)
         memory = self._flat.numpy()
-        for index, pixels in enumerate(decoded):
-            if not isinstance(pixels, str):
-                start = int(self._starts[index])
-                memory[start : start + pixels.size] = pixels.reshape(-1)
+        for index in list(read):
+            pixels, start = read.pop(index).pixels, int(self._starts[index])
+            memory[start : start + pixels.size] = pixels.reshape(-1)
             decoded[index] = ""  # frees it, so that little is held twice
 
     def read(self, index: int) -> Picture:
         """One picture. Errors: UnreadableError with the reason."""
         if self._flat is None:
-            record = self._source.read(index)
-            return Picture(self._pixels(record), record.target)
+            return self._picture(self._source.read(index))
         if index in self._reasons:
             raise UnreadableError(self._reasons[index])
         height, width, channels = (int(side) for side in self._shapes[index])
         start = int(self._starts[index])
         stop = start + math.prod((height, width, channels))
         pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        return Picture(pixels, None if self._targets is None else int(self._targets[index]))
+        target = None if self._targets is None else int(self._targets[index])
+        return Picture(pixels, target, index in self._several)

@@ -90,6 +90,9 @@ class ShardSource:
         target = None if self._targets is None else int(self._targets[index])
         return Record(data[BLOCK:], target, self.key(index))
 
+    def size(self, index: int) -> int:
+        return int(self._sizes[index])
+
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self._classes).encode() + self._prefix)

@@ -37,7 +37,27 @@ class CentreView:
         return ImageSample(central_view(picture, self.size, self.crop_share))
 
 
-class Passes(Generic[Kind]):
+class _Told:
+    """What the batches of all passes so far say of their pictures."""
+
+    def __init__(self) -> None:
+        self._unreadable: dict[str, Unreadable] = {}
+        self._several: dict[str, None] = {}
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Pictures that no pass so far could read."""
+        return tuple(self._unreadable.values())
+
+    def several(self) -> tuple[str, ...]:
+        """Pictures that are the first of several in their file."""
+        return tuple(self._several)
+
+    def _note(self, batch: Batch) -> None:
+        self._unreadable.update((found.key, found) for found in batch.unreadable)
+        self._several.update(dict.fromkeys(batch.several))
+
+
+class Passes(_Told, Generic[Kind]):
     """Every iteration is one ordered pass over views [channels, *size] of the pictures, which are
     read once where they fit in memory."""
 
@@ -51,22 +71,18 @@ class Passes(Generic[Kind]):
         channels: int,
         loader: LoaderConfig,
     ) -> None:
+        super().__init__()
         self._kind, self._source, self._view = kind, source, view
         self._channels, self._loader = channels, loader
         self._fits = len(source) * channels * math.prod(size) <= HELD_BYTES
         self._held: list[Kind] = []
-        self._unreadable: dict[str, Unreadable] = {}
-
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Pictures that no pass so far could read."""
-        return tuple(self._unreadable.values())
 
     def _read(self) -> Iterator[Kind]:
         for batch in evaluate_batches(
             self._source, self._view, channels=self._channels, batch=BATCH, config=self._loader
         ):
             assert isinstance(batch, self._kind)
-            self._unreadable.update((found.key, found) for found in batch.unreadable)
+            self._note(batch)
             yield batch
 
     def __iter__(self) -> Iterator[Kind]:
@@ -77,7 +93,7 @@ class Passes(Generic[Kind]):
         return iter(self._held)
 
 
-class WholePictures:
+class WholePictures(_Told):
     """Every iteration is one ordered pass over whole pictures with their labels, read anew.
 
     Batches hold one picture, since sizes differ. Of several processes each reads its share.
@@ -92,13 +108,9 @@ class WholePictures:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        super().__init__()
         self._source, self._channels, self._loader = source, channels, loader
         self._rank, self._world = rank, world
-        self._unreadable: dict[str, Unreadable] = {}
-
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Pictures that no pass so far could read."""
-        return tuple(self._unreadable.values())
 
     def __iter__(self) -> Iterator[SegmentedBatch]:
         for batch in evaluate_batches(
@@ -111,5 +123,5 @@ class WholePictures:
             config=self._loader,
         ):
             assert isinstance(batch, SegmentedBatch)
-            self._unreadable.update((found.key, found) for found in batch.unreadable)
+            self._note(batch)
             yield batch

@@ -198,7 +198,7 @@ ALWAYS: tuple[Plan, ...] = (
         from_zero=True,
     ),
 )
-UNDRAWN = {"seconds_left", "memory_gib", "unreadable", "collapsed", "neighbours_block"}
+UNDRAWN = {"seconds_left", "memory_gib", "unreadable", "several", "collapsed", "neighbours_block"}
 UNDRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss", "codes_revived"}
 
 

@@ -1,4 +1,4 @@
-"""What a run has told so far: the rows of metrics.jsonl and unreadable.jsonl."""
+"""What a run has told so far: the rows of metrics.jsonl, and the pictures it named."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_history(run: Path) -> History:
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
 
 
-def read_unreadable(run: Path) -> dict[str, str]:
-    """Pictures the run could not read, with the reasons."""
-    rows = _rows(run / "unreadable.jsonl")
+def read_noted(file: Path) -> dict[str, str]:
+    """The pictures that a file of the run names, with the reasons."""
+    rows = _rows(file)
     return {str(row["key"]): str(row.get("reason", "")) for row in rows if "key" in row}

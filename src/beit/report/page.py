@@ -10,7 +10,7 @@ from beit.errors import BeitError
 from beit.report.charts import curves
 from beit.report.classification import classification_sections
 from beit.report.document import document
-from beit.report.history import History, read_history, read_unreadable
+from beit.report.history import History, read_history, read_noted
 from beit.report.markup import Markup, Section, block, count, element, join, note
 from beit.report.pretraining import pretraining_sections
 from beit.report.segmentation import segmentation_sections
@@ -51,9 +51,20 @@ def without_pictures(error: BeitError | OSError | RuntimeError, again: str) -> S
     return Section("pictures", "Pictures", "", note(join(words), "warning"))
 
 
-def _unreadable(run: Path) -> list[Markup]:
-    """How many pictures could not be read, and which."""
-    found = read_unreadable(run)
+NOTED = {
+    "unreadable": ("picture", "could not be read and had no part in the training"),
+    "several": ("file", "held several pictures, of which the first was taken"),
+    "shared": (
+        "picture",
+        "to learn from came again for validation: the scores are higher than they should be",
+    ),
+}
+"""Files of a run that name pictures, and what is to be said of those."""
+
+
+def _noted(run: Path, name: str) -> list[Markup]:
+    """How many pictures the run named for one reason, and which."""
+    found = read_noted(run / f"{name}.jsonl")
     if not found:
         return []
     lines = [
@@ -61,14 +72,16 @@ def _unreadable(run: Path) -> list[Markup]:
         for key, reason in list(found.items())[:NAMED]
     ]
     if len(found) > NAMED:
-        lines.append(element("li", f"and {len(found) - NAMED} more, in unreadable.jsonl"))
-    words = f"{count(len(found), 'picture')} could not be read and had no part in the training"
+        lines.append(element("li", f"and {len(found) - NAMED} more, in {name}.jsonl"))
+    noun, said = NOTED[name]
+    words = f"{count(len(found), noun)} {said}"
     listed = element("details", [element("summary", words), element("ul", lines)])
     return [element("div", listed, {"class": "note"})]
 
 
 def _notices(run: Path, config: RunConfig, history: History) -> list[Markup]:
-    return [note(words, "warning") for words in findings(config, history)] + _unreadable(run)
+    warnings = [note(words, "warning") for words in findings(config, history)]
+    return warnings + [lines for name in NOTED for lines in _noted(run, name)]
 
 
 def _header(run: Path, config: RunConfig, history: History, sections: list[Section]) -> Markup:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from torch import nn
@@ -31,6 +33,7 @@ from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
 from beit.training.listing import Listing
 from beit.training.loop import fit
+from beit.training.noted import Noted
 from beit.training.parallel import Processes, resolve_precision, restarts
 from beit.training.plan import Evaluation, Fit
 from beit.training.run_folder import RunFolder
@@ -50,7 +53,8 @@ class Run(NamedTuple):
 
 class Task(NamedTuple):
     """What a run trains, on which pictures, seen how, judged how, what its artifact says, and what
-    the user should know before."""
+    the user should know before; `shared` are pictures to learn from that come again for validation,
+    each with what it is there."""
 
     objective: AnyObjective
     source: ImageSource
@@ -59,6 +63,7 @@ class Task(NamedTuple):
     evaluation: Evaluation | None
     details: Details
     notes: tuple[str, ...] = ()
+    shared: Mapping[str, str] = MappingProxyType({})
 
 
 class Manner(NamedTuple):
@@ -147,6 +152,14 @@ def listing_of(source: ImageSource) -> Listing:
     return Listing(source.fingerprint(), lambda: map(source.key, range(len(source))))
 
 
+def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[str]:
+    for key, other in islice(shared.items(), 1):
+        yield (
+            f"{len(shared)} of the pictures to learn from come again for validation, as {key} does "
+            f"as {other}: the scores will be too high; {folder.shared} names all that were found"
+        )
+
+
 def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
     """Open the folder, train, publish, report."""
     training, evaluation = config.training, task.evaluation
@@ -155,8 +168,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     loader = open_loader(config, task, processes)
     folder = RunFolder(Path(config.out))
     processes.on_leader(lambda: folder.open(config, resume=manner.resume))
-    if processes.leads and not manner.quiet:
-        for note in task.notes:
+    if processes.leads:
+        Noted(folder.shared).note(
+            {key: f"the same as {other}" for key, other in task.shared.items()}
+        )
+        for note in () if manner.quiet else (*task.notes, *_told_of_shared(task.shared, folder)):
             print(f"note: {note}")
     listing = listing_of(task.source)
     origin = {

@@ -11,6 +11,7 @@ from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.labelled import open_labelled
+from beit.data.overlap import shared_pictures
 from beit.data.sources import check_readable
 from beit.evaluation.classify import score_classifier
 from beit.evaluation.passes import Passes
@@ -70,6 +71,9 @@ def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
         source=splits.train,
         view=TrainView(config.augment, built.size, built.channels),
         channels=built.channels,
-        evaluation=Evaluation(measure, best="top1", unreadable=passes.unreadable),
+        evaluation=Evaluation(
+            measure, best="top1", unreadable=passes.unreadable, several=passes.several
+        ),
         details=Details(classes=classes, crop=config.crop),
+        shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )

@@ -11,6 +11,7 @@ from beit.artifact.store import Details
 from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
+from beit.data.overlap import shared_pictures
 from beit.data.segmented import open_segmented
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
@@ -112,7 +113,11 @@ def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
         view=JointView(config.joint, built.size, fill),
         channels=built.channels,
         evaluation=Evaluation(
-            validation.measure, best="miou", unreadable=validation.pictures.unreadable
+            validation.measure,
+            best="miou",
+            unreadable=validation.pictures.unreadable,
+            several=validation.pictures.several,
         ),
         details=Details(classes=classes, inference=config.inference),
+        shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )

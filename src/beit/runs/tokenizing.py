@@ -83,7 +83,7 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
         source=training,
         view=SingleView(config=config.views, size=built.size, interpolation=built.interpolation),
         channels=built.channels,
-        evaluation=Evaluation(measure, unreadable=passes.unreadable),
+        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
         details=Details(),
     )
 

@@ -15,10 +15,8 @@ from typing import Any
 
 import torch
 
-from beit.batch import Unreadable
 from beit.config.training import TrackerName
 from beit.durable import replace_file
-from beit.errors import DataError
 from beit.training.following import Follower
 from beit.training.run_folder import RunFolder
 
@@ -94,13 +92,13 @@ def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
     steps and kinds of those rows."""
     if not path.exists():
         return set()
-    rows = list(_whole_rows(path))
+    rows = list(whole_rows(path))
     kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     replace_file(path, ["".join(kept).encode()])
     return {(row["step"], row["kind"]) for row in rows if row["step"] > step}
 
 
-def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSON lines file, without one that was being written when its process died."""
     for line in path.read_text().splitlines():
         with suppress(ValueError):
@@ -176,37 +174,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
-
-
-class UnreadablePictures:
-    """Pictures that could not be read: counted once, named in the run, limited by a setting."""
-
-    def __init__(self, folder: RunFolder, *, pictures: int, limit: float) -> None:
-        self._path = folder.path / "unreadable.jsonl"
-        self._allowed = max(1, math.floor(limit * pictures)) if limit else 0
-        self._pictures = pictures
-        self._known: dict[str, str] = {}
-        if self._path.exists():
-            self._known = {row["key"]: row["reason"] for row in _whole_rows(self._path)}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def add(self, found: tuple[Unreadable, ...]) -> None:
-        """Note the ones not seen before.
-
-        Raises DataError once there are more than the limit allows.
-        """
-        new = {entry.key: entry.reason for entry in found if entry.key not in self._known}
-        if not new:
-            return
-        self._known.update(new)
-        with self._path.open("a") as file:
-            for key, reason in new.items():
-                file.write(json.dumps({"key": key, "reason": reason}) + "\n")
-        if len(self._known) > self._allowed:
-            first = "; ".join(f"{key}: {why}" for key, why in list(self._known.items())[:3])
-            raise DataError(
-                f"{len(self._known)} of {self._pictures} pictures cannot be read ({first})",
-                remedy=f"see {self._path}; repair or remove them, or raise --bad-limit",
-            )

@@ -13,9 +13,10 @@ from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, newest_checkpoint
-from beit.training.journal import Journal, Pace, UnreadablePictures, progress_line
+from beit.training.journal import Journal, Pace, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
+from beit.training.noted import FirstOfSeveral, UnreadablePictures
 from beit.training.parallel import lost_a_process
 from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
@@ -87,6 +88,7 @@ class _Run:
     def _open_records(self) -> None:
         run = self.run
         self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
+        self.several = FirstOfSeveral(run.folder, self._say)
         if run.processes.leads:
             self.journal = Journal(
                 run.folder,
@@ -168,6 +170,7 @@ class _Run:
                 self.restarts = self.run.loader.restarts
                 self._say(f"processes that read pictures were lost and replaced: {self.restarts}")
             self.unreadable.add(batch.unreadable)
+            self.several.add(batch.several)
             yield batch
 
     def _require_finite(self) -> None:
@@ -207,6 +210,8 @@ class _Run:
             values = {**terms, **expectations, "lr": self.rate, **pace}
             if len(self.unreadable):
                 values["unreadable"] = float(len(self.unreadable))
+            if len(self.several):
+                values["several"] = float(len(self.several))
             if self.restarts:
                 values["reader_restarts"] = float(self.restarts)
             self.journal.record(self.step, "train", values)
@@ -230,6 +235,7 @@ class _Run:
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
         self.unreadable.add(evaluation.unreadable())
+        self.several.add(evaluation.several())
         if self.journal is not None:
             self.journal.record(self.step, "evaluate", self.metrics)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())

@@ -31,6 +31,8 @@ class Evaluation(NamedTuple):
     best: str = ""
     unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
     """Pictures that the last measure could not read."""
+    several: Callable[[], tuple[str, ...]] = tuple
+    """Pictures of the last measure that are the first of several in their file."""
 
 
 class Fitted(NamedTuple):

@@ -68,6 +68,21 @@ class RunFolder:
         return self.path / "pictures.txt.gz"
 
     @property
+    def unreadable(self) -> Path:
+        """Pictures that could not be read, with the reasons."""
+        return self.path / "unreadable.jsonl"
+
+    @property
+    def several(self) -> Path:
+        """Pictures that are the first of several in their file."""
+        return self.path / "several.jsonl"
+
+    @property
+    def shared(self) -> Path:
+        """Pictures to learn from that are among those for validation, too."""
+        return self.path / "shared.jsonl"
+
+    @property
     def diverged(self) -> Path:
         """Records of steps whose numbers were not finite."""
         return self.path / "diverged"

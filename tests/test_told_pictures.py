@@ -1,0 +1,99 @@
+"""What is odd about the pictures of a run is in its terminal, its log, its files and its report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from beit import runs
+from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.loader import Loader
+from beit.data.sources import open_source
+from beit.data.views import SingleView
+from beit.report.page import write_report
+from segmented_folder import write_folder
+
+OPTIONS = {
+    "workers": 0, "report": False, "device": "cpu", "precision": "fp32", "steps": 4, "batch": 12,
+    "warmup_steps": 1, "evaluate_every": 2, "log_every": 1,
+}  # fmt: skip
+
+
+def named(file: Path) -> dict[str, str]:
+    return {row["key"]: row["reason"] for row in map(json.loads, file.read_text().splitlines())}
+
+
+def animate(place: Path) -> None:
+    """In place of a picture an animation that begins with it."""
+    first, shape = Image.open(place), place.with_suffix(".gif")
+    first.save(shape, save_all=True, append_images=[Image.new("RGB", first.size, "red")])
+    place.unlink()
+
+
+@pytest.fixture
+def parts(class_folders: Path, tmp_path: Path) -> Path:
+    """train/ and val/ with an animation each, and one picture in both."""
+    root = tmp_path / "pictures"
+    for part in ("train", "val"):
+        shutil.copytree(class_folders, root / part)
+    for number, place in enumerate(sorted((root / "val").rglob("*.png"))):
+        Image.new("RGB", (40, 40), (number, 2 * number, 9)).save(place)
+    shutil.copy(root / "train/disc/03.png", root / "val/disc/07.png")
+    animate(root / "train/stripes/01.png")
+    animate(root / "val/tiles/02.png")
+    return root
+
+
+def test_a_run_tells_of_animations_and_of_pictures_in_both_parts(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    runs.finetune("tiny", data=str(parts), out=str(out), **OPTIONS)
+    animated = {"train/stripes/01.gif", "val/tiles/02.gif"}
+    assert set(named(out / "several.jsonl")) == animated
+    assert named(out / "shared.jsonl") == {"train/disc/03.png": "the same as val/disc/07.png"}
+    assert not (out / "unreadable.jsonl").exists()
+    told = capsys.readouterr().out
+    assert (
+        "note: 1 of the pictures to learn from come again for validation, as train/disc/03" in told
+    )
+    log = (out / "log.txt").read_text()
+    assert log.count("the first picture was taken") == 1
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 4
+    assert [row for row in rows if row["kind"] == "train"][-1]["several"] == 2
+    page = write_report(out).read_text()
+    assert "2 files held several pictures, of which the first was taken" in page
+    assert "1 picture to learn from came again for validation" in page
+    assert "could not be read" not in page
+
+
+def test_a_segmentation_tells_of_pictures_in_both_parts(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pictures", train=4, validation=2)
+    shutil.copy(root / "images/train/00.jpg", root / "images/val/00.jpg")
+    shutil.copy(root / "masks/train/00.png", root / "masks/val/00.png")
+    out = tmp_path / "run"
+    options = OPTIONS | {"steps": 2, "batch": 2, "quiet": True}
+    runs.segment("tiny", data=str(root), out=str(out), **options)
+    assert list(named(out / "shared.jsonl")) == ["images/train/00.jpg"]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_tells_them_however_it_reads(parts: Path, cache: bool, workers: int) -> None:
+    source = open_source(str(parts))
+    loader = Loader(
+        source,
+        SingleView(config=ViewConfig(), size=(8, 8)),
+        channels=3,
+        batch=18,
+        micro_batch=9,
+        seed=0,
+        config=LoaderConfig(workers=workers, cache=cache),
+    )
+    told = [key for batch in loader.batches(0, len(source) // 18) for key in batch.several]
+    assert told == ["train/stripes/01.gif"]
