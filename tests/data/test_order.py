@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beit.data.order import derive_seed, permutation, sample_generator, step_samples
+from beit.data.order import (
+    check_division,
+    derive_seed,
+    permutation,
+    sample_generator,
+    step_samples,
+)
 from beit.errors import ConfigError, DataError
 
 
@@ -62,6 +69,22 @@ def test_every_epoch_holds_every_sample_once(length: int, batch: int) -> None:
     assert stream == [
         (epoch, int(index)) for epoch in range(3) for index in permutation(length, 0, epoch)
     ]
+
+
+@pytest.mark.parametrize("world", range(1, 10))
+@pytest.mark.parametrize("batch", [1, 6, 8, 12, 60])
+def test_other_numbers_of_processes_are_refused_with_legal_ones(batch: int, world: int) -> None:
+    """And what is named is accepted."""
+    if batch % world == 0:
+        check_division(batch, world, 1)
+        return
+    with pytest.raises(ConfigError, match=f"{batch} cannot be divided among {world} ") as caught:
+        check_division(batch, world, 1)
+    batches, worlds = caught.value.remedy.split("numbers of processes:")
+    for legal in re.findall(r"\d+", batches):
+        check_division(int(legal), world, 1)
+    named = [int(legal) for legal in worlds.split(",")]
+    assert named == [number for number in range(1, batch + 1) if batch % number == 0]
 
 
 def test_indivisible_batches_name_legal_values() -> None:

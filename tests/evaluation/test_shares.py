@@ -1,0 +1,53 @@
+"""Scores of several processes are those of one: no picture twice and none left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from beit.config import InferenceConfig, LinearHeadConfig, LoaderConfig
+from beit.config.segment_run import MaskConfig
+from beit.data.segmented import open_segmented
+from beit.data.sources import select
+from beit.evaluation.passes import WholePictures
+from beit.evaluation.segment import score_segmenter
+from beit.models.segmenter import Segmenter
+from miniature import BACKBONE
+from reference import disturb
+from segmented_folder import write_folder
+
+MOST = 17
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("segmented"), train=1, validation=MOST)
+    return open_segmented(str(root), MaskConfig(), split=0.2, seed=0).validation
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    model = Segmenter(BACKBONE, 3, LinearHeadConfig())
+    disturb(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("number", range(1, MOST + 1))
+def test_any_number_of_pictures_among_any_number_of_processes(pictures, segmenter, number):
+    """Shares may be empty, and none is filled up with pictures that others have."""
+    chosen = select(pictures, range(number))
+
+    def confusion(rank: int, world: int) -> torch.Tensor:
+        share = WholePictures(
+            chosen, channels=3, loader=LoaderConfig(workers=0), rank=rank, world=world
+        )
+        return score_segmenter(segmenter, share, InferenceConfig(whole=True)).confusion
+
+    alone = confusion(0, 1)
+    assert alone.sum() == sum(
+        int((torch.from_numpy(chosen.read(index).labels) != 255).sum()) for index in range(number)
+    )
+    for world in (2, 3, 5):
+        together = torch.stack([confusion(rank, world) for rank in range(world)])
+        assert torch.equal(together.sum(dim=0), alone)

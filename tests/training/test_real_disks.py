@@ -1,0 +1,133 @@
+"""Disks that are too small, and places that may not be written to: real ones, not stand-ins."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from beit.config import PretrainRunConfig
+from beit.errors import ResourceError
+from beit.recipes import find_recipe
+from beit.training.checkpoint import newest_checkpoint, save_checkpoint
+from beit.training.run_folder import RunFolder
+from beit.training.saving import Saver
+from states import assert_same, checkpoint
+
+NEW_MOUNTS, NEW_USERS = 0x20000, 0x10000000  # of unshare(2)
+READ_ONLY, REMOUNT, PRIVATE = 1, 32, 0x40000 | 0x4000  # of mount(2)
+NOBODY = 65534
+NOT_ALLOWED = 77
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotAllowedError(Exception):
+    """This machine lets nobody mount."""
+
+
+def mount(place: Path, flags: int = 0, options: str = "") -> None:
+    given = (b"tmpfs", os.fsencode(place), b"tmpfs", flags, options.encode())
+    if libc.mount(*given[:3], ctypes.c_ulong(flags), given[4]):
+        raise NotAllowedError(os.strerror(ctypes.get_errno()))
+
+
+def own_mounts() -> None:
+    """Those of this process are seen by no other from here on, and end with it."""
+    user = 0 if os.geteuid() == 0 else NEW_USERS
+    if libc.unshare(NEW_MOUNTS | user):
+        raise NotAllowedError(os.strerror(ctypes.get_errno()))
+    if libc.mount(b"none", b"/", None, ctypes.c_ulong(PRIVATE), None):
+        raise NotAllowedError(os.strerror(ctypes.get_errno()))
+
+
+def in_a_child(action: Callable[[], None]) -> None:
+    """In a process of its own, whose mounts and user are no other's. Skips where none may mount."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        except NotAllowedError:
+            code = NOT_ALLOWED
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == NOT_ALLOWED:
+        pytest.skip("no disk may be mounted here")
+    assert code == 0
+
+
+def bytes_of(place: Path) -> int:
+    return sum(file.stat().st_size for file in place.iterdir())
+
+
+def test_a_disk_on_which_the_next_checkpoint_has_no_room(tmp_path: Path) -> None:
+    """It is refused before a byte of it is written, and the one before is whole."""
+    size = bytes_of(save_checkpoint(tmp_path / "elsewhere", checkpoint(10), keep=1))
+
+    def fill() -> None:
+        own_mounts()
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount(disk, options=f"size={4 * size + 2**15}")
+        place = disk / "checkpoints"
+        save_checkpoint(place, checkpoint(10), keep=1)
+        filling = os.statvfs(disk)
+        (disk / "other").write_bytes(bytes(filling.f_bavail * filling.f_frsize - size))
+        with pytest.raises(ResourceError, match=r"step 20 .*it needs 0 MiB \(0 MiB free\)"):
+            save_checkpoint(place, checkpoint(20), keep=1)
+        assert [path.name for path in place.iterdir()] == ["step-00000010"]
+        (disk / "other").unlink()
+        save_checkpoint(place, checkpoint(20), keep=1)
+        assert_same(newest_checkpoint(place).checkpoint, checkpoint(20))
+
+    in_a_child(fill)
+
+
+def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
+    """The state waits in memory until the disk can be written to again."""
+
+    def lock() -> None:
+        own_mounts()
+        mount(tmp_path, options="size=16m")
+        place = tmp_path / "checkpoints"
+        save_checkpoint(place, checkpoint(10), keep=1)
+        mount(tmp_path, REMOUNT | READ_ONLY)
+        saver = Saver(place, keep=1, waits=(0.0,))
+        saver.save(checkpoint(20))
+        with pytest.raises(ResourceError, match=r"step 20 .*Read-only file system"):
+            saver.finish()
+        assert_same(newest_checkpoint(place).checkpoint, checkpoint(10))
+        patient = Saver(place, keep=1, waits=(0.1,) * 600)
+        patient.save(checkpoint(20))
+        Timer(0.3, mount, (tmp_path, REMOUNT)).start()
+        patient.finish()
+        assert_same(newest_checkpoint(place).checkpoint, checkpoint(20))
+
+    in_a_child(lock)
+
+
+def test_a_run_does_not_start_where_it_may_not_write(tmp_path: Path) -> None:
+    config = replace(find_recipe("pretrain", "tiny", PretrainRunConfig), data="pictures", out="run")
+
+    def start() -> None:
+        for path in (tmp_path, *tmp_path.parents):
+            if path.stat().st_uid == os.geteuid() and path != Path("/"):
+                path.chmod(path.stat().st_mode | 0o555)
+        (tmp_path / "fixed").mkdir()
+        (tmp_path / "fixed").chmod(0o555)
+        if os.geteuid() == 0:
+            os.setuid(NOBODY)
+        with pytest.raises(ResourceError, match=r"run cannot be written to: Permission denied"):
+            RunFolder(tmp_path / "fixed" / "run").open(config, resume=False)
+
+    in_a_child(start)
