@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import time
 
 import pytest
 
@@ -92,6 +93,17 @@ def test_only_the_newest_are_kept(tmp_path):
     for step in (1, 2, 3, 10):
         save_checkpoint(tmp_path, checkpoint(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000010"]
+
+
+def test_clocks_do_not_decide_which_is_the_newest(tmp_path):
+    """Of folders that were copied, or written after the clock was put back, the step counts."""
+    for step, years in ((1, 10), (2, -1), (3, 0)):
+        saved = save_checkpoint(tmp_path, checkpoint(step), keep=9)
+        for place in (saved, *saved.iterdir()):
+            os.utime(place, (time.time() + years * 3e7,) * 2)
+    assert_same(newest_checkpoint(tmp_path).checkpoint, checkpoint(3))
+    save_checkpoint(tmp_path, checkpoint(4), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
 def test_a_damaged_one_is_replaced(saved):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -126,3 +129,41 @@ def test_a_folder_in_use_is_refused_until_its_holder_dies(config, tmp_path, envi
     with pytest.raises(RunFolderError, match="in use by process"):
         RunFolder(folder.path).open(config, resume=True)
     folder.close()
+
+
+def test_of_many_that_start_at_once_one_wins(config, tmp_path):
+    """The others are refused."""
+    started, told = os.pipe()
+    go, wait = os.pipe()
+    children = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(wait)
+                os.read(go, 1)  # ends for all of them at once
+                folder = RunFolder(tmp_path / "run")
+                folder.open(config, resume=False)
+                os.write(told, b"w")
+                time.sleep(60)  # holds it until it is killed
+            except RunFolderError as error:
+                refused = "in use by" in str(error) or "holds a run" in str(error)
+                os.write(told, b"l" if refused else b"?")
+            except BaseException:
+                os.write(told, b"!")
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(wait)
+    try:
+        answers = b"".join(os.read(started, 1) for _ in children)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for pipe in (started, told, go):
+            os.close(pipe)
+    assert sorted(answers) == sorted(b"w" + b"l" * 7)
+    after = RunFolder(tmp_path / "run")
+    after.open(config, resume=True)
+    after.close()

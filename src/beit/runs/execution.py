@@ -201,6 +201,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             quiet=manner.quiet,
             listing=listing,
             accept_changed_data=config.accept_changed_data,
+            parts={"tokenizer": task.details.tokenizer} if task.details.tokenizer else {},
         )
         fitted = fit(task.objective, run, resume=manner.resume)
         if manner.report and processes.leads:

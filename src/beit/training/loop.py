@@ -22,6 +22,7 @@ from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.saving import Saver
 from beit.training.stop import StopRequest
+from beit.training.surroundings import check_same_parts, surroundings, told_of_others
 from beit.training.update import OverflowedError, Updater
 
 
@@ -59,12 +60,12 @@ class _Run:
 
     def to_the_end(self, *, resume: bool) -> Fitted:
         run, config = self.run, self.config
-        damaged = self._restore() if resume else []
+        remarks = self._restore() if resume else []
         self.told = self.step
         try:
             self._open_records()
-            for problem in damaged:
-                self._say(f"a checkpoint was left aside: {problem}")
+            for remark in remarks:
+                self._say(remark)
             if self.step >= config.steps:
                 self._say(f"this run was already done: {self.step} of {config.steps} steps")
             else:
@@ -278,14 +279,13 @@ class _Run:
             "best": self.best,
             "data": None if listing is None else listing.fingerprint,
             "metrics": self.metrics,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "world": self.run.processes.world,
+            "parts": dict(self.run.parts),
+            **surroundings(self.run.processes.world),
         }
         return Checkpoint(self.step, tensors, values)
 
     def _restore(self) -> list[str]:
-        """Take up the newest whole checkpoint; what was wrong with newer ones."""
+        """Take up the newest whole checkpoint; returns what there is to say of it."""
         run = self.run
         found = newest_checkpoint(run.folder.checkpoints)
         if found.checkpoint is None:
@@ -299,9 +299,10 @@ class _Run:
         before = found.checkpoint.values.get("data")
         if before and run.listing is not None and not run.accept_changed_data:
             check_unchanged(run.folder.pictures, before, run.listing)
+        values = found.checkpoint.values
+        check_same_parts(values.get("parts", {}), run.parts)
         self.updater.load(found.checkpoint)
-        best = found.checkpoint.values["best"]
-        self.best = None if best is None else tuple(best)
-        self.metrics = found.checkpoint.values["metrics"]
-        self.step = found.checkpoint.step
-        return found.damaged
+        self.best = None if values["best"] is None else tuple(values["best"])
+        self.metrics, self.step = values["metrics"], found.checkpoint.step
+        left = [f"a checkpoint was left aside: {problem}" for problem in found.damaged]
+        return left + told_of_others(values, run.processes.world)

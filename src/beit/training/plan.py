@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from torch import nn
@@ -59,3 +60,5 @@ class Fit(NamedTuple):
     listing: Listing | None = None
     """Which pictures these are; compared when the run goes on."""
     accept_changed_data: bool = False
+    parts: Mapping[str, str] = MappingProxyType({})
+    """Hashes of what is frozen, such as the tokenizer; compared when the run goes on."""
