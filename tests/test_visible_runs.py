@@ -50,14 +50,14 @@ def pretrained(trained, class_folders, tmp_path_factory) -> Path:
     return out
 
 
-def test_the_loss_falls_and_an_encoder_is_left(pretrained):
+def test_the_loss_falls_and_a_backbone_is_left(pretrained):
     curve = losses(pretrained)
     assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
     assert read_run_config(pretrained).objective == VisibleConfig(
         decoder_width=24, decoder_depth=1, decoder_heads=3
     )
     artifact = load_artifact(pretrained)
-    assert artifact.kind == "encoder"
+    assert artifact.kind == "backbone"
     assert read_config(pretrained)["tokenizer"]
     assert not any("decoder" in name for name in artifact.model.state_dict())
 
@@ -70,11 +70,11 @@ def test_it_is_never_called_beit(pretrained):
     assert 'id="attention"' in page
     assert 'id="predictions"' not in page
     assert answers_of(pretrained, read_run_config(pretrained)) == {}
-    with pytest.raises(ConfigError, match="is an encoder"):
+    with pytest.raises(ConfigError, match="is a backbone alone"):
         write_strip(pretrained, pretrained / "strip.png")
 
 
-def test_the_encoder_is_used_like_any_backbone(pretrained, class_folders, tmp_path):
+def test_the_backbone_is_used_like_any(pretrained, class_folders, tmp_path):
     fine = beit.finetune(
         "tiny", data=str(class_folders), init=str(pretrained), out=str(tmp_path / "fine"), steps=2,
         **{name: value for name, value in QUICK.items()
@@ -118,12 +118,12 @@ def test_stopped_and_resumed_equals_uninterrupted(pretrain, monkeypatch):
     assert_same(whole, pretrain("run", resume=True))
 
 
-def test_it_goes_on_from_an_encoder_and_with_half_precision(pretrain, pretrained):
+def test_it_goes_on_from_a_backbone_alone_and_with_half_precision(pretrain, pretrained):
     run = pretrain("more", init=str(pretrained), precision="bf16", target="pixels", steps=2)
-    assert load_artifact(run).kind == "encoder"
+    assert load_artifact(run).kind == "backbone"
 
 
-def test_masked_image_modeling_goes_on_from_an_encoder(
+def test_masked_image_modeling_goes_on_from_a_backbone_alone(
     pretrained, class_folders, trained, tmp_path
 ):
     run = beit.pretrain(

@@ -16,7 +16,7 @@ from beit.artifact.names import CLASSIFIER, MASKED, from_published
 from beit.artifact.store import Details, save_artifact
 from beit.config import HeadConfig, UperNetConfig, VQKDConfig, sized
 from beit.errors import CheckpointError, ConfigError, RunFolderError
-from beit.models.heads import Classifier, Encoder, MaskedImageModel
+from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.recipes.finetune import for_finetuning
 from reference import FINE, TINY, close, disturb
@@ -126,10 +126,10 @@ def test_timm_takes_the_trunk_of_a_pre_trained_model(tmp_path):
     close(theirs.forward_features(IMAGES)[:, 1:], model.norm(model.backbone(IMAGES).patches), 1e-5)
 
 
-def test_timm_takes_an_encoder_and_others_refuse_it(tmp_path):
+def test_timm_takes_a_backbone_alone_and_others_refuse_it(tmp_path):
     import timm
 
-    model = Encoder(replace(TINY, absolute_position=True, mask_token=False)).eval()
+    model = BareBackbone(replace(TINY, absolute_position=True, mask_token=False)).eval()
     disturb(model)
     ours = kept(tmp_path, model)
     folder, left_out = convert(ours, tmp_path / "timm", to="timm")
@@ -137,7 +137,7 @@ def test_timm_takes_an_encoder_and_others_refuse_it(tmp_path):
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     close(theirs.forward_features(IMAGES)[:, 1:], model(IMAGES), 1e-5)
     for to in ("unilm", "hf"):
-        with pytest.raises(ConfigError, match="Encoder") as caught:
+        with pytest.raises(ConfigError, match="BareBackbone") as caught:
             convert(ours, tmp_path / to, to=to)
         assert "--to beit" in caught.value.remedy
 

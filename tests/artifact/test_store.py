@@ -21,7 +21,7 @@ from beit.artifact.store import (
 )
 from beit.config import DalleConfig, HeadConfig
 from beit.errors import BeitError, CheckpointError
-from beit.models.heads import Classifier, Encoder, MaskedImageModel
+from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
 from beit.tokenizers.dvae import DiscreteVAE
 from miniature import BACKBONE, VAE, pictures
 
@@ -32,7 +32,7 @@ FINE = replace(BACKBONE, mask_token=False, relative_position="per-block", mean=(
 KINDS = {
     "tokenizer": lambda: VAE.build(),
     "masked": lambda: MaskedImageModel(BACKBONE, 12),
-    "encoder": lambda: Encoder(FINE),
+    "backbone": lambda: BareBackbone(FINE),
     "classifier": lambda: Classifier(FINE, 2, HeadConfig(pooling="cls")),
 }
 

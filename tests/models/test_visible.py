@@ -9,7 +9,7 @@ import torch
 
 from beit.config import VisibleConfig
 from beit.errors import ConfigError
-from beit.models.heads import Encoder
+from beit.models.heads import BareBackbone
 from beit.models.visible import VisibleOnlyModel
 from reference import TINY, assert_same, close, disturb, gradients
 
@@ -123,16 +123,16 @@ def test_everything_hidden_or_nothing():
     assert model(images, masks(0)).shape == (0, 9)
 
 
-def test_the_encoder_is_what_is_left():
+def test_the_backbone_is_what_is_left():
     model, images = built(), torch.randn(3, 3, 64, 64)
-    encoder = model.encoder()
-    assert isinstance(encoder, Encoder)
+    bare = model.bare()
+    assert isinstance(bare, BareBackbone)
     assert_same(
-        dict(encoder.named_parameters()),
+        dict(bare.named_parameters()),
         {name: value for name, value in model.named_parameters() if "decoder" not in name},
         0,
     )
-    assert torch.equal(encoder(images), model.norm(model.backbone(images).patches))
+    assert torch.equal(bare(images), model.norm(model.backbone(images).patches))
 
 
 def test_what_decays():

@@ -18,7 +18,7 @@ from beit.artifact.names import INDEX, TABLE, Tensors, to_published
 from beit.artifact.store import Artifact, save_artifact
 from beit.artifact.transfer import start_from
 from beit.errors import CheckpointError, ConfigError, ResourceError, RunFolderError
-from beit.models.heads import BackboneModel, Encoder
+from beit.models.heads import BackboneModel, BareBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.vqkd import VQKDTokenizer
@@ -125,11 +125,11 @@ def published(model: nn.Module) -> Tensors:
 
 def _unilm(artifact: Artifact, place: Path) -> list[str]:
     model = artifact.model
-    if not isinstance(model, BackboneModel | VQKDTokenizer) or isinstance(model, Encoder):
+    if not isinstance(model, BackboneModel | VQKDTokenizer) or isinstance(model, BareBackbone):
         raise ConfigError(
             f"a {type(model).__name__} was never published as plain weights",
-            remedy="the encoder of DALL-E goes to transformers (--to hf), a pre-trained encoder of "
-            "ours to timm, any of them to our own layout (--to beit)",
+            remedy="the encoder of DALL-E goes to transformers (--to hf), a backbone alone to "
+            "timm, any of them to our own layout (--to beit)",
         )
     if isinstance(model, Segmenter):
         content: dict[str, Any] = {

@@ -25,7 +25,7 @@ from beit.artifact.source import CONFIG, PREPROCESSOR, TRANSFORMERS_TAP
 from beit.artifact.store import WEIGHTS, Artifact
 from beit.config import UperNetConfig, VisionTransformerConfig
 from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, Classifier, Encoder, MaskedImageModel
+from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
@@ -35,7 +35,7 @@ PILLOW_BICUBIC = 3
 
 def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
     """What a model is for, and how its names relate to the published ones."""
-    if isinstance(model, MaskedImageModel | Encoder):
+    if isinstance(model, MaskedImageModel | BareBackbone):
         return "masked", MASKED
     if isinstance(model, Classifier):
         return "classifier", CLASSIFIER[model.pooling]
@@ -62,7 +62,7 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
     Pre-trained models go without what only pre-training needs, as timm has no such model.
     """
     model, notes = artifact.model, []
-    if not isinstance(model, MaskedImageModel | Encoder | Classifier):
+    if not isinstance(model, MaskedImageModel | BareBackbone | Classifier):
         raise ConfigError(
             f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
         )
@@ -121,7 +121,7 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
     model = artifact.model
     if isinstance(model, DalleTokenizer):
         return _flava(model, place)
-    if not isinstance(model, BackboneModel) or isinstance(model, Encoder):
+    if not isinstance(model, BackboneModel) or isinstance(model, BareBackbone):
         raise ConfigError(
             f"transformers has no model for a {type(model).__name__}", remedy="use --to beit"
         )

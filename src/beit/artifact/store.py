@@ -25,7 +25,7 @@ from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import BeitError, CheckpointError, ResourceError
-from beit.models.heads import BackboneModel, Classifier, Encoder, MaskedImageModel
+from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.base import VisualTokenizer
 
@@ -33,7 +33,7 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 AGAIN = "copy the artifact again from where it was made"
-Kind = Literal["tokenizer", "masked", "encoder", "classifier", "segmenter"]
+Kind = Literal["tokenizer", "masked", "backbone", "classifier", "segmenter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def _describe(model: nn.Module) -> dict[str, Any]:
             "outputs": model.outputs,
             "aggregation": None if extra is None else to_json(extra.config),
         }
-    if isinstance(model, Encoder):
-        return {"kind": "encoder", "backbone": to_json(model.backbone.config)}
+    if isinstance(model, BareBackbone):
+        return {"kind": "backbone", "backbone": to_json(model.backbone.config)}
     if isinstance(model, Segmenter):
         return {
             "kind": "segmenter",
@@ -111,8 +111,8 @@ def _build(architecture: dict[str, Any]) -> nn.Module:
         extra = architecture.get("aggregation")
         aggregation = from_json(extra, AggregationConfig) if extra else None
         return MaskedImageModel(backbone, architecture["outputs"], aggregation)
-    if kind == "encoder":
-        return Encoder(backbone)
+    if kind == "backbone":
+        return BareBackbone(backbone)
     if kind == "segmenter":
         segmentation = from_json(architecture["head"], SegmentationHeadConfig)
         return Segmenter(backbone, architecture["outputs"], segmentation)

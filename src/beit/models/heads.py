@@ -137,7 +137,7 @@ def hidden_counts(mask: Bool[Tensor, "batch patches"]) -> tuple[int, int]:
     return fewest, most
 
 
-class Encoder(BackboneModel):
+class BareBackbone(BackboneModel):
     """A backbone and the norm it was pre-trained with, and no head."""
 
     def __init__(self, backbone: VisionTransformerConfig) -> None:

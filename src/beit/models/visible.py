@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from beit.config.hidden import VisibleConfig
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, Encoder, hidden_counts
+from beit.models.heads import BackboneModel, BareBackbone, hidden_counts
 from beit.models.layers import layer_norm, pick
 from beit.models.vit import Features, Images, draw, with_class_token
 
@@ -110,9 +110,9 @@ class VisibleOnlyModel(BackboneModel):
         predictions: Tensor = self.decoder(self.norm(encoded), order)
         return predictions
 
-    def encoder(self) -> Encoder:
+    def bare(self) -> BareBackbone:
         """The same weights without the decoder: all that is of use after pre-training."""
         with torch.device("meta"):
-            model = Encoder(self.backbone.config)
+            model = BareBackbone(self.backbone.config)
         model.backbone, model.norm = self.backbone, self.norm
         return model.train(self.training)

@@ -27,7 +27,7 @@ class Features(NamedTuple):
     """
 
     cls: Float[Tensor, "batch width"]
-    patches: Float[Tensor, "batch patches width"]  # all of them, or those that were wanted
+    patches: Float[Tensor, "batch patches width"]  # all that entered, or those wanted
     taps: tuple[Float[Tensor, "batch tokens width"], ...]
 
 

@@ -26,6 +26,6 @@ class VisibleOnlyPrediction(HiddenPatchPrediction):
         return (self.model(batch.images, batch.mask),)
 
     def publish(self, model: nn.Module) -> nn.Module:
-        """What becomes the artifact of the model, or of its average: the encoder."""
+        """What becomes the artifact of the model, or of its average: the backbone alone."""
         assert isinstance(model, VisibleOnlyModel)
-        return model.encoder()
+        return model.bare()

@@ -21,7 +21,7 @@ from beit.data.sources import ImageSource, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
-from beit.models.heads import Encoder, MaskedImageModel
+from beit.models.heads import BareBackbone, MaskedImageModel
 from beit.models.vit import VisionTransformer
 from beit.objectives.hidden import patchify
 from beit.report.attention import attention_section
@@ -232,13 +232,13 @@ def _predictions(
 
 
 def predicts(config: PretrainRunConfig) -> bool:
-    """Whether the artifact of such a run predicts hidden patches: visible-only prediction leaves an
-    encoder."""
+    """Whether the artifact of such a run predicts hidden patches: visible-only prediction leaves a
+    backbone alone."""
     return not isinstance(config.objective, VisibleConfig)
 
 
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
-    published = trained(run, Encoder)
+    published = trained(run, BareBackbone)
     source = evenly(open_source(config.data), WITH_ATTENTION)
     view = central_masks(config, None)
     batch = next(iter(batches(MaskedBatch, source, view, config.model.channels)))
@@ -261,7 +261,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     """
     if not predicts(config):
         raise ConfigError(
-            f"the artifact of {run} is an encoder: what predicted hidden patches is not kept",
+            f"the artifact of {run} is a backbone alone: what predicted hidden patches is not kept",
             remedy="look at its features: beit show neighbours, beit probe",
         )
     published = trained(run, MaskedImageModel)
@@ -286,7 +286,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
 
 
 def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
-    """Predictions and attention on a few pictures of the run's data; of an encoder attention.
+    """Predictions and attention on a few pictures of the run's data; of a backbone alone attention.
 
     Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
     """

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, Encoder, MaskedImageModel
+from beit.models.heads import BackboneModel, BareBackbone, MaskedImageModel
 from beit.models.layers import layer_norm
 
 Grid = tuple[int, int]
@@ -107,7 +107,7 @@ class OurTeacher(Teacher):
         config = model.backbone.config
         norm = (
             model.norm
-            if isinstance(model, MaskedImageModel | Encoder)
+            if isinstance(model, MaskedImageModel | BareBackbone)
             else layer_norm(config.width)
         )
         self._patch = config.patch
