@@ -139,7 +139,7 @@ def tokenizers() -> TokenizersPlan:
             neighbour_pictures=0,
             accept_collapsed=True,  # that too would be a result
             training=replace(
-                plan.pretrain.training, steps=600, batch=64, warmup_steps=60, evaluate_every=0,
+                plan.pretrain.training, steps=300, batch=64, warmup_steps=30, evaluate_every=0,
             ),
         ),
         finetune=replace(
