@@ -332,6 +332,7 @@ def test_two_processes_equal_one(class_folders, trained, tmp_path, environment):
     losses = [train_losses(tmp_path / name) for name in ("one", "two")]
     assert len(losses[0]) == 3
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1  # one process told it
     one, two = (
         load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two")
     )

@@ -88,7 +88,7 @@ def test_resume_refuses_another_kind_of_run(folder, tmp_path):
 
 def test_resume_accepts_what_does_not_decide_the_numbers(config, folder):
     options = {"workers": 3, "cache": False, "bad_limit": 0.5, "log_every": 1, "save_every": 2,
-               "keep": 5, "device": "cpu", "worker_timeout": 9.0}  # fmt: skip
+               "keep": 5, "device": "cpu", "worker_timeout": 9.0, "tracker": ("none",)}  # fmt: skip
     changed = override(config, options)
     folder.open(changed, resume=True)
     folder.close()

@@ -5,6 +5,8 @@ the rest has, so its test is left out where it was not installed (`pip install t
 from __future__ import annotations
 
 import json
+import os
+import signal
 import struct
 import threading
 import time
@@ -92,6 +94,17 @@ def test_what_a_tracker_is_told(folder, told):
         ("finish", folder.model),
     ]
     assert log(folder) == ""
+
+
+def test_makers_are_told_nothing_unless_the_user_wants_it(folder, told, monkeypatch):
+    monkeypatch.delenv("NO_REPORTS", raising=False)
+    for set_by_user, expected in ((None, "true"), ("false", "false")):
+        if set_by_user:
+            monkeypatch.setenv("NO_REPORTS", set_by_user)
+        monkeypatch.setitem(TRACKERS, "wandb", Kind(Told, "json", ("NO_REPORTS", "true")))
+        journal(folder, "wandb").close()
+        assert os.environ["NO_REPORTS"] == expected
+        monkeypatch.delenv("NO_REPORTS")
 
 
 def test_going_on_is_the_same_run_and_tells_no_step_twice(folder, told):
@@ -186,9 +199,6 @@ def test_a_run_tells_its_trackers(tmp_path, told):
 
     def stop(step: int) -> None:
         if step == 3:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGTERM)
 
     for before, resume in ((stop, False), (id, True)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from beit.config.training import TrackerName
 from beit.durable import make_folder, replace_file
 from beit.training.run_folder import RunFolder
-from beit.training.trackers import NO_TELEMETRY, TRACKERS, Followed, flat
+from beit.training.trackers import TRACKERS, Followed, flat
 
 PATIENCE = 30.0
 """Seconds that the end of a run waits for what a tracker was told."""
@@ -70,8 +70,8 @@ class Follower:
         folder = self._folder.trackers
         file = folder / f"{self.name}.json"
         config = self._folder.config
-        for variable, value in NO_TELEMETRY.items():
-            os.environ.setdefault(variable, value)
+        if variable := TRACKERS[self.name].no_telemetry:
+            os.environ.setdefault(*variable)
         if self.name != "tensorboard":
             make_folder(folder)
         known = json.loads(file.read_text())["run"] if file.exists() else ""

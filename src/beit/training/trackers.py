@@ -26,12 +26,6 @@ MOST_PARAMETERS = 100
 """That MLflow takes at a time."""
 MOST_LETTERS = 500
 """Of a value of a config that MLflow takes whatever it stores them in."""
-NO_TELEMETRY = {
-    "WANDB_ERROR_REPORTING": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-"""What these libraries report about their user to their makers, unless he asked for it."""
 
 
 class Followed(NamedTuple):
@@ -185,13 +179,16 @@ class Kind(NamedTuple):
 
     make: type[Tracker]
     library: str
+    no_telemetry: tuple[str, str] | None = None
+    """The variable, and its value, by which the library reports nothing of its user to its makers;
+    set unless the user has set it."""
 
 
 TRACKERS: dict[TrackerName, Kind] = {
     "tensorboard": Kind(TensorBoard, "tensorboard"),
-    "wandb": Kind(WeightsAndBiases, "wandb"),
-    "mlflow": Kind(MLflow, "mlflow"),
-    "trackio": Kind(Trackio, "trackio"),
+    "wandb": Kind(WeightsAndBiases, "wandb", ("WANDB_ERROR_REPORTING", "false")),
+    "mlflow": Kind(MLflow, "mlflow", ("MLFLOW_DISABLE_TELEMETRY", "true")),
+    "trackio": Kind(Trackio, "trackio", ("HF_HUB_DISABLE_TELEMETRY", "1")),
 }
 
 
