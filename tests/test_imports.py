@@ -25,7 +25,7 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"hardware", "jitter", "durable", "home"},
+    {"hardware", "jitter", "durable", "home", "chance"},
     {"errors"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
@@ -34,6 +34,7 @@ ONLY = {
         "training",
         "objectives.base",
         "batch",
+        "chance",
         "config",
         "errors",
         "hardware",

@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beit.data.order import (
-    check_division,
-    derive_seed,
-    permutation,
-    sample_generator,
-    step_samples,
-)
+from beit.chance import derive_seed
+from beit.data.order import check_division, permutation, sample_generator, step_samples
 from beit.errors import ConfigError, DataError
 
 

@@ -101,7 +101,7 @@ def test_blocks_are_drawn_as_those_they_stand_beside():
     backbone = replace(BACKBONE, width=192, hidden=768, depth=6, drop_path=0.5)
     model = MaskedImageModel(backbone, 5, AggregationConfig(tap=3))
     for extra, beside in zip(model.aggregation.blocks, model.backbone.blocks[3:5], strict=True):
-        assert extra.drop_path.probability == beside.drop_path.probability > 0
+        assert extra.drop_path1.probability == beside.drop_path2.probability > 0
         for name, weight in extra.state_dict().items():
             twin = beside.state_dict()[name]
             if weight.ndim == 2:

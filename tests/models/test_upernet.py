@@ -165,7 +165,10 @@ def test_dropout_drops_whole_channels_in_training():
     assert float((dropped > 0).float().mean()) == pytest.approx(0.75, abs=0.05)
     assert torch.equal(end.eval().classify(x), x)
     heads = Segmenter(FINE, 3, UperNetConfig(dropout=0.3))
-    assert (heads.decode_head.dropout.p, heads.auxiliary_head.dropout.p) == (0.3, 0.3)
+    assert [head.dropout.probability for head in (heads.decode_head, heads.auxiliary_head)] == [
+        0.3,
+        0.3,
+    ]
 
 
 def test_level_sizes_of_a_rectangle():

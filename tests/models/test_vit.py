@@ -167,9 +167,9 @@ def test_drop_path_drops_whole_pictures_and_keeps_the_mean():
 
 def test_drop_path_grows_linearly():
     model = replace(TINY, depth=5, drop_path=0.2).build()
-    probabilities = [block.drop_path.probability for block in model.blocks]
+    probabilities = [block.drop_path1.probability for block in model.blocks]
     assert probabilities == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert [block.drop_path.probability for block in replace(TINY, depth=1).build().blocks] == [0]
+    assert [block.drop_path2.probability for block in replace(TINY, depth=1).build().blocks] == [0]
     images = torch.randn(4, 3, 64, 64)
     assert not torch.equal(model(images).cls, model(images).cls)
     assert torch.equal(model.eval()(images).cls, model(images).cls)

@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from beit.chance import Chance
 from beit.config import DiscreteVAEConfig
 from beit.errors import ConfigError
 from beit.tokenizers.dvae import DiscreteVAE, prime_factors
+
+CHANCE = Chance(0, 0, 0)
 
 
 def small(**options) -> DiscreteVAE:
@@ -45,7 +48,7 @@ def test_grid_codes_and_pictures(stride, size, likelihood):
     painted = tokenizer.decode(tokens)
     assert painted.shape == (3, 2, *size)
     assert 0 <= painted.min() <= painted.max() <= 1
-    logits, output = tokenizer(tokenizer.pixels(pictures(3, 2, *size)), 1.0)
+    logits, output = tokenizer(tokenizer.pixels(pictures(3, 2, *size)), 1.0, CHANCE)
     assert logits.shape == (3, 12, height, width)
     assert output.shape == (3, 4 if likelihood == "logit-laplace" else 2, *size)
 
@@ -132,7 +135,8 @@ def test_usage_follows_the_codes():
     tokenizer = small(codes=4)
     assert tokenizer.usage.tolist() == [0.25] * 4
     logits = F.one_hot(torch.tensor([[[0, 0], [0, 2]]]), 4).permute(0, 3, 1, 2).float()
-    tokenizer.observe(logits, decay=0.5)
+    tokenizer.observe(logits)
+    tokenizer.update_usage(decay=0.5)
     assert tokenizer.usage.tolist() == pytest.approx([0.5, 0.125, 0.25, 0.125])
 
 
@@ -147,7 +151,8 @@ def test_revived_codes_come_into_use():
         tokenizer.to_codes.bias[5:] = -100
 
     def used():
-        tokenizer.observe(scores(), decay=0.0)
+        tokenizer.observe(scores())
+        tokenizer.update_usage(decay=0.0)
         return set(tokenizer.encode(images).unique().tolist())
 
     before = used()
@@ -180,7 +185,7 @@ def test_nothing_to_revive():
 
 def test_every_parameter_learns():
     tokenizer = small()
-    tokenizer(torch.rand(4, 3, 16, 16), 1.0).output.square().sum().backward()
+    tokenizer(torch.rand(4, 3, 16, 16), 1.0, CHANCE).output.square().sum().backward()
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
@@ -191,8 +196,10 @@ def test_training_reduces_the_loss():
     colours = torch.rand(8, 3, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=5e-3)
     losses = []
-    for _ in range(60):
-        loss = F.mse_loss(tokenizer(colours, 0.5).output, tokenizer.target(colours))
+    for step in range(60):
+        loss = F.mse_loss(
+            tokenizer(colours, 0.5, Chance(0, step, 0)).output, tokenizer.target(colours)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

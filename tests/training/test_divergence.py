@@ -59,7 +59,7 @@ def test_the_record_holds_the_micro_batch_and_its_seeds(broken):
     assert batch.keys == expected.keys[4:6]
     for name in ("images", "token_images", "mask"):
         assert torch.equal(getattr(batch, name), getattr(expected, name)[4:6])
-    assert (at.seed, at.step, at.rank, at.number, at.accumulation) == (0, 3, 0, 2, 4)
+    assert (at.seed, at.step, at.rank, at.first, at.accumulation) == (0, 3, 0, 4, 4)
     assert (at.progress, at.scale) == (0.5, 1.0)
     assert where.startswith(PLACE)
     assert json.loads(file.with_suffix(".json").read_text())["versions"] == {

@@ -9,15 +9,27 @@ import torch
 from torch import nn
 
 from beit.batch import ImageBatch, Unreadable
-from beit.config import TrainingConfig
+from beit.chance import Chance
+from beit.config import AugmentConfig, TrainingConfig
 from beit.errors import DivergedError, ResourceError
+from beit.models.layers import DropPath
 from beit.objectives.base import Loss, Objective
 from beit.training import update
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
 from beit.training.memory import ran_out_of_memory, smaller_micro_batch
 from beit.training.update import Updater, divide
-from miniature import CPU, InMemory, evaluation, image_batch, opened, reconstruct
+from miniature import (
+    BATCH,
+    CPU,
+    InMemory,
+    classification,
+    evaluation,
+    image_batch,
+    labelled_batch,
+    opened,
+    reconstruct,
+)
 from states import assert_same
 
 
@@ -73,6 +85,42 @@ def test_a_step_that_overflows_is_done_again_with_half_the_scale(half_precision,
     assert [[row[name] for name in kept] for row in found] == [
         [row[name] for name in kept] for row in rows(tmp_path / "calm")
     ]
+
+
+RANDOM = AugmentConfig(rand_augment="", erasing=0.6)
+EVERYTHING_RANDOM = {
+    "gumbel noise": (reconstruct, image_batch),
+    "drop path, erasing, mixup and cutmix": (
+        lambda: classification(RANDOM, drop_path=0.5),
+        labelled_batch,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EVERYTHING_RANDOM)
+@pytest.mark.parametrize("size", [2, 4])
+def test_random_numbers_do_not_depend_on_the_micro_batch(kind, size, tmp_path):
+    make, batches = EVERYTHING_RANDOM[kind]
+    for name, micro_batch in (("whole", BATCH), ("parts", size)):
+        train(tmp_path / name, make(), InMemory(batches, micro_batch), micro_batch=micro_batch)
+    names = ("loss", "grad_norm")
+    whole, parts = (
+        [[row[name] for name in names] for row in rows(tmp_path / folder)]
+        for folder in ("whole", "parts")
+    )
+    assert parts == [pytest.approx(numbers, abs=1e-5) for numbers in whole]
+
+
+def test_drop_path_differs_between_steps_pictures_and_blocks():
+    objective = classification(drop_path=0.5, depth=4).train()
+    seen = set()
+    for step in range(3):
+        objective.draw(Chance(0, step, 0), BATCH, CPU.device)
+        layers = [module for module in objective.modules() if isinstance(module, DropPath)]
+        drawn = torch.cat([layer.numbers for layer in layers if layer.drops])
+        assert drawn.shape == (3 * 2 * BATCH, 1)  # the first block drops nothing
+        seen |= set(drawn.flatten().tolist())
+    assert len(seen) > 3 * 3 * 2 * BATCH - 3
 
 
 def test_overflowing_for_ever_ends_the_run(half_precision, tmp_path):

@@ -7,19 +7,12 @@ micro-batches reads the same samples in the same order with the same augmentatio
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 
 import numpy as np
 
+from beit.chance import derive_seed
 from beit.errors import ConfigError, DataError
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed of 63 bits from numbers and words, the same on every machine and Python."""
-    text = "".join(f"{type(part).__name__}:{len(str(part))}:{part};" for part in parts)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> random.Random:

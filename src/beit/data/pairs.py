@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.chance import derive_seed
 from beit.config.segment_run import Layout
 from beit.data.listing import find_pictures, no_pictures, quoted
-from beit.data.order import derive_seed
 from beit.data.sources import VALIDATION_FOLDERS, split_folder
 from beit.errors import ConfigError, DataError
 

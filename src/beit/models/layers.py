@@ -93,26 +93,36 @@ class MLP(nn.Module):
         return out
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: a residual branch is dropped per picture, the kept ones scaled up."""
+class Dropping(nn.Module):
+    """Drops parts of each picture in training, and scales what is kept up."""
 
     keep: Tensor
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, probability: float, parts: int = 1) -> None:
         super().__init__()
         self.probability = probability
+        self.parts = parts
         self.drops = probability > 0
+        # Uniform numbers that decide the next forward pass, a row for each picture. Until somebody
+        # gives some, they are drawn from torch's generator.
+        self.numbers: Tensor | None = None
         # A tensor, as a number that differs from block to block would be compiled into each block.
         kept = torch.tensor(1 - probability, dtype=torch.float64)
         self.register_buffer("keep", kept, persistent=False)
 
-    def forward(
-        self, x: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """The parts lie along the second dimension, which is broadcast where there is one part."""
         if not self.training or not self.drops:
             return x
-        draw = torch.rand(x.shape[0], 1, 1, device=x.device) < self.keep
-        return x * (draw.to(x.dtype) / self.keep)
+        numbers = self.numbers
+        if numbers is None:
+            numbers = torch.rand(x.shape[0], self.parts, device=x.device)
+        kept = (numbers < self.keep).to(x.dtype) / self.keep
+        return x * kept.reshape(x.shape[0], self.parts, *(1,) * (x.ndim - 2))
+
+
+class DropPath(Dropping):
+    """Stochastic depth: the whole residual branch of a picture is dropped."""
 
 
 class Block(nn.Module):
@@ -134,7 +144,8 @@ class Block(nn.Module):
         self.attn = Attention(width=width, heads=heads, relative_grid=relative_grid)
         self.norm2 = layer_norm(width)
         self.mlp = MLP(width=width, hidden=hidden)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path1 = DropPath(drop_path)
+        self.drop_path2 = DropPath(drop_path)
         self.gamma_1: nn.Parameter | None = None
         self.gamma_2: nn.Parameter | None = None
         if layer_scale is not None:
@@ -162,9 +173,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch _ width"]:
         """The same, keeping everything for the backward pass."""
         branch: Tensor = self.attn(self.norm1(x), shared_bias, grid, wanted)
-        x = pick(x, wanted) + self.drop_path(
+        x = pick(x, wanted) + self.drop_path1(
             branch if self.gamma_1 is None else self.gamma_1 * branch
         )
         branch = self.mlp(self.norm2(x))
-        out: Tensor = x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)
+        out: Tensor = x + self.drop_path2(branch if self.gamma_2 is None else self.gamma_2 * branch)
         return out

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.config.segmentation import check_pyramid, check_statistics
+from beit.models.layers import Dropping
 
 Map = Float[Tensor, "batch _ _ _"]
 Maps = Sequence[Map]
@@ -48,7 +49,7 @@ class PixelClassifier(nn.Module):
 
     def __init__(self, *, channels: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropping(dropout, parts=channels)
         self.conv_seg = nn.Conv2d(channels, classes, 1)
         nn.init.normal_(self.conv_seg.weight, std=0.01)
         assert self.conv_seg.bias is not None

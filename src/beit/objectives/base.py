@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from beit.chance import Chance, seed_everything
 from beit.config.training import AttentionKernel, Recompute
-from beit.models.layers import Attention, Block
+from beit.models.layers import Attention, Block, Dropping
 
 BatchType = TypeVar("BatchType")
 
@@ -39,6 +40,24 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     as a tokenizer, is its sibling."""
 
     model: nn.Module
+    chance = Chance(0, 0, 0)
+    """Where the random numbers of the next micro-batch come from."""
+
+    def draw(self, chance: Chance, pictures: int, device: torch.device) -> None:
+        """Take the random numbers of the next micro-batch, of so many pictures, from there."""
+        self.chance = chance
+        seed_everything(*chance)  # for what an objective from elsewhere may draw
+        layers = [
+            layer
+            for layer in self.modules()
+            if isinstance(layer, Dropping) and layer.training and layer.drops
+        ]
+        if layers:
+            shares = [layer.parts for layer in layers]
+            numbers = chance.uniform("layers", pictures, sum(shares))
+            numbers = numbers.to(device, non_blocking=True)
+            for layer, share in zip(layers, numbers.split(shares, dim=1), strict=True):
+                layer.numbers = share
 
     @abc.abstractmethod
     def forward(self, batch: BatchType, progress: float) -> Loss:

@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torchvision.transforms import v2
 
 from beit.batch import LabelledBatch
 from beit.config.data import AugmentConfig
 from beit.models.heads import Classifier
 from beit.objectives.base import Loss, Objective
+from beit.objectives.mixing import Mixing
 
 
 class Classification(Objective[LabelledBatch]):
-    """Cross-entropy of a classifier. What concerns whole batches happens here, on the device:
-    erasing, then mixup or cutmix, one of the two drawn per batch."""
+    """Cross-entropy of a classifier. What concerns several pictures happens here, on the device:
+    erasing, then mixup or cutmix."""
 
     model: Classifier
 
@@ -30,12 +30,7 @@ class Classification(Objective[LabelledBatch]):
         self._erase = (
             RandomErasing(augment.erasing, mode="pixel", device="cpu") if augment.erasing else None
         )
-        choices: list[v2.Transform] = []
-        if augment.mixup:
-            choices.append(v2.MixUp(alpha=augment.mixup, num_classes=classes))
-        if augment.cutmix:
-            choices.append(v2.CutMix(alpha=augment.cutmix, num_classes=classes))
-        self._mix = v2.RandomChoice(choices) if choices else None
+        self._mix = Mixing(mixup=augment.mixup, cutmix=augment.cutmix, classes=classes)
 
     def _augmented(
         self, images: UInt8[Tensor, "batch channels height width"]
@@ -43,7 +38,10 @@ class Classification(Objective[LabelledBatch]):
         pixels = self.model.backbone.normalise(images)
         if self._erase is not None:
             self._erase.device = str(pixels.device)
-            pixels = self._erase(pixels.clone())
+            pixels = pixels.clone()
+            for row, picture in enumerate(pixels):
+                self.chance.seed_global(row)
+                self._erase(picture)
         return pixels
 
     def forward(self, batch: LabelledBatch, progress: float) -> Loss:
@@ -51,8 +49,8 @@ class Classification(Objective[LabelledBatch]):
         targets: Tensor = batch.targets
         if self.training:
             images = self._augmented(batch.images)
-            if self._mix is not None and len(targets) > 1:
-                images, targets = self._mix(images, targets)
+            if self._mix and len(targets) > 1:
+                images, targets = self._mix(images, targets, self.chance)
         logits = self.model(images).float()
         smoothing = self.smoothing if self.training else 0.0
         total = F.cross_entropy(logits, targets, label_smoothing=smoothing)

@@ -50,7 +50,7 @@ class Reconstruct(Objective[ImageBatch]):
 
     def forward(self, batch: ImageBatch, progress: float) -> Loss:
         pixels = self.model.pixels(batch.images)
-        logits, output = self.model(pixels, self.temperature(progress))
+        logits, output = self.model(pixels, self.temperature(progress), self.chance)
         logits, output = logits.float(), output.float()
         target = self.model.target(pixels)
         if self.model.config.likelihood == "logit-laplace":
@@ -66,7 +66,7 @@ class Reconstruct(Objective[ImageBatch]):
         total = reconstruction + weight * kl + self.config.balance_weight * imbalance
         detached = logits.detach()
         if self.training:
-            self.model.observe(detached, self.config.usage_decay)
+            self.model.observe(detached)
         counts = torch.bincount(detached.argmax(dim=1).flatten(), minlength=self.model.codes)
         terms = {
             "loss": total.detach(),
@@ -78,6 +78,7 @@ class Reconstruct(Objective[ImageBatch]):
         return Loss(total, terms)
 
     def after_step(self, step: int) -> dict[str, float]:
+        self.model.update_usage(self.config.usage_decay)
         every = self.config.revive_every
         if not every or (step + 1) % every:
             return {}

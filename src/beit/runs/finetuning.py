@@ -8,6 +8,7 @@ from torch import nn
 
 from beit.artifact.store import Details
 from beit.batch import LabelledBatch
+from beit.chance import seed_everything
 from beit.config import FinetuneRunConfig
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.labelled import open_labelled
@@ -21,7 +22,6 @@ from beit.recipes import DEFAULT
 from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
-from beit.training.seeding import seed_everything
 
 
 def finetune(

@@ -9,6 +9,7 @@ import torch
 
 from beit.artifact.load import open_artifact, open_tokenizer
 from beit.artifact.store import Details, find_artifact
+from beit.chance import seed_everything
 from beit.config import (
     DiscreteVAEConfig,
     MaskedConfig,
@@ -47,7 +48,6 @@ from beit.tokenizers.precision import encoding_precision
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 from beit.training.run_folder import RunFolder
-from beit.training.seeding import seed_everything
 
 
 def pretrain(

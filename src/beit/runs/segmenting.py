@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from beit.artifact.store import Details
+from beit.chance import seed_everything
 from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
@@ -23,7 +24,6 @@ from beit.recipes import DEFAULT
 from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
-from beit.training.seeding import seed_everything
 
 
 class _Validation:

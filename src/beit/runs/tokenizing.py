@@ -10,6 +10,7 @@ from torch import nn
 from beit.artifact.store import Details
 from beit.artifact.teachers import open_teacher
 from beit.batch import ImageBatch
+from beit.chance import seed_everything
 from beit.config import (
     QuantiseConfig,
     ReconstructConfig,
@@ -34,7 +35,6 @@ from beit.tokenizers.vq import VQTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
-from beit.training.seeding import seed_everything
 
 
 def tokenizer(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Details, save_artifact
+from beit.chance import seed_everything
 from beit.config import ProbeConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tree import to_json
@@ -25,7 +26,6 @@ from beit.studies.characters import make_characters
 from beit.studies.finetuned import finetune_both
 from beit.studies.stages import ARMS, Row, Stages
 from beit.studies.tiles import make_tiles
-from beit.training.seeding import seed_everything
 
 Probed = dict[str, dict[str, Any]]
 """What `beit probe` wrote, for each arm."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Details, load_artifact, save_artifact
+from beit.chance import seed_everything
 from beit.config import MaskedConfig
 from beit.config.tree import to_json
 from beit.evaluation.linear import linear_accuracy
@@ -25,7 +26,6 @@ from beit.studies.finetuned import arm_config
 from beit.studies.frozen import best_block, feature_tables, few_keys
 from beit.studies.stages import ARMS, Stages, spread
 from beit.studies.tiles import make_tiles
-from beit.training.seeding import seed_everything
 
 UNTRAINED = "initial weights"
 TARGETS = (

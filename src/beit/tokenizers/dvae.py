@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
 
+from beit.chance import Chance
 from beit.config.tokenizer import DiscreteVAEConfig
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
@@ -64,6 +65,7 @@ class DiscreteVAE(VisualTokenizer):
 
     config: DiscreteVAEConfig
     usage: Tensor
+    _counts: Tensor
 
     def __init__(self, config: DiscreteVAEConfig) -> None:
         super().__init__(config)
@@ -96,6 +98,8 @@ class DiscreteVAE(VisualTokenizer):
         self.decoder = nn.Sequential(*decoder)
         # Running share of each code; says which codes are dead. Uniform until seen otherwise.
         self.register_buffer("usage", torch.full((config.codes,), 1 / config.codes))
+        # What this process counted since the last update of it.
+        self.register_buffer("_counts", torch.zeros(config.codes), persistent=False)
         with torch.no_grad():
             self.codebook.div_(math.sqrt(config.codebook_width))
 
@@ -115,11 +119,15 @@ class DiscreteVAE(VisualTokenizer):
         return ((output + 1) / 2).clamp(0, 1)
 
     def forward(
-        self, pixels: Float[Tensor, "batch channels height width"], temperature: float
+        self,
+        pixels: Float[Tensor, "batch channels height width"],
+        temperature: float,
+        chance: Chance,
     ) -> Reconstruction:
         """Reconstruct pictures in [0, 1] through codes sampled at a temperature."""
         logits = self.to_codes(self.encoder(self.target(pixels)))
-        soft = F.gumbel_softmax(logits.float(), tau=temperature, dim=1)
+        scores = logits.float()
+        soft = ((scores + chance.gumbel("codes", scores)) / temperature).softmax(dim=1)
         vectors = torch.einsum("bkhw,kd->bdhw", soft.to(self.codebook.dtype), self.codebook)
         return Reconstruction(logits, self.decoder(vectors))
 
@@ -146,13 +154,20 @@ class DiscreteVAE(VisualTokenizer):
         return self._picture(self.decoder(vectors))
 
     @torch.no_grad()
-    def observe(self, logits: Float[Tensor, "batch codes h w"], decay: float) -> None:
-        """Update the running share of each code from one batch's scores, over all processes."""
-        counts = torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.codes)
-        counts = counts.to(self.usage.dtype)
+    def observe(self, logits: Float[Tensor, "batch codes h w"]) -> None:
+        """Count the codes that these scores choose."""
+        self._counts += torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.codes)
+
+    @torch.no_grad()
+    def update_usage(self, decay: float) -> None:
+        """Move the running share of each code towards what all processes counted since the last
+        update."""
         if distributed.is_initialized():
-            distributed.all_reduce(counts)
-        self.usage.lerp_(counts / counts.sum(), 1 - decay)
+            distributed.all_reduce(self._counts)
+        seen = self._counts.sum()
+        moved = self.usage.lerp(self._counts / seen, 1 - decay)
+        self.usage.copy_(torch.where(seen > 0, moved, self.usage))
+        self._counts.zero_()
 
     @torch.no_grad()
     def revive(self, generator: torch.Generator, threshold: float = 0.02) -> int:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from beit.batch import Batch, Unreadable, to_device
+from beit.chance import Chance
 from beit.durable import flush, make_folder, write_file
 from beit.errors import CheckpointError
 from beit.objectives.base import AnyObjective
 from beit.training.parallel import autocast
-from beit.training.seeding import seed_everything
 from beit.training.streamed import safetensors_pieces
 
 TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Batch)}
@@ -33,8 +33,8 @@ class Circumstances(NamedTuple):
     seed: int
     step: int
     rank: int
-    number: int
-    """Which micro-batch of the step, from 0."""
+    first: int
+    """Place of its first picture in the batch of the update."""
     accumulation: int
     progress: float
     scale: float
@@ -66,17 +66,17 @@ def first_bad_value(
     for name, value in (*objective.named_parameters(), *objective.named_buffers()):
         if not _is_finite(value):
             return f"the weight {name}"
-    seed, step, rank, number, accumulation, progress, scale = circumstances
-    seed_everything(seed, step, rank, number)
+    at = circumstances
     objective.train()
+    objective.draw(Chance(at.seed, at.step, at.first), len(batch.keys), device)
     objective.zero_grad(set_to_none=True)
     with _watched(objective) as found, autocast(precision, device):
-        loss = objective(to_device(batch, device), progress)
+        loss = objective(to_device(batch, device), at.progress)
     if found:
         return f"the output of {found[0]}"
     if not _is_finite(loss.total):
         return "the loss"
-    (loss.total / accumulation * scale).backward()
+    (loss.total / at.accumulation * at.scale).backward()
     for name, parameter in reversed([*objective.named_parameters()]):
         if parameter.grad is not None and not _is_finite(parameter.grad):
             return f"the gradient of {name}"

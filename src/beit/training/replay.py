@@ -69,8 +69,8 @@ def _find(run: Fit, updater: Updater, step: int) -> Record:
     """
     records = []
     with closing(run.loader.batches(step, step + 1)) as batches:
-        for number, batch in enumerate(updater.micro_batches([], batches)):
-            at = updater.circumstances(step, number)
+        for first, batch in updater.micro_batches([], batches):
+            at = updater.circumstances(step, first)
             records.append(Record(batch, at, _first_bad_value(updater, batch, at)))
     return next((record for record in records if record.where), records[-1])
 

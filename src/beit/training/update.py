@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from beit.batch import Batch, to_device
+from beit.chance import Chance
 from beit.config.training import TrainingConfig
 from beit.errors import CheckpointError
 from beit.objectives.base import AnyObjective
@@ -25,7 +26,6 @@ from beit.training.divergence import Circumstances
 from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_large
 from beit.training.optim import Optimizer
 from beit.training.parallel import Processes, autocast, resolve_precision
-from beit.training.seeding import seed_everything
 
 MOST_OVERFLOWS = 20
 """Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
@@ -145,8 +145,9 @@ class Updater:
     ) -> tuple[dict[str, Tensor], Tensor]:
         terms: dict[str, Tensor] = {}
         finite = torch.ones((), device=self.device)
-        for number, batch in enumerate(self.micro_batches(arrived, batches)):
-            seed_everything(self.config.seed, step, self.processes.rank, number)
+        for first, batch in self.micro_batches(arrived, batches):
+            chance = Chance(self.config.seed, step, first)
+            self.objective.draw(chance, len(batch.keys), self.device)
             with autocast(self.precision, self.device):
                 loss = self._wrapped(to_device(batch, self.device), step / self.config.steps)
             self.scaler.scale(loss.total / self.accumulation).backward()
@@ -158,29 +159,34 @@ class Updater:
 
     def micro_batches(
         self, arrived: list[Batch | None], batches: Iterator[Batch]
-    ) -> Iterator[Batch]:
-        """The pictures of a step; what arrives is kept where the step may be done again.
+    ) -> Iterator[tuple[int, Batch]]:
+        """The pictures of a step, with the place of the first in the batch of the update; what
+        arrives is kept where the step may be done again.
 
         Where it will not, what is done with is let go: it may lie in memory that is shared with the
         loader's processes, of which there is little.
         """
         repeats = self.scaler.is_enabled() or self.config.micro_batch is None
-        for number in range(self.config.batch // (self._delivered * self.processes.world)):
+        share = self.config.batch // self.processes.world
+        for number in range(share // self._delivered):
             if number == len(arrived):
                 arrived.append(next(batches))
             batch = arrived[number]
             if batch is not None:
-                yield from divide(batch, self.micro_batch)
+                first = self.processes.rank * share + number * self._delivered
+                for part in divide(batch, self.micro_batch):
+                    yield first, part
+                    first += len(part.keys)
             if not repeats:
                 arrived[number] = None
 
-    def circumstances(self, step: int, number: int) -> Circumstances:
+    def circumstances(self, step: int, first: int) -> Circumstances:
         """What decides the numbers of a micro-batch, beside weights and pictures."""
         return Circumstances(
             seed=self.config.seed,
             step=step,
             rank=self.processes.rank,
-            number=number,
+            first=first,
             accumulation=self.accumulation,
             progress=step / self.config.steps,
             scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,

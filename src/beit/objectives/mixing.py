@@ -1,0 +1,91 @@
+"""Mixup and cutmix between neighbours (Zhang et al. 2018, Yun et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from beit.chance import Chance, derive_seed
+
+
+class Mixture(NamedTuple):
+    """How a pair is mixed: each takes `blend` of itself outside a box and nothing inside it; its
+    label counts `share`."""
+
+    blend: float
+    share: float
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
+class Mixing:
+    """Mixes the pictures at places 2n and 2n + 1 of the batch of an update, and their labels.
+
+    Each pair draws for itself between mixup and cutmix, and then how much: timm's mode `pair`, with
+    neighbours instead of opposite places. The published runs drew once for the pictures of a GPU,
+    with which the number of GPUs would change the numbers. A picture whose neighbour lies in
+    another micro-batch, as with an odd number of them, is left alone.
+    """
+
+    def __init__(self, *, mixup: float, cutmix: float, classes: int) -> None:
+        """Strengths are the parameter of the beta distribution, 0 to leave out."""
+        self._strengths = {"mixup": mixup, "cutmix": cutmix}
+        self._ways = [way for way, strength in self._strengths.items() if strength]
+        self._classes = classes
+
+    def __bool__(self) -> bool:
+        return bool(self._ways)
+
+    def __call__(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        targets: Int64[Tensor, " batch"],
+        chance: Chance,
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
+        """Pictures, and what share each class has in them."""
+        height, width = images.shape[-2:]
+        partners, mixtures = [], []
+        for row in range(len(images)):
+            place = chance.first + row
+            partner = (place ^ 1) - chance.first
+            alone = not 0 <= partner < len(images)
+            partners.append(row if alone else partner)
+            mixtures.append(
+                Mixture(1.0, 1.0) if alone else self._drawn(chance, place // 2, height, width)
+            )
+        partner_of = torch.tensor(partners).to(images.device, non_blocking=True)
+        table = torch.tensor(mixtures).to(images.device, non_blocking=True)
+        blend, share, top, bottom, left, right = table[:, :, None].unbind(1)
+        y = torch.arange(height, device=images.device)
+        x = torch.arange(width, device=images.device)
+        inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
+        own = torch.where(inside, 0.0, blend[:, :, None])[:, None]
+        labels = F.one_hot(targets, self._classes).to(images.dtype)
+        return (
+            own * images + (1 - own) * images[partner_of],
+            share * labels + (1 - share) * labels[partner_of],
+        )
+
+    def _drawn(self, chance: Chance, pair: int, height: int, width: int) -> Mixture:
+        numbers = random.Random(derive_seed("mixing", chance.seed, chance.step, pair))
+        way = numbers.choice(self._ways)
+        strength = self._strengths[way]
+        kept = numbers.betavariate(strength, strength)
+        if way == "mixup":
+            return Mixture(kept, kept)
+        # A box of the share 1 - kept, cut off at the borders, by which its label counts.
+        half = 0.5 * math.sqrt(1 - kept)
+        x, y = numbers.randrange(width), numbers.randrange(height)
+        reach_x, reach_y = int(half * width), int(half * height)
+        left, right = max(x - reach_x, 0), min(x + reach_x, width)
+        top, bottom = max(y - reach_y, 0), min(y + reach_y, height)
+        area = (right - left) * (bottom - top) / (width * height)
+        return Mixture(1.0, 1 - area, top, bottom, left, right)
