@@ -23,12 +23,16 @@ class Unreadable(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Pictures without labels; `jitter` is what `to_device` gives them."""
+    """Pictures without labels; `jitter` is what `to_device` gives them.
+
+    Where views recur, `views` says which view of which picture each is: (view, index), on the CPU.
+    """
 
     images: UInt8[Tensor, "batch channels height width"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
     jitter: Float[Tensor, "batch changes numbers"] | None = None
+    views: Int64[Tensor, "batch 2"] | None = None
     several: tuple[str, ...] = ()
 
 
@@ -89,9 +93,11 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device, and with the jitter that was left to do there."""
     moved = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
-    if isinstance(moved, MaskedBatch) and isinstance(batch, MaskedBatch):
-        moved = moved._replace(views=batch.views)  # to be read without waiting for the device
-    if not isinstance(moved, ImageBatch | MaskedBatch) or moved.jitter is None:
+    if not isinstance(moved, ImageBatch | MaskedBatch):
+        return moved
+    assert isinstance(batch, ImageBatch | MaskedBatch)
+    moved = moved._replace(views=batch.views)  # to be read without waiting for the device
+    if moved.jitter is None:
         return moved
     jitter, images = moved.jitter, changed_batch(moved.images, moved.jitter)
     if isinstance(moved, ImageBatch):

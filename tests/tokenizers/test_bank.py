@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from beit.errors import CheckpointError, ResourceError
-from beit.tokenizers.bank import IDENTITY, TokenBank
+from beit.tokenizers.bank import IDENTITY, FeatureBank, TokenBank
 
 PICTURES, PATCHES = 10, 6
 
@@ -88,7 +89,7 @@ def test_banks_of_other_things_are_apart(tmp_path):
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     one = bank(tmp_path)
     ask(one, (0, 0))
-    with pytest.raises(CheckpointError, match=r"has token 499 for picture 0[\s\S]*remove"):
+    with pytest.raises(CheckpointError, match=r"has for picture 0 token 499, and[\s\S]*remove"):
         ask(bank(tmp_path, codes=400), (0, 0))
     with pytest.raises(CheckpointError, match="has 120 bytes, and 11 pictures of 6 tokens"):
         ask(bank(tmp_path, pictures=11), (0, 0))
@@ -141,3 +142,67 @@ def test_several_may_write_at_once(tmp_path):
     assert whole.encoded == []
     assert whole.tokens.tolist() == [truth(view, n) for view in (0, 1) for n in range(PICTURES)]
     assert not list(tmp_path.glob("*/.writing-*"))
+
+
+WIDTH = 5
+
+
+def features(root: Path, **shape: Any) -> FeatureBank:
+    given = {"views": 2, "pictures": PICTURES, "patches": PATCHES, "width": WIDTH}
+    return FeatureBank(root, {"teacher": "a"}, **(given | shape))
+
+
+def look(of: FeatureBank, pairs: list[tuple[int, int]], known: Tensor) -> tuple[Tensor, list[int]]:
+    """What is kept of the pairs, and which had to be computed, to `known`."""
+    computed = []
+
+    def compute(missing: list[int]) -> Tensor:
+        computed.extend(missing)
+        return known[missing]
+
+    return of.features(torch.tensor(pairs), compute), computed
+
+
+def odd_values() -> Tensor:
+    """Random features of two pictures; among them the odd ones of float32, whose bits count."""
+    known = torch.randn(2, PATCHES, WIDTH)
+    known[0, 0] = torch.tensor([0.0, -0.0, torch.inf, torch.nan, 1e-45])
+    return known
+
+
+def test_features_come_back_bit_for_bit(tmp_path):
+    known, pairs = odd_values(), [(1, 4), (0, 4)]
+    for expected in ([0, 1], []):
+        found, computed = look(features(tmp_path), pairs, known)
+        assert torch.equal(found.view(torch.int32), known.view(torch.int32))
+        assert computed == expected
+    found, computed = look(features(tmp_path), [(0, 4), (0, 5)], known)
+    assert computed == [1]
+    assert torch.equal(found, known[[1, 1]])
+
+
+@pytest.mark.parametrize("words_written", [0, 1, PATCHES * WIDTH - 1, PATCHES * WIDTH])
+def test_features_that_were_not_written_to_their_end_are_missing(tmp_path, words_written):
+    bank, known = features(tmp_path), torch.randn(1, PATCHES, WIDTH)
+    look(bank, [(0, 2)], known)
+    row = 4 * (PATCHES * WIDTH + 1)
+    with (bank.folder / "view-0000.features").open("r+b") as file:
+        file.seek(2 * row + 4 * words_written)
+        file.write(bytes(row - 4 * words_written))
+    assert look(bank, [(0, 2)], known)[1] == [0]
+    assert look(bank, [(0, 2)], known)[1] == []
+
+
+def test_every_flipped_bit_of_features_is_noticed(tmp_path):
+    bank, known = features(tmp_path), torch.randn(1, PATCHES, WIDTH)
+    look(bank, [(0, 0)], known)
+    path = bank.folder / "view-0000.features"
+    sound = path.read_bytes()
+    for bit in np.random.default_rng(0).integers(32 * (PATCHES * WIDTH + 1), size=50).tolist():
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"for picture 0 features of another check sum"):
+            look(bank, [(0, 0)], known)
+    with pytest.raises(CheckpointError, match="10 pictures of 6 x 4 features take 1000"):
+        look(features(tmp_path, width=4), [(0, 0)], known)

@@ -124,6 +124,16 @@ class RunConfig:
     training: TrainingConfig
 
 
+def check_bank(name: str, views: int, bank: str, kept: str) -> None:
+    """Raise ConfigError unless these views can be kept, and a bank is named only if some are."""
+    check_that(views >= 0, f"{name}_views is {views}", f"use 0 to keep no {kept}")
+    check_that(
+        views > 0 or not bank,
+        f"{name}_bank is {bank}, and {name}_views 0 keeps no {kept}",
+        f"add --{name}-views, or leave --{name}-bank out",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRunConfig(RunConfig):
     """Train a visual tokenizer."""
@@ -132,6 +142,12 @@ class TokenizerRunConfig(RunConfig):
     teacher: str = ""
     """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
     timm or transformers, or any run or model of ours."""
+    teacher_views: int = 0
+    """Views of each picture whose features of the teacher are kept on disk; epochs go round them.
+    0 keeps none: every epoch has new views, and the teacher runs in every step."""
+    teacher_bank: str = ""
+    """Folder for those features, which runs may share; empty: `features` in the folder of the
+    run."""
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: float = 0.05
@@ -150,6 +166,13 @@ class TokenizerRunConfig(RunConfig):
             not self.teacher or isinstance(self.tokenizer, VQKDConfig),
             f"the teacher {self.teacher} was given, and a {type(self.tokenizer).__name__} has none",
             "leave --teacher out, or use a recipe of VQ-KD",
+        )
+        check_bank("teacher", self.teacher_views, self.teacher_bank, "features")
+        check_that(
+            self.teacher_views == 0 or isinstance(self.tokenizer, VQKDConfig),
+            f"teacher_views is {self.teacher_views}, and a {type(self.tokenizer).__name__} has no "
+            "teacher",
+            "leave --teacher-views out, or use a recipe of VQ-KD",
         )
 
 
@@ -198,14 +221,7 @@ class PretrainRunConfig(RunConfig):
             "leave --tap out, or use a recipe of masked image modeling",
         )
         self.objective.check_fits(self.model, self.masking)
-        check_that(
-            self.token_views >= 0, f"token_views is {self.token_views}", "use 0 to keep no tokens"
-        )
-        check_that(
-            self.token_views > 0 or not self.token_bank,
-            f"token_bank is {self.token_bank}, and token_views 0 keeps no tokens",
-            "add --token-views, or leave --token-bank out",
-        )
+        check_bank("token", self.token_views, self.token_bank, "tokens")
         check_that(
             self.token_views == 0 or self.objective.target == "tokens",
             f"token_views is {self.token_views}, and pixels are to be predicted",

@@ -65,6 +65,11 @@ def _jitter(samples: Sequence[ImageSample | MaskedSample]) -> Tensor | None:
     return _stack(changes) if changes else None
 
 
+def _views(samples: Sequence[ImageSample | MaskedSample]) -> Tensor | None:
+    places = [sample.view for sample in samples if sample.view is not None]
+    return torch.tensor(places) if places else None
+
+
 def _batch(
     samples: list[Sample], keys: tuple[str, ...], unreadable: tuple[Unreadable, ...]
 ) -> Batch:
@@ -72,7 +77,7 @@ def _batch(
     first = samples[0]
     if isinstance(first, ImageSample):
         single = [sample for sample in samples if isinstance(sample, ImageSample)]
-        return ImageBatch(images, keys, unreadable, _jitter(single))
+        return ImageBatch(images, keys, unreadable, _jitter(single), _views(single))
     if isinstance(first, LabelledSample):
         labelled = [sample for sample in samples if isinstance(sample, LabelledSample)]
         targets = torch.tensor([sample.target for sample in labelled], dtype=torch.int64)
@@ -84,9 +89,9 @@ def _batch(
     token_views = [sample.token_image for sample in masked if sample.token_image is not None]
     token_images = _stack(token_views) if token_views else images
     mask = _stack([sample.mask for sample in masked])
-    places = [sample.view for sample in masked if sample.view is not None]
-    views = torch.tensor(places) if places else None
-    return MaskedBatch(images, token_images, mask, keys, unreadable, _jitter(masked), views)
+    return MaskedBatch(
+        images, token_images, mask, keys, unreadable, _jitter(masked), _views(masked)
+    )
 
 
 def collate(outcomes: list[Outcome]) -> Parcel:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from beit.data.order import sample_generator
-from beit.data.views import MaskedSample, MaskedViews
+from beit.data.views import ImageSample, MaskedSample, MaskedViews, SingleView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,16 @@ class RecurringViews:
     epochs, everything is as if they did not recur.
     """
 
-    views: MaskedViews
+    views: MaskedViews | SingleView
     number: int
 
-    def of(self, picture: np.ndarray, seed: int, epoch: int, index: int) -> MaskedSample:
+    def of(
+        self, picture: np.ndarray, seed: int, epoch: int, index: int
+    ) -> MaskedSample | ImageSample:
         """The view of a picture uint8 [H,W,C] whose turn it is in this epoch."""
         view = epoch % self.number
         generator = sample_generator(seed, view, index)
+        if isinstance(self.views, SingleView):
+            return self.views(picture, None, generator)._replace(view=(view, index))
         masks = generator if view == epoch else sample_generator(seed, epoch, index)
         return self.views(picture, None, generator, masks)._replace(view=(view, index))

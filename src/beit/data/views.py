@@ -29,10 +29,12 @@ LANCZOS_SINCE = "2.13"
 
 
 class ImageSample(NamedTuple):
-    """One view of a picture, and the colour jitter it is still to be given."""
+    """One view of a picture, and the colour jitter it is still to be given; `view` says which view
+    of which picture this is, where views recur."""
 
     image: UInt8[Tensor, "channels height width"]
     jitter: Float[Tensor, "changes numbers"] | None = None
+    view: tuple[int, int] | None = None
 
 
 class MaskedSample(NamedTuple):

@@ -18,6 +18,7 @@ from beit.config.runs import QuantiseConfig
 from beit.errors import ConfigError
 from beit.objectives.base import Loss, Objective, entropy
 from beit.objectives.hidden import patchify
+from beit.tokenizers.bank import FeatureBank, Views
 from beit.tokenizers.quantised import QuantisedTokenizer
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.vq import VQTokenizer
@@ -44,13 +45,15 @@ class Quantise(Objective[ImageBatch]):
         self,
         values: Float[Tensor, "batch patches outputs"],
         pixels: Float[Tensor, "batch channels height width"],
+        views: Views | None,
     ) -> Float[Tensor, ""]:
-        """Mean distance of what was rebuilt from what pictures in [0, 1] ask for."""
+        """Mean distance of what was rebuilt from what pictures in [0, 1] ask for; `views` says
+        which they are, where they recur."""
 
     def forward(self, batch: ImageBatch, progress: float) -> Loss:
         pixels = self.model.pixels(batch.images)
         values, commitment, tokens = self.model(pixels)
-        reconstruction = self.distance(values.float(), pixels)
+        reconstruction = self.distance(values.float(), pixels, batch.views)
         total = reconstruction + self.config.commitment_weight * commitment
         counts = torch.bincount(tokens.flatten(), minlength=self.model.codes)
         terms = {
@@ -83,9 +86,18 @@ class Distill(Quantise):
     model: VQKDTokenizer
 
     def __init__(
-        self, tokenizer: VQKDTokenizer, config: QuantiseConfig, teacher: Teacher, *, seed: int
+        self,
+        tokenizer: VQKDTokenizer,
+        config: QuantiseConfig,
+        teacher: Teacher,
+        *,
+        seed: int,
+        bank: FeatureBank | None = None,
     ) -> None:
-        """Raises ConfigError if the teacher's vectors have another length, or lie elsewhere."""
+        """With a `bank` the teacher is only asked for what it lacks.
+
+        Raises ConfigError if the teacher's vectors have another length, or lie elsewhere.
+        """
         super().__init__(tokenizer, config, seed=seed)
         if teacher.width != tokenizer.config.teacher_width:
             raise ConfigError(
@@ -95,15 +107,28 @@ class Distill(Quantise):
             )
         teacher.check(tokenizer.grid, tokenizer.config.channels)
         self.teacher = teacher
+        self._bank = bank
 
     def distance(
         self,
         values: Float[Tensor, "batch patches outputs"],
         pixels: Float[Tensor, "batch channels height width"],
+        views: Views | None,
     ) -> Float[Tensor, ""]:
+        return 1 - F.cosine_similarity(values, self._features(pixels, views), dim=2).mean()
+
+    def _features(
+        self, pixels: Float[Tensor, "batch channels height width"], views: Views | None
+    ) -> Float[Tensor, "batch patches features"]:
+        """The teacher's, computed now or before."""
         patch = self.model.config.patch
         grid = (pixels.shape[2] // patch, pixels.shape[3] // patch)
-        return 1 - F.cosine_similarity(values, self.teacher(pixels, grid), dim=2).mean()
+        if self._bank is None:
+            features: Tensor = self.teacher(pixels, grid)
+            return features
+        assert views is not None, "a bank is for views that recur"
+        kept = self._bank.features(views, lambda missing: self.teacher(pixels[missing], grid))
+        return kept.to(pixels.device)
 
 
 class Repaint(Quantise):
@@ -115,5 +140,6 @@ class Repaint(Quantise):
         self,
         values: Float[Tensor, "batch patches outputs"],
         pixels: Float[Tensor, "batch channels height width"],
+        _views: Views | None,
     ) -> Float[Tensor, ""]:
         return F.mse_loss(values, patchify(2 * pixels - 1, self.model.config.patch))

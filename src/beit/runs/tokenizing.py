@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from torch import nn
 
 from beit.artifact.store import Details
@@ -18,6 +21,8 @@ from beit.config import (
     TokenizerRunConfig,
     VQKDConfig,
 )
+from beit.config.tree import to_json
+from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource, select
 from beit.data.views import SingleView
 from beit.errors import ConfigError
@@ -28,12 +33,13 @@ from beit.objectives.quantise import Distill, Repaint
 from beit.objectives.reconstruct import Reconstruct
 from beit.recipes import DEFAULT
 from beit.runs.execution import Run, Task, carry_out, manner_of, open_pictures, resolve
+from beit.tokenizers.bank import FeatureBank
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.vq import VQTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
-from beit.training.parallel import Processes, start_processes
+from beit.training.parallel import Processes, resolve_precision, start_processes
 from beit.training.plan import Evaluation
 
 
@@ -58,6 +64,10 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
     training, held_out = hold_out(open_pictures(config, built.channels), config.held_out)
+    bank = None
+    if teacher is not None and config.teacher_views:
+        precision = resolve_precision(config.training.precision, processes.device)
+        bank = feature_bank(config, built, teacher, precision, training)
     seed_everything(config.training.seed)
     passes = Passes(
         ImageBatch,
@@ -78,13 +88,45 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
             "collapsed": float(health.collapsed),
         }
 
+    views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
     return Task(
-        objective=objective_of(config, built, teacher),
+        objective=objective_of(config, built, teacher, bank),
         source=training,
-        view=SingleView(config=config.views, size=built.size, interpolation=built.interpolation),
+        view=RecurringViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
         evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
         details=Details(),
+        notes=(bank.check_room(),) if bank else (),
+    )
+
+
+def feature_bank(
+    config: TokenizerRunConfig,
+    built: TokenizerConfig,
+    teacher: Teacher,
+    precision: torch.dtype,
+    source: ImageSource,
+) -> FeatureBank:
+    """Where this run's features of the teacher are kept, apart from those that anything else
+    decided."""
+    identity = {
+        "drawing": 1,  # raised when the same settings and seed give other views
+        "teacher": teacher.digest(),
+        "precision": str(precision),
+        "views": to_json(config.views),
+        "size": built.size,
+        "interpolation": built.interpolation,
+        "grid": built.grid,
+        "seed": config.training.seed,
+        "data": source.fingerprint(),
+    }
+    return FeatureBank(
+        Path(config.teacher_bank or Path(config.out) / "features"),
+        identity,
+        views=config.teacher_views,
+        pictures=len(source),
+        patches=math.prod(built.grid),
+        width=teacher.width,
     )
 
 
@@ -110,14 +152,17 @@ def rebuilding(config: TokenizerConfig, teacher: Teacher | None) -> TokenizerCon
 
 
 def objective_of(
-    config: TokenizerRunConfig, built: TokenizerConfig, teacher: Teacher | None
+    config: TokenizerRunConfig,
+    built: TokenizerConfig,
+    teacher: Teacher | None,
+    bank: FeatureBank | None,
 ) -> AnyObjective:
     """The tokenizer and how it is trained, by its kind."""
     model, how, seed = built.build(), config.objective, config.training.seed
     if isinstance(how, QuantiseConfig):
         if isinstance(model, VQKDTokenizer):
             assert teacher is not None
-            return Distill(model, how, teacher, seed=seed)
+            return Distill(model, how, teacher, seed=seed, bank=bank)
         assert isinstance(model, VQTokenizer)
         return Repaint(model, how, seed=seed)
     assert isinstance(how, ReconstructConfig)

@@ -1,25 +1,27 @@
-"""Tokens of views that come again, kept on disk: what was encoded once is not encoded again.
+"""What frozen models say of views that come again, kept on disk: not computed a second time.
 
-A folder, named by the digest of all that decides the tokens, holds that identity as `bank.json` and
-a file per view: a row per picture, and per token its id plus one. Zero is what was never written.
-So whatever a kill or a loss of power leaves, in whatever order it reached the disk, a row either
-has all its tokens or is known to lack some.
+A folder, named by the digest of all that decides what is kept, holds that identity as `bank.json`
+and a file per view: a row of words per picture, none of them zero. Zero is what was never written.
+So whatever a kill or a loss of power leaves, in whatever order it reached the disk, a row either is
+whole or is known to lack some.
 """
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from beit.durable import flush, make_folder, write_file
@@ -27,16 +29,25 @@ from beit.errors import CheckpointError, ResourceError
 
 IDENTITY = "bank.json"
 GIGABYTE = 2**30
-Encode = Callable[[list[int]], Tensor]
-"""Numbers of pictures of a batch, to their tokens [pictures, N]."""
+Views = Int64[Tensor, "batch 2"]
+"""(view, picture) pairs."""
+Compute = Callable[[list[int]], Tensor]
+"""Numbers of pictures of a batch, to what is kept of them [pictures, ...]."""
 
 
-class TokenBank:
-    """The tokens of `views` views of each of `pictures` pictures, N = `patches` of each.
+class Bank(abc.ABC):
+    """Rows of `views` views of each of `pictures` pictures.
 
     Several processes of one machine may use it at once: who finds a row missing writes it, and all
-    would write the same. Nothing is made on disk before the first tokens are asked for.
+    would write the same. Nothing is made on disk before the first rows are asked for.
     """
+
+    kept: str
+    """What is kept, for the user: also the ending of the files."""
+    made: str
+    """How it comes about, for the user."""
+    options: tuple[str, str]
+    """The options that say how many views, and where."""
 
     def __init__(
         self,
@@ -45,29 +56,34 @@ class TokenBank:
         *,
         views: int,
         pictures: int,
-        patches: int,
-        codes: int,
+        words: int,
+        word: np.dtype[np.unsignedinteger],
     ) -> None:
-        """`identity` is all that decides the tokens of a view, as JSON values: the tokenizer, its
-        precision, how views are drawn, and of which pictures."""
+        """`identity` is all that decides what is kept of a view, as JSON values: the model, its
+        precision, how views are drawn, and of which pictures. A row has `words` words."""
         self._identity = json.dumps(identity, indent=1, sort_keys=True).encode()
         self.folder = root / hashlib.sha256(self._identity).hexdigest()
-        self._views, self._pictures, self._patches = views, pictures, patches
-        self._codes = codes
-        self._type = np.dtype("<u2" if codes <= np.iinfo("<u2").max else "<u4")
-        self._row = patches * self._type.itemsize  # bytes
+        self._views, self._pictures = views, pictures
+        self._words, self._type = words, word
+        self._row = words * word.itemsize  # bytes
         self._opened = False
 
-    def tokens(
-        self, views: Int64[Tensor, "batch 2"], encode: Encode
-    ) -> Int64[Tensor, "batch patches"]:
-        """The tokens of (view, picture) pairs; `encode` is asked for those that are missing.
+    @abc.abstractmethod
+    def _problem(self, row: np.ndarray) -> str:
+        """What is wrong with a whole row, or nothing."""
+
+    @abc.abstractmethod
+    def _described(self) -> str:
+        """What a row holds, for the user."""
+
+    def _rows(self, views: Views, compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+        """The rows of (view, picture) pairs; `compute` is asked for those that are missing.
 
         Raises CheckpointError if what is found on disk is damaged or another bank, ResourceError if
         the disk cannot be read or written to.
         """
         pairs: list[list[int]] = views.tolist()
-        rows = np.zeros((len(pairs), self._patches), self._type)
+        rows = np.zeros((len(pairs), self._words), self._type)
         try:
             self._open()
             with ExitStack() as stack:
@@ -76,17 +92,17 @@ class TokenBank:
                     row[:] = self._read(files[view], view, picture)
                 missing = np.flatnonzero((rows == 0).any(axis=1)).tolist()
                 if missing:
-                    rows[missing] = encode(missing).cpu().numpy() + 1
+                    rows[missing] = compute(missing)
                 for number in missing:
                     view, picture = pairs[number]
                     self._write(files[view], picture, rows[number])
         except OSError as error:
             raise ResourceError(
-                f"the token bank {self.folder} cannot be read or written to: {error.strerror}",
+                f"the {self.kept} in {self.folder} cannot be read or written to: {error.strerror}",
                 remedy="make room or permit writing, then go on with --resume; or name another "
-                "--token-bank",
+                f"{self.options[1]}",
             ) from error
-        return torch.from_numpy(rows.astype(np.int64) - 1)
+        return rows
 
     def check_room(self) -> str:
         """What it takes on disk, for the user. Raises ResourceError if there is not so much."""
@@ -98,17 +114,17 @@ class TokenBank:
         needed = max(whole - taken, 0)
         if needed > free:
             raise ResourceError(
-                f"the tokens of {self._views} views of {self._pictures:,} pictures take "
+                f"the {self.kept} of {self._views} views of {self._pictures:,} pictures take "
                 f"{needed / GIGABYTE:.2f} GB more, and {place} has {free / GIGABYTE:.2f} GB left",
-                remedy="use fewer --token-views, or name a --token-bank on a larger disk",
+                remedy=f"use fewer {self.options[0]}, or name a {self.options[1]} on a larger disk",
             )
         return (
-            f"tokens of {self._views} views of {self._pictures:,} pictures are kept in "
+            f"{self.kept} of {self._views} views of {self._pictures:,} pictures are kept in "
             f"{self.folder}: {whole / GIGABYTE:.2f} GB, of which {taken / GIGABYTE:.2f} are there"
         )
 
     def _path(self, view: int) -> Path:
-        return self.folder / f"view-{view:04d}.tokens"
+        return self.folder / f"view-{view:04d}.{self.kept}"
 
     def _open(self) -> None:
         """Make the folder, or make sure that it is of this bank; several processes may come here at
@@ -138,7 +154,7 @@ class TokenBank:
             if size != expected:
                 raise self._foreign(
                     f"{self._path(view)} has {size} bytes, and {self._pictures} pictures of "
-                    f"{self._patches} tokens take {expected}"
+                    f"{self._described()} take {expected}"
                 )
             yield file
         finally:
@@ -146,11 +162,8 @@ class TokenBank:
 
     def _read(self, file: int, view: int, picture: int) -> np.ndarray:
         row = np.frombuffer(os.pread(file, self._row, picture * self._row), self._type)
-        if row.max() > self._codes:
-            raise self._foreign(
-                f"{self._path(view)} has token {row.max() - 1} for picture {picture}, and the "
-                f"tokenizer has {self._codes} codes"
-            )
+        if row.all() and (problem := self._problem(row)):
+            raise self._foreign(f"{self._path(view)} has for picture {picture} {problem}")
         return row
 
     def _write(self, file: int, picture: int, row: np.ndarray) -> None:
@@ -161,5 +174,92 @@ class TokenBank:
 
     def _foreign(self, problem: str) -> CheckpointError:
         return CheckpointError(
-            problem, remedy=f"remove {self.folder}: what it held is encoded again"
+            problem, remedy=f"remove {self.folder}: what it held is {self.made} again"
         )
+
+
+class TokenBank(Bank):
+    """Tokens of pictures, N = `patches` of each: per token its id plus one."""
+
+    kept, made = "tokens", "encoded"
+    options = ("--token-views", "--token-bank")
+
+    def __init__(
+        self,
+        root: Path,
+        identity: Mapping[str, object],
+        *,
+        views: int,
+        pictures: int,
+        patches: int,
+        codes: int,
+    ) -> None:
+        """See `Bank`; the vocabulary has `codes` codes."""
+        word = np.dtype("<u2" if codes <= np.iinfo("<u2").max else "<u4")
+        super().__init__(root, identity, views=views, pictures=pictures, words=patches, word=word)
+        self._codes = codes
+
+    def tokens(self, views: Views, encode: Compute) -> Int64[Tensor, "batch patches"]:
+        """The tokens of these views; `encode` is asked for those that are missing."""
+        rows = self._rows(views, lambda missing: encode(missing).cpu().numpy() + 1)
+        return torch.from_numpy(rows.astype(np.int64) - 1)
+
+    def _problem(self, row: np.ndarray) -> str:
+        if row.max() <= self._codes:
+            return ""
+        return f"token {row.max() - 1}, and the tokenizer has {self._codes} codes"
+
+    def _described(self) -> str:
+        return f"{self._words} tokens"
+
+
+class FeatureBank(Bank):
+    """Features of pictures, float32 [patches, width]: the bits that were computed.
+
+    They are kept inverted, as zero is then a not-a-number that no model gives; a check sum ends the
+    row.
+    """
+
+    kept, made = "features", "computed"
+    options = ("--teacher-views", "--teacher-bank")
+
+    def __init__(
+        self,
+        root: Path,
+        identity: Mapping[str, object],
+        *,
+        views: int,
+        pictures: int,
+        patches: int,
+        width: int,
+    ) -> None:
+        """See `Bank`."""
+        super().__init__(
+            root, identity, views=views, pictures=pictures, words=patches * width + 1,
+            word=np.dtype("<u4"),
+        )  # fmt: skip
+        self._shape = (patches, width)
+
+    def features(self, views: Views, compute: Compute) -> Float[Tensor, "batch patches width"]:
+        """The features of these views; `compute` is asked for those that are missing."""
+
+        def words(missing: list[int]) -> np.ndarray:
+            values = compute(missing).flatten(1).cpu().numpy().astype("<f4", copy=False)
+            inverted = ~np.ascontiguousarray(values).view(self._type)
+            return np.column_stack([inverted, [_check_sum(row) for row in inverted]])
+
+        rows = self._rows(views, words)
+        values = (~rows[:, :-1]).view("<f4").astype(np.float32, copy=False)
+        return torch.from_numpy(values.reshape(-1, *self._shape))
+
+    def _problem(self, row: np.ndarray) -> str:
+        return "" if _check_sum(row[:-1]) == row[-1] else "features of another check sum"
+
+    def _described(self) -> str:
+        patches, width = self._shape
+        return f"{patches} x {width} features"
+
+
+def _check_sum(words: np.ndarray) -> np.uint32:
+    """CRC-32 of a row, never zero."""
+    return np.uint32(zlib.crc32(words.tobytes()) or 1)

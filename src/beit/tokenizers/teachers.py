@@ -7,6 +7,7 @@ was trained with. Of what it returns, the patches are kept and class tokens and 
 from __future__ import annotations
 
 import abc
+import hashlib
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.errors import ConfigError
+from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel, BareBackbone, MaskedImageModel
 from beit.models.layers import layer_norm
 
@@ -30,12 +32,14 @@ class Teacher(nn.Module, abc.ABC):
 
     def __init__(
         self, name: str, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
-        size: tuple[int, int],
+        size: tuple[int, int], described: str,
     ) -> None:  # fmt: skip
         """`size` is height and width that the model was made for. It is tried on a black picture,
-        which tells its stride and the length of its vectors."""
+        which tells its stride and the length of its vectors. `described` is what decides its
+        features beside the weights and the modules, in whatever words."""
         super().__init__()
         self.name = name
+        self._described = described
         self.model = model.requires_grad_(False).eval()
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
@@ -83,6 +87,11 @@ class Teacher(nn.Module, abc.ABC):
                 remedy="choose the tokenizer's size and patch so that its grid is the teacher's",
             )
 
+    def digest(self) -> str:
+        """SHA-256 of all that decides its features: weights, statistics, and how they are used."""
+        told = f"{type(self).__name__} {self._described} {self.model} {weights_digest(self)}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
     def train(self, mode: bool = True) -> Teacher:
         """Always in evaluation mode."""
         return super().train(False)
@@ -112,7 +121,9 @@ class OurTeacher(Teacher):
         )
         self._patch = config.patch
         trunk = nn.ModuleDict({"backbone": model.backbone, "norm": norm})
-        super().__init__(name, trunk, mean=config.mean, std=config.std, size=config.size)
+        super().__init__(
+            name, trunk, mean=config.mean, std=config.std, size=config.size, described=str(config)
+        )
 
     def _map(
         self, images: Float[Tensor, "batch channels height width"]
@@ -132,6 +143,7 @@ class TimmTeacher(Teacher):
         super().__init__(
             name, model, mean=tuple(stated["mean"]), std=tuple(stated["std"]),
             size=tuple(stated["input_size"][1:]),
+            described=f"{stated.get('architecture')}, projected: {project}",
         )  # fmt: skip
 
     def _map(
@@ -155,7 +167,8 @@ class TransformersTeacher(Teacher):
         size: tuple[int, int], patch: int | None, project: bool,
     ) -> None:  # fmt: skip
         self._patch, self._project = patch, project
-        super().__init__(name, model, mean=mean, std=std, size=size)
+        described = f"{getattr(model, 'config', None)}, projected: {project}, patch: {patch}"
+        super().__init__(name, model, mean=mean, std=std, size=size, described=described)
 
     def _map(
         self, images: Float[Tensor, "batch channels height width"]

@@ -19,6 +19,7 @@ RESUMABLE = {
     "out",
     "accept_changed_data",
     "token_bank",
+    "teacher_bank",
     "loader.workers",
     "loader.cache",
     "loader.bad_limit",
