@@ -8,8 +8,8 @@ import sys
 from pathlib import Path as _Path  # torch.hub lists what can be called
 
 dependencies = [
-    "torch", "torchvision", "timm", "numpy", "PIL", "simplejpeg", "safetensors", "huggingface_hub",
-    "jaxtyping", "rich",
+    "torch", "timm", "numpy", "PIL", "simplejpeg", "safetensors", "huggingface_hub", "jaxtyping",
+    "rich",
 ]  # fmt: skip
 
 try:
