@@ -247,6 +247,28 @@ class Line(Objective[ImageBatch]):
         return Loss(total, {"loss": total.detach()})
 
 
+class Lost(Line):
+    """Of two maps only one has a part in the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.ModuleDict({"used": self.model, "lost": nn.Linear(3, 1)})
+
+    def forward(self, batch, progress):
+        total = self.model["used"](batch.images.float().mean(dim=(2, 3)) / 255).square().mean()
+        return Loss(total, {"loss": total.detach()})
+
+
+def test_weights_without_a_gradient_are_told_once(tmp_path):
+    train(tmp_path / "lost", Lost(), InMemory(image_batch))
+    told = [line for line in (tmp_path / "lost/log.txt").read_text().splitlines() if "grad" in line]
+    assert [line for line in told if not line.startswith("step")] == [
+        "no gradient reaches 2 tensors of weights: lost.bias, lost.weight"
+    ]
+    train(tmp_path / "all", Line(), InMemory(image_batch))
+    assert "no gradient" not in (tmp_path / "all" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_a_broken_loss_stops_the_run_before_the_weights_change(tmp_path, how):
     objective = Line(3, how)

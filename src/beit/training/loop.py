@@ -160,6 +160,8 @@ class _Run:
         self.rate = updated.rate
         self.counted += 1
         self.step += 1
+        if self.step == 1 and (idle := self.updater.optimizer.never_reached()):
+            self._say(f"no gradient reaches {len(idle)} tensors of weights: {', '.join(idle[:9])}")
 
     def _arriving(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time spent waiting for them and what could not be read."""

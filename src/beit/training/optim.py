@@ -58,6 +58,15 @@ class Optimizer:
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.groups for parameter in group.parameters]
 
+    def never_reached(self) -> list[str]:
+        """Names of parameters for which no gradient has come yet: there is no state of them."""
+        return [
+            name
+            for group in self.groups
+            for name, parameter in zip(group.names, group.parameters, strict=True)
+            if not self.adamw.state.get(parameter)
+        ]
+
     def schedule(self, step: int) -> float:
         """Set every group's learning rate and weight decay for this step; returns the base rate."""
         rate, decay = learning_rate(step, self.config), weight_decay(step, self.config)
