@@ -289,6 +289,18 @@ def test_sigterm_saves_and_leaves_with_75(class_folders, tmp_path, environment):
         assert torch.equal(tensor, weights[1][name]), name
 
 
+def test_the_recorded_config_repeats_the_run(whole, tmp_path):
+    """Bit for bit, and records itself again but for its folder."""
+    config = replace(read_run_config(whole), out=str(tmp_path / "again"))
+    runs.finetune(config, quiet=True, report=False)
+    assert train_losses(tmp_path / "again") == train_losses(whole)
+    first, second = (
+        load_file(run / "model/model.safetensors") for run in (whole, tmp_path / "again")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert read_run_config(tmp_path / "again") == config
+
+
 def test_finished_runs_are_done(class_folders, whole, capsys):
     before = (whole / "metrics.jsonl").read_bytes()
     again = finetune(class_folders, whole, resume=True, quiet=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from beit.data.overlap import shared_pictures
 from beit.data.pack import pack
 from beit.data.parts import open_part
 from beit.data.sources import ImageSource, open_source, select
-from conftest import Draw
 
+Draw = Callable[..., Path]
 NAMES = [f"{part}/{label}/{n}.png" for part in ("train", "val") for label in "ab" for n in range(4)]
 SAME = {"train/a/1.png": "val/b/2.png", "train/b/3.png": "val/a/0.png"}
 

@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from trial import Trial, Try, in_a_child, speak_through
+from trial import Trial, Try, speak_through
 
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
+from children import in_a_child
 from miniature import InMemory, masked, masked_batch, opened
 from states import assert_same
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trial import Trial, Try, die, in_a_child
+from trial import Trial, Try, die
 
 from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.config import PretrainRunConfig
@@ -24,6 +24,7 @@ from beit.training.checkpoint import MANIFEST, newest_checkpoint, save_checkpoin
 from beit.training.journal import Journal
 from beit.training.listing import Listing, remember
 from beit.training.run_folder import RunFolder, read_run_config
+from children import in_a_child
 from miniature import BACKBONE
 from states import assert_same, checkpoint
 

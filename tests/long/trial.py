@@ -23,19 +23,6 @@ class Trial(NamedTuple):
     tries: Callable[[Path, int], Iterator[Try]]
 
 
-def in_a_child(action: Callable[[], None]) -> int:
-    """Do something in a process of its own; how it ended, as `Popen.returncode` tells it."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def speak_through(pipe: int) -> None:
     """What is printed from here on goes to a pipe, line by line."""
     sys.stdout = os.fdopen(pipe, "w", buffering=1)

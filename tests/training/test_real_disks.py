@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,11 @@ from beit.recipes import find_recipe
 from beit.training.checkpoint import newest_checkpoint, save_checkpoint
 from beit.training.run_folder import RunFolder
 from beit.training.saving import Saver
+from children import become_nobody, in_a_child
 from states import assert_same, checkpoint
 
 NEW_MOUNTS, NEW_USERS = 0x20000, 0x10000000  # of unshare(2)
 READ_ONLY, REMOUNT, PRIVATE = 1, 32, 0x40000 | 0x4000  # of mount(2)
-NOBODY = 65534
 NOT_ALLOWED = 77
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,24 +45,19 @@ def own_mounts() -> None:
         raise NotAllowedError(os.strerror(ctypes.get_errno()))
 
 
-def in_a_child(action: Callable[[], None]) -> None:
-    """In a process of its own, whose mounts and user are no other's. Skips where none may mount."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        except NotAllowedError:
-            code = NOT_ALLOWED
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def kept(action: Callable[[], None]) -> None:
+    """Of a promise that is tried in a child. Skips where no disk may be mounted."""
+    code = in_a_child(lambda: try_it(action))
     if code == NOT_ALLOWED:
         pytest.skip("no disk may be mounted here")
     assert code == 0
+
+
+def try_it(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except NotAllowedError:
+        os._exit(NOT_ALLOWED)
 
 
 def bytes_of(place: Path) -> int:
@@ -90,7 +84,7 @@ def test_a_disk_on_which_the_next_checkpoint_has_no_room(tmp_path: Path) -> None
         save_checkpoint(place, checkpoint(20), keep=1)
         assert_same(newest_checkpoint(place).checkpoint, checkpoint(20))
 
-    in_a_child(fill)
+    kept(fill)
 
 
 def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
@@ -113,21 +107,17 @@ def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
         patient.finish()
         assert_same(newest_checkpoint(place).checkpoint, checkpoint(20))
 
-    in_a_child(lock)
+    kept(lock)
 
 
 def test_a_run_does_not_start_where_it_may_not_write(tmp_path: Path) -> None:
     config = replace(find_recipe("pretrain", "tiny", PretrainRunConfig), data="pictures", out="run")
 
     def start() -> None:
-        for path in (tmp_path, *tmp_path.parents):
-            if path.stat().st_uid == os.geteuid() and path != Path("/"):
-                path.chmod(path.stat().st_mode | 0o555)
         (tmp_path / "fixed").mkdir()
         (tmp_path / "fixed").chmod(0o555)
-        if os.geteuid() == 0:
-            os.setuid(NOBODY)
+        become_nobody(tmp_path)
         with pytest.raises(ResourceError, match=r"run cannot be written to: Permission denied"):
             RunFolder(tmp_path / "fixed" / "run").open(config, resume=False)
 
-    in_a_child(start)
+    kept(start)
