@@ -15,7 +15,13 @@ from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import Budget
 from beit.recipes.studies import TokenizersPlan, tokenizers
 from beit.studies import stages, tiles
-from beit.studies.targets import TARGETS, TokenizersStudy, targets_as_markdown
+from beit.studies.targets import (
+    TARGETS,
+    UNTRAINED,
+    Target,
+    TokenizersStudy,
+    targets_as_markdown,
+)
 
 
 @pytest.fixture
@@ -80,9 +86,22 @@ def test_every_stage_is_done_once(
     for verb in ("tokenizer", "pretrain", "finetune", "evaluate"):
         monkeypatch.setattr(stages.runs, verb, never)
     assert TokenizersStudy(folder, brief()).run() == rows
-    table = targets_as_markdown(rows).splitlines()
+    table = (folder / "results.md").read_text().splitlines()
+    assert table == targets_as_markdown(rows).splitlines()
     assert len(table) == 2 + len(TARGETS)
     assert all(line.count("|") == 6 for line in table)
+
+
+def test_the_table_tells_means_spreads_and_differences_of_pairs() -> None:
+    rows = [
+        Target("VQ tokens", 16.4, [30.0, 34.0], [50.0, 40.0], [20.0, 20.0]),
+        Target(UNTRAINED, None, [27.0, 31.0], [44.0, 38.0], [22.0, 20.0]),
+    ]
+    assert targets_as_markdown(rows).splitlines()[2:] == [
+        "| VQ tokens | 16 | 32.0 ± 2.8 (+3.0 ± 0.0) | 45.0 ± 7.1 (+4.0 ± 2.8) "
+        "| 20.0 ± 0.0 (-1.0 ± 1.4) |",
+        f"| {UNTRAINED} |  | 29.0 ± 2.8 | 41.0 ± 4.2 | 21.0 ± 1.4 |",
+    ]
 
 
 def test_another_plan_needs_another_folder(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class TokenizersStudy:
         self.labelled = str(folder / "tiles" / "labelled")
 
     def run(self) -> list[Target]:
-        """Do every stage that is not done yet; the table is also written as results.json."""
+        """Do every stage that is not done yet; the table is also written as results.json and as
+        results.md, after each seed."""
         plan = self.plan
         made = make_tiles(
             self.folder / "tiles",
@@ -77,9 +78,14 @@ class TokenizersStudy:
         for seed in range(plan.budget.seeds):
             for name in TARGETS:
                 self._add(rows, name, seed)
-            content = json.dumps([row._asdict() for row in rows.values()], indent=1)
-            (self.folder / "results.json").write_text(content)  # of the seeds that are done
+            self._write(list(rows.values()))
         return list(rows.values())
+
+    def _write(self, rows: list[Target]) -> None:
+        """Of the seeds that are done."""
+        content = json.dumps([row._asdict() for row in rows], indent=1)
+        (self.folder / "results.json").write_text(content)
+        (self.folder / "results.md").write_text(targets_as_markdown(rows) + "\n")
 
     def _tokenizer_of(self, name: str) -> Path | None:
         """The tokenizer of a target, if it has one; trained once, whatever the seed."""
@@ -170,13 +176,30 @@ class TokenizersStudy:
 
 
 def targets_as_markdown(rows: Sequence[Target]) -> str:
-    """The table: mean and standard deviation over seeds."""
+    """The table: mean and standard deviation over seeds, and how much that is above the initial
+    weights; both have the same labelled pictures in a seed, so the difference is one of pairs."""
     lines = [
         "| what is predicted | codes in even use | nearest neighbours | linear | fine-tuned |",
         "| --- | --- | --- | --- | --- |",
     ]
+    (base,) = (row for row in rows if row.target == UNTRAINED)
     for row in rows:
         used = "" if row.codes is None else f"{row.codes:.0f}"
-        cells = [spread(values) for values in (row.neighbours, row.linear, row.finetuned)]
+        cells = [
+            _above(values, others, told=row is not base)
+            for values, others in (
+                (row.neighbours, base.neighbours),
+                (row.linear, base.linear),
+                (row.finetuned, base.finetuned),
+            )
+        ]
         lines.append(f"| {row.target} | {used} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _above(values: list[float], others: list[float], *, told: bool) -> str:
+    """Mean and deviation of the values, and in brackets of their differences."""
+    if not told:
+        return spread(values)
+    gains = [value - other for value, other in zip(values, others, strict=True)]
+    return f"{spread(values)} ({spread(gains, sign='+')})"
