@@ -9,7 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,9 +61,38 @@ def png(number: int, size: tuple[int, int] = (24, 32)) -> bytes:
 class Running:
     """A server that listens."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, place: Path) -> None:
         self.process = process
         self.port = port
+        self._place = place
+
+    def log(self) -> str:
+        """What it and its worker wrote to the standard error."""
+        return self._place.read_text()
+
+    @property
+    def worker(self) -> int:
+        """The process that runs its models."""
+        for place in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = place.read_text().rpartition(")")[2].split()
+            except OSError:  # gone meanwhile
+                continue
+            if int(fields[1]) == self.process.pid:
+                return int(place.parent.name)
+        raise AssertionError("the server has no process for its models")
+
+    def memory(self) -> int:
+        """Resident pages of the server and its worker."""
+        places = [Path(f"/proc/{number}/statm") for number in (self.process.pid, self.worker)]
+        return sum(int(place.read_text().split()[1]) for place in places)
+
+    def handles(self) -> int:
+        """Open files and threads of both."""
+        places = [Path(f"/proc/{number}") for number in (self.process.pid, self.worker)]
+        return sum(
+            len(list((place / what).iterdir())) for place in places for what in ("fd", "task")
+        )
 
     def connect(self, timeout: float = 60) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -85,30 +116,59 @@ class Running:
         kind = found.get("content-type", "")
         return response.status, json.loads(data) if "json" in kind else data, found
 
+    def is_well(self) -> bool:
+        """Whether its models answer."""
+        return self.ask("GET", "/health")[0] == 200
+
+    def number(self, name: str) -> float:
+        """One of its metrics."""
+        text: str = self.ask("GET", "/metrics")[1].decode()
+        return float(text.split(f"\n{name} ")[1].split()[0])
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
         self.process.send_signal(number)
         return self.process.wait(60)
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
+    """Ask again and again until it is true."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 @contextmanager
 def serving(*arguments: str, environment: dict[str, str]) -> Iterator[Running]:
     """`beit serve` with these arguments on a free port; ended at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "beit.cli", "serve", *arguments, "--port", "0", "--drain", "0.2"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        if found is None:
-            assert process.stderr is not None
-            raise AssertionError(line + process.stderr.read())
-        yield Running(process, int(found[1]))
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.NamedTemporaryFile("a") as log:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "beit.cli",
+                "serve",
+                *arguments,
+                "--port",
+                "0",
+                "--drain",
+                "0.2",
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        place = Path(log.name)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            if found is None:
+                process.wait(60)
+                raise AssertionError(line + place.read_text())
+            yield Running(process, int(found[1]), place)
+        finally:
+            process.kill()
+            process.communicate()

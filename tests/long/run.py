@@ -19,11 +19,14 @@ import damaged_bytes  # noqa: E402
 import damaged_pictures  # noqa: E402
 import disk_quotas  # noqa: E402
 import every_resume  # noqa: E402
+import generated_requests  # noqa: E402
 import live_kills  # noqa: E402
+import overload  # noqa: E402
 import power_loss  # noqa: E402
 import rank_kills  # noqa: E402
 import save_kills  # noqa: E402
 import served_requests  # noqa: E402
+import slow_senders  # noqa: E402
 import stop_requests  # noqa: E402
 import torch  # noqa: E402
 from trial import Trial  # noqa: E402
@@ -39,6 +42,9 @@ TRIALS: dict[str, Trial] = {
     "stop-requests": stop_requests.TRIAL,
     "rank-kills": rank_kills.TRIAL,
     "served-requests": served_requests.TRIAL,
+    "slow-senders": slow_senders.TRIAL,
+    "overload": overload.TRIAL,
+    "generated-requests": generated_requests.TRIAL,
 }
 RESULTS = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"

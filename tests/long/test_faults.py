@@ -18,10 +18,13 @@ QUICK = {
     "stop-requests": 8,
     "rank-kills": 1,
     "served-requests": 64,
+    "slow-senders": 16,
+    "overload": 256,
+    "generated-requests": 200,
 }
 
 
-SLOW = {"rank-kills", "served-requests"}
+SLOW = {"rank-kills", "served-requests", "slow-senders", "overload", "generated-requests"}
 """Which start several processes anew."""
 
 

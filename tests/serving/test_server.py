@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import beit
-from served import NAMES, png, serving, write_artifacts
+from served import NAMES, png, serving, wait_for, write_artifacts
 
 
 @pytest.fixture(scope="module")
@@ -160,22 +160,13 @@ def test_connections_have_a_cap(server):
         connection.close()
 
 
-def number(server, name):
-    text = server.ask("GET", "/metrics")[1].decode()
-    return float(text.split(f"\n{name} ")[1].split()[0])
-
-
 def test_who_leaves_early_is_forgotten(server):
-    before = number(server, "beit_requests_left_total")
+    before = server.number("beit_requests_left_total")
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(HEAD + b"Content-Length: 5000\r\n\r\nabc")
-    for _ in range(100):
-        if number(server, "beit_requests_left_total") == before + 5:
-            break
-        time.sleep(0.1)
-    assert number(server, "beit_requests_left_total") == before + 5
-    assert number(server, "beit_requests_waiting") == 0
+    wait_for(lambda: server.number("beit_requests_left_total") == before + 5)
+    assert server.number("beit_requests_waiting") == 0
 
 
 def test_the_description_names_every_path(server):
@@ -199,12 +190,13 @@ def test_a_full_queue_is_said_at_once_and_stopping_loses_nothing(artifacts, envi
             time.sleep(0.05)
         assert {code_of(answer) for answer in found} == {(429, "queue_full")}
         assert {answer[2]["retry-after"] for answer in found} == {"1"}
+        os.kill(running.worker, signal.SIGTERM)  # as a service manager tells the whole group
         running.process.send_signal(signal.SIGTERM)  # four wait for their batch
         for thread in threads:
             thread.join()
         assert [status for status, _, _ in found].count(200) == 4
         assert running.process.wait(30) == 0
-        log = running.process.stderr.read()
+        log = running.log()
     assert "Traceback" not in log
 
 
@@ -219,14 +211,14 @@ def test_the_log_holds_no_line_of_the_client(artifacts, environment):
     with serving(str(artifacts["classifier"]), environment=environment) as running:
         assert running.ask("GET", "/a%0d%0aforged%1b[31m")[0] == 404
         assert running.stop() == 0
-        log = running.process.stderr.read()
+        log = running.log()
     assert '"/a\\r\\nforged\\u001b[31m"' in log
     assert "\x1b" not in log
 
 
 def refused(arguments, environment):
     command = [sys.executable, "-m", "beit.cli", "serve", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def test_damaged_artifacts_are_never_served(artifacts, environment, tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,28 +14,28 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from beit.config.serve import ServeConfig
-from beit.serving.abilities import Abilities, Options
 from beit.serving.answers import ANSWERS, Failure, Models, State
-from beit.serving.batching import Batcher, Job
 from beit.serving.guard import Guard, refuse
 from beit.serving.intake import Intake
 from beit.serving.metrics import CONTENT_TYPE, Metrics
+from beit.serving.process import ModelProcess
 from beit.serving.refusals import (
     BAD_OPTION,
     BAD_REQUEST,
     DEADLINE,
     NO_SUCH_PATH,
     QUEUE_FULL,
+    RESTARTING,
     STOPPING,
-    STUCK,
     WRONG_METHOD,
     Reason,
     Refused,
 )
-from beit.serving.served import Served
+from beit.serving.table import find_model
 
 PAGE = Path(__file__).with_name("page.html")
-DECODERS = 2
+JSON = "application/json"
+Options = dict[str, int | None]
 ModelName = Annotated[str | None, Query(max_length=64, description="Name of a model in /models.")]
 Top = Annotated[int, Query(ge=1, le=1000, description="Classes in the answer.")]
 Block = Annotated[int | None, Query(ge=0, le=1000, description="Block from 0; default: the last.")]
@@ -68,23 +66,19 @@ class Refusal(Response):
 class Service:
     """What the paths share: the models, the queue, the limits."""
 
-    def __init__(self, served: Served, limits: ServeConfig) -> None:
-        self.served = served
+    def __init__(self, models: ModelProcess, limits: ServeConfig, metrics: Metrics) -> None:
+        self.models = models
         self.limits = limits
-        self.metrics = Metrics()
+        self.metrics = metrics
         self.stopping = False
         self._intake = Intake(limits)
-        self._batcher = Batcher(limits.wait, self.metrics.batches.observe)
-        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._taken = 0
 
-    def state(self) -> Reason | None:
-        """Why the server is not well."""
-        return STUCK if self._batcher.busy_for > self.limits.deadline else None
-
-    async def answer(self, request: Request, word: str, name: str | None, options: Options) -> Any:
+    async def answer(
+        self, request: Request, ability: str, name: str | None, options: Options
+    ) -> Response:
         """What a model says of the picture in the request. Raises Refused, ClientDisconnect."""
-        _, model = self.served.find(word, name)
+        model = find_model(self.models.described, ability, name)
         self._intake.check_head(request)
         if self._taken >= self.limits.queue:
             raise Refused(QUEUE_FULL)
@@ -96,50 +90,29 @@ class Service:
             self._taken += 1
             self.metrics.waiting.set(self._taken)
             try:
-                return await self._work(request, bytes(body), model, word, options)
+                asked = self.models.ask(model, ability, options, bytes(body))
+                return Response(await self._unless_gone(request, asked), media_type=JSON)
             finally:
                 self._taken -= 1
                 self.metrics.waiting.set(self._taken)
 
-    async def _work(
-        self, request: Request, data: bytes, model: Abilities, word: str, options: Options
-    ) -> Any:
-        ability = model.of[word]
-        deadline = time.monotonic() + self.limits.deadline
+    async def _unless_gone(self, request: Request, asked: Coroutine[Any, Any, bytes]) -> bytes:
         gone = asyncio.ensure_future(request.receive())
-
-        def prepare() -> Any:
-            pixels = self._intake.pixels(data, model.predictor.channels)
-            return ability.prepare(pixels, options)
-
-        async def both() -> Any:
-            loop = asyncio.get_running_loop()
-            item = await loop.run_in_executor(self._decoders, prepare)
-            most = self.limits.batch if ability.together else 1
-            job = Job(
-                (id(model), word, *options.items()),
-                lambda items: ability.answer(items, options),
-                item,
-                most,
-                deadline,
-            )
-            return await asyncio.wrap_future(self._batcher.submit(job))
-
-        work = asyncio.ensure_future(both())
+        answer = asyncio.ensure_future(asked)
         try:
             await asyncio.wait(
-                {gone, work},
+                {gone, answer},
                 timeout=self.limits.deadline,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if work.done():
-                return work.result()
+            if answer.done():
+                return answer.result()
             if gone.done():
                 raise ClientDisconnect
             raise Refused(DEADLINE)
         finally:
             gone.cancel()
-            work.cancel()
+            answer.cancel()
 
 
 def make_application(service: Service) -> Guard:
@@ -155,30 +128,26 @@ def make_application(service: Service) -> Guard:
     page = PAGE.read_text(encoding="utf-8")
     _add_failures(application, service)
 
-    async def predict(request: Request, model: ModelName = None, top: Top = 5) -> JSONResponse:
-        return JSONResponse(await service.answer(request, "predict", model, {"top": top}))
+    async def predict(request: Request, model: ModelName = None, top: Top = 5) -> Response:
+        return await service.answer(request, "predict", model, {"top": top})
 
-    async def segment(request: Request, model: ModelName = None) -> JSONResponse:
-        return JSONResponse(await service.answer(request, "segment", model, {}))
+    async def segment(request: Request, model: ModelName = None) -> Response:
+        return await service.answer(request, "segment", model, {})
 
-    async def embed(request: Request, model: ModelName = None, block: Block = None) -> JSONResponse:
-        return JSONResponse(await service.answer(request, "embed", model, {"block": block}))
+    async def embed(request: Request, model: ModelName = None, block: Block = None) -> Response:
+        return await service.answer(request, "embed", model, {"block": block})
 
-    async def tokens(request: Request, model: ModelName = None) -> JSONResponse:
-        return JSONResponse(await service.answer(request, "tokens", model, {}))
+    async def tokens(request: Request, model: ModelName = None) -> Response:
+        return await service.answer(request, "tokens", model, {})
 
-    async def attention(
-        request: Request, model: ModelName = None, block: Block = None
-    ) -> JSONResponse:
-        return JSONResponse(await service.answer(request, "attention", model, {"block": block}))
+    async def attention(request: Request, model: ModelName = None, block: Block = None) -> Response:
+        return await service.answer(request, "attention", model, {"block": block})
 
-    async def reconstruct(
-        request: Request, model: ModelName = None, seed: Seed = 0
-    ) -> JSONResponse:
-        return JSONResponse(await service.answer(request, "reconstruct", model, {"seed": seed}))
+    async def reconstruct(request: Request, model: ModelName = None, seed: Seed = 0) -> Response:
+        return await service.answer(request, "reconstruct", model, {"seed": seed})
 
     failures: dict[int | str, dict[str, Any]] = {code: {"model": Failure} for code in STATUSES}
-    asked: dict[str, Callable[..., Awaitable[JSONResponse]]] = {
+    asked: dict[str, Callable[..., Awaitable[Response]]] = {
         "predict": predict, "segment": segment, "embed": embed, "tokens": tokens,
         "attention": attention, "reconstruct": reconstruct,
     }  # fmt: skip
@@ -193,18 +162,18 @@ def make_application(service: Service) -> Guard:
 
     @application.get("/models", response_model=Models, responses={400: {"model": Failure}})
     async def models() -> JSONResponse:
-        return JSONResponse({"models": service.served.describe()})
+        return JSONResponse({"models": service.models.described})
 
     @application.get("/health", response_model=State, responses={503: {"model": Failure}})
     async def health() -> JSONResponse:
-        if (reason := service.state()) is not None:
-            raise Refused(reason)
+        if not service.models.is_ready:
+            raise Refused(RESTARTING)
         return JSONResponse({"state": "ok"})
 
     @application.get("/ready", response_model=State, responses={503: {"model": Failure}})
     async def ready() -> JSONResponse:
-        if service.stopping or service.state() is not None:
-            raise Refused(STOPPING if service.stopping else STUCK)
+        if service.stopping or not service.models.is_ready:
+            raise Refused(STOPPING if service.stopping else RESTARTING)
         return JSONResponse({"state": "ready"})
 
     @application.get("/metrics", response_class=Response, include_in_schema=False)

@@ -14,16 +14,27 @@ Work = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class Job:
-    """Something to do; jobs of equal `key` may be done together."""
+    """Something to do; jobs of equal `key` may be done together.
 
-    def __init__(self, key: Hashable, work: Work, item: Any, most: int, deadline: float) -> None:
+    `result` is cancelled by who no longer waits for it.
+    """
+
+    def __init__(
+        self,
+        key: Hashable,
+        work: Work,
+        item: Any,
+        most: int,
+        deadline: float,
+        result: Future[Any],
+    ) -> None:
         self.key = key
         self.work = work
         self.item = item
         self.most = most
         self.deadline = deadline
         self.arrived = time.monotonic()
-        self.result: Future[Any] = Future()
+        self.result = result
 
     def is_wanted(self) -> bool:
         """Whether anybody still waits for it; from then on it cannot be cancelled."""
@@ -44,21 +55,13 @@ class Batcher:
         self._tell = tell
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._began: float | None = None
         threading.Thread(target=self._run, name="models", daemon=True).start()
 
-    def submit(self, job: Job) -> Future[Any]:
+    def submit(self, job: Job) -> None:
         """Put a job at the end."""
         with self._changed:
             self._jobs.append(job)
             self._changed.notify()
-        return job.result
-
-    @property
-    def busy_for(self) -> float:
-        """Seconds that the batch at work has taken so far."""
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
 
     def _take(self) -> list[Job]:
         with self._changed:
@@ -81,7 +84,6 @@ class Batcher:
             jobs = self._take()
             if not jobs:
                 continue
-            self._began = time.monotonic()
             self._tell(len(jobs))
             try:
                 results = jobs[0].work([job.item for job in jobs])
@@ -91,5 +93,3 @@ class Batcher:
                 for job in jobs:
                     if not job.result.done():
                         job.result.set_exception(error)
-            finally:
-                self._began = None

@@ -1,22 +1,17 @@
-"""From a request's bytes to pixels, within the limits."""
+"""The bytes of a request, within the limits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from starlette.requests import Request
 
 from beit.config.serve import ServeConfig
-from beit.data.decode import UnreadableError, decode, read_header
 from beit.serving.refusals import (
     BODY_TOO_LARGE,
     EMPTY_BODY,
-    NOT_A_PICTURE,
     QUEUE_FULL,
-    TOO_MANY_PIXELS,
-    UNREADABLE,
     WRONG_TYPE,
     Refused,
 )
@@ -60,17 +55,3 @@ class Intake:
             self._held += len(chunk)
         if not body:
             raise Refused(EMPTY_BODY)
-
-    def pixels(self, data: bytes, channels: int) -> np.ndarray:
-        """The picture, uint8 [H, W, channels]. Raises Refused."""
-        try:
-            header = read_header(data)
-        except UnreadableError as error:
-            unknown = error.reason.startswith("its content is none of")
-            raise Refused(NOT_A_PICTURE if unknown else UNREADABLE) from None
-        if header.height * header.width > self._limits.pixels:
-            raise Refused(TOO_MANY_PIXELS)
-        try:
-            return decode(data, channels=channels, pixel_limit=self._limits.pixels)
-        except UnreadableError:
-            raise Refused(UNREADABLE) from None

@@ -35,6 +35,11 @@ class Metrics:
             "Requests at work or waiting for a model.",
             registry=self._registry,
         )
+        self.restarts = Counter(
+            "beit_models_restarts",
+            "How often the process of the models died or hung, and was started anew.",
+            registry=self._registry,
+        )
         self.left = Counter(
             "beit_requests_left",
             "Requests whose client left before its answer.",

@@ -1,72 +1,36 @@
-"""The models of a server: loaded, tried, and found by name in a table that never changes."""
+"""The models of a server: loaded and tried."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from beit.artifact.store import Artifact
-from beit.errors import BeitError, CheckpointError, ConfigError
+from beit.errors import BeitError, CheckpointError
 from beit.models.heads import MaskedImageModel
 from beit.serving.abilities import Abilities, Options
 from beit.serving.predictor import load
-from beit.serving.refusals import MODEL_NEEDED, NO_SUCH_MODEL, WRONG_MODEL, Refused
+from beit.serving.refusals import Refused
+from beit.serving.table import Described
 from beit.tokenizers.base import VisualTokenizer
 
-NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 TOLERANCE = 1e-4
 TRIED: Options = {"top": 5, "block": None, "seed": 0}
 
 
-def read_names(references: Sequence[str]) -> dict[str, str]:
-    """NAME=ARTIFACT to artifacts by name; a single one may go without a name, and is `model`.
-
-    Errors: ConfigError.
-    """
-    if not references:
-        raise ConfigError("no artifact was given", remedy="beit serve runs/classifier")
-    if len(references) == 1 and NAME.fullmatch(references[0]) is None:
-        return {"model": references[0]}
-    found: dict[str, str] = {}
-    for reference in references:
-        parts = NAME.fullmatch(reference)
-        if parts is None:
-            raise ConfigError(
-                f"'{reference}' has no name, and several artifacts are served",
-                remedy="write NAME=ARTIFACT; names have letters, digits, '.', '_' and '-'",
-            )
-        if parts[1] in found:
-            raise ConfigError(f"two artifacts are called '{parts[1]}'", remedy="rename one")
-        found[parts[1]] = parts[2]
-    return found
-
-
 class Served:
-    """The models by name. Names of requests are looked up here and used for nothing else."""
+    """The models by name."""
 
     def __init__(self, models: Mapping[str, Abilities]) -> None:
         self._models = dict(models)
 
-    def find(self, ability: str, name: str | None) -> tuple[str, Abilities]:
-        """The model that does this. Raises Refused if there is none, or several and no name."""
-        if name is not None:
-            if name not in self._models:
-                raise Refused(NO_SUCH_MODEL)
-            if ability not in self._models[name].of:
-                raise Refused(WRONG_MODEL)
-            return name, self._models[name]
-        able = [(key, model) for key, model in self._models.items() if ability in model.of]
-        if not able:
-            raise Refused(WRONG_MODEL)
-        if len(able) > 1:
-            raise Refused(MODEL_NEEDED)
-        return able[0]
+    def __getitem__(self, name: str) -> Abilities:
+        return self._models[name]
 
-    def describe(self) -> list[dict[str, Any]]:
-        """For clients: name, kind, abilities and classes of each model."""
+    def describe(self) -> Described:
+        """For clients."""
         return [
             {
                 "name": name,

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,7 +18,9 @@ from beit.errors import ConfigError, ResourceError
 from beit.serving.application import Service, make_application
 from beit.serving.connections import Connection
 from beit.serving.guard import Guard
-from beit.serving.served import load_served, read_names
+from beit.serving.metrics import Metrics
+from beit.serving.process import ModelProcess
+from beit.serving.table import read_names
 
 LARGEST_HEAD = 16_384
 
@@ -54,6 +56,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times per second; true ends the main loop."""
+        if self._service.models.given_up is not None:
+            self.should_exit = True
         if self._service.stopping and not self.should_exit:
             await asyncio.sleep(self._service.limits.drain)
             self.should_exit = True
@@ -62,7 +66,8 @@ class Server(uvicorn.Server):
 
 def _reserve(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    door = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, the event loop turns off the delay of small packets (40 ms).
+    door = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
@@ -82,7 +87,6 @@ def _server(application: Guard, service: Service, announcement: str) -> Server:
         application,
         http=bound,
         ws="none",
-        loop="asyncio",
         lifespan="off",
         log_config=None,
         backlog=1024,
@@ -100,7 +104,7 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
     """Serve artifacts until a signal comes.
 
     Errors: BeitError, before anything listens, for artifacts that do not load or fail their
-    self-test; ResourceError for a port that is taken.
+    self-test; ResourceError for a port that is taken. Later, if the models cannot be started anew.
     """
     for name in limits.allow_host:
         if "/" in name or "*" in name:
@@ -108,16 +112,24 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
     limits.check()
     places = read_names(references)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    door = _reserve(limits.host, limits.port)
+    with _reserve(limits.host, limits.port) as door:
+        asyncio.run(_serve(places, limits, device, door))
+    print("stopped", flush=True)
+
+
+async def _serve(
+    places: Mapping[str, str], limits: ServeConfig, device: str, door: socket.socket
+) -> None:
+    metrics = Metrics()
+    models = ModelProcess(places, device, limits, metrics)
     try:
-        served = load_served(places, device)
-        served.try_all()
-        service = Service(served, limits)
+        await models.start()
+        service = Service(models, limits, metrics)
         place, port = door.getsockname()[:2]
         shown = f"[{place}]" if ":" in place else place
-        names = ", ".join(model["name"] for model in served.describe())
-        announcement = f"serving {names} on http://{shown}:{port}"
-        _server(make_application(service), service, announcement).run(sockets=[door])
+        announcement = f"serving {', '.join(places)} on http://{shown}:{port}"
+        await _server(make_application(service), service, announcement).serve(sockets=[door])
     finally:
-        door.close()
-    print("stopped", flush=True)
+        await models.stop()
+    if models.given_up is not None:
+        raise models.given_up

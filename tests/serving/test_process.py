@@ -1,0 +1,81 @@
+"""The process of the models dies or hangs: who asked is told, and it is replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from beit.serving.server import _reserve
+from served import png, serving, wait_for, write_artifacts
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    return write_artifacts(tmp_path)["classifier"]
+
+
+def code(answer):
+    status, body, _ = answer
+    return status, body["error"]["code"]
+
+
+def exists(process):
+    return Path(f"/proc/{process}").exists()
+
+
+def test_it_is_replaced_when_it_dies(artifact, environment):
+    waiting = ["--wait", "60", "--batch", "64", "--deadline", "100"]
+    with serving(str(artifact), *waiting, environment=environment) as running:
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(running.ask, "POST", "/predict", png(1)) for _ in range(4)]
+            wait_for(lambda: running.number("beit_requests_waiting") == 4)
+            os.kill(running.worker, signal.SIGKILL)
+            answers = [one.result() for one in asked]
+        assert {code(answer) for answer in answers} == {(503, "restarting")}
+        assert {answer[2]["retry-after"] for answer in answers} == {"1"}
+        wait_for(running.is_well)
+        assert running.number("beit_models_restarts_total") == 1
+        assert running.number("beit_requests_waiting") == 0
+        assert running.ask("GET", "/ready")[0] == 200
+        assert running.stop() == 0
+        assert "was killed by signal 9" in running.log()
+
+
+def test_it_is_replaced_when_it_hangs(artifact, environment):
+    with serving(str(artifact), "--deadline", "3", environment=environment) as running:
+        hung = running.worker
+        os.kill(hung, signal.SIGSTOP)
+        assert code(running.ask("POST", "/predict", png(1))) == (504, "deadline")
+        wait_for(lambda: not exists(hung))
+        wait_for(running.is_well)
+        assert running.number("beit_models_restarts_total") == 1
+        assert running.ask("POST", "/predict", png(1))[0] == 200
+
+
+def test_it_does_not_outlive_the_server(artifact, environment):
+    with serving(str(artifact), environment=environment) as running:
+        worker = running.worker
+        running.process.kill()
+        wait_for(lambda: not exists(worker))
+
+
+@pytest.mark.slow
+def test_the_server_ends_when_it_cannot_be_replaced(artifact, environment):
+    with serving(str(artifact), environment=environment) as running:
+        shutil.rmtree(artifact)
+        os.kill(running.worker, signal.SIGKILL)
+        wait_for(lambda: not running.is_well())
+        assert running.process.wait(250) == 4
+        assert "no hub id" in running.log()
+
+
+def test_small_packets_are_not_held_back():
+    """Accepted connections inherit the protocol, and only then does asyncio set TCP_NODELAY."""
+    with _reserve("127.0.0.1", 0) as door:
+        assert door.proto == socket.IPPROTO_TCP
