@@ -46,7 +46,6 @@ ONLY = {
 # folder; and it names the options that differ from the recipe. None of these import the report.
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
-    "serving": {"report"},  # the page of a server draws what the page of a run draws
 }
 LIGHT = {"cli", "config", "errors", "recipes"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}

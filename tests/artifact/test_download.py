@@ -11,7 +11,6 @@ import threading
 import time
 
 import pytest
-from servers import Shelf, serving
 
 import beit.artifact.download as downloading
 import beit.artifact.fetch as fetching
@@ -19,6 +18,7 @@ from beit.artifact.download import Patience, check_address
 from beit.artifact.fetch import fetch
 from beit.artifact.published import PUBLISHED, Published
 from beit.errors import CheckpointError, ConfigError, ResourceError
+from servers import Shelf, serving
 
 CONTENT = bytes(range(256)) * 1200  # several reads long
 OTHER = CONTENT[::-1]

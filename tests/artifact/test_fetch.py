@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
-from servers import COMMIT, Hub, serving
 
 import beit.artifact.fetch as fetching
 from beit.artifact.fetch import Fetched, fetch
 from beit.errors import CheckpointError, ConfigError, ResourceError
 from beit.home import home
+from servers import COMMIT, Hub, serving
 
 WEIGHTS = b"tensors" * 100
 REPOSITORIES = {

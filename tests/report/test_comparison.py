@@ -6,16 +6,23 @@ import re
 import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
+from html import escape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import beit
 from beit.cli import main
 from beit.errors import ConfigError, ResourceError, RunFolderError
+from beit.report.beside import contender
 from beit.report.charts import draw
 from beit.report.comparison import overlaid, read_runs, write_comparison
+from beit.report.markup import percent
 from beit.report.plots import write_plots
+from beit.training.run_folder import read_run_config
+from segmented_folder import write_pair
 
 
 @pytest.fixture
@@ -128,3 +135,50 @@ def test_the_commands_of_the_page_on_runs(runs, tmp_path, monkeypatch, read):
         assert main(line.split()) == 0
     assert Path("comparison.html").exists()
     assert Path("plots/loss.svg").exists()
+
+
+def answered(run):
+    """What a run makes of all the pictures that it can be asked about."""
+    asked = contender(run, read_run_config(run))
+    return asked.answers(asked.keys)
+
+
+def test_classifiers_side_by_side(runs, tmp_path, read):
+    other = shutil.copytree(runs.classifier, tmp_path / "other")
+    page = read(write_comparison([runs.classifier, other], tmp_path / "c.html"))
+    shown = page.words.partition("Pictures side by side")[2]
+    assert shown.count("right") + shown.count("wrong") >= 4
+    model = beit.load(runs.classifier)
+    found = answered(runs.classifier)
+    assert len(found) > 2
+    for key, one in found.items():
+        truth = escape(Path(key).parent.name)
+        best = model.predict(runs.data / key, top=1)[0]
+        assert f"is {truth}" in one.picture
+        assert ("<b>right</b>" in one.answer) == (escape(best.name) == truth)
+        assert f"{escape(best.name)}</" in one.answer.partition("<li>")[2].partition("</li>")[0]
+
+
+def test_segmenters_side_by_side(runs, tmp_path, read):
+    data = tmp_path / "data"
+    for index in range(6):
+        write_pair(data, "", f"{index}", seed=index, size=(40, 48))
+    made = [
+        beit.segment(
+            "tiny-linear", data=str(data), out=str(tmp_path / f"run{seed}"), split=0.5, steps=2,
+            batch=2, seed=seed, warmup_steps=0, workers=0, device="cpu", precision="fp32",
+            quiet=True, report=False,
+        ).folder
+        for seed in (1, 2)
+    ]  # fmt: skip
+    page = read(write_comparison(made, tmp_path / "c.html"))
+    assert len([image for image in page.all("img") if image["alt"] == "Its mask"]) == 3
+    assert len([image for image in page.all("img") if "Its labels" in image["alt"]]) == 6
+    model = beit.load(made[0])
+    for key, one in answered(made[0]).items():
+        mask = np.asarray(Image.open(data / "masks" / f"{Path(key).stem}.png"))
+        labels = model.segment(data / key)
+        right = (labels == mask)[mask != 255].mean()
+        assert percent(float(right)) in one.answer
+    page = read(write_comparison([made[0], runs.classifier], tmp_path / "d.html"))
+    assert "share no pictures" in page.words

@@ -2,34 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from beit.config.runs import PretrainRunConfig, RunConfig, TokenizerRunConfig
-from beit.report.markup import Markup, percent
-from beit.report.pictures import judge, show, to_rgb, token_map
+from beit.batch import LabelledBatch
+from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config.segment_run import SegmentRunConfig
+from beit.data.augment import EvaluationView
+from beit.data.drawing import judge, to_rgb, token_map
+from beit.data.label_maps import painted
+from beit.data.sources import ImageSource
+from beit.models.heads import Classifier
+from beit.models.segmenter import Segmenter
+from beit.report import classification, segmentation
+from beit.report.markup import Markup, element, join, percent
+from beit.report.pictures import show
 from beit.report.pretraining import make_guesses, predicts
+from beit.report.samples import batches, named
 from beit.report.tokenizer import make_paintings
+from beit.report.trained import trained
+
+SURE = 3
+"""Classes shown of a classifier's answer."""
 
 
 class Answered(NamedTuple):
-    """A picture, and what a run makes of it."""
+    """A picture, with the truth where there is one, and what a run makes of it."""
 
     picture: Markup
     answer: Markup
 
 
-def answers_of(run: Path, config: RunConfig) -> dict[str, Answered]:
-    """By the name of the picture; of a model without tokens there are none.
+class Contender(NamedTuple):
+    """The names of the pictures that a run can be asked about, and its answers to some of them."""
 
-    Errors: BeitError if the artifact or the pictures are not there.
+    keys: Sequence[str]
+    answers: Callable[[Sequence[str]], dict[str, Answered]]
+
+
+def contender(run: Path, config: RunConfig) -> Contender:
+    """A run to be held against others: a classifier and a segmenter answer to held-out pictures.
+
+    Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
     """
+    if isinstance(config, FinetuneRunConfig):
+        return _classifier(run, config)
+    if isinstance(config, SegmentRunConfig):
+        return _segmenter(run, config)
+    found: dict[str, Answered] = {}
     if isinstance(config, TokenizerRunConfig):
-        return _of_tokenizer(run, config)
-    tokens = isinstance(config, PretrainRunConfig) and config.objective.target == "tokens"
-    if isinstance(config, PretrainRunConfig) and tokens and predicts(config):
-        return _of_pretraining(run, config)
-    return {}
+        found = _of_tokenizer(run, config)
+    elif isinstance(config, PretrainRunConfig) and _tells_tokens(config):
+        found = _of_pretraining(run, config)
+    return Contender(list(found), lambda keys: {key: found[key] for key in keys})
+
+
+def _tells_tokens(config: PretrainRunConfig) -> bool:
+    return config.objective.target == "tokens" and predicts(config)
+
+
+def _names(source: ImageSource) -> list[str]:
+    return [source.key(index) for index in range(len(source))]
+
+
+def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
+    published = trained(run, Classifier)
+    model, classes, device = published.model, published.classes, published.device
+    source = classification.held_out(config, classes)
+    view = EvaluationView(config.model.size, config.crop)
+
+    def answers(keys: Sequence[str]) -> dict[str, Answered]:
+        wanted = named(source, keys)
+        found = classification.answer(model, wanted, view, device)
+        read = batches(LabelledBatch, wanted, view, config.model.channels)
+        images = [image for batch in read for image in batch.images]
+        answered = {}
+        for index, (key, image) in enumerate(zip(found.keys, images, strict=True)):
+            truth = int(found.targets[index])
+            row = found.probabilities[index]
+            best = row.argsort(descending=True)[:SURE].tolist()
+            lines = [
+                element("li", [element("b" if label == truth else "span", classes[label]),
+                               f" {percent(float(row[label]))}"])
+                for label in best
+            ]  # fmt: skip
+            said = element("b", "right" if best[0] == truth else "wrong")
+            picture = show(to_rgb(image), f"A picture of {classes[truth]}", f"is {classes[truth]}")
+            answered[key] = Answered(picture, join([said, element("ol", lines)]))
+        return answered
+
+    return Contender(_names(source), answers)
+
+
+def _segmenter(run: Path, config: SegmentRunConfig) -> Contender:
+    published = trained(run, Segmenter)
+    source = segmentation.held_out(config, published.classes)
+
+    def answers(keys: Sequence[str]) -> dict[str, Answered]:
+        answered = {}
+        for one in segmentation.answers(published.model, named(source, keys), config):
+            picture = to_rgb(one.image)
+            truth = painted(picture, one.labels.numpy())
+            words = f"{percent(one.scores.pixel_accuracy)} right"
+            answered[one.key] = Answered(
+                join([show(picture, "The picture", "picture"), show(truth, "Its mask", "mask")]),
+                show(painted(picture, one.predicted.numpy()), f"Its labels, {words}", words),
+            )
+        return answered
+
+    return Contender(_names(source), answers)
 
 
 def _of_tokenizer(run: Path, config: TokenizerRunConfig) -> dict[str, Answered]:

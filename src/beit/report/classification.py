@@ -12,14 +12,15 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
+from beit.data.drawing import to_rgb
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, evenly, select
+from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
-from beit.report.pictures import show, to_rgb
-from beit.report.samples import affordable, batches
+from beit.report.pictures import show
+from beit.report.samples import affordable, batches, named
 from beit.report.trained import trained
 
 MOST_PICTURES = 5000
@@ -123,8 +124,7 @@ def _gallery(
 ) -> Markup:
     """These pictures with the answer, its probability and, where it is wrong, the truth."""
     classes = source.classes
-    places = {source.key(index): index for index in range(len(source))}
-    wanted = select(source, [places[answers.keys[index]] for index in indices])
+    wanted = named(source, [answers.keys[index] for index in indices])
     images = [
         image for batch in batches(LabelledBatch, wanted, view, channels) for image in batch.images
     ]
@@ -173,6 +173,19 @@ def _summary(answers: Answers, available: int, classes: int) -> str:
     )
 
 
+def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource:
+    """The validation pictures of a run. Errors: DataError if the classes have changed."""
+    found = open_labelled(
+        config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
+    ).validation
+    if found.classes != classes:
+        raise DataError(
+            f"{config.data} has other classes than the run was trained on",
+            remedy="bring back the folders of that time to see these pictures",
+        )
+    return found
+
+
 def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     """The confusion matrix and the surest answers, on the validation pictures of the run.
 
@@ -180,14 +193,7 @@ def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Sectio
     """
     published = trained(run, Classifier)
     model, classes, device = published.model, published.classes, published.device
-    everything = open_labelled(
-        config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
-    ).validation
-    if everything.classes != classes:
-        raise DataError(
-            f"{config.data} has other classes than the run was trained on",
-            remedy="bring back the folders of that time to see these pictures",
-        )
+    everything = held_out(config, classes)
     view = EvaluationView(config.model.size, config.crop)
     source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
     answers = answer(model, source, view, device)

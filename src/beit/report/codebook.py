@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from beit.artifact.load import open_tokenizer
+from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
 from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView
 from beit.hardware import find_device
 from beit.objectives.base import entropy
 from beit.report.looking import read_all
-from beit.report.pictures import Rgb, to_rgb
 from beit.report.sheet import Cell, Sheet, check_place, write_sheet
 from beit.report.tokenizer import Painting, paint, vocabulary
 from beit.tokenizers.base import VisualTokenizer

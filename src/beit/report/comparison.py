@@ -13,7 +13,7 @@ from beit.config.runs import RunConfig
 from beit.config.tree import leaves
 from beit.durable import replace_file
 from beit.errors import BeitError, ConfigError, ResourceError
-from beit.report.beside import answers_of
+from beit.report.beside import contender
 from beit.report.charts import charts, draw
 from beit.report.curves import Chart, Line
 from beit.report.document import document
@@ -134,24 +134,27 @@ def _settings(runs: Sequence[Compared]) -> Section:
 def _pictures(runs: Sequence[Compared], again: str) -> Section:
     """The same pictures, and what each run makes of them."""
     try:
-        answers = [answers_of(run.path, run.config) for run in runs]
+        found = [contender(run.path, run.config) for run in runs]
+        known = [set(one.keys) for one in found]
+        shared = [key for key in found[0].keys if all(key in keys for keys in known)]
+        chosen = shared[:: max(1, len(shared) // MOST_PICTURES)][:MOST_PICTURES]
+        answers = [one.answers(chosen) for one in found] if chosen else []
     except (BeitError, OSError, RuntimeError) as error:
         return without_pictures(error, again)
-    shared = [key for key in answers[0] if all(key in found for found in answers)]
-    if not shared:
-        words = (
-            "None: only tokenizers and pre-trainings with tokens are compared by their pictures, "
-            "and only where their data share some."
-        )
-        return Section("pictures", "Pictures", "", note(words))
-    step = max(1, len(shared) // MOST_PICTURES)
     rows = [
         [
             join([block("beside", answers[0][key].picture), element("code", key)]),
-            *(block("beside", found[key].answer) for found in answers),
+            *(block("beside", answered[key].answer) for answered in answers),
         ]
-        for key in shared[::step][:MOST_PICTURES]
+        for key in chosen
+        if all(key in answered for answered in answers)  # others cannot be read
     ]
+    if not rows:
+        words = (
+            "None: these runs share no pictures. Tokenizers and pre-trainings with tokens are "
+            "asked about pictures of their data, classifiers and segmenters about held-out ones."
+        )
+        return Section("pictures", "Pictures", "", note(words))
     lead = "Pictures that all of these runs look at, and what each makes of them."
     shown = table(["picture", *(run.name for run in runs)], rows)
     return Section("pictures", "Pictures side by side", lead, shown)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from beit.data.drawing import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
 from beit.evaluation.precision import in_float32
 from beit.report.looking import Looking, look_at
-from beit.report.pictures import Grid, Rgb, per_pixel, to_rgb
 from beit.report.sheet import Cell, Sheet, check_place, write_sheet
 
 COMPONENTS = 3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from beit.data.drawing import Grid, heat, mark, to_rgb
 from beit.errors import ConfigError
-from beit.report.attention import attention_maps
+from beit.models.attention_maps import attention_maps
 from beit.report.looking import Looking, look_at
-from beit.report.pictures import Grid, heat, mark, to_rgb
 from beit.report.sheet import Cell, Sheet, check_place, write_sheet
 
 CLASS_TOKEN = "cls"  # noqa: S105 - no secret

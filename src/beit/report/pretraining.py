@@ -9,24 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
-from torch import Tensor
 
 from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
 from beit.config.hidden import VisibleConfig
 from beit.config.runs import PretrainRunConfig
+from beit.data.drawing import hide, judge, to_rgb, token_map
 from beit.data.sources import ImageSource, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
 from beit.models.heads import BareBackbone, MaskedImageModel
-from beit.models.vit import VisionTransformer
-from beit.objectives.hidden import patchify
+from beit.objectives.guessing import Guess, fill, guess, painted, pixels_of
 from beit.report.attention import attention_section
 from beit.report.markup import Markup, Section, block, element, join, number, percent
-from beit.report.pictures import hide, judge, show, to_rgb, token_map
+from beit.report.pictures import show
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
@@ -35,29 +32,6 @@ MOST_PICTURES = 64
 EACH = 2
 WITH_ATTENTION = 2
 LEGEND = "teal: the tokenizer's token, orange: another one"
-
-
-class Guess(NamedTuple):
-    """One picture, what was asked of the model, and what it answered."""
-
-    key: str
-    image: UInt8[Tensor, "channels height width"]
-    asked: Bool[Tensor, " patches"]
-    target: Tensor
-    """Tokens [N], or the pixels of the patches, normalised [N, values]."""
-    answer: Tensor
-    """The same of the model; only the asked places count."""
-    score: float
-    """Share of right tokens, or minus the squared error."""
-
-
-def fill(
-    target: Int64[Tensor, "*batch patches"],
-    answer: Int64[Tensor, "*batch patches"],
-    asked: Bool[Tensor, "*batch patches"],
-) -> Int64[Tensor, "*batch patches"]:
-    """The tokens of the picture with the asked ones replaced by the model's."""
-    return torch.where(asked, answer, target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,50 +66,6 @@ def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) 
     """The view of a report for this run."""
     sampler = config.masking.build(config.model.grid)
     return CentralMasks(config=config, tokenizer=tokenizer, sampler=sampler)
-
-
-@torch.no_grad()
-def guess(
-    model: MaskedImageModel, tokenizer: VisualTokenizer | None, batch: MaskedBatch
-) -> list[Guess]:
-    """What the model answers, picture by picture. A mask that hides nothing asks for everything."""
-    asked = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
-    answers = model(batch.images, batch.mask, True).float().unflatten(0, batch.mask.shape)
-    if tokenizer is None:
-        backbone = model.backbone
-        targets = patchify(backbone.normalise(batch.images), backbone.config.patch)
-        worth = -F.mse_loss(answers, targets, reduction="none").mean(dim=2)
-    else:
-        targets = tokenizer.encode(batch.token_images)
-        answers = answers.argmax(dim=2)
-        worth = (answers == targets).float()
-    scores = (worth * asked).sum(dim=1) / asked.sum(dim=1)
-    return [
-        Guess(
-            key,
-            batch.images[index].cpu(),
-            asked[index].cpu(),
-            targets[index].cpu(),
-            answers[index].cpu(),
-            float(scores[index]),
-        )
-        for index, key in enumerate(batch.keys)
-    ]
-
-
-def pixels_of(
-    patches: Float[Tensor, "patches values"], backbone: VisionTransformer
-) -> Float[Tensor, "channels height width"]:
-    """The picture in [0, 1] that normalised patches are of."""
-    config = backbone.config
-    image = F.fold(patches.T[None], config.size, kernel_size=config.patch, stride=config.patch)[0]
-    return (image * backbone.std.cpu() + backbone.mean.cpu()).clamp(0, 1)
-
-
-def painted(tokens: Tensor, tokenizer: VisualTokenizer) -> Tensor:
-    """The picture of some tokens [N]."""
-    device = next(iter(tokenizer.state_dict().values()), tokens).device
-    return tokenizer.decode(tokens[None].to(device))[0].cpu()
 
 
 def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:

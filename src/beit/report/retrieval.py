@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from beit.batch import ImageBatch
+from beit.data.drawing import RIGHT, WRONG, to_rgb
 from beit.data.sources import spread
 from beit.errors import ConfigError, DataError
 from beit.evaluation.features import extract_features
 from beit.evaluation.neighbours import nearest_others
 from beit.report.looking import Looking, look_at
-from beit.report.pictures import RIGHT, WRONG, to_rgb
 from beit.report.sheet import Cell, Sheet, check_place, write_sheet
 
 BATCH = 32

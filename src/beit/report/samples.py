@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from beit.batch import Batch
 from beit.config.data import LoaderConfig
 from beit.data.loader import View, evaluate_batches
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, select
 
 Kind = TypeVar("Kind", bound=Batch)
 
@@ -29,6 +29,12 @@ def affordable(model: nn.Module, positions: int, device: torch.device, most: int
     weights = sum(parameter.numel() for parameter in model.parameters())
     operations = 2 * max(weights, 1) * positions
     return max(FEWEST, min(most, int(BUDGET.get(device.type, BUDGET["cpu"]) / operations)))
+
+
+def named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
+    """The pictures of these names, in this order."""
+    places = {source.key(index): index for index in range(len(source))}
+    return select(source, [places[key] for key in keys])
 
 
 def batches(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from beit.batch import SegmentedBatch
 from beit.config.segment_run import SegmentRunConfig
+from beit.data.drawing import to_rgb
 from beit.data.joint import WholeView
 from beit.data.label_maps import PALETTE, painted
 from beit.data.segmented import open_segmented
@@ -19,7 +20,7 @@ from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.report.markup import Markup, Section, block, element, join, percent, table
-from beit.report.pictures import show, to_rgb
+from beit.report.pictures import show
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 
@@ -102,6 +103,13 @@ def _row(name: str, one: Answer) -> Markup:
     return block("strip", cells)
 
 
+def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
+    """The validation pictures of a run. Errors: DataError if the classes have changed."""
+    return open_segmented(
+        config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
+    ).validation
+
+
 def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:
     """The classes and some overlays, on the validation pictures of the run.
 
@@ -109,9 +117,7 @@ def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:
     """
     published = trained(run, Segmenter)
     model, classes = published.model, published.classes
-    everything = open_segmented(
-        config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
-    ).validation
+    everything = held_out(config, classes)
     positions = HEAD_COST * (config.model.patches + 1)
     source = evenly(everything, affordable(model, positions, published.device, MOST_PICTURES))
     found = answers(model, source, config)

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from beit.data.drawing import Rgb, as_png, png_uri
 from beit.durable import replace_file
 from beit.errors import ConfigError, ResourceError
 from beit.report.markup import Attributes, Markup, element
-from beit.report.pictures import Rgb, as_png, png_uri
 
 FORMATS = (".png", ".svg")
 GAP, MARGIN, LINE, LETTERS = 8, 16, 15, 12

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from beit.config.runs import PretrainRunConfig
+from beit.data.drawing import hide, to_rgb, token_map
 from beit.errors import ConfigError
-from beit.report.pictures import hide, to_rgb, token_map
-from beit.report.pretraining import fill, make_guesses, painted
+from beit.objectives.guessing import fill, painted
+from beit.report.pretraining import make_guesses
 from beit.training.run_folder import read_run_config
 
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
+from beit.data.drawing import to_rgb, token_map
 from beit.data.sources import evenly, open_source, spread
 from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.hidden import patchify
 from beit.report.curves import HEIGHT, WIDTH
 from beit.report.markup import Markup, Section, block, element, figure, join
-from beit.report.pictures import show, to_rgb, token_map
+from beit.report.pictures import show
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer

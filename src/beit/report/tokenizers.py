@@ -9,9 +9,10 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from beit.data.drawing import to_rgb, token_map
 from beit.report.document import document
 from beit.report.markup import block, element, percent, table
-from beit.report.pictures import show, to_rgb, token_map
+from beit.report.pictures import show
 
 HEAD = (
     "tokenizer", "kind", "grid", "codes in use", "perplexity", "PSNR (dB)", "kept when mirrored",

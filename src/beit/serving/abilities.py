@@ -17,13 +17,13 @@ from torch import Tensor
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
 from beit.data.augment import central_view
+from beit.data.drawing import data_uri, hide, to_rgb, token_map
 from beit.data.label_maps import PALETTE, label_map_bytes, painted
+from beit.models.attention_maps import attention_maps
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
-from beit.report.attention import attention_maps
-from beit.report.pictures import data_uri, hide, to_rgb, token_map
-from beit.report.pretraining import fill, guess
-from beit.report.pretraining import painted as paint_tokens
+from beit.objectives.guessing import fill, guess
+from beit.objectives.guessing import painted as paint_tokens
 from beit.serving.predictor import Predictor, best_labels
 from beit.serving.refusals import BAD_OPTION, NOT_FINITE, Refused
 from beit.tokenizers.base import VisualTokenizer

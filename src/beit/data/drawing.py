@@ -1,0 +1,134 @@
+"""Tensors to pictures: PNG data URIs, overlays, maps of tokens and of attention."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import functools
+import io
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+Grid = tuple[int, int]
+Rgb = UInt8[np.ndarray, "height width 3"]
+
+MOST_PIXELS = 128
+"""Sides above this are shrunk for a page."""
+HIDDEN = np.array([128, 128, 140], np.uint8)
+RIGHT, WRONG = np.array([38, 166, 154], np.uint8), np.array([239, 108, 0], np.uint8)
+HEAT = np.array([[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]])
+"""Five of the colours of the map called magma, dark to bright."""
+
+
+def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channels height width"]
+) -> Rgb:  # fmt: skip
+    """uint8 or [0, 1] pixels as RGB: grey is repeated, of more channels the first three taken."""
+    if image.dtype != torch.uint8:
+        image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    image = image.cpu()
+    if image.shape[0] == 2:
+        image = torch.cat([image, torch.zeros_like(image[:1])])
+    return image[:3].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+def as_png(pixels: Rgb, colours: int | None = None) -> bytes:
+    """The picture as a PNG file; with a palette of so many colours if given."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if colours:
+        picture = picture.quantize(colours)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def png_uri(pixels: Rgb, colours: int | None = None) -> str:
+    """The same in a data URI."""
+    return "data:image/png;base64," + base64.b64encode(as_png(pixels, colours)).decode("ascii")
+
+
+def data_uri(pixels: Rgb, colours: int | None = None) -> str:
+    """The picture in a data URI, shrunk to what a page shows."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    longest = max(picture.size)
+    if longest > MOST_PIXELS:
+        size = tuple(max(round(side * MOST_PIXELS / longest), 1) for side in picture.size)
+        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    return png_uri(np.asarray(picture), colours)
+
+
+def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarray:
+    """One value (or colour) per patch [N, ...] spread over the pixels [H, W, ...] of its patch."""
+    laid = values.reshape(*grid, *values.shape[1:])
+    rows, columns = (
+        np.arange(side) * cells // side for side, cells in zip(size, grid, strict=True)
+    )
+    spread: np.ndarray = laid[rows][:, columns]
+    return spread
+
+
+def hide(picture: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
+    """The picture with its hidden patches in grey."""
+    hidden = per_pixel(mask.cpu().numpy(), grid, picture.shape[:2])
+    covered: Rgb = np.where(hidden[..., None], HIDDEN, picture)
+    return covered
+
+
+def judge(
+    picture: Rgb, asked: Bool[Tensor, " patches"], right: Bool[Tensor, " patches"], grid: Grid
+) -> Rgb:
+    """Where the predictions were right (teal) and wrong (orange), over a pale grey picture."""
+    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 90
+    colours = np.where(right.cpu().numpy()[:, None], RIGHT, WRONG)
+    colour = per_pixel(colours, grid, picture.shape[:2])
+    tinted = per_pixel(asked.cpu().numpy(), grid, picture.shape[:2])[..., None]
+    mixed = np.where(tinted, 0.3 * grey + 0.7 * colour, grey)
+    tinted_picture: Rgb = mixed.clip(0, 255).astype(np.uint8)
+    return tinted_picture
+
+
+@functools.lru_cache(maxsize=8)
+def code_colours(codes: int) -> np.ndarray:
+    """A colour per code, uint8 [K, 3]: hues a golden angle apart, so that neighbours differ."""
+    colours = [
+        colorsys.hsv_to_rgb(code * 0.618034 % 1, 0.45 + 0.2 * (code % 3), 0.95 - 0.1 * (code % 4))
+        for code in range(codes)
+    ]
+    table: np.ndarray = (np.array(colours) * 255).round().astype(np.uint8)
+    return table
+
+
+def token_map(tokens: Int64[Tensor, " patches"], grid: Grid, codes: int) -> Rgb:
+    """The tokens as a grid of colours, one pixel per token."""
+    laid: Rgb = code_colours(codes)[tokens.cpu().numpy()].reshape(*grid, 3)
+    return laid
+
+
+def heat(picture: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
+    """Weights per patch over the picture in grey: dark for none, bright for the largest."""
+    values = weights.float().cpu().numpy()
+    scaled = values / max(float(values.max()), 1e-12)
+    places = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(scaled, places, HEAT[:, band]) for band in range(3)], axis=1)
+    grey = picture.mean(axis=2, keepdims=True)
+    laid = per_pixel(colours, grid, picture.shape[:2])
+    glowing: Rgb = (0.25 * grey + 0.75 * laid).clip(0, 255).astype(np.uint8)
+    return glowing
+
+
+def mark(picture: Rgb, patch: int, grid: Grid) -> Rgb:
+    """The picture with a frame of white in black around one patch."""
+    marked = picture.copy()
+    height, width = picture.shape[:2]
+    row, column = divmod(patch, grid[1])
+    top, bottom = row * height // grid[0], (row + 1) * height // grid[0]
+    left, right = column * width // grid[1], (column + 1) * width // grid[1]
+    for reach, colour in ((1, 0), (0, 255)):
+        for y in (max(top - reach, 0), min(bottom - 1 + reach, height - 1)):
+            marked[y, max(left - reach, 0) : right + reach] = colour
+        for x in (max(left - reach, 0), min(right - 1 + reach, width - 1)):
+            marked[max(top - reach, 0) : bottom + reach, x] = colour
+    return marked
