@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import decode
+from beit.data.values import UnreadableError
 from encoding import FORMATS, MODES, encoded
 
 MEMORY = 1500 * 2**20

@@ -10,7 +10,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 
@@ -149,6 +151,30 @@ def test_a_task_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) ->
     ordered.train("tiny", resume=True, **options)
     for name, weight in beit.load("runs/ordered").model.state_dict().items():
         assert torch.equal(weight, whole[name]), name
+
+
+def test_eight_channels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """TIFF files of 16 bits, from the check to a prediction."""
+    chance, x = np.random.default_rng(0), np.arange(48)
+    for name, period in (("wide", 7), ("narrow", 3)):
+        (place / "bands" / name).mkdir(parents=True)
+        for number in range(6):
+            waves = np.sin(x[:, None] / (period + np.arange(8)) + number) + chance.random(
+                (40, 48, 8)
+            )
+            pixels = ((waves + 1) * 20_000).astype(np.uint16)
+            file = place / "bands" / name / f"{number}.tif"
+            tifffile.imwrite(file, pixels, photometric="minisblack", planarconfig="contig")
+    shutil.copy(file, place / "tile.tif")
+    lines = commands("channels")
+    assert [line[0] for line in lines] == ["data", *TRAINING, "predict"]
+    for line in lines:
+        run(line, capsys)
+    capsys.readouterr()
+    assert beit.load("runs/classifier").channels == 8
+    assert {label.name for label in beit.load("runs/classifier").predict("tile.tif")} == {
+        "wide", "narrow"
+    }  # fmt: skip
 
 
 def test_types_from_outside_are_written_and_read_but_never_imported(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.decode import UnreadableError
 from beit.data.label_maps import PALETTE, MaskReader, painted, read_legend, save_label_map
+from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 LABELS = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from beit.config.data import LoaderConfig, ViewConfig
-from beit.data.decode import UnreadableError
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.sources import ImageSource, open_source
+from beit.data.values import UnreadableError
 from beit.data.views import SingleView
 from beit.errors import DataError
 

@@ -16,13 +16,13 @@ import pytest
 
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data import shard_index
-from beit.data.decode import UnreadableError
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.parts import open_part, open_parts
 from beit.data.places import expand, expand_braces
 from beit.data.sources import ImageSource, open_source
+from beit.data.values import UnreadableError
 from beit.data.views import SingleView
 from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
 

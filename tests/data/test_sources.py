@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from beit.data.decode import UnreadableError
 from beit.data.labelled import open_labelled
 from beit.data.sources import FileSource, ImageSource, check_readable, evenly, open_source, select
+from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.data.decode import UnreadableError, decode, decode_first
+from beit.data.decode import decode, decode_first
+from beit.data.values import UnreadableError
 from beit.data.wholeness import png_lacks_pixels, tells_of_lost_pixels
 from encoding import MODES, chunk, encoded, png
 

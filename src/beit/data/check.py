@@ -16,12 +16,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from beit.data.decode import UnreadableError, decode, read_header
+from beit.data.decode import decode, read_header
 from beit.data.listing import PICTURE_EXTENSIONS, quoted
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
 from beit.data.pictures import cores
 from beit.data.sources import WHOLE, ImageSource, evenly
+from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

@@ -25,27 +25,24 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from beit.data.bands import count_bands, has_bands, read_bands
 from beit.data.quiet import PillowIsQuiet
+from beit.data.values import REAL, WHOLE, UnreadableError, from_16_bits, scaled
 from beit.data.wholeness import (
     first_of_gif,
     png_is_interlaced,
     png_lacks_pixels,
     tells_of_lost_pixels,
 )
-from beit.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 PIXEL_LIMIT = 179_000_000
 MOST_SCANS = 100
 """Scans of a JPEG file; encoders write about ten, and each takes as long as the whole picture."""
-LARGEST_16_BIT = 65535
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """Of JPEG, where it is neither a stuffed byte nor a restart within a scan."""
 _SCAN, _END = 0xDA, 0xD9
-_EIGHT_BITS = (
-    (np.arange(LARGEST_16_BIT + 1) * 255 + LARGEST_16_BIT // 2) // LARGEST_16_BIT
-).astype(np.uint8)
 _SRGB_FROM_XYZ_D50 = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
@@ -56,34 +53,7 @@ _SRGB_FROM_XYZ_D50 = np.array(
 _WHITE_D50 = np.array([0.9642, 1.0, 0.8249])
 
 
-class UnreadableError(DataError):
-    """A picture cannot be read; `reason` says why in a few words."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(
-            f"the picture cannot be read: {reason}", remedy="repair, convert or remove the file"
-        )
-
-    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str]]:
-        return type(self), (self.reason,)
-
-
 _quiet = PillowIsQuiet()
-
-
-def _scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
-    """Numbers of any size to uint8 by the first range that holds them all."""
-    low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise UnreadableError("it holds values that are not finite numbers")
-    for largest in ranges:
-        if low >= 0 and high <= largest:
-            scaled: np.ndarray = np.rint(values * (255.0 / largest)).astype(np.uint8)
-            return scaled
-    raise UnreadableError(
-        f"its values run from {low:g} to {high:g}; convert them to a range from 0 to {ranges[-1]}"
-    )
 
 
 def _srgb_from_lab(picture: Image.Image) -> np.ndarray:
@@ -109,12 +79,11 @@ def _grey_or_rgb(picture: Image.Image, channels: int) -> np.ndarray:
     mode = picture.mode
     if mode.startswith("I;16"):
         # A cast to the machine's byte order comes with the index.
-        grey: np.ndarray = _EIGHT_BITS[np.asarray(picture)]
-        return grey
+        return from_16_bits(np.asarray(picture))
     if mode == "I":
-        return _scaled(np.asarray(picture), (LARGEST_16_BIT,))
+        return scaled(np.asarray(picture), WHOLE)
     if mode == "F":
-        return _scaled(np.asarray(picture), (1, 255, LARGEST_16_BIT))
+        return scaled(np.asarray(picture), REAL)
     if mode == "LAB":
         picture = Image.fromarray(_srgb_from_lab(picture))
     elif picture.has_transparency_data:
@@ -241,6 +210,9 @@ def decode_first(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIM
     own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
     """
     with _faults_named(data), _quiet:
+        if has_bands(data, channels):
+            pixels = read_bands(data, channels, pixel_limit)
+            return Decoded(np.require(pixels, np.uint8, ("C", "W")), False)
         return _decoded(data, channels, pixel_limit)
 
 
@@ -266,11 +238,20 @@ class Header(NamedTuple):
 
 def read_header(data: bytes) -> Header:
     """What the picture is. Errors: UnreadableError."""
-    with _faults_named(data), _quiet, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        width, height = picture.size
-        several = _is_one_of_several(picture)
-        form = "JPEG" if picture.format == "MPO" else str(picture.format)
-        return Header(form, picture.mode, height, width, several, _orientation(picture))
+    with _faults_named(data), _quiet:
+        try:
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            bands = count_bands(data)
+            if bands is None:
+                raise
+            mode = f"{bands.samples} bands"
+            return Header("TIFF", mode, bands.height, bands.width, bands.pages > 1, 1)
+        with picture:
+            width, height = picture.size
+            several = _is_one_of_several(picture)
+            form = "JPEG" if picture.format == "MPO" else str(picture.format)
+            return Header(form, picture.mode, height, width, several, _orientation(picture))
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from beit.data.decode import UnreadableError
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import WHOLE, Record
+from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from beit.data.decode import UnreadableError
 from beit.data.listing import quoted
+from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 LabelMap = UInt8[np.ndarray, "height width"]

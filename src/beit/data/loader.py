@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 from beit.batch import Batch, Unreadable
 from beit.config.data import LoaderConfig
 from beit.data.collate import Outcome
-from beit.data.decode import UnreadableError
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pictures import Pictures, cores
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
+from beit.data.values import UnreadableError
 from beit.data.views import Sample
 from beit.data.workers import Places, Reading, parcels
 from beit.errors import DataError

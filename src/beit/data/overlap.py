@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from beit.data.decode import UnreadableError
 from beit.data.names import short_hash
 from beit.data.sources import ImageSource, spread
+from beit.data.values import UnreadableError
 
 ASKED = 1024
 """Pictures for validation that are looked for; more are a sample."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from beit.data.decode import FORMATS, UnreadableError, read_header
+from beit.data.decode import FORMATS, read_header
 from beit.data.listing import PICTURE_EXTENSIONS
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
@@ -20,6 +20,7 @@ from beit.data.places import Stamp
 from beit.data.shard_index import SUFFIX, build_index, read_index, write_index, write_whole
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
 from beit.data.sources import ImageSource, Record
+from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
 
 logger = logging.getLogger(__name__)

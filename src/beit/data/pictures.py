@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit.data.decode import UnreadableError, decode_first
+from beit.data.decode import decode_first
 from beit.data.sources import ImageSource, Record, spread
+from beit.data.values import UnreadableError
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded pictures that are kept without being asked to."""

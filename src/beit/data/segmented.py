@@ -14,12 +14,12 @@ from PIL import ExifTags, Image
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
-from beit.data.decode import UnreadableError
 from beit.data.label_maps import IGNORE, MaskReader, read_legend
 from beit.data.listing import quoted
 from beit.data.pairs import HeldOut, Pairs, part_pairs, read_names, training_pairs
 from beit.data.pictures import cores
 from beit.data.sources import FileSource, ImageSource, Record, must_exist
+from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from beit.data.decode import UnreadableError
 from beit.data.listing import find_pictures, natural_key, quoted
 from beit.data.names import Names
 from beit.data.places import expand, is_remote, read_all, read_range
 from beit.data.shard_index import ShardIndex, find_index
 from beit.data.sources import OTHER_PARTS, WHOLE, Record
+from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 MANIFEST = "shards.json"

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import decode
 from beit.data.listing import (
     LIST_EXTENSIONS,
     PICTURE_EXTENSIONS,
@@ -23,6 +23,7 @@ from beit.data.listing import (
     read_list,
 )
 from beit.data.names import Names
+from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")

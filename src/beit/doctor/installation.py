@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
 
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import decode
+from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding, Level
 
 PACKAGE = "beit"

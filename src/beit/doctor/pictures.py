@@ -11,9 +11,10 @@ import torch
 
 from beit.config import PretrainRunConfig
 from beit.data.check import KINDS, UNREADABLE, Checked, check
-from beit.data.decode import UnreadableError, read_header
+from beit.data.decode import read_header
 from beit.data.parts import open_parts
 from beit.data.sources import ImageSource, evenly
+from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding, Level
 from beit.errors import BeitError
 from beit.recipes import RECIPES

@@ -15,9 +15,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import decode
 from beit.data.label_maps import painted, save_label_map
 from beit.data.sources import open_source
+from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 from beit.serving.predictor import Label, Predictor, best_labels, load
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit.data.decode import UnreadableError, decode, read_header
+from beit.data.decode import decode, read_header
+from beit.data.values import UnreadableError
 from beit.errors import BeitError
 from beit.serving.batching import Batcher, Job
 from beit.serving.channel import Frame, read

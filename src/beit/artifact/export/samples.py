@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.check import check_that
-from beit.data.decode import UnreadableError, decode
+from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly, open_source
+from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 BUILT_IN = 32

@@ -1,0 +1,84 @@
+"""TIFF files of other than one or three channels, as satellites and microscopes write them.
+
+Pillow knows up to four bands of eight bits; the extra `bands` (tifffile) the others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from beit.data.values import UnreadableError, to_eight_bits
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
+
+_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Of TIFF and BigTIFF in both byte orders."""
+_OF_PILLOW = (2, 4)
+
+
+class Bands(NamedTuple):
+    """What a file holds."""
+
+    height: int
+    width: int
+    samples: int
+    """Bands of a page."""
+    pages: int
+
+
+def has_bands(data: bytes, channels: int) -> bool:
+    """Whether the bands of this content are to be read here, or are at least not for Pillow."""
+    if channels in (1, 3) or data[:4] not in _STARTS:
+        return False
+    return channels not in _OF_PILLOW or importlib.util.find_spec("tifffile") is not None
+
+
+def _open(data: bytes) -> TiffFile:
+    try:
+        from tifffile import TiffFile
+    except ImportError as error:
+        raise UnreadableError(
+            'TIFF files of many bands need tifffile: pip install "beit[bands]"'
+        ) from error
+    return TiffFile(io.BytesIO(data))
+
+
+def count_bands(data: bytes) -> Bands | None:
+    """Size and bands of a TIFF file that Pillow cannot read; None if it is none."""
+    if data[:4] not in _STARTS:
+        return None
+    with _open(data) as file:
+        page = file.pages.first
+        return Bands(page.imagelength, page.imagewidth, page.samplesperpixel, len(file.pages))
+
+
+def read_bands(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
+    """The bands of a TIFF file, uint8 [H,W,channels]: samples of a page, or pages of one each.
+
+    Values are scaled to eight bits as everywhere: by their type, not by what a sensor makes of it.
+    The limit is checked before pixels are decoded. Errors: UnreadableError.
+    """
+    with _open(data) as file:
+        page, pages = file.pages.first, len(file.pages)
+        height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
+        if height * width > pixel_limit:
+            raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
+        if samples == channels:
+            pixels, planes = page.asarray(), page.axes.startswith("S")
+        elif samples == 1 and pages == channels:
+            if len({each.shape for each in file.pages}) > 1:
+                raise UnreadableError(f"its {channels} pages differ in size")
+            pixels, planes = np.stack([each.asarray() for each in file.pages]), True
+        else:
+            raise UnreadableError(
+                f"it has {samples} bands in each of {pages} pages, and {channels} channels are "
+                "asked for"
+            )
+    if pixels.ndim != 3:
+        raise UnreadableError(f"its pixels have the axes {page.axes}, and are no picture")
+    return to_eight_bits(np.moveaxis(pixels, 0, 2) if planes else pixels)

@@ -1,0 +1,89 @@
+"""TIFF files of many bands: bits, bands in a page or in pages, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from beit.data.decode import decode, read_header
+from beit.data.values import UnreadableError
+
+BANDS = 8
+PIXELS = np.random.default_rng(0).integers(0, 65536, (16, 24, BANDS), dtype=np.uint16)
+
+
+def tiff(pixels: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="minisblack", **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("bigtiff", [True, False])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_bands_of_a_page(byteorder: str, bigtiff: bool, compression: str | None) -> None:
+    options = {"byteorder": byteorder, "bigtiff": bigtiff, "compression": compression}
+    found = decode(tiff(PIXELS, planarconfig="contig", **options), channels=BANDS)
+    assert found.dtype == np.uint8
+    assert found.flags.writeable
+    assert found.flags.c_contiguous
+    np.testing.assert_allclose(found, PIXELS * (255 / 65535), atol=0.5001)
+
+
+def test_planes_and_pages_are_the_same_picture() -> None:
+    planes = np.moveaxis(PIXELS, 2, 0)
+    expected = decode(tiff(PIXELS, planarconfig="contig"), channels=BANDS)
+    separate = tiff(planes, planarconfig="separate")
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for plane in planes:
+            writer.write(plane, photometric="minisblack")
+    for data in (separate, file.getvalue()):
+        np.testing.assert_array_equal(decode(data, channels=BANDS), expected)
+
+
+def test_eight_bits_stay_and_floats_are_scaled() -> None:
+    eight = (PIXELS >> 8).astype(np.uint8)
+    for pixels in (eight, (eight / 255).astype(np.float32)):
+        found = decode(tiff(pixels, planarconfig="contig"), channels=BANDS)
+        np.testing.assert_array_equal(found, eight)
+
+
+def test_four_bands_of_sixteen_bits() -> None:
+    found = decode(tiff(PIXELS[..., :4], planarconfig="contig"), channels=4)
+    assert found.shape == (16, 24, 4)
+
+
+def test_what_is_refused() -> None:
+    data = tiff(PIXELS, planarconfig="contig")
+    with pytest.raises(UnreadableError, match="8 bands in each of 1 pages, and 5 channels"):
+        decode(data, channels=5)
+    with pytest.raises(UnreadableError, match="16 x 24 pixels are more than 100"):
+        decode(data, channels=BANDS, pixel_limit=100)
+    for cut in (20, len(data) // 2, len(data) - 1):
+        with pytest.raises(UnreadableError):
+            decode(data[:cut], channels=BANDS)
+    with pytest.raises(UnreadableError, match="from -1 to"):
+        decode(tiff(PIXELS.astype(np.int32) - 1 - PIXELS.min(), planarconfig="contig"), channels=8)
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(UnreadableError, match=r"pip install \"beit\[bands\]\""):
+        decode(tiff_of_eight, channels=BANDS)
+
+
+tiff_of_eight = tiff(PIXELS, planarconfig="contig")
+
+
+def test_headers() -> None:
+    header = read_header(tiff_of_eight)
+    assert (header.format, header.mode, header.height, header.width) == ("TIFF", "8 bands", 16, 24)
+    file = io.BytesIO()
+    Image.new("RGB", (3, 4)).save(file, "TIFF")
+    assert read_header(file.getvalue()).mode == "RGB"
