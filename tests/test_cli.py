@@ -121,6 +121,7 @@ def wrong(tmp_path, class_folders):
 
 CASES = {
     "unknown option": ("pretrain tiny --sise 32", 2, ["--sise", "--size"]),
+    "abbreviated option": ("pretrain tiny --mask-rati 0.3", 2, ["--mask-rati", "--mask-ratio"]),
     "mistyped recipe": ("pretrain tini", 2, ["'tini'", "did you mean 'tiny'?"]),
     "mistyped verb": ("pretran", 2, ["'pretran'", "did you mean 'pretrain'?"]),
     "mistyped choice": ("pretrain tiny --precision fp8", 2, ["fp8", "bf16"]),
