@@ -7,6 +7,7 @@ import random
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def examples(strategy: strategies.SearchStrategy[Any], seed: int) -> list[Any]:
     def collect(case: Any) -> None:
         found.append(case)
 
-    collect()
+    with suppress(hypothesis.errors.Unsatisfiable):  # a path without options breaks no rule
+        collect()
     return found
 
 
