@@ -80,7 +80,14 @@ def test_files_to_read_exist() -> None:
 def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+            if link.startswith("https://"):
+                continue
+            name, _, place = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), (page, link)
+            heads = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if place else []
+            anchors = {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}
+            assert not place or place in anchors, (page, link)
 
 
 def test_the_commands_about_pictures_run_in_their_order(place: Path) -> None:
