@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 import beit
+from beit.batch import LabelledBatch
 from beit.cli import main
-from beit.config import AugmentConfig
-from ranks import together
+from beit.config import AugmentConfig, RunConfig
+from beit.errors import ConfigError, Preempted, ResourceError
+from beit.objectives.base import AnyObjective, Loss
+from beit.objectives.classify import Classification
+from beit.runs import execution, finetuning
+from beit.training.checkpoint import newest_checkpoint
+from beit.training.parallel import Processes
+from ranks import LONGEST, together
 
 OPTIONS: dict[str, Any] = {
     "steps": 3, "warmup_steps": 1, "batch": 8, "epsilon": 1e-4, "log_every": 1, "workers": 0,
@@ -72,6 +83,174 @@ def test_two_processes_equal_one(kind, micro_batch, class_folders, alone, tmp_pa
     for found in both:
         assert found == pytest.approx(metrics, abs=1e-5)
     assert_same_numbers(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+def test_weights_that_are_spread_over_processes_learn_the_same(
+    kind, class_folders, alone, tmp_path
+):
+    """Clipped, averaged, evaluated, saved and published."""
+    metrics, one = alone[kind]
+    options = {"sharding": "blocks", "micro_batch": 2}
+    for found in together(train, kind, class_folders, tmp_path / "two", options):
+        assert found == pytest.approx(metrics, abs=1e-5)
+    assert "blocks shared out" in (tmp_path / "two" / "log.txt").read_text()
+    assert_same_numbers(one, tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(
+    class_folders, alone, tmp_path
+):
+    """It is stopped by a signal that reaches one process only."""
+    _, one = alone["finetune"]
+    out = tmp_path / "run"
+    parts = [(2, 1, {"sharding": "blocks"}), (1, 2, {}), (2, 3, {"sharding": "blocks"})]
+    for world, last, options in parts:
+        together(train_until, last, class_folders, out, options, world=world)
+        saved = newest_checkpoint(out / "checkpoints").checkpoint
+        assert saved is not None
+        assert saved.step == last
+        assert saved.values["world"] == world
+    assert_same_numbers(one, out)
+    expected = newest_checkpoint(one / "checkpoints").checkpoint
+    assert expected is not None
+    for group, tensors in expected.tensors.items():
+        assert tensors.keys() == saved.tensors[group].keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(
+                tensor, saved.tensors[group][name], atol=1e-5, rtol=1e-5, msg=name
+            )
+
+
+def train_until(rank: int, last: int, data: Path, out: Path, options: dict[str, Any]) -> None:
+    """Fine-tune up to that step, where the process of the highest rank is asked to stop."""
+    done = Classification.after_step
+    world = int(os.environ["WORLD_SIZE"])
+
+    def after_step(self: Classification, step: int) -> dict[str, float]:
+        if rank == world - 1 and step + 1 == last < OPTIONS["steps"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done(self, step)
+
+    Classification.after_step = after_step  # type: ignore[method-assign]
+    options = options | {"resume": out.exists()}
+    if last == OPTIONS["steps"]:
+        train(rank, "finetune", data, out, options)
+        return
+    with pytest.raises(Preempted, match=f"saved after step {last} of") as caught:
+        train(rank, "finetune", data, out, options)
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_in_one_process_halves_the_micro_batch_of_all(
+    class_folders, alone, tmp_path
+):
+    _, one = alone["finetune"]
+    together(short_of_memory, class_folders, tmp_path / "run")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "memory ran out with 4 pictures at a time: going on with 2 (x2 accumulation)" in log
+    assert_same_numbers(one, tmp_path / "run")
+
+
+def short_of_memory(rank: int, data: Path, out: Path) -> None:
+    """The second process cannot take more than three pictures."""
+    forward = Classification.forward
+
+    def limited(self: Classification, batch: LabelledBatch, progress: float) -> Loss:
+        loss = forward(self, batch, progress)
+        if rank == 1 and len(batch.keys) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss
+
+    Classification.forward = limited  # type: ignore[method-assign]
+    train(rank, "finetune", data, out, {})
+
+
+PHASES: dict[str, tuple[Any, str]] = {
+    "before the first step": (finetuning, "prepare"),
+    "after step 1": (Classification, "after_step"),
+    "after step 2": (finetuning, "score_classifier"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_process_that_raises_ends_the_others(phase, class_folders, tmp_path):
+    """At once: they would wait twice as long for an answer as this test does for them."""
+    together(raising, phase, class_folders, tmp_path / "run")
+
+
+def raising(rank: int, phase: str, data: Path, out: Path) -> None:
+    calls = []
+    place, name = PHASES[phase]
+    done = getattr(place, name)
+
+    def fail(*given: Any, **options: Any) -> Any:
+        calls.append(0)
+        if name == "after_step" and len(calls) == 1:
+            return done(*given, **options)
+        raise ZeroDivisionError
+
+    if rank == 1:
+        setattr(place, name, fail)
+    told = rf"another process ended.* {phase}: "
+    with pytest.raises(ZeroDivisionError) if rank else pytest.raises(ResourceError, match=told):
+        train(rank, "finetune", data, out, {"process_timeout": 2 * LONGEST})
+
+
+DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
+    "option": ({"lr": 2e-3}, r"process 1 .*options: training\.lr is 0\.002, not 0\.001"),
+    "pictures": ({"data": "other"}, "pictures: their names, sizes, labels or contents"),
+    "weights": ({}, "weights: those of the model, tokenizer or teacher"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DIFFERENCES)
+def test_processes_that_would_train_something_else_are_told_before_anything_is_written(
+    kind, class_folders, tmp_path, monkeypatch
+):
+    """In every process, with who, what, and what to do."""
+    shutil.copytree(class_folders, tmp_path / "other")
+    next((tmp_path / "other").glob("*/00.png")).unlink()
+    together(disagree, kind, class_folders, tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def disagree(rank: int, kind: str, data: Path, folder: Path) -> None:
+    """As on two machines, of which the second has its own copy of `data` in the same place."""
+    os.chdir(folder)
+    changes, told = DIFFERENCES[kind]
+    options: dict[str, Any] = {"lr": 1e-3}
+    if rank == 1:
+        options |= {name: value for name, value in changes.items() if name != "data"}
+    Path(f"data-{rank}").symlink_to(folder / "other" if rank and "data" in changes else data)
+    agree = execution.check_agreement
+
+    def check(
+        processes: Processes, config: RunConfig, objective: AnyObjective, *rest: Any, **more: Any
+    ) -> None:
+        if kind == "weights" and rank == 1:
+            next(objective.parameters()).data[0] += 1e-3
+        agree(processes, dataclasses.replace(config, data="data"), objective, *rest, **more)
+
+    execution.check_agreement = check
+    with pytest.raises(ConfigError, match=told):
+        train(rank, "finetune", Path(f"data-{rank}"), folder / "run", options)
+
+
+@pytest.mark.slow
+def test_a_model_without_blocks_is_not_shared_out(class_folders, tmp_path):
+    together(refused, class_folders, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def refused(rank: int, data: Path, out: Path) -> None:
+    with pytest.raises(ConfigError, match=r"DiscreteVAE has no transformer blocks[\s\S]*off"):
+        train(rank, "tokenizer", data, out, {"sharding": "blocks"})
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Compile = Literal["auto", "off", "blocks"]
 Recompute = Literal["off", "selective", "blocks"]
 AttentionKernel = Literal["auto", "triton"]
+Sharding = Literal["off", "blocks"]
 Schedule = Literal["cosine", "linear"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
 
@@ -60,6 +61,10 @@ class TrainingConfig:
     attention: AttentionKernel = "auto"
     """Kernel of attention while the position bias learns: `triton` is our own, for a GPU, half
     precision and up to 256 tokens; `auto` leaves it out until it was raced."""
+    sharding: Sharding = "off"
+    """Of several processes, each holds only a part of the weights, gradients and optimizer, and
+    `blocks` are put together where they are computed: for models that do not fit otherwise. Same
+    numbers, less memory, more communication. One process has nothing to share out."""
     device: Device = "auto"
     """Where to train."""
     seed: int = 0

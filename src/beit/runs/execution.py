@@ -31,6 +31,7 @@ from beit.recipes import find_recipe
 from beit.recipes import finetune as finetune_recipes
 from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
+from beit.runs.agreement import check_agreement
 from beit.training.listing import Listing
 from beit.training.loop import fit
 from beit.training.noted import Noted
@@ -166,6 +167,8 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     resolve_precision(training.precision, processes.device)
     check_trackers(training.tracker)
     loader = open_loader(config, task, processes)
+    listing = listing_of(task.source)
+    check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
     processes.on_leader(lambda: folder.open(config, resume=manner.resume))
     if processes.leads:
@@ -174,7 +177,6 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         )
         for note in () if manner.quiet else (*task.notes, *_told_of_shared(task.shared, folder)):
             print(f"note: {note}")
-    listing = listing_of(task.source)
     origin = {
         "recipe": config.recipe,
         "steps": training.steps,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, Preempted, ResourceError
@@ -17,7 +17,7 @@ from beit.training.journal import Journal, Pace, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
 from beit.training.noted import FirstOfSeveral, UnreadablePictures
-from beit.training.parallel import lost_a_process
+from beit.training.parallel import lost_a_process, lost_process
 from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.saving import Saver
@@ -71,8 +71,9 @@ class _Run:
             else:
                 self._introduce(resumed=resume)
                 self._train()
+            judged = self.updater.weights.judged()
             if run.processes.leads:  # also if the run was killed between its last save and here
-                run.publish(self._judged(), False, self.metrics)
+                run.publish(judged, False, self.metrics)
                 if self.journal is not None:
                     self.journal.finished(run.folder.model)
         except OSError as error:
@@ -111,12 +112,8 @@ class _Run:
             if ran_out_of_memory(error):
                 raise ran_out_elsewhere(self.step) from error
             if lost_a_process(error):
-                raise ResourceError(
-                    f"another process ended, or did not answer for {config.process_timeout:g} "
-                    f"seconds, after step {self.step}: {error}",
-                    remedy="see what it said last; torchrun --max-restarts 3 goes on by itself, "
-                    "the same command with --resume otherwise",
-                ) from error
+                when = f"after step {self.step}"
+                raise lost_process(error, config.process_timeout, when) from error
             raise
         finally:
             self._stop_saving()
@@ -197,7 +194,9 @@ class _Run:
             f"{start}: {weights:,} weights, {self.run.pictures:,} pictures, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
             f"x{self.run.processes.world} processes), {self.config.steps} steps, "
-            f"{self.updater.precision} on {self.device}" + ", compiled" * self.updater.compiled
+            f"{self.updater.precision} on {self.device}"
+            + ", compiled" * self.updater.compiled
+            + ", blocks shared out" * self.updater.weights.sharded
         )
 
     def _log(self) -> None:
@@ -222,16 +221,11 @@ class _Run:
                 progress_line(self.step, self.config.steps, terms, expectations, self.rate, pace)
             )
 
-    def _judged(self) -> nn.Module:
-        """The model that is evaluated and published: the average, if there is one."""
-        average = self.updater.average
-        return self.objective.model if average is None else average.module
-
     def _evaluate(self) -> None:
         evaluation = self.run.evaluation
         if evaluation is None:
             return
-        model = self._judged()
+        model = self.updater.weights.judged()
         training = model.training
         model.eval()
         with torch.no_grad():  # in float32, as the artifact will be used
@@ -255,7 +249,8 @@ class _Run:
         self._require_finite()
         if self.journal is not None:
             self.journal.flush()
-        self.run.processes.on_leader(lambda: self.saver.save(self._checkpoint()))
+        checkpoint = self._checkpoint()  # in all processes: each may hold a part
+        self.run.processes.on_leader(lambda: self.saver.save(checkpoint))
         self._announce()
 
     def _announce(self) -> None:

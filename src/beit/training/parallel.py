@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import Precision, TrainingConfig
-from beit.errors import BeitError, ConfigError
+from beit.errors import BeitError, ConfigError, ResourceError
 from beit.hardware import find_device, multiplies_bfloat16
 
 Value = TypeVar("Value")
@@ -35,14 +35,18 @@ class Processes:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, objective: nn.Module) -> nn.Module:
-        """The module whose gradients are averaged over processes; itself if there is only one."""
-        if self.world == 1:
-            return objective
+    def replicate(self, objective: nn.Module) -> nn.Module:
+        """The module whose gradients are averaged over processes."""
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(
             objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
         )
+
+    def average_gradients(self, weights: Iterable[nn.Parameter]) -> None:
+        """What `replicate` does by itself, for gradients that were kept from it."""
+        for weight in weights:
+            if weight.grad is not None:
+                self.mean(weight.grad)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over processes."""
@@ -131,6 +135,15 @@ def lost_a_process(error: Exception) -> bool:
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
     return isinstance(error, distributed.DistError) or bool(LOST.search(str(error)))
+
+
+def lost_process(error: Exception, timeout: float, when: str) -> ResourceError:
+    """What to say where `lost_a_process`."""
+    return ResourceError(
+        f"another process ended, or did not answer for {timeout:g} seconds, {when}: {error}",
+        remedy="see what it said last; torchrun --max-restarts 3 goes on by itself, the same "
+        "command with --resume otherwise",
+    )
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -51,7 +51,11 @@ def diverged(breakage: Breakage, run: Fit, updater: Updater, step: int) -> Diver
         remedy = f"{breakage.remedy}; the checkpoints are sound"
     else:
         quoted = ", ".join(record.batch.keys[:MOST_NAMED])
-        place = record.where or "nothing but the sum of its micro-batches"
+        place = record.where or (
+            "a place that the replay finds"
+            if updater.weights.sharded
+            else "nothing but the sum of its micro-batches"
+        )
         found = f"first in {place}, with the pictures {quoted}"
         remedy = (
             f"{breakage.remedy}; the checkpoints are sound; `beit doctor replay {file}` repeats "
@@ -65,13 +69,15 @@ def _find(run: Fit, updater: Updater, step: int) -> Record:
 
     The loader gives the same pictures for the same step again. The weights are those of before it:
     a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
-    wait for the other processes.
+    wait for the other processes. With weights that are spread over processes a backward pass would
+    wait, too, and for ever: there a replay, in one process, has to find the place.
     """
     records = []
     with closing(run.loader.batches(step, step + 1)) as batches:
         for first, batch in updater.micro_batches([], batches):
             at = updater.circumstances(step, first)
-            records.append(Record(batch, at, _first_bad_value(updater, batch, at)))
+            where = "" if updater.weights.sharded else _first_bad_value(updater, batch, at)
+            records.append(Record(batch, at, where))
     return next((record for record in records if record.where), records[-1])
 
 

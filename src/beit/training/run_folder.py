@@ -31,6 +31,7 @@ RESUMABLE = {
     "training.keep",
     "training.tracker",
     "training.process_timeout",
+    "training.sharding",
 }
 
 LOCK = "run.lock"

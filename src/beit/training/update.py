@@ -12,23 +12,28 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from beit.batch import Batch, to_device
 from beit.chance import Chance
 from beit.config.training import TrainingConfig
 from beit.errors import CheckpointError
 from beit.objectives.base import AnyObjective
-from beit.training.average import average_of
 from beit.training.checkpoint import Checkpoint, Tensors
 from beit.training.compilation import compile_blocks, set_up_blocks
 from beit.training.divergence import Circumstances
 from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_large
 from beit.training.optim import Optimizer
 from beit.training.parallel import Processes, autocast, resolve_precision
+from beit.training.sharding import whole
+from beit.training.weights import Weights
 
 MOST_OVERFLOWS = 20
 """Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
+
+
+PROVEN = 3
+"""Steps of a run after which its micro-batch is taken to fit; the first makes the optimizer's
+state."""
 
 
 class OverflowedError(Exception):
@@ -58,14 +63,11 @@ class Updater:
         set_up_blocks(objective, config, self.device)
         self.compiled = compile_blocks(objective, config.compile, self.device)
         self.objective = objective.to(self.device)
-        self._wrapped = processes.wrap(self.objective)
-        self.optimizer = Optimizer(objective, config)
         self.precision = resolve_precision(config.precision, self.device)
+        self.weights = Weights(objective, config, processes, self.precision)
+        self.optimizer = Optimizer(objective, config)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
-        )
-        self.average: AveragedModel | None = (
-            average_of(objective.model, config.average) if config.average else None
         )
         self._delivered = config.micro_batch or config.batch // processes.world
         self.micro_batch = self._delivered
@@ -101,8 +103,7 @@ class Updater:
             if overflows == MOST_OVERFLOWS:
                 raise OverflowedError
         events = self.objective.after_step(step)
-        if self.average is not None:
-            self.average.update_parameters(self.objective.model)
+        self.weights.update_average()
         if overflows:
             events = {**events, "overflows": float(overflows)}
         return Updated({**terms, "grad_norm": norm}, events, rate)
@@ -115,20 +116,25 @@ class Updater:
         before: dict[str, Tensor],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients of the whole batch, in micro-batches that fit into memory."""
-        asked = self.micro_batch
+        asked, agreed = self.micro_batch, self._agrees_on_memory(step)
         while True:
+            result = None
             try:
-                result = self._accumulated(step, arrived, batches)
-                break
+                result = self._accumulated(step, arrived, batches, reduced=not agreed)
             except (MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):
                     raise
             # Out of the handler: while it lasts, the error holds the tensors of its frames.
+            fits = result is not None
+            if agreed:
+                fits = not self.processes.any(not fits)
+            if fits and result is not None:
+                break
             self.optimizer.adamw.zero_grad(set_to_none=True)
             self._put_back(before)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if self.processes.world > 1:
+            if not agreed and self.processes.world > 1:
                 raise too_large(self.micro_batch, None, step)
             self.micro_batch = smaller_micro_batch(self.micro_batch, self._delivered)
         if self.micro_batch != asked:
@@ -138,18 +144,31 @@ class Updater:
                 f"memory ran out with {asked} pictures at a time: going on with {self.micro_batch} "
                 f"(x{self.accumulation} accumulation)"
             )
+        if agreed:
+            self.processes.average_gradients(self.optimizer.parameters)
         return result
 
+    def _agrees_on_memory(self, step: int) -> bool:
+        """Whether processes ask each other if memory was enough before they share gradients.
+
+        Only at the beginning, for it takes time; and always for the same steps, as gradients are
+        added up in another order. Where weights are spread over processes they cannot: they wait
+        for each other within the forward pass.
+        """
+        return self.processes.world > 1 and not self.weights.sharded and step < PROVEN
+
     def _accumulated(
-        self, step: int, arrived: list[Batch | None], batches: Iterator[Batch]
+        self, step: int, arrived: list[Batch | None], batches: Iterator[Batch], *, reduced: bool
     ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients of this process's pictures, averaged over the processes if `reduced`."""
         terms: dict[str, Tensor] = {}
         finite = torch.ones((), device=self.device)
         for first, batch in self.micro_batches(arrived, batches):
             chance = Chance(self.config.seed, step, first)
             self.objective.draw(chance, len(batch.keys), self.device)
+            module = self.weights.module if reduced else self.objective
             with autocast(self.precision, self.device):
-                loss = self._wrapped(to_device(batch, self.device), step / self.config.steps)
+                loss = module(to_device(batch, self.device), step / self.config.steps)
             self.scaler.scale(loss.total / self.accumulation).backward()
             finite = finite * loss.total.detach().isfinite()
             for name, value in loss.terms.items():
@@ -196,8 +215,10 @@ class Updater:
         """Clip and step; the norm of the gradient, and whether the weights may have changed."""
         adamw, clip = self.optimizer.adamw, self.config.clip
         self.scaler.unscale_(adamw)
-        norm = nn.utils.clip_grad_norm_(
-            self.optimizer.parameters, clip if clip else float("inf"), foreach=True
+        norm = whole(
+            nn.utils.clip_grad_norm_(
+                self.optimizer.parameters, clip if clip else float("inf"), foreach=True
+            )
         )
         if self.scaler.is_enabled():
             scale = self.scaler.get_scale()
@@ -222,13 +243,11 @@ class Updater:
         return self._first + int(self._sound)
 
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
-        """What the next update depends on, beside step and pictures: tensors, and plain values."""
-        tensors = {
-            "model": self.objective.model.state_dict(),
-            "optimizer": self.optimizer.tensors(),
-        }
-        if self.average is not None:
-            tensors["average"] = self.average.state_dict()
+        """What the next update depends on, beside step and pictures: tensors, and plain values.
+
+        All processes must ask.
+        """
+        tensors = self.weights.state(self.optimizer.tensors())
         return tensors, {"scaler": self.scaler.state_dict(), "micro_batch": self.micro_batch}
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -238,15 +257,13 @@ class Updater:
         """
         step, tensors, values = checkpoint
         try:
-            self.objective.model.load_state_dict(tensors["model"])
-            if self.average is not None:
-                self.average.load_state_dict(tensors["average"])
+            optimizer = self.weights.load(tensors)
         except RuntimeError as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} belongs to another architecture: {error}",
                 remedy="use the settings of the run's config.json",
             ) from error
-        self.optimizer.load(tensors["optimizer"])
+        self.optimizer.load(optimizer)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(values["scaler"])
         found_to_fit = values.get("micro_batch", self._delivered)

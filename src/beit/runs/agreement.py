@@ -1,0 +1,91 @@
+"""Before several processes train together: would they train the same?"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from beit.config import RunConfig
+from beit.config.tree import differences
+from beit.errors import ConfigError
+from beit.models.digest import weights_digest
+from beit.objectives.base import AnyObjective
+from beit.training.parallel import Processes, lost_a_process, lost_process
+
+REMEDIES = {
+    "options": "start the same command in every process",
+    "pictures": "let every machine see the same --data, or copies of it",
+    "weights": "let every machine see the same --tokenizer, --teacher and --init files",
+    "versions": "install the same versions on every machine",
+    "resume": "let every machine see the same --out",
+}
+
+
+class Start(NamedTuple):
+    """What one process is about to do."""
+
+    host: str
+    config: RunConfig
+    resume: bool
+    pictures: str
+    """Fingerprint of the list of pictures."""
+    weights: str
+    """Digest of all weights, those of a tokenizer or teacher among them."""
+    versions: dict[str, str]
+
+
+def check_agreement(
+    processes: Processes, config: RunConfig, objective: AnyObjective, pictures: str, *, resume: bool
+) -> None:
+    """Raise ConfigError in every process if one is about to train something else than the first,
+    and ResourceError if one has ended. Nothing is written before this.
+    """
+    import beit
+
+    if processes.world == 1:
+        return
+    versions = {"beit": beit.__version__, "torch": torch.__version__}
+    digest = weights_digest(objective)
+    start = Start(socket.gethostname(), config, resume, pictures, digest, versions)
+    try:
+        first, *others = processes.gather(start)
+    except RuntimeError as error:
+        if not lost_a_process(error):
+            raise
+        timeout = config.training.process_timeout
+        raise lost_process(error, timeout, "before the first step") from error
+    for rank, other in enumerate(others, start=1):
+        found = dict(_differences(first, other))
+        if found:
+            listed = "; ".join(f"{kind}: {text}" for kind, text in found.items())
+            raise ConfigError(
+                f"process {rank} on {other.host} would train something else than process 0 on "
+                f"{first.host}: {listed}",
+                remedy="; ".join(REMEDIES[kind] for kind in found),
+            )
+
+
+def _differences(first: Start, other: Start) -> Iterator[tuple[str, str]]:
+    """Kinds of difference, and what differs."""
+    options = differences(first.config, other.config)
+    if options:
+        yield (
+            "options",
+            ", ".join(f"{name} is {there}, not {here}" for name, (here, there) in options.items()),
+        )
+    if first.resume != other.resume:
+        yield "resume", f"one goes on with a run, and one starts a new one in {first.config.out}"
+    if first.pictures != other.pictures:
+        yield "pictures", "their names, sizes, labels or contents are others"
+    if first.weights != other.weights and not options:
+        yield "weights", "those of the model, tokenizer or teacher are others before the first step"
+    versions = ", ".join(
+        f"{name} is {other.versions[name]}, not {known}"
+        for name, known in first.versions.items()
+        if other.versions[name] != known
+    )
+    if versions:
+        yield "versions", versions
