@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         size = "quick" if setting.quick else "full"
         path = asked.out or record.RESULTS / f"{stamp}-{device.type}-{size}.json"
         made.write(path)
+    if asked.onto:
+        made, path = record.read(asked.onto).renewed(made), asked.onto
+        made.write(path)
     print(record.table(made))
     for name, why in made.skipped.items():
         print(f"left out: {name}: {why}")
@@ -79,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=0, help="0: 3 if quick, else 7")
     parser.add_argument("--batch", type=int, default=0, help="0: 4 if quick, else 8, on a GPU 64")
     parser.add_argument("--out", type=Path, help="file of the record")
+    parser.add_argument("--onto", type=Path, help="an older record, whose parts are replaced")
     return parser
 
 

@@ -20,6 +20,7 @@ def page(record: Record) -> str:
     peaks = ", ".join(f"{name} {value:.0f}" for name, value in record.peaks.items())
     skipped = "; ".join(f"{name} ({why})" for name, why in record.skipped.items()) or "none"
     load = machine["load"][0]
+    again = ", ".join(f"{part} at {commit}" for part, commit in machine.get("again", {}).items())
     return "\n".join(
         [
             f"Measured {machine['date'][:10]} at commit {machine['commit']}: {models}, batch "
@@ -27,6 +28,7 @@ def page(record: Record) -> str:
             f"{machine['device']}; processor {machine['processor']} with {machine['cores']} cores, "
             f"{machine['capability']}, load {load} at the start.",
             f"Fastest matrix product in GFLOP/s: {peaks}. Peers left out: {skipped}.",
+            *([f"Measured again later: {again}."] if again else []),
             f"Versions: {versions}.",
             "",
             "### Goals",

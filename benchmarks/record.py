@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,19 @@ class Record:
             if (row.part, row.case, row.who) == (part, case, who):
                 return row
         return None
+
+    def renewed(self, newer: Record) -> Record:
+        """This record with the parts of a newer one in their place, told with their commit."""
+        assert self.kind == newer.kind, f"{newer.kind} is not of the kind of {self.kind}"
+        parts = dict.fromkeys(row.part for row in newer.rows)
+        kept = tuple(row for row in self.rows if row.part not in parts)
+        again = self.machine.get("again", {}) | dict.fromkeys(parts, newer.machine["commit"])
+        return replace(
+            self,
+            machine=self.machine | {"again": again},
+            rows=(*kept, *newer.rows),
+            skipped=self.skipped | newer.skipped,
+        )
 
     def write(self, path: Path) -> None:
         values = {

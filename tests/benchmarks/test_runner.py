@@ -111,6 +111,17 @@ def test_goals_against_another_case_or_of_another_contestant():
     assert "| g | 3 | 7.00 |  | met |" in goals.table([found])
 
 
+def test_parts_are_measured_again():
+    old = made(row(part="a", ratio=1.0), row(part="b", ratio=1.0))
+    newer = made(row(part="b", ratio=2.0))
+    newer.machine["commit"] = "def"
+    found = old.renewed(newer)
+    assert [(entry.part, entry.ratio) for entry in found.rows] == [("a", 1.0), ("b", 2.0)]
+    assert "Measured again later: b at def." in page.page(found)
+    with pytest.raises(AssertionError, match="kind"):
+        old.renewed(made(row(), quick=True))
+
+
 def test_fallen_ratios_are_told():
     old = made(row(ratio=2.0), row(ratio=1.0, case="d"))
     new = made(row(ratio=1.8), row(ratio=0.96, case="d"), row(ratio=1.0, case="new"))
