@@ -76,7 +76,7 @@ def classification() -> ClassificationPlan:
 
 
 def tokenizers() -> TokenizersPlan:
-    """Five targets for a backbone of four blocks of width 64, in about an hour on one core.
+    """Five targets for a backbone of four blocks of width 64, under a short budget.
 
     All vocabularies have 128 codes on a grid of 8 x 8; all trainings have batches of 64. Rates and
     pictures are those of the demo, for every target; nothing was tuned.
