@@ -11,17 +11,18 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.child import run
 from benchmarks.peers import gather
-from benchmarks.pretraining import PEERS, RECOMPUTING, Task, Tensors
+from benchmarks.pretraining import PEERS, RECOMPUTING, Task, Tensors, in_children
 from benchmarks.race import OURS, Clock, Contest, Contestant
 from benchmarks.setting import Setting
 
 
 def contests(setting: Setting) -> Iterator[Contest]:
     """On a CPU all of the process, libraries and weights included; on a GPU what torch took."""
-    names = ["beit", *RECOMPUTING, *(name for name in PEERS if name != "unilm")]
+    peers, skipped = in_children()
     yield Contest(
         case="pre-training step fp32",
-        contestants={name: _peak(setting, name) for name in names},
+        contestants={name: _peak(setting, name) for name in (OURS, *RECOMPUTING, *peers)},
+        skipped=skipped,
         unit="MiB",
         warm_up=False,
     )

@@ -152,12 +152,19 @@ def official(model: MaskedImageModel) -> nn.Module:
     return made.to(next(model.parameters()).device)
 
 
-def dalle_encoder(tokenizer: DalleTokenizer) -> nn.Module:
-    """The encoder as OpenAI published it on PyPI: float32 on a CPU, fp16 on a GPU."""
+def require_published_encoder() -> None:
+    """Raise Absent unless the encoder of DALL-E is installed, without which no peer pre-trains."""
     try:
-        from dall_e import Encoder
+        import dall_e  # noqa: F401
     except ImportError as error:  # it needs attrs and does not say so
         raise Absent(f"the package dall-e cannot be imported: {error}") from error
+
+
+def dalle_encoder(tokenizer: DalleTokenizer) -> nn.Module:
+    """The encoder as OpenAI published it on PyPI: float32 on a CPU, fp16 on a GPU."""
+    require_published_encoder()
+    from dall_e import Encoder
+
     config = tokenizer.config
     encoder: nn.Module = Encoder(
         n_hid=config.hidden,

@@ -28,6 +28,7 @@ from benchmarks.peers import (
     in_transformers,
     normalised,
     official,
+    require_published_encoder,
 )
 from benchmarks.race import OURS, Clock, Contest, Contestant
 from benchmarks.setting import Setting
@@ -54,6 +55,12 @@ RECOMPUTING: dict[str, Recompute] = {
 """Ours with less memory; the time it costs is in the other parts."""
 
 Tensors = Callable[[], Tensor]
+
+
+def in_children() -> tuple[list[str], dict[str, str]]:
+    """Peers whose whole step can be made in a process of its own, and why others cannot."""
+    made, skipped = gather({name: require_published_encoder for name in PEERS if name != "unilm"})
+    return list(made), skipped
 
 
 class Task:

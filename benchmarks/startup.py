@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.child import timed
-from benchmarks.pretraining import PEERS
-from benchmarks.race import Contest
+from benchmarks.pretraining import in_children
+from benchmarks.race import OURS, Contest
 from benchmarks.setting import Setting
 
 IMPORTS = {
@@ -25,11 +25,13 @@ def contests(setting: Setting) -> Iterator[Contest]:
     )
     yield Contest(case="beit --help", contestants={"beit": timed(["-m", "beit.cli", "--help"])})
     quick, batch = "quick" if setting.quick else "full", str(setting.batch)
+    peers, skipped = in_children()
     yield Contest(
         case="first pre-training step",
         contestants={
             name: timed(["-m", "benchmarks.child", name, setting.device.type, quick, batch])
-            for name in ("beit", *(name for name in PEERS if name != "unilm"))
+            for name in (OURS, *peers)
         },
+        skipped=skipped,
         warm_up=False,
     )
