@@ -21,6 +21,7 @@ from trial import Trial, Try
 import beit
 
 STEPS = 40
+GOES_ON = "going on after step"
 PATIENCE = 10
 """Seconds after which a process that hangs is given up."""
 
@@ -59,13 +60,14 @@ class Ranks:
                 try:
                     if loss is not None:
                         self._strike(run, out, *loss)
+                        self._await_restart(run, Path(said.name), loss[0])
                     code = run.wait(timeout=240)
                 finally:
                     run.kill()
             said.seek(0)
             text = said.read()
         assert code == 0, text[-3000:]
-        assert ("going on after step" in text) == (loss is not None), text[-3000:]
+        assert (GOES_ON in text) == (loss is not None), text[-3000:]
         return load_file(out / "model" / "model.safetensors")
 
     def _strike(
@@ -79,6 +81,19 @@ class Ranks:
             assert time.monotonic() < until, "does not get on"
             time.sleep(0.01)
         os.kill(_child(run.pid, rank), number)
+
+    def _await_restart(
+        self, run: subprocess.Popen[bytes], said: Path, number: signal.Signals
+    ) -> None:
+        """Tell how long after the loss was noticed the run goes on; a hanging process is noticed
+        when the others' patience ends."""
+        struck = time.monotonic()
+        while GOES_ON not in said.read_text():
+            assert run.poll() is None, f"ended instead of going on: {said.read_text()[-3000:]}"
+            assert time.monotonic() < struck + 240, "does not go on"
+            time.sleep(0.05)
+        taken = time.monotonic() - struck - (PATIENCE if number == signal.SIGSTOP else 0)
+        print(f"{number.name}: goes on {taken:.1f} s after it was noticed")
 
 
 def _done(journal: Path) -> int:
