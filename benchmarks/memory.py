@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.child import run
 from benchmarks.peers import gather
-from benchmarks.pretraining import PEERS, RECOMPUTING, Task, Tensors, in_children
+from benchmarks.pretraining import PEERS, RECOMPUTING, Scoring, Task, in_children
 from benchmarks.race import OURS, Clock, Contest, Contestant
 from benchmarks.setting import Setting
 
@@ -31,14 +31,15 @@ def contests(setting: Setting) -> Iterator[Contest]:
 
 
 def _kept(setting: Setting) -> Iterator[Contest]:
-    """Bytes per picture that the forward pass saves, each storage once, weights left out."""
+    """Bytes that the forward pass saves for one picture more, each storage once: so that what does
+    not grow with them, such as weights in another type, is left out."""
     task, precision = Task(setting), setting.precisions[-1]
     peers, skipped = gather({name: partial(task.logits, name) for name in PEERS})
-    losses = {OURS: lambda: task.model(task.images, task.mask), **peers}
     yield Contest(
         case=f"kept for the backward pass, per picture, {precision}",
         contestants={
-            name: partial(_saved, setting, precision, loss) for name, loss in losses.items()
+            name: partial(_growth, setting, precision, scores)
+            for name, scores in {OURS: task.logits(OURS), **peers}.items()
         },
         skipped=skipped,
         unit="MiB",
@@ -46,7 +47,13 @@ def _kept(setting: Setting) -> Iterator[Contest]:
     )
 
 
-def _saved(setting: Setting, precision: str, logits: Tensors, clock: Clock) -> None:
+def _growth(setting: Setting, precision: str, scores: Scoring, clock: Clock) -> None:
+    few, many = setting.batch // 2, setting.batch
+    grown = _saved(setting, precision, scores, many) - _saved(setting, precision, scores, few)
+    clock.report(grown / (many - few) / 2**20)
+
+
+def _saved(setting: Setting, precision: str, scores: Scoring, pictures: int) -> int:
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -56,9 +63,9 @@ def _saved(setting: Setting, precision: str, logits: Tensors, clock: Clock) -> N
         return tensor
 
     with setting.autocast(precision), saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = logits()  # alive, so that no storage is given away and counted under its address
-    clock.report(sum(sizes.values()) / setting.batch / 2**20)
+        kept = scores(pictures)  # alive: or storages would be given away under their addresses
     del kept
+    return sum(sizes.values())
 
 
 def _peak(setting: Setting, who: str) -> Contestant:

@@ -55,6 +55,8 @@ RECOMPUTING: dict[str, Recompute] = {
 """Ours with less memory; the time it costs is in the other parts."""
 
 Tensors = Callable[[], Tensor]
+Scoring = Callable[[int], Tensor]
+"""Logits of the first so many pictures."""
 
 
 def in_children() -> tuple[list[str], dict[str, str]]:
@@ -112,20 +114,24 @@ class Task:
             peer,
             torch.optim.AdamW(peer.parameters(), lr=TRAINING.lr),
             lambda: published_tokens(encoder, token_images)[mask],
-            self._logits(name, peer),
+            partial(self._logits(name, peer), self.setting.batch),
             precision,
         )
 
-    def logits(self, name: str) -> Tensors:
-        """A peer's forward pass, its head included."""
+    def logits(self, name: str) -> Scoring:
+        """A forward pass, its head included; ours or a peer's."""
+        if name == OURS:
+            return lambda number: self.model(self.images[:number], self.mask[:number])
         return self._logits(name, PEERS[name](self.model).train())
 
-    def _logits(self, name: str, peer: Any) -> Tensors:
+    def _logits(self, name: str, peer: Any) -> Scoring:
         """transformers scores every place; the masked ones are taken out of the answer."""
         pixels, mask = normalised(self.images, self.model.backbone.config), self.mask
         if name == "transformers":
-            return lambda: peer(pixels, bool_masked_pos=mask).logits[mask]
-        return lambda: peer(pixels, mask)
+            return lambda number: peer(pixels[:number], bool_masked_pos=mask[:number]).logits[
+                mask[:number]
+            ]
+        return lambda number: peer(pixels[:number], mask[:number])
 
 
 def contestant(setting: Setting, who: str) -> Contestant:

@@ -48,6 +48,7 @@ class Record:
         return replace(
             self,
             machine=self.machine | {"again": again},
+            peaks={name: max(peak, newer.peaks[name]) for name, peak in self.peaks.items()},
             rows=(*kept, *newer.rows),
             skipped=self.skipped | newer.skipped,
         )
