@@ -44,7 +44,9 @@ class Record:
         assert self.kind == newer.kind, f"{newer.kind} is not of the kind of {self.kind}"
         parts = dict.fromkeys(row.part for row in newer.rows)
         kept = tuple(row for row in self.rows if row.part not in parts)
-        again = self.machine.get("again", {}) | dict.fromkeys(parts, newer.machine["commit"])
+        told, rounds = newer.machine["commit"], newer.setting["rounds"]
+        told += f" ({rounds} rounds)" if rounds != self.setting["rounds"] else ""
+        again = self.machine.get("again", {}) | dict.fromkeys(parts, told)
         return replace(
             self,
             machine=self.machine | {"again": again},
