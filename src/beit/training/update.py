@@ -29,8 +29,6 @@ from beit.training.weights import Weights
 
 MOST_OVERFLOWS = 20
 """Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
-
-
 PROVEN = 3
 """Steps of a run after which its micro-batch is taken to fit; the first makes the optimizer's
 state."""
