@@ -119,8 +119,18 @@ def test_light_modules_import_nothing_heavy(file):
             assert light, f"{found.module} is heavy"
 
 
-def test_light_modules_load_no_torch():
-    light = [f"beit.{name}" for name in sorted(LIGHT) if list(ROOT.glob(f"{name}*"))]
-    code = f"import sys, {', '.join(light)}; print(sys.modules.keys() & {{'torch', 'numpy'}})"
+LIGHT_UNITS = [f"beit.{name}" for name in sorted(LIGHT) if list(ROOT.glob(f"{name}*"))]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "left"),
+    [
+        (LIGHT_UNITS, {"torch", "numpy"}),
+        # They take seconds to import, at every start of every process.
+        (["beit.runs", "beit.serving.predictor"], {"timm", "torchvision", "transformers"}),
+    ],
+)
+def test_what_must_start_soon_leaves_heavy_libraries_out(loaded, left):
+    code = f"import sys, {', '.join(loaded)}; print(sys.modules.keys() & {left})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr

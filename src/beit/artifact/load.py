@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from timm.data import ImageNetInfo
 from torch import nn
 
 from beit.artifact.architecture import Stated
@@ -16,7 +15,7 @@ from beit.artifact.source import Source, is_foreign, read_source
 from beit.artifact.store import Artifact, Details, Kind, load_artifact, save_artifact
 from beit.config.outside import find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
-from beit.data.class_names import ADE20K_CLASSES
+from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
 from beit.home import home
 from beit.models.heads import BackboneModel
@@ -32,7 +31,6 @@ KINDS: dict[Family, Kind] = {
     "vqkd": "tokenizer",
     "dalle": "tokenizer",
 }
-IMAGENET = {1000: "imagenet-1k", 21841: "imagenet-22k"}
 NOTHING = Stated()
 
 
@@ -157,7 +155,7 @@ def _classes(family: Family, source: Source) -> tuple[str, ...]:
     count, names = len(head), source.stated.classes
     if names is None and family == "classifier" and count in IMAGENET:
         source.notes.append(f"class names of {IMAGENET[count]}, as it has {count} outputs")
-        info = ImageNetInfo(IMAGENET[count])
+        info = imagenet_classes(count)
         return tuple(info.index_to_description(index) for index in range(count))
     if names is None and family == "segmenter" and count == len(ADE20K_CLASSES):
         source.notes.append(f"class names of ADE20K, as it has {count} outputs")

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 from beit.artifact.fetch import fetch
@@ -59,6 +58,8 @@ def _description(folder: Path) -> dict[str, Any]:
 
 def _from_timm(name: str, reference: str) -> nn.Module:
     """A model of timm with its weights; where it can, one that reads pictures of any size."""
+    import timm  # here, as it takes seconds to import
+
     try:
         try:
             model: nn.Module = timm.create_model(name, pretrained=True, dynamic_img_size=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
-from timm.data.auto_augment import RandAugment, rand_augment_transform
 from torch import Tensor
 
 from beit.config.data import AugmentConfig
@@ -25,6 +25,9 @@ from beit.data.views import (
 )
 from beit.errors import ConfigError, DataError
 from beit.jitter import changed, draw_jitter
+
+if TYPE_CHECKING:
+    from timm.data.auto_augment import RandAugment
 
 TRANSLATION = 0.45
 """Largest shift of RandAugment as a share of the shorter side, as in timm."""
@@ -39,6 +42,9 @@ def _posterize(picture: Image.Image, bits: int, **_unused: object) -> Image.Imag
 
 
 def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
+    # Here, as timm takes seconds to import, and evaluation and serving do without.
+    from timm.data.auto_augment import rand_augment_transform
+
     settings = {
         "translate_const": int(min(size) * TRANSLATION),
         "img_mean": (GREY, GREY, GREY),

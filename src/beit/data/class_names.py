@@ -1,6 +1,22 @@
-"""The classes of published segmentation sets, in the order of their labels."""
+"""The classes of published sets, in the order of their labels."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from timm.data import ImageNetInfo
+
+IMAGENET = {1000: "imagenet-1k", 21841: "imagenet-22k"}
+"""Its sets by their number of classes."""
+
+
+def imagenet_classes(count: int) -> ImageNetInfo:
+    """WordNet ids and descriptions of the ImageNet of so many classes, a key of `IMAGENET`."""
+    from timm.data import ImageNetInfo  # here, as timm takes seconds to import
+
+    return ImageNetInfo(IMAGENET[count])
+
 
 # The 150 classes of the scene parsing benchmark (MIT; arXiv:1608.05442), each by its first name, as
 # mmsegmentation and transformers name them; label 1 is the first.

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from timm.data import ImageNetInfo
-
-from beit.artifact.load import IMAGENET
+from beit.data.class_names import IMAGENET, imagenet_classes
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource
 from beit.errors import DataError, nearest
@@ -74,7 +72,7 @@ class _Names:
         self.ids = {name: index for index, name in enumerate(classes) if times[name] == 1}
         self.count = len(classes)
         if self.count in IMAGENET:
-            info = ImageNetInfo(IMAGENET[self.count])
+            info = imagenet_classes(self.count)
             pairs = zip(classes, info.label_descriptions(), strict=True)
             if sum(name == description for name, description in pairs) > ALIKE * self.count:
                 self.ids |= {name: index for index, name in enumerate(info.label_names())}

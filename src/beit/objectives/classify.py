@@ -6,7 +6,6 @@ import math
 
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from beit.batch import LabelledBatch
@@ -23,6 +22,9 @@ class Classification(Objective[LabelledBatch]):
     model: Classifier
 
     def __init__(self, model: Classifier, augment: AugmentConfig, *, classes: int) -> None:
+        # Here, as timm takes seconds to import.
+        from timm.data.random_erasing import RandomErasing
+
         super().__init__()
         self.model = model
         self.smoothing = augment.smoothing
