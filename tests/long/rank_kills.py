@@ -50,10 +50,11 @@ class Ranks:
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
             "--max-restarts", "3", "--monitor-interval", "0.1", "--shutdown-timeout", str(SHUTDOWN),
-            "-m", "beit.cli", "pretrain", "tiny", "--data", str(self._folder / "data"), "--out", str(out),
-            "--target", "pixels", "--steps", str(STEPS), "--batch", "8", "--warmup-steps", "1",
-            "--save-every", "2", "--log-every", "1", "--workers", "0", "--device", "cpu",
-            "--precision", "fp32", "--neighbour-pictures", "0", "--process-timeout", str(PATIENCE),
+            "-m", "beit.cli", "pretrain", "tiny", "--data", str(self._folder / "data"),
+            "--out", str(out), "--target", "pixels", "--steps", str(STEPS), "--batch", "8",
+            "--warmup-steps", "1", "--save-every", "2", "--log-every", "1", "--workers", "0",
+            "--device", "cpu", "--precision", "fp32", "--neighbour-pictures", "0",
+            "--process-timeout", str(PATIENCE),
         ]  # fmt: skip
         with (self._folder / f"{name}.txt").open("w+") as said:
             with subprocess.Popen(
