@@ -24,8 +24,6 @@ STEPS = 40
 GOES_ON = "going on after step"
 PATIENCE = 10
 """Seconds after which a process that hangs is given up."""
-SHUTDOWN = 5
-"""Seconds that torchrun then leaves it to end by itself; 30 if not said."""
 
 
 class Ranks:
@@ -49,12 +47,11 @@ class Ranks:
         out = self._folder / name
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "--max-restarts", "3", "--monitor-interval", "0.1", "--shutdown-timeout", str(SHUTDOWN),
-            "-m", "beit.cli", "pretrain", "tiny", "--data", str(self._folder / "data"),
-            "--out", str(out), "--target", "pixels", "--steps", str(STEPS), "--batch", "8",
-            "--warmup-steps", "1", "--save-every", "2", "--log-every", "1", "--workers", "0",
-            "--device", "cpu", "--precision", "fp32", "--neighbour-pictures", "0",
-            "--process-timeout", str(PATIENCE),
+            "--max-restarts", "3", "--monitor-interval", "0.1", "-m", "beit.cli", "pretrain",
+            "tiny", "--data", str(self._folder / "data"), "--out", str(out),
+            "--target", "pixels", "--steps", str(STEPS), "--batch", "8", "--warmup-steps", "1",
+            "--save-every", "2", "--log-every", "1", "--workers", "0", "--device", "cpu",
+            "--precision", "fp32", "--neighbour-pictures", "0", "--process-timeout", str(PATIENCE),
         ]  # fmt: skip
         with (self._folder / f"{name}.txt").open("w+") as said:
             with subprocess.Popen(
