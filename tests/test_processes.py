@@ -15,18 +15,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import beit
 from beit.batch import LabelledBatch
 from beit.cli import main
-from beit.config import AugmentConfig, RunConfig
+from beit.config import AugmentConfig, LinearHeadConfig, RunConfig
 from beit.errors import ConfigError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective, Loss
 from beit.objectives.classify import Classification
 from beit.runs import execution, finetuning
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.parallel import Processes
+from beit.training.update import PROVEN
 from ranks import LONGEST, together
+from segmented_folder import write_folder
 
 OPTIONS: dict[str, Any] = {
     "steps": 3, "warmup_steps": 1, "batch": 8, "epsilon": 1e-4, "log_every": 1, "workers": 0,
@@ -40,6 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "tokenizer": {"revive_every": 2},
     "pretrain": {"target": "pixels", "drop_path": 0.5, "neighbour_pictures": 0},
+    "segment": {"head": LinearHeadConfig(), "drop_path": 0.5, "evaluate_every": 2},
 }  # fmt: skip
 """Each with all that is random in it: drop path, erasing, mixup and cutmix; Gumbel noise."""
 
@@ -68,32 +72,46 @@ def _losses(run: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(class_folders, tmp_path_factory):
+def data(class_folders, tmp_path_factory):
+    """What each kind learns from."""
+    masks = write_folder(tmp_path_factory.mktemp("segmented"))
+    return {kind: masks if kind == "segment" else class_folders for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
     """The run of one process, of each kind."""
     root = tmp_path_factory.mktemp("alone")
-    return {kind: (train(0, kind, class_folders, root / kind, {}), root / kind) for kind in KINDS}
+    return {kind: (train(0, kind, data[kind], root / kind, {}), root / kind) for kind in KINDS}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [None, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_equal_one(kind, micro_batch, class_folders, alone, tmp_path):
+def test_two_processes_equal_one(kind, micro_batch, data, alone, tmp_path):
     metrics, one = alone[kind]
-    both = together(train, kind, class_folders, tmp_path / "two", {"micro_batch": micro_batch})
+    both = together(train, kind, data[kind], tmp_path / "two", {"micro_batch": micro_batch})
     for found in both:
         assert found == pytest.approx(metrics, abs=1e-5)
     assert_same_numbers(one, tmp_path / "two")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("finetune", {"recompute": "selective"}),
+        ("pretrain", {"compile": "blocks"}),
+        ("segment", {"recompute": "blocks"}),
+    ],
+)
 def test_weights_that_are_spread_over_processes_learn_the_same(
-    kind, class_folders, alone, tmp_path
+    kind, options, data, alone, tmp_path
 ):
     """Clipped, averaged, evaluated, saved and published."""
     metrics, one = alone[kind]
-    options = {"sharding": "blocks", "micro_batch": 2}
-    for found in together(train, kind, class_folders, tmp_path / "two", options):
+    options = {"sharding": "blocks", "micro_batch": 2} | options
+    for found in together(train, kind, data[kind], tmp_path / "two", options):
         assert found == pytest.approx(metrics, abs=1e-5)
     assert "blocks shared out" in (tmp_path / "two" / "log.txt").read_text()
     assert_same_numbers(one, tmp_path / "two")
@@ -167,6 +185,27 @@ def short_of_memory(rank: int, data: Path, out: Path) -> None:
 
     Classification.forward = limited  # type: ignore[method-assign]
     train(rank, "finetune", data, out, {})
+
+
+@pytest.mark.slow
+def test_processes_share_gradients_once_an_update(class_folders, tmp_path):
+    """However many micro-batches it has; before `PROVEN` steps they do so by other means."""
+    options = {"steps": PROVEN + 2, "micro_batch": 1}
+    assert together(counting_shares, class_folders, tmp_path / "run", options) == [2, 2]
+
+
+def counting_shares(rank: int, data: Path, out: Path, options: dict[str, Any]) -> int:
+    """How often a forward pass is one after which gradients are shared."""
+    replicate, times = Processes.replicate, []
+
+    def replicated(self: Processes, objective: nn.Module) -> nn.Module:
+        module = replicate(self, objective)
+        module.register_forward_pre_hook(lambda *_: times.append(1))
+        return module
+
+    Processes.replicate = replicated  # type: ignore[method-assign]
+    train(rank, "finetune", data, out, options)
+    return len(times)
 
 
 PHASES: dict[str, tuple[Any, str]] = {

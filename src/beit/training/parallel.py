@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,9 +39,11 @@ class Processes:
     def replicate(self, objective: nn.Module) -> nn.Module:
         """The module whose gradients are averaged over processes."""
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():  # later versions of torch have another word for buffers
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(
+                objective, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def average_gradients(self, weights: Iterable[nn.Parameter]) -> None:
         """What `replicate` does by itself, for gradients that were kept from it."""

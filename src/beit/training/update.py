@@ -150,10 +150,10 @@ class Updater:
         """Whether processes ask each other if memory was enough before they share gradients.
 
         Only at the beginning, for it takes time; and always for the same steps, as gradients are
-        added up in another order. Where weights are spread over processes they cannot: they wait
-        for each other within the forward pass.
+        added up in another order. Where they wait for each other within the forward pass they
+        cannot: who has no memory left would not be there.
         """
-        return self.processes.world > 1 and not self.weights.sharded and step < PROVEN
+        return self.processes.world > 1 and step < PROVEN and not self.weights.meet
 
     def _accumulated(
         self, step: int, arrived: list[Batch | None], batches: Iterator[Batch], *, reduced: bool
@@ -161,10 +161,12 @@ class Updater:
         """Gradients of this process's pictures, averaged over the processes if `reduced`."""
         terms: dict[str, Tensor] = {}
         finite = torch.ones((), device=self.device)
-        for first, batch in self.micro_batches(arrived, batches):
+        last = self.accumulation - 1
+        for number, (first, batch) in enumerate(self.micro_batches(arrived, batches)):
             chance = Chance(self.config.seed, step, first)
             self.objective.draw(chance, len(batch.keys), self.device)
-            module = self.weights.module if reduced else self.objective
+            # Processes share what has added up, with the last micro-batch of each.
+            module = self.weights.module if reduced and number == last else self.objective
             with autocast(self.precision, self.device):
                 loss = module(to_device(batch, self.device), step / self.config.steps)
             self.scaler.scale(loss.total / self.accumulation).backward()

@@ -49,6 +49,14 @@ class Weights:
         """Whether they lie spread over the processes."""
         return self._whole is not None
 
+    @property
+    def meet(self) -> bool:
+        """Whether processes wait for each other within a forward pass: where weights are put
+        together, or statistics of batch norm."""
+        return self.sharded or any(
+            isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()
+        )
+
     def update_average(self) -> None:
         """Let the average follow, if there is one."""
         if self.average is not None:
