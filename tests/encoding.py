@@ -36,6 +36,23 @@ def encoded(form: str, mode: str = "RGB", side: int = 64, **options: Any) -> byt
     return file.getvalue()
 
 
+def turned(upright: np.ndarray, orientation: int) -> tuple[np.ndarray, Image.Exif]:
+    """Pixels as a camera stores them, and the EXIF block that says how they lie."""
+    stored = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: np.rot90(p, 2),
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
+        8: lambda p: np.rot90(p, -1),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return np.ascontiguousarray(stored), exif
+
+
 def chunk(kind: bytes, body: bytes, length: int | None = None) -> bytes:
     """A chunk of a PNG file, its length as told."""
     told = len(body) if length is None else length

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageFile
 
 from beit.data.decode import decode
 from beit.data.values import UnreadableError
+from encoding import turned
 
 
 def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
@@ -175,21 +176,10 @@ def test_orientation_is_applied(orientation: int, form: str) -> None:
     upright = np.zeros((16, 32, 3), np.uint8)
     upright[:8, :8] = (250, 10, 10)
     upright[8:, 24:] = (10, 10, 250)
-    as_stored = {
-        1: lambda p: p,
-        2: lambda p: p[:, ::-1],
-        3: lambda p: np.rot90(p, 2),
-        4: lambda p: p[::-1],
-        5: lambda p: p.swapaxes(0, 1),
-        6: lambda p: np.rot90(p, 1),
-        7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
-        8: lambda p: np.rot90(p, -1),
-    }[orientation](upright)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    stored, exif = turned(upright, orientation)
     options = {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
     options |= {"lossless": True} if form == "WEBP" else {}
-    data = encoded(Image.fromarray(np.ascontiguousarray(as_stored)), form, exif=exif, **options)
+    data = encoded(Image.fromarray(stored), form, exif=exif, **options)
     difference = decode(data).astype(int) - upright.astype(int)
     assert np.abs(difference).max() <= (6 if form == "JPEG" else 0)
 

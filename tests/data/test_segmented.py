@@ -15,6 +15,7 @@ from beit.data.pictures import Pictures
 from beit.data.segmented import VOC_CLASSES, open_segmented
 from beit.data.sources import select
 from beit.errors import BeitError, DataError
+from encoding import turned
 from segmented_folder import NAMES, write_folder
 
 
@@ -119,6 +120,42 @@ def test_colours_with_a_legend_beside_the_folders(folder):
     swapped = np.arange(256)
     swapped[:2] = 1, 0
     assert np.array_equal(train.read(3).labels, swapped[before["03.png"]])
+
+
+@pytest.mark.parametrize("mask_too", [False, True], ids=["picture", "picture and mask"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_lies_upright_behind_its_mask(folder, orientation, mask_too):
+    """The mask is that of the upright picture, or is turned by EXIF itself."""
+    place, mask = folder / "images/train/03.jpg", folder / "masks/train/03.png"
+    expected = np.dstack([np.asarray(Image.open(place)), np.asarray(Image.open(mask))])
+    stored, exif = turned(expected, orientation)
+    place.unlink()
+    Image.fromarray(np.ascontiguousarray(stored[..., :3])).save(
+        place.with_suffix(".png"), exif=exif
+    )
+    if mask_too:
+        Image.fromarray(np.ascontiguousarray(stored[..., 3])).save(mask, exif=exif)
+    train = opened(folder).train  # which compares their sizes
+    assert np.array_equal(Pictures(select(train, [3]), 3).read(0).pixels, expected)
+
+
+def test_a_mask_of_the_picture_as_stored_is_refused(folder):
+    place = folder / "images/train/03.jpg"
+    stored, exif = turned(np.asarray(Image.open(place)), 6)
+    Image.fromarray(stored).save(place, exif=exif, quality=95)
+    Image.fromarray(np.zeros(stored.shape[:2], np.uint8)).save(folder / "masks/train/03.png")
+    with pytest.raises(DataError, match=r"03\.png has 44 x 40 [\s\S]*turned by EXIF count upright"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
+def test_broken_exif_turns_nothing_and_hides_no_wrong_mask(folder, block):
+    place = folder / "images/train/03.jpg"
+    Image.open(place).save(place, exif=block, quality=95)
+    opened(folder)
+    Image.new("L", (40, 44)).save(folder / "masks/train/03.png")
+    with pytest.raises(DataError, match=r"03\.png has 44 x 40 pixels, its picture 40 x 44"):
+        opened(folder)
 
 
 def test_the_fingerprint_knows_the_masks(folder):

@@ -26,7 +26,7 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, has_bands, read_bands
-from beit.data.quiet import PillowIsQuiet
+from beit.data.quiet import quiet
 from beit.data.values import REAL, WHOLE, UnreadableError, from_16_bits, scaled
 from beit.data.wholeness import (
     first_of_gif,
@@ -51,9 +51,6 @@ _SRGB_FROM_XYZ_D50 = np.array(
     ]
 )
 _WHITE_D50 = np.array([0.9642, 1.0, 0.8249])
-
-
-_quiet = PillowIsQuiet()
 
 
 def _srgb_from_lab(picture: Image.Image) -> np.ndarray:
@@ -145,7 +142,7 @@ def _require_all(picture: Image.Image, data: bytes) -> None:
         raise UnreadableError("pixels are missing: its stream ends before the last row")
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """EXIF orientation, 1 to 8. TIFF pictures were turned by Pillow while loading and give 1."""
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation, 1)
@@ -154,7 +151,7 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo what the camera did: 2 to 4 mirror and turn, 5 to 8 also swap height and width."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -190,7 +187,7 @@ def _decoded(data: bytes, channels: int, pixel_limit: int) -> Decoded:
             _require_all(picture, data)
             read = _grey_or_rgb if channels in (1, 3) else _bands
             pixels = read(picture, channels)
-        pixels = _upright(pixels, _orientation(picture))
+        pixels = upright(pixels, orientation_of(picture))
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] < channels:
@@ -209,7 +206,7 @@ def decode_first(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIM
     are. The limit is checked against the header, before any pixel is decoded; one above Pillow's
     own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
     """
-    with _faults_named(data), _quiet:
+    with _faults_named(data), quiet:
         if has_bands(data, channels):
             pixels = read_bands(data, channels, pixel_limit)
             return Decoded(np.require(pixels, np.uint8, ("C", "W")), False)
@@ -238,7 +235,7 @@ class Header(NamedTuple):
 
 def read_header(data: bytes) -> Header:
     """What the picture is. Errors: UnreadableError."""
-    with _faults_named(data), _quiet:
+    with _faults_named(data), quiet:
         try:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
@@ -251,7 +248,7 @@ def read_header(data: bytes) -> Header:
             width, height = picture.size
             several = _is_one_of_several(picture)
             form = "JPEG" if picture.format == "MPO" else str(picture.format)
-            return Header(form, picture.mode, height, width, several, _orientation(picture))
+            return Header(form, picture.mode, height, width, several, orientation_of(picture))
 
 
 @contextmanager

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from beit.data.decode import orientation_of, upright
 from beit.data.listing import quoted
+from beit.data.quiet import quiet
 from beit.data.values import UnreadableError
 from beit.errors import DataError
 
@@ -50,7 +52,7 @@ def read_legend(path: Path) -> Legend:
 
 class MaskReader:
     """Encoded masks to class ids. With a legend the colours count, without one the values (of
-    indexed PNG the palette's indices)."""
+    indexed PNG the palette's indices). One that is turned by EXIF is set upright, as pictures are."""
 
     def __init__(
         self, *, legend: Legend | None = None, classes: Sequence[str] = (), reduce_zero_label: bool
@@ -94,8 +96,8 @@ class MaskReader:
     def __call__(self, data: bytes) -> LabelMap:
         """The labels of an encoded mask. Errors: UnreadableError with the reason."""
         try:
-            with Image.open(io.BytesIO(data), formats=LOSSLESS) as picture:
-                labels = self._values(picture)
+            with quiet, Image.open(io.BytesIO(data), formats=LOSSLESS) as picture:
+                labels = upright(self._values(picture), orientation_of(picture))
         except UnreadableError:
             raise
         except UnidentifiedImageError:

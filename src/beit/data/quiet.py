@@ -37,3 +37,7 @@ class PillowIsQuiet:
             self._inside -= 1
             if self._inside == 0:
                 self._catcher.__exit__(kind, error, trace)
+
+
+quiet = PillowIsQuiet()
+"""For all threads of this process."""

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
+from beit.data.decode import FORMATS, orientation_of
 from beit.data.label_maps import IGNORE, MaskReader, read_legend
 from beit.data.listing import quoted
 from beit.data.pairs import HeldOut, Pairs, part_pairs, read_names, training_pairs
 from beit.data.pictures import cores
+from beit.data.quiet import quiet
 from beit.data.sources import FileSource, ImageSource, Record, must_exist
 from beit.data.values import UnreadableError
 from beit.errors import DataError
@@ -72,7 +74,8 @@ class SegmentedSource(FileSource):
             raise DataError(
                 f"the mask {self.mask(index)} has {labels.shape[0]} x {labels.shape[1]} pixels, "
                 f"its picture {size[0]} x {size[1]}",
-                remedy="make them alike; masks are resized by the nearest label only",
+                remedy="make them alike (pictures and masks that are turned by EXIF count upright); "
+                "masks are resized by the nearest label only",
             )
         return np.bincount(labels.reshape(-1), minlength=256)
 
@@ -87,8 +90,8 @@ class SegmentedSplits(NamedTuple):
 def _size(path: Path) -> tuple[int, int] | None:
     """Height and width of an upright picture, from its header; None if it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        with quiet, Image.open(path, formats=FORMATS) as picture:
+            turned = orientation_of(picture) >= 5
             width, height = picture.size
     except Exception:  # told when the picture itself is read, as for every task
         return None
