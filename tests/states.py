@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from beit.training.checkpoint import Checkpoint
@@ -36,3 +39,15 @@ def assert_same(first: Checkpoint | None, second: Checkpoint | None) -> None:
             other = second.tensors[group][name]
             assert tensor.dtype == other.dtype
             assert torch.equal(tensor, other), f"{group} {name}"
+
+
+def cut_after_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is emptied as soon as it was read."""
+    read = Path.read_bytes
+
+    def read_and_cut(path: Path) -> bytes:
+        content = read(path)
+        path.write_bytes(b"")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_cut)

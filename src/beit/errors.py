@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 
 class BeitError(ValueError):
@@ -69,6 +69,25 @@ class ExportError(BeitError):
 
 class Preempted(BeitError):  # noqa: N818
     exit_code = 75
+
+
+Error = TypeVar("Error", bound=BeitError)
+
+
+def of_another_format(
+    error: type[Error], what: str, *, found: object, reads: int, made_by: object
+) -> Error:
+    """For a file whose number of format is not the one that this version reads.
+
+    `made_by` is the version of this package that the file says it was written by, if it says so.
+    """
+    maker = f"beit {made_by}" if isinstance(made_by, str) else "an unknown version of beit"
+    return error(
+        f"{what} was made by {maker} in format {found}, this version reads {reads}",
+        remedy=f"install {maker}, or a later one that reads it"
+        if isinstance(made_by, str)
+        else "use the version of beit that wrote it",
+    )
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ import beit
 from beit.artifact.card import model_card
 from beit.artifact.fetch import file_hash
 from beit.artifact.push import Pushed, push_to_hub
-from beit.artifact.store import Details, load_artifact, save_artifact
+from beit.artifact.store import Details, load_artifact, read_artifact, save_artifact
 from beit.cli import main
 from beit.config import DiscreteVAEConfig, UperNetConfig
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, RunFolderError
@@ -135,7 +135,7 @@ def test_a_card_without_licence_metrics_or_so_few_classes(tmp_path):
     classes = tuple(f"class {index}" for index in range(250))
     model = Classifier(FINE, 250)
     artifact = save_artifact(tmp_path / "model", model.eval(), Details(classes=classes))
-    head, body = sections(model_card(artifact, NAME))
+    head, body = sections(model_card(read_artifact(artifact), NAME))
     assert "license" not in head
     assert "No licence was stated" in body
     assert "No metric was recorded" in body
@@ -272,6 +272,6 @@ def test_errors_keep_their_kind_on_their_way(hub, artifact):
     """A config that cannot be read is the artifact's fault, not the hub's."""
     config = json.loads((artifact / "config.json").read_text())
     (artifact / "config.json").write_text(json.dumps(config | {"format": 99}))
-    with pytest.raises(BeitError, match="artifact format 99"):
+    with pytest.raises(BeitError, match=r"artifact .* in format 99"):
         push_to_hub(artifact, NAME)
     assert not hub.requests

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from beit.errors import BeitError, CheckpointError
 from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
 from beit.tokenizers.dvae import DiscreteVAE
 from miniature import BACKBONE, VAE, pictures
+from states import cut_after_reading
 
 DETAILS = Details(
     classes=("cat", "Übergröße"), crop=0.875, tokenizer="ab12", trained={"recipe": "tiny"}
@@ -108,6 +110,44 @@ def test_truncated_weights(folder):
         load_artifact(folder)
 
 
+def test_weights_are_never_narrowed(tmp_path):
+    """Neither in silence nor at all; widening them changes no value."""
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow = KINDS["classifier"]().to(dtype)
+        loaded = load_artifact(save_artifact(tmp_path / str(dtype), narrow, DETAILS)).model
+        for name, tensor in narrow.state_dict().items():
+            assert loaded.state_dict()[name].dtype == torch.float32
+            assert torch.equal(loaded.state_dict()[name], tensor.float()), name
+    save_artifact(tmp_path / "wide", KINDS["classifier"]().double(), DETAILS)
+    with pytest.raises(
+        CheckpointError, match=r"in torch\.float64, not torch\.float32, \.\.\.: load"
+    ):
+        load_artifact(tmp_path / "wide")
+
+
+def test_files_that_are_cut_once_they_were_read(folder, monkeypatch):
+    """They are read once: what is used is what was hashed."""
+    expected = load_artifact(folder).model.state_dict()
+    cut_after_reading(monkeypatch)
+    for name, tensor in load_artifact(folder).model.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+    assert (folder / WEIGHTS).stat().st_size == 0
+
+
+def test_an_artifact_that_is_replaced_while_it_is_read(folder, monkeypatch):
+    """Both files are of the same one, as when a run publishes meanwhile."""
+    before = Path.read_bytes
+
+    def read(path):
+        content = before(path)
+        monkeypatch.undo()
+        save_artifact(folder, Classifier(FINE, 3), Details())
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert load_artifact(folder).model.head.out_features == 3
+
+
 def test_weights_of_another_model(folder, tmp_path):
     other = save_artifact(tmp_path / "other", KINDS["masked"](), DETAILS)
     config = read_config(folder) | {"sha256": read_config(other)["sha256"]}
@@ -121,6 +161,7 @@ def test_weights_of_another_model(folder, tmp_path):
     ("change", "problem"),
     [
         ({"format": 2}, "format 2, this version reads 1"),
+        ({"format": 2, "versions": {"beit": "9.1"}}, "made by beit 9.1 in format 2"),
         ({"architecture": {"kind": "poem"}}, "'poem'"),
         ({"architecture": {}}, "does not hold"),
         ({"architecture": {"kind": "classifier", "backbone": {"type": "Novel"}}}, "'Novel'"),

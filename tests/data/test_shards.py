@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -409,6 +410,28 @@ def test_missing_library_is_named() -> None:
     with pytest.raises(ResourceError, match="library for it is not installed") as caught:
         open_source("gs://bucket/{0..3}.tar")
     assert "beit[remote]" in caught.value.remedy
+
+
+def test_what_a_newer_version_packed_is_refused(draw: Draw, elsewhere: Path) -> None:
+    root = draw(*NAMES)
+    out = pack(str(root), str(elsewhere / "out")).folder
+    manifest = json.loads((out / "shards.json").read_text())
+    (out / "shards.json").write_text(json.dumps(manifest | {"format": 2, "beit": "9.1"}))
+    said = r"made by beit 9\.1 in format 2, this version reads 1[\s\S]*install beit 9\.1"
+    with pytest.raises(DataError, match=said):
+        open_source(str(out))
+    with pytest.raises(RunFolderError, match=said):
+        pack(str(root), str(out))
+
+
+def test_index_of_another_format_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It only repeats what the shard says, so that no error is needed."""
+    index = shard_index.build_index(io.BytesIO(bytes(10240)))
+    stamp = shard_index.Stamp(10240, "now")
+    with monkeypatch.context() as newer:
+        newer.setattr(shard_index, "FORMAT", 2)
+        content = shard_index.write_index(index, stamp)
+    assert shard_index.read_index(content, stamp) is None
 
 
 def test_index_says_of_what_it_is() -> None:

@@ -80,10 +80,14 @@ def test_a_row_that_was_not_written_to_its_end_is_missing(tmp_path, bytes_writte
     assert again.tokens.tolist() == [truth(0, 1), truth(0, 2)]
 
 
-def test_banks_of_other_things_are_apart(tmp_path):
+def test_banks_of_other_things_are_apart(tmp_path, monkeypatch):
     ask(bank(tmp_path), (0, 0))
     assert ask(bank(tmp_path, "b"), (0, 0)).encoded == [[0, 0]]
     assert ask(bank(tmp_path, views=9), (0, 0)).encoded == []
+    with monkeypatch.context() as newer:
+        newer.setattr("beit.tokenizers.bank.FORMAT", 2)
+        assert ask(bank(tmp_path), (0, 0)).encoded == [[0, 0]]
+    assert ask(bank(tmp_path), (0, 0)).encoded == []
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):

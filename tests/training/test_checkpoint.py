@@ -17,7 +17,7 @@ from beit.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from states import assert_same, checkpoint
+from states import assert_same, checkpoint, cut_after_reading
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", MANIFEST)
 
@@ -145,4 +145,26 @@ def test_paths_in_the_manifest_are_refused(saved, name):
 def test_another_format_is_refused(saved):
     (saved / MANIFEST).write_text(json.dumps({"format": 99}))
     with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
+        read_checkpoint(saved)
+
+
+def test_one_of_a_newer_version_is_not_passed_over(tmp_path):
+    """Going on from the one before would lose what was learned since, and then remove it. A format
+    that this version has never written is a flipped bit, which is."""
+    for step in (5, 10):
+        saved = save_checkpoint(tmp_path, checkpoint(step), keep=9)
+    manifest = json.loads((saved / MANIFEST).read_text())
+    (saved / MANIFEST).write_text(json.dumps(manifest | {"format": 3}))
+    assert_same(newest_checkpoint(tmp_path).checkpoint, checkpoint(5))
+    (saved / MANIFEST).write_text(json.dumps(manifest | {"format": 3, "beit": "9.1"}))
+    with pytest.raises(CheckpointError, match=r"was made by beit 9\.1 in format 3") as caught:
+        newest_checkpoint(tmp_path)
+    assert "install beit 9.1" in caught.value.remedy
+
+
+def test_files_that_are_cut_once_they_were_read(saved, monkeypatch):
+    """They are read once: what is used is what was hashed."""
+    cut_after_reading(monkeypatch)
+    assert_same(read_checkpoint(saved), checkpoint(12))
+    with pytest.raises(CheckpointError, match=MANIFEST):
         read_checkpoint(saved)

@@ -14,7 +14,7 @@ from torch import nn
 from beit.batch import ImageBatch, Unreadable
 from beit.errors import CheckpointError, ConfigError, DataError, DivergedError, Preempted
 from beit.objectives.base import Loss, Objective
-from beit.training.checkpoint import newest_checkpoint
+from beit.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from beit.training.loop import fit
 from miniature import (
     KINDS,
@@ -140,6 +140,21 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     train(tmp_path, classification(), InMemory(labelled_batch))
     with pytest.raises(CheckpointError, match=r"of step 6 .*another architecture[\s\S]*blocks\.2"):
         train(tmp_path, classification(depth=3), InMemory(labelled_batch), resume=True, steps=9)
+
+
+@pytest.mark.parametrize("group", ["model", "optimizer", "average"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_checkpoint_in_another_type_is_neither_narrowed_nor_widened(tmp_path, group, dtype):
+    """It would go on, but no longer be the run that was saved."""
+    train(tmp_path, masked(), InMemory(masked_batch), average=0.9)
+    step, tensors, values = state(tmp_path)[0]
+    tensors[group] = {
+        name: tensor.to(dtype) if "head.weight" in name else tensor
+        for name, tensor in tensors[group].items()
+    }
+    save_checkpoint(tmp_path / "checkpoints", Checkpoint(step, tensors, values), keep=1)
+    with pytest.raises(CheckpointError, match=rf"{group}\).*head.weight.*{dtype} instead of"):
+        train(tmp_path, masked(), InMemory(masked_batch), resume=True, average=0.9, steps=9)
 
 
 def test_a_finished_run_is_done_but_publishes_again(tmp_path):

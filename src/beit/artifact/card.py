@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub import ModelCardData
-from safetensors import safe_open
 
-from beit.artifact.fetch import file_hash
-from beit.artifact.store import CONFIG, WEIGHTS, Kind, read_config
+from beit.artifact.store import CONFIG, WEIGHTS, ArtifactFiles, Kind
 
 CARD = "README.md"
 LIBRARY = "beit"
@@ -46,30 +44,13 @@ ORIGIN = {
 }
 
 
-class CardFile(NamedTuple):
-    """A file that the card speaks for."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-def described_files(artifact: Path) -> list[CardFile]:
-    """The files of an artifact, with their sizes and hashes."""
-    return [
-        CardFile(name, (artifact / name).stat().st_size, file_hash(artifact / name))
-        for name in (CONFIG, WEIGHTS)
-    ]
-
-
-def model_card(artifact: Path, repository: str, *, license: str = "") -> str:  # noqa: A002
+def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> str:  # noqa: A002
     """The text of README.md for `repository` (owner/name): kind and architecture, what it was
     trained on and how, metrics, classes, hashes, how to load it.
 
-    `license` is an identifier of the hub's list, e.g. apache-2.0. Raises CheckpointError if the
-    config of the artifact cannot be read.
+    `license` is an identifier of the hub's list, e.g. apache-2.0.
     """
-    config = read_config(artifact)
+    config = json.loads(files.config)
     kind: Kind = config["architecture"]["kind"]
     head = ModelCardData(
         library_name=LIBRARY,
@@ -90,14 +71,17 @@ def model_card(artifact: Path, repository: str, *, license: str = "") -> str:  #
         f"It takes the library `{LIBRARY}`, version {config['versions']['beit']} or later. "
         "`hf:OWNER/NAME@COMMIT` holds on to one state of this repository.",
         "## Model",
-        _table(("", ""), _architecture(config, artifact / WEIGHTS)),
+        _table(("", ""), _architecture(config, files.weights)),
         "## Training",
         _training(config),
         *_classes(config["classes"]),
         "## Files",
         _table(
             ("file", "bytes", "SHA-256"),
-            [(file.name, f"{file.bytes:,}", file.sha256) for file in described_files(artifact)],
+            [
+                (name, f"{len(content):,}", hashlib.sha256(content).hexdigest())
+                for name, content in ((CONFIG, files.config), (WEIGHTS, files.weights))
+            ],
         ),
         f"The weights are safetensors, so loading them runs no code; `{CONFIG}` holds their hash, "
         "and `beit.load` compares it.",
@@ -105,7 +89,7 @@ def model_card(artifact: Path, repository: str, *, license: str = "") -> str:  #
     return "\n\n".join(parts) + "\n"
 
 
-def _architecture(config: dict[str, Any], weights: Path) -> list[tuple[str, str]]:
+def _architecture(config: dict[str, Any], weights: bytes) -> list[tuple[str, str]]:
     architecture = config["architecture"]
     shape = architecture.get("backbone") or architecture["tokenizer"]
     rows = [("kind", architecture["kind"]), ("weights", f"{_count(weights):,}")]
@@ -123,10 +107,11 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float | list)
 
 
-def _count(weights: Path) -> int:
+def _count(weights: bytes) -> int:
     """Numbers in a file of safetensors, told by its header."""
-    with safe_open(weights, framework="pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    length = int.from_bytes(weights[:8], "little")
+    header: dict[str, Any] = json.loads(weights[8 : 8 + length])
+    return sum(math.prod(about["shape"]) for about in header.values() if "shape" in about)
 
 
 def _training(config: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -15,9 +14,9 @@ from typing import NamedTuple
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from beit.artifact.card import CARD, described_files, model_card
+from beit.artifact.card import CARD, model_card
 from beit.artifact.fetch import HUB_ID, first_line, no_bars_in_logs
-from beit.artifact.store import CONFIG, WEIGHTS, find_artifact, load_artifact
+from beit.artifact.store import CONFIG, WEIGHTS, artifact_of, read_artifact
 from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
 
 logger = logging.getLogger(__name__)
@@ -59,20 +58,20 @@ def push_to_hub(
             f"'{license}' is no identifier of a licence",
             remedy="write one of https://huggingface.co/docs/hub/repositories-licenses, e.g. mit",
         )
-    folder = find_artifact(artifact)
-    load_artifact(folder)  # nothing is published that cannot be used
-    card = model_card(folder, name, license=license)
-    files = {file.name: file.bytes for file in described_files(folder)}
-    files[CARD] = len(card.encode())
-    listed = ", ".join(f"{file} ({size:,} bytes)" for file, size in files.items())
+    found = read_artifact(artifact)  # once: a run may publish another in its place meanwhile
+    artifact_of(found)  # nothing is published that cannot be used
+    card = model_card(found, name, license=license).encode()
+    contents = {CONFIG: found.config, WEIGHTS: found.weights, CARD: card}
+    sizes = {file: len(content) for file, content in contents.items()}
+    listed = ", ".join(f"{file} ({size:,} bytes)" for file, size in sizes.items())
     if dry_run:
-        _write(folder, card, Path(dry_run))
+        _write(contents, Path(dry_run))
         logger.info("would go to hf:%s: %s", name, listed)
-        return Pushed(f"hf:{name}", files)
+        return Pushed(f"hf:{name}", sizes)
     visible = "as it is there" if update else "public" if public else "private"
     logger.info("to hf:%s, %s: %s", name, visible, listed)
-    commit = _upload(folder, card, name, public, update, message or "Upload a model of beit")
-    return Pushed(f"hf:{name}@{commit}", files)
+    commit = _upload(contents, name, public, update, message or "Upload a model of beit")
+    return Pushed(f"hf:{name}@{commit}", sizes)
 
 
 def repository_name(text: str) -> str:
@@ -86,7 +85,7 @@ def repository_name(text: str) -> str:
     return parts[1]
 
 
-def _write(folder: Path, card: str, place: Path) -> None:
+def _write(contents: dict[str, bytes], place: Path) -> None:
     """What would be uploaded, as a folder that `beit.load` takes too."""
     if place.exists():
         raise RunFolderError(
@@ -94,24 +93,20 @@ def _write(folder: Path, card: str, place: Path) -> None:
         )
     try:
         place.mkdir(parents=True)
-        for name in (WEIGHTS, CONFIG):
-            shutil.copyfile(folder / name, place / name)
-        (place / CARD).write_text(card)
+        for name, content in contents.items():
+            (place / name).write_bytes(content)
     except OSError as error:
         raise ResourceError(
             f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
         ) from error
 
 
-def _upload(folder: Path, card: str, name: str, public: bool, update: bool, message: str) -> str:
+def _upload(contents: dict[str, bytes], name: str, public: bool, update: bool, message: str) -> str:
     """Make the repository, unless it is to exist, and commit. Returns the commit."""
     if get_token() is None:
         raise ConfigError("this machine has no token of the hub", remedy=LOG_IN)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    operations = [
-        CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode()),
-        *(CommitOperationAdd(file, str(folder / file)) for file in (CONFIG, WEIGHTS)),
-    ]
+    operations = [CommitOperationAdd(file, content) for file, content in contents.items()]
     with no_bars_in_logs():
         if not update:
             with _told(name, f"{name} was not made on the hub", "run it again"):

@@ -11,11 +11,11 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, HeadConfig
@@ -24,7 +24,7 @@ from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
-from beit.errors import BeitError, CheckpointError, ResourceError
+from beit.errors import BeitError, CheckpointError, ResourceError, of_another_format
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.base import VisualTokenizer
@@ -172,21 +172,64 @@ def find_artifact(path: str | Path) -> Path:
     )
 
 
+class ArtifactFiles(NamedTuple):
+    """The files of an artifact, read once and verified: what is used is what was hashed, whatever
+    becomes of the files meanwhile."""
+
+    folder: Path
+    config: bytes
+    weights: bytes
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config of an artifact, checked for its format. Reads no weights."""
     file = find_artifact(path) / CONFIG
+    return _parsed(file, _read(file))
+
+
+def _read(file: Path) -> bytes:
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
+        return file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}", remedy=AGAIN) from error
+
+
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(content)
     except ValueError as error:
         raise CheckpointError(f"{file} is not JSON: {error}", remedy=AGAIN) from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object", remedy=AGAIN)
     if config.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file} has artifact format {config.get('format')}, this version reads {FORMAT}",
-            remedy="use the version of beit that wrote it",
+        versions = config.get("versions")
+        raise of_another_format(
+            CheckpointError,
+            f"the artifact {file.parent}",
+            found=config.get("format"),
+            reads=FORMAT,
+            made_by=versions.get("beit") if isinstance(versions, dict) else None,
         )
     return config
+
+
+def read_artifact(path: str | Path) -> ArtifactFiles:
+    """The bytes of an artifact; of one that is replaced meanwhile, both of the same.
+
+    Raises CheckpointError if the weights are not those that the config names.
+    """
+    folder = find_artifact(path)
+    config = _read(folder / CONFIG)
+    while True:
+        weights = _read(folder / WEIGHTS)
+        stated = _parsed(folder / CONFIG, config).get("sha256")
+        if hashlib.sha256(weights).hexdigest() == stated:
+            return ArtifactFiles(folder, config, weights)
+        before, config = config, _read(folder / CONFIG)
+        if config == before:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}", remedy=AGAIN
+            )
 
 
 def load_artifact(path: str | Path) -> Artifact:
@@ -194,17 +237,17 @@ def load_artifact(path: str | Path) -> Artifact:
 
     Raises CheckpointError for damaged weights, or weights that do not fit the architecture.
     """
-    folder = find_artifact(path)
-    config = read_config(folder)
-    data = (folder / WEIGHTS).read_bytes()
-    if hashlib.sha256(data).hexdigest() != config.get("sha256"):
-        raise CheckpointError(
-            f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}",
-            remedy=AGAIN,
-        )
+    return artifact_of(read_artifact(path))
+
+
+def artifact_of(files: ArtifactFiles) -> Artifact:
+    """The model in the files of an artifact. Raises CheckpointError as `load_artifact` does."""
+    folder, config = files.folder, _parsed(files.folder / CONFIG, files.config)
     try:
         model = _build(config["architecture"])
-        model.load_state_dict(safetensors.torch.load(data))
+        weights = safetensors.torch.load(files.weights)
+        _refuse_narrowing(folder, weights, model)
+        model.load_state_dict(weights)
         details = Details(
             classes=tuple(config["classes"]),
             crop=config["crop"],
@@ -223,3 +266,20 @@ def load_artifact(path: str | Path) -> Artifact:
         ) from error
     model.eval()
     return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
+
+
+def _refuse_narrowing(folder: Path, weights: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise CheckpointError for weights of which the model, in the types of its own, would lose
+    digits. Narrower ones are widened, which changes no value."""
+    own = model.state_dict()
+    lost = [
+        f"{name} in {value.dtype}, not {own[name].dtype}"
+        for name, value in weights.items()
+        if name in own and torch.promote_types(value.dtype, own[name].dtype) != own[name].dtype
+    ]
+    if lost:
+        raise CheckpointError(
+            f"{folder} holds {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}: loading it "
+            "would lose digits",
+            remedy="save it again from a model in float32: `model.float()`",
+        )

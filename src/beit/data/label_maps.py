@@ -52,7 +52,8 @@ def read_legend(path: Path) -> Legend:
 
 class MaskReader:
     """Encoded masks to class ids. With a legend the colours count, without one the values (of
-    indexed PNG the palette's indices). One that is turned by EXIF is set upright, as pictures are."""
+    indexed PNG the palette's indices). Masks that are turned by EXIF are set upright, as pictures
+    are."""
 
     def __init__(
         self, *, legend: Legend | None = None, classes: Sequence[str] = (), reduce_zero_label: bool

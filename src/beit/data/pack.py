@@ -21,7 +21,13 @@ from beit.data.shard_index import SUFFIX, build_index, read_index, write_index, 
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
 from beit.data.sources import ImageSource, Record
 from beit.data.values import UnreadableError
-from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
+from beit.errors import (
+    ConfigError,
+    DataError,
+    ResourceError,
+    RunFolderError,
+    of_another_format,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +179,14 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
     for name in (MANIFEST, UNFINISHED):
         if (out / name).is_file():
             known = json.loads((out / name).read_bytes())
+            if known.get("format") != FORMAT:
+                raise of_another_format(
+                    RunFolderError,
+                    f"the folder of shards {out}",
+                    found=known.get("format"),
+                    reads=FORMAT,
+                    made_by=known.get("beit"),
+                )
             if {key: known.get(key) for key in plan} != plan:
                 raise RunFolderError(
                     f"{out} holds shards of other pictures, or of another size",
@@ -196,6 +210,8 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
     Errors: DataError for a picture that cannot be read; RunFolderError if OUT holds something else;
     ResourceError for a full disk.
     """
+    import beit
+
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
     parts, folder = open_parts(data), Path(out)
@@ -210,7 +226,7 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
                 part: [f"{part}/{name}" if part else name for name in shards]
                 for part, shards in written.items()
             }
-            manifest = plan | {"parts": names}
+            manifest = plan | {"beit": beit.__version__, "parts": names}
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
             (folder / UNFINISHED).unlink()
     except OSError as error:

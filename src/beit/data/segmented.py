@@ -74,7 +74,7 @@ class SegmentedSource(FileSource):
             raise DataError(
                 f"the mask {self.mask(index)} has {labels.shape[0]} x {labels.shape[1]} pixels, "
                 f"its picture {size[0]} x {size[1]}",
-                remedy="make them alike (pictures and masks that are turned by EXIF count upright); "
+                remedy="make them alike, pictures and masks that are turned by EXIF count upright; "
                 "masks are resized by the nearest label only",
             )
         return np.bincount(labels.reshape(-1), minlength=256)

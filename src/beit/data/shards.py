@@ -19,7 +19,7 @@ from beit.data.places import expand, is_remote, read_all, read_range
 from beit.data.shard_index import ShardIndex, find_index
 from beit.data.sources import OTHER_PARTS, WHOLE, Record
 from beit.data.values import UnreadableError
-from beit.errors import DataError
+from beit.errors import BeitError, DataError, of_another_format
 
 MANIFEST = "shards.json"
 UNFINISHED = "packing.json"
@@ -183,11 +183,19 @@ def _packed_parts(folder: str) -> dict[str, list[str]]:
     try:
         manifest = json.loads(read_all(f"{folder}/{MANIFEST}"))
         if manifest["format"] != FORMAT:
-            raise ValueError(f"its format is {manifest['format']}, this program reads {FORMAT}")
+            raise of_another_format(
+                DataError,
+                f"the folder of shards {folder}",
+                found=manifest["format"],
+                reads=FORMAT,
+                made_by=manifest.get("beit"),
+            )
         return {
             part: [f"{folder}/{name}" for name in names]
             for part, names in manifest["parts"].items()
         }
+    except BeitError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder} is no folder of shards: its {MANIFEST} cannot be read: {error}",

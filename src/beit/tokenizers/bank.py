@@ -28,6 +28,8 @@ from beit.durable import flush, make_folder, write_file
 from beit.errors import CheckpointError, ResourceError
 
 IDENTITY = "bank.json"
+FORMAT = 1
+"""Of the files; banks of another one lie apart, as those of other models do."""
 GIGABYTE = 2**30
 Views = Int64[Tensor, "batch 2"]
 """(view, picture) pairs."""
@@ -61,7 +63,9 @@ class Bank(abc.ABC):
     ) -> None:
         """`identity` is all that decides what is kept of a view, as JSON values: the model, its
         precision, how views are drawn, and of which pictures. A row has `words` words."""
-        self._identity = json.dumps(identity, indent=1, sort_keys=True).encode()
+        self._identity = json.dumps(
+            {"format": FORMAT, **identity}, indent=1, sort_keys=True
+        ).encode()
         self.folder = root / hashlib.sha256(self._identity).hexdigest()
         self._views, self._pictures = views, pictures
         self._words, self._type = words, word

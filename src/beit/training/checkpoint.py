@@ -19,7 +19,7 @@ import safetensors.torch
 from torch import Tensor
 
 from beit.durable import flush, replace_folder, write_file
-from beit.errors import CheckpointError, ResourceError
+from beit.errors import CheckpointError, ResourceError, of_another_format
 from beit.training.streamed import safetensors_pieces
 
 FORMAT = 1
@@ -104,20 +104,27 @@ def _check_room(folder: Path) -> None:
 
 
 def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
+    import beit
+
     entries = {}
     for name, tensors in checkpoint.tensors.items():
         pieces = safetensors_pieces({key: value.cpu() for key, value in tensors.items()})
         entries[f"{name}.safetensors"] = write_file(folder / f"{name}.safetensors", pieces)
-    state = json.dumps({"step": checkpoint.step, **checkpoint.values}, indent=1).encode()
+    about = {"step": checkpoint.step, "beit": beit.__version__}
+    state = json.dumps({**about, **checkpoint.values}, indent=1).encode()
     entries["state.json"] = write_file(folder / "state.json", [state])
     files = {name: written._asdict() for name, written in entries.items()}
-    manifest = {"format": FORMAT, "step": checkpoint.step, "files": files}
+    manifest = {"format": FORMAT, **about, "files": files}
     write_file(folder / MANIFEST, [json.dumps(manifest, indent=1).encode()])
 
 
 def _folders(folder: Path) -> list[Path]:
     """Checkpoints by name, newest first; damaged ones among them."""
     return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+
+
+class _AnotherFormatError(CheckpointError):
+    """Of another version of this package: whole, as far as this one can tell."""
 
 
 class Found(NamedTuple):
@@ -128,13 +135,19 @@ class Found(NamedTuple):
 
 
 def newest_checkpoint(folder: Path, *, up_to: int | None = None) -> Found:
-    """Look for the newest checkpoint, of at most that step, whose every byte is as written."""
+    """Look for the newest checkpoint, of at most that step, whose every byte is as written.
+
+    Raises CheckpointError for one of another version's format: going on from an older one instead
+    would lose what that version has learned.
+    """
     damaged: list[str] = []
     for path in _folders(folder):
         if up_to is not None and path.name > folder_name(up_to):
             continue
         try:
             return Found(read_checkpoint(path), damaged)
+        except _AnotherFormatError:
+            raise
         except CheckpointError as error:
             damaged.append(error.problem)
     return Found(None, damaged)
@@ -145,11 +158,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError naming the file that is missing, cut, altered or of another format.
     """
+    import beit
+
     manifest = _parse(path / MANIFEST, _read(path / MANIFEST))
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {manifest.get('format')}, this version reads {FORMAT}",
-            remedy="use the version of beit that wrote it",
+        maker = manifest.get("beit")
+        raise of_another_format(
+            # This version writes no other format: then it is a flipped bit.
+            CheckpointError if maker in (None, beit.__version__) else _AnotherFormatError,
+            f"the checkpoint {path}",
+            found=manifest.get("format"),
+            reads=FORMAT,
+            made_by=maker,
         )
     tensors: dict[str, Tensors] = {}
     values: dict[str, Any] = {}
@@ -173,9 +193,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
         else:
             values = _parse(path / name, data)
-    if values.pop("step", None) != step:
+    about = {name: values.pop(name, None) for name in ("step", "beit")}
+    if about != {"step": step, "beit": manifest.get("beit")}:
         raise CheckpointError(
-            f"{path / MANIFEST} is damaged: its step {step} is not that of the files", remedy=OTHERS
+            f"{path / MANIFEST} is damaged: its step or version is not that of the files",
+            remedy=OTHERS,
         )
     return Checkpoint(step, tensors, values)
 

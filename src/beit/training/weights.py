@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from beit.config.training import TrainingConfig
+from beit.errors import CheckpointError
 from beit.objectives.base import AnyObjective
 from beit.training.average import average_of
 from beit.training.checkpoint import Tensors
@@ -87,13 +89,35 @@ class Weights:
     def load(self, groups: dict[str, Tensors]) -> Tensors:
         """Take over what `state` returned; the optimizer's tensors, as they lie in this process.
 
-        Raises RuntimeError if these are the weights of another architecture.
+        Raises RuntimeError if these are the weights of another architecture, CheckpointError if
+        they are of other types: to convert them would make it another run.
         """
         for name, module in (("model", self.model), ("average", self.average)):
             if module is not None:
-                module.load_state_dict(shared_out(groups[name], module.state_dict()))
+                own = module.state_dict()
+                _check_types(name, groups[name], own)
+                module.load_state_dict(shared_out(groups[name], own))
         weights = dict(self.model.named_parameters())
         owners: dict[str, Tensor | None] = {
             key: weights.get(key.rsplit("/", 1)[0]) for key in groups["optimizer"]
         }
+        _check_types("optimizer", groups["optimizer"], owners)
         return shared_out(groups["optimizer"], owners)
+
+
+def _check_types(group: str, tensors: Tensors, owners: Mapping[str, Tensor | None]) -> None:
+    """Raise CheckpointError for tensors of another type than what they are as large as."""
+    other = [
+        f"{name} {tensors[name].dtype} instead of {owner.dtype}"
+        for name, owner in owners.items()
+        if owner is not None
+        and name in tensors
+        and tensors[name].shape == owner.shape
+        and tensors[name].dtype != owner.dtype
+    ]
+    if other:
+        raise CheckpointError(
+            f"the checkpoint holds tensors of another type ({group}): {', '.join(other[:3])}",
+            remedy="nothing is narrowed or widened on the way: go on with the version that wrote "
+            "it, or start a new run from the weights with --init",
+        )
