@@ -1,6 +1,7 @@
 """The process that decodes pictures and runs the models, so that its end is not the server's.
 
-It is started by `beit.serving.process` with one end of a socket, and ends when the other end does.
+It is started by `beit.serving.process` with one end of a socket, and ends when the other end does,
+or when the accelerator fails: after that no call to it in this process succeeds.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import torch
 
 from beit.data.decode import decode, read_header
 from beit.data.values import UnreadableError
-from beit.errors import BeitError
+from beit.errors import BeitError, ResourceError
 from beit.serving.batching import Batcher, Job
 from beit.serving.channel import Frame, read
 from beit.serving.refusals import NOT_A_PICTURE, TOO_MANY_PIXELS, UNREADABLE, Refused
@@ -123,6 +125,8 @@ class Worker:
             head["dropped"] = True
         elif isinstance(error := result.exception(), Refused):
             head["refused"] = error.reason.code
+        elif isinstance(error, torch.AcceleratorError):
+            _give_up(error)
         elif error is not None:
             head["failed"] = "".join(traceback.format_exception(error))
         else:
@@ -135,6 +139,13 @@ class Worker:
     def _say(self, frame: Frame) -> None:
         with self._speaking:
             self._door.sendall(frame.packed())
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """End the process. Who waits is told by the server, which starts another one."""
+    traceback.print_exception(error)
+    print("the accelerator failed, which lasts as long as the process", file=sys.stderr, flush=True)
+    os._exit(ResourceError.exit_code)
 
 
 def main() -> None:
