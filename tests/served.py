@@ -28,23 +28,27 @@ from miniature import BACKBONE, VAE
 
 NAMES = ("classifier", "segmenter", "masked", "tokenizer")
 PICTURE = {"content-type": "image/png"}
+CLASSES = Details(classes=("disc", "stripes", "tiles"))
+
+
+def write_classifier(place: Path, seed: int = 0) -> Path:
+    """A classifier with random weights; another seed is another one."""
+    torch.manual_seed(seed)
+    model = Classifier(BACKBONE, len(CLASSES.classes))
+    torch.nn.init.normal_(model.head.weight)  # else every picture would have the same answer
+    return save_artifact(place, model, CLASSES)
 
 
 def write_artifacts(folder: Path) -> dict[str, Path]:
     """An artifact of each kind with random weights."""
-    torch.manual_seed(0)
+    classifier = write_classifier(folder / "classifier")
     tokenizer = VAE.build()
-    classes = Details(classes=("disc", "stripes", "tiles"))
     models = {
-        "classifier": (Classifier(BACKBONE, 3), classes),
-        "segmenter": (Segmenter(BACKBONE, 3, LinearHeadConfig()), classes),
+        "segmenter": (Segmenter(BACKBONE, 3, LinearHeadConfig()), CLASSES),
         "masked": (MaskedImageModel(BACKBONE, VAE.codes), Details(tokenizer=tokenizer.digest())),
         "tokenizer": (tokenizer, Details()),
     }
-    for name, parameter in models["classifier"][0].named_parameters():
-        if name == "head.weight":  # as it begins, every picture would have the same answer
-            torch.nn.init.normal_(parameter)
-    return {
+    return {"classifier": classifier} | {
         name: save_artifact(folder / name, model, details)
         for name, (model, details) in models.items()
     }
@@ -71,16 +75,23 @@ class Running:
         return self._place.read_text()
 
     @property
-    def worker(self) -> int:
-        """The process that runs its models."""
+    def workers(self) -> list[int]:
+        """The processes that run its models; for a while two, when newer ones are to be served."""
+        found = []
         for place in Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = place.read_text().rpartition(")")[2].split()
             except OSError:  # gone meanwhile
                 continue
             if int(fields[1]) == self.process.pid:
-                return int(place.parent.name)
-        raise AssertionError("the server has no process for its models")
+                found.append(int(place.parent.name))
+        return found
+
+    @property
+    def worker(self) -> int:
+        """The process that runs its models."""
+        (found,) = self.workers
+        return found
 
     def memory(self) -> int:
         """Resident pages of the server and its worker."""
@@ -140,8 +151,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
 
 
 @contextmanager
-def serving(*arguments: str, environment: dict[str, str]) -> Iterator[Running]:
-    """`beit serve` with these arguments on a free port; ended at the end."""
+def serving(*arguments: str, environment: dict[str, str], **started: Any) -> Iterator[Running]:
+    """`beit serve` with these arguments on a free port; ended at the end. `started`: how."""
     with tempfile.NamedTemporaryFile("a") as log:  # a pipe that nobody reads would fill up
         process = subprocess.Popen(
             [
@@ -159,6 +170,7 @@ def serving(*arguments: str, environment: dict[str, str]) -> Iterator[Running]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            **started,
         )
         place = Path(log.name)
         try:

@@ -72,6 +72,22 @@ def test_a_new_artifact_replaces_the_old_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_the_version_tells_artifacts_apart(tmp_path):
+    model = Classifier(FINE, 2)
+    first = load_artifact(save_artifact(tmp_path / "first", model, DETAILS))
+    later = replace(DETAILS, trained={"recipe": "tiny", "steps": 9})
+    assert (
+        load_artifact(save_artifact(tmp_path / "same", model, later)).version() == first.version()
+    )
+    changed = [replace(first, details=replace(DETAILS, classes=("dog", "Übergröße"))),
+               replace(first, details=replace(DETAILS, crop=1.0)),
+               replace(first, model=Classifier(replace(FINE, mean=(0.2, 0.2, 0.3)), 2)),
+               replace(first, model=Classifier(FINE, 2))]  # fmt: skip
+    changed[2].model.load_state_dict(model.state_dict())
+    versions = [first.version(), *(other.version() for other in changed)]
+    assert len(set(versions)) == 5
+
+
 def test_a_run_stands_for_its_model(trained, tmp_path):
     assert find_artifact(trained.classifier) == trained.classifier / "model"
     assert find_artifact(trained.classifier / "model") == trained.classifier / "model"

@@ -21,6 +21,7 @@ import disk_quotas  # noqa: E402
 import every_resume  # noqa: E402
 import generated_requests  # noqa: E402
 import live_kills  # noqa: E402
+import model_swaps  # noqa: E402
 import overload  # noqa: E402
 import power_loss  # noqa: E402
 import rank_kills  # noqa: E402
@@ -44,6 +45,7 @@ TRIALS: dict[str, Trial] = {
     "served-requests": served_requests.TRIAL,
     "slow-senders": slow_senders.TRIAL,
     "overload": overload.TRIAL,
+    "model-swaps": model_swaps.TRIAL,
     "generated-requests": generated_requests.TRIAL,
 }
 RESULTS = ROOT / "docs" / "faults.json"

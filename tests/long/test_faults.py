@@ -20,11 +20,19 @@ QUICK = {
     "served-requests": 64,
     "slow-senders": 16,
     "overload": 256,
+    "model-swaps": 4,
     "generated-requests": 200,
 }
 
 
-SLOW = {"rank-kills", "served-requests", "slow-senders", "overload", "generated-requests"}
+SLOW = {
+    "rank-kills",
+    "served-requests",
+    "slow-senders",
+    "overload",
+    "model-swaps",
+    "generated-requests",
+}
 """Which start several processes anew."""
 
 

@@ -6,18 +6,30 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 from beit.serving.server import _reserve
-from served import png, serving, wait_for, write_artifacts
+from served import png, serving, wait_for, write_classifier
 
 
 @pytest.fixture
 def artifact(tmp_path):
-    return write_artifacts(tmp_path)["classifier"]
+    return write_classifier(tmp_path / "classifier")
+
+
+def beginning_with(code, folder, environment):
+    """An environment in which the process of the models first runs this code."""
+    (folder / "sitecustomize.py").write_text(
+        f"import sys\nif 'beit.serving.worker' in sys.orig_argv:\n{indent(code, '    ')}"
+    )
+    path = f"{folder}{os.pathsep}{environment['PYTHONPATH']}"
+    return environment | {"PYTHONPATH": path}
 
 
 def code(answer):
@@ -55,6 +67,63 @@ def test_it_is_replaced_when_it_hangs(artifact, environment):
         wait_for(lambda: not exists(hung))
         wait_for(running.is_well)
         assert running.number("beit_models_restarts_total") == 1
+        assert running.ask("POST", "/predict", png(1))[0] == 200
+
+
+FAILING = """
+import torch
+from beit.serving.abilities import Abilities
+well = Abilities._predict
+def predict(self, views, options):
+    if options["top"] == 2:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+    return well(self, views, options)
+Abilities._predict = predict
+"""
+
+
+def test_it_is_replaced_when_its_accelerator_fails(artifact, tmp_path, environment):
+    """No call to it in that process would succeed any more."""
+    failing = beginning_with(FAILING, tmp_path, environment)
+    with serving(str(artifact), environment=failing) as running:
+        assert code(running.ask("POST", "/predict?top=2", png(1))) == (503, "restarting")
+        wait_for(running.is_well)
+        assert running.number("beit_models_restarts_total") == 1
+        assert running.ask("POST", "/predict", png(1))[0] == 200
+        log = running.log()
+        assert "device-side assert" in log
+        assert "ended with code 6" in log
+
+
+def test_a_start_that_hangs_is_an_error(artifact, tmp_path, environment):
+    hanging = beginning_with("import time\ntime.sleep(1000)", tmp_path, environment)
+    command = [sys.executable, "-m", "beit.cli", "serve", str(artifact), "--start-deadline", "2"]
+    done = subprocess.run(command, env=hanging, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 6
+    assert "was not ready after 2 seconds" in done.stderr
+    assert "--start-deadline" in done.stderr
+
+
+HANGING_ONCE = """
+import os, time
+if os.path.exists({flag!r}):
+    os.remove({flag!r})
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+def test_a_start_that_hangs_is_tried_again(artifact, tmp_path, environment):
+    flag = tmp_path / "flag"
+    hanging = beginning_with(HANGING_ONCE.format(flag=str(flag)), tmp_path, environment)
+    with serving(str(artifact), "--start-deadline", "30", environment=hanging) as running:
+        flag.touch()
+        os.kill(running.worker, signal.SIGKILL)
+        wait_for(lambda: not running.is_well())
+        wait_for(running.is_well)
+        assert not flag.exists()
+        assert running.number("beit_models_restarts_total") == 2  # it died, and a start hung
+        assert "was not ready after 30 seconds" in running.log()
         assert running.ask("POST", "/predict", png(1))[0] == 200
 
 

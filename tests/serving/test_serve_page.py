@@ -19,7 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
 
 def test_the_limits_are_those_of_the_code():
     rows = re.findall(r"^\| `--([a-z-]+)` \| ([0-9,]+)", PAGE, re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 12
     defaults = asdict(ServeConfig())
     for name, value in rows:
         assert float(value.replace(",", "")) == defaults[name.replace("-", "_")], name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,6 +25,7 @@ from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import BeitError, CheckpointError, ResourceError, of_another_format
+from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.base import VisualTokenizer
@@ -64,6 +65,12 @@ class Artifact:
     def backbone(self) -> VisionTransformerConfig | None:
         """The config of the backbone, if the model has one."""
         return self.model.backbone.config if isinstance(self.model, BackboneModel) else None
+
+    def version(self) -> str:
+        """16 hex digits that differ where answers do: from weights, architecture and details."""
+        answers = replace(self.details, trained={})
+        told = [_describe(self.model), to_json(answers), weights_digest(self.model)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class ServeConfig:
     """Most pixels of a picture, height x width, before anything is decoded."""
     deadline: float = 30.0
     """For an answer, once the picture is there."""
+    start_deadline: float = 600.0
+    """For loading the models and trying them."""
     header_deadline: float = 5.0
     """For the head of a request, from its first byte."""
     body_deadline: float = 15.0
@@ -60,7 +62,8 @@ class ServeConfig:
         line, which makes this, would cut the message and leave out the remedy."""
         check_positive(
             self, "batch", "queue", "body", "bodies", "pixels", "deadline", "header_deadline",
-            "body_deadline", "body_rate", "idle_deadline", "write_deadline", "connections",
+            "start_deadline", "body_deadline", "body_rate", "idle_deadline", "write_deadline",
+            "connections",
         )  # fmt: skip
         check_that(0 <= self.port < 65536, f"port is {self.port}", "use a port from 0 to 65535")
         check_that(self.wait >= 0, f"wait is {self.wait}", "wait must not be below zero")

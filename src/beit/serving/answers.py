@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from beit.serving.keeper import Reload
+
 
 class Label(BaseModel):
     """A class and its probability."""
@@ -78,6 +80,7 @@ class Model(BaseModel):
 
     name: str
     kind: str
+    version: str
     abilities: list[str]
     classes: list[str]
     size: list[int]
@@ -90,9 +93,16 @@ class Models(BaseModel):
 
 
 class State(BaseModel):
-    """Whether the server is well."""
+    """Whether the server takes requests."""
 
     state: str
+
+
+class Health(BaseModel):
+    """Whether the server is well, and how it went when artifacts were last read again."""
+
+    state: str
+    reload: Reload
 
 
 class Problem(BaseModel):

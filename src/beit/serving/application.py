@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from beit.config.serve import ServeConfig
-from beit.serving.answers import ANSWERS, Failure, Models, State
+from beit.serving.answers import ANSWERS, Failure, Health, Models, State
 from beit.serving.guard import Guard, refuse
 from beit.serving.intake import Intake
+from beit.serving.keeper import Answer, Keeper
 from beit.serving.metrics import CONTENT_TYPE, Metrics
-from beit.serving.process import ModelProcess
 from beit.serving.refusals import (
     BAD_OPTION,
     BAD_REQUEST,
@@ -35,6 +35,7 @@ from beit.serving.table import find_model
 
 PAGE = Path(__file__).with_name("page.html")
 JSON = "application/json"
+VERSION = "x-model-version"
 Options = dict[str, int | None]
 ModelName = Annotated[str | None, Query(max_length=64, description="Name of a model in /models.")]
 Top = Annotated[int, Query(ge=1, le=1000, description="Classes in the answer.")]
@@ -66,7 +67,7 @@ class Refusal(Response):
 class Service:
     """What the paths share: the models, the queue, the limits."""
 
-    def __init__(self, models: ModelProcess, limits: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, models: Keeper, limits: ServeConfig, metrics: Metrics) -> None:
         self.models = models
         self.limits = limits
         self.metrics = metrics
@@ -78,7 +79,7 @@ class Service:
         self, request: Request, ability: str, name: str | None, options: Options
     ) -> Response:
         """What a model says of the picture in the request. Raises Refused, ClientDisconnect."""
-        model = find_model(self.models.described, ability, name)
+        find_model(self.models.described, ability, name)  # refused before its body is read
         self._intake.check_head(request)
         if self._taken >= self.limits.queue:
             raise Refused(QUEUE_FULL)
@@ -90,13 +91,14 @@ class Service:
             self._taken += 1
             self.metrics.waiting.set(self._taken)
             try:
-                asked = self.models.ask(model, ability, options, bytes(body))
-                return Response(await self._unless_gone(request, asked), media_type=JSON)
+                asked = self.models.ask(ability, name, options, bytes(body))
+                data, version = await self._unless_gone(request, asked)
+                return Response(data, media_type=JSON, headers={VERSION: version})
             finally:
                 self._taken -= 1
                 self.metrics.waiting.set(self._taken)
 
-    async def _unless_gone(self, request: Request, asked: Coroutine[Any, Any, bytes]) -> bytes:
+    async def _unless_gone(self, request: Request, asked: Coroutine[Any, Any, Answer]) -> Answer:
         gone = asyncio.ensure_future(request.receive())
         answer = asyncio.ensure_future(asked)
         try:
@@ -146,7 +148,11 @@ def make_application(service: Service) -> Guard:
     async def reconstruct(request: Request, model: ModelName = None, seed: Seed = 0) -> Response:
         return await service.answer(request, "reconstruct", model, {"seed": seed})
 
-    failures: dict[int | str, dict[str, Any]] = {code: {"model": Failure} for code in STATUSES}
+    responses: dict[int | str, dict[str, Any]] = {code: {"model": Failure} for code in STATUSES}
+    described = "Version of the artifact that answered, as in /models."
+    responses[200] = {
+        "headers": {VERSION: {"description": described, "schema": {"type": "string"}}}
+    }
     asked: dict[str, Callable[..., Awaitable[Response]]] = {
         "predict": predict, "segment": segment, "embed": embed, "tokens": tokens,
         "attention": attention, "reconstruct": reconstruct,
@@ -156,7 +162,7 @@ def make_application(service: Service) -> Guard:
             f"/{name}",
             summary=ANSWERS[name].__doc__,
             response_model=ANSWERS[name],
-            responses=failures,
+            responses=responses,
             openapi_extra=BODY,
         )(function)
 
@@ -164,11 +170,11 @@ def make_application(service: Service) -> Guard:
     async def models() -> JSONResponse:
         return JSONResponse({"models": service.models.described})
 
-    @application.get("/health", response_model=State, responses={503: {"model": Failure}})
+    @application.get("/health", response_model=Health, responses={503: {"model": Failure}})
     async def health() -> JSONResponse:
         if not service.models.is_ready:
             raise Refused(RESTARTING)
-        return JSONResponse({"state": "ok"})
+        return JSONResponse({"state": "ok", "reload": service.models.reload})
 
     @application.get("/ready", response_model=State, responses={503: {"model": Failure}})
     async def ready() -> JSONResponse:

@@ -37,9 +37,17 @@ class Metrics:
         )
         self.restarts = Counter(
             "beit_models_restarts",
-            "How often the process of the models died or hung, and was started anew.",
+            "How often a process of the models died or hung, or a start in its place failed.",
             registry=self._registry,
         )
+        self.reloads = Counter(
+            "beit_models_reloads",
+            "How often the artifacts were to be served anew, by what came of it.",
+            ["result"],
+            registry=self._registry,
+        )
+        for result in ("done", "failed"):
+            self.reloads.labels(result)
         self.left = Counter(
             "beit_requests_left",
             "Requests whose client left before its answer.",

@@ -1,10 +1,9 @@
-"""The server's side of the process that runs the models: it is watched, and replaced."""
+"""The server's side of one process that runs the models, from its start to its end."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import signal
 import socket
 import subprocess
@@ -21,11 +20,8 @@ from beit.serving.metrics import Metrics
 from beit.serving.refusals import BY_CODE, RESTARTING, Refused
 from beit.serving.table import Described
 
-LOG = logging.getLogger("beit.serving")
 LOOK_EVERY = 0.25
-MOST_STARTS = 5
-"""So many failed starts in a row, each after twice the pause of the one before, end the server."""
-STOPPING = {signal.SIGINT, signal.SIGTERM}
+FOR_THE_SERVER = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 GONE = (asyncio.IncompleteReadError, OSError)
 
 
@@ -34,11 +30,10 @@ class ModelFailedError(Exception):
 
 
 class ModelProcess:
-    """Models in a process of its own.
+    """The artifacts as they were on disk when it started, in a process of its own.
 
     It is taken for hung when it says nothing for `deadline` seconds while it has requests. Then,
-    or when it dies, what was with it is refused with RESTARTING, as is what is asked until
-    another is ready.
+    or when it dies, what is with it is refused with RESTARTING, as is what it is asked later.
     """
 
     def __init__(
@@ -46,35 +41,53 @@ class ModelProcess:
     ) -> None:
         self.described: Described = []
         self.is_ready = False
-        self.given_up: BeitError | None = None
-        """Why it is not started any more."""
+        self.life: asyncio.Task[str]
+        """From when it is ready until it is gone: how it failed, empty if it was retired."""
         self._settings = {
             "places": dict(places), "device": device, "batch": limits.batch, "wait": limits.wait,
             "pixels": limits.pixels, "deadline": limits.deadline,
         }  # fmt: skip
-        self._deadline = limits.deadline
+        self._limits = limits
         self._metrics = metrics
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._heard = 0.0
+        self._retired = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it, and keep it. Raises BeitError if it does not become ready."""
-        await self._begin()
-        self._keeper = asyncio.create_task(self._keep())
+        """Wait until it is ready. Raises BeitError if that fails; then nothing is left of it."""
+        most = self._limits.start_deadline
+        try:
+            async with asyncio.timeout(most):
+                await self._begin()
+        except TimeoutError:
+            raise ResourceError(
+                f"the process of the models was not ready after {most:g} seconds",
+                remedy="look for what it waits for, a disk or a download; if it only is slow, "
+                "give it longer with --start-deadline",
+            ) from None
+        finally:
+            if not self.is_ready:
+                await self._kill()
+        self.life = asyncio.create_task(self._live())
 
-    async def stop(self) -> None:
+    async def end(self) -> None:
         """End it; what it has not answered is lost."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-        await self._end()
+        self.life.cancel()
+        await self._kill()
+
+    def retire(self) -> None:
+        """Let it answer what it has, and end then. It must not be asked any more."""
+        self._retired = True
+
+    async def has_room(self) -> None:
+        """Wait until what it was sent is on its way."""
+        with suppress(OSError):  # if it is gone, it is no longer ready
+            await self._writer.drain()
 
     async def ask(self, model: str, ability: str, options: Mapping[str, Any], data: bytes) -> bytes:
         """The answer as JSON. Raises Refused; ModelFailedError with what went wrong there."""
-        with suppress(OSError):  # if it is gone, it is no longer ready
-            await self._writer.drain()
         if not self.is_ready:
             raise Refused(RESTARTING)
         number = next(self._numbers)
@@ -91,14 +104,13 @@ class ModelProcess:
                 self._writer.write(Frame({"drop": number}).packed())
 
     async def _begin(self) -> None:
-        """Start a process and wait until it is ready."""
         try:
-            self._reader, self._writer = await self._spawn()
+            await self._spawn()
             self._writer.write(Frame(self._settings).packed())
             head = (await receive(self._reader)).head
         except GONE:
             raise ResourceError(
-                f"the process of the models {await self._end()} while it was starting",
+                f"the process of the models {await self._kill()} while it was starting",
                 remedy="read what it wrote above; with memory too short, serve fewer models",
             ) from None
         if "error" in head:
@@ -107,11 +119,12 @@ class ModelProcess:
         self.described = head["models"]
         self.is_ready = True
 
-    async def _spawn(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
+            self._reader, self._writer = await asyncio.open_connection(sock=ours)
             # A signal to the group is for the server; the process inherits that it is blocked.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SERVER)
             try:
                 self._process = subprocess.Popen(  # noqa: S603
                     [sys.executable, "-m", "beit.serving.worker", str(theirs.fileno())],
@@ -120,9 +133,8 @@ class ModelProcess:
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return await asyncio.open_connection(sock=ours)
 
-    async def _end(self) -> str:
+    async def _kill(self) -> str:
         """Make an end of the process; how it ended."""
         self.is_ready = False
         process = self._process
@@ -133,41 +145,30 @@ class ModelProcess:
         code = await asyncio.to_thread(process.wait)
         return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
 
-    async def _keep(self) -> None:
-        """Start another one whenever it dies or hangs."""
-        while True:
-            hung = await self._listen()
-            how = await self._end()
-            self._metrics.restarts.inc()
-            LOG.error("the process of the models %s; it is started anew", "hung" if hung else how)
-            for answer in self._asked.values():
-                if not answer.done():
-                    answer.set_exception(Refused(RESTARTING))
-            self._asked.clear()
-            for failed in range(MOST_STARTS):
-                try:
-                    await self._begin()
-                    break
-                except BeitError as error:
-                    LOG.error("the models are not ready: %s", error)
-                    await self._end()
-                    self.given_up = error if failed + 1 == MOST_STARTS else None
-                    await asyncio.sleep(2**failed)
-            else:
-                return
-
-    async def _listen(self) -> bool:
-        """Until the process is gone (false) or hangs (true)."""
+    async def _live(self) -> str:
+        """Pass on what it says until it is gone, hangs, or is retired and has nothing left."""
         listening = asyncio.create_task(self._hear())
-        loop = asyncio.get_running_loop()
         try:
-            while not listening.done():
-                if self._asked and loop.time() - self._heard > self._deadline:
-                    return True
+            while not (listening.done() or self._hangs() or self._is_done()):
                 await asyncio.wait({listening}, timeout=LOOK_EVERY)
-            return False
         finally:
             listening.cancel()
+        hung, done = self._hangs(), self._is_done()
+        how = await self._kill()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(Refused(RESTARTING))
+        self._asked.clear()
+        if done:
+            return ""
+        return "hung" if hung else how
+
+    def _hangs(self) -> bool:
+        silent = asyncio.get_running_loop().time() - self._heard
+        return bool(self._asked) and silent > self._limits.deadline
+
+    def _is_done(self) -> bool:
+        return self._retired and not self._asked
 
     async def _hear(self) -> None:
         """Pass on what the process says, until it is gone."""

@@ -35,6 +35,7 @@ class Served:
             {
                 "name": name,
                 "kind": model.predictor.artifact.kind,
+                "version": model.predictor.artifact.version(),
                 "abilities": list(model.of),
                 "classes": list(model.predictor.classes),
                 "size": list(model.predictor.size),

@@ -1,4 +1,4 @@
-"""`beit serve`: load, try, listen, and stop without losing what was accepted."""
+"""`beit serve`: load, try, listen, load anew, and stop without losing what was accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -18,8 +18,8 @@ from beit.errors import ConfigError, ResourceError
 from beit.serving.application import Service, make_application
 from beit.serving.connections import Connection
 from beit.serving.guard import Guard
+from beit.serving.keeper import Keeper
 from beit.serving.metrics import Metrics
-from beit.serving.process import ModelProcess
 from beit.serving.table import read_names
 
 LARGEST_HEAD = 16_384
@@ -117,11 +117,33 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
     print("stopped", flush=True)
 
 
+def _has_terminal() -> bool:
+    with suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+        return True
+    return False
+
+
+def _heed_hangups(models: Keeper) -> None:
+    """Let SIGHUP mean to serve the artifacts anew, and what it always does where a terminal is
+    closed: there the server stops, unless it was started to outlive it (nohup)."""
+    ends_with_it = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    def hang_up() -> None:
+        if ends_with_it and not _has_terminal():
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            models.serve_anew()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+
+
 async def _serve(
     places: Mapping[str, str], limits: ServeConfig, device: str, door: socket.socket
 ) -> None:
     metrics = Metrics()
-    models = ModelProcess(places, device, limits, metrics)
+    models = Keeper(places, device, limits, metrics)
+    _heed_hangups(models)
     try:
         await models.start()
         service = Service(models, limits, metrics)

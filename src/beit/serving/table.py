@@ -11,7 +11,7 @@ from beit.serving.refusals import MODEL_NEEDED, NO_SUCH_MODEL, WRONG_MODEL, Refu
 
 NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 Described = list[dict[str, Any]]
-"""Name, kind, abilities, classes and size of each model, as clients are told."""
+"""Name, kind, version, abilities, classes and size of each model, as clients are told."""
 
 
 def read_names(references: Sequence[str]) -> dict[str, str]:
@@ -37,15 +37,14 @@ def read_names(references: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def find_model(described: Described, ability: str, name: str | None) -> str:
-    """Name of the model that does this. Raises Refused if none does, or several and no name."""
-    able = [model["name"] for model in described if ability in model["abilities"]]
-    if name is not None:
-        if all(model["name"] != name for model in described):
-            raise Refused(NO_SUCH_MODEL)
-        able = [name] if name in able else []
+def find_model(described: Described, ability: str, name: str | None) -> dict[str, Any]:
+    """The model that does this. Raises Refused if none does, or several and no name."""
+    named = [model for model in described if name is None or model["name"] == name]
+    if name is not None and not named:
+        raise Refused(NO_SUCH_MODEL)
+    able = [model for model in named if ability in model["abilities"]]
     if not able:
         raise Refused(WRONG_MODEL)
     if len(able) > 1:
         raise Refused(MODEL_NEEDED)
-    return str(able[0])
+    return able[0]

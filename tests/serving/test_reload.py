@@ -1,0 +1,63 @@
+"""A newer model takes the place of the older one while it is asked."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import termios
+from functools import partial
+
+from served import serving, wait_for, write_classifier
+from swaps import Clients, Versions, reload
+
+
+def served_version(running, versions):
+    (model,) = running.ask("GET", "/models")[1]["models"]
+    answer = running.ask("POST", "/predict", versions.pictures[0])
+    number = versions.check(answer, 0)
+    assert model["version"] == versions.names[number]
+    return number
+
+
+def test_every_answer_is_of_one_version_and_none_fails(tmp_path, environment):
+    versions = Versions(tmp_path, 2)
+    versions.put(0)
+    with serving(str(versions.place), environment=environment) as running:
+        clients = Clients(running, versions, 4)
+        assert served_version(running, versions) == 0
+        versions.put(1)
+        assert served_version(running, versions) == 0  # until it is told
+        reload(running, "done")
+        assert served_version(running, versions) == 1
+        versions.put(0)
+        versions.damage()
+        reload(running, "failed")
+        assert served_version(running, versions) == 1
+        for told in clients.stop():
+            assert set(told) == {0, 1}
+            assert told == sorted(told)  # never the older one again
+        assert running.number("beit_models_restarts_total") == 0
+        assert running.stop() == 0
+        log = running.log()
+        assert f"served as they are now: model {versions.names[1]}" in log
+        assert "is damaged" in log
+        assert "Traceback" not in log
+
+
+def test_where_a_terminal_is_closed_it_stops(tmp_path, environment):
+    place = str(write_classifier(tmp_path / "classifier"))
+    ours, theirs = pty.openpty()
+    with serving(
+        place,
+        environment=environment,
+        stdin=theirs,
+        start_new_session=True,
+        preexec_fn=partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0),
+    ) as running:
+        os.close(theirs)
+        running.process.send_signal(signal.SIGHUP)  # the terminal is there
+        wait_for(lambda: running.ask("GET", "/health")[1]["reload"] == "loading")
+        os.close(ours)
+        assert running.process.wait(60) == 0
