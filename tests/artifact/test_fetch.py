@@ -61,7 +61,7 @@ def file(tmp_path):
 
 
 def test_what_is_here_is_used(file, monkeypatch):
-    assert fetch(file) == Fetched(file, str(file), "")
+    assert fetch(file) == Fetched(file, "weights.pth", "")
     assert fetch(str(file), sha256=sha(WEIGHTS).upper()).path == file
     assert fetch(file.parent).path == file.parent
     monkeypatch.setenv("HOME", str(file.parent))

@@ -14,7 +14,9 @@ import torch
 import beit
 from beit.artifact.architecture import Stated
 from beit.artifact.convert import published
+from beit.artifact.fetch import file_hash
 from beit.artifact.load import open_artifact, open_tokenizer
+from beit.artifact.source import read_source
 from beit.config import InferenceConfig, UperNetConfig, VisionTransformerConfig
 from beit.config.model import HALF, IMAGENET_MEAN
 from beit.errors import CheckpointError, ConfigError
@@ -136,6 +138,21 @@ def test_dalle_decoder_alone_is_refused(tmp_path):
 
 
 # -- what a file does not say --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["encoder.pkl", "weights.pth"])
+def test_a_file_that_is_replaced_once_its_hash_was_taken(golden, tmp_path, monkeypatch, name):
+    """What was held to a hash is what is used, and nothing else is kept under that hash."""
+    path = file_of(golden("mim_shared_rel")["model"], tmp_path, name)
+    stated = {} if name == "encoder.pkl" else {"sha256": file_hash(path)}
+
+    def read(place, **options):
+        place.write_bytes((GOLDEN / "dalle_encoder.pkl").read_bytes())
+        return read_source(place, **options)
+
+    monkeypatch.setattr("beit.artifact.load.read_source", read)
+    with pytest.raises(CheckpointError, match="was replaced while it was opened"):
+        open_artifact(path, **stated)
 
 
 def test_what_is_stated_stands_over_what_is_assumed(golden, tmp_path):

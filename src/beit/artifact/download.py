@@ -45,8 +45,9 @@ class _InterruptedError(Exception):
 
 
 def shown(url: str) -> str:
-    """An address for messages: what follows the path may be a secret."""
-    return re.split(r"[?#]", url)[0] if "://" in url else url
+    """An address for messages: what follows the path, or stands before the host, may be a
+    secret."""
+    return re.sub("//[^/]*@", "//", re.split(r"[?#]", url)[0]) if "://" in url else url
 
 
 def check_address(url: str, *, local: bool = True) -> None:

@@ -56,8 +56,10 @@ class Fetched(NamedTuple):
     path: Path
     """A file, or a folder for a whole repository."""
     reference: str
+    """What may be told of where they come from: a hub id, an address without what may be secret in
+    it, or the name of a file or folder without what is above it."""
     sha256: str
-    """Of a fetched file; empty for folders and for what was on this machine before."""
+    """Of a file that was fetched, or held to a hash that was given; else empty."""
 
 
 def fetch(
@@ -90,7 +92,7 @@ def fetch(
         path = Path(text).expanduser()
         if text and path.exists():
             _check_file(path, sha256)
-            return Fetched(path, text, "")
+            return Fetched(path, path.resolve().name, sha256)
         if text.startswith("timm/"):
             return _from_hub(f"hf:{text}", sha256, folder)._replace(reference=text)
     except OSError as error:
@@ -243,7 +245,7 @@ def _from_address(reference: str, sha256: str, folder: Path, patience: Patience)
         if not SHA256.fullmatch(start):
             logger.warning("%s has the SHA-256 %s; later downloads must too", shown(url), found)
         _remember(url, found, record)
-    return Fetched(file, reference, found)
+    return Fetched(file, shown(url), found)
 
 
 def _key(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from beit.artifact.architecture import Stated
-from beit.artifact.fetch import fetch, file_hash
+from beit.artifact.fetch import Fetched, fetch, file_hash
 from beit.artifact.names import Family
 from beit.artifact.recognise import family_of, model_of
 from beit.artifact.source import Source, is_foreign, read_source
@@ -50,8 +50,9 @@ def open_artifact(reference: str | Path, *, stated: Stated = NOTHING, sha256: st
             )
         return load_artifact(fetched.path)
     if fetched.path.is_file():
-        return _imported_once(fetched.path, str(reference), stated)
-    return _imported(read_source(fetched.path, name=str(reference)), str(reference), stated)
+        return _imported_once(fetched, str(reference), stated)
+    source = read_source(fetched.path, name=str(reference))
+    return _imported(source, fetched.reference, stated)
 
 
 def open_tokenizer(reference: str | Path, *, may_import: bool = True) -> VisualTokenizer:
@@ -93,14 +94,24 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     return names
 
 
-def _imported_once(file: Path, reference: str, stated: Stated) -> Artifact:
+def _imported_once(fetched: Fetched, reference: str, stated: Stated) -> Artifact:
     """A tokenizer out of a pickle is kept as an artifact under the hash of its files."""
+    file = fetched.path
     pickles = [file, file.with_name("decoder.pkl")] if file.name == "encoder.pkl" else []
-    place = home() / "imported" / "-".join(file_hash(each) for each in pickles if each.is_file())
+    hashes = [file_hash(each) for each in pickles if each.is_file()]
+    place = home() / "imported" / "-".join(hashes)
     if pickles and place.is_dir() and stated == NOTHING:
         logger.info("%s was imported before, to %s", file, place)
         return load_artifact(place)
-    artifact = _imported(read_source(file, name=reference), reference, stated)
+    source = read_source(file, name=reference)
+    expected = fetched.sha256 or "".join(hashes[:1])
+    if expected and source.sha256 not in ("", expected):
+        raise CheckpointError(
+            f"{file} was replaced while it was opened: its SHA-256 was {expected}, and is "
+            f"{source.sha256}",
+            remedy="see who writes there, and open it again",
+        )
+    artifact = _imported(source, fetched.reference, stated)
     if pickles and stated == NOTHING and isinstance(artifact.model, VisualTokenizer):
         place.parent.mkdir(parents=True, exist_ok=True)
         save_artifact(place, artifact.model, artifact.details)
@@ -108,7 +119,7 @@ def _imported_once(file: Path, reference: str, stated: Stated) -> Artifact:
     return artifact
 
 
-def _imported(source: Source, reference: str, stated: Stated) -> Artifact:
+def _imported(source: Source, origin: str, stated: Stated) -> Artifact:
     source.stated = stated.over(source.stated)
     family = family_of(source.tensors)
     try:
@@ -122,7 +133,7 @@ def _imported(source: Source, reference: str, stated: Stated) -> Artifact:
         classes=_classes(family, source),
         crop=_crop(model, family, source.stated),
         inference=_inference(model, source),
-        trained={"from": reference, "notes": list(source.notes)},
+        trained={"from": origin, "notes": list(source.notes)},
     )
     for note in source.notes:
         logger.info("%s: %s", source.place.name, note)

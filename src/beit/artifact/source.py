@@ -40,6 +40,8 @@ class Source:
     tensors: Tensors
     stated: Stated
     notes: list[str] = field(default_factory=list)
+    sha256: str = ""
+    """Of the bytes that were read, if they are those of one file."""
 
 
 def read_source(path: Path, *, name: str = "") -> Source:
@@ -93,7 +95,7 @@ def _file(path: Path, name: str) -> Source:
         tensors = _dalle(tensors, path, notes)
     elif any_starts(tensors, "beit."):
         tensors = from_transformers(tensors, _transformers_family(tensors))
-    return Source(place=path, tensors=tensors, stated=stated, notes=notes)
+    return Source(place=path, tensors=tensors, stated=stated, notes=notes, sha256=contents.sha256)
 
 
 def _reading(contents: Contents) -> Iterator[str]:
@@ -136,7 +138,7 @@ def _dalle(tensors: Tensors, path: Path, notes: list[str]) -> Tensors:
     decoder = path.with_name("decoder.pkl")
     if path.name == "encoder.pkl" and decoder.is_file():
         ours |= from_dalle(read_contents(decoder).tensors, "decoder")
-        notes.append(f"pictures are painted by {decoder}")
+        notes.append(f"pictures are painted by {decoder.name}")
     else:
         notes.append("without a decoder.pkl beside it: it gives tokens, but paints no pictures")
     return ours
