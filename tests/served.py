@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,20 +151,16 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
 
 
 @contextmanager
-def serving(*arguments: str, environment: dict[str, str], **started: Any) -> Iterator[Running]:
-    """`beit serve` with these arguments on a free port; ended at the end. `started`: how."""
+def serving(
+    *arguments: str, environment: dict[str, str], before: Sequence[str] = (), **started: Any
+) -> Iterator[Running]:
+    """`beit serve` with these arguments on a free port; ended at the end. `before`: what stands
+    before the verb; `started`: options of Popen."""
     with tempfile.NamedTemporaryFile("a") as log:  # a pipe that nobody reads would fill up
         process = subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "beit.cli",
-                "serve",
-                *arguments,
-                "--port",
-                "0",
-                "--drain",
-                "0.2",
+                *(sys.executable, "-m", "beit.cli", *before, "serve", *arguments),
+                *("--port", "0", "--drain", "0.2"),
             ],
             env=environment,
             stdout=subprocess.PIPE,

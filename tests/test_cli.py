@@ -186,6 +186,14 @@ def test_traceback_on_request(class_folders):
         cli.main(["--traceback", "pretrain", "tiny", "--data", "nowhere", "--out", "x"])
 
 
+@pytest.mark.parametrize("module", ["no_such_module", ".relative"])
+def test_a_module_that_cannot_be_imported(capsys, module):
+    code, _, told = call(capsys, "--import", module, "report", "run")
+    assert code == 2
+    assert f"the module '{module}' cannot be imported" in told
+    assert "PYTHONPATH" in told
+
+
 # -- help -----------------------------------------------------------------------------------------
 
 ASK = """

@@ -138,3 +138,13 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(trained, class
         assert found.negative_log_likelihood == pytest.approx(own["loss"], rel=1e-5)
     assert evaluate(run, data=str(class_folders), split="test", workers=0).pictures == 36
     assert evaluate(run, data=str(data), workers=0).notes == ()
+
+
+def test_what_a_run_held_out_is_not_guessed(trained, class_folders, tmp_path):
+    """Its config names code that is not loaded: which pictures it trained on is not known."""
+    run = shutil.copytree(trained.classifier, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["augment"]["type"] = "antigravity:Flips"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="--import antigravity"):
+        evaluate(str(run), data=str(class_folders), workers=0)

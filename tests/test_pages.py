@@ -4,10 +4,12 @@ errors, recipes and clusters is so."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +120,13 @@ def test_visible_only_prediction(place: Path, capsys: pytest.CaptureFixture[str]
     assert (place / "runs" / "visible" / "model" / "config.json").is_file()
 
 
-def test_code_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A recipe and a tokenizer by `module:function`; both runs go on and are reported."""
+def test_code_of_one_s_own(
+    place: Path, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
+) -> None:
+    """A recipe and a tokenizer by `module:function`; both runs go on and are reported, also by a
+    process that has not loaded the module yet."""
     run(["tokenizer", "--data", "pictures", "--out", "runs/tokenizer"], capsys)
-    lines = commands("own-code")
+    *lines, later = commands("own-code")
     assert len(lines) == 2
     for line in lines:
         run(line, capsys)
@@ -130,7 +135,18 @@ def test_code_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert own.recipe == "own:recipe"
     assert type(own.masking).__name__ == "UniformMasking"
     assert "own:greys" in (place / "runs" / "greys" / "report.html").read_text()
-    assert "No pictures" not in (place / "runs" / "greys" / "report.html").read_text()
+    report = place / "runs" / "greys" / "report.html"
+    assert "No pictures" not in report.read_text()
+    path = f"{DOCS}{os.pathsep}{environment['PYTHONPATH']}"
+    assert later[:3] == ["--import", "own", "report"]
+    for words, pictures in ((later[2:], False), (later, True)):
+        done = subprocess.run(
+            [sys.executable, "-m", "beit.cli", *words],
+            env=environment | {"PYTHONPATH": path}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("No pictures" not in report.read_text()) == pictures
+        assert ("beit --import own VERB" not in done.stderr) == pictures
 
 
 def test_a_task_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

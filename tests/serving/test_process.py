@@ -14,6 +14,7 @@ from textwrap import indent
 
 import pytest
 
+from beit.artifact.store import Details, save_artifact
 from beit.serving.server import _reserve
 from served import png, serving, wait_for, write_classifier
 
@@ -68,6 +69,21 @@ def test_it_is_replaced_when_it_hangs(artifact, environment):
         wait_for(running.is_well)
         assert running.number("beit_models_restarts_total") == 1
         assert running.ask("POST", "/predict", png(1))[0] == 200
+
+
+def test_it_knows_the_code_that_the_user_named(tmp_path, environment, monkeypatch):
+    docs = str(Path(__file__).parents[2] / "docs")
+    monkeypatch.syspath_prepend(docs)
+    from own import greys
+
+    artifact = save_artifact(tmp_path / "greys", greys(), Details())
+    path = f"{docs}{os.pathsep}{environment['PYTHONPATH']}"
+    named = ["--import", "own"]
+    with serving(
+        str(artifact), environment=environment | {"PYTHONPATH": path}, before=named
+    ) as running:
+        (model,) = running.ask("GET", "/models")[1]["models"]
+        assert model["abilities"] == ["tokens"]
 
 
 FAILING = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -95,10 +96,24 @@ def test_resume_accepts_what_does_not_decide_the_numbers(config, folder):
     assert read_run_config(folder.path) == changed
 
 
-@pytest.mark.parametrize("content", ["", '{"type": "Pretrain', '{"type": "Novel"}', "[]"])
+@pytest.mark.parametrize("content", ["", '{"type": "Pretrain', '{"format": 1}', "[]"])
 def test_a_config_that_cannot_be_read(config, folder, content):
     folder.config.write_text(content)
     with pytest.raises(RunFolderError, match="not the folder of a run"):
+        folder.open(config, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("Novel", "known: .*PretrainRunConfig"),
+        ("antigravity:Run", "import antigravity first.*beit --import antigravity VERB"),
+        ("json:Run", "known: "),  # loaded, but nothing of that name is in it
+    ],
+)
+def test_a_config_that_is_not_understood(config, folder, kind, remedy):
+    folder.config.write_text(json.dumps({"type": kind}))
+    with pytest.raises(ConfigError, match=f"not understood: .*{kind}(?s:.*){remedy}"):
         folder.open(config, resume=True)
 
 

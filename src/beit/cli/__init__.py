@@ -17,6 +17,7 @@ from beit.cli import (
     training,
     using,
 )
+from beit.config.outside import import_outside
 from beit.errors import BeitError, ConfigError, nearest
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -48,15 +49,20 @@ def _help() -> str:
         "Pre-train a vision backbone on your own pictures, and use it.\n\n"
         f"{verbs}\n\n"
         "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows\n"
-        "where an error came from."
+        "where an error came from. `beit --import MODULE VERB ...` imports code of your own\n"
+        "that a run or an artifact names."
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
     args = list(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in args[:1]
-    args = args[1:] if traceback else args
+    traceback, modules = False, []
+    while args and args[0] in ("--traceback", "--import"):
+        if args.pop(0) == "--traceback":
+            traceback = True
+        else:
+            modules.append(args.pop(0) if args else "")
     if not args or args[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -68,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("beit").setLevel(logging.INFO)
     try:
+        for module in modules:
+            import_outside(module)
         if args[0] not in VERBS:
             raise ConfigError(f"there is no verb '{args[0]}'", remedy=nearest(args[0], VERBS))
         VERBS[args[0]](args[1:])

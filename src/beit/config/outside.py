@@ -9,11 +9,43 @@ import sys
 from beit.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_imported: list[str] = []
 
 
 def names_outside(name: str) -> bool:
     """Whether a name has the form `module:attribute`; `hf:NAME` is a dataset or a model."""
     return _NAME.fullmatch(name) is not None and not name.startswith("hf:")
+
+
+def import_outside(module: str) -> None:
+    """Import a module that a user named, so that files may speak of what it defines.
+
+    Raises ConfigError if it cannot be found.
+    """
+    try:
+        importlib.import_module(module)
+    except (ImportError, TypeError, ValueError) as error:  # the latter two: it is no module's name
+        raise ConfigError(
+            f"the module '{module}' cannot be imported: {error}",
+            remedy="name a module that is installed, or put its folder on PYTHONPATH",
+        ) from error
+    _imported.append(module)
+
+
+def imported_outside() -> tuple[str, ...]:
+    """The modules that the user named so far, for a process that is to know them, too."""
+    return tuple(_imported)
+
+
+def check_loaded(name: str, what: str) -> None:
+    """Raise ConfigError if the module of `module:attribute`, which a file names, was not imported:
+    no file may have it imported."""
+    module = name.partition(":")[0]
+    if module not in sys.modules:
+        raise ConfigError(
+            f"{what} '{name}' is code that is not loaded, and no file may have it loaded",
+            remedy=f"import {module} first, in Python or by `beit --import {module} VERB ...`",
+        )
 
 
 def find_outside(name: str, what: str, *, may_import: bool = True) -> object:
@@ -23,11 +55,8 @@ def find_outside(name: str, what: str, *, may_import: bool = True) -> object:
     Raises ConfigError if it cannot be found; `what` says what was looked for.
     """
     module, _, attribute = name.partition(":")
-    if not may_import and module not in sys.modules:
-        raise ConfigError(
-            f"{what} '{name}' is code that is not loaded, and no file may have it loaded",
-            remedy=f"import {module} before, in Python",
-        )
+    if not may_import:
+        check_loaded(name, what)
     try:
         found: object = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -21,6 +21,7 @@ from beit.config import (
     tokenizer,
     training,
 )
+from beit.config.outside import check_loaded
 from beit.errors import ConfigError, nearest
 
 Config = TypeVar("Config")
@@ -76,12 +77,12 @@ def _find_type(name: str, expected: type[Config]) -> type[Any]:
     kind = TYPES.get(name) or outside.get(name)
     if kind is not None and issubclass(kind, expected):
         return kind
+    if ":" in name:
+        check_loaded(name, expected.__name__)
     allowed = [key for key, value in TYPES.items() if issubclass(value, expected)]
     raise ConfigError(
         f"'{name}' is no {expected.__name__} this version knows",
-        remedy=f"import {name.partition(':')[0]} first, which must define it"
-        if ":" in name
-        else nearest(name, allowed),
+        remedy=nearest(name, [*allowed, *outside]),
     )
 
 

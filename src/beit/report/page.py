@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
@@ -20,6 +21,7 @@ from beit.report.tokenizer import tokenizer_sections
 from beit.training.run_folder import read_run_config
 
 NAMED = 50
+logger = logging.getLogger(__name__)
 
 
 def _pictures(run: Path, config: RunConfig) -> list[Section]:
@@ -43,6 +45,7 @@ def _pictures(run: Path, config: RunConfig) -> list[Section]:
 
 def without_pictures(error: BeitError | OSError | RuntimeError, again: str) -> Section:
     """Why there are no pictures, and the command that adds them later."""
+    logger.warning("the page has no pictures: %s", error)
     problem = error.problem if isinstance(error, BeitError) else str(error)
     remedy = error.remedy if isinstance(error, BeitError) else ""
     words: list[str] = [element("b", "No pictures: "), problem]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from beit import errors
+from beit.config.outside import imported_outside
 from beit.config.serve import ServeConfig
 from beit.errors import BeitError, ResourceError
 from beit.serving.channel import Frame, receive
@@ -45,7 +46,7 @@ class ModelProcess:
         """From when it is ready until it is gone: how it failed, empty if it was retired."""
         self._settings = {
             "places": dict(places), "device": device, "batch": limits.batch, "wait": limits.wait,
-            "pixels": limits.pixels, "deadline": limits.deadline,
+            "pixels": limits.pixels, "deadline": limits.deadline, "modules": imported_outside(),
         }  # fmt: skip
         self._limits = limits
         self._metrics = metrics

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 
+from beit.config.outside import import_outside
 from beit.data.decode import decode, read_header
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, ResourceError
@@ -159,6 +160,8 @@ def main() -> None:
         return
     settings = first.head
     try:
+        for module in settings["modules"]:
+            import_outside(module)
         served = load_served(settings["places"], settings["device"])
         served.try_all()
     except BeitError as error:

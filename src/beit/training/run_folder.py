@@ -177,12 +177,21 @@ class RunFolder:
 def read_run_config(path: Path) -> RunConfig:
     """The config a run recorded.
 
-    Raises RunFolderError if there is no run.
+    Raises RunFolderError if there is no run, ConfigError if its config is not understood: another
+    version wrote it, or it names code of one's own that is not loaded.
     """
     try:
-        return from_json(json.loads((path / "config.json").read_text()), RunConfig)
-    except (OSError, ValueError, AttributeError) as error:
+        recorded = json.loads((path / "config.json").read_text())
+        if not isinstance(recorded, dict) or "type" not in recorded:
+            raise ValueError("its config.json is none of a run")
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{path} is not the folder of a run ({error})",
             remedy="give the folder that --out named",
+        ) from error
+    try:
+        return from_json(recorded, RunConfig)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the config of the run {path} is not understood: {error.problem}", remedy=error.remedy
         ) from error
