@@ -29,24 +29,13 @@ class HuggingFaceSource:
 
     def __init__(self, dataset: Any, split: str) -> None:
         self._column = _picture_column(dataset)
-        self._classes, self._targets = _labels(dataset)
+        self.classes, self.targets = _labels(dataset)
+        self.note = ""
         self._split = split
         features = importlib.import_module("datasets")
         if isinstance(dataset.features[self._column], features.Image):
             dataset = dataset.cast_column(self._column, features.Image(decode=False))
         self._rows = dataset.select_columns([self._column])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def targets(self) -> np.ndarray | None:
-        return self._targets
-
-    @property
-    def note(self) -> str:
-        return ""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -62,7 +51,7 @@ class HuggingFaceSource:
             data = _bytes(self._rows[index][self._column])
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        target = None if self._targets is None else int(self._targets[index])
+        target = None if self.targets is None else int(self.targets[index])
         return Record(data, target, self.key(index))
 
     def size(self, index: int) -> int:
@@ -73,9 +62,9 @@ class HuggingFaceSource:
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([self._split, self._classes]).encode())
-        if self._targets is not None:
-            digest.update(self._targets.tobytes())
+        digest.update(json.dumps([self._split, self.classes]).encode())
+        if self.targets is not None:
+            digest.update(self.targets.tobytes())
         for batch in self._rows.with_format("arrow").iter(ROWS):
             column = batch.column(self._column)
             for chunk in column.chunks:

@@ -44,26 +44,14 @@ class ShardSource:
         self._sizes = np.concatenate([index.sizes for index in indexes])
         self._names = Names(name for index in indexes for name in index.names)
         self._named_by_shard = not self._names.all_differ()
-        self._classes, self._targets = _labels(indexes)
-        self._note = _note(indexes)
+        self.classes, self.targets = _labels(indexes)
+        self.note = _note(indexes)
         self._prefix = os.fsencode(f"{part}/") if part else b""
         if self._named_by_shard and not Names(map(self._full_name, range(len(self)))).all_differ():
             raise DataError(
                 f"{quoted(list(places))}: two pictures have the same name",
                 remedy="name each shard once, and each picture of a shard differently",
             )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def targets(self) -> np.ndarray | None:
-        return self._targets
-
-    @property
-    def note(self) -> str:
-        return self._note
 
     def __len__(self) -> int:
         return len(self._names)
@@ -87,7 +75,7 @@ class ShardSource:
             _check_header(data[:BLOCK], name, size)
         except (OSError, tarfile.TarError) as error:
             raise UnreadableError(f"{place}: {error}") from error
-        target = None if self._targets is None else int(self._targets[index])
+        target = None if self.targets is None else int(self.targets[index])
         return Record(data[BLOCK:], target, self.key(index))
 
     def size(self, index: int) -> int:
@@ -95,8 +83,8 @@ class ShardSource:
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps(self._classes).encode() + self._prefix)
-        for array in (self._names.block, self._names.ends, self._sizes, self._targets):
+        digest.update(json.dumps(self.classes).encode() + self._prefix)
+        for array in (self._names.block, self._names.ends, self._sizes, self.targets):
             if array is not None:
                 digest.update(array.tobytes())
         return digest.hexdigest()

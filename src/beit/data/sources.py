@@ -111,21 +111,9 @@ class FileSource:
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
-        self._targets = None if targets is None else np.array(targets, dtype=np.int64)
-        self._classes = classes
-        self._note = note
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def targets(self) -> np.ndarray | None:
-        return self._targets
-
-    @property
-    def note(self) -> str:
-        return self._note
+        self.targets = None if targets is None else np.array(targets, dtype=np.int64)
+        self.classes = classes
+        self.note = note
 
     def __len__(self) -> int:
         return len(self._names)
@@ -143,7 +131,7 @@ class FileSource:
             data = _read_file(self.path(index))
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        target = None if self._targets is None else int(self._targets[index])
+        target = None if self.targets is None else int(self.targets[index])
         return Record(data, target, self.key(index))
 
     def size(self, index: int) -> int:
@@ -155,11 +143,11 @@ class FileSource:
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for name in self._classes:
+        for name in self.classes:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
         total = 0
         for index in range(len(self)):
-            target = -1 if self._targets is None else self._targets[index]
+            target = -1 if self.targets is None else self.targets[index]
             size = self.size(index)
             total += size
             digest.update(self._names[index] + b"\0%d\0%d\n" % (size, target))
@@ -183,19 +171,9 @@ class SelectedSource:
     def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
         self._source = source
         self._indices = indices
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._source.classes
-
-    @property
-    def targets(self) -> np.ndarray | None:
-        targets = self._source.targets
-        return None if targets is None else targets[self._indices]
-
-    @property
-    def note(self) -> str:
-        return self._source.note
+        self.classes = source.classes
+        self.targets = None if source.targets is None else source.targets[indices]
+        self.note = source.note
 
     def __len__(self) -> int:
         return len(self._indices)
