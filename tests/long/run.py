@@ -27,6 +27,7 @@ import power_loss  # noqa: E402
 import rank_kills  # noqa: E402
 import save_kills  # noqa: E402
 import served_requests  # noqa: E402
+import served_stops  # noqa: E402
 import slow_senders  # noqa: E402
 import stop_requests  # noqa: E402
 import torch  # noqa: E402
@@ -43,6 +44,7 @@ TRIALS: dict[str, Trial] = {
     "stop-requests": stop_requests.TRIAL,
     "rank-kills": rank_kills.TRIAL,
     "served-requests": served_requests.TRIAL,
+    "served-stops": served_stops.TRIAL,
     "slow-senders": slow_senders.TRIAL,
     "overload": overload.TRIAL,
     "model-swaps": model_swaps.TRIAL,

@@ -26,6 +26,10 @@ GROWTH = 1.02
 """Most memory at the end over that after a quarter of the requests."""
 MEASURED = 10_000
 """From so many requests on memory is compared."""
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(Path(beit.__file__).parents[1]),
+    "OMP_NUM_THREADS": "1",
+}
 LIMITS = ["--body", "100000", "--pixels", "1000000", "--header-deadline", "1", "--body-deadline",
           "2", "--queue", "64"]  # fmt: skip
 
@@ -82,9 +86,7 @@ class Clients:
 @contextmanager
 def watched(*arguments: str) -> Iterator[Running]:
     """A server that stops well."""
-    path = str(Path(beit.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    with serving(*arguments, environment=environment) as server:
+    with serving(*arguments, environment=ENVIRONMENT) as server:
         yield server
         assert server.stop() == 0
 

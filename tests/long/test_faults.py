@@ -18,6 +18,7 @@ QUICK = {
     "stop-requests": 8,
     "rank-kills": 1,
     "served-requests": 64,
+    "served-stops": 2,
     "slow-senders": 16,
     "overload": 256,
     "model-swaps": 4,
@@ -28,6 +29,7 @@ QUICK = {
 SLOW = {
     "rank-kills",
     "served-requests",
+    "served-stops",
     "slow-senders",
     "overload",
     "model-swaps",

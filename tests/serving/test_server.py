@@ -200,6 +200,32 @@ def test_a_full_queue_is_said_at_once_and_stopping_loses_nothing(artifacts, envi
     assert "Traceback" not in log
 
 
+def refuses(server):
+    try:
+        socket.create_connection(("127.0.0.1", server.port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_request_that_has_begun_is_answered_after_the_door_closed(artifacts, environment):
+    picture = png(0)
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(picture) + picture
+    with serving(str(artifacts["classifier"]), environment=environment) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
+            connection.sendall(request[:20])
+            time.sleep(0.2)  # until it has come there
+            running.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: refuses(running))
+            connection.sendall(request[20:])
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head.lower().split(b"\r\n")
+        assert len(json.loads(body)["labels"]) == 3
+        assert running.process.wait(30) == 0
+
+
 def test_a_second_signal_ends_it(artifacts, environment):
     with serving(str(artifacts["classifier"]), environment=environment) as running:
         running.process.send_signal(signal.SIGTERM)

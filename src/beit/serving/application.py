@@ -192,7 +192,8 @@ def make_application(service: Service) -> Guard:
 
     paths = ["/", "/models", "/health", "/ready", "/metrics", "/openapi.json"]
     paths += [f"/{name}" for name in asked]
-    return Guard(application, service.limits.allow_host, paths, service.metrics)
+    hosts = service.limits.allow_host
+    return Guard(application, hosts, paths, service.metrics, lambda: service.stopping)
 
 
 def _add_failures(application: FastAPI, service: Service) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 LOOK_EVERY = 0.5
+LAST_MOMENT = 0.25
+"""Seconds that a request may still be on its way when the server stops."""
 
 
 def body_of(reason: Reason, request_id: str) -> bytes:
@@ -53,6 +55,7 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._refused = False
+        self._stopping = False
         self._waiting_since = 0.0
         self._head_since: float | None = None
         self._body_since: float | None = None
@@ -82,6 +85,22 @@ class Connection(H11Protocol):
         self._body_bytes += len(data)
         super().data_received(data)
         self._follow()
+        if self._stopping:
+            self._answer_no_more()
+
+    def shutdown(self) -> None:
+        """The server stops: a request that is here or on its way is answered, and is the last."""
+        self._stopping = True
+        self._answer_no_more()
+        self.loop.call_later(LAST_MOMENT, self._close_unless_asked)
+
+    def _answer_no_more(self) -> None:
+        if not self._at_rest():
+            self.cycle.keep_alive = False
+
+    def _close_unless_asked(self) -> None:
+        if self._at_rest() and self._head_since is None and not self.transport.is_closing():
+            super().shutdown()
 
     def on_response_complete(self) -> None:
         self._head_since = self._body_since = None

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,15 +42,22 @@ def host_name(value: str) -> str:
 
 class Guard:
     """Wraps the application. Refuses foreign hosts and origins; a failure of the application is
-    logged with the request's id and answered with 500, never with its text."""
+    logged with the request's id and answered with 500, never with its text. From when the server
+    stops, each answer says that it is the last on its connection."""
 
     def __init__(
-        self, application: ASGIApp, hosts: Iterable[str], paths: Iterable[str], metrics: Metrics
+        self,
+        application: ASGIApp,
+        hosts: Iterable[str],
+        paths: Iterable[str],
+        metrics: Metrics,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._application = application
         self._hosts = {*LOOPBACK, *(name.lower() for name in hosts)}
         self._paths = frozenset(paths)
         self._metrics = metrics
+        self._is_stopping = is_stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +75,8 @@ class Guard:
                 message["headers"] = [
                     *message.get("headers", []), (b"x-request-id", request_id.encode()), *HEADERS,
                 ]  # fmt: skip
+                if self._is_stopping():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         reason = self._refusal(scope)
