@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import beit
 from beit.batch import LabelledBatch
 from beit.cli import main
 from beit.config import AugmentConfig, LinearHeadConfig, RunConfig
-from beit.errors import ConfigError, Preempted, ResourceError
+from beit.errors import ConfigError, DivergedError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective, Loss
 from beit.objectives.classify import Classification
 from beit.runs import execution, finetuning
@@ -142,14 +143,37 @@ def test_a_run_goes_on_with_another_number_of_processes_and_another_sharding(
             )
 
 
-def train_until(rank: int, last: int, data: Path, out: Path, options: dict[str, Any]) -> None:
-    """Fine-tune up to that step, where the process of the highest rank is asked to stop."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "rank"), [(signal.SIGUSR1, 0), (signal.SIGUSR1, 1), (signal.SIGTERM, 0)]
+)
+def test_a_request_to_stop_that_reaches_one_process_stops_both(
+    number, rank, class_folders, tmp_path
+):
+    """After the same step, which is saved."""
+    together(train_until, 2, class_folders, tmp_path / "run", {}, number, rank)
+    saved = newest_checkpoint(tmp_path / "run" / "checkpoints").checkpoint
+    assert saved is not None
+    assert saved.step == 2
+
+
+def train_until(
+    rank: int,
+    last: int,
+    data: Path,
+    out: Path,
+    options: dict[str, Any],
+    number: signal.Signals = signal.SIGTERM,
+    asked: int | None = None,
+) -> None:
+    """Fine-tune up to that step, where one process is asked to stop, if not said that of the
+    highest rank."""
     done = Classification.after_step
     world = int(os.environ["WORLD_SIZE"])
 
     def after_step(self: Classification, step: int) -> dict[str, float]:
-        if rank == world - 1 and step + 1 == last < OPTIONS["steps"]:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if rank == (world - 1 if asked is None else asked) and step + 1 == last < OPTIONS["steps"]:
+            os.kill(os.getpid(), number)
         return done(self, step)
 
     Classification.after_step = after_step  # type: ignore[method-assign]
@@ -238,6 +262,63 @@ def raising(rank: int, phase: str, data: Path, out: Path) -> None:
     told = rf"another process ended.* {phase}: "
     with pytest.raises(ZeroDivisionError) if rank else pytest.raises(ResourceError, match=told):
         train(rank, "finetune", data, out, {"process_timeout": 2 * LONGEST})
+
+
+SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a loss whose gradient is finite": lambda total: total + torch.inf,
+    "a loss and its gradient": lambda total: total * torch.nan,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 4], ids=["gradients averaged", "gradients of DDP"])
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_step_that_breaks_in_one_process_ends_all_before_its_update(
+    how, step, class_folders, tmp_path
+):
+    """The same step in all, told alike, with the pictures of that process, which records it."""
+    out = tmp_path / "run"
+    told = together(diverging, how, step, class_folders, out)
+    assert told[0] == told[1]
+    (record,) = (out / "diverged").glob("*.json")
+    assert record.name == f"step-{step:08d}-rank-1.json"
+    keys = json.loads(record.read_text())["keys"]
+    assert len(keys) == 2
+    assert f"at step {step}; first in the loss, with the pictures {', '.join(keys)} of process 1" \
+        in told[0]  # fmt: skip
+    assert f"replay {record.with_suffix('.safetensors')} repeats" in told[0].replace("`", "")
+    saved = newest_checkpoint(out / "checkpoints").checkpoint
+    assert saved is not None
+    assert saved.step == step
+
+
+def diverging(rank: int, how: str, broken: int, data: Path, out: Path) -> str:
+    """The first of two micro-batches of the second process is spoilt; what the run says then."""
+    forward, done = Classification.forward, Classification.after_step
+    steps = 6
+    spoilt: list[tuple[str, ...]] = []  # the pictures, by which the step is repeated
+    weights: list[torch.Tensor] = []
+
+    def spoil(self: Classification, batch: LabelledBatch, progress: float) -> Loss:
+        loss = forward(self, batch, progress)
+        if rank == 1 and round(progress * steps) == broken:
+            spoilt.append(batch.keys)
+            if batch.keys == spoilt[0]:
+                loss = loss._replace(total=SPOILT[how](loss.total))
+        return loss
+
+    def after_step(self: Classification, step: int) -> dict[str, float]:
+        weights.append(self.model.head.weight.detach().clone())
+        return done(self, step)
+
+    Classification.forward = spoil  # type: ignore[method-assign]
+    Classification.after_step = after_step  # type: ignore[method-assign]
+    options = {"steps": steps, "micro_batch": 2, "save_every": 1}
+    with pytest.raises(DivergedError) as caught:
+        train(rank, "finetune", data, out, options)
+    assert len(weights) == broken + 1
+    assert torch.equal(weights[-1], weights[-2])
+    return str(caught.value)
 
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {

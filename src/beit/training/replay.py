@@ -41,27 +41,54 @@ OVERFLOWED = Breakage(
 )
 
 
+class _Told(NamedTuple):
+    """What one process has to say of a broken step."""
+
+    found: str
+    remedy: str
+
+
 def diverged(breakage: Breakage, run: Fit, updater: Updater, step: int) -> DivergedError:
-    """The error for a broken step; what is needed to see it again is recorded in the run."""
+    """The error for a broken step, the same in every process, all of which must ask.
+
+    What is needed to see it again is recorded in the run, by the processes with whose pictures it
+    breaks; by all of them where none can tell.
+    """
+    processes = run.processes
+    record, problem = None, ""
     try:
         record = _find(run, updater, step)
-        file = write_record(run.folder.diverged, record, {"torch": torch.__version__})
     except (OSError, RuntimeError, ValueError) as error:  # the divergence is what matters
-        found = f"no record could be made: {error}"
-        remedy = f"{breakage.remedy}; the checkpoints are sound"
-    else:
-        quoted = ", ".join(record.batch.keys[:MOST_NAMED])
-        place = record.where or (
-            "a place that the replay finds"
-            if updater.weights.sharded
-            else "nothing but the sum of its micro-batches"
-        )
-        found = f"first in {place}, with the pictures {quoted}"
-        remedy = (
-            f"{breakage.remedy}; the checkpoints are sound; `beit doctor replay {file}` repeats "
-            "the step"
-        )
-    return DivergedError(f"{breakage.what} at step {step}; {found}", remedy=remedy)
+        problem = str(error)
+    places = processes.gather(record.where if record else "")
+    told = _Told(f"no record could be made: {problem}", "")
+    if record is not None and (record.where or not any(places)):
+        told = _recorded(record, run, updater)
+    first = next((rank for rank, where in enumerate(places) if where), 0)
+    found, remedy = processes.gather(told)[first]
+    return DivergedError(
+        f"{breakage.what} at step {step}; {found}",
+        remedy=f"{breakage.remedy}; the checkpoints are sound{remedy}",
+    )
+
+
+def _recorded(record: Record, run: Fit, updater: Updater) -> _Told:
+    """Write a record, and say what it shows."""
+    try:
+        file = write_record(run.folder.diverged, record, {"torch": torch.__version__})
+    except (OSError, RuntimeError, ValueError) as error:
+        return _Told(f"no record could be made: {error}", "")
+    quoted = ", ".join(record.batch.keys[:MOST_NAMED])
+    place = record.where or (
+        "a place that the replay finds"
+        if updater.weights.meet
+        else "nothing but the sum of its micro-batches"
+    )
+    whose = f" of process {run.processes.rank}" if run.processes.world > 1 else ""
+    return _Told(
+        f"first in {place}, with the pictures {quoted}{whose}",
+        f"; `beit doctor replay {file}` repeats the step",
+    )
 
 
 def _find(run: Fit, updater: Updater, step: int) -> Record:
@@ -69,14 +96,15 @@ def _find(run: Fit, updater: Updater, step: int) -> Record:
 
     The loader gives the same pictures for the same step again. The weights are those of before it:
     a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
-    wait for the other processes. With weights that are spread over processes a backward pass would
-    wait, too, and for ever: there a replay, in one process, has to find the place.
+    wait for the other processes. Where weights are spread over processes, or statistics of batch
+    norm are, a backward pass would wait, too, and for ever: there a replay, in one process, has to
+    find the place.
     """
     records = []
     with closing(run.loader.batches(step, step + 1)) as batches:
         for first, batch in updater.micro_batches([], batches):
             at = updater.circumstances(step, first)
-            where = "" if updater.weights.sharded else _first_bad_value(updater, batch, at)
+            where = "" if updater.weights.meet else _first_bad_value(updater, batch, at)
             records.append(Record(batch, at, where))
     return next((record for record in records if record.where), records[-1])
 

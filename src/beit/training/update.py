@@ -90,9 +90,9 @@ class Updater:
         before = {name: value.clone() for name, value in self._buffers().items()}
         overflows = 0
         while True:
-            terms, finite = self._gradients(step, arrived, batches, before)
+            terms = self._gradients(step, arrived, batches, before)
             rate = self.optimizer.schedule(step)
-            norm, applied = self._apply(finite)
+            norm, applied = self._apply()
             self.optimizer.adamw.zero_grad(set_to_none=True)
             if applied:
                 break
@@ -112,7 +112,7 @@ class Updater:
         arrived: list[Batch | None],
         batches: Iterator[Batch],
         before: dict[str, Tensor],
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    ) -> dict[str, Tensor]:
         """Gradients of the whole batch, in micro-batches that fit into memory."""
         asked, agreed = self.micro_batch, self._agrees_on_memory(step)
         while True:
@@ -157,10 +157,9 @@ class Updater:
 
     def _accumulated(
         self, step: int, arrived: list[Batch | None], batches: Iterator[Batch], *, reduced: bool
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    ) -> dict[str, Tensor]:
         """Gradients of this process's pictures, averaged over the processes if `reduced`."""
         terms: dict[str, Tensor] = {}
-        finite = torch.ones((), device=self.device)
         last = self.accumulation - 1
         for number, (first, batch) in enumerate(self.micro_batches(arrived, batches)):
             chance = Chance(self.config.seed, step, first)
@@ -169,12 +168,14 @@ class Updater:
             module = self.weights.module if reduced and number == last else self.objective
             with autocast(self.precision, self.device):
                 loss = module(to_device(batch, self.device), step / self.config.steps)
-            self.scaler.scale(loss.total / self.accumulation).backward()
-            finite = finite * loss.total.detach().isfinite()
+            # A loss that is not finite may have a gradient that is. It is made to have none, so
+            # that every process sees that the step is broken: it is gradients that they share.
+            sound = loss.total.detach() * 0 + 1  # or not a number
+            self.scaler.scale(loss.total * sound / self.accumulation).backward()
             for name, value in loss.terms.items():
                 share = value / self.accumulation
                 terms[name] = terms[name] + share if name in terms else share
-        return terms, finite
+        return terms
 
     def micro_batches(
         self, arrived: list[Batch | None], batches: Iterator[Batch]
@@ -211,7 +212,7 @@ class Updater:
             scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,
         )
 
-    def _apply(self, finite: Tensor) -> tuple[Tensor, bool]:
+    def _apply(self) -> tuple[Tensor, bool]:
         """Clip and step; the norm of the gradient, and whether the weights may have changed."""
         adamw, clip = self.optimizer.adamw, self.config.clip
         self.scaler.unscale_(adamw)
@@ -225,7 +226,7 @@ class Updater:
             self.scaler.step(adamw)
             self.scaler.update()
             return norm, self.scaler.get_scale() >= scale
-        self._broken = torch.maximum(self._broken, 1 - finite * norm.isfinite())
+        self._broken = torch.maximum(self._broken, 1.0 - norm.isfinite().float())
         self._sound = self._sound + (1 - self._broken)
         # The fused kernel leaves everything as it is where this is 1: so a GPU need not be waited
         # for, and the weights are still those of before the broken step when it is noticed.
