@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ def encoded(form: str, mode: str = "RGB", side: int = 64, **options: Any) -> byt
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, form, **options)
     return file.getvalue()
+
+
+def animate(place: Path) -> Path:
+    """In place of a picture an animation that begins with it."""
+    first, shape = Image.open(place), place.with_suffix(".gif")
+    first.save(shape, save_all=True, append_images=[Image.new("RGB", first.size, "red")])
+    place.unlink()
+    return shape
 
 
 def turned(upright: np.ndarray, orientation: int) -> tuple[np.ndarray, Image.Exif]:

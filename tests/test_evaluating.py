@@ -16,6 +16,7 @@ from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.runs.evaluating import evaluate
 from beit.runs.held_out import NOTE
+from encoding import animate
 from miniature import BACKBONE
 
 CLASSES = ("disc", "stripes", "tiles")
@@ -29,23 +30,25 @@ def classifier(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, class_folders):
-    """Validation beside training, with one file that is no picture."""
+    """Validation beside training, with one file that is no picture and one that holds two."""
     shutil.copytree(class_folders, tmp_path / "data" / "valid")
     (tmp_path / "data" / "train").mkdir()
     (tmp_path / "data" / "valid" / "disc" / "broken.png").write_bytes(b"rubbish")
+    animate(tmp_path / "data" / "valid" / "tiles" / "02.png")
     return tmp_path / "data"
 
 
 def test_scores_are_those_of_the_predictor(classifier, data):
     found = evaluate(classifier, data=str(data), batch=7, workers=0)
     predictor = beit.load(classifier)
-    files = [file for file in sorted(data.rglob("*.png")) if file.name != "broken.png"]
+    files = [file for file in sorted(data.rglob("*.*")) if file.name != "broken.png"]
     odds = predictor.probabilities(files)
     targets = torch.tensor([CLASSES.index(file.parent.name) for file in files])
     right = odds.argmax(dim=1) == targets
     assert found.data == str(data / "valid")
     assert (found.pictures, found.left_out, found.notes) == (36, 0, ())
     assert [picture.key for picture in found.unreadable] == ["disc/broken.png"]
+    assert found.several == ("tiles/02.gif",)
     assert found.top1 == pytest.approx(float(right.float().mean()))
     assert found.negative_log_likelihood == pytest.approx(
         float(-odds[range(36), targets].log().mean()), abs=1e-5
@@ -119,10 +122,12 @@ def test_the_command(classifier, data, capsys):
     assert main([*words, "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["unreadable"].keys() == {"disc/broken.png"}
+    assert told["several"] == ["tiles/02.gif"]
     assert [score["name"] for score in told["classes"]] == list(CLASSES)
     assert main([*words, "--size", "24", "--flip"]) == 0
     table = capsys.readouterr().out
     assert "unreadable: disc/broken.png" in table
+    assert "first of several in its file: tiles/02.gif" in table
     assert "24 x 24, crop 0.8, mirrored too" in table
 
 

@@ -22,6 +22,7 @@ from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.runs.held_out import NOTE
+from encoding import animate
 from miniature import BACKBONE
 from reference import disturb
 from segmented_folder import NAMES, write_folder, write_pair
@@ -203,6 +204,13 @@ def test_unreadable_pictures_are_named_and_left_out(saved, data):
     found = measured(saved(), data)
     assert found.pictures == 2
     assert [picture.key for picture in found.unreadable] == ["images/val/01.jpg"]
+
+
+def test_of_pictures_with_several_pages_the_first_is_taken_and_they_are_named(saved, data):
+    animate(data / "images" / "val" / "01.jpg")
+    found = measured(saved(), data)
+    assert found.pictures == 3
+    assert found.several == ("images/val/01.gif",)
 
 
 def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):

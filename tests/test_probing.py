@@ -10,6 +10,7 @@ import pytest
 from beit.artifact.store import Details, save_artifact
 from beit.cli import main
 from beit.models.heads import MaskedImageModel
+from encoding import animate
 from miniature import BACKBONE
 
 LINEAR = ["linear, class token and mean", "linear, mean"]
@@ -25,12 +26,16 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     for part in ("train", "val", "test"):
         shutil.copytree(class_folders, data / part)
     (data / "val" / "disc" / "broken.png").write_bytes(b"rubbish")
+    for part in ("train", "val", "test"):
+        animate(data / part / "tiles" / "03.png")
     words = ["probe", backbone, "--data", str(data), "--out", str(out), "--recipe", "tiny"]
     assert main([*words, "--shots", "2", "99", "--workers", "0"]) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert "unreadable: val/disc/broken.png" in told
+    assert "first of several in its file: val/tiles/03.gif" in told
     assert "99 labels per class left out: one class has 12" in told
     found = json.loads((out / "probe.json").read_text())
+    assert sorted(found["several"]) == [f"{part}/tiles/03.gif" for part in ("test", "train", "val")]
     assert found["pictures"] == {"train": 36, "validation": 36, "test": 36}
     assert list(found["blocks"]) == [*LINEAR, "nearest neighbours"]
     methods = [each["method"] for each in found["chosen"]]

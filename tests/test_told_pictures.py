@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from beit.data.loader import Loader
 from beit.data.sources import open_source
 from beit.data.views import SingleView
 from beit.report.page import write_report
+from encoding import animate
 from segmented_folder import write_folder
 
 OPTIONS = {
@@ -25,13 +27,6 @@ OPTIONS = {
 
 def named(file: Path) -> dict[str, str]:
     return {row["key"]: row["reason"] for row in map(json.loads, file.read_text().splitlines())}
-
-
-def animate(place: Path) -> None:
-    """In place of a picture an animation that begins with it."""
-    first, shape = Image.open(place), place.with_suffix(".gif")
-    first.save(shape, save_all=True, append_images=[Image.new("RGB", first.size, "red")])
-    place.unlink()
 
 
 @pytest.fixture
@@ -70,6 +65,17 @@ def test_a_run_tells_of_animations_and_of_pictures_in_both_parts(
     assert "2 files held several pictures, of which the first was taken" in page
     assert "1 picture to learn from came again for validation" in page
     assert "could not be read" not in page
+
+
+def test_a_pre_training_tells_of_animations_that_it_is_measured_with(
+    parts: Path, trained: Any, tmp_path: Path
+) -> None:
+    runs.pretrain(
+        "tiny", data=str(parts / "train" / "disc"), labelled=str(parts), out=str(tmp_path / "run"),
+        tokenizer=str(trained.tokenizer), accept_collapsed=True, quiet=True, **OPTIONS,
+    )  # fmt: skip
+    told = set(named(tmp_path / "run" / "several.jsonl"))
+    assert told == {"train/stripes/01.gif", "val/tiles/02.gif"}
 
 
 def test_a_segmentation_tells_of_pictures_in_both_parts(tmp_path: Path) -> None:

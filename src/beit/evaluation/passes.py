@@ -37,8 +37,8 @@ class CentreView:
         return ImageSample(central_view(picture, self.size, self.crop_share))
 
 
-class _Told:
-    """What the batches of all passes so far say of their pictures."""
+class Told:
+    """What batches say of their pictures, gathered over all passes."""
 
     def __init__(self) -> None:
         self._unreadable: dict[str, Unreadable] = {}
@@ -52,12 +52,13 @@ class _Told:
         """Pictures that are the first of several in their file."""
         return tuple(self._several)
 
-    def _note(self, batch: Batch) -> None:
+    def note(self, batch: Batch) -> None:
+        """Gather what a batch says."""
         self._unreadable.update((found.key, found) for found in batch.unreadable)
         self._several.update(dict.fromkeys(batch.several))
 
 
-class Passes(_Told, Generic[Kind]):
+class Passes(Told, Generic[Kind]):
     """Every iteration is one ordered pass over views [channels, *size] of the pictures, which are
     read once where they fit in memory."""
 
@@ -82,7 +83,7 @@ class Passes(_Told, Generic[Kind]):
             self._source, self._view, channels=self._channels, batch=BATCH, config=self._loader
         ):
             assert isinstance(batch, self._kind)
-            self._note(batch)
+            self.note(batch)
             yield batch
 
     def __iter__(self) -> Iterator[Kind]:
@@ -93,7 +94,7 @@ class Passes(_Told, Generic[Kind]):
         return iter(self._held)
 
 
-class WholePictures(_Told):
+class WholePictures(Told):
     """Every iteration is one ordered pass over whole pictures with their labels, read anew.
 
     Batches hold one picture, since sizes differ. Of several processes each reads its share.
@@ -123,5 +124,5 @@ class WholePictures(_Told):
             config=self._loader,
         ):
             assert isinstance(batch, SegmentedBatch)
-            self._note(batch)
+            self.note(batch)
             yield batch

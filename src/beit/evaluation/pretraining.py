@@ -50,6 +50,10 @@ class NeighbourScore:
         """Pictures that could not be read."""
         return self._known.unreadable() + self._asked.unreadable()
 
+    def several(self) -> tuple[str, ...]:
+        """Pictures that are the first of several in their file."""
+        return self._known.several() + self._asked.several()
+
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         known, asked = (
             every_block(model, part, self._device) for part in (self._known, self._asked)
@@ -91,6 +95,10 @@ class RetrievalScore:
     def unreadable(self) -> tuple[Unreadable, ...]:
         """Pictures that could not be read."""
         return self._first.unreadable() + self._second.unreadable()
+
+    def several(self) -> tuple[str, ...]:
+        """Pictures that are the first of several in their file."""
+        return self._first.several() + self._second.several()
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         first, second = (

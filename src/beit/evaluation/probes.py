@@ -45,4 +45,6 @@ class Probes:
     chosen: list[Chosen]
     few: list[Few]
     unreadable: dict[str, str]
+    several: list[str]
+    """Pictures that are the first of several in their file."""
     notes: list[str]

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from beit.artifact.store import Artifact
-from beit.batch import Batch, LabelledBatch, Unreadable
+from beit.batch import Batch, LabelledBatch
 from beit.config import FinetuneRunConfig
 from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
@@ -26,7 +26,7 @@ from beit.evaluation.classify import (
     flip_averaged,
     score_classifier,
 )
-from beit.evaluation.passes import CentreView
+from beit.evaluation.passes import CentreView, Told
 from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.runs.held_out import NOTE, run_on
@@ -110,10 +110,10 @@ def evaluate_classifier(
         batch=config.batch or BATCH,
         config=config.loader,
     )
-    unreadable: list[Unreadable] = []
+    told = Told()
     scores = score_classifier(
         logits,
-        _labelled(source, answers, read, unreadable),
+        _labelled(source, answers, read, told),
         classes=len(classes),
         device=device,
         accepted=answers.accepted,
@@ -126,7 +126,8 @@ def evaluate_classifier(
         flip=config.flip,
         pictures=scores.pictures,
         left_out=len(source) - len(answers.answerable),
-        unreadable=tuple(unreadable),
+        unreadable=told.unreadable(),
+        several=told.several(),
         top1=scores.top1,
         top5=scores.top5,
         mean_per_class=scores.mean_per_class,
@@ -158,14 +159,15 @@ def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:
 
 
 def _labelled(
-    source: ImageSource, answers: Answers, batches: Iterable[Batch], unreadable: list[Unreadable]
+    source: ImageSource, answers: Answers, batches: Iterable[Batch], told: Told
 ) -> Iterator[LabelledBatch]:
-    """The batches with the place of each picture in `answers` as target; gathers the unreadable."""
+    """The batches with the place of each picture in `answers` as target; what else they say goes to
+    `told`."""
     places = {source.key(index): index for index in answers.answerable}
     if len(places) < len(answers.answerable):
         raise DataError("some pictures are listed twice", remedy="list every picture once")
     for batch in batches:
-        unreadable.extend(batch.unreadable)
+        told.note(batch)
         targets = torch.tensor([places[key] for key in batch.keys])
         yield LabelledBatch(batch.images, targets, batch.keys)
 

@@ -22,6 +22,8 @@ class Measurement(abc.ABC):
     data: str
     pictures: int
     unreadable: tuple[Unreadable, ...]
+    several: tuple[str, ...]
+    """Pictures that are the first of several in their file."""
     notes: tuple[str, ...]
 
     @abc.abstractmethod
@@ -47,8 +49,14 @@ def print_table(found: Measurement) -> None:
         print(f"note: {note}")
     for picture in found.unreadable:
         print(f"unreadable: {picture.key}: {picture.reason}")
+    for key in found.several:
+        print(f"first of several in its file: {key}")
     table = Table("measure", "value")
-    counts = {"pictures": f"{found.pictures:,}", "unreadable": f"{len(found.unreadable):,}"}
+    counts = {
+        "pictures": f"{found.pictures:,}",
+        "unreadable": f"{len(found.unreadable):,}",
+        "first of several in a file": f"{len(found.several):,}",
+    }
     for name, value in (counts | found.rows()).items():
         table.add_row(name, value)
     Console().print(table, found.class_table())

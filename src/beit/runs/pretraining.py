@@ -210,4 +210,4 @@ def _score(
         score = NeighbourScore(splits, config, processes.device)
     else:
         score = RetrievalScore(source, config, processes.device)
-    return Evaluation(score, unreadable=score.unreadable)
+    return Evaluation(score, unreadable=score.unreadable, several=score.several)

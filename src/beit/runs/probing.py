@@ -142,6 +142,7 @@ class _Measuring:
             chosen=[*(sweep.best for sweep in sweeps), *self._attentive(block)],
             few=few.rows,
             unreadable=unreadable,
+            several=[key for passes in self.passes.values() for key in passes.several()],
             notes=few.notes,
         )
 
@@ -196,6 +197,8 @@ def print_table(found: Probes) -> None:
     """The best accuracy of each block on validation, what was chosen, and few labels."""
     for key, reason in found.unreadable.items():
         print(f"unreadable: {key}: {reason}")
+    for key in found.several:
+        print(f"first of several in its file: {key}")
     for note in found.notes:
         print(f"note: {note}")
     blocks = Table("block", *found.blocks)

@@ -134,6 +134,7 @@ def evaluate_segmenter(
         inference=inference,
         pictures=counts.pictures,
         unreadable=pictures.unreadable(),
+        several=pictures.several(),
         pixels=int(scores.confusion.sum()),
         ignored_pixels=counts.ignored,
         miou=scores.mean_iou,
