@@ -25,7 +25,7 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"hardware", "jitter", "durable", "home", "chance"},
+    {"hardware", "jitter", "durable", "home", "chance", "parent"},
     {"errors"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
@@ -39,6 +39,7 @@ ONLY = {
         "errors",
         "hardware",
         "durable",
+        "parent",
     },
     "models": {"models", "config", "errors", "hardware"},
 }

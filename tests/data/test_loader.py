@@ -281,7 +281,7 @@ from beit.data.sources import open_source
 from beit.data.views import SingleView
 
 if __name__ == "__main__":
-    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_start_method(sys.argv[2])
     loader = Loader(
         open_source(sys.argv[1]), SingleView(config=ViewConfig(), size=(16, 16)), channels=3,
         batch=4, micro_batch=4, seed=1, config=LoaderConfig(workers=1, cache=True),
@@ -290,12 +290,13 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_processes_may_be_started_in_another_way(
-    draw: Draw, source: ImageSource, tmp_path: Path
+    draw: Draw, source: ImageSource, tmp_path: Path, method: str
 ) -> None:
     script = tmp_path.parent / f"{tmp_path.name}.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-W", "error", str(script), str(draw(*NAMES))]
+    command = [sys.executable, "-W", "error", str(script), str(draw(*NAMES)), method]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.stderr == ""
     assert result.stdout.split() == flat(list(make(source).batches(0, 3)))[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,24 @@ def test_handlers_of_signals_are_put_back(tmp_path):
     with pytest.raises(Preempted):
         train(tmp_path, masked(), InMemory(masked_batch, before=ask_to_stop(2, signal.SIGTERM)))
     assert [signal.getsignal(number) for number in SIGNALS.values()] == before
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_a_second_request_ends_the_run_at_once_unless_it_is_the_same(tmp_path, monkeypatch, pause):
+    """One that comes with the first is sent by a scheduler to a process and to its group."""
+    monkeypatch.setattr("beit.training.stop.ONE_REQUEST", pause / 2 or 60.0)
+
+    def ask_twice(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt if pause else Preempted):
+        train(tmp_path, masked(), InMemory(masked_batch, before=ask_twice), save_every=2)
+    found = newest_checkpoint(tmp_path / "checkpoints")
+    assert not found.damaged
+    assert found.checkpoint.step == (2 if pause else 4)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):

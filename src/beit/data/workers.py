@@ -20,6 +20,7 @@ from beit.data.collate import Outcome, Parcel, collate
 from beit.data.listing import quoted
 from beit.data.watch import GRACE_SECONDS, POLL_SECONDS, TIMED_OUT, Watch
 from beit.errors import ResourceError
+from beit.parent import end_with_parent
 
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
@@ -52,7 +53,8 @@ class _LostError(Exception):
 
 
 def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
-    """One thread; and a stop request to the whole group is the training process's to answer.
+    """One thread; it ends with the training process, however that ends; and a stop request to the
+    whole group is the training process's to answer.
 
     `closing` is shared memory: once it is true, requests come from the parent that cleans up. One
     that comes before may also be from a parent that ends in disorder: then the worker outlives it
@@ -65,6 +67,7 @@ def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
             os.kill(os.getpid(), number)
         signal.alarm(GRACE_SECONDS)
 
+    end_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, answer)

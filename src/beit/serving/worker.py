@@ -25,6 +25,7 @@ from beit.config.outside import import_outside
 from beit.data.decode import decode, read_header
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, ResourceError
+from beit.parent import end_with_parent
 from beit.serving.batching import Batcher, Job
 from beit.serving.channel import Frame, read
 from beit.serving.refusals import NOT_A_PICTURE, TOO_MANY_PIXELS, UNREADABLE, Refused
@@ -151,6 +152,7 @@ def _give_up(error: Exception) -> NoReturn:
 
 def main() -> None:
     """Load, try, say what is served, and answer until the server is gone."""
+    end_with_parent()  # also where it hangs and does not see the socket close
     logging.basicConfig(format="%(message)s")
     door = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(door.fileno(), False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from beit.config.training import Precision, TrainingConfig
 from beit.errors import BeitError, ConfigError, ResourceError
 from beit.hardware import find_device, multiplies_bfloat16
+from beit.parent import end_with_parent
 
 Value = TypeVar("Value")
 
@@ -110,6 +112,8 @@ def start_processes(config: TrainingConfig) -> Processes:
         kind)  # fmt: skip
     if kind == "cuda":
         torch.cuda.set_device(chosen)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(signal.SIGTERM)  # save, and leave the devices, if torchrun is killed
     timeout = timedelta(seconds=config.process_timeout)
     store, rank, world = next(rendezvous("env://", timeout=timeout))
     # torchrun keeps its store over restarts, and with it the addresses of processes that are dead.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ONE_REQUEST = 1.0
+"""Seconds within which several signals are one request: schedulers and launchers send them to a
+process and to its group, and the kernel says more than once that a parent is gone."""
 
 
 class StopRequest:
-    """Remembers that a signal asked to stop; the second one stops at once."""
+    """Remembers that a signal asked to stop; a second request stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -24,10 +29,15 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
+        if not self.asked:
+            self.asked, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > ONE_REQUEST:
+            self._put_back()
+            signal.raise_signal(number)
 
     def __exit__(self, *_: object) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
         for name, handler in self._before.items():
             signal.signal(name, handler)
