@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import beit
-from served import NAMES, png, serving, wait_for, write_artifacts
+from served import NAMES, PICTURE, png, serving, wait_for, write_artifacts
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +148,36 @@ def test_slow_senders_are_closed(server, start):
     assert time.monotonic() - began < 10
     assert b" 408 " in answer or not answer
     assert server.ask("POST", "/predict", png(2))[0] == 200
+
+
+JUMPING = """
+import itertools, time
+
+real, hours = time.time, itertools.count()
+time.time = lambda: real() + {jump} * next(hours)
+time.time_ns = lambda: int(time.time() * 1e9)
+"""
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_changes_no_deadline(jump, artifacts, environment, tmp_path):
+    """By an hour, forth or back, at every look at it, in the server and in its worker."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING.format(jump=jump))
+    jumping = environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"}
+    quick = ["--header-deadline", "1", "--body-deadline", "2", "--wait", "0.4", "--batch", "4"]
+    expected = beit.load(artifacts["classifier"]).predict(png(1), top=1)[0].name
+    with serving(str(artifacts["classifier"]), *quick, environment=jumping) as server:
+        connection = server.connect()
+        for _ in range(3):  # on the same connection, which is not taken for idle
+            time.sleep(0.6)
+            connection.request("POST", "/predict?top=1", png(1), PICTURE)
+            with connection.getresponse() as response:
+                assert json.loads(response.read())["labels"][0]["name"] == expected
+        connection.close()
+        for start in (b"POST /pre", HEAD + b"Content-Length: 5000\r\n\r\nab"):
+            answer = raw(server, start)  # who is slow is still closed
+            assert b" 408 " in answer or not answer
+        assert server.number("beit_models_restarts_total") == 0
 
 
 def test_connections_have_a_cap(server):
