@@ -8,11 +8,38 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
+
+import beit
+from beit.config import AugmentConfig, LinearHeadConfig
 
 Result = TypeVar("Result")
 LONGEST = 300.0
 """Seconds after which processes that do not end are given up."""
+
+OPTIONS: dict[str, Any] = {
+    "steps": 3, "warmup_steps": 1, "batch": 8, "epsilon": 1e-4, "log_every": 1, "workers": 0,
+    "average": 0.5, "clip": 1.0, "device": "cpu", "precision": "fp32", "quiet": True,
+    "report": False, "process_timeout": 120.0,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "finetune": {
+        "drop_path": 0.5, "evaluate_every": 2,
+        "augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5),
+    },
+    "tokenizer": {"revive_every": 2},
+    "pretrain": {"target": "pixels", "drop_path": 0.5, "neighbour_pictures": 0},
+    "segment": {"head": LinearHeadConfig(), "drop_path": 0.5, "evaluate_every": 2},
+}  # fmt: skip
+"""Each with all that is random in it: drop path, erasing, mixup and cutmix; Gumbel noise."""
+
+
+def train(rank: int, kind: str, data: Path, out: Path, options: dict[str, Any]) -> dict[str, float]:
+    given = OPTIONS | KINDS[kind] | options
+    run = getattr(beit, kind)("tiny", data=str(data), out=str(out), **given)
+    metrics: dict[str, float] = run.metrics
+    return metrics
 
 
 def together(function: Callable[..., Result], *given: Any, world: int = 2) -> list[Result]:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,16 @@ from torch import nn
 import beit
 from beit.batch import LabelledBatch
 from beit.cli import main
-from beit.config import AugmentConfig, LinearHeadConfig, RunConfig
-from beit.errors import ConfigError, DivergedError, Preempted, ResourceError
+from beit.config import RunConfig
+from beit.errors import ConfigError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective, Loss
 from beit.objectives.classify import Classification
 from beit.runs import execution, finetuning
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.parallel import Processes
 from beit.training.update import PROVEN
-from ranks import LONGEST, together
+from ranks import KINDS, LONGEST, OPTIONS, together, train
 from segmented_folder import write_folder
-
-OPTIONS: dict[str, Any] = {
-    "steps": 3, "warmup_steps": 1, "batch": 8, "epsilon": 1e-4, "log_every": 1, "workers": 0,
-    "average": 0.5, "clip": 1.0, "device": "cpu", "precision": "fp32", "quiet": True,
-    "report": False, "process_timeout": 120.0,
-}  # fmt: skip
-KINDS: dict[str, dict[str, Any]] = {
-    "finetune": {
-        "drop_path": 0.5, "evaluate_every": 2,
-        "augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5),
-    },
-    "tokenizer": {"revive_every": 2},
-    "pretrain": {"target": "pixels", "drop_path": 0.5, "neighbour_pictures": 0},
-    "segment": {"head": LinearHeadConfig(), "drop_path": 0.5, "evaluate_every": 2},
-}  # fmt: skip
-"""Each with all that is random in it: drop path, erasing, mixup and cutmix; Gumbel noise."""
-
-
-def train(rank: int, kind: str, data: Path, out: Path, options: dict[str, Any]) -> dict[str, float]:
-    given = OPTIONS | KINDS[kind] | options
-    run = getattr(beit, kind)("tiny", data=str(data), out=str(out), **given)
-    metrics: dict[str, float] = run.metrics
-    return metrics
 
 
 def assert_same_numbers(one: Path, other: Path) -> None:
@@ -262,63 +238,6 @@ def raising(rank: int, phase: str, data: Path, out: Path) -> None:
     told = rf"another process ended.* {phase}: "
     with pytest.raises(ZeroDivisionError) if rank else pytest.raises(ResourceError, match=told):
         train(rank, "finetune", data, out, {"process_timeout": 2 * LONGEST})
-
-
-SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "a loss whose gradient is finite": lambda total: total + torch.inf,
-    "a loss and its gradient": lambda total: total * torch.nan,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 4], ids=["gradients averaged", "gradients of DDP"])
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_step_that_breaks_in_one_process_ends_all_before_its_update(
-    how, step, class_folders, tmp_path
-):
-    """The same step in all, told alike, with the pictures of that process, which records it."""
-    out = tmp_path / "run"
-    told = together(diverging, how, step, class_folders, out)
-    assert told[0] == told[1]
-    (record,) = (out / "diverged").glob("*.json")
-    assert record.name == f"step-{step:08d}-rank-1.json"
-    keys = json.loads(record.read_text())["keys"]
-    assert len(keys) == 2
-    assert f"at step {step}; first in the loss, with the pictures {', '.join(keys)} of process 1" \
-        in told[0]  # fmt: skip
-    assert f"replay {record.with_suffix('.safetensors')} repeats" in told[0].replace("`", "")
-    saved = newest_checkpoint(out / "checkpoints").checkpoint
-    assert saved is not None
-    assert saved.step == step
-
-
-def diverging(rank: int, how: str, broken: int, data: Path, out: Path) -> str:
-    """The first of two micro-batches of the second process is spoilt; what the run says then."""
-    forward, done = Classification.forward, Classification.after_step
-    steps = 6
-    spoilt: list[tuple[str, ...]] = []  # the pictures, by which the step is repeated
-    weights: list[torch.Tensor] = []
-
-    def spoil(self: Classification, batch: LabelledBatch, progress: float) -> Loss:
-        loss = forward(self, batch, progress)
-        if rank == 1 and round(progress * steps) == broken:
-            spoilt.append(batch.keys)
-            if batch.keys == spoilt[0]:
-                loss = loss._replace(total=SPOILT[how](loss.total))
-        return loss
-
-    def after_step(self: Classification, step: int) -> dict[str, float]:
-        weights.append(self.model.head.weight.detach().clone())
-        return done(self, step)
-
-    Classification.forward = spoil  # type: ignore[method-assign]
-    Classification.after_step = after_step  # type: ignore[method-assign]
-    options = {"steps": steps, "micro_batch": 2, "save_every": 1}
-    with pytest.raises(DivergedError) as caught:
-        train(rank, "finetune", data, out, options)
-    assert len(weights) == broken + 1
-    assert torch.equal(weights[-1], weights[-2])
-    return str(caught.value)
 
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {

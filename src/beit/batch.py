@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -88,6 +88,22 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
         else:
             values.append(value)
     return type(batch)(*values)
+
+
+def divide(batch: Batch, size: int) -> Iterator[Batch]:
+    """The batch in parts of `size` pictures, in order, the last one perhaps smaller. What could not
+    be read is told with the first part."""
+    if len(batch.keys) <= size:
+        yield batch
+        return
+    for start in range(0, len(batch.keys), size):
+        part = {
+            name: value[start : start + size]
+            if name == "keys" or isinstance(value, Tensor)
+            else value
+            for name, value in batch._asdict().items()
+        }
+        yield type(batch)(**part | {"unreadable": batch.unreadable if start == 0 else ()})
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from beit.batch import ImageBatch, Unreadable
+from beit.batch import ImageBatch, Unreadable, divide
 from beit.chance import Chance
 from beit.config import AugmentConfig, TrainingConfig
 from beit.errors import DivergedError, ResourceError
@@ -18,7 +18,7 @@ from beit.training import update
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
 from beit.training.memory import ran_out_of_memory, smaller_micro_batch
-from beit.training.update import Updater, divide
+from beit.training.update import Updater
 from miniature import (
     BATCH,
     CPU,

@@ -45,6 +45,9 @@ class TrainingConfig:
     """AdamW's epsilon."""
     clip: float | None = None
     """Largest global gradient norm; None does not clip."""
+    skip_spikes: float | None = None
+    """Leave out an update whose gradient norm is more than so many times the median of the last 64;
+    None leaves out none."""
     layer_decay: float = 1.0
     """Factor on the learning rate per layer, from the head down to the embedding."""
     average: float | None = None
@@ -117,6 +120,11 @@ class TrainingConfig:
             self.clip is None or self.clip > 0,
             f"clip {self.clip} would stop learning",
             "use a positive norm, or None",
+        )
+        check_that(
+            self.skip_spikes is None or self.skip_spikes > 1,
+            f"skip_spikes {self.skip_spikes} would leave out every second update",
+            "use e.g. 10, or None",
         )
         check_that(
             self.micro_batch is None

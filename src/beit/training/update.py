@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from beit.batch import Batch, to_device
+from beit.batch import Batch, divide, to_device
 from beit.chance import Chance
 from beit.config.training import TrainingConfig
 from beit.errors import CheckpointError
@@ -25,6 +25,7 @@ from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_lar
 from beit.training.optim import Optimizer
 from beit.training.parallel import Processes, autocast, resolve_precision
 from beit.training.sharding import whole
+from beit.training.spikes import Spikes
 from beit.training.weights import Weights
 
 MOST_OVERFLOWS = 20
@@ -67,6 +68,7 @@ class Updater:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
         )
+        self.spikes = Spikes(config.skip_spikes, self.device) if config.skip_spikes else None
         self._delivered = config.micro_batch or config.batch // processes.world
         self.micro_batch = self._delivered
         # Without a scaler: 1 from the first step on that was not finite, and the steps before it.
@@ -92,7 +94,7 @@ class Updater:
         while True:
             terms = self._gradients(step, arrived, batches, before)
             rate = self.optimizer.schedule(step)
-            norm, applied = self._apply()
+            norm, left_out, applied = self._apply()
             self.optimizer.adamw.zero_grad(set_to_none=True)
             if applied:
                 break
@@ -104,6 +106,8 @@ class Updater:
         self.weights.update_average()
         if overflows:
             events = {**events, "overflows": float(overflows)}
+        if left_out is not None:
+            terms["left_out"] = left_out
         return Updated({**terms, "grad_norm": norm}, events, rate)
 
     def _gradients(
@@ -212,8 +216,9 @@ class Updater:
             scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,
         )
 
-    def _apply(self) -> tuple[Tensor, bool]:
-        """Clip and step; the norm of the gradient, and whether the weights may have changed."""
+    def _apply(self) -> tuple[Tensor, Tensor | None, bool]:
+        """Clip and step. The norm of the gradient; 1 if it is left out as a spike, where those are
+        looked for; and whether the step is done, not to be tried again."""
         adamw, clip = self.optimizer.adamw, self.config.clip
         self.scaler.unscale_(adamw)
         norm = whole(
@@ -221,18 +226,21 @@ class Updater:
                 self.optimizer.parameters, clip if clip else float("inf"), foreach=True
             )
         )
+        left_out = self.spikes.stands_out(norm) if self.spikes else None
         if self.scaler.is_enabled():
             scale = self.scaler.get_scale()
-            self.scaler.step(adamw)
+            if left_out is None or not bool(left_out):
+                self.scaler.step(adamw)
             self.scaler.update()
-            return norm, self.scaler.get_scale() >= scale
+            return norm, left_out, self.scaler.get_scale() >= scale
         self._broken = torch.maximum(self._broken, 1.0 - norm.isfinite().float())
         self._sound = self._sound + (1 - self._broken)
         # The fused kernel leaves everything as it is where this is 1: so a GPU need not be waited
         # for, and the weights are still those of before the broken step when it is noticed.
-        adamw.found_inf = self._broken  # type: ignore[attr-defined]
+        skipped = self._broken if left_out is None else torch.maximum(self._broken, left_out)
+        adamw.found_inf = skipped  # type: ignore[attr-defined]
         adamw.step()
-        return norm, True
+        return norm, left_out, True
 
     def broken_step(self) -> int | None:
         """The first step whose loss or gradient was not finite; from then on nothing was learned.
@@ -249,6 +257,8 @@ class Updater:
         All processes must ask.
         """
         tensors = self.weights.state(self.optimizer.tensors())
+        if self.spikes is not None:
+            tensors["spikes"] = self.spikes.state()
         return tensors, {"scaler": self.scaler.state_dict(), "micro_batch": self.micro_batch}
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -265,6 +275,8 @@ class Updater:
                 remedy="use the settings of the run's config.json",
             ) from error
         self.optimizer.load(optimizer)
+        if self.spikes is not None:
+            self.spikes.load(tensors["spikes"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(values["scaler"])
         found_to_fit = values.get("micro_batch", self._delivered)
@@ -278,19 +290,3 @@ class Updater:
     def _put_back(self, before: dict[str, Tensor]) -> None:
         for name, value in self._buffers().items():
             value.copy_(before[name])
-
-
-def divide(batch: Batch, size: int) -> Iterator[Batch]:
-    """The batch in parts of `size` pictures, in order, the last one perhaps smaller. What could not
-    be read is told with the first part."""
-    if len(batch.keys) <= size:
-        yield batch
-        return
-    for start in range(0, len(batch.keys), size):
-        part = {
-            name: value[start : start + size]
-            if name == "keys" or isinstance(value, Tensor)
-            else value
-            for name, value in batch._asdict().items()
-        }
-        yield type(batch)(**part | {"unreadable": batch.unreadable if start == 0 else ()})
