@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -339,3 +340,21 @@ def test_hostile_and_other_files_are_refused_by_every_verb(capsys, class_folders
         assert "weights.pth" in told
         assert "web page" in told
     assert list(tmp_path.iterdir()) == [page]
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "told"),
+    [
+        ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted\n"),
+        # Twice Ctrl-C: the second comes when all is done.
+        ("atexit.register(signal.raise_signal, signal.SIGINT)", 0, ""),
+    ],
+)
+def test_who_interrupts_sees_no_stack(verb, code, told):
+    program = (
+        "import atexit, signal, sys\nfrom beit import cli\n"
+        f"def verb(_):\n    {verb}\n"
+        "cli.VERBS['verb'] = verb\nsys.argv = ['beit', 'verb']\ncli.program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, told)

@@ -1,7 +1,5 @@
 """`python -m beit.cli`, for torchrun."""
 
-import sys
+from beit.cli import program
 
-from beit.cli import main
-
-sys.exit(main())
+program()
