@@ -57,7 +57,8 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     assert "at block 1" in page
     strict = ["--out", str(tmp_path / "other"), "--bad-limit", "0", "--workers", "0"]
     assert main([*words[:4], *strict]) == 3
-    assert "1 of 109 pictures cannot be read: 'val/disc/broken.png'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 of 109 pictures cannot be read, --bad-limit allows 0: 'val/disc/broken.png'" in told
     assert main(words) == 7
     assert "not empty" in capsys.readouterr().err
 

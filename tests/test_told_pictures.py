@@ -15,6 +15,7 @@ from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader
 from beit.data.sources import open_source
 from beit.data.views import SingleView
+from beit.errors import DataError, RunFolderError
 from beit.report.page import write_report
 from encoding import animate
 from segmented_folder import write_folder
@@ -52,11 +53,9 @@ def test_a_run_tells_of_animations_and_of_pictures_in_both_parts(
     assert set(named(out / "several.jsonl")) == animated
     assert named(out / "shared.jsonl") == {"train/disc/03.png": "the same as val/disc/07.png"}
     assert not (out / "unreadable.jsonl").exists()
-    told = capsys.readouterr().out
-    assert (
-        "note: 1 of the pictures to learn from come again for validation, as train/disc/03" in told
-    )
     log = (out / "log.txt").read_text()
+    for text in (log, capsys.readouterr().out):
+        assert "note: 1 of the pictures to learn from come again for validation, as train/" in text
     assert log.count("the first picture was taken") == 1
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4
@@ -76,6 +75,65 @@ def test_a_pre_training_tells_of_animations_that_it_is_measured_with(
     )  # fmt: skip
     told = set(named(tmp_path / "run" / "several.jsonl"))
     assert told == {"train/stripes/01.gif", "val/tiles/02.gif"}
+
+
+@pytest.fixture
+def broken(class_folders: Path, tmp_path: Path) -> Path:
+    """Pictures of which three cannot be read."""
+    root = tmp_path / "broken"
+    shutil.copytree(class_folders, root)
+    for name in ("a.jpg", "b.png", "c.png"):
+        (root / "disc" / name).write_text("words")
+    return root
+
+
+def test_a_run_tells_of_pictures_that_cannot_be_read_and_of_those_held_out(
+    broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    runs.tokenizer("tiny", data=str(broken), out=str(out), bad_limit=0.5, held_out=0.2, **OPTIONS)
+    log, told = (out / "log.txt").read_text(), capsys.readouterr().out
+    assert set(named(out / "unreadable.jsonl")) == {"disc/a.jpg", "disc/b.png", "disc/c.png"}
+    for text in (log, told):
+        assert "note: 7 of 39 pictures are held out to measure on (--held-out)" in text
+        assert "32 pictures, batch 12" in text
+        for name in ("a.jpg", "b.png", "c.png"):
+            assert text.count(f"disc/{name} cannot be read and is left out: ") == 1
+        assert f"left out: 3; {out / 'unreadable.jsonl'} names them" in text
+
+
+def test_a_run_that_met_too_many_unreadable_pictures_goes_on_with_a_higher_limit(
+    broken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = OPTIONS | {"data": str(broken), "out": str(out), "quiet": True}
+    with pytest.raises(
+        DataError, match="of 39 pictures cannot be read, --bad-limit allows 1"
+    ) as caught:
+        runs.tokenizer("tiny", held_out=0.0, **options)
+    for word in ("beit data check", "--bad-limit", "--resume"):
+        assert word in caught.value.remedy
+    assert not list((out / "checkpoints").glob("step-*"))
+    with pytest.raises(RunFolderError, match="holds a run"):
+        runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, **options)
+    with pytest.raises(DataError, match="pictures cannot be read"):
+        runs.tokenizer("tiny", held_out=0.0, resume=True, **options)
+    run = runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, resume=True, **options)
+    assert run.artifact.exists()
+    assert "going on" not in (out / "log.txt").read_text()  # no step was saved
+
+
+def test_a_run_that_met_too_many_unreadable_pictures_goes_on_without_them(
+    broken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = OPTIONS | {"data": str(broken), "out": str(out), "quiet": True}
+    with pytest.raises(DataError):
+        runs.tokenizer("tiny", **options)
+    for name in ("a.jpg", "b.png"):
+        (broken / "disc" / name).unlink()
+    runs.tokenizer("tiny", resume=True, **options)
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
 
 
 def test_a_segmentation_tells_of_pictures_in_both_parts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from beit.batch import Unreadable
 from beit.errors import DataError
 from beit.training.journal import Journal
-from beit.training.noted import UnreadablePictures
+from beit.training.noted import NotedPictures
 from beit.training.run_folder import RunFolder
 
 
@@ -67,31 +67,74 @@ def bad(*names):
     return tuple(Unreadable(name, "it is empty") for name in names)
 
 
+def noted(folder, said, pictures=200, limit=0.01):
+    return NotedPictures(folder, said.append, pictures=pictures, limit=limit)
+
+
 def test_unreadable_pictures_count_once(folder):
-    pictures = UnreadablePictures(folder, pictures=200, limit=0.01)
-    pictures.add(bad("a.png"))
-    pictures.add(bad("a.png", "b.png"))
-    assert len(pictures) == 2
-    again = UnreadablePictures(folder, pictures=200, limit=0.01)
-    again.add(bad("b.png"))
-    assert len(again) == 2
+    said = []
+    pictures = noted(folder, said)
+    pictures.add(bad("a.png"), ())
+    pictures.add(bad("a.png", "b.png"), ())
+    assert pictures.counts() == {"unreadable": 2}
+    again = noted(folder, said)
+    again.add(bad("b.png"), ())
+    assert again.counts() == {"unreadable": 2}
     written = (folder.path / "unreadable.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in written] == ["a.png", "b.png"]
+    assert said == [
+        f"{key} cannot be read and is left out: it is empty" for key in ("a.png", "b.png")
+    ]
+
+
+def test_the_first_unreadable_pictures_are_named_and_the_others_counted(folder):
+    said = []
+    pictures = noted(folder, said, limit=0.5)
+    pictures.add(bad(*(f"{number}.png" for number in range(3))), ())
+    pictures.add(bad(*(f"{number}.png" for number in range(9))), ())
+    assert [line.split()[0] for line in said[:5]] == [f"{number}.png" for number in range(5)]
+    assert said[5:] == [f"more pictures cannot be read; {folder.unreadable} names all"]
+    with folder.unreadable.open("a") as file:  # another process of the run
+        file.write('{"key": "theirs.png", "reason": "it is empty"}\n')
+    pictures.sum_up()
+    assert said[6:] == [
+        f"pictures that could not be read and were left out: 10; {folder.unreadable} names them"
+    ]
+
+
+def test_nothing_is_said_of_pictures_that_can_be_read(folder):
+    said = []
+    pictures = noted(folder, said)
+    pictures.add((), ())
+    pictures.sum_up()
+    assert not said
+    assert pictures.counts() == {}
 
 
 @pytest.mark.parametrize(
     ("limit", "pictures", "allowed"), [(0.01, 300, 3), (0.01, 5, 1), (0.0, 1000, 0)]
 )
 def test_too_many_unreadable_pictures(folder, limit, pictures, allowed):
-    noted = UnreadablePictures(folder, pictures=pictures, limit=limit)
+    said = []
+    met = noted(folder, said, pictures, limit)
     for number in range(allowed):
-        noted.add(bad(f"{number}.png"))
+        met.add(bad(f"{number}.png"), ())
     with pytest.raises(DataError, match=f"{allowed + 1} of {pictures} .*it is empty") as caught:
-        noted.add(bad("last.png"))
+        met.add(bad("last.png"), ())
     assert "--bad-limit" in caught.value.remedy
+    assert f"--bad-limit allows {allowed}" in caught.value.problem
     assert ("0.png" if allowed else "last.png") in caught.value.problem
+    assert len(said) == allowed + 1
+
+
+def test_what_was_unreadable_before_a_run_went_on_counts_if_it_still_is(folder):
+    with pytest.raises(DataError):
+        noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
+    noted(folder, []).add(bad("a.png"), ())  # the others were mended
+    with pytest.raises(DataError, match="3 of 200"):
+        noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
 
 
 def test_a_list_of_unreadable_pictures_that_was_cut_off(folder):
     (folder.path / "unreadable.jsonl").write_text('{"key": "a.png", "reason": "empty"}\n{"key')
-    assert len(UnreadablePictures(folder, pictures=9, limit=0.5)) == 1
+    assert noted(folder, []).counts() == {"unreadable": 1}

@@ -87,7 +87,8 @@ class LoaderConfig:
     cache: bool | None = None
     """Keep decoded pictures in memory; None does so when they fit in half a gigabyte."""
     bad_limit: float = 0.01
-    """Largest share of unreadable pictures before a run stops; each is named in the report."""
+    """Largest share of unreadable pictures before a run stops; each is named in the report.
+    A single one is always left out, unless this is 0."""
     worker_timeout: float = 300.0
     """Seconds without a picture after which a loader process counts as hung."""
     worker_restarts: int = 3

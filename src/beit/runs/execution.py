@@ -175,8 +175,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
-        for note in () if manner.quiet else (*task.notes, *_told_of_shared(task.shared, folder)):
-            print(f"note: {note}")
+    notes = (*task.notes, *_told_of_shared(task.shared, folder))
     origin = {
         "recipe": config.recipe,
         "steps": training.steps,
@@ -201,6 +200,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             evaluation=evaluation,
             publish=publish,
             quiet=manner.quiet,
+            notes=tuple(f"note: {note}" for note in notes),
             listing=listing,
             accept_changed_data=config.accept_changed_data,
             parts={"tokenizer": task.details.tokenizer} if task.details.tokenizer else {},

@@ -39,6 +39,7 @@ from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
 from beit.report.probe import write_probe_page
+from beit.training.noted import allowed_unreadable
 
 
 def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object) -> Probes:
@@ -167,10 +168,13 @@ class _Measuring:
         passes = self.passes.values()
         lost = {found.key: found.reason for part in passes for found in part.unreadable()}
         pictures = len(lost) + sum(len(table.keys) for table in tables.values())
-        if len(lost) > self.config.loader.bad_limit * pictures:
+        allowed = allowed_unreadable(self.config.loader.bad_limit, pictures)
+        if len(lost) > allowed:
             raise DataError(
-                f"{len(lost)} of {pictures} pictures cannot be read: {quoted(list(lost))}",
-                remedy="mend or remove them, or raise --bad-limit",
+                f"{len(lost)} of {pictures} pictures cannot be read, --bad-limit allows {allowed}: "
+                + quoted(list(lost)),
+                remedy="`beit data check` on the same data says why; mend or remove them, or raise "
+                "--bad-limit",
             )
         return lost
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,7 +96,10 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
         channels=built.channels,
         evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
         details=Details(),
-        notes=(bank.check_room(),) if bank else (),
+        notes=(
+            *((bank.check_room(),) if bank else ()),
+            *_told_of_held_out(training, held_out),
+        ),
     )
 
 
@@ -168,6 +171,14 @@ def objective_of(
     assert isinstance(how, ReconstructConfig)
     assert isinstance(model, DiscreteVAE)
     return Reconstruct(model, how, seed=seed)
+
+
+def _told_of_held_out(training: ImageSource, held_out: ImageSource) -> Iterator[str]:
+    if training is not held_out:
+        yield (
+            f"{len(held_out):,} of {len(training) + len(held_out):,} pictures are held out to "
+            "measure on (--held-out)"
+        )
 
 
 def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:

@@ -16,7 +16,7 @@ from beit.training.checkpoint import Checkpoint, newest_checkpoint
 from beit.training.journal import Journal, Pace, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
-from beit.training.noted import FirstOfSeveral, UnreadablePictures
+from beit.training.noted import NotedPictures
 from beit.training.parallel import lost_a_process, lost_process
 from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
@@ -64,13 +64,14 @@ class _Run:
         self.told = self.step
         try:
             self._open_records()
-            for remark in remarks:
+            for remark in (*run.notes, *remarks):
                 self._say(remark)
             if self.step >= config.steps:
                 self._say(f"this run was already done: {self.step} of {config.steps} steps")
             else:
-                self._introduce(resumed=resume)
+                self._introduce()
                 self._train()
+                self.noted.sum_up()
             judged = self.updater.weights.judged()
             if run.processes.leads:  # also if the run was killed between its last save and here
                 run.publish(judged, False, self.metrics)
@@ -85,12 +86,13 @@ class _Run:
         finally:
             if self.journal is not None:
                 self.journal.close()
-        return Fitted(self.metrics, self.best[0] if self.best else 0, len(self.unreadable))
+        return Fitted(self.metrics, self.best[0] if self.best else 0, len(self.noted.unreadable))
 
     def _open_records(self) -> None:
         run = self.run
-        self.unreadable = UnreadablePictures(run.folder, pictures=run.pictures, limit=run.bad_limit)
-        self.several = FirstOfSeveral(run.folder, self._say)
+        self.noted = NotedPictures(
+            run.folder, self._say, pictures=run.pictures, limit=run.bad_limit
+        )
         if run.processes.leads:
             self.journal = Journal(
                 run.folder,
@@ -169,8 +171,7 @@ class _Run:
             if self.run.loader.restarts > self.restarts:
                 self.restarts = self.run.loader.restarts
                 self._say(f"processes that read pictures were lost and replaced: {self.restarts}")
-            self.unreadable.add(batch.unreadable)
-            self.several.add(batch.several)
+            self.noted.add(batch.unreadable, batch.several)
             yield batch
 
     def _require_finite(self) -> None:
@@ -187,9 +188,9 @@ class _Run:
         if self.journal is not None:
             self.journal.say(text)
 
-    def _introduce(self, *, resumed: bool) -> None:
+    def _introduce(self) -> None:
         weights = sum(p.numel() for p in self.updater.optimizer.parameters)
-        start = f"going on after step {self.step}" if resumed else "starting"
+        start = f"going on after step {self.step}" if self.step else "starting"
         self._say(
             f"{start}: {weights:,} weights, {self.run.pictures:,} pictures, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
@@ -209,11 +210,7 @@ class _Run:
         pace = self.pace.measure(self.step, self.device)
         expectations = self.objective.expectations()
         if self.journal is not None:
-            values = {**terms, **expectations, "lr": self.rate, **pace}
-            if len(self.unreadable):
-                values["unreadable"] = float(len(self.unreadable))
-            if len(self.several):
-                values["several"] = float(len(self.several))
+            values = {**terms, **expectations, "lr": self.rate, **pace, **self.noted.counts()}
             if self.restarts:
                 values["reader_restarts"] = float(self.restarts)
             self.journal.record(self.step, "train", values)
@@ -231,8 +228,7 @@ class _Run:
         with torch.no_grad():  # in float32, as the artifact will be used
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
-        self.unreadable.add(evaluation.unreadable())
-        self.several.add(evaluation.several())
+        self.noted.add(evaluation.unreadable(), evaluation.several())
         if self.journal is not None:
             self.journal.record(self.step, "evaluate", self.metrics)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())

@@ -13,6 +13,8 @@ from beit.training.journal import whole_rows
 from beit.training.run_folder import RunFolder
 
 FIRST_TAKEN = "animated, or with several pages: the first picture was taken"
+NAMED = 5
+"""So many unreadable pictures are named in the log; a folder of broken ones must not fill it."""
 
 
 class Noted:
@@ -21,11 +23,15 @@ class Noted:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.known: dict[str, str] = {}
-        if file.exists():
-            self.known = {row["key"]: row["reason"] for row in whole_rows(file)}
+        self.look()
 
     def __len__(self) -> int:
         return len(self.known)
+
+    def look(self) -> None:
+        """Learn what the file holds: several processes write to it."""
+        if self.file.exists():
+            self.known |= {row["key"]: row["reason"] for row in whole_rows(self.file)}
 
     def note(self, found: Mapping[str, str]) -> list[str]:
         """Write down the ones not noted before; returns their keys."""
@@ -38,36 +44,70 @@ class Noted:
         return new
 
 
-class UnreadablePictures(Noted):
-    """Pictures that could not be read, limited by a setting."""
+def allowed_unreadable(limit: float, pictures: int) -> int:
+    """How many pictures may be unreadable, of `limit` as a share: one at least, unless it is 0."""
+    return max(1, math.floor(limit * pictures)) if limit else 0
 
-    def __init__(self, folder: RunFolder, *, pictures: int, limit: float) -> None:
-        super().__init__(folder.unreadable)
-        self._allowed = max(1, math.floor(limit * pictures)) if limit else 0
-        self._pictures = pictures
 
-    def add(self, found: Iterable[Unreadable]) -> None:
+class NotedPictures:
+    """The pictures that cannot be read, limited by a setting, and those that are the first of
+    several in their file. The log names the first ones, the files of the run all."""
+
+    def __init__(
+        self, folder: RunFolder, say: Callable[[str], None], *, pictures: int, limit: float
+    ) -> None:
+        self.unreadable = Noted(folder.unreadable)
+        self.several = Noted(folder.several)
+        self._say = say
+        self._pictures, self._allowed = pictures, allowed_unreadable(limit, pictures)
+        # Only what is met since this start counts against the limit: what was met before a run went
+        # on may be mended by now.
+        self._met: dict[str, str] = {}
+
+    def add(self, unreadable: Iterable[Unreadable], several: Iterable[str]) -> None:
         """Note the ones not seen before.
 
-        Raises DataError once there are more than the limit allows.
+        Raises DataError once more are unreadable than the limit allows.
         """
-        if self.note({entry.key: entry.reason for entry in found}) and len(self) > self._allowed:
-            first = "; ".join(f"{key}: {why}" for key, why in list(self.known.items())[:3])
-            raise DataError(
-                f"{len(self)} of {self._pictures} pictures cannot be read ({first})",
-                remedy=f"see {self.file}; repair or remove them, or raise --bad-limit",
-            )
+        self._add_several(several)
+        found = {entry.key: entry.reason for entry in unreadable}
+        if not found:
+            return
+        before = len(self.unreadable)
+        for number, key in enumerate(self.unreadable.note(found), start=before + 1):
+            if number <= NAMED:
+                self._say(f"{key} cannot be read and is left out: {found[key]}")
+            elif number == NAMED + 1:
+                self._say(f"more pictures cannot be read; {self.unreadable.file} names all")
+        self._met |= found
+        if len(self._met) > self._allowed:
+            raise self._too_many()
 
-
-class FirstOfSeveral(Noted):
-    """Pictures that are the first of several in their file; the log names the first of them."""
-
-    def __init__(self, folder: RunFolder, say: Callable[[str], None]) -> None:
-        super().__init__(folder.several)
-        self._say = say
-
-    def add(self, keys: Iterable[str]) -> None:
-        """Note the ones not seen before."""
-        before, new = len(self), self.note(dict.fromkeys(keys, FIRST_TAKEN))
+    def _add_several(self, keys: Iterable[str]) -> None:
+        before, new = len(self.several), self.several.note(dict.fromkeys(keys, FIRST_TAKEN))
         if new and not before:
-            self._say(f"{new[0]} is {FIRST_TAKEN}; {self.file} names all such files")
+            self._say(f"{new[0]} is {FIRST_TAKEN}; {self.several.file} names all such files")
+
+    def _too_many(self) -> DataError:
+        first = "; ".join(f"{key}: {why}" for key, why in list(self._met.items())[:3])
+        return DataError(
+            f"{len(self._met)} of {self._pictures} pictures cannot be read, --bad-limit allows "
+            f"{self._allowed}: {first}",
+            remedy="`beit data check` on the same data names all of them; repair or remove them or "
+            "raise --bad-limit, and go on with --resume (if a step was saved, also "
+            "--accept-changed-data for changed pictures)",
+        )
+
+    def counts(self) -> dict[str, float]:
+        """How many there are of each kind that there is."""
+        counted = {"unreadable": self.unreadable, "several": self.several}
+        return {name: float(len(noted)) for name, noted in counted.items() if len(noted)}
+
+    def sum_up(self) -> None:
+        """Say at the end how many were left out."""
+        self.unreadable.look()
+        if number := len(self.unreadable):
+            self._say(
+                f"pictures that could not be read and were left out: {number}; "
+                f"{self.unreadable.file} names them"
+            )

@@ -57,6 +57,8 @@ class Fit(NamedTuple):
     publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
     """Writes the artifact of a model: whether it is the best so far, and its metrics."""
     quiet: bool = False
+    notes: tuple[str, ...] = ()
+    """What the user should know before, and find in the log."""
     listing: Listing | None = None
     """Which pictures these are; compared when the run goes on."""
     accept_changed_data: bool = False
