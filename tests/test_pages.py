@@ -126,8 +126,10 @@ def test_code_of_one_s_own(
     """A recipe and a tokenizer by `module:function`; both runs go on and are reported, also by a
     process that has not loaded the module yet."""
     run(["tokenizer", "--data", "pictures", "--out", "runs/tokenizer"], capsys)
+    assert "export PYTHONPATH=." in blocks("own-code")[0]
     *lines, later = commands("own-code")
-    assert len(lines) == 2
+    # As they stand there, also the recipe: `run` would put in another.
+    assert [line[:2] for line in lines] == [["pretrain", "own:recipe"], ["pretrain", "tiny"]]
     for line in lines:
         run(line, capsys)
         run([*line, "--resume"], capsys)
@@ -137,7 +139,8 @@ def test_code_of_one_s_own(
     assert "own:greys" in (place / "runs" / "greys" / "report.html").read_text()
     report = place / "runs" / "greys" / "report.html"
     assert "No pictures" not in report.read_text()
-    path = f"{DOCS}{os.pathsep}{environment['PYTHONPATH']}"
+    shutil.copy(DOCS / "own.py", place)
+    path = f".{os.pathsep}{environment['PYTHONPATH']}"
     assert later[:3] == ["--import", "own", "report"]
     for words, pictures in ((later[2:], False), (later, True)):
         done = subprocess.run(

@@ -27,7 +27,8 @@ def import_outside(module: str) -> None:
     except (ImportError, TypeError, ValueError) as error:  # the latter two: it is no module's name
         raise ConfigError(
             f"the module '{module}' cannot be imported: {error}",
-            remedy="name a module that is installed, or put its folder on PYTHONPATH",
+            remedy="name a module that is installed, or put its folder on PYTHONPATH "
+            "(`PYTHONPATH=. beit ...`)",
         ) from error
     _imported.append(module)
 
@@ -62,6 +63,7 @@ def find_outside(name: str, what: str, *, may_import: bool = True) -> object:
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"{what} '{name}' cannot be found: {error}",
-            remedy="name an importable module and a function in it, as module:function",
+            remedy="name a module and a function in it, as module:function; Python must find the "
+            "module: install it, or put its folder on PYTHONPATH (`PYTHONPATH=. beit ...`)",
         ) from error
     return found
