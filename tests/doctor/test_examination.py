@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 from collections import namedtuple
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from beit.cli import main
-from beit.doctor import accelerator, installation, machine
+from beit.cli import doctoring, main
+from beit.config.serve import ServeConfig
+from beit.doctor import accelerator, examination, installation, machine
 from beit.doctor.finding import Finding, must_hold
 from beit.doctor.pictures import check_pictures, suggest
 from beit.errors import DataError, ResourceError
@@ -51,7 +53,7 @@ def test_what_fails_decides_the_exit_code():
     good, bad = Finding("ok", "x", ""), Finding("fail", "disk", "")
     pictures = Finding("fail", "duplicate", "", "", "pictures")
     must_hold([good])
-    with pytest.raises(ResourceError, match="disk"):
+    with pytest.raises(ResourceError, match=r"disk[\s\S]*what the lines marked fail say"):
         must_hold([good, pictures, bad])
     with pytest.raises(DataError, match="duplicate"):
         must_hold([good, pictures])
@@ -84,6 +86,11 @@ def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
         told = capsys.readouterr().out
         assert "torch.compile" in told or "--skip-compile" in line
     assert json.loads(told)["level"] == "warn"
+
+
+def test_the_port_is_that_of_the_server():
+    for function in (doctoring.examine, examination.examine):
+        assert signature(function).parameters["port"].default == ServeConfig().port
 
 
 def test_a_port_that_is_in_use():
@@ -126,6 +133,14 @@ def test_every_extra_of_the_package_is_told_of():
     told = {one.subject.removeprefix("extra ") for one in installation.check_extras()}
     assert told == set(installation.metadata.metadata("beit").get_all("Provides-Extra"))
     assert all(one.level == "ok" for one in installation.check_extras())
+
+
+def test_what_an_extra_lacks_is_added_to_what_is_installed(monkeypatch):
+    """By a command that needs no index to have this package, as `--upgrade` would."""
+    lines = ['no-such-library>=1; extra == "serve"']
+    monkeypatch.setattr(installation.metadata, "requires", lambda _: lines)
+    found = {one.subject: one for one in installation.check_extras()}
+    assert found["extra serve"].change == 'if you need it: pip install "beit[serve]"'
 
 
 def test_a_decoder_that_gives_other_pixels(monkeypatch):

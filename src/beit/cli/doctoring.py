@@ -6,9 +6,13 @@ from typing import Annotated, Literal
 
 import tyro
 
+from beit.cli.options import check_subcommand
+from beit.config.serve import ServeConfig
+
 
 def doctor(args: list[str]) -> None:
     """Find out what is wrong: with this machine, with pictures, with a run that broke."""
+    check_subcommand("doctor", ["replay"], args)
     if args[:1] == ["replay"]:
         tyro.cli(replay, args=args[1:], prog="beit doctor replay")
     else:
@@ -20,7 +24,7 @@ def examine(
     out: str = "runs",
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     skip_compile: bool = False,
-    port: int = 8000,
+    port: int = ServeConfig.port,
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,

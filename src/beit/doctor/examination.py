@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from beit.config.serve import ServeConfig
 from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus
 from beit.doctor.finding import Check, Finding
 from beit.doctor.installation import check_decoder, check_extras, check_versions
@@ -24,7 +25,7 @@ def examine(
     data: str = "",
     out: str = "runs",
     compile: bool = True,  # noqa: A002 (the name of the option)
-    port: int = 8000,
+    port: int = ServeConfig.port,
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,

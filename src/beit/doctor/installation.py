@@ -72,7 +72,7 @@ def check_extras() -> Iterator[Finding]:
         words += [f"not installed: {', '.join(missing)}"] if missing else []
         words += [f"not in a supported version: {', '.join(unfit)}"] if unfit else []
         level: Level = "warn" if unfit else "ok"
-        change = f'if you need it: pip install --upgrade "{PACKAGE}[{extra}]"'
+        change = f'if you need it: pip install "{PACKAGE}[{extra}]"'
         yield Finding(level, f"extra {extra}", "; ".join(words), change if missing or unfit else "")
 
 
