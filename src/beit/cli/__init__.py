@@ -42,6 +42,9 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "study": studying.study,
 }
 
+FOR_ALL = {"--traceback": 0, "--import": 1}
+"""Options that stand before the verb, and how many words follow each."""
+
 
 def _help() -> str:
     verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
@@ -55,11 +58,22 @@ def _help() -> str:
     )
 
 
+def _check_order(args: Sequence[str]) -> None:
+    """Raise ConfigError for an option of all verbs that stands behind the verb."""
+    for place, word in enumerate(args):
+        if word in FOR_ALL:
+            option = " ".join(args[place : place + 1 + FOR_ALL[word]])
+            raise ConfigError(
+                f"{word} stands behind the verb",
+                remedy=f"put it before: beit {option} {args[0]} ...",
+            )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     traceback, modules = False, []
-    while args and args[0] in ("--traceback", "--import"):
+    while args and args[0] in FOR_ALL:
         if args.pop(0) == "--traceback":
             traceback = True
         else:
@@ -79,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import_outside(module)
         if args[0] not in VERBS:
             raise ConfigError(f"there is no verb '{args[0]}'", remedy=nearest(args[0], VERBS))
+        _check_order(args)
         VERBS[args[0]](args[1:])
     except BeitError as error:
         if traceback:

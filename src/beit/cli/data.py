@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from beit.cli.options import run_subcommand
+
 Data = Annotated[str, tyro.conf.Positional]
 
 
 def data(args: list[str]) -> None:
     """Look through pictures for faults, or pack them into tar shards."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"check": check, "pack": pack}, args=args, prog="beit data", description=data.__doc__
-    )
+    run_subcommand("data", {"check": check, "pack": pack}, args, data.__doc__ or "")
 
 
 def check(

@@ -7,10 +7,11 @@ from typing import Literal
 
 import tyro
 
-from beit.cli.options import Artifact, pixels, value_of
+from beit.cli.options import Artifact, config_errors, pixels, value_of
 from beit.config import EvaluateConfig, ProbeConfig
+from beit.errors import ConfigError
 from beit.recipes import DEFAULT
-from beit.recipes.probe import find_probe
+from beit.recipes.probe import RECIPES, find_probe
 
 
 def evaluate(args: list[str]) -> None:
@@ -20,7 +21,7 @@ def evaluate(args: list[str]) -> None:
         model: Artifact,
         config: EvaluateConfig = EvaluateConfig(),  # noqa: B008 (frozen)
         format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
-    ) -> None:
+    ) -> tuple[str, EvaluateConfig, str]:
         """Measure a classifier: accuracy, likelihood, calibration; or a segmenter: intersection
         over union, accuracy.
 
@@ -30,25 +31,31 @@ def evaluate(args: list[str]) -> None:
             config: On which pictures, and how they are read.
             format: A table for people, or JSON.
         """
-        from beit.runs.evaluating import evaluate as measure
-        from beit.runs.measurement import print_json, print_table
+        return model, config, format
 
-        (print_json if format == "json" else print_table)(measure(model, config))
-
-    with pixels():
-        tyro.cli(
+    with pixels(), config_errors():
+        model, config, shape = tyro.cli(
             command,
             args=args,
             prog="beit evaluate",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+    from beit.runs.evaluating import evaluate as measure
+    from beit.runs.measurement import print_json, print_table
+
+    (print_json if shape == "json" else print_table)(measure(model, config))
 
 
 def probe(args: list[str]) -> None:
     """Find the block with the best frozen features: linear, nearest neighbours, attentive."""
+    if args[:1] and args[0] in RECIPES and not Path(args[0]).exists():
+        raise ConfigError(
+            f"{args[0]} is a recipe, and no model",
+            remedy=f"of this verb a recipe is an option: beit probe MODEL --recipe {args[0]} ...",
+        )
     default = find_probe(value_of("--recipe", args) or DEFAULT)
 
-    def command(artifact: Artifact, config: ProbeConfig = default) -> None:
+    def command(artifact: Artifact, config: ProbeConfig = default) -> tuple[str, ProbeConfig]:
         """Measure what the frozen features of every block are worth.
 
         Args:
@@ -56,17 +63,17 @@ def probe(args: list[str]) -> None:
                 hf:org/name, timm/name, or a URL.
             config: What is measured, and how.
         """
-        from beit.runs.probing import print_table
-        from beit.runs.probing import probe as measure
+        return artifact, config
 
-        print_table(measure(artifact, config))
-        print(
-            f"results {Path(config.out) / 'probe.json'}\nplot    {Path(config.out, 'probe.html')}"
+    with config_errors():
+        artifact, config = tyro.cli(
+            command,
+            args=args,
+            prog="beit probe",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+    from beit.runs.probing import print_table
+    from beit.runs.probing import probe as measure
 
-    tyro.cli(
-        command,
-        args=args,
-        prog="beit probe",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    print_table(measure(artifact, config))
+    print(f"results {Path(config.out) / 'probe.json'}\nplot    {Path(config.out, 'probe.html')}")

@@ -1,12 +1,17 @@
-"""What the verbs share: positional arguments, sizes in pixels, looking ahead."""
+"""What the verbs share: positional arguments, sizes in pixels, subcommands, errors of configs."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
+
+from beit.errors import BeitError, ConfigError, nearest
 
 Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 Artifact = Annotated[str, tyro.conf.Positional]
@@ -64,3 +69,39 @@ def gathered(option: str, args: Sequence[str]) -> list[str]:
             into = others if word.startswith("-") else into
             into.append(word)
     return [*others, option, *values] if values else list(args)
+
+
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Let out the error of a config that refuses its options, as every other error: the parser
+    prints it in a box of its own, and leaves. Only for parsing: nothing is printed before its end.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as left:
+        cause = left.__context__
+        while cause is not None and not isinstance(cause, BeitError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(said.getvalue())
+        raise
+    sys.stderr.write(said.getvalue())
+
+
+def check_subcommand(verb: str, known: Collection[str], args: Sequence[str]) -> None:
+    """Raise ConfigError if the first word is no option and none of the known."""
+    if args and not args[0].startswith("-") and args[0] not in known:
+        raise ConfigError(f"{verb} has no subcommand '{args[0]}'", remedy=nearest(args[0], known))
+
+
+def run_subcommand(
+    verb: str, commands: Mapping[str, Callable[..., None]], args: list[str], description: str
+) -> None:
+    """Run one of the commands of a verb. Raises ConfigError for an unknown one."""
+    check_subcommand(verb, commands, args)
+    tyro.extras.subcommand_cli_from_dict(
+        dict(commands), args=args, prog=f"beit {verb}", description=description
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
 
-from beit.cli.options import Artifact, Paths
+from beit.cli.options import Artifact, Paths, run_subcommand
 from beit.errors import ConfigError
 
 
@@ -48,17 +49,13 @@ def report(args: list[str]) -> None:
 
 def show(args: list[str]) -> None:
     """Show what a model has learned: neighbours, components, attention, codebook."""
-    tyro.extras.subcommand_cli_from_dict(
-        {
-            "neighbours": neighbours,
-            "components": components,
-            "attention": attention,
-            "codebook": codebook,
-        },
-        args=args,
-        prog="beit show",
-        description=show.__doc__,
-    )
+    commands: dict[str, Callable[..., None]] = {
+        "neighbours": neighbours,
+        "components": components,
+        "attention": attention,
+        "codebook": codebook,
+    }
+    run_subcommand("show", commands, args, show.__doc__ or "")
 
 
 def neighbours(

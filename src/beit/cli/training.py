@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import tyro
 
-from beit.cli.options import gathered, pixels, value_of
+from beit.cli.options import config_errors, gathered, pixels, value_of
 from beit.config import (
     FinetuneRunConfig,
     PretrainRunConfig,
@@ -17,6 +18,7 @@ from beit.config import (
     SegmentRunConfig,
     TokenizerRunConfig,
 )
+from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -48,15 +50,25 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
         f"  {known}: {(function.__doc__ or '').strip().splitlines()[0]}"
         for known, function in RECIPES[verb].items()
     )
-    with pixels():
-        command = tyro.cli(
-            Training[kind],  # type: ignore[valid-type]
-            default=Training(config),
-            args=gathered("--tracker", args),
-            prog=f"beit {verb} [RECIPE]",
-            description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+    parse = partial(
+        tyro.cli,
+        Training[kind],  # type: ignore[valid-type]
+        default=Training(config),
+        args=gathered("--tracker", args),
+        prog=f"beit {verb} [RECIPE]",
+        description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    with pixels(), config_errors():
+        command, unknown = parse(return_unknown_args=True)
+        for word in unknown:
+            if word in RECIPES[verb]:
+                raise ConfigError(
+                    f"the recipe {word} stands behind the options",
+                    remedy=f"a recipe comes first: beit {verb} {word} --data ...",
+                )
+        if unknown:
+            parse()  # ends with what is unknown, and what it is like
     from beit import runs
 
     run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)

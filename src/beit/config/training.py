@@ -98,7 +98,8 @@ class TrainingConfig:
         check_that(
             0 <= self.warmup_steps < self.steps,
             f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps",
-            "use fewer warm-up steps than steps",
+            f"use fewer warm-up steps than steps (--warmup-steps {self.steps // 10}), or the "
+            "recipe tiny",
         )
         check_that(
             self.evaluate_every >= 0 and self.weight_decay >= 0,
