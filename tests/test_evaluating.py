@@ -15,7 +15,9 @@ from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.runs.evaluating import evaluate
-from beit.runs.held_out import NOTE
+from beit.runs.held_out import NOTE, UNKNOWN
+from beit.training.listing import learned_names, recall
+from beit.training.run_folder import RunFolder
 from encoding import animate
 from miniature import BACKBONE
 
@@ -143,6 +145,80 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(trained, class
         assert found.negative_log_likelihood == pytest.approx(own["loss"], rel=1e-5)
     assert evaluate(run, data=str(class_folders), split="test", workers=0).pictures == 36
     assert evaluate(run, data=str(data), workers=0).notes == ()
+
+
+@pytest.fixture
+def here(trained, class_folders, tmp_path):
+    """The run of a classifier and its pictures, copied side by side."""
+    shutil.copytree(trained.classifier, tmp_path / "runs" / "classifier")
+    shutil.copytree(class_folders, tmp_path / "copied")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kept", ["runs/classifier", "alone"])
+def test_pictures_that_a_model_learned_from_are_recognised_in_a_copy(here, monkeypatch, kept):
+    """Of the run or of the artifact alone, from another folder."""
+    shutil.copytree(here / "runs" / "classifier" / "model", here / "alone")
+    monkeypatch.chdir(here / "runs")
+    found = evaluate(f"../{kept}", data="../copied", workers=0)
+    assert (found.pictures, found.notes) == (6, (NOTE,))
+
+
+def test_an_artifact_alone_cannot_tell_changed_pictures(here):
+    shutil.copytree(here / "runs" / "classifier" / "model", here / "alone")
+    (here / "copied" / "disc" / "00.png").unlink()
+    found = evaluate(str(here / "alone"), data=str(here / "copied"), workers=0)
+    assert (found.pictures, found.notes) == (35, (UNKNOWN,))
+
+
+def moved(run, **changes):
+    """The run, with another place in its config."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | changes))
+    return str(run)
+
+
+def test_of_changed_pictures_those_that_the_run_learned_from_are_left_out(here, monkeypatch):
+    """Held out anew, some of them would be among those it learned from."""
+    run = moved(here / "runs" / "classifier", data="copied", out="runs/classifier")
+    monkeypatch.chdir(here / "runs")  # the paths of the run count from where it was started
+    for number in range(6):
+        shutil.copy(here / "copied/disc/00.png", here / f"copied/disc/new-{number}.png")
+    learned = learned_names(RunFolder(here / "runs" / "classifier"))
+    (here / "copied" / sorted(learned)[0]).unlink()
+    found = evaluate(run, data="../copied", workers=0)
+    assert found.pictures == 12  # held out, or new
+    assert found.notes == ("the run learned from 29 other pictures here, which are left out",)
+    found = evaluate(run, data="../copied", split="test", workers=0)
+    assert found.pictures == 41
+    assert found.notes == ("the run learned from 29 of these 41 pictures",)
+    for number in range(6):
+        (here / f"copied/disc/new-{number}.png").unlink()
+    (here / "copied").rename(here / "other")
+    found = evaluate(run, data=str(here / "other"), workers=0)
+    assert found.pictures == 35
+    assert [note[:30] for note in found.notes] == ["29 of these 35 pictures have n"]
+
+
+def test_pictures_learned_from_before_they_were_changed_are_left_out(here):
+    """The run went on with other pictures, of which it now holds out some that it learned from."""
+    options = {
+        "out": str(here / "run"), "data": str(here / "copied"), "workers": 0, "quiet": True,
+        "report": False, "device": "cpu", "batch": 4, "warmup_steps": 0, "steps": 1,
+    }  # fmt: skip
+    beit.finetune("tiny", **options)
+    folder = RunFolder(here / "run")
+    before = learned_names(folder)
+    for name in ("disc/02.png", "disc/07.png"):  # both were held out: two others now are
+        assert name not in before
+        (here / "copied" / name).unlink()
+    beit.finetune("tiny", resume=True, accept_changed_data=True, **options)
+    assert learned_names(folder) == before
+    assert len(recall(folder.pictures)) == 28
+    for model, note in ((folder.model, "the run learned from 30 other"), (folder.last, NOTE)):
+        found = evaluate(str(model), data=str(here / "copied"), workers=0)
+        assert found.pictures == 4
+        assert found.notes[0].startswith(note)
 
 
 def test_what_a_run_held_out_is_not_guessed(trained, class_folders, tmp_path):

@@ -21,7 +21,7 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
-from beit.runs.held_out import NOTE
+from beit.runs.held_out import NOTE, UNKNOWN
 from encoding import animate
 from miniature import BACKBONE
 from reference import disturb
@@ -230,6 +230,16 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
         [run.metrics[name] for name in ("miou", "mean_accuracy", "pixel_accuracy")]
     )
     assert measured(str(run.folder), data, split="test").pictures == 6
+    shutil.copytree(data, tmp_path / "copied")
+    alone = shutil.copytree(run.artifact, tmp_path / "alone")
+    for model in (run.folder, alone):
+        found = measured(str(model), tmp_path / "copied")
+        assert (found.pictures, found.notes) == (3, (NOTE,))
+    write_pair(data, "", "new", seed=7, size=(40, 36))
+    found = measured(str(run.folder), data)
+    assert found.pictures == 4
+    assert found.notes == ("the run learned from 3 other pictures here, which are left out",)
+    assert measured(str(alone), data).notes == (UNKNOWN,)
 
 
 # -- classes -------------------------------------------------------------------------------------

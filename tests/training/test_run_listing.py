@@ -9,7 +9,8 @@ import pytest
 
 import beit
 from beit.errors import DataError
-from beit.training.listing import Listing, check_unchanged, remember
+from beit.training.listing import Listing, check_unchanged, learned_names, remember
+from beit.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -38,9 +39,10 @@ def keys(*names: str) -> Listing:
 
 
 def test_differences_are_told(tmp_path: Path):
-    file = tmp_path / "pictures.txt.gz"
+    folder = RunFolder(tmp_path)
+    file = folder.pictures
     old = keys("a", "b", "c", "d", "e")
-    remember(file, old)
+    remember(folder, old)
     check_unchanged(file, old.fingerprint, old)
     for now, told in (
         (keys("a", "b", "c", "d", "e", "f"), r"from: 1 added \(f\)\n"),
@@ -50,5 +52,17 @@ def test_differences_are_told(tmp_path: Path):
         with pytest.raises(DataError, match=told):
             check_unchanged(file, old.fingerprint, now)
     file.write_bytes(file.read_bytes()[:9])
+    assert learned_names(folder) is None
     with pytest.raises(DataError, match="another fingerprint"):
         check_unchanged(file, old.fingerprint, keys("z"))
+
+
+def test_what_was_learned_from_before_a_change_stays_known(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    assert learned_names(folder) is None
+    remember(folder, keys("a", "b"))
+    remember(folder, keys("a", "b"))
+    assert not folder.left_pictures.exists()
+    for now in (keys("b", "c"), keys("c", "d"), keys("d")):
+        remember(folder, now)
+    assert learned_names(folder) == {*"abcd"}

@@ -132,9 +132,9 @@ def training_pairs(path: str, layout: Layout, held_out: HeldOut) -> tuple[Pairs,
     return _divided(_paired(path, "images", masks), held_out)
 
 
-def part_pairs(path: str, layout: Layout, part: str, *, held_out: HeldOut | None = None) -> Pairs:
-    """The pairs of one part: `val`, `train`, or what else its folder or list is called; where there
-    are no parts, all pairs or those held out.
+def part_pairs(path: str, layout: Layout, part: str) -> Pairs:
+    """The pairs of one part: `val`, `train`, or what else its folder or list is called; all of
+    them where there are no parts.
 
     Errors: as `training_pairs`; DataError for a part that is not there.
     """
@@ -147,10 +147,7 @@ def part_pairs(path: str, layout: Layout, part: str, *, held_out: HeldOut | None
         raise DataError(
             f"{path}/images has parts, but none called {part}/", remedy="choose another --split"
         )
-    if found is not None:
-        return found
-    everything = _paired(path, "images", masks)
-    return everything if held_out is None else _divided(everything, held_out)[1]
+    return _paired(path, "images", masks) if found is None else found
 
 
 def read_names(path: Path) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -204,22 +205,24 @@ def open_segmented_part(
     *,
     part: str,
     classes: tuple[str, ...],
-    held_out: HeldOut | None = None,
+    only: Collection[str] | None = None,
 ) -> SegmentedSource:
     """One part of pictures with masks, for a model with these classes; every mask is read once, to
     be checked.
 
-    Where there are no parts it is all pictures or, for a model that was trained on the others, the
-    share that was held out.
+    Where there are no parts it is all pictures. With `only`, those of these names.
     Names are compared where both sides have them: a model or data with numbers for names only has
     to have as many classes.
     Errors: as `open_segmented`; DataError for other classes, naming the first that differs.
     """
     must_exist(path)
-    pairs = part_pairs(path, config.layout, part, held_out=held_out)
+    pairs = part_pairs(path, config.layout, part)
     names, reader = _meaning(path, config, () if _are_numbers(classes) else classes)
     _check_same(path, names, classes)
     source = SegmentedSource(path, pairs, reader, classes)
+    if only is not None:
+        kept = [pair for index, pair in enumerate(pairs) if source.key(index) in only]
+        source = SegmentedSource(path, kept, reader, classes)
     counts = _counts(source)
     _check_labels(source, counts, len(classes))
     _tell(part, counts, classes)

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from beit.artifact.store import Artifact
 from beit.batch import Batch, LabelledBatch
-from beit.config import FinetuneRunConfig
 from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
 from beit.data.labelled import open_labelled
@@ -29,7 +28,7 @@ from beit.evaluation.classify import (
 from beit.evaluation.passes import CentreView, Told
 from beit.hardware import find_device
 from beit.models.heads import Classifier
-from beit.runs.held_out import NOTE, run_on
+from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
 
 BATCH = 32
@@ -89,15 +88,15 @@ def evaluate_classifier(
 
     Pictures are resized bicubically and cropped as the model says (published: 0.875 of the side
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
-    `labels` see `beit.evaluation.answers.find_answers`. Of pictures without parts that the model's
-    own run was trained on, only the share it held out is measured, unless there is a label map.
+    `labels` see `beit.evaluation.answers.find_answers`. Of pictures without parts those that the
+    model learned from are left out, unless there is a label map: see `beit.runs.held_out.judged`.
     Raises DataError if labels do not fit the model's classes.
     """
     classifier = artifact.model
     assert isinstance(classifier, Classifier)
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
     view, device = _view(artifact, config), find_device(config.device)
-    place, source, notes = _opened(model, config)
+    place, source, notes = _opened(artifact, model, config)
     check_readable(source, channels)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
@@ -138,16 +137,23 @@ def evaluate_classifier(
     )
 
 
-def _opened(model: str, config: EvaluateConfig) -> tuple[str, ImageSource, tuple[str, ...]]:
+def _opened(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> tuple[str, ImageSource, tuple[str, ...]]:
     """What the pictures are called, and what to say of them: those of a part, or where there are no
-    parts all, or those of them that the model's own run held out."""
+    parts those that the model did not learn from, as far as that can be told."""
     place, source = open_part(config.data, config.split)
-    undivided = place == config.data and not config.classified.labels
-    run = run_on(model, place, config.split, FinetuneRunConfig) if undivided else None
-    if run is None:
+    if place != config.data or config.classified.labels:
         return place, source, ()
-    splits = open_labelled(place, split=run.split, per_class=None, seed=run.subset_seed)
-    return place, splits.validation, (NOTE,)
+
+    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+        split, seed, per_class = division
+        train, validation, _ = open_labelled(place, split=split, per_class=per_class, seed=seed)
+        return train, validation
+
+    trained = artifact.details.trained
+    found = judged(model, trained, place, source, split=config.split, divide=divide)
+    return place, found.source, (found.note,)
 
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:

@@ -32,6 +32,7 @@ from beit.recipes import finetune as finetune_recipes
 from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
 from beit.runs.agreement import check_agreement
+from beit.runs.held_out import division_of
 from beit.training.listing import Listing
 from beit.training.loop import fit
 from beit.training.noted import Noted
@@ -176,12 +177,15 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
     notes = (*task.notes, *_told_of_shared(task.shared, folder))
-    origin = {
+    origin: dict[str, object] = {
         "recipe": config.recipe,
         "steps": training.steps,
         "pictures": len(task.source),
         "data": listing.fingerprint,
     }
+    division = division_of(config)
+    if division is not None:  # so that the share held out can be told from the artifact alone
+        origin["division"] = division._asdict()
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best

@@ -1,32 +1,166 @@
-"""Whether data are those a run was trained on, so that only what it held out may be measured."""
+"""Which of the pictures to be measured a model has learned from, as far as that can be told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
 
-from beit.config import RunConfig
-from beit.data.sources import VALIDATION_FOLDERS
-from beit.errors import RunFolderError
-from beit.training.run_folder import read_run_config
+from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
+from beit.data.hugging_face import PREFIX
+from beit.data.places import is_remote
+from beit.data.sources import VALIDATION_FOLDERS, ImageSource, select
+from beit.errors import ConfigError, DataError, RunFolderError
+from beit.training.listing import learned_names
+from beit.training.run_folder import RunFolder, read_run_config
 
-Config = TypeVar("Config", bound=RunConfig)
 NOTE = "the run was trained on the other pictures here: these are the share it held out"
+UNKNOWN = (
+    "these may include pictures that the model learned from: their names are known to the run "
+    "that made it, which is not here"
+)
 
 
-def run_on(model: str, data: str, split: str, kind: type[Config]) -> Config | None:
-    """The config of the run that made a model, if it was trained on these data and its validation
-    part is asked for; None else.
+class Division(NamedTuple):
+    """How a run divides pictures without parts: the share it holds out, what draws it, and of how
+    many pictures of each class it learns (None: of all)."""
 
-    `model` is the folder of a run, or of an artifact in it.
+    split: float
+    seed: int
+    per_class: int | None = None
+
+
+class Judged(NamedTuple):
+    """The pictures to measure on, and what to say of them; may be empty."""
+
+    source: ImageSource
+    note: str
+
+
+Divide = Callable[[Division], tuple[ImageSource, ImageSource]]
+"""Data to the part for training and the part for validation. Errors: DataError, ConfigError."""
+
+
+class _Run(NamedTuple):
+    folder: RunFolder
+    config: FinetuneRunConfig | SegmentRunConfig
+
+
+def division_of(config: RunConfig) -> Division | None:
+    """How a run of this config divides its pictures; None if it never does."""
+    if isinstance(config, FinetuneRunConfig):
+        return Division(config.split, config.subset_seed, config.per_class)
+    if isinstance(config, SegmentRunConfig):
+        return Division(config.split, config.split_seed)
+    return None
+
+
+def judged(
+    model: str,
+    trained: Mapping[str, Any],
+    place: str,
+    source: ImageSource,
+    *,
+    split: str,
+    divide: Divide,
+) -> Judged:
+    """Of pictures without parts those that a model did not learn from, where that can be told.
+
+    `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
+    artifact says of its training. The pictures of its training are recognised, wherever they lie,
+    by their fingerprint once they are divided as they were then: the share held out is left. If
+    they have changed since, those whose names the run learned from are left out, where it is the
+    same place; of other places it is only said that names are the same. Where another part than
+    the one for validation was asked for, all are measured.
     """
-    if split not in VALIDATION_FOLDERS:
-        return None
+    run = _run_of(model)
+    names = None if run is None else learned_names(run.folder)
+    validating = split in VALIDATION_FOLDERS
+    division = _stated(trained) or (None if run is None else division_of(run.config))
+    if validating and division is not None and "data" in trained:
+        held_out = _as_then(divide, division, trained["data"])
+        if held_out is not None:
+            # A run that went on with changed pictures may have learned from some of them before.
+            return Judged(_without(held_out, names or frozenset()), NOTE)
+    if names is None:
+        return Judged(source, UNKNOWN if "data" in trained else "")
+    assert run is not None
+    below = _below(_data_of(run), place)
+    keys = [source.key(index) for index in range(len(source))]
+    learned = frozenset(key for key in keys if (below or "") + key in names)
+    if not learned:
+        return Judged(source, "")
+    if below is None:
+        return Judged(
+            source,
+            f"{len(learned)} of these {len(keys)} pictures have names of pictures that the run "
+            "learned from, and may be the same",
+        )
+    rest = _without(source, learned)
+    if validating and len(rest):
+        return Judged(
+            rest, f"the run learned from {len(learned)} other pictures here, which are left out"
+        )
+    return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} pictures")
+
+
+def _run_of(model: str) -> _Run | None:
+    """The run that made a model, if it lies in the folder of that run."""
     for folder in (Path(model), Path(model).parent):
         try:
             config = read_run_config(folder)
         except RunFolderError:
             continue
-        if isinstance(config, kind) and Path(config.data).resolve() == Path(data).resolve():
-            return config
+        if isinstance(config, FinetuneRunConfig | SegmentRunConfig):
+            return _Run(RunFolder(folder), config)
     return None
+
+
+def _stated(trained: Mapping[str, Any]) -> Division | None:
+    """The division that an artifact carries; older ones carry none."""
+    try:
+        split, seed, per_class = (trained["division"][name] for name in Division._fields)
+        return Division(float(split), int(seed), None if per_class is None else int(per_class))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSource | None:
+    """The share held out, if the rest is what the model learned from."""
+    try:
+        train, validation = divide(division)
+    except (DataError, ConfigError):  # so these are others; what is wrong is told elsewhere
+        return None
+    return validation if train.fingerprint() == fingerprint else None
+
+
+def _without(source: ImageSource, names: frozenset[str]) -> ImageSource:
+    return select(source, [at for at in range(len(source)) if source.key(at) not in names])
+
+
+def _data_of(run: _Run) -> str:
+    """Where the data of a run lie. A relative path counts from where the run was started, which
+    the end of its own path tells, or else from here."""
+    data, out = run.config.data, Path(run.config.out)
+    if _is_address(data):
+        return data
+    here, length = run.folder.path.resolve(), len(out.parts)
+    known = 0 < length < len(here.parts) and here.parts[-length:] == out.parts
+    started = here.parents[length - 1] if known else Path()
+    return str((started / data).resolve())
+
+
+def _below(data: str, place: str) -> str | None:
+    """What goes before the name of a picture at `place` to name it as in `data`; None if `place`
+    is neither `data` nor a folder in it."""
+    if _is_address(data) or _is_address(place):
+        return "" if data == place else None
+    there = Path(place).resolve()
+    if not there.is_relative_to(data):
+        return None
+    inside = there.relative_to(data).as_posix()
+    return "" if inside == "." else f"{inside}/"
+
+
+def _is_address(place: str) -> bool:
+    return is_remote(place) or place.startswith(PREFIX)

@@ -10,17 +10,17 @@ from rich.table import Table
 from beit.artifact.store import Artifact
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
-from beit.config.segment_run import InferenceConfig, SegmentRunConfig
+from beit.config.segment_run import InferenceConfig
 from beit.data.label_maps import IGNORE
-from beit.data.pairs import HeldOut, is_divided
-from beit.data.segmented import open_segmented_part
-from beit.data.sources import check_readable
+from beit.data.pairs import is_divided, part_pairs
+from beit.data.segmented import open_segmented, open_segmented_part
+from beit.data.sources import FileSource, ImageSource, check_readable, must_exist
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
-from beit.runs.held_out import NOTE, run_on
+from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
 
 BATCH = 8
@@ -94,7 +94,7 @@ def evaluate_segmenter(
 
     Pictures are read as the model carries it (`Details.inference`), but for the options given; the
     classes of the data must be the model's. Ignored pixels count nowhere. Of pictures without parts
-    that the model's own run was trained on, only the share it held out is measured.
+    those that the model learned from are left out: see `beit.runs.held_out.judged`.
     Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
     """
     segmenter, asked, device = artifact.model, config.segmented, find_device(config.device)
@@ -110,14 +110,15 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
+    must_exist(config.data)
     divided = is_divided(config.data, asked.masks.layout)
-    run = None if divided else run_on(model, config.data, config.split, SegmentRunConfig)
+    only, note = (None, "") if divided else _unlearned(artifact, model, config)
     source = open_segmented_part(
         config.data,
         asked.masks,
         part=config.split,
         classes=names,
-        held_out=None if run is None else HeldOut(run.split, run.split_seed),
+        only=only,
     )
     check_readable(source, built.channels)
     pictures = WholePictures(source, channels=built.channels, loader=config.loader)
@@ -141,8 +142,24 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=() if run is None else (NOTE,),
+        notes=(note,) if note else (),
     )
+
+
+def _unlearned(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> tuple[frozenset[str], str]:
+    """The names of the pictures to measure on, of data without parts, and what to say of them."""
+    details, masks = artifact.details, config.segmented.masks
+    pairs = part_pairs(config.data, masks.layout, config.split)
+    source = FileSource(config.data, [picture for picture, _ in pairs])
+
+    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+        split, seed, _ = division
+        return open_segmented(config.data, masks, split=split, seed=seed, known=details.classes)
+
+    found = judged(model, details.trained, config.data, source, split=config.split, divide=divide)
+    return frozenset(found.source.key(at) for at in range(len(found.source))), found.note
 
 
 class _Counts:

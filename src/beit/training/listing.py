@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from beit.durable import replace_file
 from beit.errors import DataError
+from beit.training.run_folder import RunFolder
 
 NAMED = 3
 
@@ -21,10 +23,25 @@ class Listing(NamedTuple):
     keys: Callable[[], Iterable[str]]
 
 
-def remember(file: Path, listing: Listing) -> None:
-    """Write the names, so that a later difference can be told."""
-    text = "\n".join(listing.keys()).encode()
-    replace_file(file, [gzip.compress(text, 6, mtime=0)])
+def remember(folder: RunFolder, listing: Listing) -> None:
+    """Write the names, so that a later difference can be told; those of before that are not among
+    them go to a file of their own, since the run may have learned from those pictures, too."""
+    names = list(listing.keys())
+    before = recall(folder.pictures)
+    gone = {*(before or ())} - {*names} if before != names else set()
+    if gone:
+        _write(folder.left_pictures, sorted(gone.union(recall(folder.left_pictures) or ())))
+    _write(folder.pictures, names)
+
+
+def _write(file: Path, names: list[str]) -> None:
+    replace_file(file, [gzip.compress("\n".join(names).encode(), 6, mtime=0)])
+
+
+def learned_names(folder: RunFolder) -> frozenset[str] | None:
+    """The names of all pictures that a run learned from; None if they cannot be had."""
+    names = recall(folder.pictures)
+    return None if names is None else frozenset(names).union(recall(folder.left_pictures) or ())
 
 
 def check_unchanged(file: Path, before: str, listing: Listing) -> None:
@@ -38,10 +55,17 @@ def check_unchanged(file: Path, before: str, listing: Listing) -> None:
     )
 
 
-def _difference(file: Path, listing: Listing) -> str:
+def recall(file: Path) -> list[str] | None:
+    """The names that were written; None if they are not there, or damaged."""
     try:
-        old = gzip.decompress(file.read_bytes()).decode().split("\n")
-    except (OSError, EOFError, ValueError):
+        return gzip.decompress(file.read_bytes()).decode().split("\n")
+    except (OSError, EOFError, ValueError, zlib.error):
+        return None
+
+
+def _difference(file: Path, listing: Listing) -> str:
+    old = recall(file)
+    if old is None:
         return "their list has another fingerprint"
     new = list(listing.keys())
     added, removed = sorted({*new} - {*old}), sorted({*old} - {*new})

@@ -101,7 +101,7 @@ class _Run:
                 quiet=run.quiet,
             )
             if run.listing is not None:
-                remember(run.folder.pictures, run.listing)
+                remember(run.folder, run.listing)
 
     def _train(self) -> None:
         run, config = self.run, self.config

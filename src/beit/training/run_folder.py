@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "pictures.txt.gz"
 
     @property
+    def left_pictures(self) -> Path:
+        """The names of those it learned from before its pictures were changed, compressed."""
+        return self.path / "left_pictures.txt.gz"
+
+    @property
     def unreadable(self) -> Path:
         """Pictures that could not be read, with the reasons."""
         return self.path / "unreadable.jsonl"
