@@ -63,6 +63,16 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     assert labels.shape == pixels(picture).shape[:2]
     assert labels.max() < len(NAMES)
     assert pixels(out / "overlays" / "01.png").shape == pixels(picture).shape
+    assert main(["predict", str(run), str(pictures), "--out", str(out)]) == 7
+    capsys.readouterr()
+
+    (tmp_path / "words.jpg").write_text("words")
+    asked = [str(picture), str(tmp_path / "words.jpg")]
+    assert main(["predict", str(run), *asked, "--out", str(tmp_path / "some")]) == 3
+    told = capsys.readouterr()
+    assert "overlays of 1 pictures, 1 unreadable" in told.out
+    assert f"error: not answered, as they cannot be read: '{asked[1]}'" in told.err
+    assert np.array_equal(pixels(tmp_path / "some" / "labels" / "01.png"), labels)
 
     with pytest.raises(ConfigError, match=r"does not classify[\s\S]*--out"):
         beit.load(run).predict(picture)
@@ -71,7 +81,7 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     (tmp_path / "pair").mkdir()
     for kind in ("png", "bmp"):
         Image.fromarray(pixels(picture)).save(tmp_path / "pair" / f"x.{kind}")
-    assert main(["predict", str(run), str(tmp_path / "pair"), "--out", str(out)]) == 3
+    assert main(["predict", str(run), str(tmp_path / "pair"), "--out", str(tmp_path / "two")]) == 3
     assert "both be written to x.png" in capsys.readouterr().err
 
 

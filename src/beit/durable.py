@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.errors import RunFolderError
+
 PIECE = 8 * 2**20
 """Bytes that are hashed and written at a time: between two of them other threads get a turn."""
 
@@ -52,6 +54,14 @@ def flush(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_free(out: Path, remedy: str) -> None:
+    """Raise RunFolderError if something is there that results would be written over."""
+    if out.is_dir() and any(out.iterdir()):
+        raise RunFolderError(f"{out} exists and is not empty", remedy=remedy)
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"{out} exists and is a file", remedy=remedy)
 
 
 def make_folder(folder: Path) -> None:

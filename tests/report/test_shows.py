@@ -61,6 +61,24 @@ def test_bad_input_is_refused_before_anything_is_written(trained, class_folders,
     assert not list(tmp_path.glob("a.*"))
 
 
+@pytest.mark.parametrize("kind", ["neighbours", "components", "attention", "codebook"])
+def test_what_cannot_be_read_is_named_and_left_out(
+    trained, class_folders, tmp_path, caplog, capsys, kind
+):
+    """A sheet of pictures and one that cannot be read is a sheet of the others."""
+    model = trained.tokenizer if kind == "codebook" else trained.classifier
+    for name in ("whole", "broken"):
+        shutil.copytree(class_folders / "disc", tmp_path / name)
+    (tmp_path / "broken" / "words.png").write_text("words")
+    for name in ("whole", "broken"):
+        out = tmp_path / f"{name}.png"
+        assert show(kind, model, tmp_path / name, out, "--pictures", "99") == 0, capsys.readouterr()
+    assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "broken.png").read_bytes()
+    assert [line for line in caplog.messages if "words.png" in line] == [
+        "unreadable: words.png: its content is none of JPEG, PNG, WEBP, BMP, GIF, TIFF"
+    ]
+
+
 def test_the_nearest_other_points_the_same_way():
     features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.2], [0.0, -1.0], [0.05, -0.9]])
     found = nearest_others(features, torch.tensor([0, 4]), 2)

@@ -12,7 +12,8 @@ import safetensors.numpy
 from safetensors import safe_open
 
 import beit
-from beit.errors import ConfigError, DataError
+from beit.cli import main
+from beit.errors import ConfigError, DataError, RunFolderError
 from beit.serving.files import embed_files, predict_files, print_json, print_table
 
 
@@ -64,6 +65,22 @@ def test_the_size_of_batches_does_not_matter(trained, folder):
     assert told(1) == told(32)
 
 
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_the_exit_code_says_that_a_picture_was_not_answered(
+    trained, folder, capsys, monkeypatch, form
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    words = ["predict", str(trained.classifier), "--format", form]
+    assert main([*words, str(folder / "1.png")]) == 0
+    assert not capsys.readouterr().err
+    for asked, others in ((folder, 5), (folder / "broken.png", 0)):
+        assert main([*words, str(asked)]) == 3
+        told = capsys.readouterr()
+        assert told.out.count("unreadable") == 1
+        assert sum(f"{number}.png" in told.out for number in range(5)) == others
+        assert f"error: not answered, as they cannot be read: '{folder / 'broken.png'}'" in told.err
+
+
 def test_nothing_to_predict(trained):
     with pytest.raises(ConfigError, match="no pictures were given"):
         list(predictions(trained, []))
@@ -99,6 +116,14 @@ def test_another_block(trained, folder, tmp_path):
         embed(trained, folder, tmp_path / f"{block}.npz", block=block)
     with np.load(tmp_path / "0.npz") as first, np.load(tmp_path / "3.npz") as last:
         assert not np.array_equal(first["features"], last["features"])
+
+
+def test_features_are_never_written_over(trained, folder, tmp_path):
+    out = tmp_path / "features.npz"
+    out.write_text("mine")
+    with pytest.raises(RunFolderError, match="exists and is a file"):
+        embed(trained, folder, out)
+    assert out.read_text() == "mine"
 
 
 def test_features_of_nothing(trained, tmp_path):

@@ -24,22 +24,30 @@ def predict(args: list[str]) -> None:
     ) -> None:
         """Name the classes of pictures; of a segmenter, write label maps and overlays.
 
+        Exit code 3 if a picture cannot be read; all others are answered.
+
         Args:
             artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
             pictures: Files or folders.
-            out: Of a segmenter: folder for `labels/` (indexed PNG) and `overlays/`.
+            out: Of a segmenter: new folder for `labels/` (indexed PNG) and `overlays/`.
             top: Classes per picture.
             format: A table for people, or JSON, one object per line.
             batch: Pictures at a time.
             device: cpu or cuda.
         """
-        from beit.serving.files import predict_files, print_json, print_table, segment_files
+        from beit.serving.files import (
+            must_be_readable,
+            predict_files,
+            print_json,
+            print_table,
+            segment_files,
+        )
 
         if out:
-            print(segment_files(artifact, pictures, Path(out), device=device))
+            must_be_readable(segment_files(artifact, pictures, Path(out), device=device))
             return
         found = predict_files(artifact, pictures, top=top, batch=batch, device=device)
-        (print_json if format == "json" else print_table)(found)
+        must_be_readable((print_json if format == "json" else print_table)(found))
 
     tyro.cli(command, args=args, prog="beit predict")
 
@@ -60,7 +68,7 @@ def embed(args: list[str]) -> None:
         Args:
             artifact: Folder of a pre-training or fine-tuning run, or its `model` folder.
             pictures: Files or folders.
-            out: File to write: .npz (features, keys), .csv or .safetensors.
+            out: File to write: .npz (features, keys), .csv or .safetensors; it must not exist.
             block: Block whose output is taken, 0 is the first; the last one by default.
             batch: Pictures at a time.
             device: cpu or cuda.

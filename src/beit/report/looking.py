@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from beit.artifact.load import open_artifact
 from beit.batch import ImageBatch
 from beit.data.sources import ImageSource, evenly, open_source
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
 from beit.report.samples import batches
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +43,22 @@ def _labels(source: ImageSource) -> dict[str, str]:
 
 
 def read_all(source: ImageSource, view: CentreView, channels: int) -> Iterator[ImageBatch]:
-    """Every picture, in order. Errors: DataError if one cannot be read."""
+    """Every picture that can be read, in order; the others are named and left out.
+
+    Errors: DataError if none can be read.
+    """
     for batch in batches(ImageBatch, source, view, channels):
         for one in batch.unreadable:
-            raise DataError(
-                f"{one.key} cannot be read: {one.reason}",
-                remedy="repair or remove it; `beit data check` finds all such pictures",
-            )
+            logger.warning("unreadable: %s: %s", one.key, one.reason)
         yield batch
 
 
 def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking:
     """Load a model and at most so many pictures, spread evenly over the data.
 
+    Pictures that cannot be read are named and left out.
     Errors: ConfigError if the model has no backbone, CheckpointError and DataError if model or
-    pictures are not there or cannot be read.
+    pictures are not there or none of them can be read.
     """
     if pictures < 1:
         raise ConfigError(f"pictures is {pictures}", remedy="use 1 or more")

@@ -81,7 +81,9 @@ def show_neighbours(
         )
     looking = look_at(reference, data, pictures=pictures, device=device)
     if len(looking.keys) < 2:
-        raise DataError(f"{data} holds a single picture", remedy="give two or more")
+        raise DataError(
+            f"{data} holds a single picture that can be read", remedy="give two or more"
+        )
     chosen = looking.backbone.config.block(block)
     sheet = retrieve(looking, block=chosen, queries=queries, neighbours=neighbours)
     return write_sheet(sheet, place, side=side)

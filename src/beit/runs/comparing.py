@@ -15,8 +15,8 @@ from beit.config import LoaderConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, evenly, open_source
-from beit.durable import make_folder, replace_file
-from beit.errors import ConfigError, RunFolderError
+from beit.durable import check_free, make_folder, replace_file
+from beit.errors import ConfigError
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.passes import CentreView, Passes
 from beit.evaluation.steadiness import steadiness, token_histograms
@@ -52,8 +52,7 @@ def compare_tokenizers(
             remedy="name at least one tokenizer, and one picture or more",
         )
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{out} exists and is not empty", remedy="choose another --out")
+    check_free(folder, "choose another --out")
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
     whole = open_source(data)

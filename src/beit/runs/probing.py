@@ -20,8 +20,8 @@ from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable
-from beit.durable import make_folder, replace_file
-from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
+from beit.durable import check_free, make_folder, replace_file
+from beit.errors import ConfigError, DataError, ResourceError
 from beit.evaluation.features import FeatureTable, extract_patches
 from beit.evaluation.passes import Passes
 from beit.evaluation.pretraining import every_block
@@ -55,8 +55,7 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     if not config.data or not config.out:
         raise ConfigError("data or out was not given", remedy="add --data FOLDER --out FOLDER")
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunFolderError(f"{out} exists and is not empty", remedy="choose another --out")
+    check_free(out, "choose another --out")
     device = find_device(config.device)
     opened = open_artifact(artifact)
     model = opened.model

@@ -17,8 +17,10 @@ from rich.table import Column, Table
 
 from beit.data.decode import decode
 from beit.data.label_maps import painted, save_label_map
+from beit.data.listing import quoted
 from beit.data.sources import open_source
 from beit.data.values import UnreadableError
+from beit.durable import check_free
 from beit.errors import ConfigError, DataError
 from beit.serving.predictor import Label, Predictor, best_labels, load
 
@@ -78,36 +80,55 @@ def predict_files(
                 yield Prediction(name, best_labels(row, predictor.classes, top))
 
 
-def print_json(predictions: Iterator[Prediction]) -> None:
-    """One JSON object per picture and line."""
+def print_json(predictions: Iterator[Prediction]) -> list[str]:
+    """One JSON object per picture and line. Returns the pictures that could not be read."""
+    lost = []
     for prediction in predictions:
         row: dict[str, object] = {"picture": prediction.path}
         if prediction.unreadable:
             row["unreadable"] = prediction.unreadable
+            lost.append(prediction.path)
         else:
             row["labels"] = [label._asdict() for label in prediction.labels]
         print(json.dumps(row), flush=True)
+    return lost
 
 
-def print_table(predictions: Iterator[Prediction]) -> None:
-    """A table for people."""
+def print_table(predictions: Iterator[Prediction]) -> list[str]:
+    """A table for people. Returns the pictures that could not be read."""
+    lost = []
     table = Table(Column("picture", overflow="fold"), "class", "probability", "then")
     for prediction in predictions:
         if prediction.unreadable:
             table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
+            lost.append(prediction.path)
             continue
         first, *rest = prediction.labels
         others = ", ".join(f"{label.name} {label.probability:.0%}" for label in rest)
         table.add_row(prediction.path, first.name, f"{first.probability:.1%}", others)
     Console().print(table)
+    return lost
 
 
-def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> str:
-    """Write label maps and overlays of every picture below the paths; says what was written.
+def must_be_readable(lost: Sequence[str]) -> None:
+    """DataError, which names some, if a picture could not be read: whoever asks in a script must
+    not take it for answered."""
+    if lost:
+        raise DataError(
+            f"not answered, as they cannot be read: {quoted(list(lost))}",
+            remedy="repair these files or leave them out; all others were answered",
+        )
+
+
+def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
+    """Write label maps and overlays of every picture below the paths, and say what was written.
+    Returns the pictures that could not be read.
 
     They lie in OUT/labels and OUT/overlays, named and nested as the pictures are.
-    Errors: DataError for two pictures that would be written to one file, or if none can be read.
+    Errors: RunFolderError if OUT holds something, DataError for two pictures that would be written
+    to one file, or if none can be read.
     """
+    check_free(out, "choose another --out")
     predictor = load(artifact, device=device)
     written: dict[Path, str] = {}
     unreadable: list[tuple[str, str]] = []
@@ -135,17 +156,23 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
     if not written:
         raise DataError("no picture could be read", remedy="name files or folders of pictures")
     lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    return f"{out}: labels and overlays of {len(written)} pictures{lost}"
+    print(f"{out}: labels and overlays of {len(written)} pictures{lost}")
+    return [name for name, _ in unreadable]
 
 
 def embed_files(
     artifact: str, paths: Sequence[str], out: Path, *, block: int | None, batch: int, device: str
 ) -> str:
-    """Write the features of every picture below the paths; what was written, in a sentence."""
+    """Write the features of every picture below the paths; what was written, in a sentence.
+
+    Errors: RunFolderError if OUT exists, ConfigError for an unknown format or block, DataError if
+    no picture can be read.
+    """
     if out.suffix not in FORMATS:
         raise ConfigError(
             f"features cannot be written as '{out.suffix}'", remedy=f"use one of {FORMATS}"
         )
+    check_free(out, "choose another --out")
     predictor = load(artifact, device=device)
     keys: list[str] = []
     rows: list[np.ndarray] = []
