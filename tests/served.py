@@ -172,10 +172,11 @@ def serving(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+) \(process (\d+)\)$", line)
             if found is None:
                 process.wait(60)
                 raise AssertionError(line + place.read_text())
+            assert int(found[2]) == process.pid  # whom SIGHUP reaches
             yield Running(process, int(found[1]), place)
         finally:
             process.kill()

@@ -97,6 +97,8 @@ REFUSALS = {
     "form": ("/predict", b"x", {"content-type": "multipart/form-data"}, 415, "wrong_content_type"),
     "encoded": ("/predict", b"x", PNG | {"content-encoding": "gzip"}, 415, "wrong_content_type"),
     "unknown option value": ("/predict?top=x", png(1), PNG, 422, "bad_option"),
+    "unknown option": ("/predict?topp=2", png(1), PNG, 422, "bad_option"),
+    "option of another path": ("/predict?block=2", png(1), PNG, 422, "bad_option"),
     "no such block": ("/embed?model=masked&block=9", png(1), PNG, 422, "bad_option"),
     "several could": ("/embed", png(1), PNG, 422, "model_needed"),
     "cannot": ("/predict?model=masked", png(1), PNG, 422, "wrong_model"),

@@ -79,6 +79,8 @@ class Service:
         self, request: Request, ability: str, name: str | None, options: Options
     ) -> Response:
         """What a model says of the picture in the request. Raises Refused, ClientDisconnect."""
+        if not request.query_params.keys() <= {"model", *options}:
+            raise Refused(BAD_OPTION)
         find_model(self.models.described, ability, name)  # refused before its body is read
         self._intake.check_head(request)
         if self._taken >= self.limits.queue:

@@ -149,7 +149,9 @@ async def _serve(
         service = Service(models, limits, metrics)
         place, port = door.getsockname()[:2]
         shown = f"[{place}]" if ":" in place else place
-        announcement = f"serving {', '.join(places)} on http://{shown}:{port}"
+        announcement = (
+            f"serving {', '.join(places)} on http://{shown}:{port} (process {os.getpid()})"
+        )
         await _server(make_application(service), service, announcement).serve(sockets=[door])
     finally:
         await models.stop()
