@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -260,7 +259,7 @@ def test_processes_that_would_train_something_else_are_told_before_anything_is_w
 
 
 def disagree(rank: int, kind: str, data: Path, folder: Path) -> None:
-    """As on two machines, of which the second has its own copy of `data` in the same place."""
+    """As on two machines, of which the second has its own copy of `data` in another place."""
     os.chdir(folder)
     changes, told = DIFFERENCES[kind]
     options: dict[str, Any] = {"lr": 1e-3}
@@ -274,7 +273,7 @@ def disagree(rank: int, kind: str, data: Path, folder: Path) -> None:
     ) -> None:
         if kind == "weights" and rank == 1:
             next(objective.parameters()).data[0] += 1e-3
-        agree(processes, dataclasses.replace(config, data="data"), objective, *rest, **more)
+        agree(processes, config, objective, *rest, **more)
 
     execution.check_agreement = check
     with pytest.raises(ConfigError, match=told):

@@ -72,7 +72,6 @@ def test_a_run_needs_a_folder(config, tmp_path):
         ({"lr": 0.5}, r"training\.lr: 0\.001 -> 0\.5"),
         ({"seed": 7}, r"training\.seed: 0 -> 7"),
         ({"steps": 31}, r"training\.steps: 30 -> 31"),
-        ({"data": "others"}, "data: pictures -> others"),
         ({"masking": FixedMasking()}, r"masking\.type: BlockMasking -> FixedMasking"),
     ],
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import beit
-from beit.errors import DataError
+from beit.errors import DataError, RunFolderError
 from beit.training.listing import Listing, check_unchanged, learned_names, remember
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, read_run_config
 
 
 @pytest.fixture
@@ -32,6 +32,30 @@ def test_a_run_refuses_other_pictures_unless_told_to_accept_them(pictures, tmp_p
     assert beit.tokenizer(
         "tiny", resume=True, accept_changed_data=True, **options
     ).artifact.exists()
+
+
+def test_a_run_goes_on_with_a_copy_of_its_pictures(pictures, tmp_path, monkeypatch):
+    """Whatever path names it. Others at another path are refused, and the config stays."""
+    options = {
+        "out": str(tmp_path / "run"), "steps": 2, "warmup_steps": 1, "batch": 4, "workers": 0,
+        "quiet": True, "report": False, "device": "cpu", "held_out": 0.0,
+    }  # fmt: skip
+    beit.tokenizer("tiny", data=str(pictures), **options)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pictures, tmp_path / "copied")
+    shutil.rmtree(pictures)
+    for place in ("copied", "../" + tmp_path.name + "/copied/"):
+        beit.tokenizer("tiny", data=place, resume=True, **options)
+        assert read_run_config(tmp_path / "run").data == place
+    shutil.copytree("copied", "others")
+    Path("others/disc/00.png").unlink()
+    with pytest.raises(DataError, match=r"1 removed \(disc/00.png\)[\s\S]*accept"):
+        beit.tokenizer("tiny", data="others", resume=True, **options)
+    assert read_run_config(tmp_path / "run").data == place
+    with pytest.raises(RunFolderError, match=r"settings: training\.lr: 0\.\d+ -> 0\.5\n"):
+        beit.tokenizer("tiny", data="others", resume=True, lr=0.5, **options)
+    beit.tokenizer("tiny", data="others", resume=True, accept_changed_data=True, **options)
+    assert read_run_config(tmp_path / "run").data == "others"
 
 
 def keys(*names: str) -> Listing:

@@ -14,6 +14,7 @@ from beit.errors import ConfigError
 from beit.models.digest import weights_digest
 from beit.objectives.base import AnyObjective
 from beit.training.parallel import Processes, lost_a_process, lost_process
+from beit.training.run_folder import PLACES
 
 REMEDIES = {
     "options": "start the same command in every process",
@@ -70,7 +71,11 @@ def check_agreement(
 
 def _differences(first: Start, other: Start) -> Iterator[tuple[str, str]]:
     """Kinds of difference, and what differs."""
-    options = differences(first.config, other.config)
+    options = {
+        name: values
+        for name, values in differences(first.config, other.config).items()
+        if name not in PLACES  # a copy on another machine may lie elsewhere
+    }
     if options:
         yield (
             "options",

@@ -35,6 +35,7 @@ from beit.runs.agreement import check_agreement
 from beit.runs.held_out import division_of
 from beit.training.listing import Listing
 from beit.training.loop import fit
+from beit.training.moved import check_moved
 from beit.training.noted import Noted
 from beit.training.parallel import Processes, resolve_precision, restarts
 from beit.training.plan import Evaluation, Fit
@@ -162,6 +163,13 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
+def _open(folder: RunFolder, config: RunConfig, listing: Listing, manner: Manner) -> None:
+    if manner.resume:
+        folder.check_resumable(config)
+        check_moved(folder, config, listing)
+    folder.open(config, resume=manner.resume)
+
+
 def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
     """Open the folder, train, publish, report."""
     training, evaluation = config.training, task.evaluation
@@ -171,7 +179,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     listing = listing_of(task.source)
     check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
-    processes.on_leader(lambda: folder.open(config, resume=manner.resume))
+    processes.on_leader(lambda: _open(folder, config, listing, manner))
     if processes.leads:
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}

@@ -34,6 +34,9 @@ RESUMABLE = {
     "training.sharding",
 }
 
+PLACES = {"data", "masks.class_names"}
+"""Where something lies that the fingerprint of the pictures knows: it is compared, not the path."""
+
 LOCK = "run.lock"
 BEGUN = {LOCK, ".writing-config.json"}
 """All that a run leaves that was killed before it began."""
@@ -111,7 +114,7 @@ class RunFolder:
         if not config.out:
             raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
         if resume:
-            self._check_resumable(config)
+            self.check_resumable(config)
         else:
             self.check_free()
         try:
@@ -136,7 +139,9 @@ class RunFolder:
                 remedy="add --resume to go on with it, or choose another --out",
             )
 
-    def _check_resumable(self, config: RunConfig) -> None:
+    def check_resumable(self, config: RunConfig) -> None:
+        """Raise RunFolderError unless a run with these settings can go on here. Whether its
+        pictures are the same is not asked: see `beit.training.moved`."""
         if not self.config.exists():
             raise RunFolderError(
                 f"{self.path} holds no run to go on with",
@@ -146,7 +151,7 @@ class RunFolder:
         changed = {
             name: values
             for name, values in differences(old, config).items()
-            if name not in RESUMABLE
+            if name not in RESUMABLE | PLACES
         }
         if type(old) is not type(config) or changed:
             listed = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())

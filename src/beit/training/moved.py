@@ -1,0 +1,25 @@
+"""A run may go on with its pictures at another place, if they are the same."""
+
+from __future__ import annotations
+
+from beit.config.runs import RunConfig
+from beit.config.tree import differences
+from beit.training.checkpoint import newest_checkpoint
+from beit.training.listing import Listing, check_unchanged
+from beit.training.run_folder import PLACES, RunFolder, read_run_config
+
+
+def check_moved(folder: RunFolder, config: RunConfig, listing: Listing) -> None:
+    """Raise DataError if a run that goes on is told another place of its pictures, and others than
+    those it has learned from lie there.
+
+    As every start they are compared with the checkpoint again; here it is before the config is
+    written that names the new place. A run without a checkpoint begins anew.
+    """
+    if config.accept_changed_data:
+        return
+    if not PLACES & differences(read_run_config(folder.path), config).keys():
+        return
+    found = newest_checkpoint(folder.checkpoints).checkpoint
+    if found is not None:
+        check_unchanged(folder.pictures, found.values.get("data") or "", listing)
