@@ -142,7 +142,7 @@ def _check_labels(source: SegmentedSource, counts: np.ndarray, classes: int) -> 
             f"the mask {source.mask(index)} holds label {label} on {counts[index, label]} pixels, "
             f"and the {classes} classes end with {classes - 1}",
             remedy="complete the class list, mark these pixels as ignored with 255, or use "
-            "reduce_zero_label where classes are counted from 1",
+            "--reduce-zero-label where classes are counted from 1",
         )
 
 
@@ -152,7 +152,7 @@ def _tell(part: str, counts: np.ndarray, classes: tuple[str, ...]) -> None:
     if empty == len(counts):
         raise DataError(
             f"every pixel of the {part} masks is ignored",
-            remedy="check the labels, and whether 255 or reduce_zero_label hides them",
+            remedy="check the labels, and whether 255 or --reduce-zero-label hides them",
         )
     if empty:
         logger.warning("%d %s masks have no pixel that is not ignored", empty, part)

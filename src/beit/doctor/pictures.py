@@ -125,7 +125,8 @@ def _advice(number: int, seen: Look, asked: int) -> Iterator[Finding]:
     gpu = torch.cuda.is_available()
     recipe, size = suggest(number, middle, gpu)
     size = asked or size
-    words = f"shorter side: {middle} pixels in the middle, 5 % below {low}; models see {size}"
+    words = f"shorter side: {middle} pixels in the middle, 5 % below {low}; "
+    words += f"for a model of {size}, which is {'--size' if asked else 'what is advised here'}"
     small = middle < size
     change = f"most would be enlarged: --size {max(32, middle // 32 * 32)} loses nothing"
     yield _finding("warn" if small else "ok", "sizes", words, change if small else "")

@@ -11,6 +11,7 @@ from beit.config import (
     SegmentRunConfig,
     TokenizerRunConfig,
 )
+from beit.errors import CheckpointError
 from beit.runs import finetuning, pretraining, segmenting, tokenizing
 from beit.runs.execution import Task, open_loader
 from beit.training import replay
@@ -27,6 +28,11 @@ def replay_step(file: str) -> Replayed:
     Raises RunFolderError or CheckpointError if the record is not in a run that can be restored.
     """
     path = Path(file)
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no file {path}",
+            remedy="give the record that the error named: RUN/diverged/step-NUMBER.safetensors",
+        )
     folder = RunFolder(path.absolute().parent.parent)
     config = read_run_config(folder.path)
     processes = start_processes(config.training)

@@ -133,9 +133,10 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file", remedy="choose another --out")
         if self.path.is_dir() and any(file.name not in BEGUN for file in self.path.iterdir()):
-            kind = "holds a run" if self.config.exists() else "is not empty"
+            if not self.config.exists():
+                raise RunFolderError(f"{self.path} is not empty", remedy="choose another --out")
             raise RunFolderError(
-                f"{self.path} {kind}",
+                f"{self.path} holds a run",
                 remedy="add --resume to go on with it, or choose another --out",
             )
 
@@ -190,14 +191,21 @@ def read_run_config(path: Path) -> RunConfig:
     Raises RunFolderError if there is no run, ConfigError if its config is not understood: another
     version wrote it, or it names code of one's own that is not loaded.
     """
+    if not path.exists():
+        raise RunFolderError(f"there is nothing at {path}", remedy="give the folder of a run")
     try:
         recorded = json.loads((path / "config.json").read_text())
         if not isinstance(recorded, dict) or "type" not in recorded:
             raise ValueError("its config.json is none of a run")
     except (OSError, ValueError) as error:
+        around = path.absolute().parent
+        inside = path.name == "model" and (around / "config.json").exists()
+        why = f"{error.strerror}: config.json" if isinstance(error, OSError) else str(error)
         raise RunFolderError(
-            f"{path} is not the folder of a run ({error})",
-            remedy="give the folder that --out named",
+            f"{path} is not the folder of a run ({why})",
+            remedy=f"give the run around it, {path.parent}"
+            if inside
+            else "give the folder that --out named",
         ) from error
     try:
         return from_json(recorded, RunConfig)
