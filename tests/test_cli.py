@@ -164,7 +164,15 @@ CASES = {
     "architecture": ("finetune tiny {io} --init {pre} --depth 6", 4,
                      ["another architecture", "missing", "blocks.4", "same patch"]),
     "no artifact": ("finetune tiny {io} --init nowhere", 4, ["nowhere", "no file or folder"]),
-    "used folder": ("finetune tiny --data {data} --out {used}", 7, ["not empty", "another --out"]),
+    "used folder": ("finetune tiny --data {data} --out {used}", 7,
+                    ["not empty", "remedy: choose another --out"]),
+    "no run to report": ("report nowhere", 7, ["there is nothing at nowhere"]),
+    "model of a run": ("report {pre}/model", 7,
+                       ["not the folder of a run", "the run around it, {pre}\n"]),
+    "no folder of a run": ("report {empty}", 7, ["(No such file or directory: config.json)"]),
+    "no record": ("doctor replay nowhere.safetensors", 4, ["no file nowhere.safetensors"]),
+    "picture before the model": ("predict {data}/disc/00.png {fine}", 4,
+                                 ["00.png is a picture", "give a model", "before the pictures"]),
     "folder of a run": ("finetune tiny --data {data} --out {pre}", 7, ["holds a run", "--resume"]),
     "out is a file": ("finetune tiny --data {data} --out {file}", 7, ["is a file"]),
     "nothing to resume": ("finetune tiny {io} --resume", 7, ["no run to go on with"]),
@@ -190,7 +198,7 @@ def test_wrong_input(capsys, monkeypatch, trained, class_folders, tmp_path, wron
     found, _, told = call(capsys, *line.format(**places).split())
     assert found == code, told
     for word in words:
-        assert word in told
+        assert word.format(**places) in told
     assert "Traceback" not in told
     if told.startswith("error:"):
         assert "\n  remedy: " in told
@@ -272,12 +280,15 @@ def test_recipes_of_one_s_own(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from beit.recipes.pretrain import tiny\n"
         "from beit.recipes.tokenizers import tiny as other\n"
+        "def broken(): return {}['lost']\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = find_recipe("pretrain", "mine:tiny", PretrainRunConfig)
     assert config.recipe == "mine:tiny"
-    with pytest.raises(ConfigError, match=r"returns a TokenizerRunConfig[\s\S]*PretrainRunConfig"):
+    with pytest.raises(ConfigError, match=r"returns TokenizerRunConfig[\s\S]*PretrainRunConfig"):
         find_recipe("pretrain", "mine:other", PretrainRunConfig)
+    with pytest.raises(ConfigError, match=r"'mine:broken' fails: KeyError: 'lost'"):
+        find_recipe("pretrain", "mine:broken", PretrainRunConfig)
     for name in ("mine:nothing", "nowhere:tiny"):
         with pytest.raises(ConfigError, match="cannot be found"):
             find_recipe("pretrain", name, PretrainRunConfig)

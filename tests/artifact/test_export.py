@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import beit
-from beit.artifact.export import formats
+from beit.artifact.export import ENDINGS, formats
 from beit.artifact.export.positions import AnyGridBias
 from beit.artifact.export.preprocessing import CentralView
 from beit.artifact.store import Details, save_artifact
@@ -98,7 +98,7 @@ def test_a_dynamic_size_is_read_as_the_model_reads_it(
     classifier: Path, tmp_path: Path, to: formats.Format
 ) -> None:
     """Positions are resized in the file, for sizes that the export itself did not check."""
-    out = tmp_path / ("out.pt2" if to == "torch" else "out")
+    out = tmp_path / f"out{ENDINGS.get(to, '')}"
     done = beit.export(classifier, out, to=to, dynamic=True)
     assert done.parity.sizes == ((16, 24), (8, 20), (28, 28))
     file = out / "model.xml" if to == "openvino" else out
@@ -220,9 +220,11 @@ def test_what_cannot_be_exported_is_refused_early(classifier: Path, tmp_path: Pa
         ({"to": "torch", "precision": "int8"}, "precision of ONNX"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            beit.export(classifier, tmp_path / "no.pt2", **options)
+            beit.export(classifier, tmp_path / f"no{ENDINGS[options.get('to', 'onnx')]}", **options)
     with pytest.raises(ConfigError, match=r"name it no\.pt2"):
         beit.export(classifier, tmp_path / "no.onnx", to="torch")
+    with pytest.raises(ConfigError, match=r"no\.onx does not[\s\S]*name it no\.onnx"):
+        beit.export(classifier, tmp_path / "no.onx")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

@@ -13,7 +13,7 @@ from beit.artifact.names import Family
 from beit.artifact.recognise import family_of, model_of
 from beit.artifact.source import Source, is_foreign, read_source
 from beit.artifact.store import Artifact, Details, Kind, load_artifact, save_artifact
-from beit.config.outside import find_outside, names_outside
+from beit.config.outside import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
@@ -73,10 +73,10 @@ def open_tokenizer(reference: str | Path, *, may_import: bool = True) -> VisualT
 
 def _outside_tokenizer(name: str, may_import: bool) -> VisualTokenizer:
     function = find_outside(name, "tokenizer", may_import=may_import)
-    tokenizer = function() if callable(function) else function
+    tokenizer = call_outside(function, name, "tokenizer") if callable(function) else function
     if not isinstance(tokenizer, VisualTokenizer):
         raise ConfigError(
-            f"tokenizer '{name}' gives a {type(tokenizer).__name__}",
+            f"tokenizer '{name}' gives {type(tokenizer).__name__}",
             remedy="name a function without arguments that returns a VisualTokenizer",
         )
     return tokenizer.freeze()

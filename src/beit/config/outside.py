@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
-from beit.errors import ConfigError
+from beit.errors import BeitError, ConfigError
 
+Made = TypeVar("Made")
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _imported: list[str] = []
 
@@ -67,3 +70,16 @@ def find_outside(name: str, what: str, *, may_import: bool = True) -> object:
             "module: install it, or put its folder on PYTHONPATH (`PYTHONPATH=. beit ...`)",
         ) from error
     return found
+
+
+def call_outside(function: Callable[[], Made], name: str, what: str) -> Made:
+    """What a function chosen by name returns. Raises ConfigError that names it if it breaks."""
+    try:
+        return function()
+    except BeitError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{what} '{name}' fails: {type(error).__name__}: {error}",
+            remedy="mend the function; `beit --traceback VERB ...` shows where it broke",
+        ) from error

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
-from beit.config.outside import find_outside
+from beit.config.outside import call_outside, find_outside
 from beit.config.runs import RunConfig
 from beit.errors import ConfigError, nearest
 from beit.recipes import finetune, pretrain, segment, tokenizers
@@ -38,13 +39,13 @@ def find_recipe(verb: str, name: str, kind: type[Run]) -> Run:
         found = find_outside(name, "recipe")
         if not callable(found):
             raise ConfigError(f"recipe '{name}' is no function", remedy="name a function")
-        function = found
+        function = partial(call_outside, found, name, "recipe")
     else:
         raise ConfigError(f"{verb} has no recipe '{name}'", remedy=nearest(name, recipes))
     config = function()
     if not isinstance(config, kind):
         raise ConfigError(
-            f"recipe '{name}' returns a {type(config).__name__}",
+            f"recipe '{name}' returns {type(config).__name__}",
             remedy=f"return a {kind.__name__} for `beit {verb}`",
         )
     return replace(config, recipe=name)

@@ -33,6 +33,8 @@ from beit.models.heads import BackboneModel
 from beit.tokenizers.base import VisualTokenizer
 
 FORMAT = "1"
+ENDINGS: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
+"""Of files; OpenVINO is a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +106,11 @@ def export(
         raise RunFolderError(
             f"{place} exists, and nothing is written over", remedy="choose another name"
         )
-    if to == "torch" and place.suffix != ".pt2":
+    ending = ENDINGS.get(to, place.suffix)
+    if place.suffix != ending:
         raise ConfigError(
-            f"{place.name} does not end in .pt2, and torch.export opens no other file",
-            remedy=f"name it {place.stem}.pt2",
+            f"{place.name} does not end in {ending}, as a file for {to} does",
+            remedy=f"name it {place.stem}{ending}",
         )
     formats.check_libraries(to, quantised=precision == "int8")
     source = open_artifact(artifact)
