@@ -7,7 +7,6 @@ import os
 import pty
 import signal
 import termios
-from functools import partial
 
 from served import serving, wait_for, write_classifier
 from swaps import Clients, Versions, reload
@@ -49,12 +48,17 @@ def test_every_answer_is_of_one_version_and_none_fails(tmp_path, environment):
 def test_where_a_terminal_is_closed_it_stops(tmp_path, environment):
     place = str(write_classifier(tmp_path / "classifier"))
     ours, theirs = pty.openpty()
+
+    def sit_down_at_it() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+
     with serving(
         place,
         environment=environment,
         stdin=theirs,
         start_new_session=True,
-        preexec_fn=partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0),
+        preexec_fn=sit_down_at_it,
     ) as running:
         os.close(theirs)
         running.process.send_signal(signal.SIGHUP)  # the terminal is there
