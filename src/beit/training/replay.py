@@ -81,7 +81,7 @@ def _recorded(record: Record, run: Fit, updater: Updater) -> _Told:
     quoted = ", ".join(record.batch.keys[:MOST_NAMED])
     place = record.where or (
         "a place that the replay finds"
-        if updater.weights.meet
+        if updater.weights.wait_in_forward
         else "nothing but the sum of its micro-batches"
     )
     whose = f" of process {run.processes.rank}" if run.processes.world > 1 else ""
@@ -104,7 +104,7 @@ def _find(run: Fit, updater: Updater, step: int) -> Record:
     with closing(run.loader.batches(step, step + 1)) as batches:
         for first, batch in updater.micro_batches([], batches):
             at = updater.circumstances(step, first)
-            where = "" if updater.weights.meet else _first_bad_value(updater, batch, at)
+            where = "" if updater.weights.wait_in_forward else _first_bad_value(updater, batch, at)
             records.append(Record(batch, at, where))
     return next((record for record in records if record.where), records[-1])
 

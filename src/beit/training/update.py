@@ -157,7 +157,7 @@ class Updater:
         added up in another order. Where they wait for each other within the forward pass they
         cannot: who has no memory left would not be there.
         """
-        return self.processes.world > 1 and step < PROVEN and not self.weights.meet
+        return self.processes.world > 1 and step < PROVEN and not self.weights.wait_in_forward
 
     def _accumulated(
         self, step: int, arrived: list[Batch | None], batches: Iterator[Batch], *, reduced: bool

@@ -52,7 +52,7 @@ class Weights:
         return self._whole is not None
 
     @property
-    def meet(self) -> bool:
+    def wait_in_forward(self) -> bool:
         """Whether processes wait for each other within a forward pass: where weights are put
         together, or statistics of batch norm."""
         return self.sharded or any(
