@@ -86,15 +86,15 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._follow()
         if self._stopping:
-            self._answer_no_more()
+            self._close_after_answer()
 
     def shutdown(self) -> None:
         """The server stops: a request that is here or on its way is answered, and is the last."""
         self._stopping = True
-        self._answer_no_more()
+        self._close_after_answer()
         self.loop.call_later(LAST_MOMENT, self._close_unless_asked)
 
-    def _answer_no_more(self) -> None:
+    def _close_after_answer(self) -> None:
         if not self._at_rest():
             self.cycle.keep_alive = False
 
