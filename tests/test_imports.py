@@ -27,6 +27,7 @@ LINES = [
     {"config"},
     {"hardware", "jitter", "durable", "home", "chance", "parent"},
     {"errors"},
+    {"printable"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
@@ -37,18 +38,19 @@ ONLY = {
         "chance",
         "config",
         "errors",
+        "printable",
         "hardware",
         "durable",
         "parent",
     },
-    "models": {"models", "config", "errors", "hardware"},
+    "models": {"models", "config", "errors", "printable", "hardware"},
 }
 # A page says what a run measured, so it reads with the evaluation's own measures and the run's own
 # folder; and it names the options that differ from the recipe. None of these import the report.
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "recipes"}
+LIGHT = {"cli", "config", "errors", "printable", "recipes"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -43,6 +43,10 @@ class Details:
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the logits."""
+    multi_label: bool = False
+    """Whether each class is answered independently, by a sigmoid, and an image may have several."""
+    thresholds: tuple[float, ...] = ()
+    """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
     crop: float = 1.0
     """Share of the picture that evaluation looks at: centre crop of size / crop."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
@@ -137,6 +141,8 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         "format": FORMAT,
         "architecture": _describe(model),
         "classes": list(details.classes),
+        "multi_label": details.multi_label,
+        "thresholds": list(details.thresholds),
         "crop": details.crop,
         "inference": to_json(details.inference),
         "tokenizer": details.tokenizer,
@@ -257,6 +263,8 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
         model.load_state_dict(weights)
         details = Details(
             classes=tuple(config["classes"]),
+            multi_label=config.get("multi_label", False),  # older artifacts have neither
+            thresholds=tuple(config.get("thresholds", ())),
             crop=config["crop"],
             inference=from_json(config["inference"], InferenceConfig)
             if "inference" in config  # older artifacts have none
