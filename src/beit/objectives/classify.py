@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from beit.batch import LabelledBatch
 from beit.config.data import AugmentConfig
 from beit.models.heads import Classifier
+from beit.models.vit import Images
 from beit.objectives.base import Loss, Objective
 from beit.objectives.mixing import Mixing
 
@@ -34,9 +35,7 @@ class Classification(Objective[LabelledBatch]):
         )
         self._mix = Mixing(mixup=augment.mixup, cutmix=augment.cutmix, classes=classes)
 
-    def _augmented(
-        self, images: UInt8[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def _augmented(self, images: Images) -> Float[Tensor, "batch channels height width"]:
         pixels = self.model.backbone.normalise(images)
         if self._erase is not None:
             self._erase.device = str(pixels.device)
