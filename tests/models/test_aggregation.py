@@ -21,8 +21,8 @@ from beit.config.tree import from_json, override, to_json
 from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.models.vit import Features
-from beit.objectives.hidden import patchify
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.targets import patchify
 from beit.recipes.pretrain import RECIPES
 from beit.training.average import average_of
 from miniature import BACKBONE, VAE, Told, masked_batch

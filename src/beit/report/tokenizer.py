@@ -16,7 +16,7 @@ from beit.data.drawing import to_rgb, token_map
 from beit.data.sources import evenly, open_source, spread
 from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
-from beit.objectives.hidden import patchify
+from beit.objectives.targets import patchify
 from beit.report.curves import HEIGHT, WIDTH
 from beit.report.markup import Markup, Section, block, element, figure, join
 from beit.report.pictures import show

@@ -27,8 +27,8 @@ from beit.errors import CheckpointError, ConfigError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
-from beit.objectives.hidden import HiddenPatchPrediction, check_tokenizer, pixel_values
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import DEFAULT, find_recipe
 from beit.runs.execution import (
@@ -108,7 +108,7 @@ def _objective(
     visual: VisualTokenizer | None,
     precision: torch.dtype,
     bank: TokenBank | None,
-) -> HiddenPatchPrediction:
+) -> MaskedImageModeling:
     chosen = config.objective
     if isinstance(chosen, VisibleConfig):
         light = VisibleOnlyModel(config.model, outputs, chosen)
