@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from beit.config.serve import ServeConfig
-from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus
+from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus, device
+from beit.doctor.agreement import check_agreement
 from beit.doctor.finding import Check, Finding
 from beit.doctor.installation import check_decoder, check_extras, check_versions
 from beit.doctor.machine import (
@@ -43,6 +44,7 @@ def examine(
     checks += [check_compile] if compile else []
     checks += [check_decoder, check_threads, check_memory, check_open_files]
     findings = [found for check in checks for found in check()]
+    findings += check_agreement(device())
     findings += check_disk(out)
     findings += [*check_port(port, "beit serve"), *check_port(TORCHRUN, "torchrun")]
     if data:
