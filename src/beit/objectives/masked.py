@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit.batch import MaskedBatch
 from beit.config.hidden import MaskedConfig
@@ -45,8 +45,3 @@ class MaskedImageModeling(HiddenPatchPrediction):
     def predictions(self, batch: MaskedBatch) -> Sequence[Float[Tensor, "rows outputs"]]:
         """One, and with patch aggregation a second of the same."""
         return self.model.predictions(batch.images, batch.mask, self.predicts_all)
-
-    def publish(self, model: nn.Module) -> nn.Module:
-        """What becomes the artifact of the model, or of its average: no patch aggregation."""
-        assert isinstance(model, MaskedImageModel)
-        return model.plain()

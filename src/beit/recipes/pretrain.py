@@ -20,12 +20,25 @@ from beit.config import (
     UniformMasking,
     ViewConfig,
     VisibleConfig,
+    VisionTransformerConfig,
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET_1K_EPOCH = 625  # steps of 2048 pictures
-IMAGENET_22K_EPOCH = 6930  # 14,197,122 pictures in steps of 2048
+IMAGENET_22K_EPOCH = 6932  # 14,197,122 pictures in steps of 2048
+
+
+def for_pretraining(
+    backbone: VisionTransformerConfig, recipe: PretrainRunConfig
+) -> VisionTransformerConfig:
+    """A backbone that was trained before as the recipe trains it on; drop path is the recipe's."""
+    return replace(
+        backbone,
+        mask_token=recipe.objective.shows_hidden,
+        drop_path=recipe.model.drop_path,
+        initialisation=recipe.model.initialisation,
+    )
 
 
 def base_in22k() -> PretrainRunConfig:
