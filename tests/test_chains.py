@@ -5,6 +5,8 @@ What each kind of model keeps of each other is in `artifact/test_warm_start.py`;
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -271,3 +273,28 @@ def test_a_segmenter_of_a_classifier_leaves_norm_and_head_as_published(segmented
         "head for 3 classes (of another task)",
         f"not in {classifier}, starts with new weights: neck, decode head, auxiliary head",
     )
+
+
+def test_the_commands_of_the_page_run_in_their_order(
+    trained, class_folders, tmp_path, monkeypatch, capsys
+):
+    for name in ("pictures", "labelled"):
+        shutil.copytree(class_folders, tmp_path / name)
+    write_folder(tmp_path / "segmented")
+    shutil.copytree(trained.pretrained, tmp_path / "runs" / "pretrain")
+    shutil.copytree(trained.tokenizer, tmp_path / "runs" / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[1].joinpath("docs", "runs.md").read_text()
+    section = page.partition("## Continue from a model")[2].partition("\n## ")[0]
+    lines = re.findall(r"^beit (.*)$", section, re.MULTILINE)
+    assert len(lines) == 5
+    said = []
+    for verb, *rest in map(shlex.split, lines):
+        extra = ["--accept-collapsed"] if verb == "pretrain" else []
+        options = ["--steps", "2", "--warmup-steps", "1", "--batch", "4", "--workers", "0"]
+        assert main([verb, "tiny", *rest, *options, *extra]) == 0, capsys.readouterr().err
+        said.append(capsys.readouterr().out)
+    assert "final norm, prediction head\n" in said[0]
+    for line in re.findall(r"^(?:not )?taken from .*$", section, re.MULTILINE):
+        assert line + "\n" in said[2]
+    assert "neck, decode head for 3 classes, auxiliary head for 3 classes\n" in said[4]
