@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from beit.artifact.architecture import Stated
 from beit.artifact.class_order import match_classes
+from beit.artifact.load import open_artifact
 from beit.artifact.store import Artifact, Details
 from beit.artifact.warm_start import WarmStart, warm_start
 from beit.config import (
@@ -24,8 +26,9 @@ from beit.data.class_names import imagenet_classes
 from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.models.visible import VisibleOnlyModel
+from beit.recipes.finetune import for_finetuning
 from miniature import BACKBONE
-from reference import disturb
+from reference import close, disturb, from_published
 
 FINE = replace(BACKBONE, relative_position="per-block", mask_token=False)
 ABSOLUTE = replace(BACKBONE, relative_position="none")
@@ -375,3 +378,40 @@ def test_every_tensor_is_taken_or_its_part_is_named_as_new(here, there):
     assert told[0].startswith("taken from there: backbone")
     assert told[1].startswith("not taken from there: ")
     assert len(told) == 2 + bool(start.new)
+
+
+# -- released files ------------------------------------------------------------------------------
+
+
+def test_a_released_file_of_beit_v2_goes_on_as_it_was_published(golden, tmp_path):
+    """Both predictions of the released code, before the first step of a run of ours."""
+    facts = golden("v2_mim_cls_shared")
+    torch.save({"model": facts["model"]}, tmp_path / "released.pth")
+    source = open_artifact(tmp_path / "released.pth", stated=Stated(tap=2))
+    model = MaskedImageModel(source.backbone, 64, AggregationConfig(tap=2)).eval()
+    start = warm_start(model, Details(tokenizer="of its 64 codes"), source)
+    assert start.taken[1:3] == (
+        "final norm",
+        "prediction head (by its vocabulary of 64 codes: the file does not say by which tokenizer "
+        "it was trained)",
+    )
+    assert (start.left, start.new) == ((), ())
+    main, aggregated = model.predictions(facts["image"], facts["mask"])
+    close(main, facts["logits"], 1e-5)
+    close(aggregated, facts["logits_cls"], 1e-5)
+
+
+def test_a_released_pre_training_becomes_the_published_classifier(golden, tmp_path):
+    """Resized from 80 to 112 pixels, with the norm and head of the released code's fine-tuning."""
+    torch.save({"model": golden("transfer_source")["model"]}, tmp_path / "released.pth")
+    facts = golden("transfer_112")
+    source = open_artifact(tmp_path / "released.pth", stated=Stated(heads=6))
+    fine = for_finetuning(replace(source.backbone, size=(112, 112)), drop_path=0.0)
+    model = Classifier(fine, 9).eval()
+    start = warm_start(model, Details(classes=tuple("abcdefghi")), source)
+    assert "positions resized from (5, 5) to (7, 7) patches" in start.taken[0]
+    assert start.new == ("final norm", "head for 9 classes")
+    tuned = from_published(facts["model"])
+    head = {name: value for name, value in tuned.items() if not name.startswith("backbone.")}
+    model.load_state_dict(head, strict=False)
+    close(model(facts["image"]), facts["logits"], 1e-4)
