@@ -106,7 +106,7 @@ def test_another_tokenizer_starts_the_head_anew(trained, class_folders, tmp_path
     for text in (told, log):
         assert f"taken from {second}: backbone, final norm\n" in text
         assert "prediction head (it predicts another tokenizer's codes), patch aggreg" in text
-        assert f"not in {second}, starts with new weights: prediction head\n" in text
+        assert "new, with initial weights: prediction head\n" in text
 
     assert main([*map(str, words), "--resume"]) == 0  # these weights are the checkpoint's
     assert "taken from" not in capsys.readouterr().out
@@ -116,11 +116,18 @@ def test_another_tokenizer_starts_the_head_anew(trained, class_folders, tmp_path
 def test_drop_path_and_tap_are_the_recipe_s(second):
     recipe = find_recipe("pretrain", "tiny", PretrainRunConfig)
     mine = replace(
-        recipe, model=replace(recipe.model, drop_path=0.3), aggregation=AggregationConfig(tap=1)
+        recipe,
+        model=replace(recipe.model, drop_path=0.3, layer_scale=0.2),
+        aggregation=AggregationConfig(tap=1),
     )
     config = starting_from(mine, str(second))
-    assert load_artifact(second).backbone.drop_path == 0.0
-    assert (config.model.drop_path, config.aggregation.tap) == (0.3, 1)
+    theirs = load_artifact(second).backbone
+    assert (theirs.drop_path, theirs.layer_scale) == (0.0, 0.1)
+    assert replace(config.model, drop_path=0.0, layer_scale=0.1) == theirs
+    assert (config.model.drop_path, config.model.layer_scale) == (0.3, 0.2)
+    assert config.aggregation.tap == 1
+    plain = replace(mine, model=replace(mine.model, layer_scale=None))
+    assert starting_from(plain, str(second)).model.layer_scale == 0.1  # which it has
     assert (config.views, config.masking, config.training) == (
         mine.views, mine.masking, mine.training,
     )  # fmt: skip
@@ -271,7 +278,7 @@ def test_a_segmenter_of_a_classifier_leaves_norm_and_head_as_published(segmented
         f"taken from {classifier}: backbone",
         f"not taken from {classifier}: final norm (a segmentation head reads blocks without it), "
         "head for 3 classes (of another task)",
-        f"not in {classifier}, starts with new weights: neck, decode head, auxiliary head",
+        "new, with initial weights: neck, decode head, auxiliary head",
     )
 
 

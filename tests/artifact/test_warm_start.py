@@ -123,7 +123,7 @@ def test_from_pre_training_the_norm_goes_to_the_class_token_only(pooling):
     assert start.taken[0] == "backbone (shared relative position bias copied into every block)"
     assert ("final norm" in start.taken) == (pooling == "cls")
     assert torch.equal(model.norm.weight, source.norm.weight) == (pooling == "cls")
-    assert start.left[0] == "mask token (nothing is hidden here)"
+    assert start.left[0] == "mask token (this backbone sees no masked patches)"
     assert start.left[-2:] == (
         "prediction head (of another task)",
         "patch aggregation (of another task)",

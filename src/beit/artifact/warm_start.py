@@ -39,7 +39,7 @@ class WarmStart(NamedTuple):
         yield f"taken from {name}: {', '.join(self.taken)}"
         yield f"not taken from {name}: {', '.join(self.left) or 'nothing, all of it was taken'}"
         if self.new:
-            yield f"not in {name}, starts with new weights: {', '.join(self.new)}"
+            yield f"new, with initial weights: {', '.join(self.new)}"
 
 
 def warm_start(model: BackboneModel, details: Details, source: Artifact) -> WarmStart:
@@ -109,7 +109,7 @@ class _Start:
         found = start_from(mine, theirs.state_dict(), theirs.config)
         self.taken.append("backbone" + (f" ({'; '.join(found.changed)})" if found.changed else ""))
         if found.left:
-            self.left.append("mask token (nothing is hidden here)")
+            self.left.append("mask token (this backbone sees no masked patches)")
 
     def norm(self) -> None:
         mine, theirs = _norm_place(self.model), _norm_place(self.source)

@@ -32,9 +32,12 @@ IMAGENET_22K_EPOCH = 6932  # 14,197,122 pictures in steps of 2048
 def for_pretraining(
     backbone: VisionTransformerConfig, recipe: PretrainRunConfig
 ) -> VisionTransformerConfig:
-    """A backbone that was trained before as the recipe trains it on; drop path is the recipe's."""
+    """A backbone that was trained before, as the recipe trains it on: drop path and the initial
+    values of what is new, such as the blocks of patch aggregation, are the recipe's."""
+    scaled = backbone.layer_scale is not None and recipe.model.layer_scale is not None
     return replace(
         backbone,
+        layer_scale=recipe.model.layer_scale if scaled else backbone.layer_scale,
         mask_token=recipe.objective.shows_hidden,
         drop_path=recipe.model.drop_path,
         initialisation=recipe.model.initialisation,
