@@ -162,7 +162,7 @@ CASES = {
     "labels differ": ("finetune tiny --data {unlike} --out {out}", 3, ["disc", "dics", "val/"]),
     "no labels": ("finetune tiny --data {data}/disc --out {out}", 3, ["no class folders"]),
     "architecture": ("finetune tiny {io} --init {pre} --depth 6", 4,
-                     ["another architecture", "missing", "blocks.4", "same patch"]),
+                     ["another architecture", "depth is 6, and 4 in", "leave these options out"]),
     "no artifact": ("finetune tiny {io} --init nowhere", 4, ["nowhere", "no file or folder"]),
     "used folder": ("finetune tiny --data {data} --out {used}", 7,
                     ["not empty", "remedy: choose another --out"]),

@@ -55,14 +55,17 @@ def open_artifact(reference: str | Path, *, stated: Stated = NOTHING, sha256: st
     return _imported(source, fetched.reference, stated)
 
 
-def open_tokenizer(reference: str | Path, *, may_import: bool = True) -> VisualTokenizer:
+def open_tokenizer(
+    reference: str | Path, *, may_import: bool = True, artifact: Artifact | None = None
+) -> VisualTokenizer:
     """The tokenizer of an artifact or a released file, or what `module:function` returns; frozen.
 
-    `may_import` is for names that a user typed, not for those that a file holds.
+    `may_import` is for names that a user typed, not for those that a file holds. `artifact` is what
+    is at the reference, if it was opened already.
     """
     if names_outside(str(reference)):
         return _outside_tokenizer(str(reference), may_import)
-    artifact = open_artifact(reference)
+    artifact = artifact or open_artifact(reference)
     if not isinstance(artifact.model, VisualTokenizer):
         raise CheckpointError(
             f"{reference} holds a {artifact.kind} model, not a tokenizer",

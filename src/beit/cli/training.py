@@ -41,11 +41,12 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     if args and not args[0].startswith("-"):
         name, args = args[0], args[1:]
     config = find_recipe(verb, name, kind)
-    init = value_of("--init", args)
+    init, given = value_of("--init", args), {}
     if init and "--help" not in args and "-h" not in args:
-        from beit.runs import starting_from
+        from beit.runs import Opened, starting_from
 
-        config = starting_from(config, init)
+        given = {"opened": Opened()}
+        config = starting_from(config, init, given["opened"])
     recipes = "\n".join(
         f"  {known}: {(function.__doc__ or '').strip().splitlines()[0]}"
         for known, function in RECIPES[verb].items()
@@ -71,7 +72,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
             parse()  # ends with what is unknown, and what it is like
     from beit import runs
 
-    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
+    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet, **given)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
         print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")

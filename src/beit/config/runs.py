@@ -79,7 +79,7 @@ class AggregationConfig:
     tap: int | None = None
     """Block, counted from 1, whose patches it reads: 9 for base, 21 for large; None: no second."""
     blocks: int = 2
-    """Extra blocks over those patches and the class token; dropped once pre-training is over."""
+    """Extra blocks over those patches and the class token; only pre-training uses them."""
     shared_head: bool = True
     """Use the norm and the head of the main prediction, or own ones."""
 
@@ -194,7 +194,8 @@ class PretrainRunConfig(RunConfig):
     accept_collapsed: bool = False
     """Use the tokenizer even if it has collapsed."""
     init: str = ""
-    """Start from the backbone of this artifact instead of random weights."""
+    """Start from this model (a run, an artifact or a released file) instead of random weights; the
+    prediction head is kept with the same tokenizer."""
     model: VisionTransformerConfig
     masking: MaskingConfig = field(default_factory=BlockMasking)
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -234,7 +235,8 @@ class FinetuneRunConfig(RunConfig):
     """Classification, from a pre-trained artifact or from scratch."""
 
     init: str = ""
-    """Artifact whose backbone to start from; empty trains from scratch."""
+    """Model to start from: a run, an artifact or a released file; empty trains from scratch. The
+    head is kept for the same classes."""
     model: VisionTransformerConfig
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -123,7 +123,8 @@ class SegmentRunConfig(RunConfig):
     """Semantic segmentation, from a pre-trained artifact or from scratch."""
 
     init: str = ""
-    """Artifact whose backbone to start from; empty trains from scratch."""
+    """Model to start from: a run, an artifact or a released file; empty trains from scratch. Of a
+    segmenter the head is kept."""
     model: VisionTransformerConfig
     """Its size is the crop and the window."""
     head: SegmentationHeadConfig = field(default_factory=UperNetConfig)

@@ -104,15 +104,6 @@ class MaskedImageModel(BackboneModel):
         norm, head = extra.norm or self.norm, extra.head or self.head
         return self.head(self.norm(rows)), head(norm(aggregated))
 
-    def plain(self) -> MaskedImageModel:
-        """The same weights without patch aggregation: all that is of use after pre-training."""
-        if self.aggregation is None:
-            return self
-        with torch.device("meta"):
-            model = MaskedImageModel(self.backbone.config, self.outputs)
-        model.backbone, model.norm, model.head = self.backbone, self.norm, self.head
-        return model.train(self.training)
-
 
 def _rows(
     patches: Float[Tensor, "batch _ width"], masked: MaskedPatches | None

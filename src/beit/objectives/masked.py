@@ -127,11 +127,6 @@ class MaskedImageModeling(Objective[MaskedBatch]):
     def after_step(self, step: int) -> dict[str, float]:
         return {} if self.tokens is None else self.tokens.agreement()
 
-    def publish(self, model: nn.Module) -> nn.Module:
-        """What becomes the artifact of the model, or of its average: no patch aggregation."""
-        assert isinstance(model, MaskedImageModel)
-        return model.plain()
-
     def expectations(self) -> dict[str, float]:
         return {} if self.tokens is None else {"chance_loss": math.log(self.model.outputs)}
 

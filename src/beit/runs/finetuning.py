@@ -19,7 +19,8 @@ from beit.evaluation.passes import Passes
 from beit.models.heads import Classifier
 from beit.objectives.classify import Classification
 from beit.recipes import DEFAULT
-from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
+from beit.runs.execution import Run, Task, carry_out, manner_of, resolve
+from beit.runs.initial import Opened, take_over
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 
@@ -30,17 +31,21 @@ def finetune(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
+    opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Train a classifier on class folders, from the artifact `init` or from scratch."""
-    config = resolve("finetune", recipe, FinetuneRunConfig, options)
+    """Train a classifier on class folders, from the artifact `init` or from scratch.
+
+    `opened` holds that artifact where it was opened already.
+    """
+    opened = opened or Opened()
+    config = resolve("finetune", recipe, FinetuneRunConfig, options, opened)
     processes = start_processes(config.training)
-    return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
-    )
+    task = prepare(config, processes, opened)
+    return carry_out(config, task, processes, manner_of(config, resume, quiet, report))
 
 
-def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
+def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
     """The classifier and all that its training needs."""
     built = config.model
     splits = open_labelled(
@@ -51,8 +56,8 @@ def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Classifier(built, len(classes), config.head)
-    if config.init:
-        start(model.backbone, config.init)
+    details = Details(classes=classes, crop=config.crop)
+    start = take_over(model, details, config.init, opened or Opened())
     passes = Passes(
         LabelledBatch,
         splits.validation,
@@ -74,6 +79,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
         evaluation=Evaluation(
             measure, best="top1", unreadable=passes.unreadable, several=passes.several
         ),
-        details=Details(classes=classes, crop=config.crop),
+        details=details,
+        start=start,
         shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from beit.artifact.load import open_artifact, open_tokenizer
+from beit.artifact.load import open_tokenizer
 from beit.artifact.store import Details, find_artifact
 from beit.chance import seed_everything
 from beit.config import (
@@ -39,8 +39,8 @@ from beit.runs.execution import (
     manner_of,
     open_pictures,
     resolve,
-    start,
 )
+from beit.runs.initial import Opened, take_over
 from beit.runs.tokenizing import tokenizer
 from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
@@ -56,38 +56,39 @@ def pretrain(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
+    opened: Opened | None = None,
     **options: object,
 ) -> Run:
     """Masked image modeling, or what else the recipe says, on the pictures of `data`.
 
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
+    `opened` holds the artifact of `init` where it was opened already.
     """
-    config = resolve("pretrain", recipe, PretrainRunConfig, options)
+    opened = opened or Opened()
+    config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
     open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
-    if config.init:  # do the weights fit?
-        start(config.model.build(), config.init)
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training)
-    return carry_out(config, prepare(config, processes), processes, manner)
+    return carry_out(config, prepare(config, processes, opened), processes, manner)
 
 
-def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
+def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
     """The backbone with what predicts, the tokenizer, and all that their training needs."""
     source = open_pictures(config, config.model.channels)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
-    visual = open_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
+    opened = opened or Opened()
+    visual = sound_tokenizer(config, opened) if config.objective.target == "tokens" else None
     outputs = pixel_values(config.model) if visual is None else visual.codes
-    if visual is not None:
-        check_tokenizer(visual, config.model, outputs)
-        check_sound(config)
     bank = None
     if visual is not None and config.token_views:
         bank = token_bank(config, visual, precision, source)
     objective = _objective(config, outputs, visual, precision, bank)
-    if config.init:
-        start(objective.model.backbone, config.init)
+    details = Details(
+        tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
+    )
+    start = take_over(objective.model, details, config.init, opened)
     views = _masked_views(config, visual)
     return Task(
         objective=objective,
@@ -95,9 +96,8 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
         view=RecurringViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
         evaluation=_score(config, source, processes),
-        details=Details(
-            tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
-        ),
+        details=details,
+        start=start,
         notes=(bank.check_room(),) if bank else (),
     )
 
@@ -150,11 +150,14 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
     return replace(base, data=config.data, out=out, tokenizer=built, loader=config.loader)
 
 
-def check_sound(config: PretrainRunConfig) -> None:
-    """Raise ConfigError if the tokenizer has collapsed: its tokens would teach next to nothing."""
-    if names_outside(config.tokenizer):
-        return  # nobody has measured it
-    metrics = open_artifact(config.tokenizer).details.trained.get("metrics", {})
+def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenizer:
+    """The tokenizer of a run. Raises ConfigError if it does not fit the backbone, or has collapsed:
+    its tokens would teach next to nothing. One from outside nobody has measured."""
+    outside = names_outside(config.tokenizer)
+    artifact = None if outside else opened.take(config.tokenizer)
+    visual = open_tokenizer(config.tokenizer, artifact=artifact)
+    check_tokenizer(visual, config.model, visual.codes)
+    metrics = {} if artifact is None else artifact.details.trained.get("metrics", {})
     if metrics.get("collapsed") and not config.accept_collapsed:
         raise ConfigError(
             f"the tokenizer {config.tokenizer} has collapsed: its {metrics['codes_in_use']:.0f} "
@@ -162,6 +165,7 @@ def check_sound(config: PretrainRunConfig) -> None:
             remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
             "--accept-collapsed",
         )
+    return visual
 
 
 def token_bank(

@@ -21,7 +21,8 @@ from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
-from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
+from beit.runs.execution import Run, Task, carry_out, manner_of, resolve
+from beit.runs.initial import Opened, take_over
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 
@@ -82,17 +83,21 @@ def segment(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
+    opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
-    config = resolve("segment", recipe, SegmentRunConfig, options)
+    """Train a segmenter on pictures and masks, from the artifact `init` or from scratch.
+
+    `opened` holds that artifact where it was opened already.
+    """
+    opened = opened or Opened()
+    config = resolve("segment", recipe, SegmentRunConfig, options, opened)
     processes = start_processes(config.training)
-    return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
-    )
+    task = prepare(config, processes, opened)
+    return carry_out(config, task, processes, manner_of(config, resume, quiet, report))
 
 
-def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
+def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
     """The segmenter and all that its training needs."""
     built = config.model
     _check_portions(config, processes)
@@ -102,8 +107,8 @@ def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)
-    if config.init:
-        start(model.backbone, config.init)
+    details = Details(classes=classes, inference=config.inference)
+    start = take_over(model, details, config.init, opened or Opened())
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
@@ -118,6 +123,7 @@ def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
             unreadable=validation.pictures.unreadable,
             several=validation.pictures.several,
         ),
-        details=Details(classes=classes, inference=config.inference),
+        details=details,
+        start=start,
         shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )
