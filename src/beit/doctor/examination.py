@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from beit.config.label_file import LabelFileConfig
 from beit.config.serve import ServeConfig
+from beit.data.sources import NO_OPTIONS
 from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus
 from beit.doctor.finding import Check, Finding
 from beit.doctor.installation import check_decoder, check_extras, check_versions
@@ -29,6 +31,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
+    label_file: LabelFileConfig = NO_OPTIONS,
 ) -> list[Finding]:
     """Examine this machine and, if given, pictures. Nothing is changed and nothing left behind.
 
@@ -46,5 +49,7 @@ def examine(
     findings += check_disk(out)
     findings += [*check_port(port, "beit serve"), *check_port(TORCHRUN, "torchrun")]
     if data:
-        findings += check_pictures(data, channels=channels, sample=sample, size=size)
+        findings += check_pictures(
+            data, channels=channels, sample=sample, size=size, label_file=label_file
+        )
     return findings

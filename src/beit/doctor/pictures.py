@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit.config import PretrainRunConfig
+from beit.config import LabelFileConfig, PretrainRunConfig
 from beit.data.check import KINDS, UNREADABLE, Checked, check
 from beit.data.decode import read_header
 from beit.data.parts import open_parts
-from beit.data.sources import ImageSource, evenly
+from beit.data.sources import NO_OPTIONS, ImageSource, evenly
 from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding, Level
 from beit.errors import BeitError
@@ -153,11 +153,18 @@ def _budget(number: int, gpu: bool) -> str:
     )
 
 
-def check_pictures(data: str, *, channels: int, sample: int, size: int) -> Iterator[Finding]:
+def check_pictures(
+    data: str,
+    *,
+    channels: int,
+    sample: int,
+    size: int,
+    label_file: LabelFileConfig = NO_OPTIONS,
+) -> Iterator[Finding]:
     """Look through a sample and say what suits."""
     try:
-        found = check(data, channels=channels, sample=sample)
-        parts = open_parts(data)
+        found = check(data, channels=channels, sample=sample, label_file=label_file)
+        parts = open_parts(data, label_file)
     except BeitError as error:
         yield _finding("fail", "pictures", error.problem, error.remedy)
         return
