@@ -95,6 +95,10 @@ BITS = [(name, str(number % 2)) for number, name in enumerate(NAMES)]
         (rows("image,class_id,class_name", "p{n}.png,{b},{c}"), CATS),
         (rows("image,label", "p{n}.png,{b}.0"), BITS),
         (rows("Foto,Art", "p{n}.png,{c}"), CATS),
+        (rows("image,x,y,class", "p{n}.png,{n},{n},{c}"), CATS),
+        (rows("path,y", "p{n}.png,{c}"), CATS),
+        (rows("path,label", "/kaggle/input/p{n}.png,{c}"), CATS),
+        (rows("", "C:\\data\\p{n}.png,{c}"), CATS),
         (rows("", "{c},p{n}.png"), CATS),
     ],
 )  # fmt: skip
@@ -161,6 +165,20 @@ def test_a_name_that_lies_where_it_says_comes_before_those_that_lie_deeper(draw:
     root = draw("a.png", "thumbs/a.png", "b.png", "thumbs/b.jpg")
     found = read(root, "id,label\na,0\nb,1\n")
     assert [path for path, _ in labels(found)] == ["a.png", "b.png"]
+
+
+def test_folders_of_another_machine_are_taken_off_only_where_all_images_lie_below(
+    draw: Draw,
+) -> None:
+    root = draw("dog/1.png", "dog/2.png")
+    found = read(root, "image,label\n/home/x/dog/1.png,a\n/home/x/dog/2.png,b\n")
+    assert labels(found) == [("dog/1.png", "a"), ("dog/2.png", "b")]
+    assert "names are read without '/home/x/', which is not here" in found.notes
+    with pytest.raises(DataError, match="2 of the 2 images"):
+        read(root, "image,label\ncat/1.png,a\ncat/2.png,b\n")
+    with pytest.raises(DataError, match="1 of the 2 images") as caught:
+        read(root, "image,label\ndog/1.png,a\ndog/2.jpg,b\n")
+    assert "'dog/2.png' is there" in caught.value.remedy
 
 
 def test_names_in_another_form_of_unicode(draw: Draw) -> None:
@@ -296,18 +314,18 @@ def test_folds(root: Path) -> None:
 
 
 def test_options_name_columns(root: Path) -> None:
-    text = rows("image,site,kind,good", "p{n}.png,s,{c},{b}")
+    text = rows("image,site,sort,good", "p{n}.png,s,{c},{b}")
     found = read(root, text)
     assert found.problem is not None
-    assert "'image', 'site', 'kind', 'good'" in found.problem.problem
+    assert "'image', 'site', 'sort', 'good'" in found.problem.problem
     assert "--label-column" in found.problem.remedy
     assert any("labels are not used" in note for note in found.notes)
-    assert labels(read(root, text, label_column="kind")) == CATS
-    assert labels(read(root, text, label_column="KIND")) == CATS
-    assert "'site', 'good'" in str(read(root, text, label_column="kind").notes)
-    with pytest.raises(ConfigError, match="label_column is kinds") as caught:
-        read(root, text, label_column="kinds")
-    assert "kind" in caught.value.remedy
+    assert labels(read(root, text, label_column="sort")) == CATS
+    assert labels(read(root, text, label_column="SORT")) == CATS
+    assert "'site', 'good'" in str(read(root, text, label_column="sort").notes)
+    with pytest.raises(ConfigError, match="label_column is sorts") as caught:
+        read(root, text, label_column="sorts")
+    assert "sort" in caught.value.remedy
     with pytest.raises(ConfigError, match="which names the images"):
         read(root, text, label_column="image")
     text = rows("", "{b},p{n}.png,s")
@@ -361,6 +379,8 @@ def test_what_is_refused(root: Path, text: str | bytes, match: str) -> None:
     [
         (rows("file,score", "p{n}.png,0.{n}7"), "6 different numbers, from 0.07 to 0.57"),
         (rows("image,label", "p{n}.png,c{n}"), "each of the 6 images .* has a label of its own"),
+        (rows("image,text", "p{n}.png,c{n}"), "every cell of column 'text' .* is different"),
+        (rows("", "p{n}.png,{c},1"), "holds the labels: it has 3 columns without headings"),
         (rows("image,label,class", "p{n}.png,{c},{n}"), "may hold the labels: .*label.*class"),
         (rows("image,label", "p{n}.png,{c}") + "p0.png,dog\n", "two different .*lines 2 and 8"),
         (rows("image,label", "p{n}.png,{c}", range(5)) + "p5.png,\n", r"no label: line 7 \('p5"),

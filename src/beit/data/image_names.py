@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple
 
-from beit.data.listing import find_pictures
-from beit.data.tables import as_text
+from beit.data.listing import find_pictures, quoted
+from beit.data.tables import as_text, cell_lines
+from beit.errors import DataError
+from beit.printable import printable
 
 
 class ImageNames:
@@ -20,6 +24,7 @@ class ImageNames:
     """
 
     def __init__(self, folder: str) -> None:
+        self.folder = folder
         self._folder = Path(folder)
         self._absolute = self._folder.absolute()
         self._below: dict[str, list[str]] | None = None
@@ -85,3 +90,89 @@ def _alike(path: str) -> str:
 def _without_extension(path: str) -> str:
     stem, dot, extension = path.rpartition(".")
     return stem if dot and "/" not in extension and not stem.endswith("/") else path
+
+
+class FoundImages(NamedTuple):
+    """What the names of a column mean."""
+
+    images: list[str]
+    """One for every cell."""
+    note: str
+    """What was decided; may be empty."""
+
+
+def find_images(
+    path: str, lines: Sequence[int], cells: Sequence[str], names: ImageNames
+) -> FoundImages:
+    """The image of every cell of a column.
+
+    Where no name is found, the first folders that all names share are taken off, if all images lie
+    there without them.
+
+    Args:
+        path: The label file, for messages.
+        lines: Where the cells stand in it.
+        cells: Names of images.
+        names: The folder they are looked up in.
+
+    Returns:
+        One image per cell.
+
+    Raises:
+        DataError: If a name means no image, or more than one.
+    """
+    found = [names.find(cell) for cell in cells]
+    note = ""
+    if not any(found):
+        shared = _elsewhere(cells, names)
+        if shared:
+            found = [names.find(_below(cell, shared)) for cell in cells]
+            note = f"names are read without '{printable(shared)}/', which is not here"
+    missing = [(line, cell or "an empty cell")
+               for line, cell, images in zip(lines, cells, found, strict=True)
+               if not images]  # fmt: skip
+    several = [(line, f"{cell}: {quoted(images)}")
+               for line, cell, images in zip(lines, cells, found, strict=True)
+               if len(images) > 1]  # fmt: skip
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(cells)} images in {path} do not exist: "
+            + cell_lines(missing),
+            remedy=_where_to_look(missing[0][1], names),
+        )
+    if several:
+        raise DataError(
+            f"{len(several)} names in {path} may be more than one image: {cell_lines(several)}",
+            remedy="name the folder of the images with --image-folder, or write their extension",
+        )
+    return FoundImages([images[0] for images in found], note)
+
+
+def _elsewhere(cells: Sequence[str], names: ImageNames) -> str:
+    """The folders of another machine that all names begin with, where all are found without them;
+    empty without any."""
+    parts = [PurePosixPath(cell.replace("\\", "/")).parts[:-1] for cell in cells]
+    folder = PurePosixPath()
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        folder /= level[0]
+        # Where exactly they say below it: a search would take cat/1.jpg for dog/1.jpg.
+        if all(names.as_written(_below(cell, str(folder))) for cell in cells):
+            return str(folder)
+    return ""
+
+
+def _below(cell: str, folder: str) -> str:
+    return str(PurePosixPath(cell.replace("\\", "/")).relative_to(folder))
+
+
+def _where_to_look(name: str, names: ImageNames) -> str:
+    if "://" in name:
+        return "addresses are not read: download the images"
+    alike = names.find(str(PurePosixPath(name).with_suffix(""))) if name.strip("./") else []
+    there = f"{quoted(alike)} is there; " if alike else ""
+    return (
+        f"{there}write paths relative to {names.folder}, or absolute ones, or name the folder that "
+        "they count from with --image-folder"
+    )

@@ -29,9 +29,11 @@ IDENTITY = (
 LABEL = (
     "label", "labels", "labelname", "classlabel", "class", "classes", "classname", "target",
     "targets", "category", "categories", "categoryname", "species", "speciesname", "diagnosis",
-    "diagnoses", "dx", "disease", "breed", "groundtruth", "gt", "y", "tags", "tag", "keywords",
-    "attributes", "findinglabels", "findings", "labelid", "classid", "categoryid", "targetid",
+    "diagnoses", "dx", "disease", "breed", "groundtruth", "gt", "tags", "tag", "findinglabels",
+    "labelid", "classid", "categoryid", "targetid",
 )  # fmt: skip
+PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind")
+"""Headings of labels, where no column is called as one: `y` may also be a coordinate."""
 SEVERAL = (
     "tags", "tag", "labels", "classes", "categories", "keywords", "attributes", "findinglabels",
     "findings", "targets",
@@ -39,7 +41,8 @@ SEVERAL = (
 """Headings of columns whose cells may hold several labels."""
 SPLIT = (
     "split", "splits", "set", "subset", "fold", "folds", "partition", "phase", "datasplit",
-    "traintest", "usage",
+    "traintest", "usage", "istrain", "istraining", "istrainingimage", "isval", "isvalid",
+    "isvalidation", "istest",
 )  # fmt: skip
 
 _SIGNS = re.compile(r"[\s_\-./#:]+")

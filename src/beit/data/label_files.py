@@ -10,11 +10,12 @@ import numpy as np
 
 from beit.config.label_file import LabelFileConfig
 from beit.data.account import Skipped, SkippedFiles
-from beit.data.image_names import ImageNames
+from beit.data.image_names import ImageNames, find_images
+from beit.data.label_cells import Labels
 from beit.data.label_columns import Columns, find_columns, is_heading
-from beit.data.label_values import Labels, read_labels
+from beit.data.label_values import read_labels
 from beit.data.listing import LIST_EXTENSIONS, quoted
-from beit.data.tables import cell_lines, read_table
+from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
 
@@ -97,7 +98,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     names = ImageNames(folder)
     table = read_table(path, names.names_image, is_heading)
     columns = find_columns(path, table, names, config)
-    images = _find_images(path, columns, names, folder)
+    lines = [row.line for row in columns.rows]
+    images, moved = find_images(path, lines, columns.cells(columns.image), names)
     splits = _splits(path, columns, config)
     labels, problem = _labels(path, columns, splits, config)
     if labels is not None and multi_label:
@@ -107,8 +109,10 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     labels, problem = (None, twice) if twice else (labels, problem)
     where = "" if len(columns.headings) == 1 else f": images in {columns.name(columns.image)}"
     notes: tuple[str, ...] = ()
+    if moved:
+        notes += (moved,)
     if table.comments:
-        notes += (f"{table.comments} lines that begin with # are passed over",)
+        notes += (f"comment lines (#) passed over: {table.comments}",)
     layout = f"a label file{where}" if labels else f"a list of images{where}"
     if labels is not None:
         layout += f", {labels.layout}"
@@ -143,34 +147,6 @@ def _folder(path: str, config: LabelFileConfig) -> str:
     return config.image_folder
 
 
-def _find_images(path: str, columns: Columns, names: ImageNames, folder: str) -> list[str]:
-    """The image of every row. Errors: DataError, with lines, for none and for several."""
-    found, missing, several = [], [], []
-    for row in columns.rows:
-        name = row.cells[columns.image]
-        images = names.find(name)
-        found += images[:1]
-        if not images:
-            missing.append((row.line, name or "an empty cell"))
-        elif len(images) > 1:
-            several.append((row.line, f"{name}: {quoted(images)}"))
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {len(columns.rows)} images in {path} do not exist: "
-            + cell_lines(missing),
-            remedy="addresses are not read: download the images"
-            if "://" in missing[0][1]
-            else f"write paths relative to {folder}, or absolute ones, or name the folder they "
-            "count from with --image-folder",
-        )
-    if several:
-        raise DataError(
-            f"{len(several)} names in {path} may be more than one image: {cell_lines(several)}",
-            remedy="name the folder of the images with --image-folder, or write their extension",
-        )
-    return found
-
-
 def _splits(path: str, columns: Columns, config: LabelFileConfig) -> list[str]:
     """The split of every row."""
     if columns.split is None:
@@ -203,10 +179,9 @@ def _split_of(path: str, columns: Columns, row: int, config: LabelFileConfig) ->
     where = f"line {line} of {path} has {f'{printable(cell)!r}' if cell else 'nothing'} in " + (
         columns.name(columns.split)
     )
-    number = cell.replace(".", "", 1).isdecimal()
-    if number and (config.validation_fold or config.test_fold):
+    if cell and (config.validation_fold or config.test_fold):
         return "train"
-    if number:
+    if cell.replace(".", "", 1).isdecimal():
         raise DataError(
             f"{where}: a number may be a fold, or stand for train, val or test",
             remedy="say with --validation-fold and --test-fold which numbers these are (all others "
@@ -214,7 +189,9 @@ def _split_of(path: str, columns: Columns, row: int, config: LabelFileConfig) ->
         )
     raise DataError(
         f"{where}, which is no split",
-        remedy="write train, val or test, or read no split with --split-column none",
+        remedy="write train, val or test; or say with --validation-fold and --test-fold which "
+        "values these are (all others are for training), or with --split-column none that the "
+        "column is not read",
     )
 
 
