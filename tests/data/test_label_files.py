@@ -355,6 +355,7 @@ def test_a_column_of_images_is_found_or_asked_for(draw: Draw) -> None:
         ("image,label\n", "its only line is the headings 'image', 'label'"),
         ("\n\n", "names no images"),
         (b"PK\x03\x04rest", "an Excel workbook"),
+        (b"\xff\xfeimage", "begins as UTF-16-LE, and breaks its rules"),
         (b"image,label\np0.png,\0\n", "zero byte in line 2"),
         ('image,label\n"p0.png,cat\np1.png,dog\n', "cannot be read from line 2 on"),
         ("image,label\np0.png,cat\np1.png,dog, brown\n", r"more than 2 cells: line 3 \('brown'\)"),
@@ -437,7 +438,12 @@ def test_json_lines(root: Path) -> None:
     assert labels(read(root, rows("", text), "metadata.jsonl")) == CATS
     tags = '{"file_name": "p0.png", "tags": ["a b", "c"]}\n{"file_name": "p1.png", "tags": ["c"]}\n'
     assert labels(read(root, tags, "m.jsonl")) == [("p0.png", ("a b", "c")), ("p1.png", ("c",))]
-    for wrong, match in (("{", "line 1 .* no JSON"), ("[1]", "no JSON object"), ("", "no images")):
+    for wrong, match in (
+        ("{", "line 1 .* no JSON"),
+        ('{"file_name": "\\ud800"}', "line 1 .* no JSON"),
+        ("[1]", "no JSON object"),
+        ("", "no images"),
+    ):
         with pytest.raises(DataError, match=match):
             read(root, wrong, "wrong.jsonl")
 
@@ -475,3 +481,14 @@ def test_rubbish_ends_in_an_error_of_ours(root: Path, seed: int) -> None:
         assert error.remedy  # noqa: PT017
     else:
         assert all(set(images.paths) <= set(NAMES) for images in found.splits.values())
+
+
+@pytest.mark.parametrize(
+    "text", [rows("image,label", "p{n}.png,{c}"), rows("", "p{n}.png {b}"), rows("", "p{n}.png")]
+)
+def test_a_folder_is_searched_only_if_names_are_not_there_as_written(
+    root: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree of a million files takes seconds."""
+    monkeypatch.setattr("beit.data.image_names.find_pictures", None)
+    assert len(read(root, text).splits[""].paths) == NUMBER

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import NO_OPTIONS, LabelFile, run_subcommand
+from beit.cli.options import LabelFile, run_subcommand
+from beit.config.label_file import BY_HEADINGS
 
 Data = Annotated[str, tyro.conf.Positional]
 
@@ -21,7 +22,7 @@ def check(
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     channels: int = 3,
     few: int = 10,
-    label_file: LabelFile = NO_OPTIONS,
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -46,7 +47,7 @@ def pack(
     data: Data,
     out: Annotated[str, tyro.conf.Positional],
     shard_size: int = 500,
-    label_file: LabelFile = NO_OPTIONS,
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Write pictures as tar shards in the layout of WebDataset, each with an index.
 

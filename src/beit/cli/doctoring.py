@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import NO_OPTIONS, LabelFile, check_subcommand
+from beit.cli.options import LabelFile, check_subcommand
+from beit.config.label_file import BY_HEADINGS
 from beit.config.serve import ServeConfig
 
 
@@ -28,7 +29,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
-    label_file: LabelFile = NO_OPTIONS,
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also pictures.
 

@@ -18,7 +18,6 @@ Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 Artifact = Annotated[str, tyro.conf.Positional]
 LabelFile = Annotated[LabelFileConfig, tyro.conf.arg(name="")]
 """How a label file is read, among the options of a verb."""
-NO_OPTIONS = LabelFileConfig()
 
 
 def pixels() -> tyro.constructors.ConstructorRegistry:

@@ -50,3 +50,7 @@ class LabelFileConfig:
     def given(self) -> tuple[str, ...]:
         """The options that were given."""
         return tuple(item.name for item in fields(self) if getattr(self, item.name) != item.default)
+
+
+BY_HEADINGS = LabelFileConfig()
+"""Without options."""

@@ -16,13 +16,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import decode, read_header
 from beit.data.listing import PICTURE_EXTENSIONS, quoted
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
 from beit.data.pictures import cores
-from beit.data.sources import NO_OPTIONS, WHOLE, ImageSource, evenly
+from beit.data.sources import WHOLE, ImageSource, evenly
 from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 
@@ -218,7 +218,7 @@ def check(
     channels: int = 3,
     few: int = 10,
     sample: int | None = None,
-    label_file: LabelFileConfig = NO_OPTIONS,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 

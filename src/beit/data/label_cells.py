@@ -76,8 +76,9 @@ class LabelReader:
         names = [_label(columns.headings[at]) or str(at + 1) for at in places]
         twice = [name for name, times in Counter(names).items() if times > 1]
         if twice:
+            called = quoted([*map(printable, twice)])
             raise DataError(
-                f"more than one column of {self._path} is called {quoted(twice)}",
+                f"more than one column of {self._path} is called {called}",
                 remedy="give each class a heading of its own",
             )
         order = sorted(range(len(places)), key=lambda at: natural_key(names[at]))
@@ -92,7 +93,7 @@ class LabelReader:
         flags = values > 0
         classes = tuple(names[at] for at in order)
         never = [name for at, name in enumerate(classes) if not flags[:, at].any()]
-        notes = (f"no image is of {quoted(never, 8)}",) if never else ()
+        notes = (f"no image is of {quoted([*map(printable, never)], 8)}",) if never else ()
         layout = f"a column of zeros and ones for each of {len(classes)} classes"
         if (flags.sum(axis=1) == 1).all():
             kept = np.flatnonzero(flags.any(axis=0))
@@ -174,7 +175,7 @@ class LabelReader:
             return MARKS.get(option)
         several = plain(self._columns.headings[column]) in SEVERAL
         tagged = plain(self._columns.headings[column]) in ("tag", "tags", "keywords")
-        different = set(cells)
+        different = dict.fromkeys(cells)
         if several and any(cell.startswith("[") and cell.endswith("]") for cell in different):
             return ","
         for mark in MARKS.values():

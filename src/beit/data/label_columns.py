@@ -10,7 +10,7 @@ from typing import NamedTuple
 from beit.config.label_file import NO_COLUMN, LabelFileConfig
 from beit.data.image_names import ImageNames
 from beit.data.listing import PICTURE_EXTENSIONS, quoted
-from beit.data.tables import PROBED, Row, Table, as_text, cell_lines
+from beit.data.tables import PROBED, NamesImage, Row, Table, as_text, cell_lines
 from beit.errors import ConfigError, DataError, nearest
 from beit.printable import printable
 
@@ -208,12 +208,13 @@ def _image_column(path: str, columns: Columns, names: ImageNames, option: str) -
     if len(columns.headings) == 1:
         return 0
     for known in (IMAGE, IDENTITY):
-        found = [at for at in recognised(columns, known) if _share(columns, at, names)]
+        found = [at for at in recognised(columns, known) if _share(columns, at, names.names_image)]
         if found:
             return _the_one(path, columns, found, names)
-    fitting = [at for at in range(len(columns.headings)) if _share(columns, at, names) > 0.5]
-    if fitting:
-        return _the_one(path, columns, fitting, names)
+    for test in (names.as_written, names.names_image):  # the second may search, if it must
+        fitting = [at for at in range(len(columns.headings)) if _share(columns, at, test) > 0.5]
+        if fitting:
+            return _the_one(path, columns, fitting, names)
     called = recognised(columns, (*IMAGE, *IDENTITY))
     if called:
         return called[0]  # none of its images is there, as will be said
@@ -227,10 +228,10 @@ def _image_column(path: str, columns: Columns, names: ImageNames, option: str) -
     )
 
 
-def _share(columns: Columns, column: int, names: ImageNames) -> float:
+def _share(columns: Columns, column: int, names_image: NamesImage) -> float:
     """How much of the first cells name images."""
     cells = [row.cells[column] for row in columns.rows[:PROBED]]
-    return sum(map(names.names_image, cells)) / len(cells)
+    return sum(bool(names_image(cell)) for cell in cells) / len(cells)
 
 
 def _the_one(path: str, columns: Columns, found: Sequence[int], names: ImageNames) -> int:

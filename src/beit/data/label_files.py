@@ -96,7 +96,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     """
     folder = _folder(path, config)
     names = ImageNames(folder)
-    table = read_table(path, names.names_image, is_heading)
+    table = read_table(path, names.as_written, names.names_image, is_heading)
     columns = find_columns(path, table, names, config)
     lines = [row.line for row in columns.rows]
     images, moved = find_images(path, lines, columns.cells(columns.image), names)
@@ -105,7 +105,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
     skipped = SkippedFiles()
-    kept, twice = _without_repeats(path, columns, images, splits, labels, skipped)
+    repeated = SkippedFiles() if multi_label else skipped  # then nothing of these rows is lost
+    kept, twice = _without_repeats(path, columns, images, splits, labels, repeated)
     labels, problem = (None, twice) if twice else (labels, problem)
     where = "" if len(columns.headings) == 1 else f": images in {columns.name(columns.image)}"
     notes: tuple[str, ...] = ()

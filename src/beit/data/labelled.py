@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.label_files import check_options_apply, is_label_file
 from beit.data.listing import Found, find_pictures, no_pictures, quoted
 from beit.data.parts import open_stored, part_to_learn_from
 from beit.data.sources import (
-    NO_OPTIONS,
     VALIDATION_FOLDERS,
     FileSource,
     ImageSource,
@@ -206,7 +205,7 @@ def open_labelled(
     split: float,
     per_class: int | None,
     seed: int,
-    label_file: LabelFileConfig = NO_OPTIONS,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> LabelledSplits:
     """Labelled pictures: class folders, also under `train/` and `val/`, a label file, tar shards or
     a Hugging Face dataset (see `beit.data.parts.open_stored`).

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import FORMATS, read_header
 from beit.data.listing import PICTURE_EXTENSIONS
 from beit.data.names import short_hash
@@ -20,7 +20,7 @@ from beit.data.parts import open_parts
 from beit.data.places import Stamp
 from beit.data.shard_index import SUFFIX, build_index, read_index, write_index, write_whole
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
-from beit.data.sources import NO_OPTIONS, ImageSource, Record
+from beit.data.sources import ImageSource, Record
 from beit.data.values import UnreadableError
 from beit.errors import (
     ConfigError,
@@ -202,7 +202,7 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
 
 
 def pack(
-    data: str, out: str, *, shard_size: int = 500, label_file: LabelFileConfig = NO_OPTIONS
+    data: str, out: str, *, shard_size: int = 500, label_file: LabelFileConfig = BY_HEADINGS
 ) -> Packed:
     """Write pictures in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
     the data have parts (`OUT/train/000000.tar`), and `OUT/shards.json` once all are there.

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_files import check_options_apply, is_label_file
 from beit.data.listing import quoted
 from beit.data.shards import open_shards, shard_parts
 from beit.data.sources import (
-    NO_OPTIONS,
     OTHER_PARTS,
     VALIDATION_FOLDERS,
     WHOLE,
@@ -51,7 +50,7 @@ def part_to_learn_from(path: str, parts: Mapping[str, ImageSource]) -> ImageSour
     )
 
 
-def open_parts(path: str, label_file: LabelFileConfig = NO_OPTIONS) -> dict[str, ImageSource]:
+def open_parts(path: str, label_file: LabelFileConfig = BY_HEADINGS) -> dict[str, ImageSource]:
     """Every part of data in any form, by the name it has there; undivided data are the part ``.
 
     Errors: as for `open_source`.
@@ -69,7 +68,7 @@ def open_parts(path: str, label_file: LabelFileConfig = NO_OPTIONS) -> dict[str,
 
 
 def open_part(
-    path: str, split: str, label_file: LabelFileConfig = NO_OPTIONS, *, labelled: bool = False
+    path: str, split: str, label_file: LabelFileConfig = BY_HEADINGS, *, labelled: bool = False
 ) -> tuple[str, ImageSource]:
     """One part of data and what to call it: the part `split` where there are parts, else all.
 

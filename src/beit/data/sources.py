@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.account import Skipped
 from beit.data.decode import decode
 from beit.data.label_files import check_options_apply, read_label_file
@@ -37,7 +37,6 @@ CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
 """Folders up to this size are known by their contents; of larger ones a sample of files is."""
 CONTENT_SAMPLE = 256
-NO_OPTIONS = LabelFileConfig()
 
 
 class Record(NamedTuple):
@@ -290,7 +289,7 @@ def check_learnable(path: str, train: ImageSource) -> None:
         )
 
 
-def open_source(path: str, label_file: LabelFileConfig = NO_OPTIONS) -> ImageSource:
+def open_source(path: str, label_file: LabelFileConfig = BY_HEADINGS) -> ImageSource:
     """Pictures to learn from without labels: a folder, a label file, one picture, tar shards or a
     Hugging Face dataset (see `beit.data.parts.open_stored`).
 

@@ -54,26 +54,29 @@ class Table(NamedTuple):
     """Lines that begin with # and are passed over."""
 
 
-NamesImage = Callable[[str], bool]
-"""Whether a cell names an image that is there."""
+NamesImage = Callable[[str], object]
+"""Something true of a cell that names an image that is there."""
 IsHeading = Callable[[Sequence[str]], bool]
 """Whether cells look like headings that are known."""
 
 
-def read_table(path: str, names_image: NamesImage, is_heading: IsHeading) -> Table:
+def read_table(
+    path: str, as_written: NamesImage, names_image: NamesImage, is_heading: IsHeading
+) -> Table:
     """The rows of a text file, whatever its separator, encoding, quotes and ends of lines.
 
     Args:
         path: A file with cells between tabs, semicolons, pipes, commas or spaces, or with one JSON
             object per line (.jsonl). `sep=;` in the first line is obeyed, as Excel writes it.
-        names_image: Decides between separators that would all do.
+        as_written: Decides between separators that would all do.
+        names_image: Likewise; asked only where nothing is there as written, since it may search.
         is_heading: Likewise.
 
     Returns:
         The rows. Bytes that are not UTF-8 are surrogates, as in the names of files: see `as_text`.
 
     Raises:
-        DataError: If it is no text, has no rows, or a quote is never closed.
+        DataError: If it cannot be read, is no text, has no rows, or a quote is never closed.
     """
     text = _decoded(path)
     if Path(path).suffix.lower() == ".jsonl":
@@ -84,7 +87,10 @@ def read_table(path: str, names_image: NamesImage, is_heading: IsHeading) -> Tab
         rows = _parse(path, rest, first[-1], start=2)
         separator = SEPARATORS.get(first[-1], first[-1])
     else:
-        mark = _separator(path, text, names_image, is_heading)
+        best = _separator(path, text, as_written, is_heading)
+        if best is None or not best.found:
+            best = _separator(path, text, names_image, is_heading) or best
+        mark = best.separator if best else None
         rows = _parse(path, text, mark) if mark is not None else _last_space(text, names_image)
         several = any(len(row.cells) > 1 for row in rows)
         separator = SEPARATORS.get(mark or SPACE, "space") if several else ""
@@ -110,19 +116,27 @@ def as_text(cell: str) -> str:
 
 
 def _decoded(path: str) -> str:
-    data = Path(path).read_bytes()
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the list {path} cannot be read: {error.strerror}", remedy="make it readable"
+        ) from error
     for start, what in BINARY.items():
         if data.startswith(start):
             raise DataError(
                 f"the list {path} is {what}, and no text", remedy="export it as a CSV file"
             )
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            text = data[len(mark) :].decode(encoding, _on_error(encoding))
-            break
-    else:
-        encoding = _unmarked(data)
-        text = data.decode(encoding, _on_error(encoding))
+    found = [(mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)]
+    mark, encoding = found[0] if found else (b"", _unmarked(data))
+    errors = "surrogateescape" if encoding == "utf-8" else "strict"
+    try:
+        text = data[len(mark) :].decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the list {path} begins as {encoding.upper()}, and breaks its rules: {error.reason}",
+            remedy="save it again, best in UTF-8",
+        ) from error
     zero = text.find("\0")
     if zero >= 0:
         raise DataError(
@@ -134,10 +148,6 @@ def _decoded(path: str) -> str:
 
 def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def _on_error(encoding: str) -> str:
-    return "surrogateescape" if encoding == "utf-8" else "replace"
 
 
 def _unmarked(data: bytes) -> str:
@@ -198,14 +208,28 @@ def _without_comments(rows: list[Row], names_image: NamesImage, is_heading: IsHe
     return kept
 
 
-def _separator(path: str, text: str, names_image: NamesImage, is_heading: IsHeading) -> str | None:
+class _Separator(NamedTuple):
+    known: bool
+    """Whether the first row looks like headings that are known."""
+    found: float
+    """How many of the first rows name an image."""
+    alike: float
+    """How many rows have as many cells as the first."""
+    separator: str | None = None
+    """None: whole lines are names, whatever they contain."""
+
+
+def _separator(
+    path: str, text: str, names_image: NamesImage, is_heading: IsHeading
+) -> _Separator | None:
     """The separator that makes the best table of the beginning; None without one."""
     sample = text if len(text) <= SAMPLE else text[: text.rfind("\n", 0, SAMPLE) + 1] or text
     lines = [line.strip() for line in _lines(sample) if line.strip()]
     probed = lines[:PROBED]
-    if probed and sum(map(names_image, probed)) * 2 > len(probed):
-        return None  # whole lines are names, whatever they contain
-    best: tuple[bool, float, float, str] | None = None
+    whole = sum(bool(names_image(line)) for line in probed) / max(len(probed), 1)
+    if whole > 0.5:
+        return _Separator(False, whole, 1)
+    best: _Separator | None = None
     for separator in (*SEPARATORS, SPACE):
         if separator == SPACE and best is not None:
             break
@@ -223,17 +247,17 @@ def _separator(path: str, text: str, names_image: NamesImage, is_heading: IsHead
         alike = widths[width] / len(rows)
         if separator == SPACE and (alike < 1 or not (known or found)):
             continue
-        rank = (known, found, alike, separator)
+        rank = _Separator(known, found, alike, separator)
         if best is None or rank[:3] > best[:3]:
             best = rank
     if best is None and '"' in sample:
         _parse(path, text, ",")  # says where a quote is not closed
-    return None if best is None else best[3]
+    return best
 
 
 def _rows_with_images(rows: list[Row], names_image: NamesImage) -> float:
     probed = rows[:PROBED]
-    return sum(any(map(names_image, row.cells)) for row in probed) / len(probed)
+    return sum(any(names_image(cell) for cell in row.cells) for row in probed) / len(probed)
 
 
 def _json_lines(path: str, text: str) -> Table:
@@ -244,9 +268,10 @@ def _json_lines(path: str, text: str) -> Table:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+            json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair
+        except (ValueError, RecursionError) as error:
             raise DataError(
-                f"line {number} of {path} is no JSON: {error}",
+                f"line {number} of {path} is no JSON in UTF-8: {printable(error)}",
                 remedy='write one object per line: {"file_name": "1.png", "label": "cat"}',
             ) from error
         if not isinstance(value, dict):

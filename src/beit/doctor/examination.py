@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.config.serve import ServeConfig
-from beit.data.sources import NO_OPTIONS
 from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus
 from beit.doctor.finding import Check, Finding
 from beit.doctor.installation import check_decoder, check_extras, check_versions
@@ -31,7 +30,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
-    label_file: LabelFileConfig = NO_OPTIONS,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> list[Finding]:
     """Examine this machine and, if given, pictures. Nothing is changed and nothing left behind.
 

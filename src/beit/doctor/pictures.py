@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit.config import LabelFileConfig, PretrainRunConfig
+from beit.config import PretrainRunConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.check import KINDS, UNREADABLE, Checked, check
 from beit.data.decode import read_header
 from beit.data.parts import open_parts
-from beit.data.sources import NO_OPTIONS, ImageSource, evenly
+from beit.data.sources import ImageSource, evenly
 from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding, Level
 from beit.errors import BeitError
@@ -159,7 +160,7 @@ def check_pictures(
     channels: int,
     sample: int,
     size: int,
-    label_file: LabelFileConfig = NO_OPTIONS,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Iterator[Finding]:
     """Look through a sample and say what suits."""
     try:
