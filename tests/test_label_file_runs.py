@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,3 +120,17 @@ def test_pre_training_needs_no_labels(trained: Any, listed: Path, tmp_path: Path
             "tiny", data=str(listed.parent / "scans"), label_column="finding",
             out=str(tmp_path / "three"), **options,
         )  # fmt: skip
+
+
+def test_the_command_of_the_page_runs(
+    trained: Any, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "data.md"
+    (line,) = re.findall(r"^beit (finetune .*labels\.csv.*)$", page.read_text(), re.MULTILINE)
+    shutil.copytree(trained.pretrained, tmp_path / "runs" / "pretrain")
+    text = listed.read_text().replace("finding", "dx").replace("photo_id", "image_id")
+    (tmp_path / "labels.csv").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    verb, *words = shlex.split(line)
+    assert main([verb, "tiny", *words, *WORDS, "--quiet"]) == 0
+    assert (tmp_path / "runs" / "labels" / "report.html").exists()
