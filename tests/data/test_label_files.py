@@ -297,6 +297,19 @@ def test_without_a_validation_split_some_of_training_is_held_out_and_test_stays(
     assert sorted(keys(train) + keys(validation)) == NAMES[:4]
 
 
+def test_folders_of_splits_are_splits_and_test_is_not_learned_from(draw: Draw) -> None:
+    root = draw(*(f"{part}/{at}.png" for part in ("train", "Testing") for at in range(4)))
+    names = [f"{part}/{at}.png" for part in ("train", "Testing") for at in range(4)]
+    text = "\n".join(["image,label", *(f"{name},{at % 2}" for at, name in enumerate(names))])
+    found = read(root, text)
+    assert {split: images.paths for split, images in found.splits.items()} == {
+        "train": names[:4], "test": names[4:],
+    }  # fmt: skip
+    assert "splits by the folders of the images" in found.layout
+    assert list(read(root, text, split_column="none").splits) == [""]
+    assert list(read(root, "image,label\ntrain/0.png,a\ntrain/1.png,b\n").splits) == [""]
+
+
 def test_folds(root: Path) -> None:
     text = "\n".join(["image,fold,label", *(f"p{at}.png,{at % 3},{at // 3}" for at in range(6))])
     with pytest.raises(DataError, match=r"line 2 .* a number may be a fold") as caught:

@@ -13,18 +13,12 @@ from beit.data.account import Skipped, SkippedFiles
 from beit.data.image_names import ImageNames, find_images
 from beit.data.label_cells import Labels
 from beit.data.label_columns import Columns, find_columns, is_heading
+from beit.data.label_splits import find_splits
 from beit.data.label_values import read_labels
-from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.listing import LIST_EXTENSIONS
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
-
-WHOLE = ""
-SPLITS = {
-    "train": "train", "training": "train", "trn": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "development": "val",
-    "test": "test", "testing": "test", "tst": "test",
-}  # fmt: skip
 
 
 class ListedImages(NamedTuple):
@@ -100,7 +94,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     columns = find_columns(path, table, names, config)
     lines = [row.line for row in columns.rows]
     images, moved = find_images(path, lines, columns.cells(columns.image), names)
-    splits = _splits(path, columns, config)
+    splits, divided = find_splits(path, columns, images, config)
     labels, problem = _labels(path, columns, splits, config)
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
@@ -118,8 +112,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     if labels is not None:
         layout += f", {labels.layout}"
         notes += labels.notes
-    if columns.split is not None:
-        layout += f", splits in {columns.name(columns.split)}"
+    layout += divided
     if not any(columns.headings) and len(columns.headings) > 1:
         notes += ("the file has no headings",)
     if problem is not None and len(columns.headings) > 1:
@@ -146,54 +139,6 @@ def _folder(path: str, config: LabelFileConfig) -> str:
             remedy="name the folder that the names in the label file count from",
         )
     return config.image_folder
-
-
-def _splits(path: str, columns: Columns, config: LabelFileConfig) -> list[str]:
-    """The split of every row."""
-    if columns.split is None:
-        if config.validation_fold or config.test_fold:
-            raise ConfigError(
-                f"a fold was named, and no column of {path} is recognised as the split",
-                remedy="name the column with --split-column",
-            )
-        return [WHOLE] * len(columns.rows)
-    cells = columns.cells(columns.split)
-    for option in ("validation_fold", "test_fold"):
-        fold = getattr(config, option)
-        if fold and fold not in cells:
-            raise ConfigError(
-                f"{option} is {printable(fold)}, and {columns.name(columns.split)} of {path} "
-                f"holds {quoted([*map(printable, sorted(set(cells)))], 8)}",
-                remedy="name one of these values",
-            )
-    return [_split_of(path, columns, row, config) for row in range(len(cells))]
-
-
-def _split_of(path: str, columns: Columns, row: int, config: LabelFileConfig) -> str:
-    assert columns.split is not None
-    line, cell = columns.rows[row].line, columns.rows[row].cells[columns.split]
-    for fold, split in ((config.validation_fold, "val"), (config.test_fold, "test")):
-        if fold and cell == fold:
-            return split
-    if cell.lower() in SPLITS:
-        return SPLITS[cell.lower()]
-    where = f"line {line} of {path} has {f'{printable(cell)!r}' if cell else 'nothing'} in " + (
-        columns.name(columns.split)
-    )
-    if cell and (config.validation_fold or config.test_fold):
-        return "train"
-    if cell.replace(".", "", 1).isdecimal():
-        raise DataError(
-            f"{where}: a number may be a fold, or stand for train, val or test",
-            remedy="say with --validation-fold and --test-fold which numbers these are (all others "
-            "are for training), or with --split-column none that the column is not read",
-        )
-    raise DataError(
-        f"{where}, which is no split",
-        remedy="write train, val or test; or say with --validation-fold and --test-fold which "
-        "values these are (all others are for training), or with --split-column none that the "
-        "column is not read",
-    )
 
 
 def _labels(
