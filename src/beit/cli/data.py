@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import run_subcommand
+from beit.cli.options import LabelFile, run_subcommand
+from beit.config.label_file import BY_HEADINGS
 
 Data = Annotated[str, tyro.conf.Positional]
 
@@ -21,6 +22,7 @@ def check(
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     channels: int = 3,
     few: int = 10,
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -31,16 +33,22 @@ def check(
         format: A table for people, or JSON with every finding.
         channels: How many channels the pictures will be read with.
         few: Name the classes that have fewer pictures for training.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
-    found = look_through(data, channels=channels, few=few)
+    found = look_through(data, channels=channels, few=few, label_file=label_file)
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
 
 
-def pack(data: Data, out: Annotated[str, tyro.conf.Positional], shard_size: int = 500) -> None:
+def pack(
+    data: Data,
+    out: Annotated[str, tyro.conf.Positional],
+    shard_size: int = 500,
+    label_file: LabelFile = BY_HEADINGS,
+) -> None:
     """Write pictures as tar shards in the layout of WebDataset, each with an index.
 
     The same command goes on with what was stopped.
@@ -49,8 +57,9 @@ def pack(data: Data, out: Annotated[str, tyro.conf.Positional], shard_size: int 
         data: A folder with or without classes, a list, hf:NAME.
         out: Folder to write: name it to the other verbs as --data.
         shard_size: Megabytes at which a shard is closed.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.data.pack import pack as write
 
-    done = write(data, out, shard_size=shard_size)
+    done = write(data, out, shard_size=shard_size, label_file=label_file)
     print(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")

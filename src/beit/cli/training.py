@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import tyro
 
-from beit.cli.options import config_errors, gathered, pixels, value_of
+from beit.cli.options import LabelFile, config_errors, gathered, pixels, value_of
 from beit.config import (
     FinetuneRunConfig,
     PretrainRunConfig,
@@ -18,6 +18,7 @@ from beit.config import (
     SegmentRunConfig,
     TokenizerRunConfig,
 )
+from beit.config.label_file import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 
@@ -95,6 +96,7 @@ def compare(args: list[str]) -> None:
         out: str,
         pictures: int = 512,
         device: str = "cpu",
+        label_file: LabelFile = BY_HEADINGS,
     ) -> None:
         """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
 
@@ -104,11 +106,19 @@ def compare(args: list[str]) -> None:
             out: Folder for tokenizers.json and tokenizers.html.
             pictures: At most so many of them, spread evenly; with classes, as many of each part.
             device: cpu or cuda.
+            label_file: How a label file is read, where its headings do not say it.
         """
         from beit.report.tokenizers import HEAD
         from beit.runs.comparing import compare_tokenizers
 
-        rows = compare_tokenizers(tokenizers, data=data, out=out, pictures=pictures, device=device)
+        rows = compare_tokenizers(
+            tokenizers,
+            data=data,
+            out=out,
+            pictures=pictures,
+            device=device,
+            label_file=label_file,
+        )
         for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
             print(f"| {' | '.join(line)} |")
         print(f"\npage   {Path(out) / 'tokenizers.html'}")

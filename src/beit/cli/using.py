@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import Artifact, Paths, pixels
+from beit.cli.options import Artifact, LabelFile, Paths, pixels
+from beit.config.label_file import BY_HEADINGS
 
 
 def predict(args: list[str]) -> None:
@@ -146,6 +147,7 @@ def export(args: list[str]) -> None:
         preprocess: Literal["none", "normalise", "resize"] = "none",
         data: str = "",
         samples: int = 64,
+        label_file: LabelFile = BY_HEADINGS,
     ) -> None:
         """Write ARTIFACT to OUT, compare its answers with the model's, and say what was compared.
 
@@ -164,6 +166,7 @@ def export(args: list[str]) -> None:
             data: Pictures to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
                 accuracy is compared too.
             samples: How many of them.
+            label_file: How a label file is read, where its headings do not say it.
         """
         from beit.artifact.export import export as write
 
@@ -179,6 +182,7 @@ def export(args: list[str]) -> None:
                 preprocess=preprocess,
                 data=data,
                 samples=samples,
+                label_file=label_file,
             )
         )
 

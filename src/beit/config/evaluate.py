@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from beit.config.check import check_that
 from beit.config.data import LoaderConfig
+from beit.config.label_file import LabelFileConfig
 from beit.config.segment_run import InferenceConfig, MaskConfig
 
 
@@ -20,6 +21,7 @@ class ClassifiedConfig:
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
     each picture in the order of the file names."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
     def __post_init__(self) -> None:
         check_that(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import LoaderConfig
+from beit.config.label_file import LabelFileConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class ProbeConfig:
     """Name of the recipe the other values come from."""
     data: str = ""
     """Class folders, also under train/, val/ and test/, or a labelled list."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     out: str = ""
     """Folder for probe.json and probe.html."""
     crop: float | None = None

@@ -8,6 +8,7 @@ from typing import Literal
 from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
+from beit.config.label_file import LabelFileConfig
 from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
@@ -138,6 +139,7 @@ def check_bank(name: str, views: int, bank: str, kept: str) -> None:
 class TokenizerRunConfig(RunConfig):
     """Train a visual tokenizer."""
 
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     tokenizer: TokenizerConfig
     teacher: str = ""
     """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
@@ -203,6 +205,7 @@ class PretrainRunConfig(RunConfig):
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     neighbour_pictures: int = 2000
     """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
     evaluation_crop: float = 0.875
@@ -240,6 +243,7 @@ class FinetuneRunConfig(RunConfig):
     model: VisionTransformerConfig
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: float = 0.2
     """Share of each class kept for validation when the data has no `val` folder."""
     per_class: int | None = None

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import decode, read_header
 from beit.data.listing import PICTURE_EXTENSIONS, quoted
 from beit.data.names import short_hash
@@ -211,7 +212,14 @@ def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSou
     }
 
 
-def check(data: str, *, channels: int = 3, few: int = 10, sample: int | None = None) -> Checked:
+def check(
+    data: str,
+    *,
+    channels: int = 3,
+    few: int = 10,
+    sample: int | None = None,
+    label_file: LabelFileConfig = BY_HEADINGS,
+) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 
     `sample`: read about so many, spread evenly over every part; classes are counted in full.
@@ -223,7 +231,7 @@ def check(data: str, *, channels: int = 3, few: int = 10, sample: int | None = N
         raise ConfigError(
             f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
         )
-    parts = open_parts(data)
+    parts = open_parts(data, label_file)
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
     looked = [_look_through(source, channels, findings) for source in read.values()]

@@ -9,15 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.data.listing import LIST_EXTENSIONS, Found, find_pictures, no_pictures, quoted
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.data.label_files import check_options_apply, is_label_file
+from beit.data.listing import Found, find_pictures, no_pictures, quoted
 from beit.data.parts import open_stored, part_to_learn_from
 from beit.data.sources import (
     VALIDATION_FOLDERS,
     FileSource,
     ImageSource,
+    check_learnable,
     must_exist,
     select,
-    source_from_list,
+    sources_from_list,
     split_folder,
 )
 from beit.errors import ConfigError, DataError
@@ -173,7 +176,8 @@ def _open_folder(path: str, split: float, seed: int) -> LabelledSplits:
 def _open_stored(
     path: str, parts: Mapping[str, ImageSource], split: float, seed: int
 ) -> LabelledSplits:
-    """Shards and datasets; a part for testing may lack labels and is then left out."""
+    """Shards, datasets and label files; a part for testing may lack labels and is then left
+    out."""
     train = part_to_learn_from(path, parts)
     found = next((name for name in VALIDATION_FOLDERS if name in parts), None)
     test = parts.get("test")
@@ -195,17 +199,25 @@ def _open_stored(
     return LabelledSplits(train, parts[found], test)
 
 
-def open_labelled(path: str, *, split: float, per_class: int | None, seed: int) -> LabelledSplits:
-    """Labelled pictures: class folders, also under `train/` and `val/`, a labelled list, tar shards
-    or a Hugging Face dataset (see `beit.data.parts.open_stored`).
+def open_labelled(
+    path: str,
+    *,
+    split: float,
+    per_class: int | None,
+    seed: int,
+    label_file: LabelFileConfig = BY_HEADINGS,
+) -> LabelledSplits:
+    """Labelled pictures: class folders, also under `train/` and `val/`, a label file, tar shards or
+    a Hugging Face dataset (see `beit.data.parts.open_stored`).
 
     `val/` may be called `valid/` or `validation/`, and `test/` may stand beside it. Without them a
     share `split` of each class is held out for validation, the same for the same seed. `per_class`
     then keeps that many training pictures of each class, to study few labels.
     Errors: DataError if a path, pictures or labels are missing, if classes are empty, differ
     between the parts or have too few pictures; ConfigError for a `split` or `per_class` that is
-    out of range.
+    out of range, and `label_file` options that do not fit.
     """
+    check_options_apply(path, label_file)
     stored = open_stored(path)
     if not stored:
         must_exist(path)
@@ -213,13 +225,10 @@ def open_labelled(path: str, *, split: float, per_class: int | None, seed: int) 
         splits = _open_stored(path, stored, split, seed)
     elif Path(path).is_dir():
         splits = _open_folder(path, split, seed)
-    elif Path(path).suffix.lower() in LIST_EXTENSIONS:
-        source = source_from_list(path)
-        if source.targets is None:
-            raise DataError(f"the list {path} has no labels", remedy=f"use {LAYOUTS}")
-        _two_classes(path, source.classes)
-        train, validation = _held_out(source, split, seed)
-        splits = LabelledSplits(train, validation, None)
+    elif is_label_file(path):
+        parts = sources_from_list(path, label_file, labelled=True)
+        check_learnable(path, part_to_learn_from(path, parts))
+        splits = _open_stored(path, parts, split, seed)
     else:
         raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
     if per_class is None:

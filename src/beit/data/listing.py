@@ -1,19 +1,16 @@
-"""Which pictures a folder or a list file names; nothing is opened but the list itself."""
+"""Which pictures a folder holds; none of them is opened."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 from beit.errors import DataError
 
 PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
-HEADINGS = ("file", "filename", "file_name", "image", "image_path", "path", "picture")
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", ".jsonl")
 FEW = 3
 
 _DIGITS = re.compile("[0-9]+")
@@ -118,50 +115,3 @@ def no_pictures(path: str, others: Counter[str]) -> DataError:
         f"no pictures in {path}; it holds files with {met}",
         remedy="pictures are told by their extension: " + ", ".join(PICTURE_EXTENSIONS),
     )
-
-
-def _rows(path: str) -> list[list[str]]:
-    with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        text = file.read()
-    delimiter = "\t" if "\t" in text else ","
-    try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
-    except csv.Error as error:
-        raise DataError(
-            f"the list {path} cannot be read: {error}",
-            remedy="write one path per line, with an optional label after a tab or a comma",
-        ) from error
-    if rows and rows[0][0].strip().lower() in HEADINGS:
-        rows = rows[1:]
-    return rows
-
-
-def read_list(path: str) -> tuple[list[str], list[str] | None]:
-    """The paths of a list file as written, and their labels if it has a second column.
-
-    One path per line, relative to the list's folder; the second column, after a tab or a comma, is
-    the label, further columns are ignored, and a first line of headings is passed over.
-    Errors: DataError if it is empty, labels only some lines, or names files that do not exist.
-    """
-    rows = _rows(path)
-    if not rows:
-        raise DataError(f"the list {path} names no pictures", remedy="write one path per line")
-    paths = [row[0].strip() for row in rows]
-    labels = [row[1].strip() if len(row) > 1 else "" for row in rows]
-    folder = Path(path).parent
-    missing = [name for name in paths if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {len(paths)} pictures in {path} do not exist: "
-            + quoted(missing),
-            remedy=f"write paths relative to {folder}, or absolute ones",
-        )
-    bare = [name for name, label in zip(paths, labels, strict=True) if not label]
-    if len(bare) == len(paths):
-        return paths, None
-    if bare:
-        raise DataError(
-            f"{len(bare)} of the {len(paths)} pictures in {path} have no label: " + quoted(bare),
-            remedy="label every line, or none",
-        )
-    return paths, labels

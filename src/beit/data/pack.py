@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import FORMATS, read_header
 from beit.data.listing import PICTURE_EXTENSIONS
 from beit.data.names import short_hash
@@ -200,7 +201,9 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
     return True
 
 
-def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
+def pack(
+    data: str, out: str, *, shard_size: int = 500, label_file: LabelFileConfig = BY_HEADINGS
+) -> Packed:
     """Write pictures in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
     the data have parts (`OUT/train/000000.tar`), and `OUT/shards.json` once all are there.
 
@@ -214,7 +217,7 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
 
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
-    parts, folder = open_parts(data), Path(out)
+    parts, folder = open_parts(data, label_file), Path(out)
     plan = _plan(parts, shard_size)
     try:
         if _start(folder, plan):

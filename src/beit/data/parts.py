@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
+from beit.data.label_files import check_options_apply, is_label_file
 from beit.data.listing import quoted
 from beit.data.shards import open_shards, shard_parts
 from beit.data.sources import (
@@ -14,6 +16,7 @@ from beit.data.sources import (
     WHOLE,
     ImageSource,
     open_source,
+    sources_from_list,
     split_folder,
 )
 from beit.errors import DataError
@@ -47,32 +50,40 @@ def part_to_learn_from(path: str, parts: Mapping[str, ImageSource]) -> ImageSour
     )
 
 
-def open_parts(path: str) -> dict[str, ImageSource]:
+def open_parts(path: str, label_file: LabelFileConfig = BY_HEADINGS) -> dict[str, ImageSource]:
     """Every part of data in any form, by the name it has there; undivided data are the part ``.
 
-    Errors: DataError as for `open_source`.
+    Errors: as for `open_source`.
     """
+    check_options_apply(path, label_file)
     stored = open_stored(path)
     if stored:
         return stored
+    if is_label_file(path):
+        return sources_from_list(path, label_file)
     if split_folder(path, ("train",)) and split_folder(path, OTHER_PARTS):
         found = [name for name in ("train", *OTHER_PARTS) if split_folder(path, (name,))]
         return {name: open_source(str(Path(path, name))) for name in found}
     return {WHOLE: open_source(path)}
 
 
-def open_part(path: str, split: str) -> tuple[str, ImageSource]:
+def open_part(
+    path: str, split: str, label_file: LabelFileConfig = BY_HEADINGS, *, labelled: bool = False
+) -> tuple[str, ImageSource]:
     """One part of data and what to call it: the part `split` where there are parts, else all.
 
     `val`, `valid` and `validation` mean the same. Errors: DataError if there are parts, but not
-    this one.
+    this one, and for labels of a label file that cannot be used if the part must be `labelled`.
     """
+    check_options_apply(path, label_file)
     names = VALIDATION_FOLDERS if split in VALIDATION_FOLDERS else (split,)
     folder = split_folder(path, names)
     if folder is not None:
         place = str(Path(path, folder))
         return place, open_source(place)
     stored = open_stored(path)
+    if is_label_file(path):
+        stored = sources_from_list(path, label_file, labelled=labelled)
     if stored is None:
         if split_folder(path, ("train",)):
             raise _no_such_part(path, ["train"], split)

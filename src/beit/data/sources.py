@@ -7,12 +7,15 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.data.account import Skipped
 from beit.data.decode import decode
+from beit.data.label_files import check_options_apply, read_label_file
 from beit.data.listing import (
     LIST_EXTENSIONS,
     PICTURE_EXTENSIONS,
@@ -20,7 +23,6 @@ from beit.data.listing import (
     natural_key,
     no_pictures,
     quoted,
-    read_list,
 )
 from beit.data.names import Names
 from beit.data.values import UnreadableError
@@ -108,12 +110,16 @@ class FileSource:
         targets: Sequence[int] | np.ndarray | None = None,
         classes: tuple[str, ...] = (),
         note: str = "",
+        skipped: tuple[Skipped, ...] = (),
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
-        self.targets = None if targets is None else np.array(targets, dtype=np.int64)
+        given = None if targets is None else np.array(targets)
+        several = given is not None and given.dtype == np.bool_
+        self.targets = given if given is None or several else given.astype(np.int64)
         self.classes = classes
         self.note = note
+        self.skipped = skipped
 
     def __len__(self) -> int:
         return len(self._names)
@@ -231,36 +237,73 @@ def _open_folder(path: str) -> FileSource:
     return FileSource(path, paths, targets=targets, classes=classes, note=note)
 
 
-def source_from_list(path: str) -> FileSource:
-    """The pictures of a list file, in its order; with labels, classes are in natural order."""
-    paths, labels = read_list(path)
-    folder = Path(path).parent
-    paths = [
-        os.path.relpath(name, folder)
-        if PurePath(name).is_absolute() and PurePath(name).is_relative_to(folder.absolute())
-        else name
-        for name in paths
-    ]
-    if labels is None:
-        return FileSource(str(folder), paths)
-    classes = tuple(sorted(set(labels), key=natural_key))
-    ids = {name: index for index, name in enumerate(classes)}
-    targets = [ids[label] for label in labels]
-    return FileSource(str(folder), paths, targets=targets, classes=classes)
+def sources_from_list(
+    path: str, label_file: LabelFileConfig, *, labelled: bool = False, multi_label: bool = False
+) -> dict[str, ImageSource]:
+    """The images of a label file by split, in its order; undivided ones are the split ``.
+
+    With `multi_label` an image that is listed several times has all these labels. Errors: as
+    `read_label_file`, and DataError for labels that cannot be used if images must be `labelled`.
+    """
+    read = read_label_file(path, label_file, multi_label=multi_label)
+    if labelled and read.problem is not None:
+        raise read.problem
+    skipped = [f"{one.count} skipped ({one.reason})" for one in read.skipped]
+    return {
+        split: FileSource(
+            read.folder,
+            images.paths,
+            targets=images.targets,
+            classes=() if images.targets is None else read.classes,
+            note="; ".join((read.layout, *read.notes, *skipped)),
+            skipped=read.skipped,
+        )
+        for split, images in read.splits.items()
+    }
 
 
-def open_source(path: str) -> ImageSource:
-    """Pictures to learn from without labels: a folder, a list (.txt, .csv, .tsv), one picture, tar
-    shards or a Hugging Face dataset (see `beit.data.parts.open_stored`).
+def check_learnable(path: str, train: ImageSource) -> None:
+    """DataError if the labels of a label file are nothing to learn classes from: some classes have
+    no image, or none has two."""
+    targets = train.targets
+    if targets is None:
+        return
+    if targets.ndim > 1:
+        raise DataError(
+            f"{path} gives images several labels, which are not learned yet",
+            remedy="give each image one label",
+        )
+    counts = np.bincount(targets, minlength=len(train.classes)).tolist()
+    absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if absent:
+        raise DataError(
+            f"{path} has no image to learn from of the classes {quoted(absent, 5)}",
+            remedy="add some to the training split, or remove these classes from all splits",
+        )
+    if max(counts) == 1 and len(counts) > 2:
+        raise DataError(
+            f"each of the {len(train)} images to learn from in {path} has a label of its own: "
+            + quoted(list(train.classes)),
+            remedy="a class needs several images: name the column of the classes with "
+            "--label-column",
+        )
+
+
+def open_source(path: str, label_file: LabelFileConfig = BY_HEADINGS) -> ImageSource:
+    """Pictures to learn from without labels: a folder, a label file, one picture, tar shards or a
+    Hugging Face dataset (see `beit.data.parts.open_stored`).
 
     Folders are searched to every depth. Of a folder with `train/` beside `val/` (or `valid/`,
     `validation/`, `test/`) only `train/` is read, and `note` says so. If no picture lies directly
     in the folder and at least two of its folders contain some, these count as classes, which
-    training without labels may use to score itself.
-    Errors: DataError if nothing is there or no picture is found.
+    training without labels may use to score itself. Of a label file with splits the training split
+    is read; labels that cannot be used are left out, and `note` says why.
+    Errors: DataError if nothing is there or no picture is found; ConfigError for `label_file`
+    options that do not fit.
     """
     from beit.data.parts import open_stored, part_to_learn_from  # they are sources, too
 
+    check_options_apply(path, label_file)
     stored = open_stored(path)
     if stored:
         return part_to_learn_from(path, stored)
@@ -269,7 +312,7 @@ def open_source(path: str) -> ImageSource:
     if place.is_dir():
         return _open_folder(path)
     if place.suffix.lower() in LIST_EXTENSIONS:
-        return source_from_list(path)
+        return part_to_learn_from(path, sources_from_list(path, label_file))
     if place.suffix.lower() in PICTURE_EXTENSIONS:
         return FileSource(str(place.parent), [place.name])
     raise DataError(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from beit.config import PretrainRunConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.check import KINDS, UNREADABLE, Checked, check
 from beit.data.decode import read_header
 from beit.data.parts import open_parts
@@ -153,11 +154,18 @@ def _budget(number: int, gpu: bool) -> str:
     )
 
 
-def check_pictures(data: str, *, channels: int, sample: int, size: int) -> Iterator[Finding]:
+def check_pictures(
+    data: str,
+    *,
+    channels: int,
+    sample: int,
+    size: int,
+    label_file: LabelFileConfig = BY_HEADINGS,
+) -> Iterator[Finding]:
     """Look through a sample and say what suits."""
     try:
-        found = check(data, channels=channels, sample=sample)
-        parts = open_parts(data)
+        found = check(data, channels=channels, sample=sample, label_file=label_file)
+        parts = open_parts(data, label_file)
     except BeitError as error:
         yield _finding("fail", "pictures", error.problem, error.remedy)
         return

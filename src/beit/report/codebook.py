@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from beit.artifact.load import open_tokenizer
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
 from beit.errors import ConfigError
@@ -73,7 +74,15 @@ def _share(part: float) -> str:
 
 
 def show_codebook(
-    reference: str, data: str, out: str, *, pictures: int, most: int, side: int, device: str
+    reference: str,
+    data: str,
+    out: str,
+    *,
+    pictures: int,
+    most: int,
+    side: int,
+    device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet.
 
@@ -85,7 +94,7 @@ def show_codebook(
     where = find_device(device)
     tokenizer = open_tokenizer(reference)
     tokenizer.to(where)
-    source = evenly(open_source(data), pictures)
+    source = evenly(open_source(data, label_file), pictures)
     view = CentreView(tokenizer.size, 1.0)
     paintings: list[Painting] = []
     for batch in read_all(source, view, tokenizer.config.channels):

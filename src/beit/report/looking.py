@@ -12,6 +12,7 @@ from torch import Tensor
 
 from beit.artifact.load import open_artifact
 from beit.batch import ImageBatch
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.sources import ImageSource, evenly, open_source
 from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView
@@ -53,7 +54,14 @@ def read_all(source: ImageSource, view: CentreView, channels: int) -> Iterator[I
         yield batch
 
 
-def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking:
+def look_at(
+    reference: str,
+    data: str,
+    *,
+    pictures: int,
+    device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
+) -> Looking:
     """Load a model and at most so many pictures, spread evenly over the data.
 
     Pictures that cannot be read are named and left out.
@@ -71,7 +79,7 @@ def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    source = evenly(open_source(data), pictures)
+    source = evenly(open_source(data, label_file), pictures)
     view = CentreView(config.size, artifact.details.crop)
     read = list(read_all(source, view, config.channels))
     keys = tuple(key for batch in read for key in batch.keys)

@@ -15,6 +15,7 @@ from beit.batch import MaskedBatch
 from beit.config.hidden import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.drawing import hide, judge, to_rgb, token_map
+from beit.data.label_files import options_for
 from beit.data.sources import ImageSource, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.errors import ConfigError
@@ -167,9 +168,15 @@ def predicts(config: PretrainRunConfig) -> bool:
     return not isinstance(config.objective, VisibleConfig)
 
 
+def _images(config: PretrainRunConfig) -> ImageSource:
+    return open_source(
+        config.data, options_for(config.data, config.label_file, other=config.labelled)
+    )
+
+
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
     published = trained(run, BareBackbone)
-    source = evenly(open_source(config.data), WITH_ATTENTION)
+    source = evenly(_images(config), WITH_ATTENTION)
     view = central_masks(config, None)
     batch = next(iter(batches(MaskedBatch, source, view, config.model.channels)))
     return attention_section(published.model.backbone, batch.images.to(published.device))
@@ -200,7 +207,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     if config.objective.target == "tokens":
         tokenizer = open_tokenizer(config.tokenizer, may_import=False)
         tokenizer.to(device)
-    source: ImageSource = open_source(config.data)
+    source = _images(config)
     positions = config.model.patches + 1
     source = evenly(source, affordable(model, positions, device, MOST_PICTURES))
     view = central_masks(config, tokenizer)

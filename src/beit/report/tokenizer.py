@@ -158,7 +158,7 @@ def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokeniz
     grid = tokenizer.grid
     channels = tokenizer.config.channels
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
-    source = evenly(open_source(config.data), amount)
+    source = evenly(open_source(config.data, config.label_file), amount)
     paintings: list[Painting] = []
     for batch in batches(ImageBatch, source, CentreView(tokenizer.size, 1.0), channels):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))

@@ -12,11 +12,14 @@ from beit.artifact.store import Artifact
 from beit.batch import Batch, LabelledBatch
 from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
+from beit.config.label_file import LabelFileConfig
+from beit.config.tree import from_json
+from beit.data.label_files import is_label_file, read_label_file
 from beit.data.labelled import open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.parts import open_part
 from beit.data.sources import ImageSource, check_readable, select
-from beit.errors import DataError
+from beit.errors import BeitError, DataError
 from beit.evaluation.answers import Answers, find_answers
 from beit.evaluation.classify import (
     Logits,
@@ -142,18 +145,40 @@ def _opened(
 ) -> tuple[str, ImageSource, tuple[str, ...]]:
     """What the pictures are called, and what to say of them: those of a part, or where there are no
     parts those that the model did not learn from, as far as that can be told."""
-    place, source = open_part(config.data, config.split)
-    if place != config.data or config.classified.labels:
-        return place, source, ()
+    options, notes = _label_options(artifact, config)
+    mapped = bool(config.classified.labels)
+    place, source = open_part(config.data, config.split, options, labelled=not mapped)
+    if place != config.data or mapped:
+        return place, source, notes
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = open_labelled(place, split=split, per_class=per_class, seed=seed)
+        train, validation, _ = open_labelled(
+            place, split=split, per_class=per_class, seed=seed, label_file=options
+        )
         return train, validation
 
     trained = artifact.details.trained
     found = judged(model, trained, place, source, split=config.split, divide=divide)
-    return place, found.source, (found.note,)
+    return place, found.source, (*notes, found.note)
+
+
+def _label_options(
+    artifact: Artifact, config: EvaluateConfig
+) -> tuple[LabelFileConfig, tuple[str, ...]]:
+    """How a label file is read: as given, or else with the columns that the model was trained with,
+    if the file has them."""
+    given = config.classified.label_file
+    known = artifact.details.trained.get("label_file")
+    if given.given or not isinstance(known, dict) or not is_label_file(config.data):
+        return given, ()
+    try:
+        options = from_json(known, LabelFileConfig)
+        read_label_file(config.data, options)
+    except BeitError:  # another file, or an artifact of another version
+        return given, ()
+    named = ", ".join(f"{name} {getattr(options, name)}" for name in options.given)
+    return options, (f"the label file is read as the model was trained: {named}",)
 
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:

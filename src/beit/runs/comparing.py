@@ -12,6 +12,7 @@ import torch
 from beit.artifact.load import open_tokenizer
 from beit.batch import ImageBatch, LabelledBatch
 from beit.config import LoaderConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, evenly, open_source
@@ -37,7 +38,13 @@ class _Pictures(NamedTuple):
 
 
 def compare_tokenizers(
-    tokenizers: Sequence[str], *, data: str, out: str, pictures: int = 512, device: str = "cpu"
+    tokenizers: Sequence[str],
+    *,
+    data: str,
+    out: str,
+    pictures: int = 512,
+    device: str = "cpu",
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> list[ComparedTokenizer]:
     """Measure several tokenizers on at most `pictures` of the pictures of `data`, spread evenly;
     with labels also by the nearest neighbours of token histograms. Writes tokenizers.json and
@@ -55,10 +62,14 @@ def compare_tokenizers(
     check_free(folder, "choose another --out")
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
-    whole = open_source(data)
+    whole = open_source(data, label_file)
     for tokenizer in opened:
         check_readable(whole, tokenizer.config.channels)
-    splits = open_labelled(data, split=0.5, per_class=None, seed=0) if whole.classes else None
+    splits = (
+        open_labelled(data, split=0.5, per_class=None, seed=0, label_file=label_file)
+        if whole.classes
+        else None
+    )
     shared = _Pictures(evenly(whole, pictures), splits, place)
     rows = [
         _measured(name, tokenizer.to(place), shared, pictures)

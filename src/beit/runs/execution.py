@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 from torch import nn
 
 from beit.artifact.store import Details, save_artifact
-from beit.config import RunConfig
-from beit.config.tree import override
+from beit.config import LabelFileConfig, RunConfig
+from beit.config.tree import override, to_json
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.errors import ConfigError
@@ -96,9 +96,9 @@ def resolve(
     return config
 
 
-def open_pictures(config: RunConfig, channels: int) -> ImageSource:
+def open_pictures(data: str, channels: int, label_file: LabelFileConfig) -> ImageSource:
     """The run's pictures, of which at least some can be read."""
-    source = open_source(config.data)
+    source = open_source(data, label_file)
     check_readable(source, channels)
     return source
 
@@ -162,6 +162,10 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         "pictures": len(task.source),
         "data": listing.fingerprint,
     }
+    label_file = getattr(config, "label_file", None)
+    if isinstance(label_file, LabelFileConfig) and label_file.given:
+        # How other label files of the same form are read; their images lie elsewhere.
+        origin["label_file"] = to_json(replace(label_file, image_folder=""))
     division = division_of(config)
     if division is not None:  # so that the share held out can be told from the artifact alone
         origin["division"] = division._asdict()

@@ -49,7 +49,11 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
     """The classifier and all that its training needs."""
     built = config.model
     splits = open_labelled(
-        config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
+        config.data,
+        split=config.split,
+        per_class=config.per_class,
+        seed=config.subset_seed,
+        label_file=config.label_file,
     )
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels)

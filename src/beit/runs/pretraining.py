@@ -19,11 +19,12 @@ from beit.config import (
 )
 from beit.config.outside import names_outside
 from beit.config.tree import to_json
-from beit.data.labelled import open_labelled
+from beit.data.label_files import options_for
+from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
-from beit.errors import CheckpointError, ConfigError
+from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
@@ -66,16 +67,21 @@ def pretrain(
     """
     opened = opened or Opened()
     config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
-    open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
+    _images(config)  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training)
     return carry_out(config, prepare(config, processes, opened), processes, manner)
 
 
+def _images(config: PretrainRunConfig) -> ImageSource:
+    options = options_for(config.data, config.label_file, other=config.labelled)
+    return open_pictures(config.data, config.model.channels, options)
+
+
 def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
     """The backbone with what predicts, the tokenizer, and all that their training needs."""
-    source = open_pictures(config, config.model.channels)
+    source = _images(config)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
     opened = opened or Opened()
@@ -90,15 +96,16 @@ def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | No
     )
     start = take_over(objective.model, details, config.init, opened)
     views = _masked_views(config, visual)
+    evaluation, notes = _score(config, source, processes)
     return Task(
         objective=objective,
         source=source,
         view=RecurringViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
-        evaluation=_score(config, source, processes),
+        evaluation=evaluation,
         details=details,
         start=start,
-        notes=(bank.check_room(),) if bank else (),
+        notes=(*((bank.check_room(),) if bank else ()), *notes),
     )
 
 
@@ -203,15 +210,35 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
 
 def _score(
     config: PretrainRunConfig, source: ImageSource, processes: Processes
-) -> Evaluation | None:
-    """The online nearest-neighbour score: accuracy with labels, retrieval of views without."""
+) -> tuple[Evaluation | None, tuple[str, ...]]:
+    """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
+    what to say of it."""
     if not config.neighbour_pictures:
-        return None
-    labelled = config.labelled or (config.data if source.classes else "")
+        return None, ()
+    splits, notes = _labelled(config, source)
     score: NeighbourScore | RetrievalScore
-    if labelled:
-        splits = open_labelled(labelled, split=0.2, per_class=None, seed=config.training.seed)
+    if splits is not None:
         score = NeighbourScore(splits, config, processes.device)
     else:
         score = RetrievalScore(source, config, processes.device)
-    return Evaluation(score, unreadable=score.unreadable, several=score.several)
+    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+
+
+def _labelled(
+    config: PretrainRunConfig, source: ImageSource
+) -> tuple[LabelledSplits | None, tuple[str, ...]]:
+    """The images of the score, if there are labels that can be used for it; those of `data` need
+    not be, since nothing is learned from them."""
+    labelled = config.labelled or (config.data if source.classes else "")
+    if not labelled:
+        return None, ()
+    options = options_for(labelled, config.label_file, other=config.data)
+    try:
+        splits = open_labelled(
+            labelled, split=0.2, per_class=None, seed=config.training.seed, label_file=options
+        )
+    except DataError as error:
+        if config.labelled:
+            raise
+        return None, (f"the labels of {config.data} are not used to score: {error.problem}",)
+    return splits, ()

@@ -64,7 +64,13 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
             f"{artifact} holds a {opened.kind}, which has no backbone",
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
-    splits = open_labelled(config.data, split=config.split, per_class=None, seed=config.seed)
+    splits = open_labelled(
+        config.data,
+        split=config.split,
+        per_class=None,
+        seed=config.seed,
+        label_file=config.label_file,
+    )
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()

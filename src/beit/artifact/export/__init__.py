@@ -26,6 +26,7 @@ from beit.artifact.export.preprocessing import RESIZING_LEVELS, Preprocess
 from beit.artifact.export.samples import Samples, built_in, from_data
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Artifact
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.durable import flush, make_folder
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.models.digest import weights_digest
@@ -91,13 +92,15 @@ def export(
     preprocess: Preprocess = "none",
     data: str = "",
     samples: int = 64,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Exported:
     """Write a model for another runtime, check it against the model, and only then publish it.
 
     `artifact` is whatever `beit.load` takes; `out` is a file (.pt2, .onnx) or, for OpenVINO, a
     folder. The answer is what the model is for: logits, tokens, or the features of the last block.
     The batch size is free; with `dynamic` the size of the pictures too. `data` are the pictures it
-    is checked on, `samples` of them; without it a built-in set.
+    is checked on, `samples` of them; without it a built-in set. `label_file` says how a label file
+    among these is read.
     Raises ExportError for a file that does not give what the model gives; then nothing is
     published. ConfigError, before any work, for what cannot be exported.
     """
@@ -117,7 +120,7 @@ def export(
     what = choose_answer(source, answer)
     shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
     pictures = (
-        from_data(data, shape.channels, samples, source.details.classes)
+        from_data(data, shape.channels, samples, source.details.classes, label_file)
         if data
         else built_in(shape.channels)
     )
