@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from beit.data.listing import natural_key, quoted
-from beit.data.sources import WHOLE, Record
+from beit.data.sources import WHOLE, Record, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
@@ -51,8 +51,7 @@ class HuggingFaceSource:
             data = _bytes(self._rows[index][self._column])
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        target = None if self.targets is None else int(self.targets[index])
-        return Record(data, target, self.key(index))
+        return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
         try:

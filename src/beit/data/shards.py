@@ -17,7 +17,7 @@ from beit.data.listing import find_pictures, natural_key, quoted
 from beit.data.names import Names
 from beit.data.places import expand, is_remote, read_all, read_range
 from beit.data.shard_index import ShardIndex, find_index
-from beit.data.sources import OTHER_PARTS, WHOLE, Record
+from beit.data.sources import OTHER_PARTS, WHOLE, Record, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, DataError, of_another_format
 
@@ -75,8 +75,7 @@ class ShardSource:
             _check_header(data[:BLOCK], name, size)
         except (OSError, tarfile.TarError) as error:
             raise UnreadableError(f"{place}: {error}") from error
-        target = None if self.targets is None else int(self.targets[index])
-        return Record(data[BLOCK:], target, self.key(index))
+        return Record(data[BLOCK:], target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
         return int(self._sizes[index])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from beit.chance import Chance, derive_seed
@@ -47,10 +47,11 @@ class Mixing:
     def __call__(
         self,
         images: Float[Tensor, "batch channels height width"],
-        targets: Int64[Tensor, " batch"],
+        targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"],
         chance: Chance,
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
-        """Pictures, and what share each class has in them."""
+        """Pictures, and what share each class has in them; of an image with several labels each
+        counts in full, so that a mixture has the labels of both by their share."""
         height, width = images.shape[-2:]
         partners, mixtures = [], []
         for row in range(len(images)):
@@ -68,7 +69,8 @@ class Mixing:
         x = torch.arange(width, device=images.device)
         inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
         own = torch.where(inside, 0.0, blend[:, :, None])[:, None]
-        labels = F.one_hot(targets, self._classes).to(images.dtype)
+        labels = F.one_hot(targets, self._classes) if targets.ndim == 1 else targets
+        labels = labels.to(images.dtype)
         return (
             own * images + (1 - own) * images[partner_of],
             share * labels + (1 - share) * labels[partner_of],
