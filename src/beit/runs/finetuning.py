@@ -49,17 +49,6 @@ def finetune(
     )
 
 
-def open_splits(config: FinetuneRunConfig) -> LabelledSplits:
-    """The labelled images of a run, divided as it says."""
-    return open_labelled(
-        config.data,
-        split=config.split,
-        per_class=config.per_class,
-        seed=config.subset_seed,
-        multi_label=config.multi_label,
-    )
-
-
 class Learning(NamedTuple):
     """How labels are learned and judged."""
 
@@ -74,7 +63,13 @@ class Learning(NamedTuple):
 def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
     """The classifier and all that its training needs."""
     built = config.model
-    splits = open_splits(config)
+    splits = open_labelled(
+        config.data,
+        split=config.split,
+        per_class=config.per_class,
+        seed=config.subset_seed,
+        multi_label=config.multi_label,
+    )
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels)
     classes = splits.train.classes
