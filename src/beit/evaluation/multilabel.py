@@ -78,14 +78,14 @@ def score_labels(answers: LabelAnswers, thresholds: tuple[float, ...]) -> LabelS
     selected = answers.probabilities.double() >= torch.tensor(thresholds, dtype=torch.float64)
     support = targets.sum(dim=0)
     both, either = (selected & targets).sum(dim=0), selected.sum(dim=0) + support
-    f1 = (2 * both / either).double().masked_fill(support == 0, torch.nan)
+    f1 = (2 * both.double() / either).masked_fill(support == 0, torch.nan)
     loss = F.binary_cross_entropy_with_logits(logits.double(), targets.double())
     return LabelScores(
         average_precision=average_precision(logits, targets),
         f1=f1,
         support=support,
         thresholds=thresholds,
-        micro_f1=float(2 * both.sum() / either.sum()) if either.sum() else 0.0,
+        micro_f1=float(2 * both.sum().double() / either.sum().clamp_min(1)),
         loss=float(loss),
         images=len(targets),
     )

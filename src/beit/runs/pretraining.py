@@ -19,9 +19,9 @@ from beit.config import (
 )
 from beit.config.outside import names_outside
 from beit.config.tree import to_json
-from beit.data.labelled import open_labelled
+from beit.data.labelled import open_single_label
 from beit.data.recurring import RecurringViews
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, is_multi_label
 from beit.data.views import MaskedViews
 from beit.errors import CheckpointError, ConfigError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
@@ -203,10 +203,14 @@ def _score(
     """The online nearest-neighbour score: accuracy with labels, retrieval of views without."""
     if not config.neighbour_pictures:
         return None
-    labelled = config.labelled or (config.data if source.classes else "")
+    labelled = config.labelled
+    if not labelled and source.classes and not is_multi_label(source):
+        labelled = config.data
     score: NeighbourScore | RetrievalScore
     if labelled:
-        splits = open_labelled(labelled, split=0.2, per_class=None, seed=config.training.seed)
+        splits = open_single_label(
+            labelled, split=0.2, seed=config.training.seed, use="the nearest-neighbour score"
+        )
         score = NeighbourScore(splits, config, processes.device)
     else:
         score = RetrievalScore(source, config, processes.device)

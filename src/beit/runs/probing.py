@@ -17,7 +17,7 @@ from beit.batch import LabelledBatch
 from beit.config.probe import ProbeConfig
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
-from beit.data.labelled import open_labelled
+from beit.data.labelled import open_single_label
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable
 from beit.durable import check_free, make_folder, replace_file
@@ -64,7 +64,9 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
             f"{artifact} holds a {opened.kind}, which has no backbone",
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
-    splits = open_labelled(config.data, split=config.split, per_class=None, seed=config.seed)
+    splits = open_single_label(
+        config.data, split=config.split, seed=config.seed, use="`beit probe`"
+    )
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from beit.artifact.answering import answering
 from beit.artifact.export import formats
 from beit.artifact.export.formats import NAMES, Format
 from beit.artifact.export.graph import (
@@ -63,7 +64,8 @@ class Exported:
                 f"{found.scale:.3g}"
             )
         if found.same is not None:
-            what = "tokens" if self.metadata["answer"] == "tokens" else "best classes"
+            labels = "labels" if self.metadata["multi_label"] == "true" else "best classes"
+            what = "tokens" if self.metadata["answer"] == "tokens" else labels
             lines.append(f"same     {what} in {found.same:.2%}")
         if found.levels is not None:
             lines.append(
@@ -196,6 +198,8 @@ def describe(
         "precision": precision,
         "preprocess": shape.preprocess,
         "classes": list(details.classes) if answer == "logits" else [],
+        "multi_label": details.multi_label,
+        "thresholds": list(answering(details).thresholds) if answer == "logits" else [],
         "mean": list(mean),
         "std": list(std),
         "channels": shape.channels,

@@ -55,7 +55,7 @@ def from_data(place: str, channels: int, limit: int, classes: tuple[str, ...]) -
         try:
             record = source.read(index)
             pictures.append(decode(record.data, channels=channels))
-            if labelled and record.target is not None:
+            if labelled and isinstance(record.target, int):
                 targets.append(known[source.classes[record.target]])
         except UnreadableError as error:
             raise DataError(
