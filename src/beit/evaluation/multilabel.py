@@ -147,13 +147,13 @@ def _average_precision(steps: _Steps) -> float:
     if not steps.found[-1]:
         return torch.nan
     gained = steps.found.diff(prepend=steps.found.new_zeros(1))
-    return float((gained * steps.found / steps.given).sum() / steps.found[-1])
+    return float((gained.double() * steps.found / steps.given).sum() / steps.found[-1])
 
 
 def _best_threshold(steps: _Steps) -> float:
     if not steps.found[-1]:
         return UNDECIDED
-    f1 = 2 * steps.found / (steps.given + steps.found[-1])
+    f1 = 2 * steps.found.double() / (steps.given + steps.found[-1])
     best = int(f1.argmax())  # the first of equal ones
     below = steps.scores[best + 1] if best + 1 < len(steps.scores) else 0.0
     return float((steps.scores[best] + below) / 2)
