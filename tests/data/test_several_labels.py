@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import random
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,16 @@ from beit.data.check import check
 from beit.data.copies import merge_copies
 from beit.data.labelled import open_labelled, open_single_label
 from beit.data.loader import evaluate_batches
+from beit.data.pack import pack
 from beit.data.pictures import Pictures
-from beit.data.sources import FileSource, class_counts, class_names_at, is_multi_label, select
+from beit.data.sources import (
+    FileSource,
+    class_counts,
+    class_names_at,
+    is_multi_label,
+    open_source,
+    select,
+)
 from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
 
@@ -260,9 +271,10 @@ def test_datasets_with_a_list_of_labels(tmp_path, form, monkeypatch):
     inner, names = {
         "classes": (None, ("red", "striped")),
         "words": (datasets.Value("string"), ("0", "1")),
-        "numbers": (datasets.Value("int64"), ("0", "1")),
+        "numbers": (datasets.Value("int64"), ("0", "7")),
     }[form]
-    labels: list[Any] = [[0], [0, 1], [], [1]] * 4
+    second = 7 if form == "numbers" else 1
+    labels: list[Any] = [[0], [0, second], [], [second]] * 4
     if form == "words":
         labels = [list(map(str, each)) for each in labels]
     place = saved(datasets, tmp_path, labels, inner)
@@ -274,6 +286,50 @@ def test_datasets_with_a_list_of_labels(tmp_path, form, monkeypatch):
             expected = {"0": [0], "1": [0, 1], "2": [], "3": [1]}[str(row % 4)]
             assert np.flatnonzero(part.targets[index]).tolist() == expected
     assert sum(not target.any() for target in splits.validation.targets) == 1
+
+
+def test_zeros_and_ones_may_be_two_things(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    place = saved(datasets, tmp_path, [[0, 1], [1, 0]] * 4, datasets.Value("int64"))
+    with pytest.raises(DataError, match="nothing but 0 and 1"):
+        open_labelled(str(place), split=0.25, per_class=None, seed=0)
+
+
+def tar(place: Path, described: list[Any]) -> Path:
+    several_labels.write(place.parent / "images", 16)
+    files = sorted((place.parent / "images").rglob("*.png"))
+    with tarfile.open(place, "w") as archive:
+        for number, (file, content) in enumerate(zip(files, described, strict=False)):
+            archive.add(file, f"{number:02}.png")
+            data = json.dumps(content).encode()
+            member = tarfile.TarInfo(f"{number:02}.json")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return place
+
+
+def test_shards_with_a_list_of_labels(tmp_path):
+    labels = [["red"], {"labels": ["red", "striped"]}, {"tags": []}, {"label": "striped"}]
+    place = tar(tmp_path / "some.tar", labels * 4)
+    for _ in range(2):  # walked through, and by the index that was kept
+        source = open_source(str(place))
+        assert source.classes == ("red", "striped")
+        expected = [[True, False], [True, True], [False, False], [False, True]] * 4
+        assert source.targets.tolist() == expected
+        assert source.read(1).target.tolist() == [True, True]
+
+
+def test_shards_with_zeros_and_ones_are_refused(tmp_path):
+    with pytest.raises(DataError, match="name one twice"):
+        open_source(str(tar(tmp_path / "some.tar", [[0, 1, 0], [1, 1, 0]])))
+
+
+def test_packed_labels_are_the_same(root, tmp_path):
+    place = tar(tmp_path / "some.tar", [["red"], ["red", "striped"], [], ["striped"]] * 4)
+    pack(str(place), str(tmp_path / "packed"))
+    before, after = open_source(str(place)), open_source(str(tmp_path / "packed"))
+    assert after.classes == before.classes
+    assert np.array_equal(after.targets, before.targets)
 
 
 def test_a_dataset_with_one_class_each_refuses_the_option(tmp_path):

@@ -159,6 +159,12 @@ def _several(feature: Any, values: list[Any]) -> tuple[tuple[str, ...], np.ndarr
         words = [[names[number] for number in value] for value in values]
         classes = tuple(names)
     else:
+        if all(one in (0, 1) for value in values for one in value) and any(values):
+            raise DataError(
+                "the lists of labels hold nothing but 0 and 1: these may be the numbers of two "
+                "classes, or say of each class whether the image has it",
+                remedy="write the names of the classes, or numbers with ClassLabel",
+            )
         words = [[str(one) for one in value] for value in values]
         classes = tuple(sorted({word for value in words for word in value}, key=natural_key))
     ids = {name: number for number, name in enumerate(classes)}
