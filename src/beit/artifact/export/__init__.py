@@ -119,7 +119,7 @@ def export(
     what = choose_answer(source, answer)
     shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
     pictures = (
-        from_data(data, shape.channels, samples, source.details.classes)
+        from_data(data, shape.channels, samples, _one_of(source))
         if data
         else built_in(shape.channels)
     )
@@ -139,6 +139,12 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
+
+
+def _one_of(source: Artifact) -> tuple[str, ...]:
+    """The classes of which an image has one; a multi-label model has none, so that no accuracy is
+    compared."""
+    return () if source.details.multi_label else source.details.classes
 
 
 def _write(
