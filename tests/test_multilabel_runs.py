@@ -284,9 +284,31 @@ def test_a_model_of_one_class_does_not_take_several_labels(trained, tmp_path):
     datasets.Dataset.from_dict(content, features).save_to_disk(tmp_path / "set")
     with pytest.raises(DataError, match="answers one class"):
         beit.evaluate(str(trained.classifier), data=str(tmp_path / "set"))
-    with pytest.raises(DataError, match="takes one class for each image"):
-        beit.probe(str(trained.classifier), data=str(tmp_path / "set"), out=str(tmp_path / "probe"))
-    assert not (tmp_path / "probe").exists()
+    with pytest.raises(DataError, match="the nearest-neighbour score takes one class"):
+        beit.pretrain(
+            "tiny",
+            data=str(tmp_path / "images"),
+            labelled=str(tmp_path / "set"),
+            out=str(tmp_path / "pretrained"),
+            target="pixels",
+            device="cpu",
+        )
+    assert not (tmp_path / "pretrained").exists()
+
+
+def test_probes_are_measured_by_average_precision(run, data, tmp_path, capsys):
+    words = ["--multi-label", "--data", str(data), "--out", str(tmp_path / "probe")]
+    assert main(["probe", str(run), *words, "--epochs", "40", "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "mean average precision" in out
+    assert "are skipped" in out
+    found = json.loads((tmp_path / "probe" / "probe.json").read_text())
+    assert found["measure"] == "mean average precision"
+    assert found["pictures"] == {"train": 111, "validation": 29}
+    assert {one["method"] for one in found["chosen"]} == set(found["blocks"])
+    assert all(one["validation"] > 0.75 for one in found["chosen"])
+    assert found["few"] == []
+    assert "Mean average precision per block" in (tmp_path / "probe" / "probe.html").read_text()
 
 
 # -- shipping --------------------------------------------------------------------------------------
