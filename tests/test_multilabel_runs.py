@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 import beit
 import several_labels
 from beit.artifact.answering import EVEN, answering
+from beit.artifact.card import model_card
 from beit.artifact.convert import convert
-from beit.artifact.store import load_artifact, save_artifact
+from beit.artifact.store import load_artifact, read_artifact, save_artifact
 from beit.cli import main
 from beit.config import AugmentConfig
 from beit.errors import DataError, Preempted
@@ -339,6 +340,13 @@ def test_transformers_reads_it_as_multi_label(run, data, tmp_path):
         found = theirs(ours.model.backbone.normalise(images)).logits.sigmoid()
     expected = ours.probabilities(sorted(data.glob("red/*.png"))[:4])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_the_model_card_says_what_its_probabilities_are(run):
+    text = model_card(read_artifact(run), "owner/tags")
+    assert "names the labels of a picture, any number of them" in text
+    threshold = load_artifact(run).details.thresholds[1]
+    assert f"red (from {threshold:.3f})" in text
 
 
 @pytest.mark.parametrize("to", ["timm", "unilm"])

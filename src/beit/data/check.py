@@ -31,7 +31,8 @@ UNREADABLE = "unreadable"
 KINDS = {
     UNREADABLE: "cannot be read: runs leave them out and name them",
     "in two parts": "the same file in training and in validation or test: scores come out too high",
-    "in two classes": "the same file under different classes: one of them is wrong",
+    "in two classes": "the same file under different classes: one of them is wrong, or "
+    "images have several labels (--multi-label)",
     "duplicate": "the same file again",
     "few in class": "classes with few pictures for training",
     "class missing": "classes that only some parts have",
