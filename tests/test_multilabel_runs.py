@@ -132,6 +132,7 @@ def train(rank: int, data: Path, out: Path, options: dict[str, Any]) -> dict[str
     return dict(beit.finetune("tiny", data=str(data), out=str(out), **options).metrics)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(data, tmp_path):
     options = SHORT | {"process_timeout": 120.0, "epsilon": 1e-4}
     alone = train(0, data, tmp_path / "one", options)
@@ -295,6 +296,23 @@ def test_a_model_of_one_class_does_not_take_several_labels(trained, tmp_path):
             device="cpu",
         )
     assert not (tmp_path / "pretrained").exists()
+
+
+def test_pretraining_on_such_images_needs_no_labels(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    several_labels.write(tmp_path / "images", 16)
+    files = sorted(map(str, (tmp_path / "images").rglob("*.png")))
+    labels = datasets.Sequence(datasets.ClassLabel(names=["disc", "tiles"]))
+    features = datasets.Features({"image": datasets.Image(), "label": labels})
+    content = {"image": files, "label": [[0, 1][: number % 3] for number in range(len(files))]}
+    datasets.Dataset.from_dict(content, features).save_to_disk(tmp_path / "set")
+    options = {name: value for name, value in OPTIONS.items() if name != "multi_label"}
+    options |= {"steps": 2, "warmup_steps": 1, "batch": 4, "target": "pixels"}
+    pretrained = beit.pretrain(
+        "tiny", data=str(tmp_path / "set"), out=str(tmp_path / "run"), **options
+    )
+    assert "retrieval" in pretrained.metrics
+    assert "scored by finding images again" in (pretrained.folder / "log.txt").read_text()
 
 
 def test_probes_are_measured_by_average_precision(run, data, tmp_path, capsys):

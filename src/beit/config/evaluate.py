@@ -66,7 +66,7 @@ class SegmentedConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Measure a classifier (accuracy, likelihood, calibration; with several labels per image:
-    average precision and F1) or a segmenter (intersection over union of each class, and accuracy)."""
+    average precision and F1) or a segmenter (intersection over union of each class, accuracy)."""
 
     data: str = ""
     """Class folders, directly or under train/, val/ and test/, a list file, tar shards or a Hugging

@@ -49,6 +49,11 @@ from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 from beit.training.run_folder import RunFolder
 
+SEVERAL = (
+    "the images may have several labels each: features are scored by finding images again, as "
+    "nearest neighbours take one class for each image"
+)
+
 
 def pretrain(
     recipe: str | PretrainRunConfig = DEFAULT,
@@ -98,7 +103,10 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
         details=Details(
             tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
         ),
-        notes=(bank.check_room(),) if bank else (),
+        notes=(
+            *((bank.check_room(),) if bank else ()),
+            *((SEVERAL,) if is_multi_label(source) and not config.labelled else ()),
+        ),
     )
 
 
