@@ -208,6 +208,18 @@ def test_a_model_without_thresholds_counts_from_one_half(run, tmp_path):
     assert reads.decided(logits).tolist() == [[True, False, True]]
 
 
+def test_lines_of_csv_hold_any_name(run, tmp_path, capsys):
+    image = os.fsencode(tmp_path) + b"/a\xff\x1b[1m,\nb.png"
+    buffer = io.BytesIO()
+    several_labels.Image.fromarray(draw("red")).save(buffer, "PNG")
+    with open(image, "wb") as file:  # noqa: PTH123 (a name of bytes)
+        file.write(buffer.getvalue())
+    assert main(["predict", str(run), str(tmp_path), "--top", "1", "--format", "csv"]) == 0
+    (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert line["picture"].endswith(r"/a\xff\x1b[1m,\nb.png")
+    assert line["class"] == "red"
+
+
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
 def test_the_command_line_prints_independent_probabilities(
     run, tmp_path, capsys, monkeypatch, form

@@ -230,7 +230,8 @@ def print_table(found: Probes) -> None:
         print(f"first of several in its file: {key}")
     for note in found.notes:
         print(f"note: {note}")
-    blocks = Table("block", *found.blocks, caption=f"{found.measure} on validation")
+    print(f"scores: {found.measure}; of each block the best on validation")
+    blocks = Table("block", *found.blocks)
     for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
         blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))
     chosen = Table("method", "setting", "validation", "test")

@@ -23,6 +23,7 @@ from beit.data.sources import open_source
 from beit.data.values import UnreadableError
 from beit.durable import check_free
 from beit.errors import ConfigError, DataError
+from beit.printable import printable
 from beit.serving.predictor import Predictor, load
 
 FORMATS = (".npz", ".csv", ".safetensors")
@@ -124,16 +125,17 @@ def _cells(labels: list[Label]) -> tuple[str, str, str]:
 
 def print_csv(predictions: Iterator[Prediction]) -> list[str]:
     """One line for each class of each picture, best first; a picture without any has an empty one.
-    Returns the pictures that could not be read."""
+    Names are made printable: JSON has them as they are. Returns the pictures that could not be
+    read."""
     lost = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["picture", "class", "probability", "threshold", "unreadable"])
     for prediction in predictions:
-        path = prediction.path
+        path = printable(prediction.path)
         if prediction.unreadable:
-            lost.append(path)
+            lost.append(prediction.path)
         for name, probability, threshold in prediction.labels:
-            writer.writerow([path, name, probability, threshold, ""])
+            writer.writerow([path, printable(name), probability, threshold, ""])
         if not prediction.labels:
             writer.writerow([path, "", "", "", prediction.unreadable])
     return lost
