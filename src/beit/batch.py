@@ -56,10 +56,10 @@ class MaskedBatch(NamedTuple):
 
 
 class LabelledBatch(NamedTuple):
-    """Pictures and their class ids."""
+    """Pictures and their class ids or, where each may have several labels, those labels."""
 
     images: UInt8[Tensor, "batch channels height width"]
-    targets: Int64[Tensor, " batch"]
+    targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
     several: tuple[str, ...] = ()

@@ -429,7 +429,7 @@ def test_index_of_another_format_is_made_anew(monkeypatch: pytest.MonkeyPatch) -
     index = shard_index.build_index(io.BytesIO(bytes(10240)))
     stamp = shard_index.Stamp(10240, "now")
     with monkeypatch.context() as newer:
-        newer.setattr(shard_index, "FORMAT", 2)
+        newer.setattr(shard_index, "FORMAT", shard_index.FORMAT + 1)
         content = shard_index.write_index(index, stamp)
     assert shard_index.read_index(content, stamp) is None
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from beit.batch import Batch, MaskedBatch, SegmentedBatch, map_tensors, to_device
+from beit.batch import Batch, LabelledBatch, MaskedBatch, SegmentedBatch, map_tensors, to_device
 from beit.chance import Chance
 from beit.config import (
     AggregationConfig,
+    AugmentConfig,
     MaskedConfig,
     QuantiseConfig,
     TrainingConfig,
@@ -27,13 +28,14 @@ from beit.config import (
     VisibleConfig,
     VQConfig,
 )
-from beit.models.heads import MaskedImageModel
+from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.layers import Dropping
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import AnyObjective, Loss, Objective
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.multilabel import MultiLabelClassification
 from beit.objectives.quantise import Repaint
 from beit.objectives.segment import Segmentation
 from beit.objectives.visible import VisibleOnlyPrediction
@@ -57,6 +59,19 @@ from miniature import (
 )
 
 FINE = replace(BACKBONE, mask_token=False, relative_position="per-block")
+
+
+MIXED = AugmentConfig(rand_augment="", erasing=0.0, mixup=0.8, cutmix=1.0, smoothing=0.1)
+
+
+def several_labels() -> MultiLabelClassification:
+    model = Classifier(FINE, CLASSES)
+    return MultiLabelClassification(model, MIXED, prevalence=torch.full((CLASSES,), 0.5))
+
+
+def several_labels_batch(step: int) -> LabelledBatch:
+    batch = labelled_batch(step)
+    return batch._replace(targets=batch.targets[:, None] != torch.arange(CLASSES))
 
 
 def uneven_batch(step: int) -> MaskedBatch:
@@ -109,7 +124,8 @@ STEPS: dict[str, tuple[Callable[[], AnyObjective], Callable[[int], Any]]] = {
     "BEiT v2": (aggregated, masked_batch),
     "pixels": (pixels, masked_batch),
     "visible only": (visible, masked_batch),
-    "classification": (lambda: classification(drop_path=0.3), labelled_batch),
+    "classification": (lambda: classification(MIXED, drop_path=0.3), labelled_batch),
+    "several labels": (several_labels, several_labels_batch),
     "segmentation": (segmentation, segmented_batch),
 }
 

@@ -12,7 +12,12 @@ import torch
 from torch import nn
 
 from beit.artifact.architecture import Stated
-from beit.artifact.folders import family_and_names, write_timm, write_transformers
+from beit.artifact.folders import (
+    family_and_names,
+    without_sigmoid,
+    write_timm,
+    write_transformers,
+)
 from beit.artifact.load import NOTHING, open_artifact
 from beit.artifact.names import INDEX, TABLE, Tensors, to_published
 from beit.artifact.store import Artifact, save_artifact
@@ -139,4 +144,4 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
     else:
         content = {"model": published(model)}
     torch.save(content, place)
-    return []
+    return [without_sigmoid("a released file")] if artifact.details.multi_label else []

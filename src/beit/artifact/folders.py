@@ -45,6 +45,19 @@ def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
     return "vqkd", VQKD
 
 
+def without_thresholds(reader: str) -> str:
+    """What a multi-label model loses where there is a place for the kind alone."""
+    return f"left out, as {reader} has no place for them: the thresholds of the labels"
+
+
+def without_sigmoid(reader: str) -> str:
+    """What a multi-label model loses where there is no place for either."""
+    return (
+        f"left out, as {reader} has no place for it: that this is a multi-label model, whose "
+        "logits are read by a sigmoid each, and its thresholds"
+    )
+
+
 def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> None:
     folder.mkdir()
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -75,6 +88,8 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
         for name in dropped:
             del tensors[name]
         notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
+    if artifact.details.multi_label:
+        notes.append(without_sigmoid("timm"))
     backbone = model.backbone.config
     mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
     outputs = model.head.out_features if isinstance(model, Classifier) else 0
@@ -152,6 +167,9 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
     if isinstance(model, Classifier):
         config |= {"use_mean_pooling": model.pooling == "mean"}
+        if artifact.details.multi_label:
+            config |= {"problem_type": "multi_label_classification"}
+            notes.append(without_thresholds("transformers"))
     if isinstance(model, Segmenter):
         config |= _segmentation_config(model)
     _write(

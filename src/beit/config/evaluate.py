@@ -20,7 +20,8 @@ class ClassifiedConfig:
     """Height and width in pixels; the model's own by default."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
-    each picture in the order of the file names."""
+    each picture in the order of the file names. Any of them is right; of a multi-label model all
+    are."""
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
     def __post_init__(self) -> None:
@@ -66,8 +67,8 @@ class SegmentedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure a classifier (accuracy, likelihood, calibration) or a segmenter (intersection over
-    union of each class, and accuracy)."""
+    """Measure a classifier (accuracy, likelihood, calibration; with several labels per image:
+    average precision and F1) or a segmenter (intersection over union of each class, accuracy)."""
 
     data: str = ""
     """Class folders, directly or under train/, val/ and test/, a list file, tar shards or a Hugging

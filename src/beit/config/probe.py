@@ -28,6 +28,9 @@ class ProbeConfig:
     """Share of the side that the centre crop keeps; the model's own by default."""
     split: float = 0.2
     """Share of each class held out for validation where there is no val/."""
+    multi_label: bool = False
+    """Take the same file in several class folders, or named several times in a list, for one image
+    with several labels."""
     seed: int = 0
     """Decides the held-out share, the order of the pictures, and which few labels are used."""
     learning_rates: tuple[float, ...] = (1e-3, 4e-3, 1e-2)

@@ -250,6 +250,9 @@ class FinetuneRunConfig(RunConfig):
     """Use only this many labelled pictures per class, drawn by `subset_seed`."""
     subset_seed: int = 0
     """Decides which labelled pictures `per_class` and `split` draw."""
+    multi_label: bool = False
+    """Take the same file in several class folders (linked or copied), or named several times in a
+    list, for one image with several labels. Label files with several labels need no option."""
     evaluation_crop: float | None = None
     """Share of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
 

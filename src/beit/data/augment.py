@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from beit.config.data import AugmentConfig
+from beit.data.sources import Target
 from beit.data.views import (
     Box,
     LabelledSample,
@@ -63,7 +64,7 @@ def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
     return policy
 
 
-def _label(target: int | None) -> int:
+def _label(target: Target | None) -> Target:
     if target is None:
         raise DataError(
             "a picture without a label came to a view of labelled pictures",
@@ -104,7 +105,7 @@ class TrainView:
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, generator: random.Random
+        self, picture: np.ndarray, target: Target | None, generator: random.Random
     ) -> LabelledSample:
         """A view of a picture uint8 [H,W,C]; DataError if it has no label."""
         config = self.config
@@ -155,7 +156,7 @@ class EvaluationView:
             )
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, _generator: random.Random
+        self, picture: np.ndarray, target: Target | None, _generator: random.Random
     ) -> LabelledSample:
         """The centre of a picture uint8 [H,W,C], without chance; DataError if it has no label."""
         return LabelledSample(central_view(picture, self.size, self.crop_share), _label(target))

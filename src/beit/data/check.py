@@ -22,7 +22,7 @@ from beit.data.listing import PICTURE_EXTENSIONS, quoted
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
 from beit.data.pictures import cores
-from beit.data.sources import WHOLE, ImageSource, evenly
+from beit.data.sources import WHOLE, ImageSource, class_counts, class_names_at, evenly
 from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 
@@ -32,7 +32,8 @@ UNREADABLE = "unreadable"
 KINDS = {
     UNREADABLE: "cannot be read: runs leave them out and name them",
     "in two parts": "the same file in training and in validation or test: scores come out too high",
-    "in two classes": "the same file under different classes: one of them is wrong",
+    "in two classes": "the same file under different classes: one of them is wrong, or "
+    "images have several labels (--multi-label)",
     "duplicate": "the same file again",
     "few in class": "classes with few pictures for training",
     "class missing": "classes that only some parts have",
@@ -162,8 +163,7 @@ class _Copies:
     def _who(self, place: int) -> tuple[str, str, str | None]:
         part = int(np.searchsorted(self._starts, place, side="right")) - 1
         source, index = self._sources[part], int(place - self._starts[part])
-        targets = source.targets
-        label = None if targets is None else source.classes[int(targets[index])]
+        label = None if source.targets is None else " + ".join(class_names_at(source, index))
         return self._names[part], source.key(index), label
 
     def findings(self, there: np.ndarray) -> Iterator[Finding]:
@@ -184,8 +184,8 @@ def _class_counts(parts: Mapping[str, ImageSource]) -> dict[str, dict[str, int]]
     counts: dict[str, dict[str, int]] = {}
     for part, source in parts.items():
         if source.targets is not None:
-            numbers = np.bincount(source.targets, minlength=len(source.classes))
-            for name, number in zip(source.classes, numbers.tolist(), strict=True):
+            numbers = class_counts(source).tolist()
+            for name, number in zip(source.classes, numbers, strict=True):
                 counts.setdefault(name, {})[part] = number
     return counts
 

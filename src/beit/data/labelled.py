@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.data.copies import merge_copies
 from beit.data.label_files import check_options_apply, is_label_file
 from beit.data.listing import Found, find_pictures, no_pictures, quoted
 from beit.data.parts import open_stored, part_to_learn_from
@@ -18,17 +16,26 @@ from beit.data.sources import (
     FileSource,
     ImageSource,
     check_learnable,
+    is_multi_label,
     must_exist,
-    select,
     sources_from_list,
     split_folder,
 )
+from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
 
 LAYOUTS = (
     "one folder per class, either directly or under train/ and val/, or a list file with a label "
     "after each path"
 )
+
+
+ReadAs = Callable[[FileSource], FileSource]
+"""What is made of images in class folders or a list."""
+
+
+def _as_it_is(source: FileSource) -> FileSource:
+    return source
 
 
 class LabelledSplits(NamedTuple):
@@ -88,93 +95,37 @@ def _same_classes(path: str, train: Sequence[str], other: Sequence[str], part: s
         )
 
 
-def _two_classes(path: str, classes: tuple[str, ...]) -> None:
-    if len(classes) < 2:
+def _enough_classes(path: str, source: ImageSource) -> None:
+    """DataError for a single class, but where an image may also be without it."""
+    if len(source.classes) < 2 and not is_multi_label(source):
         raise DataError(
-            f"{path} has only one class, {quoted(list(classes))}",
+            f"{path} has only one class, {quoted(list(source.classes))}",
             remedy=f"a classifier needs at least two; use {LAYOUTS}",
         )
 
 
-def _ranks(source: ImageSource, indices: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """The indices in a random order that depends on each key alone.
-
-    Adding or removing a picture so leaves the others on their side of a split.
-    """
-
-    def rank(index: int) -> bytes:
-        text = f"{purpose}:{seed}:{source.key(index)}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
-    return np.array(sorted(indices.tolist(), key=rank), dtype=np.int64)
-
-
-def _by_class(source: ImageSource) -> list[np.ndarray]:
-    assert source.targets is not None
-    return [np.flatnonzero(source.targets == target) for target in range(len(source.classes))]
-
-
-def _held_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """Training and validation: a share of each class, at least one on either side if it has two."""
-    if not 0 < split < 1:
-        raise ConfigError(
-            f"split is {split}, and there is no val/ folder",
-            remedy="use a share between 0 and 1, such as 0.2, or provide train/ and val/",
-        )
-    kept, held = [], []
-    for indices in _by_class(source):
-        count = min(max(round(len(indices) * split), 1), len(indices) - 1)
-        order = _ranks(source, indices, seed, "split")
-        held.append(order[:count])
-        kept.append(order[count:])
-    train, validation = (np.sort(np.concatenate(parts)) for parts in (kept, held))
-    if not len(validation):
-        raise DataError(
-            "every class has a single picture: none is left for validation",
-            remedy="add pictures, or provide train/ and val/",
-        )
-    return select(source, train), select(source, validation)
-
-
-def _few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
-    """The training part with exactly `per_class` pictures of each class."""
-    if per_class < 1:
-        raise ConfigError(f"per_class is {per_class}", remedy="use 1 or more, or leave it out")
-    groups = _by_class(source)
-    short = [
-        f"{name} ({len(indices)})"
-        for name, indices in zip(source.classes, groups, strict=True)
-        if len(indices) < per_class
-    ]
-    if short:
-        raise DataError(
-            f"classes with fewer than {per_class} pictures for training: {quoted(short, 5)}",
-            remedy=f"use at most {min(len(indices) for indices in groups)} pictures per class",
-        )
-    chosen = [_ranks(source, indices, seed, "few")[:per_class] for indices in groups]
-    return select(source, np.sort(np.concatenate(chosen)))
-
-
-def _open_folder(path: str, split: float, seed: int) -> LabelledSplits:
+def _open_folder(path: str, split: float, seed: int, read: ReadAs) -> LabelledSplits:
     part = split_folder(path, VALIDATION_FOLDERS)
     if part is None or split_folder(path, ("train",)) is None:
         found = _class_folders(path, "")
-        _two_classes(path, tuple(found.folders))
-        train, validation = _held_out(_labelled(path, "", found, found.folders), split, seed)
+        source = read(_labelled(path, "", found, found.folders))
+        _enough_classes(path, source)
+        train, validation = hold_out(source, split, seed)
         return LabelledSplits(train, validation, None)
     found = _class_folders(path, "train")
-    _two_classes(str(Path(path, "train")), tuple(found.folders))
-    sources: dict[str, ImageSource] = {"train": _labelled(path, "train", found, found.folders)}
+    train = read(_labelled(path, "train", found, found.folders))
+    _enough_classes(str(Path(path, "train")), train)
+    sources: dict[str, ImageSource] = {"train": train}
     for other in (part, split_folder(path, ("test",))):
         if other is not None:
             found_other = _class_folders(path, other)
             _same_classes(path, found.folders, found_other.folders, other)
-            sources[other] = _labelled(path, other, found_other, found.folders)
+            sources[other] = read(_labelled(path, other, found_other, found.folders))
     return LabelledSplits(sources["train"], sources[part], sources.get("test"))
 
 
 def _open_stored(
-    path: str, parts: Mapping[str, ImageSource], split: float, seed: int
+    path: str, parts: Mapping[str, ImageSource], split: float, seed: int, *, multi_label: bool
 ) -> LabelledSplits:
     """Shards, datasets and label files; a part for testing may lack labels and is then left
     out."""
@@ -190,12 +141,18 @@ def _open_stored(
                 remedy="label all: shards with .cls or .json beside each picture, datasets in a "
                 "column called label",
             )
-    _two_classes(path, train.classes)
+    if multi_label and not is_multi_label(train):
+        raise ConfigError(
+            f"multi_label was given, and every image of {path} has one class there",
+            remedy="write a list of labels for each image, or leave --multi-label out: it is for "
+            "class folders and lists that name an image several times",
+        )
+    _enough_classes(path, train)
     for name, other in ((found, found and parts[found]), ("test", test)):
         if name and other:
             _same_classes(path, train.classes, other.classes, name)
     if found is None:
-        return LabelledSplits(*_held_out(train, split, seed), test)
+        return LabelledSplits(*hold_out(train, split, seed), test)
     return LabelledSplits(train, parts[found], test)
 
 
@@ -206,13 +163,15 @@ def open_labelled(
     per_class: int | None,
     seed: int,
     label_file: LabelFileConfig = BY_HEADINGS,
+    multi_label: bool = False,
 ) -> LabelledSplits:
     """Labelled pictures: class folders, also under `train/` and `val/`, a label file, tar shards or
     a Hugging Face dataset (see `beit.data.parts.open_stored`).
 
     `val/` may be called `valid/` or `validation/`, and `test/` may stand beside it. Without them a
     share `split` of each class is held out for validation, the same for the same seed. `per_class`
-    then keeps that many training pictures of each class, to study few labels.
+    then keeps that many training pictures of each class, to study few labels. With `multi_label`
+    the same file under several classes is one image with several labels, as a link or as a copy.
     Errors: DataError if a path, pictures or labels are missing, if classes are empty, differ
     between the parts or have too few pictures; ConfigError for a `split` or `per_class` that is
     out of range, and `label_file` options that do not fit.
@@ -221,16 +180,34 @@ def open_labelled(
     stored = open_stored(path)
     if not stored:
         must_exist(path)
+    read = merge_copies if multi_label else _as_it_is
     if stored:
-        splits = _open_stored(path, stored, split, seed)
+        splits = _open_stored(path, stored, split, seed, multi_label=multi_label)
     elif Path(path).is_dir():
-        splits = _open_folder(path, split, seed)
+        splits = _open_folder(path, split, seed, read)
     elif is_label_file(path):
-        parts = sources_from_list(path, label_file, labelled=True)
+        parts = sources_from_list(path, label_file, labelled=True, multi_label=multi_label)
         check_learnable(path, part_to_learn_from(path, parts))
-        splits = _open_stored(path, parts, split, seed)
+        splits = _open_stored(path, parts, split, seed, multi_label=multi_label)
     else:
         raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
     if per_class is None:
         return splits
-    return splits._replace(train=_few(splits.train, per_class, seed))
+    return splits._replace(train=few(splits.train, per_class, seed))
+
+
+def open_single_label(
+    path: str, *, split: float, seed: int, use: str, label_file: LabelFileConfig = BY_HEADINGS
+) -> LabelledSplits:
+    """`open_labelled` for what takes one class per image; `use` says what, for the message.
+
+    Errors: those of `open_labelled`, and DataError for images with several labels.
+    """
+    splits = open_labelled(path, split=split, per_class=None, seed=seed, label_file=label_file)
+    if is_multi_label(splits.train):
+        raise DataError(
+            f"the images of {path} may have several labels each, and {use} takes one class for "
+            "each image",
+            remedy="several labels are learned by `beit finetune` and measured by `beit evaluate`",
+        )
+    return splits

@@ -18,13 +18,13 @@ from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pictures import Pictures, cores
 from beit.data.recurring import RecurringViews
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, Target
 from beit.data.values import UnreadableError
 from beit.data.views import Sample
 from beit.data.workers import Places, Reading, parcels
 from beit.errors import DataError
 
-View = Callable[[np.ndarray, int | None, random.Random], Sample] | RecurringViews
+View = Callable[[np.ndarray, Target | None, random.Random], Sample] | RecurringViews
 """Pixels uint8 [H,W,C], target and the sample's own source of chance, to a sample; or views that
 come again and find their chance themselves."""
 

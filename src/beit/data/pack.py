@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import FORMATS, read_header
 from beit.data.listing import PICTURE_EXTENSIONS
@@ -73,12 +75,17 @@ class _Names:
 
 
 def _files(name: str, record: Record, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """The members of one sample; a label as number and by name."""
+    """The members of one sample; a label as number and by name, several of them by their names."""
     yield name, record.data
     if record.target is not None and classes:
         stem = name.rpartition(".")[0]
-        yield f"{stem}.cls", str(record.target).encode()
-        yield f"{stem}.json", json.dumps({"class_name": classes[record.target]}).encode()
+        if isinstance(record.target, int):
+            yield f"{stem}.cls", str(record.target).encode()
+            described: dict[str, str | list[str]] = {"class_name": classes[record.target]}
+        else:
+            named = np.flatnonzero(record.target).tolist()
+            described = {"labels": [classes[number] for number in named]}
+        yield f"{stem}.json", json.dumps(described).encode()
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from beit.data.decode import decode_first
-from beit.data.sources import ImageSource, Record, spread
+from beit.data.sources import ImageSource, Record, Target, spread, target_at
 from beit.data.values import UnreadableError
 
 CACHE_LIMIT = 512 * 2**20
@@ -20,13 +20,13 @@ ESTIMATE_FROM = 16
 
 
 class Picture(NamedTuple):
-    """Pixels uint8 [H,W,C], not to be written to, and the class id if there is one.
+    """Pixels uint8 [H,W,C], not to be written to, and the class id or labels if there are any.
 
     Of a segmented picture the labels lie behind the channels: [H,W,C+1].
     """
 
     pixels: np.ndarray
-    target: int | None
+    target: Target | None
     several: bool = False
     """Whether the file is animated or has several pages: this is the first of them."""
 
@@ -122,5 +122,4 @@ class Pictures:
         start = int(self._starts[index])
         stop = start + math.prod((height, width, channels))
         pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        target = None if self._targets is None else int(self._targets[index])
-        return Picture(pixels, target, index in self._several)
+        return Picture(pixels, target_at(self._targets, index), index in self._several)

@@ -23,9 +23,11 @@ from beit.home import home
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".index"
-LABEL_NAMES = ("class_name", "class", "label")
+LABEL_NAMES = ("class_name", "class", "label", "labels", "tags")
+Label = str | tuple[str, ...]
+"""A class, or the labels of an image that may have several or none."""
 LARGEST_LABEL = 2**20
 
 
@@ -39,7 +41,7 @@ class ShardIndex(NamedTuple):
     """How many bytes each picture has, int64 [n]."""
     labels: np.ndarray
     """Places in `label_names`, int32 [n]; -1 without a label."""
-    label_names: tuple[str, ...]
+    label_names: tuple[Label, ...]
     others: dict[str, int]
     """Extensions of members that are neither pictures nor labels, with their numbers."""
 
@@ -60,10 +62,10 @@ class _Collected:
         self.names: list[bytes] = []
         self.places: list[tuple[int, int]] = []
         self.labels: list[int] = []
-        self.ids: dict[str, int] = {}
+        self.ids: dict[Label, int] = {}
         self.others: Counter[str] = Counter()
 
-    def add(self, pictures: list[_Member], label: str | None) -> None:
+    def add(self, pictures: list[_Member], label: Label | None) -> None:
         for member in pictures:
             self.names.append(os.fsencode(member.name))
             self.places.append((member.offset, member.size))
@@ -98,13 +100,18 @@ def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
             )
 
 
-def _label(named: bytes | None, described: bytes | None) -> str | None:
-    """The class of a sample: by name in its .json, else as its .cls says, else by number there."""
+def _label(named: bytes | None, described: bytes | None) -> Label | None:
+    """The class of a sample: by name in its .json, else as its .cls says, else by number there. A
+    list in the .json, or a .json that is a list, holds its labels."""
     value: Any = None
     if described is not None:
-        content = json.loads(described)
-        if isinstance(content, dict):
-            value = next((content[name] for name in LABEL_NAMES if name in content), None)
+        value = json.loads(described)
+        if isinstance(value, dict):
+            value = next((value[name] for name in LABEL_NAMES if name in value), None)
+    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
+        if len(set(value)) < len(value):
+            raise ValueError(f"the labels {value} name one twice: give names, not zeros and ones")
+        return tuple(str(one) for one in value)
     if isinstance(value, str) and value:
         return value
     if named is not None:
@@ -182,9 +189,10 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
             offsets, sizes, labels = (arrays[name] for name in ("offsets", "sizes", "labels"))
     except Exception:  # zip, array and JSON readers raise nearly every type on foreign bytes
         return None
+    names_of = tuple(tuple(one) if isinstance(one, list) else one for one in about["labels"])
     if any(len(array) != len(names) for array in (offsets, sizes, labels)):
         return None
-    return ShardIndex(names, offsets, sizes, labels, tuple(about["labels"]), about["others"])
+    return ShardIndex(names, offsets, sizes, labels, names_of, about["others"])
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -39,12 +39,16 @@ CONTENT_FILES = 4096
 CONTENT_SAMPLE = 256
 
 
+Target = int | np.ndarray
+"""A class id or, of an image that may have several labels, bool [C]."""
+
+
 class Record(NamedTuple):
-    """An encoded picture, its class id if it has one, its stable name, and its labels if it is
-    segmented, uint8 [H,W]."""
+    """An encoded picture, its class id or labels if it has any, its stable name, and the label of
+    each pixel if it is segmented, uint8 [H,W]."""
 
     data: bytes
-    target: int | None
+    target: Target | None
     key: str
     labels: np.ndarray | None = None
 
@@ -59,7 +63,8 @@ class ImageSource(Protocol):
 
     @property
     def targets(self) -> np.ndarray | None:
-        """Class ids, int64 [n], or None without labels."""
+        """Class ids, int64 [n]; of images that may have several labels, bool [n, C], where a row
+        without any is legal; None without labels."""
 
     @property
     def note(self) -> str:
@@ -82,6 +87,37 @@ class ImageSource(Protocol):
         Edits that keep the size change it where the contents are looked at: all of a small folder,
         a sample of a large one. Times do not count, so that a copy of the data is the same data.
         """
+
+
+def target_at(targets: np.ndarray | None, index: int) -> Target | None:
+    """What `targets` say of one image."""
+    if targets is None:
+        return None
+    target: np.ndarray = targets[index]
+    return target if target.ndim else int(target)
+
+
+def is_multi_label(source: ImageSource) -> bool:
+    """Whether its images may have several labels each."""
+    return source.targets is not None and source.targets.ndim == 2
+
+
+def class_counts(source: ImageSource) -> np.ndarray:
+    """Images of each class, int64 [C]; one with several labels counts for each of them."""
+    targets = source.targets
+    assert targets is not None
+    if targets.ndim == 2:
+        return np.asarray(targets.sum(axis=0, dtype=np.int64))
+    return np.bincount(targets, minlength=len(source.classes))
+
+
+def class_names_at(source: ImageSource, index: int) -> tuple[str, ...]:
+    """The names of the classes of one image; empty without labels."""
+    target = target_at(source.targets, index)
+    if target is None:
+        return ()
+    ids = [target] if isinstance(target, int) else np.flatnonzero(target).tolist()
+    return tuple(source.classes[number] for number in ids)
 
 
 def _read_file(path: Path, most: int = -1) -> bytes:
@@ -107,7 +143,7 @@ class FileSource:
         root: str,
         paths: Sequence[str],
         *,
-        targets: Sequence[int] | np.ndarray | None = None,
+        targets: Sequence[int] | np.ndarray | None = None,  # as `ImageSource.targets`
         classes: tuple[str, ...] = (),
         note: str = "",
         skipped: tuple[Skipped, ...] = (),
@@ -120,6 +156,11 @@ class FileSource:
         self.classes = classes
         self.note = note
         self.skipped = skipped
+
+    def relabelled(self, indices: Sequence[int], targets: np.ndarray, note: str) -> FileSource:
+        """Some of the files, with other targets of the same classes."""
+        paths = [os.fsdecode(self._names[index]) for index in indices]
+        return FileSource(self._root, paths, targets=targets, classes=self.classes, note=note)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -137,8 +178,7 @@ class FileSource:
             data = _read_file(self.path(index))
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        target = None if self.targets is None else int(self.targets[index])
-        return Record(data, target, self.key(index))
+        return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
         place = os.path.join(os.fsencode(self._root), self._names[index])  # noqa: PTH118 - as in
@@ -153,14 +193,22 @@ class FileSource:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
         total = 0
         for index in range(len(self)):
-            target = -1 if self.targets is None else self.targets[index]
             size = self.size(index)
             total += size
-            digest.update(self._names[index] + b"\0%d\0%d\n" % (size, target))
+            digest.update(self._names[index] + b"\0%d\0%b\n" % (size, self._labels(index)))
         small = total <= CONTENT_BYTES and len(self) <= CONTENT_FILES
         for index in range(len(self)) if small else spread(len(self), CONTENT_SAMPLE):
             digest.update(self._beginning(index))
         return digest.hexdigest()
+
+    def _labels(self, index: int) -> bytes:
+        """What is known of an image, as it goes into the fingerprint."""
+        target = target_at(self.targets, index)
+        if target is None:
+            return b"-1"
+        if isinstance(target, int):
+            return b"%d" % target
+        return b"+".join(b"%d" % number for number in np.flatnonzero(target).tolist())
 
     def _beginning(self, index: int) -> bytes:
         """Of the content, hashed; as much as the contents of a folder may have together."""
@@ -266,13 +314,8 @@ def check_learnable(path: str, train: ImageSource) -> None:
     """DataError if the labels of a label file are nothing to learn classes from: some classes have
     no image, or none has two."""
     targets = train.targets
-    if targets is None:
+    if targets is None or targets.ndim > 1:
         return
-    if targets.ndim > 1:
-        raise DataError(
-            f"{path} gives images several labels, which are not learned yet",
-            remedy="give each image one label",
-        )
     counts = np.bincount(targets, minlength=len(train.classes)).tolist()
     absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
     if absent:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from beit.data.class_names import wordnet_ids
 from beit.data.listing import natural_key, quoted
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
 
 MOST_NAMED = 50
@@ -91,8 +91,9 @@ class _Names:
 
 def _group(source: ImageSource, index: int) -> str:
     """The label of a list, or the uppermost folder; empty without either."""
-    if source.targets is not None:
-        return source.classes[int(source.targets[index])]
+    names = class_names_at(source, index)
+    if len(names) == 1:
+        return names[0]
     folder, slash, _ = source.key(index).partition("/")
     return folder if slash else ""
 

@@ -15,7 +15,7 @@ from beit.config.data import LoaderConfig
 from beit.data.augment import central_view
 from beit.data.joint import WholeView
 from beit.data.loader import View, evaluate_batches
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, Target
 from beit.data.views import ImageSample
 
 HELD_BYTES = 512 * 2**20
@@ -32,7 +32,7 @@ class CentreView:
     crop_share: float
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, _generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, _generator: random.Random
     ) -> ImageSample:
         return ImageSample(central_view(picture, self.size, self.crop_share))
 

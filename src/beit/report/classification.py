@@ -19,6 +19,7 @@ from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
+from beit.report.multilabel import answer_images, multi_label_sections
 from beit.report.pictures import show
 from beit.report.samples import affordable, batches, named
 from beit.report.trained import trained
@@ -181,6 +182,7 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
         per_class=config.per_class,
         seed=config.subset_seed,
         label_file=config.label_file,
+        multi_label=config.multi_label,
     ).validation
     if found.classes != classes:
         raise DataError(
@@ -191,7 +193,8 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
 
 
 def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
-    """The confusion matrix and the surest answers, on the validation pictures of the run.
+    """The confusion matrix (of a multi-label model, each label) and the surest answers, on the
+    validation pictures of the run.
 
     Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
     """
@@ -200,6 +203,9 @@ def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Sectio
     everything = held_out(config, classes)
     view = EvaluationView(config.model.size, config.crop)
     source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
+    if published.answering.multi_label:
+        labels = answer_images(model, published.answering, source, view, device)
+        return multi_label_sections(labels, source, view, config.model.channels, len(everything))
     answers = answer(model, source, view, device)
     body = [_surest(answers, source, view, config.model.channels, right) for right in (False, True)]
     lead = _summary(answers, len(everything), len(classes))

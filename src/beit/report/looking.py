@@ -13,7 +13,7 @@ from torch import Tensor
 from beit.artifact.load import open_artifact
 from beit.batch import ImageBatch
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.data.sources import ImageSource, evenly, open_source
+from beit.data.sources import ImageSource, class_names_at, evenly, open_source
 from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView
 from beit.hardware import find_device
@@ -33,14 +33,13 @@ class Looking:
     images: UInt8[Tensor, "pictures channels height width"]
     keys: tuple[str, ...]
     labels: tuple[str, ...]
-    """The class of each picture, empty where the data have none."""
+    """The class or classes of each picture, empty where the data have none."""
 
 
 def _labels(source: ImageSource) -> dict[str, str]:
-    targets = source.targets
-    if targets is None:
-        return {}
-    return {source.key(index): source.classes[int(targets[index])] for index in range(len(source))}
+    return {
+        source.key(index): " + ".join(class_names_at(source, index)) for index in range(len(source))
+    }
 
 
 def read_all(source: ImageSource, view: CentreView, channels: int) -> Iterator[ImageBatch]:

@@ -16,7 +16,7 @@ from beit.config.hidden import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.drawing import hide, judge, to_rgb, token_map
 from beit.data.label_files import options_for
-from beit.data.sources import ImageSource, evenly, open_source
+from beit.data.sources import ImageSource, Target, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
@@ -44,7 +44,7 @@ class CentralMasks:
     sampler: MaskSampler
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, generator: random.Random
     ) -> MaskedSample:
         box = self._box(*picture.shape[:2])
         image = resize_crop(picture, box, self.config.model.size, "bicubic")

@@ -18,7 +18,7 @@ from beit.data.label_files import is_label_file, read_label_file
 from beit.data.labelled import open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.parts import open_part
-from beit.data.sources import ImageSource, check_readable, select
+from beit.data.sources import ImageSource, check_readable, is_multi_label, select
 from beit.errors import BeitError, DataError
 from beit.evaluation.answers import Answers, find_answers
 from beit.evaluation.classify import (
@@ -98,8 +98,14 @@ def evaluate_classifier(
     classifier = artifact.model
     assert isinstance(classifier, Classifier)
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
-    view, device = _view(artifact, config), find_device(config.device)
+    view, device = view_of(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
+    if is_multi_label(source) and not config.classified.labels:
+        raise DataError(
+            f"the images of {place} may have several labels each, and {model} answers one class",
+            remedy="fine-tune on such labels with `beit finetune`; or say with --labels FILE which "
+            "answers count as right for each image",
+        )
     check_readable(source, channels)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
@@ -181,7 +187,8 @@ def _label_options(
     return options, (f"the label file is read as the model was trained: {named}",)
 
 
-def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+    """How each image is read: as the model says, but for what the config gives."""
     backbone, asked = artifact.backbone, config.classified
     assert backbone is not None
     size = asked.size or backbone.size

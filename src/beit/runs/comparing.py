@@ -15,7 +15,7 @@ from beit.config import LoaderConfig
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import ImageSource, check_readable, evenly, open_source
+from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, open_source
 from beit.durable import check_free, make_folder, replace_file
 from beit.errors import ConfigError
 from beit.evaluation.neighbours import neighbour_accuracy
@@ -65,9 +65,10 @@ def compare_tokenizers(
     whole = open_source(data, label_file)
     for tokenizer in opened:
         check_readable(whole, tokenizer.config.channels)
+    one_each = whole.classes and not is_multi_label(whole)
     splits = (
         open_labelled(data, split=0.5, per_class=None, seed=0, label_file=label_file)
-        if whole.classes
+        if one_each
         else None
     )
     shared = _Pictures(evenly(whole, pictures), splits, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -57,6 +57,8 @@ class Task(NamedTuple):
     details: Details
     notes: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
+    decided: Callable[[Details, nn.Module], Details] = lambda details, _model: details
+    """The details with what the evaluation of the model decides, such as thresholds."""
     shared: Mapping[str, str] = MappingProxyType({})
 
 
@@ -173,7 +175,8 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
         place = folder.model if best or not chosen else folder.last
-        details = replace(task.details, trained={**origin, "metrics": dict(metrics)})
+        details = task.decided(task.details, model)
+        details = replace(details, trained={**origin, "metrics": dict(metrics)})
         save_artifact(place, task.objective.publish(model), details)
 
     try:

@@ -20,7 +20,7 @@ from beit.config import (
 from beit.config.outside import names_outside
 from beit.config.tree import to_json
 from beit.data.label_files import options_for
-from beit.data.labelled import LabelledSplits, open_labelled
+from beit.data.labelled import LabelledSplits, open_single_label
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
@@ -234,8 +234,12 @@ def _labelled(
         return None, ()
     options = options_for(labelled, config.label_file, other=config.data)
     try:
-        splits = open_labelled(
-            labelled, split=0.2, per_class=None, seed=config.training.seed, label_file=options
+        splits = open_single_label(
+            labelled,
+            split=0.2,
+            seed=config.training.seed,
+            use="the nearest-neighbour score",
+            label_file=options,
         )
     except DataError as error:
         if config.labelled:

@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 
+from beit.artifact.answering import Label
 from beit.data.decode import decode
 from beit.data.label_maps import painted, save_label_map
 from beit.data.listing import quoted
@@ -22,13 +23,15 @@ from beit.data.sources import open_source
 from beit.data.values import UnreadableError
 from beit.durable import check_free
 from beit.errors import ConfigError, DataError
-from beit.serving.predictor import Label, Predictor, best_labels, load
+from beit.printable import printable
+from beit.serving.predictor import Predictor, load
 
 FORMATS = (".npz", ".csv", ".safetensors")
 
 
 class Prediction(NamedTuple):
-    """The classes of one picture, best first; or why there are none."""
+    """The classes of one picture, best first; or why there are none. Of a multi-label model no
+    class at all may be the answer."""
 
     path: str
     labels: list[Label]
@@ -68,16 +71,16 @@ def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]
 
 
 def predict_files(
-    artifact: str, paths: Sequence[str], *, top: int, batch: int, device: str
+    artifact: str, paths: Sequence[str], *, top: int | None, batch: int, device: str
 ) -> Iterator[Prediction]:
-    """The classes of every picture below the paths."""
+    """The classes of every picture below the paths; `top` as in `Predictor.predict`."""
     predictor = load(artifact, device=device)
     for chunk in _read(paths, predictor.channels, batch):
         for name, reason in chunk.unreadable:
             yield Prediction(name, [], reason)
         if chunk.paths:
             for name, row in zip(chunk.paths, predictor.probabilities(chunk.pixels), strict=True):
-                yield Prediction(name, best_labels(row, predictor.classes, top))
+                yield Prediction(name, predictor.answering.labels(row, top))
 
 
 def print_json(predictions: Iterator[Prediction]) -> list[str]:
@@ -89,7 +92,7 @@ def print_json(predictions: Iterator[Prediction]) -> list[str]:
             row["unreadable"] = prediction.unreadable
             lost.append(prediction.path)
         else:
-            row["labels"] = [label._asdict() for label in prediction.labels]
+            row["labels"] = [label.answer() for label in prediction.labels]
         print(json.dumps(row), flush=True)
     return lost
 
@@ -103,10 +106,38 @@ def print_table(predictions: Iterator[Prediction]) -> list[str]:
             table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
             lost.append(prediction.path)
             continue
-        first, *rest = prediction.labels
-        others = ", ".join(f"{label.name} {label.probability:.0%}" for label in rest)
-        table.add_row(prediction.path, first.name, f"{first.probability:.1%}", others)
+        table.add_row(prediction.path, *_cells(prediction.labels))
     Console().print(table)
+    return lost
+
+
+def _cells(labels: list[Label]) -> tuple[str, str, str]:
+    """The answer, its probability, and the rest; of a multi-label model, all that counts."""
+    independent = any(label.threshold is not None for label in labels) or not labels
+    chosen = [label for label in labels if label.selected] if independent else labels[:1]
+    rest = [label for label in labels if label not in chosen]
+    return (
+        ", ".join(label.name for label in chosen) or "no label",
+        ", ".join(f"{label.probability:.1%}" for label in chosen),
+        ", ".join(f"{label.name} {label.probability:.0%}" for label in rest),
+    )
+
+
+def print_csv(predictions: Iterator[Prediction]) -> list[str]:
+    """One line for each class of each picture, best first; a picture without any has an empty one.
+    Names are made printable: JSON has them as they are. Returns the pictures that could not be
+    read."""
+    lost = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["picture", "class", "probability", "threshold", "unreadable"])
+    for prediction in predictions:
+        path = printable(prediction.path)
+        if prediction.unreadable:
+            lost.append(prediction.path)
+        for name, probability, threshold in prediction.labels:
+            writer.writerow([path, printable(name), probability, threshold, ""])
+        if not prediction.labels:
+            writer.writerow([path, "", "", "", prediction.unreadable])
     return lost
 
 

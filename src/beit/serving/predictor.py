@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from beit.artifact.answering import Answering, Label, answering
 from beit.artifact.architecture import Stated
 from beit.artifact.load import open_artifact
 from beit.artifact.push import Pushed, push_to_hub
@@ -36,13 +36,6 @@ TIFF_MODES = ("CMYK", "F", "I", "LAB", "YCbCr")
 Picture = str | Path | bytes | Image.Image | np.ndarray
 
 
-class Label(NamedTuple):
-    """A class and its probability."""
-
-    name: str
-    probability: float
-
-
 class Predictor:
     """A trained model with everything it takes to use it.
 
@@ -60,6 +53,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits; empty for models that do not classify."""
         return self.artifact.details.classes
+
+    @property
+    def answering(self) -> Answering:
+        """How the logits are read: as shares of one answer, or as independent labels."""
+        return answering(self.artifact.details)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -165,7 +163,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, pictures: Iterable[Picture]) -> Float[Tensor, "batch classes"]:
-        """Class probabilities of several pictures."""
+        """Class probabilities of several pictures; those of a multi-label model are independent."""
         if not isinstance(self.model, Classifier):
             raise ConfigError(
                 f"a {self.artifact.kind} model does not classify",
@@ -174,11 +172,15 @@ class Predictor:
                 else "fine-tune it with `beit finetune --init`, or use embed()",
             )
         logits: Tensor = self.model(self._batch(pictures))
-        return logits.float().softmax(dim=1).cpu()
+        return self.answering.probabilities(logits).cpu()
 
-    def predict(self, picture: Picture, *, top: int = 5) -> list[Label]:
-        """The most probable classes of one picture, best first."""
-        return best_labels(self.probabilities([picture])[0], self.classes, top)
+    def predict(self, picture: Picture, *, top: int | None = None) -> list[Label]:
+        """The classes of one picture, most probable first.
+
+        With `top`, so many, whether they count or not. Without it the five most probable; of a
+        multi-label model the labels whose probability reaches their threshold, which may be none.
+        """
+        return self.answering.labels(self.probabilities([picture])[0], top)
 
     def segment(self, picture: Picture) -> UInt8[np.ndarray, "height width"]:
         """The class id of each pixel of a picture, at the picture's own size.
@@ -211,17 +213,6 @@ class Predictor:
                 f"a {self.artifact.kind} model gives no tokens", remedy="load a tokenizer"
             )
         return self.model.encode(self._batch(pictures)).cpu()
-
-
-def best_labels(
-    probabilities: Float[Tensor, " classes"], classes: tuple[str, ...], top: int
-) -> list[Label]:
-    """The `top` most probable classes, best first."""
-    values, indices = probabilities.topk(min(top, len(classes)))
-    return [
-        Label(classes[index], value)
-        for index, value in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
 
 
 def to_pixels(picture: Picture, channels: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from beit.artifact.answering import answering
 from beit.artifact.export import formats
 from beit.artifact.export.formats import NAMES, Format
 from beit.artifact.export.graph import (
@@ -64,7 +65,8 @@ class Exported:
                 f"{found.scale:.3g}"
             )
         if found.same is not None:
-            what = "tokens" if self.metadata["answer"] == "tokens" else "best classes"
+            labels = "labels" if self.metadata["multi_label"] == "true" else "best classes"
+            what = "tokens" if self.metadata["answer"] == "tokens" else labels
             lines.append(f"same     {what} in {found.same:.2%}")
         if found.levels is not None:
             lines.append(
@@ -120,7 +122,7 @@ def export(
     what = choose_answer(source, answer)
     shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
     pictures = (
-        from_data(data, shape.channels, samples, source.details.classes, label_file)
+        from_data(data, shape.channels, samples, _one_of(source), label_file)
         if data
         else built_in(shape.channels)
     )
@@ -140,6 +142,12 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
+
+
+def _one_of(source: Artifact) -> tuple[str, ...]:
+    """The classes of which an image has one; a multi-label model has none, so that no accuracy is
+    compared."""
+    return () if source.details.multi_label else source.details.classes
 
 
 def _write(
@@ -199,6 +207,8 @@ def describe(
         "precision": precision,
         "preprocess": shape.preprocess,
         "classes": list(details.classes) if answer == "logits" else [],
+        "multi_label": details.multi_label,
+        "thresholds": list(answering(details).thresholds) if answer == "logits" else [],
         "mean": list(mean),
         "std": list(std),
         "channels": shape.channels,

@@ -62,7 +62,7 @@ def from_data(
         try:
             record = source.read(index)
             pictures.append(decode(record.data, channels=channels))
-            if labelled and record.target is not None:
+            if labelled and isinstance(record.target, int):
                 targets.append(known[source.classes[record.target]])
         except UnreadableError as error:
             raise DataError(
