@@ -21,6 +21,7 @@ def check(
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     channels: int = 3,
     few: int = 10,
+    value_range: tuple[float, float] | None = None,
 ) -> None:
     """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -30,12 +31,13 @@ def check(
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
         format: A table for people, or JSON with every finding.
         channels: How many channels the pictures will be read with.
+        value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer pictures for training.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
-    found = look_through(data, channels=channels, few=few)
+    found = look_through(data, channels=channels, few=few, value_range=value_range)
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
 

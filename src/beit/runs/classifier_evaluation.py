@@ -97,7 +97,7 @@ def evaluate_classifier(
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
     view, device = _view(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
-    check_readable(source, channels)
+    check_readable(source, channels, artifact.details.value_range)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
     logits = flip_averaged(logits) if config.flip else logits
@@ -107,7 +107,7 @@ def evaluate_classifier(
         view,
         channels=channels,
         batch=config.batch or BATCH,
-        config=config.loader,
+        config=config.loader(artifact.details.value_range),
     )
     told = Told()
     scores = score_classifier(

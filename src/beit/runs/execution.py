@@ -21,6 +21,7 @@ from beit.config import (
     SegmentRunConfig,
 )
 from beit.config.tree import override
+from beit.data.depth import narrow_note
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.errors import CheckpointError, ConfigError
@@ -108,6 +109,9 @@ def starting_from(config: Config, init: str) -> Config:
             f"{init} holds a {artifact.kind}, which has no backbone to start from",
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
+    if artifact.details.value_range:  # what the backbone has seen is what it goes on with
+        loader = replace(config.loader, value_range=artifact.details.value_range)
+        config = replace(config, loader=loader)
     if isinstance(config, FinetuneRunConfig):
         return replace(config, init=init, model=finetune_recipes.for_classifying(backbone, config))
     if isinstance(config, SegmentRunConfig):
@@ -129,7 +133,7 @@ def start(backbone: VisionTransformer, init: str) -> None:
 def open_pictures(config: RunConfig, channels: int) -> ImageSource:
     """The run's pictures, of which at least some can be read."""
     source = open_source(config.data)
-    check_readable(source, channels)
+    check_readable(source, channels, config.loader.value_range)
     return source
 
 
@@ -163,6 +167,13 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
+def _narrow(task: Task, config: RunConfig) -> Iterator[str]:
+    """That grey levels are lost, where nothing says which range the values have."""
+    note = "" if config.loader.value_range else narrow_note(task.source)
+    if note:
+        yield note
+
+
 def _open(folder: RunFolder, config: RunConfig, listing: Listing, manner: Manner) -> None:
     if manner.resume:
         folder.check_resumable(config)
@@ -184,7 +195,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
-    notes = (*task.notes, *_told_of_shared(task.shared, folder))
+    notes = (*task.notes, *_narrow(task, config), *_told_of_shared(task.shared, folder))
     origin: dict[str, object] = {
         "recipe": config.recipe,
         "steps": training.steps,
@@ -198,7 +209,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
         place = folder.model if best or not chosen else folder.last
-        details = replace(task.details, trained={**origin, "metrics": dict(metrics)})
+        details = replace(
+            task.details,
+            value_range=config.loader.value_range,
+            trained={**origin, "metrics": dict(metrics)},
+        )
         save_artifact(place, task.objective.publish(model), details)
 
     try:

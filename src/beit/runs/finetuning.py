@@ -47,7 +47,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
         config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
     )
     for part in (splits.train, splits.validation):
-        check_readable(part, built.channels)
+        check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Classifier(built, len(classes), config.head)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from beit.artifact.load import open_artifact, open_tokenizer
+from beit.artifact.load import open_artifact, open_tokenizer, value_range_of
 from beit.artifact.store import Details, find_artifact
 from beit.chance import seed_everything
 from beit.config import (
@@ -63,6 +63,7 @@ def pretrain(
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
     """
     config = resolve("pretrain", recipe, PretrainRunConfig, options)
+    config = _as_its_tokenizer_reads(config)
     open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
     if config.init:  # do the weights fit?
@@ -70,6 +71,22 @@ def pretrain(
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training)
     return carry_out(config, prepare(config, processes), processes, manner)
+
+
+def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config with the value range that the tokenizer has seen, unless one is given.
+
+    Errors: ConfigError for another one: tokens of differently scaled values mean something else.
+    """
+    seen, given = value_range_of(config.tokenizer), config.loader.value_range
+    if seen is None or seen == given:
+        return config
+    if given is not None:
+        raise ConfigError(
+            f"value_range is {given}, and the tokenizer has seen values of {seen}",
+            remedy="leave --value-range out, or train a tokenizer with this one",
+        )
+    return replace(config, loader=replace(config.loader, value_range=seen))
 
 
 def prepare(config: PretrainRunConfig, processes: Processes) -> Task:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -69,7 +69,8 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
     crop = opened.details.crop if config.crop is None else config.crop
-    measuring = _Measuring(model, sources, crop, device, config)
+    loader = replace(config.loader, value_range=opened.details.value_range)
+    measuring = _Measuring(model, sources, crop, device, replace(config, loader=loader))
     with _writable(out):
         make_folder(out)
     measured = measuring.run()
@@ -107,7 +108,7 @@ class _Measuring:
         self.model, self.config, self.device = model, config, device
         self.classes = len(sources["train"].classes)
         for source in sources.values():
-            check_readable(source, built.channels)
+            check_readable(source, built.channels, config.loader.value_range)
         self.passes = {
             part: Passes(
                 LabelledBatch,

@@ -120,8 +120,9 @@ def evaluate_segmenter(
         classes=names,
         only=only,
     )
-    check_readable(source, built.channels)
-    pictures = WholePictures(source, channels=built.channels, loader=config.loader)
+    loader = config.loader(artifact.details.value_range)
+    check_readable(source, built.channels, loader.value_range)
+    pictures = WholePictures(source, channels=built.channels, loader=loader)
     counts = _Counts()
     scores = score_segmenter(
         segmenter.to(device).eval(),

@@ -98,7 +98,7 @@ def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
     _check_portions(config, processes)
     splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
     for part in splits:
-        check_readable(part, built.channels)
+        check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)

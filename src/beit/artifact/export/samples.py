@@ -10,7 +10,7 @@ from beit.config.check import check_that
 from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly, open_source
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import DataError
 
 BUILT_IN = 32
@@ -44,7 +44,13 @@ def built_in(channels: int) -> Samples:
     return Samples(pictures, f"{BUILT_IN} built-in pictures (waves, gradients, noise)")
 
 
-def from_data(place: str, channels: int, limit: int, classes: tuple[str, ...]) -> Samples:
+def from_data(
+    place: str,
+    channels: int,
+    limit: int,
+    classes: tuple[str, ...],
+    value_range: ValueRange | None = None,
+) -> Samples:
     """Up to `limit` pictures, evenly spread over a source of any kind; with their labels, if it has
     any and they are all among `classes`. Raises DataError for unreadable ones."""
     source = _open(place, limit)
@@ -54,7 +60,7 @@ def from_data(place: str, channels: int, limit: int, classes: tuple[str, ...]) -
     for index in range(len(source)):
         try:
             record = source.read(index)
-            pictures.append(decode(record.data, channels=channels))
+            pictures.append(decode(record.data, channels=channels, value_range=value_range))
             if labelled and record.target is not None:
                 targets.append(known[source.classes[record.target]])
         except UnreadableError as error:

@@ -1,0 +1,79 @@
+"""The range of values that a run is given: in its artifact, and in whatever reads images for it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import beit
+from beit.errors import ConfigError
+
+RANGE = (0, 4095)
+OPTIONS = {"steps": 2, "batch": 4, "warmup_steps": 0, "workers": 0, "quiet": True, "report": False}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two classes of 12-bit images in 16-bit files: dark and bright ones."""
+    folder = tmp_path_factory.mktemp("images")
+    chance = np.random.default_rng(0)
+    for name, most in (("bright", 4096), ("dark", 900)):
+        (folder / name).mkdir()
+        for number in range(6):
+            values = chance.integers(0, most, (40, 40)).astype(np.uint16)
+            Image.fromarray(values).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "classifier"
+    beit.finetune("tiny", data=str(images), out=str(out), value_range=RANGE, **OPTIONS)
+    return out
+
+
+def test_a_model_reads_images_as_in_training(classifier, images):
+    assert json.loads((classifier / "model/config.json").read_text())["value_range"] == [0, 4095]
+    predictor = beit.load(classifier)
+    place = images / "bright/0.png"
+    seen = predictor.prepare(place)
+    assert seen.max() > 200  # 15 without the range
+    assert np.array_equal(seen, predictor.prepare(place.read_bytes()))
+    with Image.open(place) as image:
+        assert np.array_equal(seen, predictor.prepare(image))
+    outside = np.full((40, 40), 5000, np.uint16)
+    with pytest.raises(beit.errors.DataError, match="value_range is 0 to 4095"):
+        predictor.prepare(Image.fromarray(outside))
+
+
+def test_what_goes_on_with_a_model_reads_as_it_did(classifier, images, tmp_path):
+    beit.finetune(
+        "tiny", data=str(images), out=str(tmp_path / "more"), init=str(classifier), **OPTIONS
+    )
+    config = json.loads((tmp_path / "more/config.json").read_text())
+    assert '"value_range": [0' in json.dumps(config)
+
+
+def test_a_run_says_that_levels_are_lost(images, tmp_path):
+    beit.finetune("tiny", data=str(images), out=str(tmp_path / "run"), **OPTIONS)
+    assert "as with --value-range 0 4095" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_pretraining_reads_as_its_tokenizer_does(images, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    beit.tokenizer("tiny", data=str(images), out=str(tokenizer), value_range=RANGE, **OPTIONS)
+    out = tmp_path / "pretrained"
+    beit.pretrain("tiny", data=str(images), out=str(out), tokenizer=str(tokenizer), **OPTIONS)
+    assert beit.load(out).value_range == RANGE
+    with pytest.raises(ConfigError, match=r"the tokenizer has seen values of \(0.0, 4095.0\)"):
+        beit.pretrain(
+            "tiny",
+            data=str(images),
+            out=str(tmp_path / "other"),
+            tokenizer=str(tokenizer),
+            value_range=(0, 1023),
+            **OPTIONS,
+        )
