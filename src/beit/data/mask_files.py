@@ -157,7 +157,9 @@ class ValueCounts(NamedTuple):
 
 def written(value: float) -> str:
     """A value as it is typed as an option."""
-    return "nan" if math.isnan(value) else f"{value:.10g}"
+    if not math.isfinite(value) or abs(value) >= 1e15:
+        return f"{value:.7g}"
+    return f"{value:.0f}" if value == math.floor(value) else f"{value:.7g}"
 
 
 def count_values(values: np.ndarray) -> ValueCounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
 from beit.data.overlap import shared_pictures
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentedSplits, open_segmented
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
@@ -24,6 +25,12 @@ from beit.recipes import DEFAULT
 from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
+
+
+def _noted(splits: SegmentedSplits) -> tuple[str, ...]:
+    """The account of the data, as notes of the run."""
+    lines = splits.account.lines() if splits.account else ()
+    return tuple(line.strip().removeprefix("note: ") for line in lines)
 
 
 class _Validation:
@@ -87,17 +94,29 @@ def segment(
     """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
     config = resolve("segment", recipe, SegmentRunConfig, options)
     processes = start_processes(config.training)
+    splits = _opened(config, processes)
+    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
+        config,
+        _prepared(config, splits, processes),
+        processes,
+        manner_of(config, resume, quiet, report),
     )
+
+
+def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:
+    _check_portions(config, processes)
+    return open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
 
 
 def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
     """The segmenter and all that its training needs."""
+    return _prepared(config, _opened(config, processes), processes)
+
+
+def _prepared(config: SegmentRunConfig, splits: SegmentedSplits, processes: Processes) -> Task:
     built = config.model
-    _check_portions(config, processes)
-    splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
-    for part in splits:
+    for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
     seed_everything(config.training.seed)
@@ -119,5 +138,6 @@ def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
             several=validation.pictures.several,
         ),
         details=Details(classes=classes, inference=config.inference),
+        notes=_noted(splits),
         shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )
