@@ -48,8 +48,8 @@ def read_page(data: bytes) -> np.ndarray:
                 f"it has {page.samplesperpixel} bands in each of {pages} pages, and one is expected"
             )
         values: np.ndarray = page.asarray()
-    if values.ndim != 2:
-        raise UnreadableError(f"its pixels have the axes {page.axes}, and are no image")
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise UnreadableError(f"its values are {values.dtype} with the axes {page.axes}")
     return values
 
 

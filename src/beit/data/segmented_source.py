@@ -22,6 +22,11 @@ from beit.data.values import UnreadableError
 from beit.errors import DataError
 from beit.printable import printable
 
+OF_FILES = (
+    "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with legend.json or "
+    "labelmap.txt beside the folders (--legend)"
+)
+OF_SHAPES = "repair the shape where it was drawn, and export the file anew"
 MOST_VALUES = 4096
 """Different values of one mask: more are no labels."""
 
@@ -88,8 +93,7 @@ class SegmentedSource(FileSource):
         except UnreadableError as error:
             raise DataError(
                 f"the mask {self.mask(index)} cannot be read: {error.reason}",
-                remedy="masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with "
-                "legend.json or labelmap.txt beside the folders (--legend)",
+                remedy=OF_SHAPES if isinstance(mask, Shapes) else OF_FILES,
             ) from error
         size = _size(self.path(index))
         if size is not None and size != values.shape:

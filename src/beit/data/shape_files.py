@@ -1,7 +1,8 @@
 """Shapes in the JSON files of COCO and LabelMe: read, checked, and paired with their images.
 
-Written here, on top of pycocotools (BSD, by the authors of COCO), which draws what COCO files hold:
-labelme itself is GPL, and the larger readers bring OpenCV and more.
+Read here, and drawn by faster-coco-eval (Apache 2.0, kept up), which draws as the COCO API does and
+refuses broken run lengths. The API itself (pycocotools) warns under today's NumPy; labelme is GPL,
+and larger readers bring OpenCV and more.
 """
 
 from __future__ import annotations
@@ -93,15 +94,43 @@ def read_coco(path: str, files: Mapping[str, str], config: MaskConfig, notes: No
                              if categories[key] not in _BACKGROUNDS))  # fmt: skip
     splits: dict[str, Pairs] = {}
     met: dict[str, str] = {}
+    roots: dict[PurePosixPath, list[str]] = {}
     for split, content in contents.items():
-        pairs = _coco_pairs(path, files[split], content, categories, config, notes)
+        pairs, root = _coco_pairs(path, files[split], content, categories, notes)
+        roots.setdefault(root, []).append(split)
         shared = [name for name, _ in pairs if met.get(name, split) != split]
         if shared:
             notes.add(f"{len(shared)} images of {files[split]} are also in another split: scores "
                       f"will be too high ({quoted([*map(printable, shared)])})")  # fmt: skip
         met.update(dict.fromkeys((name for name, _ in pairs), split))
         splits[split] = pairs
+    _add_unlisted(path, roots, splits, config, notes)
     return ShapeSplits(splits, classes)
+
+
+def _add_unlisted(
+    path: str,
+    roots: Mapping[PurePosixPath, list[str]],
+    splits: dict[str, Pairs],
+    config: MaskConfig,
+    notes: Notes,
+) -> None:
+    """The images that lie beside those of the files and are in none, as `unmasked` says."""
+    listed = {name for pairs in splits.values() for name, _ in pairs}
+    for root, found in roots.items():
+        if str(root) == ".":
+            continue  # other things lie there, too
+        names = [(root / each).as_posix() for each in find_pictures(str(Path(path, root))).paths]
+        bare = [name for name in names if name not in listed]
+        require_masks(bare, len(names), "in a COCO file", config, notes)
+        if bare and config.unmasked == "background":
+            if len(found) > 1:
+                raise DataError(
+                    f"{len(bare)} images in {root}/ are in no COCO file, which would say whether "
+                    f"they are {' or '.join(found)}",
+                    remedy="add them to one of the files, or leave them out with --unmasked skip",
+                )
+            splits[found[0]] += [(name, None) for name in bare]
 
 
 def _coco(place: Path) -> dict[str, Any]:
@@ -140,10 +169,9 @@ def _coco_pairs(
     name: str,
     content: dict[str, Any],
     categories: dict[int, str],
-    config: MaskConfig,
     notes: Notes,
-) -> Pairs:
-    """The images of one file that are there, each with its shapes."""
+) -> tuple[Pairs, PurePosixPath]:
+    """The images of one file, each with its shapes, and the folder that holds them."""
     shapes: dict[int, list[tuple[tuple[bool, float], Shape]]] = {}
     known = {entry["id"] for entry in content["images"]}
     for entry in content["annotations"]:
@@ -173,13 +201,7 @@ def _coco_pairs(
         height, width = entry["height"], entry["width"]
         whole = Shapes(f"{name} ({entry['file_name']})", height, width, tuple(s for _, s in drawn))
         pairs.append((place, whole))
-    listed = {place for place, _ in pairs}
-    others = find_pictures(str(Path(path, root))).paths if str(root) != "." else []
-    bare = [str(root / each) for each in others if str(root / each) not in listed]
-    require_masks(bare, len(bare) + len(pairs), f"in {name}", config, notes)
-    if config.unmasked == "background":
-        pairs += [(each, None) for each in bare]
-    return pairs
+    return pairs, root
 
 
 def _image_root(path: str, name: str, files: list[str]) -> PurePosixPath:

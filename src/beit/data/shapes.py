@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from beit.data.values import UnreadableError
 from beit.errors import ResourceError
+from beit.printable import printable
 
 Kind = Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
 
@@ -45,13 +46,12 @@ def draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
     for number, shape in enumerate(image.shapes):
         try:
             region = _region(shape, image.height, image.width)
-        except (UnreadableError, ResourceError):
+        except ResourceError:
             raise
-        except (
-            Exception
-        ) as error:  # what a file holds in place of points, and pycocotools makes of it
+        except Exception as error:  # whatever a file holds in place of points
+            reason = error.reason if isinstance(error, UnreadableError) else str(error)
             raise UnreadableError(
-                f"shape {number + 1} ('{shape.label}') cannot be drawn: {error}"
+                f"shape {number + 1} ('{printable(shape.label)}') cannot be drawn: {reason}"
             ) from error
         drawn[region] = labels[shape.label]
     return drawn
@@ -88,21 +88,27 @@ def _region(shape: Shape, height: int, width: int) -> np.ndarray:
 def _of_coco(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
     try:
-        from pycocotools import mask as api
+        from faster_coco_eval.core import mask as api
     except ImportError as error:
         raise ResourceError(
-            "masks of COCO files need pycocotools, which is not installed",
+            "masks of COCO files need faster-coco-eval, which is not installed",
             remedy='pip install "beit[coco]"',
         ) from error
-    if isinstance(segmentation, Sequence):
-        runs = api.merge(api.frPyObjects(list(segmentation), height, width))
-    elif isinstance(segmentation["counts"], list):
-        runs = api.frPyObjects(segmentation, height, width)
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            # The API takes four numbers for a box, and draws nothing where there are fewer.
+            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+                raise UnreadableError(
+                    f"a polygon has {len(polygon)} numbers, and three corners have six"
+                )
+        runs = api.merge(api.frPyObjects(segmentation, height, width))
     else:
-        runs = segmentation
-    if list(runs["size"]) != [height, width]:
-        raise UnreadableError(
-            f"its run lengths are for {runs['size']} pixels, and the image has {[height, width]}"
-        )
-    region: np.ndarray = api.decode(runs).astype(bool)
+        size = list(segmentation["size"])
+        if size != [height, width]:
+            raise UnreadableError(
+                f"its run lengths are for {size} pixels, and the image has {[height, width]}"
+            )
+        packed = not isinstance(segmentation["counts"], list)
+        runs = segmentation if packed else api.frPyObjects(segmentation, height, width)
+    region: np.ndarray = np.asarray(api.decode(runs)).astype(bool)
     return region
