@@ -180,7 +180,7 @@ def test_a_reading_of_labels():
     values = np.array([[0, 1, 2], [3, 254, 255]])
     for kind in (np.uint8, np.uint16, np.int32, np.float32):
         assert reading(values.astype(kind)).tolist() == [[255, 0, 1], [2, 253, 255]]
-    with pytest.raises(UnreadableError, match="1 of its pixels have the value -1"):
+    with pytest.raises(UnreadableError, match="1 of its pixels hold -1, which is no label"):
         MaskReading()(np.array([[0, -1]]))
 
 

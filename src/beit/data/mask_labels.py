@@ -79,17 +79,19 @@ class MaskReading:
             labels = self.labels_of(found)[places.reshape(values.shape)]
         if labels.min() < 0:
             strange = values[labels < 0]
+            example = float(strange[0])
+            shown = written(example) if self.legend is None else f"#{int(example):06x}"
             raise UnreadableError(
-                f"{strange.size} of its pixels have {self.describe(float(strange[0]))}"
+                f"{strange.size} of its pixels hold {shown}, which is no label: it has changed"
             )
         result: LabelMap = labels.astype(np.uint8)
         return result
 
-    def describe(self, value: float) -> str:
-        """A value that is no label, for a message."""
+    def refusal(self, value: float) -> str:
+        """What masks with a value that is no label have, for a message."""
         if self.legend is not None:
-            return f"colours that are not in the legend, such as #{int(value):06x}"
-        return f"the value {written(value)}"
+            return f"masks have colours that are not in the legend, such as #{int(value):06x}"
+        return f"masks have the value {written(value)}"
 
 
 def _same(values: np.ndarray, value: float) -> np.ndarray:
@@ -274,8 +276,8 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
         return
     value = strange[0]
     problem = (
-        f"{values.pixels[value]} pixels in {values.met_in[value]} of {len(values.masks)} masks "
-        f"have {reading.describe(value)}: first in {values.first[value]}"
+        f"{values.pixels[value]} pixels in {values.met_in[value]} of {len(values.masks)} "
+        f"{reading.refusal(value)}: first in {values.first[value]}"
     )
     if reading.legend is not None:
         raise DataError(
