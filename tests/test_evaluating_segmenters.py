@@ -163,7 +163,7 @@ def test_parts(saved, data):
         shutil.copytree(data / kind / "val", flat / kind)
     assert scores(measured(model, flat)) == scores(validation)
     (data / "masks" / "test").rename(data / "masks" / "other")
-    with pytest.raises(DataError, match="images/ has test/, masks/ has not"):
+    with pytest.raises(DataError, match="none called test; images/test/ has no masks"):
         measured(model, data, split="test")
 
 
@@ -234,7 +234,7 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
     alone = shutil.copytree(run.artifact, tmp_path / "alone")
     for model in (run.folder, alone):
         found = measured(str(model), tmp_path / "copied")
-        assert (found.pictures, found.notes) == (3, (NOTE,))
+        assert (found.pictures, found.notes[0]) == (3, NOTE)
     write_pair(data, "", "new", seed=7, size=(40, 36))
     found = measured(str(run.folder), data)
     assert found.pictures == 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import beit
-from beit.errors import ConfigError
+from beit.errors import CheckpointError, ConfigError
 
 RANGE = (0, 4095)
 OPTIONS = {"steps": 2, "batch": 4, "warmup_steps": 0, "workers": 0, "quiet": True, "report": False}
@@ -77,3 +78,13 @@ def test_pretraining_reads_as_its_tokenizer_does(images, tmp_path):
             value_range=(0, 1023),
             **OPTIONS,
         )
+
+
+@pytest.mark.parametrize("wrong", [[1], "x", [1, "2"], [2, 1], [0, float("inf")], {"a": 1}, 3])
+def test_an_artifact_with_another_range_is_refused(classifier, tmp_path, wrong):
+    shutil.copytree(classifier / "model", tmp_path / "model")
+    place = tmp_path / "model/config.json"
+    content = json.loads(place.read_text()) | {"value_range": wrong}
+    place.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="value_range is"):
+        beit.load(tmp_path / "model")

@@ -25,7 +25,7 @@ from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
-from beit.errors import BeitError, CheckpointError, ResourceError, of_another_format
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, of_another_format
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
@@ -290,12 +290,20 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
 
 
 def _value_range(stated: Any) -> tuple[float, float] | None:
-    """As written by `save_artifact`; older artifacts have none."""
+    """As written by `save_artifact`; older artifacts have none. Raises CheckpointError."""
     if stated is None:
         return None
-    first, last = stated
-    found = (float(first), float(last))
-    check_value_range(found)
+    if (
+        not isinstance(stated, list)
+        or len(stated) != 2
+        or not all(type(value) in (int, float) for value in stated)
+    ):
+        raise CheckpointError(f"the artifact's value_range is {stated!r}", remedy=AGAIN)
+    found = (float(stated[0]), float(stated[1]))
+    try:
+        check_value_range(found)
+    except ConfigError as error:
+        raise CheckpointError(f"the artifact's {error.problem}", remedy=AGAIN) from error
     return found
 
 

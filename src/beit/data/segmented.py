@@ -342,7 +342,8 @@ def open_segmented_part(
     pairs = found.splits.get(WHOLE, found.splits.get(usual or part))
     if pairs is None:
         raise DataError(
-            f"{path} has the splits {quoted(list(found.splits))}, and none called {part}",
+            f"{path} has the splits {quoted(list(found.splits))}, and none called {part}"
+            + "".join(f"; {remark}" for remark in notes.remarks if f"{part}/" in remark),
             remedy="choose another --split",
         )
     names, legend = _meaning(path, config, found, () if _are_numbers(classes) else classes)

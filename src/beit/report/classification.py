@@ -54,7 +54,7 @@ def answer(
     source: ImageSource,
     view: EvaluationView,
     device: torch.device,
-    value_range: ValueRange | None,
+    value_range: ValueRange | None = None,
 ) -> Answers:
     """One pass over labelled pictures."""
     channels = model.backbone.config.channels

@@ -44,7 +44,7 @@ def _labels(source: ImageSource) -> dict[str, str]:
 
 
 def read_all(
-    source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None
+    source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None = None
 ) -> Iterator[ImageBatch]:
     """Every picture that can be read, in order; the others are named and left out.
 

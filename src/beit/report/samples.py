@@ -43,7 +43,7 @@ def batches(
     source: ImageSource,
     view: View,
     channels: int,
-    value_range: ValueRange | None,
+    value_range: ValueRange | None = None,
     batch: int = BATCH,
 ) -> Iterator[Kind]:
     """One ordered pass, read in this process. Errors: DataError if no picture can be read."""
