@@ -238,8 +238,8 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
     write_pair(data, "", "new", seed=7, size=(40, 36))
     found = measured(str(run.folder), data)
     assert found.pictures == 4
-    assert found.notes == ("the run learned from 3 other pictures here, which are left out",)
-    assert measured(str(alone), data).notes == (UNKNOWN,)
+    assert found.notes[0] == "the run learned from 3 other pictures here, which are left out"
+    assert measured(str(alone), data).notes[0] == UNKNOWN
 
 
 # -- classes -------------------------------------------------------------------------------------
