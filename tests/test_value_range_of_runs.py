@@ -10,7 +10,13 @@ import pytest
 from PIL import Image
 
 import beit
+from beit.artifact.export import choose_shape, describe
+from beit.artifact.export.samples import from_data
+from beit.artifact.load import open_artifact
 from beit.errors import CheckpointError, ConfigError
+from beit.serving.files import predict_files
+from beit.serving.predictor import to_pixels
+from beit.serving.worker import read_picture
 
 RANGE = (0, 4095)
 OPTIONS = {"steps": 2, "batch": 4, "warmup_steps": 0, "workers": 0, "quiet": True, "report": False}
@@ -88,3 +94,36 @@ def test_an_artifact_with_another_range_is_refused(classifier, tmp_path, wrong):
     place.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="value_range is"):
         beit.load(tmp_path / "model")
+
+
+def test_files_requests_and_exports_are_read_by_the_range_of_the_model(classifier, images):
+    predictor = beit.load(classifier)
+    place = images / "bright/0.png"
+    own = predictor.predict(place, top=2)
+    (found,) = predict_files(str(classifier), [str(place)], top=2, batch=1, device="cpu")
+    assert found.labels == own
+    seen = read_picture(place.read_bytes(), 3, 10**6, predictor.value_range)
+    assert np.array_equal(seen, to_pixels(place, 3, RANGE))
+    samples = from_data(str(images), 3, 12, predictor.classes, predictor.value_range)
+    assert max(each.max() for each in samples.pictures) > 200
+    model = open_artifact(classifier)
+    shape = choose_shape(model, "logits", size=None, dynamic=False, preprocess="none")
+    assert describe(model, "logits", shape, "fp32", "onnx")["value_range"] == "[0.0, 4095.0]"
+
+
+def test_an_evaluation_reads_by_the_range_of_the_model(classifier, images, tmp_path):
+    """Of images that only this range can read."""
+    for folder in images.iterdir():
+        (tmp_path / folder.name).mkdir()
+        for file in folder.iterdir():
+            with Image.open(file) as image:
+                values = np.asarray(image).astype(np.float32) - 0.5
+            values[values < 0] = 0.25
+            Image.fromarray(values).save(tmp_path / folder.name / f"{file.stem}.tif")
+    found = beit.evaluate(str(classifier), data=str(tmp_path), split="train")
+    assert found.unreadable == ()
+    assert found.pictures > 0
+    brighter = Image.fromarray(np.full((40, 40), 5000, np.float32))
+    brighter.save(tmp_path / "dark/more.tif")
+    found = beit.evaluate(str(classifier), data=str(tmp_path), split="train")
+    assert [one.key for one in found.unreadable] == ["dark/more.tif"]

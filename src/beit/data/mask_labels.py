@@ -69,11 +69,17 @@ class MaskReading:
 
     def __call__(self, values: np.ndarray) -> LabelMap:
         """The labels of a mask [H,W], uint8. Errors: UnreadableError for values that are none."""
-        if self.legend is None and values.dtype in (np.uint8, np.uint16):
+        if self.legend is not None:
+            known = np.array(sorted(self.legend), np.int64)
+            places = np.searchsorted(known, values).clip(max=len(known) - 1)
+            labels: np.ndarray = np.where(
+                known[places] == values, self.labels_of(known)[places], np.int16(-1)
+            )
+        elif values.dtype in (np.uint8, np.uint16):
             size = np.iinfo(values.dtype).max + 1
             if size not in self._tables:
                 self._tables[size] = self.labels_of(np.arange(size))
-            labels: np.ndarray = self._tables[size][values]
+            labels = self._tables[size][values]
         else:
             found, places = np.unique(values, return_inverse=True)
             labels = self.labels_of(found)[places.reshape(values.shape)]

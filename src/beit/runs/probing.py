@@ -69,7 +69,8 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
     crop = opened.details.crop if config.crop is None else config.crop
-    loader = replace(config.loader, value_range=opened.details.value_range)
+    value_range = config.loader.value_range or opened.details.value_range
+    loader = replace(config.loader, value_range=value_range)
     measuring = _Measuring(model, sources, crop, device, replace(config, loader=loader))
     with _writable(out):
         make_folder(out)
