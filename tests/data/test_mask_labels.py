@@ -80,6 +80,7 @@ def test_255_among_labels_is_ignored_and_said_to_be(tmp_path):
         ((0, 255), ("roof",), "there are 1 classes"),
         ((0, 255), ("a", "b", "c"), "there are 3 classes"),
         ((0, 128), (), "hold 0 and 128 only"),
+        ((0, 128), ("ground", "roof"), "hold 0 and 128 only, and there are 2 classes"),
     ],
 )
 def test_two_readings_are_named_with_what_settles_them(tmp_path, values, names, words):
@@ -91,7 +92,8 @@ def test_two_readings_are_named_with_what_settles_them(tmp_path, values, names, 
     if len(names) < 3:
         found = opened(root, mask_values="binary")
         assert labels(found).tolist() == [0, 1]
-        assert found.train.classes == ("background", *(names or ("object",)))
+        expected = names if len(names) == 2 else ("background", *(names or ("object",)))
+        assert found.train.classes == expected
     if names == ("a", "b", "c"):
         assert labels(opened(root, mask_values="labels")).tolist() == [0, 255]
 
@@ -141,6 +143,13 @@ def test_values_that_are_no_labels_are_refused_or_ignored_by_option(
     found = opened(root, ignore_values=option)
     assert found.train.classes == ("0", "1")
     assert labels(found).tolist() == [0, 1, 255]
+
+
+def test_probabilities_are_not_offered_as_ignored(tmp_path):
+    values = np.linspace(0, 0.9, 10)
+    with pytest.raises(DataError, match="threshold") as raised:
+        opened(write(tmp_path, masks_of(*values, kind=np.float32)))
+    assert "--ignore-values" not in raised.value.remedy
 
 
 def test_what_files_call_nodata_is_ignored_unless_it_may_be_a_label(tmp_path):

@@ -24,6 +24,7 @@ from beit.errors import DataError
 BINARY_CLASSES = ("background", "object")
 FULL = (255.0, 65535.0)
 """The white of 8 and of 16 bits."""
+MOST_IGNORED = 6
 SMOOTHED_VALUES = 16
 """So many values between black and white, on few pixels, come from smoothed edges."""
 SMOOTHED_FRACTION = 0.1
@@ -233,7 +234,7 @@ def _kind(
         ]
     first = f"--mask-values labels: they are labels{', and 255 is ignored' * (255 in seen)}"
     second = "--mask-values binary: 0 is background and all else the object"
-    if two and (largest in FULL or (largest > 1 and not classes)):
+    if two and largest > 1 and largest >= len(classes):
         listed = f", and there are {len(classes)} classes" if classes else ""
         raise _two_readings(f"the masks of {path} hold 0 and {written(largest)} only{listed}",
                             first, second)  # fmt: skip
@@ -291,9 +292,10 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
             remedy="complete the legend; or, where the masks hold labels and the legend only names "
             "them, add --mask-values labels",
         )
-    shown = " ".join(written(each) for each in strange[:6])
-    more = f" (and {len(strange) - 6} more)" if len(strange) > 6 else ""
-    ignore = f"where these stand for no data, add --ignore-values {shown}{more}"
+    if len(strange) > MOST_IGNORED:  # measurements or probabilities, and no mark of missing data
+        raise DataError(problem, remedy=_advice(strange))
+    shown = " ".join(map(written, strange))
+    ignore = f"where these stand for no data, add --ignore-values {shown}"
     raise DataError(problem, remedy=f"{_advice(strange)}; {ignore}")
 
 
