@@ -131,6 +131,7 @@ def _look(source: ImageSource, index: int, reading: _Reading) -> _Seen:
         findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
         findings = [Finding(UNREADABLE, key, error.reason)]
+        return _Seen(short_hash(data), findings)
     depth = None if reading.value_range else depth_of(data)
     return _Seen(short_hash(data), findings, depth)
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from beit.data.bands import is_tiff, read_all_bands
-from beit.data.decode import FORMATS, is_deep, own_range, stored_bits
+from beit.data.bands import count_bands, is_tiff, read_all_bands
+from beit.data.decode import FORMATS, PIXEL_LIMIT, is_deep, own_range, stored_bits
 from beit.data.quiet import quiet
 from beit.data.sources import PROBES, ImageSource, spread
 from beit.data.values import UnreadableError, to_eight_bits
@@ -43,7 +43,7 @@ def depth_of(data: bytes) -> Depth | None:
     """Of an encoded image; None if it has another depth, states its range, or cannot be read."""
     try:
         with quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if stored_bits(image, data) != 16:
+            if stored_bits(image, data) != 16 or image.width * image.height > PIXEL_LIMIT:
                 return None
             image.load()
             if not is_deep(image):  # Pillow gives the upper eight bits
@@ -59,8 +59,11 @@ def depth_of(data: bytes) -> Depth | None:
 def _depth_of_bands(data: bytes) -> Depth | None:
     try:
         with quiet:
+            found = count_bands(data)
+            if found is None or found.height * found.width > PIXEL_LIMIT:
+                return None
             return _depth(read_all_bands(data))
-    except UnreadableError:
+    except Exception:  # as above
         return None
 
 
