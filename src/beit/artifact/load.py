@@ -74,6 +74,13 @@ def open_tokenizer(
     return artifact.model.freeze()
 
 
+def value_range_of(reference: str | Path) -> tuple[float, float] | None:
+    """The range of values that the model of an artifact has seen images in, if it states one."""
+    if not reference or names_outside(str(reference)):
+        return None
+    return open_artifact(reference).details.value_range
+
+
 def _outside_tokenizer(name: str, may_import: bool) -> VisualTokenizer:
     function = find_outside(name, "tokenizer", may_import=may_import)
     tokenizer = call_outside(function, name, "tokenizer") if callable(function) else function

@@ -23,6 +23,7 @@ def check(
     channels: int = 3,
     few: int = 10,
     label_file: LabelFile = BY_HEADINGS,
+    value_range: tuple[float, float] | None = None,
 ) -> None:
     """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -32,13 +33,16 @@ def check(
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
         format: A table for people, or JSON with every finding.
         channels: How many channels the pictures will be read with.
+        value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer pictures for training.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
-    found = look_through(data, channels=channels, few=few, label_file=label_file)
+    found = look_through(
+        data, channels=channels, few=few, label_file=label_file, value_range=value_range
+    )
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
 

@@ -86,10 +86,9 @@ class EvaluateConfig:
     workers: int | None = None
     """Processes that read pictures; None takes what the machine has to spare."""
 
-    @property
-    def loader(self) -> LoaderConfig:
-        """How pictures are read, once and in their order."""
-        return LoaderConfig(workers=self.workers)
+    def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
+        """How images are read, once and in their order, by a model that has seen this range."""
+        return LoaderConfig(workers=self.workers, value_range=value_range)
 
     def __post_init__(self) -> None:
         check_that(
@@ -97,4 +96,4 @@ class EvaluateConfig:
             f"batch is {self.batch}",
             "use at least one picture at a time",
         )
-        self.loader  # noqa: B018 (checks the workers)
+        self.loader()  # checks the workers

@@ -16,14 +16,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from beit.config.data import check_value_range
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import decode, read_header
+from beit.data.depth import Depth, depth_of, narrow
 from beit.data.listing import PICTURE_EXTENSIONS, quoted
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
 from beit.data.pictures import cores
 from beit.data.sources import WHOLE, ImageSource, class_counts, class_names_at, evenly
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ KINDS = {
     "wrong extension": "the content is another format than the name says: the content counts",
     "tiny": "a side of few pixels: it is enlarged",
     "deep": "more than 8 bits for each colour: scaled to 8",
+    "narrow": "few of 16 bits are used, so that grey levels are lost: give --value-range",
     "printing colours": "CMYK or LAB: turned into RGB by formula",
     "turned": "stored turned or mirrored (EXIF): set upright",
 }
@@ -106,27 +109,37 @@ def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
         yield "turned", f"orientation {header.orientation}"
 
 
+class _Reading(NamedTuple):
+    """As what the images are read."""
+
+    channels: int
+    value_range: ValueRange | None
+
+
 class _Seen(NamedTuple):
     hashed: int
     findings: list[Finding]
+    depth: Depth | None = None
 
 
-def _look(source: ImageSource, index: int, channels: int) -> _Seen:
+def _look(source: ImageSource, index: int, reading: _Reading) -> _Seen:
     key = source.key(index)
     try:
         data = source.read(index).data
     except UnreadableError as error:
         return _Seen(index, [Finding(UNREADABLE, key, error.reason)])
     try:
-        decode(data, channels=channels)
+        decode(data, channels=reading.channels, value_range=reading.value_range)
         findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
         findings = [Finding(UNREADABLE, key, error.reason)]
-    return _Seen(short_hash(data), findings)
+        return _Seen(short_hash(data), findings)
+    depth = None if reading.value_range else depth_of(data)
+    return _Seen(short_hash(data), findings, depth)
 
 
 def _look_through(
-    source: ImageSource, channels: int, findings: list[Finding]
+    source: ImageSource, reading: _Reading, findings: list[Finding], depths: dict[str, Depth]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The hash of every picture, uint64 [n], and whether it could be read at all."""
     hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
@@ -134,11 +147,13 @@ def _look_through(
         for start in range(0, len(source), AT_A_TIME):
             indices = range(start, min(start + AT_A_TIME, len(source)))
             for index, seen in zip(
-                indices, threads.map(lambda one: _look(source, one, channels), indices), strict=True
+                indices, threads.map(lambda one: _look(source, one, reading), indices), strict=True
             ):
                 hashes[index] = seen.hashed
                 there[index] = not any(one.kind == UNREADABLE for one in seen.findings)
                 findings.extend(seen.findings)
+                if seen.depth is not None:
+                    depths[source.key(index)] = seen.depth
             if start % (20 * AT_A_TIME) == 0 and start:
                 logger.info("%d of %d pictures looked at", start, len(source))
     return hashes, there
@@ -219,6 +234,7 @@ def check(
     few: int = 10,
     sample: int | None = None,
     label_file: LabelFileConfig = BY_HEADINGS,
+    value_range: ValueRange | None = None,
 ) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 
@@ -231,10 +247,14 @@ def check(
         raise ConfigError(
             f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
         )
+    check_value_range(value_range)
     parts = open_parts(data, label_file)
+    reading, depths = _Reading(channels, value_range), dict[str, Depth]()
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
-    looked = [_look_through(source, channels, findings) for source in read.values()]
+    looked = [_look_through(source, reading, findings, depths) for source in read.values()]
+    if narrow(depths.values()) is not None:
+        findings.extend(Finding("narrow", key, str(depth)) for key, depth in depths.items())
     copies = _Copies(read, [hashes for hashes, _ in looked])
     findings.extend(copies.findings(np.concatenate([there for _, there in looked])))
     classes = _class_counts(parts)

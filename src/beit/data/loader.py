@@ -107,7 +107,7 @@ class Loader:
     ) -> None:
         check_division(batch, world, micro_batch)
         _check_filled(source)
-        self.pictures = Pictures(source, channels, config.cache)
+        self.pictures = Pictures(source, channels, config.cache, config.value_range)
         self.workers = choose_workers(config, world)
         self._samples = _Samples(self.pictures, view, seed)
         self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
@@ -186,7 +186,7 @@ def evaluate_batches(
     Errors: DataError if no picture of the share can be read; ResourceError as for `Loader`.
     """
     _check_filled(source)
-    pictures = Pictures(source, channels)
+    pictures = Pictures(source, channels, value_range=config.value_range)
     share = range(len(source) * rank // world, len(source) * (rank + 1) // world)
     plan = [
         [(0, index) for index in share[start : start + batch]]

@@ -12,7 +12,7 @@ import torch
 
 from beit.data.decode import decode_first
 from beit.data.sources import ImageSource, Record, Target, spread, target_at
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded pictures that are kept without being asked to."""
@@ -44,8 +44,15 @@ class Pictures:
     worker processes share its memory however they are started.
     """
 
-    def __init__(self, source: ImageSource, channels: int, cache: bool | None = False) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        channels: int,
+        cache: bool | None = False,
+        value_range: ValueRange | None = None,
+    ) -> None:
         self._source = source
+        self._value_range = value_range
         self._channels = channels
         self._flat: torch.Tensor | None = None
         self._starts = np.zeros(0, np.int64)
@@ -70,7 +77,7 @@ class Pictures:
 
     def _picture(self, record: Record) -> Picture:
         (pixels, several), labels = (
-            decode_first(record.data, channels=self._channels),
+            decode_first(record.data, channels=self._channels, value_range=self._value_range),
             record.labels,
         )
         if labels is not None:

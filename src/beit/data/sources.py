@@ -25,7 +25,7 @@ from beit.data.listing import (
     quoted,
 )
 from beit.data.names import Names
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import DataError
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
@@ -375,13 +375,15 @@ def evenly(source: ImageSource, limit: int) -> ImageSource:
     return source if len(source) <= limit else select(source, spread(len(source), limit))
 
 
-def check_readable(source: ImageSource, channels: int = 3) -> None:
+def check_readable(
+    source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
+) -> None:
     """DataError, with the reasons, if none of a few pictures spread over the source can be read."""
     reasons: list[str] = []
     indices = spread(len(source), PROBES)
     for index in indices:
         try:
-            decode(source.read(index).data, channels=channels)
+            decode(source.read(index).data, channels=channels, value_range=value_range)
         except UnreadableError as error:
             reasons.append(f"{source.key(index)} ({error.reason})")
         else:

@@ -74,8 +74,9 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
 
     def labels(keys: Sequence[str]) -> dict[str, Answered]:
         wanted = named(source, keys)
-        found = multilabel.answer_images(model, published.answering, wanted, view, device)
-        read = batches(LabelledBatch, wanted, view, config.model.channels)
+        depth = config.loader.value_range
+        found = multilabel.answer_images(model, published.answering, wanted, view, device, depth)
+        read = batches(LabelledBatch, wanted, view, config.model.channels, depth)
         images = [image for batch in read for image in batch.images]
         answered = {}
         for index, (key, image) in enumerate(zip(found.keys, images, strict=True)):
@@ -88,8 +89,10 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
 
     def answers(keys: Sequence[str]) -> dict[str, Answered]:
         wanted = named(source, keys)
-        found = classification.answer(model, wanted, view, device)
-        read = batches(LabelledBatch, wanted, view, config.model.channels)
+        found = classification.answer(model, wanted, view, device, config.loader.value_range)
+        read = batches(
+            LabelledBatch, wanted, view, config.model.channels, config.loader.value_range
+        )
         images = [image for batch in read for image in batch.images]
         answered = {}
         for index, (key, image) in enumerate(zip(found.keys, images, strict=True)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from beit.artifact.load import open_tokenizer
+from beit.artifact.load import open_tokenizer, value_range_of
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
@@ -97,6 +97,6 @@ def show_codebook(
     source = evenly(open_source(data, label_file), pictures)
     view = CentreView(tokenizer.size, 1.0)
     paintings: list[Painting] = []
-    for batch in read_all(source, view, tokenizer.config.channels):
+    for batch in read_all(source, view, tokenizer.config.channels, value_range_of(reference)):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(where)))
     return write_sheet(atlas(tokenizer, paintings, most=most), place, side=side)

@@ -14,6 +14,7 @@ from beit.artifact.load import open_artifact
 from beit.batch import ImageBatch
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.sources import ImageSource, class_names_at, evenly, open_source
+from beit.data.values import ValueRange
 from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView
 from beit.hardware import find_device
@@ -42,12 +43,14 @@ def _labels(source: ImageSource) -> dict[str, str]:
     }
 
 
-def read_all(source: ImageSource, view: CentreView, channels: int) -> Iterator[ImageBatch]:
+def read_all(
+    source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None = None
+) -> Iterator[ImageBatch]:
     """Every picture that can be read, in order; the others are named and left out.
 
     Errors: DataError if none can be read.
     """
-    for batch in batches(ImageBatch, source, view, channels):
+    for batch in batches(ImageBatch, source, view, channels, value_range):
         for one in batch.unreadable:
             logger.warning("unreadable: %s: %s", one.key, one.reason)
         yield batch
@@ -80,7 +83,7 @@ def look_at(
     config = model.backbone.config
     source = evenly(open_source(data, label_file), pictures)
     view = CentreView(config.size, artifact.details.crop)
-    read = list(read_all(source, view, config.channels))
+    read = list(read_all(source, view, config.channels, artifact.details.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
     named = _labels(source)
     return Looking(

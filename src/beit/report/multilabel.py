@@ -11,9 +11,11 @@ from torch import Tensor
 
 from beit.artifact.answering import Answering
 from beit.batch import LabelledBatch
+from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
 from beit.data.drawing import to_rgb
 from beit.data.sources import ImageSource
+from beit.data.values import ValueRange
 from beit.evaluation.multilabel import LabelAnswers, LabelScores, score_labels
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
@@ -51,12 +53,14 @@ def answer_images(
     source: ImageSource,
     view: EvaluationView,
     device: torch.device,
+    value_range: ValueRange | None = None,
 ) -> ImageAnswers:
     """One pass over images with their labels."""
     rows: list[Tensor] = []
     targets: list[Tensor] = []
     keys: list[str] = []
-    for batch in batches(LabelledBatch, source, view, model.backbone.config.channels):
+    channels = model.backbone.config.channels
+    for batch in batches(LabelledBatch, source, view, channels, value_range):
         rows.append(model(batch.images.to(device)).float().cpu())
         targets.append(batch.targets)
         keys += batch.keys
@@ -64,11 +68,15 @@ def answer_images(
 
 
 def multi_label_sections(
-    found: ImageAnswers, source: ImageSource, view: EvaluationView, channels: int, available: int
+    found: ImageAnswers,
+    source: ImageSource,
+    view: EvaluationView,
+    config: FinetuneRunConfig,
+    available: int,
 ) -> list[Section]:
     """Each label with its scores, and the images answered most surely wrong and right."""
     scores = score_labels(found.answers, found.reads.thresholds)
-    parts = [_surest(found, source, view, channels, right=right) for right in (False, True)]
+    parts = [_surest(found, source, view, config, right=right) for right in (False, True)]
     lead = (
         "Each bar is a probability of its own, and the line in it is the threshold from which the "
         "label counts; in bold the labels that the image has."
@@ -131,7 +139,12 @@ def bars(
 
 
 def _surest(
-    found: ImageAnswers, source: ImageSource, view: EvaluationView, channels: int, *, right: bool
+    found: ImageAnswers,
+    source: ImageSource,
+    view: EvaluationView,
+    config: FinetuneRunConfig,
+    *,
+    right: bool,
 ) -> Markup:
     title = "Sure and right" if right else "Sure and wrong"
     words = (
@@ -145,7 +158,7 @@ def _surest(
     chosen = [index for index in order if bool(wrong[index] < 0) == right][:SHOWN]
     if not chosen:
         return join([*head, note(f"None of {count(len(found.keys), 'image')}.")])
-    return join([*head, block("gallery", _shown(found, chosen, source, view, channels))])
+    return join([*head, block("gallery", _shown(found, chosen, source, view, config))])
 
 
 def _shown(
@@ -153,10 +166,10 @@ def _shown(
     indices: Sequence[int],
     source: ImageSource,
     view: EvaluationView,
-    channels: int,
+    config: FinetuneRunConfig,
 ) -> list[Markup]:
     wanted = named(source, [found.keys[index] for index in indices])
-    read = batches(LabelledBatch, wanted, view, channels)
+    read = batches(LabelledBatch, wanted, view, config.model.channels, config.loader.value_range)
     images = [image for batch in read for image in batch.images]
     cells = []
     for index, image in zip(indices, images, strict=True):

@@ -178,7 +178,9 @@ def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
     published = trained(run, BareBackbone)
     source = evenly(_images(config), WITH_ATTENTION)
     view = central_masks(config, None)
-    batch = next(iter(batches(MaskedBatch, source, view, config.model.channels)))
+    batch = next(
+        iter(batches(MaskedBatch, source, view, config.model.channels, config.loader.value_range))
+    )
     return attention_section(published.model.backbone, batch.images.to(published.device))
 
 
@@ -212,7 +214,9 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     source = evenly(source, affordable(model, positions, device, MOST_PICTURES))
     view = central_masks(config, tokenizer)
     guesses: list[Guess] = []
-    for batch in batches(MaskedBatch, source, view, config.model.channels):
+    for batch in batches(
+        MaskedBatch, source, view, config.model.channels, config.loader.value_range
+    ):
         moved = batch._replace(
             images=batch.images.to(device),
             token_images=batch.token_images.to(device),

@@ -160,7 +160,8 @@ def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokeniz
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
     source = evenly(open_source(config.data, config.label_file), amount)
     paintings: list[Painting] = []
-    for batch in batches(ImageBatch, source, CentreView(tokenizer.size, 1.0), channels):
+    view, value_range = CentreView(tokenizer.size, 1.0), config.loader.value_range
+    for batch in batches(ImageBatch, source, view, channels, value_range):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))
     return tokenizer, paintings
 

@@ -106,7 +106,7 @@ def evaluate_classifier(
             remedy="fine-tune on such labels with `beit finetune`; or say with --labels FILE which "
             "answers count as right for each image",
         )
-    check_readable(source, channels)
+    check_readable(source, channels, artifact.details.value_range)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
     logits = flip_averaged(logits) if config.flip else logits
@@ -116,7 +116,7 @@ def evaluate_classifier(
         view,
         channels=channels,
         batch=config.batch or BATCH,
-        config=config.loader,
+        config=config.loader(artifact.details.value_range),
     )
     told = Told()
     scores = score_classifier(

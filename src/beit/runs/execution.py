@@ -14,6 +14,7 @@ from torch import nn
 from beit.artifact.store import Details, save_artifact
 from beit.config import LabelFileConfig, RunConfig
 from beit.config.tree import override, to_json
+from beit.data.depth import narrow_note
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.errors import ConfigError
@@ -98,10 +99,10 @@ def resolve(
     return config
 
 
-def open_pictures(data: str, channels: int, label_file: LabelFileConfig) -> ImageSource:
+def open_pictures(config: RunConfig, channels: int, label_file: LabelFileConfig) -> ImageSource:
     """The run's pictures, of which at least some can be read."""
-    source = open_source(data, label_file)
-    check_readable(source, channels)
+    source = open_source(config.data, label_file)
+    check_readable(source, channels, config.loader.value_range)
     return source
 
 
@@ -135,6 +136,13 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
+def _narrow(task: Task, config: RunConfig) -> Iterator[str]:
+    """That grey levels are lost, where nothing says which range the values have."""
+    note = "" if config.loader.value_range else narrow_note(task.source)
+    if note:
+        yield note
+
+
 def _open(folder: RunFolder, config: RunConfig, listing: Listing, manner: Manner) -> None:
     if manner.resume:
         folder.check_resumable(config)
@@ -157,7 +165,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
     begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
-    notes = (*task.notes, *_told_of_shared(task.shared, folder))
+    notes = (*task.notes, *_narrow(task, config), *_told_of_shared(task.shared, folder))
     origin: dict[str, object] = {
         "recipe": config.recipe,
         "steps": training.steps,
@@ -175,8 +183,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
         place = folder.model if best or not chosen else folder.last
-        details = task.decided(task.details, model)
-        details = replace(details, trained={**origin, "metrics": dict(metrics)})
+        details = replace(
+            task.decided(task.details, model),
+            value_range=config.loader.value_range,
+            trained={**origin, "metrics": dict(metrics)},
+        )
         save_artifact(place, task.objective.publish(model), details)
 
     try:

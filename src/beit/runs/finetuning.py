@@ -75,7 +75,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
         multi_label=config.multi_label,
     )
     for part in (splits.train, splits.validation):
-        check_readable(part, built.channels)
+        check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Classifier(built, len(classes), config.head)

@@ -44,7 +44,11 @@ def starting_from(config: Config, init: str, opened: Opened | None = None) -> Co
 
     All else stays the recipe's: drop path, augmentation, masks, heads and what they read.
     """
-    backbone = _backbone((opened or Opened()).look(init), init)
+    artifact = (opened or Opened()).look(init)
+    backbone = _backbone(artifact, init)
+    if artifact.details.value_range:  # what the backbone has seen is what it goes on with
+        loader = replace(config.loader, value_range=artifact.details.value_range)
+        config = replace(config, loader=loader)
     if isinstance(config, FinetuneRunConfig):
         return replace(config, init=init, model=finetune_recipes.for_classifying(backbone, config))
     if isinstance(config, SegmentRunConfig):

@@ -122,7 +122,8 @@ def evaluate_multi_label(
     channels, reads = classifier.backbone.config.channels, answering(artifact.details)
     view, device = view_of(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
-    check_readable(source, channels)
+    value_range = artifact.details.value_range
+    check_readable(source, channels, value_range)
     labels = _labels(source, reads.classes, config.classified.labels)
     if not labels.any():
         raise DataError(
@@ -133,7 +134,11 @@ def evaluate_multi_label(
     logits = flip_averaged_labels(logits) if config.flip else logits
     told = Told()
     read = evaluate_batches(
-        source, view, channels=channels, batch=config.batch or BATCH, config=config.loader
+        source,
+        view,
+        channels=channels,
+        batch=config.batch or BATCH,
+        config=config.loader(value_range),
     )
     answers = answer_labels(logits, _with_labels(source, labels, read, told), device)
     scores = score_labels(answers, reads.thresholds)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from beit.artifact.load import open_tokenizer
+from beit.artifact.load import open_tokenizer, value_range_of
 from beit.artifact.store import Details, find_artifact
 from beit.chance import seed_everything
 from beit.config import (
@@ -67,6 +67,7 @@ def pretrain(
     """
     opened = opened or Opened()
     config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
+    config = _as_its_tokenizer_reads(config)
     _images(config)  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
     config = with_tokenizer(config, manner)
@@ -74,9 +75,25 @@ def pretrain(
     return carry_out(config, prepare(config, processes, opened), processes, manner)
 
 
+def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config with the value range that the tokenizer has seen, unless one is given.
+
+    Errors: ConfigError for another one: tokens of differently scaled values mean something else.
+    """
+    seen, given = value_range_of(config.tokenizer), config.loader.value_range
+    if seen is None or seen == given:
+        return config
+    if given is not None:
+        raise ConfigError(
+            f"value_range is {given}, and the tokenizer has seen values of {seen}",
+            remedy="leave --value-range out, or train a tokenizer with this one",
+        )
+    return replace(config, loader=replace(config.loader, value_range=seen))
+
+
 def _images(config: PretrainRunConfig) -> ImageSource:
     options = options_for(config.data, config.label_file, other=config.labelled)
-    return open_pictures(config.data, config.model.channels, options)
+    return open_pictures(config, config.model.channels, options)
 
 
 def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:

@@ -83,7 +83,9 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
     crop = opened.details.crop if config.crop is None else config.crop
-    measuring = _Measuring(model, sources, crop, device, config)
+    value_range = config.loader.value_range or opened.details.value_range
+    loader = replace(config.loader, value_range=value_range)
+    measuring = _Measuring(model, sources, crop, device, replace(config, loader=loader))
     with _writable(out):
         make_folder(out)
     measured = measuring.run()
@@ -124,7 +126,7 @@ class _Measuring:
         self.classes = len(sources["train"].classes)
         self.multi_label = is_multi_label(sources["train"])
         for source in sources.values():
-            check_readable(source, built.channels)
+            check_readable(source, built.channels, config.loader.value_range)
         self.passes = {
             part: Passes(
                 LabelledBatch,

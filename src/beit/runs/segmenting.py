@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
 from beit.data.overlap import shared_pictures
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentedSplits, open_segmented
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
@@ -25,6 +26,12 @@ from beit.runs.execution import Run, Task, carry_out, manner_of, resolve
 from beit.runs.initial import Opened, take_over
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
+
+
+def _noted(splits: SegmentedSplits) -> tuple[str, ...]:
+    """The account of the data, as notes of the run."""
+    lines = splits.account.lines() if splits.account else ()
+    return tuple(line.strip().removeprefix("note: ") for line in lines)
 
 
 class _Validation:
@@ -93,22 +100,37 @@ def segment(
     opened = opened or Opened()
     config = resolve("segment", recipe, SegmentRunConfig, options, opened)
     processes = start_processes(config.training)
-    task = prepare(config, processes, opened)
-    return carry_out(config, task, processes, manner_of(config, resume, quiet, report))
+    splits = _opened(config, processes)
+    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
+    return carry_out(
+        config,
+        _prepared(config, splits, processes, opened),
+        processes,
+        manner_of(config, resume, quiet, report),
+    )
+
+
+def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:
+    _check_portions(config, processes)
+    return open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
 
 
 def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
     """The segmenter and all that its training needs."""
+    return _prepared(config, _opened(config, processes), processes, opened or Opened())
+
+
+def _prepared(
+    config: SegmentRunConfig, splits: SegmentedSplits, processes: Processes, opened: Opened
+) -> Task:
     built = config.model
-    _check_portions(config, processes)
-    splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
-    for part in splits:
-        check_readable(part, built.channels)
+    for part in (splits.train, splits.validation):
+        check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)
     details = Details(classes=classes, inference=config.inference)
-    start = take_over(model, details, config.init, opened or Opened())
+    start = take_over(model, details, config.init, opened)
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
@@ -125,5 +147,6 @@ def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | Non
         ),
         details=details,
         start=start,
+        notes=_noted(splits),
         shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )

@@ -46,7 +46,7 @@ class Readable(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
-def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]:
+def _read(paths: Sequence[str], predictor: Predictor, batch: int) -> Iterator[Readable]:
     """All pictures below the paths, `batch` at a time."""
     if not paths:
         raise ConfigError("no pictures were given", remedy="name files or folders")
@@ -57,7 +57,11 @@ def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]
         for index in range(len(source)):
             name = str(root / source.key(index)) if root.is_dir() else path
             try:
-                pixels = decode(source.read(index).data, channels=channels)
+                pixels = decode(
+                    source.read(index).data,
+                    channels=predictor.channels,
+                    value_range=predictor.value_range,
+                )
             except UnreadableError as error:
                 chunk.unreadable.append((name, error.reason))
                 continue
@@ -75,7 +79,7 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """The classes of every picture below the paths; `top` as in `Predictor.predict`."""
     predictor = load(artifact, device=device)
-    for chunk in _read(paths, predictor.channels, batch):
+    for chunk in _read(paths, predictor, batch):
         for name, reason in chunk.unreadable:
             yield Prediction(name, [], reason)
         if chunk.paths:
@@ -165,7 +169,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
     unreadable: list[tuple[str, str]] = []
     for path in paths:
         root = Path(path) if Path(path).is_dir() else Path(path).parent
-        for chunk in _read([path], predictor.channels, 1):
+        for chunk in _read([path], predictor, 1):
             unreadable += chunk.unreadable
             for name, pixels in zip(chunk.paths, chunk.pixels, strict=True):
                 place = Path(name).relative_to(root).with_suffix(".png")
@@ -208,7 +212,7 @@ def embed_files(
     keys: list[str] = []
     rows: list[np.ndarray] = []
     unreadable: list[tuple[str, str]] = []
-    for chunk in _read(paths, predictor.channels, batch):
+    for chunk in _read(paths, predictor, batch):
         unreadable += chunk.unreadable
         if chunk.paths:
             keys += chunk.paths

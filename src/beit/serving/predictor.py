@@ -22,6 +22,7 @@ from beit.artifact.store import Artifact, save_artifact
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
+from beit.data.values import ValueRange
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor
@@ -81,6 +82,11 @@ class Predictor:
         if isinstance(self.model, VisualTokenizer):
             return self.model.config.channels
         return self._backbone.channels
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The values that become black and white in images of more than 8 bits."""
+        return self.artifact.details.value_range
 
     def optimized(
         self,
@@ -155,7 +161,7 @@ class Predictor:
 
         Paths and bytes are decoded, PIL pictures converted; arrays are uint8 [H, W, C] or [H, W].
         """
-        pixels = to_pixels(picture, self.channels)
+        pixels = to_pixels(picture, self.channels, self.value_range)
         return central_view(pixels, self.size, self.artifact.details.crop)
 
     def _batch(self, pictures: Iterable[Picture]) -> Tensor:
@@ -192,7 +198,9 @@ class Predictor:
                 f"a {self.artifact.kind} model does not segment",
                 remedy="train one with `beit segment --init`",
             )
-        pixels = torch.from_numpy(to_pixels(picture, self.channels)).permute(2, 0, 1)
+        pixels = torch.from_numpy(to_pixels(picture, self.channels, self.value_range)).permute(
+            2, 0, 1
+        )
         return label_map(self.model, pixels, self.artifact.details.inference).cpu().numpy()
 
     @torch.no_grad()
@@ -215,15 +223,15 @@ class Predictor:
         return self.model.encode(self._batch(pictures)).cpu()
 
 
-def to_pixels(picture: Picture, channels: int) -> np.ndarray:
+def to_pixels(picture: Picture, channels: int, value_range: ValueRange | None = None) -> np.ndarray:
     """Any form of a picture as uint8 [H, W, C]."""
     if isinstance(picture, str | Path):
         path = Path(picture)
         if not path.is_file():
             raise DataError(f"there is no file {path}", remedy="give the path of a picture")
-        return decode(path.read_bytes(), channels=channels)
+        return decode(path.read_bytes(), channels=channels, value_range=value_range)
     if isinstance(picture, bytes):
-        return decode(picture, channels=channels)
+        return decode(picture, channels=channels, value_range=value_range)
     if isinstance(picture, Image.Image):
         # Through the one decoder, so that every mode is read as a file of that mode would be.
         picture = ImageOps.exif_transpose(picture)
@@ -231,7 +239,7 @@ def to_pixels(picture: Picture, channels: int) -> np.ndarray:
             picture = picture.convert("RGBA")
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG" if picture.mode in PNG_MODES else "TIFF")
-        return decode(buffer.getvalue(), channels=channels)
+        return decode(buffer.getvalue(), channels=channels, value_range=value_range)
     pixels = picture[..., None] if picture.ndim == 2 else picture
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, channels):
         raise DataError(

@@ -122,7 +122,14 @@ def export(
     what = choose_answer(source, answer)
     shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
     pictures = (
-        from_data(data, shape.channels, samples, _one_of(source), label_file)
+        from_data(
+            data,
+            shape.channels,
+            samples,
+            _one_of(source),
+            label_file,
+            source.details.value_range,
+        )
         if data
         else built_in(shape.channels)
     )
@@ -216,6 +223,7 @@ def describe(
         "multiple_of": shape.unit,
         "largest": LARGEST * shape.unit if shape.dynamic else 0,
         "dynamic": shape.dynamic,
+        "value_range": details.value_range or "",
         "crop": details.crop,
         "interpolation": "bicubic, antialiased",
         "tokenizer": model.digest() if isinstance(model, VisualTokenizer) else details.tokenizer,

@@ -11,7 +11,7 @@ from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly, open_source
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import DataError
 
 BUILT_IN = 32
@@ -51,6 +51,7 @@ def from_data(
     limit: int,
     classes: tuple[str, ...],
     label_file: LabelFileConfig = BY_HEADINGS,
+    value_range: ValueRange | None = None,
 ) -> Samples:
     """Up to `limit` pictures, evenly spread over a source of any kind; with their labels, if it has
     any and they are all among `classes`. Raises DataError for unreadable ones."""
@@ -61,7 +62,7 @@ def from_data(
     for index in range(len(source)):
         try:
             record = source.read(index)
-            pictures.append(decode(record.data, channels=channels))
+            pictures.append(decode(record.data, channels=channels, value_range=value_range))
             if labelled and isinstance(record.target, int):
                 targets.append(known[source.classes[record.target]])
         except UnreadableError as error:
