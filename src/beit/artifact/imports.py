@@ -135,6 +135,7 @@ PLAIN_TYPES = (
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object",
     "range", "slice", "str", "tuple",
 )  # fmt: skip
+OLD_TYPES = (*PLAIN_TYPES, "long", "unicode", "xrange")  # Python 2, whose names pickles keep
 STANDARD = (
     "_codecs.encode", "argparse.Namespace", "collections.Counter", "collections.deque",
     "copy_reg._reconstructor", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
@@ -191,7 +192,7 @@ IMPORTS: dict[str, Maker] = {
     "torch.ShortStorage": torch.int16,
     **{path: _placeholder(path) for path in (*STANDARD, *NUMPY, *PYTORCH)},
     **{f"builtins.{name}": _placeholder(f"builtins.{name}") for name in PLAIN_TYPES},
-    **{f"__builtin__.{name}": _placeholder(f"builtins.{name}") for name in PLAIN_TYPES},
+    **{f"__builtin__.{name}": _placeholder(f"builtins.{name}") for name in OLD_TYPES},
 }
 """For each name what makes its stand-in from the pickled arguments; for storages, their type."""
 
