@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from beit.artifact.foreign import CONFIG, PREPROCESSOR
 from beit.artifact.names import (
     CLASSIFIER,
     MASKED,
@@ -21,8 +22,8 @@ from beit.artifact.names import (
     to_published,
     to_transformers,
 )
-from beit.artifact.source import CONFIG, PREPROCESSOR, TRANSFORMERS_TAP
 from beit.artifact.store import WEIGHTS, Artifact
+from beit.artifact.transformers_config import TAP
 from beit.config import UperNetConfig, VisionTransformerConfig
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
@@ -174,7 +175,7 @@ def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
         "num_attention_heads": backbone.heads,
         "intermediate_size": backbone.hidden,
         "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,
+        "layer_norm_eps": backbone.norm_epsilon,
         "layer_scale_init_value": backbone.layer_scale or 0,
         "use_mask_token": backbone.mask_token,
         "use_absolute_position_embeddings": backbone.absolute_position,
@@ -191,7 +192,7 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             "transformers only has segmenters with a UperNet head as wide as the backbone",
             remedy="use --to unilm or beit",
         )
-    if max(model.taps) + TRANSFORMERS_TAP > model.backbone.config.depth:
+    if max(model.taps) + TAP > model.backbone.config.depth:
         raise ConfigError(
             f"the head reads block {max(model.taps)} of {model.backbone.config.depth}, which "
             "transformers cannot: its BeitForSemanticSegmentation reads the output of block i - 2 "
@@ -199,7 +200,7 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             remedy="use --to unilm or beit",
         )
     return {
-        "out_indices": [tap + TRANSFORMERS_TAP for tap in model.taps],
+        "out_indices": [tap + TAP for tap in model.taps],
         "pool_scales": list(head.pools),
         "use_auxiliary_head": head.auxiliary,
         "auxiliary_channels": head.auxiliary_channels,
