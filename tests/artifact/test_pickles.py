@@ -170,9 +170,7 @@ def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(contents.tensors[name], value)
     assert contents.metadata["epoch"] == 7
-    assert {"whole scheduler", "args", "settings", "best", "when"} <= set(
-        contents.left_out
-    )
+    assert {"whole scheduler", "args", "settings", "best", "when"} <= set(contents.left_out)
 
 
 @pytest.mark.parametrize("kind", ["torch zip", "torch legacy"])

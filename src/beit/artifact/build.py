@@ -78,9 +78,8 @@ def _backbone(tensors: Tensors, stated: Stated) -> Built:
         named = MASKED
     if not {"norm.weight", "fc_norm.weight"} & tensors.keys():
         notes += ("it has no last norm; one with gain 1 stands in its place",)
-        tensors = tensors | {
-            f"norm.{name}": value for name, value in model.norm.state_dict().items()
-        }
+        own = model.norm.state_dict()
+        tensors = tensors | {f"norm.{name}": value for name, value in own.items()}
     return _loaded(model, tensors, named, notes)
 
 

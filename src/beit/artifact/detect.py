@@ -1,6 +1,6 @@
 """What a file of weights is: whose names it has, what it is for, and what its files say of it.
 
-From `Foreign`, as it was read, to `Detected`: tensors under published names with all that is stated.
+From `Foreign`, as it was read, to `Detected`: tensors under published names, with what is stated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from beit.artifact.keymap import Published, to_published_names, without_head
 from beit.artifact.locate import Located, locate
 from beit.artifact.names import Family, Tensors, any_starts, from_dalle
 from beit.artifact.published import is_published_hub, recognise_name
-from beit.artifact.timm_config import state_timm
+from beit.artifact.timm_config import check_architecture, state_timm
 from beit.artifact.transformers_config import as_read, check_model_type, state_transformers
 from beit.errors import CheckpointError
 
@@ -53,8 +53,11 @@ def detect(foreign: Foreign, overrides: Stated) -> Detected:
 
     Raises CheckpointError for other architectures, and for what BEiT has no place for.
     """
-    if foreign.config and "model_type" in foreign.config:
-        check_model_type(Entries(foreign.place / CONFIG, foreign.config))
+    config = Entries(foreign.place / CONFIG, foreign.config)
+    if "model_type" in foreign.config:
+        check_model_type(config)
+    elif foreign.config:
+        check_architecture(config)
     tensors, widened = _widened(foreign.tensors)
     located = locate(tensors)
     if located is None or _is_stranger(located):
@@ -172,9 +175,8 @@ def _classifying(published: Published, stated: Stated) -> Published:
 
 
 def _patch(tensors: Tensors) -> int:
-    embedding = tensors.get(
-        "patch_embed.proj.weight", tensors.get("backbone.patch_embed.proj.weight")
-    )
+    name = "patch_embed.proj.weight"
+    embedding = tensors.get(name, tensors.get(f"backbone.{name}"))
     return int(embedding.shape[-1]) if embedding is not None and embedding.ndim == 4 else 1
 
 

@@ -25,13 +25,15 @@ from beit.artifact.names import (
 from beit.artifact.store import WEIGHTS, Artifact
 from beit.artifact.transformers_config import TAP
 from beit.config import UperNetConfig, VisionTransformerConfig
+from beit.config.tokenizer import Interpolation
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
+from beit.models.layers import NORM_EPSILON
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 
-PILLOW_BICUBIC = 3
+PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
@@ -54,6 +56,16 @@ def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> 
         (folder / name).write_text(json.dumps(content, indent=1))
 
 
+def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
+    """Raises ConfigError for norms that a reader, which knows of BEiT's only, would change much."""
+    if backbone.norm_epsilon > 10 * NORM_EPSILON:
+        raise ConfigError(
+            f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
+            f"{NORM_EPSILON}",
+            remedy="use --to hf or beit",
+        )
+
+
 # -- timm ----------------------------------------------------------------------------------------
 
 
@@ -67,6 +79,7 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
         raise ConfigError(
             f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
         )
+    check_epsilon(model.backbone.config, "timm")
     tensors = to_published(model.state_dict(), family_and_names(model)[1])
     if isinstance(model, MaskedImageModel):
         dropped = [
@@ -102,7 +115,8 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
             "mean": list(backbone.mean),
             "std": list(backbone.std),
             "crop_pct": artifact.details.crop,
-            "interpolation": "bicubic",
+            "crop_mode": "center" if artifact.details.resize == "cover" else "squash",
+            "interpolation": artifact.details.interpolation,
             "fixed_input_size": True,
             "num_classes": outputs,
             "first_conv": "patch_embed.proj",
@@ -127,6 +141,7 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
             f"transformers has no model for a {type(model).__name__}", remedy="use --to beit"
         )
     backbone = model.backbone.config
+    _check_square(backbone)
     family, pairs = family_and_names(model)
     tensors, notes = to_published(model.state_dict(), pairs), []
     second = [name for name in tensors if name.startswith("cls_pt_")]
@@ -155,12 +170,26 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         config |= {"use_mean_pooling": model.pooling == "mean"}
     if isinstance(model, Segmenter):
         config |= _segmentation_config(model)
+    if artifact.details.multi_label:
+        config |= {"problem_type": "multi_label_classification"}
     _write(
         place,
         to_transformers(tensors, family),
         {CONFIG: config, PREPROCESSOR: _preprocessor(artifact, backbone)},
     )
     return notes
+
+
+def _check_square(backbone: VisionTransformerConfig) -> None:
+    """transformers takes the positions of other grids for those of another shape, and resizes them
+    on every forward pass, which no table can make up for: see `transformers_config.as_read`."""
+    placed = backbone.absolute_position or backbone.relative_position != "none"
+    if placed and backbone.grid[0] != backbone.grid[1]:
+        raise ConfigError(
+            f"transformers computes wrong positions for images of {backbone.size[0]} x "
+            f"{backbone.size[1]} pixels, which are not square",
+            remedy="use --to timm, unilm or beit",
+        )
 
 
 def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
@@ -210,22 +239,27 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
 
 
 def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict[str, Any]:
-    """The image processor: resize by the shorter side, and the centre crop."""
-    height, width = backbone.size
-    crop = artifact.details.crop
+    """The image processor: that of BEiT stretches images, that of CLIP keeps their proportions."""
+    (height, width), said = backbone.size, artifact.details
+    whole = int(height / said.crop), int(width / said.crop)
+    size: dict[str, int] = {"height": whole[0], "width": whole[1]}
+    keeps = said.resize == "cover" and artifact.kind != "segmenter"
+    if keeps:
+        size = {"shortest_edge": whole[0]}
     return {
-        "image_processor_type": "BeitImageProcessor",
+        "image_processor_type": "CLIPImageProcessor" if keeps else "BeitImageProcessor",
         "do_resize": True,
-        "size": {"height": round(height / crop), "width": round(width / crop)},
-        "do_center_crop": crop < 1,
+        "size": size,
+        "do_center_crop": keeps or said.crop < 1,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(backbone.mean),
         "image_std": list(backbone.std),
-        "resample": PILLOW_BICUBIC,
-        "do_reduce_labels": False,
+        "resample": PILLOW[said.interpolation],
+        "do_convert_rgb": backbone.channels == 3,
+        **({} if keeps else {"do_reduce_labels": False}),
     }
 
 

@@ -1,7 +1,7 @@
 """Read weights that are not ours, with the configuration that lies beside them.
 
-What a library calls its weights: one file or numbered shards, of a variant (`model.fp16.safetensors`)
-or of none, with an index of the shards or without.
+Weights lie in one file or in numbered shards, of a variant (`model.fp16.safetensors`) or of none,
+with an index of the shards or without.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ INDEX = re.compile(rf"(model\.safetensors|pytorch_model\.bin)\.index{VARIANT}\.j
 SHARD = re.compile(
     r"(?P<front>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<back>(\.[\w-]+)?\.(safetensors|bin))"
 )
+NUMBERS = re.compile(r"-\d{5}-of-\d{5}")
 AGAIN = "get it again"
 
 
@@ -133,29 +134,36 @@ def _find_weights(folder: Path) -> list[Path]:
             return [folder / name]
         if (folder / f"{name}.index.json").is_file():
             return _indexed(folder / f"{name}.index.json")
-    here = sorted(folder.iterdir(), key=lambda file: (file.suffix == ".bin", file.name))
-    variants: dict[str, list[Path]] = {}
-    for file in here:
-        found = WHOLE.fullmatch(file.name) or INDEX.fullmatch(file.name)
-        if found and found["variant"]:
-            variants.setdefault(found["variant"], []).append(file)
-    if len(variants) > 1:
+    sets: dict[str, Path] = {}
+    for file in sorted(folder.iterdir(), key=lambda each: (each.suffix == ".bin", each.name)):
+        variant = _variant(file.name)
+        if variant is not None:
+            sets.setdefault(variant, file)
+    return _only_set(folder, sets)
+
+
+def _variant(name: str) -> str | None:
+    """The variant that a file of weights, a shard or an index belongs to; None for other files."""
+    found = WHOLE.fullmatch(NUMBERS.sub("", name)) or INDEX.fullmatch(name)
+    return (found["variant"] or "") if found else None
+
+
+def _only_set(folder: Path, sets: dict[str, Path]) -> list[Path]:
+    """The files of the one variant that there is, by its index, its first shard or alone."""
+    if not sets:
         raise CheckpointError(
-            f"{folder} holds its weights as {' and as '.join(variants)}",
-            remedy="give one of the files: "
-            + ", ".join(file.name for files in variants.values() for file in files),
+            f"{folder} has a {CONFIG}, but no {' or '.join(WEIGHTS)}",
+            remedy="get the weights too, or give the weight file",
         )
-    if variants:
-        (files,) = variants.values()
-        first = files[0]
-        return _indexed(first) if first.suffix == ".json" else [first]
-    shards = [file for file in here if SHARD.fullmatch(file.name)]
-    if shards:
-        return _all_shards(shards[0])
-    raise CheckpointError(
-        f"{folder} has a {CONFIG}, but no {' or '.join(WEIGHTS)}",
-        remedy="get the weights too, or give the weight file",
-    )
+    if len(sets) > 1:
+        raise CheckpointError(
+            f"{folder} holds its weights in several variants: {', '.join(sets)}",
+            remedy=f"give one of the files: {', '.join(file.name for file in sets.values())}",
+        )
+    (file,) = sets.values()
+    if file.suffix == ".json":
+        return _indexed(file)
+    return _all_shards(file) if SHARD.fullmatch(file.name) else [file]
 
 
 def _indexed(index: Path) -> list[Path]:

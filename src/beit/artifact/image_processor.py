@@ -96,11 +96,10 @@ def _whole(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, t
             edge = entries.integer("shortest_edge") or 0
             if not crops or size[0] != size[1]:
                 said.refuse(
-                    f"resizes the shorter side to {edge} pixels, and leaves images that are not "
-                    "square as they are"
-                    if not crops
-                    else f"resizes the shorter side for images of {size[0]} x {size[1]}",
-                    "images come to the model at one size: crop them, or resize to height and width",
+                    f"resizes the shorter side to {edge} pixels for a model of {size[0]} x "
+                    f"{size[1]}" + ("" if crops else ", and does not crop"),
+                    "images come to the model at one size: crop them to a square, or resize to "
+                    "height and width",
                 )
             return "cover", (edge, edge)
         if given != {"height", "width"}:
@@ -133,13 +132,15 @@ def _sides(said: Entries, name: str) -> tuple[int, int] | None:
 
 def _crop_fraction(said: Entries, size: tuple[int, int], whole: tuple[int, int]) -> float:
     """The fraction that the centre crop keeps, from which `central_view` finds `whole` again."""
-    for crop in (size[0] / whole[0], size[0] / (whole[0] + 0.5)):
-        if crop <= 1 and tuple(int(side / crop) for side in size) == whole:
-            return crop
-    said.refuse(
-        f"resizes to {whole[0]} x {whole[1]} pixels for crops of {size[0]} x {size[1]}",
-        "use a crop that keeps the same fraction of both sides, and no more than there is",
-    )
+    fractions = (size[0] / whole[0], size[0] / (whole[0] + 0.5))
+    fitting = [each for each in fractions if each <= 1
+               and tuple(int(side / each) for side in size) == whole]  # fmt: skip
+    if not fitting:
+        said.refuse(
+            f"resizes to {whole[0]} x {whole[1]} pixels for crops of {size[0]} x {size[1]}",
+            "use a crop that keeps the same fraction of both sides, and no more than there is",
+        )
+    return fitting[0]
 
 
 def _interpolation(said: Entries) -> Interpolation:

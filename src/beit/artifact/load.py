@@ -145,7 +145,12 @@ def _imported_once(fetched: Fetched, reference: str, stated: Stated) -> Artifact
 
 def _imported(foreign: Foreign, origin: str, stated: Stated) -> Artifact:
     """Read, detected, built: what the road ends with, and all that was noted on it."""
-    detected = detect(foreign, stated)
+    try:
+        detected = detect(foreign, stated)
+    except CheckpointError as error:
+        if str(foreign.place) in error.problem:
+            raise
+        raise CheckpointError(f"{foreign.place}: {error.problem}", remedy=error.remedy) from error
     family, said = detected.family, detected.stated
     try:
         model, assumed = build_model(detected.tensors, family, said)

@@ -13,17 +13,18 @@ INTERPOLATIONS: dict[str, Interpolation] = {
 CROPS: dict[str, Resize] = {"": "cover", "center": "cover", "squash": "stretch"}
 
 
-def state_timm(config: Entries) -> Stated:
-    """`config.json` of timm. Raises CheckpointError for other models than BEiT's."""
+def check_architecture(config: Entries) -> None:
+    """Raises CheckpointError for other models of timm than BEiT's."""
     name = config.text("architecture")
     if not name.startswith("beit"):
         config.refuse(f"is of timm's '{name}'", "give a model of the BEiT family")
+
+
+def state_timm(config: Entries) -> Stated:
+    """`config.json` of timm. Raises CheckpointError for a preparation that is not done here."""
     said = config.table("pretrained_cfg") or config
-    shape, mode, kind = (
-        said.integers("input_size"),
-        said.text("crop_mode"),
-        said.text("interpolation"),
-    )
+    shape = said.integers("input_size")
+    mode, kind = said.text("crop_mode"), said.text("interpolation")
     if mode not in CROPS or kind not in INTERPOLATIONS:
         config.refuse(
             f"prepares images by crop_mode '{mode}' and interpolation '{kind}'",

@@ -72,7 +72,8 @@ def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking
         )
     config = model.backbone.config
     source = evenly(open_source(data), pictures)
-    view = CentreView(config.size, artifact.details.crop)
+    said = artifact.details
+    view = CentreView(config.size, said.crop, said.resize, said.interpolation)
     read = list(read_all(source, view, config.channels))
     keys = tuple(key for batch in read for key in batch.keys)
     named = _labels(source)

@@ -68,8 +68,10 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
-    crop = opened.details.crop if config.crop is None else config.crop
-    measuring = _Measuring(model, sources, crop, device, config)
+    said = opened.details
+    crop = said.crop if config.crop is None else config.crop
+    view = EvaluationView(model.backbone.config.size, crop, said.resize, said.interpolation)
+    measuring = _Measuring(model, sources, view, device, config)
     with _writable(out):
         make_folder(out)
     measured = measuring.run()
@@ -99,7 +101,7 @@ class _Measuring:
         self,
         model: BackboneModel,
         sources: dict[str, ImageSource],
-        crop: float,
+        view: EvaluationView,
         device: torch.device,
         config: ProbeConfig,
     ) -> None:
@@ -112,7 +114,7 @@ class _Measuring:
             part: Passes(
                 LabelledBatch,
                 source,
-                EvaluationView(built.size, crop),
+                view,
                 size=built.size,
                 channels=built.channels,
                 loader=config.loader,
