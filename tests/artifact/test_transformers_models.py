@@ -49,7 +49,7 @@ def trial(number: int) -> Trial:
         "use_absolute_position_embeddings": draw.random() < 0.4,
         "use_relative_position_bias": draw.random() < 0.6,
         "use_shared_relative_position_bias": draw.random() < 0.4,
-        "layer_scale_init_value": draw.choice((0.1, 1e-5, 0)),
+        "layer_scale_init_value": draw.choice((0.1, 1e-5, 0.0)),
         "use_mean_pooling": draw.random() < 0.7,
         "hidden_act": draw.choice(("gelu",) * 8 + ("relu", "gelu_new", "quick_gelu")),
         "layer_norm_eps": draw.choice((1e-12, 1e-6, 1e-5, 1e-3)),
@@ -75,8 +75,6 @@ def lacks(found: Trial) -> str:
     said = found.settings
     if said["hidden_act"] != "gelu":
         return "activation"
-    if said["use_relative_position_bias"] and said["use_shared_relative_position_bias"]:
-        return "for all blocks, and one for each"
     if found.kind == "ForMaskedImageModeling" and not said["use_mean_pooling"]:
         return "ends with a norm"
     if found.kind == "ForSemanticSegmentation" and min(said["out_indices"]) == 1:
@@ -106,8 +104,11 @@ def answers(model, images, mask):
                 return model(images, bool_masked_pos=mask)
             return model(images, output_hidden_states=True)
         except RuntimeError as error:
-            # Absolute positions of a grid that is no square, and images too small for its neck.
-            assert "invalid for input of size" in str(error) or "too small" in str(error)
+            # Absolute positions of a grid that is no square, images too small for its neck, an
+            # auxiliary head without convolutions.
+            known = ("invalid for input of size", "too small", "Given groups=1")
+            if not any(word in str(error) for word in known):
+                raise
             return None
 
 
@@ -154,24 +155,22 @@ def check(tmp_path: Path, found: Trial, family: str = "Beit") -> str:
     if said is None:
         return "transformers fails"
     compare(artifact, found.kind, images, mask, said)
-    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}},
-               tmp_path / "state.pth")  # fmt: skip
-    stated = Stated(size=(height, width), heads=found.settings["num_attention_heads"],
-                    epsilon=found.settings["layer_norm_eps"], pools=artifact_pools(artifact),
-                    taps=artifact_taps(artifact), classes=artifact.details.classes or None)  # fmt: skip
+    wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "state.pth")
+    segments = artifact.kind == "segmenter"
+    stated = Stated(
+        size=(height, width),
+        heads=found.settings["num_attention_heads"],
+        epsilon=found.settings["layer_norm_eps"],
+        pools=artifact.model.config.pools if segments else None,
+        taps=artifact.model.taps if segments else None,
+        classes=artifact.details.classes or None,
+    )
     again = open_artifact(tmp_path / "state.pth", stated=stated)
     assert again.model.state_dict().keys() == artifact.model.state_dict().keys()
     for name, value in artifact.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     return "equal"
-
-
-def artifact_pools(artifact):
-    return artifact.model.config.pools if artifact.kind == "segmenter" else None
-
-
-def artifact_taps(artifact):
-    return artifact.model.taps if artifact.kind == "segmenter" else None
 
 
 @pytest.mark.parametrize("number", range(60))
@@ -241,10 +240,10 @@ def test_a_regression_head_is_not_answered_with_a_class(tmp_path, labels):
 
 
 @pytest.mark.parametrize(
-    ("absolute", "scale", "mean"), [(True, 0.1, 0.5), (True, 0, 0.485), (False, 0.1, 0.5)]
+    ("absolute", "scale", "mean"), [(True, 0.1, 0.5), (True, 0.0, 0.485), (False, 0.1, 0.5)]
 )
 def test_dit_is_told_by_its_architecture(tmp_path, absolute, scale, mean):
-    """Absolute positions with layer scale are DiT's, trained with 0.5; without, the paper's BEiT."""
+    """Absolute positions with layer scale are DiT's, trained with 0.5; without it, BEiT's."""
     place = saved(
         tmp_path, use_absolute_position_embeddings=absolute, layer_scale_init_value=scale,
         use_relative_position_bias=not absolute,

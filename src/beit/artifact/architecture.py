@@ -91,11 +91,6 @@ def backbone_config(tensors: Tensors, stated: Stated, *, imagenet: bool = False)
             remedy="give a file with square patches and all of its blocks",
         )
     shared, own = f"rel_pos_bias.{TABLE}", f"blocks.0.attn.{TABLE}"
-    if shared in tensors and own in tensors:
-        raise CheckpointError(
-            "the file has a relative position bias for all blocks, and one for each besides",
-            remedy="train it with one of them, which is all that BEiT has a place for",
-        )
     table = next((name for name in (shared, own) if name in tensors), None)
     rows, columns = shape_of(tensors, table, 2) if table else (None, 0)
     heads = _heads(columns, width, stated)

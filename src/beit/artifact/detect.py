@@ -15,7 +15,7 @@ from beit.artifact.container import read_contents
 from beit.artifact.entries import Entries
 from beit.artifact.foreign import CONFIG, PREPROCESSOR, Foreign
 from beit.artifact.image_processor import state_processor
-from beit.artifact.keymap import Published, to_published_names, without_head
+from beit.artifact.keymap import Published, summed_bias, to_published_names, without_head
 from beit.artifact.locate import Located, locate
 from beit.artifact.names import Family, Tensors, any_starts, from_dalle
 from beit.artifact.published import is_published_hub, recognise_name
@@ -70,11 +70,11 @@ def detect(foreign: Foreign, overrides: Stated) -> Detected:
     stated, said = _state(foreign, published.family)
     stated = overrides.over(stated)
     published = _classifying(published._replace(notes=()), stated)
-    found = published.tensors
+    found, added = summed_bias(published.tensors)
     if located.naming == "transformers":
         found, reading = as_read(found, _of_patch(stated, found), _patch(found))
         said += reading
-    return Detected(published.family, found, stated, notes + said + published.notes)
+    return Detected(published.family, found, stated, notes + added + said + published.notes)
 
 
 def _widened(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from beit.artifact.locate import BASES, Located
-from beit.artifact.names import Family, Tensors, from_dalle
+from beit.artifact.names import TABLE, Family, Tensors, from_dalle
 from beit.errors import CheckpointError
 
 Rules = tuple[tuple[re.Pattern[str], str], ...]
@@ -122,6 +122,22 @@ def renamed(tensors: Tensors, rules: Rules) -> Tensors:
             name = old.sub(new, name)
         found[name] = value
     return found
+
+
+def summed_bias(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """A relative bias of each block and one for all are added up, as every library does."""
+    fronts = [name.removesuffix(f"rel_pos_bias.{TABLE}") for name in tensors
+              if name in (f"rel_pos_bias.{TABLE}", f"backbone.rel_pos_bias.{TABLE}")]  # fmt: skip
+    own = [name for name in tensors if name.endswith(f".attn.{TABLE}")]
+    if not fronts or not own:
+        return tensors, ()
+    shared = tensors[f"{fronts[0]}rel_pos_bias.{TABLE}"]
+    found = {name: value for name, value in tensors.items()
+             if not name.startswith(f"{fronts[0]}rel_pos_bias.")}  # fmt: skip
+    for name in own:
+        if found[name].shape == shared.shape:
+            found[name] = found[name] + shared
+    return found, ("the relative bias that all blocks share is added to that of each",)
 
 
 def _joined(tensors: Tensors) -> Tensors:
