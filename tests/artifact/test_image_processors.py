@@ -1,9 +1,10 @@
-"""What the image processor of transformers makes of an image is what ours makes, or it is refused."""
+"""What an image processor of transformers makes of an image is made here too, or it is refused."""
 
 from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import beit
 from beit.artifact.convert import convert
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Details, load_artifact, save_artifact
-from beit.errors import CheckpointError
+from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import Classifier
 from beit.serving.predictor import Predictor
 from reference import FINE, disturb
@@ -79,8 +80,9 @@ PROCESSORS = {
         "size": {"height": SIDE + 8, "width": SIDE + 8}, "do_center_crop": True, "crop_size": WHOLE,
     },
     "shorter side and cropped": {
-        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": SIDE + 10},
-        "do_center_crop": True, "crop_size": WHOLE, "resample": 3,
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": SIDE + 8},
+        "do_center_crop": True, "crop_size": WHOLE, "resample": 3, "image_mean": [0.4] * 3,
+        "image_std": [0.3] * 3,
     },
     "of ViT": {"image_processor_type": "ViTImageProcessor", "size": WHOLE, "resample": 2},
     "channels counted": {"size": WHOLE, "image_mean": [0.5], "image_std": [0.25]},
@@ -127,13 +129,16 @@ REFUSED = {
     "padded": ({"size": WHOLE, "do_pad": True, "pad_size": WHOLE}, "do_pad"),
     "crop_pct": ({"size": WHOLE, "crop_pct": 0.9}, "crop_pct"),
     "channels turned": ({"size": WHOLE, "do_flip_channel_order": True}, "do_flip_channel_order"),
-    "two means": ({"size": WHOLE, "image_mean": [0.5] * 2, "image_std": [0.5] * 2}, "for 3 channels"),
-    "no deviation": ({"size": WHOLE, "image_mean": [0.5] * 3, "image_std": [0.0] * 3}, "above 0"),
+    "two means": ({"size": WHOLE, "image_mean": [0.5] * 2, "image_std": [0.5] * 2}, "for 3 chan"),
+    "no deviation": ({"size": WHOLE, "image_mean": [0.5] * 3, "image_std": [0.0] * 3}, "image_std"),
     "factor of none": ({"size": WHOLE, "rescale_factor": 0.0}, "rescale_factor"),
     "text for a number": ({"size": WHOLE, "resample": "bicubic"}, "resample"),
     "text for a flag": ({"size": WHOLE, "do_normalize": "no"}, "do_normalize"),
     "text for a size": ({"size": "large"}, "size"),
-    "list of texts": ({"size": WHOLE, "image_mean": ["a"] * 3, "image_std": [1.0] * 3}, "image_mean"),
+    "list of texts": ({"size": WHOLE, "image_mean": ["a"], "image_std": [1.0]}, "image_mean"),
+    "CLIP's own mean": (
+        {"image_processor_type": "CLIPImageProcessor", "size": WHOLE}, "does not say image_mean",
+    ),
 }  # fmt: skip
 
 
@@ -184,16 +189,11 @@ def test_what_is_written_for_transformers_prepares_as_ours(folder, tmp_path, res
 
 
 def test_a_grid_that_is_not_square_is_not_written_for_transformers(tmp_path):
-    from dataclasses import replace
-
-    from beit.errors import ConfigError
-
     for backbone in (
         replace(FINE, size=(64, 32)),
         replace(FINE, size=(64, 32), relative_position="none", absolute_position=True),
     ):
-        ours = save_artifact(
-            tmp_path / "ours", Classifier(backbone, 3), Details(classes=("a", "b", "c"))
-        )
+        details = Details(classes=("a", "b", "c"))
+        ours = save_artifact(tmp_path / "ours", Classifier(backbone, 3), details)
         with pytest.raises(ConfigError, match="wrong positions"):
             convert(ours, tmp_path / "hf", to="hf")

@@ -22,6 +22,7 @@ SILENT = {
 }  # fmt: skip
 """Entries that are read here, or change nothing."""
 SHORT_EDGE = ("CLIP", "Bit")  # processors for which one number is the shorter side
+HALVES = ("Beit", "ViT")  # processors whose own mean and deviation are 0.5
 BILINEAR = ("ViT", "Segformer", "LayoutLMv", "Donut")  # the rest resizes bicubically unless told
 TRAINED = "train, and save the processor, with a size the model has"
 
@@ -43,6 +44,11 @@ def state_processor(said: Entries, size: tuple[int, int], channels: int, *, fixe
     return _view(said, size).over(statistics) if fixed else statistics
 
 
+def _kind(said: Entries) -> str:
+    """The name of the processor's class; that of BEiT where none is named."""
+    return said.text("image_processor_type") or said.text("feature_extractor_type") or "BeitImage"
+
+
 def _statistics(said: Entries, channels: int) -> Stated:
     """Our (p / 255 - mean) / std for its (p * factor - mean) / std, whatever is left out of it."""
     rescales, normalises = said.flag("do_rescale", True), said.flag("do_normalize", True)
@@ -54,7 +60,9 @@ def _statistics(said: Entries, channels: int) -> Stated:
     if not normalises:
         mean, std = (0.0,) * channels, (1.0,) * channels
     if mean is None or std is None:
-        return Stated()
+        if not _kind(said).startswith(HALVES):
+            said.refuse("does not say image_mean and image_std", "say both")
+        mean, std = mean or (0.5,), std or (0.5,)
     mean, std = (each * channels if len(each) == 1 else each for each in (mean, std))
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         said.refuse(
@@ -107,8 +115,7 @@ def _whole(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, t
     sides = _sides(said, "size")
     if sides is None:
         return "stretch", size
-    kind = said.text("image_processor_type") or said.text("feature_extractor_type")
-    short = not isinstance(table, dict) and kind.startswith(SHORT_EDGE)
+    short = _kind(said).startswith(SHORT_EDGE)
     if isinstance(table, int) and not said.flag("default_to_square", not short):
         return "cover", sides
     return "stretch", sides
@@ -144,10 +151,9 @@ def _crop_fraction(said: Entries, size: tuple[int, int], whole: tuple[int, int])
 
 
 def _interpolation(said: Entries) -> Interpolation:
-    kind = said.text("image_processor_type") or said.text("feature_extractor_type")
     resample = said.integer("resample")
     if resample is None:
-        return "bilinear" if kind.startswith(BILINEAR) else "bicubic"
+        return "bilinear" if _kind(said).startswith(BILINEAR) else "bicubic"
     if resample not in PILLOW:
         said.refuse(
             f"resizes with Pillow's filter {resample}",
