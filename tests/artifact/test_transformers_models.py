@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +10,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
+import beit
 from beit.artifact.architecture import Stated
 from beit.artifact.load import open_artifact
-from beit.errors import CheckpointError
+from beit.config.runs import FinetuneRunConfig
+from beit.errors import BeitError, CheckpointError, ConfigError
+from beit.recipes import find_recipe
+from beit.runs.execution import start, starting_from
 from reference import close
 
 transformers = pytest.importorskip("transformers")
@@ -208,6 +213,77 @@ def test_data2vec_vision_is_beit_inside(tmp_path, kind, number):
         assert open_artifact(tmp_path / "model").kind == "segmenter"
     else:
         check(tmp_path, found, "Data2VecVision")
+
+
+# -- without a head: to start from, to embed with --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Model", "Backbone"])
+@pytest.mark.parametrize("mean", [True, False])
+def test_a_model_without_head_is_there_to_start_from_and_to_embed_with(tmp_path, kind, mean):
+    model = theirs(Trial(kind, PLAIN | {"use_mean_pooling": mean}))
+    model.save_pretrained(tmp_path / "model")
+    predictor = beit.load(tmp_path / "model")
+    image = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
+    pixels = predictor.model.backbone.normalise(predictor.prepare(image)[None])
+    with torch.no_grad():
+        said = model(pixels, output_hidden_states=True).hidden_states[-1]
+    close(predictor.embed([image]), said[:, 1:].mean(dim=1), 1e-4)
+    config = starting_from(
+        find_recipe("finetune", "base-in1k", FinetuneRunConfig), str(tmp_path / "model")
+    )
+    started = config.model.build()
+    start(started, str(tmp_path / "model"))
+    close(started.eval()(pixels).patches, said[:, 1:], 1e-4)
+    with pytest.raises(ConfigError, match="does not classify"):
+        predictor.predict(image)
+
+
+# -- configurations that somebody changed ----------------------------------------------------------
+
+ODD = ("x", "", -1, 0, 3, 1e30, -0.5, float("nan"), float("inf"), True, None, [], [1], ["a", 2],
+       [1, 2, 3, 4], {}, {"0": None}, {"x": 1}, "9" * 400, [[]], 10**400)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory):
+    place = tmp_path_factory.mktemp("changed") / "model"
+    said = PLAIN | {"num_hidden_layers": 5, "out_indices": [2, 3, 4, 5], "pool_scales": [1, 2]}
+    model = theirs(Trial("ForSemanticSegmentation", said))
+    model.save_pretrained(place)
+    size = {"height": 32, "width": 32}
+    transformers.BeitImageProcessor(size=size, do_center_crop=True, crop_size=size).save_pretrained(
+        place
+    )
+    return place
+
+
+def remedy_of(place) -> str | None:
+    """How opening is refused; None where it is not."""
+    try:
+        open_artifact(place)
+    except BeitError as error:
+        return error.remedy
+    return None
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("kind", ["classifier", pytest.param("segmenter", marks=pytest.mark.slow)])
+def test_any_value_of_any_entry_is_read_or_refused(tmp_path, segmenter, file, kind):
+    place = segmenter
+    if kind == "classifier":
+        place = saved(tmp_path)
+        said = (segmenter / "preprocessor_config.json").read_bytes()
+        (place / "preprocessor_config.json").write_bytes(said)
+    whole = json.loads((place / file).read_text())
+    remedies = []
+    for name in whole:
+        for value in ODD:
+            (place / file).write_text(json.dumps(whole | {name: value}))
+            remedies.append(remedy_of(place))
+    (place / file).write_text(json.dumps(whole))
+    assert "" not in remedies
+    assert sum(remedy is not None for remedy in remedies) > len(whole)
 
 
 # -- what a head is for ----------------------------------------------------------------------------

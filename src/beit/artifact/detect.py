@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from beit.artifact import timm_config, transformers_config
 from beit.artifact.architecture import Stated
 from beit.artifact.container import read_contents
 from beit.artifact.entries import Entries
@@ -19,8 +20,6 @@ from beit.artifact.keymap import Published, summed_bias, to_published_names, wit
 from beit.artifact.locate import Located, locate
 from beit.artifact.names import Family, Tensors, any_starts, from_dalle
 from beit.artifact.published import is_published_hub, recognise_name
-from beit.artifact.timm_config import check_architecture, state_timm
-from beit.artifact.transformers_config import as_read, check_model_type, state_transformers
 from beit.errors import CheckpointError
 
 # What else a file may be, told by a part of a name, the most telling first.
@@ -55,9 +54,9 @@ def detect(foreign: Foreign, overrides: Stated) -> Detected:
     """
     config = Entries(foreign.place / CONFIG, foreign.config)
     if "model_type" in foreign.config:
-        check_model_type(config)
+        transformers_config.check_architecture(config)
     elif foreign.config:
-        check_architecture(config)
+        timm_config.check_architecture(config)
     tensors, widened = _widened(foreign.tensors)
     located = locate(tensors)
     if located is None or _is_stranger(located):
@@ -72,7 +71,7 @@ def detect(foreign: Foreign, overrides: Stated) -> Detected:
     published = _classifying(published._replace(notes=()), stated)
     found, added = summed_bias(published.tensors)
     if located.naming == "transformers":
-        found, reading = as_read(found, _of_patch(stated, found), _patch(found))
+        found, reading = transformers_config.as_read(found, _of_patch(stated, found), _patch(found))
         said += reading
     return Detected(published.family, found, stated, notes + added + said + published.notes)
 
@@ -122,10 +121,10 @@ def _state(foreign: Foreign, family: Family) -> tuple[Stated, tuple[str, ...]]:
     """What the configuration beside the weights says, or the name and the entries of a file."""
     config = Entries(foreign.place / CONFIG, foreign.config)
     if "model_type" in foreign.config:
-        stated, notes = state_transformers(config, family, foreign.name)
+        stated, notes = transformers_config.state_transformers(config, family, foreign.name)
         return _processed(foreign, stated, family), notes
     if foreign.config:
-        return state_timm(config), ()
+        return timm_config.state_timm(config), ()
     known = recognise_name(foreign.name, foreign.sha256)
     stated = _from_metadata(foreign.metadata)
     if known is None:

@@ -34,14 +34,17 @@ class Said(NamedTuple):
     notes: tuple[str, ...]
 
 
-def check_model_type(config: Entries) -> None:
-    """Raises CheckpointError for a model of another architecture."""
+def check_architecture(config: Entries) -> None:
+    """Raises CheckpointError for another architecture, which weights alone may not show."""
     kind = config.text("model_type")
     if kind not in (*MODELS, *CODEBOOKS):
         config.refuse(
             f"says that the folder holds a model of type '{kind}'",
             "give a model of the BEiT family (beit, data2vec-vision)",
         )
+    activation = config.text("hidden_act") or "gelu"
+    if kind in MODELS and activation not in GELU:
+        config.refuse(f"has the activation '{activation}'", "only the exact gelu is BEiT")
 
 
 def state_transformers(config: Entries, family: Family, name: str) -> Said:
@@ -50,9 +53,6 @@ def state_transformers(config: Entries, family: Family, name: str) -> Said:
     `name` is the hub id; files that Microsoft converted state the defaults of transformers where
     they were trained with others. Raises CheckpointError for what BEiT has no place for.
     """
-    activation = config.text("hidden_act") or "gelu"
-    if activation not in GELU:
-        config.refuse(f"has the activation '{activation}'", "only the exact gelu is BEiT")
     published = is_published_hub(name)
     problem = config.text("problem_type")
     stated = Stated(
