@@ -40,7 +40,7 @@ def trial(number: int) -> Trial:
     patch = draw.choice((4, 8, 16))
     grid = draw.choice(((4, 4), (4, 4), (2, 2), (5, 5), (4, 6), (2, 8), (8, 2), (3, 5)))
     heads = draw.choice((2, 4))
-    depth = draw.randrange(4, 7) if kind == "ForSemanticSegmentation" else draw.randrange(1, 5)
+    depth = draw.randrange(5, 8) if kind == "ForSemanticSegmentation" else draw.randrange(1, 5)
     width = heads * draw.choice((8, 12))
     settings: dict[str, object] = {
         "image_size": [grid[0] * patch, grid[1] * patch] if grid[0] != grid[1] else grid[0] * patch,
@@ -55,8 +55,8 @@ def trial(number: int) -> Trial:
         "use_relative_position_bias": draw.random() < 0.6,
         "use_shared_relative_position_bias": draw.random() < 0.4,
         "layer_scale_init_value": draw.choice((0.1, 1e-5, 0.0)),
-        "use_mean_pooling": draw.random() < 0.7,
-        "hidden_act": draw.choice(("gelu",) * 8 + ("relu", "gelu_new", "quick_gelu")),
+        "use_mean_pooling": draw.random() < 0.8,
+        "hidden_act": draw.choice(("gelu",) * 20 + ("relu", "gelu_new", "quick_gelu")),
         "layer_norm_eps": draw.choice((1e-12, 1e-6, 1e-5, 1e-3)),
         "drop_path_rate": draw.choice((0.0, 0.1)),
         "vocab_size": 17,
@@ -65,7 +65,7 @@ def trial(number: int) -> Trial:
     }
     if kind == "ForSemanticSegmentation":
         settings |= {
-            "out_indices": sorted(draw.sample(range(1, depth + 1), 4)),
+            "out_indices": sorted(draw.sample(range(draw.choice((1, 2, 2, 2)), depth + 1), 4)),
             "use_auxiliary_head": draw.random() < 0.7,
             "auxiliary_num_convs": draw.choice((1, 1, 2, 0)),
             "auxiliary_concat_input": draw.random() < 0.2,
@@ -193,7 +193,7 @@ def test_the_trials_are_of_every_sort():
     """Most of them can be expressed, also those that are not square."""
     found = [trial(number) for number in range(60)]
     expressed = [each for each in found if not lacks(each)]
-    assert len(expressed) > 30
+    assert len(expressed) > 45
     assert {each.kind for each in expressed} == set(KINDS)
     assert sum(isinstance(each.settings["image_size"], list) for each in expressed) > 8
 

@@ -67,6 +67,9 @@ def detect(foreign: Foreign, overrides: Stated) -> Detected:
         published = _with_decoder(published, foreign)
         return Detected("dalle", published.tensors, overrides, notes + published.notes)
     stated, said = _state(foreign, published.family)
+    if located.naming == "transformers" and not foreign.config:
+        stated = stated.over(Stated(epsilon=transformers_config.EPSILON))
+        said += (f"norms with an epsilon of {transformers_config.EPSILON}, its library's default",)
     stated = overrides.over(stated)
     published = _classifying(published._replace(notes=()), stated)
     found, added = summed_bias(published.tensors)

@@ -127,8 +127,8 @@ def _taps(config: Entries) -> tuple[tuple[int, ...], str]:
 def as_read(tensors: Tensors, stated: Stated, patch: int) -> tuple[Tensors, tuple[str, ...]]:
     """The position tables as the code of transformers reads them.
 
-    Since it resizes positions (4.43), it takes a table for h x w patches as one for w x h, and
-    absolute positions as a square, and resizes them to h x w, also where nothing is to be resized.
+    Version 5 takes a table for h x w patches as one for w x h, and absolute positions as a square,
+    and resizes them to h x w, also where nothing is to be resized.
     Models trained so have learned around it, which the resized tables express. Squares are as they
     are; so are files that keep the index of older versions, which did not resize.
     """
