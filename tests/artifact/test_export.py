@@ -263,4 +263,6 @@ def test_resizing_is_that_of_prediction(shape: tuple[int, int], resize, kernel) 
         expected = central_view(picture, size, crop, resize, kernel)
         difference = (ours.int() - expected.int()).abs()
         assert difference.max() <= 1
-        assert difference.float().mean() < 0.05
+        # Weights of the bilinear filter are fractions of few parts: half levels are common, and
+        # are rounded either way.
+        assert difference.float().mean() < (0.05 if kernel == "bicubic" else 0.1)

@@ -306,6 +306,18 @@ def test_missing_unexpected_and_reshaped_are_listed_together(golden, tmp_path):
         (["layer1.0.bn1.running_mean", "fc.weight"], "convolutional"),
         (["blocks.0.norm1.weight", "patch_embed.proj.weight"], r"\(backbone\), but"),
         (["something"], "no model that is known"),
+        (["patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"], "without the blocks"),
+        (
+            [
+                "vit.embeddings.patch_embeddings.projection.weight",
+                "vit.encoder.layer.0.attention.attention.key.bias",
+            ],
+            "keys have a bias",
+        ),
+        (
+            ["embeddings.patch_embeddings.projection.weight", "layers.0.attention.k_proj.bias"],
+            "keys have a bias",
+        ),
     ],
 )
 def test_strangers_are_called_by_their_name(tmp_path, names, what):

@@ -17,8 +17,8 @@ from beit.artifact.entries import Entries
 from beit.artifact.foreign import CONFIG, PREPROCESSOR, Foreign
 from beit.artifact.image_processor import state_processor
 from beit.artifact.keymap import Published, summed_bias, to_published_names, without_head
-from beit.artifact.locate import Located, locate
-from beit.artifact.names import Family, Tensors, any_starts, from_dalle
+from beit.artifact.locate import Located, Naming, locate
+from beit.artifact.names import Family, Tensors, from_dalle
 from beit.artifact.published import is_published_hub, recognise_name
 from beit.errors import CheckpointError
 
@@ -31,9 +31,19 @@ STRANGERS = {
     "beit3.": "BEiT-3, which has another architecture",
     "attn.qkv.bias": "a Vision Transformer whose keys have a bias",
     "attn.in_proj_": "a Vision Transformer whose keys have a bias",
+    "key.bias": "a Vision Transformer whose keys have a bias",
+    "k_proj.bias": "a Vision Transformer whose keys have a bias",
+    "patch_embed.proj": "a transformer without the blocks of BEiT",
     "student.": "a DINO training",
     "backbone.": "a network of no family that is known here",
     "running_mean": "a convolutional network",
+}
+OTHER_BLOCKS = re.compile(
+    r"attn\.(qkv\.bias|in_proj_)|attention\.(attention\.key|k_proj)\.bias|decoder_embed|\.lora_"
+)
+BLOCKS: dict[Naming, re.Pattern[str]] = {
+    "published": re.compile(r"blocks\.\d+\."),
+    "transformers": re.compile(r"(encoder\.layer|layers)\.\d+\.[a-z]+"),
 }
 MERGE = "merge it first: PeftModel.merge_and_unload(), then save_pretrained()"
 
@@ -98,11 +108,12 @@ def _widened(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
 
 
 def _is_stranger(located: Located) -> bool:
-    """A Vision Transformer with a patch embedding like BEiT's, but other blocks."""
-    names = located.trunk if located.naming == "published" else ()
-    return any(re.search(r"attn\.(qkv\.bias|in_proj_)|decoder_embed", name) for name in names) or (
-        any_starts(located.trunk, "base_model.") or any(".lora_" in name for name in located.trunk)
-    )
+    """A Vision Transformer with a patch embedding like BEiT's, but other blocks, or an adapter."""
+    names = list(located.trunk)
+    if any(map(OTHER_BLOCKS.search, names)):
+        return True
+    blocks = BLOCKS.get(located.naming)
+    return blocks is not None and not any(map(blocks.match, names))
 
 
 def _stranger(tensors: Tensors) -> CheckpointError:
