@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -237,6 +238,22 @@ def test_a_model_without_head_is_there_to_start_from_and_to_embed_with(tmp_path,
     close(started.eval()(pixels).patches, said[:, 1:], 1e-4)
     with pytest.raises(ConfigError, match="does not classify"):
         predictor.predict(image)
+
+
+def test_the_pyramid_of_a_backbone_is_left_out(tmp_path):
+    settings = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "add_fpn": True}
+    model = theirs(Trial("Backbone", PLAIN | settings))
+    model.save_pretrained(tmp_path / "model")
+    torch.save(model.state_dict(), tmp_path / "state.pth")
+    for place in ("model", "state.pth"):
+        artifact = open_artifact(
+            tmp_path / place, stated=Stated(heads=PLAIN["num_attention_heads"])
+        )
+        assert artifact.kind == "backbone"
+        assert any(
+            re.search(r"left out: (backbone\.)?fpn", note)
+            for note in artifact.details.trained["notes"]
+        )
 
 
 # -- configurations that somebody changed ----------------------------------------------------------

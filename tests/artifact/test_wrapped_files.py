@@ -189,6 +189,18 @@ def test_any_wrapper_any_prefix_any_names(tmp_path, family, naming, prefix, wrap
         assert "weights taken from 'model', not from 'model_ema'" in notes
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module."])
+def test_tokenizers_with_prefixes(golden, tmp_path, prefix):
+    weights = golden("v2_vqkd")["model"]
+    plain, wrapped = tmp_path / "plain.pth", tmp_path / "wrapped.safetensors"
+    torch.save(weights, plain)
+    safetensors.torch.save_file(
+        {prefix + name: value.contiguous() for name, value in weights.items()}, wrapped
+    )
+    stated = Stated(heads=3)
+    same(open_artifact(wrapped, stated=stated), open_artifact(plain, stated=stated).model)
+
+
 # -- several networks, heads elsewhere, no head ----------------------------------------------------
 
 

@@ -80,6 +80,10 @@ OPENMMLAB_HEADS = _rules(
     (r"^(cls_pt_layers\.\d+)\.ffn\.layers\.1\.", r"\1.mlp.fc2."),
 )
 NORMS = ("norm.weight", "fc_norm.weight")
+OF_HEADS = re.compile(
+    r"(head|head_dist|lm_head|decode_head|auxiliary_head|classifier|fc|linear|neck|pre_logits"
+    r"|(backbone\.)?fpn\d*)\."
+)
 
 
 class Published(NamedTuple):
@@ -184,11 +188,7 @@ def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> Published:
 
 def without_head(published: Published) -> Published:
     """The backbone alone, with the norm after it if there is one."""
-    kept = {
-        name: value
-        for name, value in published.tensors.items()
-        if not re.match(r"(head|head_dist|lm_head|classifier|fc|linear|fpn\d*|pre_logits)\.", name)
-    }
+    kept = {name: value for name, value in published.tensors.items() if not OF_HEADS.match(name)}
     left = [name for name in published.tensors if name not in kept]
     notes = (f"left out: {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}",) if left else ()
     return Published("backbone", kept, (*published.notes, *notes))
