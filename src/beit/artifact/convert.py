@@ -13,6 +13,7 @@ from torch import nn
 
 from beit.artifact.architecture import Stated
 from beit.artifact.folders import (
+    check_epsilon,
     family_and_names,
     without_sigmoid,
     write_timm,
@@ -136,6 +137,8 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
             remedy="the encoder of DALL-E goes to transformers (--to hf), a backbone alone to "
             "timm, any of them to our own layout (--to beit)",
         )
+    if isinstance(model, BackboneModel):
+        check_epsilon(model.backbone.config, "a released file")
     if isinstance(model, Segmenter):
         content: dict[str, Any] = {
             "state_dict": published(model),

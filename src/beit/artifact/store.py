@@ -17,12 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from beit.config.data import check_value_range
+from beit.config.data import Resize, check_value_range
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, HeadConfig
 from beit.config.segment_run import InferenceConfig
 from beit.config.segmentation import SegmentationHeadConfig
-from beit.config.tokenizer import TokenizerConfig
+from beit.config.tokenizer import Interpolation, TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, of_another_format
@@ -53,6 +53,10 @@ class Details:
     what each file states, or all of its type."""
     crop: float = 1.0
     """Share of the picture that evaluation looks at: centre crop of size / crop."""
+    resize: Resize = "cover"
+    """Whether an image keeps its proportions when it is resized."""
+    interpolation: Interpolation = "bicubic"
+    """How an image is resized."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """How a segmenter reads a whole picture."""
     tokenizer: str = ""
@@ -149,6 +153,8 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         "thresholds": list(details.thresholds),
         "value_range": details.value_range,
         "crop": details.crop,
+        "resize": details.resize,
+        "interpolation": details.interpolation,
         "inference": to_json(details.inference),
         "tokenizer": details.tokenizer,
         "trained": details.trained,
@@ -272,6 +278,8 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
             thresholds=tuple(config.get("thresholds", ())),
             value_range=_value_range(config.get("value_range")),
             crop=config["crop"],
+            resize=config.get("resize", "cover"),  # older artifacts do not say
+            interpolation=config.get("interpolation", "bicubic"),
             inference=from_json(config["inference"], InferenceConfig)
             if "inference" in config  # older artifacts have none
             else InferenceConfig(),

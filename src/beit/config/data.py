@@ -11,6 +11,8 @@ from beit.config.check import check_share, check_that
 Symmetry = Literal["none", "horizontal", "all"]
 CropScale = tuple[float, float]
 Pipeline = Literal["parity", "fast"]
+Resize = Literal["cover", "stretch"]
+"""Keep the proportions of an image and cover the target, or stretch each side to its own."""
 
 
 def _check_crop(scale: CropScale, ratio: CropScale) -> None:

@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from beit.batch import Batch, SegmentedBatch, Unreadable
-from beit.config.data import LoaderConfig
+from beit.config.data import LoaderConfig, Resize
+from beit.config.tokenizer import Interpolation
 from beit.data.augment import central_view
 from beit.data.joint import WholeView
 from beit.data.loader import View, evaluate_batches
@@ -30,11 +31,15 @@ class CentreView:
 
     size: tuple[int, int]
     crop_share: float
+    resize: Resize = "cover"
+    interpolation: Interpolation = "bicubic"
 
     def __call__(
         self, picture: np.ndarray, _target: Target | None, _generator: random.Random
     ) -> ImageSample:
-        return ImageSample(central_view(picture, self.size, self.crop_share))
+        return ImageSample(
+            central_view(picture, self.size, self.crop_share, self.resize, self.interpolation)
+        )
 
 
 class Told:

@@ -54,7 +54,7 @@ class MaskedImageModel(BackboneModel):
     ) -> None:
         super().__init__(backbone)
         self.outputs = outputs
-        self.norm = layer_norm(backbone.width)
+        self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
         self.head = nn.Linear(backbone.width, outputs)
         draw(self.head.weight, cut=True)
         nn.init.zeros_(self.head.bias)
@@ -117,7 +117,7 @@ class BareBackbone(BackboneModel):
 
     def __init__(self, backbone: VisionTransformerConfig) -> None:
         super().__init__(backbone)
-        self.norm = layer_norm(backbone.width)
+        self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
 
     def forward(self, images: Images) -> Float[Tensor, "batch patches features"]:
         patches: Tensor = self.norm(self.backbone(images).patches)
@@ -133,7 +133,7 @@ class Classifier(BackboneModel):
         super().__init__(backbone)
         head = head or HeadConfig()
         self.pooling: Pooling = head.pooling
-        self.norm = layer_norm(backbone.width)
+        self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
         self.head = nn.Linear(backbone.width, classes)
         draw(self.head.weight, cut=False)
         with torch.no_grad():

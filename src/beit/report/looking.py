@@ -82,8 +82,9 @@ def look_at(
         )
     config = model.backbone.config
     source = evenly(open_source(data, label_file), pictures)
-    view = CentreView(config.size, artifact.details.crop)
-    read = list(read_all(source, view, config.channels, artifact.details.value_range))
+    said = artifact.details
+    view = CentreView(config.size, said.crop, said.resize, said.interpolation)
+    read = list(read_all(source, view, config.channels, said.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
     named = _labels(source)
     return Looking(

@@ -193,7 +193,9 @@ def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
     assert backbone is not None
     size = asked.size or backbone.size
     check_multiple("size", size, backbone.patch)
-    return CentreView(size, artifact.details.crop if asked.crop is None else asked.crop)
+    said = artifact.details
+    crop = said.crop if asked.crop is None else asked.crop
+    return CentreView(size, crop, said.resize, said.interpolation)
 
 
 def _labelled(

@@ -82,10 +82,12 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
-    crop = opened.details.crop if config.crop is None else config.crop
-    value_range = config.loader.value_range or opened.details.value_range
+    said = opened.details
+    crop = said.crop if config.crop is None else config.crop
+    view = EvaluationView(model.backbone.config.size, crop, said.resize, said.interpolation)
+    value_range = config.loader.value_range or said.value_range
     loader = replace(config.loader, value_range=value_range)
-    measuring = _Measuring(model, sources, crop, device, replace(config, loader=loader))
+    measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
     with _writable(out):
         make_folder(out)
     measured = measuring.run()
@@ -117,7 +119,7 @@ class _Measuring:
         self,
         model: BackboneModel,
         sources: dict[str, ImageSource],
-        crop: float,
+        view: EvaluationView,
         device: torch.device,
         config: ProbeConfig,
     ) -> None:
@@ -131,7 +133,7 @@ class _Measuring:
             part: Passes(
                 LabelledBatch,
                 source,
-                EvaluationView(built.size, crop),
+                view,
                 size=built.size,
                 channels=built.channels,
                 loader=config.loader,

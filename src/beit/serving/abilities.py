@@ -83,8 +83,8 @@ class Abilities:
         assert self._tokenizer is not None
         grid = self._tokenizer.grid
         mask = BlockMasking().build(grid)(random.Random(options["seed"]))
-        crop = self.predictor.artifact.details.crop
-        token_view = central_view(pixels, self._tokenizer.size, crop)
+        said, size = self.predictor.artifact.details, self._tokenizer.size
+        token_view = central_view(pixels, size, said.crop, said.resize, said.interpolation)
         return self.predictor.prepare(pixels), token_view, torch.from_numpy(mask)
 
     def _moved(self, views: Sequence[Tensor]) -> Tensor:

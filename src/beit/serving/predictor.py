@@ -154,7 +154,10 @@ class Predictor:
         """A copy of the backbone as timm's models are used, for other libraries."""
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has no backbone", remedy="use tokens()")
-        return FeatureExtractor(self.model, crop=self.artifact.details.crop)
+        said = self.artifact.details
+        return FeatureExtractor(
+            self.model, crop=said.crop, resize=said.resize, interpolation=said.interpolation
+        )
 
     def prepare(self, picture: Picture) -> Tensor:
         """The picture as the model sees it: uint8 [C, H, W], resized and centre-cropped.
@@ -162,7 +165,8 @@ class Predictor:
         Paths and bytes are decoded, PIL pictures converted; arrays are uint8 [H, W, C] or [H, W].
         """
         pixels = to_pixels(picture, self.channels, self.value_range)
-        return central_view(pixels, self.size, self.artifact.details.crop)
+        said = self.artifact.details
+        return central_view(pixels, self.size, said.crop, said.resize, said.interpolation)
 
     def _batch(self, pictures: Iterable[Picture]) -> Tensor:
         return torch.stack([self.prepare(picture) for picture in pictures]).to(self.device)

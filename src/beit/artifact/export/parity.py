@@ -170,6 +170,11 @@ def checked_sizes(shape: Shape, samples: Samples) -> list[tuple[int, int]]:
     return [shape.size]
 
 
+def _prepared(picture: np.ndarray, size: tuple[int, int], artifact: Artifact) -> Tensor:
+    said = artifact.details
+    return central_view(picture, size, said.crop, said.resize, said.interpolation)
+
+
 def _pair(
     pictures: list[np.ndarray],
     artifact: Artifact,
@@ -183,11 +188,9 @@ def _pair(
         view = graph.before[0]
         assert isinstance(view, CentralView)
         pixels = view(torch.from_numpy(cut)).permute(0, 3, 1, 2).contiguous()
-        ours = torch.stack([central_view(each, shape.size, artifact.details.crop) for each in cut])
+        ours = torch.stack([_prepared(each, shape.size, artifact) for each in cut])
         return Pair(cut, pixels, int((pixels.int() - ours.int()).abs().max()))
-    pixels = torch.stack(
-        [central_view(picture, size, artifact.details.crop) for picture in pictures]
-    ).contiguous()
+    pixels = torch.stack([_prepared(each, size, artifact) for each in pictures]).contiguous()
     if shape.preprocess == "normalise":
         return Pair(pixels.permute(0, 2, 3, 1).contiguous().numpy(), pixels, 0)
     if isinstance(artifact.model, BackboneModel):
