@@ -32,8 +32,17 @@ from beit.config import (
     TokenizerRunConfig,
     TrainingConfig,
     UniformMasking,
+    UperNetConfig,
     ViewConfig,
     VisionTransformerConfig,
+)
+from beit.config.artifact import (
+    BackboneArchitecture,
+    ClassifierArchitecture,
+    MaskedArchitecture,
+    PoolingHead,
+    SegmenterArchitecture,
+    TokenizerArchitecture,
 )
 from beit.config.tree import TYPES, differences, from_json, leaves, override, to_json
 from beit.errors import BeitError, ConfigError, nearest
@@ -46,7 +55,19 @@ RUNS = [
     FinetuneRunConfig(training=TRAINING, model=VisionTransformerConfig()),
     SegmentRunConfig(training=TRAINING, model=VisionTransformerConfig()),
 ]
-GIVEN = {"TrainingConfig": TRAINING, "RunConfig": None} | {type(run).__name__: run for run in RUNS}
+ARCHITECTURES = [
+    TokenizerArchitecture(tokenizer=DiscreteVAEConfig()),
+    BackboneArchitecture(backbone=VisionTransformerConfig()),
+    MaskedArchitecture(backbone=VisionTransformerConfig(), outputs=9),
+    PoolingHead(pooling="cls"),
+    ClassifierArchitecture(
+        backbone=VisionTransformerConfig(), head=PoolingHead(pooling="mean"), outputs=9
+    ),
+    SegmenterArchitecture(backbone=VisionTransformerConfig(), head=UperNetConfig(), outputs=9),
+]
+GIVEN = {"TrainingConfig": TRAINING, "RunConfig": None} | {
+    type(each).__name__: each for each in [*RUNS, *ARCHITECTURES]
+}
 CONCRETE = [
     GIVEN.get(name) or kind()
     for name, kind in TYPES.items()

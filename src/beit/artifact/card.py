@@ -10,7 +10,8 @@ from typing import Any
 import safetensors.torch
 from huggingface_hub import ModelCardData
 
-from beit.artifact.store import CONFIG, WEIGHTS, ArtifactFiles, Kind
+from beit.artifact.kinds import Kind
+from beit.artifact.store import CONFIG, WEIGHTS, ArtifactFiles
 
 CARD = "README.md"
 LIBRARY = "beit"

@@ -9,10 +9,11 @@ from torch import nn
 
 from beit.artifact.architecture import Stated
 from beit.artifact.fetch import Fetched, fetch, file_hash
+from beit.artifact.kinds import Kind
 from beit.artifact.names import Family
 from beit.artifact.recognise import family_of, model_of
 from beit.artifact.source import Source, is_foreign, read_source
-from beit.artifact.store import Artifact, Details, Kind, load_artifact, save_artifact
+from beit.artifact.store import Artifact, Details, load_artifact, save_artifact
 from beit.config.outside import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
