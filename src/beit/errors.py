@@ -19,6 +19,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from beit.printable import shown
+
 
 class BeitError(ValueError):
     """Base of all errors meant for the user; `exit_code` is what the command line returns."""
@@ -81,11 +83,12 @@ def of_another_format(
 
     `made_by` is the version of this package that the file says it was written by, if it says so.
     """
-    maker = f"beit {made_by}" if isinstance(made_by, str) else "an unknown version of beit"
+    named = isinstance(made_by, str) and len(made_by) < 40
+    maker = f"beit {made_by}" if named else "an unknown version of beit"
     return error(
-        f"{what} was made by {maker} in format {found}, this version reads {reads}",
+        f"{what} was made by {maker} in format {shown(found)}, this version reads {reads}",
         remedy=f"install {maker}, or a later one that reads it"
-        if isinstance(made_by, str)
+        if named
         else "use the version of beit that wrote it",
     )
 

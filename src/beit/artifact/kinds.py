@@ -13,12 +13,12 @@ from beit.config.artifact import (
     SegmenterArchitecture,
     TokenizerArchitecture,
 )
-from beit.config.check import shown
 from beit.config.runs import HeadConfig
 from beit.config.tree import from_json, to_json
 from beit.errors import CheckpointError
 from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
+from beit.printable import shown
 from beit.tokenizers.base import VisualTokenizer
 
 Architecture = TokenizerArchitecture | BackboneArchitecture

@@ -23,13 +23,13 @@ from beit.artifact.shapes import check_shapes
 from beit.config.artifact import ClassifierArchitecture, SegmenterArchitecture
 from beit.config.check import (
     Config,
+    Crop,
     Entries,
     Fraction,
     Measured,
     NonNegativeInt,
-    PositiveFraction,
     check_that,
-    shown,
+    checked,
 )
 from beit.config.model import VisionTransformerConfig
 from beit.config.segment_run import InferenceConfig
@@ -39,6 +39,7 @@ from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import CheckpointError, ConfigError, ResourceError, nearest, of_another_format
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel
+from beit.printable import shown
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -68,7 +69,7 @@ class Details(Config):
     """Whether each class is answered independently, by a sigmoid, and an image may have several."""
     thresholds: tuple[Fraction, ...] = ()
     """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
-    crop: PositiveFraction = 1.0
+    crop: Crop = 1.0
     """Share of the picture that evaluation looks at: centre crop of size / crop."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """How a segmenter reads a whole picture."""
@@ -161,6 +162,39 @@ class ArtifactFiles(NamedTuple):
     weights: bytes
 
 
+class Described(NamedTuple):
+    """What the config of an artifact says, checked; weights are another matter."""
+
+    architecture: Architecture
+    details: Details
+    versions: dict[str, str]
+
+
+def read_described(path: str | Path) -> Described:
+    """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
+    file = find_artifact(path) / CONFIG
+    return _described(file.parent, _parsed(file, _read(file)))
+
+
+def _described(folder: Path, config: dict[str, Any]) -> Described:
+    try:
+        names = [item.name for item in fields(Details)]
+        known = {*names, "format", "architecture", "sha256", "versions"}
+        for key in config:
+            check_that(key in known, f"there is no entry {shown(key)}", nearest(key, known))
+        for key in ("classes", "crop", "tokenizer", "trained", "versions"):
+            check_that(key in config, f"the entry '{key}' is missing", AGAIN)  # others are younger
+        checked("versions", config["versions"], dict[str, str])
+        details = from_json({name: config[name] for name in names if name in config}, Details)
+        architecture = architecture_of(config.get("architecture"))
+        _check_classes(details, architecture)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG} is not understood: {error.problem}", remedy=error.remedy
+        ) from error
+    return Described(architecture, details, config["versions"])
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config of an artifact, checked for its format. Reads no weights."""
     file = find_artifact(path) / CONFIG
@@ -223,21 +257,15 @@ def load_artifact(path: str | Path) -> Artifact:
 def artifact_of(files: ArtifactFiles) -> Artifact:
     """The model in the files of an artifact. Raises CheckpointError as `load_artifact` does."""
     folder, config = files.folder, _parsed(files.folder / CONFIG, files.config)
+    architecture, details, _ = _described(folder, config)
     try:
-        architecture = architecture_of(config.get("architecture"))
-        details = _details(config)
         weights = safetensors.torch.load(files.weights)
         check_shapes(partial(build, architecture), weights, CONFIG)
         model = build(architecture)
         _refuse_narrowing(weights, model)
         model.load_state_dict(weights)
-        _check_classes(details, architecture)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder}: {error.problem}", remedy=error.remedy) from error
-    except ConfigError as error:
-        raise CheckpointError(
-            f"{folder / CONFIG} is not understood: {error.problem}", remedy=error.remedy
-        ) from error
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder} does not hold what its {CONFIG} says: {error}",
@@ -245,17 +273,6 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
         ) from error
     model.eval()
     return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
-
-
-def _details(config: dict[str, Any]) -> Details:
-    """The details that a config holds. Raises ConfigError for wrong, missing and unknown ones."""
-    names = [item.name for item in fields(Details)]
-    known = {*names, "format", "architecture", "sha256", "versions"}
-    for key in config:
-        check_that(key in known, f"there is no entry {shown(key)}", nearest(key, known))
-    for key in ("classes", "crop", "tokenizer", "trained"):  # the others are younger
-        check_that(key in config, f"the entry '{key}' is missing", AGAIN)
-    return from_json({name: config[name] for name in names if name in config}, Details)
 
 
 def _check_classes(details: Details, architecture: Architecture) -> None:

@@ -11,12 +11,12 @@ import dataclasses
 import math
 import numbers
 import os
-import reprlib
 import types
 import typing
 from typing import Annotated, Any, NamedTuple
 
 from beit.errors import ConfigError, nearest
+from beit.printable import shown
 
 LARGEST_INT = 2**63 - 1
 """What a tensor of int64 and every JSON reader holds."""
@@ -62,6 +62,8 @@ PositiveFloat = Annotated[float, Range(0, math.inf, above=True)]
 NonNegativeFloat = Annotated[float, Range(0, math.inf)]
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, above=True)]
+Crop = Annotated[float, Range(0.05, 1)]
+"""Fraction of the side that a centre crop keeps."""
 FractionBelowOne = Annotated[float, Range(0, 1, below=True)]
 # What memory is asked for by: far above every published model, far below what ends a process.
 Width = Annotated[int, Range(1, 65_536)]
@@ -204,20 +206,6 @@ def _check_range(name: str, value: object, limits: Range) -> None:
     if all(number is None or limits.holds(number) for number in numbers_in):
         return
     raise ConfigError(f"{name} is {shown(value)}", remedy=f"use a value {limits}")
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxtuple, _SHORT.maxlist = 3, 20, 20
-_SHORT.maxstring = _SHORT.maxother = 100
-_SHORT.maxlong = 40
-
-
-def shown(value: object) -> str:
-    """A value in a message: as Python writes it, shortened in the middle if it is long."""
-    try:
-        return _SHORT.repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        return f"a value of type {type(value).__name__} that is too long to print"
 
 
 def check_that(holds: bool, problem: str, remedy: str) -> None:

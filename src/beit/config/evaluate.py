@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from beit.config.check import Config, PositiveFraction, PositiveInt, Range, Sides
+from beit.config.check import Config, Crop, PositiveInt, Range, Sides
 from beit.config.data import LoaderConfig, Workers
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 
@@ -14,7 +14,7 @@ from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 class ClassifiedConfig(Config):
     """What only a classifier takes."""
 
-    crop: PositiveFraction | None = None
+    crop: Crop | None = None
     """Share of the side that the centre crop keeps; the model's own by default."""
     size: Sides | None = None
     """Height and width in pixels; the model's own by default."""

@@ -16,6 +16,7 @@ from beit.config.check import (
     check_that,
 )
 from beit.errors import ConfigError
+from beit.printable import shown
 
 if TYPE_CHECKING:
     from beit.masking import MaskSampler
@@ -99,7 +100,7 @@ class FixedMasking(MaskingConfig):
         super().__post_init__()
         check_that(
             len(set(self.hidden_patches)) == len(self.hidden_patches),
-            f"hidden_patches {self.hidden_patches} names a patch twice",
+            f"hidden_patches {shown(self.hidden_patches)} names a patch twice",
             "name each patch once",
         )
 

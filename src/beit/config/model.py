@@ -25,6 +25,7 @@ Position = Literal["none", "shared", "per-block"]
 Initialisation = Literal["pretrain", "finetune"]
 
 MAX_PATCHES = 65_536  # 256 x 256: their attention scores take 16 GB per head and image
+MAX_INDEX = 2**30  # 8 GB of int64
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -92,6 +93,13 @@ class VisionTransformerConfig(Config):
             self.patches <= MAX_PATCHES,
             f"size {self.size} has {self.patches:,} patches of {self.patch} x {self.patch} pixels",
             f"use at most {MAX_PATCHES:,}: attention relates each patch to every other",
+        )
+        tables = {"none": 0, "shared": 1, "per-block": self.depth}[self.relative_position]
+        entries = tables * (1 + self.patches) ** 2
+        check_that(
+            entries <= MAX_INDEX,
+            f"relative positions of size {self.size} take an index of {entries:,} entries",
+            f"use pictures of fewer patches, or absolute positions: at most {MAX_INDEX:,}",
         )
         check_that(
             self.width % self.heads == 0,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from beit.config.check import (
     Config,
+    Crop,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveFraction,
     PositiveInt,
     check_that,
 )
@@ -31,7 +31,7 @@ class ProbeConfig(Config):
     """Class folders, also under train/, val/ and test/, or a labelled list."""
     out: str = ""
     """Folder for probe.json and probe.html."""
-    crop: PositiveFraction | None = None
+    crop: Crop | None = None
     """Share of the side that the centre crop keeps; the model's own by default."""
     split: Fraction = 0.2
     """Share of each class held out for validation where there is no val/."""

@@ -7,12 +7,12 @@ from typing import Literal
 
 from beit.config.check import (
     Config,
+    Crop,
     Depth,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveFraction,
     PositiveInt,
     check_that,
 )
@@ -191,7 +191,7 @@ class PretrainRunConfig(RunConfig):
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
     neighbour_pictures: NonNegativeInt = 2000
     """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
-    evaluation_crop: PositiveFraction = 0.875
+    evaluation_crop: Crop = 0.875
     """Share of the side kept by the centre crop of the nearest-neighbour score."""
 
     def __post_init__(self) -> None:
@@ -231,7 +231,7 @@ class FinetuneRunConfig(RunConfig):
     """Use only this many labelled pictures per class, drawn by `subset_seed`."""
     subset_seed: NonNegativeInt = 0
     """Decides which labelled pictures `per_class` and `split` draw."""
-    evaluation_crop: PositiveFraction | None = None
+    evaluation_crop: Crop | None = None
     """Share of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
 
     @property

@@ -20,10 +20,11 @@ from beit.config.data import Symmetry
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
+from beit.printable import shown
 
 Layout = Literal["folders", "ade20k", "voc"]
 Size = tuple[int, int]
-Scales = tuple[Annotated[float, Range(0, 16, above=True)], ...]
+Scales = tuple[Annotated[float, Range(0.05, 16)], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class InferenceConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_that(
-            0 < len(self.scales) <= 32, f"scales is {self.scales}", "use from 1 to 32 scales"
+            0 < len(self.scales) <= 32, f"scales is {shown(self.scales)}", "use from 1 to 32 scales"
         )
         check_that(
             not self.whole or self.window is self.stride is None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from beit.config.check import Config, Fraction, NonNegativeInt, Range, Side, Width, check_that
 from beit.config.model import VisionTransformerConfig
+from beit.printable import shown
 
 if TYPE_CHECKING:
     from beit.models.segmenter import HeadParts
@@ -92,7 +93,7 @@ class UperNetConfig(SegmentationHeadConfig):
         super().__post_init__()
         check_that(
             self.taps is None or len(self.taps) == LEVELS,
-            f"taps {self.taps} are not {LEVELS} blocks",
+            f"taps {shown(self.taps)} are not {LEVELS} blocks",
             f"name one block for each of the {LEVELS} levels, or None for the published ones",
         )
         check_that(

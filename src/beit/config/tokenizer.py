@@ -20,6 +20,7 @@ from beit.config.check import (
     check_that,
 )
 from beit.config.model import HALF, MAX_PATCHES, VisionTransformerConfig
+from beit.printable import shown
 
 if TYPE_CHECKING:
     from beit.tokenizers.base import VisualTokenizer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from beit.tokenizers.vqkd import VQKDTokenizer
 
 MAX_CODES = 8192
+MAX_MATRIX = 2**28  # 1 GB of float32
 Likelihood = Literal["l2", "logit-laplace"]
 Interpolation = Literal["bicubic", "lanczos", "bilinear"]
 
@@ -246,9 +248,16 @@ class RandomProjectionConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        entries = self.patch**2 * self.channels * self.codebook_width
+        check_that(
+            entries <= MAX_MATRIX,
+            f"patch {self.patch} takes a random matrix of {entries:,} entries",
+            f"use smaller patches or codes: at most {MAX_MATRIX:,}",
+        )
         check_that(
             len(self.mean) == len(self.std) == self.channels,
-            f"mean {self.mean} and std {self.std} do not suit {self.channels} channels",
+            f"mean {shown(self.mean)} and std {shown(self.std)} do not suit "
+            f"{self.channels} channels",
             "give one value per channel",
         )
 

@@ -23,9 +23,10 @@ from beit.config import (
     tokenizer,
     training,
 )
-from beit.config.check import checked, field_types, shown
+from beit.config.check import checked, field_types
 from beit.config.outside import check_loaded
 from beit.errors import ConfigError, nearest
+from beit.printable import shown
 
 Config = TypeVar("Config")
 Json = dict[str, Any]

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from beit.config.strict_json import parse_json
 from beit.config.training import TrackerName
 from beit.durable import replace_file
 from beit.training.following import Follower
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, is_row
 
 # What is printed beside a metric on the progress line, and the expectation it comes from.
 BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
@@ -99,10 +100,12 @@ def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
 
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON lines file, without one that was being written when its process died."""
-    for line in path.read_text().splitlines():
+    """The rows of metrics.jsonl, without one that was being written when its process died."""
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         with suppress(ValueError):
-            yield json.loads(line)
+            row = parse_json(line)
+            if is_row(row):
+                yield row
 
 
 class Pace:
