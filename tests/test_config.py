@@ -344,7 +344,7 @@ def test_no_field_takes_another_type_however_it_is_set(config):
         (TRAINING, {"seed": -1}, "seed is -1"),
         (VisionTransformerConfig(), {"depth": 10**9}, "depth is 1000000000"),
         (VisionTransformerConfig(), {"size": (65_536, 65_536)}, "16,777,216 patches"),
-        (VisionTransformerConfig(), {"size": (3_200, 3_200)}, "index of 19"),
+        (VisionTransformerConfig(), {"size": (3_200, 3_200)}, "index of 1,600,080,001"),
         (RandomProjectionConfig(), {"patch": 65_536, "size": (65_536, 65_536)}, "matrix of"),
         (LoaderConfig(), {"workers": 10**6}, "workers is 1000000"),
         (PRETRAIN, {"model": ViewConfig()}, "model is ViewConfig"),
@@ -367,7 +367,7 @@ def test_values_that_stand_for_others_become_what_is_annotated():
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: type(run).__name__)
 def test_the_config_of_a_run_changed_at_every_place(run, tmp_path):
     """Refused in words, or right: read again it is the same."""
-    refused = 0
+    refused, remedies = 0, set()
     for path, value, document in changes(to_json(run)):
         shown = (path, reprlib.repr(value))
         try:
@@ -375,10 +375,9 @@ def test_the_config_of_a_run_changed_at_every_place(run, tmp_path):
             assert from_json(to_json(read), RunConfig) == read, shown
         except ConfigError as error:
             refused += 1
-            problem, remedy = error.problem, error.remedy
-            assert len(problem) < 1000, shown
-            assert remedy, shown
+            remedies.add(error.remedy)
     assert refused > 1000
+    assert "" not in remedies
     for text in ("", "[" * 100_000, "{", '{"type": "RunConfig", "type": "RunConfig"}', "\xff"):
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(BeitError):

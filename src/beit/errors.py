@@ -19,18 +19,23 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from beit.printable import shown
+from beit.printable import printable, shown
 
 
 class BeitError(ValueError):
-    """Base of all errors meant for the user; `exit_code` is what the command line returns."""
+    """Base of all errors meant for the user; `exit_code` is what the command line returns.
+
+    Problem and remedy are one line each, whatever names they hold: see `beit.printable`.
+    """
 
     exit_code = 1
 
     def __init__(self, problem: str, *, remedy: str = "") -> None:
-        self.problem = problem
-        self.remedy = remedy
-        super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
+        self.problem = printable(problem)
+        self.remedy = printable(remedy)
+        super().__init__(
+            f"{self.problem}\n  remedy: {self.remedy}" if self.remedy else self.problem
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (type(self), self.problem, self.remedy)

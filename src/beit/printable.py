@@ -28,6 +28,11 @@ def printable(name: object) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """A text of several lines, each of them printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxtuple, _SHORT.maxlist = 3, 20, 20
 _SHORT.maxstring = _SHORT.maxother = 100

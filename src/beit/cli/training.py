@@ -20,6 +20,7 @@ from beit.config import (
 )
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
+from beit.terminal import print_text
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -74,7 +75,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
-        print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
+        print_text(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
 
 
 def tokenizer(args: list[str]) -> None:
@@ -109,8 +110,8 @@ def compare(args: list[str]) -> None:
 
         rows = compare_tokenizers(tokenizers, data=data, out=out, pictures=pictures, device=device)
         for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
-            print(f"| {' | '.join(line)} |")
-        print(f"\npage   {Path(out) / 'tokenizers.html'}")
+            print_text(f"| {' | '.join(line)} |")
+        print_text(f"\npage   {Path(out) / 'tokenizers.html'}")
 
     tyro.cli(command, args=args, prog="beit tokenizer compare")
 

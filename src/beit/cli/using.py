@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import Artifact, Paths, pixels
+from beit.terminal import print_text
 
 
 def predict(args: list[str]) -> None:
@@ -75,7 +76,9 @@ def embed(args: list[str]) -> None:
         """
         from beit.serving.files import embed_files
 
-        print(embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device))
+        print_text(
+            embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device)
+        )
 
     tyro.cli(command, args=args, prog="beit embed")
 
@@ -126,7 +129,7 @@ def convert(args: list[str]) -> None:
             classes=read_class_names(Path(classes)) if classes else None,
         )
         place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
-        print("\n".join([*left_out, str(place)]))
+        print_text("\n".join([*left_out, str(place)]))
 
     with pixels():
         tyro.cli(command, args=args, prog="beit convert")
@@ -167,7 +170,7 @@ def export(args: list[str]) -> None:
         """
         from beit.artifact.export import export as write
 
-        print(
+        print_text(
             write(
                 artifact,
                 out,
