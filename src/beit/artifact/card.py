@@ -12,6 +12,7 @@ from huggingface_hub import ModelCardData
 
 from beit.artifact.kinds import Kind
 from beit.artifact.store import CONFIG, WEIGHTS, ArtifactFiles
+from beit.printable import printable
 
 CARD = "README.md"
 LIBRARY = "beit"
@@ -143,7 +144,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _text(value: object) -> str:
     """A value in one cell of a table: on one line, and without meaning to Markdown or HTML."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = printable(value) if isinstance(value, str) else json.dumps(value)
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
