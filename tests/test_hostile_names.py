@@ -73,12 +73,18 @@ VERBS = [
     "convert {runs}/hf {runs}/again",
     "push {runs}/cls owner/name --dry-run {runs}/pushed",
     "export {runs}/cls {runs}/cls.pt2 --to torch --samples 2",
+    "export {runs}/cls {clean}/cls.pt2 --to torch --samples 2",
     "segment tiny --data {data}/../masked --out {runs}/seg --init {runs}/pre {training}",
     "evaluate {runs}/seg --data {data}/../masked --workers 0",
     "predict {runs}/seg {data}/../masked/images --out {runs}/segmented",
     "report {runs}/seg",
 ]
-CODES = {VERBS[0]: 3, VERBS[1]: 3, "predict {runs}/cls {data}/train": 3}
+CODES = {
+    "export {runs}/cls {runs}/cls.pt2 --to torch --samples 2": 2,  # a path that is not UTF-8
+    VERBS[0]: 3,
+    VERBS[1]: 3,
+    "predict {runs}/cls {data}/train": 3,
+}
 """Where an unreadable image is among the others."""
 
 
@@ -124,7 +130,10 @@ def write_images(root: Path) -> Path:
 
 def words(verb: str, data: Path, runs: Path) -> list[str]:
     """The arguments of a command."""
-    parts = [part.format(data=data, runs=runs, training="{training}") for part in verb.split()]
+    parts = [
+        part.format(data=data, runs=runs, clean=runs.parent.parent, training="{training}")
+        for part in verb.split()
+    ]
     place = parts.index("{training}") if "{training}" in parts else len(parts)
     return parts[:place] + (TRAINING + parts[place + 1 :] if place < len(parts) else [])
 
@@ -132,7 +141,7 @@ def words(verb: str, data: Path, runs: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     """Every verb, one after the other."""
-    root = tmp_path_factory.mktemp("hostile")
+    root = tmp_path_factory.mktemp("hostile") / f"[b]{NAMES[0]}{NAMES[2]}{NAMES[11]}"
     data, runs, said = write_images(root), root / "runs", {}
     for verb in VERBS:
         out, err = io.StringIO(), io.StringIO()

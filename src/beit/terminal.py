@@ -49,9 +49,9 @@ def _safe(value: object) -> object:
     return value if isinstance(value, int | float) else printable(value)
 
 
-def print_text(text: object) -> None:
-    """Print lines, such as paths that were written, made printable."""
-    print(printable_lines(str(text)))
+def print_lines(*lines: object) -> None:
+    """Print each on a line of its own, such as paths that were written, made printable."""
+    print("\n".join(map(printable, lines)))
 
 
 class TextTable:

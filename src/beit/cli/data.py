@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import run_subcommand
-from beit.terminal import print_text
+from beit.terminal import print_lines
 
 Data = Annotated[str, tyro.conf.Positional]
 
@@ -54,4 +54,4 @@ def pack(data: Data, out: Annotated[str, tyro.conf.Positional], shard_size: int 
     from beit.data.pack import pack as write
 
     done = write(data, out, shard_size=shard_size)
-    print_text(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")
+    print_lines(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")

@@ -9,7 +9,7 @@ import tyro
 
 from beit.cli.options import Artifact, Paths, run_subcommand
 from beit.errors import ConfigError
-from beit.terminal import print_text
+from beit.terminal import print_lines
 
 
 def report(args: list[str]) -> None:
@@ -36,14 +36,14 @@ def report(args: list[str]) -> None:
                 raise ConfigError(
                     "--picture and --plots are of a single run", remedy="name one run with them"
                 )
-            print_text(write_comparison([Path(run) for run in runs], Path(out)))
+            print_lines(write_comparison([Path(run) for run in runs], Path(out)))
             return
         run = Path(runs[0])
-        print_text(write_report(run))
+        print_lines(write_report(run))
         if picture:
-            print_text(write_strip(run, Path(picture)))
+            print_lines(write_strip(run, Path(picture)))
         if plots:
-            print_text("\n".join(map(str, write_plots(run, Path(plots)))))
+            print_lines(*write_plots(run, Path(plots)))
 
     tyro.cli(command, args=args, prog="beit report")
 
@@ -85,7 +85,7 @@ def neighbours(
     """
     from beit.report.retrieval import show_neighbours
 
-    print_text(
+    print_lines(
         show_neighbours(
             artifact,
             data,
@@ -122,7 +122,7 @@ def components(
     """
     from beit.report.components import show_components
 
-    print_text(
+    print_lines(
         show_components(
             artifact, data, out, block=block, pictures=pictures, side=side, device=device
         )
@@ -153,7 +153,7 @@ def attention(
     """
     from beit.report.heads import show_attention
 
-    print_text(
+    print_lines(
         show_attention(
             artifact,
             data,
@@ -189,6 +189,6 @@ def codebook(
     """
     from beit.report.codebook import show_codebook
 
-    print_text(
+    print_lines(
         show_codebook(artifact, data, out, pictures=pictures, most=most, side=side, device=device)
     )

@@ -20,7 +20,7 @@ from beit.config import (
 )
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
-from beit.terminal import print_text
+from beit.terminal import print_lines
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -75,7 +75,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
-        print_text(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
+        print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
 
 
 def tokenizer(args: list[str]) -> None:
@@ -110,8 +110,8 @@ def compare(args: list[str]) -> None:
 
         rows = compare_tokenizers(tokenizers, data=data, out=out, pictures=pictures, device=device)
         for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
-            print_text(f"| {' | '.join(line)} |")
-        print_text(f"\npage   {Path(out) / 'tokenizers.html'}")
+            print_lines(f"| {' | '.join(line)} |")
+        print_lines("", f"page   {Path(out) / 'tokenizers.html'}")
 
     tyro.cli(command, args=args, prog="beit tokenizer compare")
 

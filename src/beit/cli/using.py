@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import Artifact, Paths, pixels
-from beit.terminal import print_text
+from beit.terminal import print_lines
 
 
 def predict(args: list[str]) -> None:
@@ -76,7 +76,7 @@ def embed(args: list[str]) -> None:
         """
         from beit.serving.files import embed_files
 
-        print_text(
+        print_lines(
             embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device)
         )
 
@@ -129,7 +129,7 @@ def convert(args: list[str]) -> None:
             classes=read_class_names(Path(classes)) if classes else None,
         )
         place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
-        print_text("\n".join([*left_out, str(place)]))
+        print_lines(*left_out, place)
 
     with pixels():
         tyro.cli(command, args=args, prog="beit convert")
@@ -170,8 +170,8 @@ def export(args: list[str]) -> None:
         """
         from beit.artifact.export import export as write
 
-        print_text(
-            write(
+        print_lines(
+            *write(
                 artifact,
                 out,
                 to=to,
@@ -182,7 +182,7 @@ def export(args: list[str]) -> None:
                 preprocess=preprocess,
                 data=data,
                 samples=samples,
-            )
+            ).lines()
         )
 
     with pixels():

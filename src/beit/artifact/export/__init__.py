@@ -47,7 +47,8 @@ class Exported:
     samples: str
     """The pictures it was checked on."""
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """What was written, on what it was checked, and what came of that."""
         found, kind = self.parity, self.metadata["precision"]
         sizes = ", ".join(f"{height} x {width}" for height, width in found.sizes)
         batches = ", ".join(str(batch) for batch in found.batches)
@@ -76,7 +77,10 @@ class Exported:
                 f"accuracy {file:.2%}; the model has {model:.2%}; {kind} costs "
                 f"{100 * (model - file):.2f} points"
             )
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 def export(
@@ -112,6 +116,12 @@ def export(
             f"{place.name} does not end in {ending}, as a file for {to} does",
             remedy=f"name it {place.stem}{ending}",
         )
+    if _is_foreign(place.absolute()):
+        raise ConfigError(
+            f"the path {place.absolute()} is not UTF-8, and the libraries that write models for "
+            "other runtimes take no other",
+            remedy="export into a folder whose path is UTF-8, and move the file",
+        )
     formats.check_libraries(to, quantised=precision == "int8")
     source = open_artifact(artifact)
     what = choose_answer(source, answer)
@@ -137,6 +147,11 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether the path holds bytes that are not UTF-8, which Python writes as surrogates."""
+    return any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _write(
