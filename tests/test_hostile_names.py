@@ -26,6 +26,7 @@ from beit.errors import DataError
 from beit.printable import printable_lines
 from beit.report.markup import escape
 from beit.terminal import PrintableFormatter
+from served import png, serving
 
 NAMES = [
     "\x1b[31mred\x1b]0;title\x07", "cr\rover", "new\nerror: line", "\u202etxt.exe", "\u2028sep",
@@ -218,6 +219,19 @@ def test_the_run_knows_its_images_again(walk):
     log = (walk.runs / "cls" / "log.txt").read_text()
     assert "going on after step 2" in log or "done" in log
     assert "have changed" not in log
+
+
+def test_a_server_answers_with_the_true_names(walk, environment):
+    with serving(str(walk.runs / "cls"), environment=environment) as server:
+        status, answer, _ = server.ask("GET", "/models")
+        assert (status, sorted(answer["models"][0]["classes"])) == (200, sorted(NAMES))
+        status, answer, _ = server.ask("POST", "/predict", png(0))
+        assert status == 200
+        assert {label["name"] for label in answer["labels"]} <= set(NAMES)
+        for path in ("/%1b[31m%0aerror:%20line", "/%ff%00", "/predict?model=%1b[31m%ff"):
+            assert server.ask("POST", path, png(0))[0] in (404, 422)
+        assert printable_lines(server.log()) == server.log()
+        assert "\nerror: line" not in server.log()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
