@@ -25,7 +25,7 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"hardware", "jitter", "durable", "home", "chance", "parent", "terminal"},
+    {"hardware", "jitter", "durable", "home", "chance", "parent", "terminal", "text_table"},
     {"errors"},
     {"printable"},
 ]

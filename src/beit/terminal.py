@@ -11,10 +11,6 @@ import io
 import logging
 import sys
 
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
 from beit.printable import printable, printable_lines
 
 
@@ -52,28 +48,3 @@ def _safe(value: object) -> object:
 def print_lines(*lines: object) -> None:
     """Print each on a line of its own, such as paths that were written, made printable."""
     print("\n".join(map(printable, lines)))
-
-
-class TextTable:
-    """A table of plain text: a cell may have lines, and nothing in it is markup."""
-
-    def __init__(self, *heads: str, folded: int | None = None) -> None:
-        """`folded`: the column whose long words go on in the next line."""
-        columns = [Column(_cell(head)) for head in heads]
-        if folded is not None:
-            columns[folded].overflow = "fold"
-        self.rich = Table(*columns)
-
-    def add_row(self, *cells: str) -> None:
-        """One cell for each head."""
-        self.rich.add_row(*map(_cell, cells))
-
-
-def print_tables(*tables: TextTable | Table) -> None:
-    """Print them one below the other."""
-    rich = [table.rich if isinstance(table, TextTable) else table for table in tables]
-    Console(markup=False, emoji=False, highlight=False).print(*rich)
-
-
-def _cell(text: str) -> Text:
-    return Text(printable_lines(text))

@@ -23,7 +23,7 @@ from beit.data.sources import WHOLE, ImageSource, evenly
 from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
-from beit.terminal import TextTable, print_tables
+from beit.text_table import TextTable, print_tables
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from beit.errors import DataError, ResourceError
 from beit.printable import printable_lines
-from beit.terminal import print_tables
+from beit.text_table import print_tables
 
 Level = Literal["ok", "warn", "fail"]
 About = Literal["environment", "pictures"]

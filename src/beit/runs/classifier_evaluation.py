@@ -29,7 +29,7 @@ from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
-from beit.terminal import TextTable
+from beit.text_table import TextTable
 
 BATCH = 32
 

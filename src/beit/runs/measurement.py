@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from beit.batch import Unreadable
 from beit.printable import printable
-from beit.terminal import TextTable, print_tables
+from beit.text_table import TextTable, print_tables
 
 WORST = 20
 

@@ -38,7 +38,7 @@ from beit.printable import printable
 from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
 from beit.report.probe import write_probe_page
-from beit.terminal import TextTable, print_tables
+from beit.text_table import TextTable, print_tables
 from beit.training.noted import allowed_unreadable
 
 

@@ -20,7 +20,7 @@ from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
 from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
-from beit.terminal import TextTable
+from beit.text_table import TextTable
 
 BATCH = 8
 

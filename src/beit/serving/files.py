@@ -22,7 +22,7 @@ from beit.durable import check_free
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
 from beit.serving.predictor import Label, Predictor, best_labels, load
-from beit.terminal import TextTable, print_tables
+from beit.text_table import TextTable, print_tables
 
 FORMATS = (".npz", ".csv", ".safetensors")
 
