@@ -132,7 +132,7 @@ CASES = {
     "warm-up": ("pretrain tiny {io} --warmup-steps 30", 2, ["30", "fewer warm-up steps"]),
     "shortened default": ("finetune {io} --steps 20", 2,
                           ["error: warmup_steps 500", "--warmup-steps 2", "recipe tiny"]),
-    "steps below zero": ("finetune {io} --steps -5", 2, ["error: steps is -5", "greater"]),
+    "steps below zero": ("finetune {io} --steps -5", 2, ["error: steps is -5", "at least 1"]),
     "batch below zero": ("evaluate {fine} --data {data} --batch 0", 2, ["error: batch is 0"]),
     "epochs below zero": ("probe {pre} {io} --epochs -5", 2, ["error: epochs is -5"]),
     "recipe behind options": ("pretrain {io} tiny", 2,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from dataclasses import replace
+import reprlib
+from dataclasses import fields, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from beit.config import (
@@ -26,17 +29,31 @@ from beit.config import (
     PretrainRunConfig,
     ProbeConfig,
     PublishedBlockMasking,
+    RandomProjectionConfig,
     ReconstructConfig,
+    RunConfig,
     SegmentedConfig,
     SegmentRunConfig,
     TokenizerRunConfig,
     TrainingConfig,
     UniformMasking,
+    UperNetConfig,
     ViewConfig,
     VisionTransformerConfig,
 )
+from beit.config.artifact import (
+    BackboneArchitecture,
+    ClassifierArchitecture,
+    MaskedArchitecture,
+    PoolingHead,
+    SegmenterArchitecture,
+    TokenizerArchitecture,
+)
+from beit.config.check import field_types
 from beit.config.tree import TYPES, differences, from_json, leaves, override, to_json
 from beit.errors import BeitError, ConfigError, nearest
+from beit.training.run_folder import read_run_config
+from changes import changes
 
 TRAINING = TrainingConfig(steps=100, batch=8, lr=1e-3)
 PRETRAIN = PretrainRunConfig(training=TRAINING, model=VisionTransformerConfig())
@@ -46,7 +63,19 @@ RUNS = [
     FinetuneRunConfig(training=TRAINING, model=VisionTransformerConfig()),
     SegmentRunConfig(training=TRAINING, model=VisionTransformerConfig()),
 ]
-GIVEN = {"TrainingConfig": TRAINING, "RunConfig": None} | {type(run).__name__: run for run in RUNS}
+ARCHITECTURES = [
+    TokenizerArchitecture(tokenizer=DiscreteVAEConfig()),
+    BackboneArchitecture(backbone=VisionTransformerConfig()),
+    MaskedArchitecture(backbone=VisionTransformerConfig(), outputs=9),
+    PoolingHead(pooling="cls"),
+    ClassifierArchitecture(
+        backbone=VisionTransformerConfig(), head=PoolingHead(pooling="mean"), outputs=9
+    ),
+    SegmenterArchitecture(backbone=VisionTransformerConfig(), head=UperNetConfig(), outputs=9),
+]
+GIVEN = {"TrainingConfig": TRAINING, "RunConfig": None} | {
+    type(each).__name__: each for each in [*RUNS, *ARCHITECTURES]
+}
 CONCRETE = [
     GIVEN.get(name) or kind()
     for name, kind in TYPES.items()
@@ -289,3 +318,67 @@ def test_errors_carry_a_remedy_and_their_own_exit_code():
     codes = [kind.exit_code for kind in [BeitError, *BeitError.__subclasses__()]]
     assert len(set(codes)) == len(codes)
     assert 0 not in codes
+
+
+@pytest.mark.parametrize("config", CONCRETE, ids=lambda config: type(config).__name__)
+def test_no_field_takes_another_type_however_it_is_set(config):
+    """By constructor, by `replace`, from JSON: the Literal, the float and the length, too."""
+    for item in fields(config):
+        for value in (object(), {1}, b"x", math.nan, "no such word \x1b", ((),), LoaderConfig):
+            if isinstance(value, str) and field_types(type(config))[item.name] is str:
+                continue
+            with pytest.raises(ConfigError) as caught:
+                replace(config, **{item.name: value})
+            assert item.name in caught.value.problem
+            assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "problem"),
+    [
+        (ViewConfig(), {"symmetry": "flip"}, "symmetry is 'flip'"),
+        (TRAINING, {"betas": (0.9,)}, "betas is .*of length 1"),
+        (TRAINING, {"betas": (0.9, 1.0)}, "betas is .*entry 1 is 1.0"),
+        (TRAINING, {"lr": math.inf}, "lr is inf"),
+        (TRAINING, {"steps": 10**30}, "steps is 10000"),
+        (TRAINING, {"seed": -1}, "seed is -1"),
+        (VisionTransformerConfig(), {"depth": 10**9}, "depth is 1000000000"),
+        (VisionTransformerConfig(), {"size": (65_536, 65_536)}, "16,777,216 patches"),
+        (VisionTransformerConfig(), {"size": (3_200, 3_200)}, "index of 1,600,080,001"),
+        (RandomProjectionConfig(), {"patch": 65_536, "size": (65_536, 65_536)}, "matrix of"),
+        (LoaderConfig(), {"workers": 10**6}, "workers is 1000000"),
+        (PRETRAIN, {"model": ViewConfig()}, "model is ViewConfig"),
+    ],
+)
+def test_what_python_used_to_let_in(config, change, problem):
+    with pytest.raises(ConfigError, match=problem):
+        replace(config, **change)
+
+
+def test_values_that_stand_for_others_become_what_is_annotated():
+    training = TrainingConfig(steps=np.int64(3), batch=np.int32(2), lr=1, betas=[0, 0.5])
+    assert training == TrainingConfig(steps=3, batch=2, lr=1.0, betas=(0.0, 0.5))
+    assert [type(v) for v in (training.steps, training.lr, training.betas[0])] == [
+        int, float, float,
+    ]  # fmt: skip
+    assert replace(PRETRAIN, data=Path("pictures")).data == "pictures"
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: type(run).__name__)
+def test_the_config_of_a_run_changed_at_every_place(run, tmp_path):
+    """Refused in words, or right: read again it is the same."""
+    refused, remedies = 0, set()
+    for path, value, document in changes(to_json(run)):
+        shown = (path, reprlib.repr(value))
+        try:
+            read = from_json(document, RunConfig)
+            assert from_json(to_json(read), RunConfig) == read, shown
+        except ConfigError as error:
+            refused += 1
+            remedies.add(error.remedy)
+    assert refused > 1000
+    assert "" not in remedies
+    for text in ("", "[" * 100_000, "{", '{"type": "RunConfig", "type": "RunConfig"}', "\xff"):
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+        with pytest.raises(BeitError):
+            read_run_config(tmp_path)

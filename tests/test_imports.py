@@ -25,7 +25,7 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"hardware", "jitter", "durable", "home", "chance", "parent"},
+    {"hardware", "jitter", "durable", "home", "chance", "parent", "terminal", "text_table"},
     {"errors"},
     {"printable", "masked_patches"},
 ]
@@ -50,7 +50,7 @@ ONLY = {
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "printable", "recipes"}
+LIGHT = {"cli", "config", "errors", "printable", "recipes", "terminal"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

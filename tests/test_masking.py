@@ -145,5 +145,5 @@ def test_ratio_too_small_for_the_grid():
 
 
 def test_fixed_patches_outside_the_grid():
-    with pytest.raises(ConfigError, match=r"\[6, -1\] lie outside the 2 x 3 grid"):
-        FixedMasking(hidden_patches=(6, 0, -1)).build((2, 3))
+    with pytest.raises(ConfigError, match=r"\[6, 7\] lie outside the 2 x 3 grid"):
+        FixedMasking(hidden_patches=(6, 0, 7)).build((2, 3))

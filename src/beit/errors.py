@@ -19,16 +19,23 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from beit.printable import printable, shown
+
 
 class BeitError(ValueError):
-    """Base of all errors meant for the user; `exit_code` is what the command line returns."""
+    """Base of all errors meant for the user; `exit_code` is what the command line returns.
+
+    Problem and remedy are one line each, whatever names they hold: see `beit.printable`.
+    """
 
     exit_code = 1
 
     def __init__(self, problem: str, *, remedy: str = "") -> None:
-        self.problem = problem
-        self.remedy = remedy
-        super().__init__(f"{problem}\n  remedy: {remedy}" if remedy else problem)
+        self.problem = printable(problem)
+        self.remedy = printable(remedy)
+        super().__init__(
+            f"{self.problem}\n  remedy: {self.remedy}" if self.remedy else self.problem
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (type(self), self.problem, self.remedy)
@@ -81,11 +88,12 @@ def of_another_format(
 
     `made_by` is the version of this package that the file says it was written by, if it says so.
     """
-    maker = f"beit {made_by}" if isinstance(made_by, str) else "an unknown version of beit"
+    named = isinstance(made_by, str) and len(made_by) < 40
+    maker = f"beit {made_by}" if named else "an unknown version of beit"
     return error(
-        f"{what} was made by {maker} in format {found}, this version reads {reads}",
+        f"{what} was made by {maker} in format {shown(found)}, this version reads {reads}",
         remedy=f"install {maker}, or a later one that reads it"
-        if isinstance(made_by, str)
+        if named
         else "use the version of beit that wrote it",
     )
 

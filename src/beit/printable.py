@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import unicodedata
 
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -25,3 +26,22 @@ def printable(name: object) -> str:
         else character
         for character in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines, each of them printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxtuple, _SHORT.maxlist = 3, 20, 20
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, shortened in the middle if it is long."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a value of type {type(value).__name__} that is too long to print"

@@ -169,7 +169,7 @@ def test_weights_of_another_model(folder, tmp_path):
     config = read_config(folder) | {"sha256": read_config(other)["sha256"]}
     shutil.copy(other / WEIGHTS, folder)
     (folder / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"does not hold what .* says[\s\S]*mask_token"):
+    with pytest.raises(CheckpointError, match=r"those that config.json describes: \S+ (is|has)"):
         load_artifact(folder)
 
 
@@ -179,7 +179,7 @@ def test_weights_of_another_model(folder, tmp_path):
         ({"format": 2}, "format 2, this version reads 1"),
         ({"format": 2, "versions": {"beit": "9.1"}}, "made by beit 9.1 in format 2"),
         ({"architecture": {"kind": "poem"}}, "'poem'"),
-        ({"architecture": {}}, "does not hold"),
+        ({"architecture": {}}, "kind None"),
         ({"architecture": {"kind": "classifier", "backbone": {"type": "Novel"}}}, "'Novel'"),
     ],
 )

@@ -50,6 +50,7 @@ def test_it_is_kept_and_paints_nothing(tmp_path):
 
 
 def test_statistics_must_suit_the_channels():
-    for options in ({"channels": 1}, {"std": (0.0, 1.0, 1.0)}):
-        with pytest.raises(ConfigError, match="do not suit"):
-            RandomProjectionConfig(**options)
+    with pytest.raises(ConfigError, match="do not suit"):
+        RandomProjectionConfig(channels=1)
+    with pytest.raises(ConfigError, match=r"std is \(0.0, 1.0, 1.0\): entry 0 is 0.0"):
+        RandomProjectionConfig(std=(0.0, 1.0, 1.0))

@@ -115,5 +115,5 @@ def test_stopped_and_resumed_leaves_out_the_same(tmp_path, stop):
 
 @pytest.mark.parametrize("factor", [1.0, 0.0, -3.0])
 def test_factors_that_leave_out_too_much(factor):
-    with pytest.raises(ConfigError, match=f"skip_spikes {factor}"):
+    with pytest.raises(ConfigError, match=f"skip_spikes is {factor}"):
         TrainingConfig(steps=1, batch=1, lr=1.0, skip_spikes=factor)

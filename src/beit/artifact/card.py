@@ -10,7 +10,9 @@ from typing import Any
 import safetensors.torch
 from huggingface_hub import ModelCardData
 
-from beit.artifact.store import CONFIG, WEIGHTS, ArtifactFiles, Kind
+from beit.artifact.kinds import Kind
+from beit.artifact.store import CONFIG, WEIGHTS, ArtifactFiles
+from beit.printable import printable
 
 CARD = "README.md"
 LIBRARY = "beit"
@@ -154,4 +156,4 @@ def _text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     for sign in "\\`*_[]<>|":
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -12,16 +12,9 @@ from beit.artifact.build import build_model
 from beit.artifact.detect import MERGE, Detected, detect
 from beit.artifact.fetch import Fetched, fetch, file_hash
 from beit.artifact.foreign import Foreign, is_foreign, read_foreign
+from beit.artifact.kinds import Kind
 from beit.artifact.names import Family
-from beit.artifact.store import (
-    CONFIG,
-    WEIGHTS,
-    Artifact,
-    Details,
-    Kind,
-    load_artifact,
-    save_artifact,
-)
+from beit.artifact.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact, save_artifact
 from beit.config.outside import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes

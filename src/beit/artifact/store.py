@@ -9,49 +9,72 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from beit.artifact.kinds import Architecture, Kind, architecture_of, build, describe
+from beit.artifact.shapes import check_shapes
+from beit.config.artifact import ClassifierArchitecture, SegmenterArchitecture
+from beit.config.check import (
+    Config,
+    Crop,
+    Entries,
+    Fraction,
+    Measured,
+    NonNegativeInt,
+    check_that,
+    checked,
+)
 from beit.config.data import Resize, check_value_range
 from beit.config.model import VisionTransformerConfig
-from beit.config.runs import AggregationConfig, HeadConfig
 from beit.config.segment_run import InferenceConfig
-from beit.config.segmentation import SegmentationHeadConfig
-from beit.config.tokenizer import Interpolation, TokenizerConfig
+from beit.config.strict_json import parse_json
+from beit.config.tokenizer import Interpolation
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
-from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, of_another_format
+from beit.errors import CheckpointError, ConfigError, ResourceError, nearest, of_another_format
 from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
-from beit.models.segmenter import Segmenter
-from beit.tokenizers.base import VisualTokenizer
+from beit.models.heads import BackboneModel
+from beit.printable import shown
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 AGAIN = "copy the artifact again from where it was made"
-Kind = Literal["tokenizer", "masked", "backbone", "classifier", "segmenter"]
+TRAINED = Entries(
+    {
+        "recipe": str,
+        "steps": NonNegativeInt,
+        "pictures": NonNegativeInt,
+        "data": str,
+        "division": dict[str, Any],
+        "metrics": dict[str, Measured],
+        "from": str,
+        "notes": tuple[str, ...],
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Details:
+class Details(Config):
     """What an artifact says beside its architecture."""
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the logits."""
     multi_label: bool = False
     """Whether each class is answered independently, by a sigmoid, and an image may have several."""
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[Fraction, ...] = ()
     """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, as in training; None:
     what each file states, or all of its type."""
-    crop: float = 1.0
+    crop: Crop = 1.0
     """Share of the picture that evaluation looks at: centre crop of size / crop."""
     resize: Resize = "cover"
     """Whether an image keeps its proportions when it is resized."""
@@ -61,8 +84,12 @@ class Details:
     """How a segmenter reads a whole picture."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer whose tokens were predicted."""
-    trained: dict[str, Any] = field(default_factory=dict)
+    trained: Annotated[dict[str, Any], TRAINED] = field(default_factory=dict)
     """Where it comes from: recipe, steps, data fingerprint, metrics."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_value_range(self.value_range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,62 +108,8 @@ class Artifact:
     def version(self) -> str:
         """16 hex digits that differ where answers do: from weights, architecture and details."""
         answers = replace(self.details, trained={})
-        told = [_describe(self.model), to_json(answers), weights_digest(self.model)]
+        told = [describe(self.model), to_json(answers), weights_digest(self.model)]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
-    """Kind and architecture of a model."""
-    if isinstance(model, VisualTokenizer):
-        return {"kind": "tokenizer", "tokenizer": to_json(model.config)}
-    if isinstance(model, MaskedImageModel):
-        extra = model.aggregation
-        return {
-            "kind": "masked",
-            "backbone": to_json(model.backbone.config),
-            "outputs": model.outputs,
-            "aggregation": None if extra is None else to_json(extra.config),
-        }
-    if isinstance(model, BareBackbone):
-        return {"kind": "backbone", "backbone": to_json(model.backbone.config)}
-    if isinstance(model, Segmenter):
-        return {
-            "kind": "segmenter",
-            "backbone": to_json(model.backbone.config),
-            "head": to_json(model.config),
-            "outputs": model.classes,
-        }
-    assert isinstance(model, Classifier)
-    return {
-        "kind": "classifier",
-        "backbone": to_json(model.backbone.config),
-        "head": {"pooling": model.pooling},
-        "outputs": model.head.out_features,
-    }
-
-
-def _build(architecture: dict[str, Any]) -> nn.Module:
-    """The model that `_describe` described, with fresh weights."""
-    kind = architecture["kind"]
-    if kind not in get_args(Kind):
-        raise CheckpointError(
-            f"the artifact holds a model of kind '{kind}', which this version does not know",
-            remedy="use the version of beit that wrote it",
-        )
-    if kind == "tokenizer":
-        return from_json(architecture["tokenizer"], TokenizerConfig).build()
-    backbone = from_json(architecture["backbone"], VisionTransformerConfig)
-    if kind == "masked":
-        extra = architecture.get("aggregation")
-        aggregation = from_json(extra, AggregationConfig) if extra else None
-        return MaskedImageModel(backbone, architecture["outputs"], aggregation)
-    if kind == "backbone":
-        return BareBackbone(backbone)
-    if kind == "segmenter":
-        segmentation = from_json(architecture["head"], SegmentationHeadConfig)
-        return Segmenter(backbone, architecture["outputs"], segmentation)
-    head = HeadConfig(pooling=architecture["head"]["pooling"])
-    return Classifier(backbone, architecture["outputs"], head)
 
 
 def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
@@ -147,7 +120,7 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
     data = safetensors.torch.save(tensors)
     config = {
         "format": FORMAT,
-        "architecture": _describe(model),
+        "architecture": describe(model),
         "classes": list(details.classes),
         "multi_label": details.multi_label,
         "thresholds": list(details.thresholds),
@@ -205,6 +178,39 @@ class ArtifactFiles(NamedTuple):
     weights: bytes
 
 
+class Described(NamedTuple):
+    """What the config of an artifact says, checked; weights are another matter."""
+
+    architecture: Architecture
+    details: Details
+    versions: dict[str, str]
+
+
+def read_described(path: str | Path) -> Described:
+    """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
+    file = find_artifact(path) / CONFIG
+    return _described(file.parent, _parsed(file, _read(file)))
+
+
+def _described(folder: Path, config: dict[str, Any]) -> Described:
+    try:
+        names = [item.name for item in fields(Details)]
+        known = {*names, "format", "architecture", "sha256", "versions"}
+        for key in config:
+            check_that(key in known, f"there is no entry {shown(key)}", nearest(key, known))
+        for key in ("classes", "crop", "tokenizer", "trained", "versions"):
+            check_that(key in config, f"the entry '{key}' is missing", AGAIN)  # others are younger
+        checked("versions", config["versions"], dict[str, str])
+        details = from_json({name: config[name] for name in names if name in config}, Details)
+        architecture = architecture_of(config.get("architecture"))
+        _check_classes(details, architecture)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG} is not understood: {error.problem}", remedy=error.remedy
+        ) from error
+    return Described(architecture, details, config["versions"])
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config of an artifact, checked for its format. Reads no weights."""
     file = find_artifact(path) / CONFIG
@@ -220,7 +226,7 @@ def _read(file: Path) -> bytes:
 
 def _parsed(file: Path, content: bytes) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(content)
+        config: dict[str, Any] = parse_json(content)
     except ValueError as error:
         raise CheckpointError(f"{file} is not JSON: {error}", remedy=AGAIN) from error
     if not isinstance(config, dict):
@@ -267,28 +273,16 @@ def load_artifact(path: str | Path) -> Artifact:
 def artifact_of(files: ArtifactFiles) -> Artifact:
     """The model in the files of an artifact. Raises CheckpointError as `load_artifact` does."""
     folder, config = files.folder, _parsed(files.folder / CONFIG, files.config)
+    architecture, details, _ = _described(folder, config)
     try:
-        model = _build(config["architecture"])
         weights = safetensors.torch.load(files.weights)
-        _refuse_narrowing(folder, weights, model)
+        check_shapes(partial(build, architecture), weights, CONFIG)
+        model = build(architecture)
+        _refuse_narrowing(weights, model)
         model.load_state_dict(weights)
-        details = Details(
-            classes=tuple(config["classes"]),
-            multi_label=config.get("multi_label", False),  # older artifacts have neither
-            thresholds=tuple(config.get("thresholds", ())),
-            value_range=_value_range(config.get("value_range")),
-            crop=config["crop"],
-            resize=config.get("resize", "cover"),  # older artifacts do not say
-            interpolation=config.get("interpolation", "bicubic"),
-            inference=from_json(config["inference"], InferenceConfig)
-            if "inference" in config  # older artifacts have none
-            else InferenceConfig(),
-            tokenizer=config["tokenizer"],
-            trained=config["trained"],
-        )
-    except BeitError:
-        raise
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: {error.problem}", remedy=error.remedy) from error
+    except (RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{folder} does not hold what its {CONFIG} says: {error}",
             remedy=AGAIN,
@@ -297,25 +291,19 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
     return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
 
 
-def _value_range(stated: Any) -> tuple[float, float] | None:
-    """As written by `save_artifact`; older artifacts have none. Raises CheckpointError."""
-    if stated is None:
-        return None
-    if (
-        not isinstance(stated, list)
-        or len(stated) != 2
-        or not all(type(value) in (int, float) for value in stated)
-    ):
-        raise CheckpointError(f"the artifact's value_range is {stated!r}", remedy=AGAIN)
-    found = (float(stated[0]), float(stated[1]))
-    try:
-        check_value_range(found)
-    except ConfigError as error:
-        raise CheckpointError(f"the artifact's {error.problem}", remedy=AGAIN) from error
-    return found
+def _check_classes(details: Details, architecture: Architecture) -> None:
+    """Raise CheckpointError unless a model of classes has a name for each, or none."""
+    if not isinstance(architecture, ClassifierArchitecture | SegmenterArchitecture):
+        return
+    for what, values in (("class names", details.classes), ("thresholds", details.thresholds)):
+        if values and len(values) != architecture.outputs:
+            raise CheckpointError(
+                f"{len(values)} {what} are given for {architecture.outputs} outputs",
+                remedy="give one for each output, in their order",
+            )
 
 
-def _refuse_narrowing(folder: Path, weights: dict[str, Tensor], model: nn.Module) -> None:
+def _refuse_narrowing(weights: dict[str, Tensor], model: nn.Module) -> None:
     """Raise CheckpointError for weights of which the model, in the types of its own, would lose
     digits. Narrower ones are widened, which changes no value."""
     own = model.state_dict()
@@ -326,7 +314,7 @@ def _refuse_narrowing(folder: Path, weights: dict[str, Tensor], model: nn.Module
     ]
     if lost:
         raise CheckpointError(
-            f"{folder} holds {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}: loading it "
+            f"it holds {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}: loading it "
             "would lose digits",
             remedy="save it again from a model in float32: `model.float()`",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from beit.cli import (
 )
 from beit.config.outside import import_outside
 from beit.errors import BeitError, ConfigError, nearest
+from beit.terminal import let_any_name_be_printed, log_to_terminal
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "data": data.data,
@@ -72,6 +72,7 @@ def _check_order(args: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    let_any_name_be_printed()
     traceback, modules = False, []
     while args and args[0] in FOR_ALL:
         if args.pop(0) == "--traceback":
@@ -86,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("beit").setLevel(logging.INFO)
+    log_to_terminal()
     try:
         for module in modules:
             import_outside(module)

@@ -8,6 +8,7 @@ import tyro
 
 from beit.cli.options import LabelFile, run_subcommand
 from beit.config.label_file import BY_HEADINGS
+from beit.terminal import print_lines
 
 Data = Annotated[str, tyro.conf.Positional]
 
@@ -66,4 +67,4 @@ def pack(
     from beit.data.pack import pack as write
 
     done = write(data, out, shard_size=shard_size, label_file=label_file)
-    print(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")
+    print_lines(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")

@@ -12,6 +12,7 @@ from beit.config import EvaluateConfig, ProbeConfig
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT
 from beit.recipes.probe import RECIPES, find_probe
+from beit.terminal import print_lines
 
 
 def evaluate(args: list[str]) -> None:
@@ -76,4 +77,7 @@ def probe(args: list[str]) -> None:
     from beit.runs.probing import probe as measure
 
     print_table(measure(artifact, config))
-    print(f"results {Path(config.out) / 'probe.json'}\nplot    {Path(config.out, 'probe.html')}")
+    print_lines(
+        f"results {Path(config.out) / 'probe.json'}",
+        f"plot    {Path(config.out) / 'probe.html'}",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tyro
 
-from beit.cli.options import Paths
+from beit.cli.options import Paths, config_errors
 from beit.config.serve import ServeConfig
 from beit.errors import ResourceError
 
@@ -16,7 +16,7 @@ def serve(args: list[str]) -> None:
         artifacts: Paths,
         limits: tyro.conf.OmitArgPrefixes[ServeConfig],
         device: str = "cpu",
-    ) -> None:
+    ) -> tuple[tuple[str, ...], ServeConfig, str]:
         """Serve one artifact, or several as NAME=ARTIFACT.
 
         Args:
@@ -24,17 +24,19 @@ def serve(args: list[str]) -> None:
             limits: Address and limits.
             device: cpu or cuda.
         """
-        try:
-            import fastapi  # noqa: F401
-            import prometheus_client  # noqa: F401
-            import uvicorn  # noqa: F401
-        except ImportError as error:
-            raise ResourceError(
-                f"a library for serving is not installed: {error}",
-                remedy='pip install "beit[serve]"',
-            ) from error
-        from beit.serving.server import serve as run
+        return artifacts, limits, device
 
-        run(artifacts, limits, device)
+    with config_errors():
+        artifacts, limits, device = tyro.cli(command, args=args, prog="beit serve")
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ResourceError(
+            f"a library for serving is not installed: {error}",
+            remedy='pip install "beit[serve]"',
+        ) from error
+    from beit.serving.server import serve as run
 
-    tyro.cli(command, args=args, prog="beit serve")
+    run(artifacts, limits, device)

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from beit.cli.options import Artifact
+from beit.terminal import print_lines
 
 
 def push(args: list[str]) -> None:
@@ -43,6 +44,6 @@ def push(args: list[str]) -> None:
             message=message,
             dry_run=dry_run,
         )
-        print(dry_run or pushed.reference)
+        print_lines(dry_run or pushed.reference)
 
     tyro.cli(command, args=args, prog="beit push", config=(tyro.conf.FlagCreatePairsOff,))

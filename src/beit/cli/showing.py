@@ -10,6 +10,7 @@ import tyro
 from beit.cli.options import Artifact, LabelFile, Paths, run_subcommand
 from beit.config.label_file import BY_HEADINGS
 from beit.errors import ConfigError
+from beit.terminal import print_lines
 
 
 def report(args: list[str]) -> None:
@@ -36,14 +37,14 @@ def report(args: list[str]) -> None:
                 raise ConfigError(
                     "--picture and --plots are of a single run", remedy="name one run with them"
                 )
-            print(write_comparison([Path(run) for run in runs], Path(out)))
+            print_lines(write_comparison([Path(run) for run in runs], Path(out)))
             return
         run = Path(runs[0])
-        print(write_report(run))
+        print_lines(write_report(run))
         if picture:
-            print(write_strip(run, Path(picture)))
+            print_lines(write_strip(run, Path(picture)))
         if plots:
-            print("\n".join(map(str, write_plots(run, Path(plots)))))
+            print_lines(*write_plots(run, Path(plots)))
 
     tyro.cli(command, args=args, prog="beit report")
 
@@ -87,7 +88,7 @@ def neighbours(
     """
     from beit.report.retrieval import show_neighbours
 
-    print(
+    print_lines(
         show_neighbours(
             artifact,
             data,
@@ -127,7 +128,7 @@ def components(
     """
     from beit.report.components import show_components
 
-    print(
+    print_lines(
         show_components(
             artifact,
             data,
@@ -167,7 +168,7 @@ def attention(
     """
     from beit.report.heads import show_attention
 
-    print(
+    print_lines(
         show_attention(
             artifact,
             data,
@@ -206,7 +207,7 @@ def codebook(
     """
     from beit.report.codebook import show_codebook
 
-    print(
+    print_lines(
         show_codebook(
             artifact,
             data,

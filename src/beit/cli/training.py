@@ -21,6 +21,7 @@ from beit.config import (
 from beit.config.label_file import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
+from beit.terminal import print_lines
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -76,7 +77,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet, **given)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
-        print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
+        print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
 
 
 def tokenizer(args: list[str]) -> None:
@@ -120,8 +121,8 @@ def compare(args: list[str]) -> None:
             label_file=label_file,
         )
         for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
-            print(f"| {' | '.join(line)} |")
-        print(f"\npage   {Path(out) / 'tokenizers.html'}")
+            print_lines(f"| {' | '.join(line)} |")
+        print_lines("", f"page   {Path(out) / 'tokenizers.html'}")
 
     tyro.cli(command, args=args, prog="beit tokenizer compare")
 

@@ -9,6 +9,7 @@ import tyro
 
 from beit.cli.options import Artifact, LabelFile, Paths, pixels
 from beit.config.label_file import BY_HEADINGS
+from beit.terminal import print_lines
 
 
 def predict(args: list[str]) -> None:
@@ -82,7 +83,9 @@ def embed(args: list[str]) -> None:
         """
         from beit.serving.files import embed_files
 
-        print(embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device))
+        print_lines(
+            embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device)
+        )
 
     tyro.cli(command, args=args, prog="beit embed")
 
@@ -133,7 +136,7 @@ def convert(args: list[str]) -> None:
             classes=read_class_names(Path(classes)) if classes else None,
         )
         place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
-        print("\n".join([*left_out, str(place)]))
+        print_lines(*left_out, place)
 
     with pixels():
         tyro.cli(command, args=args, prog="beit convert")
@@ -176,8 +179,8 @@ def export(args: list[str]) -> None:
         """
         from beit.artifact.export import export as write
 
-        print(
-            write(
+        print_lines(
+            *write(
                 artifact,
                 out,
                 to=to,
@@ -189,7 +192,7 @@ def export(args: list[str]) -> None:
                 data=data,
                 samples=samples,
                 label_file=label_file,
-            )
+            ).lines()
         )
 
     with pixels():

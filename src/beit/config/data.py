@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from beit.config.check import check_share, check_that
+from beit.config.check import (
+    Config,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    Range,
+    check_that,
+)
 
 Symmetry = Literal["none", "horizontal", "all"]
+Workers = Annotated[int, Range(0, 4_096)]
 CropScale = tuple[float, float]
 Pipeline = Literal["parity", "fast"]
 Resize = Literal["cover", "stretch"]
@@ -39,7 +48,7 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig:
+class ViewConfig(Config):
     """The random view of a picture for tokenizer training and pre-training (section 2.5)."""
 
     crop_scale: CropScale = (0.08, 1.0)
@@ -48,18 +57,18 @@ class ViewConfig:
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
     """Random mirrorings: none, left-right, or all eight rotations and mirrorings (no upright)."""
-    jitter: float = 0.4
+    jitter: Fraction = 0.4
     """Strength of the random brightness, contrast and saturation; 0 switches it off."""
     pipeline: Pipeline = "parity"
     """Jitter before the crop is resized, as published; or after it, on the device: fast."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_crop(self.crop_scale, self.crop_ratio)
-        check_share(self, "jitter")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Config):
     """The random view of a labelled picture for fine-tuning (table 13)."""
 
     crop_scale: CropScale = (0.08, 1.0)
@@ -70,61 +79,41 @@ class AugmentConfig:
     """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment policy in timm's notation; empty switches it off."""
-    jitter: float = 0.0
+    jitter: Fraction = 0.0
     """Colour jitter, used when RandAugment is off."""
-    erasing: float = 0.25
+    erasing: Fraction = 0.25
     """Probability that a rectangle is replaced by noise."""
-    mixup: float = 0.8
+    mixup: NonNegativeFloat = 0.8
     """Alpha of mixup; 0 switches it off."""
-    cutmix: float = 1.0
+    cutmix: NonNegativeFloat = 1.0
     """Alpha of cutmix; 0 switches it off. With both, one of them is drawn per batch."""
-    smoothing: float = 0.1
+    smoothing: Fraction = 0.1
     """Label smoothing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_crop(self.crop_scale, self.crop_ratio)
-        check_share(self, "erasing", "smoothing", "jitter")
-        check_that(
-            self.mixup >= 0 and self.cutmix >= 0,
-            f"mixup {self.mixup} and cutmix {self.cutmix} cannot be negative",
-            "use 0 to switch one off",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Config):
     """How pictures are read."""
 
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that read pictures; None takes what the machine has to spare."""
     cache: bool | None = None
     """Keep decoded pictures in memory; None does so when they fit in half a gigabyte."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
     bits kept in 16; None: what each file states, or all of its type. It goes with the model."""
-    bad_limit: float = 0.01
+    bad_limit: Fraction = 0.01
     """Largest share of unreadable pictures before a run stops; each is named in the report.
     A single one is always left out, unless this is 0."""
-    worker_timeout: float = 300.0
+    worker_timeout: PositiveFloat = 300.0
     """Seconds without a picture after which a loader process counts as hung."""
-    worker_restarts: int = 3
+    worker_restarts: NonNegativeInt = 3
     """How often loader processes that died or hung are replaced before the run ends."""
 
     def __post_init__(self) -> None:
-        check_share(self, "bad_limit")
+        super().__post_init__()
         check_value_range(self.value_range)
-        check_that(
-            self.workers is None or self.workers >= 0,
-            f"workers is {self.workers}",
-            "use 0 to read in the training process, or a positive number",
-        )
-        check_that(
-            self.worker_timeout > 0,
-            f"worker_timeout is {self.worker_timeout}",
-            "use a positive number of seconds",
-        )
-        check_that(
-            self.worker_restarts >= 0,
-            f"worker_restarts is {self.worker_restarts}",
-            "use 0 to end the run at once, or a positive number",
-        )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from beit.config.check import check_that
-from beit.config.data import LoaderConfig
+from beit.config.check import Config, Crop, PositiveInt, Range, Sides
+from beit.config.data import LoaderConfig, Workers
 from beit.config.label_file import LabelFileConfig
-from beit.config.segment_run import InferenceConfig, MaskConfig
+from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifiedConfig:
+class ClassifiedConfig(Config):
     """What only a classifier takes."""
 
-    crop: float | None = None
+    crop: Crop | None = None
     """Share of the side that the centre crop keeps; the model's own by default."""
-    size: tuple[int, int] | None = None
+    size: Sides | None = None
     """Height and width in pixels; the model's own by default."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
@@ -24,31 +25,25 @@ class ClassifiedConfig:
     are."""
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
-    def __post_init__(self) -> None:
-        check_that(
-            self.crop is None or 0 < self.crop <= 1,
-            f"crop is {self.crop}",
-            "use a share above 0, up to 1",
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentedConfig:
+class SegmentedConfig(Config):
     """What only a segmenter takes. What is not given is as the model carries it."""
 
-    scales: tuple[float, ...] | None = None
+    scales: Scales | None = None
     """Sizes to average over; published as multi-scale: 1 1.25 1.5 1.75, with --flip."""
     whole: bool = False
     """Read each picture at once instead of through a window."""
-    window: tuple[int, int] | None = None
+    window: Sides | None = None
     """Height and width of the window."""
-    stride: tuple[int, int] | None = None
+    stride: Sides | None = None
     """Step of the window."""
-    short_side: int | None = None
+    short_side: Annotated[int, Range(0, 65_536)] | None = None
     """Shorter side of the picture at scale 1; 0 reads it at its own size."""
     masks: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.inference(InferenceConfig(), flip=False)
 
     def inference(self, own: InferenceConfig, *, flip: bool) -> InferenceConfig:
@@ -66,7 +61,7 @@ class SegmentedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Config):
     """Measure a classifier (accuracy, likelihood, calibration; with several labels per image:
     average precision and F1) or a segmenter (intersection over union of each class, accuracy)."""
 
@@ -77,23 +72,15 @@ class EvaluateConfig:
     """The part to read, where there are parts."""
     flip: bool = False
     """Average the probabilities of each picture and its mirror image; a segmenter may anyhow."""
-    batch: int | None = None
+    batch: PositiveInt | None = None
     """Pictures at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
     device: str = "cpu"
     """cpu or cuda."""
     classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
     segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that read pictures; None takes what the machine has to spare."""
 
     def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
         """How images are read, once and in their order, by a model that has seen this range."""
         return LoaderConfig(workers=self.workers, value_range=value_range)
-
-    def __post_init__(self) -> None:
-        check_that(
-            self.batch is None or self.batch > 0,
-            f"batch is {self.batch}",
-            "use at least one picture at a time",
-        )
-        self.loader()  # checks the workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from beit.config.check import check_positive, check_that
+from beit.config.check import Config, Depth, Width, check_that
 from beit.config.masking import MaskingConfig, PublishedBlockMasking, RatioMasking
 from beit.config.model import VisionTransformerConfig
 
@@ -14,7 +14,7 @@ Predict = Literal["masked", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainObjectiveConfig:
+class PretrainObjectiveConfig(Config):
     """An objective of pre-training."""
 
     target: Target = "tokens"
@@ -52,15 +52,15 @@ class VisibleConfig(PretrainObjectiveConfig):
     """Visible-only prediction, which is not BEiT: the backbone is given the visible patches alone,
     and a light decoder predicts the hidden ones (as in MAE, arXiv:2111.06377, section 3)."""
 
-    decoder_width: int = 256
+    decoder_width: Width = 256
     """Channels of the decoder."""
-    decoder_depth: int = 2
+    decoder_depth: Depth = 2
     """Blocks of the decoder."""
-    decoder_heads: int = 8
+    decoder_heads: Width = 8
     """Attention heads of the decoder."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "decoder_width", "decoder_depth", "decoder_heads")
+        super().__post_init__()
         check_that(
             self.decoder_width % self.decoder_heads == 0,
             f"decoder_width {self.decoder_width} cannot be divided among {self.decoder_heads} "

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from beit.config.check import check_that
+from beit.config.check import Config, check_that
 
 LabelSeparator = Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
 NO_COLUMN = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFileConfig:
+class LabelFileConfig(Config):
     """Which columns of a label file are read. A column is named by its heading or, where there are
     no headings, by its number, counted from 1. Empty: found by the headings."""
 
@@ -34,6 +34,7 @@ class LabelFileConfig:
     """Folder that the names in a label file count from; empty: that of the label file."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         folds = bool(self.validation_fold or self.test_fold)
         check_that(
             not (folds and self.split_column == NO_COLUMN),

@@ -5,17 +5,25 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from beit.config.check import check_share, check_that
+from beit.config.check import (
+    Config,
+    Fraction,
+    NonNegativeInt,
+    PositiveInt,
+    Range,
+    check_that,
+)
 from beit.errors import ConfigError
+from beit.printable import shown
 
 if TYPE_CHECKING:
     from beit.masking import MaskSampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskingConfig(abc.ABC):
+class MaskingConfig(Config, abc.ABC):
     """A masking scheme; `build(grid)` returns its sampler."""
 
     @abc.abstractmethod
@@ -26,11 +34,8 @@ class MaskingConfig(abc.ABC):
 class RatioMasking(MaskingConfig):
     """A scheme that hides a given share of the patches."""
 
-    mask_ratio: float = 75 / 196
+    mask_ratio: Fraction = 75 / 196
     """Share of the patches to hide; the published value is 75 of 196."""
-
-    def __post_init__(self) -> None:
-        check_share(self, "mask_ratio")
 
     def count(self, grid: tuple[int, int]) -> int:
         """Number of hidden patches M on this grid: at least one, unless the ratio is 0."""
@@ -50,23 +55,10 @@ class RatioMasking(MaskingConfig):
 class BlockMasking(RatioMasking):
     """Blocks until the count is reached, topped up to it exactly (Algorithm 1; log-uniform)."""
 
-    smallest_block: int = 16
+    smallest_block: PositiveInt = 16
     """Fewest patches in a block, on a 14 x 14 grid; scaled with the area of the grid."""
-    largest_aspect: float = 1 / 0.3
+    largest_aspect: Annotated[float, Range(1, math.inf)] = 1 / 0.3
     """Longest side over shortest side of a block."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_that(
-            self.largest_aspect >= 1,
-            f"largest_aspect is {self.largest_aspect}",
-            "it is the longest side over the shortest: 1 or more",
-        )
-        check_that(
-            self.smallest_block >= 1,
-            f"smallest_block is {self.smallest_block}",
-            "a block has at least one patch",
-        )
 
     def block_minimum(self, grid: tuple[int, int]) -> int:
         """Fewest patches in a block on this grid."""
@@ -102,12 +94,13 @@ class UniformMasking(RatioMasking):
 class FixedMasking(MaskingConfig):
     """The same patches in every picture, by row-major index; for tests and pictures."""
 
-    hidden_patches: tuple[int, ...] = (0,)
+    hidden_patches: tuple[NonNegativeInt, ...] = (0,)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_that(
             len(set(self.hidden_patches)) == len(self.hidden_patches),
-            f"hidden_patches {self.hidden_patches} names a patch twice",
+            f"hidden_patches {shown(self.hidden_patches)} names a patch twice",
             "name each patch once",
         )
 

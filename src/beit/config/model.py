@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from beit.config.check import check_multiple, check_positive, check_that
+from beit.config.check import (
+    Config,
+    Depth,
+    FractionBelowOne,
+    PositiveFloat,
+    Range,
+    Side,
+    Sides,
+    Width,
+    check_multiple,
+    check_that,
+)
 from beit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -14,6 +25,8 @@ if TYPE_CHECKING:
 Position = Literal["none", "shared", "per-block"]
 Initialisation = Literal["pretrain", "finetune"]
 
+MAX_PATCHES = 65_536  # 256 x 256: their attention scores take 16 GB per head and image
+MAX_INDEX = 2**30  # 8 GB of int64
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,64 +53,61 @@ SIZES: dict[str, Size] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionTransformerConfig:
+class VisionTransformerConfig(Config):
     """A Vision Transformer as BEiT uses it, in every role."""
 
-    size: tuple[int, int] = (224, 224)
+    size: Sides = (224, 224)
     """Height and width in pixels that the position tables are made for."""
-    patch: int = 16
+    patch: Side = 16
     """Side of a patch in pixels."""
-    channels: int = 3
+    channels: Width = 3
     """Channels of a picture."""
-    width: int = 768
+    width: Width = 768
     """Length of a patch vector."""
-    depth: int = 12
+    depth: Depth = 12
     """Number of blocks."""
-    heads: int = 12
+    heads: Width = 12
     """Attention heads."""
-    hidden: int = 3072
+    hidden: Width = 3072
     """Width of the hidden layer of each MLP."""
     absolute_position: bool = False
     """Add a learned vector per position (the plain ViT of the paper's main tables)."""
     relative_position: Position = "shared"
     """Relative position bias: none, one table for all blocks (pre-training), or one per block."""
-    layer_scale: float | None = 0.1
+    layer_scale: PositiveFloat | None = 0.1
     """Initial value of the per-channel residual gains; None leaves them out. 1e-5 for large."""
     mask_token: bool = True
     """Own the vector that stands for a hidden patch; off once pre-training is over."""
-    drop_path: float = 0.0
+    drop_path: FractionBelowOne = 0.0
     """Stochastic depth of the last block; grows linearly from 0 at the first."""
     initialisation: Initialisation = "pretrain"
     """`pretrain` cuts the normal(0, 0.02) at one sigma, `finetune` does not cut it."""
     mean: tuple[float, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]."""
-    std: tuple[float, ...] = HALF
+    std: tuple[PositiveFloat, ...] = HALF
     """Standard deviation of each channel, for pixels in [0, 1]."""
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Annotated[float, Range(0, 1, above=True, below=True)] = 1e-6
     """What every layer norm adds to the variance: 1e-6 in all of BEiT, 1e-12 in transformers."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "patch", "channels", "width", "depth", "heads", "hidden")
+        super().__post_init__()
         check_multiple("size", self.size, self.patch)
+        check_that(
+            self.patches <= MAX_PATCHES,
+            f"size {self.size} has {self.patches:,} patches of {self.patch} x {self.patch} pixels",
+            f"use at most {MAX_PATCHES:,}: attention relates each patch to every other",
+        )
+        tables = {"none": 0, "shared": 1, "per-block": self.depth}[self.relative_position]
+        entries = tables * (1 + self.patches) ** 2
+        check_that(
+            entries <= MAX_INDEX,
+            f"relative positions of size {self.size} take an index of {entries:,} entries",
+            f"use pictures of fewer patches, or absolute positions: at most {MAX_INDEX:,}",
+        )
         check_that(
             self.width % self.heads == 0,
             f"width {self.width} cannot be divided among {self.heads} heads",
             f"use a width that is a multiple of {self.heads}",
-        )
-        check_that(
-            0.0 <= self.drop_path < 1.0,
-            f"drop_path {self.drop_path} is not a probability below 1",
-            "use a value from 0 to 0.9",
-        )
-        check_that(
-            self.layer_scale is None or self.layer_scale > 0,
-            f"layer_scale {self.layer_scale} would silence every block",
-            "use a positive number, or None to leave the gains out",
-        )
-        check_that(
-            0 < self.norm_epsilon < 1,
-            f"norm_epsilon is {self.norm_epsilon}",
-            "use a small positive number; that of BEiT is 1e-6",
         )
         for name, values in (("mean", self.mean), ("std", self.std)):
             check_that(
@@ -105,11 +115,6 @@ class VisionTransformerConfig:
                 f"{name} has {len(values)} values for {self.channels} channels",
                 f"give one value per channel, e.g. {name}={(0.5,) * self.channels}",
             )
-        check_that(
-            all(value > 0 for value in self.std),
-            f"std {self.std} divides by zero or flips the sign",
-            "give the positive standard deviation of each channel",
-        )
 
     @property
     def grid(self) -> tuple[int, int]:

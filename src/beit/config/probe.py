@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from beit.config.check import check_positive, check_share, check_that
+from beit.config.check import (
+    Config,
+    Crop,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_that,
+)
 from beit.config.data import LoaderConfig
 from beit.config.label_file import LabelFileConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(Config):
     """Measure what the frozen features of every block are worth; nothing of the model is trained.
 
     The linear probes differ from the published ones in that they see the central view only, not a
@@ -24,56 +33,44 @@ class ProbeConfig:
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     out: str = ""
     """Folder for probe.json and probe.html."""
-    crop: float | None = None
+    crop: Crop | None = None
     """Share of the side that the centre crop keeps; the model's own by default."""
-    split: float = 0.2
+    split: Fraction = 0.2
     """Share of each class held out for validation where there is no val/."""
     multi_label: bool = False
     """Take the same file in several class folders, or named several times in a list, for one image
     with several labels."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Decides the held-out share, the order of the pictures, and which few labels are used."""
-    learning_rates: tuple[float, ...] = (1e-3, 4e-3, 1e-2)
+    learning_rates: tuple[PositiveFloat, ...] = (1e-3, 4e-3, 1e-2)
     """Learning rates of the linear and the attentive probes, all tried."""
-    epochs: int = 100
+    epochs: PositiveInt = 100
     """Passes over the features; the learning rate falls to 0 on a cosine, epoch by epoch."""
-    batch: int = 256
+    batch: PositiveInt = 256
     """Pictures per update of a probe."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """AdamW's weight decay of the probes."""
     standardise: bool = True
     """Bring every feature to mean 0 and deviation 1 on the training pictures."""
-    neighbours: tuple[int, ...] = (1, 5, 10, 20, 50)
+    neighbours: tuple[PositiveInt, ...] = (1, 5, 10, 20, 50)
     """Numbers of nearest neighbours that vote."""
-    temperatures: tuple[float, ...] = (0.02, 0.07, 0.2)
+    temperatures: tuple[PositiveFloat, ...] = (0.02, 0.07, 0.2)
     """Temperatures of their votes."""
-    attentive_epochs: int = 20
+    attentive_epochs: NonNegativeInt = 20
     """Passes of the attentive probe over the patches of the best block; 0 leaves it out."""
-    shots: tuple[int, ...] = (1, 5, 10)
+    shots: tuple[PositiveInt, ...] = (1, 5, 10)
     """Labels per class of the low-shot settings; those that a class is too small for are named."""
-    seeds: int = 5
+    seeds: PositiveInt = 5
     """Draws of the few labels."""
     device: str = "cpu"
     """cpu or cuda, for the backbone."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:
-        check_positive(self, "epochs", "batch", "seeds")
-        check_share(self, "split")
-        check_that(
-            self.crop is None or 0 < self.crop <= 1,
-            f"crop is {self.crop}",
-            "use a share above 0, up to 1",
-        )
-        for name in ("learning_rates", "neighbours", "temperatures", "shots"):
-            values = getattr(self, name)
+        super().__post_init__()
+        for name in ("learning_rates", "neighbours", "temperatures"):
             check_that(
-                min(values, default=float(name == "shots")) > 0,
-                f"{name} is {values}",
-                "use values above zero; only shots may be left empty",
+                len(getattr(self, name)) > 0,
+                f"{name} is empty, ()",
+                "give at least one; only shots may be left empty",
             )
-        check_that(
-            self.weight_decay >= 0 and self.attentive_epochs >= 0,
-            f"weight_decay is {self.weight_decay}, attentive_epochs {self.attentive_epochs}",
-            "use 0 or more",
-        )

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from beit.config.check import check_positive, check_share, check_that
+from beit.config.check import (
+    Config,
+    Crop,
+    Depth,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_that,
+)
 from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
 from beit.config.label_file import LabelFileConfig
@@ -18,7 +28,7 @@ Pooling = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerObjectiveConfig:
+class TokenizerObjectiveConfig(Config):
     """How a tokenizer is trained."""
 
 
@@ -26,32 +36,22 @@ class TokenizerObjectiveConfig:
 class ReconstructConfig(TokenizerObjectiveConfig):
     """The objective of the discrete VAE: reconstruct through sampled codes (eq. 1)."""
 
-    first_temperature: float = 1.0
+    first_temperature: PositiveFloat = 1.0
     """Gumbel-softmax temperature at the start."""
-    final_temperature: float = 1 / 16
+    final_temperature: PositiveFloat = 1 / 16
     """Gumbel-softmax temperature once annealed (DALL-E, appendix A.2)."""
-    annealing: float = 0.5
+    annealing: Fraction = 0.5
     """Share of the run over which the temperature falls, on a cosine."""
-    kl_weight: float = 0.0
+    kl_weight: NonNegativeFloat = 0.0
     """Weight of the KL to the uniform code distribution, nats per token, beside the mean loss."""
-    kl_warmup: float = 0.1
+    kl_warmup: Fraction = 0.1
     """Share of the run over which the KL weight rises."""
-    balance_weight: float = 0.0
+    balance_weight: NonNegativeFloat = 0.0
     """Weight of ln K minus the entropy of the batch's mean code distribution: against collapse."""
-    revive_every: int = 100
+    revive_every: NonNegativeInt = 100
     """Steps between revivals of dead codes: each takes half of a busy code; 0 never revives."""
-    usage_decay: float = 0.96
+    usage_decay: Fraction = 0.96
     """Decay of the running usage of each code, from which dead codes are told."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "first_temperature", "final_temperature")
-        check_share(self, "annealing", "kl_warmup", "usage_decay")
-        check_that(
-            self.kl_weight >= 0 and self.balance_weight >= 0 and self.revive_every >= 0,
-            f"kl_weight {self.kl_weight}, balance_weight {self.balance_weight} or revive_every "
-            f"{self.revive_every} is negative",
-            "use 0 or more",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,34 +59,25 @@ class QuantiseConfig(TokenizerObjectiveConfig):
     """The objective of a quantised tokenizer (BEiT v2, eq. 4): rebuild what its tokens stand for,
     the features of a teacher for VQ-KD and pixels for VQ."""
 
-    commitment_weight: float = 1.0
+    commitment_weight: NonNegativeFloat = 1.0
     """Weight of the mean squared distance between vectors of length 1 and their codes."""
-    revive_every: int = 100
+    revive_every: NonNegativeInt = 100
     """Steps between revivals of dead codes, which take vectors of the batch; 0 never revives."""
-
-    def __post_init__(self) -> None:
-        check_that(
-            self.commitment_weight >= 0 and self.revive_every >= 0,
-            f"commitment_weight {self.commitment_weight} or revive_every {self.revive_every} is "
-            "negative",
-            "use 0 or more",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class AggregationConfig:
+class AggregationConfig(Config):
     """Patch aggregation: predict again through the last class token (BEiT v2, section 2.3)."""
 
-    tap: int | None = None
+    tap: PositiveInt | None = None
     """Block, counted from 1, whose patches it reads: 9 for base, 21 for large; None: no second."""
-    blocks: int = 2
+    blocks: Depth = 2
     """Extra blocks over those patches and the class token; only pre-training uses them."""
     shared_head: bool = True
     """Use the norm and the head of the main prediction, or own ones."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "blocks")
-        check_that(self.tap is None or self.tap > 0, f"tap is {self.tap}", "count blocks from 1")
+        super().__post_init__()
         usual = self.blocks == AggregationConfig.blocks and self.shared_head
         check_that(
             self.tap is not None or usual,
@@ -97,20 +88,17 @@ class AggregationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(Config):
     """The classification head (section 2.6)."""
 
     pooling: Pooling = "mean"
     """Average the patch vectors and normalise the mean, or normalise and take the class token."""
-    head_scale: float = 0.001
+    head_scale: PositiveFloat = 0.001
     """Factor on the head's initial weights, so that training starts near uniform predictions."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "head_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Config):
     """What every run has."""
 
     recipe: str = ""
@@ -127,7 +115,6 @@ class RunConfig:
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
     """Raise ConfigError unless these views can be kept, and a bank is named only if some are."""
-    check_that(views >= 0, f"{name}_views is {views}", f"use 0 to keep no {kept}")
     check_that(
         views > 0 or not bank,
         f"{name}_bank is {bank}, and {name}_views 0 keeps no {kept}",
@@ -144,7 +131,7 @@ class TokenizerRunConfig(RunConfig):
     teacher: str = ""
     """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
     timm or transformers, or any run or model of ours."""
-    teacher_views: int = 0
+    teacher_views: NonNegativeInt = 0
     """Views of each picture whose features of the teacher are kept on disk; epochs go round them.
     0 keeps none: every epoch has new views, and the teacher runs in every step."""
     teacher_bank: str = ""
@@ -152,11 +139,11 @@ class TokenizerRunConfig(RunConfig):
     run."""
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
-    held_out: float = 0.05
+    held_out: Fraction = 0.05
     """Share of the pictures kept aside to measure reconstruction and code usage on."""
 
     def __post_init__(self) -> None:
-        check_share(self, "held_out")
+        super().__post_init__()
         quantised = isinstance(self.tokenizer, QuantisedConfig)
         check_that(
             isinstance(self.objective, QuantiseConfig if quantised else ReconstructConfig),
@@ -188,7 +175,7 @@ class PretrainRunConfig(RunConfig):
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the journal tells how many."""
-    token_views: int = 0
+    token_views: NonNegativeInt = 0
     """Views of each picture whose tokens are kept on disk; epochs go round them, each under new
     masks. 0 keeps none: every epoch has new views, which are encoded anew."""
     token_bank: str = ""
@@ -206,13 +193,13 @@ class PretrainRunConfig(RunConfig):
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
-    neighbour_pictures: int = 2000
+    neighbour_pictures: NonNegativeInt = 2000
     """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
-    evaluation_crop: float = 0.875
+    evaluation_crop: Crop = 0.875
     """Share of the side kept by the centre crop of the nearest-neighbour score."""
 
     def __post_init__(self) -> None:
-        check_share(self, "evaluation_crop")
+        super().__post_init__()
         tap, depth = self.aggregation.tap, self.model.depth
         check_that(
             tap is None or tap < depth,
@@ -244,16 +231,16 @@ class FinetuneRunConfig(RunConfig):
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
-    split: float = 0.2
+    split: Fraction = 0.2
     """Share of each class kept for validation when the data has no `val` folder."""
-    per_class: int | None = None
+    per_class: PositiveInt | None = None
     """Use only this many labelled pictures per class, drawn by `subset_seed`."""
-    subset_seed: int = 0
+    subset_seed: NonNegativeInt = 0
     """Decides which labelled pictures `per_class` and `split` draw."""
     multi_label: bool = False
     """Take the same file in several class folders (linked or copied), or named several times in a
     list, for one image with several labels. Label files with several labels need no option."""
-    evaluation_crop: float | None = None
+    evaluation_crop: Crop | None = None
     """Share of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
 
     @property
@@ -262,16 +249,3 @@ class FinetuneRunConfig(RunConfig):
         if self.evaluation_crop is not None:
             return self.evaluation_crop
         return 0.875 if min(self.model.size) < 384 else 1.0
-
-    def __post_init__(self) -> None:
-        check_share(self, "split")
-        check_that(
-            self.evaluation_crop is None or 0 < self.evaluation_crop <= 1,
-            f"evaluation_crop is {self.evaluation_crop}",
-            "use a share above 0, up to 1",
-        )
-        check_that(
-            self.per_class is None or self.per_class > 0,
-            f"per_class is {self.per_class}",
-            "use at least one labelled picture per class",
-        )

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from beit.config.check import check_multiple, check_positive, check_share, check_that
+from beit.config.check import (
+    Config,
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    Range,
+    Side,
+    Sides,
+    check_multiple,
+    check_that,
+)
 from beit.config.data import Symmetry
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
+from beit.printable import shown
 
 Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
 Unmasked = Literal["refuse", "background", "skip"]
 Size = tuple[int, int]
+Scales = tuple[Annotated[float, Range(0.05, 16)], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskConfig:
+class MaskConfig(Config):
     """How masks are found and what their values mean. 255 is ignored, but in binary masks."""
 
     layout: Layout = "auto"
@@ -52,6 +64,7 @@ class MaskConfig:
     """What becomes of images without a mask: all `background` (label 0), `skip`, or an error."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for value in self.ignore_values:
             check_that(
                 _is_number(value) or self.ignore_values == ("none",),
@@ -75,15 +88,15 @@ def _is_number(text: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointConfig:
+class JointConfig(Config):
     """The random view of a picture and its mask: the published pipeline of ADE20K."""
 
-    resize_ratio: tuple[float, float] = (0.5, 2.0)
+    resize_ratio: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
     """Smallest and largest factor on the base scale."""
-    base_side: int | None = None
+    base_side: Side | None = None
     """Length of the shorter side at ratio 1, the longer one at most four times that; None: the
     shorter side of the crop, as published."""
-    largest_class: float = 0.75
+    largest_class: Fraction = 0.75
     """Ten crops are tried for one with two classes and none of them above this share; 1 takes the
     first."""
     symmetry: Symmetry = "horizontal"
@@ -92,43 +105,35 @@ class JointConfig:
     """Random brightness, contrast, saturation and hue."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_that(
-            0 < self.resize_ratio[0] <= self.resize_ratio[1],
+            self.resize_ratio[0] <= self.resize_ratio[1],
             f"resize_ratio {self.resize_ratio} is not a range of factors",
             "use two positive numbers, smallest first",
-        )
-        check_share(self, "largest_class")
-        check_that(
-            self.base_side is None or self.base_side > 0,
-            f"base_side is {self.base_side}",
-            "use a positive number of pixels, or None",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
+class InferenceConfig(Config):
     """How a whole picture is read when segmenters are scored and used."""
 
     whole: bool = False
     """Read the picture at once instead of through a window."""
-    window: tuple[int, int] | None = None
+    window: Sides | None = None
     """Height and width of the window; None: the size of the crop, as published."""
-    stride: tuple[int, int] | None = None
+    stride: Sides | None = None
     """Step of the window; None: two thirds of it, as published."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: Scales = (1.0,)
     """Sizes to average over; published as multi-scale: 1, 1.25, 1.5, 1.75."""
     flip: bool = False
     """Average over mirror images too."""
-    short_side: int | None = None
+    short_side: Side | None = None
     """Shorter side of the picture at scale 1; None reads the picture at its own size."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_that(
-            len(self.scales) > 0
-            and min(self.scales) > 0
-            and (self.short_side is None or self.short_side > 0),
-            f"scales is {self.scales}, short_side {self.short_side}",
-            "use at least one scale, and sizes above zero",
+            0 < len(self.scales) <= 32, f"scales is {shown(self.scales)}", "use from 1 to 32 scales"
         )
         check_that(
             not self.whole or self.window is self.stride is None,
@@ -172,16 +177,15 @@ class SegmentRunConfig(RunConfig):
     masks: MaskConfig = field(default_factory=MaskConfig)
     joint: JointConfig = field(default_factory=JointConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: PositiveFloat = 0.4
     """Weight of the auxiliary head's loss (published configs)."""
-    split: float = 0.2
+    split: Fraction = 0.2
     """Share of the pictures kept for validation when the data has no `val` folder."""
-    split_seed: int = 0
+    split_seed: NonNegativeInt = 0
     """Decides which pictures `split` draws."""
 
     def __post_init__(self) -> None:
-        check_share(self, "split")
-        check_positive(self, "auxiliary_weight")
+        super().__post_init__()
         self.head.blocks(self.model.depth)
         self.head.normed_cells(self.model.grid)
         self.inference.windows(self.model)

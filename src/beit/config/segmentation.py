@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from beit.config.check import check_positive, check_share, check_that
+from beit.config.check import Config, Fraction, NonNegativeInt, Range, Side, Width, check_that
 from beit.config.model import VisionTransformerConfig
+from beit.printable import shown
 
 if TYPE_CHECKING:
     from beit.models.segmenter import HeadParts
@@ -35,14 +36,11 @@ def check_statistics(values: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationHeadConfig(abc.ABC):
+class SegmentationHeadConfig(Config, abc.ABC):
     """A head that turns outputs of blocks into a class for each pixel."""
 
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Share of the channels dropped before the last convolution, in training."""
-
-    def __post_init__(self) -> None:
-        check_share(self, "dropout")
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The blocks (0 is the first) whose raw outputs the head reads, for a backbone of `depth`.
@@ -75,44 +73,33 @@ class SegmentationHeadConfig(abc.ABC):
 class UperNetConfig(SegmentationHeadConfig):
     """UperNet with an auxiliary head: the published ADE20K models (unilm, `upernet_beit.py`)."""
 
-    taps: tuple[int, ...] | None = None
+    taps: tuple[NonNegativeInt, ...] | None = None
     """Blocks behind the four levels; None: after a third, half, two thirds and all of the depth, as
     published: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24."""
-    head_channels: int | None = None
+    head_channels: Width | None = None
     """Channels of the head; None: the width of the backbone, as published."""
-    pools: tuple[int, ...] = (1, 2, 3, 6)
+    pools: tuple[Side, ...] = (1, 2, 3, 6)
     """Cells per side of each pooling of the deepest level."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Share of the channels dropped before the last convolution of both heads, in training."""
     auxiliary: bool = True
     """Add a second, small head, which only training uses."""
-    auxiliary_channels: int = 256
+    auxiliary_channels: Width = 256
     """Channels of the auxiliary head."""
-    auxiliary_tap: int = 2
+    auxiliary_tap: Annotated[int, Range(0, LEVELS - 1)] = 2
     """The level that the auxiliary head reads, 0 to 3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "auxiliary_channels")
-        check_that(
-            self.head_channels is None or self.head_channels > 0,
-            f"head_channels is {self.head_channels}",
-            "use a positive number, or None for the width of the backbone",
-        )
         check_that(
             self.taps is None or len(self.taps) == LEVELS,
-            f"taps {self.taps} are not {LEVELS} blocks",
+            f"taps {shown(self.taps)} are not {LEVELS} blocks",
             f"name one block for each of the {LEVELS} levels, or None for the published ones",
         )
         check_that(
-            len(self.pools) > 0 and min(self.pools) > 0,
+            len(self.pools) > 0,
             f"pools is {self.pools}",
             "give the cells per side of each pooling, e.g. (1, 2, 3, 6)",
-        )
-        check_that(
-            0 <= self.auxiliary_tap < LEVELS,
-            f"auxiliary_tap is {self.auxiliary_tap}",
-            f"name a level from 0 to {LEVELS - 1}",
         )
 
     def _blocks(self, depth: int) -> tuple[int, ...]:
@@ -155,7 +142,7 @@ class UperNetConfig(SegmentationHeadConfig):
 class OneBlockConfig(SegmentationHeadConfig):
     """A head that reads one block."""
 
-    tap: int | None = None
+    tap: NonNegativeInt | None = None
     """The block that the head reads; None: the last."""
 
     def _blocks(self, depth: int) -> tuple[int, ...]:
@@ -166,12 +153,8 @@ class OneBlockConfig(SegmentationHeadConfig):
 class SETRConfig(OneBlockConfig):
     """Progressive upsampling: the head of the paper's main tables (SETR-PUP; table 3)."""
 
-    head_channels: int = 256
+    head_channels: Width = 256
     """Channels of the head (SETR's code)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "head_channels")
 
     def normed_cells(self, grid: tuple[int, int]) -> int:
         return grid[0] * grid[1]

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from beit.config.check import check_multiple, check_positive, check_share, check_that
-from beit.config.model import HALF, VisionTransformerConfig
+from beit.config.check import (
+    Config,
+    Depth,
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    Range,
+    Side,
+    Sides,
+    Width,
+    check_multiple,
+    check_that,
+)
+from beit.config.model import HALF, MAX_PATCHES, VisionTransformerConfig
+from beit.printable import shown
 
 if TYPE_CHECKING:
     from beit.tokenizers.base import VisualTokenizer
@@ -18,30 +31,31 @@ if TYPE_CHECKING:
     from beit.tokenizers.vqkd import VQKDTokenizer
 
 MAX_CODES = 8192
+MAX_MATRIX = 2**28  # 1 GB of float32
 Likelihood = Literal["l2", "logit-laplace"]
 Interpolation = Literal["bicubic", "lanczos", "bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig(abc.ABC):
+class TokenizerConfig(Config, abc.ABC):
     """What every tokenizer has: the size it looks at, its stride and its vocabulary."""
 
-    size: tuple[int, int] = (112, 112)
+    size: Sides = (112, 112)
     """Height and width in pixels of the picture the tokenizer looks at."""
-    codes: int = MAX_CODES
+    codes: Annotated[int, Range(2, MAX_CODES)] = MAX_CODES
     """Vocabulary size K."""
-    channels: int = 3
+    channels: Width = 3
     """Channels of a picture."""
     interpolation: Interpolation = "bicubic"
     """How a crop is resized to the tokenizer's size."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "codes", "channels")
+        super().__post_init__()
         check_multiple("size", self.size, self.downsampling)
         check_that(
-            2 <= self.codes <= MAX_CODES,
-            f"codes is {self.codes}",
-            f"use a vocabulary from 2 to {MAX_CODES} codes",
+            self.grid[0] * self.grid[1] <= MAX_PATCHES,
+            f"size {self.size} has {self.grid[0] * self.grid[1]:,} tokens",
+            f"use at most {MAX_PATCHES:,} per image",
         )
 
     @property
@@ -62,23 +76,18 @@ class TokenizerConfig(abc.ABC):
 class DiscreteVAEConfig(TokenizerConfig):
     """A discrete variational autoencoder to train on one's own pictures (section 2.1)."""
 
-    stride: int = 8
+    stride: Annotated[int, Range(2, 65_536)] = 8
     """Pixels per token and side: the product of the encoder's downsamplings."""
-    width: int = 256
+    width: Width = 256
     """Channels at the token grid; halved with each step to the pixels, at least `narrowest`."""
-    narrowest: int = 32
+    narrowest: Width = 32
     """Fewest channels next to the pixels."""
-    blocks: int = 1
+    blocks: Depth = 1
     """Residual blocks at the token grid, in the encoder and in the decoder."""
-    codebook_width: int = 128
+    codebook_width: Width = 128
     """Length of a code's vector."""
     likelihood: Likelihood = "l2"
     """Reconstruction loss: squared error, or the logit-Laplace of DALL-E (appendix A.3)."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "stride", "width", "narrowest", "blocks", "codebook_width")
-        super().__post_init__()
-        check_that(self.stride > 1, "stride is 1: nothing is compressed", "use a stride from 2 up")
 
     @property
     def downsampling(self) -> int:
@@ -95,18 +104,14 @@ class DalleConfig(TokenizerConfig):
     """The DALL-E discrete VAE that the published BEiT v1 models were pre-trained with."""
 
     interpolation: Interpolation = "lanczos"
-    hidden: int = 256
+    hidden: Width = 256
     """Width of the first group; doubled in each further group."""
-    decoder_input: int = 128
+    decoder_input: Width = 128
     """Width of the decoder's first convolution."""
-    blocks_per_group: int = 2
+    blocks_per_group: Depth = 2
     """Residual blocks in each of the four groups."""
     decoder: bool = True
     """Own the decoder, which paints pictures; it is published apart from the encoder."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "hidden", "decoder_input", "blocks_per_group")
 
     @property
     def downsampling(self) -> int:
@@ -125,30 +130,27 @@ class QuantisedConfig(TokenizerConfig):
     The values are those of the released files; one of them has a decoder of one block.
     """
 
-    size: tuple[int, int] = (224, 224)
-    patch: int = 16
+    size: Sides = (224, 224)
+    patch: Side = 16
     """Pixels per token and side."""
-    width: int = 768
+    width: Width = 768
     """Length of a patch vector, in encoder and decoder."""
-    depth: int = 12
+    depth: Depth = 12
     """Blocks of the encoder."""
-    decoder_depth: int = 3
+    decoder_depth: Depth = 3
     """Blocks of the decoder: a deeper one rebuilds better and uses fewer codes."""
-    heads: int = 12
+    heads: Width = 12
     """Attention heads, in encoder and decoder."""
-    hidden: int = 3072
+    hidden: Width = 3072
     """Width of the hidden layer of each MLP, in encoder and decoder."""
-    codebook_width: int = 32
+    codebook_width: Width = 32
     """Length of a code's vector."""
-    codebook_decay: float = 0.99
+    codebook_decay: Fraction = 0.99
     """Decay of the moving averages that the codes and their shares are."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "patch", "width", "depth", "decoder_depth", "heads", "hidden")
-        check_positive(self, "codebook_width")
-        check_share(self, "codebook_decay")
-        check_multiple("width", (self.width,), self.heads)
         super().__post_init__()
+        check_multiple("width", (self.width,), self.heads)
 
     @property
     def downsampling(self) -> int:
@@ -197,12 +199,8 @@ class QuantisedConfig(TokenizerConfig):
 class VQKDConfig(QuantisedConfig):
     """Vector-quantised knowledge distillation, the tokenizer of BEiT v2 (its section 2.2)."""
 
-    teacher_width: int = 512
+    teacher_width: Width = 512
     """Length of the teacher's vectors: 512 for CLIP base, 768 for DINO base."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "teacher_width")
-        super().__post_init__()
 
     @property
     def outputs(self) -> int:
@@ -235,26 +233,32 @@ class RandomProjectionConfig(TokenizerConfig):
     As BEST-RQ does with speech (arXiv:2202.01855, section 3.1).
     """
 
-    size: tuple[int, int] = (224, 224)
-    patch: int = 16
+    size: Sides = (224, 224)
+    patch: Side = 16
     """Pixels per token and side."""
-    codebook_width: int = 16
+    codebook_width: Width = 16
     """Length of a code's vector, as in BEST-RQ."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Decides matrix and codes."""
     mean: tuple[float, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]: random codes are in even use only if the pictures
     are brought to zero mean."""
-    std: tuple[float, ...] = HALF
+    std: tuple[PositiveFloat, ...] = HALF
     """Standard deviation of each channel, for pixels in [0, 1]."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "patch", "codebook_width")
         super().__post_init__()
+        entries = self.patch**2 * self.channels * self.codebook_width
         check_that(
-            len(self.mean) == len(self.std) == self.channels and all(v > 0 for v in self.std),
-            f"mean {self.mean} and std {self.std} do not suit {self.channels} channels",
-            "give one value per channel, and positive deviations",
+            entries <= MAX_MATRIX,
+            f"patch {self.patch} takes a random matrix of {entries:,} entries",
+            f"use smaller patches or codes: at most {MAX_MATRIX:,}",
+        )
+        check_that(
+            len(self.mean) == len(self.std) == self.channels,
+            f"mean {shown(self.mean)} and std {shown(self.std)} do not suit "
+            f"{self.channels} channels",
+            "give one value per channel",
         )
 
     @property

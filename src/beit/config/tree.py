@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from beit.config import (
+    artifact,
     data,
     evaluate,
     hidden,
@@ -22,13 +24,16 @@ from beit.config import (
     tokenizer,
     training,
 )
+from beit.config.check import checked, field_types
 from beit.config.outside import check_loaded
 from beit.errors import ConfigError, nearest
+from beit.printable import shown
 
 Config = TypeVar("Config")
 Json = dict[str, Any]
 
 _MODULES = (
+    artifact,
     data,
     evaluate,
     hidden,
@@ -83,7 +88,7 @@ def _find_type(name: str, expected: type[Config]) -> type[Any]:
         check_loaded(name, expected.__name__)
     allowed = [key for key, value in TYPES.items() if issubclass(value, expected)]
     raise ConfigError(
-        f"'{name}' is no {expected.__name__} this version knows",
+        f"{shown(name)} is no {expected.__name__} this version knows",
         remedy=nearest(name, [*allowed, *outside]),
     )
 
@@ -92,21 +97,37 @@ def _plain(value: object) -> object:
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def from_json(values: Json, expected: type[Config]) -> Config:
-    """The config that `to_json` wrote; unknown types and keys are refused by name."""
-    name = str(values.get("type", ""))
-    kind = _find_type(name, expected)
-    known = {item.name for item in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+def from_json(values: object, expected: type[Config]) -> Config:
+    """The config that `to_json` wrote; unknown types and keys are refused by name.
+
+    The type may be left out where the expected one has no alternatives.
+
+    Raises ConfigError for what is no such config.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{shown(values)} stands where a {expected.__name__} is expected",
+            remedy=f'write it as an object: {{"type": "{expected.__name__}", ...}}',
+        )
+    if "type" in values or inspect.isabstract(expected) or expected.__subclasses__():
+        stated = values.get("type", "")
+        kind = _find_type(stated if isinstance(stated, str) else shown(stated), expected)
+    else:
+        kind = expected
+    name = kind.__name__
+    hints = field_types(kind)
     arguments: dict[str, object] = {}
     for key, value in values.items():
         if key == "type":
             continue
-        if key not in known:
-            raise ConfigError(f"{name} has no option '{key}'", remedy=nearest(key, known))
-        hint = hints[key]
-        nested = isinstance(value, dict) and dataclasses.is_dataclass(hint)
-        arguments[key] = from_json(value, hint) if nested else _typed(key, value, hint)
+        if key not in hints:
+            raise ConfigError(f"{name} has no option {shown(key)}", remedy=nearest(key, hints))
+        node = next((option for option in _options(hints[key]) if _is_config(option)), None)
+        arguments[key] = (
+            from_json(value, node)
+            if node is not None and isinstance(value, dict)
+            else checked(key, value, hints[key])
+        )
     try:
         built: Config = kind(**arguments)
     except TypeError as error:  # an abstract type, or an option without a default is missing
@@ -116,34 +137,15 @@ def from_json(values: Json, expected: type[Config]) -> Config:
     return built
 
 
-def _typed(name: str, value: object, hint: object) -> object:
-    """The value as the annotation has it: lists become tuples, whole numbers become floats."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in arguments:
-            try:
-                return _typed(name, value, option)
-            except ConfigError:
-                continue
-    elif origin is typing.Literal:
-        if value in arguments:
-            return value
-        remedy = nearest(str(value), [str(entry) for entry in arguments])
-        raise ConfigError(f"{name} is {value!r}", remedy=remedy)
-    elif origin is tuple and isinstance(value, list | tuple):
-        element = arguments[0]
-        if arguments[-1] is Ellipsis or len(arguments) == len(value):
-            return tuple(_typed(name, entry, element) for entry in value)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif (
-        isinstance(hint, type)
-        and isinstance(value, hint)
-        and not (isinstance(value, bool) and hint is not bool)
-    ):
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-    raise ConfigError(f"{name} is {value!r}", remedy=f"use a value of type {wanted}")
+def _options(hint: object) -> tuple[Any, ...]:
+    """What an annotation allows: the members of a union, or itself."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _is_config(hint: object) -> TypeGuard[type[Any]]:
+    """Whether an annotation is a type of config."""
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def leaves(
@@ -187,13 +189,13 @@ def override(config: Config, options: Mapping[str, object]) -> Config:
 
 def _replaced(config: Config, changes: Mapping[tuple[str, ...], object]) -> Config:
     """The config with all changes made at once, since its rules hold for the values together."""
-    hints = typing.get_type_hints(type(config))
+    hints = field_types(type(config))
     values: dict[str, object] = {}
     for name in dict.fromkeys(path[0] for path in changes):
         below = {path[1:]: value for path, value in changes.items() if path[0] == name}
         whole = () in below
         values[name] = (
-            _typed(name, below[()], hints[name])
+            checked(name, below[()], hints[name])
             if whole
             else _replaced(getattr(config, name), below)
         )

@@ -13,8 +13,6 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from beit.config.data import check_value_range
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
@@ -27,6 +25,8 @@ from beit.data.pictures import cores
 from beit.data.sources import WHOLE, ImageSource, class_counts, class_names_at, evenly
 from beit.data.values import UnreadableError, ValueRange
 from beit.errors import ConfigError, DataError
+from beit.printable import printable
+from beit.text_table import TextTable, print_tables
 
 logger = logging.getLogger(__name__)
 
@@ -280,15 +280,17 @@ def print_table(found: Checked) -> None:
     for part, number in found.pictures.items():
         named = [name for name, numbers in found.classes.items() if numbers.get(part)]
         among = f" in {len(named)} classes" if named else ""
-        print(f"{part if part != WHOLE else found.data}: {number:,} pictures{among}")
+        print(f"{printable(part if part != WHOLE else found.data)}: {number:,} pictures{among}")
     if not found.findings:
         print("nothing wrong or odd was found")
         return
-    table = Table("found", "number", "what it means", "examples")
+    table = TextTable("found", "number", "what it means", "examples")
     for kind, number in found.counts.items():
-        examples = [f"{one.name}: {one.detail}" for one in found.findings if one.kind == kind]
+        examples = [
+            printable(f"{one.name}: {one.detail}") for one in found.findings if one.kind == kind
+        ]
         table.add_row(kind, f"{number:,}", KINDS[kind], "\n".join(examples[:3]))
-    Console().print(table)
+    print_tables(table)
 
 
 def must_be_readable(found: Checked) -> None:

@@ -64,8 +64,8 @@ class ShardSource:
         return self._prefix + name
 
     def key(self, index: int) -> str:
-        """The name in the shard; foreign bytes escaped."""
-        return self._full_name(index).decode("utf-8", "backslashreplace")
+        """The name in the shard; bytes that are not UTF-8 are kept, as unpaired surrogates."""
+        return self._full_name(index).decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:
         name, size = self._names[index], int(self._sizes[index])

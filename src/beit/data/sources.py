@@ -170,8 +170,9 @@ class FileSource:
         return Path(self._root, os.fsdecode(self._names[index]))
 
     def key(self, index: int) -> str:
-        """The path relative to the folder, with forward slashes; foreign bytes escaped."""
-        return self._names[index].decode("utf-8", "backslashreplace")
+        """The path relative to the folder, with forward slashes; bytes that are not UTF-8 are
+        kept, as unpaired surrogates."""
+        return self._names[index].decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:
         try:

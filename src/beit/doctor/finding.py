@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from beit.errors import DataError, ResourceError
+from beit.printable import printable_lines
+from beit.text_table import print_tables
 
 Level = Literal["ok", "warn", "fail"]
 About = Literal["environment", "pictures"]
@@ -34,11 +35,11 @@ def print_table(findings: Sequence[Finding]) -> None:
     """A table for people; what to change stands below what was found."""
     table = Table("", "looked at", "found", box=None, pad_edge=False)
     for one in findings:
-        words = Text(one.found)
+        words = Text(printable_lines(one.found))
         if one.change:
-            words.append(f"\n-> {one.change}", style="dim")
+            words.append(f"\n-> {printable_lines(one.change)}", style="dim")
         table.add_row(Text(one.level, style=COLOURS[one.level]), Text(one.subject), words)
-    Console().print(table)
+    print_tables(table)
 
 
 def print_json(findings: Sequence[Finding]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from beit.config.strict_json import parse_json
 from beit.data.class_names import wordnet_ids
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource, class_names_at
@@ -115,7 +115,7 @@ def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
 
 def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
     try:
-        content = json.loads(Path(labels).read_text("utf-8"))
+        content = parse_json(Path(labels).read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"the label map {labels} cannot be read: {error}", remedy=FORMAT) from error
     keys = [source.key(index) for index in range(len(source))]

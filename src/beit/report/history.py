@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from beit.config.strict_json import parse_json
+from beit.training.run_folder import is_row
 
 Kind = Literal["train", "evaluate"]
 Point = tuple[float, float]
@@ -20,7 +23,7 @@ class History(NamedTuple):
         return tuple(
             (float(row["step"]), float(row[name]))
             for row in self.rows
-            if row.get("kind") == kind and isinstance(row.get(name), int | float)
+            if row.get("kind") == kind and _is_finite(row.get(name))
         )
 
     def last(self, kind: Kind, name: str) -> float | None:
@@ -48,6 +51,10 @@ class History(NamedTuple):
         return total
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; lines cut off or damaged are left out."""
     try:
@@ -57,7 +64,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue  # the process died while writing this row
         if isinstance(row, dict):
@@ -67,7 +74,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def read_history(run: Path) -> History:
     """The journal of a run, empty if there is none yet."""
-    rows = [row for row in _rows(run / "metrics.jsonl") if isinstance(row.get("step"), int)]
+    rows = [row for row in _rows(run / "metrics.jsonl") if is_row(row)]
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
 
 

@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from beit.printable import printable_lines
+
 VOID = {"img", "meta"}
 
 
@@ -29,10 +31,10 @@ class Section(NamedTuple):
 
 
 def escape(text: str) -> Markup:
-    """Text as markup; markup stays as it is. Bytes that are no UTF-8 in file names are replaced."""
+    """Text as markup; markup stays as it is. What does not show itself is written as an escape."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape(text.encode("utf-8", "replace").decode("utf-8")))
+    return Markup(html.escape(printable_lines(text)))
 
 
 def join(parts: Content) -> Markup:

@@ -6,11 +6,10 @@ import json
 import platform
 import shlex
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from beit.artifact.store import read_config
+from beit.artifact.store import Described, read_described
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.config.tree import differences, leaves
@@ -38,20 +37,21 @@ NEXT = {
 }
 
 
-def artifact_config(path: str | Path) -> dict[str, Any]:
-    """The config of an artifact, or nothing where there is none that can be read."""
+def described(path: str | Path) -> Described | None:
+    """What an artifact says of itself; None where there is none that can be read."""
     try:
-        return read_config(path)
+        return read_described(path)
     except (BeitError, OSError):
-        return {}
+        return None
 
 
 def _comes_from_init(name: str, value: object, init: str) -> bool:
     """Whether an option of the architecture is what starting from that artifact brings."""
     if not init or not name.startswith("model.") or name == "model.drop_path":
         return False
-    backbone = artifact_config(init).get("architecture", {}).get("backbone", {})
-    return name != "model.size" or _words(backbone.get("size")) == _words(value)
+    start = described(init)
+    backbone = None if start is None else getattr(start.architecture, "backbone", None)
+    return name != "model.size" or (backbone is not None and backbone.size == value)
 
 
 def changed_options(config: RunConfig) -> dict[str, object] | None:
@@ -121,8 +121,9 @@ def _options(config: RunConfig) -> Markup:
 def _versions(run: Path) -> str:
     from beit import __version__
 
-    trained = artifact_config(run).get("versions", {})
-    made = ", ".join(f"{name} {version}" for name, version in trained.items()) or "unknown"
+    model = described(run)
+    versions = {} if model is None else model.versions
+    made = ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"
     return (
         f"Trained with {made}. Page written with beit {__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}."

@@ -11,7 +11,7 @@ from beit.config.segment_run import SegmentRunConfig
 from beit.config.tokenizer import VQKDConfig
 from beit.report.history import History
 from beit.report.markup import number, percent
-from beit.report.settings import artifact_config
+from beit.report.settings import described
 
 UNKNOWN = "?"
 TITLES: dict[type[RunConfig], str] = {
@@ -165,9 +165,9 @@ def headline(config: RunConfig, history: History) -> list[Figure]:
 def facts(run: Path, config: RunConfig) -> str:
     """One line: recipe, data, model."""
     parts = [f"recipe {config.recipe or 'of its own'}", f"pictures from {config.data}"]
-    pictures = artifact_config(run).get("trained", {}).get("pictures")
-    if isinstance(pictures, int):
-        parts.append(f"{pictures:,} to train on")
+    made = described(run)
+    if made is not None and "pictures" in made.details.trained:
+        parts.append(f"{made.details.trained['pictures']:,} to train on")
     if isinstance(config, TokenizerRunConfig):
         size, vocabulary = config.tokenizer.size, config.tokenizer
         parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.downsampling}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from beit.artifact.answering import Answering, answering
 from beit.artifact.store import load_artifact
+from beit.errors import CheckpointError
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,7 +31,11 @@ def trained(run: Path, kind: type[Model]) -> Trained[Model]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     artifact = load_artifact(run)
     model = artifact.model.to(device)
-    assert isinstance(model, kind)
+    if not isinstance(model, kind):
+        raise CheckpointError(
+            f"the model in {run} is a {artifact.kind}, which is not what its run trains",
+            remedy="copy the whole folder of the run again from where it was made",
+        )
     return Trained(
         model=model,
         classes=artifact.details.classes,

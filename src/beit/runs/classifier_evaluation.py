@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from rich.table import Table
 
 from beit.artifact.store import Artifact
 from beit.batch import Batch, LabelledBatch
@@ -33,6 +32,7 @@ from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
+from beit.text_table import TextTable
 
 BATCH = 32
 
@@ -76,9 +76,9 @@ class ClassifierEvaluation(Measurement):
             "calibration error (15 equal bins)": f"{self.calibration_error:.2%}",
         }
 
-    def class_table(self) -> Table:
+    def class_table(self) -> TextTable:
         worst = sorted(self.classes, key=lambda each: each.accuracy)[:WORST]
-        table = Table(f"class (worst {len(worst)} of {len(self.classes)})", "right", "pictures")
+        table = TextTable(f"class (worst {len(worst)} of {len(self.classes)})", "right", "pictures")
         for score in worst:
             table.add_row(score.name, f"{score.accuracy:.1%}", str(score.pictures))
         return table

@@ -121,7 +121,7 @@ def _stated(trained: Mapping[str, Any]) -> Division | None:
     try:
         split, seed, per_class = (trained["division"][name] for name in Division._fields)
         return Division(float(split), int(seed), None if per_class is None else int(per_class))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

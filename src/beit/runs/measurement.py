@@ -6,10 +6,9 @@ import abc
 import json
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
-from rich.table import Table
-
 from beit.batch import Unreadable
+from beit.printable import printable
+from beit.text_table import TextTable, print_tables
 
 WORST = 20
 
@@ -31,7 +30,7 @@ class Measurement(abc.ABC):
         """The measures by name, below the number of pictures."""
 
     @abc.abstractmethod
-    def class_table(self) -> Table:
+    def class_table(self) -> TextTable:
         """The classes, the worst first."""
 
 
@@ -44,14 +43,15 @@ def print_json(found: Measurement) -> None:
 
 def print_table(found: Measurement) -> None:
     """A table for people; of many classes the worst, while JSON has all."""
-    print(f"model: {found.model}\ndata: {found.data}")
+    print(printable(f"model: {found.model}"))
+    print(printable(f"data: {found.data}"))
     for note in found.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     for picture in found.unreadable:
-        print(f"unreadable: {picture.key}: {picture.reason}")
+        print(printable(f"unreadable: {picture.key}: {picture.reason}"))
     for key in found.several:
-        print(f"first of several in its file: {key}")
-    table = Table("measure", "value")
+        print(printable(f"first of several in its file: {key}"))
+    table = TextTable("measure", "value")
     counts = {
         "pictures": f"{found.pictures:,}",
         "unreadable": f"{len(found.unreadable):,}",
@@ -59,4 +59,4 @@ def print_table(found: Measurement) -> None:
     }
     for name, value in (counts | found.rows()).items():
         table.add_row(name, value)
-    Console().print(table, found.class_table())
+    print_tables(table, found.class_table())

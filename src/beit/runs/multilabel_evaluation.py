@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from beit.artifact.answering import answering
 from beit.artifact.store import Artifact
@@ -35,6 +34,7 @@ from beit.models.heads import Classifier
 from beit.runs.classifier_evaluation import BATCH, view_of
 from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
+from beit.text_table import TextTable
 
 ONE_EACH = "every image has one class here: it counts as an image without any other label"
 
@@ -90,11 +90,11 @@ class MultiLabelEvaluation(Measurement):
             "binary cross-entropy": f"{self.binary_cross_entropy:.4f}",
         }
 
-    def class_table(self) -> Table:
+    def class_table(self) -> TextTable:
         measured = [each for each in self.classes if each.average_precision is not None]
         worst = sorted(measured, key=lambda each: each.average_precision or 0.0)[:WORST]
         head = f"label (worst {len(worst)} of {len(self.classes)})"
-        table = Table(head, "average precision", "at random", "F1", "threshold", "images")
+        table = TextTable(head, "average precision", "at random", "F1", "threshold", "images")
         for each in worst:
             table.add_row(
                 each.name,

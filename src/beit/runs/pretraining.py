@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,9 +184,10 @@ def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenize
     check_tokenizer(visual, config.model, visual.codes)
     metrics = {} if artifact is None else artifact.details.trained.get("metrics", {})
     if metrics.get("collapsed") and not config.accept_collapsed:
+        used, worth = (metrics.get(name, math.nan) for name in ("codes_in_use", "perplexity"))
         raise ConfigError(
-            f"the tokenizer {config.tokenizer} has collapsed: its {metrics['codes_in_use']:.0f} "
-            f"codes in use are worth {metrics['perplexity']:.1f} in even use",
+            f"the tokenizer {config.tokenizer} has collapsed: its {used:.0f} codes in use are "
+            f"worth {worth:.1f} in even use",
             remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
             "--accept-collapsed",
         )

@@ -9,8 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from beit.artifact.load import open_artifact
 from beit.batch import LabelledBatch
@@ -37,9 +35,11 @@ from beit.evaluation.sweeps import (
 )
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
+from beit.printable import printable
 from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
 from beit.report.probe import write_probe_page
+from beit.text_table import TextTable, print_tables
 from beit.training.noted import allowed_unreadable
 
 SEVERAL = (
@@ -230,16 +230,16 @@ def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
 def print_table(found: Probes) -> None:
     """The best score of each block on validation, what was chosen, and few labels."""
     for key, reason in found.unreadable.items():
-        print(f"unreadable: {key}: {reason}")
+        print(printable(f"unreadable: {key}: {reason}"))
     for key in found.several:
-        print(f"first of several in its file: {key}")
+        print(printable(f"first of several in its file: {key}"))
     for note in found.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     print(f"scores: {found.measure}; of each block the best on validation")
-    blocks = Table("block", *found.blocks)
+    blocks = TextTable("block", *found.blocks)
     for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
         blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))
-    chosen = Table("method", "setting", "validation", "test")
+    chosen = TextTable("method", "setting", "validation", "test")
     for row in _rows(found):
         chosen.add_row(*row)
-    Console().print(blocks, chosen)
+    print_tables(blocks, chosen)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rich.table import Table
-
 from beit.artifact.store import Artifact
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
@@ -21,6 +19,7 @@ from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
 from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
+from beit.text_table import TextTable
 
 BATCH = 8
 
@@ -76,10 +75,10 @@ class SegmenterEvaluation(Measurement):
         words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
         return words + ", mirrored too" * asked.flip
 
-    def class_table(self) -> Table:
+    def class_table(self) -> TextTable:
         worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
         title = f"class (worst {len(worst)} of {len(self.classes)})"
-        table = Table(title, "IoU", "accuracy", "pixels")
+        table = TextTable(title, "IoU", "accuracy", "pixels")
         for score in worst:
             right = "not in the masks" if score.accuracy is None else f"{score.accuracy:.1%}"
             table.add_row(score.name, f"{score.iou:.1%}", right, f"{score.pixels:,}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,8 +178,10 @@ def make_application(service: Service) -> Guard:
         )(function)
 
     @application.get("/models", response_model=Models, responses={400: {"model": Failure}})
-    async def models() -> JSONResponse:
-        return JSONResponse({"models": service.models.described})
+    async def models() -> Response:
+        # In ASCII, as every answer: a name may hold surrogates, which UTF-8 does not.
+        content = json.dumps({"models": service.models.described})
+        return Response(content, media_type=JSON)
 
     @application.get("/health", response_model=Health, responses={503: {"model": Failure}})
     async def health() -> JSONResponse:

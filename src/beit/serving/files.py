@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 from PIL import Image
-from rich.console import Console
-from rich.table import Column, Table
 
 from beit.artifact.answering import Label
 from beit.data.decode import decode
@@ -25,6 +23,7 @@ from beit.durable import check_free
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
 from beit.serving.predictor import Predictor, load
+from beit.text_table import TextTable, print_tables
 
 FORMATS = (".npz", ".csv", ".safetensors")
 
@@ -104,14 +103,14 @@ def print_json(predictions: Iterator[Prediction]) -> list[str]:
 def print_table(predictions: Iterator[Prediction]) -> list[str]:
     """A table for people. Returns the pictures that could not be read."""
     lost = []
-    table = Table(Column("picture", overflow="fold"), "class", "probability", "then")
+    table = TextTable("picture", "class", "probability", "then", folded=0)
     for prediction in predictions:
         if prediction.unreadable:
             table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
             lost.append(prediction.path)
             continue
         table.add_row(prediction.path, *_cells(prediction.labels))
-    Console().print(table)
+    print_tables(table)
     return lost
 
 
@@ -187,11 +186,11 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
                 save_label_map(labels, out / "labels" / place)
                 Image.fromarray(painted(colours, labels)).save(out / "overlays" / place)
     for name, reason in unreadable:
-        print(f"unreadable: {name}: {reason}", file=sys.stderr)
+        print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not written:
         raise DataError("no picture could be read", remedy="name files or folders of pictures")
     lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    print(f"{out}: labels and overlays of {len(written)} pictures{lost}")
+    print(f"{printable(out)}: labels and overlays of {len(written)} pictures{lost}")
     return [name for name, _ in unreadable]
 
 
@@ -218,13 +217,13 @@ def embed_files(
             keys += chunk.paths
             rows.append(predictor.embed(chunk.pixels, block=block).numpy())
     for name, reason in unreadable:
-        print(f"unreadable: {name}: {reason}", file=sys.stderr)
+        print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not rows:
         raise DataError("no picture could be read", remedy="see the reasons above")
     features = np.concatenate(rows)
     _write(out, keys, features, predictor)
     lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    return f"{out}: {len(keys)} pictures x {features.shape[1]} features{lost}"
+    return f"{printable(out)}: {len(keys)} pictures x {features.shape[1]} features{lost}"
 
 
 def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predictor) -> None:
@@ -235,7 +234,7 @@ def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predicto
         metadata = {"keys": json.dumps(keys), "kind": predictor.artifact.kind}
         safetensors.numpy.save_file({"features": features}, out, metadata=metadata)
     else:
-        with out.open("w", newline="") as file:
+        with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["picture", *(f"feature_{i}" for i in range(features.shape[1]))])
             writer.writerows([key, *row] for key, row in zip(keys, features.tolist(), strict=True))

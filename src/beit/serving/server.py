@@ -109,7 +109,6 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
     for name in limits.allow_host:
         if "/" in name or "*" in name:
             raise ConfigError(f"'{name}' is no host name", remedy="give names without port or *")
-    limits.check()
     places = read_names(references)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with _reserve(limits.host, limits.port) as door:

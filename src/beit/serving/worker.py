@@ -30,6 +30,7 @@ from beit.serving.batching import Batcher, Job
 from beit.serving.channel import Frame, read
 from beit.serving.refusals import NOT_A_PICTURE, TOO_MANY_PIXELS, UNREADABLE, Refused
 from beit.serving.served import Served, load_served
+from beit.terminal import log_to_terminal
 
 DECODERS = 2
 
@@ -155,7 +156,7 @@ def _give_up(error: Exception) -> NoReturn:
 def main() -> None:
     """Load, try, say what is served, and answer until the server is gone."""
     end_with_parent()  # also where it hangs and does not see the socket close
-    logging.basicConfig(format="%(message)s")
+    log_to_terminal(logging.WARNING)
     door = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(door.fileno(), False)
     stream = door.makefile("rb")

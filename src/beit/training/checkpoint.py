@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
+from beit.config.strict_json import parse_json
 from beit.durable import flush, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError, of_another_format
 from beit.training.streamed import safetensors_pieces
@@ -214,7 +215,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(data)
+        values: dict[str, Any] = parse_json(data)
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}", remedy=OTHERS) from error
     if not isinstance(values, dict):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from beit.batch import Batch, Unreadable, to_device
 from beit.chance import Chance
+from beit.config.strict_json import parse_json
 from beit.durable import flush, make_folder, write_file
 from beit.errors import CheckpointError
 from beit.objectives.base import AnyObjective
@@ -142,7 +143,7 @@ def read_record(file: Path) -> Record:
     Raises CheckpointError if it is none.
     """
     try:
-        text = json.loads(file.with_suffix(".json").read_text())
+        text = parse_json(file.with_suffix(".json").read_bytes())
         fields = safetensors.torch.load(file.with_suffix(".safetensors").read_bytes())
         kind = TYPES[text["type"]]
         rest = {"keys": tuple(text["keys"])} | {

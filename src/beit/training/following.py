@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from beit.config.strict_json import parse_json
 from beit.config.training import TrackerName
 from beit.durable import make_folder, replace_file
 from beit.training.run_folder import RunFolder
@@ -74,8 +75,8 @@ class Follower:
             os.environ.setdefault(*variable)
         if self.name != "tensorboard":
             make_folder(folder)
-        known = json.loads(file.read_text())["run"] if file.exists() else ""
-        options = flat(json.loads(config.read_text())) if config.exists() else {}
+        known = parse_json(file.read_bytes())["run"] if file.exists() else ""
+        options = flat(parse_json(config.read_bytes())) if config.exists() else {}
         identity = self._tracker.begin(
             Followed(self._folder.path.resolve(), self._first_step, options, known)
         )

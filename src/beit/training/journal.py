@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from beit.config.strict_json import parse_json
 from beit.config.training import TrackerName
 from beit.durable import replace_file
+from beit.printable import printable
 from beit.training.following import Follower
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, is_row
 
 # What is printed beside a metric on the progress line, and the expectation it comes from.
 BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
@@ -36,7 +38,7 @@ class Journal:
         quiet: bool = False,
     ) -> None:
         self._quiet = quiet
-        self._log = (folder.path / "log.txt").open("a")
+        self._log = (folder.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
         self._told = _forget_after(folder.metrics, first_step)
         self._metrics = folder.metrics.open("a")
         self._artifact: Path | None = None
@@ -45,7 +47,8 @@ class Journal:
         ]
 
     def say(self, text: str) -> None:
-        """A line for the terminal and the log."""
+        """A line for the terminal and the log; names in it are written printably."""
+        text = printable(text)
         self._log.write(text + "\n")
         self._log.flush()
         if not self._quiet:
@@ -92,17 +95,20 @@ def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
     steps and kinds of those rows."""
     if not path.exists():
         return set()
-    rows = list(whole_rows(path))
+    rows = [row for row in whole_rows(path) if is_row(row)]
     kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     replace_file(path, ["".join(kept).encode()])
     return {(row["step"], row["kind"]) for row in rows if row["step"] > step}
 
 
 def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON lines file, without one that was being written when its process died."""
-    for line in path.read_text().splitlines():
+    """The objects of a file of JSON lines, without one that was being written when its process
+    died."""
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         with suppress(ValueError):
-            yield json.loads(line)
+            row = parse_json(line)
+            if isinstance(row, dict):
+                yield row
 
 
 class Pace:

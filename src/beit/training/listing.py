@@ -35,7 +35,9 @@ def remember(folder: RunFolder, listing: Listing) -> None:
 
 
 def _write(file: Path, names: list[str]) -> None:
-    replace_file(file, [gzip.compress("\n".join(names).encode(), 6, mtime=0)])
+    """Each name ends with NUL, the one character that no name of a file holds."""
+    data = "".join(f"{name}\0" for name in names).encode("utf-8", "surrogateescape")
+    replace_file(file, [gzip.compress(data, 6, mtime=0)])
 
 
 def learned_names(folder: RunFolder) -> frozenset[str] | None:
@@ -58,7 +60,10 @@ def check_unchanged(file: Path, before: str, listing: Listing) -> None:
 def recall(file: Path) -> list[str] | None:
     """The names that were written; None if they are not there, or damaged."""
     try:
-        return gzip.decompress(file.read_bytes()).decode().split("\n")
+        data = gzip.decompress(file.read_bytes())
+        text = data.decode("utf-8", "surrogateescape")
+        # Older runs have one name per line.
+        return text[:-1].split("\0") if text.endswith("\0") else text.split("\n")
     except (OSError, EOFError, ValueError, zlib.error):
         return None
 

@@ -31,7 +31,11 @@ class Noted:
     def look(self) -> None:
         """Learn what the file holds: several processes write to it."""
         if self.file.exists():
-            self.known |= {row["key"]: row["reason"] for row in whole_rows(self.file)}
+            self.known |= {
+                str(row["key"]): str(row.get("reason", ""))
+                for row in whole_rows(self.file)
+                if "key" in row
+            }
 
     def note(self, found: Mapping[str, str]) -> list[str]:
         """Write down the ones not noted before; returns their keys."""

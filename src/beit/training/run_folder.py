@@ -9,7 +9,9 @@ import socket
 from pathlib import Path
 from typing import IO
 
+from beit.config.check import LARGEST_INT
 from beit.config.runs import RunConfig
+from beit.config.strict_json import parse_json
 from beit.config.tree import differences, from_json, to_json
 from beit.durable import make_folder, replace_file
 from beit.errors import ConfigError, ResourceError, RunFolderError
@@ -194,7 +196,7 @@ def read_run_config(path: Path) -> RunConfig:
     if not path.exists():
         raise RunFolderError(f"there is nothing at {path}", remedy="give the folder of a run")
     try:
-        recorded = json.loads((path / "config.json").read_text())
+        recorded = parse_json((path / "config.json").read_bytes())
         if not isinstance(recorded, dict) or "type" not in recorded:
             raise ValueError("its config.json is none of a run")
     except (OSError, ValueError) as error:
@@ -213,3 +215,13 @@ def read_run_config(path: Path) -> RunConfig:
         raise ConfigError(
             f"the config of the run {path} is not understood: {error.problem}", remedy=error.remedy
         ) from error
+
+
+def is_row(row: object) -> bool:
+    """Whether it is a row of metrics.jsonl: an object with a step and a kind."""
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("step"), int)
+        and 0 <= row["step"] <= LARGEST_INT
+        and isinstance(row.get("kind"), str)
+    )

@@ -49,7 +49,8 @@ class Exported:
     samples: str
     """The pictures it was checked on."""
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """What was written, on what it was checked, and what came of that."""
         found, kind = self.parity, self.metadata["precision"]
         sizes = ", ".join(f"{height} x {width}" for height, width in found.sizes)
         batches = ", ".join(str(batch) for batch in found.batches)
@@ -79,7 +80,10 @@ class Exported:
                 f"accuracy {file:.2%}; the model has {model:.2%}; {kind} costs "
                 f"{100 * (model - file):.2f} points"
             )
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 def export(
@@ -116,6 +120,12 @@ def export(
         raise ConfigError(
             f"{place.name} does not end in {ending}, as a file for {to} does",
             remedy=f"name it {place.stem}{ending}",
+        )
+    if _is_foreign(place.absolute()):
+        raise ConfigError(
+            f"the path {place.absolute()} is not UTF-8, and the libraries that write models for "
+            "other runtimes take no other",
+            remedy="export into a folder whose path is UTF-8, and move the file",
         )
     formats.check_libraries(to, quantised=precision == "int8")
     source = open_artifact(artifact)
@@ -155,6 +165,11 @@ def _one_of(source: Artifact) -> tuple[str, ...]:
     """The classes of which an image has one; a multi-label model has none, so that no accuracy is
     compared."""
     return () if source.details.multi_label else source.details.classes
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether the path holds bytes that are not UTF-8, which Python writes as surrogates."""
+    return any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _write(

@@ -1,0 +1,62 @@
+"""What the `config.json` of an artifact says of its model: one config per kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from beit.config.check import Config, Range
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import AggregationConfig, Pooling
+from beit.config.segmentation import SegmentationHeadConfig
+from beit.config.tokenizer import TokenizerConfig
+
+Outputs = Annotated[int, Range(1, 1_048_576)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerArchitecture(Config):
+    """A visual tokenizer."""
+
+    tokenizer: TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneArchitecture(Config):
+    """A backbone without a head."""
+
+    backbone: VisionTransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedArchitecture(BackboneArchitecture):
+    """A model of pre-training."""
+
+    outputs: Outputs
+    """Codes, or values of a patch."""
+    aggregation: AggregationConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingHead(Config):
+    """What a classifier that is trained says of its head."""
+
+    pooling: Pooling
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierArchitecture(BackboneArchitecture):
+    """A classifier of images."""
+
+    head: PoolingHead
+    outputs: Outputs
+    """Classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterArchitecture(BackboneArchitecture):
+    """A classifier of pixels."""
+
+    head: SegmentationHeadConfig
+    outputs: Outputs
+    """Classes."""
