@@ -27,7 +27,7 @@ LINES = [
     {"config"},
     {"hardware", "jitter", "durable", "home", "chance", "parent"},
     {"errors"},
-    {"printable"},
+    {"printable", "terminal"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
@@ -50,7 +50,7 @@ ONLY = {
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "printable", "recipes"}
+LIGHT = {"cli", "config", "errors", "printable", "recipes", "terminal"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

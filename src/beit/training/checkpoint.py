@@ -43,11 +43,13 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, *, keep: int, foresee: bool = True
+) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`. Returns its folder.
 
-    Raises ResourceError when the disk is full or read-only, before anything is written if that can
-    be foreseen; older checkpoints stay as they were.
+    Raises ResourceError when the disk is full or read-only, before anything is written if that is
+    `foresee`n; older checkpoints stay as they were.
     """
     final = folder / folder_name(checkpoint.step)
     temporary = folder / f".writing-{checkpoint.step:08d}"
@@ -56,7 +58,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             folder.mkdir()  # never the run's own folder: where that is gone, so is its disk
             flush(folder.parent)
         _remove_leftovers(folder)
-        _check_room(folder)
+        if foresee:
+            _check_room(folder)
         temporary.mkdir()
         _write_all(temporary, checkpoint)
         replace_folder(temporary, final)  # in place of a damaged one, or of the same step
@@ -65,12 +68,26 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         raise _no_saving(folder, checkpoint.step, error.strerror or str(error)) from error
     except _NoRoomError as error:
         raise _no_saving(folder, checkpoint.step, str(error)) from error
-    for old in _folders(folder)[keep:]:
-        leaving = folder / f".removing-{old.name}"
+    _remove(_folders(folder)[keep:])
+    return final
+
+
+def _remove(checkpoints: list[Path]) -> None:
+    for old in checkpoints:
+        leaving = old.with_name(f".removing-{old.name}")
         with suppress(OSError):  # it stays, and costs room only
             old.rename(leaving)  # a checkpoint is there as a whole or not at all
             shutil.rmtree(leaving)
-    return final
+
+
+def make_room(folder: Path) -> None:
+    """Remove all checkpoints but the newest, if that one is whole, so that the next has its room:
+    for a disk that is full, before what was learned since is given up."""
+    newest, *older = _folders(folder) or [None]
+    if newest is not None and older:
+        with suppress(CheckpointError):
+            read_checkpoint(newest)
+            _remove(older)
 
 
 class _NoRoomError(Exception):

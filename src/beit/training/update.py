@@ -92,7 +92,11 @@ class Updater:
         before = {name: value.clone() for name, value in self._buffers().items()}
         overflows = 0
         while True:
-            terms = self._gradients(step, arrived, batches, before)
+            try:
+                terms = self._gradients(step, arrived, batches, before)
+            except Exception:  # the state is again that of the step before, and can be saved
+                self._put_back(before)
+                raise
             rate = self.optimizer.schedule(step)
             norm, left_out, applied = self._apply()
             self.optimizer.adamw.zero_grad(set_to_none=True)
