@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from beit.artifact.load import open_tokenizer
+from beit.claim import claim_output
 from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
 from beit.errors import ConfigError
@@ -79,15 +80,16 @@ def show_codebook(
 
     Errors: CheckpointError if it is no tokenizer, DataError if no picture can be read.
     """
-    place = check_place(out)
-    if min(pictures, most) < 1:
-        raise ConfigError(f"pictures is {pictures}, most is {most}", remedy="use 1 or more")
-    where = find_device(device)
-    tokenizer = open_tokenizer(reference)
-    tokenizer.to(where)
-    source = evenly(open_source(data), pictures)
-    view = CentreView(tokenizer.size, 1.0)
-    paintings: list[Painting] = []
-    for batch in read_all(source, view, tokenizer.config.channels):
-        paintings += paint(tokenizer, batch._replace(images=batch.images.to(where)))
-    return write_sheet(atlas(tokenizer, paintings, most=most), place, side=side)
+    with claim_output(check_place(out), replaces=True) as place:
+        if min(pictures, most) < 1:
+            raise ConfigError(f"pictures is {pictures}, most is {most}", remedy="use 1 or more")
+        where = find_device(device)
+        tokenizer = open_tokenizer(reference)
+        tokenizer.to(where)
+        source = evenly(open_source(data), pictures)
+        view = CentreView(tokenizer.size, 1.0)
+        paintings: list[Painting] = []
+        for batch in read_all(source, view, tokenizer.config.channels):
+            paintings += paint(tokenizer, batch._replace(images=batch.images.to(where)))
+        write_sheet(atlas(tokenizer, paintings, most=most), place, side=side)
+    return Path(out)

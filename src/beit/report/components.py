@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from beit.claim import claim_output
 from beit.data.drawing import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
 from beit.evaluation.precision import in_float32
@@ -97,7 +98,8 @@ def show_components(
     reference: str, data: str, out: str, *, block: int | None, pictures: int, side: int, device: str
 ) -> Path:
     """Write the sheet. Errors: as for `look_at`."""
-    place = check_place(out)
-    looking = look_at(reference, data, pictures=pictures, device=device)
-    chosen = looking.backbone.config.block(block)
-    return write_sheet(components(looking, block=chosen), place, side=side)
+    with claim_output(check_place(out), replaces=True) as place:
+        looking = look_at(reference, data, pictures=pictures, device=device)
+        chosen = looking.backbone.config.block(block)
+        write_sheet(components(looking, block=chosen), place, side=side)
+    return Path(out)

@@ -11,11 +11,12 @@ import torch
 
 from beit.artifact.load import open_tokenizer
 from beit.batch import ImageBatch, LabelledBatch
+from beit.claim import claim_output
 from beit.config import LoaderConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, evenly, open_source
-from beit.durable import check_free, make_folder, replace_file
+from beit.durable import write_file
 from beit.errors import ConfigError
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.passes import CentreView, Passes
@@ -51,8 +52,14 @@ def compare_tokenizers(
             f"{len(tokenizers)} tokenizers and {pictures} pictures leave nothing to compare",
             remedy="name at least one tokenizer, and one picture or more",
         )
-    folder = Path(out)
-    check_free(folder, "choose another --out")
+    with claim_output(Path(out), folder=True) as folder:
+        return _compared(tokenizers, data, folder, pictures, device)
+
+
+def _compared(
+    tokenizers: Sequence[str], data: str, folder: Path, pictures: int, device: str
+) -> list[ComparedTokenizer]:
+    """Measure, and write the results to a folder that does not exist yet."""
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
     whole = open_source(data)
@@ -64,9 +71,9 @@ def compare_tokenizers(
         _measured(name, tokenizer.to(place), shared, pictures)
         for name, tokenizer in zip(tokenizers, opened, strict=True)
     ]
-    make_folder(folder)
+    folder.mkdir()
     content = [row.figures() for row in rows]
-    replace_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
+    write_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
     write_tokenizers(folder / "tokenizers.html", rows)
     return rows
 

@@ -83,11 +83,11 @@ def _remove(checkpoints: list[Path]) -> None:
 def make_room(folder: Path) -> None:
     """Remove all checkpoints but the newest, if that one is whole, so that the next has its room:
     for a disk that is full, before what was learned since is given up."""
-    newest, *older = _folders(folder) or [None]
-    if newest is not None and older:
+    checkpoints = _folders(folder)
+    if len(checkpoints) > 1:
         with suppress(CheckpointError):
-            read_checkpoint(newest)
-            _remove(older)
+            read_checkpoint(checkpoints[0])
+            _remove(checkpoints[1:])
 
 
 class _NoRoomError(Exception):

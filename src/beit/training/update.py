@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from beit.batch import Batch, divide, to_device
 from beit.chance import Chance
 from beit.config.training import TrainingConfig
-from beit.errors import CheckpointError
+from beit.errors import BeitError, CheckpointError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, Tensors
 from beit.training.compilation import compile_blocks, set_up_blocks
@@ -94,7 +94,10 @@ class Updater:
         while True:
             try:
                 terms = self._gradients(step, arrived, batches, before)
-            except Exception:  # the state is again that of the step before, and can be saved
+            except (
+                BeitError,
+                OSError,
+            ):  # the state is again that of the step before, and can be saved
                 self._put_back(before)
                 raise
             rate = self.optimizer.schedule(step)
