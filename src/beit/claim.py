@@ -165,14 +165,16 @@ def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
         if not folder:
             raise RunFolderError(f"{place} exists and is a folder", remedy=remedy)
         if not is_free(place):
-            raise RunFolderError(f"{place} exists and is not empty", remedy=remedy)
+            raise RunFolderError(
+                f"{place} exists and is not empty: nothing is written over", remedy=remedy
+            )
         if place.is_mount():
             raise RunFolderError(
                 f"{place} is where a disk is mounted, and cannot be replaced as a whole",
                 remedy=f"name a new folder in it: {place / 'result'}",
             )
     elif os.path.lexists(place) and not (replaces and place.is_file()):
-        raise RunFolderError(f"{place} exists, and nothing is written over", remedy=remedy)
+        raise RunFolderError(f"{place} exists: nothing is written over", remedy=remedy)
 
 
 def _no_room(error: Exception, place: Path) -> str:
@@ -186,7 +188,8 @@ def _no_room(error: Exception, place: Path) -> str:
 
 def _unwritable(place: Path, problem: str, remedy: str) -> ResourceError:
     return ResourceError(
-        f"{place} cannot be written: {problem}", remedy=f"make room or permit writing, or {remedy}"
+        f"{place} cannot be written to: {problem}",
+        remedy=f"make room or permit writing, or {remedy}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -23,7 +24,7 @@ from beit.config import (
 from beit.config.tree import override
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
-from beit.errors import CheckpointError, ConfigError
+from beit.errors import CheckpointError, ConfigError, ResourceError
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
 from beit.objectives.base import AnyObjective
@@ -43,6 +44,7 @@ from beit.training.run_folder import RunFolder
 from beit.training.trackers import check_trackers
 
 Config = TypeVar("Config", bound=RunConfig)
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -163,11 +165,27 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
-def _open(folder: RunFolder, config: RunConfig, listing: Listing, manner: Manner) -> None:
+def _open(
+    folder: RunFolder,
+    config: RunConfig,
+    listing: Listing,
+    parts: Mapping[str, str],
+    manner: Manner,
+) -> None:
     if manner.resume:
         folder.check_resumable(config)
-        check_moved(folder, config, listing)
+        check_moved(folder, config, listing, parts)
     folder.open(config, resume=manner.resume)
+
+
+def _report(folder: RunFolder) -> None:
+    """The page of a run that is done, which is not undone if there is no room for it."""
+    try:
+        write_report(folder.path)
+    except ResourceError as error:
+        logger.warning(
+            "the run is done, its page is not: %s; then beit report %s", error, folder.path
+        )
 
 
 def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
@@ -179,7 +197,8 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     listing = listing_of(task.source)
     check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
-    processes.on_leader(lambda: _open(folder, config, listing, manner))
+    parts = {"tokenizer": task.details.tokenizer} if task.details.tokenizer else {}
+    processes.on_leader(lambda: _open(folder, config, listing, parts, manner))
     if processes.leads:
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
@@ -215,11 +234,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             notes=tuple(f"note: {note}" for note in notes),
             listing=listing,
             accept_changed_data=config.accept_changed_data,
-            parts={"tokenizer": task.details.tokenizer} if task.details.tokenizer else {},
+            parts=parts,
         )
         fitted = fit(task.objective, run, resume=manner.resume)
         if manner.report and processes.leads:
-            write_report(folder.path)
+            _report(folder)
     finally:
         folder.close()
         processes.close()

@@ -47,7 +47,7 @@ from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, read_run_config
 
 
 def pretrain(
@@ -63,8 +63,10 @@ def pretrain(
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
     """
     config = resolve("pretrain", recipe, PretrainRunConfig, options)
-    open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
+    if manner.resume:
+        config = with_recorded_tokenizer(config)
+    open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
     if config.init:  # do the weights fit?
         start(config.model.build(), config.init)
     config = with_tokenizer(config, manner)
@@ -116,6 +118,31 @@ def _objective(
     assert isinstance(chosen, MaskedConfig)
     model = MaskedImageModel(config.model, outputs, config.aggregation)
     return MaskedImageModeling(model, chosen, visual, precision, bank)
+
+
+def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config of a run that goes on, with the tokenizer it had if none is named.
+
+    Raises RunFolderError if it cannot go on with these settings, CheckpointError if its tokenizer
+    is not where it was.
+    """
+    folder = RunFolder(Path(config.out))
+    recorded = read_run_config(folder.path) if folder.config.exists() else None
+    named = config.tokenizer or config.objective.target != "tokens"
+    if not named and isinstance(recorded, PretrainRunConfig) and recorded.tokenizer:
+        config = replace(config, tokenizer=recorded.tokenizer)
+    folder.check_resumable(config)
+    if config.objective.target == "tokens":
+        try:
+            open_tokenizer(config.tokenizer)
+        except CheckpointError as error:
+            if named:
+                raise
+            raise CheckpointError(
+                f"the tokenizer of the run {folder.path} cannot be opened: {error.problem}",
+                remedy="if it lies elsewhere now, say where: --tokenizer PLACE",
+            ) from error
+    return config
 
 
 def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:
