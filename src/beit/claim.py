@@ -140,7 +140,7 @@ def claim_output(
     except BeitError:
         raise
     except Exception as error:
-        problem = _no_room(error, place)
+        problem = _no_room(error, place, temporary)
         if not problem:
             raise
         raise _unwritable(place, problem, remedy) from error
@@ -177,10 +177,11 @@ def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
         raise RunFolderError(f"{place} exists: nothing is written over", remedy=remedy)
 
 
-def _no_room(error: Exception, place: Path) -> str:
+def _no_room(error: Exception, place: Path, temporary: Path) -> str:
     """What the operating system refused when something was to be written; else nothing."""
     if isinstance(error, OSError):
-        named = error.filename is not None and str(place.parent) in os.fsdecode(error.filename)
+        about = os.fsdecode(error.filename or "")
+        named = place.name in about or temporary.name in about
         return (error.strerror or str(error)) if named or error.errno in NO_ROOM else ""
     full = place.parent.is_dir() and shutil.disk_usage(place.parent).free < LITTLE
     return os.strerror(errno.ENOSPC) if full else ""

@@ -96,7 +96,7 @@ def of_another_format(
 def system_error(error: OSError) -> ResourceError:
     """What the operating system refused, for the user."""
     if error.errno == errno.ENAMETOOLONG:
-        name = Path(os.fsdecode(error.filename or "")).name
+        name = max(Path(os.fsdecode(error.filename or "")).parts, key=len, default="")
         return ResourceError(
             f"the name {name[:40]}... of {len(os.fsencode(name))} bytes is too long for the file "
             "system",

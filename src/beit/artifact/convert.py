@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from beit.artifact.names import INDEX, TABLE, Tensors, to_published
 from beit.artifact.store import Artifact, save_artifact
 from beit.artifact.transfer import start_from
 from beit.claim import claim_output
+from beit.durable import write_file
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel, BareBackbone
 from beit.models.position import relative_position_index
@@ -123,6 +125,7 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
         }
     else:
         content = {"model": published(model)}
-    with place.open("wb") as file:
-        torch.save(content, file)
+    whole = BytesIO()  # torch's own writer may end the process where the disk is full
+    torch.save(content, whole)
+    write_file(place, [whole.getbuffer()])
     return []

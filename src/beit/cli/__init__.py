@@ -19,8 +19,8 @@ __all__ = ["VERBS", "main", "program"]
 FOR_ALL = {"--traceback": 0, "--import": 1}
 """Options that stand before the verb, and how many words follow each."""
 ABOUT = {"-h", "--help", "--version"}
-ANSWERS = {"predict", "evaluate", "doctor", "data"}
-"""Verbs that are for what they print; of the others it is only the course of the work."""
+ANSWERS = {"predict", "evaluate", "doctor", "data check"}
+"""Verbs that are for what they print, unless they write files; of the others it is only the course of the work."""
 UNPRINTED = 6
 """The exit code if the answer could not be printed, as for any other disk that is full."""
 
@@ -44,7 +44,10 @@ class Command(NamedTuple):
     @property
     def answers(self) -> bool:
         """Whether it is for what it prints."""
-        return not self.words or self.words[0] in ANSWERS or bool(ABOUT.intersection(self.words))
+        verb, asked = " ".join(self.words[:1]), " ".join(self.words[:2])
+        to_files = any(word.partition("=")[0] == "--out" for word in self.words)
+        answered = verb in ANSWERS or asked in ANSWERS
+        return not verb or bool(ABOUT.intersection(self.words)) or (answered and not to_files)
 
 
 def command_of(arguments: Sequence[str]) -> Command:

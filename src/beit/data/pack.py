@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from beit.claim import claim_folder, is_free
+from beit.claim import check_name, claim_folder, is_free
 from beit.data.decode import FORMATS, read_header
 from beit.data.listing import PICTURE_EXTENSIONS
 from beit.data.names import short_hash
@@ -234,6 +234,7 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
     parts, folder = open_parts(data), Path(out)
     plan = _plan(parts, shard_size)
+    check_name(folder, "pack into another folder")
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{out} is a file", remedy="pack into a new folder")
     try:

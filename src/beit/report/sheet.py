@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from beit.claim import check_name
 from beit.data.drawing import Rgb, as_png, png_uri
 from beit.durable import write_file
 from beit.errors import ConfigError
@@ -60,6 +61,7 @@ class _Laid(NamedTuple):
 def check_place(out: str | Path) -> Path:
     """The file to write. Errors: ConfigError for another kind of file, or a folder."""
     place = Path(out)
+    check_name(place)
     if place.suffix.lower() not in FORMATS or place.is_dir():
         raise ConfigError(
             f"{out} is no name of a picture that can be written",
