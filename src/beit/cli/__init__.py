@@ -20,7 +20,8 @@ FOR_ALL = {"--traceback": 0, "--import": 1}
 """Options that stand before the verb, and how many words follow each."""
 ABOUT = {"-h", "--help", "--version"}
 ANSWERS = {"predict", "evaluate", "doctor", "data check"}
-"""Verbs that are for what they print, unless they write files; of the others it is only the course of the work."""
+"""Verbs that are for what they print, unless they write files; the others print only how the work
+goes."""
 UNPRINTED = 6
 """The exit code if the answer could not be printed, as for any other disk that is full."""
 
