@@ -48,7 +48,8 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
             place.write_text("half")
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert not list(tmp_path.iterdir())
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from beit.errors import DataError, Preempted, ResourceError
-from beit.training.checkpoint import newest_checkpoint, save_checkpoint
+from beit.training.checkpoint import make_room, newest_checkpoint, save_checkpoint
 from beit.training.journal import Journal
 from beit.training.loop import fit
 from beit.training.run_folder import RunFolder
@@ -21,7 +22,7 @@ from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts
 from miniature import KINDS, InMemory, evaluation, masked, masked_batch, opened
 from states import checkpoint
-from training.test_loop import assert_same_state, train
+from training.test_loop import ask_to_stop, assert_same_state, train
 
 NOT_ALLOWED = 77
 
@@ -192,8 +193,6 @@ def test_a_log_that_has_no_room_does_not_hide_why_a_run_ends(tmp_path):
 
 
 def test_room_is_made_only_beside_a_checkpoint_that_is_whole(tmp_path):
-    from beit.training.checkpoint import make_room
-
     for step in (10, 20):
         save_checkpoint(tmp_path, checkpoint(step), keep=2)
     manifest = tmp_path / "step-00000020" / "manifest.json"
@@ -204,6 +203,21 @@ def test_room_is_made_only_beside_a_checkpoint_that_is_whole(tmp_path):
     manifest.write_bytes(whole)
     make_room(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000020"]
+
+
+def test_a_terminal_that_is_closed_is_a_request_to_stop_unless_it_is_ignored(tmp_path):
+    hang_up = ask_to_stop(2, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(Preempted):
+            train(tmp_path / "stopped", masked(), InMemory(masked_batch, before=hang_up))
+        assert saved_step(tmp_path / "stopped") == 3
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        train(tmp_path / "whole", masked(), InMemory(masked_batch, before=hang_up))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert saved_step(tmp_path / "whole") == 6
 
 
 @pytest.mark.parametrize("average", [None, 0.9])
@@ -235,10 +249,6 @@ def test_a_finished_run_can_be_made_longer(tmp_path, average):
 def test_a_run_that_was_stopped_can_be_made_longer_and_no_other_word_is_said_of_one_that_is_not(
     tmp_path,
 ):
-    import signal
-
-    from training.test_loop import ask_to_stop
-
     with pytest.raises(Preempted):
         train(tmp_path, masked(), InMemory(masked_batch, before=ask_to_stop(2, signal.SIGTERM)))
     with opened(tmp_path, InMemory(masked_batch), steps=8) as run:

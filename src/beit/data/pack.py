@@ -30,6 +30,7 @@ from beit.errors import (
     RunFolderError,
     of_another_format,
 )
+from beit.json_object import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
     """Begin, or go on with the same plan; False if it is done. Errors: RunFolderError."""
     for name in (MANIFEST, UNFINISHED):
         if (out / name).is_file():
-            known = json.loads((out / name).read_bytes())
+            known = read_object(out / name, RunFolderError, "pack into another folder")
             if known.get("format") != FORMAT:
                 raise of_another_format(
                     RunFolderError,
@@ -250,6 +251,6 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
             f"{out} cannot be written: {error.strerror or error}",
             remedy="choose a folder that may be written",
         ) from error
-    shards = json.loads((folder / MANIFEST).read_bytes())["parts"]
+    shards = read_object(folder / MANIFEST, RunFolderError, "pack into another folder")["parts"]
     pictures = sum(len(source) for source in parts.values())
     return Packed(folder, sum(map(len, shards.values())), pictures)

@@ -83,6 +83,7 @@ def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
     end_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, answer)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from beit.durable import flush, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError, of_another_format
+from beit.json_object import parse_object, read_bytes, read_object
 from beit.training.streamed import safetensors_pieces
 
 FORMAT = 1
@@ -177,7 +178,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     import beit
 
-    manifest = _parse(path / MANIFEST, _read(path / MANIFEST))
+    manifest = read_object(path / MANIFEST, CheckpointError, OTHERS)
     if manifest.get("format") != FORMAT:
         maker = manifest.get("beit")
         raise of_another_format(
@@ -200,7 +201,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, (size, digest) in entries.items():
         if Path(name).name != name or name == "..":
             raise CheckpointError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
-        data = _read(path / name)
+        data = read_bytes(path / name, CheckpointError, OTHERS)
         if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(
                 f"{path / name} is damaged: its {len(data)} bytes are not what was written",
@@ -209,7 +210,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if name.endswith(".safetensors"):
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
         else:
-            values = _parse(path / name, data)
+            values = parse_object(path / name, data, CheckpointError, OTHERS)
     about = {name: values.pop(name, None) for name in ("step", "beit")}
     if about != {"step": step, "beit": manifest.get("beit")}:
         raise CheckpointError(
@@ -217,23 +218,3 @@ def read_checkpoint(path: Path) -> Checkpoint:
             remedy=OTHERS,
         )
     return Checkpoint(step, tensors, values)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}",
-            remedy=OTHERS,
-        ) from error
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(data)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}", remedy=OTHERS) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object", remedy=OTHERS)
-    return values
