@@ -278,3 +278,29 @@ def test_an_input_whose_name_is_too_long(places, capsys):
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert "y" * 40 in told
+
+
+THREADS = """
+import threading
+from beit import cli
+def verb(_):
+    for error in (OSError(28, 'No space left on device', 'events'), KeyError('a fault')):
+        def fail(error=error):
+            raise error
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+cli.VERBS['verb'] = verb
+cli.program()
+"""
+
+
+def test_a_thread_of_a_library_that_meets_a_full_disk_shows_no_stack(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, "verb"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    first, *others = done.stderr.splitlines()
+    assert first == "warning: [Errno 28] No space left on device: 'events'"
+    assert others[0].startswith("Exception in thread")
+    assert others[-1] == "KeyError: 'a fault'"

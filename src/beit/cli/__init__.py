@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -73,6 +74,7 @@ def program() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     answers = command_of(sys.argv[1:]).answers
     take_over(result=answers)
+    threading.excepthook = _failed_thread
     from beit.cli.verbs import main
 
     try:
@@ -85,6 +87,14 @@ def program() -> None:
         print("interrupted", file=sys.stderr)
         end_by(signal.SIGINT)
     sys.exit(code)
+
+
+def _failed_thread(failed: threading.ExceptHookArgs, /) -> None:
+    """A library's own thread, as TensorBoard's, to which a disk was full: no stack for that."""
+    if isinstance(failed.exc_value, OSError):
+        print(f"warning: {failed.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
 
 
 def _exit_code(main: Callable[[], int], answers: bool) -> int | str | None:
