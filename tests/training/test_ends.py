@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from beit.errors import DataError, Preempted, ResourceError
 from beit.training.checkpoint import make_room, newest_checkpoint, save_checkpoint
-from beit.training.journal import Journal
+from beit.training.journal import Journal, _Lines
 from beit.training.loop import fit
 from beit.training.run_folder import RunFolder
 from beit.training.saving import Saver
@@ -22,7 +23,7 @@ from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts
 from miniature import KINDS, InMemory, evaluation, masked, masked_batch, opened
 from states import checkpoint
-from training.test_loop import ask_to_stop, assert_same_state, train
+from training.test_loop import ask_to_stop, assert_same_state, state, train
 
 NOT_ALLOWED = 77
 
@@ -62,7 +63,15 @@ def test_an_error_ends_a_run_after_a_save_of_what_it_learned(tmp_path, kind, err
 
 def test_an_error_within_a_step_leaves_the_state_of_the_one_before(tmp_path):
     """The first of two micro-batches has changed what a model counts."""
-    objective, make = KINDS["tokenizer"]
+    make = masked_batch
+
+    def objective():
+        """Its model counts its forward passes, as batch norm does."""
+        counting = masked()
+        counting.model.register_buffer("passes", torch.zeros(()))
+        counting.model.register_forward_hook(lambda model, *_: model.passes.add_(1) and None)
+        return counting
+
     parts = {"batch": 8, "micro_batch": 4}
     train(tmp_path / "whole", objective(), InMemory(make, 4), save_every=100, **parts)
     loader = InMemory(make, 4)
@@ -80,6 +89,7 @@ def test_an_error_within_a_step_leaves_the_state_of_the_one_before(tmp_path):
     assert saved_step(tmp_path / "broken") == 3
     train(tmp_path / "broken", objective(), loader, resume=True, save_every=100, **parts)
     assert_same_state(tmp_path / "whole", tmp_path / "broken")
+    assert state(tmp_path / "whole")[0].tensors["model"]["passes"] > 0
 
 
 def test_an_evaluation_that_failed_is_done_when_the_run_goes_on(tmp_path):
@@ -173,6 +183,30 @@ def test_rows_that_have_no_room_are_written_once_there_is(tmp_path):
         assert lines == [f"step {step}" for step in range(200)]
 
     on_a_disk(tmp_path, "64k", run)
+
+
+def test_a_row_that_is_written_in_parts_is_whole(tmp_path):
+    lines = _Lines(tmp_path / "rows")
+    file = lines._file
+
+    class Halves:
+        """Takes half of what it is given, and sometimes nothing."""
+
+        def __init__(self):
+            self.name, self.number = file.name, 0
+
+        def write(self, data):
+            self.number += 1
+            if self.number % 3 == 0:
+                raise OSError(errno.ENOSPC, "full")
+            return file.write(data[: max(len(data) // 2, 1)])
+
+    lines._file = Halves()
+    for number in range(20):
+        lines.add(f"line {number}")
+    lines._file = file
+    lines.close()
+    assert (tmp_path / "rows").read_text() == "".join(f"line {number}\n" for number in range(20))
 
 
 def test_a_log_that_has_no_room_does_not_hide_why_a_run_ends(tmp_path):
