@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -80,9 +81,20 @@ class Manner(NamedTuple):
 
 
 def manner_of(config: RunConfig, resume: bool, quiet: bool, report: bool) -> Manner:
-    """As asked; a run that `torchrun` started again after a loss goes on with what is there."""
-    begun = restarts() > 0 and RunFolder(Path(config.out)).config.exists()
-    return Manner(resume or begun, quiet, report)
+    """As requested; a run that `torchrun` started again after a loss goes on with what is there.
+
+    Raises RunFolderError, before any work, if the run cannot begin or go on in its folder. Several
+    processes ask once they have met: the first may have made the folder meanwhile.
+    """
+    folder = RunFolder(Path(config.out))
+    manner = Manner(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return manner
+    if manner.resume:
+        folder.check_resumable(config)
+    else:
+        folder.check_free()
+    return manner
 
 
 def resolve(

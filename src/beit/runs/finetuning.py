@@ -34,10 +34,9 @@ def finetune(
 ) -> Run:
     """Train a classifier on class folders, from the artifact `init` or from scratch."""
     config = resolve("finetune", recipe, FinetuneRunConfig, options)
+    manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
-    return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
-    )
+    return carry_out(config, prepare(config, processes), processes, manner)
 
 
 def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:

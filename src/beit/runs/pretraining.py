@@ -123,15 +123,13 @@ def _objective(
 def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
     """The config of a run that goes on, with the tokenizer it had if none is named.
 
-    Raises RunFolderError if it cannot go on with these settings, CheckpointError if its tokenizer
-    is not where it was.
+    Raises CheckpointError if that is not where it was.
     """
     folder = RunFolder(Path(config.out))
     recorded = read_run_config(folder.path) if folder.config.exists() else None
     named = config.tokenizer or config.objective.target != "tokens"
     if not named and isinstance(recorded, PretrainRunConfig) and recorded.tokenizer:
         config = replace(config, tokenizer=recorded.tokenizer)
-    folder.check_resumable(config)
     if config.objective.target == "tokens":
         try:
             open_tokenizer(config.tokenizer)
@@ -149,8 +147,6 @@ def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConf
     """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
     if config.tokenizer or config.objective.target != "tokens":
         return config
-    if Path(config.out).exists() and not manner.resume:
-        RunFolder(Path(config.out)).check_free()
     out = f"{config.out.rstrip('/')}-tokenizer"
     try:
         find_artifact(out)

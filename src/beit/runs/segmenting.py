@@ -86,10 +86,9 @@ def segment(
 ) -> Run:
     """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
     config = resolve("segment", recipe, SegmentRunConfig, options)
+    manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
-    return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
-    )
+    return carry_out(config, prepare(config, processes), processes, manner)
 
 
 def prepare(config: SegmentRunConfig, processes: Processes) -> Task:

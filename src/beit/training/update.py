@@ -94,11 +94,8 @@ class Updater:
         while True:
             try:
                 terms = self._gradients(step, arrived, batches, before)
-            except (
-                BeitError,
-                OSError,
-            ):  # the state is again that of the step before, and can be saved
-                self._put_back(before)
+            except (BeitError, OSError):
+                self._put_back(before)  # the state is that of the step before, and can be saved
                 raise
             rate = self.optimizer.schedule(step)
             norm, left_out, applied = self._apply()
