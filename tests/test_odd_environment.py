@@ -121,6 +121,13 @@ def test_a_place_that_another_process_has_is_refused_before_work(verb, places, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [["demo"], ["study", "tokenizers"]])
+def test_a_study_that_another_process_is_at_is_refused(words, tmp_path, capsys):
+    with claim_folder(tmp_path / "study"):
+        assert main([*words, "--out", str(tmp_path / "study")]) == 7
+    assert "study is in use by process" in capsys.readouterr().err
+
+
 BROKEN: dict[str, Callable[[int], None]] = {
     "reader gone": lambda number: _reader_gone(number),
     "disk full": lambda number: os.dup2(os.open("/dev/full", os.O_WRONLY), number) and None,
