@@ -99,6 +99,26 @@ def test_names_of_every_length(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("name", ["one/x", "one/../one/x", "link/x"])
+def test_a_place_by_its_other_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "link").symlink_to("one")
+    with claim_output(tmp_path / "one" / "x") as place:
+        with pytest.raises(RunFolderError, match="in use"), claim_output(tmp_path / name):
+            pytest.fail("it is taken")
+        place.touch()
+
+
+def test_the_place_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("mine").touch()
+    for name in (".", "..", "/"):
+        with pytest.raises(RunFolderError), claim_output(Path(name), folder=True):
+            pytest.fail("it is taken")
+    assert [path.name for path in tmp_path.rglob("*")] == ["work", "mine"]
+
+
 def test_an_error_about_something_else_is_not_taken_for_one_about_the_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), claim_output(tmp_path / "x"):
         (tmp_path / "input").read_bytes()

@@ -127,26 +127,36 @@ def claim_output(
     work on the same place, ResourceError if it cannot be written.
     """
     check_name(place, remedy)
-    temporary = beside(place, "writing")
-    claim = Claim(beside(place, "lock"), place, remedy)
+    real = _real(place)
+    if not real.name:
+        raise RunFolderError(f"{place} is a whole disk", remedy=remedy)
+    temporary = beside(real, "writing")
+    claim = Claim(beside(real, "lock"), place, remedy)
     try:
         _check_free(place, folder, replaces, remedy)
         _remove(temporary)  # of a process that was killed
         yield temporary
         _check_free(place, folder, replaces, remedy)
         _flush_all(temporary)
-        temporary.replace(place)
-        flush(place.parent)
+        temporary.replace(real)
+        flush(real.parent)
     except BeitError:
         raise
     except Exception as error:
-        problem = _no_room(error, place, temporary)
+        problem = _no_room(error, real, temporary)
         if not problem:
             raise
         raise _unwritable(place, problem, remedy) from error
     finally:
         _remove(temporary)
         claim.release()
+
+
+def _real(place: Path) -> Path:
+    """The one path of a place that may be named in several ways, for one claim."""
+    if place.name in ("", ".."):
+        return place.resolve()
+    return place.parent.resolve() / place.name
 
 
 def check_name(place: Path, remedy: str = ANOTHER) -> None:
