@@ -173,7 +173,9 @@ def check_name(place: Path, remedy: str = ANOTHER) -> None:
 def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
     if place.is_dir():
         if not folder:
-            raise RunFolderError(f"{place} exists and is a folder", remedy=remedy)
+            raise RunFolderError(
+                f"{place} exists and is a folder: nothing is written over", remedy=remedy
+            )
         if not is_free(place):
             raise RunFolderError(
                 f"{place} exists and is not empty: nothing is written over", remedy=remedy
