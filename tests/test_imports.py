@@ -25,9 +25,20 @@ LINES = [
     {"data", "tokenizers"},
     {"models", "masking", "batch"},
     {"config"},
-    {"hardware", "jitter", "durable", "home", "chance", "parent", "terminal", "text_table"},
+    {"claim"},
+    {
+        "hardware",
+        "jitter",
+        "durable",
+        "home",
+        "chance",
+        "parent",
+        "terminal",
+        "text_table",
+        "json_object",
+    },
     {"errors"},
-    {"printable", "masked_patches"},
+    {"printable", "masked_patches", "streams"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
@@ -41,6 +52,10 @@ ONLY = {
         "printable",
         "hardware",
         "durable",
+        "claim",
+        "json_object",
+        "terminal",
+        "streams",
         "parent",
     },
     "models": {"models", "config", "errors", "printable", "masked_patches", "hardware"},
@@ -50,7 +65,7 @@ ONLY = {
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "printable", "recipes", "terminal"}
+LIGHT = {"cli", "config", "errors", "printable", "recipes", "streams", "terminal"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -7,17 +7,21 @@ the folder that holds the name is flushed too.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from beit.errors import RunFolderError
-
 PIECE = 8 * 2**20
 """Bytes that are hashed and written at a time: between two of them other threads get a turn."""
+
+
+LONGEST = 255
+"""Bytes of a name that file systems take."""
 
 
 class Written(NamedTuple):
@@ -56,12 +60,13 @@ def flush(folder: Path) -> None:
         os.close(handle)
 
 
-def check_free(out: Path, remedy: str) -> None:
-    """Raise RunFolderError if something is there that results would be written over."""
-    if out.is_dir() and any(out.iterdir()):
-        raise RunFolderError(f"{out} exists and is not empty", remedy=remedy)
-    if out.exists() and not out.is_dir():
-        raise RunFolderError(f"{out} exists and is a file", remedy=remedy)
+def beside(path: Path, purpose: str) -> Path:
+    """A hidden name in the same folder, with the same ending, of at most 255 bytes."""
+    name = f".{purpose}-{path.name}"
+    if len(os.fsencode(name)) > LONGEST:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
+        name = f".{purpose}-{digest}{path.suffix[:20]}"
+    return path.with_name(name)
 
 
 def make_folder(folder: Path) -> None:
@@ -74,21 +79,39 @@ def make_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file in place of an older one; at every moment one of the two is there, whole."""
-    temporary = path.with_name(f".writing-{path.name}")
+    """Write a file in place of an older one; at every moment one of the two is there, whole.
+
+    Of several processes that do so at once, each writes the whole of it: the last one's stays.
+    """
+    temporary = beside(path, "writing")
+    handle = _alone(temporary)
     try:
         write_file(temporary, pieces)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
     flush(path.parent)
+
+
+def _alone(path: Path) -> int:
+    """Open a file that no other process writes to; where locks are unknown, as any other."""
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # it was published, or given up, by who had it
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
     """Give a finished folder its name; one that has it is removed once the new one is durable."""
     flush(temporary)
-    replaced = final.with_name(f".replaced-{final.name}")
+    replaced = beside(final, "replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
         final.rename(replaced)

@@ -16,7 +16,10 @@ Every message says what was given, which rule it breaks and, as `remedy`, what t
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from beit.printable import printable, shown
@@ -95,6 +98,23 @@ def of_another_format(
         remedy=f"install {maker}, or a later one that reads it"
         if named
         else "use the version of beit that wrote it",
+    )
+
+
+def system_error(error: OSError) -> ResourceError:
+    """What the operating system refused, for the user."""
+    if error.errno == errno.ENAMETOOLONG:
+        name = max(Path(os.fsdecode(error.filename or "")).parts, key=len, default="")
+        return ResourceError(
+            f"the name {name[:40]}... of {len(os.fsencode(name))} bytes is too long for the file "
+            "system",
+            remedy="use a shorter one; most file systems take 255 bytes, and 4096 for a whole path",
+        )
+    what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ResourceError(
+        f"{what}{error.strerror or error}",
+        remedy="make room, and run it again" if full else "`beit --traceback VERB ...` shows where",
     )
 
 

@@ -7,18 +7,9 @@ fail to be encoded.
 from __future__ import annotations
 
 import copy
-import io
 import logging
-import sys
 
 from beit.printable import printable, printable_lines
-
-
-def let_any_name_be_printed() -> None:
-    """Write what the encoding of stdout or stderr lacks as escapes, where it would be an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def log_to_terminal(level: int = logging.INFO) -> None:

@@ -210,9 +210,9 @@ def test_a_file_that_is_not_the_model_is_not_published(
 
 
 def test_what_cannot_be_exported_is_refused_early(classifier: Path, tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
+    (tmp_path / "there.onnx").mkdir()
     with pytest.raises(RunFolderError, match="nothing is written over"):
-        beit.export(classifier, tmp_path / "there")
+        beit.export(classifier, tmp_path / "there.onnx")
     for options, reason in (
         ({"answer": "tokens"}, "gives no tokens"),
         ({"size": (15, 16)}, "patches of 4"),
@@ -225,7 +225,7 @@ def test_what_cannot_be_exported_is_refused_early(classifier: Path, tmp_path: Pa
         beit.export(classifier, tmp_path / "no.onnx", to="torch")
     with pytest.raises(ConfigError, match=r"no\.onx does not[\s\S]*name it no\.onnx"):
         beit.export(classifier, tmp_path / "no.onx")
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert [path.name for path in tmp_path.iterdir()] == ["there.onnx"]
 
 
 def test_a_kill_leaves_no_half_file(
@@ -234,7 +234,7 @@ def test_a_kill_leaves_no_half_file(
     """Killed once the file is being checked; then the same command does it."""
     command = [sys.executable, "-m", "beit.cli", "export", str(classifier), "c.pt2", "--to"]
     process = subprocess.Popen([*command, "torch"], cwd=tmp_path, env=environment)
-    written = tmp_path / "writing-c.pt2" / "model.pt2"
+    written = tmp_path / ".exporting-c.pt2" / "model.pt2"
     while not written.exists():
         assert process.poll() is None
         time.sleep(0.005)

@@ -25,6 +25,7 @@ from beit.data.places import expand, expand_braces
 from beit.data.sources import ImageSource, open_source
 from beit.data.values import UnreadableError
 from beit.data.views import SingleView
+from beit.durable import replace_file
 from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
 
 Draw = Callable[..., Path]
@@ -117,22 +118,22 @@ def test_packing_goes_on_where_it_stopped(
 
     stopped = elsewhere / "stopped"
     written: list[Path] = []
-    write = shard_index.write_whole
+    write = replace_file
 
-    def stop_at_third(path: Path, content: bytes) -> None:
+    def stop_at_third(path: Path, content: list[bytes]) -> None:
         written.append(path)
         if path.name == "000002.tar.index":
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr("beit.data.pack.write_whole", stop_at_third)
+    monkeypatch.setattr("beit.data.pack.replace_file", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         pack(str(root), str(stopped), shard_size=1)
     assert sorted(one.name for one in stopped.glob("*.tar")) == ["000000.tar", "000001.tar"]
     assert not list(stopped.glob(".*"))
     with pytest.raises(DataError, match="stopped before its end"):
         open_source(str(stopped))
-    monkeypatch.setattr("beit.data.pack.write_whole", write)
+    monkeypatch.setattr("beit.data.pack.replace_file", write)
     before = (stopped / "000001.tar").stat().st_mtime_ns
     pack(str(root), str(stopped), shard_size=1)
     assert (stopped / "000001.tar").stat().st_mtime_ns == before
@@ -153,8 +154,8 @@ def test_packing_goes_on_where_it_stopped(
 def test_what_cannot_be_packed(draw: Draw, elsewhere: Path) -> None:
     root = draw("1.png", "2.png")
     (elsewhere / "file").write_text("x")
-    for out in (elsewhere, elsewhere / "file"):
-        with pytest.raises(RunFolderError, match="not empty"):
+    for out, why in ((elsewhere, "not empty"), (elsewhere / "file", "is a file")):
+        with pytest.raises(RunFolderError, match=why):
             pack(str(root), str(out))
     with pytest.raises(ConfigError, match="shard_size"):
         pack(str(root), str(elsewhere / "new"), shard_size=0)

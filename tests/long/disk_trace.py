@@ -85,11 +85,16 @@ class Disk:
     def opened(self, handle: int, path: Any, flags: int, **options: Any) -> None:
         place = self._place(path, options.get("dir_fd"))
         if flags & os.O_CREAT and self._parent(place) is not None:
-            assert flags & os.O_TRUNC
-            assert place not in self._nodes, "nothing is written over in place"
-            self._make(place, folder=False)
+            if place not in self._nodes:
+                self._make(place, folder=False)
+            elif flags & os.O_TRUNC:
+                assert not self._holds_bytes(place), "nothing is written over in place"
         if place in self._nodes:
             self._open[handle] = self._nodes[place]
+
+    def _holds_bytes(self, place: str) -> bool:
+        node = self._nodes[place]
+        return any(isinstance(event, Wrote) and event.node == node for event in self.events)
 
     def closed(self, handle: int) -> None:
         self._open.pop(handle, None)

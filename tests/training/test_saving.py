@@ -83,11 +83,11 @@ def failing(monkeypatch, times):
     """The first saves fail; how many were tried."""
     tried = []
 
-    def save(folder, state, *, keep):
+    def save(folder, state, **options):
         tried.append(state.step)
         if len(tried) <= times:
             raise ResourceError("the disk is full")
-        return save_checkpoint(folder, state, keep=keep)
+        return save_checkpoint(folder, state, **options)
 
     monkeypatch.setattr(saving, "save_checkpoint", save)
     return tried

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,9 @@ from beit.artifact.load import NOTHING, open_artifact
 from beit.artifact.names import INDEX, TABLE, Tensors, to_published
 from beit.artifact.store import Artifact, save_artifact
 from beit.artifact.transfer import start_from
-from beit.errors import CheckpointError, ConfigError, ResourceError, RunFolderError
+from beit.claim import claim_output
+from beit.durable import write_file
+from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel, BareBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
@@ -49,41 +51,26 @@ def convert(
     every block, or joins equal tables. An existing destination is refused.
     """
     place = Path(destination)
-    if place.exists():
-        raise RunFolderError(
-            f"{place} exists, and nothing is written over", remedy="choose another destination"
-        )
-    artifact = open_artifact(source, stated=stated, sha256=sha256)
+    folder = to != "unilm"
+    with claim_output(place, folder=folder, remedy="choose another destination") as temporary:
+        artifact = open_artifact(source, stated=stated, sha256=sha256)
+        notes = _write(artifact, temporary, to, bias)
+    return place, notes
+
+
+def _write(artifact: Artifact, place: Path, to: Layout, bias: Bias | None) -> list[str]:
+    """Write a file or a folder that does not exist yet; what was left out or assumed."""
     if bias is not None:
         artifact = replace(artifact, model=rebiased(artifact.model, bias))
     if to == "beit":
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return save_artifact(place, artifact.model, artifact.details), []
+        save_artifact(place, artifact.model, artifact.details)
+        return []
     write: dict[str, Callable[[Artifact, Path], list[str]]] = {
         "unilm": _unilm,
         "timm": write_timm,
         "hf": write_transformers,
     }
-    temporary = place.with_name(f"writing-{place.name}")  # torch.save takes no leading dot
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        notes = write[to](artifact, temporary)
-        temporary.rename(place)
-    except OSError as error:
-        raise ResourceError(
-            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
-        ) from error
-    finally:
-        _remove(temporary)
-    return place, notes
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    return write[to](artifact, place)
 
 
 def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
@@ -146,5 +133,7 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
         }
     else:
         content = {"model": published(model)}
-    torch.save(content, place)
+    whole = BytesIO()  # torch's own writer may end the process where the disk is full
+    torch.save(content, whole)
+    write_file(place, [whole.getbuffer()])
     return [without_sigmoid("a released file")] if artifact.details.multi_label else []

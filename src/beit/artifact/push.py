@@ -17,7 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from beit.artifact.card import CARD, model_card
 from beit.artifact.fetch import HUB_ID, first_line, no_bars_in_logs
 from beit.artifact.store import CONFIG, WEIGHTS, artifact_of, read_artifact
-from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
+from beit.claim import claim_output
+from beit.durable import write_file
+from beit.errors import BeitError, ConfigError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -87,18 +89,10 @@ def repository_name(text: str) -> str:
 
 def _write(contents: dict[str, bytes], place: Path) -> None:
     """What would be uploaded, as a folder that `beit.load` takes too."""
-    if place.exists():
-        raise RunFolderError(
-            f"{place} exists, and nothing is written over", remedy="choose another folder"
-        )
-    try:
-        place.mkdir(parents=True)
+    with claim_output(place, folder=True, remedy="choose another folder") as folder:
+        folder.mkdir()
         for name, content in contents.items():
-            (place / name).write_bytes(content)
-    except OSError as error:
-        raise ResourceError(
-            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
-        ) from error
+            write_file(folder / name, [content])
 
 
 def _upload(contents: dict[str, bytes], name: str, public: bool, update: bool, message: str) -> str:

@@ -34,11 +34,11 @@ from beit.config.check import (
 from beit.config.data import Resize, check_value_range
 from beit.config.model import VisionTransformerConfig
 from beit.config.segment_run import InferenceConfig
-from beit.config.strict_json import parse_json
 from beit.config.tokenizer import Interpolation
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
 from beit.errors import CheckpointError, ConfigError, ResourceError, nearest, of_another_format
+from beit.json_object import parse_object, read_bytes
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel
 from beit.printable import shown
@@ -189,7 +189,7 @@ class Described(NamedTuple):
 def read_described(path: str | Path) -> Described:
     """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
     file = find_artifact(path) / CONFIG
-    return _described(file.parent, _parsed(file, _read(file)))
+    return _described(file.parent, _parsed(file, read_bytes(file, CheckpointError, AGAIN)))
 
 
 def _described(folder: Path, config: dict[str, Any]) -> Described:
@@ -214,23 +214,11 @@ def _described(folder: Path, config: dict[str, Any]) -> Described:
 def read_config(path: str | Path) -> dict[str, Any]:
     """The config of an artifact, checked for its format. Reads no weights."""
     file = find_artifact(path) / CONFIG
-    return _parsed(file, _read(file))
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}", remedy=AGAIN) from error
+    return _parsed(file, read_bytes(file, CheckpointError, AGAIN))
 
 
 def _parsed(file: Path, content: bytes) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = parse_json(content)
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}", remedy=AGAIN) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no JSON object", remedy=AGAIN)
+    config = parse_object(file, content, CheckpointError, AGAIN)
     if config.get("format") != FORMAT:
         versions = config.get("versions")
         raise of_another_format(
@@ -249,13 +237,13 @@ def read_artifact(path: str | Path) -> ArtifactFiles:
     Raises CheckpointError if the weights are not those that the config names.
     """
     folder = find_artifact(path)
-    config = _read(folder / CONFIG)
+    config = read_bytes(folder / CONFIG, CheckpointError, AGAIN)
     while True:
-        weights = _read(folder / WEIGHTS)
+        weights = read_bytes(folder / WEIGHTS, CheckpointError, AGAIN)
         stated = _parsed(folder / CONFIG, config).get("sha256")
         if hashlib.sha256(weights).hexdigest() == stated:
             return ArtifactFiles(folder, config, weights)
-        before, config = config, _read(folder / CONFIG)
+        before, config = config, read_bytes(folder / CONFIG, CheckpointError, AGAIN)
         if config == before:
             raise CheckpointError(
                 f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}", remedy=AGAIN

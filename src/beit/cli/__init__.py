@@ -1,106 +1,66 @@
-"""The command line: verbs to functions. Help is answered without importing torch."""
+"""The command line. What is here is light: a request to stop may come while the rest is loaded."""
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
-from beit.cli import (
-    data,
-    doctoring,
-    measuring,
-    serving,
-    sharing,
-    showing,
-    studying,
-    training,
-    using,
-)
-from beit.config.outside import import_outside
-from beit.errors import BeitError, ConfigError, nearest
-from beit.terminal import let_any_name_be_printed, log_to_terminal
+from beit.streams import end_by, failure_of, take_over
 
-VERBS: dict[str, Callable[[list[str]], None]] = {
-    "data": data.data,
-    "tokenizer": training.tokenizer,
-    "pretrain": training.pretrain,
-    "finetune": training.finetune,
-    "segment": training.segment,
-    "evaluate": measuring.evaluate,
-    "probe": measuring.probe,
-    "predict": using.predict,
-    "embed": using.embed,
-    "convert": using.convert,
-    "export": using.export,
-    "push": sharing.push,
-    "serve": serving.serve,
-    "report": showing.report,
-    "show": showing.show,
-    "doctor": doctoring.doctor,
-    "demo": studying.demo,
-    "study": studying.study,
-}
+if TYPE_CHECKING:
+    from beit.cli.verbs import VERBS, main
+
+__all__ = ["VERBS", "main", "program"]
 
 FOR_ALL = {"--traceback": 0, "--import": 1}
 """Options that stand before the verb, and how many words follow each."""
+ABOUT = {"-h", "--help", "--version"}
+ANSWERS = {"predict", "evaluate", "doctor", "data check"}
+"""Verbs that are for what they print, unless they write files; the others print only how the work
+goes."""
+UNPRINTED = 6
+"""The exit code if the answer could not be printed, as for any other disk that is full."""
 
 
-def _help() -> str:
-    verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
-    return (
-        "usage: beit VERB [OPTIONS]\n\n"
-        "Pre-train a vision backbone on your own pictures, and use it.\n\n"
-        f"{verbs}\n\n"
-        "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows\n"
-        "where an error came from. `beit --import MODULE VERB ...` imports code of your own\n"
-        "that a run or an artifact names."
-    )
+def __getattr__(name: str) -> object:
+    if name not in ("VERBS", "main"):
+        raise AttributeError(f"module 'beit.cli' has no attribute '{name}'")
+    return getattr(importlib.import_module("beit.cli.verbs"), name)
 
 
-def _check_order(args: Sequence[str]) -> None:
-    """Raise ConfigError for an option of all verbs that stands behind the verb."""
-    for place, word in enumerate(args):
-        if word in FOR_ALL:
-            option = " ".join(args[place : place + 1 + FOR_ALL[word]])
-            raise ConfigError(
-                f"{word} stands behind the verb",
-                remedy=f"put it before: beit {option} {args[0]} ...",
-            )
+class Command(NamedTuple):
+    """The words that were typed."""
+
+    traceback: bool
+    """Whether an error shows where it came from."""
+    modules: list[str]
+    """Of one's own, to be imported first."""
+    words: list[str]
+    """The verb, and what belongs to it."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is for what it prints."""
+        verb, asked = " ".join(self.words[:1]), " ".join(self.words[:2])
+        to_files = any(word.partition("=")[0] == "--out" for word in self.words)
+        answered = verb in ANSWERS or asked in ANSWERS
+        return not verb or bool(ABOUT.intersection(self.words)) or (answered and not to_files)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
-    args = list(sys.argv[1:] if arguments is None else arguments)
-    let_any_name_be_printed()
-    traceback, modules = False, []
-    while args and args[0] in FOR_ALL:
-        if args.pop(0) == "--traceback":
+def command_of(arguments: Sequence[str]) -> Command:
+    """What stands before the verb, and the rest."""
+    words, traceback, modules = list(arguments), False, []
+    while words and words[0] in FOR_ALL:
+        if words.pop(0) == "--traceback":
             traceback = True
         else:
-            modules.append(args.pop(0) if args else "")
-    if not args or args[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if args[0] == "--version":
-        from beit import __version__
-
-        print(__version__)
-        return 0
-    log_to_terminal()
-    try:
-        for module in modules:
-            import_outside(module)
-        if args[0] not in VERBS:
-            raise ConfigError(f"there is no verb '{args[0]}'", remedy=nearest(args[0], VERBS))
-        _check_order(args)
-        VERBS[args[0]](args[1:])
-    except BeitError as error:
-        if traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+            modules.append(words.pop(0) if words else "")
+    return Command(traceback, modules, words)
 
 
 def program() -> None:
@@ -109,12 +69,54 @@ def program() -> None:
     Who interrupts it sees no stack, and the shell is told as by any other program. Once the command
     is done a request to stop would only break off the end, and with it change the exit code.
     """
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:  # while code is loaded there is nothing to put in order
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    answers = command_of(sys.argv[1:]).answers
+    take_over(result=answers)
+    threading.excepthook = _failed_thread
+    from beit.cli.verbs import main
+
     try:
-        code = main()
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = _exit_code(main, answers)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        end_by(signal.SIGINT)
     sys.exit(code)
+
+
+def _failed_thread(failed: threading.ExceptHookArgs, /) -> None:
+    """A library's own thread, as TensorBoard's, to which a disk was full: no stack for that."""
+    if isinstance(failed.exc_value, OSError):
+        print(f"warning: {failed.exc_value}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
+
+
+def _exit_code(main: Callable[[], int], answers: bool) -> int | str | None:
+    """Run a command, and print what is left to be printed."""
+    code: int | str | None = 0
+    try:
+        code = main()
+    except SystemExit as left:  # of the parser, or of a library whose reader went away
+        code = left.code
+    except OSError as error:
+        if error is not failure_of(sys.stdout):
+            raise
+    with suppress(OSError):
+        sys.stdout.flush()
+    failure = failure_of(sys.stdout)
+    if failure is None or not answers:
+        return code
+    if isinstance(failure, BrokenPipeError):
+        end_by(signal.SIGPIPE)  # as any other program whose reader has seen enough
+    print(
+        f"error: the answer cannot be written to standard output: {failure.strerror}\n"
+        "  remedy: make room, or let it be written elsewhere",
+        file=sys.stderr,
+    )
+    return UNPRINTED

@@ -21,13 +21,15 @@ def demo(args: list[str]) -> None:
             out: Folder of the demo.
             full: The study of the README instead of the first quarter of an hour.
         """
+        from beit.claim import claim_folder
         from beit.recipes.demo import full as full_plan
         from beit.recipes.demo import short as short_plan
         from beit.studies.demo import Demo
         from beit.studies.stages import as_markdown
 
         folder = Path(out)
-        rows = Demo(folder, full_plan() if full else short_plan()).run()
+        with claim_folder(folder):
+            rows = Demo(folder, full_plan() if full else short_plan()).run()
         labels = "5" if not full else "all"
         picture = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
         print(
@@ -63,31 +65,37 @@ def study(args: list[str]) -> None:
             init: The pre-trained backbone: a run or any model that loads; `beit demo` makes the
                 default.
         """
-        from beit.recipes import studies as recipes
-        from beit.studies.stages import as_markdown
+        from beit.claim import claim_folder
 
         folder = Path(out)
-        if task == "tokenizers":
-            from beit.studies.targets import TokenizersStudy, targets_as_markdown
-
-            found = TokenizersStudy(folder, recipes.tokenizers()).run()
-            print(f"\nTest accuracy in per cent\n\n{targets_as_markdown(found)}")
-            return
-        if task == "segmentation":
-            from beit.studies.segmentation import study_segmentation
-
-            rows = study_segmentation(folder, recipes.segmentation(), init=init)
-            print(f"\nMean IoU in per cent on test\n\n{as_markdown(rows)}")
-            return
-        from beit.studies.classification import blocks_as_markdown, study_classification
-
-        for name, result in study_classification(
-            folder, recipes.classification(), init=init
-        ).items():
-            print(
-                f"\n{name}: validation accuracy in per cent of every block, pre-trained / initial "
-                f"weights\n\n{blocks_as_markdown(result.probed)}\n\n{name}: test accuracy in per "
-                f"cent\n\n{as_markdown(result.rows)}"
-            )
+        with claim_folder(folder):
+            compare(task, folder, init)
 
     tyro.cli(command, args=args, prog="beit study", config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def compare(task: str, folder: Path, init: str) -> None:
+    """Run one of the studies and print what it found."""
+    from beit.recipes import studies as recipes
+    from beit.studies.stages import as_markdown
+
+    if task == "tokenizers":
+        from beit.studies.targets import TokenizersStudy, targets_as_markdown
+
+        found = TokenizersStudy(folder, recipes.tokenizers()).run()
+        print(f"\nTest accuracy in per cent\n\n{targets_as_markdown(found)}")
+        return
+    if task == "segmentation":
+        from beit.studies.segmentation import study_segmentation
+
+        rows = study_segmentation(folder, recipes.segmentation(), init=init)
+        print(f"\nMean IoU in per cent on test\n\n{as_markdown(rows)}")
+        return
+    from beit.studies.classification import blocks_as_markdown, study_classification
+
+    for name, result in study_classification(folder, recipes.classification(), init=init).items():
+        print(
+            f"\n{name}: validation accuracy in per cent of every block, pre-trained / initial "
+            f"weights\n\n{blocks_as_markdown(result.probed)}\n\n{name}: test accuracy in per "
+            f"cent\n\n{as_markdown(result.rows)}"
+        )

@@ -14,16 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.claim import check_name, claim_folder, is_free
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.decode import FORMATS, read_header
 from beit.data.listing import PICTURE_EXTENSIONS
 from beit.data.names import short_hash
 from beit.data.parts import open_parts
 from beit.data.places import Stamp
-from beit.data.shard_index import SUFFIX, build_index, read_index, write_index, write_whole
+from beit.data.shard_index import SUFFIX, build_index, read_index, write_index
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
 from beit.data.sources import ImageSource, Record
 from beit.data.values import UnreadableError
+from beit.durable import replace_file
 from beit.errors import (
     ConfigError,
     DataError,
@@ -31,6 +33,7 @@ from beit.errors import (
     RunFolderError,
     of_another_format,
 )
+from beit.json_object import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +174,7 @@ class _Part:
                 file.seek(0)
                 index = write_index(build_index(file), Stamp(size, ""))
             # The index first: a shard that can be seen has one.
-            write_whole(shard.with_name(shard.name + SUFFIX), index)
+            replace_file(shard.with_name(shard.name + SUFFIX), [index])
             partly.replace(shard)
         finally:
             partly.unlink(missing_ok=True)
@@ -186,7 +189,7 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
     """Begin, or go on with the same plan; False if it is done. Errors: RunFolderError."""
     for name in (MANIFEST, UNFINISHED):
         if (out / name).is_file():
-            known = json.loads((out / name).read_bytes())
+            known = read_object(out / name, RunFolderError, "pack into another folder")
             if known.get("format") != FORMAT:
                 raise of_another_format(
                     RunFolderError,
@@ -201,11 +204,29 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
                     remedy="pack into another folder, or remove this one",
                 )
             return name == UNFINISHED
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise RunFolderError(f"{out} is not empty", remedy="pack into a new folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / UNFINISHED, json.dumps(plan).encode())
+    replace_file(out / UNFINISHED, [json.dumps(plan).encode()])
     return True
+
+
+def _write(
+    folder: Path, parts: Mapping[str, ImageSource], plan: dict[str, object], shard_size: int
+) -> None:
+    """All shards that are not there yet, then the manifest."""
+    import beit
+
+    written = {
+        part: _Part(folder / part, source, shard_size * MEGABYTE).write()
+        for part, source in parts.items()
+    }
+    names = {
+        part: [f"{part}/{name}" if part else name for name in shards]
+        for part, shards in written.items()
+    }
+    manifest = plan | {"beit": beit.__version__, "parts": names}
+    replace_file(folder / MANIFEST, [json.dumps(manifest, indent=1).encode()])
+    (folder / UNFINISHED).unlink()
 
 
 def pack(
@@ -220,25 +241,17 @@ def pack(
     Errors: DataError for a picture that cannot be read; RunFolderError if OUT holds something else;
     ResourceError for a full disk.
     """
-    import beit
-
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
     parts, folder = open_parts(data, label_file), Path(out)
     plan = _plan(parts, shard_size)
+    check_name(folder, "pack into another folder")
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{out} is a file", remedy="pack into a new folder")
     try:
-        if _start(folder, plan):
-            written = {
-                part: _Part(folder / part, source, shard_size * MEGABYTE).write()
-                for part, source in parts.items()
-            }
-            names = {
-                part: [f"{part}/{name}" if part else name for name in shards]
-                for part, shards in written.items()
-            }
-            manifest = plan | {"beit": beit.__version__, "parts": names}
-            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-            (folder / UNFINISHED).unlink()
+        with claim_folder(folder, "pack into another folder"):
+            if _start(folder, plan):
+                _write(folder, parts, plan, shard_size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
@@ -248,6 +261,6 @@ def pack(
             f"{out} cannot be written: {error.strerror or error}",
             remedy="choose a folder that may be written",
         ) from error
-    shards = json.loads((folder / MANIFEST).read_bytes())["parts"]
+    shards = read_object(folder / MANIFEST, RunFolderError, "pack into another folder")["parts"]
     pictures = sum(len(source) for source in parts.values())
     return Packed(folder, sum(map(len, shards.values())), pictures)

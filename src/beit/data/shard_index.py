@@ -18,6 +18,7 @@ import numpy as np
 from beit.data.listing import PICTURE_EXTENSIONS
 from beit.data.names import Names
 from beit.data.places import Stamp, is_remote, opened, read_all, stamp
+from beit.durable import replace_file
 from beit.errors import BeitError, DataError
 from beit.home import home
 
@@ -195,19 +196,6 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
     return ShardIndex(names, offsets, sizes, labels, names_of, about["others"])
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is there with all its content or not at all."""
-    partly = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partly.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partly.replace(path)
-    finally:
-        partly.unlink(missing_ok=True)
-
-
 def _kept(place: str) -> Path:
     full = place if is_remote(place) else str(Path(place).absolute())
     name = hashlib.blake2b(os.fsencode(full), digest_size=16).hexdigest()
@@ -234,7 +222,7 @@ def _find(place: str) -> ShardIndex:
         index = build_index(file)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, write_index(index, current))
+        replace_file(kept, [write_index(index, current)])
     except OSError as error:
         logger.warning("the index of %s cannot be kept in %s: %s", place, kept.parent, error)
     return index

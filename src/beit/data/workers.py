@@ -16,8 +16,19 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from beit.data.collate import Outcome, Parcel, collate
+from beit.data.collate import Outcome, Parcel
 from beit.data.listing import quoted
+from beit.data.shared_memory import (
+    PREFETCHED,
+    SHARED_MEMORY,
+    SMALLER,
+    NoSharedMemory,
+    TooLargeError,
+    in_flight,
+    share,
+    shared_memory,
+    size_of,
+)
 from beit.data.watch import GRACE_SECONDS, POLL_SECONDS, TIMED_OUT, Watch
 from beit.errors import ResourceError
 from beit.parent import end_with_parent
@@ -36,6 +47,8 @@ class Reading(NamedTuple):
     """The micro-batches in order, without so many of the first."""
     names: Callable[[Places], list[str]]
     workers: int
+    chosen: bool
+    """Whether the number of workers was asked for; else it may be lowered."""
     timeout: float
     restarts: int
     """How often the processes may be started anew."""
@@ -70,12 +83,15 @@ def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
     end_with_parent()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, answer)
 
 
 def _named(lost: _LostError, waiting_for: Iterable[str]) -> ResourceError:
     """What is told of it, with the pictures that were waited for."""
     if not lost.hung:
+        if "Bus error" in str(lost):
+            return ResourceError(f"{SHARED_MEMORY} has no room for batches: {lost}", remedy=SMALLER)
         return ResourceError(
             f"a process that reads pictures died: {lost}",
             remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
@@ -98,12 +114,19 @@ def parcels(reading: Reading) -> Iterator[Parcel]:
     """
     delivered = restarts = 0
     while True:
+        failure: ResourceError
         plan = reading.plan(delivered)
         try:
             for parcel in _from_one_set(reading, plan):
                 delivered += 1
                 yield parcel
             return
+        except TooLargeError as error:
+            if reading.chosen:
+                raise ResourceError(str(error), remedy=SMALLER) from None
+            reading = reading._replace(workers=min(error.fitting, reading.workers - 1))
+            logger.warning("%s: %d read instead. Or: %s", error, reading.workers, SMALLER)
+            continue
         except _LostError as lost:
             waiting_for = reading.names(next(iter(reading.plan(delivered)), []))
             failure = _named(lost, waiting_for)
@@ -123,7 +146,13 @@ def _from_one_set(reading: Reading, plan: Iterable[Places]) -> Iterator[Parcel]:
     watch: Watch | None = None
     try:
         watch = Watch(_start(reading, plan, closing), reading.timeout)
-        yield from watch.items()
+        for number, item in enumerate(watch.items()):
+            if isinstance(item, NoSharedMemory):
+                raise TooLargeError(item, reading.workers)
+            needed = size_of(item) if reading.workers and not number else 0
+            if needed * in_flight(reading.workers) > shared_memory():
+                raise TooLargeError(NoSharedMemory(needed, ""), reading.workers)
+            yield item
     except (RuntimeError, OSError, EOFError) as error:
         told = _loss(error, watch)
         if told is None:
@@ -146,7 +175,8 @@ def _start(reading: Reading, plan: Iterable[Places], closing: ctypes.c_bool) -> 
                 reading.samples,
                 batch_sampler=plan,
                 num_workers=reading.workers,
-                collate_fn=collate,
+                collate_fn=share,
+                prefetch_factor=PREFETCHED if reading.workers else None,
                 pin_memory=reading.pin_memory and torch.cuda.is_available(),
                 timeout=min(reading.timeout, POLL_SECONDS) if reading.workers else 0,
                 worker_init_fn=functools.partial(_prepare_worker, closing),

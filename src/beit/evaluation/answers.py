@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from beit.config.strict_json import parse_json
 from beit.data.class_names import wordnet_ids
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
+from beit.json_object import parse_json
 
 MOST_NAMED = 50
 FORMAT = (

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from beit.artifact.load import open_tokenizer, value_range_of
+from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
@@ -88,15 +89,16 @@ def show_codebook(
 
     Errors: CheckpointError if it is no tokenizer, DataError if no picture can be read.
     """
-    place = check_place(out)
-    if min(pictures, most) < 1:
-        raise ConfigError(f"pictures is {pictures}, most is {most}", remedy="use 1 or more")
-    where = find_device(device)
-    tokenizer = open_tokenizer(reference)
-    tokenizer.to(where)
-    source = evenly(open_source(data, label_file), pictures)
-    view = CentreView(tokenizer.size, 1.0)
-    paintings: list[Painting] = []
-    for batch in read_all(source, view, tokenizer.config.channels, value_range_of(reference)):
-        paintings += paint(tokenizer, batch._replace(images=batch.images.to(where)))
-    return write_sheet(atlas(tokenizer, paintings, most=most), place, side=side)
+    with claim_output(check_place(out), replaces=True) as place:
+        if min(pictures, most) < 1:
+            raise ConfigError(f"pictures is {pictures}, most is {most}", remedy="use 1 or more")
+        where = find_device(device)
+        tokenizer = open_tokenizer(reference)
+        tokenizer.to(where)
+        source = evenly(open_source(data, label_file), pictures)
+        view = CentreView(tokenizer.size, 1.0)
+        paintings: list[Painting] = []
+        for batch in read_all(source, view, tokenizer.config.channels, value_range_of(reference)):
+            paintings += paint(tokenizer, batch._replace(images=batch.images.to(where)))
+        write_sheet(atlas(tokenizer, paintings, most=most), place, side=side)
+    return Path(out)

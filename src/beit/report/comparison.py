@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.claim import claim_output
 from beit.config.runs import RunConfig
 from beit.config.tree import leaves
-from beit.durable import replace_file
-from beit.errors import BeitError, ConfigError, ResourceError
+from beit.durable import write_file
+from beit.errors import BeitError, ConfigError
 from beit.report.beside import contender
 from beit.report.charts import charts, draw
 from beit.report.curves import Chart, Line
@@ -167,6 +168,12 @@ def write_comparison(paths: Sequence[Path], place: Path) -> Path:
     """
     if place.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{place} is no name of a page", remedy="use a name that ends in .html")
+    with claim_output(place, replaces=True) as page:
+        write_file(page, [_page(paths, place).encode()])
+    return place
+
+
+def _page(paths: Sequence[Path], place: Path) -> str:
     runs = read_runs(paths)
     again = " ".join(["beit report", *(shlex.quote(str(path)) for path in paths)])
     sections = [
@@ -183,11 +190,4 @@ def write_comparison(paths: Sequence[Path], place: Path) -> Path:
         element("nav", links, {"aria-label": "Sections"}),
     ])  # fmt: skip
     body = [header, element("main", [section(part) for part in sections])]
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, [document(f"{names} · comparison", body).encode()])
-    except OSError as error:
-        raise ResourceError(
-            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
-        ) from error
-    return place
+    return document(f"{names} · comparison", body)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
@@ -106,7 +107,8 @@ def show_components(
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at`."""
-    place = check_place(out)
-    looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
-    chosen = looking.backbone.config.block(block)
-    return write_sheet(components(looking, block=chosen), place, side=side)
+    with claim_output(check_place(out), replaces=True) as place:
+        looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
+        chosen = looking.backbone.config.block(block)
+        write_sheet(components(looking, block=chosen), place, side=side)
+    return Path(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Grid, heat, mark, to_rgb
 from beit.errors import ConfigError
@@ -72,8 +73,9 @@ def show_attention(
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at` and `find_query`."""
-    place = check_place(out)
-    looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
-    config = looking.backbone.config
-    patch = find_query(query, config.grid)
-    return write_sheet(heads(looking, block=config.block(block), patch=patch), place, side=side)
+    with claim_output(check_place(out), replaces=True) as place:
+        looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
+        config = looking.backbone.config
+        patch = find_query(query, config.grid)
+        write_sheet(heads(looking, block=config.block(block), patch=patch), place, side=side)
+    return Path(out)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from beit.config.strict_json import parse_json
+from beit.json_object import parse_json
 from beit.training.run_folder import is_row
 
 Kind = Literal["train", "evaluate"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
-from beit.errors import BeitError
+from beit.durable import replace_file
+from beit.errors import BeitError, ResourceError
 from beit.report.charts import curves
 from beit.report.classification import classification_sections
 from beit.report.document import document
@@ -136,11 +137,14 @@ def page(run: Path, config: RunConfig, history: History) -> str:
 def write_report(run: Path) -> Path:
     """Write RUN/report.html, for a finished run or one that is under way.
 
-    Errors: RunFolderError if the folder holds no run.
+    Errors: RunFolderError if the folder holds no run, ResourceError if it cannot be written to.
     """
     config = read_run_config(run)
     place = run / "report.html"
-    temporary = run / ".report.html"
-    temporary.write_text(page(run, config, read_history(run)), encoding="utf-8")
-    temporary.replace(place)
+    try:
+        replace_file(place, [page(run, config, read_history(run)).encode()])
+    except OSError as error:
+        raise ResourceError(
+            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
+        ) from error
     return place

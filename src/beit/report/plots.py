@@ -9,7 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from beit.durable import make_folder, replace_file
+from beit.claim import claim_folder
+from beit.durable import replace_file
 from beit.errors import ResourceError, RunFolderError
 from beit.report.charts import charts
 from beit.report.curves import MOST_POINTS, SMOOTH_FROM, Chart, smooth, thin
@@ -88,8 +89,7 @@ def write_plots(run: Path, folder: Path) -> list[Path]:
         raise RunFolderError(f"{run} has logged no step yet", remedy="wait for its first step")
     written = []
     try:
-        make_folder(folder)
-        with matplotlib.rc_context(STYLE):
+        with claim_folder(folder, "name another folder"), matplotlib.rc_context(STYLE):
             for one in drawn:
                 figure = _draw(one, matplotlib)
                 for kind in FORMATS:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from beit.batch import ImageBatch
+from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import RIGHT, WRONG, to_rgb
 from beit.data.sources import spread
@@ -76,16 +77,17 @@ def show_neighbours(
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at`, and DataError for a single picture."""
-    place = check_place(out)
-    if min(queries, neighbours) < 1:
-        raise ConfigError(
-            f"queries is {queries}, neighbours is {neighbours}", remedy="use 1 or more"
-        )
-    looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
-    if len(looking.keys) < 2:
-        raise DataError(
-            f"{data} holds a single picture that can be read", remedy="give two or more"
-        )
-    chosen = looking.backbone.config.block(block)
-    sheet = retrieve(looking, block=chosen, queries=queries, neighbours=neighbours)
-    return write_sheet(sheet, place, side=side)
+    with claim_output(check_place(out), replaces=True) as place:
+        if min(queries, neighbours) < 1:
+            raise ConfigError(
+                f"queries is {queries}, neighbours is {neighbours}", remedy="use 1 or more"
+            )
+        looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
+        if len(looking.keys) < 2:
+            raise DataError(
+                f"{data} holds a single picture that can be read", remedy="give two or more"
+            )
+        chosen = looking.backbone.config.block(block)
+        sheet = retrieve(looking, block=chosen, queries=queries, neighbours=neighbours)
+        write_sheet(sheet, place, side=side)
+    return Path(out)

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from beit.claim import check_name
 from beit.data.drawing import Rgb, as_png, png_uri
-from beit.durable import replace_file
-from beit.errors import ConfigError, ResourceError
+from beit.durable import write_file
+from beit.errors import ConfigError
 from beit.report.markup import Attributes, Markup, element
 
 FORMATS = (".png", ".svg")
@@ -60,6 +61,7 @@ class _Laid(NamedTuple):
 def check_place(out: str | Path) -> Path:
     """The file to write. Errors: ConfigError for another kind of file, or a folder."""
     place = Path(out)
+    check_name(place)
     if place.suffix.lower() not in FORMATS or place.is_dir():
         raise ConfigError(
             f"{out} is no name of a picture that can be written",
@@ -186,16 +188,10 @@ def _as_vectors(laid: _Laid) -> bytes:
 def write_sheet(sheet: Sheet, place: Path, *, side: int = 128) -> Path:
     """Write a sheet whose pictures are this long; the ending of the name says how.
 
-    Errors: ConfigError for another ending, ResourceError if it cannot be written.
+    Errors: ConfigError for another ending.
     """
     check_place(place)
     laid = _lay(sheet, side)
     data = _as_vectors(laid) if place.suffix.lower() == ".svg" else _as_picture(laid)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, [data])
-    except OSError as error:
-        raise ResourceError(
-            f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
-        ) from error
+    write_file(place, [data])
     return place

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from beit.claim import claim_output
 from beit.config.runs import PretrainRunConfig
 from beit.data.drawing import hide, to_rgb, token_map
 from beit.errors import ConfigError
@@ -22,6 +23,12 @@ def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path
 
     Errors: ConfigError if the run predicts no tokens.
     """
+    with claim_output(place, replaces=True) as file, file.open("wb") as handle:
+        _strip(run, rows, zoom).save(handle, "PNG", optimize=True)
+    return place
+
+
+def _strip(run: Path, rows: int, zoom: int) -> Image.Image:
     config = read_run_config(run)
     if not isinstance(config, PretrainRunConfig) or config.objective.target != "tokens":
         raise ConfigError(
@@ -51,9 +58,7 @@ def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path
             for cell in cells
         ]
         lines.append(np.concatenate([_framed(cell) for cell in scaled], axis=1))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(lines)).save(place, optimize=True)
-    return place
+    return Image.fromarray(np.concatenate(lines))
 
 
 def _framed(picture: np.ndarray, border: int = 6) -> np.ndarray:

@@ -11,12 +11,13 @@ import torch
 
 from beit.artifact.load import open_tokenizer, value_range_of
 from beit.batch import ImageBatch, LabelledBatch
+from beit.claim import claim_output
 from beit.config import LoaderConfig
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, open_source
-from beit.durable import check_free, make_folder, replace_file
+from beit.durable import write_file
 from beit.errors import ConfigError
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.passes import CentreView, Passes
@@ -58,8 +59,19 @@ def compare_tokenizers(
             f"{len(tokenizers)} tokenizers and {pictures} pictures leave nothing to compare",
             remedy="name at least one tokenizer, and one picture or more",
         )
-    folder = Path(out)
-    check_free(folder, "choose another --out")
+    with claim_output(Path(out), folder=True) as folder:
+        return _compared(tokenizers, data, folder, pictures, device, label_file)
+
+
+def _compared(
+    tokenizers: Sequence[str],
+    data: str,
+    folder: Path,
+    pictures: int,
+    device: str,
+    label_file: LabelFileConfig,
+) -> list[ComparedTokenizer]:
+    """Measure, and write the results to a folder that does not exist yet."""
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
     loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
@@ -77,9 +89,9 @@ def compare_tokenizers(
         _measured(name, tokenizer.to(place), shared, loader, pictures)
         for name, tokenizer, loader in zip(tokenizers, opened, loaders, strict=True)
     ]
-    make_folder(folder)
+    folder.mkdir()
     content = [row.figures() for row in rows]
-    replace_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
+    write_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
     write_tokenizers(folder / "tokenizers.html", rows)
     return rows
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +19,7 @@ from beit.config.tree import override, to_json
 from beit.data.depth import narrow_note
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
-from beit.errors import ConfigError
+from beit.errors import ConfigError, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
 from beit.report.page import write_report
@@ -34,6 +36,7 @@ from beit.training.run_folder import RunFolder
 from beit.training.trackers import check_trackers
 
 Config = TypeVar("Config", bound=RunConfig)
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -72,9 +75,20 @@ class Manner(NamedTuple):
 
 
 def manner_of(config: RunConfig, resume: bool, quiet: bool, report: bool) -> Manner:
-    """As asked; a run that `torchrun` started again after a loss goes on with what is there."""
-    begun = restarts() > 0 and RunFolder(Path(config.out)).config.exists()
-    return Manner(resume or begun, quiet, report)
+    """As requested; a run that `torchrun` started again after a loss goes on with what is there.
+
+    Raises RunFolderError, before any work, if the run cannot begin or go on in its folder. Several
+    processes ask once they have met: the first may have made the folder meanwhile.
+    """
+    folder = RunFolder(Path(config.out))
+    manner = Manner(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return manner
+    if manner.resume:
+        folder.check_resumable(config)
+    else:
+        folder.check_free()
+    return manner
 
 
 def resolve(
@@ -143,11 +157,27 @@ def _narrow(task: Task, config: RunConfig) -> Iterator[str]:
         yield note
 
 
-def _open(folder: RunFolder, config: RunConfig, listing: Listing, manner: Manner) -> None:
+def _open(
+    folder: RunFolder,
+    config: RunConfig,
+    listing: Listing,
+    parts: Mapping[str, str],
+    manner: Manner,
+) -> None:
     if manner.resume:
         folder.check_resumable(config)
-        check_moved(folder, config, listing)
+        check_moved(folder, config, listing, parts)
     folder.open(config, resume=manner.resume)
+
+
+def _report(folder: RunFolder) -> None:
+    """The page of a run that is done, which is not undone if there is no room for it."""
+    try:
+        write_report(folder.path)
+    except ResourceError as error:
+        logger.warning(
+            "the run is done, its page is not: %s; then beit report %s", error, folder.path
+        )
 
 
 def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
@@ -159,7 +189,8 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     listing = listing_of(task.source)
     check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
-    processes.on_leader(lambda: _open(folder, config, listing, manner))
+    parts = {"tokenizer": task.details.tokenizer} if task.details.tokenizer else {}
+    processes.on_leader(lambda: _open(folder, config, listing, parts, manner))
     if processes.leads:
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
@@ -204,11 +235,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             notes=(*(() if begun else task.start), *(f"note: {note}" for note in notes)),
             listing=listing,
             accept_changed_data=config.accept_changed_data,
-            parts={"tokenizer": task.details.tokenizer} if task.details.tokenizer else {},
+            parts=parts,
         )
         fitted = fit(task.objective, run, resume=manner.resume)
         if manner.report and processes.leads:
-            write_report(folder.path)
+            _report(folder)
     finally:
         folder.close()
         processes.close()

@@ -47,9 +47,9 @@ def finetune(
     """
     opened = opened or Opened()
     config = resolve("finetune", recipe, FinetuneRunConfig, options, opened)
+    manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
-    task = prepare(config, processes, opened)
-    return carry_out(config, task, processes, manner_of(config, resume, quiet, report))
+    return carry_out(config, prepare(config, processes, opened), processes, manner)
 
 
 class Learning(NamedTuple):

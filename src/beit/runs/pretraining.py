@@ -49,7 +49,7 @@ from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, read_run_config
 
 
 def pretrain(
@@ -68,9 +68,11 @@ def pretrain(
     """
     opened = opened or Opened()
     config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
+    manner = manner_of(config, resume, quiet, report)
+    if manner.resume:
+        config = with_recorded_tokenizer(config)
     config = _as_its_tokenizer_reads(config)
     _images(config)  # before a tokenizer is trained for hours
-    manner = manner_of(config, resume, quiet, report)
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training)
     return carry_out(config, prepare(config, processes, opened), processes, manner)
@@ -143,12 +145,33 @@ def _objective(
     return MaskedImageModeling(model, chosen, visual, precision, bank)
 
 
+def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config of a run that goes on, with the tokenizer it had if none is named.
+
+    Raises CheckpointError if that is not where it was.
+    """
+    folder = RunFolder(Path(config.out))
+    recorded = read_run_config(folder.path) if folder.config.exists() else None
+    named = config.tokenizer or config.objective.target != "tokens"
+    if not named and isinstance(recorded, PretrainRunConfig) and recorded.tokenizer:
+        config = replace(config, tokenizer=recorded.tokenizer)
+    if config.objective.target == "tokens":
+        try:
+            open_tokenizer(config.tokenizer)
+        except CheckpointError as error:
+            if named:
+                raise
+            raise CheckpointError(
+                f"the tokenizer of the run {folder.path} cannot be opened: {error.problem}",
+                remedy="if it lies elsewhere now, say where: --tokenizer PLACE",
+            ) from error
+    return config
+
+
 def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:
     """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
     if config.tokenizer or config.objective.target != "tokens":
         return config
-    if Path(config.out).exists() and not manner.resume:
-        RunFolder(Path(config.out)).check_free()
     out = f"{config.out.rstrip('/')}-tokenizer"
     try:
         find_artifact(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,14 +11,15 @@ import torch
 
 from beit.artifact.load import open_artifact
 from beit.batch import LabelledBatch
+from beit.claim import claim_output
 from beit.config.probe import ProbeConfig
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable, is_multi_label
-from beit.durable import check_free, make_folder, replace_file
-from beit.errors import ConfigError, DataError, ResourceError
+from beit.durable import write_file
+from beit.errors import ConfigError, DataError
 from beit.evaluation.features import FeatureTable, extract_patches
 from beit.evaluation.passes import Passes
 from beit.evaluation.pretraining import every_block
@@ -61,8 +61,12 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     config = override(config, options)
     if not config.data or not config.out:
         raise ConfigError("data or out was not given", remedy="add --data FOLDER --out FOLDER")
-    out = Path(config.out)
-    check_free(out, "choose another --out")
+    with claim_output(Path(config.out), folder=True) as out:
+        return _probe(artifact, config, out)
+
+
+def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
+    """Measure, and write the results to a folder that does not exist yet."""
     device = find_device(config.device)
     opened = open_artifact(artifact)
     model = opened.model
@@ -88,28 +92,14 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     value_range = config.loader.value_range or said.value_range
     loader = replace(config.loader, value_range=value_range)
     measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
-    with _writable(out):
-        make_folder(out)
     measured = measuring.run()
     content = {"model": artifact, "config": to_json(config), **asdict(measured)}
-    with _writable(out):
-        replace_file(out / "probe.json", [json.dumps(content, indent=1).encode()])
-        write_probe_page(
-            out / "probe.html", artifact, measured.blocks, _rows(measured), measured.measure
-        )
+    out.mkdir()
+    write_file(out / "probe.json", [json.dumps(content, indent=1).encode()])
+    write_probe_page(
+        out / "probe.html", artifact, measured.blocks, _rows(measured), measured.measure
+    )
     return measured
-
-
-@contextmanager
-def _writable(out: Path) -> Iterator[None]:
-    """ResourceError where the folder of the results cannot be made or written to."""
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"the folder {out} cannot be written to: {error.strerror}",
-            remedy="make room or permit writing, or choose another --out",
-        ) from error
 
 
 class _Measuring:

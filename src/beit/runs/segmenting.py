@@ -99,15 +99,11 @@ def segment(
     """
     opened = opened or Opened()
     config = resolve("segment", recipe, SegmentRunConfig, options, opened)
+    manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
     splits = _opened(config, processes)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
-    return carry_out(
-        config,
-        _prepared(config, splits, processes, opened),
-        processes,
-        manner_of(config, resume, quiet, report),
-    )
+    return carry_out(config, _prepared(config, splits, processes, opened), processes, manner)
 
 
 def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:

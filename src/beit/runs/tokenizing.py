@@ -53,10 +53,9 @@ def tokenizer(
 ) -> Run:
     """Train a tokenizer on the pictures of `data`; the run and its artifact go to `out`."""
     config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
+    manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
-    return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
-    )
+    return carry_out(config, prepare(config, processes), processes, manner)
 
 
 def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:

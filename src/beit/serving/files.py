@@ -14,12 +14,13 @@ import safetensors.numpy
 from PIL import Image
 
 from beit.artifact.answering import Label
+from beit.claim import claim_output
 from beit.data.decode import decode
 from beit.data.label_maps import painted, save_label_map
 from beit.data.listing import quoted
 from beit.data.sources import open_source
 from beit.data.values import UnreadableError
-from beit.durable import check_free
+from beit.durable import write_file
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
 from beit.serving.predictor import Predictor, load
@@ -162,7 +163,17 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
     Errors: RunFolderError if OUT holds something, DataError for two pictures that would be written
     to one file, or if none can be read.
     """
-    check_free(out, "choose another --out")
+    with claim_output(out, folder=True) as folder:
+        written, unreadable = _segmented(artifact, paths, folder, device)
+    lost = f", {len(unreadable)} unreadable" if unreadable else ""
+    print(printable(f"{out}: labels and overlays of {written} pictures{lost}"))
+    return unreadable
+
+
+def _segmented(
+    artifact: str, paths: Sequence[str], out: Path, device: str
+) -> tuple[int, list[str]]:
+    """How many pictures were written to a new folder, and those that could not be read."""
     predictor = load(artifact, device=device)
     written: dict[Path, str] = {}
     unreadable: list[tuple[str, str]] = []
@@ -189,9 +200,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not written:
         raise DataError("no picture could be read", remedy="name files or folders of pictures")
-    lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    print(f"{printable(out)}: labels and overlays of {len(written)} pictures{lost}")
-    return [name for name, _ in unreadable]
+    return len(written), [name for name, _ in unreadable]
 
 
 def embed_files(
@@ -206,7 +215,15 @@ def embed_files(
         raise ConfigError(
             f"features cannot be written as '{out.suffix}'", remedy=f"use one of {FORMATS}"
         )
-    check_free(out, "choose another --out")
+    with claim_output(out) as place:
+        written = _embedded(artifact, paths, place, block, batch, device)
+    return f"{printable(out)}: {written}"
+
+
+def _embedded(
+    artifact: str, paths: Sequence[str], out: Path, block: int | None, batch: int, device: str
+) -> str:
+    """Write the features to a new file; what was written."""
     predictor = load(artifact, device=device)
     keys: list[str] = []
     rows: list[np.ndarray] = []
@@ -223,16 +240,16 @@ def embed_files(
     features = np.concatenate(rows)
     _write(out, keys, features, predictor)
     lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    return f"{printable(out)}: {len(keys)} pictures x {features.shape[1]} features{lost}"
+    return f"{len(keys)} pictures x {features.shape[1]} features{lost}"
 
 
 def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predictor) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
-        np.savez(out, features=features, keys=np.array(keys))
+        with out.open("wb") as file:
+            np.savez(file, features=features, keys=np.array(keys))
     elif out.suffix == ".safetensors":
         metadata = {"keys": json.dumps(keys), "kind": predictor.artifact.kind}
-        safetensors.numpy.save_file({"features": features}, out, metadata=metadata)
+        write_file(out, [safetensors.numpy.save({"features": features}, metadata=metadata)])
     else:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)

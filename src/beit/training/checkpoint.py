@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
-from beit.config.strict_json import parse_json
 from beit.durable import flush, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError, of_another_format
+from beit.json_object import parse_object, read_bytes, read_object
 from beit.training.streamed import safetensors_pieces
 
 FORMAT = 1
@@ -44,11 +44,13 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, *, keep: int, foresee: bool = True
+) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`. Returns its folder.
 
-    Raises ResourceError when the disk is full or read-only, before anything is written if that can
-    be foreseen; older checkpoints stay as they were.
+    Raises ResourceError when the disk is full or read-only, before anything is written if that is
+    `foresee`n; older checkpoints stay as they were.
     """
     final = folder / folder_name(checkpoint.step)
     temporary = folder / f".writing-{checkpoint.step:08d}"
@@ -57,7 +59,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             folder.mkdir()  # never the run's own folder: where that is gone, so is its disk
             flush(folder.parent)
         _remove_leftovers(folder)
-        _check_room(folder)
+        if foresee:
+            _check_room(folder)
         temporary.mkdir()
         _write_all(temporary, checkpoint)
         replace_folder(temporary, final)  # in place of a damaged one, or of the same step
@@ -66,12 +69,26 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         raise _no_saving(folder, checkpoint.step, error.strerror or str(error)) from error
     except _NoRoomError as error:
         raise _no_saving(folder, checkpoint.step, str(error)) from error
-    for old in _folders(folder)[keep:]:
-        leaving = folder / f".removing-{old.name}"
+    _remove(_folders(folder)[keep:])
+    return final
+
+
+def _remove(checkpoints: list[Path]) -> None:
+    for old in checkpoints:
+        leaving = old.with_name(f".removing-{old.name}")
         with suppress(OSError):  # it stays, and costs room only
             old.rename(leaving)  # a checkpoint is there as a whole or not at all
             shutil.rmtree(leaving)
-    return final
+
+
+def make_room(folder: Path) -> None:
+    """Remove all checkpoints but the newest, if that one is whole, so that the next has its room:
+    for a disk that is full, before what was learned since is given up."""
+    checkpoints = _folders(folder)
+    if len(checkpoints) > 1:
+        with suppress(CheckpointError):
+            read_checkpoint(checkpoints[0])
+            _remove(checkpoints[1:])
 
 
 class _NoRoomError(Exception):
@@ -161,7 +178,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     import beit
 
-    manifest = _parse(path / MANIFEST, _read(path / MANIFEST))
+    manifest = read_object(path / MANIFEST, CheckpointError, OTHERS)
     if manifest.get("format") != FORMAT:
         maker = manifest.get("beit")
         raise of_another_format(
@@ -184,7 +201,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, (size, digest) in entries.items():
         if Path(name).name != name or name == "..":
             raise CheckpointError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
-        data = _read(path / name)
+        data = read_bytes(path / name, CheckpointError, OTHERS)
         if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(
                 f"{path / name} is damaged: its {len(data)} bytes are not what was written",
@@ -193,7 +210,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if name.endswith(".safetensors"):
             tensors[name.removesuffix(".safetensors")] = safetensors.torch.load(data)
         else:
-            values = _parse(path / name, data)
+            values = parse_object(path / name, data, CheckpointError, OTHERS)
     about = {name: values.pop(name, None) for name in ("step", "beit")}
     if about != {"step": step, "beit": manifest.get("beit")}:
         raise CheckpointError(
@@ -201,23 +218,3 @@ def read_checkpoint(path: Path) -> Checkpoint:
             remedy=OTHERS,
         )
     return Checkpoint(step, tensors, values)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}",
-            remedy=OTHERS,
-        ) from error
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = parse_json(data)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}", remedy=OTHERS) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object", remedy=OTHERS)
-    return values

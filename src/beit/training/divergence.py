@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from beit.batch import Batch, Unreadable, to_device
 from beit.chance import Chance
-from beit.config.strict_json import parse_json
 from beit.durable import flush, make_folder, write_file
 from beit.errors import CheckpointError
+from beit.json_object import parse_json
 from beit.objectives.base import AnyObjective
 from beit.training.parallel import autocast
 from beit.training.streamed import safetensors_pieces

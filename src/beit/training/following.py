@@ -10,9 +10,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from beit.config.strict_json import parse_json
 from beit.config.training import TrackerName
 from beit.durable import make_folder, replace_file
+from beit.json_object import parse_json
 from beit.training.run_folder import RunFolder
 from beit.training.trackers import TRACKERS, Followed, flat
 

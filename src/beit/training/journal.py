@@ -15,15 +15,48 @@ from typing import Any
 
 import torch
 
-from beit.config.strict_json import parse_json
 from beit.config.training import TrackerName
 from beit.durable import replace_file
+from beit.json_object import parse_json
 from beit.printable import printable
+from beit.streams import failures
 from beit.training.following import Follower
 from beit.training.run_folder import RunFolder, is_row
 
 # What is printed beside a metric on the progress line, and the expectation it comes from.
 BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
+
+
+class _Lines:
+    """A file that grows by lines; what has no room on the disk now is written once there is."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
+        self.failure: OSError | None = None
+
+    def add(self, line: str) -> None:
+        self._pending += f"{line}\n".encode()
+        self.write()
+
+    def write(self) -> None:
+        """Write what is still to be written, as far as that goes."""
+        self.failure = None
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            error.filename = self._file.name
+            self.failure = error
+
+    def flush(self) -> None:
+        """Make durable what could be written."""
+        self.write()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.write()
+        self._file.close()
 
 
 class Journal:
@@ -38,9 +71,10 @@ class Journal:
         quiet: bool = False,
     ) -> None:
         self._quiet = quiet
-        self._log = (folder.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        self._unread: set[str] = set()
+        self._log = _Lines(folder.path / "log.txt")
         self._told = _forget_after(folder.metrics, first_step)
-        self._metrics = folder.metrics.open("a")
+        self._metrics = _Lines(folder.metrics)
         self._artifact: Path | None = None
         self._followers = [
             Follower(name, folder, first_step=first_step) for name in trackers if name != "none"
@@ -49,16 +83,32 @@ class Journal:
     def say(self, text: str) -> None:
         """A line for the terminal and the log; names in it are written printably."""
         text = printable(text)
-        self._log.write(text + "\n")
-        self._log.flush()
+        self._log.add(text)
         if not self._quiet:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        """What nobody can read any more is no reason to end a run; the log says so, once."""
+        lost: dict[str, object] = {}
+        try:
             print(text, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+        except (OSError, ValueError) as error:  # a pipe or a file of the caller's, or closed
+            self._quiet = True
+            lost["stdout"] = error
+        for name, problem in (lost | dict(failures())).items():
+            if name not in self._unread:
+                self._unread.add(name)
+                self._log.add(
+                    f"note: {name} cannot be written to any more ({problem}); what goes there is "
+                    "dropped from here on, and the run goes on"
+                )
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """A row of metrics.jsonl, which trackers are told too; `kind` is train or evaluate."""
         row = {"step": step, "kind": kind, **{k: _finite(v) for k, v in values.items()}}
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        self._metrics.add(json.dumps(row))
         for follower in self._followers:
             if follower.takes_back or (step, kind) not in self._told:
                 follower.tell(step, kind, values)
@@ -68,16 +118,24 @@ class Journal:
         """The run is done, and this is what came of it."""
         self._artifact = artifact.resolve()
 
+    @property
+    def failure(self) -> OSError | None:
+        """Why rows or lines could not be written; they are kept, and tried again."""
+        return self._metrics.failure or self._log.failure
+
     def flush(self) -> None:
-        """Make durable what was recorded up to here."""
-        os.fsync(self._metrics.fileno())
+        """Make durable what was recorded up to here, as far as the disk takes it."""
+        self._log.write()
+        self._metrics.flush()
 
     def close(self) -> None:
+        """Let go of everything. Nothing that fails here hides why the run ends."""
         for follower in self._followers:
             follower.finish(self._artifact)
         self._warn()
-        self._metrics.close()
-        self._log.close()
+        for lines in (self._metrics, self._log):
+            with suppress(OSError):
+                lines.close()
 
     def _warn(self) -> None:
         """Say which trackers failed, each once; the run does not need them."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beit.batch import Batch
-from beit.errors import BeitError, CheckpointError, Preempted, ResourceError
+from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, newest_checkpoint
 from beit.training.journal import Journal, Pace, progress_line
@@ -21,6 +21,7 @@ from beit.training.parallel import lost_a_process, lost_process
 from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.saving import Saver
+from beit.training.schedule import lengthened
 from beit.training.stop import StopRequest
 from beit.training.surroundings import check_same_parts, surroundings, told_of_others
 from beit.training.update import OverflowedError, Updater
@@ -32,7 +33,8 @@ def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
     A step: its random numbers from (seed, step), the batch under accumulation, backward, clip,
     learning rate and weight decay from the schedule, update, average, upkeep (`Updater`). Then, on
     the steps that ask for it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise
-    Preempted.
+    Preempted. Whatever else ends a run in order (pictures, a disk, memory) ends it after a save of
+    the last step that was done.
     """
     with StopRequest() as stop:  # also while it is taken up, so that none is answered by dying
         return _Run(objective, run, stop).to_the_end(resume=resume)
@@ -51,6 +53,8 @@ class _Run:
         self.metrics: dict[str, float] = {}
         self.restarts = 0  # of processes that read pictures
         self.told = 0  # the last step that was announced as saved
+        self.saved = 0  # the last step that was given to be saved
+        self.unevaluated = False  # whether the evaluation of the last step is still to be done
         # Since the last line of the journal: sums of terms, counts of events, steps.
         self.totals: dict[str, Tensor] = {}
         self.events: dict[str, float] = {}
@@ -61,11 +65,14 @@ class _Run:
     def to_the_end(self, *, resume: bool) -> Fitted:
         run, config = self.run, self.config
         remarks = self._restore() if resume else []
-        self.told = self.step
+        self.told = self.saved = self.step
+        self.pace = Pace(self.step, config.steps, config.batch)
         try:
             self._open_records()
             for remark in (*run.notes, *remarks):
                 self._say(remark)
+            if self.unevaluated:  # what stopped the run
+                self._evaluate()
             if self.step >= config.steps:
                 self._say(f"this run was already done: {self.step} of {config.steps} steps")
             else:
@@ -78,15 +85,18 @@ class _Run:
                 if self.journal is not None:
                     self.journal.finished(run.folder.model)
         except OSError as error:
-            raise ResourceError(
-                f"{error.filename or run.folder.path} cannot be read or written to after step "
-                f"{self.step}: {error.strerror}",
-                remedy="make room or permit writing, then go on with --resume",
-            ) from error
+            raise self._unwritable(error) from error
         finally:
             if self.journal is not None:
                 self.journal.close()
         return Fitted(self.metrics, self.best[0] if self.best else 0, len(self.noted.unreadable))
+
+    def _unwritable(self, error: OSError) -> ResourceError:
+        return ResourceError(
+            f"{error.filename or self.run.folder.path} cannot be read or written to after step "
+            f"{self.step}: {error.strerror}",
+            remedy="make room or permit writing, then go on with --resume",
+        )
 
     def _open_records(self) -> None:
         run = self.run
@@ -105,13 +115,17 @@ class _Run:
 
     def _train(self) -> None:
         run, config = self.run, self.config
-        self.pace = Pace(self.step, config.steps, config.batch)
         self.saver = Saver(run.folder.checkpoints, keep=config.keep)
         try:
             with closing(run.loader.batches(self.step, config.steps)) as batches:
                 self._steps(self._arriving(batches))
+        except (BeitError, OSError) as error:
+            if not isinstance(error, Preempted | DivergedError):
+                self._save_the_rest()
+            raise
         except (MemoryError, RuntimeError) as error:
             if ran_out_of_memory(error):
+                self._save_the_rest()
                 raise ran_out_elsewhere(self.step) from error
             if lost_a_process(error):
                 when = f"after step {self.step}"
@@ -125,18 +139,21 @@ class _Run:
         while self.step < config.steps:
             self._update(batches)
             done = self.step == config.steps
+            self.unevaluated = done or (
+                config.evaluate_every > 0 and self.step % config.evaluate_every == 0
+            )
             if done or self.step % config.log_every == 0:
                 self._log()
-            if done or (config.evaluate_every and self.step % config.evaluate_every == 0):
+            if self.unevaluated:
                 self._evaluate()
             self._announce()
-            ends = processes.any(self.stop.asked or self.saver.has_failed) or done
+            ends = processes.any(self.stop.asked or self._is_blocked()) or done
             if ends or self.step % config.save_every == 0:
                 self._save()  # which raises the error of a save that failed
             if ends:
-                processes.on_leader(self.saver.finish)
+                processes.on_leader(self._finish_saving)
                 self._announce()
-            if ends and not done:
+            if ends and not done and processes.any(self.stop.asked):
                 self._say(f"stopped on request after step {self.step}; --resume goes on")
                 raise Preempted(
                     f"stopped on request, saved after step {self.step} of {config.steps}",
@@ -221,6 +238,7 @@ class _Run:
     def _evaluate(self) -> None:
         evaluation = self.run.evaluation
         if evaluation is None:
+            self.unevaluated = False
             return
         model = self.updater.weights.judged()
         training = model.training
@@ -238,6 +256,7 @@ class _Run:
             self.best = (self.step, score)
             if self.run.processes.leads:
                 self.run.publish(model, True, self.metrics)
+        self.unevaluated = False
         self.pace.skip()
 
     def _save(self) -> None:
@@ -247,7 +266,32 @@ class _Run:
             self.journal.flush()
         checkpoint = self._checkpoint()  # in all processes: each may hold a part
         self.run.processes.on_leader(lambda: self.saver.save(checkpoint))
+        self.saved = self.step
         self._announce()
+
+    def _is_blocked(self) -> bool:
+        """Whether the disk takes nothing more: no checkpoint, or no row."""
+        rows = self.journal is not None and self.journal.failure is not None
+        return rows or self.saver.has_failed
+
+    def _finish_saving(self) -> None:
+        """Wait for what is being saved. Raises ResourceError if it, or a row, is not on disk."""
+        self.saver.finish()
+        if self.journal is not None:
+            self.journal.flush()
+            if self.journal.failure is not None:
+                raise self._unwritable(self.journal.failure)
+
+    def _save_the_rest(self) -> None:
+        """What was learned since the last save, before an error ends the run. Only where there is
+        one process: of several, others may no longer be there to give their part."""
+        if self.run.processes.world > 1 or self.step == self.saved:
+            return
+        try:
+            self._save()
+            self.saver.finish()
+        except (BeitError, OSError, RuntimeError, MemoryError) as error:  # another is on its way
+            self._say(f"step {self.step} could not be saved: {error}")
 
     def _announce(self) -> None:
         published = self.saver.published
@@ -272,6 +316,8 @@ class _Run:
             "best": self.best,
             "data": None if listing is None else listing.fingerprint,
             "metrics": self.metrics,
+            "steps": self.config.steps,
+            "unevaluated": self.unevaluated,
             "parts": dict(self.run.parts),
             **surroundings(self.run.processes.world),
         }
@@ -297,5 +343,7 @@ class _Run:
         self.updater.load(found.checkpoint)
         self.best = None if values["best"] is None else tuple(values["best"])
         self.metrics, self.step = values["metrics"], found.checkpoint.step
+        self.unevaluated = values.get("unevaluated", False)
         left = [f"a checkpoint was left aside: {problem}" for problem in found.damaged]
-        return left + told_of_others(values, run.processes.world)
+        longer = lengthened(values.get("steps"), self.step, self.config)
+        return left + longer + told_of_others(values, run.processes.world)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 from pathlib import Path
-from typing import IO
 
+from beit.claim import LOCK, Claim, check_name, is_free
 from beit.config.check import LARGEST_INT
 from beit.config.runs import RunConfig
-from beit.config.strict_json import parse_json
 from beit.config.tree import differences, from_json, to_json
-from beit.durable import make_folder, replace_file
+from beit.durable import replace_file
 from beit.errors import ConfigError, ResourceError, RunFolderError
+from beit.json_object import parse_json
 
 # What may change when a run goes on: nothing that decides the numbers.
 RESUMABLE = {
@@ -36,12 +33,11 @@ RESUMABLE = {
     "training.sharding",
 }
 
-PLACES = {"data", "masks.class_names", "label_file.image_folder"}
-"""Where something lies that the fingerprint of the pictures knows: it is compared, not the path."""
+PLACES = {"data", "masks.class_names", "label_file.image_folder", "tokenizer"}
+"""Where something lies that a fingerprint or a digest knows: that is compared, not the path."""
 
-LOCK = "run.lock"
-BEGUN = {LOCK, ".writing-config.json"}
-"""All that a run leaves that was killed before it began."""
+LENGTH = "training.steps"
+"""May grow: the run goes on to its new end, on the schedule of a run of that length."""
 
 
 class RunFolder:
@@ -49,7 +45,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._claim: Claim | None = None
 
     @property
     def config(self) -> Path:
@@ -119,10 +115,14 @@ class RunFolder:
             self.check_resumable(config)
         else:
             self.check_free()
+        self._claim = Claim(self.path / LOCK, self.path)
         try:
-            make_folder(self.path)
-            self._take_lock()
+            if not resume:
+                self.check_free()  # now that nobody else can begin here
             replace_file(self.config, [json.dumps(to_json(config), indent=1).encode()])
+        except RunFolderError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise ResourceError(
@@ -132,9 +132,10 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise RunFolderError unless a new run can be started here."""
+        check_name(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file", remedy="choose another --out")
-        if self.path.is_dir() and any(file.name not in BEGUN for file in self.path.iterdir()):
+        if self.path.is_dir() and not is_free(self.path):
             if not self.config.exists():
                 raise RunFolderError(f"{self.path} is not empty", remedy="choose another --out")
             raise RunFolderError(
@@ -156,6 +157,15 @@ class RunFolder:
             for name, values in differences(old, config).items()
             if name not in RESUMABLE | PLACES
         }
+        if type(old) is type(config) and changed.keys() == {LENGTH}:
+            if config.training.steps < old.training.steps:
+                raise RunFolderError(
+                    f"{self.path} holds a run of {old.training.steps} steps, and a run can be made "
+                    f"longer but not shorter: --steps is {config.training.steps}",
+                    remedy=f"give --steps {old.training.steps} or more, or stop it with Ctrl-C "
+                    "where it is to end",
+                )
+            return
         if type(old) is not type(config) or changed:
             listed = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())
             raise RunFolderError(
@@ -163,28 +173,11 @@ class RunFolder:
                 remedy="use the settings of its config.json, or choose another --out",
             )
 
-    def _take_lock(self) -> None:
-        lock = (self.path / LOCK).open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "an unknown process"
-            lock.close()
-            raise RunFolderError(
-                f"{self.path} is in use by {holder}",
-                remedy="wait for that run to end, or choose another --out",
-            ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        self._lock = lock
-
     def close(self) -> None:
         """Let others in."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
 
 def read_run_config(path: Path) -> RunConfig:

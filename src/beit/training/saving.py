@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from beit.errors import ResourceError
-from beit.training.checkpoint import Checkpoint, Tensors, save_checkpoint
+from beit.training.checkpoint import Checkpoint, Tensors, make_room, save_checkpoint
 
 WAITS = (1.0, 5.0, 20.0)
 """Seconds before each further try of a save that failed: somebody may make room."""
@@ -68,7 +68,8 @@ class Saver:
                 time.sleep(wait)
             else:
                 return checkpoint.step
-        save_checkpoint(self._folder, checkpoint, keep=self._keep)
+        make_room(self._folder)
+        save_checkpoint(self._folder, checkpoint, keep=self._keep, foresee=False)
         return checkpoint.step
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from beit.config.training import TrainingConfig
 
@@ -32,3 +33,16 @@ def weight_decay(step: int, config: TrainingConfig) -> float:
 
 def _cosine(step: int, steps: int, first: float, last: float) -> float:
     return last + (first - last) / 2 * (1 + math.cos(math.pi * step / steps))
+
+
+def lengthened(planned: int | None, step: int, config: TrainingConfig) -> list[str]:
+    """What to say of a run that goes on after `step` and is to be longer than it was planned: its
+    schedule is from there on that of a run of the new length."""
+    if planned is None or planned == config.steps:
+        return []
+    before = learning_rate(step - 1, replace(config, steps=planned)) if step else 0.0
+    return [
+        f"{config.steps} steps instead of {planned}: from here on the learning rate is that of a "
+        f"run of {config.steps} steps, {learning_rate(step, config):.2e} in the next one after "
+        f"{before:.2e} in the last"
+    ]

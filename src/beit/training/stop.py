@@ -1,4 +1,4 @@
-"""Requests to stop: Ctrl-C, a scheduler's warning, a preemption."""
+"""Requests to stop: Ctrl-C, a scheduler's warning, a preemption, a terminal that is closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request: schedulers and launchers send them to a
 process and to its group, and the kernel says more than once that a parent is gone."""
@@ -23,7 +23,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         try:
-            self._before = {name: signal.signal(name, self._note) for name in SIGNALS}
+            self._before = {
+                name: signal.signal(name, self._note) for name in SIGNALS if not _outlives(name)
+            }
         except ValueError:  # not the main thread: the caller handles signals
             self._before = {}
         return self
@@ -41,3 +43,8 @@ class StopRequest:
     def _put_back(self) -> None:
         for name, handler in self._before.items():
             signal.signal(name, handler)
+
+
+def _outlives(name: signal.Signals) -> bool:
+    """Whether the run was started to go on when its terminal is closed, as by nohup."""
+    return name == signal.SIGHUP and signal.getsignal(name) is signal.SIG_IGN

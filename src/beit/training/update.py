@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from beit.batch import Batch, divide, to_device
 from beit.chance import Chance
 from beit.config.training import TrainingConfig
-from beit.errors import CheckpointError
+from beit.errors import BeitError, CheckpointError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, Tensors
 from beit.training.compilation import compile_blocks, set_up_blocks
@@ -92,7 +92,11 @@ class Updater:
         before = {name: value.clone() for name, value in self._buffers().items()}
         overflows = 0
         while True:
-            terms = self._gradients(step, arrived, batches, before)
+            try:
+                terms = self._gradients(step, arrived, batches, before)
+            except (BeitError, OSError):
+                self._put_back(before)  # the state is that of the step before, and can be saved
+                raise
             rate = self.optimizer.schedule(step)
             norm, left_out, applied = self._apply()
             self.optimizer.adamw.zero_grad(set_to_none=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from beit.artifact.export.preprocessing import RESIZING_LEVELS, Preprocess
 from beit.artifact.export.samples import Samples, built_in, from_data
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Artifact
+from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.durable import flush, make_folder
-from beit.errors import ConfigError, ResourceError, RunFolderError
+from beit.durable import beside
+from beit.errors import ConfigError
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel
 from beit.tokenizers.base import VisualTokenizer
@@ -111,10 +111,6 @@ def export(
     published. ConfigError, before any work, for what cannot be exported.
     """
     place = Path(out)
-    if place.exists():
-        raise RunFolderError(
-            f"{place} exists, and nothing is written over", remedy="choose another name"
-        )
     ending = ENDINGS.get(to, place.suffix)
     if place.suffix != ending:
         raise ConfigError(
@@ -128,36 +124,31 @@ def export(
             remedy="export into a folder whose path is UTF-8, and move the file",
         )
     formats.check_libraries(to, quantised=precision == "int8")
-    source = open_artifact(artifact)
-    what = choose_answer(source, answer)
-    shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
-    pictures = (
-        from_data(
-            data,
-            shape.channels,
-            samples,
-            _one_of(source),
-            label_file,
-            source.details.value_range,
+    with claim_output(place, folder=to == "openvino", remedy="choose another name") as temporary:
+        source = open_artifact(artifact)
+        what = choose_answer(source, answer)
+        shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
+        pictures = (
+            from_data(
+                data,
+                shape.channels,
+                samples,
+                _one_of(source),
+                label_file,
+                source.details.value_range,
+            )
+            if data
+            else built_in(shape.channels)
         )
-        if data
-        else built_in(shape.channels)
-    )
-    metadata = describe(source, what, shape, precision, to)
-    temporary = place.with_name(f"writing-{place.name}")
-    try:
-        make_folder(place.parent)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        parity = _write(source, what, shape, precision, to, temporary, metadata, pictures)
-        _publish(temporary, place, to)
-    except OSError as error:
-        raise ResourceError(
-            f"{place} cannot be written: {error.strerror or error}",
-            remedy="make room or permit writing",
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        metadata = describe(source, what, shape, precision, to)
+        folder = beside(place, "exporting")
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        try:
+            folder.mkdir()
+            parity = _write(source, what, shape, precision, to, folder, metadata, pictures)
+            (folder if to == "openvino" else folder / NAMES[to]).rename(temporary)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
 
 
@@ -197,15 +188,6 @@ def _write(
             onnx_file.unlink()
     run = formats.open_file(file, to)
     return check(run, source, graph, shape, pictures, precision)
-
-
-def _publish(temporary: Path, place: Path, to: Format) -> None:
-    """Give what was written and checked its name."""
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    (temporary if to == "openvino" else temporary / NAMES[to]).rename(place)
-    flush(place.parent)
 
 
 def describe(

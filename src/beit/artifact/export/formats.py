@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from beit.artifact.export.graph import (
     Shape,
     names_of,
 )
+from beit.durable import write_file
 from beit.errors import ConfigError, ExportError, ResourceError
 
 Format = Literal["torch", "onnx", "openvino"]
@@ -108,7 +110,9 @@ def trace(graph: Graph, shape: Shape) -> ExportedProgram:
 
 def write_torch(program: ExportedProgram, file: Path, metadata: Mapping[str, str]) -> None:
     """A program of `torch.export`, with its metadata beside it in the archive."""
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(metadata))})
+    whole = BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(program, whole, extra_files={METADATA: json.dumps(dict(metadata))})
+    write_file(file, [whole.getbuffer()])
 
 
 def write_onnx(

@@ -1,0 +1,230 @@
+"""A place for results belongs to one process at a time, from before its work until its end.
+
+Every verb that writes comes here. The claim is a lock that the kernel frees when its holder is
+gone, however that ended: what a dead process left behind is taken over.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from beit.durable import LONGEST, beside, flush, make_folder
+from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
+
+logger = logging.getLogger(__name__)
+
+LOCK = "run.lock"
+"""The file that is locked in a folder that is worked in."""
+UNFINISHED = ".writing-"
+"""What the names of files begin with until they are whole."""
+ANOTHER = "choose another --out"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+LITTLE = 2**16
+"""Bytes free below which a library that fails in words of its own is taken to lack room."""
+
+
+class Claim:
+    """Held until it is released, or the process is gone.
+
+    Raises RunFolderError if another process holds it, ResourceError if the place cannot be written.
+    """
+
+    def __init__(self, lock: Path, place: Path, remedy: str = ANOTHER) -> None:
+        self._lock, self._place = lock, place
+        self._made: list[Path] = []
+        try:
+            self._made = _missing(lock.parent)
+            make_folder(lock.parent)
+            self._handle = self._locked(remedy)
+        except (OSError, RunFolderError) as error:
+            self._remove_empty()
+            if isinstance(error, RunFolderError):
+                raise
+            raise _unwritable(place, error.strerror or str(error), remedy) from error
+
+    def _locked(self, remedy: str) -> int:
+        while True:
+            handle = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    logger.warning(
+                        "the file system of %s has no locks: see to it yourself that no other "
+                        "process writes there", self._place,
+                    )  # fmt: skip
+                    return handle
+                holder = os.read(handle, 200).decode(errors="replace").strip()
+                os.close(handle)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                raise RunFolderError(
+                    f"{self._place} is in use by {holder or 'another process'}",
+                    remedy=f"wait for that to end, or {remedy}",
+                ) from error
+            if self._is_there(handle):
+                os.truncate(handle, 0)
+                with suppress(OSError):  # for people to read; a full disk is noticed soon enough
+                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle
+            os.close(handle)  # its holder has released it meanwhile: it is another file's name now
+
+    def _is_there(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), self._lock.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let others in."""
+        if self._handle >= 0:
+            self._lock.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = -1
+            self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        """Folders that were made for a result that did not come."""
+        for folder in reversed(self._made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing is in a folder but what a claim, or a process that was killed, leaves."""
+    return all(file.name == LOCK or file.name.startswith(UNFINISHED) for file in folder.iterdir())
+
+
+@contextmanager
+def claim_folder(folder: Path, remedy: str = ANOTHER) -> Iterator[None]:
+    """Work in a folder, which is made if it does not exist. Raises what `Claim` does."""
+    check_name(folder, remedy)
+    claim = Claim(folder / LOCK, folder, remedy)
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+@contextmanager
+def claim_output(
+    place: Path, *, folder: bool = False, replaces: bool = False, remedy: str = ANOTHER
+) -> Iterator[Path]:
+    """The path to write a result to, a file or a folder, which gets its place once the block has
+    ended; after an error nothing is left.
+
+    The place must be free, but for an empty folder where the result is a `folder`, and unless the
+    result `replaces` what is there. Raises RunFolderError if it is not, or if another process is at
+    work on the same place, ResourceError if it cannot be written.
+    """
+    check_name(place, remedy)
+    real = _real(place)
+    if not real.name:
+        raise RunFolderError(f"{place} is a whole disk", remedy=remedy)
+    temporary = beside(real, "writing")
+    claim = Claim(beside(real, "lock"), place, remedy)
+    try:
+        _check_free(place, folder, replaces, remedy)
+        _remove(temporary)  # of a process that was killed
+        yield temporary
+        _check_free(place, folder, replaces, remedy)
+        _flush_all(temporary)
+        temporary.replace(real)
+        flush(real.parent)
+    except BeitError:
+        raise
+    except Exception as error:
+        problem = _no_room(error, real, temporary)
+        if not problem:
+            raise
+        raise _unwritable(place, problem, remedy) from error
+    finally:
+        _remove(temporary)
+        claim.release()
+
+
+def _real(place: Path) -> Path:
+    """The one path of a place that may be named in several ways, for one claim."""
+    if place.name in ("", ".."):
+        return place.resolve()
+    return place.parent.resolve() / place.name
+
+
+def check_name(place: Path, remedy: str = ANOTHER) -> None:
+    """Raise ConfigError for a place whose name is too long for any file system."""
+    for name in place.parts:
+        if len(os.fsencode(name)) > LONGEST:
+            raise ConfigError(
+                f"the name {name[:40]}... has {len(os.fsencode(name))} bytes, and file systems "
+                f"take {LONGEST}",
+                remedy=remedy,
+            )
+
+
+def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
+    if place.is_dir():
+        if not folder:
+            raise RunFolderError(
+                f"{place} exists and is a folder: nothing is written over", remedy=remedy
+            )
+        if not is_free(place):
+            raise RunFolderError(
+                f"{place} exists and is not empty: nothing is written over", remedy=remedy
+            )
+        if place.is_mount():
+            raise RunFolderError(
+                f"{place} is where a disk is mounted, and cannot be replaced as a whole",
+                remedy=f"name a new folder in it: {place / 'result'}",
+            )
+    elif os.path.lexists(place) and not (replaces and place.is_file()):
+        raise RunFolderError(f"{place} exists: nothing is written over", remedy=remedy)
+
+
+def _no_room(error: Exception, place: Path, temporary: Path) -> str:
+    """What the operating system refused when something was to be written; else nothing."""
+    if isinstance(error, OSError):
+        about = os.fsdecode(error.filename or "")
+        named = place.name in about or temporary.name in about
+        return (error.strerror or str(error)) if named or error.errno in NO_ROOM else ""
+    full = place.parent.is_dir() and shutil.disk_usage(place.parent).free < LITTLE
+    return os.strerror(errno.ENOSPC) if full else ""
+
+
+def _unwritable(place: Path, problem: str, remedy: str) -> ResourceError:
+    return ResourceError(
+        f"{place} cannot be written to: {problem}",
+        remedy=f"make room or permit writing, or {remedy}",
+    )
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, from above."""
+    return [path for path in (*reversed(folder.parents), folder) if not path.exists()]
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _flush_all(path: Path) -> None:
+    """Make a file, or all that is in a folder, durable."""
+    if not path.is_dir():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+        return
+    for inner in path.iterdir():
+        _flush_all(inner)
+    flush(path)

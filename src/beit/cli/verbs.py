@@ -1,0 +1,131 @@
+"""Verbs to functions. Help is answered without importing torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from beit.cli import (
+    FOR_ALL,
+    command_of,
+    data,
+    doctoring,
+    measuring,
+    serving,
+    sharing,
+    showing,
+    studying,
+    training,
+    using,
+)
+from beit.config.outside import import_outside
+from beit.errors import BeitError, ConfigError, nearest, system_error
+from beit.streams import failure_of
+from beit.terminal import log_to_terminal
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "data": data.data,
+    "tokenizer": training.tokenizer,
+    "pretrain": training.pretrain,
+    "finetune": training.finetune,
+    "segment": training.segment,
+    "evaluate": measuring.evaluate,
+    "probe": measuring.probe,
+    "predict": using.predict,
+    "embed": using.embed,
+    "convert": using.convert,
+    "export": using.export,
+    "push": sharing.push,
+    "serve": serving.serve,
+    "report": showing.report,
+    "show": showing.show,
+    "doctor": doctoring.doctor,
+    "demo": studying.demo,
+    "study": studying.study,
+}
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
+    return (
+        "usage: beit VERB [OPTIONS]\n\n"
+        "Pre-train a vision backbone on your own pictures, and use it.\n\n"
+        f"{verbs}\n\n"
+        "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows\n"
+        "where an error came from. `beit --import MODULE VERB ...` imports code of your own\n"
+        "that a run or an artifact names."
+    )
+
+
+def _check_order(args: Sequence[str]) -> None:
+    """Raise ConfigError for an option of all verbs that stands behind the verb."""
+    for place, word in enumerate(args):
+        if word in FOR_ALL:
+            option = " ".join(args[place : place + 1 + FOR_ALL[word]])
+            raise ConfigError(
+                f"{word} stands behind the verb",
+                remedy=f"put it before: beit {option} {args[0]} ...",
+            )
+
+
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
+
+
+def _without_local_rank(args: list[str]) -> list[str]:
+    """The words of a command without the one that `torch.distributed.launch` puts before them; the
+    environment says the same.
+
+    Raises ConfigError where it does not: then the processes do not know of each other.
+    """
+    if not args or not LOCAL_RANK.fullmatch(args[0]):
+        return args
+    if "LOCAL_RANK" not in os.environ:
+        raise ConfigError(
+            f"{args[0]} comes without LOCAL_RANK in the environment",
+            remedy="start it with torchrun: torchrun --nproc-per-node 2 -m beit.cli VERB ...",
+        )
+    return args[1:]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of an error is that of its type (`beit.errors`)."""
+    log_to_terminal()
+    traceback = False
+    try:
+        args = list(sys.argv[1:] if arguments is None else arguments)
+        command = command_of(_without_local_rank(args))
+        traceback = command.traceback
+        _run(command.modules, command.words)
+    except BeitError as error:
+        if traceback:
+            raise
+        return _refused(error)
+    except OSError as error:
+        if traceback or error is failure_of(sys.stdout):
+            raise
+        return _refused(system_error(error))
+    return 0
+
+
+def _refused(error: BeitError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run(modules: Sequence[str], words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if words[0] == "--version":
+        from beit import __version__
+
+        print(__version__)
+        return
+    for module in modules:
+        import_outside(module)
+    if words[0] not in VERBS:
+        raise ConfigError(f"there is no verb '{words[0]}'", remedy=nearest(words[0], VERBS))
+    _check_order(words)
+    VERBS[words[0]](words[1:])

@@ -1,0 +1,54 @@
+"""JSON from outside: nothing of it is silently dropped, and what is wrong is one typed error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from beit.errors import BeitError
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value that a JSON text holds.
+
+    Raises ValueError, and nothing else, for what is not JSON, is not UTF-8, is nested too deeply to
+    be read, or names a key twice in one object: JSON readers differ on which of the two counts.
+    """
+    try:
+        return json.loads(content, object_pairs_hook=_each_once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return found
+
+
+def read_object(path: Path, error: type[BeitError], remedy: str) -> dict[str, Any]:
+    """The object in a file. Raises `error` if the file cannot be read or holds none."""
+    return parse_object(path, read_bytes(path, error, remedy), error, remedy)
+
+
+def read_bytes(path: Path, error: type[BeitError], remedy: str) -> bytes:
+    """The content of a file. Raises `error` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror}", remedy=remedy) from cause
+
+
+def parse_object(path: Path, data: bytes, error: type[BeitError], remedy: str) -> dict[str, Any]:
+    """The object in the content of a file. Raises `error` if it holds none."""
+    try:
+        values: dict[str, Any] = parse_json(data)
+    except ValueError as cause:
+        raise error(f"{path} is not JSON: {cause}", remedy=remedy) from cause
+    if not isinstance(values, dict):
+        raise error(f"{path} holds no JSON object", remedy=remedy)
+    return values

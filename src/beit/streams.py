@@ -1,0 +1,99 @@
+"""Standard output and error of a program: none of them ends it, and none may be missing.
+
+A reader may go away (`| head`, a closed terminal), a disk behind a redirection may fill up, a
+launcher may start a program with a stream closed. Where what is printed is only the course of the
+work, it is then dropped, and the work goes on. Where it is the result, the program has to end.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NoReturn, TextIO
+
+STREAMS = {"stdout": 1, "stderr": 2}
+
+
+class _Descriptor(io.FileIO):
+    """A file descriptor that fails at most once; what is written afterwards is dropped."""
+
+    def __init__(self, descriptor: int, *, needed: bool, closed: bool) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._needed, self._was_closed = needed, closed
+        self.failure: OSError | None = None
+
+    def write(self, data: object, /) -> int:
+        view = memoryview(data)  # type: ignore[arg-type]
+        if self.failure is None:
+            try:
+                return self._written(view)
+            except OSError as error:
+                self.failure = error
+                if self._needed:
+                    raise
+        return view.nbytes
+
+    def _written(self, data: memoryview) -> int:
+        if self._was_closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        while (written := super().write(data)) is None:  # a pipe that somebody made non-blocking
+            select.select([], [self], [])
+        return written
+
+
+def take_over(*, result: bool) -> None:
+    """Replace the standard streams by ones that cannot end the program, and open those that are
+    closed: else the next file to be opened would take their place, and be printed into.
+
+    `result`: what is printed to standard output is what the program is for, and writing it raises
+    OSError if it cannot be. Characters that a stream's encoding lacks are written as escapes.
+    """
+    closed = [number for number in (0, 1, 2) if not _is_open(number)]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, number in STREAMS.items():
+        before: TextIO | None = getattr(sys, name)
+        if before is not None:
+            before.flush()
+        raw = _Descriptor(number, needed=result and name == "stdout", closed=number in closed)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=before.encoding if before is not None else "utf-8",
+            errors="backslashreplace",
+            line_buffering=name == "stderr" or raw.isatty(),
+        )
+        setattr(sys, name, stream)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def failure_of(stream: object) -> OSError | None:
+    """Why a stream that was taken over can no longer be written to, if it cannot."""
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw.failure if isinstance(raw, _Descriptor) else None
+
+
+def failures() -> Iterator[tuple[str, OSError]]:
+    """Of both streams, by their names."""
+    for name in STREAMS:
+        error = failure_of(getattr(sys, name))
+        if error is not None:
+            yield name, error
+
+
+def end_by(number: signal.Signals) -> NoReturn:
+    """End this process by a signal, so that a shell sees it as it does of any other program."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    raise AssertionError(number)

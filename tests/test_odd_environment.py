@@ -1,0 +1,313 @@
+"""Every verb where nobody reads its output, its disk is full, its place is taken, or was left by a
+process that was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import beit
+from beit import claim
+from beit.claim import claim_folder, claim_output
+from beit.cli import main, program
+from children import in_a_child
+from disks import NotAllowedError, mount, own_mounts
+from segmented_folder import write_folder
+
+NOT_ALLOWED = 77
+
+
+class GivenUpError(Exception):
+    """Who holds a place leaves it as it was."""
+
+
+class Places(NamedTuple):
+    """What the verbs work on."""
+
+    pictures: Path
+    masks: Path
+    tokenizer: Path
+    pretrained: Path
+    classifier: Path
+    segmenter: Path
+
+
+@pytest.fixture(scope="module")
+def places(class_folders, trained, tmp_path_factory) -> Places:
+    masks = write_folder(tmp_path_factory.mktemp("segmented"))
+    segmenter = tmp_path_factory.mktemp("segmenter") / "run"
+    words = ["segment", "tiny", "--data", masks, "--out", segmenter, "--quiet", *QUICK]
+    assert main([*map(str, words)]) == 0
+    return Places(class_folders, masks, *trained, segmenter)
+
+
+QUICK = ("--steps", "2", "--warmup-steps", "1", "--batch", "4", "--workers", "0", "--device", "cpu",
+         "--precision", "fp32", "--tracker", "none")  # fmt: skip
+RUNS = {
+    "tokenizer": lambda at, out: ["--data", at.pictures, "--out", out, *QUICK],
+    "pretrain": lambda at, out: ["--data", at.pictures, "--out", out, *QUICK, "--tokenizer",
+                                 at.tokenizer, "--accept-collapsed"],
+    "finetune": lambda at, out: ["--data", at.pictures, "--out", out, *QUICK],
+    "segment": lambda at, out: ["--data", at.masks, "--out", out, *QUICK],
+}  # fmt: skip
+WRITERS: dict[str, Callable[[Places, Path], list[object]]] = {
+    **{
+        verb: lambda at, out, verb=verb, words=words: [verb, "tiny", *words(at, out)]
+        for verb, words in RUNS.items()
+    },
+    "data pack": lambda at, out: ["data", "pack", at.pictures, out],
+    "report plots": lambda at, out: ["report", at.classifier, "--plots", out],
+    "tokenizer compare": lambda at, out: ["tokenizer", "compare", at.tokenizer, "--data",
+                                          at.pictures, "--out", out, "--pictures", "4"],
+    "probe": lambda at, out: ["probe", at.pretrained, "--data", at.pictures, "--out", out,
+                              "--recipe", "tiny"],
+    "predict": lambda at, out: ["predict", at.segmenter, at.masks / "images" / "val", "--out", out],
+    "push": lambda at, out: ["push", at.classifier, "me/name", "--dry-run", out],
+    "convert": lambda at, out: ["convert", at.pretrained, out, "--to", "beit"],
+    "convert unilm": lambda at, out: ["convert", at.pretrained, f"{out}.pth", "--to", "unilm"],
+    "export": lambda at, out: ["export", at.classifier, f"{out}.pt2", "--to", "torch"],
+    "embed": lambda at, out: ["embed", at.pretrained, at.pictures, "--out", f"{out}.npz"],
+    "embed safetensors": lambda at, out: ["embed", at.pretrained, at.pictures, "--out",
+                                          f"{out}.safetensors"],
+    "report": lambda at, out: ["report", at.classifier, at.pretrained, "--out", f"{out}.html"],
+    "report picture": lambda at, out: ["report", at.pretrained, "--picture", f"{out}.png"],
+    "show": lambda at, out: ["show", "codebook", at.tokenizer, "--data", at.pictures, "--out",
+                             f"{out}.png", "--pictures", "4"],
+}  # fmt: skip
+WORKED_IN = {*RUNS, "data pack", "report plots"}
+"""Verbs that fill a folder; of the others the result appears as a whole."""
+every_writer = pytest.mark.parametrize("verb", WRITERS)
+
+
+def words_of(verb: str, at: Places, out: Path) -> list[str]:
+    return [str(word) for word in WRITERS[verb](at, out)]
+
+
+def place_of(verb: str, words: list[str], out: Path) -> Path:
+    return next(Path(word) for word in words if word.startswith(str(out)))
+
+
+def left_in(folder: Path) -> list[str]:
+    """Locks, and files that are not whole."""
+    return [
+        str(path) for path in folder.rglob("*")
+        if path.name == claim.LOCK or path.name.startswith((".lock", ".writing", ".exporting"))
+    ]  # fmt: skip
+
+
+@every_writer
+def test_a_place_that_another_process_has_is_refused_before_work(verb, places, tmp_path, capsys):
+    words = words_of(verb, places, tmp_path / "place")
+    place = place_of(verb, words, tmp_path / "place")
+    hold = claim_folder if verb in WORKED_IN else claim_output
+    with contextlib.suppress(GivenUpError), hold(place):
+        assert main(words) == 7
+        told = capsys.readouterr().err
+        assert f"{place} is in use by process {os.getpid()} on" in told
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {
+            claim.LOCK,
+            f".lock-{place.name}",
+        }
+        raise GivenUpError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["demo"], ["study", "tokenizers"]])
+def test_a_study_that_another_process_is_at_is_refused(words, tmp_path, capsys):
+    with claim_folder(tmp_path / "study"):
+        assert main([*words, "--out", str(tmp_path / "study")]) == 7
+    assert "study is in use by process" in capsys.readouterr().err
+
+
+BROKEN: dict[str, Callable[[int], None]] = {
+    "reader gone": lambda number: _reader_gone(number),
+    "disk full": lambda number: os.dup2(os.open("/dev/full", os.O_WRONLY), number) and None,
+    "closed": os.close,
+}
+
+
+def _reader_gone(number: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, number)
+
+
+def command(words: list[str], out: str, err: str) -> Callable[[], None]:
+    """The program in this process, with streams that are broken in one way or the other."""
+
+    def run() -> None:
+        for number, how in ((1, out), (2, err)):
+            if how:
+                BROKEN[how](number)
+        sys.argv = ["beit", *words]
+        try:
+            program()
+        except SystemExit as left:
+            os._exit(left.code if isinstance(left.code, int) else 1)
+
+    return run
+
+
+def dies_with_its_claim(words: list[str]) -> None:
+    locked = claim.Claim._locked
+
+    def killed(self: claim.Claim, remedy: str) -> int:
+        locked(self, remedy)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    claim.Claim._locked = killed
+    main(words)
+
+
+@every_writer
+def test_what_a_killed_process_left_is_taken_over_and_unread_output_ends_nothing(
+    verb, places, tmp_path
+):
+    words = words_of(verb, places, tmp_path / "place")
+    place = place_of(verb, words, tmp_path / "place")
+    assert in_a_child(lambda: dies_with_its_claim(words)) == -signal.SIGKILL
+    assert left_in(tmp_path)
+    ways = [*BROKEN, *BROKEN]
+    number = list(WRITERS).index(verb) % len(BROKEN)
+    assert in_a_child(command(words, ways[number], ways[number + 1])) == 0
+    assert place.exists()
+    assert not left_in(tmp_path)
+    if verb in RUNS:
+        log = (place / "log.txt").read_text()
+        assert log.count("note: stdout cannot be written to any more") == 1
+        assert "saved after step 2" in log
+
+
+ANSWERS = {
+    "predict": lambda at: ["predict", at.classifier, at.pictures],
+    "predict json": lambda at: ["predict", at.classifier, at.pictures, "--format", "json"],
+    "evaluate": lambda at: ["evaluate", at.classifier, "--data", at.pictures, "--split", "all"],
+    "data check": lambda at: ["data", "check", at.pictures],
+    "help": lambda at: ["pretrain", "--help"],
+    "help of all": lambda at: ["--help"],
+}
+
+
+@pytest.mark.parametrize("verb", ANSWERS)
+@pytest.mark.parametrize(
+    ("how", "code"), [("reader gone", -signal.SIGPIPE), ("disk full", 6), ("closed", 6)]
+)
+def test_an_answer_that_cannot_be_printed_ends_the_command(verb, how, code, places, tmp_path):
+    words = [str(word) for word in ANSWERS[verb](places)]
+
+    def run() -> None:
+        told = os.open(tmp_path / "told", os.O_WRONLY | os.O_CREAT, 0o666)
+        os.dup2(told, 2)
+        command(words, how, "")()
+
+    assert in_a_child(run) == code
+    told = (tmp_path / "told").read_text()
+    assert "Traceback" not in told
+    assert ("the answer cannot be written to standard output" in told) == (code == 6)
+
+
+@every_writer
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(verb, places, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = words_of(verb, places, disk / "place")
+
+    def run() -> None:
+        try:
+            own_mounts()
+            mount(disk, options="size=8k")
+        except NotAllowedError:
+            os._exit(NOT_ALLOWED)
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told):
+            code = main(words)
+        print(told.getvalue(), file=sys.__stderr__)
+        assert code == 6
+        assert "No space left" in told.getvalue() or "is full" in told.getvalue()
+        assert not left_in(disk)
+        assert verb in WORKED_IN or not list(disk.iterdir())
+
+    code = in_a_child(run)
+    if code == NOT_ALLOWED:
+        pytest.skip("no disk may be mounted here")
+    assert code == 0
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+from beit.cli import program
+program()
+"""
+
+
+@pytest.mark.parametrize("module", ["beit.cli.verbs", "tyro", "beit.recipes"])
+def test_an_interrupt_while_code_is_loaded_leaves_no_stack(module, environment):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_the_word_of_an_old_launcher(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["--local-rank=1", "--version"]) == 0
+    assert capsys.readouterr().out == f"{beit.__version__}\n"
+    monkeypatch.delenv("LOCAL_RANK")
+    assert main(["--local-rank=1", "--version"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
+@every_writer
+def test_a_name_that_is_too_long(verb, places, tmp_path, capsys):
+    words = words_of(verb, places, tmp_path / ("y" * 300))
+    assert main(words) == 2
+    assert "bytes, and file systems take 255" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_input_whose_name_is_too_long(places, capsys):
+    assert main(["embed", str(places.pretrained), "y" * 300, "--out", "x.npz"]) in (3, 6)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "y" * 40 in told
+
+
+THREADS = """
+import threading
+from beit import cli
+def verb(_):
+    for error in (OSError(28, 'No space left on device', 'events'), KeyError('a fault')):
+        def fail(error=error):
+            raise error
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+cli.VERBS['verb'] = verb
+cli.program()
+"""
+
+
+def test_a_thread_of_a_library_that_meets_a_full_disk_shows_no_stack(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS, "verb"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    first, *others = done.stderr.splitlines()
+    assert first == "warning: [Errno 28] No space left on device: 'events'"
+    assert others[0].startswith("Exception in thread")
+    assert others[-1] == "KeyError: 'a fault'"
