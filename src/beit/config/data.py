@@ -79,6 +79,27 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FolderConfig:
+    """What folders mean, where it cannot be told from them."""
+
+    class_level: int | None = None
+    """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
+    them; None: recognised, and refused where two readings are plausible."""
+    fold: str = ""
+    """Of data in folds, the folder of the one to hold out: the others are trained on."""
+    accept_missing_classes: bool = False
+    """Go on where validation or test lack classes of training, or have images of other classes:
+    those are skipped."""
+
+    def __post_init__(self) -> None:
+        check_that(
+            self.class_level is None or self.class_level > 0,
+            f"class_level is {self.class_level}",
+            "count from 1, the folders at the top",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
     """How pictures are read."""
 

@@ -16,12 +16,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from beit.config.data import FolderConfig
+from beit.data.account import Account
 from beit.data.decode import decode, read_header
-from beit.data.listing import PICTURE_EXTENSIONS, quoted
+from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
+from beit.data.listing import quoted
 from beit.data.names import short_hash
-from beit.data.parts import open_parts
+from beit.data.parts import account_of, open_parts
 from beit.data.pictures import cores
-from beit.data.sources import WHOLE, ImageSource, evenly
+from beit.data.sources import ImageSource, evenly
 from beit.data.values import UnreadableError
 from beit.errors import ConfigError, DataError
 
@@ -45,14 +48,6 @@ KINDS = {
 TINY = 32
 AT_A_TIME = 512
 
-_EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-}
 _DEEP = ("I", "F")
 _PRINTING = ("CMYK", "YCbCr", "LAB")
 
@@ -79,6 +74,8 @@ class Checked:
     classes: dict[str, dict[str, int]]
     """How many pictures of each class each part has."""
     findings: tuple[Finding, ...]
+    account: Account
+    """What was understood of the data, and what is skipped."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,7 +89,7 @@ def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
     if header.several:
         yield "several pictures", header.format
     extension = PurePosixPath(key).suffix.lower()
-    if extension in PICTURE_EXTENSIONS and extension not in _EXTENSIONS[header.format]:
+    if extension in IMAGE_EXTENSIONS and extension not in EXTENSIONS[header.format]:
         yield "wrong extension", f"it is {header.format}"
     if min(header.height, header.width) < TINY:
         yield "tiny", f"{header.height} x {header.width}"
@@ -211,7 +208,14 @@ def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSou
     }
 
 
-def check(data: str, *, channels: int = 3, few: int = 10, sample: int | None = None) -> Checked:
+def check(
+    data: str,
+    *,
+    channels: int = 3,
+    few: int = 10,
+    sample: int | None = None,
+    class_level: int | None = None,
+) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 
     `sample`: read about so many, spread evenly over every part; classes are counted in full.
@@ -223,7 +227,7 @@ def check(data: str, *, channels: int = 3, few: int = 10, sample: int | None = N
         raise ConfigError(
             f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
         )
-    parts = open_parts(data)
+    parts = open_parts(data, FolderConfig(class_level=class_level))
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
     looked = [_look_through(source, channels, findings) for source in read.values()]
@@ -233,6 +237,7 @@ def check(data: str, *, channels: int = 3, few: int = 10, sample: int | None = N
     findings.extend(_class_findings(parts, classes, few))
     return Checked(
         data=data,
+        account=account_of(data, parts),
         pictures={part: len(source) for part, source in parts.items()},
         looked_at=sum(map(len, read.values())),
         classes=classes,
@@ -249,12 +254,15 @@ def print_json(found: Checked) -> None:
 
 def print_table(found: Checked) -> None:
     """A table for people, with examples; JSON has all."""
-    for part, number in found.pictures.items():
-        named = [name for name, numbers in found.classes.items() if numbers.get(part)]
-        among = f" in {len(named)} classes" if named else ""
-        print(f"{part if part != WHOLE else found.data}: {number:,} pictures{among}")
+    for line in found.account.lines():
+        print(line)
     if not found.findings:
-        print("nothing wrong or odd was found")
+        skipped = sum(one.count for one in found.account.skipped)
+        print(
+            f"nothing wrong or odd was found in the images that are read; {skipped:,} skipped"
+            if skipped
+            else "nothing wrong or odd was found"
+        )
         return
     table = Table("found", "number", "what it means", "examples")
     for kind, number in found.counts.items():

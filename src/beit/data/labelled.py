@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from beit.data.listing import LIST_EXTENSIONS, Found, find_pictures, no_pictures, quoted
-from beit.data.parts import open_stored, part_to_learn_from
+from beit.config.data import FolderConfig
+from beit.data.account import joined
+from beit.data.folders import LAYOUTS, PLAIN, Folders
+from beit.data.layout import empty_classes, names_at
+from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.parts import counted, open_stored, part_to_learn_from
 from beit.data.sources import (
-    VALIDATION_FOLDERS,
-    FileSource,
     ImageSource,
+    Record,
+    SelectedSource,
     must_exist,
     select,
     source_from_list,
-    split_folder,
 )
 from beit.errors import ConfigError, DataError
-
-LAYOUTS = (
-    "one folder per class, either directly or under train/ and val/, or a list file with a label "
-    "after each path"
-)
 
 
 class LabelledSplits(NamedTuple):
@@ -36,53 +35,65 @@ class LabelledSplits(NamedTuple):
     test: ImageSource | None
 
 
-def _class_folders(path: str, part: str) -> Found:
-    """The pictures of one part, checked: classes there are, and none is empty."""
-    where = str(Path(path, part))
-    found = find_pictures(where)
-    if not found.paths:
-        raise no_pictures(where, found.others)
-    if not found.folders:
-        raise DataError(f"{where} has no class folders", remedy=f"use {LAYOUTS}")
-    filled = {name.split("/")[0] for name in found.paths if "/" in name}
-    empty = [name for name in found.folders if name not in filled]
-    if empty:
-        raise DataError(
-            f"class folders without pictures in {where}: {quoted(empty)}",
-            remedy="add pictures to them or remove them",
-        )
-    return found
+class _Relabelled(SelectedSource):
+    """Some images of a source, with the class ids of another one."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray, ids: np.ndarray,
+                 classes: tuple[str, ...]) -> None:  # fmt: skip
+        super().__init__(source, indices)
+        assert self.targets is not None
+        self.targets = ids[self.targets]
+        self.classes = classes
+
+    def read(self, index: int) -> Record:
+        assert self.targets is not None
+        return super().read(index)._replace(target=int(self.targets[index]))
+
+    def fingerprint(self) -> str:
+        assert self.targets is not None
+        digest = hashlib.blake2b(super().fingerprint().encode(), digest_size=16)
+        digest.update("\n".join(self.classes).encode("utf-8", "surrogateescape"))
+        digest.update(self.targets.tobytes())
+        return digest.hexdigest()
 
 
-def _labelled(path: str, part: str, found: Found, classes: list[str]) -> FileSource:
-    ids = {name: index for index, name in enumerate(classes)}
-    inside = [name for name in found.paths if "/" in name]
-    beside = len(found.paths) - len(inside)
-    note = f"{beside} pictures beside the class folders are left out" if beside else ""
-    prefix = f"{part}/" if part else ""
-    return FileSource(
-        path,
-        [prefix + name for name in inside],
-        targets=[ids[name.split("/")[0]] for name in inside],
-        classes=tuple(classes),
-        note=note,
-    )
+def _with_classes_of(
+    path: str, train: ImageSource, other: ImageSource, part: str, options: FolderConfig
+) -> tuple[ImageSource, tuple[str, ...]]:
+    """The other split with the class ids of training, and what was decided.
 
-
-def _same_classes(path: str, train: Sequence[str], other: Sequence[str], part: str) -> None:
-    missing = [name for name in train if name not in other]
-    extra = [name for name in other if name not in train]
-    if missing or extra:
-        differences = [
-            f"{word} {quoted(names, 5)}"
-            for word, names in (("lacks", missing), ("has besides", extra))
-            if names
-        ]
+    Errors: DataError if its classes are others, unless that is accepted.
+    """
+    missing = [name for name in train.classes if name not in other.classes]
+    extra = [name for name in other.classes if name not in train.classes]
+    if not missing and not extra and train.classes == other.classes:
+        return other, ()
+    differences = [
+        f"{word} {quoted(names, 5)}"
+        for word, names in (("lacks", missing), ("has besides", extra))
+        if names
+    ]
+    assert other.targets is not None
+    if not options.accept_missing_classes or other.targets.ndim > 1:
         raise DataError(
             f"{path}: the classes of {part}/ differ from those of train/: it "
             + " and ".join(differences),
-            remedy="use the same classes in every part, spelled alike",
+            remedy="use the same classes in every part, spelled alike; or go on without these "
+            "with --accept-missing-classes",
         )
+    known = {name: number for number, name in enumerate(train.classes)}
+    ids = np.array([known.get(name, -1) for name in other.classes], np.int64)
+    kept = np.flatnonzero(ids[other.targets] >= 0)
+    if not len(kept):
+        raise DataError(
+            f"{path}: {part}/ has none of the classes of train/", remedy="spell them alike"
+        )
+    notes = (
+        f"{part} {' and '.join(differences)} (--accept-missing-classes)",
+        *([f"{len(other) - len(kept)} images of {part} are of other classes and skipped"]
+          if extra else []),
+    )  # fmt: skip
+    return _Relabelled(other, kept, ids, train.classes), notes
 
 
 def _two_classes(path: str, classes: tuple[str, ...]) -> None:
@@ -152,76 +163,118 @@ def _few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
     return select(source, np.sort(np.concatenate(chosen)))
 
 
-def _open_folder(path: str, split: float, seed: int) -> LabelledSplits:
-    part = split_folder(path, VALIDATION_FOLDERS)
-    if part is None or split_folder(path, ("train",)) is None:
-        found = _class_folders(path, "")
-        _two_classes(path, tuple(found.folders))
-        train, validation = _held_out(_labelled(path, "", found, found.folders), split, seed)
-        return LabelledSplits(train, validation, None)
-    found = _class_folders(path, "train")
-    _two_classes(str(Path(path, "train")), tuple(found.folders))
-    sources: dict[str, ImageSource] = {"train": _labelled(path, "train", found, found.folders)}
-    for other in (part, split_folder(path, ("test",))):
-        if other is not None:
-            found_other = _class_folders(path, other)
-            _same_classes(path, found.folders, found_other.folders, other)
-            sources[other] = _labelled(path, other, found_other, found.folders)
-    return LabelledSplits(sources["train"], sources[part], sources.get("test"))
+def _open_folder(path: str, options: FolderConfig) -> dict[str, ImageSource]:
+    """Training, and validation and test where they have folders of their own."""
+    folders = Folders(path, options)
+    splits = folders.layout.splits
+    if folders.layout.folds and not options.fold:
+        raise DataError(
+            f"{path} is divided into the folds {quoted(list(splits), 10)}, and none is chosen",
+            remedy=f"say which one is held out for validation: --fold {next(iter(splits))}",
+        )
+    training, level = folders.training(), folders.class_level()
+    found: dict[str, ImageSource] = {"train": folders.source(training, level=level)}
+    if options.fold:
+        found["val"] = folders.source([options.fold], level=level)
+    for name in ("val", "test"):
+        if name not in splits:
+            continue
+        if _has_classes(folders, name, level):
+            found[name] = folders.source([name], level=level)
+        else:
+            account = found["train"].account
+            note = f"{splits[name]}/ has no class folders and is not measured"
+            found["train"].account = replace(account, notes=(*account.notes, note))
+    return found
 
 
-def _open_stored(
-    path: str, parts: Mapping[str, ImageSource], split: float, seed: int
+def _has_classes(folders: Folders, name: str, level: int) -> bool:
+    """Whether a split has class folders; a test set that comes without answers needs none."""
+    place = folders.layout.splits[name]
+    empty = empty_classes(folders.tree, place, level)
+    named = names_at(folders.tree, place, level)
+    where = Path(folders.path, place)
+    if empty and not folders.options.accept_missing_classes:
+        raise DataError(
+            f"class folders without pictures in {where}: {quoted(empty)}",
+            remedy="add pictures to them or remove them",
+        )
+    if not named and name == "val" and folders.tree.total(place):
+        raise DataError(f"{where} has no class folders", remedy=f"use {LAYOUTS}")
+    return bool(named) or name == "val"
+
+
+def _open_list(path: str) -> dict[str, ImageSource]:
+    source = source_from_list(path)
+    if source.targets is None:
+        raise DataError(f"the list {path} has no labels", remedy=f"use {LAYOUTS}")
+    return {"train": source}
+
+
+def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
+    """The splits of shards and datasets; a test split may lack labels and is then not measured.
+
+    Errors: DataError if the others lack labels.
+    """
+    found = {"train": part_to_learn_from(path, parts)}
+    found |= {name: parts[name] for name in ("val", "test") if name in parts}
+    for name, source in list(found.items()):
+        if source.targets is not None:
+            continue
+        if name == "test":
+            del found[name]
+            continue
+        notes = "; ".join(source.account.notes)
+        raise DataError(
+            f"{path} has no label for every picture" + (f": {notes}" if notes else ""),
+            remedy="label all: shards with .cls or .json beside each picture, datasets in a "
+            "column called label",
+        )
+    return found
+
+
+def open_labelled(
+    path: str,
+    *,
+    split: float,
+    per_class: int | None,
+    seed: int,
+    folders: FolderConfig = PLAIN,
 ) -> LabelledSplits:
-    """Shards and datasets; a part for testing may lack labels and is then left out."""
-    train = part_to_learn_from(path, parts)
-    found = next((name for name in VALIDATION_FOLDERS if name in parts), None)
-    test = parts.get("test")
-    test = None if test is None or test.targets is None else test
-    for source in (train, train if found is None else parts[found]):
-        if source.targets is None:
-            raise DataError(
-                f"{path} has no label for every picture"
-                + (f": {source.note}" if source.note else ""),
-                remedy="label all: shards with .cls or .json beside each picture, datasets in a "
-                "column called label",
-            )
-    _two_classes(path, train.classes)
-    for name, other in ((found, found and parts[found]), ("test", test)):
-        if name and other:
-            _same_classes(path, train.classes, other.classes, name)
-    if found is None:
-        return LabelledSplits(*_held_out(train, split, seed), test)
-    return LabelledSplits(train, parts[found], test)
+    """Labelled pictures: class folders, also in splits or folds, a labelled list, tar shards or a
+    Hugging Face dataset (see `beit.data.parts.open_stored`, `beit.data.layout`).
 
-
-def open_labelled(path: str, *, split: float, per_class: int | None, seed: int) -> LabelledSplits:
-    """Labelled pictures: class folders, also under `train/` and `val/`, a labelled list, tar shards
-    or a Hugging Face dataset (see `beit.data.parts.open_stored`).
-
-    `val/` may be called `valid/` or `validation/`, and `test/` may stand beside it. Without them a
-    share `split` of each class is held out for validation, the same for the same seed. `per_class`
-    then keeps that many training pictures of each class, to study few labels.
+    Without a split for validation a share `split` of each class is held out, the same for the same
+    seed; a test split stays one, and is never trained on. `per_class` then keeps that many training
+    pictures of each class, to study few labels. `folders` settles what folders mean. The account of
+    each split is that of all.
     Errors: DataError if a path, pictures or labels are missing, if classes are empty, differ
-    between the parts or have too few pictures; ConfigError for a `split` or `per_class` that is
-    out of range.
+    between the parts, have too few pictures, or can be read in two ways; ConfigError for a `split`
+    or `per_class` that is out of range.
     """
     stored = open_stored(path)
     if not stored:
         must_exist(path)
     if stored:
-        splits = _open_stored(path, stored, split, seed)
+        found = _check_labels(path, stored)
     elif Path(path).is_dir():
-        splits = _open_folder(path, split, seed)
+        found = _open_folder(path, folders)
     elif Path(path).suffix.lower() in LIST_EXTENSIONS:
-        source = source_from_list(path)
-        if source.targets is None:
-            raise DataError(f"the list {path} has no labels", remedy=f"use {LAYOUTS}")
-        _two_classes(path, source.classes)
-        train, validation = _held_out(source, split, seed)
-        splits = LabelledSplits(train, validation, None)
+        found = _open_list(path)
     else:
         raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
-    if per_class is None:
-        return splits
-    return splits._replace(train=_few(splits.train, per_class, seed))
+    accounts = [source.account for source in found.values()]
+    train, decided = found["train"], list[str]()
+    _two_classes(path, train.classes)
+    for name in ("val", "test"):
+        if name in found:
+            found[name], notes = _with_classes_of(path, train, found[name], name, folders)
+            decided += notes
+    if "val" not in found:
+        train, found["val"] = _held_out(train, split, seed)
+        decided.append(f"{split:g} of each class are held out for validation (--split)")
+    found["train"] = train if per_class is None else _few(train, per_class, seed)
+    account = joined(path, accounts, counted(found), decided)
+    for source in found.values():
+        source.account = account
+    return LabelledSplits(found["train"], found["val"], found.get("test"))

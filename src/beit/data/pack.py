@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from beit.data.decode import FORMATS, read_header
-from beit.data.listing import PICTURE_EXTENSIONS
+from beit.data.decode import read_header
+from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.names import short_hash
-from beit.data.parts import open_parts
+from beit.data.parts import account_of, open_places
 from beit.data.places import Stamp
 from beit.data.shard_index import SUFFIX, build_index, read_index, write_index, write_whole
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
@@ -32,8 +32,6 @@ from beit.errors import (
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 10**6
-
-_EXTENSIONS = {name: f".{name.lower()}" for name in FORMATS} | {"JPEG": ".jpg"}
 
 
 class Packed(NamedTuple):
@@ -59,8 +57,8 @@ class _Names:
         parts = [part for part in key.split("/") if part not in ("", ".", "..")]
         path = PurePosixPath(*parts)
         extension = path.suffix
-        if extension.lower() not in PICTURE_EXTENSIONS:
-            extension = _EXTENSIONS[read_header(read()).format]
+        if extension.lower() not in IMAGE_EXTENSIONS:
+            extension = EXTENSIONS[read_header(read()).format][0]
             path = path.with_name(path.name + extension)
         stem = wanted = str(path.with_name(path.name.removesuffix(extension).replace(".", "_")))
         number = 1
@@ -214,7 +212,8 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
 
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
-    parts, folder = open_parts(data), Path(out)
+    parts, folder = open_places(data), Path(out)
+    account_of(data, parts).log()
     plan = _plan(parts, shard_size)
     try:
         if _start(folder, plan):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
-from beit.data.decode import FORMATS, orientation_of
+from beit.data.decode import orientation_of
+from beit.data.file_types import FORMATS
 from beit.data.label_maps import IGNORE, MaskReader, read_legend
 from beit.data.listing import quoted
 from beit.data.pairs import HeldOut, Pairs, part_pairs, read_names, training_pairs

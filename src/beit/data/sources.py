@@ -5,31 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from beit.config.data import FolderConfig
+from beit.data.account import Account, class_counts
 from beit.data.decode import decode
-from beit.data.listing import (
-    LIST_EXTENSIONS,
-    PICTURE_EXTENSIONS,
-    find_pictures,
-    natural_key,
-    no_pictures,
-    quoted,
-    read_list,
-)
+from beit.data.file_types import IMAGE_EXTENSIONS
+from beit.data.layout import WHOLE
+from beit.data.listing import LIST_EXTENSIONS, natural_key, quoted, read_list, reason_to_skip
 from beit.data.names import Names
 from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 OTHER_PARTS = (*VALIDATION_FOLDERS, "test")
-WHOLE = ""
-"""The part of data that is not divided into parts."""
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -59,9 +52,8 @@ class ImageSource(Protocol):
     def targets(self) -> np.ndarray | None:
         """Class ids, int64 [n], or None without labels."""
 
-    @property
-    def note(self) -> str:
-        """What was understood of the place the pictures come from, for the user; may be empty."""
+    account: Account
+    """What was understood of the place the images come from, and what was skipped there."""
 
     def __len__(self) -> int: ...
 
@@ -107,13 +99,18 @@ class FileSource:
         *,
         targets: Sequence[int] | np.ndarray | None = None,
         classes: tuple[str, ...] = (),
-        note: str = "",
+        account: Account | None = None,
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
         self.targets = None if targets is None else np.array(targets, dtype=np.int64)
         self.classes = classes
-        self.note = note
+        self.account = account or Account(
+            data=root,
+            layout="images in files",
+            images={WHOLE: len(self)},
+            classes={WHOLE: class_counts(classes, self.targets)},
+        )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -173,7 +170,7 @@ class SelectedSource:
         self._indices = indices
         self.classes = source.classes
         self.targets = None if source.targets is None else source.targets[indices]
-        self.note = source.note
+        self.account = source.account
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -212,25 +209,6 @@ def split_folder(path: str, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if Path(path, name).is_dir()), None)
 
 
-def _open_folder(path: str) -> FileSource:
-    others = split_folder(path, OTHER_PARTS)
-    if others and split_folder(path, ("train",)):
-        prefix, note = "train/", f"{path} holds train/ and {others}/: only train/ is read"
-    else:
-        prefix, note = "", ""
-    found = find_pictures(str(Path(path, prefix)))
-    if not found.paths:
-        raise no_pictures(str(Path(path, prefix)), found.others)
-    paths = [prefix + name for name in found.paths]
-    tops = Counter(name.partition("/")[0] for name in found.paths)
-    classes = tuple(sorted(tops, key=natural_key))
-    if len(classes) < 2 or any("/" not in name for name in found.paths):
-        return FileSource(path, paths, note=note)
-    # The paths are in the order of their folders.
-    targets = np.repeat(np.arange(len(classes)), [tops[name] for name in classes])
-    return FileSource(path, paths, targets=targets, classes=classes, note=note)
-
-
 def source_from_list(path: str) -> FileSource:
     """The pictures of a list file, in its order; with labels, classes are in natural order."""
     paths, labels = read_list(path)
@@ -249,17 +227,17 @@ def source_from_list(path: str) -> FileSource:
     return FileSource(str(folder), paths, targets=targets, classes=classes)
 
 
-def open_source(path: str) -> ImageSource:
-    """Pictures to learn from without labels: a folder, a list (.txt, .csv, .tsv), one picture, tar
+def open_source(path: str, folders: FolderConfig | None = None) -> ImageSource:
+    """Images to learn from without labels: a folder, a list (.txt, .csv, .tsv), one image, tar
     shards or a Hugging Face dataset (see `beit.data.parts.open_stored`).
 
-    Folders are searched to every depth. Of a folder with `train/` beside `val/` (or `valid/`,
-    `validation/`, `test/`) only `train/` is read, and `note` says so. If no picture lies directly
-    in the folder and at least two of its folders contain some, these count as classes, which
-    training without labels may use to score itself.
-    Errors: DataError if nothing is there or no picture is found.
+    Folders are searched to every depth. Of data in splits only the one for training is read, of
+    images beside masks the images, and `account` says so. Folders count as classes, which training
+    without labels may use to score itself, where they can be read in one way only.
+    Errors: DataError if nothing is there, no image is found, or the layout has two readings.
     """
-    from beit.data.parts import open_stored, part_to_learn_from  # they are sources, too
+    from beit.data.folders import Folders  # they are sources, too
+    from beit.data.parts import open_stored, part_to_learn_from
 
     stored = open_stored(path)
     if stored:
@@ -267,15 +245,19 @@ def open_source(path: str) -> ImageSource:
     must_exist(path)
     place = Path(path)
     if place.is_dir():
-        return _open_folder(path)
+        found = Folders(path, folders or FolderConfig())
+        return found.source(found.training())
     if place.suffix.lower() in LIST_EXTENSIONS:
         return source_from_list(path)
-    if place.suffix.lower() in PICTURE_EXTENSIONS:
+    reason = reason_to_skip(path)
+    if not reason:
         return FileSource(str(place.parent), [place.name])
     raise DataError(
-        f"{path} is neither a folder nor a list file nor a picture",
-        remedy="known extensions: "
-        + ", ".join((*LIST_EXTENSIONS, *PICTURE_EXTENSIONS, ".tar", ".parquet")),
+        f"{path} is neither a folder nor a list file nor a picture: {reason}",
+        remedy="give a folder, a list ("
+        + ", ".join(LIST_EXTENSIONS)
+        + "), shards (.tar), Parquet, or an image: "
+        + ", ".join(sorted(IMAGE_EXTENSIONS)),
     )
 
 

@@ -133,7 +133,7 @@ def evaluate_classifier(
         negative_log_likelihood=scores.loss,
         calibration_error=scores.calibration_error,
         classes=_class_scores(classes, scores),
-        notes=tuple(note for note in (*notes, source.note, answers.note) if note),
+        notes=tuple(note for note in (*notes, answers.note) if note),
     )
 
 
