@@ -21,6 +21,7 @@ def check(
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     channels: int = 3,
     few: int = 10,
+    class_level: int | None = None,
 ) -> None:
     """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -31,11 +32,12 @@ def check(
         format: A table for people, or JSON with every finding.
         channels: How many channels the pictures will be read with.
         few: Name the classes that have fewer pictures for training.
+        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
-    found = look_through(data, channels=channels, few=few)
+    found = look_through(data, channels=channels, few=few, class_level=class_level)
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
 

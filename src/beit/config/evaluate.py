@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from beit.config.check import check_that
-from beit.config.data import LoaderConfig
+from beit.config.data import FolderConfig, LoaderConfig
 from beit.config.segment_run import InferenceConfig, MaskConfig
 
 
@@ -17,11 +17,20 @@ class ClassifiedConfig:
     """Share of the side that the centre crop keeps; the model's own by default."""
     size: tuple[int, int] | None = None
     """Height and width in pixels; the model's own by default."""
+    class_level: int | None = None
+    """Which folders are the classes: 1 those at the top (or directly in the split), 2 those inside
+    of them; None: recognised, and refused where two readings are plausible."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
     each picture in the order of the file names."""
 
+    @property
+    def folders(self) -> FolderConfig:
+        """What folders mean."""
+        return FolderConfig(class_level=self.class_level)
+
     def __post_init__(self) -> None:
+        self.folders  # noqa: B018 (checks the level)
         check_that(
             self.crop is None or 0 < self.crop <= 1,
             f"crop is {self.crop}",

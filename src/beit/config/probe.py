@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from beit.config.check import check_positive, check_share, check_that
-from beit.config.data import LoaderConfig
+from beit.config.data import FolderConfig, LoaderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class ProbeConfig:
     """Folder for probe.json and probe.html."""
     crop: float | None = None
     """Share of the side that the centre crop keeps; the model's own by default."""
+    folders: FolderConfig = field(default_factory=FolderConfig)
     split: float = 0.2
     """Share of each class held out for validation where there is no val/."""
     seed: int = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from beit.config.check import check_positive, check_share, check_that
-from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
+from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
 from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
@@ -204,6 +204,7 @@ class PretrainRunConfig(RunConfig):
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
     neighbour_pictures: int = 2000
     """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
+    folders: FolderConfig = field(default_factory=FolderConfig)
     evaluation_crop: float = 0.875
     """Share of the side kept by the centre crop of the nearest-neighbour score."""
 
@@ -238,6 +239,7 @@ class FinetuneRunConfig(RunConfig):
     model: VisionTransformerConfig
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    folders: FolderConfig = field(default_factory=FolderConfig)
     split: float = 0.2
     """Share of each class kept for validation when the data has no `val` folder."""
     per_class: int | None = None

@@ -208,6 +208,13 @@ def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSou
     }
 
 
+def _must_make_sense(channels: int, few: int) -> None:
+    if channels < 1 or few < 0:
+        raise ConfigError(
+            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
+        )
+
+
 def check(
     data: str,
     *,
@@ -218,16 +225,30 @@ def check(
 ) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 
+    `class_level`: which folders are the classes, where that can be read in two ways. Errors:
+    DataError if there are no data, or for a layout with two readings; as `check_parts`.
+    """
+    _must_make_sense(channels, few)
+    parts = open_parts(data, FolderConfig(class_level=class_level))
+    return check_parts(data, parts, channels=channels, few=few, sample=sample)
+
+
+def check_parts(
+    data: str,
+    parts: Mapping[str, ImageSource],
+    *,
+    channels: int = 3,
+    few: int = 10,
+    sample: int | None = None,
+) -> Checked:
+    """`check` of data that are open already.
+
     `sample`: read about so many, spread evenly over every part; classes are counted in full.
 
     Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
-    with fewer pictures for training are named. Errors: DataError if there are no data.
+    with fewer pictures for training are named. Errors: ConfigError for numbers without sense.
     """
-    if channels < 1 or few < 0:
-        raise ConfigError(
-            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
-        )
-    parts = open_parts(data, FolderConfig(class_level=class_level))
+    _must_make_sense(channels, few)
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
     looked = [_look_through(source, channels, findings) for source in read.values()]

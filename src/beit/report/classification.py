@@ -176,7 +176,11 @@ def _summary(answers: Answers, available: int, classes: int) -> str:
 def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation pictures of a run. Errors: DataError if the classes have changed."""
     found = open_labelled(
-        config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
+        config.data,
+        split=config.split,
+        per_class=config.per_class,
+        seed=config.subset_seed,
+        folders=config.folders,
     ).validation
     if found.classes != classes:
         raise DataError(

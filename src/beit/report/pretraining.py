@@ -169,7 +169,7 @@ def predicts(config: PretrainRunConfig) -> bool:
 
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
     published = trained(run, BareBackbone)
-    source = evenly(open_source(config.data), WITH_ATTENTION)
+    source = evenly(open_source(config.data, config.folders), WITH_ATTENTION)
     view = central_masks(config, None)
     batch = next(iter(batches(MaskedBatch, source, view, config.model.channels)))
     return attention_section(published.model.backbone, batch.images.to(published.device))
@@ -200,7 +200,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     if config.objective.target == "tokens":
         tokenizer = open_tokenizer(config.tokenizer, may_import=False)
         tokenizer.to(device)
-    source: ImageSource = open_source(config.data)
+    source: ImageSource = open_source(config.data, config.folders)
     positions = config.model.patches + 1
     source = evenly(source, affordable(model, positions, device, MOST_PICTURES))
     view = central_masks(config, tokenizer)

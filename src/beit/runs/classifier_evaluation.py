@@ -97,6 +97,7 @@ def evaluate_classifier(
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
     view, device = _view(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
+    source.account.log()
     check_readable(source, channels)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
@@ -123,6 +124,7 @@ def evaluate_classifier(
         size=view.size,
         crop=view.crop_share,
         flip=config.flip,
+        account=source.account,
         pictures=scores.pictures,
         left_out=len(source) - len(answers.answerable),
         unreadable=told.unreadable(),
@@ -142,13 +144,16 @@ def _opened(
 ) -> tuple[str, ImageSource, tuple[str, ...]]:
     """What the pictures are called, and what to say of them: those of a part, or where there are no
     parts those that the model did not learn from, as far as that can be told."""
-    place, source = open_part(config.data, config.split)
+    folders = config.classified.folders
+    place, source = open_part(config.data, config.split, folders)
     if place != config.data or config.classified.labels:
         return place, source, ()
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = open_labelled(place, split=split, per_class=per_class, seed=seed)
+        train, validation, _ = open_labelled(
+            place, split=split, per_class=per_class, seed=seed, folders=folders
+        )
         return train, validation
 
     trained = artifact.details.trained

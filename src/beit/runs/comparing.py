@@ -56,6 +56,7 @@ def compare_tokenizers(
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
     whole = open_source(data)
+    whole.account.log()
     for tokenizer in opened:
         check_readable(whole, tokenizer.config.channels)
     splits = open_labelled(data, split=0.5, per_class=None, seed=0) if whole.classes else None

@@ -16,13 +16,16 @@ from beit.artifact.store import Details, save_artifact
 from beit.artifact.transfer import start_from
 from beit.config import (
     FinetuneRunConfig,
+    FolderConfig,
     PretrainRunConfig,
     RunConfig,
     SegmentRunConfig,
 )
 from beit.config.tree import override
+from beit.data.account import Account
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
+from beit.durable import replace_file
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
@@ -126,9 +129,11 @@ def start(backbone: VisionTransformer, init: str) -> None:
     start_from(backbone, source.backbone.state_dict(), source.backbone.config)
 
 
-def open_pictures(config: RunConfig, channels: int) -> ImageSource:
+def open_pictures(
+    config: RunConfig, channels: int, folders: FolderConfig | None = None
+) -> ImageSource:
     """The run's pictures, of which at least some can be read."""
-    source = open_source(config.data)
+    source = open_source(config.data, folders)
     check_readable(source, channels)
     return source
 
@@ -163,11 +168,14 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
-def _open(folder: RunFolder, config: RunConfig, listing: Listing, manner: Manner) -> None:
+def _open(
+    folder: RunFolder, config: RunConfig, listing: Listing, account: Account, manner: Manner
+) -> None:
     if manner.resume:
         folder.check_resumable(config)
         check_moved(folder, config, listing)
     folder.open(config, resume=manner.resume)
+    replace_file(folder.account, [account.to_json().encode()])
 
 
 def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manner) -> Run:
@@ -179,7 +187,8 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     listing = listing_of(task.source)
     check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
-    processes.on_leader(lambda: _open(folder, config, listing, manner))
+    account = task.source.account
+    processes.on_leader(lambda: _open(folder, config, listing, account, manner))
     if processes.leads:
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
@@ -212,7 +221,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             evaluation=evaluation,
             publish=publish,
             quiet=manner.quiet,
-            notes=tuple(f"note: {note}" for note in notes),
+            notes=(*account.lines(), *(f"note: {note}" for note in notes)),
             listing=listing,
             accept_changed_data=config.accept_changed_data,
             parts={"tokenizer": task.details.tokenizer} if task.details.tokenizer else {},

@@ -44,7 +44,11 @@ def prepare(config: FinetuneRunConfig, processes: Processes) -> Task:
     """The classifier and all that its training needs."""
     built = config.model
     splits = open_labelled(
-        config.data, split=config.split, per_class=config.per_class, seed=config.subset_seed
+        config.data,
+        split=config.split,
+        per_class=config.per_class,
+        seed=config.subset_seed,
+        folders=config.folders,
     )
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels)

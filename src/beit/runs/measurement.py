@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beit.batch import Unreadable
+from beit.data.account import Account
 
 WORST = 20
 
@@ -20,6 +21,8 @@ class Measurement(abc.ABC):
 
     model: str
     data: str
+    account: Account
+    """What was understood of the data, and what was skipped."""
     pictures: int
     unreadable: tuple[Unreadable, ...]
     several: tuple[str, ...]

@@ -23,7 +23,7 @@ from beit.data.labelled import open_labelled
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
-from beit.errors import CheckpointError, ConfigError
+from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
@@ -63,7 +63,9 @@ def pretrain(
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
     """
     config = resolve("pretrain", recipe, PretrainRunConfig, options)
-    open_pictures(config, config.model.channels)  # before a tokenizer is trained for hours
+    open_pictures(
+        config, config.model.channels, config.folders
+    )  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
     if config.init:  # do the weights fit?
         start(config.model.build(), config.init)
@@ -74,7 +76,7 @@ def pretrain(
 
 def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
     """The backbone with what predicts, the tokenizer, and all that their training needs."""
-    source = open_pictures(config, config.model.channels)
+    source = open_pictures(config, config.model.channels, config.folders)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
     visual = open_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
@@ -89,16 +91,17 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
     if config.init:
         start(objective.model.backbone, config.init)
     views = _masked_views(config, visual)
+    evaluation, notes = _score(config, source, processes)
     return Task(
         objective=objective,
         source=source,
         view=RecurringViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
-        evaluation=_score(config, source, processes),
+        evaluation=evaluation,
         details=Details(
             tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
         ),
-        notes=(bank.check_room(),) if bank else (),
+        notes=(*((bank.check_room(),) if bank else ()), *notes),
     )
 
 
@@ -199,15 +202,21 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
 
 def _score(
     config: PretrainRunConfig, source: ImageSource, processes: Processes
-) -> Evaluation | None:
-    """The online nearest-neighbour score: accuracy with labels, retrieval of views without."""
+) -> tuple[Evaluation | None, tuple[str, ...]]:
+    """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
+    what to say of it."""
     if not config.neighbour_pictures:
-        return None
+        return None, ()
     labelled = config.labelled or (config.data if source.classes else "")
-    score: NeighbourScore | RetrievalScore
-    if labelled:
-        splits = open_labelled(labelled, split=0.2, per_class=None, seed=config.training.seed)
-        score = NeighbourScore(splits, config, processes.device)
-    else:
-        score = RetrievalScore(source, config, processes.device)
-    return Evaluation(score, unreadable=score.unreadable, several=score.several)
+    score: NeighbourScore | RetrievalScore = RetrievalScore(source, config, processes.device)
+    notes: tuple[str, ...] = ()
+    try:
+        if labelled:
+            seed, folders = config.training.seed, config.folders
+            splits = open_labelled(labelled, split=0.2, per_class=None, seed=seed, folders=folders)
+            score = NeighbourScore(splits, config, processes.device)
+    except DataError as error:
+        if config.labelled:
+            raise
+        notes = (f"the online score goes without the classes: {error.problem}",)
+    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes

@@ -64,7 +64,10 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
             f"{artifact} holds a {opened.kind}, which has no backbone",
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
-    splits = open_labelled(config.data, split=config.split, per_class=None, seed=config.seed)
+    splits = open_labelled(
+        config.data, split=config.split, per_class=None, seed=config.seed, folders=config.folders
+    )
+    splits.train.account.log()
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
@@ -74,6 +77,7 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
         make_folder(out)
     measured = measuring.run()
     content = {"model": artifact, "config": to_json(config), **asdict(measured)}
+    content["account"] = asdict(splits.train.account)
     with _writable(out):
         replace_file(out / "probe.json", [json.dumps(content, indent=1).encode()])
         write_probe_page(out / "probe.html", artifact, measured.blocks, _rows(measured))

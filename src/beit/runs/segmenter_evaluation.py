@@ -120,6 +120,7 @@ def evaluate_segmenter(
         classes=names,
         only=only,
     )
+    source.account.log()
     check_readable(source, built.channels)
     pictures = WholePictures(source, channels=built.channels, loader=config.loader)
     counts = _Counts()
@@ -132,6 +133,7 @@ def evaluate_segmenter(
     return SegmenterEvaluation(
         model=model,
         data=config.data,
+        account=source.account,
         inference=inference,
         pictures=counts.pictures,
         unreadable=pictures.unreadable(),
