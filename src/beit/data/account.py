@@ -61,8 +61,8 @@ class SkippedFiles:
         examples = self._kinds.setdefault(kind, [])
         self._counts[kind] = self._counts.get(kind, 0) + count
         for name in names:
-            if len(examples) < EXAMPLES:
-                examples.append(name)
+            if len(examples) < EXAMPLES or name < examples[-1]:
+                examples[:] = sorted({*examples, name})[:EXAMPLES]
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
         """Count a file, or several of which this is the first; a folder's name ends with "/"."""
@@ -168,7 +168,7 @@ def account_from_json(text: str) -> Account:
     return Account(**values | {"skipped": skipped, "notes": tuple(values["notes"])})
 
 
-def class_counts(classes: Sequence[str], targets: np.ndarray | None) -> dict[str, int]:
+def images_per_class(classes: Sequence[str], targets: np.ndarray | None) -> dict[str, int]:
     """How many images each class has; empty without labels. An image of several counts in each."""
     if targets is None:
         return {}

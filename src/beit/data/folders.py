@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from beit.config.data import FolderConfig
-from beit.data.account import ONLY, Account, Skipped, SkippedFiles, class_counts
+from beit.data.account import ONLY, Account, Skipped, SkippedFiles, images_per_class
 from beit.data.layout import (
+    MASKS,
     WHOLE,
     FolderTree,
     class_levels,
@@ -99,8 +100,10 @@ class Folders:
         place = self.layout.splits[self.training()[0]]
         where = str(Path(self.path, place))
         level, names = next(iter(levels.items()), (1, names_at(self.tree, place, 1)))
-        if not names and place and self.layout.splits.get(WHOLE) == place:
+        if not names and place and self.layout.splits.get(WHOLE) == place and not self._masked():
             names = [place.rpartition("/")[2]]  # the only folder there is was gone into
+        if self._level is None:
+            self._refuse_repeated(place, names)
         empty = empty_classes(self.tree, place, level)
         if empty and names:
             raise DataError(
@@ -108,13 +111,32 @@ class Folders:
                 remedy="add pictures to them or remove them",
             )
         if not names:
-            raise DataError(f"{where} has no class folders", remedy=f"use {LAYOUTS}")
+            because = f": {'; '.join(self.layout.notes)}" if self._masked() else ""
+            instead = "; or learn from the masks with `beit segment`" if because else ""
+            raise DataError(
+                f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}"
+            )
         if len(names) < 2:
             raise DataError(
                 f"{where} has only one class, {quoted(names)}",
                 remedy=f"a classifier needs at least two; use {LAYOUTS}",
             )
         return level
+
+    def _masked(self) -> bool:
+        return MASKS in self.layout.skipped.values()
+
+    def _refuse_repeated(self, place: str, names: Sequence[str]) -> None:
+        """DataError for a class folder that holds folders called as the classes beside it."""
+        for folder in self.tree.filled(place):
+            inside = [each.rpartition("/")[2] for each in self.tree.filled(folder)]
+            repeated = [name for name in inside if class_name(name) in names]
+            if repeated and len(names) > 1:
+                raise DataError(
+                    f"{self.path}/{folder} holds {quoted(repeated)}, which are classes beside it: "
+                    "it may be a class, or a part of the data once more",
+                    remedy="move it away; or take it for a class with --class-level 1",
+                )
 
     def _skipped_by_all(self, skipped: SkippedFiles) -> tuple[Skipped, ...]:
         """What no split reads: found while listing, and in folders that mean something else."""
@@ -172,19 +194,54 @@ class Folders:
             data=self.path,
             layout=words_for(self.layout, self.tree, source.classes, level),
             images={split: len(source)},
-            classes={split: class_counts(source.classes, source.targets)},
+            classes={split: images_per_class(source.classes, source.targets)},
             skipped=(*self._skipped, *beside.found()),
-            notes=(*self.layout.notes, *self._notes(splits)),
+            notes=(*self.layout.notes, *self._notes(splits, source.classes)),
         )
 
-    def _notes(self, splits: Sequence[str]) -> Iterator[str]:
+    def _notes(self, splits: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
         others = [name for name in self.layout.splits if name not in splits]
         if others:
             counts = [f"{name} ({self.tree.total(self.layout.splits[name]):,})" for name in others]
             yield f"{ONLY}{quoted(list(splits))} is read: no image of {', '.join(counts)}"
+        alike: dict[str, list[str]] = {}
+        for name in classes:
+            alike.setdefault(name.strip().casefold(), []).append(name)
+        for names in alike.values():
+            if len(names) > 1:
+                yield f"the classes {quoted(names, 8)} differ in case or blanks only"
         levels = self.levels()
         if len(levels) > 1:
             yield f"no classes are taken: {two_readings(self.path, levels).problem}"
+
+
+def open_every_image(path: str) -> FileSource:
+    """All images below a folder to be used one by one: neither splits nor classes count, and of
+    images beside masks only the images are taken.
+
+    Errors: DataError if there are none.
+    """
+    found = find_pictures(path)
+    if not found.paths:
+        raise no_pictures(path, found.others)
+    try:
+        skipped = read_layout(path, FolderTree(found.counts)).skipped
+    except DataError:  # what can be read in two ways as data to learn from has images all the same
+        skipped = {}
+    masks = tuple(f"{folder}/" for folder, reason in skipped.items() if reason == MASKS)
+    paths = []
+    for one in found.paths:
+        if one.startswith(masks):
+            found.others.add(MASKS, one)
+        else:
+            paths.append(one)
+    account = Account(
+        data=path,
+        layout="every image below it",
+        images={WHOLE: len(paths)},
+        skipped=found.others.found(),
+    )
+    return FileSource(path, paths, account=account)
 
 
 def _labelled(root: str, paths: list[str], folders: list[str]) -> FileSource:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from beit.data.account import Account, class_counts
+from beit.data.account import Account, images_per_class
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import Record
@@ -37,7 +37,7 @@ class HuggingFaceSource:
             data=split or "dataset",
             layout=f"a Hugging Face dataset, images in its column {self._column}",
             images={split: len(dataset)},
-            classes={split: class_counts(self.classes, self.targets)},
+            classes={split: images_per_class(self.classes, self.targets)},
         )
         features = importlib.import_module("datasets")
         if isinstance(dataset.features[self._column], features.Image):

@@ -274,6 +274,7 @@ def open_labelled(
         train, found["val"] = _held_out(train, split, seed)
         decided.append(f"{split:g} of each class are held out for validation (--split)")
     found["train"] = train if per_class is None else _few(train, per_class, seed)
+    found = {name: found[name] for name in ("train", "val", "test") if name in found}
     account = joined(path, accounts, counted(found), decided)
     for source in found.values():
         source.account = account

@@ -32,6 +32,8 @@ _MASKS = re.compile(
     r"ground[ _-]?truth|trimaps?)"
 )
 _NAMED = 4
+MASKS = "masks"
+"""Why a folder of masks beside images is skipped."""
 
 
 def split_name(name: str) -> str:
@@ -174,7 +176,7 @@ class _Reader:
             return None
         for child in filled:
             if child not in images:
-                what = "masks" if child in masks else "beside images/ and masks/"
+                what = MASKS if child in masks else "beside images/ and masks/"
                 self.skipped[child] = what
         self.notes.append(
             f"{images[0]}/ lies beside {quoted(masks)}, which hold masks: only the images are read"
@@ -217,7 +219,9 @@ class _Reader:
         if below is None:
             below = self.only_child(folder)
             if below is not None:
-                self.notes.append(f"the only folder with images in {folder or 'it'} is {below}/")
+                self.notes.append(
+                    f"{below}/ is the only folder with images there, and is gone into"
+                )
         return below
 
 
@@ -305,7 +309,7 @@ def words_for(layout: Layout, tree: FolderTree, classes: Collection[str], level:
         return f"{what}, in folds: {', '.join(f'{name}/' for name in layout.splits)}"
     places = [f"{place}/" for split, place in layout.splits.items() if split]
     if places:
-        return f"{what}, in the splits {' and '.join(places)}"
+        return f"{what}, in the splits {', '.join(places)}"
     place = layout.splits[WHOLE]
     inside = f", in {place}/" if place else ""
     nested = not classes and bool(tree.filled(place))

@@ -18,6 +18,7 @@ from beit.data.file_types import (
     known_by_name,
 )
 from beit.errors import DataError
+from beit.printable import printable
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
 HEADINGS = ("file", "filename", "file_name", "image", "image_path", "path", "picture")
@@ -57,7 +58,7 @@ def _number_key(found: re.Match[str]) -> str:
 
 def quoted(names: list[str], limit: int = FEW) -> str:
     """The first few names for a message, and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 

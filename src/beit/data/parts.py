@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from beit.config.data import FolderConfig
-from beit.data.account import Account, Counted, class_counts, joined
+from beit.data.account import Account, Counted, images_per_class, joined
 from beit.data.folders import PLAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.layout import ROLES, WHOLE, split_name
@@ -92,7 +92,7 @@ def split_of(place: str) -> str:
 def counted(parts: Mapping[str, ImageSource]) -> dict[str, Counted]:
     """How many images each split has, for an account of all."""
     return {
-        name: Counted(len(source), class_counts(source.classes, source.targets))
+        name: Counted(len(source), images_per_class(source.classes, source.targets))
         for name, source in parts.items()
     }
 

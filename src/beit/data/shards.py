@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from beit.data.account import Account, SkippedFiles, class_counts
+from beit.data.account import Account, SkippedFiles, images_per_class
 from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import find_pictures, natural_key, quoted
 from beit.data.names import Names
@@ -126,7 +126,7 @@ def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: Shard
         layout=f"tar shards ({len(places)}) in the layout of WebDataset"
         + (", with a label for each image" if source.classes else ""),
         images={split: len(source)},
-        classes={split: class_counts(source.classes, source.targets)},
+        classes={split: images_per_class(source.classes, source.targets)},
         skipped=skipped.found(),
         notes=tuple(notes),
     )
@@ -142,9 +142,12 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
         indexes = list(threads.map(find_index, places))
     source = ShardSource(places, indexes, part)
     if len(source) == 0:
+        met = "; ".join(f"{one.kind} ({one.count}: {one.reason})" for one in source.account.skipped)
         raise DataError(
-            f"no pictures in {len(places)} shards: {quoted(list(places))}",
-            remedy="a picture is told by what follows the first dot of its name, such as .jpg",
+            f"no pictures in {len(places)} shards: {quoted(list(places))}"
+            + (f"; they hold {met}" if met else ""),
+            remedy="a picture is told by what follows the first dot of its name, such as .jpg; "
+            "`beit data pack` names the images of a folder so",
         )
     return source
 

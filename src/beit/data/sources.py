@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from beit.config.data import FolderConfig
-from beit.data.account import Account, class_counts
+from beit.data.account import Account, images_per_class
 from beit.data.decode import decode
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.layout import WHOLE
@@ -109,7 +109,7 @@ class FileSource:
             data=root,
             layout="images in files",
             images={WHOLE: len(self)},
-            classes={WHOLE: class_counts(classes, self.targets)},
+            classes={WHOLE: images_per_class(classes, self.targets)},
         )
 
     def __len__(self) -> int:
