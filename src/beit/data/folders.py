@@ -76,13 +76,15 @@ class Folders:
             remedy="call one of them train",
         )
 
-    def levels(self) -> dict[int, list[str]]:
-        """The levels at which classes may lie, by the first split that holds images."""
-        splits = self.layout.splits
-        place = splits.get(TRAIN) or next(iter(splits.values()))
-        if self._level is not None:
-            return {self._level: names_at(self.tree, place, self._level)}
-        return class_levels(self.tree, place)
+    def levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
+        """The levels at which classes may lie, by the first of the splits that has any."""
+        for place in (self.layout.splits[name] for name in splits or self.layout.splits):
+            level = self._level
+            if level is not None:
+                return {level: names_at(self.tree, place, level)}
+            if found := class_levels(self.tree, place):
+                return found
+        return {}
 
     def _level_or_nothing(self) -> int:
         """Where the classes lie; 0 where there are none, or that can be read in two ways."""
@@ -94,7 +96,7 @@ class Folders:
 
         Errors: DataError if there are none, only one, empty ones, or two readings.
         """
-        levels = self.levels()
+        levels = self.levels(self.training())
         if len(levels) > 1:
             raise two_readings(self.path, levels)
         place = self.layout.splits[self.training()[0]]

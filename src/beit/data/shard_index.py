@@ -95,30 +95,29 @@ class _Collected:
     def sample(self, member: _Member) -> _Sample:
         return self.samples.setdefault(member.key, _Sample())
 
-    def index(self) -> ShardIndex:
-        names: list[bytes] = []
-        places: list[tuple[int, int]] = []
-        labels: list[int] = []
-        ids: dict[str, int] = {}
+    def _rows(self) -> list[tuple[_Member, str | None]]:
+        """The images that are used with their labels, in the order of the shard."""
+        rows: list[tuple[_Member, str | None]] = []
         for sample in self.samples.values():
             used, others = sample.chosen()
             for member in others:
                 self.skipped.add(f"beside the {used[0].extension} of its sample", member.name)
-            found = sample.labels
             if not used:
-                for name, _ in found.values():
+                for name, _ in sample.labels.values():
                     self.skipped.add("a label without an image", name)
-                continue
-            label = _label(*(found.get(kind, ("", None))[1] for kind in (".cls", ".json")))
-            for member in used:
-                names.append(os.fsencode(member.name))
-                places.append((member.offset, member.size))
-                labels.append(-1 if label is None else ids.setdefault(label, len(ids)))
-        table = np.array(places, np.int64).reshape(-1, 2)
+            said = (sample.labels.get(kind, ("", None))[1] for kind in (".cls", ".json"))
+            label = _label(*said)
+            rows += [(member, label) for member in used]
+        return sorted(rows, key=lambda row: row[0].offset)
+
+    def index(self) -> ShardIndex:
+        rows = self._rows()
+        ids: dict[str, int] = {}
+        labels = [-1 if label is None else ids.setdefault(label, len(ids)) for _, label in rows]
         return ShardIndex(
-            Names(names),
-            np.ascontiguousarray(table[:, 0]),
-            np.ascontiguousarray(table[:, 1]),
+            Names(os.fsencode(member.name) for member, _ in rows),
+            np.array([member.offset for member, _ in rows], np.int64),
+            np.array([member.size for member, _ in rows], np.int64),
             np.array(labels, np.int32),
             tuple(ids),
             self.skipped.found(),
