@@ -100,9 +100,8 @@ def test_the_same_layout_is_refused_by_every_verb(
         ["probe", str(trained.pretrained), "--data", str(root), "--out", str(out)],
         ["finetune", "tiny", "--data", str(root), "--out", str(out), "--fold", "site1"],
     )
-    for words, said in zip(
-        verbs, ("--class-level 1", "--class-level 2", "not in folds"), strict=True
-    ):
+    said = ("--class-level 1", "--class-level 2", "not in folds")
+    for words, expected in zip(verbs, said, strict=True):
         assert main(words) in (2, 3)
         assert expected in capsys.readouterr().err
         assert not out.exists()

@@ -130,9 +130,10 @@ class Folders:
 
     def _refuse_repeated(self, place: str, names: Sequence[str]) -> None:
         """DataError for a class folder that holds folders called as the classes beside it."""
+        known = set(names)
         for folder in self.tree.filled(place):
             inside = [each.rpartition("/")[2] for each in self.tree.filled(folder)]
-            repeated = [name for name in inside if class_name(name) in names]
+            repeated = [name for name in inside if class_name(name) in known]
             if repeated and len(names) > 1:
                 raise DataError(
                     f"{self.path}/{folder} holds {quoted(repeated)}, which are classes beside it: "

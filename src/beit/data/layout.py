@@ -58,14 +58,17 @@ class FolderTree:
         self._direct = counts
         self._totals = dict.fromkeys(counts, 0)
         self._children: dict[str, list[str]] = {}
-        for folder, count in counts.items():
+        for folder in sorted(counts, key=natural_key):
             if folder:
                 self._children.setdefault(folder.rpartition("/")[0], []).append(folder)
-            while count:
-                self._totals[folder] = self._totals.get(folder, 0) + count
-                if not folder:
-                    break
-                folder = folder.rpartition("/")[0]
+        for folder, count in counts.items():
+            self._count(folder, count)
+
+    def _count(self, folder: str, count: int) -> None:
+        while count and folder:
+            self._totals[folder] = self._totals.get(folder, 0) + count
+            folder = folder.rpartition("/")[0]
+        self._totals[""] = self._totals.get("", 0) + count
 
     def direct(self, folder: str) -> int:
         """Images directly in a folder."""
@@ -77,7 +80,7 @@ class FolderTree:
 
     def children(self, folder: str) -> list[str]:
         """Folders directly in a folder, in natural order."""
-        return sorted(self._children.get(folder, ()), key=natural_key)
+        return self._children.get(folder, [])
 
     def filled(self, folder: str) -> list[str]:
         """Those of them that hold images."""
@@ -133,13 +136,16 @@ def _refuse_divided_children(path: str, tree: FolderTree, folder: str) -> None:
 
 def _refuse_split_beside_others(path: str, tree: FolderTree, folder: str) -> None:
     """DataError if a folder is called as a split, and others beside it are not."""
-    for child in tree.filled(folder):
+    filled = tree.filled(folder)
+    for child in filled:
         role = split_name(_last(child))
-        others = [each for each in tree.filled(folder) if each != child]
+        if role not in ROLES:
+            continue
+        others = [each for each in filled if each != child]
         beside = bool(others or tree.direct(folder))
         # Trains are a class in many data sets; one that holds folders of its own is a split.
         nested = not tree.direct(child) and len(tree.filled(child)) > 1
-        if beside and (role == "test" or (role in ROLES and nested)):
+        if beside and (role == "test" or nested):
             named = quoted(others) if others else "images of their own"
             raise DataError(
                 f"{path} holds {child}/ beside {named}: it may be the split for {role}, or a class",

@@ -96,6 +96,10 @@ def reason_to_skip(path: str) -> str:
         return f"unreadable: {error.strerror}"
 
 
+def _is_named_as_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
+
+
 class _Walk:
     """One pass over a folder."""
 
@@ -119,7 +123,9 @@ class _Walk:
         before = len(self.paths)
         for entry in _entries(folder):
             name = f"{relative}/{entry.name}" if relative else entry.name
-            if _is(entry, "folder"):
+            if _is_named_as_image(entry.name) and _is(entry, "file"):
+                self.paths.append(name)  # of nearly all, which asks nothing else of the system
+            elif _is(entry, "folder"):
                 reason = folder_to_skip(entry.name)
                 if reason:
                     self.skipped.add(reason, f"{name}/")
