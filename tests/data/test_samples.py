@@ -126,6 +126,9 @@ def test_splits_of_shards_have_many_names(tmp_path: Path) -> None:
     assert splits.test is not None
     assert splits.test.key(0) == "Testing/0000.jpg"
     assert splits.train.account.images == {"train": 6, "val": 2, "test": 8}
+    learned = open_source(str(tmp_path)).account
+    assert (learned.data, learned.images) == (str(tmp_path), {"train": 8})
+    assert learned.notes == ("only 'train' is read: no image of test (8)",)
     tar(tmp_path / "test" / "0.tar", IMAGES)
     with pytest.raises(DataError, match="several splits for test"):
         open_source(str(tmp_path))

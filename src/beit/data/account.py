@@ -135,6 +135,14 @@ class Account:
         return json.dumps(asdict(self), indent=1)
 
 
+def only_read(splits: Sequence[str], others: Mapping[str, int]) -> Iterator[str]:
+    """The note that of several splits some are read; with how many images the others have."""
+    if others:
+        named = ", ".join(f"{name} ({count:,})" for name, count in others.items())
+        read = ", ".join(f"'{name}'" for name in splits)
+        yield f"{ONLY}{read} is read: no image of {named}"
+
+
 class Counted(NamedTuple):
     """How many images a split has, and of which classes."""
 

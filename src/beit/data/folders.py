@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from beit.config.data import FolderConfig
-from beit.data.account import ONLY, Account, Skipped, SkippedFiles, images_per_class
+from beit.data.account import Account, Skipped, SkippedFiles, images_per_class, only_read
 from beit.data.layout import (
     MASKS,
     WHOLE,
@@ -203,10 +203,9 @@ class Folders:
         )
 
     def _notes(self, splits: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
-        others = [name for name in self.layout.splits if name not in splits]
-        if others:
-            counts = [f"{name} ({self.tree.total(self.layout.splits[name]):,})" for name in others]
-            yield f"{ONLY}{quoted(list(splits))} is read: no image of {', '.join(counts)}"
+        places = self.layout.splits.items()
+        others = {name: self.tree.total(at) for name, at in places if name not in splits}
+        yield from only_read(splits, others)
         alike: dict[str, list[str]] = {}
         for name in classes:
             alike.setdefault(name.strip().casefold(), []).append(name)

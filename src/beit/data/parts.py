@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from beit.config.data import FolderConfig
-from beit.data.account import Account, Counted, images_per_class, joined
+from beit.data.account import Account, Counted, images_per_class, joined, only_read
 from beit.data.folders import PLAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.layout import ROLES, WHOLE, split_name
@@ -42,6 +43,9 @@ def open_stored(path: str) -> dict[str, ImageSource] | None:
                 remedy="keep one of them",
             )
         named[split_of(name)] = source
+    for name, source in named.items():
+        counts = counted({name: source})
+        source.account = joined(path, [source.account], counts)
     return named
 
 
@@ -49,6 +53,10 @@ def part_to_learn_from(path: str, parts: Mapping[str, ImageSource]) -> ImageSour
     """The whole if data are not divided, else the part for training."""
     for name in (WHOLE, "train"):
         if name in parts:
+            others = {other: len(parts[other]) for other in parts if other != name}
+            account = parts[name].account
+            notes = (*account.notes, *only_read([name], others))
+            parts[name].account = replace(account, notes=notes)
             return parts[name]
     raise DataError(
         f"{path} has no part for training, only {quoted(list(parts))}",

@@ -22,7 +22,6 @@ from beit.data.values import UnreadableError
 from beit.errors import DataError
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
-OTHER_PARTS = (*VALIDATION_FOLDERS, "test")
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
