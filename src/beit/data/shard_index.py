@@ -61,13 +61,23 @@ class _Member(NamedTuple):
     extension: str
 
 
+class _Said(NamedTuple):
+    """A label file of a sample."""
+
+    extension: str
+    name: str
+    label: Any
+    """What it says of the class; None for nothing."""
+
+
 class _Sample:
     """The members that share a key, wherever they stand in the shard."""
 
+    __slots__ = ("images", "labels")  # there is one for every image of a shard
+
     def __init__(self) -> None:
         self.images: list[_Member] = []
-        self.labels: dict[str, tuple[str, Any]] = {}
-        """By extension: the name of the member, and what it says of the class; None for nothing."""
+        self.labels: list[_Said] = []
 
     def chosen(self) -> tuple[list[_Member], list[_Member]]:
         """The images to use, and the others. Of several kinds one is used: a PNG file beside a JPEG
@@ -103,10 +113,10 @@ class _Collected:
             for member in others:
                 self.skipped.add(f"beside the {used[0].extension} of its sample", member.name)
             if not used:
-                for name, _ in sample.labels.values():
-                    self.skipped.add("a label without an image", name)
-            said = (sample.labels.get(kind, ("", None))[1] for kind in (".cls", ".json"))
-            label = _label(*said)
+                for one in sample.labels:
+                    self.skipped.add("a label without an image", one.name)
+            said = {one.extension: one.label for one in sample.labels}
+            label = _label(said.get(".cls"), said.get(".json"))
             rows += [(member, label) for member in used]
         return sorted(rows, key=lambda row: row[0].offset)
 
@@ -189,7 +199,8 @@ def build_index(file: IO[bytes]) -> ShardIndex:
             if member.extension in (".cls", ".json") and member.size <= LARGEST_LABEL:
                 file.seek(member.offset)
                 said = _said(member.extension, file.read(member.size))
-                collected.sample(member).labels[member.extension] = (member.name, said)
+                label = _Said(member.extension, member.name, said)
+                collected.sample(member).labels.append(label)
             elif reason := _why_not(file, member):
                 collected.skipped.add(reason, member.name)
             else:
