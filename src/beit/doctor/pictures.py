@@ -80,7 +80,10 @@ def _understood(account: Account) -> Iterator[Finding]:
     skipped = [line.removeprefix("skipped: ") for line in lines if line.startswith("skipped")]
     if skipped:
         yield _finding(
-            "warn", "skipped", "; ".join(skipped), "if these are images to learn from, convert them"
+            "warn",
+            "skipped",
+            "; ".join(skipped),
+            "convert those that are images to learn from; the others are rightly skipped",
         )
 
 
