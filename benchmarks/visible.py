@@ -19,7 +19,6 @@ from beit.batch import MaskedBatch
 from beit.config import MaskedConfig, VisibleConfig
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
-from beit.objectives.hidden import HiddenPatchPrediction
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.tokenizers.bank import TokenBank
@@ -51,11 +50,11 @@ def _contest(
     light = VisibleConfig(decoder_width=ordinary.width // 3)  # 256 for base, as in the recipes
     bank = None if kept is None else _bank(setting, tokenizer, kept)
 
-    def masked() -> HiddenPatchPrediction:
+    def masked() -> MaskedImageModeling:
         model = MaskedImageModel(ordinary, tokenizer.codes)
         return MaskedImageModeling(model, MaskedConfig(), tokenizer, encoding, bank)
 
-    def visible() -> HiddenPatchPrediction:
+    def visible() -> MaskedImageModeling:
         model = VisibleOnlyModel(seeing, tokenizer.codes, light)
         return VisibleOnlyPrediction(model, light, tokenizer, encoding, bank)
 
@@ -95,7 +94,7 @@ def _batch(setting: Setting, tokenizer: VisualTokenizer, share: float) -> Masked
 
 
 def _step(
-    setting: Setting, objective: HiddenPatchPrediction, share: float, precision: str
+    setting: Setting, objective: MaskedImageModeling, share: float, precision: str
 ) -> Contestant:
     """All of an objective's step, with the optimizer of our runs."""
     objective.to(setting.device).train()

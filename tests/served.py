@@ -105,7 +105,7 @@ class Running:
             len(list((place / what).iterdir())) for place in places for what in ("fd", "task")
         )
 
-    def connect(self, timeout: float = 60) -> http.client.HTTPConnection:
+    def connect(self, timeout: float = 240) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(
@@ -139,7 +139,7 @@ class Running:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop; its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(240)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
@@ -174,7 +174,7 @@ def serving(
             line = process.stdout.readline()
             found = re.search(r"http://127\.0\.0\.1:(\d+) \(process (\d+)\)$", line)
             if found is None:
-                process.wait(60)
+                process.wait(240)
                 raise AssertionError(line + place.read_text())
             assert int(found[2]) == process.pid  # whom SIGHUP reaches
             yield Running(process, int(found[1]), place)

@@ -120,7 +120,7 @@ def test_a_backbone_alone_is_refused(data, tmp_path):
 def test_pictures_listed_twice_are_refused(classifier, data):
     file = data / "valid" / "list.csv"
     file.write_text("disc/00.png,disc\ndisc/00.png,tiles\n")
-    with pytest.raises(DataError, match="listed twice"):
+    with pytest.raises(DataError, match="two different labels: lines 1 and 2"):
         evaluate(classifier, data=str(file), workers=0)
 
 

@@ -27,7 +27,7 @@ LINES = [
     {"config"},
     {"hardware", "jitter", "durable", "home", "chance", "parent"},
     {"errors"},
-    {"printable"},
+    {"printable", "masked_patches"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
@@ -43,7 +43,7 @@ ONLY = {
         "durable",
         "parent",
     },
-    "models": {"models", "config", "errors", "printable", "hardware"},
+    "models": {"models", "config", "errors", "printable", "masked_patches", "hardware"},
 }
 # A page says what a run measured, so it reads with the evaluation's own measures and the run's own
 # folder; and it names the options that differ from the recipe. None of these import the report.

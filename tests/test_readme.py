@@ -77,7 +77,7 @@ def test_the_python_snippet_runs(place: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_files_to_read_exist() -> None:
-    named = re.findall(r"^\d\. `([^`]*)`", README, re.MULTILINE)
+    named = re.findall(r"^\d\. \[`([^`]*)`\]\(\1\)", README, re.MULTILINE)
     assert len(named) == 6
     assert all((ROOT / name).is_file() for name in named)
 

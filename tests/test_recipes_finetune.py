@@ -37,6 +37,7 @@ def test_a_recipe_for_larger_pictures_keeps_its_size_whatever_it_starts_from():
         ("base-in1k", 125_100, 25_020),
         ("large-in22k-in1k-384", 75_060, 12_510),
         ("base-cifar100", 14_550, 1_940),
+        ("base-in1k-384", 25_020, 12_510),
         ("v2-large-in21k-in1k", 25_020, 6_255),
     ],
 )
@@ -51,7 +52,12 @@ def test_what_differs_from_row_to_row():
     assert (from_22k.crop, from_22k.training.weight_decay) == (1.0, 1e-8)
     assert from_22k.model.mean == (0.5,) * 3
     assert from_22k.model.drop_path == 0.4
-    assert RECIPES["large-in22k"]().augment.smoothing == 1e-5
+    assert all(RECIPES[name]().augment.smoothing == 0.1 for name in PUBLISHED)
+    second_stage = RECIPES["large-in1k-384"]()
+    training = second_stage.training
+    assert (training.lr, training.min_lr, training.weight_decay) == (5e-6, 5e-6, 1e-8)
+    assert (training.batch, training.layer_decay) == (512, 1.0)
+    assert (second_stage.augment.mixup, second_stage.model.drop_path) == (0.8, 0.2)
     cifar = RECIPES["base-cifar100"]()
     assert (cifar.augment.erasing, cifar.training.weight_decay) == (0.0, 0.3)
     second = RECIPES["v2-base-in1k"]()

@@ -214,8 +214,9 @@ def test_readers_that_die_change_nothing(class_folders, whole, tmp_path, monkeyp
     def killing(*inputs: Any, **options: Any) -> Any:
         calls.append(0)
         if len(calls) == 2:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-            time.sleep(0.1)
+            (reader,) = multiprocessing.active_children()
+            os.kill(reader.pid, signal.SIGKILL)
+            reader.join()
         return forward(*inputs, **options)
 
     monkeypatch.setattr(Classification, "forward", killing)
@@ -277,7 +278,7 @@ def test_sigterm_saves_and_leaves_with_75(class_folders, tmp_path, environment):
         while run.poll() is None and not (log.exists() and "step  3/40" in log.read_text()):
             time.sleep(0.05)
         run.send_signal(signal.SIGTERM)
-        _, told = run.communicate(timeout=60)
+        _, told = run.communicate(timeout=240)
     assert run.returncode == 75, told
     assert "stopped on request" in told
     assert "--resume" in told

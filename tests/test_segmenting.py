@@ -96,7 +96,7 @@ def test_recipes_build_and_answer_at_full_size(name):
 
 
 def test_the_published_table():
-    """beit-reference, section 6."""
+    """beit-reference, sections 6 and 8.2."""
     rows = {
         "base-ade20k": (7e-4, 0.65, 0.1, 512),
         "base-ade20k-22k": (3e-5, 0.9, 0.1, 512),
@@ -104,6 +104,10 @@ def test_the_published_table():
         "large-ade20k-22k": (2e-5, 0.95, 0.2, 512),
         "large-640-ade20k-22k": (2e-5, 0.95, 0.2, 640),
         "base-setr-ade20k": (1e-3, 0.65, 0.1, 512),
+        "v2-base-ade20k": (5e-5, 0.75, 0.15, 512),
+        "v2-base-ade20k-21k": (5e-5, 0.85, 0.15, 512),
+        "v2-large-ade20k": (4e-5, 0.9, 0.2, 512),
+        "v2-large-ade20k-21k": (3e-5, 0.9, 0.2, 512),
     }
     for name, row in rows.items():
         config = find_recipe("segment", name, SegmentRunConfig)

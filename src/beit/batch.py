@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from beit.jitter import changed_batch
+from beit.masked_patches import MaskedPatches
 
 
 class Unreadable(NamedTuple):
@@ -40,7 +41,7 @@ class MaskedBatch(NamedTuple):
     """Two views of one crop and a mask: what masked image modeling learns from.
 
     `jitter` is what `to_device` gives both views. Where views recur, `views` says which view of
-    which picture each is: (view, index), on the CPU.
+    which picture each is: (view, index), on the CPU. `masked` is the mask as `to_device` read it.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
@@ -51,13 +52,14 @@ class MaskedBatch(NamedTuple):
     jitter: Float[Tensor, "batch changes numbers"] | None = None
     views: Int64[Tensor, "batch 2"] | None = None
     several: tuple[str, ...] = ()
+    masked: MaskedPatches | None = None
 
 
 class LabelledBatch(NamedTuple):
-    """Pictures and their class ids."""
+    """Pictures and their class ids or, where each may have several labels, those labels."""
 
     images: UInt8[Tensor, "batch channels height width"]
-    targets: Int64[Tensor, " batch"]
+    targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"]
     keys: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
     several: tuple[str, ...] = ()
@@ -113,6 +115,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         return moved
     assert isinstance(batch, ImageBatch | MaskedBatch)
     moved = moved._replace(views=batch.views)  # to be read without waiting for the device
+    if isinstance(batch, MaskedBatch) and isinstance(moved, MaskedBatch):
+        masked = MaskedPatches.of(batch.mask).to(device)
+        moved = moved._replace(mask=masked.mask, masked=masked)
     if moved.jitter is None:
         return moved
     jitter, images = moved.jitter, changed_batch(moved.images, moved.jitter)

@@ -41,20 +41,25 @@ CODE = """
 """
 PLACE = """
     builtins.open builtins.getattr builtins.__import__ builtins.print builtins.type io.open
-    _io.FileIO os.remove os.rename os.putenv os.startfile pathlib.Path pathlib.PosixPath
-    shutil.rmtree shutil.copy urllib.request.urlopen http.client.HTTPConnection webbrowser.open
-    importlib.import_module imp.load_source runpy.run_path runpy.run_module pty.spawn ctypes.CDLL
-    marshal.loads pickle.loads _pickle.loads types.FunctionType types.CodeType functools.partial
-    functools.reduce operator.attrgetter operator.methodcaller copyreg._reconstructor
-    copy_reg._reconstructor codecs.decode logging.FileHandler sqlite3.connect asyncio.run numpy.load
-    torch.load torch.save torch.hub.load torch.hub.load_state_dict_from_url torch.jit.load
-    torch.storage._load_from_bytes torch.serialization.load torch.package.PackageImporter
-    torch.utils.cpp_extension.load torch.fx.graph_module.reduce_graph_module
-    torch._utils._rebuild_sparse_tensor torch._utils._rebuild_qtensor
-    torch._utils._rebuild_meta_tensor_no_storage torch._utils._rebuild_wrapper_subclass
-    torch._tensor._rebuild_from_type_v2 torch.nn.modules.linear.Linear dall_e.load_model
-    dall_e.encoder.os.system
+    _io.FileIO os.remove os.rename os.putenv os.startfile shutil.rmtree shutil.copy
+    urllib.request.urlopen http.client.HTTPConnection webbrowser.open importlib.import_module
+    imp.load_source runpy.run_path runpy.run_module pty.spawn ctypes.CDLL marshal.loads
+    pickle.loads _pickle.loads types.FunctionType types.CodeType functools.reduce
+    operator.attrgetter operator.methodcaller codecs.decode logging.FileHandler sqlite3.connect
+    asyncio.run numpy.load torch.load torch.save torch.hub.load
+    torch.hub.load_state_dict_from_url torch.jit.load torch.storage._load_from_bytes
+    torch.serialization.load torch.package.PackageImporter torch.utils.cpp_extension.load
+    torch.fx.graph_module.reduce_graph_module torch._utils._rebuild_sparse_tensor
+    torch._utils._rebuild_qtensor torch._utils._rebuild_meta_tensor_no_storage
+    torch._utils._rebuild_wrapper_subclass torch._tensor._rebuild_from_type_v2
 """
+INERT = """
+    pathlib.Path pathlib.PosixPath functools.partial copyreg._reconstructor
+    copy_reg._reconstructor torch.nn.modules.linear.Linear dall_e.load_model
+    dall_e.encoder.os.system collections.Counter datetime.datetime easydict.EasyDict
+    __main__.Config
+"""
+"""Classes that are no weights and do no harm: a placeholder stands for what they would make."""
 NOTHING = """
     socket.socket tempfile.mkstemp code.interact threading.Thread multiprocessing.Process
     torch.Tensor torch.QInt8Storage torch.nn.Module collections.OrderedDict.__init__
@@ -92,6 +97,11 @@ def calls(canary: str) -> dict[str, bytes]:
     }
 
 
+def inert(canary: str) -> dict[str, bytes]:
+    """Calls that one's own training writes beside the weights, each as a pickled value."""
+    return {name: called(name, text(canary) + text("w")) for name in INERT.split()}
+
+
 def _laughs() -> bytes:
     """Lists of lists of lists, each the same one ten times over."""
     inner = b"]q\x00"
@@ -111,7 +121,8 @@ def _modules(depth: int) -> bytes:
     inner = called("dall_e.utils.Conv2d") + b"q\x00"
     for level in range(1, depth):
         children = entries(a=b"h%c" % (level - 1), b=b"h%c" % (level - 1))
-        inner += called("dall_e.utils.Conv2d") + entries(_modules=children) + b"bq%c" % level
+        state = entries(_parameters=b"}", _buffers=b"}", _modules=children)
+        inner += called("dall_e.utils.Conv2d") + state + b"bq%c" % level
     return inner
 
 
@@ -168,7 +179,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "contains itself": (b"]q\0h\0a", "nests"),
         "dict in itself": (b"}q\0X\1\0\0\0ah\0s", "nests"),
         "modules in modules": (_modules(40), "nests|unfolds"),
-        "key of nested tuples": (deep_key, "sets an item"),
+        "key of nested tuples": (deep_key, NO_TENSORS),
         "too many instructions": (b"N" * 510_000, "instructions"),
         "a million squared": (
             entries(a=tensor(million, listed(whole(0), whole(0)))), "larger than",
@@ -198,7 +209,7 @@ def misuses(canary: str) -> dict[str, tuple[bytes, str]]:
         "calls without a tuple": (ordered + touch + b"R", "calls what is no import"),
         "calls what was called": (encoded + b")R", "calls what is no import"),
         "new of a dict": (b"})\x81", "calls what is no import"),
-        "module with arguments": (called("dall_e.utils.Conv2d", b"}"), "other arguments"),
+        "module with arguments": (called("dall_e.utils.Conv2d", b"}"), NO_TENSORS),
         "tensor without arguments": (called(rebuild), "other arguments"),
         "tensor of text": (called(rebuild, *[touch] * 6), "by sizes"),
         "parameter of a call": (called("torch._utils._rebuild_parameter", ordered), "no tensor"),
@@ -209,9 +220,12 @@ def misuses(canary: str) -> dict[str, tuple[bytes, str]]:
         "own class": (conv + entries(__class__=system) + b"b", strange),
         "state of a list": (b"]}b", "gives a state"),
         "state of an import": (ordered + b"}b", "gives a state"),
-        "state that is no dict": (conv + touch + b"b", "gives a state"),
-        "modules that are no dict": (conv + entries(_modules=b"]") + b"b", "no dict"),
+        "state that is no dict": (conv + touch + b"b", NO_TENSORS),
+        "modules that are no dict": (conv + entries(_modules=b"]") + b"b", NO_TENSORS),
         "items of an import": (ordered + text("a") + b"Ns", "sets an item"),
+        "items of a placeholder": (conv + text("a") + b"Ns", NO_TENSORS),
+        "appends to a placeholder": (conv + b"Na", NO_TENSORS),
+        "items of a list": (b"]" + text("a") + b"Ns", "sets an item"),
         "appends to a dict": (b"}Na", "appends"),
         "appends to a tuple": (b")(NNe", "appends"),
         "storage of a text": (textual, "refers"),
@@ -256,6 +270,7 @@ def payloads(canary: str) -> dict[str, tuple[bytes, str]]:
         name: (value, "imports" if name in STRANGE_NAMES else f"imports '{name}'")
         for name, value in calls(canary).items()
     }
+    values |= {name: (value, NO_TENSORS) for name, value in inert(canary).items()}
     values |= bombs() | misuses(canary) | tensors()
     whole_pickles = {name: (program(value), cause) for name, (value, cause) in values.items()}
     return whole_pickles | foreign_programs(canary)

@@ -57,7 +57,7 @@ MODELS = {
 
 @pytest.mark.parametrize(("kind", "to"), [
     *((kind, "unilm") for kind in MODELS),
-    *((kind, "hf") for kind in MODELS),
+    *((kind, "hf") for kind in MODELS if "not square" not in kind),
     ("classifier", "timm"),
     ("classifier, cls", "timm"),
     ("classifier, not square", "timm"),
@@ -73,8 +73,10 @@ def test_round_trips_are_identical_bit_for_bit(tmp_path, kind, to):
     back = open_artifact(there, stated=taps)
     same_weights(model.state_dict(), back.model.state_dict())
     assert back.backbone.size == size
-    if to != "unilm":
+    if to != "unilm" and kind != "segmenter":  # which reads images of any size
         assert back.details.crop == pytest.approx(0.9, abs=0.01)
+        assert back.details.resize == "cover"
+    if to != "unilm":
         assert back.backbone == replace(model.backbone.config, drop_path=0.0,
                                         initialisation="pretrain")  # fmt: skip
     if named and (to != "unilm" or kind == "segmenter"):
@@ -247,7 +249,9 @@ def test_full_size_keys_and_shapes_are_those_of_timm_and_transformers(name, size
     from transformers import BeitForImageClassification
 
     from beit.artifact.folders import beit_config
-    from beit.artifact.names import from_transformers, to_published, to_transformers
+    from beit.artifact.keymap import to_published_names
+    from beit.artifact.locate import locate
+    from beit.artifact.names import to_published, to_transformers
 
     with torch.device("meta"):
         ours = Classifier(for_finetuning(sized(name, size=size), drop_path=0.0), 1000)
@@ -263,7 +267,7 @@ def test_full_size_keys_and_shapes_are_those_of_timm_and_transformers(name, size
             BeitConfig(**beit_config(ours.backbone.config), num_labels=1000)
         )
     named = to_transformers(tensors, "classifier")
-    restored = from_transformers(named, "classifier")
+    restored = to_published_names(locate(named)).tensors
     assert {key: value.shape for key, value in restored.items()} == {
         key: value.shape for key, value in tensors.items()
     }

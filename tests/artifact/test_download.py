@@ -8,7 +8,6 @@ import logging
 import resource
 import sys
 import threading
-import time
 
 import pytest
 
@@ -203,10 +202,9 @@ def test_a_server_that_recovers(get, shelf):
 
 def test_a_server_that_hangs(get, shelf):
     shelf.moods = ["hangs"] * 9
-    start = time.monotonic()
     with pytest.raises(ResourceError, match=r"in 4 attempts: .*timed out"):
         get(patience=QUICK._replace(timeout=0.2))
-    assert 0.8 <= time.monotonic() - start < 10
+    assert len(shelf.requests) == 4
 
 
 def test_waiting_longer_each_time(shelf, tmp_path, monkeypatch):

@@ -63,6 +63,38 @@ def test_refused_without_a_trace(reading, payload):
             assert re.search(cause, outcome), container
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory, environment):
+    """The same calls, each beside good weights."""
+    folder = tmp_path_factory.mktemp("beside")
+    canary = str(folder / "canary")
+    values = hostile.inert(canary) | hostile.calls(canary)
+    for number, value in enumerate(values.values()):
+        content = hostile.program(hostile.entries(weight=hostile.tensor(), args=value))
+        for container, make in hostile.PLAIN_CONTAINERS.items():
+            (folder / f"{number}-{container}.file").write_bytes(make(content))
+    for container, make in hostile.PLAIN_CONTAINERS.items():
+        (folder / f"{container}.good").write_bytes(make(HARMLESS))
+    before = sorted(folder.iterdir())
+    found = watched(folder, "read", environment)
+    assert sorted(folder.iterdir()) == before
+    return list(values), found
+
+
+@pytest.mark.parametrize("container", hostile.PLAIN_CONTAINERS)
+def test_classes_of_a_training_beside_weights_stay_inert(beside, container):
+    """The weights come, the object does not; a program beside them has the file refused."""
+    names, found = beside
+    for number, name in enumerate(names):
+        outcome, events = found[f"{number}-{container}"]
+        assert events == [], name
+        if name in hostile.inert(""):
+            assert outcome.startswith("Contents(tensors={'weight'"), name
+            assert "left_out=('args',)" in outcome, name
+        else:
+            assert "imports" in outcome, name
+
+
 RUN = {
     "os.system": "os.system",
     "subprocess.Popen": "subprocess.Popen",

@@ -15,8 +15,8 @@ import beit
 from beit.artifact.architecture import Stated
 from beit.artifact.convert import published
 from beit.artifact.fetch import file_hash
+from beit.artifact.foreign import read_foreign
 from beit.artifact.load import open_artifact, open_tokenizer
-from beit.artifact.source import read_source
 from beit.config import InferenceConfig, UperNetConfig, VisionTransformerConfig
 from beit.config.model import HALF, IMAGENET_MEAN
 from beit.errors import CheckpointError, ConfigError
@@ -113,7 +113,7 @@ def test_dalle_pickles_with_their_decoder(golden, tmp_path, cache, caplog):
 def test_the_kept_import_is_what_is_read_the_second_time(tmp_path, monkeypatch):
     path = dalle_files(tmp_path)
     open_tokenizer(path)
-    monkeypatch.setattr("beit.artifact.load.read_source", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("beit.artifact.load.read_foreign", lambda *_, **__: pytest.fail("read"))
     open_tokenizer(path)
     (tmp_path / "decoder.pkl").unlink()
     with pytest.raises(pytest.fail.Exception):  # other files, another import
@@ -146,11 +146,11 @@ def test_a_file_that_is_replaced_once_its_hash_was_taken(golden, tmp_path, monke
     path = file_of(golden("mim_shared_rel")["model"], tmp_path, name)
     stated = {} if name == "encoder.pkl" else {"sha256": file_hash(path)}
 
-    def read(place, **options):
+    def read(place, name):
         place.write_bytes((GOLDEN / "dalle_encoder.pkl").read_bytes())
-        return read_source(place, **options)
+        return read_foreign(place, name)
 
-    monkeypatch.setattr("beit.artifact.load.read_source", read)
+    monkeypatch.setattr("beit.artifact.load.read_foreign", read)
     with pytest.raises(CheckpointError, match="was replaced while it was opened"):
         open_artifact(path, **stated)
 
@@ -304,8 +304,20 @@ def test_missing_unexpected_and_reshaped_are_listed_together(golden, tmp_path):
         (["student.backbone.cls_token"], "DINO"),
         (["head.weight", "norm.weight", "blocks.0.attn.qkv.bias"], "keys have a bias"),
         (["layer1.0.bn1.running_mean", "fc.weight"], "convolutional"),
-        (["blocks.0.norm1.weight", "patch_embed.proj.weight"], "without norm and head"),
+        (["blocks.0.norm1.weight", "patch_embed.proj.weight"], r"\(backbone\), but"),
         (["something"], "no model that is known"),
+        (["patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"], "without the blocks"),
+        (
+            [
+                "vit.embeddings.patch_embeddings.projection.weight",
+                "vit.encoder.layer.0.attention.attention.key.bias",
+            ],
+            "keys have a bias",
+        ),
+        (
+            ["embeddings.patch_embeddings.projection.weight", "layers.0.attention.k_proj.bias"],
+            "keys have a bias",
+        ),
     ],
 )
 def test_strangers_are_called_by_their_name(tmp_path, names, what):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import datetime
+import enum
+import pathlib
 import pickletools
+import random
 import re
 import sys
 import types
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -105,10 +113,77 @@ def imported_by(part):
     return [(part, name.replace(" ", ".")) for name in named]
 
 
-@pytest.mark.parametrize(("part", "name"), imported_by("encoder") + imported_by("decoder"))
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [each for each in imported_by("encoder") + imported_by("decoder") if each[1] in IMPORTS],
+)
 def test_every_name_of_the_table_is_needed(monkeypatch, part, name):
     monkeypatch.delitem(IMPORTS, name)
     refused(GOLDEN / f"dalle_{part}.pkl", f"imports '{re.escape(name)}'")
+
+
+class Own(dict):
+    """A configuration as of EasyDict or OmegaConf: a dict of one's own class."""
+
+
+class Kind(enum.Enum):
+    FINE = "fine"
+
+
+@dataclasses.dataclass
+class Settings:
+    lr: float
+    where: pathlib.Path
+    nested: object = None
+
+
+def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
+    """Counters, paths, dates, configurations of any class: inert, named, and no bar to weights."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4])
+    keys = {(1, 2): 1, 0.5: 2, None: 3, True: 4, Kind.FINE: 5, b"x": 6}
+    settings = Settings(0.1, pathlib.Path("runs"), Own(a=[Kind.FINE, pathlib.Path("b")]))
+    settings.nested.update(self=settings)
+    saved = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "whole scheduler": scheduler,
+        "args": argparse.Namespace(output_dir=pathlib.PosixPath("/o"), seen=Counter({1: 2})),
+        "settings": settings,
+        "random": random.getstate(),
+        "numpy": np.random.RandomState(3).get_state(),
+        "generator": np.random.default_rng(3),
+        "best": np.float64(0.5),
+        "when": datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC),
+        "took": datetime.timedelta(3),
+        "how": partial(dict, a=2),
+        "queue": deque([1, 2]),
+        "several": defaultdict(list, a=[1]),
+        "keys": keys,
+        "types": [torch.float16, torch.device("cpu"), int, complex(1, 2), frozenset({1}), range(3)],
+        "epoch": 7,
+    }
+    contents = read_contents(save(tmp_path / "weights", saved, "torch zip"))
+    assert contents.wrapper == "model"
+    for name, value in model.state_dict().items():
+        assert torch.equal(contents.tensors[name], value)
+    assert contents.metadata["epoch"] == 7
+    assert {"whole scheduler", "args", "settings", "best", "when"} <= set(contents.left_out)
+
+
+@pytest.mark.parametrize("kind", ["torch zip", "torch legacy"])
+def test_whole_modules_of_any_class(tmp_path, kind):
+    """Their tensors come under the names of their state dict; their code is never looked for."""
+
+    model = nn.Sequential(OrderedDict(body=nn.Linear(2, 3), norm=nn.BatchNorm1d(3)))
+    model.body.register_buffer("transient", torch.zeros(2), persistent=False)
+    contents = read_contents(save(tmp_path / "weights", nn.DataParallel(model), kind))
+    assert contents.wrapper == "torch.nn.parallel.data_parallel.DataParallel"
+    expected = {f"module.{name}": value for name, value in model.state_dict().items()}
+    assert contents.tensors.keys() == expected.keys()
+    assert all(torch.equal(contents.tensors[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])

@@ -81,6 +81,7 @@ def test_odd_pictures(save: Save, tmp_path: Path) -> None:
         ("wrong extension", "png.jpg"),
         ("tiny", "tiny.png"),
         ("turned", "turned.jpg"),
+        ("narrow", "deep.png"),
     ]
 
 

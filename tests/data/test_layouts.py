@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from beit.config.data import FolderConfig
+from beit.config.reading import Reading
 from beit.data.check import check
 from beit.data.labelled import open_labelled
 from beit.data.parts import open_part, open_parts
@@ -32,7 +33,7 @@ def labelled(root: Path, **options: object):
         split=0.5,
         per_class=None,
         seed=0,
-        folders=FolderConfig(**options),  # type: ignore[arg-type]
+        reading=Reading(FolderConfig(**options)),  # type: ignore[arg-type]
     )
 
 
@@ -144,7 +145,7 @@ def test_sites_above_classes(draw: Draw) -> None:
     source = open_source(str(root))  # which needs no classes
     assert source.classes == ()
     assert "no classes are taken" in source.account.notes[0]
-    assert open_source(str(root), FolderConfig(class_level=2)).classes == ("bad", "ok")
+    assert open_source(str(root), Reading(FolderConfig(class_level=2))).classes == ("bad", "ok")
     draw("site1/stray.png")  # makes no difference
     with pytest.raises(DataError, match="class-level"):
         labelled(root)
@@ -159,7 +160,7 @@ def test_deeper_levels_of_a_split(draw: Draw) -> None:
     splits = labelled(root, class_level=2)
     assert splits.validation.classes == ("a", "b")
     assert len(splits.validation) == 8
-    place, part = open_part(str(root), "val", FolderConfig(class_level=2))
+    place, part = open_part(str(root), "val", Reading(FolderConfig(class_level=2)))
     assert (place, part.classes) == (str(root / "val"), ("a", "b"))
 
 
@@ -210,7 +211,7 @@ def test_folds(draw: Draw) -> None:
     assert {key.split("/")[1] for key in keys(splits.validation)} == {"fold_2"}
     assert splits.train.account.images == {"train": 8, "val": 4}
     assert len(open_source(str(root))) == 12
-    assert len(open_source(str(root), FolderConfig(fold="fold_1"))) == 8
+    assert len(open_source(str(root), Reading(FolderConfig(fold="fold_1")))) == 8
     assert len(open_part(str(root), "fold_10")[1]) == 4
     assert set(open_parts(str(root))) == {"fold_1", "fold_2", "fold_10"}
     with pytest.raises(ConfigError, match="has no fold fold_3"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.data.class_names import VOC_CLASSES
 from beit.data.pictures import Pictures
-from beit.data.segmented import VOC_CLASSES, open_segmented
+from beit.data.segmented import open_segmented
 from beit.data.sources import select
 from beit.errors import BeitError, DataError
 from encoding import turned
@@ -40,7 +40,7 @@ def repaint(place, change):
 
 
 def test_pictures_and_masks_lie_behind_each_other(folder):
-    train, validation = opened(folder)
+    train, validation, *_ = opened(folder)
     assert train.classes == validation.classes == NAMES
     assert keys(validation) == ["images/val/00.jpg", "images/val/01.jpg"]
     for cache in (False, True):
@@ -69,7 +69,7 @@ def test_held_out_pictures_are_the_same_for_the_same_seed(folder):
             file.rename(folder / kind / file.name)
         shutil.rmtree(folder / kind / "train")
         shutil.rmtree(folder / kind / "val")
-    train, validation = opened(folder, split=0.25)
+    train, validation, *_ = opened(folder, split=0.25)
     assert (len(train), len(validation)) == (3, 1)
     assert not set(keys(train)) & set(keys(validation))
     assert keys(opened(folder, split=0.25).validation) == keys(validation)
@@ -97,11 +97,11 @@ def test_pascal_voc(folder, tmp_path):
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
     for part, names in (("train", "00\n02\n"), ("val", "01\n")):
         (root / "ImageSets" / "Segmentation" / f"{part}.txt").write_text(names)
-    train, validation = opened(root, layout="voc")
+    train, validation, *_ = opened(root, layout="voc")
     assert train.classes == VOC_CLASSES
     assert keys(validation) == ["JPEGImages/01.jpg"]
     (root / "SegmentationClass" / "02.png").unlink()
-    with pytest.raises(DataError, match=r"1 files of train.txt .*02\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no mask .*02\.png"):
         opened(root, layout="voc")
 
 
@@ -154,7 +154,7 @@ def test_broken_exif_turns_nothing_and_hides_no_wrong_mask(folder, block):
     Image.open(place).save(place, exif=block, quality=95)
     opened(folder)
     Image.new("L", (40, 44)).save(folder / "masks/train/03.png")
-    with pytest.raises(DataError, match=r"03\.png has 44 x 40 pixels, its picture 40 x 44"):
+    with pytest.raises(DataError, match=r"03\.png has 44 x 40 pixels, its image 40 x 44"):
         opened(folder)
 
 
@@ -173,19 +173,19 @@ def test_known_classes_open_no_mask(folder):
 
 FAULTS = {
     "no mask": (lambda root: (root / "masks/train/01.png").unlink(),
-                r"1 of 4 pictures have no mask in masks/train: 'images/train/01\.jpg'"),
+                r"1 of 4 images have no mask in masks/train: 'images/train/01\.jpg'"),
     "no picture": (lambda root: (root / "images/val/01.jpg").unlink(),
-                   r"1 of 2 masks have no picture .*'masks/val/01\.png'"),
+                   r"1 of 2 masks have no image .*'masks/val/01\.png'"),
     "size": (lambda root: Image.new("L", (40, 36)).save(root / "masks/train/02.png"),
-             r"02\.png has 36 x 40 pixels, its picture 40 x 36"),
+             r"02\.png has 36 x 40 pixels, its image 40 x 36"),
     "label": (lambda root: repaint(root / "masks/val/00.png", lambda x: x[:2, :3].fill(7)),
               r"00\.png holds label 7 on 6 pixels, and the 3 classes end with 2"),
     "rubbish": (lambda root: (root / "masks/val/00.png").write_bytes(b"x"),
                 r"val.00\.png cannot be read"),
     "twice": (lambda root: shutil.copy(root / "masks/val/00.png", root / "masks/val/00.gif"),
               "differ in their extension only"),
-    "one part": (lambda root: [shutil.rmtree(root / kind / "val") for kind in ("images", "masks")],
-                 "only one of train/ and val/"),
+    "one part": (lambda root: [shutil.rmtree(root / kind / "train")
+                               for kind in ("images", "masks")], "there is only val/"),
     "half a part": (lambda root: shutil.rmtree(root / "masks/val"), "masks/ has not"),
     "no masks": (lambda root: shutil.rmtree(root / "masks"), "no images/ beside masks/"),
     "twice the name": (lambda root: (root / "classes.txt").write_text("a\na\nb"),
@@ -207,12 +207,16 @@ def test_faults_are_named(folder, fault):
         opened(folder)
 
 
-def test_what_is_rarely_meant_is_told(folder, caplog):
+def test_what_is_rarely_meant_is_in_the_account(folder):
     repaint(folder / "masks/val/00.png", lambda x: x.fill(255))
     repaint(folder / "masks/val/01.png", lambda x: np.copyto(x, 0, where=x == 2))
-    with caplog.at_level(logging.WARNING):
-        opened(folder)
-    assert caplog.messages == [
+    account = opened(folder).account
+    assert account.images == {"train": 4, "val": 2}
+    assert account.classes["val"] == {"ground": 1, "disc": 1, "bar": 0}
+    assert account.notes == (
+        "masks of train by class: ground 4, disc 4, bar 4",
+        "masks of val by class: ground 1, disc 1, bar 0",
+        "255 is ignored",
         "1 validation masks have no pixel that is not ignored",
         "classes that never occur in validation: 'bar'",
-    ]
+    )

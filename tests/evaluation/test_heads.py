@@ -11,6 +11,7 @@ from beit.config.probe import ProbeConfig
 from beit.evaluation.attentive import attentive_accuracy, train_attentive
 from beit.evaluation.features import PatchTable, extract_features, extract_patches
 from beit.evaluation.heads import train_heads
+from beit.evaluation.multilabel import average_precision
 from beit.evaluation.neighbours import neighbour_accuracies
 from miniature import BACKBONE, labelled_batch
 
@@ -37,7 +38,11 @@ def plain_adamw(features, targets, rate, start, chance):
         for rows in torch.randperm(len(targets), generator=chance).split(CONFIG.batch):
             step += 1
             logits = features[rows] @ weight + bias
-            loss = -logits.log_softmax(dim=1)[range(len(rows)), targets[rows]].mean()
+            if targets.ndim == 1:
+                loss = -logits.log_softmax(dim=1)[range(len(rows)), targets[rows]].mean()
+            else:
+                each = torch.where(targets[rows], logits.sigmoid(), 1 - logits.sigmoid())
+                loss = -each.log().sum() / len(rows)
             slopes = torch.autograd.grad(loss, (weight, bias))
             with torch.no_grad():
                 for each, slope, (first, second) in zip(
@@ -64,6 +69,22 @@ def test_heads_trained_at_once_equal_each_alone(table):
             assert torch.allclose(found, expected, atol=1e-4)
             accuracy = (expected.argmax(dim=1) == targets).float().mean()
             assert heads.accuracy(features, targets)[block, place] == pytest.approx(float(accuracy))
+
+
+def test_heads_of_several_labels_equal_each_alone(table):
+    features, classes = table
+    targets = torch.stack([classes == 0, classes > 0, torch.rand(50) < 0.2], dim=1)
+    heads = train_heads(features, targets, classes=CLASSES, config=CONFIG)
+    for block in range(2):
+        for place, rate in enumerate(CONFIG.learning_rates):
+            chance = torch.Generator().manual_seed(CONFIG.seed)
+            start = 0.01 * torch.randn(2, 6, CLASSES, generator=chance)[block]
+            weight, bias = plain_adamw(features[:, block], targets, rate, start, chance)
+            expected = features[:, block] @ weight + bias
+            assert torch.allclose(heads.logits(features)[:, :, block, place], expected, atol=1e-4)
+            mean = average_precision(heads.logits(features)[:, :, block, place], targets).mean()
+            found = heads.score(features, targets)[block, place]
+            assert found == pytest.approx(float(mean), abs=1e-6)
 
 
 def test_the_informative_block_is_found(table):

@@ -149,6 +149,10 @@ def test_the_transforms_of_timm():
     assert config["mean"] == (0.1, 0.2, 0.3)
     assert config["std"] == (0.4, 0.5, 0.6)
     assert (config["crop_pct"], config["interpolation"]) == (0.8, "bicubic")
+    assert config["crop_mode"] == "center"
+    stretched = FeatureExtractor(model, resize="stretch", interpolation="bilinear")
+    config = resolve_model_data_config(stretched)
+    assert (config["crop_mode"], config["interpolation"]) == ("squash", "bilinear")
 
 
 def test_it_is_a_copy():

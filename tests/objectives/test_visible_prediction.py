@@ -13,7 +13,7 @@ from beit.config import VisibleConfig
 from beit.config.model import VisionTransformerConfig
 from beit.models.heads import BareBackbone
 from beit.models.visible import VisibleOnlyModel
-from beit.objectives.hidden import patchify
+from beit.objectives.targets import patchify
 from beit.objectives.visible import VisibleOnlyPrediction
 from miniature import BACKBONE, VAE, masked_batch, split
 from reference import close

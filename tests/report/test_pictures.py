@@ -22,8 +22,8 @@ from beit.data.sources import open_source
 from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
 from beit.objectives.guessing import fill, guess, pixels_of
-from beit.objectives.hidden import patchify
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.targets import patchify
 from beit.report.attention import queries
 from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
 from beit.report.pretraining import central_masks

@@ -163,7 +163,7 @@ def test_an_artifact_works_alone(classifier, trained, picture, tmp_path, environ
     shutil.copy(picture, tmp_path / "x.png")
     command = [sys.executable, "-c", ALONE, "shipped", "x.png"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     labels = json.loads(done.stdout)

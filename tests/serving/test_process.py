@@ -61,7 +61,7 @@ def test_it_is_replaced_when_it_dies(artifact, environment):
 
 
 def test_it_is_replaced_when_it_hangs(artifact, environment):
-    with serving(str(artifact), "--deadline", "3", environment=environment) as running:
+    with serving(str(artifact), "--deadline", "10", environment=environment) as running:
         hung = running.worker
         os.kill(hung, signal.SIGSTOP)
         assert code(running.ask("POST", "/predict", png(1))) == (504, "deadline")

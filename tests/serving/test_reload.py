@@ -64,4 +64,4 @@ def test_where_a_terminal_is_closed_it_stops(tmp_path, environment):
         running.process.send_signal(signal.SIGHUP)  # the terminal is there
         wait_for(lambda: running.ask("GET", "/health")[1]["reload"] == "loading")
         os.close(ours)
-        assert running.process.wait(60) == 0
+        assert running.process.wait(240) == 0

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -117,7 +116,7 @@ def test_a_config_that_is_not_understood(config, folder, kind, remedy):
 
 
 HOLD = """
-import dataclasses, sys, time
+import dataclasses, signal, sys
 from pathlib import Path
 from beit.config.runs import PretrainRunConfig
 from beit.recipes import find_recipe
@@ -126,7 +125,7 @@ config = find_recipe("pretrain", "tiny", PretrainRunConfig)
 folder = RunFolder(Path(sys.argv[1]))
 folder.open(dataclasses.replace(config, data="pictures", out=sys.argv[1]), resume=False)
 print("held", flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 
@@ -159,7 +158,7 @@ def test_of_many_that_start_at_once_one_wins(config, tmp_path):
                 folder = RunFolder(tmp_path / "run")
                 folder.open(config, resume=False)
                 os.write(told, b"w")
-                time.sleep(60)  # holds it until it is killed
+                signal.pause()  # holds it until it is killed
             except RunFolderError as error:
                 refused = "in use by" in str(error) or "holds a run" in str(error)
                 os.write(told, b"l" if refused else b"?")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections import namedtuple
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def held(monkeypatch):
     event = threading.Event()
 
     def slow(*given, **options):
-        assert event.wait(30)
+        assert event.wait(240)
         return save_checkpoint(*given, **options)
 
     monkeypatch.setattr(saving, "save_checkpoint", slow)
@@ -59,14 +60,21 @@ def test_the_state_is_that_of_its_step_whatever_happens_meanwhile(saver, held, t
         assert file.read_bytes() == (tmp_path / "step-00000010" / file.name).read_bytes()
 
 
-def test_a_save_waits_for_the_one_before_and_uses_its_memory(saver, held, tmp_path):
+def test_a_save_waits_for_the_one_before_and_uses_its_memory(saver, held, monkeypatch, tmp_path):
     saver.save(checkpoint(10))
     places = saver._copies["model"]["weight"].data_ptr()
-    threading.Timer(0.2, held.set).start()
+    finish = saver.finish
+
+    def release_and_finish():
+        assert saver.published is None
+        held.set()
+        finish()
+
+    monkeypatch.setattr(saver, "finish", release_and_finish)
     saver.save(checkpoint(20))
     assert saver.published in (10, 20)
     assert saver._copies["model"]["weight"].data_ptr() == places
-    saver.finish()
+    finish()
     for step in (10, 20):
         assert_same(read_checkpoint(tmp_path / f"step-000000{step}"), checkpoint(step))
 
@@ -112,11 +120,18 @@ def test_training_hears_of_a_failed_save_at_its_next_step(monkeypatch, tmp_path)
     monkeypatch.setattr(saving, "WAITS", ())
     monkeypatch.setattr(Saver.__init__, "__kwdefaults__", {"waits": ()})
     failing(monkeypatch, times=99)
-    noticed = threading.Event()
+    saved: list[Future[int]] = []
+    submit = ThreadPoolExecutor.submit
+
+    def submitted(self, *given):
+        saved.append(submit(self, *given))
+        return saved[-1]
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
 
     def wait_for_it(step):
         if step == 3:
-            noticed.wait(0.5)
+            assert isinstance(saved[0].exception(), ResourceError)
 
     steps = []
     with pytest.raises(ResourceError, match="disk is full"):

@@ -138,7 +138,7 @@ def test_a_tracker_that_fails_is_warned_about_once(folder, told, call, monkeypat
     for step in range(1, 5):
         book.record(step, "train", {"loss": 1.0})
         if call != "finish":
-            assert failed.wait(60)
+            assert failed.wait(240)
     book.close()
     kind = "SystemExit" if call == "begin" else "ConnectionError"
     assert log(folder) == (f"warning: wandb no longer follows this run: {kind}: the line is cut\n")
@@ -148,7 +148,7 @@ def test_a_tracker_that_fails_is_warned_about_once(folder, told, call, monkeypat
 
 def test_a_tracker_that_hangs_holds_nothing_up(folder, told, monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(told, "mood", staticmethod(lambda _: release.wait(60) or None))
+    monkeypatch.setattr(told, "mood", staticmethod(lambda _: release.wait(240) or None))
     monkeypatch.setattr(following, "PATIENCE", 0.05)
     book = journal(folder, "wandb")
     for step in range(1, 100):
@@ -329,7 +329,7 @@ def test_wandb(folder, tmp_path, monkeypatch):
 
 def everything(files: list[Path]) -> list[Any]:
     """The records of finished runs; a process of the library writes the last ones in its time."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while True:
         found = [record for file in files for record in records(file)]
         if sum(record.HasField("exit") for record in found) == len(files):

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from beit.artifact.names import INDEX, TABLE, Tensors
 from beit.config import VisionTransformerConfig
+from beit.config.data import Resize
 from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
+from beit.config.tokenizer import Interpolation
 from beit.errors import CheckpointError
+from beit.models.layers import NORM_EPSILON
 from beit.models.position import Grid, relative_position_index, table_length
 
 HEAD_WIDTH = 64  # of every published size but one, which has a relative bias to tell
@@ -39,6 +43,16 @@ class Stated:
     """Standard deviation of each channel, for pixels in [0, 1]."""
     crop: float | None = None
     """Share of the side that the evaluation crop keeps."""
+    resize: Resize | None = None
+    """Whether an image keeps its proportions when it is resized."""
+    interpolation: Interpolation | None = None
+    """How an image is resized."""
+    epsilon: float | None = None
+    """What the norms add to the variance."""
+    multi_label: bool | None = None
+    """Whether each class is answered on its own."""
+    regression: bool | None = None
+    """Whether the head gives values, not classes."""
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits."""
     tap: int | None = None
@@ -53,14 +67,19 @@ class Stated:
         return replace(other, **{key: said for key, said in vars(self).items() if said is not None})
 
 
-def backbone_config(
-    tensors: Tensors, stated: Stated, notes: list[str], *, imagenet: bool = False
-) -> VisionTransformerConfig:
-    """The config of a trunk with published names.
+class Trunk(NamedTuple):
+    """A backbone as its weights show it, and what they leave open."""
 
-    `imagenet` says that the family was trained with the pixel statistics of ImageNet. Choices that
-    the file does not settle are added to `notes`. Raises CheckpointError for tensors that are no
-    such trunk, or whose persisted index is not the published one.
+    config: VisionTransformerConfig
+    notes: tuple[str, ...]
+
+
+def backbone_config(tensors: Tensors, stated: Stated, *, imagenet: bool = False) -> Trunk:
+    """The config of a trunk with published names, and the choices that the file does not settle.
+
+    `imagenet` says that the family was trained with the pixel statistics of ImageNet. Raises
+    CheckpointError for tensors that are no such trunk, or whose persisted index is not the
+    published one.
     """
     width, channels, patch, across = shape_of(tensors, "patch_embed.proj.weight", 4)
     numbers = {int(found[1]) for found in map(BLOCK.match, tensors) if found}
@@ -74,11 +93,13 @@ def backbone_config(
     shared, own = f"rel_pos_bias.{TABLE}", f"blocks.0.attn.{TABLE}"
     table = next((name for name in (shared, own) if name in tensors), None)
     rows, columns = shape_of(tensors, table, 2) if table else (None, 0)
-    heads = _heads(columns, width, stated, notes)
+    heads = _heads(columns, width, stated)
     grid = _grid(tensors, rows, patch, stated)
-    mean, std = _statistics(channels, stated, imagenet or "pos_embed" in tensors, notes)
     scaled = "blocks.0.gamma_1" in tensors
-    return VisionTransformerConfig(
+    plain = "pos_embed" in tensors and not table
+    statistics = _statistics(channels, stated, imagenet=imagenet or (plain and not scaled),
+                             documents=plain and scaled)  # fmt: skip
+    config = VisionTransformerConfig(
         size=(grid[0] * patch, grid[1] * patch),
         patch=patch,
         channels=channels,
@@ -91,9 +112,13 @@ def backbone_config(
         else "none",
         layer_scale=(0.1 if depth <= 12 else 1e-5) if scaled else None,
         mask_token="mask_token" in tensors,
-        mean=mean,
-        std=std,
+        mean=statistics.mean,
+        std=statistics.std,
+        norm_epsilon=stated.epsilon or NORM_EPSILON,
     )  # fmt: skip
+    guessed = not columns and not stated.heads
+    counted = (f"{heads} heads of width {HEAD_WIDTH}, as published",) if guessed else ()
+    return Trunk(config, counted + statistics.notes)
 
 
 def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
@@ -108,7 +133,7 @@ def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _heads(columns: int, width: int, stated: Stated, notes: list[str]) -> int:
+def _heads(columns: int, width: int, stated: Stated) -> int:
     if columns:
         return columns
     if stated.heads:
@@ -119,7 +144,6 @@ def _heads(columns: int, width: int, stated: Stated, notes: list[str]) -> int:
             f"bias, and the published width of a head, {HEAD_WIDTH}, does not divide it",
             remedy="say it: heads=... in Python, --heads ... on the command line",
         )
-    notes.append(f"{width // HEAD_WIDTH} heads of width {HEAD_WIDTH}, as published")
     return width // HEAD_WIDTH
 
 
@@ -183,20 +207,30 @@ def _oblong(count: int | None, rows: int | None, indices: Tensors) -> Grid | Non
     return None
 
 
-def _statistics(
-    channels: int, stated: Stated, imagenet: bool, notes: list[str]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+class _Statistics(NamedTuple):
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
+def _statistics(channels: int, stated: Stated, *, imagenet: bool, documents: bool) -> _Statistics:
     """Mean and standard deviation: stated, or by family (beit-reference, trap 8)."""
     if stated.mean is not None and stated.std is not None:
-        return stated.mean, stated.std
+        return _Statistics(stated.mean, stated.std, ())
     if channels != 3:
-        notes.append(f"mean and std 0.5 for {channels} channels: the file does not say")
-        return (0.5,) * channels, (0.5,) * channels
+        note = f"mean and std 0.5 for {channels} channels: the file does not say"
+        return _Statistics((0.5,) * channels, (0.5,) * channels, (note,))
     if imagenet:
-        notes.append("mean and std of ImageNet, as its family was trained")
-        return IMAGENET_MEAN, IMAGENET_STD
-    notes.append(
+        note = "mean and std of ImageNet, as its family was trained"
+        return _Statistics(IMAGENET_MEAN, IMAGENET_STD, (note,))
+    if documents:
+        note = (
+            "mean and std 0.5, as DiT was trained, whose architecture this is (absolute positions "
+            "with layer scale); if it was trained otherwise, say mean and std"
+        )
+        return _Statistics(HALF, HALF, (note,))
+    note = (
         "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
         "look the same and need those of ImageNet: then say mean and std"
     )
-    return HALF, HALF
+    return _Statistics(HALF, HALF, (note,))

@@ -27,6 +27,10 @@ WHAT: dict[Kind, str] = {
     "classifier": "A Vision Transformer that names the class of a picture.",
     "segmenter": "A Vision Transformer that gives each pixel of a picture a class.",
 }
+SEVERAL = (
+    "A Vision Transformer that names the labels of a picture, any number of them: each has a "
+    "probability of its own."
+)
 USE: dict[Kind, str] = {
     "tokenizer": 'tokens = model.tokens(["picture.jpg"])  # [1, N]',
     "masked": 'features = model.embed(["picture.jpg"])  # [1, D]',
@@ -65,7 +69,7 @@ def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> s
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# {name}",
-        f"{WHAT[kind]} {stated}",
+        f"{SEVERAL if config.get('multi_label') else WHAT[kind]} {stated}",
         "## Use",
         f'```python\nimport beit\n\nmodel = beit.load("hf:{repository}")\n{USE[kind]}\n```',
         f"It takes the library `{LIBRARY}`, version {config['versions']['beit']} or later. "
@@ -74,7 +78,7 @@ def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> s
         _table(("", ""), _architecture(config, files.weights)),
         "## Training",
         _training(config),
-        *_classes(config["classes"]),
+        *_classes(config["classes"], config.get("thresholds", [])),
         "## Files",
         _table(
             ("file", "bytes", "SHA-256"),
@@ -127,11 +131,16 @@ def _training(config: dict[str, Any]) -> str:
     return text + "\n\nAt its last evaluation:\n\n" + _table(("metric", "value"), figures)
 
 
-def _classes(names: list[str]) -> list[str]:
+def _classes(names: list[str], thresholds: list[float]) -> list[str]:
+    """The names and, of a multi-label model, the probability from which each label counts."""
     if not names:
         return []
     more = len(names) - MOST_CLASSES
-    listed = ", ".join(_text(name) for name in names[:MOST_CLASSES])
+    words = [_text(name) for name in names[:MOST_CLASSES]]
+    if thresholds:
+        pairs = zip(words, thresholds, strict=False)
+        words = [f"{word} (from {threshold:.3f})" for word, threshold in pairs]
+    listed = ", ".join(words)
     return ["## Classes", f"{listed}{f', and {more} more' if more > 0 else ''}."]
 
 

@@ -16,13 +16,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from beit.artifact.imports import Module, Opaque, StoredTensor
+from beit.artifact.imports import Placeholder, StoredTensor
 from beit.artifact.layouts import Layout, lay_out_legacy, lay_out_safetensors, lay_out_zip
 from beit.artifact.signatures import Container, recognise
 from beit.errors import CheckpointError, ResourceError
 
 FILE_BYTES = 16 * 2**30
-WRAPPERS = ("model", "module", "state_dict", "model_ema", "model_state_dict")
+WRAPPERS = (
+    "model", "module", "state_dict", "model_state_dict", "model_state", "net", "network", "weights",
+    "params", "teacher", "student", "model_ema", "state_dict_ema", "model_ema_state_dict",
+    "ema_state_dict", "ema_model", "ema", "params_ema",
+)  # fmt: skip
+"""Entries that hold weights, in the order in which they are taken: as they were trained before
+their average, and a teacher before the student that it grades."""
+OF_TRAINING = re.compile(r"optim|sched|scaler|loss|criterion|rng|random|queue", re.IGNORECASE)
+WRAPPER_DEPTH = 4
 NAME = re.compile(r"\w+(\.\w+){0,31}", re.ASCII)
 TYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
@@ -53,6 +61,8 @@ class Contents(NamedTuple):
     left_out: tuple[str, ...]
     """All other entries: an optimizer, pickled arguments, a second set of weights."""
     sha256: str
+    other_sets: tuple[str, ...] = ()
+    """Of what is left out, the other sets of weights."""
 
 
 def read_contents(path: str | Path, *, prefer: str = "") -> Contents:
@@ -67,7 +77,7 @@ def read_contents(path: str | Path, *, prefer: str = "") -> Contents:
     try:
         container = recognise(data)
         layout = LAY_OUT[container](data)
-        wrapper, stored, others = _choose(layout.root, prefer)
+        wrapper, stored, others, other_sets = _choose(layout.root, prefer)
         if sum(each.bytes_read for each in stored.values()) > 2 * len(data):
             raise CheckpointError("describes tensors that are larger than the file")
         tensors = {name: _tensor(name, stored[name], layout.storages) for name in stored}
@@ -78,7 +88,7 @@ def read_contents(path: str | Path, *, prefer: str = "") -> Contents:
     metadata, left_out = _companions(others)
     sha256 = hashlib.sha256(data).hexdigest()
     return Contents(
-        tensors, container, wrapper, layout.metadata | metadata, tuple(left_out), sha256
+        tensors, container, wrapper, layout.metadata | metadata, tuple(left_out), sha256, other_sets
     )
 
 
@@ -101,30 +111,49 @@ class _Chosen(NamedTuple):
     wrapper: str
     tensors: dict[str, StoredTensor]
     others: dict[str, object]
+    other_sets: tuple[str, ...]
 
 
 def _choose(root: object, prefer: str) -> _Chosen:
     """The set of weights to take, and the entries beside it."""
-    entries = root if isinstance(root, dict) else {}
-    for wrapper in filter(None, (prefer, *WRAPPERS)):
-        tensors, others = _split(entries.get(wrapper))
-        if tensors:
-            beside = {name: value for name, value in entries.items() if name != wrapper}
-            within = {f"{wrapper}.{name}": value for name, value in others.items()}
-            return _Chosen(wrapper, tensors, beside | within)
+    chosen = _wrapped(root, tuple(filter(None, (prefer, *WRAPPERS))))
+    if chosen is not None:
+        return chosen
     tensors, others = _split(root)
+    if not tensors and isinstance(root, dict):
+        tensors, others = _gathered(root, WRAPPER_DEPTH)
     if tensors:
-        return _Chosen(root.path if isinstance(root, Module) else "", tensors, others)
-    found = ", ".join(map(str, entries)) or type(root).__name__
-    raise CheckpointError(
-        f"holds no tensors by name, but {found:.200}",
-        remedy=f"save a state dict, alone or under one of {', '.join(WRAPPERS)}",
-    )
+        wrapper = root.path if isinstance(root, Placeholder) else ""
+        return _Chosen(wrapper, tensors, others, ())
+    raise _without_tensors(root)
+
+
+def _wrapped(root: object, wrappers: tuple[str, ...], depth: int = WRAPPER_DEPTH) -> _Chosen | None:
+    """The first set of weights under one of the wrappers, or under wrappers in wrappers."""
+    if not isinstance(root, dict) or depth == 0:
+        return None
+    for wrapper in wrappers:
+        tensors, others = _split(root.get(wrapper))
+        found: _Chosen | None = _Chosen("", tensors, others, ())
+        if not tensors:
+            found = _wrapped(root.get(wrapper), wrappers, depth - 1)
+        if found is None:
+            continue
+        path = f"{wrapper}.{found.wrapper}".rstrip(".")
+        within = {f"{wrapper}.{name}": value for name, value in found.others.items()}
+        beside = {name: value for name, value in root.items() if name != wrapper}
+        sets = tuple(name for name in wrappers if name != wrapper and _holds_weights(root, name))
+        return _Chosen(path, found.tensors, beside | within, sets + found.other_sets)
+    return None
+
+
+def _holds_weights(root: dict[object, object], name: str) -> bool:
+    return len(_split(root.get(name))[0]) > 0
 
 
 def _split(value: object) -> tuple[dict[str, StoredTensor], dict[str, object]]:
     """The tensors directly in a dict or anywhere in a module, and the other entries."""
-    if isinstance(value, Module):
+    if isinstance(value, Placeholder):
         return dict(value.tensors()), {}
     entries = value if isinstance(value, dict) else {}
     tensors = {
@@ -135,13 +164,51 @@ def _split(value: object) -> tuple[dict[str, StoredTensor], dict[str, object]]:
     return tensors, {name: entries[name] for name in entries if name not in tensors}
 
 
+def _gathered(
+    root: dict[object, object], depth: int, front: str = ""
+) -> tuple[dict[str, StoredTensor], dict[str, object]]:
+    """Tensors in dicts that have other names, such as one of a backbone and one of its head."""
+    tensors: dict[str, StoredTensor] = {}
+    others: dict[str, object] = {}
+    for name, value in root.items():
+        path = f"{front}{name}"
+        found, beside = _split(value)
+        if isinstance(name, str) and OF_TRAINING.search(name):
+            found, beside = {}, {}
+        elif isinstance(value, dict) and not found and depth > 1:
+            found, beside = _gathered(value, depth - 1)
+        named = {f"{path}.{inner}": each for inner, each in found.items()}
+        if found and isinstance(name, str) and all(map(NAME.fullmatch, named)):
+            tensors |= named
+            others |= {f"{path}.{inner}": each for inner, each in beside.items()}
+        else:
+            others[path] = value
+    return tensors, others
+
+
+def _without_tensors(root: object) -> CheckpointError:
+    entries = root if isinstance(root, dict) else {}
+    arrays = [name for name, value in entries.items()
+              if isinstance(value, Placeholder) and value.path.startswith("numpy.")]  # fmt: skip
+    if arrays:
+        return CheckpointError(
+            f"holds NumPy arrays, no tensors: {', '.join(map(str, arrays)):.200}",
+            remedy="save it again with torch.from_numpy(array) for each array",
+        )
+    found = ", ".join(map(str, entries)) or type(root).__name__
+    return CheckpointError(
+        f"holds no tensors by name, but {found:.200}",
+        remedy=f"save a state dict, alone or under one of {', '.join(WRAPPERS[:5])}",
+    )
+
+
 def _companions(entries: dict[str, object]) -> tuple[dict[str, object], list[str]]:
     """Entries that are plain values, and the names of all others."""
     plain, left_out = {}, []
     for name, value in entries.items():
         if isinstance(value, dict):
-            left_out += [f"{name}.{key}" for key in value if isinstance(value[key], Opaque)]
-            value = {key: value[key] for key in value if not isinstance(value[key], Opaque)}
+            left_out += [f"{name}.{key}" for key in value if isinstance(value[key], Placeholder)]
+            value = {key: value[key] for key in value if not isinstance(value[key], Placeholder)}
         if _is_plain(value):
             plain[str(name)] = value
         else:

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from beit.artifact.architecture import Stated
-from beit.artifact.folders import family_and_names, write_timm, write_transformers
+from beit.artifact.folders import (
+    check_epsilon,
+    family_and_names,
+    without_sigmoid,
+    write_timm,
+    write_transformers,
+)
 from beit.artifact.load import NOTHING, open_artifact
 from beit.artifact.names import INDEX, TABLE, Tensors, to_published
 from beit.artifact.store import Artifact, save_artifact
@@ -131,6 +137,8 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
             remedy="the encoder of DALL-E goes to transformers (--to hf), a backbone alone to "
             "timm, any of them to our own layout (--to beit)",
         )
+    if isinstance(model, BackboneModel):
+        check_epsilon(model.backbone.config, "a released file")
     if isinstance(model, Segmenter):
         content: dict[str, Any] = {
             "state_dict": published(model),
@@ -139,4 +147,4 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
     else:
         content = {"model": published(model)}
     torch.save(content, place)
-    return []
+    return [without_sigmoid("a released file")] if artifact.details.multi_label else []

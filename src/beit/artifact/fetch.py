@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 RECORD = "record"
 SHA256 = re.compile("[0-9a-f]{64}")
 HUB_ID = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?")
-DESCRIPTION = ("config.json", "preprocessor_config.json", "*.safetensors.index.json")
+DESCRIPTION = ("config.json", "preprocessor_config.json", "*.index.json", "*.index.*.json")
 SAFE = ("*.safetensors",)
 PICKLED = ("*.bin", "*.pth")
 

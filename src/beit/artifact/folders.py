@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from beit.artifact.foreign import CONFIG, PREPROCESSOR
 from beit.artifact.names import (
     CLASSIFIER,
     MASKED,
@@ -21,16 +22,18 @@ from beit.artifact.names import (
     to_published,
     to_transformers,
 )
-from beit.artifact.source import CONFIG, PREPROCESSOR, TRANSFORMERS_TAP
 from beit.artifact.store import WEIGHTS, Artifact
+from beit.artifact.transformers_config import TAP
 from beit.config import UperNetConfig, VisionTransformerConfig
+from beit.config.tokenizer import Interpolation
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
+from beit.models.layers import NORM_EPSILON
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 
-PILLOW_BICUBIC = 3
+PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 
 def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
@@ -45,12 +48,35 @@ def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
     return "vqkd", VQKD
 
 
+def without_thresholds(reader: str) -> str:
+    """What a multi-label model loses where there is a place for the kind alone."""
+    return f"left out, as {reader} has no place for them: the thresholds of the labels"
+
+
+def without_sigmoid(reader: str) -> str:
+    """What a multi-label model loses where there is no place for either."""
+    return (
+        f"left out, as {reader} has no place for it: that this is a multi-label model, whose "
+        "logits are read by a sigmoid each, and its thresholds"
+    )
+
+
 def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> None:
     folder.mkdir()
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     safetensors.torch.save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=1))
+
+
+def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
+    """Raises ConfigError for norms that a reader, which knows of BEiT's only, would change much."""
+    if backbone.norm_epsilon > 10 * NORM_EPSILON:
+        raise ConfigError(
+            f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
+            f"{NORM_EPSILON}",
+            remedy="use --to hf or beit",
+        )
 
 
 # -- timm ----------------------------------------------------------------------------------------
@@ -66,6 +92,7 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
         raise ConfigError(
             f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
         )
+    check_epsilon(model.backbone.config, "timm")
     tensors = to_published(model.state_dict(), family_and_names(model)[1])
     if isinstance(model, MaskedImageModel):
         dropped = [
@@ -75,6 +102,8 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
         for name in dropped:
             del tensors[name]
         notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
+    if artifact.details.multi_label:
+        notes.append(without_sigmoid("timm"))
     backbone = model.backbone.config
     mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
     outputs = model.head.out_features if isinstance(model, Classifier) else 0
@@ -101,7 +130,8 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
             "mean": list(backbone.mean),
             "std": list(backbone.std),
             "crop_pct": artifact.details.crop,
-            "interpolation": "bicubic",
+            "crop_mode": "center" if artifact.details.resize == "cover" else "squash",
+            "interpolation": artifact.details.interpolation,
             "fixed_input_size": True,
             "num_classes": outputs,
             "first_conv": "patch_embed.proj",
@@ -126,6 +156,7 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
             f"transformers has no model for a {type(model).__name__}", remedy="use --to beit"
         )
     backbone = model.backbone.config
+    _check_square(backbone)
     family, pairs = family_and_names(model)
     tensors, notes = to_published(model.state_dict(), pairs), []
     second = [name for name in tensors if name.startswith("cls_pt_")]
@@ -152,6 +183,9 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
     if isinstance(model, Classifier):
         config |= {"use_mean_pooling": model.pooling == "mean"}
+        if artifact.details.multi_label:
+            config |= {"problem_type": "multi_label_classification"}
+            notes.append(without_thresholds("transformers"))
     if isinstance(model, Segmenter):
         config |= _segmentation_config(model)
     _write(
@@ -160,6 +194,18 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         {CONFIG: config, PREPROCESSOR: _preprocessor(artifact, backbone)},
     )
     return notes
+
+
+def _check_square(backbone: VisionTransformerConfig) -> None:
+    """transformers takes the positions of other grids for those of another shape, and resizes them
+    on every forward pass, which no table can make up for: see `transformers_config.as_read`."""
+    placed = backbone.absolute_position or backbone.relative_position != "none"
+    if placed and backbone.grid[0] != backbone.grid[1]:
+        raise ConfigError(
+            f"transformers computes wrong positions for images of {backbone.size[0]} x "
+            f"{backbone.size[1]} pixels, which are not square",
+            remedy="use --to timm, unilm or beit",
+        )
 
 
 def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
@@ -174,7 +220,7 @@ def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
         "num_attention_heads": backbone.heads,
         "intermediate_size": backbone.hidden,
         "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,
+        "layer_norm_eps": backbone.norm_epsilon,
         "layer_scale_init_value": backbone.layer_scale or 0,
         "use_mask_token": backbone.mask_token,
         "use_absolute_position_embeddings": backbone.absolute_position,
@@ -191,7 +237,7 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             "transformers only has segmenters with a UperNet head as wide as the backbone",
             remedy="use --to unilm or beit",
         )
-    if max(model.taps) + TRANSFORMERS_TAP > model.backbone.config.depth:
+    if max(model.taps) + TAP > model.backbone.config.depth:
         raise ConfigError(
             f"the head reads block {max(model.taps)} of {model.backbone.config.depth}, which "
             "transformers cannot: its BeitForSemanticSegmentation reads the output of block i - 2 "
@@ -199,7 +245,7 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             remedy="use --to unilm or beit",
         )
     return {
-        "out_indices": [tap + TRANSFORMERS_TAP for tap in model.taps],
+        "out_indices": [tap + TAP for tap in model.taps],
         "pool_scales": list(head.pools),
         "use_auxiliary_head": head.auxiliary,
         "auxiliary_channels": head.auxiliary_channels,
@@ -209,22 +255,27 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
 
 
 def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict[str, Any]:
-    """The image processor: resize by the shorter side, and the centre crop."""
-    height, width = backbone.size
-    crop = artifact.details.crop
+    """The image processor: that of BEiT stretches images, that of CLIP keeps their proportions."""
+    (height, width), said = backbone.size, artifact.details
+    whole = int(height / said.crop), int(width / said.crop)
+    size: dict[str, int] = {"height": whole[0], "width": whole[1]}
+    keeps = said.resize == "cover" and artifact.kind != "segmenter"
+    if keeps:
+        size = {"shortest_edge": whole[0]}
     return {
-        "image_processor_type": "BeitImageProcessor",
+        "image_processor_type": "CLIPImageProcessor" if keeps else "BeitImageProcessor",
         "do_resize": True,
-        "size": {"height": round(height / crop), "width": round(width / crop)},
-        "do_center_crop": crop < 1,
+        "size": size,
+        "do_center_crop": keeps or said.crop < 1,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(backbone.mean),
         "image_std": list(backbone.std),
-        "resample": PILLOW_BICUBIC,
-        "do_reduce_labels": False,
+        "resample": PILLOW[said.interpolation],
+        "do_convert_rgb": backbone.channels == 3,
+        **({} if keeps else {"do_reduce_labels": False}),
     }
 
 

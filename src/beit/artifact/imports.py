@@ -1,8 +1,9 @@
 """The names that the pickles of weights may import, and what takes the place of each.
 
-None of them is ever imported. A tensor becomes a description of where its values lie, a module of
-the DALL-E files a `Module` that keeps its tensors, a `Namespace` or a NumPy value an `Opaque` that
-keeps nothing.
+None of them is ever imported. A tensor becomes a description of where its values lie, every other
+object a `Placeholder`: inert, and empty unless it is a module, whose tensors it keeps. Of Python,
+PyTorch and NumPy only the names listed here pass; classes of other libraries, and one's own, all
+do, as they are only ever placeholders.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -72,36 +75,36 @@ class StoredTensor:
         return max(self.count, self.span) * self.storage.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque:
-    """An object of which nothing is kept but what it was."""
-
-    path: str
+MODULE_STATE = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(slots=True)
-class Module:
-    """A pickled module: its tensors and the modules within, and no code."""
+class Placeholder:
+    """What stands for an object of any class: what it was, and of a module its tensors."""
 
     path: str
     members: dict[str, dict[str, object]] = field(default_factory=dict)
 
-    def keep(self, state: dict[str, object]) -> None:
-        """Take over from a module's state what holds tensors."""
-        for kind in ("_parameters", "_buffers", "_modules"):
-            members = state.get(kind, {})
-            if not isinstance(members, dict):
-                raise CheckpointError(f"holds a {self.path} whose {kind} are no dict")
-            self.members[kind] = members
+    def keep(self, state: object) -> None:
+        """Take over from the state of a module what holds tensors; of any other state, nothing."""
+        kinds = {kind: state.get(kind) for kind in MODULE_STATE} if isinstance(state, dict) else {}
+        if isinstance(state, dict) and all(isinstance(each, dict) for each in kinds.values()):
+            transient = state.get("_non_persistent_buffers_set")
+            dropped = transient if isinstance(transient, list) else []
+            self.members = {
+                kind: {name: each for name, each in members.items() if name not in dropped}
+                for kind, members in kinds.items()
+                if isinstance(members, dict)
+            }
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, StoredTensor]]:
-        """The tensors by dotted names, as in a state dict."""
+        """The tensors of a module by dotted names, as in a state dict."""
         for kind, members in self.members.items():
             for name, member in members.items():
-                if kind == "_modules" and isinstance(member, Module):
+                if kind == "_modules" and isinstance(member, Placeholder):
                     yield from member.tensors(f"{prefix}{name}.")
                 elif kind != "_modules" and isinstance(member, StoredTensor):
-                    yield prefix + name, member
+                    yield f"{prefix}{name}", member
 
 
 def _tensor(
@@ -124,38 +127,50 @@ def _itself(items: object) -> object:
     return items  # a set stays a list, and no copy is made: it could be asked for endlessly
 
 
-def _module(path: str) -> Callable[[], Module]:
-    return lambda: Module(path)
+def _placeholder(path: str) -> Callable[..., Placeholder]:
+    return lambda *_: Placeholder(path)
 
 
-def _opaque(path: str) -> Callable[..., Opaque]:
-    return lambda *_: Opaque(path)
-
-
-MODULES = (
-    "dall_e.encoder.Encoder",
-    "dall_e.encoder.EncoderBlock",
-    "dall_e.decoder.Decoder",
-    "dall_e.decoder.DecoderBlock",
-    "dall_e.utils.Conv2d",
-    "torch.nn.modules.activation.ReLU",
-    "torch.nn.modules.container.Sequential",
-    "torch.nn.modules.linear.Identity",
-    "torch.nn.modules.pooling.MaxPool2d",
-    "torch.nn.modules.upsampling.Upsample",
-)
-NOT_KEPT = (
-    "_codecs.encode",
-    "argparse.Namespace",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
+PLAIN_TYPES = (
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object",
+    "range", "slice", "str", "tuple",
+)  # fmt: skip
+OLD_TYPES = (*PLAIN_TYPES, "long", "unicode", "xrange")  # Python 2, whose names pickles keep
+STANDARD = (
+    "_codecs.encode", "argparse.Namespace", "collections.Counter", "collections.deque",
+    "copy_reg._reconstructor", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
+    "datetime.time", "datetime.timedelta", "datetime.timezone", "decimal.Decimal",
+    "fractions.Fraction", "functools.partial", "pathlib.Path", "pathlib.PosixPath",
+    "pathlib.PurePath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath",
+    "pathlib._local.PosixPath", "pathlib._local.WindowsPath", "types.SimpleNamespace", "uuid.UUID",
+    "zoneinfo.ZoneInfo",
+)  # fmt: skip
+NUMPY = (
+    "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy.bool_",
+    "numpy.dtype", "numpy.float16", "numpy.float32", "numpy.float64", "numpy.int32", "numpy.int64",
     "numpy.ndarray",
-    "torch.device",
-)
-IMPORTS: dict[str, Callable[..., object] | torch.dtype] = {
+)  # fmt: skip
+PYTORCH = (
+    "torch.Generator", "torch.bfloat16", "torch.bool", "torch.channels_last",
+    "torch.contiguous_format", "torch.device", "torch.dtype", "torch.float16", "torch.float32",
+    "torch.float64", "torch.int32", "torch.int64", "torch.memory_format", "torch.preserve_format",
+    "torch.strided", "torch.uint8",
+)  # fmt: skip
+WITHIN = (
+    "numpy.random.", "torch.nn.functional.", "torch.nn.modules.", "torch.nn.parallel.",
+    "torch.optim.",
+)  # fmt: skip
+"""Modules whole, schedules with their optimizer, and generators of chance."""
+GUARDED = frozenset(sys.stdlib_module_names) | {
+    "torch", "torchvision", "numpy", "pip", "setuptools", "pkg_resources", "distutils", "imp",
+    "__builtin__", "__builtins__", "copy_reg", "commands", "cPickle", "dill", "cloudpickle",
+    "joblib", "asyncore", "asynchat", "smtpd", "urllib2", "popen2",
+}  # fmt: skip
+"""Where there are programs enough that nothing passes but what is listed."""
+PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+Maker = Callable[..., object] | torch.dtype
+IMPORTS: dict[str, Maker] = {
     "__builtin__.set": _itself,  # as Python 3 writes it, so that Python 2 can read it
     "builtins.set": _itself,
     "collections.OrderedDict": _empty_dict,
@@ -175,7 +190,20 @@ IMPORTS: dict[str, Callable[..., object] | torch.dtype] = {
     "torch.IntStorage": torch.int32,
     "torch.LongStorage": torch.int64,
     "torch.ShortStorage": torch.int16,
-    **{path: _module(path) for path in MODULES},
-    **{path: _opaque(path) for path in NOT_KEPT},
+    **{path: _placeholder(path) for path in (*STANDARD, *NUMPY, *PYTORCH)},
+    **{f"builtins.{name}": _placeholder(f"builtins.{name}") for name in PLAIN_TYPES},
+    **{f"__builtin__.{name}": _placeholder(f"builtins.{name}") for name in OLD_TYPES},
 }
 """For each name what makes its stand-in from the pickled arguments; for storages, their type."""
+
+
+def find_maker(module: str, name: str) -> Maker | None:
+    """What takes the place of an import; None for one that weights have no need of."""
+    path = f"{module}.{name}"
+    if "." in name or not PATH.fullmatch(path):
+        return None
+    if path in IMPORTS:
+        return IMPORTS[path]
+    if module.split(".")[0] not in GUARDED or path.startswith(WITHIN):
+        return _placeholder(path)
+    return None

@@ -1,8 +1,9 @@
-"""How the published names of weights relate to ours, and those of transformers to the published.
+"""How the published names of weights relate to ours, and to those that transformers reads.
 
 Released files, timm's and ours name the trunk alike (ours below `backbone.`); what differs is the
 head, and where a block keeps its relative table. transformers names everything its own way and
-keeps queries, keys and values apart. Every table here is read in both directions.
+keeps queries, keys and values apart: here is the way there, in the names that its versions 4 and 5
+write and read; the way back is in `keymap`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from beit.config.runs import Pooling
 
 Tensors = dict[str, Tensor]
 Pairs = tuple[tuple[str, str], ...]
-Family = Literal["masked", "classifier", "segmenter", "vqkd", "dalle"]
+Family = Literal["masked", "backbone", "classifier", "segmenter", "vqkd", "dalle"]
 
 TABLE = "relative_position_bias_table"
 INDEX = "relative_position_index"
@@ -107,20 +107,6 @@ def to_published(tensors: Tensors, pairs: Pairs) -> Tensors:
         _begin(name.replace(f"attn.rel_pos_bias.{TABLE}", f"attn.{TABLE}"), pairs): value
         for name, value in tensors.items()
     }
-
-
-def from_transformers(tensors: Tensors, family: Family) -> Tensors:
-    """Published names for those of transformers; queries, keys and values become one matrix."""
-    renamed: Tensors = {}
-    for name, value in tensors.items():
-        front, found, part = name.partition(".attention.attention.")
-        if found and part == "query.weight":
-            apart = [tensors.get(f"{front}{found}{other}.weight") for other in PARTS]
-            whole = torch.cat([value if other is None else other for other in apart])
-            renamed[_begin(f"{front}.attn.qkv.weight", TRANSFORMERS[family])] = whole
-        elif not (found and part in ("key.weight", "value.weight")):
-            renamed[_begin(_within(name, BLOCK), TRANSFORMERS[family])] = value
-    return renamed
 
 
 def to_transformers(tensors: Tensors, family: Family) -> Tensors:

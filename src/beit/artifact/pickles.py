@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from beit.artifact.imports import IMPORTS, Module, Opaque, Storage
+from beit.artifact.imports import Maker, Placeholder, Storage, find_maker
 from beit.errors import CheckpointError
 
 PICKLE_BYTES = 16 * 2**20
@@ -25,7 +25,10 @@ INSTRUCTIONS = 500_000
 VALUES = 500_000
 DEPTH = 64
 LINE_BYTES = 256
-ELSEWHERE = "do not open it with other tools either; ask its maker for a safetensors file"
+ELSEWHERE = (
+    "if you made the file, save the weights alone: torch.save(model.state_dict(), path); if not, "
+    "do not open it with other tools either"
+)
 NAMES = {
     instruction.code.encode("latin-1"): instruction.name for instruction in pickletools.opcodes
 }
@@ -33,9 +36,10 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A name of the table, before it is used."""
+    """A name that passes, before it is used, and what takes its place when it is called."""
 
     path: str
+    maker: Maker
 
 
 class Pickled(NamedTuple):
@@ -69,7 +73,7 @@ def _measured(value: object, depth: int, known: dict[int, Measure]) -> Measure:
 
     Raises CheckpointError for what is too deep, which includes what contains itself, or too much.
     """
-    if isinstance(value, Module):
+    if isinstance(value, Placeholder):
         value = value.members
     if not isinstance(value, dict | list | tuple):
         return Measure(1, 0)
@@ -91,7 +95,7 @@ def _measured(value: object, depth: int, known: dict[int, Measure]) -> Measure:
 
 
 def _is_key(key: object) -> bool:
-    return type(key) is int or (isinstance(key, str) and key.isprintable())
+    return type(key) is int or isinstance(key, str)
 
 
 class _Machine:
@@ -148,15 +152,16 @@ class _Machine:
         return int.from_bytes(self._take(self.number("B")), "little", signed=True)
 
     def imported(self) -> Import:
-        """A name of the table; any other is refused."""
+        """A name that passes; any other is refused."""
         module, name = self._line(), self._line()
         path = f"{module}.{name}"
-        if path not in IMPORTS or "." in name:
+        maker = find_maker(module, name)
+        if maker is None:
             raise CheckpointError(
                 f"imports {path!a}, which is not among the names that weights need",
                 remedy=ELSEWHERE,
             )
-        return Import(path)
+        return Import(path, maker)
 
     def _line(self) -> str:
         length = bytes(self._data[self.position : self.position + LINE_BYTES]).find(b"\n")
@@ -187,23 +192,33 @@ class _Machine:
         return self._memo[self.number(form)]
 
     def extend(self, items: list[Any]) -> None:
-        """Put items at the end of the list below them."""
-        if type(self._stack[-1]) is not list:
+        """Put items at the end of the list below them. Placeholders stay empty."""
+        target = self._stack[-1]
+        if type(target) is list:
+            target.extend(items)
+        elif not isinstance(target, Placeholder):
             raise CheckpointError("appends to what is no list", remedy=ELSEWHERE)
-        self._stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        """Put keys and values, in turns, into the dict below them."""
+        """Put keys and values, in turns, into the dict below them. Placeholders stay empty.
+
+        Keys that are no names, such as None or a tuple, are dropped with their values: no tensor
+        is found under them, and to hash one that nests may take forever.
+        """
         target = self._stack[-1]
+        if type(target) is not dict and not isinstance(target, Placeholder):
+            raise CheckpointError("sets an item of what is no dict", remedy=ELSEWHERE)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(target) is not dict or not _is_key(key) or key in target:
+            if not isinstance(target, dict) or not _is_key(key):
+                continue
+            if key in target or (isinstance(key, str) and not key.isprintable()):
                 raise CheckpointError("sets an item twice, or under what is no name")
             target[key] = value
 
     def make(self) -> None:
-        """Where a pickle calls an import: put what the table has for it."""
+        """Where a pickle calls something: put what stands for the answer."""
         target, arguments = self.last(2)
-        maker = IMPORTS[target.path] if isinstance(target, Import) else None
+        maker = target.maker if isinstance(target, Import) else None
         if not callable(maker) or type(arguments) is not tuple:
             raise CheckpointError("calls what is no import", remedy=ELSEWHERE)
         try:
@@ -214,19 +229,20 @@ class _Machine:
             ) from error
 
     def build(self) -> None:
-        """Where a pickle gives an object its state: keep the tensors and modules of a module."""
+        """Where a pickle gives an object its state: of a module, its tensors are kept."""
         target, state = self.last(2)
         self._stack.append(target)
-        if isinstance(target, Module) and isinstance(state, dict):
+        if isinstance(target, Placeholder):
             target.keep(state)
-        elif not isinstance(target, Opaque | dict):  # the attributes of an OrderedDict are dropped
+        elif not isinstance(target, dict):  # the attributes of an OrderedDict are dropped
             raise CheckpointError("gives a state to what has none", remedy=ELSEWHERE)
 
     def outside(self) -> None:
         """Where a pickle refers to what lies outside: a storage, or in old files a class."""
         match self._stack.pop():
-            case ("storage", Import(path), str(key), str(), int(count), *view) if not any(view):
-                dtype = IMPORTS[path]
+            case ("storage", Import(path, dtype), str(key), str(), int(count), *view) if not any(
+                view
+            ):
                 if not isinstance(dtype, torch.dtype) or count < 0:
                     raise CheckpointError(f"holds a storage of {count} values of {path}")
                 storage = Storage(key, dtype, count)

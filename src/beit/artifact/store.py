@@ -17,14 +17,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from beit.config.data import Resize, check_value_range
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, HeadConfig
 from beit.config.segment_run import InferenceConfig
 from beit.config.segmentation import SegmentationHeadConfig
-from beit.config.tokenizer import TokenizerConfig
+from beit.config.tokenizer import Interpolation, TokenizerConfig
 from beit.config.tree import from_json, to_json
 from beit.durable import make_folder, replace_folder, write_file
-from beit.errors import BeitError, CheckpointError, ResourceError, of_another_format
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, of_another_format
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel, BareBackbone, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
@@ -47,8 +48,15 @@ class Details:
     """Whether each class is answered independently, by a sigmoid, and an image may have several."""
     thresholds: tuple[float, ...] = ()
     """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
+    value_range: tuple[float, float] | None = None
+    """The values that become black and white in images of more than 8 bits, as in training; None:
+    what each file states, or all of its type."""
     crop: float = 1.0
     """Share of the picture that evaluation looks at: centre crop of size / crop."""
+    resize: Resize = "cover"
+    """Whether an image keeps its proportions when it is resized."""
+    interpolation: Interpolation = "bicubic"
+    """How an image is resized."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """How a segmenter reads a whole picture."""
     tokenizer: str = ""
@@ -143,7 +151,10 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         "classes": list(details.classes),
         "multi_label": details.multi_label,
         "thresholds": list(details.thresholds),
+        "value_range": details.value_range,
         "crop": details.crop,
+        "resize": details.resize,
+        "interpolation": details.interpolation,
         "inference": to_json(details.inference),
         "tokenizer": details.tokenizer,
         "trained": details.trained,
@@ -265,7 +276,10 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
             classes=tuple(config["classes"]),
             multi_label=config.get("multi_label", False),  # older artifacts have neither
             thresholds=tuple(config.get("thresholds", ())),
+            value_range=_value_range(config.get("value_range")),
             crop=config["crop"],
+            resize=config.get("resize", "cover"),  # older artifacts do not say
+            interpolation=config.get("interpolation", "bicubic"),
             inference=from_json(config["inference"], InferenceConfig)
             if "inference" in config  # older artifacts have none
             else InferenceConfig(),
@@ -281,6 +295,24 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
         ) from error
     model.eval()
     return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
+
+
+def _value_range(stated: Any) -> tuple[float, float] | None:
+    """As written by `save_artifact`; older artifacts have none. Raises CheckpointError."""
+    if stated is None:
+        return None
+    if (
+        not isinstance(stated, list)
+        or len(stated) != 2
+        or not all(type(value) in (int, float) for value in stated)
+    ):
+        raise CheckpointError(f"the artifact's value_range is {stated!r}", remedy=AGAIN)
+    found = (float(stated[0]), float(stated[1]))
+    try:
+        check_value_range(found)
+    except ConfigError as error:
+        raise CheckpointError(f"the artifact's {error.problem}", remedy=AGAIN) from error
+    return found
 
 
 def _refuse_narrowing(folder: Path, weights: dict[str, Tensor], model: nn.Module) -> None:

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import run_subcommand
+from beit.cli.options import LabelFile, run_subcommand
+from beit.config.data import FolderConfig
+from beit.config.label_file import BY_HEADINGS
+from beit.config.reading import Reading
 
 Data = Annotated[str, tyro.conf.Positional]
 
@@ -22,6 +25,8 @@ def check(
     channels: int = 3,
     few: int = 10,
     class_level: int | None = None,
+    label_file: LabelFile = BY_HEADINGS,
+    value_range: tuple[float, float] | None = None,
 ) -> None:
     """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -31,18 +36,31 @@ def check(
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
         format: A table for people, or JSON with every finding.
         channels: How many channels the pictures will be read with.
+        value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer pictures for training.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
-    found = look_through(data, channels=channels, few=few, class_level=class_level)
+    found = look_through(
+        data,
+        channels=channels,
+        few=few,
+        reading=Reading(FolderConfig(class_level=class_level), label_file),
+        value_range=value_range,
+    )
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
 
 
-def pack(data: Data, out: Annotated[str, tyro.conf.Positional], shard_size: int = 500) -> None:
+def pack(
+    data: Data,
+    out: Annotated[str, tyro.conf.Positional],
+    shard_size: int = 500,
+    label_file: LabelFile = BY_HEADINGS,
+) -> None:
     """Write pictures as tar shards in the layout of WebDataset, each with an index.
 
     The same command goes on with what was stopped.
@@ -51,8 +69,9 @@ def pack(data: Data, out: Annotated[str, tyro.conf.Positional], shard_size: int 
         data: A folder with or without classes, a list, hf:NAME.
         out: Folder to write: name it to the other verbs as --data.
         shard_size: Megabytes at which a shard is closed.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.data.pack import pack as write
 
-    done = write(data, out, shard_size=shard_size)
+    done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
     print(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")

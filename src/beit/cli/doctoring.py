@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import check_subcommand
+from beit.cli.options import LabelFile, check_subcommand
+from beit.config.label_file import BY_HEADINGS
 from beit.config.serve import ServeConfig
 
 
@@ -28,6 +29,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also pictures.
 
@@ -44,6 +46,7 @@ def examine(
         channels: How many channels the pictures will be read with.
         size: Side in pixels of the model that the pictures are for; 0: what is advised.
         sample: At most so many pictures are looked through; `beit data check` reads all.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.doctor.examination import examine as look
     from beit.doctor.finding import must_hold, print_json, print_table
@@ -56,6 +59,7 @@ def examine(
         channels=channels,
         size=size,
         sample=sample,
+        label_file=label_file,
     )
     (print_json if format == "json" else print_table)(found)
     must_hold(found)

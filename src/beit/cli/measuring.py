@@ -22,8 +22,8 @@ def evaluate(args: list[str]) -> None:
         config: EvaluateConfig = EvaluateConfig(),  # noqa: B008 (frozen)
         format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     ) -> tuple[str, EvaluateConfig, str]:
-        """Measure a classifier: accuracy, likelihood, calibration; or a segmenter: intersection
-        over union, accuracy.
+        """Measure a classifier: accuracy, likelihood, calibration (with several labels per image:
+        average precision, F1); or a segmenter: intersection over union, accuracy.
 
         Args:
             model: A run, an artifact, a released file, a folder of timm or transformers,

@@ -11,10 +11,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from beit.config.label_file import LabelFileConfig
 from beit.errors import BeitError, ConfigError, nearest
 
 Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 Artifact = Annotated[str, tyro.conf.Positional]
+LabelFile = Annotated[LabelFileConfig, tyro.conf.arg(name="")]
+"""How a label file is read, among the options of a verb."""
 
 
 def pixels() -> tyro.constructors.ConstructorRegistry:

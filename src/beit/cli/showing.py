@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from beit.cli.options import Artifact, Paths, run_subcommand
+from beit.cli.options import Artifact, LabelFile, Paths, run_subcommand
+from beit.config.label_file import BY_HEADINGS
 from beit.errors import ConfigError
 
 
@@ -68,6 +69,7 @@ def neighbours(
     neighbours: int = 8,
     side: int = 112,
     device: str = "cpu",
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Pictures, each with those that the model finds most like it.
 
@@ -81,6 +83,7 @@ def neighbours(
         neighbours: Neighbours in a row.
         side: Pixels of a picture in the sheet.
         device: cpu or cuda.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.retrieval import show_neighbours
 
@@ -95,6 +98,7 @@ def neighbours(
             neighbours=neighbours,
             side=side,
             device=device,
+            label_file=label_file,
         )
     )
 
@@ -107,6 +111,7 @@ def components(
     pictures: int = 6,
     side: int = 160,
     device: str = "cpu",
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """The first three principal components of the patch vectors, as colours.
 
@@ -118,12 +123,20 @@ def components(
         pictures: So many, spread evenly over the data; the components are common to them.
         side: Pixels of a picture in the sheet.
         device: cpu or cuda.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.components import show_components
 
     print(
         show_components(
-            artifact, data, out, block=block, pictures=pictures, side=side, device=device
+            artifact,
+            data,
+            out,
+            block=block,
+            pictures=pictures,
+            side=side,
+            device=device,
+            label_file=label_file,
         )
     )
 
@@ -137,6 +150,7 @@ def attention(
     pictures: int = 4,
     side: int = 128,
     device: str = "cpu",
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Where each head of a block looks.
 
@@ -149,6 +163,7 @@ def attention(
         pictures: So many, spread evenly over the data.
         side: Pixels of a picture in the sheet.
         device: cpu or cuda.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.heads import show_attention
 
@@ -162,6 +177,7 @@ def attention(
             pictures=pictures,
             side=side,
             device=device,
+            label_file=label_file,
         )
     )
 
@@ -174,6 +190,7 @@ def codebook(
     most: int = 256,
     side: int = 60,
     device: str = "cpu",
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """What each code of a tokenizer looks like, and how often it is used.
 
@@ -185,9 +202,19 @@ def codebook(
         most: At most so many codes, the most used first.
         side: Pixels of a code in the sheet.
         device: cpu or cuda.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.codebook import show_codebook
 
     print(
-        show_codebook(artifact, data, out, pictures=pictures, most=most, side=side, device=device)
+        show_codebook(
+            artifact,
+            data,
+            out,
+            pictures=pictures,
+            most=most,
+            side=side,
+            device=device,
+            label_file=label_file,
+        )
     )

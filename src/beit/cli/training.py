@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import tyro
 
-from beit.cli.options import config_errors, gathered, pixels, value_of
+from beit.cli.options import LabelFile, config_errors, gathered, pixels, value_of
 from beit.config import (
     FinetuneRunConfig,
     PretrainRunConfig,
@@ -18,6 +18,7 @@ from beit.config import (
     SegmentRunConfig,
     TokenizerRunConfig,
 )
+from beit.config.label_file import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 
@@ -41,11 +42,12 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     if args and not args[0].startswith("-"):
         name, args = args[0], args[1:]
     config = find_recipe(verb, name, kind)
-    init = value_of("--init", args)
+    init, given = value_of("--init", args), {}
     if init and "--help" not in args and "-h" not in args:
-        from beit.runs import starting_from
+        from beit.runs import Opened, starting_from
 
-        config = starting_from(config, init)
+        given = {"opened": Opened()}
+        config = starting_from(config, init, given["opened"])
     recipes = "\n".join(
         f"  {known}: {(function.__doc__ or '').strip().splitlines()[0]}"
         for known, function in RECIPES[verb].items()
@@ -71,7 +73,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
             parse()  # ends with what is unknown, and what it is like
     from beit import runs
 
-    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet)
+    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet, **given)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
         print(f"model   {run.artifact}\nreport  {run.folder / 'report.html'}")
@@ -94,6 +96,7 @@ def compare(args: list[str]) -> None:
         out: str,
         pictures: int = 512,
         device: str = "cpu",
+        label_file: LabelFile = BY_HEADINGS,
     ) -> None:
         """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
 
@@ -103,11 +106,19 @@ def compare(args: list[str]) -> None:
             out: Folder for tokenizers.json and tokenizers.html.
             pictures: At most so many of them, spread evenly; with classes, as many of each part.
             device: cpu or cuda.
+            label_file: How a label file is read, where its headings do not say it.
         """
         from beit.report.tokenizers import HEAD
         from beit.runs.comparing import compare_tokenizers
 
-        rows = compare_tokenizers(tokenizers, data=data, out=out, pictures=pictures, device=device)
+        rows = compare_tokenizers(
+            tokenizers,
+            data=data,
+            out=out,
+            pictures=pictures,
+            device=device,
+            label_file=label_file,
+        )
         for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
             print(f"| {' | '.join(line)} |")
         print(f"\npage   {Path(out) / 'tokenizers.html'}")

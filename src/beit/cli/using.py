@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import Artifact, Paths, pixels
+from beit.cli.options import Artifact, LabelFile, Paths, pixels
+from beit.config.label_file import BY_HEADINGS
 
 
 def predict(args: list[str]) -> None:
@@ -17,12 +18,15 @@ def predict(args: list[str]) -> None:
         artifact: Artifact,
         pictures: Paths,
         out: str = "",
-        top: int = 5,
-        format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+        top: int | None = None,
+        format: Literal["table", "json", "csv"] = "table",  # noqa: A002 (the name of the option)
         batch: int = 32,
         device: str = "cpu",
     ) -> None:
         """Name the classes of pictures; of a segmenter, write label maps and overlays.
+
+        The probabilities of a multi-label model are independent, and a label counts from its
+        threshold on.
 
         Exit code 3 if a picture cannot be read; all others are answered.
 
@@ -30,14 +34,16 @@ def predict(args: list[str]) -> None:
             artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
             pictures: Files or folders.
             out: Of a segmenter: new folder for `labels/` (indexed PNG) and `overlays/`.
-            top: Classes per picture.
-            format: A table for people, or JSON, one object per line.
+            top: Classes per picture, by default 5; of a multi-label model all that count, and with
+                this option so many, whether they count or not.
+            format: A table for people; JSON, one object per line; or CSV, one line per class.
             batch: Pictures at a time.
             device: cpu or cuda.
         """
         from beit.serving.files import (
             must_be_readable,
             predict_files,
+            print_csv,
             print_json,
             print_table,
             segment_files,
@@ -47,7 +53,8 @@ def predict(args: list[str]) -> None:
             must_be_readable(segment_files(artifact, pictures, Path(out), device=device))
             return
         found = predict_files(artifact, pictures, top=top, batch=batch, device=device)
-        must_be_readable((print_json if format == "json" else print_table)(found))
+        forms = {"table": print_table, "json": print_json, "csv": print_csv}
+        must_be_readable(forms[format](found))
 
     tyro.cli(command, args=args, prog="beit predict")
 
@@ -146,6 +153,7 @@ def export(args: list[str]) -> None:
         preprocess: Literal["none", "normalise", "resize"] = "none",
         data: str = "",
         samples: int = 64,
+        label_file: LabelFile = BY_HEADINGS,
     ) -> None:
         """Write ARTIFACT to OUT, compare its answers with the model's, and say what was compared.
 
@@ -164,6 +172,7 @@ def export(args: list[str]) -> None:
             data: Pictures to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
                 accuracy is compared too.
             samples: How many of them.
+            label_file: How a label file is read, where its headings do not say it.
         """
         from beit.artifact.export import export as write
 
@@ -179,6 +188,7 @@ def export(args: list[str]) -> None:
                 preprocess=preprocess,
                 data=data,
                 samples=samples,
+                label_file=label_file,
             )
         )
 

@@ -4,6 +4,7 @@ describe. Nothing here imports torch."""
 from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
+from beit.config.label_file import LabelFileConfig
 from beit.config.masking import (
     BlockMasking,
     FixedMasking,
@@ -61,6 +62,7 @@ __all__ = [
     "HeadConfig",
     "InferenceConfig",
     "JointConfig",
+    "LabelFileConfig",
     "LinearHeadConfig",
     "LoaderConfig",
     "MaskConfig",

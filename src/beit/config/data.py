@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,8 @@ from beit.config.check import check_share, check_that
 Symmetry = Literal["none", "horizontal", "all"]
 CropScale = tuple[float, float]
 Pipeline = Literal["parity", "fast"]
+Resize = Literal["cover", "stretch"]
+"""Keep the proportions of an image and cover the target, or stretch each side to its own."""
 
 
 def _check_crop(scale: CropScale, ratio: CropScale) -> None:
@@ -22,6 +25,16 @@ def _check_crop(scale: CropScale, ratio: CropScale) -> None:
         0 < ratio[0] <= ratio[1],
         f"crop_ratio {ratio} is not a range of aspect ratios",
         "use two positive numbers, smallest first",
+    )
+
+
+def check_value_range(value_range: tuple[float, float] | None) -> None:
+    """Raise ConfigError unless it is two finite numbers, the smaller first."""
+    check_that(
+        value_range is None
+        or (all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]),
+        f"value_range is {value_range}",
+        "use two numbers, the one that is black first, such as 0 4095",
     )
 
 
@@ -107,6 +120,9 @@ class LoaderConfig:
     """Processes that read pictures; None takes what the machine has to spare."""
     cache: bool | None = None
     """Keep decoded pictures in memory; None does so when they fit in half a gigabyte."""
+    value_range: tuple[float, float] | None = None
+    """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
+    bits kept in 16; None: what each file states, or all of its type. It goes with the model."""
     bad_limit: float = 0.01
     """Largest share of unreadable pictures before a run stops; each is named in the report.
     A single one is always left out, unless this is 0."""
@@ -117,6 +133,7 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         check_share(self, "bad_limit")
+        check_value_range(self.value_range)
         check_that(
             self.workers is None or self.workers >= 0,
             f"workers is {self.workers}",

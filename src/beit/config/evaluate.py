@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from beit.config.check import check_that
 from beit.config.data import FolderConfig, LoaderConfig
+from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
 from beit.config.segment_run import InferenceConfig, MaskConfig
 
 
@@ -22,15 +24,17 @@ class ClassifiedConfig:
     of them; None: recognised, and refused where two readings are plausible."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
-    each picture in the order of the file names."""
+    each picture in the order of the file names. Any of them is right; of a multi-label model all
+    are."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
     @property
-    def folders(self) -> FolderConfig:
-        """What folders mean."""
-        return FolderConfig(class_level=self.class_level)
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(FolderConfig(class_level=self.class_level), self.label_file)
 
     def __post_init__(self) -> None:
-        self.folders  # noqa: B018 (checks the level)
+        self.reading  # noqa: B018 (checks the level)
         check_that(
             self.crop is None or 0 < self.crop <= 1,
             f"crop is {self.crop}",
@@ -73,8 +77,8 @@ class SegmentedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure a classifier (accuracy, likelihood, calibration) or a segmenter (intersection over
-    union of each class, and accuracy)."""
+    """Measure a classifier (accuracy, likelihood, calibration; with several labels per image:
+    average precision and F1) or a segmenter (intersection over union of each class, accuracy)."""
 
     data: str = ""
     """Class folders, directly or under train/, val/ and test/, a list file, tar shards or a Hugging
@@ -92,10 +96,9 @@ class EvaluateConfig:
     workers: int | None = None
     """Processes that read pictures; None takes what the machine has to spare."""
 
-    @property
-    def loader(self) -> LoaderConfig:
-        """How pictures are read, once and in their order."""
-        return LoaderConfig(workers=self.workers)
+    def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
+        """How images are read, once and in their order, by a model that has seen this range."""
+        return LoaderConfig(workers=self.workers, value_range=value_range)
 
     def __post_init__(self) -> None:
         check_that(
@@ -103,4 +106,4 @@ class EvaluateConfig:
             f"batch is {self.batch}",
             "use at least one picture at a time",
         )
-        self.loader  # noqa: B018 (checks the workers)
+        self.loader()  # checks the workers

@@ -73,6 +73,8 @@ class VisionTransformerConfig:
     """Mean of each channel, for pixels in [0, 1]."""
     std: tuple[float, ...] = HALF
     """Standard deviation of each channel, for pixels in [0, 1]."""
+    norm_epsilon: float = 1e-6
+    """What every layer norm adds to the variance: 1e-6 in all of BEiT, 1e-12 in transformers."""
 
     def __post_init__(self) -> None:
         check_positive(self, "patch", "channels", "width", "depth", "heads", "hidden")
@@ -91,6 +93,11 @@ class VisionTransformerConfig:
             self.layer_scale is None or self.layer_scale > 0,
             f"layer_scale {self.layer_scale} would silence every block",
             "use a positive number, or None to leave the gains out",
+        )
+        check_that(
+            0 < self.norm_epsilon < 1,
+            f"norm_epsilon is {self.norm_epsilon}",
+            "use a small positive number; that of BEiT is 1e-6",
         )
         for name, values in (("mean", self.mean), ("std", self.std)):
             check_that(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import FolderConfig, LoaderConfig
+from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class ProbeConfig:
     """Name of the recipe the other values come from."""
     data: str = ""
     """Class folders, also under train/, val/ and test/, or a labelled list."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     out: str = ""
     """Folder for probe.json and probe.html."""
     crop: float | None = None
@@ -27,6 +30,9 @@ class ProbeConfig:
     folders: FolderConfig = field(default_factory=FolderConfig)
     split: float = 0.2
     """Share of each class held out for validation where there is no val/."""
+    multi_label: bool = False
+    """Take the same file in several class folders, or named several times in a list, for one image
+    with several labels."""
     seed: int = 0
     """Decides the held-out share, the order of the pictures, and which few labels are used."""
     learning_rates: tuple[float, ...] = (1e-3, 4e-3, 1e-2)
@@ -52,6 +58,11 @@ class ProbeConfig:
     device: str = "cpu"
     """cpu or cuda, for the backbone."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         check_positive(self, "epochs", "batch", "seeds")

@@ -8,8 +8,10 @@ from typing import Literal
 from beit.config.check import check_positive, check_share, check_that
 from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
+from beit.config.label_file import LabelFileConfig
 from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
+from beit.config.reading import Reading
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 
@@ -79,7 +81,7 @@ class AggregationConfig:
     tap: int | None = None
     """Block, counted from 1, whose patches it reads: 9 for base, 21 for large; None: no second."""
     blocks: int = 2
-    """Extra blocks over those patches and the class token; dropped once pre-training is over."""
+    """Extra blocks over those patches and the class token; only pre-training uses them."""
     shared_head: bool = True
     """Use the norm and the head of the main prediction, or own ones."""
 
@@ -138,6 +140,7 @@ def check_bank(name: str, views: int, bank: str, kept: str) -> None:
 class TokenizerRunConfig(RunConfig):
     """Train a visual tokenizer."""
 
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     tokenizer: TokenizerConfig
     teacher: str = ""
     """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
@@ -152,6 +155,11 @@ class TokenizerRunConfig(RunConfig):
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: float = 0.05
     """Share of the pictures kept aside to measure reconstruction and code usage on."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(label_file=self.label_file)
 
     def __post_init__(self) -> None:
         check_share(self, "held_out")
@@ -194,7 +202,8 @@ class PretrainRunConfig(RunConfig):
     accept_collapsed: bool = False
     """Use the tokenizer even if it has collapsed."""
     init: str = ""
-    """Start from the backbone of this artifact instead of random weights."""
+    """Start from this model (a run, an artifact or a released file) instead of random weights; the
+    prediction head is kept with the same tokenizer."""
     model: VisionTransformerConfig
     masking: MaskingConfig = field(default_factory=BlockMasking)
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -202,11 +211,17 @@ class PretrainRunConfig(RunConfig):
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     neighbour_pictures: int = 2000
     """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
     folders: FolderConfig = field(default_factory=FolderConfig)
     evaluation_crop: float = 0.875
     """Share of the side kept by the centre crop of the nearest-neighbour score."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         check_share(self, "evaluation_crop")
@@ -235,17 +250,22 @@ class FinetuneRunConfig(RunConfig):
     """Classification, from a pre-trained artifact or from scratch."""
 
     init: str = ""
-    """Artifact whose backbone to start from; empty trains from scratch."""
+    """Model to start from: a run, an artifact or a released file; empty trains from scratch. The
+    head is kept for the same classes."""
     model: VisionTransformerConfig
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     folders: FolderConfig = field(default_factory=FolderConfig)
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: float = 0.2
     """Share of each class kept for validation when the data has no `val` folder."""
     per_class: int | None = None
     """Use only this many labelled pictures per class, drawn by `subset_seed`."""
     subset_seed: int = 0
     """Decides which labelled pictures `per_class` and `split` draw."""
+    multi_label: bool = False
+    """Take the same file in several class folders (linked or copied), or named several times in a
+    list, for one image with several labels. Label files with several labels need no option."""
     evaluation_crop: float | None = None
     """Share of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
 
@@ -255,6 +275,11 @@ class FinetuneRunConfig(RunConfig):
         if self.evaluation_crop is not None:
             return self.evaluation_crop
         return 0.875 if min(self.model.size) < 384 else 1.0
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         check_share(self, "split")

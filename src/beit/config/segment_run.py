@@ -11,26 +11,67 @@ from beit.config.model import VisionTransformerConfig
 from beit.config.runs import RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
 
-Layout = Literal["folders", "ade20k", "voc"]
+Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+MaskValues = Literal["auto", "labels", "binary"]
+Unmasked = Literal["refuse", "background", "skip"]
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """How masks are found and what their values mean. 255 is ignored everywhere."""
+    """How masks are found and what their values mean. 255 is ignored, but in binary masks."""
 
-    layout: Layout = "folders"
-    """`folders`: images/ and masks/ (or annotations/, labels/), alike inside, with train/ and val/
-    (or training/ and validation/) or without; `ade20k`: the same with its 150 classes and label 0
-    ignored; `voc`: JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/."""
+    layout: Layout = "auto"
+    """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
+    inside, with train/ and val/ above or below or without; or x_mask.png beside x.jpg;
+    `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
+    SegmentationClass/ and ImageSets/Segmentation/, as CVAT writes it too; `coco`, `labelme`: shapes
+    in JSON files; `auto`: the one of these (but `ade20k`) that is there."""
+    annotations: str = ""
+    """Folder of masks or COCO file, relative to `data`, where several could be meant."""
     class_names: str = ""
     """File with one class name per line, in the order of the labels; empty: `classes.txt` beside
     the folders, or the layout's own classes, or one class for every label up to the largest."""
     legend: str = ""
-    """JSON file of colours and class names, for masks in RGB: {"#ff0000": "roof", "#000000": null};
-    null is ignored. Empty: `legend.json` beside the folders, if there is one."""
+    """What the colours of masks mean: a JSON file, {"#ff0000": "roof", "#000000": null}, where
+    null is ignored, or CVAT's labelmap.txt. Empty: the one of these that is beside the folders."""
+    mask_values: MaskValues = "auto"
+    """`labels`: values are labels, 255 is ignored; `binary`: 0 is background and all else the
+    object; `auto`: binary where all masks together hold 0 and 255 and nothing else."""
+    ignore_values: tuple[str, ...] = ()
+    """Values that are ignored beside 255, such as nan, -1 or -9999; none: only 255 is. Empty: those
+    that TIFF files themselves call nodata."""
     reduce_zero_label: bool = False
     """Label 0 is ignored and the others count from it: 1 is the first class."""
+    mask_suffix: str = ""
+    """What the names of masks have behind those of their images, such as _mask; empty: what all of
+    them have. Files without it are skipped."""
+    image_suffix: str = ""
+    """The same of images, such as _leftImg8bit."""
+    unmasked: Unmasked = "refuse"
+    """What becomes of images without a mask: all `background` (label 0), `skip`, or an error."""
+
+    def __post_init__(self) -> None:
+        for value in self.ignore_values:
+            check_that(
+                _is_number(value) or self.ignore_values == ("none",),
+                f"'{value}' in ignore_values is no number",
+                "use numbers, such as nan -1, or none alone",
+            )
+        check_that(
+            not self.ignore_values or self.mask_values != "binary",
+            f"ignore_values is {self.ignore_values}, and in binary masks every value but 0 is the "
+            "object",
+            "use --mask-values labels",
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +164,8 @@ class SegmentRunConfig(RunConfig):
     """Semantic segmentation, from a pre-trained artifact or from scratch."""
 
     init: str = ""
-    """Artifact whose backbone to start from; empty trains from scratch."""
+    """Model to start from: a run, an artifact or a released file; empty trains from scratch. Of a
+    segmenter the head is kept."""
     model: VisionTransformerConfig
     """Its size is the crop and the window."""
     head: SegmentationHeadConfig = field(default_factory=UperNetConfig)

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field
 from posixpath import splitext
 from typing import NamedTuple
 
-import numpy as np
-
 from beit.printable import printable
 
 EXAMPLES = 3
@@ -70,6 +68,12 @@ class SkippedFiles:
         usual = suffix == FOLDER or _USUAL.fullmatch(suffix) is not None
         # Names that end in a number or in an address would make a kind of every file.
         self._count((reason, suffix if usual else ""), (name,), count)
+
+    def add_below(self, folder: str, others: SkippedFiles) -> None:
+        """Count what was skipped in a folder below."""
+        for one in others.found():
+            names = [f"{folder}/{name}" if folder else name for name in one.examples]
+            self._count((one.reason, one.extension), names, one.count)
 
     def found(self) -> tuple[Skipped, ...]:
         """By reason and extension, most frequent first."""
@@ -174,11 +178,3 @@ def account_from_json(text: str) -> Account:
         Skipped(**one | {"examples": tuple(one["examples"])}) for one in values["skipped"]
     )
     return Account(**values | {"skipped": skipped, "notes": tuple(values["notes"])})
-
-
-def images_per_class(classes: Sequence[str], targets: np.ndarray | None) -> dict[str, int]:
-    """How many images each class has; empty without labels. An image of several counts in each."""
-    if targets is None:
-        return {}
-    counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, None, len(classes))
-    return dict(zip(classes, counts.tolist(), strict=True))

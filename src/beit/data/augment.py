@@ -15,7 +15,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from beit.config.data import AugmentConfig
+from beit.config.data import AugmentConfig, Resize
+from beit.config.tokenizer import Interpolation
+from beit.data.sources import Target
 from beit.data.views import (
     Box,
     LabelledSample,
@@ -63,7 +65,7 @@ def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
     return policy
 
 
-def _label(target: int | None) -> int:
+def _label(target: Target | None) -> Target:
     if target is None:
         raise DataError(
             "a picture without a label came to a view of labelled pictures",
@@ -104,7 +106,7 @@ class TrainView:
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, generator: random.Random
+        self, picture: np.ndarray, target: Target | None, generator: random.Random
     ) -> LabelledSample:
         """A view of a picture uint8 [H,W,C]; DataError if it has no label."""
         config = self.config
@@ -123,20 +125,27 @@ class TrainView:
 
 
 def central_view(
-    picture: np.ndarray, size: tuple[int, int], crop_share: float
+    picture: np.ndarray,
+    size: tuple[int, int],
+    crop_share: float,
+    resize: Resize = "cover",
+    interpolation: Interpolation = "bicubic",
 ) -> UInt8[Tensor, "channels height width"]:
-    """Resize a picture uint8 [H,W,C] keeping its proportions, then take the centre.
+    """Resize a picture uint8 [H,W,C], keeping its proportions or not, then take the centre.
 
     It is made just large enough to cover int(size / crop_share): for a square size, its short side
-    becomes that long; for another, the side that needs the larger factor decides.
+    becomes that long; for another, the side that needs the larger factor decides. To stretch it
+    makes it exactly that high and wide.
     """
     height, width = picture.shape[:2]
     cover_height, cover_width = (int(side / crop_share) for side in size)
-    if cover_height * width >= cover_width * height:
+    if resize == "stretch":
+        scaled = cover_height, cover_width
+    elif cover_height * width >= cover_width * height:
         scaled = cover_height, max(int(cover_height * width / height), cover_width)
     else:
         scaled = max(int(cover_width * height / width), cover_height), cover_width
-    resized = resize_crop(picture, Box(0, 0, height, width), scaled, "bicubic")
+    resized = resize_crop(picture, Box(0, 0, height, width), scaled, interpolation)
     top, left = (round((scaled[side] - size[side]) / 2) for side in (0, 1))
     return resized[:, top : top + size[0], left : left + size[1]]
 
@@ -147,6 +156,8 @@ class EvaluationView:
 
     size: tuple[int, int]
     crop_share: float = 0.875
+    resize: Resize = "cover"
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_share <= 1:
@@ -155,7 +166,8 @@ class EvaluationView:
             )
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, _generator: random.Random
+        self, picture: np.ndarray, target: Target | None, _generator: random.Random
     ) -> LabelledSample:
         """The centre of a picture uint8 [H,W,C], without chance; DataError if it has no label."""
-        return LabelledSample(central_view(picture, self.size, self.crop_share), _label(target))
+        view = central_view(picture, self.size, self.crop_share, self.resize, self.interpolation)
+        return LabelledSample(view, _label(target))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from beit.data.values import UnreadableError, to_eight_bits
+from beit.data.values import UnreadableError, ValueRange, stated_range, to_eight_bits
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
@@ -32,9 +32,38 @@ class Bands(NamedTuple):
     pages: int
 
 
+def is_tiff(data: bytes) -> bool:
+    """Whether this is the beginning of a TIFF or BigTIFF file."""
+    return data[:4] in _STARTS
+
+
+def read_page(data: bytes) -> np.ndarray:
+    """The values of a TIFF file with one page of one band, [H,W], in the type they are stored in.
+
+    For types of numbers that Pillow does not know, such as float64. Errors: UnreadableError.
+    """
+    with _open(data) as file:
+        page, pages = file.pages.first, len(file.pages)
+        if pages > 1 or page.samplesperpixel > 1:
+            raise UnreadableError(
+                f"it has {page.samplesperpixel} bands in each of {pages} pages, and one is expected"
+            )
+        values: np.ndarray = page.asarray()
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise UnreadableError(f"its values are {values.dtype} with the axes {page.axes}")
+    return values
+
+
+def read_all_bands(data: bytes) -> np.ndarray:
+    """The values of the first page of a TIFF file, as they are stored. Errors: UnreadableError."""
+    with _open(data) as file:
+        values: np.ndarray = file.pages.first.asarray()
+    return values
+
+
 def has_bands(data: bytes, channels: int) -> bool:
     """Whether the bands of this content are to be read here, or are at least not for Pillow."""
-    if channels in (1, 3) or data[:4] not in _STARTS:
+    if channels in (1, 3) or not is_tiff(data):
         return False
     return channels not in _OF_PILLOW or importlib.util.find_spec("tifffile") is not None
 
@@ -52,24 +81,28 @@ def _open(data: bytes) -> TiffFile:
 
 def count_bands(data: bytes) -> Bands | None:
     """Size and bands of a TIFF file that Pillow cannot read; None if it is none."""
-    if data[:4] not in _STARTS:
+    if not is_tiff(data):
         return None
     with _open(data) as file:
         page = file.pages.first
         return Bands(page.imagelength, page.imagewidth, page.samplesperpixel, len(file.pages))
 
 
-def read_bands(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
+def read_bands(
+    data: bytes, channels: int, pixel_limit: int, value_range: ValueRange | None = None
+) -> np.ndarray:
     """The bands of a TIFF file, uint8 [H,W,channels]: samples of a page, or pages of one each.
 
-    Values are scaled to eight bits as everywhere: by their type, not by what a sensor makes of it.
-    The limit is checked before pixels are decoded. Errors: UnreadableError.
+    Values are scaled to eight bits as everywhere: by `value_range`, the range that the file states,
+    or their type. The limit is checked before pixels are decoded. Errors: UnreadableError.
     """
     with _open(data) as file:
         page, pages = file.pages.first, len(file.pages)
         height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
         if height * width > pixel_limit:
             raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
+        bits = page.bitspersample
+        largest = page.tags.valueof("SMaxSampleValue", page.tags.valueof("MaxSampleValue"))
         if samples == channels:
             pixels, planes = page.asarray(), page.axes.startswith("S")
         elif samples == 1 and pages == channels:
@@ -83,4 +116,6 @@ def read_bands(data: bytes, channels: int, pixel_limit: int) -> np.ndarray:
             )
     if pixels.ndim != 3:
         raise UnreadableError(f"its pixels have the axes {page.axes}, and are no picture")
-    return to_eight_bits(np.moveaxis(pixels, 0, 2) if planes else pixels)
+    pixels = np.moveaxis(pixels, 0, 2) if planes else pixels
+    stated = stated_range(pixels, bits=bits, largest=largest)
+    return to_eight_bits(pixels, value_range or stated)

@@ -16,16 +16,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from beit.config.data import FolderConfig
+from beit.config.data import check_value_range
+from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.account import Account
 from beit.data.decode import decode, read_header
+from beit.data.depth import Depth, depth_of, narrow
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import quoted
 from beit.data.names import short_hash
 from beit.data.parts import account_of, open_parts
 from beit.data.pictures import cores
-from beit.data.sources import ImageSource, evenly
-from beit.data.values import UnreadableError
+from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ UNREADABLE = "unreadable"
 KINDS = {
     UNREADABLE: "cannot be read: runs leave them out and name them",
     "in two parts": "the same file in training and in validation or test: scores come out too high",
-    "in two classes": "the same file under different classes: one of them is wrong",
+    "in two classes": "the same file under different classes: one of them is wrong, or "
+    "images have several labels (--multi-label)",
     "duplicate": "the same file again",
     "few in class": "classes with few pictures for training",
     "class missing": "classes that only some parts have",
@@ -42,6 +45,7 @@ KINDS = {
     "wrong extension": "the content is another format than the name says: the content counts",
     "tiny": "a side of few pixels: it is enlarged",
     "deep": "more than 8 bits for each colour: scaled to 8",
+    "narrow": "few of 16 bits are used, so that grey levels are lost: give --value-range",
     "printing colours": "CMYK or LAB: turned into RGB by formula",
     "turned": "stored turned or mirrored (EXIF): set upright",
 }
@@ -101,27 +105,37 @@ def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
         yield "turned", f"orientation {header.orientation}"
 
 
+class _Decoding(NamedTuple):
+    """As what the images are decoded."""
+
+    channels: int
+    value_range: ValueRange | None
+
+
 class _Seen(NamedTuple):
     hashed: int
     findings: list[Finding]
+    depth: Depth | None = None
 
 
-def _look(source: ImageSource, index: int, channels: int) -> _Seen:
+def _look(source: ImageSource, index: int, decoding: _Decoding) -> _Seen:
     key = source.key(index)
     try:
         data = source.read(index).data
     except UnreadableError as error:
         return _Seen(index, [Finding(UNREADABLE, key, error.reason)])
     try:
-        decode(data, channels=channels)
+        decode(data, channels=decoding.channels, value_range=decoding.value_range)
         findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
         findings = [Finding(UNREADABLE, key, error.reason)]
-    return _Seen(short_hash(data), findings)
+        return _Seen(short_hash(data), findings)
+    depth = None if decoding.value_range else depth_of(data)
+    return _Seen(short_hash(data), findings, depth)
 
 
 def _look_through(
-    source: ImageSource, channels: int, findings: list[Finding]
+    source: ImageSource, decoding: _Decoding, findings: list[Finding], depths: dict[str, Depth]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The hash of every picture, uint64 [n], and whether it could be read at all."""
     hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
@@ -129,11 +143,13 @@ def _look_through(
         for start in range(0, len(source), AT_A_TIME):
             indices = range(start, min(start + AT_A_TIME, len(source)))
             for index, seen in zip(
-                indices, threads.map(lambda one: _look(source, one, channels), indices), strict=True
+                indices, threads.map(lambda one: _look(source, one, decoding), indices), strict=True
             ):
                 hashes[index] = seen.hashed
                 there[index] = not any(one.kind == UNREADABLE for one in seen.findings)
                 findings.extend(seen.findings)
+                if seen.depth is not None:
+                    depths[source.key(index)] = seen.depth
             if start % (20 * AT_A_TIME) == 0 and start:
                 logger.info("%d of %d pictures looked at", start, len(source))
     return hashes, there
@@ -158,8 +174,7 @@ class _Copies:
     def _who(self, place: int) -> tuple[str, str, str | None]:
         part = int(np.searchsorted(self._starts, place, side="right")) - 1
         source, index = self._sources[part], int(place - self._starts[part])
-        targets = source.targets
-        label = None if targets is None else source.classes[int(targets[index])]
+        label = None if source.targets is None else " + ".join(class_names_at(source, index))
         return self._names[part], source.key(index), label
 
     def findings(self, there: np.ndarray) -> Iterator[Finding]:
@@ -180,8 +195,7 @@ def _class_counts(parts: Mapping[str, ImageSource]) -> dict[str, dict[str, int]]
     counts: dict[str, dict[str, int]] = {}
     for part, source in parts.items():
         if source.targets is not None:
-            numbers = np.bincount(source.targets, minlength=len(source.classes))
-            for name, number in zip(source.classes, numbers.tolist(), strict=True):
+            for name, number in images_per_class(source).items():
                 counts.setdefault(name, {})[part] = number
     return counts
 
@@ -208,11 +222,12 @@ def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSou
     }
 
 
-def _must_make_sense(channels: int, few: int) -> None:
+def _must_make_sense(channels: int, few: int, value_range: ValueRange | None) -> None:
     if channels < 1 or few < 0:
         raise ConfigError(
             f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
         )
+    check_value_range(value_range)
 
 
 def check(
@@ -221,16 +236,19 @@ def check(
     channels: int = 3,
     few: int = 10,
     sample: int | None = None,
-    class_level: int | None = None,
+    reading: Reading = AS_RECOGNISED,
+    value_range: ValueRange | None = None,
 ) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 
-    `class_level`: which folders are the classes, where that can be read in two ways. Errors:
-    DataError if there are no data, or for a layout with two readings; as `check_parts`.
+    `reading`: what settles data that can be read in two ways. Errors: DataError if there are no
+    data, or for a layout with two readings; as `check_parts`.
     """
-    _must_make_sense(channels, few)
-    parts = open_parts(data, FolderConfig(class_level=class_level))
-    return check_parts(data, parts, channels=channels, few=few, sample=sample)
+    _must_make_sense(channels, few, value_range)
+    parts = open_parts(data, reading)
+    return check_parts(
+        data, parts, channels=channels, few=few, sample=sample, value_range=value_range
+    )
 
 
 def check_parts(
@@ -240,6 +258,7 @@ def check_parts(
     channels: int = 3,
     few: int = 10,
     sample: int | None = None,
+    value_range: ValueRange | None = None,
 ) -> Checked:
     """`check` of data that are open already.
 
@@ -248,10 +267,13 @@ def check_parts(
     Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
     with fewer pictures for training are named. Errors: ConfigError for numbers without sense.
     """
-    _must_make_sense(channels, few)
+    _must_make_sense(channels, few, value_range)
+    decoding, depths = _Decoding(channels, value_range), dict[str, Depth]()
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
-    looked = [_look_through(source, channels, findings) for source in read.values()]
+    looked = [_look_through(source, decoding, findings, depths) for source in read.values()]
+    if narrow(depths.values()) is not None:
+        findings.extend(Finding("narrow", key, str(depth)) for key, depth in depths.items())
     copies = _Copies(read, [hashes for hashes, _ in looked])
     findings.extend(copies.findings(np.concatenate([there for _, there in looked])))
     classes = _class_counts(parts)

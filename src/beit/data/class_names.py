@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,20 @@ def imagenet_classes(count: int) -> ImageNetInfo:
     from timm.data import ImageNetInfo  # here, as timm takes seconds to import
 
     return ImageNetInfo(IMAGENET[count])
+
+
+ALIKE = 0.9
+"""Share of the names that must be ImageNet's for classes to count as its classes."""
+
+
+def wordnet_ids(classes: Sequence[str]) -> tuple[str, ...]:
+    """The WordNet ids of classes that are ImageNet's in their order; of others none."""
+    if len(classes) not in IMAGENET:
+        return ()
+    info = imagenet_classes(len(classes))
+    pairs = zip(classes, info.label_descriptions(), strict=True)
+    alike = sum(name == description for name, description in pairs) > ALIKE * len(classes)
+    return tuple(info.label_names()) if alike else ()
 
 
 # The 150 classes of the scene parsing benchmark (MIT; arXiv:1608.05442), each by its first name, as

@@ -80,7 +80,7 @@ def _batch(
         return ImageBatch(images, keys, unreadable, _jitter(single), _views(single))
     if isinstance(first, LabelledSample):
         labelled = [sample for sample in samples if isinstance(sample, LabelledSample)]
-        targets = torch.tensor([sample.target for sample in labelled], dtype=torch.int64)
+        targets = torch.stack([torch.as_tensor(sample.target) for sample in labelled])
         return LabelledBatch(images, targets, keys, unreadable)
     if isinstance(first, SegmentedSample):
         segmented = [sample for sample in samples if isinstance(sample, SegmentedSample)]

@@ -4,8 +4,11 @@ Rules, none of which is left to a library's default:
 
 - The format is recognised by the content, and only those of `FORMATS` are read.
 - Transparent pixels lie over white. Animations and multi-page files give their first picture.
-- 16-bit values are scaled, 65535 to 255. Integers of 32 bits and floats are scaled by the smallest
-  usual range that holds them (65535; 1, 255 or 65535); negative or larger values are refused.
+- Values of more than 8 bits are scaled from `value_range` to 0 to 255, and refused outside of it.
+  Without it, from the range that the file states (12 bits for each value, MaxSampleValue, sBIT), or
+  of 16 bits from 0 to 65535, of 32 bits and floats by the smallest usual range that holds them
+  (65535; 1, 255 or 65535); negative or larger values are refused.
+- WhiteIsZero TIFF files are inverted at every depth.
 - CMYK follows the formula (1 - ink)(1 - black); LAB is CIELAB under D50, as in ICC profiles.
 - A picture of which pixels are missing is refused, also where decoders would fill them in.
 - The EXIF orientation is applied; an EXIF block that cannot be parsed counts as absent.
@@ -28,9 +31,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from beit.data.bands import count_bands, has_bands, read_bands
 from beit.data.file_types import FORMATS, HEAD_BYTES, NOT_AN_IMAGE, known_by_head
 from beit.data.quiet import quiet
-from beit.data.values import REAL, WHOLE, UnreadableError, from_16_bits, scaled
+from beit.data.values import UnreadableError, ValueRange, stated_range, to_eight_bits
 from beit.data.wholeness import (
     first_of_gif,
+    png_chunk,
     png_is_interlaced,
     png_lacks_pixels,
     tells_of_lost_pixels,
@@ -40,6 +44,8 @@ PIXEL_LIMIT = 179_000_000
 MOST_SCANS = 100
 """Scans of a JPEG file; encoders write about ten, and each takes as long as the whole picture."""
 
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _MAX_SAMPLE, _S_MAX_SAMPLE = 262, 258, 281, 341
+"""Tags of TIFF 6.0, which the functions below read."""
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """Of JPEG, where it is neither a stuffed byte nor a restart within a scan."""
 _SCAN, _END = 0xDA, 0xD9
@@ -71,16 +77,61 @@ def _over_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, layers).convert("RGB")
 
 
-def _grey_or_rgb(picture: Image.Image, channels: int) -> np.ndarray:
+def stored_bits(picture: Image.Image, data: bytes) -> int:
+    """Bits of each value in the file, which decoders may have scaled or cut to eight."""
+    if picture.format == "PNG":
+        return data[24]
+    if picture.format == "TIFF":
+        bits = picture.tag_v2.get(_BITS_PER_SAMPLE, 1)  # type: ignore[attr-defined]
+        return int(bits[0] if isinstance(bits, tuple) else bits)
+    return 8
+
+
+def is_white_zero(picture: Image.Image) -> bool:
+    """Whether it is a TIFF file in which 0 is white; Pillow inverts those of up to 8 bits."""
+    tags = getattr(picture, "tag_v2", {})
+    return picture.format == "TIFF" and tags.get(_PHOTOMETRIC) == 0
+
+
+def own_range(picture: Image.Image, data: bytes) -> ValueRange | None:
+    """The range of values that the file states, if that is narrower than their type."""
+    if picture.format == "PNG":
+        return stated_range(np.asarray(picture), significant=png_chunk(data, b"sBIT"))
+    if picture.format != "TIFF":
+        return None
+    tags = picture.tag_v2  # type: ignore[attr-defined]
+    return stated_range(
+        np.asarray(picture),
+        bits=stored_bits(picture, data),
+        largest=tags.get(_S_MAX_SAMPLE, tags.get(_MAX_SAMPLE)),
+    )
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Whether Pillow gives values of more than eight bits."""
+    return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
+
+
+def _of_wide_colours(
+    picture: Image.Image, data: bytes, channels: int, pixel_limit: int, value_range: ValueRange
+) -> np.ndarray:
+    """Several channels of more than eight bits, of which Pillow reads the upper eight only."""
+    if picture.format != "TIFF":
+        raise UnreadableError(
+            f"it has {stored_bits(picture, data)} bits in each of several channels, which are read "
+            "by a value range from grey and TIFF files only"
+        )
+    return read_bands(data, channels, pixel_limit, value_range)
+
+
+def _grey_or_rgb(
+    picture: Image.Image, data: bytes, channels: int, value_range: ValueRange | None
+) -> np.ndarray:
     """Any mode to uint8 [H,W] or [H,W,3]; grey stays grey, the caller repeats it."""
     mode = picture.mode
-    if mode.startswith("I;16"):
-        # A cast to the machine's byte order comes with the index.
-        return from_16_bits(np.asarray(picture))
-    if mode == "I":
-        return scaled(np.asarray(picture), WHOLE)
-    if mode == "F":
-        return scaled(np.asarray(picture), REAL)
+    if is_deep(picture):
+        pixels = to_eight_bits(np.asarray(picture), value_range or own_range(picture, data))
+        return 255 - pixels if is_white_zero(picture) else pixels
     if mode == "LAB":
         picture = Image.fromarray(_srgb_from_lab(picture))
     elif picture.has_transparency_data:
@@ -129,7 +180,7 @@ def _jpeg(picture: Image.Image, data: bytes, channels: int) -> np.ndarray | None
     return pixels if colours and pixels.shape[1::-1] == picture.size else None
 
 
-def _require_all(picture: Image.Image, data: bytes) -> None:
+def require_all_pixels(picture: Image.Image, data: bytes) -> None:
     """Refuse a PNG file whose last rows were never written: Pillow leaves them black."""
     if picture.format != "PNG":
         return
@@ -170,7 +221,9 @@ class Decoded(NamedTuple):
     """Whether the file is animated or has several pages: these are those of the first."""
 
 
-def _decoded(data: bytes, channels: int, pixel_limit: int) -> Decoded:
+def _decoded(
+    data: bytes, channels: int, pixel_limit: int, value_range: ValueRange | None
+) -> Decoded:
     data, more = first_of_gif(data)
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size
@@ -182,11 +235,15 @@ def _decoded(data: bytes, channels: int, pixel_limit: int) -> Decoded:
         fast = _jpeg(picture, data, channels)
         if fast is not None:
             pixels = fast
+        elif value_range and not is_deep(picture) and stored_bits(picture, data) > 8:
+            pixels = _of_wide_colours(picture, data, channels, pixel_limit, value_range)
         else:
             picture.load()
-            _require_all(picture, data)
-            read = _grey_or_rgb if channels in (1, 3) else _bands
-            pixels = read(picture, channels)
+            require_all_pixels(picture, data)
+            if channels in (1, 3):
+                pixels = _grey_or_rgb(picture, data, channels, value_range)
+            else:
+                pixels = _bands(picture, channels)
         pixels = upright(pixels, orientation_of(picture))
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -199,23 +256,38 @@ def _is_one_of_several(picture: Image.Image) -> bool:
     return bool(getattr(picture, "is_animated", False))
 
 
-def decode_first(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
+def decode_first(
+    data: bytes,
+    *,
+    channels: int = 3,
+    pixel_limit: int = PIXEL_LIMIT,
+    value_range: ValueRange | None = None,
+) -> Decoded:
     """The first picture of a file, and whether there are more in it.
 
     One channel is grey (ITU-R 601), three are RGB; other counts take the bands of the file as they
-    are. The limit is checked against the header, before any pixel is decoded; one above Pillow's
-    own (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
+    are. `value_range` is what becomes 0 and 255 where values have more than eight bits. The pixel
+    limit is checked against the header, before any pixel is decoded; one above Pillow's own
+    (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
     """
     with _faults_named(data), quiet:
         if has_bands(data, channels):
-            pixels = read_bands(data, channels, pixel_limit)
+            pixels = read_bands(data, channels, pixel_limit, value_range)
             return Decoded(np.require(pixels, np.uint8, ("C", "W")), False)
-        return _decoded(data, channels, pixel_limit)
+        return _decoded(data, channels, pixel_limit, value_range)
 
 
-def decode(data: bytes, *, channels: int = 3, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+def decode(
+    data: bytes,
+    *,
+    channels: int = 3,
+    pixel_limit: int = PIXEL_LIMIT,
+    value_range: ValueRange | None = None,
+) -> np.ndarray:
     """Pixels of an encoded picture, uint8 [H,W,channels]: `decode_first` without the rest."""
-    return decode_first(data, channels=channels, pixel_limit=pixel_limit).pixels
+    return decode_first(
+        data, channels=channels, pixel_limit=pixel_limit, value_range=value_range
+    ).pixels
 
 
 class Header(NamedTuple):

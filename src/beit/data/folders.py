@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from beit.config.data import FolderConfig
-from beit.data.account import Account, Skipped, SkippedFiles, images_per_class, only_read
+from beit.data.account import Account, Skipped, SkippedFiles, only_read
 from beit.data.layout import (
     MASKS,
     WHOLE,
@@ -22,7 +22,7 @@ from beit.data.layout import (
     words_for,
 )
 from beit.data.listing import find_pictures, natural_key, no_pictures, quoted
-from beit.data.sources import FileSource
+from beit.data.sources import FileSource, images_per_class
 from beit.errors import ConfigError, DataError
 
 PLAIN = FolderConfig()
@@ -42,12 +42,12 @@ class Folders:
     def __init__(self, path: str, options: FolderConfig = PLAIN) -> None:
         found = find_pictures(path)
         if not found.paths:
-            raise no_pictures(path, found.others)
+            raise no_pictures(path, found.skipped)
         self.path, self.options = path, options
         self.tree = FolderTree(found.counts)
         self.layout = read_layout(path, self.tree)
         self._paths = found.paths
-        self._skipped = self._skipped_by_all(found.others)
+        self._skipped = self._skipped_by_all(found.skipped)
         self._level = options.class_level
         self._check_fold()
 
@@ -182,7 +182,7 @@ class Folders:
                 paths.append(path[len(below) + 1 :] if below else path)
         if not paths:
             where = str(Path(self.path, self.layout.splits[splits[0]]))
-            raise no_pictures(where, find_pictures(where).others)
+            raise no_pictures(where, find_pictures(where).skipped)
         if len(folders) < len(paths):
             folders = []
         source = _labelled(str(Path(self.path, below)) if below else self.path, paths, folders)
@@ -197,7 +197,7 @@ class Folders:
             data=self.path,
             layout=words_for(self.layout, self.tree, source.classes, level),
             images={split: len(source)},
-            classes={split: images_per_class(source.classes, source.targets)},
+            classes={split: images_per_class(source)},
             skipped=(*self._skipped, *beside.found()),
             notes=(*self.layout.notes, *self._notes(splits, source.classes)),
         )
@@ -225,7 +225,7 @@ def open_every_image(path: str) -> FileSource:
     """
     found = find_pictures(path)
     if not found.paths:
-        raise no_pictures(path, found.others)
+        raise no_pictures(path, found.skipped)
     try:
         skipped = read_layout(path, FolderTree(found.counts)).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same
@@ -234,14 +234,14 @@ def open_every_image(path: str) -> FileSource:
     paths = []
     for one in found.paths:
         if one.startswith(masks):
-            found.others.add(MASKS, one)
+            found.skipped.add(MASKS, one)
         else:
             paths.append(one)
     account = Account(
         data=path,
         layout="every image below it",
         images={WHOLE: len(paths)},
-        skipped=found.others.found(),
+        skipped=found.skipped.found(),
     )
     return FileSource(path, paths, account=account)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from beit.data.account import Account, images_per_class
+from beit.data.account import Account
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
-from beit.data.sources import Record
+from beit.data.sources import Record, images_per_class, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
@@ -37,7 +37,7 @@ class HuggingFaceSource:
             data=split or "dataset",
             layout=f"a Hugging Face dataset, images in its column {self._column}",
             images={split: len(dataset)},
-            classes={split: images_per_class(self.classes, self.targets)},
+            classes={split: images_per_class(self)},
         )
         features = importlib.import_module("datasets")
         if isinstance(dataset.features[self._column], features.Image):
@@ -58,8 +58,7 @@ class HuggingFaceSource:
             data = _bytes(self._rows[index][self._column])
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        target = None if self.targets is None else int(self.targets[index])
-        return Record(data, target, self.key(index))
+        return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
         try:
@@ -131,12 +130,14 @@ def _picture_column(dataset: Any) -> str:
 def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Class names and ids: as the dataset names them, else what a column named `label` holds."""
     features = dataset.features
-    named = [name for name, one in features.items() if type(one).__name__ == "ClassLabel"]
+    named = [name for name, one in features.items() if _is_class_label(one)]
     usual = [name for name in LABEL_COLUMNS if name in (named or features)]
     if not usual and len(named) != 1:
         return (), None
     column = (usual or named)[0]
     values = list(dataset[column])
+    if (several := _several(features[column], values)) is not None:
+        return several
     if named:
         targets = np.array([-1 if value is None else value for value in values], np.int64)
         if len(targets) and targets.min() < 0:  # test splits come without answers
@@ -148,6 +149,42 @@ def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
     classes = tuple(sorted(set(words), key=natural_key))
     ids = {name: number for number, name in enumerate(classes)}
     return classes, np.array([ids[word] for word in words], np.int64)
+
+
+def _several(feature: Any, values: list[Any]) -> tuple[tuple[str, ...], np.ndarray | None] | None:
+    """Class names and labels bool [n, C] of a column that holds a list for each image, of classes,
+    words or whole numbers; None for another one."""
+    inner = getattr(feature, "feature", None)
+    if inner is None or not all(isinstance(value, list) for value in values):
+        return None
+    if not all(isinstance(one, int | str) for value in values for one in value):
+        return None
+    if type(inner).__name__ == "ClassLabel":
+        names = inner.names
+        if any(number < 0 for value in values for number in value):  # without answers
+            return (), None
+        words = [[names[number] for number in value] for value in values]
+        classes = tuple(names)
+    else:
+        if all(one in (0, 1) for value in values for one in value) and any(values):
+            raise DataError(
+                "the lists of labels hold nothing but 0 and 1: these may be the numbers of two "
+                "classes, or say of each class whether the image has it",
+                remedy="write the names of the classes, or numbers with ClassLabel",
+            )
+        words = [[str(one) for one in value] for value in values]
+        classes = tuple(sorted({word for value in words for word in value}, key=natural_key))
+    ids = {name: number for number, name in enumerate(classes)}
+    targets = np.zeros((len(values), len(classes)), np.bool_)
+    for row, value in enumerate(words):
+        targets[row, [ids[word] for word in value]] = True
+    return classes, targets
+
+
+def _is_class_label(feature: Any) -> bool:
+    """A class, or a list of classes."""
+    kinds = (feature, getattr(feature, "feature", None))
+    return any(type(kind).__name__ == "ClassLabel" for kind in kinds)
 
 
 def is_hugging_face(path: str) -> bool:

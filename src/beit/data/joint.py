@@ -15,6 +15,7 @@ from PIL import Image
 
 from beit.config.segment_run import JointConfig
 from beit.data.label_maps import IGNORE
+from beit.data.sources import Target
 from beit.data.views import Box, SegmentedSample, mirrored, resize_crop
 
 ATTEMPTS = 10
@@ -110,7 +111,7 @@ class JointView:
         return np.ascontiguousarray(region)
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, generator: random.Random
     ) -> SegmentedSample:
         """A view of a picture uint8 [H,W,C+1]."""
         picture = mirrored(picture, self.config.symmetry, generator)
@@ -139,7 +140,7 @@ class WholeView:
     """The picture and its mask as they are."""
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, _generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, _generator: random.Random
     ) -> SegmentedSample:
         """The same of a picture uint8 [H,W,C+1], without chance."""
         image = torch.from_numpy(np.ascontiguousarray(picture[..., :-1])).permute(2, 0, 1)

@@ -11,19 +11,29 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.data import FolderConfig
+from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.account import joined
-from beit.data.folders import LAYOUTS, PLAIN, Folders
+from beit.data.copies import merge_copies
+from beit.data.folders import LAYOUTS, Folders
+from beit.data.label_files import (
+    check_learnable,
+    check_options_apply,
+    is_label_file,
+    sources_from_list,
+)
 from beit.data.layout import empty_classes, names_at
-from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.listing import quoted
 from beit.data.parts import counted, open_stored, part_to_learn_from
 from beit.data.sources import (
+    FileSource,
     ImageSource,
     Record,
     SelectedSource,
+    is_multi_label,
     must_exist,
-    select,
-    source_from_list,
+    target_at,
 )
+from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
 
 
@@ -36,18 +46,16 @@ class LabelledSplits(NamedTuple):
 
 
 class _Relabelled(SelectedSource):
-    """Some images of a source, with the class ids of another one."""
+    """Some images of a source, with other classes."""
 
-    def __init__(self, source: ImageSource, indices: np.ndarray, ids: np.ndarray,
+    def __init__(self, source: ImageSource, indices: np.ndarray, targets: np.ndarray,
                  classes: tuple[str, ...]) -> None:  # fmt: skip
         super().__init__(source, indices)
-        assert self.targets is not None
-        self.targets = ids[self.targets]
+        self.targets = targets
         self.classes = classes
 
     def read(self, index: int) -> Record:
-        assert self.targets is not None
-        return super().read(index)._replace(target=int(self.targets[index]))
+        return super().read(index)._replace(target=target_at(self.targets, index))
 
     def fingerprint(self) -> str:
         assert self.targets is not None
@@ -55,6 +63,20 @@ class _Relabelled(SelectedSource):
         digest.update("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         digest.update(self.targets.tobytes())
         return digest.hexdigest()
+
+
+def _known_labels(
+    source: ImageSource, ids: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images have labels with an id, or none at all; and the labels of every image by these
+    ids, int64 [n] or bool [n, classes]."""
+    targets = source.targets
+    assert targets is not None
+    if targets.ndim == 1:
+        return np.flatnonzero(ids[targets] >= 0), ids[targets]
+    labels = np.zeros((len(targets), classes), np.bool_)
+    labels[:, ids[ids >= 0]] = targets[:, ids >= 0]
+    return np.flatnonzero(labels.any(axis=1) | ~targets.any(axis=1)), labels
 
 
 def _with_classes_of(
@@ -73,8 +95,7 @@ def _with_classes_of(
         for word, names in (("lacks", missing), ("has besides", extra))
         if names
     ]
-    assert other.targets is not None
-    if not options.accept_missing_classes or other.targets.ndim > 1:
+    if differences and not options.accept_missing_classes:
         raise DataError(
             f"{path}: the classes of {part}/ differ from those of train/: it "
             + " and ".join(differences),
@@ -83,84 +104,29 @@ def _with_classes_of(
         )
     known = {name: number for number, name in enumerate(train.classes)}
     ids = np.array([known.get(name, -1) for name in other.classes], np.int64)
-    kept = np.flatnonzero(ids[other.targets] >= 0)
+    kept, targets = _known_labels(other, ids, len(train.classes))
     if not len(kept):
         raise DataError(
             f"{path}: {part}/ has none of the classes of train/", remedy="spell them alike"
         )
+    relabelled = _Relabelled(other, kept, targets[kept], train.classes)
+    if not differences:
+        return relabelled, ()
     notes = (
         f"{part} {' and '.join(differences)} (--accept-missing-classes)",
         *([f"{len(other) - len(kept)} images of {part} are of other classes and skipped"]
           if extra else []),
     )  # fmt: skip
-    return _Relabelled(other, kept, ids, train.classes), notes
+    return relabelled, notes
 
 
-def _two_classes(path: str, classes: tuple[str, ...]) -> None:
-    if len(classes) < 2:
+def _enough_classes(path: str, source: ImageSource) -> None:
+    """DataError for a single class, but where an image may also be without it."""
+    if len(source.classes) < 2 and not is_multi_label(source):
         raise DataError(
-            f"{path} has only one class, {quoted(list(classes))}",
+            f"{path} has only one class, {quoted(list(source.classes))}",
             remedy=f"a classifier needs at least two; use {LAYOUTS}",
         )
-
-
-def _ranks(source: ImageSource, indices: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """The indices in a random order that depends on each key alone.
-
-    Adding or removing a picture so leaves the others on their side of a split.
-    """
-
-    def rank(index: int) -> bytes:
-        text = f"{purpose}:{seed}:{source.key(index)}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
-    return np.array(sorted(indices.tolist(), key=rank), dtype=np.int64)
-
-
-def _by_class(source: ImageSource) -> list[np.ndarray]:
-    assert source.targets is not None
-    return [np.flatnonzero(source.targets == target) for target in range(len(source.classes))]
-
-
-def _held_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """Training and validation: a share of each class, at least one on either side if it has two."""
-    if not 0 < split < 1:
-        raise ConfigError(
-            f"split is {split}, and there is no val/ folder",
-            remedy="use a share between 0 and 1, such as 0.2, or provide train/ and val/",
-        )
-    kept, held = [], []
-    for indices in _by_class(source):
-        count = min(max(round(len(indices) * split), 1), len(indices) - 1)
-        order = _ranks(source, indices, seed, "split")
-        held.append(order[:count])
-        kept.append(order[count:])
-    train, validation = (np.sort(np.concatenate(parts)) for parts in (kept, held))
-    if not len(validation):
-        raise DataError(
-            "every class has a single picture: none is left for validation",
-            remedy="add pictures, or provide train/ and val/",
-        )
-    return select(source, train), select(source, validation)
-
-
-def _few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
-    """The training part with exactly `per_class` pictures of each class."""
-    if per_class < 1:
-        raise ConfigError(f"per_class is {per_class}", remedy="use 1 or more, or leave it out")
-    groups = _by_class(source)
-    short = [
-        f"{name} ({len(indices)})"
-        for name, indices in zip(source.classes, groups, strict=True)
-        if len(indices) < per_class
-    ]
-    if short:
-        raise DataError(
-            f"classes with fewer than {per_class} pictures for training: {quoted(short, 5)}",
-            remedy=f"use at most {min(len(indices) for indices in groups)} pictures per class",
-        )
-    chosen = [_ranks(source, indices, seed, "few")[:per_class] for indices in groups]
-    return select(source, np.sort(np.concatenate(chosen)))
 
 
 def _open_folder(path: str, options: FolderConfig) -> dict[str, ImageSource]:
@@ -204,13 +170,6 @@ def _has_classes(folders: Folders, name: str, level: int) -> bool:
     return bool(named) or name == "val"
 
 
-def _open_list(path: str) -> dict[str, ImageSource]:
-    source = source_from_list(path)
-    if source.targets is None:
-        raise DataError(f"the list {path} has no labels", remedy=f"use {LAYOUTS}")
-    return {"train": source}
-
-
 def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
     """The splits of shards and datasets; a test split may lack labels and is then not measured.
 
@@ -233,49 +192,104 @@ def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, Imag
     return found
 
 
+def _found(path: str, reading: Reading, *, multi_label: bool) -> dict[str, ImageSource]:
+    """Training, and validation and test where there are images for them, as they lie there."""
+    check_options_apply(path, reading.label_file)
+    stored = open_stored(path)
+    if stored:
+        return _check_labels(path, stored)
+    must_exist(path)
+    if is_label_file(path):
+        parts = sources_from_list(path, reading.label_file, labelled=True, multi_label=multi_label)
+        found = _check_labels(path, parts)
+        check_learnable(path, found["train"])
+        return found
+    if Path(path).is_dir():
+        return _open_folder(path, reading.folders)
+    raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
+
+
+def _with_several_labels(path: str, found: dict[str, ImageSource]) -> dict[str, ImageSource]:
+    """The same, each image once with all of its labels.
+
+    Errors: ConfigError for stored images with one class each, which lie there once.
+    """
+    merged = {
+        name: merge_copies(source) if isinstance(source, FileSource) else source
+        for name, source in found.items()
+    }
+    if not is_multi_label(merged["train"]):
+        raise ConfigError(
+            f"multi_label was given, and every image of {path} has one class there",
+            remedy="write a list of labels for each image, or leave --multi-label out: it is for "
+            "class folders and lists that name an image several times",
+        )
+    return merged
+
+
 def open_labelled(
     path: str,
     *,
     split: float,
     per_class: int | None,
     seed: int,
-    folders: FolderConfig = PLAIN,
+    reading: Reading = AS_RECOGNISED,
+    multi_label: bool = False,
 ) -> LabelledSplits:
-    """Labelled pictures: class folders, also in splits or folds, a labelled list, tar shards or a
+    """Labelled images: class folders, also in splits or folds, a label file, tar shards or a
     Hugging Face dataset (see `beit.data.parts.open_stored`, `beit.data.layout`).
 
-    Without a split for validation a share `split` of each class is held out, the same for the same
-    seed; a test split stays one, and is never trained on. `per_class` then keeps that many training
-    pictures of each class, to study few labels. `folders` settles what folders mean. The account of
-    each split is that of all.
-    Errors: DataError if a path, pictures or labels are missing, if classes are empty, differ
-    between the parts, have too few pictures, or can be read in two ways; ConfigError for a `split`
-    or `per_class` that is out of range.
+    Args:
+        path: Where they are.
+        split: The fraction of each class that is held out where there is no split for validation,
+            the same for the same seed. A test split stays one, and is never trained on.
+        per_class: Keeps that many training images of each class, to study few labels.
+        seed: Decides both.
+        reading: What settles data that can be read in several ways.
+        multi_label: The same file under several classes, as a link or as a copy, and an image that
+            a list names several times, is one image with several labels.
+
+    Returns:
+        The splits; the account of each is that of all.
+
+    Raises:
+        DataError: If a path, images or labels are missing, if classes are empty, differ between
+            the splits, have too few images, or can be read in two ways.
+        ConfigError: For a `split` or `per_class` that is out of range, and options that do not fit.
     """
-    stored = open_stored(path)
-    if not stored:
-        must_exist(path)
-    if stored:
-        found = _check_labels(path, stored)
-    elif Path(path).is_dir():
-        found = _open_folder(path, folders)
-    elif Path(path).suffix.lower() in LIST_EXTENSIONS:
-        found = _open_list(path)
-    else:
-        raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
+    found = _found(path, reading, multi_label=multi_label)
+    if multi_label:
+        found = _with_several_labels(path, found)
     accounts = [source.account for source in found.values()]
     train, decided = found["train"], list[str]()
-    _two_classes(path, train.classes)
+    _enough_classes(path, train)
     for name in ("val", "test"):
         if name in found:
-            found[name], notes = _with_classes_of(path, train, found[name], name, folders)
+            found[name], notes = _with_classes_of(path, train, found[name], name, reading.folders)
             decided += notes
     if "val" not in found:
-        train, found["val"] = _held_out(train, split, seed)
+        train, found["val"] = hold_out(train, split, seed)
         decided.append(f"{split:g} of each class are held out for validation (--split)")
-    found["train"] = train if per_class is None else _few(train, per_class, seed)
+    found["train"] = train if per_class is None else few(train, per_class, seed)
     found = {name: found[name] for name in ("train", "val", "test") if name in found}
     account = joined(path, accounts, counted(found), decided)
     for source in found.values():
         source.account = account
     return LabelledSplits(found["train"], found["val"], found.get("test"))
+
+
+def open_single_label(
+    path: str, *, split: float, seed: int, use: str, reading: Reading = AS_RECOGNISED
+) -> LabelledSplits:
+    """`open_labelled` for what takes one class per image; `use` says what, for the message.
+
+    Errors: those of `open_labelled`, and DataError for images with several labels.
+    """
+    splits = open_labelled(path, split=split, per_class=None, seed=seed, reading=reading)
+    if is_multi_label(splits.train):
+        raise DataError(
+            f"the images of {path} may have several labels each, and {use} takes one class for "
+            "each image",
+            remedy="several labels are learned by `beit finetune` and measured by `beit evaluate`",
+        )
+    return splits

@@ -19,7 +19,8 @@ WHOLE = ""
 """The split of data that are not divided into splits."""
 Role = Literal["train", "val", "test"]
 
-_WHAT = r"([ _-]?(set|data|dataset|images|imgs|split))?"
+_WHAT = r"([ _-]?(set|data|dataset|images|imgs|split)|(19|20)[0-9]{2})?"
+"""What the name of a split may have behind it: training_set, train2017."""
 ROLES: dict[Role, re.Pattern[str]] = {
     "train": re.compile(rf"(train|training|trn){_WHAT}"),
     "val": re.compile(rf"(val|valid|validation|dev){_WHAT}"),
@@ -36,10 +37,15 @@ MASKS = "masks"
 """Why a folder of masks beside images is skipped."""
 
 
-def split_name(name: str) -> str:
-    """`train`, `val` or `test` for what a split may be called, in any case; other names stay."""
+def split_called(name: str) -> Role | None:
+    """`train`, `val` or `test` for what a split may be called, in any case; else None."""
     word = name.strip().lower()
-    return next((role for role, known in ROLES.items() if known.fullmatch(word)), name)
+    return next((role for role, known in ROLES.items() if known.fullmatch(word)), None)
+
+
+def split_name(name: str) -> str:
+    """The same; other names stay."""
+    return split_called(name) or name
 
 
 def class_name(folder: str) -> str:

@@ -1,11 +1,9 @@
-"""Which images a folder or a list file names; opened are the list, and files of unknown kinds."""
+"""Which images a folder holds; opened are files of unknown kinds only."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from beit.data.account import SkippedFiles
@@ -20,8 +18,7 @@ from beit.data.file_types import (
 from beit.errors import DataError
 from beit.printable import printable
 
-LIST_EXTENSIONS = (".txt", ".csv", ".tsv")
-HEADINGS = ("file", "filename", "file_name", "image", "image_path", "path", "picture")
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", ".jsonl")
 FEW = 3
 
 _DIGITS = re.compile("[0-9]+")
@@ -33,7 +30,7 @@ class Found(NamedTuple):
     paths: list[str]
     folders: list[str]
     """Folders directly below, without hidden ones and those of a system."""
-    others: SkippedFiles
+    skipped: SkippedFiles
     """What was skipped, and why."""
     counts: dict[str, int]
     """Images directly in each folder, by its path; the root is ``. Empty folders count, too."""
@@ -163,9 +160,9 @@ def find_pictures(root: str) -> Found:
     return Found(walk.paths, sorted(top, key=natural_key), walk.skipped, walk.counts)
 
 
-def no_pictures(path: str, others: SkippedFiles) -> DataError:
+def no_pictures(path: str, files: SkippedFiles) -> DataError:
     """What to say of a folder without an image: it is empty, or what it has instead."""
-    skipped = others.found()
+    skipped = files.found()
     if not skipped:
         return DataError(
             f"the folder {path} holds no files", remedy="name a folder that contains images"
@@ -176,50 +173,3 @@ def no_pictures(path: str, others: SkippedFiles) -> DataError:
         remedy="images are recognised by their extension or content: "
         + ", ".join(sorted(IMAGE_EXTENSIONS)),
     )
-
-
-def _rows(path: str) -> list[list[str]]:
-    with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        text = file.read()
-    delimiter = "\t" if "\t" in text else ","
-    try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(row)]
-    except csv.Error as error:
-        raise DataError(
-            f"the list {path} cannot be read: {error}",
-            remedy="write one path per line, with an optional label after a tab or a comma",
-        ) from error
-    if rows and rows[0][0].strip().lower() in HEADINGS:
-        rows = rows[1:]
-    return rows
-
-
-def read_list(path: str) -> tuple[list[str], list[str] | None]:
-    """The paths of a list file as written, and their labels if it has a second column.
-
-    One path per line, relative to the list's folder; the second column, after a tab or a comma, is
-    the label, further columns are ignored, and a first line of headings is passed over.
-    Errors: DataError if it is empty, labels only some lines, or names files that do not exist.
-    """
-    rows = _rows(path)
-    if not rows:
-        raise DataError(f"the list {path} names no pictures", remedy="write one path per line")
-    paths = [row[0].strip() for row in rows]
-    labels = [row[1].strip() if len(row) > 1 else "" for row in rows]
-    folder = Path(path).parent
-    missing = [name for name in paths if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {len(paths)} pictures in {path} do not exist: "
-            + quoted(missing),
-            remedy=f"write paths relative to {folder}, or absolute ones",
-        )
-    bare = [name for name, label in zip(paths, labels, strict=True) if not label]
-    if len(bare) == len(paths):
-        return paths, None
-    if bare:
-        raise DataError(
-            f"{len(bare)} of the {len(paths)} pictures in {path} have no label: " + quoted(bare),
-            remedy="label every line, or none",
-        )
-    return paths, labels

@@ -18,13 +18,13 @@ from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pictures import Pictures, cores
 from beit.data.recurring import RecurringViews
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, Target
 from beit.data.values import UnreadableError
 from beit.data.views import Sample
 from beit.data.workers import Places, Reading, parcels
 from beit.errors import DataError
 
-View = Callable[[np.ndarray, int | None, random.Random], Sample] | RecurringViews
+View = Callable[[np.ndarray, Target | None, random.Random], Sample] | RecurringViews
 """Pixels uint8 [H,W,C], target and the sample's own source of chance, to a sample; or views that
 come again and find their chance themselves."""
 
@@ -107,7 +107,7 @@ class Loader:
     ) -> None:
         check_division(batch, world, micro_batch)
         _check_filled(source)
-        self.pictures = Pictures(source, channels, config.cache)
+        self.pictures = Pictures(source, channels, config.cache, config.value_range)
         self.workers = choose_workers(config, world)
         self._samples = _Samples(self.pictures, view, seed)
         self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
@@ -186,7 +186,7 @@ def evaluate_batches(
     Errors: DataError if no picture of the share can be read; ResourceError as for `Loader`.
     """
     _check_filled(source)
-    pictures = Pictures(source, channels)
+    pictures = Pictures(source, channels, value_range=config.value_range)
     share = range(len(source) * rank // world, len(source) * (rank + 1) // world)
     plan = [
         [(0, index) for index in share[start : start + batch]]

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
+from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.names import short_hash
@@ -70,12 +73,17 @@ class _Names:
 
 
 def _files(name: str, record: Record, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """The members of one sample; a label as number and by name."""
+    """The members of one sample; a label as number and by name, several of them by their names."""
     yield name, record.data
     if record.target is not None and classes:
         stem = name.rpartition(".")[0]
-        yield f"{stem}.cls", str(record.target).encode()
-        yield f"{stem}.json", json.dumps({"class_name": classes[record.target]}).encode()
+        if isinstance(record.target, int):
+            yield f"{stem}.cls", str(record.target).encode()
+            described: dict[str, str | list[str]] = {"class_name": classes[record.target]}
+        else:
+            named = np.flatnonzero(record.target).tolist()
+            described = {"labels": [classes[number] for number in named]}
+        yield f"{stem}.json", json.dumps(described).encode()
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -198,7 +206,7 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
     return True
 
 
-def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
+def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RECOGNISED) -> Packed:
     """Write pictures in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
     the data have parts (`OUT/train/000000.tar`), and `OUT/shards.json` once all are there.
 
@@ -212,7 +220,7 @@ def pack(data: str, out: str, *, shard_size: int = 500) -> Packed:
 
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
-    parts, folder = open_places(data), Path(out)
+    parts, folder = open_places(data, reading), Path(out)
     account_of(data, parts).log()
     plan = _plan(parts, shard_size)
     try:

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from beit.config.data import FolderConfig
-from beit.data.account import Account, Counted, images_per_class, joined, only_read
-from beit.data.folders import PLAIN, Folders
+from beit.config.reading import AS_RECOGNISED, Reading
+from beit.data.account import Account, Counted, joined, only_read
+from beit.data.folders import Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
+from beit.data.label_files import check_options_apply, is_label_file, sources_from_list
 from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import quoted
 from beit.data.shards import open_shards, shard_parts
-from beit.data.sources import ImageSource, must_exist, open_source
+from beit.data.sources import ImageSource, images_per_class, must_exist, open_source
 from beit.errors import DataError
 
 
@@ -64,17 +65,20 @@ def part_to_learn_from(path: str, parts: Mapping[str, ImageSource]) -> ImageSour
     )
 
 
-def open_places(path: str, folders: FolderConfig = PLAIN) -> dict[str, ImageSource]:
+def open_places(path: str, reading: Reading = AS_RECOGNISED) -> dict[str, ImageSource]:
     """Every split of data in any form, by the folder it lies in; undivided data are the split ``.
 
     The names of images are relative to that folder. Errors: DataError as for `open_source`.
     """
+    check_options_apply(path, reading.label_file)
     stored = open_stored(path)
     if stored:
         return stored
+    if is_label_file(path):
+        return sources_from_list(path, reading.label_file)
     if not Path(path).is_dir():
         return {WHOLE: open_source(path)}
-    found = Folders(path, folders)
+    found = Folders(path, reading.folders)
     places = {name: place for name, place in found.layout.splits.items() if found.tree.total(place)}
     return {
         place if name else WHOLE: found.source([name], below=place if name else "")
@@ -82,12 +86,12 @@ def open_places(path: str, folders: FolderConfig = PLAIN) -> dict[str, ImageSour
     }
 
 
-def open_parts(path: str, folders: FolderConfig = PLAIN) -> dict[str, ImageSource]:
+def open_parts(path: str, reading: Reading = AS_RECOGNISED) -> dict[str, ImageSource]:
     """Every split of data in any form, by its name; undivided data are the split ``.
 
     Errors: DataError as for `open_source`.
     """
-    return {split_of(place): source for place, source in open_places(path, folders).items()}
+    return {split_of(place): source for place, source in open_places(path, reading).items()}
 
 
 def split_of(place: str) -> str:
@@ -99,10 +103,7 @@ def split_of(place: str) -> str:
 
 def counted(parts: Mapping[str, ImageSource]) -> dict[str, Counted]:
     """How many images each split has, for an account of all."""
-    return {
-        name: Counted(len(source), images_per_class(source.classes, source.targets))
-        for name, source in parts.items()
-    }
+    return {name: Counted(len(source), images_per_class(source)) for name, source in parts.items()}
 
 
 def account_of(path: str, parts: Mapping[str, ImageSource]) -> Account:
@@ -110,19 +111,25 @@ def account_of(path: str, parts: Mapping[str, ImageSource]) -> Account:
     return joined(path, [source.account for source in parts.values()], counted(parts))
 
 
-def open_part(path: str, split: str, folders: FolderConfig = PLAIN) -> tuple[str, ImageSource]:
+def open_part(
+    path: str, split: str, reading: Reading = AS_RECOGNISED, *, labelled: bool = False
+) -> tuple[str, ImageSource]:
     """One split of data and what to call it: `split` where there are splits, else all.
 
     `val`, `valid`, `validation` and `dev` mean the same, as do `test` and `testing`. Errors:
-    DataError if there are splits, but not this one.
+    DataError if there are splits, but not this one, and for labels of a label file that cannot be
+    used if the images must be `labelled`.
     """
+    check_options_apply(path, reading.label_file)
     wanted = split_name(split)
     stored = open_stored(path)
+    if is_label_file(path):
+        stored = sources_from_list(path, reading.label_file, labelled=labelled)
     if stored is None:
         must_exist(path)
         if not Path(path).is_dir():
             return path, open_source(path)
-        found = Folders(path, folders)
+        found = Folders(path, reading.folders)
         splits = found.layout.splits
         if set(splits) == {WHOLE}:
             return path, found.source([WHOLE])

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from beit.data.decode import decode_first
-from beit.data.sources import ImageSource, Record, spread
-from beit.data.values import UnreadableError
+from beit.data.sources import ImageSource, Record, Target, spread, target_at
+from beit.data.values import UnreadableError, ValueRange
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded pictures that are kept without being asked to."""
@@ -20,13 +20,13 @@ ESTIMATE_FROM = 16
 
 
 class Picture(NamedTuple):
-    """Pixels uint8 [H,W,C], not to be written to, and the class id if there is one.
+    """Pixels uint8 [H,W,C], not to be written to, and the class id or labels if there are any.
 
     Of a segmented picture the labels lie behind the channels: [H,W,C+1].
     """
 
     pixels: np.ndarray
-    target: int | None
+    target: Target | None
     several: bool = False
     """Whether the file is animated or has several pages: this is the first of them."""
 
@@ -44,8 +44,15 @@ class Pictures:
     worker processes share its memory however they are started.
     """
 
-    def __init__(self, source: ImageSource, channels: int, cache: bool | None = False) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        channels: int,
+        cache: bool | None = False,
+        value_range: ValueRange | None = None,
+    ) -> None:
         self._source = source
+        self._value_range = value_range
         self._channels = channels
         self._flat: torch.Tensor | None = None
         self._starts = np.zeros(0, np.int64)
@@ -70,7 +77,7 @@ class Pictures:
 
     def _picture(self, record: Record) -> Picture:
         (pixels, several), labels = (
-            decode_first(record.data, channels=self._channels),
+            decode_first(record.data, channels=self._channels, value_range=self._value_range),
             record.labels,
         )
         if labels is not None:
@@ -122,5 +129,4 @@ class Pictures:
         start = int(self._starts[index])
         stop = start + math.prod((height, width, channels))
         pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        target = None if self._targets is None else int(self._targets[index])
-        return Picture(pixels, target, index in self._several)
+        return Picture(pixels, target_at(self._targets, index), index in self._several)

@@ -1,137 +1,156 @@
-"""Pictures with masks: what the masks hold, and whether all of them may be used."""
+"""Images with masks: opened in any layout, every mask read once, checked, and accounted for."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from beit.config.segment_run import Layout, MaskConfig
-from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
-from beit.data.decode import orientation_of
-from beit.data.file_types import FORMATS
-from beit.data.label_maps import IGNORE, MaskReader, read_legend
+from beit.chance import derive_seed
+from beit.config.segment_run import MaskConfig
+from beit.data.account import Account
+from beit.data.label_maps import IGNORE
+from beit.data.layout import WHOLE, split_called
+from beit.data.legends import (
+    CLASS_LISTS,
+    LEGENDS,
+    Legend,
+    find_beside,
+    read_classes,
+    read_legend,
+)
 from beit.data.listing import quoted
-from beit.data.pairs import HeldOut, Pairs, part_pairs, read_names, training_pairs
+from beit.data.mask_files import written
+from beit.data.mask_labels import (
+    BINARY_CLASSES,
+    MaskReading,
+    Surveyed,
+    Values,
+    decide,
+    given_values,
+    label_counts,
+    labels_shown,
+    rarely_meant,
+)
+from beit.data.mask_layouts import FoundMasks, find_masks
+from beit.data.pairs import Notes, Pairs
 from beit.data.pictures import cores
-from beit.data.quiet import quiet
-from beit.data.sources import FileSource, ImageSource, Record, must_exist
-from beit.data.values import UnreadableError
-from beit.errors import DataError
+from beit.data.segmented_source import SegmentedSource
+from beit.data.sources import FileSource, must_exist
+from beit.errors import ConfigError, DataError
+from beit.printable import printable
 
 logger = logging.getLogger(__name__)
 
-LAYOUT_CLASSES: dict[Layout, tuple[str, ...]] = {
-    "folders": (),
-    "ade20k": ADE20K_CLASSES,
-    "voc": VOC_CLASSES,
-}
 NUMBER = re.compile(r"(class )?\d+")
 
 
-class SegmentedSource(FileSource):
-    """Pictures in files, each with a mask."""
-
-    def __init__(
-        self, root: str, pairs: Pairs, reader: MaskReader, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(root, [picture for picture, _ in pairs], classes=classes)
-        self._masks = FileSource(root, [mask for _, mask in pairs])
-        self._reader = reader
-
-    def read(self, index: int) -> Record:
-        """The encoded picture and its labels. Errors: UnreadableError for either."""
-        labels = self._reader(self._masks.read(index).data)
-        return super().read(index)._replace(labels=labels)
-
-    def fingerprint(self) -> str:
-        both = super().fingerprint() + self._masks.fingerprint()
-        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
-
-    def mask(self, index: int) -> str:
-        """Where the mask lies."""
-        return str(self._masks.path(index))
-
-    def count(self, index: int) -> np.ndarray:
-        """How many pixels of the mask have each label, int64 [256].
-
-        Errors: DataError, naming the file, if it cannot be read or has not the picture's size.
-        """
-        try:
-            labels = self._reader(self._masks.read(index).data)
-        except UnreadableError as error:
-            raise DataError(
-                f"the mask {self.mask(index)} cannot be read: {error.reason}",
-                remedy="masks are indexed or grey PNG, or RGB with a legend",
-            ) from error
-        size = _size(self.path(index))
-        if size is not None and size != labels.shape:
-            raise DataError(
-                f"the mask {self.mask(index)} has {labels.shape[0]} x {labels.shape[1]} pixels, "
-                f"its picture {size[0]} x {size[1]}",
-                remedy="make them alike, pictures and masks that are turned by EXIF count upright; "
-                "masks are resized by the nearest label only",
-            )
-        return np.bincount(labels.reshape(-1), minlength=256)
-
-
 class SegmentedSplits(NamedTuple):
-    """The same classes with the same ids in both parts."""
+    """The same classes with the same ids in both splits."""
 
-    train: ImageSource
-    validation: ImageSource
+    train: SegmentedSource
+    validation: SegmentedSource
+    masks: MaskConfig
+    """The config with all that it left to the masks decided."""
 
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Height and width of an upright picture, from its header; None if it cannot be read."""
-    try:
-        with quiet, Image.open(path, formats=FORMATS) as picture:
-            turned = orientation_of(picture) >= 5
-            width, height = picture.size
-    except Exception:  # told when the picture itself is read, as for every task
-        return None
-    return (width, height) if turned else (height, width)
+    @property
+    def account(self) -> Account:
+        """What was understood of the data."""
+        return self.train.account
 
 
-def _named_or_beside(option: str, path: str, name: str) -> Path | None:
-    """The file that an option names, or the usual one beside the folders."""
-    beside = Path(path, name)
-    return Path(option) if option else beside if beside.is_file() else None
+class _Meaning(NamedTuple):
+    """What is known of the masks before they are read."""
+
+    names: tuple[str, ...]
+    """The classes; none if only the masks can tell."""
+    legend: Legend | None
 
 
-def _meaning(
-    path: str, config: MaskConfig, known: tuple[str, ...]
-) -> tuple[tuple[str, ...], MaskReader]:
-    """The classes, none if only the masks can tell, and what reads them.
+def _meaning(path: str, config: MaskConfig, found: FoundMasks, known: tuple[str, ...]) -> _Meaning:
+    """What files beside the masks say of them.
 
     A legend says nothing of the order of its classes: that is the one of `known`, if there are any.
     """
-    listed = _named_or_beside(config.class_names, path, "classes.txt")
-    names = read_names(listed) if listed else LAYOUT_CLASSES[config.layout]
-    place = _named_or_beside(config.legend, path, "legend.json")
+    shapes = found.layout in ("coco", "labelme")
+    if shapes:
+        _refuse_options_of_files(config, found.layout)
+    listed = find_beside(config.class_names, path, CLASS_LISTS, "--class-names")
+    names = found.classes if shapes or not listed else read_classes(listed)
+    place = None if shapes else find_beside(config.legend, path, LEGENDS, "--legend")
     legend = read_legend(place) if place else None
     if legend and not names:
         names = known or tuple(dict.fromkeys(name for name in legend.values() if name))
+    if legend and config.mask_values != "auto":
+        legend = None  # which only names the labels then
+    if legend and config.ignore_values:
+        raise DataError(
+            f"the masks are read by the colours of {place}, and ignore_values names values",
+            remedy="let legend.json give ignored colours the class null, or add --mask-values "
+            "labels",
+        )
+    foreign = sorted({name for name in (legend or {}).values() if name} - {*names})
+    if foreign:
+        raise DataError(
+            f"the legend {place} has classes that the class list lacks: {quoted(foreign)}",
+            remedy="spell them alike in both files",
+        )
+    if len(names) == 1 and config.mask_values == "binary":
+        names = (BINARY_CLASSES[0], *names)
     if len(names) > IGNORE or len(set(names)) != len(names):
         raise DataError(
             f"{path} has {len(names)} class names, {len(set(names))} of them different",
             remedy=f"use up to {IGNORE} names, each of them once",
         )
-    reduce = config.reduce_zero_label or config.layout == "ade20k"
-    return names, MaskReader(legend=legend, classes=names, reduce_zero_label=reduce)
+    return _Meaning(names, legend)
 
 
-def _counts(source: SegmentedSource) -> np.ndarray:
-    """How many pixels of each mask have each label, int64 [n,256]."""
+def _refuse_options_of_files(config: MaskConfig, layout: str) -> None:
+    given = [
+        option
+        for option, value in (
+            ("--legend", config.legend),
+            ("--mask-values", config.mask_values == "binary"),
+            ("--ignore-values", config.ignore_values),
+            ("--reduce-zero-label", config.reduce_zero_label),
+            ("--mask-suffix", config.mask_suffix),
+            ("--image-suffix", config.image_suffix),
+            ("--class-names", config.class_names if layout == "coco" else ""),
+        )
+        if value
+    ]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} is for masks in image files, and these are shapes ({layout})",
+            remedy="leave it out",
+        )
+
+
+def _survey(source: SegmentedSource) -> list[Surveyed]:
+    """What every mask holds, each read once."""
     with ThreadPoolExecutor(cores()) as threads:
-        return np.stack(list(threads.map(source.count, range(len(source)))))
+        return list(threads.map(source.survey, range(len(source))))
+
+
+def _counted(source: SegmentedSource, surveyed: list[Surveyed], reading: MaskReading) -> np.ndarray:
+    """How many pixels of each mask have each label, int64 [n,256]."""
+    plain = MaskReading()
+    return np.stack(
+        [
+            label_counts(one.counts, plain if drawn else reading)
+            for one, drawn in zip(surveyed, source.drawn, strict=True)
+        ]
+    )
+
+
+def _files(source: SegmentedSource, surveyed: list[Surveyed]) -> list[Surveyed]:
+    """Those of masks in files, whose values are still to be understood."""
+    return [one for one, drawn in zip(surveyed, source.drawn, strict=True) if not drawn]
 
 
 def _check_labels(source: SegmentedSource, counts: np.ndarray, classes: int) -> None:
@@ -142,62 +161,153 @@ def _check_labels(source: SegmentedSource, counts: np.ndarray, classes: int) -> 
         raise DataError(
             f"the mask {source.mask(index)} holds label {label} on {counts[index, label]} pixels, "
             f"and the {classes} classes end with {classes - 1}",
-            remedy="complete the class list, mark these pixels as ignored with 255, or use "
-            "--reduce-zero-label where classes are counted from 1",
+            remedy="complete the class list, ignore these pixels "
+            f"(--ignore-values {label}), or use --reduce-zero-label where classes are counted "
+            "from 1",
         )
 
 
-def _tell(part: str, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Warn of what is allowed but rarely meant."""
-    empty = int((counts[:, :IGNORE].sum(axis=1) == 0).sum())
-    if empty == len(counts):
+def _divided(found: FoundMasks, split: float, seed: int, notes: Notes) -> tuple[Pairs, Pairs]:
+    """The pairs of training and of validation, for which a fraction may have to be held out."""
+    splits = found.splits
+    if "train" in splits and "val" in splits:
+        return splits["train"], splits["val"]
+    if "train" not in splits and WHOLE not in splits:
         raise DataError(
-            f"every pixel of the {part} masks is ignored",
-            remedy="check the labels, and whether 255 or --reduce-zero-label hides them",
+            f"of train/ and val/ there is only {' and '.join(splits)}/",
+            remedy="provide train/ and val/, train/ alone, or neither",
         )
-    if empty:
-        logger.warning("%d %s masks have no pixel that is not ignored", empty, part)
-    never = [name for name, pixels in zip(classes, counts.sum(axis=0), strict=False)
-             if not pixels]  # fmt: skip
-    if never:
-        logger.warning("classes that never occur in %s: %s", part, quoted(never, 10))
+    pairs = splits.get("train", splits.get(WHOLE, []))
+    if not 0 < split < 1 or len(pairs) < 2:
+        raise ConfigError(
+            f"split is {split} of {len(pairs)} images, and there is no val/ folder",
+            remedy="use a fraction between 0 and 1, such as 0.2, or provide train/ and val/",
+        )
+    ranked = sorted(pairs, key=lambda pair: derive_seed("split", seed, pair[0]))
+    chosen = ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]
+    held = {image for image, _ in chosen}
+    notes.add(f"{len(held)} of {len(pairs)} images are held out for validation (--split {split:g})")
+    return [pair for pair in pairs if pair[0] not in held], [
+        pair for pair in pairs if pair[0] in held
+    ]
 
 
 def open_segmented(
     path: str, config: MaskConfig, *, split: float, seed: int, known: tuple[str, ...] = ()
 ) -> SegmentedSplits:
-    """Pictures with masks in one of the layouts; every mask is read once, to be checked.
+    """Images with masks in one of the layouts; every mask is read once, to be checked.
 
-    Without a part for validation a share `split` is held out, the same for the same seed. With
-    `known`, the classes of an earlier opening, no mask is read.
-    Errors: DataError for a picture without a mask or the reverse, a mask of another size or that
-    cannot be read, labels beyond the class list, other classes than the known ones.
+    Without images for validation a fraction `split` is held out, the same for the same seed. With
+    `known`, the classes of an earlier opening, no mask is read, and the config must be the one
+    that was returned then.
+    Errors: DataError for an image without a mask or the reverse, a mask of another size or that
+    cannot be read, labels beyond the class list, other classes than the known ones, and wherever
+    two readings are plausible.
     """
     must_exist(path)
-    pairs = training_pairs(path, config.layout, HeldOut(split, seed))
-    names, reader = _meaning(path, config, known)
+    notes = Notes()
+    found = find_masks(path, config, notes)
+    pairs = _divided(found, split, seed, notes)
+    names, legend = _meaning(path, config, found, known)
     if known:
         if names and names != known:
             raise DataError(
                 f"{path} has other classes than the run was trained on",
                 remedy="bring back the class list of that time",
             )
-        return SegmentedSplits(*(SegmentedSource(path, part, reader, known) for part in pairs))
-    sources = [SegmentedSource(path, part, reader, names) for part in pairs]
-    counts = [_counts(source) for source in sources]
-    if not names:
-        largest = max(np.flatnonzero(part.sum(axis=0)[:IGNORE]).max(initial=0) for part in counts)
-        names = tuple(str(label) for label in range(largest + 1))
-        sources = [SegmentedSource(path, part, reader, names) for part in pairs]
+        reading = _as_configured(config, legend, known)
+        sources = [SegmentedSource(path, part, reading, known) for part in pairs]
+        return SegmentedSplits(sources[0], sources[1], config)
+    plain = MaskReading(legend=legend, classes=names)
+    sources = [SegmentedSource(path, part, plain, names) for part in pairs]
+    surveyed = [_survey(source) for source in sources]
+    masks = [one for source, part in zip(sources, surveyed, strict=True)
+             for one in _files(source, part)]  # fmt: skip
+    reading, remarks = decide(Values(masks), config, names, legend, path)
+    counts = [_counted(*part, reading) for part in zip(sources, surveyed, strict=True)]
+    names = names or _numbered(reading, counts)
+    sources = [SegmentedSource(path, part, reading, names) for part in pairs]
     for source, part in zip(sources, counts, strict=True):
         _check_labels(source, part, len(names))
     if len(names) < 2:
         raise DataError(
-            f"{path} has a single class, {quoted(list(names))}", remedy="segmenting takes two"
+            f"{path} has a single class, {quoted(list(names))}",
+            remedy="segmenting takes two: a background and an object, for example",
         )
-    _tell("training", counts[0], names)
-    _tell("validation", counts[1], names)
-    return SegmentedSplits(sources[0], sources[1])
+    for split_name, part in zip(("training", "validation"), counts, strict=True):
+        remarks = (*remarks, *rarely_meant(split_name, part, names))
+    account = _account(
+        path, found, notes, remarks, dict(zip(("train", "val"), counts, strict=True)), names
+    )
+    for source in sources:
+        source.account = account
+    return SegmentedSplits(sources[0], sources[1], _resolved(config, found, reading, legend))
+
+
+def _numbered(reading: MaskReading, counts: list[np.ndarray]) -> tuple[str, ...]:
+    """Classes for want of names."""
+    if reading.values == "binary":
+        return BINARY_CLASSES
+    largest = max(np.flatnonzero(part.sum(axis=0)[:IGNORE]).max(initial=0) for part in counts)
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def _as_configured(
+    config: MaskConfig, legend: Legend | None, classes: tuple[str, ...]
+) -> MaskReading:
+    """The reading that a config says, if masks are not to be looked at."""
+    return MaskReading(
+        values="binary" if config.mask_values == "binary" else "labels",
+        ignored=given_values(config),
+        reduce_zero_label=config.reduce_zero_label or config.layout == "ade20k",
+        legend=legend,
+        classes=classes,
+    )
+
+
+def _resolved(
+    config: MaskConfig, found: FoundMasks, reading: MaskReading, legend: Legend | None
+) -> MaskConfig:
+    """The config with what was decided by the masks."""
+    drawn = found.layout in ("coco", "labelme")
+    return replace(
+        config,
+        layout=found.layout,
+        mask_values="auto" if legend or drawn else reading.values,
+        ignore_values=config.ignore_values or tuple(map(written, reading.ignored)),
+    )
+
+
+def _account(
+    path: str,
+    found: FoundMasks,
+    notes: Notes,
+    remarks: tuple[str, ...],
+    counts: dict[str, np.ndarray],
+    classes: tuple[str, ...],
+) -> Account:
+    images = {split: len(part) for split, part in counts.items()}
+    unused = {split: len(part) for split, part in found.splits.items()
+              if split not in (*counts, WHOLE)}  # fmt: skip
+    for split in unused:
+        notes.add(f"{split}: not used here")
+    numbers = _are_numbers(classes)
+    shown = {split: labels_shown(classes, part, numbers=numbers) for split, part in counts.items()}
+    return Account(
+        data=path,
+        layout=found.description,
+        images=images | unused,
+        classes=shown,
+        skipped=notes.skipped.found(),
+        notes=(*notes.remarks, *remarks),
+    )
+
+
+def undivided_images(path: str, config: MaskConfig) -> FileSource | None:
+    """All images with masks of data without splits; None if there are splits."""
+    must_exist(path)
+    pairs = find_masks(path, config, Notes()).splits.get(WHOLE)
+    return None if pairs is None else FileSource(path, [image for image, _ in pairs])
 
 
 def open_segmented_part(
@@ -208,25 +318,40 @@ def open_segmented_part(
     classes: tuple[str, ...],
     only: Collection[str] | None = None,
 ) -> SegmentedSource:
-    """One part of pictures with masks, for a model with these classes; every mask is read once, to
+    """One split of images with masks, for a model with these classes; every mask is read once, to
     be checked.
 
-    Where there are no parts it is all pictures. With `only`, those of these names.
+    Where there are no splits it is all images. With `only`, those of these names.
     Names are compared where both sides have them: a model or data with numbers for names only has
     to have as many classes.
-    Errors: as `open_segmented`; DataError for other classes, naming the first that differs.
+    Errors: as `open_segmented`; DataError for other classes, naming the first that differs, and
+    for a split that is not there.
     """
     must_exist(path)
-    pairs = part_pairs(path, config.layout, part)
-    names, reader = _meaning(path, config, () if _are_numbers(classes) else classes)
+    notes, usual = Notes(), split_called(part)
+    found = find_masks(path, config, notes, extra="" if usual else part)
+    pairs = found.splits.get(WHOLE, found.splits.get(usual or part))
+    if pairs is None:
+        raise DataError(
+            f"{path} has the splits {quoted(list(found.splits))}, and none called {part}"
+            + "".join(f"; {remark}" for remark in notes.remarks if f"{part}/" in remark),
+            remedy="choose another --split",
+        )
+    names, legend = _meaning(path, config, found, () if _are_numbers(classes) else classes)
     _check_same(path, names, classes)
-    source = SegmentedSource(path, pairs, reader, classes)
+    source = SegmentedSource(path, pairs, MaskReading(legend=legend, classes=classes), classes)
     if only is not None:
-        kept = [pair for index, pair in enumerate(pairs) if source.key(index) in only]
-        source = SegmentedSource(path, kept, reader, classes)
-    counts = _counts(source)
+        pairs = [pair for index, pair in enumerate(pairs) if source.key(index) in only]
+        source = SegmentedSource(path, pairs, MaskReading(legend=legend, classes=classes), classes)
+    surveyed = _survey(source)
+    values = Values(_files(source, surveyed))
+    reading, remarks = decide(values, config, classes, legend, path)
+    counts = _counted(source, surveyed, reading)
+    source = SegmentedSource(path, pairs, reading, classes)
     _check_labels(source, counts, len(classes))
-    _tell(part, counts, classes)
+    remarks = (*remarks, *rarely_meant(part, counts, classes))
+    chosen = found._replace(splits={part: pairs})
+    source.account = _account(path, chosen, notes, remarks, {part: counts}, classes)
     return source
 
 
@@ -247,5 +372,7 @@ def _check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> 
     for label, (name, own) in enumerate(zip(names, classes, strict=True)):
         if name.strip() != own.strip():  # a published list has "bed "
             raise DataError(
-                f"label {label} is '{name}' in {path}, and '{own}' in the model", remedy=remedy
+                f"label {label} is '{printable(name)}' in {path}, and '{printable(own)}' in the "
+                "model",
+                remedy=remedy,
             )

@@ -31,9 +31,11 @@ from beit.home import home
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".index"
-LABEL_NAMES = ("class_name", "class", "label")
+LABEL_NAMES = ("class_name", "class", "label", "labels", "tags")
+Label = str | tuple[str, ...]
+"""A class, or the labels of an image that may have several or none."""
 LARGEST_LABEL = 2**20
 
 
@@ -47,7 +49,7 @@ class ShardIndex(NamedTuple):
     """How many bytes each picture has, int64 [n]."""
     labels: np.ndarray
     """Places in `label_names`, int32 [n]; -1 without a label."""
-    label_names: tuple[str, ...]
+    label_names: tuple[Label, ...]
     skipped: tuple[Skipped, ...]
     """Members that are neither an image of a sample nor its label."""
 
@@ -105,9 +107,9 @@ class _Collected:
     def sample(self, member: _Member) -> _Sample:
         return self.samples.setdefault(member.key, _Sample())
 
-    def _rows(self) -> list[tuple[_Member, str | None]]:
+    def _rows(self) -> list[tuple[_Member, Label | None]]:
         """The images that are used with their labels, in the order of the shard."""
-        rows: list[tuple[_Member, str | None]] = []
+        rows: list[tuple[_Member, Label | None]] = []
         for sample in self.samples.values():
             used, others = sample.chosen()
             for member in others:
@@ -122,7 +124,7 @@ class _Collected:
 
     def index(self) -> ShardIndex:
         rows = self._rows()
-        ids: dict[str, int] = {}
+        ids: dict[Label, int] = {}
         labels = [-1 if label is None else ids.setdefault(label, len(ids)) for _, label in rows]
         return ShardIndex(
             Names(os.fsencode(member.name) for member, _ in rows),
@@ -159,13 +161,20 @@ def _said(extension: str, content: bytes) -> Any:
     if extension == ".cls":
         return content.decode("utf-8").strip()
     values = json.loads(content)
-    if not isinstance(values, dict):
-        return None
-    return next((values[name] for name in LABEL_NAMES if name in values), None)
+    if isinstance(values, dict):
+        return next((values[name] for name in LABEL_NAMES if name in values), None)
+    return values if isinstance(values, list) else None
 
 
-def _label(number: str | None, described: Any) -> str | None:
-    """The class of a sample: by name in its .json, else as its .cls says, else by number there."""
+def _label(number: str | None, described: Any) -> Label | None:
+    """The class of a sample: by name in its .json, else as its .cls says, else by number there. A
+    list in the .json, or a .json that is a list, holds its labels."""
+    if isinstance(described, list) and all(isinstance(one, str | int) for one in described):
+        if len(set(described)) < len(described):
+            raise ValueError(
+                f"the labels {described} name one twice: give names, not zeros and ones"
+            )
+        return tuple(str(one) for one in described)
     if isinstance(described, str) and described:
         return described
     if number is not None:
@@ -249,9 +258,10 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
         )
     except Exception:  # zip, array and JSON readers raise nearly every type on foreign bytes
         return None
+    names_of = tuple(tuple(one) if isinstance(one, list) else one for one in about["labels"])
     if any(len(array) != len(names) for array in (offsets, sizes, labels)):
         return None
-    return ShardIndex(names, offsets, sizes, labels, tuple(about["labels"]), skipped)
+    return ShardIndex(names, offsets, sizes, labels, names_of, skipped)
 
 
 def write_whole(path: Path, content: bytes) -> None:

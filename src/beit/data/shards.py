@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from beit.data.account import Account, SkippedFiles, images_per_class
+from beit.data.account import Account, SkippedFiles
 from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import find_pictures, natural_key, quoted
 from beit.data.names import Names
 from beit.data.places import expand, is_remote, read_all, read_range
-from beit.data.shard_index import ShardIndex, find_index
-from beit.data.sources import Record
+from beit.data.shard_index import Label, ShardIndex, find_index
+from beit.data.sources import Record, images_per_class, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, DataError, of_another_format
 
@@ -77,8 +77,7 @@ class ShardSource:
             _check_header(data[:BLOCK], name, size)
         except (OSError, tarfile.TarError) as error:
             raise UnreadableError(f"{place}: {error}") from error
-        target = None if self.targets is None else int(self.targets[index])
-        return Record(data[BLOCK:], target, self.key(index))
+        return Record(data[BLOCK:], target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
         return int(self._sizes[index])
@@ -101,16 +100,26 @@ def _check_header(header: bytes, name: bytes, size: int) -> None:
 
 
 def _labels(indexes: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Classes in natural order and the class of each picture, if every picture has one."""
+    """Classes in natural order and the class of each picture, if every picture has one; or its
+    labels, if any picture has a list of them."""
     if any((index.labels < 0).any() for index in indexes):
         return (), None
-    classes = tuple(sorted({name for one in indexes for name in one.label_names}, key=natural_key))
+    every = [one for index in indexes for one in index.label_names]
+    words = {word for one in every for word in ((one,) if isinstance(one, str) else one)}
+    classes = tuple(sorted(words, key=natural_key))
     ids = {name: number for number, name in enumerate(classes)}
+    several = any(not isinstance(one, str) for one in every)
+
+    def target(one: Label) -> np.ndarray:
+        numbers = [ids[word] for word in ((one,) if isinstance(one, str) else one)]
+        return np.isin(np.arange(len(ids)), numbers) if several else np.array(numbers[0])
+
     translated = [
-        np.array([ids[name] for name in index.label_names], np.int64)[index.labels]
+        np.stack([*map(target, index.label_names)])[index.labels]
         for index in indexes
+        if len(index.labels)
     ]
-    return classes, np.concatenate(translated)
+    return classes, np.concatenate(translated) if translated else np.zeros(0, np.int64)
 
 
 def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: ShardSource) -> Account:
@@ -126,7 +135,7 @@ def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: Shard
         layout=f"tar shards ({len(places)}) in the layout of WebDataset"
         + (", with a label for each image" if source.classes else ""),
         images={split: len(source)},
-        classes={split: images_per_class(source.classes, source.targets)},
+        classes={split: images_per_class(source)},
         skipped=skipped.found(),
         notes=tuple(notes),
     )

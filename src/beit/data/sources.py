@@ -6,22 +6,22 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.config.data import FolderConfig
-from beit.data.account import Account, images_per_class
+from beit.config.reading import AS_RECOGNISED, Reading
+from beit.data.account import Account
 from beit.data.decode import decode
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, natural_key, quoted, read_list, reason_to_skip
+from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
 from beit.data.names import Names
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import DataError
 
-VALIDATION_FOLDERS = ("val", "valid", "validation")
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -29,12 +29,16 @@ CONTENT_FILES = 4096
 CONTENT_SAMPLE = 256
 
 
+Target = int | np.ndarray
+"""A class id or, of an image that may have several labels, bool [C]."""
+
+
 class Record(NamedTuple):
-    """An encoded picture, its class id if it has one, its stable name, and its labels if it is
-    segmented, uint8 [H,W]."""
+    """An encoded picture, its class id or labels if it has any, its stable name, and the label of
+    each pixel if it is segmented, uint8 [H,W]."""
 
     data: bytes
-    target: int | None
+    target: Target | None
     key: str
     labels: np.ndarray | None = None
 
@@ -49,7 +53,8 @@ class ImageSource(Protocol):
 
     @property
     def targets(self) -> np.ndarray | None:
-        """Class ids, int64 [n], or None without labels."""
+        """Class ids, int64 [n]; of images that may have several labels, bool [n, C], where a row
+        without any is legal; None without labels."""
 
     account: Account
     """What was understood of the place the images come from, and what was skipped there."""
@@ -71,6 +76,44 @@ class ImageSource(Protocol):
         Edits that keep the size change it where the contents are looked at: all of a small folder,
         a sample of a large one. Times do not count, so that a copy of the data is the same data.
         """
+
+
+def target_at(targets: np.ndarray | None, index: int) -> Target | None:
+    """What `targets` say of one image."""
+    if targets is None:
+        return None
+    target: np.ndarray = targets[index]
+    return target if target.ndim else int(target)
+
+
+def is_multi_label(source: ImageSource) -> bool:
+    """Whether its images may have several labels each."""
+    return source.targets is not None and source.targets.ndim == 2
+
+
+def class_counts(source: ImageSource) -> np.ndarray:
+    """Images of each class, int64 [C]; one with several labels counts for each of them."""
+    targets = source.targets
+    assert targets is not None
+    if targets.ndim == 2:
+        return np.asarray(targets.sum(axis=0, dtype=np.int64))
+    return np.bincount(targets, minlength=len(source.classes))
+
+
+def images_per_class(source: ImageSource) -> dict[str, int]:
+    """The same by the names of the classes; empty without labels."""
+    if source.targets is None:
+        return {}
+    return dict(zip(source.classes, class_counts(source).tolist(), strict=True))
+
+
+def class_names_at(source: ImageSource, index: int) -> tuple[str, ...]:
+    """The names of the classes of one image; empty without labels."""
+    target = target_at(source.targets, index)
+    if target is None:
+        return ()
+    ids = [target] if isinstance(target, int) else np.flatnonzero(target).tolist()
+    return tuple(source.classes[number] for number in ids)
 
 
 def _read_file(path: Path, most: int = -1) -> bytes:
@@ -96,20 +139,35 @@ class FileSource:
         root: str,
         paths: Sequence[str],
         *,
-        targets: Sequence[int] | np.ndarray | None = None,
+        targets: Sequence[int] | np.ndarray | None = None,  # as `ImageSource.targets`
         classes: tuple[str, ...] = (),
         account: Account | None = None,
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
-        self.targets = None if targets is None else np.array(targets, dtype=np.int64)
+        given = None if targets is None else np.array(targets)
+        several = given is not None and given.dtype == np.bool_
+        self.targets = given if given is None or several else given.astype(np.int64)
         self.classes = classes
         self.account = account or Account(
             data=root,
             layout="images in files",
             images={WHOLE: len(self)},
-            classes={WHOLE: images_per_class(classes, self.targets)},
+            classes={WHOLE: images_per_class(self)},
         )
+
+    def relabelled(self, indices: Sequence[int], targets: np.ndarray, note: str) -> FileSource:
+        """Some of the files, with other targets of the same classes, and a note on why."""
+        paths = [os.fsdecode(self._names[index]) for index in indices]
+        source = FileSource(self._root, paths, targets=targets, classes=self.classes)
+        split = next(iter(self.account.images), WHOLE)
+        source.account = replace(
+            self.account,
+            images={split: len(source)},
+            classes={split: images_per_class(source)},
+            notes=(*self.account.notes, note),
+        )
+        return source
 
     def __len__(self) -> int:
         return len(self._names)
@@ -127,8 +185,7 @@ class FileSource:
             data = _read_file(self.path(index))
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-        target = None if self.targets is None else int(self.targets[index])
-        return Record(data, target, self.key(index))
+        return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
         place = os.path.join(os.fsencode(self._root), self._names[index])  # noqa: PTH118 - as in
@@ -143,14 +200,22 @@ class FileSource:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
         total = 0
         for index in range(len(self)):
-            target = -1 if self.targets is None else self.targets[index]
             size = self.size(index)
             total += size
-            digest.update(self._names[index] + b"\0%d\0%d\n" % (size, target))
+            digest.update(self._names[index] + b"\0%d\0%b\n" % (size, self._labels(index)))
         small = total <= CONTENT_BYTES and len(self) <= CONTENT_FILES
         for index in range(len(self)) if small else spread(len(self), CONTENT_SAMPLE):
             digest.update(self._beginning(index))
         return digest.hexdigest()
+
+    def _labels(self, index: int) -> bytes:
+        """What is known of an image, as it goes into the fingerprint."""
+        target = target_at(self.targets, index)
+        if target is None:
+            return b"-1"
+        if isinstance(target, int):
+            return b"%d" % target
+        return b"+".join(b"%d" % number for number in np.flatnonzero(target).tolist())
 
     def _beginning(self, index: int) -> bytes:
         """Of the content, hashed; as much as the contents of a folder may have together."""
@@ -203,51 +268,32 @@ def must_exist(path: str) -> None:
         )
 
 
-def split_folder(path: str, names: tuple[str, ...]) -> str | None:
-    """The first of the named folders that the folder has."""
-    return next((name for name in names if Path(path, name).is_dir()), None)
-
-
-def source_from_list(path: str) -> FileSource:
-    """The pictures of a list file, in its order; with labels, classes are in natural order."""
-    paths, labels = read_list(path)
-    folder = Path(path).parent
-    paths = [
-        os.path.relpath(name, folder)
-        if PurePath(name).is_absolute() and PurePath(name).is_relative_to(folder.absolute())
-        else name
-        for name in paths
-    ]
-    if labels is None:
-        return FileSource(str(folder), paths)
-    classes = tuple(sorted(set(labels), key=natural_key))
-    ids = {name: index for index, name in enumerate(classes)}
-    targets = [ids[label] for label in labels]
-    return FileSource(str(folder), paths, targets=targets, classes=classes)
-
-
-def open_source(path: str, folders: FolderConfig | None = None) -> ImageSource:
-    """Images to learn from without labels: a folder, a list (.txt, .csv, .tsv), one image, tar
-    shards or a Hugging Face dataset (see `beit.data.parts.open_stored`).
+def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
+    """Images to learn from without labels: a folder, a label file, one image, tar shards or a
+    Hugging Face dataset (see `beit.data.parts.open_stored`).
 
     Folders are searched to every depth. Of data in splits only the one for training is read, of
     images beside masks the images, and `account` says so. Folders count as classes, which training
-    without labels may use to score itself, where they can be read in one way only.
-    Errors: DataError if nothing is there, no image is found, or the layout has two readings.
+    without labels may use to score itself, where they can be read in one way only; labels of a file
+    that cannot be used are left out, and `account` says why.
+    Errors: DataError if nothing is there, no image is found, or the layout has two readings;
+    ConfigError for options of label files that do not fit.
     """
     from beit.data.folders import Folders  # they are sources, too
+    from beit.data.label_files import check_options_apply, sources_from_list
     from beit.data.parts import open_stored, part_to_learn_from
 
+    check_options_apply(path, reading.label_file)
     stored = open_stored(path)
     if stored:
         return part_to_learn_from(path, stored)
     must_exist(path)
     place = Path(path)
     if place.is_dir():
-        found = Folders(path, folders or FolderConfig())
+        found = Folders(path, reading.folders)
         return found.source(found.training())
     if place.suffix.lower() in LIST_EXTENSIONS:
-        return source_from_list(path)
+        return part_to_learn_from(path, sources_from_list(path, reading.label_file))
     reason = reason_to_skip(path)
     if not reason:
         return FileSource(str(place.parent), [place.name])
@@ -270,13 +316,15 @@ def evenly(source: ImageSource, limit: int) -> ImageSource:
     return source if len(source) <= limit else select(source, spread(len(source), limit))
 
 
-def check_readable(source: ImageSource, channels: int = 3) -> None:
+def check_readable(
+    source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
+) -> None:
     """DataError, with the reasons, if none of a few pictures spread over the source can be read."""
     reasons: list[str] = []
     indices = spread(len(source), PROBES)
     for index in indices:
         try:
-            decode(source.read(index).data, channels=channels)
+            decode(source.read(index).data, channels=channels, value_range=value_range)
         except UnreadableError as error:
             reasons.append(f"{source.key(index)} ({error.reason})")
         else:

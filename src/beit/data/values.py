@@ -12,6 +12,11 @@ WHOLE = (LARGEST_16_BIT,)
 REAL = (1, 255, LARGEST_16_BIT)
 """The usual ranges of floats, smallest first."""
 
+ValueRange = tuple[float, float]
+"""The values that become 0 and 255."""
+NOT_FINITE = "it holds values that are not finite numbers"
+_WHOLE_BITS = tuple(2**bits for bits in range(9, 16))
+
 _EIGHT_BITS = (
     (np.arange(LARGEST_16_BIT + 1) * 255 + LARGEST_16_BIT // 2) // LARGEST_16_BIT
 ).astype(np.uint8)
@@ -30,30 +35,79 @@ class UnreadableError(DataError):
         return type(self), (self.reason,)
 
 
-def from_16_bits(values: np.ndarray) -> np.ndarray:
+def _from_16_bits(values: np.ndarray) -> np.ndarray:
     """65535 to 255, rounded."""
     found: np.ndarray = _EIGHT_BITS[values]
     return found
 
 
-def scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
+def _within(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    """Numbers to uint8, linearly: the ends of the range become 0 and 255."""
+    first, last = value_range
+    low, high = float(values.min()), float(values.max())
+    if not (first <= low and high <= last):  # so that NaN is refused, too
+        raise UnreadableError(
+            f"its values run from {low:g} to {high:g}, and value_range is {first:g} to {last:g}"
+            if np.isfinite([low, high]).all()
+            else NOT_FINITE
+        )
+    found: np.ndarray = np.rint((values - first) * (255.0 / (last - first))).astype(np.uint8)
+    return found
+
+
+def _scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
     """Numbers of any size to uint8 by the first range that holds them all."""
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UnreadableError("it holds values that are not finite numbers")
+        raise UnreadableError(NOT_FINITE)
     for largest in ranges:
         if low >= 0 and high <= largest:
-            found: np.ndarray = np.rint(values * (255.0 / largest)).astype(np.uint8)
-            return found
+            return _within(values, (0, largest))
     raise UnreadableError(
-        f"its values run from {low:g} to {high:g}; convert them to a range from 0 to {ranges[-1]}"
+        f"its values run from {low:g} to {high:g}: give their range with value_range, or convert "
+        f"them to a range from 0 to {ranges[-1]}"
     )
 
 
-def to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """Pixels of any type of number to uint8, by the rules above."""
+def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> np.ndarray:
+    """Pixels of any type of number to uint8; those that are uint8 stay as they are.
+
+    Errors: UnreadableError for values outside of the range, or of every usual one.
+    """
     if values.dtype == np.uint8:
         return values
-    if values.dtype == np.uint16:
-        return from_16_bits(values)
-    return scaled(values, REAL if values.dtype.kind == "f" else WHOLE)
+    if value_range is not None:
+        return _within(values, value_range)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return _from_16_bits(values)
+    return _scaled(values, REAL if values.dtype.kind == "f" else WHOLE)
+
+
+def stated_range(
+    values: np.ndarray, *, bits: int = 0, largest: object = None, significant: bytes = b""
+) -> ValueRange | None:
+    """The range that a file states for its values of 16 bits, None if that is all of them.
+
+    `bits` and `largest` are BitsPerSample and MaxSampleValue of TIFF, `significant` is the chunk
+    sBIT of PNG. Most writers of MaxSampleValue put the largest value of that one image there, by
+    which each would be stretched on its own: only the end of a whole number of bits is a range.
+    By its standard a PNG file with sBIT 12 has values scaled up to 65535, with zeros or copies of
+    the upper bits below; if none is above 4095 and the lower bits are used, they were not scaled.
+    """
+    if values.dtype.kind not in "iu" or not values.size:
+        return None
+    top = int(values.max())
+    if 8 < bits < 16:
+        return (0, 2**bits - 1)
+    if isinstance(largest, tuple):
+        largest = max(largest, default=None)
+    if isinstance(largest, int | float) and top <= largest:
+        whole = int(largest) + 1
+        if largest == whole - 1 and whole in _WHOLE_BITS:
+            return (0, whole - 1)
+    if significant:
+        used = max(significant)
+        unscaled = 8 < used < 16 and top < 2**used
+        if unscaled and (values.astype(np.int64) & (2 ** (16 - used) - 1)).any():
+            return (0, 2**used - 1)
+    return None

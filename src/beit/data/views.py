@@ -20,6 +20,7 @@ from torch import Tensor
 
 from beit.config.data import CropScale, Symmetry, ViewConfig
 from beit.config.tokenizer import Interpolation
+from beit.data.sources import Target
 from beit.jitter import changed, changes_tensor, draw_jitter
 from beit.masking import MaskSampler
 
@@ -52,10 +53,10 @@ class MaskedSample(NamedTuple):
 
 
 class LabelledSample(NamedTuple):
-    """A view of a picture and its class id."""
+    """A view of a picture and its class id or, where it may have several, its labels bool [C]."""
 
     image: UInt8[Tensor, "channels height width"]
-    target: int
+    target: Target
 
 
 class SegmentedSample(NamedTuple):
@@ -204,7 +205,7 @@ class SingleView:
     interpolation: Interpolation = "bicubic"
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, generator: random.Random
     ) -> ImageSample:
         """A view of a picture uint8 [H,W,C]; the target is of no use here."""
         crop, jitter = _prepare(picture, self.config, generator)
@@ -227,7 +228,7 @@ class MaskedViews:
     def __call__(
         self,
         picture: np.ndarray,
-        _target: int | None,
+        _target: Target | None,
         generator: random.Random,
         mask_generator: random.Random | None = None,
     ) -> MaskedSample:

@@ -57,22 +57,31 @@ def _needed(data: bytes) -> int:
 def _unpacked(data: bytes, enough: int) -> int:
     """Bytes in the stream of the default picture; counting ends once there are enough."""
     count, stream = 0, zlib.decompressobj()
-    for packed in _chunks(data):
-        while packed and count < enough and not stream.eof:
+    for kind, packed in _chunks(data):
+        while kind == b"IDAT" and packed and count < enough and not stream.eof:
             count += len(stream.decompress(packed, PIECE))
             packed = stream.unconsumed_tail
     return count + (0 if stream.eof else len(stream.flush()))
 
 
-def _chunks(data: bytes) -> Iterator[bytes]:
-    """What the chunks IDAT hold."""
+def png_chunk(data: bytes, kind: bytes) -> bytes:
+    """What the first chunk of a kind holds, empty if there is none before the pixels."""
+    for found, content in _chunks(data):
+        if found == kind:
+            return content
+        if found == b"IDAT":
+            break
+    return b""
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG file and what they hold."""
     place = 8
     while place + 8 <= len(data):
         length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         if kind == b"IEND":
             return
-        if kind == b"IDAT":
-            yield data[place + 8 : place + 8 + length]
+        yield kind, data[place + 8 : place + 8 + length]
         place += length + 12
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.config.serve import ServeConfig
-from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus
+from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus, device
+from beit.doctor.agreement import check_agreement
 from beit.doctor.finding import Check, Finding
 from beit.doctor.installation import check_decoder, check_extras, check_versions
 from beit.doctor.machine import (
@@ -29,6 +31,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> list[Finding]:
     """Examine this machine and, if given, pictures. Nothing is changed and nothing left behind.
 
@@ -43,8 +46,11 @@ def examine(
     checks += [check_compile] if compile else []
     checks += [check_decoder, check_threads, check_memory, check_open_files]
     findings = [found for check in checks for found in check()]
+    findings += check_agreement(device())
     findings += check_disk(out)
     findings += [*check_port(port, "beit serve"), *check_port(TORCHRUN, "torchrun")]
     if data:
-        findings += check_pictures(data, channels=channels, sample=sample, size=size)
+        findings += check_pictures(
+            data, channels=channels, sample=sample, size=size, label_file=label_file
+        )
     return findings

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from beit.config import PretrainRunConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.account import Account
 from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
 from beit.data.decode import read_header
@@ -173,10 +175,17 @@ def _budget(number: int, gpu: bool) -> str:
     )
 
 
-def check_pictures(data: str, *, channels: int, sample: int, size: int) -> Iterator[Finding]:
+def check_pictures(
+    data: str,
+    *,
+    channels: int,
+    sample: int,
+    size: int,
+    label_file: LabelFileConfig = BY_HEADINGS,
+) -> Iterator[Finding]:
     """Look through a sample and say what suits."""
     try:
-        parts = open_parts(data)
+        parts = open_parts(data, Reading(label_file=label_file))
         found = check_parts(data, parts, channels=channels, sample=sample)
     except BeitError as error:
         yield _finding("fail", "pictures", error.problem, error.remedy)

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from beit.data.class_names import IMAGENET, imagenet_classes
+from beit.data.class_names import wordnet_ids
 from beit.data.listing import natural_key, quoted
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
 
-ALIKE = 0.9
-"""Share of the names that must be ImageNet's for the model's classes to count as its classes."""
 MOST_NAMED = 50
 FORMAT = (
     'write {"folder or file name": class or [classes]}, or a list with the classes of each picture '
@@ -71,11 +69,7 @@ class _Names:
         times = Counter(classes)  # ImageNet has two cranes: a name of several classes is none
         self.ids = {name: index for index, name in enumerate(classes) if times[name] == 1}
         self.count = len(classes)
-        if self.count in IMAGENET:
-            info = imagenet_classes(self.count)
-            pairs = zip(classes, info.label_descriptions(), strict=True)
-            if sum(name == description for name, description in pairs) > ALIKE * self.count:
-                self.ids |= {name: index for index, name in enumerate(info.label_names())}
+        self.ids |= {name: index for index, name in enumerate(wordnet_ids(classes))}
 
     def classes_of(self, entry: object, where: str) -> Classes:
         """What an entry of a label map says: a class, or a list of classes."""
@@ -97,8 +91,9 @@ class _Names:
 
 def _group(source: ImageSource, index: int) -> str:
     """The label of a list, or the uppermost folder; empty without either."""
-    if source.targets is not None:
-        return source.classes[int(source.targets[index])]
+    names = class_names_at(source, index)
+    if len(names) == 1:
+        return names[0]
     folder, slash, _ = source.key(index).partition("/")
     return folder if slash else ""
 

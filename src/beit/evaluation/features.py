@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float16, Int64
+from jaxtyping import Bool, Float, Float16, Int64
 from torch import Tensor
 
 from beit.batch import ImageBatch, LabelledBatch
@@ -17,7 +17,7 @@ class FeatureTable(NamedTuple):
     """One row per picture: mean patch vector of each block asked for, with labels and keys."""
 
     features: Float[Tensor, "pictures taps width"]
-    targets: Int64[Tensor, " pictures"]
+    targets: Int64[Tensor, " pictures"] | Bool[Tensor, "pictures classes"]
     keys: tuple[str, ...]
     cls: Float[Tensor, "pictures taps width"]
     """The class token after each of these blocks."""

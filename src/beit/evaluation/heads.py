@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from beit.config.probe import ProbeConfig
+from beit.evaluation.multilabel import average_precision
 from beit.evaluation.precision import in_float32
+
+Targets = Int64[Tensor, " pictures"] | Bool[Tensor, "pictures classes"]
 
 
 class LinearHeads(NamedTuple):
@@ -43,11 +46,47 @@ class LinearHeads(NamedTuple):
         ]
         return torch.stack(hits).sum(dim=0) / len(targets)
 
+    @torch.no_grad()
+    def mean_average_precision(
+        self,
+        features: Float[Tensor, "pictures blocks width"],
+        targets: Bool[Tensor, "pictures classes"],
+    ) -> Float[Tensor, "blocks rates"]:
+        """Of each head, over the labels that some picture has."""
+        blocks = []
+        for block, weights in enumerate(self.weights):
+            every = features[:, block] @ weights + self.bias[block]
+            scores = [
+                average_precision(some, targets).nanmean()
+                for some in every.split(self.classes, dim=1)
+            ]
+            blocks.append(torch.stack(scores).float())
+        return torch.stack(blocks)
+
+    def score(
+        self, features: Float[Tensor, "pictures blocks width"], targets: Targets
+    ) -> Float[Tensor, "blocks rates"]:
+        """The accuracy or, of pictures that may have several labels, the mean average precision."""
+        if targets.dtype == torch.bool:
+            return self.mean_average_precision(features, targets)
+        return self.accuracy(features, targets)
+
+
+def _summed_loss(
+    logits: Float[Tensor, "batch classes blocks rates"], targets: Targets
+) -> Float[Tensor, ""]:
+    """Cross-entropy or, with several labels, binary cross-entropy; over all heads."""
+    if targets.dtype == torch.bool:
+        each = targets[:, :, None, None].expand_as(logits).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, each, reduction="sum")
+    wanted = targets[:, None, None].expand(-1, *logits.shape[2:])
+    return F.cross_entropy(logits, wanted, reduction="sum")
+
 
 @in_float32
 def train_heads(
     features: Float[Tensor, "pictures blocks width"],
-    targets: Int64[Tensor, " pictures"],
+    targets: Targets,
     *,
     classes: int,
     config: ProbeConfig,
@@ -74,9 +113,8 @@ def train_heads(
             for rows in torch.randperm(len(targets), generator=chance).split(config.batch):
                 heads = LinearHeads(torch.cat(weights, dim=2), torch.cat(biases, dim=2), classes)
                 logits = heads.logits(features[rows])
-                wanted = targets[rows, None, None].expand(-1, *logits.shape[2:])
                 optimizer.zero_grad()
-                (F.cross_entropy(logits, wanted, reduction="sum") / len(rows)).backward()
+                (_summed_loss(logits, targets[rows]) / len(rows)).backward()
                 optimizer.step()
             schedule.step()
     return LinearHeads(

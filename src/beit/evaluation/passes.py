@@ -11,11 +11,12 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from beit.batch import Batch, SegmentedBatch, Unreadable
-from beit.config.data import LoaderConfig
+from beit.config.data import LoaderConfig, Resize
+from beit.config.tokenizer import Interpolation
 from beit.data.augment import central_view
 from beit.data.joint import WholeView
 from beit.data.loader import View, evaluate_batches
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, Target
 from beit.data.views import ImageSample
 
 HELD_BYTES = 512 * 2**20
@@ -30,11 +31,15 @@ class CentreView:
 
     size: tuple[int, int]
     crop_share: float
+    resize: Resize = "cover"
+    interpolation: Interpolation = "bicubic"
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, _generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, _generator: random.Random
     ) -> ImageSample:
-        return ImageSample(central_view(picture, self.size, self.crop_share))
+        return ImageSample(
+            central_view(picture, self.size, self.crop_share, self.resize, self.interpolation)
+        )
 
 
 class Told:

@@ -48,3 +48,5 @@ class Probes:
     several: list[str]
     """Pictures that are the first of several in their file."""
     notes: list[str]
+    measure: str = "accuracy"
+    """What the scores are; of pictures with several labels each, the mean average precision."""

@@ -27,7 +27,7 @@ Tables = Mapping[str, FeatureTable]
 
 
 class Sweep(NamedTuple):
-    """The best validation accuracy of each block, and the best of all."""
+    """The best validation score of each block, and the best of all."""
 
     blocks: list[float]
     best: Chosen
@@ -51,11 +51,11 @@ def sweep_linear(method: str, tables: Tables, *, classes: int, config: ProbeConf
             part: standardised(values, features["train"]) for part, values in features.items()
         }
     heads = train_heads(features["train"], tables["train"].targets, classes=classes, config=config)
-    scores = heads.accuracy(features["validation"], tables["validation"].targets)
+    scores = heads.score(features["validation"], tables["validation"].targets)
     block, rate = _best(scores)
     test = None
     if "test" in tables:
-        test = float(heads.accuracy(features["test"], tables["test"].targets)[block, rate])
+        test = float(heads.score(features["test"], tables["test"].targets)[block, rate])
     best = Chosen(
         method=method,
         block=block,

@@ -39,7 +39,7 @@ class PatchAggregation(nn.Module):
         self.norm: nn.LayerNorm | None = None
         self.head: nn.Linear | None = None
         if not config.shared_head:
-            self.norm = layer_norm(backbone.width)
+            self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
             self.head = nn.Linear(backbone.width, outputs)
             draw(self.head.weight, cut=True)
             nn.init.zeros_(self.head.bias)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from beit.config.data import Resize
+from beit.config.tokenizer import Interpolation
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.vit import Images, VisionTransformer, draw
@@ -28,13 +30,20 @@ class FeatureExtractor(nn.Module):
     It is a copy: training or cutting it leaves the model it came from as it was. Pictures are
     uint8, or floats already normalised, of any height and width that the patch divides. The norm
     lies where timm has it: over all tokens (`norm`), or after the mean of the patches (`fc_norm`).
-    A segmenter has no norm of its own to give. `crop` is the evaluation crop that
-    `timm.data.resolve_model_data_config` is told.
+    A segmenter has no norm of its own to give. `crop`, `resize` and `interpolation` are those of
+    evaluation, for `timm.data.resolve_model_data_config`.
     """
 
     num_prefix_tokens = 1
 
-    def __init__(self, model: BackboneModel, *, crop: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: BackboneModel,
+        *,
+        crop: float = 1.0,
+        resize: Resize = "cover",
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
         super().__init__()
         config = replace(model.backbone.config, mask_token=False)
         self.backbone = copy.deepcopy(model.backbone)
@@ -60,7 +69,8 @@ class FeatureExtractor(nn.Module):
             "mean": config.mean,
             "std": config.std,
             "crop_pct": crop,
-            "interpolation": "bicubic",
+            "crop_mode": "center" if resize == "cover" else "squash",
+            "interpolation": interpolation,
             "num_classes": self.num_classes,
             "first_conv": "backbone.patch_embed.proj",
             "classifier": "head",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, HeadConfig, Pooling
+from beit.masked_patches import Mask, MaskedPatches, read_mask
 from beit.models.aggregation import PatchAggregation
-from beit.models.layers import Wanted, layer_norm
+from beit.models.layers import layer_norm
 from beit.models.vit import Images, draw
 
 
@@ -54,7 +54,7 @@ class MaskedImageModel(BackboneModel):
     ) -> None:
         super().__init__(backbone)
         self.outputs = outputs
-        self.norm = layer_norm(backbone.width)
+        self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
         self.head = nn.Linear(backbone.width, outputs)
         draw(self.head.weight, cut=True)
         nn.init.zeros_(self.head.bias)
@@ -67,22 +67,25 @@ class MaskedImageModel(BackboneModel):
     def forward(
         self,
         images: Images,
-        mask: Bool[Tensor, "batch patches"] | None = None,
+        mask: Mask | None = None,
         every_position: bool = False,
     ) -> Float[Tensor, "rows outputs"]:
         """Predictions for the masked patches [M, K] in row-major order, or for all [B*N, K].
 
         Only the rows that are returned go through the rest of the last block, norm and head.
         """
-        asked = _asked(mask, every_position)
-        patches = self.backbone(images, mask, wanted=asked.places).patches
-        predictions: Tensor = self.head(self.norm(asked.rows(patches)))
+        masked = read_mask(mask)
+        chosen = None if every_position else masked
+        places = None if chosen is None else chosen.places
+        hidden = None if masked is None else masked.mask
+        patches = self.backbone(images, hidden, wanted=places).patches
+        predictions: Tensor = self.head(self.norm(_rows(patches, chosen)))
         return predictions
 
     def predictions(
         self,
         images: Images,
-        mask: Bool[Tensor, "batch patches"] | None = None,
+        mask: Mask | None = None,
         every_position: bool = False,
     ) -> tuple[Float[Tensor, "rows outputs"], ...]:
         """What `forward` gives and, with patch aggregation, its prediction of the same."""
@@ -91,50 +94,22 @@ class MaskedImageModel(BackboneModel):
             return (self(images, mask, every_position),)
         patch = self.backbone.config.patch
         grid = (images.shape[2] // patch, images.shape[3] // patch)
-        asked = _asked(mask, every_position)
-        features = self.backbone(images, mask, taps=(extra.tap,), wanted=asked.places)
-        rows = asked.rows(features.patches)
-        aggregated = asked.rows(extra(self.backbone, features, grid, asked.places))
+        masked = read_mask(mask)
+        chosen = None if every_position else masked
+        places = None if chosen is None else chosen.places
+        hidden = None if masked is None else masked.mask
+        features = self.backbone(images, hidden, taps=(extra.tap,), wanted=places)
+        rows = _rows(features.patches, chosen)
+        aggregated = _rows(extra(self.backbone, features, grid, places), chosen)
         norm, head = extra.norm or self.norm, extra.head or self.head
         return self.head(self.norm(rows)), head(norm(aggregated))
 
-    def plain(self) -> MaskedImageModel:
-        """The same weights without patch aggregation: all that is of use after pre-training."""
-        if self.aggregation is None:
-            return self
-        with torch.device("meta"):
-            model = MaskedImageModel(self.backbone.config, self.outputs)
-        model.backbone, model.norm, model.head = self.backbone, self.norm, self.head
-        return model.train(self.training)
 
-
-class Asked(NamedTuple):
-    """The patches that are to be predicted, as many of each picture as of the one with most."""
-
-    places: Wanted | None
-    """None: all patches."""
-    real: Bool[Tensor, "batch wanted"] | None
-    """False where a picture has fewer than the one with most; None: all have the same number."""
-
-    def rows(self, patches: Float[Tensor, "batch wanted width"]) -> Float[Tensor, "rows width"]:
-        """Of the patches at these places, the real ones in row-major order."""
-        return patches.flatten(0, 1) if self.real is None else patches[self.real]
-
-
-def _asked(mask: Bool[Tensor, "batch patches"] | None, every_position: bool) -> Asked:
-    """The masked patches, or all of them."""
-    if mask is None or every_position:
-        return Asked(None, None)
-    fewest, most = hidden_counts(mask)
-    places = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
-    return Asked(places, None if fewest == most else mask.gather(1, places))
-
-
-def hidden_counts(mask: Bool[Tensor, "batch patches"]) -> tuple[int, int]:
-    """Hidden patches of the pictures with fewest and with most. A GPU is waited for here, as shapes
-    follow from the masks; but for nothing after it."""
-    fewest, most = torch.stack(mask.sum(dim=1).aminmax()).tolist()
-    return fewest, most
+def _rows(
+    patches: Float[Tensor, "batch _ width"], masked: MaskedPatches | None
+) -> Float[Tensor, "rows width"]:
+    """All patches, or the masked ones of what was computed at their places."""
+    return patches.flatten(0, 1) if masked is None else masked.rows(patches)
 
 
 class BareBackbone(BackboneModel):
@@ -142,7 +117,7 @@ class BareBackbone(BackboneModel):
 
     def __init__(self, backbone: VisionTransformerConfig) -> None:
         super().__init__(backbone)
-        self.norm = layer_norm(backbone.width)
+        self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
 
     def forward(self, images: Images) -> Float[Tensor, "batch patches features"]:
         patches: Tensor = self.norm(self.backbone(images).patches)
@@ -158,7 +133,7 @@ class Classifier(BackboneModel):
         super().__init__(backbone)
         head = head or HeadConfig()
         self.pooling: Pooling = head.pooling
-        self.norm = layer_norm(backbone.width)
+        self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
         self.head = nn.Linear(backbone.width, classes)
         draw(self.head.weight, cut=False)
         with torch.no_grad():

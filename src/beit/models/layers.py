@@ -18,9 +18,9 @@ Wanted = Int64[Tensor, "batch wanted"]
 """Places of some tokens (or patches) in each picture."""
 
 
-def layer_norm(width: int) -> nn.LayerNorm:
-    """LayerNorm as everywhere in BEiT: epsilon 1e-6."""
-    return nn.LayerNorm(width, eps=NORM_EPSILON)
+def layer_norm(width: int, epsilon: float = NORM_EPSILON) -> nn.LayerNorm:
+    """LayerNorm, with the epsilon of BEiT unless a backbone has another."""
+    return nn.LayerNorm(width, eps=epsilon)
 
 
 def pick(
@@ -137,12 +137,13 @@ class Block(nn.Module):
         layer_scale: float | None,
         drop_path: float,
         relative_grid: Grid | None,
+        norm_epsilon: float = NORM_EPSILON,
     ) -> None:
         super().__init__()
         self.recompute: Recompute = "off"
-        self.norm1 = layer_norm(width)
+        self.norm1 = layer_norm(width, norm_epsilon)
         self.attn = Attention(width=width, heads=heads, relative_grid=relative_grid)
-        self.norm2 = layer_norm(width)
+        self.norm2 = layer_norm(width, norm_epsilon)
         self.mlp = MLP(width=width, hidden=hidden)
         self.drop_path1 = DropPath(drop_path)
         self.drop_path2 = DropPath(drop_path)

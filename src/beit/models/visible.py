@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from beit.config.hidden import VisibleConfig
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, BareBackbone, hidden_counts
+from beit.masked_patches import Mask, read_mask
+from beit.models.heads import BackboneModel, BareBackbone
 from beit.models.layers import layer_norm, pick
 from beit.models.vit import Features, Images, draw, with_class_token
 
@@ -90,22 +91,22 @@ class VisibleOnlyModel(BackboneModel):
         """Parameters without weight decay; the decoder's positions are none, as the backbone's."""
         return super().without_decay() | {"decoder.pos_embed"}
 
-    def forward(
-        self, images: Images, mask: Bool[Tensor, "batch patches"]
-    ) -> Float[Tensor, "rows outputs"]:
+    def forward(self, images: Images, mask: Mask) -> Float[Tensor, "rows outputs"]:
         """Predictions for the masked patches [M, K] in row-major order.
 
         Raises ConfigError unless as many patches are hidden in each picture.
         """
-        fewest, most = hidden_counts(mask)
+        masked = read_mask(mask)
+        assert masked is not None
+        fewest, most = masked.fewest, masked.most
         if fewest != most:
             raise ConfigError(
                 f"{fewest} to {most} patches are hidden in the pictures of one batch, and the "
                 "visible ones of all pictures are computed as one tensor",
                 remedy="use masks of an exact number, such as BlockMasking or UniformMasking",
             )
-        order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-        features: Features = self.backbone(images, kept=order[:, : mask.shape[1] - most])
+        order = masked.mask.to(torch.uint8).argsort(dim=1, stable=True)
+        features: Features = self.backbone(images, kept=order[:, : order.shape[1] - most])
         encoded = torch.cat([features.cls[:, None], features.patches], dim=1)
         predictions: Tensor = self.decoder(self.norm(encoded), order)
         return predictions

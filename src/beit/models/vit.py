@@ -80,6 +80,7 @@ class VisionTransformer(nn.Module):
                 layer_scale=config.layer_scale,
                 drop_path=config.drop_path * index / max(config.depth - 1, 1),
                 relative_grid=grid if config.relative_position == "per-block" else None,
+                norm_epsilon=config.norm_epsilon,
             )
             for index in range(config.depth)
         )

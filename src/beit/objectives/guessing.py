@@ -12,7 +12,7 @@ from torch import Tensor
 from beit.batch import MaskedBatch
 from beit.models.heads import MaskedImageModel
 from beit.models.vit import VisionTransformer
-from beit.objectives.hidden import patchify
+from beit.objectives.targets import patchify
 from beit.tokenizers.base import VisualTokenizer
 
 

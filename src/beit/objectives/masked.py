@@ -1,52 +1,139 @@
-"""Masked image modeling: the objective of BEiT (sections 2.3 and 2.4).
+"""Masked image modeling: the method of BEiT (arXiv:2106.08254, sections 2.2 to 2.4) on one page.
 
-The backbone is given the whole picture, with a mask token in the place of each hidden patch, and
-the head predicts the visual tokens of the hidden patches, and of nothing else. A model with patch
-aggregation predicts them twice, and the two cross-entropies are added (BEiT v2).
+An image has two views: patches, which the backbone reads, and visual tokens, which a frozen
+tokenizer makes of the clean image, one per patch. Some patches are masked: a learned vector stands
+in their place. From what is left the backbone predicts the tokens of the masked patches, and of no
+others; the loss is the cross-entropy over the vocabulary.
+
+BEiT v2 (arXiv:2208.06366, section 2.3) predicts them a second time, through the class token, and
+adds the two losses. The ablations of table 4 are options: all patches instead of the masked ones,
+pixels instead of tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
-from beit.config.hidden import MaskedConfig
+from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
+from beit.errors import ConfigError
+from beit.masked_patches import MaskedPatches
 from beit.models.heads import MaskedImageModel
-from beit.objectives.hidden import HiddenPatchPrediction
+from beit.models.layers import Block
+from beit.models.visible import VisibleOnlyModel
+from beit.objectives.base import Loss, Objective, entropy
+from beit.objectives.targets import TokenTargets, check_tokenizer, patchify, pixel_values
 from beit.tokenizers.bank import TokenBank
-from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.base import VisualTokenizer, count_codes
 
 
-class MaskedImageModeling(HiddenPatchPrediction):
-    """Predict the visual tokens of the masked patches; the ablations of table 4 by config."""
+class MaskedImageModeling(Objective[MaskedBatch]):
+    """Predict the visual tokens of masked patches."""
 
-    model: MaskedImageModel
+    model: MaskedImageModel | VisibleOnlyModel
 
     def __init__(
         self,
-        model: MaskedImageModel,
-        config: MaskedConfig,
+        model: MaskedImageModel | VisibleOnlyModel,
+        config: PretrainObjectiveConfig,
         tokenizer: VisualTokenizer | None,
         precision: torch.dtype = torch.float32,
         bank: TokenBank | None = None,
     ) -> None:
-        super().__init__(model, config, tokenizer, precision, bank)
+        """`precision` is the one the tokenizer encodes in; a `bank` keeps its tokens.
+
+        Raises ConfigError if tokenizer, backbone and head do not fit each other.
+        """
+        super().__init__()
+        self.model = model
         self.config = config
+        self.predicts_all = isinstance(config, MaskedConfig) and config.predict == "all"
+        self.tokens: TokenTargets | None = None
+        backbone = model.backbone.config
+        if config.target == "tokens":
+            fitting = check_tokenizer(tokenizer, backbone, model.outputs)
+            self.tokens = TokenTargets(fitting, precision, bank)
+        elif model.outputs != pixel_values(backbone):
+            raise ConfigError(
+                f"the head gives {model.outputs} values, a patch has {pixel_values(backbone)}",
+                remedy="build the head for the pixels of one patch",
+            )
+
+    def forward(self, batch: MaskedBatch, progress: float) -> Loss:
+        masked = MaskedPatches.of(batch.mask) if batch.masked is None else batch.masked
+        predictions = [rows.float() for rows in self.predictions(batch, masked)]
+        if self.tokens is None:
+            return self._pixel_loss(predictions, batch, masked)
+        targets = self.tokens(batch, None if self.predicts_all else masked)
+        losses = [F.cross_entropy(rows, targets) for rows in predictions]
+        return _added(losses, self._token_terms(predictions[0], targets, batch))
+
+    def predictions(
+        self, batch: MaskedBatch, masked: MaskedPatches
+    ) -> Sequence[Float[Tensor, "rows outputs"]]:
+        """Of the masked patches in row-major order, or of all; with patch aggregation, twice."""
+        assert isinstance(self.model, MaskedImageModel)
+        return self.model.predictions(batch.images, masked, self.predicts_all)
+
+    @torch.no_grad()
+    def _token_terms(
+        self,
+        logits: Float[Tensor, "rows codes"],
+        targets: Int64[Tensor, " rows"],
+        batch: MaskedBatch,
+    ) -> dict[str, Float[Tensor, ""]]:
+        hits = (logits.argmax(dim=-1) == targets).float()
+        if self.predicts_all:  # accuracy still is of the masked patches, unless nothing is masked
+            counted = (batch.mask | ~batch.mask.any()).flatten().float()
+            hits = hits * counted / counted.mean()
+        counts = count_codes(targets, self.model.outputs).float()
+        return {
+            "accuracy": hits.mean(),
+            "token_entropy": entropy(counts),
+            "codes_in_use": (counts > 0).sum().float(),
+        }
+
+    def _pixel_loss(
+        self,
+        predictions: Sequence[Float[Tensor, "rows values"]],
+        batch: MaskedBatch,
+        masked: MaskedPatches,
+    ) -> Loss:
+        """Squared error on the normalised pixels (table 4, pixel regression)."""
+        backbone = self.model.backbone
+        patches = patchify(backbone.normalise(batch.images), backbone.config.patch)
+        targets = patches.flatten(0, 1) if self.predicts_all else masked.select(patches)
+        losses = [F.mse_loss(rows, targets) for rows in predictions]
+        return _added(losses, {"target_variance": targets.var().detach()})
 
     @property
-    def predicts_all(self) -> bool:
-        """Whether visible patches are predicted, too (ablation of table 4)."""
-        return self.config.predict == "all"
+    def tokenizer(self) -> VisualTokenizer | None:
+        """The frozen tokenizer, in the precision it encodes in; None if pixels are predicted."""
+        return None if self.tokens is None else self.tokens.tokenizer
 
-    def predictions(self, batch: MaskedBatch) -> Sequence[Float[Tensor, "rows outputs"]]:
-        """One, and with patch aggregation a second of the same."""
-        return self.model.predictions(batch.images, batch.mask, self.predicts_all)
+    def worth_compiling(self) -> list[nn.Module]:
+        """The blocks, and a tokenizer of convolutions, a third of a step of BEiT base."""
+        tokenizer = self.tokenizer
+        if tokenizer is None or any(isinstance(module, Block) for module in tokenizer.modules()):
+            return self.blocks()
+        return [*self.blocks(), tokenizer]
 
-    def publish(self, model: nn.Module) -> nn.Module:
-        """What becomes the artifact of the model, or of its average: no patch aggregation."""
-        assert isinstance(model, MaskedImageModel)
-        return model.plain()
+    def after_step(self, step: int) -> dict[str, float]:
+        return {} if self.tokens is None else self.tokens.agreement()
+
+    def expectations(self) -> dict[str, float]:
+        return {} if self.tokens is None else {"chance_loss": math.log(self.model.outputs)}
+
+
+def _added(losses: Sequence[Float[Tensor, ""]], terms: dict[str, Float[Tensor, ""]]) -> Loss:
+    """All predictions count the same. `loss` is the main one's, comparable whether or not there is
+    a second; that of the second has its own name."""
+    names = ("loss", "aggregation_loss")
+    logged = {name: loss.detach() for name, loss in zip(names, losses, strict=False)}
+    return Loss(torch.stack(list(losses)).sum(), logged | terms)

@@ -7,8 +7,7 @@ import random
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from beit.chance import Chance, derive_seed
@@ -47,10 +46,11 @@ class Mixing:
     def __call__(
         self,
         images: Float[Tensor, "batch channels height width"],
-        targets: Int64[Tensor, " batch"],
+        targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"],
         chance: Chance,
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
-        """Pictures, and what share each class has in them."""
+        """Pictures, and what share each class has in them; of an image with several labels each
+        counts in full, so that a mixture has the labels of both by their share."""
         height, width = images.shape[-2:]
         partners, mixtures = [], []
         for row in range(len(images)):
@@ -68,11 +68,17 @@ class Mixing:
         x = torch.arange(width, device=images.device)
         inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
         own = torch.where(inside, 0.0, blend[:, :, None])[:, None]
-        labels = F.one_hot(targets, self._classes).to(images.dtype)
+        labels = self._vectors(targets) if targets.ndim == 1 else targets
+        labels = labels.to(images.dtype)
         return (
             own * images + (1 - own) * images[partner_of],
             share * labels + (1 - share) * labels[partner_of],
         )
+
+    def _vectors(self, targets: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch classes"]:
+        """One for the class, else zero: `one_hot`, which reads the classes to check them."""
+        vectors = targets.new_zeros(len(targets), self._classes)
+        return vectors.scatter_(1, targets[:, None], 1)
 
     def _drawn(self, chance: Chance, pair: int, height: int, width: int) -> Mixture:
         numbers = random.Random(derive_seed("mixing", chance.seed, chance.step, pair))

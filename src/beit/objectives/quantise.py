@@ -17,8 +17,9 @@ from beit.batch import ImageBatch
 from beit.config.runs import QuantiseConfig
 from beit.errors import ConfigError
 from beit.objectives.base import Loss, Objective, entropy
-from beit.objectives.hidden import patchify
+from beit.objectives.targets import patchify
 from beit.tokenizers.bank import FeatureBank, Views
+from beit.tokenizers.base import count_codes
 from beit.tokenizers.quantised import QuantisedTokenizer
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.vq import VQTokenizer
@@ -55,7 +56,7 @@ class Quantise(Objective[ImageBatch]):
         values, commitment, tokens = self.model(pixels)
         reconstruction = self.distance(values.float(), pixels, batch.views)
         total = reconstruction + self.config.commitment_weight * commitment
-        counts = torch.bincount(tokens.flatten(), minlength=self.model.codes)
+        counts = count_codes(tokens.flatten(), self.model.codes)
         terms = {
             "loss": total.detach(),
             "reconstruction": reconstruction.detach(),

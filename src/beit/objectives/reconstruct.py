@@ -12,6 +12,7 @@ from torch import Tensor
 from beit.batch import ImageBatch
 from beit.config.runs import ReconstructConfig
 from beit.objectives.base import Loss, Objective, entropy
+from beit.tokenizers.base import count_codes
 from beit.tokenizers.dvae import DiscreteVAE
 
 
@@ -67,7 +68,7 @@ class Reconstruct(Objective[ImageBatch]):
         detached = logits.detach()
         if self.training:
             self.model.observe(detached)
-        counts = torch.bincount(detached.argmax(dim=1).flatten(), minlength=self.model.codes)
+        counts = count_codes(detached.argmax(dim=1).flatten(), self.model.codes)
         terms = {
             "loss": total.detach(),
             "reconstruction": reconstruction.detach(),

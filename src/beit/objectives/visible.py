@@ -1,7 +1,7 @@
 """Visible-only prediction: an objective beside that of BEiT, for less work per step.
 
-The targets are those of masked image modeling, visual tokens or pixels of the hidden patches. But
-the backbone is given the visible patches alone, and a light decoder predicts (`models/visible.py`).
+The targets are those of masked image modeling. But the backbone is given the visible patches alone,
+and a light decoder predicts the masked ones (`models/visible.py`).
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
+from beit.masked_patches import MaskedPatches
 from beit.models.visible import VisibleOnlyModel
-from beit.objectives.hidden import HiddenPatchPrediction
+from beit.objectives.masked import MaskedImageModeling
 
 
-class VisibleOnlyPrediction(HiddenPatchPrediction):
-    """Predict the visual tokens of hidden patches, which the backbone never sees."""
+class VisibleOnlyPrediction(MaskedImageModeling):
+    """Predict the visual tokens of masked patches, which the backbone never sees."""
 
     model: VisibleOnlyModel
 
-    def predictions(self, batch: MaskedBatch) -> Sequence[Float[Tensor, "rows outputs"]]:
+    def predictions(
+        self, batch: MaskedBatch, masked: MaskedPatches
+    ) -> Sequence[Float[Tensor, "rows outputs"]]:
         """One."""
-        return (self.model(batch.images, batch.mask),)
+        return (self.model(batch.images, masked),)
 
     def publish(self, model: nn.Module) -> nn.Module:
         """What becomes the artifact of the model, or of its average: the backbone alone."""

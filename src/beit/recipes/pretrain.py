@@ -20,12 +20,28 @@ from beit.config import (
     UniformMasking,
     ViewConfig,
     VisibleConfig,
+    VisionTransformerConfig,
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET_1K_EPOCH = 625  # steps of 2048 pictures
-IMAGENET_22K_EPOCH = 6930  # 14,197,122 pictures in steps of 2048
+IMAGENET_22K_EPOCH = 6932  # 14,197,122 pictures in steps of 2048
+
+
+def for_pretraining(
+    backbone: VisionTransformerConfig, recipe: PretrainRunConfig
+) -> VisionTransformerConfig:
+    """A backbone that was trained before, as the recipe trains it on: drop path and the initial
+    values of what is new, such as the blocks of patch aggregation, are the recipe's."""
+    scaled = backbone.layer_scale is not None and recipe.model.layer_scale is not None
+    return replace(
+        backbone,
+        layer_scale=recipe.model.layer_scale if scaled else backbone.layer_scale,
+        mask_token=recipe.objective.shows_hidden,
+        drop_path=recipe.model.drop_path,
+        initialisation=recipe.model.initialisation,
+    )
 
 
 def base_in22k() -> PretrainRunConfig:
@@ -54,7 +70,11 @@ def base_in22k() -> PretrainRunConfig:
 
 
 def base_in1k() -> PretrainRunConfig:
-    """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2)."""
+    """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2).
+
+    The command as printed there trains BEiT+; the model of the paper's tables and the released file
+    are `base-plain-in1k`.
+    """
     config = base_in22k()
     return replace(
         config,
@@ -71,6 +91,9 @@ def base_plain_in1k() -> PretrainRunConfig:
     """The paper's base model on ImageNet-1k: plain ViT, absolute positions (tables 1 and 12).
 
     800 epochs; fine-tuned 83.2 top-1 at 224 (table 1). About five days on 16 V100 (section 2.5).
+    The paper does not state mean and std: ImageNet's are those of the README. Masks are drawn as
+    the code does it, at most 75 with log-uniform aspects; algorithm 1 goes on beyond 40 % of the
+    patches and draws aspects uniformly.
     """
     config = base_in1k()
     plain = replace(
@@ -80,7 +103,10 @@ def base_plain_in1k() -> PretrainRunConfig:
 
 
 def large_plain_in1k() -> PretrainRunConfig:
-    """The paper's large model on ImageNet-1k: clip 1 (table 12); 85.2 top-1 at 224 (table 1)."""
+    """The paper's large model on ImageNet-1k: clip 1 (table 12); 85.2 top-1 at 224 (table 1).
+
+    No command was released; all else is as for `base-plain-in1k`.
+    """
     config = base_plain_in1k()
     large = replace(
         sized("large"),

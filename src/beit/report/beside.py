@@ -15,7 +15,7 @@ from beit.data.label_maps import painted
 from beit.data.sources import ImageSource
 from beit.models.heads import Classifier
 from beit.models.segmenter import Segmenter
-from beit.report import classification, segmentation
+from beit.report import classification, multilabel, segmentation
 from beit.report.markup import Markup, element, join, percent
 from beit.report.pictures import show
 from beit.report.pretraining import make_guesses, predicts
@@ -72,10 +72,27 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
     source = classification.held_out(config, classes)
     view = EvaluationView(config.model.size, config.crop)
 
+    def labels(keys: Sequence[str]) -> dict[str, Answered]:
+        wanted = named(source, keys)
+        depth = config.loader.value_range
+        found = multilabel.answer_images(model, published.answering, wanted, view, device, depth)
+        read = batches(LabelledBatch, wanted, view, config.model.channels, depth)
+        images = [image for batch in read for image in batch.images]
+        answered = {}
+        for index, (key, image) in enumerate(zip(found.keys, images, strict=True)):
+            truth = found.answers.targets[index]
+            said = element("b", "right" if found.wrong[index] < 0 else "wrong")
+            lines = multilabel.bars(found.answers.probabilities[index], truth, found.reads)
+            picture = show(to_rgb(image), multilabel.alt_of(truth, found.reads))
+            answered[key] = Answered(picture, join([said, lines]))
+        return answered
+
     def answers(keys: Sequence[str]) -> dict[str, Answered]:
         wanted = named(source, keys)
-        found = classification.answer(model, wanted, view, device)
-        read = batches(LabelledBatch, wanted, view, config.model.channels)
+        found = classification.answer(model, wanted, view, device, config.loader.value_range)
+        read = batches(
+            LabelledBatch, wanted, view, config.model.channels, config.loader.value_range
+        )
         images = [image for batch in read for image in batch.images]
         answered = {}
         for index, (key, image) in enumerate(zip(found.keys, images, strict=True)):
@@ -92,7 +109,7 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
             answered[key] = Answered(picture, join([said, element("ol", lines)]))
         return answered
 
-    return Contender(_names(source), answers)
+    return Contender(_names(source), labels if published.answering.multi_label else answers)
 
 
 def _segmenter(run: Path, config: SegmentRunConfig) -> Contender:

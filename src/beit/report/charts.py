@@ -136,6 +136,28 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             "Share of pictures whose class is the first answer, or among the first five.",
             as_share=True,
         ),
+        Plan(
+            "Mean average precision",
+            (
+                Metric("map", "mean average precision", "evaluate", "marks"),
+                Metric("chance_map", "at random", "evaluate", "reference"),
+            ),
+            "How well the images with a label are ranked before those without it, over all labels. "
+            "Healthy: rising, far above random.",
+            as_share=True,
+            from_zero=True,
+        ),
+        Plan(
+            "Labels right",
+            (
+                Metric("labels_right", "training, of all decisions"),
+                Metric("macro_f1", "validation, macro F1", "evaluate", "marks"),
+                Metric("micro_f1", "validation, micro F1", "evaluate", "marks"),
+            ),
+            "F1 is at the thresholds that are best for it. Where labels are rare, nearly all "
+            "decisions are right also for who never gives one: look at F1.",
+            as_share=True,
+        ),
     ),
     SegmentRunConfig: (
         Plan(

@@ -15,10 +15,12 @@ from beit.data.augment import EvaluationView
 from beit.data.drawing import to_rgb
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly
+from beit.data.values import ValueRange
 from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
+from beit.report.multilabel import answer_images, multi_label_sections
 from beit.report.pictures import show
 from beit.report.samples import affordable, batches, named
 from beit.report.trained import trained
@@ -49,13 +51,18 @@ class Answers(NamedTuple):
 
 @torch.no_grad()
 def answer(
-    model: Classifier, source: ImageSource, view: EvaluationView, device: torch.device
+    model: Classifier,
+    source: ImageSource,
+    view: EvaluationView,
+    device: torch.device,
+    value_range: ValueRange | None = None,
 ) -> Answers:
     """One pass over labelled pictures."""
+    channels = model.backbone.config.channels
     rows: list[Tensor] = []
     targets: list[Tensor] = []
     keys: list[str] = []
-    for batch in batches(LabelledBatch, source, view, model.backbone.config.channels):
+    for batch in batches(LabelledBatch, source, view, channels, value_range):
         logits: Tensor = model(batch.images.to(device))
         rows.append(logits.float().softmax(dim=1).cpu())
         targets.append(batch.targets)
@@ -121,12 +128,15 @@ def _gallery(
     source: ImageSource,
     view: EvaluationView,
     channels: int,
+    value_range: ValueRange | None,
 ) -> Markup:
     """These pictures with the answer, its probability and, where it is wrong, the truth."""
     classes = source.classes
     wanted = named(source, [answers.keys[index] for index in indices])
     images = [
-        image for batch in batches(LabelledBatch, wanted, view, channels) for image in batch.images
+        image
+        for batch in batches(LabelledBatch, wanted, view, channels, value_range)
+        for image in batch.images
     ]
     cells = []
     for index, image in zip(indices, images, strict=True):
@@ -180,7 +190,8 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
         split=config.split,
         per_class=config.per_class,
         seed=config.subset_seed,
-        folders=config.folders,
+        reading=config.reading,
+        multi_label=config.multi_label,
     ).validation
     if found.classes != classes:
         raise DataError(
@@ -191,7 +202,8 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
 
 
 def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
-    """The confusion matrix and the surest answers, on the validation pictures of the run.
+    """The confusion matrix (of a multi-label model, each label) and the surest answers, on the
+    validation pictures of the run.
 
     Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
     """
@@ -200,15 +212,24 @@ def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Sectio
     everything = held_out(config, classes)
     view = EvaluationView(config.model.size, config.crop)
     source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
-    answers = answer(model, source, view, device)
-    body = [_surest(answers, source, view, config.model.channels, right) for right in (False, True)]
+    if published.answering.multi_label:
+        labels = answer_images(
+            model, published.answering, source, view, device, config.loader.value_range
+        )
+        return multi_label_sections(labels, source, view, config, len(everything))
+    answers = answer(model, source, view, device, config.loader.value_range)
+    body = [_surest(answers, source, view, config, right) for right in (False, True)]
     lead = _summary(answers, len(everything), len(classes))
     pictures = Section("answers", "The surest answers", lead, join(body))
     return [_matrix(answers, classes), pictures]
 
 
 def _surest(
-    answers: Answers, source: ImageSource, view: EvaluationView, channels: int, right: bool
+    answers: Answers,
+    source: ImageSource,
+    view: EvaluationView,
+    config: FinetuneRunConfig,
+    right: bool,
 ) -> Markup:
     title = "Sure and right" if right else "Sure and wrong"
     words = (
@@ -216,8 +237,10 @@ def _surest(
         if right
         else "Wrong labels and doubtful pictures gather here: look at them first."
     )
-    indices = most_confident(answers, right=right, most=SHOWN)
+    indices, channels = most_confident(answers, right=right, most=SHOWN), config.model.channels
     head = [element("h3", title), element("p", words, {"class": "explain"})]
     if not indices:
         return join([*head, note(f"None of {count(len(answers.targets), 'picture')}.")])
-    return join([*head, _gallery(answers, indices, source, view, channels)])
+    return join(
+        [*head, _gallery(answers, indices, source, view, channels, config.loader.value_range)]
+    )

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from beit.artifact.load import open_tokenizer
+from beit.artifact.load import open_tokenizer, value_range_of
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
 from beit.errors import ConfigError
@@ -73,7 +75,15 @@ def _share(part: float) -> str:
 
 
 def show_codebook(
-    reference: str, data: str, out: str, *, pictures: int, most: int, side: int, device: str
+    reference: str,
+    data: str,
+    out: str,
+    *,
+    pictures: int,
+    most: int,
+    side: int,
+    device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet.
 
@@ -85,9 +95,9 @@ def show_codebook(
     where = find_device(device)
     tokenizer = open_tokenizer(reference)
     tokenizer.to(where)
-    source = evenly(open_source(data), pictures)
+    source = evenly(open_source(data, Reading(label_file=label_file)), pictures)
     view = CentreView(tokenizer.size, 1.0)
     paintings: list[Painting] = []
-    for batch in read_all(source, view, tokenizer.config.channels):
+    for batch in read_all(source, view, tokenizer.config.channels, value_range_of(reference)):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(where)))
     return write_sheet(atlas(tokenizer, paintings, most=most), place, side=side)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
 from beit.evaluation.precision import in_float32
@@ -94,10 +95,18 @@ def components(looking: Looking, *, block: int) -> Sheet:
 
 
 def show_components(
-    reference: str, data: str, out: str, *, block: int | None, pictures: int, side: int, device: str
+    reference: str,
+    data: str,
+    out: str,
+    *,
+    block: int | None,
+    pictures: int,
+    side: int,
+    device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at`."""
     place = check_place(out)
-    looking = look_at(reference, data, pictures=pictures, device=device)
+    looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
     chosen = looking.backbone.config.block(block)
     return write_sheet(components(looking, block=chosen), place, side=side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import Grid, heat, mark, to_rgb
 from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
@@ -68,10 +69,11 @@ def show_attention(
     pictures: int,
     side: int,
     device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at` and `find_query`."""
     place = check_place(out)
-    looking = look_at(reference, data, pictures=pictures, device=device)
+    looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
     config = looking.backbone.config
     patch = find_query(query, config.grid)
     return write_sheet(heads(looking, block=config.block(block), patch=patch), place, side=side)

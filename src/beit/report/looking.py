@@ -12,7 +12,10 @@ from torch import Tensor
 
 from beit.artifact.load import open_artifact
 from beit.batch import ImageBatch
-from beit.data.sources import ImageSource, evenly, open_source
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
+from beit.data.sources import ImageSource, class_names_at, evenly, open_source
+from beit.data.values import ValueRange
 from beit.errors import ConfigError
 from beit.evaluation.passes import CentreView
 from beit.hardware import find_device
@@ -32,28 +35,36 @@ class Looking:
     images: UInt8[Tensor, "pictures channels height width"]
     keys: tuple[str, ...]
     labels: tuple[str, ...]
-    """The class of each picture, empty where the data have none."""
+    """The class or classes of each picture, empty where the data have none."""
 
 
 def _labels(source: ImageSource) -> dict[str, str]:
-    targets = source.targets
-    if targets is None:
-        return {}
-    return {source.key(index): source.classes[int(targets[index])] for index in range(len(source))}
+    return {
+        source.key(index): " + ".join(class_names_at(source, index)) for index in range(len(source))
+    }
 
 
-def read_all(source: ImageSource, view: CentreView, channels: int) -> Iterator[ImageBatch]:
+def read_all(
+    source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None = None
+) -> Iterator[ImageBatch]:
     """Every picture that can be read, in order; the others are named and left out.
 
     Errors: DataError if none can be read.
     """
-    for batch in batches(ImageBatch, source, view, channels):
+    for batch in batches(ImageBatch, source, view, channels, value_range):
         for one in batch.unreadable:
             logger.warning("unreadable: %s: %s", one.key, one.reason)
         yield batch
 
 
-def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking:
+def look_at(
+    reference: str,
+    data: str,
+    *,
+    pictures: int,
+    device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
+) -> Looking:
     """Load a model and at most so many pictures, spread evenly over the data.
 
     Pictures that cannot be read are named and left out.
@@ -71,9 +82,10 @@ def look_at(reference: str, data: str, *, pictures: int, device: str) -> Looking
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    source = evenly(open_source(data), pictures)
-    view = CentreView(config.size, artifact.details.crop)
-    read = list(read_all(source, view, config.channels))
+    source = evenly(open_source(data, Reading(label_file=label_file)), pictures)
+    said = artifact.details
+    view = CentreView(config.size, said.crop, said.resize, said.interpolation)
+    read = list(read_all(source, view, config.channels, said.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
     named = _labels(source)
     return Looking(

@@ -13,9 +13,11 @@ import torch
 from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
 from beit.config.hidden import VisibleConfig
+from beit.config.reading import Reading
 from beit.config.runs import PretrainRunConfig
 from beit.data.drawing import hide, judge, to_rgb, token_map
-from beit.data.sources import ImageSource, evenly, open_source
+from beit.data.label_files import options_for
+from beit.data.sources import ImageSource, Target, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
@@ -43,7 +45,7 @@ class CentralMasks:
     sampler: MaskSampler
 
     def __call__(
-        self, picture: np.ndarray, _target: int | None, generator: random.Random
+        self, picture: np.ndarray, _target: Target | None, generator: random.Random
     ) -> MaskedSample:
         box = self._box(*picture.shape[:2])
         image = resize_crop(picture, box, self.config.model.size, "bicubic")
@@ -167,11 +169,18 @@ def predicts(config: PretrainRunConfig) -> bool:
     return not isinstance(config.objective, VisibleConfig)
 
 
+def _images(config: PretrainRunConfig) -> ImageSource:
+    options = options_for(config.data, config.label_file, other=config.labelled)
+    return open_source(config.data, Reading(config.folders, options))
+
+
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
     published = trained(run, BareBackbone)
-    source = evenly(open_source(config.data, config.folders), WITH_ATTENTION)
+    source = evenly(_images(config), WITH_ATTENTION)
     view = central_masks(config, None)
-    batch = next(iter(batches(MaskedBatch, source, view, config.model.channels)))
+    batch = next(
+        iter(batches(MaskedBatch, source, view, config.model.channels, config.loader.value_range))
+    )
     return attention_section(published.model.backbone, batch.images.to(published.device))
 
 
@@ -200,12 +209,14 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     if config.objective.target == "tokens":
         tokenizer = open_tokenizer(config.tokenizer, may_import=False)
         tokenizer.to(device)
-    source: ImageSource = open_source(config.data, config.folders)
+    source = _images(config)
     positions = config.model.patches + 1
     source = evenly(source, affordable(model, positions, device, MOST_PICTURES))
     view = central_masks(config, tokenizer)
     guesses: list[Guess] = []
-    for batch in batches(MaskedBatch, source, view, config.model.channels):
+    for batch in batches(
+        MaskedBatch, source, view, config.model.channels, config.loader.value_range
+    ):
         moved = batch._replace(
             images=batch.images.to(device),
             token_images=batch.token_images.to(device),

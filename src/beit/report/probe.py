@@ -10,7 +10,7 @@ from beit.report.document import document
 from beit.report.markup import element, table
 
 EXPLANATION = (
-    "Best accuracy on validation, block by block; 0 is the first. BEiT's features are best in the "
+    "The best on validation, block by block; 0 is the first. BEiT's features are best in the "
     "middle: its last blocks serve the prediction of tokens, and score lower by nature."
 )
 
@@ -20,13 +20,15 @@ def write_probe_page(
     model: str,
     blocks: Mapping[str, Sequence[float]],
     rows: Sequence[tuple[str, str, str, str]],
+    measure: str,
 ) -> Path:
     """Write one self-contained page."""
     lines = [
         Line(name, tuple((float(block), score) for block, score in enumerate(scores)), "marks")
         for name, scores in blocks.items()
     ]
-    drawn = chart("Accuracy per block", lines, EXPLANATION, as_share=True, along="block")
+    heading = f"{measure.capitalize()} per block"
+    drawn = chart(heading, lines, EXPLANATION, as_share=True, along="block")
     title = f"Probes of {model}"
     settings = table(["method", "setting", "validation", "test"], rows)
     place.write_text(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from beit.batch import ImageBatch
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.drawing import RIGHT, WRONG, to_rgb
 from beit.data.sources import spread
 from beit.errors import ConfigError, DataError
@@ -72,6 +73,7 @@ def show_neighbours(
     neighbours: int,
     side: int,
     device: str,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at`, and DataError for a single picture."""
     place = check_place(out)
@@ -79,7 +81,7 @@ def show_neighbours(
         raise ConfigError(
             f"queries is {queries}, neighbours is {neighbours}", remedy="use 1 or more"
         )
-    looking = look_at(reference, data, pictures=pictures, device=device)
+    looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
     if len(looking.keys) < 2:
         raise DataError(
             f"{data} holds a single picture that can be read", remedy="give two or more"

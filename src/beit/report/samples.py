@@ -12,6 +12,7 @@ from beit.batch import Batch
 from beit.config.data import LoaderConfig
 from beit.data.loader import View, evaluate_batches
 from beit.data.sources import ImageSource, select
+from beit.data.values import ValueRange
 
 Kind = TypeVar("Kind", bound=Batch)
 
@@ -38,10 +39,15 @@ def named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
 
 
 def batches(
-    kind: type[Kind], source: ImageSource, view: View, channels: int, batch: int = BATCH
+    kind: type[Kind],
+    source: ImageSource,
+    view: View,
+    channels: int,
+    value_range: ValueRange | None = None,
+    batch: int = BATCH,
 ) -> Iterator[Kind]:
     """One ordered pass, read in this process. Errors: DataError if no picture can be read."""
-    loader = LoaderConfig(workers=0, cache=False)
+    loader = LoaderConfig(workers=0, cache=False, value_range=value_range)
     for found in evaluate_batches(source, view, channels=channels, batch=batch, config=loader):
         assert isinstance(found, kind)
         yield found

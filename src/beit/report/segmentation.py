@@ -44,7 +44,8 @@ class Answer(NamedTuple):
 def answers(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Answer]:
     """One pass over whole pictures, as the run's evaluation reads them."""
     found = []
-    for batch in batches(SegmentedBatch, source, WholeView(), config.model.channels, batch=1):
+    channels, value_range = config.model.channels, config.loader.value_range
+    for batch in batches(SegmentedBatch, source, WholeView(), channels, value_range, batch=1):
         image, labels = batch.images[0], batch.labels[0]
         predicted = label_map(model, image, config.inference).cpu()
         scores = SegmentationScores(pixel_confusion(predicted, labels, model.classes))

@@ -96,15 +96,21 @@ def _of_pretraining(config: PretrainRunConfig, history: History) -> list[Figure]
     return figures
 
 
+def _best(history: History, metric: str, label: str) -> Figure:
+    """The best evaluation, whose model is published."""
+    best = max(history.points("evaluate", metric), key=lambda point: point[::-1], default=None)
+    return Figure(
+        UNKNOWN if best is None else percent(best[1]),
+        f"{label}, best",
+        "" if best is None else f"validation, step {best[0]:,.0f}; it is the one in model/",
+    )
+
+
 def _of_classifier(history: History) -> list[Figure]:
-    scores = history.points("evaluate", "top1")
-    best = max(scores, key=lambda point: (point[1], point[0]), default=None)
+    if history.points("evaluate", "map"):
+        return _of_multi_label(history)
     figures = [
-        Figure(
-            UNKNOWN if best is None else percent(best[1]),
-            "top-1, best",
-            "" if best is None else f"validation, step {best[0]:,.0f}; it is the one in model/",
-        ),
+        _best(history, "top1", "top-1"),
         Figure(_percent(history.last("evaluate", "top1")), "top-1, last", "validation, last step"),
     ]
     top5 = history.last("evaluate", "top5")
@@ -115,16 +121,27 @@ def _of_classifier(history: History) -> list[Figure]:
     return [*figures, Figure(loss, "validation loss", f"chance {chance}")]
 
 
-def _of_segmenter(history: History) -> list[Figure]:
-    best = max(history.points("evaluate", "miou"), key=lambda point: point[::-1], default=None)
-    over = history.last("evaluate", "scored_classes")
-    figures = [
+def _of_multi_label(history: History) -> list[Figure]:
+    chance = _percent(history.last("evaluate", "chance_map"))
+    return [
+        _best(history, "map", "mean average precision"),
         Figure(
-            UNKNOWN if best is None else percent(best[1]),
-            "mean IoU, best",
-            "" if best is None else f"validation, step {best[0]:,.0f}; it is the one in model/",
-        )
+            _percent(history.last("evaluate", "map")),
+            "mean average precision, last",
+            f"at random: {chance}",
+        ),
+        Figure(
+            _percent(history.last("evaluate", "macro_f1")),
+            "macro F1, last",
+            "validation, last step",
+        ),
+        Figure(_number(history.last("evaluate", "loss")), "validation loss", "per label"),
     ]
+
+
+def _of_segmenter(history: History) -> list[Figure]:
+    over = history.last("evaluate", "scored_classes")
+    figures = [_best(history, "miou", "mean IoU")]
     for name, label in (("miou", "mean IoU"), ("mean_accuracy", "mean accuracy"),
                         ("pixel_accuracy", "pixels right")):  # fmt: skip
         beside = "" if over is None else f"last step; {over:.0f} classes occur"

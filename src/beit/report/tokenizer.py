@@ -16,7 +16,7 @@ from beit.data.drawing import to_rgb, token_map
 from beit.data.sources import evenly, open_source, spread
 from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
-from beit.objectives.hidden import patchify
+from beit.objectives.targets import patchify
 from beit.report.curves import HEIGHT, WIDTH
 from beit.report.markup import Markup, Section, block, element, figure, join
 from beit.report.pictures import show
@@ -158,9 +158,10 @@ def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokeniz
     grid = tokenizer.grid
     channels = tokenizer.config.channels
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
-    source = evenly(open_source(config.data), amount)
+    source = evenly(open_source(config.data, config.reading), amount)
     paintings: list[Painting] = []
-    for batch in batches(ImageBatch, source, CentreView(tokenizer.size, 1.0), channels):
+    view, value_range = CentreView(tokenizer.size, 1.0), config.loader.value_range
+    for batch in batches(ImageBatch, source, view, channels, value_range):
         paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))
     return tokenizer, paintings
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from beit.artifact.answering import Answering, answering
 from beit.artifact.store import load_artifact
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -20,6 +21,7 @@ class Trained(Generic[Model]):
 
     model: Model
     classes: tuple[str, ...]
+    answering: Answering
     device: torch.device
 
 
@@ -29,4 +31,9 @@ def trained(run: Path, kind: type[Model]) -> Trained[Model]:
     artifact = load_artifact(run)
     model = artifact.model.to(device)
     assert isinstance(model, kind)
-    return Trained(model=model, classes=artifact.details.classes, device=device)
+    return Trained(
+        model=model,
+        classes=artifact.details.classes,
+        answering=answering(artifact.details),
+        device=device,
+    )

@@ -6,14 +6,16 @@ line. Everything that can be wrong is checked before the run's folder is made.
 """
 
 from beit.runs.evaluating import evaluate
-from beit.runs.execution import Run, starting_from
+from beit.runs.execution import Run
 from beit.runs.finetuning import finetune
+from beit.runs.initial import Opened, starting_from
 from beit.runs.pretraining import pretrain
 from beit.runs.probing import probe
 from beit.runs.segmenting import segment
 from beit.runs.tokenizing import tokenizer
 
 __all__ = [
+    "Opened",
     "Run",
     "evaluate",
     "finetune",

@@ -12,11 +12,15 @@ from beit.artifact.store import Artifact
 from beit.batch import Batch, LabelledBatch
 from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
+from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
+from beit.config.tree import from_json
+from beit.data.label_files import is_label_file, read_label_file
 from beit.data.labelled import open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.parts import open_part
-from beit.data.sources import ImageSource, check_readable, select
-from beit.errors import DataError
+from beit.data.sources import ImageSource, check_readable, is_multi_label, select
+from beit.errors import BeitError, DataError
 from beit.evaluation.answers import Answers, find_answers
 from beit.evaluation.classify import (
     Logits,
@@ -95,10 +99,16 @@ def evaluate_classifier(
     classifier = artifact.model
     assert isinstance(classifier, Classifier)
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
-    view, device = _view(artifact, config), find_device(config.device)
+    view, device = view_of(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
     source.account.log()
-    check_readable(source, channels)
+    if is_multi_label(source) and not config.classified.labels:
+        raise DataError(
+            f"the images of {place} may have several labels each, and {model} answers one class",
+            remedy="fine-tune on such labels with `beit finetune`; or say with --labels FILE which "
+            "answers count as right for each image",
+        )
+    check_readable(source, channels, artifact.details.value_range)
     answers = find_answers(source, classes, config.classified.labels)
     logits: Logits = classifier.to(device).eval()
     logits = flip_averaged(logits) if config.flip else logits
@@ -108,7 +118,7 @@ def evaluate_classifier(
         view,
         channels=channels,
         batch=config.batch or BATCH,
-        config=config.loader,
+        config=config.loader(artifact.details.value_range),
     )
     told = Told()
     scores = score_classifier(
@@ -144,29 +154,50 @@ def _opened(
 ) -> tuple[str, ImageSource, tuple[str, ...]]:
     """What the pictures are called, and what to say of them: those of a part, or where there are no
     parts those that the model did not learn from, as far as that can be told."""
-    folders = config.classified.folders
-    place, source = open_part(config.data, config.split, folders)
-    if place != config.data or config.classified.labels:
-        return place, source, ()
+    reading, notes = reading_for(artifact, config)
+    mapped = bool(config.classified.labels)
+    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
+    if place != config.data or mapped:
+        return place, source, notes
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
         train, validation, _ = open_labelled(
-            place, split=split, per_class=per_class, seed=seed, folders=folders
+            place, split=split, per_class=per_class, seed=seed, reading=reading
         )
         return train, validation
 
     trained = artifact.details.trained
     found = judged(model, trained, place, source, split=config.split, divide=divide)
-    return place, found.source, (found.note,)
+    return place, found.source, (*notes, found.note)
 
 
-def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+def reading_for(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tuple[str, ...]]:
+    """How the data are read: as given, or else a label file with the columns that the model was
+    trained with, if the file has them."""
+    given = config.classified.reading
+    known = artifact.details.trained.get("label_file")
+    if given.label_file.given or not isinstance(known, dict) or not is_label_file(config.data):
+        return given, ()
+    try:
+        options = from_json(known, LabelFileConfig)
+        read_label_file(config.data, options)
+    except BeitError:  # another file, or an artifact of another version
+        return given, ()
+    named = ", ".join(f"{name} {getattr(options, name)}" for name in options.given)
+    noted = f"the label file is read as the model was trained: {named}"
+    return given._replace(label_file=options), (noted,)
+
+
+def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+    """How each image is read: as the model says, but for what the config gives."""
     backbone, asked = artifact.backbone, config.classified
     assert backbone is not None
     size = asked.size or backbone.size
     check_multiple("size", size, backbone.patch)
-    return CentreView(size, artifact.details.crop if asked.crop is None else asked.crop)
+    said = artifact.details
+    crop = said.crop if asked.crop is None else asked.crop
+    return CentreView(size, crop, said.resize, said.interpolation)
 
 
 def _labelled(

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from beit.artifact.load import open_tokenizer
+from beit.artifact.load import open_tokenizer, value_range_of
 from beit.batch import ImageBatch, LabelledBatch
 from beit.config import LoaderConfig
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import ImageSource, check_readable, evenly, open_source
+from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, open_source
 from beit.durable import check_free, make_folder, replace_file
 from beit.errors import ConfigError
 from beit.evaluation.neighbours import neighbour_accuracy
@@ -37,7 +39,13 @@ class _Pictures(NamedTuple):
 
 
 def compare_tokenizers(
-    tokenizers: Sequence[str], *, data: str, out: str, pictures: int = 512, device: str = "cpu"
+    tokenizers: Sequence[str],
+    *,
+    data: str,
+    out: str,
+    pictures: int = 512,
+    device: str = "cpu",
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> list[ComparedTokenizer]:
     """Measure several tokenizers on at most `pictures` of the pictures of `data`, spread evenly;
     with labels also by the nearest neighbours of token histograms. Writes tokenizers.json and
@@ -55,15 +63,22 @@ def compare_tokenizers(
     check_free(folder, "choose another --out")
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
-    whole = open_source(data)
+    loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
+    reading = Reading(label_file=label_file)
+    whole = open_source(data, reading)
     whole.account.log()
-    for tokenizer in opened:
-        check_readable(whole, tokenizer.config.channels)
-    splits = open_labelled(data, split=0.5, per_class=None, seed=0) if whole.classes else None
+    for tokenizer, loader in zip(opened, loaders, strict=True):
+        check_readable(whole, tokenizer.config.channels, loader.value_range)
+    one_each = whole.classes and not is_multi_label(whole)
+    splits = (
+        open_labelled(data, split=0.5, per_class=None, seed=0, reading=reading)
+        if one_each
+        else None
+    )
     shared = _Pictures(evenly(whole, pictures), splits, place)
     rows = [
-        _measured(name, tokenizer.to(place), shared, pictures)
-        for name, tokenizer in zip(tokenizers, opened, strict=True)
+        _measured(name, tokenizer.to(place), shared, loader, pictures)
+        for name, tokenizer, loader in zip(tokenizers, opened, loaders, strict=True)
     ]
     make_folder(folder)
     content = [row.figures() for row in rows]
@@ -72,25 +87,31 @@ def compare_tokenizers(
     return rows
 
 
-def _passes(tokenizer: VisualTokenizer, source: ImageSource) -> Passes[ImageBatch]:
+def _passes(
+    tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
+) -> Passes[ImageBatch]:
     return Passes(
         ImageBatch,
         source,
         CentreView(tokenizer.size, 1.0),
         size=tokenizer.size,
         channels=tokenizer.config.channels,
-        loader=LoaderConfig(workers=0),
+        loader=loader,
     )
 
 
 def _measured(
-    name: str, tokenizer: VisualTokenizer, shared: _Pictures, pictures: int
+    name: str,
+    tokenizer: VisualTokenizer,
+    shared: _Pictures,
+    loader: LoaderConfig,
+    pictures: int,
 ) -> ComparedTokenizer:
     device = shared.device
-    seen = _passes(tokenizer, shared.source)
+    seen = _passes(tokenizer, shared.source, loader)
     health = tokenizer_health(tokenizer, seen, device=device)
     steady = steadiness(tokenizer, seen, device=device)
-    shown = next(iter(_passes(tokenizer, evenly(shared.source, SHOWN)))).images
+    shown = next(iter(_passes(tokenizer, evenly(shared.source, SHOWN), loader))).images
     tokens = tokenizer.encode(shown.to(device))
     return ComparedTokenizer(
         name=name,
@@ -102,21 +123,23 @@ def _measured(
         psnr=health.psnr if tokenizer.paints else None,
         flips=steady.flips,
         crops=steady.crops,
-        neighbours=_looked_up(tokenizer, shared, pictures),
+        neighbours=_looked_up(tokenizer, shared, loader, pictures),
         images=shown,
         tokens=tokens.cpu(),
         painted=tokenizer.decode(tokens).cpu() if tokenizer.paints else None,
     )
 
 
-def _looked_up(tokenizer: VisualTokenizer, shared: _Pictures, pictures: int) -> float | None:
+def _looked_up(
+    tokenizer: VisualTokenizer, shared: _Pictures, loader: LoaderConfig, pictures: int
+) -> float | None:
     """Accuracy on validation by the labels of the training pictures, at most so many of each."""
     if shared.labelled is None:
         return None
     found = []
     for source in (shared.labelled.train, shared.labelled.validation):
         part = evenly(source, pictures)
-        read = _labelled(tokenizer, part)
+        read = _labelled(tokenizer, part, loader)
         images = [ImageBatch(batch.images, batch.keys) for batch in read]
         rows = token_histograms(tokenizer, images, device=shared.device)
         found.append((rows, torch.cat([batch.targets for batch in read])))
@@ -124,7 +147,9 @@ def _looked_up(tokenizer: VisualTokenizer, shared: _Pictures, pictures: int) -> 
     return neighbour_accuracy(known, classes, asked, right, neighbours=min(20, len(known)))
 
 
-def _labelled(tokenizer: VisualTokenizer, source: ImageSource) -> list[LabelledBatch]:
+def _labelled(
+    tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
+) -> list[LabelledBatch]:
     return list(
         Passes(
             LabelledBatch,
@@ -132,6 +157,6 @@ def _labelled(tokenizer: VisualTokenizer, source: ImageSource) -> list[LabelledB
             EvaluationView(tokenizer.size, 1.0),
             size=tokenizer.size,
             channels=tokenizer.config.channels,
-            loader=LoaderConfig(workers=0),
+            loader=loader,
         )
     )

@@ -9,6 +9,7 @@ from beit.errors import ConfigError
 from beit.models.heads import Classifier
 from beit.models.segmenter import Segmenter
 from beit.runs.classifier_evaluation import ClassifierEvaluation, evaluate_classifier
+from beit.runs.multilabel_evaluation import MultiLabelEvaluation, evaluate_multi_label
 from beit.runs.segmenter_evaluation import SegmenterEvaluation, evaluate_segmenter
 
 PLAIN = EvaluateConfig()
@@ -16,7 +17,7 @@ PLAIN = EvaluateConfig()
 
 def evaluate(
     model: str, config: EvaluateConfig = PLAIN, **options: object
-) -> ClassifierEvaluation | SegmenterEvaluation:
+) -> ClassifierEvaluation | MultiLabelEvaluation | SegmenterEvaluation:
     """Measure a classifier on labelled pictures, or a segmenter on pictures with masks.
 
     `model` is a run, an artifact, or any released file; `options` change the config by name.
@@ -28,7 +29,8 @@ def evaluate(
     artifact = open_artifact(model)
     if isinstance(artifact.model, Classifier):
         _refuse(SegmentedConfig(), config.segmented, "segmenter", f"{model} is a classifier")
-        return evaluate_classifier(artifact, model, config)
+        several = artifact.details.multi_label
+        return (evaluate_multi_label if several else evaluate_classifier)(artifact, model, config)
     if isinstance(artifact.model, Segmenter):
         _refuse(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
         return evaluate_segmenter(artifact, model, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,31 +11,22 @@ from typing import NamedTuple, TypeVar
 
 from torch import nn
 
-from beit.artifact.load import open_artifact
 from beit.artifact.store import Details, save_artifact
-from beit.artifact.transfer import start_from
-from beit.config import (
-    FinetuneRunConfig,
-    FolderConfig,
-    PretrainRunConfig,
-    RunConfig,
-    SegmentRunConfig,
-)
-from beit.config.tree import override
+from beit.config import LabelFileConfig, RunConfig
+from beit.config.reading import Reading
+from beit.config.tree import override, to_json
 from beit.data.account import Account
+from beit.data.depth import narrow_note
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.durable import replace_file
-from beit.errors import CheckpointError, ConfigError
-from beit.models.heads import BackboneModel
-from beit.models.vit import VisionTransformer
+from beit.errors import ConfigError
 from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
-from beit.recipes import finetune as finetune_recipes
-from beit.recipes import segment as segment_recipes
 from beit.report.page import write_report
 from beit.runs.agreement import check_agreement
 from beit.runs.held_out import division_of
+from beit.runs.initial import Opened, check_start, starting_from
 from beit.training.listing import Listing
 from beit.training.loop import fit
 from beit.training.moved import check_moved
@@ -59,8 +50,8 @@ class Run(NamedTuple):
 
 class Task(NamedTuple):
     """What a run trains, on which pictures, seen how, judged how, what its artifact says, and what
-    the user should know before; `shared` are pictures to learn from that come again for validation,
-    each with what it is there."""
+    the user should know before; `start` says which weights it started from; `shared` are pictures
+    to learn from that come again for validation, each with what it is there."""
 
     objective: AnyObjective
     source: ImageSource
@@ -69,6 +60,9 @@ class Task(NamedTuple):
     evaluation: Evaluation | None
     details: Details
     notes: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    decided: Callable[[Details, nn.Module], Details] = lambda details, _model: details
+    """The details with what the evaluation of the model decides, such as thresholds."""
     shared: Mapping[str, str] = MappingProxyType({})
 
 
@@ -87,54 +81,31 @@ def manner_of(config: RunConfig, resume: bool, quiet: bool, report: bool) -> Man
 
 
 def resolve(
-    verb: str, recipe: str | Config, kind: type[Config], options: Mapping[str, object]
+    verb: str,
+    recipe: str | Config,
+    kind: type[Config],
+    options: Mapping[str, object],
+    opened: Opened | None = None,
 ) -> Config:
     """The recipe's config with the options applied; `init` decides the architecture first."""
     config = find_recipe(verb, recipe, kind) if isinstance(recipe, str) else recipe
+    opened = opened or Opened()
     init = options.get("init")
     if isinstance(init, str) and init:
-        config = starting_from(config, init)
+        config = starting_from(config, init, opened)
     config = override(config, options)
     if not config.data:
         raise ConfigError("no pictures were given", remedy="add --data FOLDER")
     if not config.out:
         raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
+    check_start(config, opened)
     return config
 
 
-def starting_from(config: Config, init: str) -> Config:
-    """The config with the architecture of an artifact or a released file, as the verb needs it."""
-    artifact = open_artifact(init)
-    backbone = artifact.backbone
-    if backbone is None:
-        raise CheckpointError(
-            f"{init} holds a {artifact.kind}, which has no backbone to start from",
-            remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
-        )
-    if isinstance(config, FinetuneRunConfig):
-        return replace(config, init=init, model=finetune_recipes.for_classifying(backbone, config))
-    if isinstance(config, SegmentRunConfig):
-        return replace(config, init=init, model=segment_recipes.for_segmenting(backbone, config))
-    if isinstance(config, PretrainRunConfig):
-        return replace(
-            config, init=init, model=replace(backbone, mask_token=config.objective.shows_hidden)
-        )
-    raise ConfigError("a tokenizer starts from nothing", remedy="leave --init out")
-
-
-def start(backbone: VisionTransformer, init: str) -> None:
-    """Load the backbone of an artifact or a released file; the head stays as it is."""
-    source = open_artifact(init).model
-    assert isinstance(source, BackboneModel)
-    start_from(backbone, source.backbone.state_dict(), source.backbone.config)
-
-
-def open_pictures(
-    config: RunConfig, channels: int, folders: FolderConfig | None = None
-) -> ImageSource:
+def open_pictures(config: RunConfig, channels: int, reading: Reading) -> ImageSource:
     """The run's pictures, of which at least some can be read."""
-    source = open_source(config.data, folders)
-    check_readable(source, channels)
+    source = open_source(config.data, reading)
+    check_readable(source, channels, config.loader.value_range)
     return source
 
 
@@ -168,6 +139,13 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
+def _narrow(task: Task, config: RunConfig) -> Iterator[str]:
+    """That grey levels are lost, where nothing says which range the values have."""
+    note = "" if config.loader.value_range else narrow_note(task.source)
+    if note:
+        yield note
+
+
 def _open(
     folder: RunFolder, config: RunConfig, listing: Listing, account: Account, manner: Manner
 ) -> None:
@@ -193,13 +171,18 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
-    notes = (*task.notes, *_told_of_shared(task.shared, folder))
+    begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
+    notes = (*task.notes, *_narrow(task, config), *_told_of_shared(task.shared, folder))
     origin: dict[str, object] = {
         "recipe": config.recipe,
         "steps": training.steps,
         "pictures": len(task.source),
         "data": listing.fingerprint,
     }
+    label_file = getattr(config, "label_file", None)
+    if isinstance(label_file, LabelFileConfig) and label_file.given:
+        # How other label files of the same form are read; their images lie elsewhere.
+        origin["label_file"] = to_json(replace(label_file, image_folder=""))
     division = division_of(config)
     if division is not None:  # so that the share held out can be told from the artifact alone
         origin["division"] = division._asdict()
@@ -207,7 +190,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
         place = folder.model if best or not chosen else folder.last
-        details = replace(task.details, trained={**origin, "metrics": dict(metrics)})
+        details = replace(
+            task.decided(task.details, model),
+            value_range=config.loader.value_range,
+            trained={**origin, "metrics": dict(metrics)},
+        )
         save_artifact(place, task.objective.publish(model), details)
 
     try:
@@ -221,7 +208,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             evaluation=evaluation,
             publish=publish,
             quiet=manner.quiet,
-            notes=(*account.lines(), *(f"note: {note}" for note in notes)),
+            notes=(
+                *account.lines(),
+                *(() if begun else task.start),
+                *(f"note: {note}" for note in notes),
+            ),
             listing=listing,
             accept_changed_data=config.accept_changed_data,
             parts={"tokenizer": task.details.tokenizer} if task.details.tokenizer else {},

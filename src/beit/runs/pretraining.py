@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from beit.artifact.load import open_artifact, open_tokenizer
+from beit.artifact.load import open_tokenizer, value_range_of
 from beit.artifact.store import Details, find_artifact
 from beit.chance import seed_everything
 from beit.config import (
@@ -18,8 +18,10 @@ from beit.config import (
     VisibleConfig,
 )
 from beit.config.outside import names_outside
+from beit.config.reading import Reading
 from beit.config.tree import to_json
-from beit.data.labelled import open_labelled
+from beit.data.label_files import options_for
+from beit.data.labelled import LabelledSplits, open_single_label
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
@@ -27,8 +29,8 @@ from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
-from beit.objectives.hidden import HiddenPatchPrediction, check_tokenizer, pixel_values
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import DEFAULT, find_recipe
 from beit.runs.execution import (
@@ -39,8 +41,8 @@ from beit.runs.execution import (
     manner_of,
     open_pictures,
     resolve,
-    start,
 )
+from beit.runs.initial import Opened, take_over
 from beit.runs.tokenizing import tokenizer
 from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
@@ -56,40 +58,62 @@ def pretrain(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
+    opened: Opened | None = None,
     **options: object,
 ) -> Run:
     """Masked image modeling, or what else the recipe says, on the pictures of `data`.
 
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
+    `opened` holds the artifact of `init` where it was opened already.
     """
-    config = resolve("pretrain", recipe, PretrainRunConfig, options)
-    open_pictures(
-        config, config.model.channels, config.folders
-    )  # before a tokenizer is trained for hours
+    opened = opened or Opened()
+    config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
+    config = _as_its_tokenizer_reads(config)
+    _images(config)  # before a tokenizer is trained for hours
     manner = manner_of(config, resume, quiet, report)
-    if config.init:  # do the weights fit?
-        start(config.model.build(), config.init)
     config = with_tokenizer(config, manner)
     processes = start_processes(config.training)
-    return carry_out(config, prepare(config, processes), processes, manner)
+    return carry_out(config, prepare(config, processes, opened), processes, manner)
 
 
-def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
+def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config with the value range that the tokenizer has seen, unless one is given.
+
+    Errors: ConfigError for another one: tokens of differently scaled values mean something else.
+    """
+    seen, given = value_range_of(config.tokenizer), config.loader.value_range
+    if seen is None or seen == given:
+        return config
+    if given is not None:
+        raise ConfigError(
+            f"value_range is {given}, and the tokenizer has seen values of {seen}",
+            remedy="leave --value-range out, or train a tokenizer with this one",
+        )
+    return replace(config, loader=replace(config.loader, value_range=seen))
+
+
+def _images(config: PretrainRunConfig) -> ImageSource:
+    options = options_for(config.data, config.label_file, other=config.labelled)
+    reading = Reading(config.folders, options)
+    return open_pictures(config, config.model.channels, reading)
+
+
+def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
     """The backbone with what predicts, the tokenizer, and all that their training needs."""
-    source = open_pictures(config, config.model.channels, config.folders)
+    source = _images(config)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
-    visual = open_tokenizer(config.tokenizer) if config.objective.target == "tokens" else None
+    opened = opened or Opened()
+    visual = sound_tokenizer(config, opened) if config.objective.target == "tokens" else None
     outputs = pixel_values(config.model) if visual is None else visual.codes
-    if visual is not None:
-        check_tokenizer(visual, config.model, outputs)
-        check_sound(config)
     bank = None
     if visual is not None and config.token_views:
         bank = token_bank(config, visual, precision, source)
     objective = _objective(config, outputs, visual, precision, bank)
-    if config.init:
-        start(objective.model.backbone, config.init)
+    details = Details(
+        tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
+    )
+    start = take_over(objective.model, details, config.init, opened)
     views = _masked_views(config, visual)
     evaluation, notes = _score(config, source, processes)
     return Task(
@@ -98,9 +122,8 @@ def prepare(config: PretrainRunConfig, processes: Processes) -> Task:
         view=RecurringViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
         evaluation=evaluation,
-        details=Details(
-            tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
-        ),
+        details=details,
+        start=start,
         notes=(*((bank.check_room(),) if bank else ()), *notes),
     )
 
@@ -111,7 +134,7 @@ def _objective(
     visual: VisualTokenizer | None,
     precision: torch.dtype,
     bank: TokenBank | None,
-) -> HiddenPatchPrediction:
+) -> MaskedImageModeling:
     chosen = config.objective
     if isinstance(chosen, VisibleConfig):
         light = VisibleOnlyModel(config.model, outputs, chosen)
@@ -153,11 +176,14 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
     return replace(base, data=config.data, out=out, tokenizer=built, loader=config.loader)
 
 
-def check_sound(config: PretrainRunConfig) -> None:
-    """Raise ConfigError if the tokenizer has collapsed: its tokens would teach next to nothing."""
-    if names_outside(config.tokenizer):
-        return  # nobody has measured it
-    metrics = open_artifact(config.tokenizer).details.trained.get("metrics", {})
+def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenizer:
+    """The tokenizer of a run. Raises ConfigError if it does not fit the backbone, or has collapsed:
+    its tokens would teach next to nothing. One from outside nobody has measured."""
+    outside = names_outside(config.tokenizer)
+    artifact = None if outside else opened.take(config.tokenizer)
+    visual = open_tokenizer(config.tokenizer, artifact=artifact)
+    check_tokenizer(visual, config.model, visual.codes)
+    metrics = {} if artifact is None else artifact.details.trained.get("metrics", {})
     if metrics.get("collapsed") and not config.accept_collapsed:
         raise ConfigError(
             f"the tokenizer {config.tokenizer} has collapsed: its {metrics['codes_in_use']:.0f} "
@@ -165,6 +191,7 @@ def check_sound(config: PretrainRunConfig) -> None:
             remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
             "--accept-collapsed",
         )
+    return visual
 
 
 def token_bank(
@@ -207,16 +234,34 @@ def _score(
     what to say of it."""
     if not config.neighbour_pictures:
         return None, ()
+    splits, notes = _labelled(config, source)
+    score: NeighbourScore | RetrievalScore
+    if splits is not None:
+        score = NeighbourScore(splits, config, processes.device)
+    else:
+        score = RetrievalScore(source, config, processes.device)
+    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+
+
+def _labelled(
+    config: PretrainRunConfig, source: ImageSource
+) -> tuple[LabelledSplits | None, tuple[str, ...]]:
+    """The images of the score, if there are labels that can be used for it; those of `data` need
+    not be, since nothing is learned from them."""
     labelled = config.labelled or (config.data if source.classes else "")
-    score: NeighbourScore | RetrievalScore = RetrievalScore(source, config, processes.device)
-    notes: tuple[str, ...] = ()
+    if not labelled:
+        return None, ()
+    options = options_for(labelled, config.label_file, other=config.data)
     try:
-        if labelled:
-            seed, folders = config.training.seed, config.folders
-            splits = open_labelled(labelled, split=0.2, per_class=None, seed=seed, folders=folders)
-            score = NeighbourScore(splits, config, processes.device)
+        splits = open_single_label(
+            labelled,
+            split=0.2,
+            seed=config.training.seed,
+            use="the nearest-neighbour score",
+            reading=Reading(config.folders, options),
+        )
     except DataError as error:
         if config.labelled:
             raise
-        notes = (f"the online score goes without the classes: {error.problem}",)
-    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+        return None, (f"the labels of {config.data} are not used to score: {error.problem}",)
+    return splits, ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
-from beit.data.sources import ImageSource, check_readable
+from beit.data.sources import ImageSource, check_readable, is_multi_label
 from beit.durable import check_free, make_folder, replace_file
 from beit.errors import ConfigError, DataError, ResourceError
 from beit.evaluation.features import FeatureTable, extract_patches
@@ -29,6 +29,7 @@ from beit.evaluation.probes import Chosen, Probes
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,
+    Sweep,
     few_labels,
     sweep_attentive,
     sweep_linear,
@@ -40,6 +41,12 @@ from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
 from beit.report.probe import write_probe_page
 from beit.training.noted import allowed_unreadable
+
+SEVERAL = (
+    "the images may have several labels each: linear probes are measured by mean average "
+    "precision; nearest neighbours, few labels and the attentive probe, which take one class for "
+    "each image, are skipped"
+)
 
 
 def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object) -> Probes:
@@ -65,14 +72,23 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
     splits = open_labelled(
-        config.data, split=config.split, per_class=None, seed=config.seed, folders=config.folders
+        config.data,
+        split=config.split,
+        per_class=None,
+        seed=config.seed,
+        reading=config.reading,
+        multi_label=config.multi_label,
     )
     splits.train.account.log()
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
-    crop = opened.details.crop if config.crop is None else config.crop
-    measuring = _Measuring(model, sources, crop, device, config)
+    said = opened.details
+    crop = said.crop if config.crop is None else config.crop
+    view = EvaluationView(model.backbone.config.size, crop, said.resize, said.interpolation)
+    value_range = config.loader.value_range or said.value_range
+    loader = replace(config.loader, value_range=value_range)
+    measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
     with _writable(out):
         make_folder(out)
     measured = measuring.run()
@@ -80,7 +96,9 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     content["account"] = asdict(splits.train.account)
     with _writable(out):
         replace_file(out / "probe.json", [json.dumps(content, indent=1).encode()])
-        write_probe_page(out / "probe.html", artifact, measured.blocks, _rows(measured))
+        write_probe_page(
+            out / "probe.html", artifact, measured.blocks, _rows(measured), measured.measure
+        )
     return measured
 
 
@@ -103,20 +121,21 @@ class _Measuring:
         self,
         model: BackboneModel,
         sources: dict[str, ImageSource],
-        crop: float,
+        view: EvaluationView,
         device: torch.device,
         config: ProbeConfig,
     ) -> None:
         built = model.backbone.config
         self.model, self.config, self.device = model, config, device
         self.classes = len(sources["train"].classes)
+        self.multi_label = is_multi_label(sources["train"])
         for source in sources.values():
-            check_readable(source, built.channels)
+            check_readable(source, built.channels, config.loader.value_range)
         self.passes = {
             part: Passes(
                 LabelledBatch,
                 source,
-                EvaluationView(built.size, crop),
+                view,
                 size=built.size,
                 channels=built.channels,
                 loader=config.loader,
@@ -134,20 +153,30 @@ class _Measuring:
         unreadable = self._unreadable(tables)
         linear = sweep_linear(MEAN, tables, classes=classes, config=config)
         block = linear.best.block
-        sweeps = [
-            sweep_linear(BOTH, tables, classes=classes, config=config),
-            linear,
-            sweep_neighbours(tables, config=config),
-        ]
+        sweeps = [sweep_linear(BOTH, tables, classes=classes, config=config), linear]
+        if self.multi_label:
+            return self._found(tables, sweeps, unreadable)
+        sweeps.append(sweep_neighbours(tables, config=config))
         few = few_labels(tables, block=block, classes=classes, config=config)
+        found = self._found(tables, sweeps, unreadable)
+        chosen = [*found.chosen, *self._attentive(block)]
+        return replace(found, chosen=chosen, few=few.rows, notes=few.notes)
+
+    def _found(
+        self,
+        tables: dict[str, FeatureTable],
+        sweeps: list[Sweep],
+        unreadable: dict[str, str],
+    ) -> Probes:
         return Probes(
             pictures={part: len(table.keys) for part, table in tables.items()},
             blocks={sweep.best.method: sweep.blocks for sweep in sweeps},
-            chosen=[*(sweep.best for sweep in sweeps), *self._attentive(block)],
-            few=few.rows,
+            chosen=[sweep.best for sweep in sweeps],
+            few=[],
             unreadable=unreadable,
             several=[key for passes in self.passes.values() for key in passes.several()],
-            notes=few.notes,
+            notes=[SEVERAL] if self.multi_label else [],
+            measure="mean average precision" if self.multi_label else "accuracy",
         )
 
     def _attentive(self, block: int) -> Iterator[Chosen]:
@@ -201,13 +230,14 @@ def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
 
 
 def print_table(found: Probes) -> None:
-    """The best accuracy of each block on validation, what was chosen, and few labels."""
+    """The best score of each block on validation, what was chosen, and few labels."""
     for key, reason in found.unreadable.items():
         print(f"unreadable: {key}: {reason}")
     for key in found.several:
         print(f"first of several in its file: {key}")
     for note in found.notes:
         print(f"note: {note}")
+    print(f"scores: {found.measure}; of each block the best on validation")
     blocks = Table("block", *found.blocks)
     for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
         blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))

@@ -12,9 +12,8 @@ from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
 from beit.config.segment_run import InferenceConfig
 from beit.data.label_maps import IGNORE
-from beit.data.pairs import is_divided, part_pairs
-from beit.data.segmented import open_segmented, open_segmented_part
-from beit.data.sources import FileSource, ImageSource, check_readable, must_exist
+from beit.data.segmented import open_segmented, open_segmented_part, undivided_images
+from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
 from beit.evaluation.segment import SegmentationScores, score_segmenter
@@ -110,9 +109,7 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    must_exist(config.data)
-    divided = is_divided(config.data, asked.masks.layout)
-    only, note = (None, "") if divided else _unlearned(artifact, model, config)
+    only, note = _unlearned(artifact, model, config)
     source = open_segmented_part(
         config.data,
         asked.masks,
@@ -121,8 +118,9 @@ def evaluate_segmenter(
         only=only,
     )
     source.account.log()
-    check_readable(source, built.channels)
-    pictures = WholePictures(source, channels=built.channels, loader=config.loader)
+    loader = config.loader(artifact.details.value_range)
+    check_readable(source, built.channels, loader.value_range)
+    pictures = WholePictures(source, channels=built.channels, loader=loader)
     counts = _Counts()
     scores = score_segmenter(
         segmenter.to(device).eval(),
@@ -144,21 +142,24 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=(note,) if note else (),
+        notes=(*filter(None, (note,)), *(source.account.notes if source.account else ())),
     )
 
 
 def _unlearned(
     artifact: Artifact, model: str, config: EvaluateConfig
-) -> tuple[frozenset[str], str]:
-    """The names of the pictures to measure on, of data without parts, and what to say of them."""
+) -> tuple[frozenset[str] | None, str]:
+    """The names of the pictures to measure on, of data without parts, and what to say of them;
+    None of data with parts."""
     details, masks = artifact.details, config.segmented.masks
-    pairs = part_pairs(config.data, masks.layout, config.split)
-    source = FileSource(config.data, [picture for picture, _ in pairs])
+    source = undivided_images(config.data, masks)
+    if source is None:
+        return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, _ = division
-        return open_segmented(config.data, masks, split=split, seed=seed, known=details.classes)
+        found = open_segmented(config.data, masks, split=split, seed=seed, known=details.classes)
+        return found.train, found.validation
 
     found = judged(model, details.trained, config.data, source, split=config.split, divide=divide)
     return frozenset(found.source.key(at) for at in range(len(found.source))), found.note

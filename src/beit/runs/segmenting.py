@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
 from beit.data.overlap import shared_pictures
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentedSplits, open_segmented
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.passes import WholePictures
@@ -21,7 +22,8 @@ from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
-from beit.runs.execution import Run, Task, carry_out, manner_of, resolve, start
+from beit.runs.execution import Run, Task, carry_out, manner_of, resolve
+from beit.runs.initial import Opened, take_over
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 
@@ -82,28 +84,47 @@ def segment(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
+    opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Train a segmenter on pictures and masks, from the artifact `init` or from scratch."""
-    config = resolve("segment", recipe, SegmentRunConfig, options)
+    """Train a segmenter on pictures and masks, from the artifact `init` or from scratch.
+
+    `opened` holds that artifact where it was opened already.
+    """
+    opened = opened or Opened()
+    config = resolve("segment", recipe, SegmentRunConfig, options, opened)
     processes = start_processes(config.training)
+    splits = _opened(config, processes)
+    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     return carry_out(
-        config, prepare(config, processes), processes, manner_of(config, resume, quiet, report)
+        config,
+        _prepared(config, splits, processes, opened),
+        processes,
+        manner_of(config, resume, quiet, report),
     )
 
 
-def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
-    """The segmenter and all that its training needs."""
-    built = config.model
+def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:
     _check_portions(config, processes)
-    splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
-    for part in splits:
-        check_readable(part, built.channels)
+    return open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
+
+
+def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
+    """The segmenter and all that its training needs."""
+    return _prepared(config, _opened(config, processes), processes, opened or Opened())
+
+
+def _prepared(
+    config: SegmentRunConfig, splits: SegmentedSplits, processes: Processes, opened: Opened
+) -> Task:
+    built = config.model
+    for part in (splits.train, splits.validation):
+        check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)
-    if config.init:
-        start(model.backbone, config.init)
+    details = Details(classes=classes, inference=config.inference)
+    start = take_over(model, details, config.init, opened)
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
@@ -118,6 +139,7 @@ def prepare(config: SegmentRunConfig, processes: Processes) -> Task:
             unreadable=validation.pictures.unreadable,
             several=validation.pictures.several,
         ),
-        details=Details(classes=classes, inference=config.inference),
+        details=details,
+        start=start,
         shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )

@@ -63,7 +63,9 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     """The tokenizer and all that its training needs."""
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
-    training, held_out = hold_out(open_pictures(config, built.channels), config.held_out)
+    training, held_out = hold_out(
+        open_pictures(config, built.channels, config.reading), config.held_out
+    )
     bank = None
     if teacher is not None and config.teacher_views:
         precision = resolve_precision(config.training.precision, processes.device)

@@ -24,7 +24,7 @@ from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.objectives.guessing import fill, guess
 from beit.objectives.guessing import painted as paint_tokens
-from beit.serving.predictor import Predictor, best_labels
+from beit.serving.predictor import Predictor
 from beit.serving.refusals import BAD_OPTION, NOT_FINITE, Refused
 from beit.tokenizers.base import VisualTokenizer
 
@@ -83,8 +83,8 @@ class Abilities:
         assert self._tokenizer is not None
         grid = self._tokenizer.grid
         mask = BlockMasking().build(grid)(random.Random(options["seed"]))
-        crop = self.predictor.artifact.details.crop
-        token_view = central_view(pixels, self._tokenizer.size, crop)
+        said, size = self.predictor.artifact.details, self._tokenizer.size
+        token_view = central_view(pixels, size, said.crop, said.resize, said.interpolation)
         return self.predictor.prepare(pixels), token_view, torch.from_numpy(mask)
 
     def _moved(self, views: Sequence[Tensor]) -> Tensor:
@@ -93,12 +93,11 @@ class Abilities:
     @torch.no_grad()
     def _predict(self, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
         logits: Tensor = self.predictor.model(self._moved(views))
-        rows = logits.float().softmax(dim=1).cpu()
+        answering = self.predictor.answering
+        rows = answering.probabilities(logits).cpu()
         _check_finite(rows)
-        top = options["top"] or 5
-        classes = self.predictor.classes
         return [
-            {"labels": [label._asdict() for label in best_labels(row, classes, top)]}
+            {"labels": [label.answer() for label in answering.labels(row, options["top"])]}
             for row in rows
         ]
 

@@ -8,14 +8,17 @@ from beit.serving.keeper import Reload
 
 
 class Label(BaseModel):
-    """A class and its probability."""
+    """A class and its probability; of a multi-label model, and the probability from which it
+    counts."""
 
     name: str
     probability: float
+    threshold: float | None = None
 
 
 class Labels(BaseModel):
-    """Name the classes of a picture, best first."""
+    """Name the classes of a picture, best first. Of a multi-label model: the labels that reach
+    their thresholds or, with `top`, so many of all, with independent probabilities."""
 
     labels: list[Label]
 
@@ -83,6 +86,7 @@ class Model(BaseModel):
     version: str
     abilities: list[str]
     classes: list[str]
+    multi_label: bool
     size: list[int]
 
 

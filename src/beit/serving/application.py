@@ -38,7 +38,15 @@ JSON = "application/json"
 VERSION = "x-model-version"
 Options = dict[str, int | None]
 ModelName = Annotated[str | None, Query(max_length=64, description="Name of a model in /models.")]
-Top = Annotated[int, Query(ge=1, le=1000, description="Classes in the answer.")]
+Top = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=1000,
+        description="Classes in the answer. Default: 5; of a multi-label model, the labels that "
+        "reach their thresholds.",
+    ),
+]
 Block = Annotated[int | None, Query(ge=0, le=1000, description="Block from 0; default: the last.")]
 Seed = Annotated[int, Query(ge=0, le=2**31 - 1, description="Which patches are hidden.")]
 BODY = {
@@ -132,7 +140,7 @@ def make_application(service: Service) -> Guard:
     page = PAGE.read_text(encoding="utf-8")
     _add_failures(application, service)
 
-    async def predict(request: Request, model: ModelName = None, top: Top = 5) -> Response:
+    async def predict(request: Request, model: ModelName = None, top: Top = None) -> Response:
         return await service.answer(request, "predict", model, {"top": top})
 
     async def segment(request: Request, model: ModelName = None) -> Response:

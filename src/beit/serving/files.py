@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 
+from beit.artifact.answering import Label
 from beit.data.decode import decode
 from beit.data.folders import open_every_image
 from beit.data.label_maps import painted, save_label_map
@@ -24,7 +25,8 @@ from beit.data.sources import FileSource, ImageSource, open_source
 from beit.data.values import UnreadableError
 from beit.durable import check_free
 from beit.errors import ConfigError, DataError
-from beit.serving.predictor import Label, Predictor, best_labels, load
+from beit.printable import printable
+from beit.serving.predictor import Predictor, load
 
 FORMATS = (".npz", ".csv", ".safetensors")
 CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
@@ -32,7 +34,8 @@ CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
 
 
 class Prediction(NamedTuple):
-    """The classes of one picture, best first; or why there are none."""
+    """The classes of one picture, best first; or why there are none. Of a multi-label model no
+    class at all may be the answer."""
 
     path: str
     labels: list[Label]
@@ -62,7 +65,7 @@ def _opened(path: str) -> ImageSource:
     return open_source(path)
 
 
-def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]:
+def _read(paths: Sequence[str], predictor: Predictor, batch: int) -> Iterator[Readable]:
     """All pictures below the paths, `batch` at a time."""
     if not paths:
         raise ConfigError("no pictures were given", remedy="name files or folders")
@@ -77,7 +80,11 @@ def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]
         for index in range(len(source)):
             name = str(root / source.key(index)) if root.is_dir() else path
             try:
-                pixels = decode(source.read(index).data, channels=channels)
+                pixels = decode(
+                    source.read(index).data,
+                    channels=predictor.channels,
+                    value_range=predictor.value_range,
+                )
             except UnreadableError as error:
                 chunk.unreadable.append((name, error.reason))
                 continue
@@ -91,16 +98,16 @@ def _read(paths: Sequence[str], channels: int, batch: int) -> Iterator[Readable]
 
 
 def predict_files(
-    artifact: str, paths: Sequence[str], *, top: int, batch: int, device: str
+    artifact: str, paths: Sequence[str], *, top: int | None, batch: int, device: str
 ) -> Iterator[Prediction]:
-    """The classes of every picture below the paths."""
+    """The classes of every picture below the paths; `top` as in `Predictor.predict`."""
     predictor = load(artifact, device=device)
-    for chunk in _read(paths, predictor.channels, batch):
+    for chunk in _read(paths, predictor, batch):
         for name, reason in chunk.unreadable:
             yield Prediction(name, [], reason)
         if chunk.paths:
             for name, row in zip(chunk.paths, predictor.probabilities(chunk.pixels), strict=True):
-                yield Prediction(name, best_labels(row, predictor.classes, top))
+                yield Prediction(name, predictor.answering.labels(row, top))
 
 
 def print_json(predictions: Iterator[Prediction]) -> list[str]:
@@ -112,7 +119,7 @@ def print_json(predictions: Iterator[Prediction]) -> list[str]:
             row["unreadable"] = prediction.unreadable
             lost.append(prediction.path)
         else:
-            row["labels"] = [label._asdict() for label in prediction.labels]
+            row["labels"] = [label.answer() for label in prediction.labels]
         print(json.dumps(row), flush=True)
     return lost
 
@@ -126,10 +133,38 @@ def print_table(predictions: Iterator[Prediction]) -> list[str]:
             table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
             lost.append(prediction.path)
             continue
-        first, *rest = prediction.labels
-        others = ", ".join(f"{label.name} {label.probability:.0%}" for label in rest)
-        table.add_row(prediction.path, first.name, f"{first.probability:.1%}", others)
+        table.add_row(prediction.path, *_cells(prediction.labels))
     Console().print(table)
+    return lost
+
+
+def _cells(labels: list[Label]) -> tuple[str, str, str]:
+    """The answer, its probability, and the rest; of a multi-label model, all that counts."""
+    independent = any(label.threshold is not None for label in labels) or not labels
+    chosen = [label for label in labels if label.selected] if independent else labels[:1]
+    rest = [label for label in labels if label not in chosen]
+    return (
+        ", ".join(label.name for label in chosen) or "no label",
+        ", ".join(f"{label.probability:.1%}" for label in chosen),
+        ", ".join(f"{label.name} {label.probability:.0%}" for label in rest),
+    )
+
+
+def print_csv(predictions: Iterator[Prediction]) -> list[str]:
+    """One line for each class of each picture, best first; a picture without any has an empty one.
+    Names are made printable: JSON has them as they are. Returns the pictures that could not be
+    read."""
+    lost = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["picture", "class", "probability", "threshold", "unreadable"])
+    for prediction in predictions:
+        path = printable(prediction.path)
+        if prediction.unreadable:
+            lost.append(prediction.path)
+        for name, probability, threshold in prediction.labels:
+            writer.writerow([path, printable(name), probability, threshold, ""])
+        if not prediction.labels:
+            writer.writerow([path, "", "", "", prediction.unreadable])
     return lost
 
 
@@ -157,7 +192,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
     unreadable: list[tuple[str, str]] = []
     for path in paths:
         root = Path(path) if Path(path).is_dir() else Path(path).parent
-        for chunk in _read([path], predictor.channels, 1):
+        for chunk in _read([path], predictor, 1):
             unreadable += chunk.unreadable
             for name, pixels in zip(chunk.paths, chunk.pixels, strict=True):
                 place = Path(name).relative_to(root).with_suffix(".png")
@@ -200,7 +235,7 @@ def embed_files(
     keys: list[str] = []
     rows: list[np.ndarray] = []
     unreadable: list[tuple[str, str]] = []
-    for chunk in _read(paths, predictor.channels, batch):
+    for chunk in _read(paths, predictor, batch):
         unreadable += chunk.unreadable
         if chunk.paths:
             keys += chunk.paths

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from beit.artifact.answering import Answering, Label, answering
 from beit.artifact.architecture import Stated
 from beit.artifact.load import open_artifact
 from beit.artifact.push import Pushed, push_to_hub
@@ -22,6 +22,7 @@ from beit.artifact.store import Artifact, save_artifact
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
+from beit.data.values import ValueRange
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor
@@ -34,13 +35,6 @@ from beit.tokenizers.base import VisualTokenizer
 PNG_MODES = ("1", "I;16", "L", "LA", "P", "RGB", "RGBA")
 TIFF_MODES = ("CMYK", "F", "I", "LAB", "YCbCr")
 Picture = str | Path | bytes | Image.Image | np.ndarray
-
-
-class Label(NamedTuple):
-    """A class and its probability."""
-
-    name: str
-    probability: float
 
 
 class Predictor:
@@ -60,6 +54,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the logits; empty for models that do not classify."""
         return self.artifact.details.classes
+
+    @property
+    def answering(self) -> Answering:
+        """How the logits are read: as shares of one answer, or as independent labels."""
+        return answering(self.artifact.details)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,6 +82,11 @@ class Predictor:
         if isinstance(self.model, VisualTokenizer):
             return self.model.config.channels
         return self._backbone.channels
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The values that become black and white in images of more than 8 bits."""
+        return self.artifact.details.value_range
 
     def optimized(
         self,
@@ -150,22 +154,26 @@ class Predictor:
         """A copy of the backbone as timm's models are used, for other libraries."""
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has no backbone", remedy="use tokens()")
-        return FeatureExtractor(self.model, crop=self.artifact.details.crop)
+        said = self.artifact.details
+        return FeatureExtractor(
+            self.model, crop=said.crop, resize=said.resize, interpolation=said.interpolation
+        )
 
     def prepare(self, picture: Picture) -> Tensor:
         """The picture as the model sees it: uint8 [C, H, W], resized and centre-cropped.
 
         Paths and bytes are decoded, PIL pictures converted; arrays are uint8 [H, W, C] or [H, W].
         """
-        pixels = to_pixels(picture, self.channels)
-        return central_view(pixels, self.size, self.artifact.details.crop)
+        pixels = to_pixels(picture, self.channels, self.value_range)
+        said = self.artifact.details
+        return central_view(pixels, self.size, said.crop, said.resize, said.interpolation)
 
     def _batch(self, pictures: Iterable[Picture]) -> Tensor:
         return torch.stack([self.prepare(picture) for picture in pictures]).to(self.device)
 
     @torch.no_grad()
     def probabilities(self, pictures: Iterable[Picture]) -> Float[Tensor, "batch classes"]:
-        """Class probabilities of several pictures."""
+        """Class probabilities of several pictures; those of a multi-label model are independent."""
         if not isinstance(self.model, Classifier):
             raise ConfigError(
                 f"a {self.artifact.kind} model does not classify",
@@ -174,11 +182,15 @@ class Predictor:
                 else "fine-tune it with `beit finetune --init`, or use embed()",
             )
         logits: Tensor = self.model(self._batch(pictures))
-        return logits.float().softmax(dim=1).cpu()
+        return self.answering.probabilities(logits).cpu()
 
-    def predict(self, picture: Picture, *, top: int = 5) -> list[Label]:
-        """The most probable classes of one picture, best first."""
-        return best_labels(self.probabilities([picture])[0], self.classes, top)
+    def predict(self, picture: Picture, *, top: int | None = None) -> list[Label]:
+        """The classes of one picture, most probable first.
+
+        With `top`, so many, whether they count or not. Without it the five most probable; of a
+        multi-label model the labels whose probability reaches their threshold, which may be none.
+        """
+        return self.answering.labels(self.probabilities([picture])[0], top)
 
     def segment(self, picture: Picture) -> UInt8[np.ndarray, "height width"]:
         """The class id of each pixel of a picture, at the picture's own size.
@@ -190,7 +202,9 @@ class Predictor:
                 f"a {self.artifact.kind} model does not segment",
                 remedy="train one with `beit segment --init`",
             )
-        pixels = torch.from_numpy(to_pixels(picture, self.channels)).permute(2, 0, 1)
+        pixels = torch.from_numpy(to_pixels(picture, self.channels, self.value_range)).permute(
+            2, 0, 1
+        )
         return label_map(self.model, pixels, self.artifact.details.inference).cpu().numpy()
 
     @torch.no_grad()
@@ -213,26 +227,15 @@ class Predictor:
         return self.model.encode(self._batch(pictures)).cpu()
 
 
-def best_labels(
-    probabilities: Float[Tensor, " classes"], classes: tuple[str, ...], top: int
-) -> list[Label]:
-    """The `top` most probable classes, best first."""
-    values, indices = probabilities.topk(min(top, len(classes)))
-    return [
-        Label(classes[index], value)
-        for index, value in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
-
-
-def to_pixels(picture: Picture, channels: int) -> np.ndarray:
+def to_pixels(picture: Picture, channels: int, value_range: ValueRange | None = None) -> np.ndarray:
     """Any form of a picture as uint8 [H, W, C]."""
     if isinstance(picture, str | Path):
         path = Path(picture)
         if not path.is_file():
             raise DataError(f"there is no file {path}", remedy="give the path of a picture")
-        return decode(path.read_bytes(), channels=channels)
+        return decode(path.read_bytes(), channels=channels, value_range=value_range)
     if isinstance(picture, bytes):
-        return decode(picture, channels=channels)
+        return decode(picture, channels=channels, value_range=value_range)
     if isinstance(picture, Image.Image):
         # Through the one decoder, so that every mode is read as a file of that mode would be.
         picture = ImageOps.exif_transpose(picture)
@@ -240,7 +243,7 @@ def to_pixels(picture: Picture, channels: int) -> np.ndarray:
             picture = picture.convert("RGBA")
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG" if picture.mode in PNG_MODES else "TIFF")
-        return decode(buffer.getvalue(), channels=channels)
+        return decode(buffer.getvalue(), channels=channels, value_range=value_range)
     pixels = picture[..., None] if picture.ndim == 2 else picture
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, channels):
         raise DataError(

@@ -17,7 +17,7 @@ from beit.serving.table import Described
 from beit.tokenizers.base import VisualTokenizer
 
 TOLERANCE = 1e-4
-TRIED: Options = {"top": 5, "block": None, "seed": 0}
+TRIED: Options = {"top": 1, "block": None, "seed": 0}
 
 
 class Served:
@@ -38,6 +38,7 @@ class Served:
                 "version": model.predictor.artifact.version(),
                 "abilities": list(model.of),
                 "classes": list(model.predictor.classes),
+                "multi_label": model.predictor.artifact.details.multi_label,
                 "size": list(model.predictor.size),
             }
             for name, model in self._models.items()

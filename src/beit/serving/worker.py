@@ -23,7 +23,7 @@ import torch
 
 from beit.config.outside import import_outside
 from beit.data.decode import decode, read_header
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import BeitError, ResourceError
 from beit.parent import end_with_parent
 from beit.serving.batching import Batcher, Job
@@ -43,7 +43,9 @@ class Asked(NamedTuple):
     result: Future[Any]
 
 
-def read_picture(data: bytes, channels: int, most: int) -> np.ndarray:
+def read_picture(
+    data: bytes, channels: int, most: int, value_range: ValueRange | None = None
+) -> np.ndarray:
     """The picture, uint8 [H, W, channels], if it has at most so many pixels. Raises Refused."""
     try:
         header = read_header(data)
@@ -53,7 +55,7 @@ def read_picture(data: bytes, channels: int, most: int) -> np.ndarray:
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)
     try:
-        return decode(data, channels=channels, pixel_limit=most)
+        return decode(data, channels=channels, pixel_limit=most, value_range=value_range)
     except UnreadableError:
         raise Refused(UNREADABLE) from None
 
@@ -99,9 +101,9 @@ class Worker:
         try:
             model = self._served[head["model"]]
             ability = model.of[word]
-            item = ability.prepare(
-                read_picture(asked.data, model.predictor.channels, most), options
-            )
+            predictor = model.predictor
+            pixels = read_picture(asked.data, predictor.channels, most, predictor.value_range)
+            item = ability.prepare(pixels, options)
         except Exception as error:  # the thread lives on; the request is told
             if asked.result.set_running_or_notify_cancel():
                 asked.result.set_exception(error)

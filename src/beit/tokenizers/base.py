@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from beit.config.tokenizer import TokenizerConfig
 from beit.errors import ConfigError
+from beit.masked_patches import Mask, read_mask
 from beit.models.digest import weights_digest
 
 Pixels = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
@@ -52,16 +53,15 @@ class VisualTokenizer(nn.Module, abc.ABC):
         return self.config.grid
 
     @torch.no_grad()
-    def encode(
-        self, images: Pixels, mask: Bool[Tensor, "batch patches"] | None = None
-    ) -> Int64[Tensor, "*places"]:
+    def encode(self, images: Pixels, mask: Mask | None = None) -> Int64[Tensor, "*places"]:
         """Token ids in row-major order: [B, N], or with a mask only those where it is true, [M].
 
         The K codes are scored at the places that are asked for, and at no others.
         """
         with torch.autocast(images.device.type, enabled=False):
             vectors = self._vectors(self.pixels(images))
-            rows = vectors.flatten(0, 1) if mask is None else vectors[mask]
+            masked = read_mask(mask)
+            rows = vectors.flatten(0, 1) if masked is None else masked.select(vectors)
             tokens = self._best(rows)
         return tokens if mask is not None else tokens.reshape(vectors.shape[:2])
 
@@ -146,3 +146,8 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def digest(self) -> str:
         """SHA-256 of the weights: the identity of this tokenizer."""
         return weights_digest(self)
+
+
+def count_codes(tokens: Int64[Tensor, " tokens"], codes: int) -> Int64[Tensor, " codes"]:
+    """How often each code occurs: `torch.bincount`, which would wait for a GPU."""
+    return tokens.new_zeros(codes).scatter_add_(0, tokens, torch.ones_like(tokens))

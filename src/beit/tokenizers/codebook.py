@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
 
+from beit.tokenizers.base import count_codes
+
 KMEANS_ITERATIONS = 10
 
 
@@ -94,7 +96,7 @@ class CosineCodebook(nn.Module):
             return Quantized(unit + (codes - unit).detach(), tokens, F.mse_loss(unit, codes))
 
     def _observe(self, unit: Float[Tensor, "rows width"], tokens: Int64[Tensor, " rows"]) -> None:
-        self._counts += torch.bincount(tokens, minlength=len(self._counts))
+        self._counts += count_codes(tokens, len(self._counts))
         self._sums.index_add_(0, tokens, unit)
         self._recent = unit
 

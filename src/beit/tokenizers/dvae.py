@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 
 from beit.chance import Chance
 from beit.config.tokenizer import DiscreteVAEConfig
-from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.base import VisualTokenizer, count_codes
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
 from beit.tokenizers.scoring import best_codes
 
@@ -156,7 +156,7 @@ class DiscreteVAE(VisualTokenizer):
     @torch.no_grad()
     def observe(self, logits: Float[Tensor, "batch codes h w"]) -> None:
         """Count the codes that these scores choose."""
-        self._counts += torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.codes)
+        self._counts += count_codes(logits.argmax(dim=1).flatten(), self.codes)
 
     @torch.no_grad()
     def update_usage(self, decay: float) -> None:

@@ -34,7 +34,7 @@ RESUMABLE = {
     "training.sharding",
 }
 
-PLACES = {"data", "masks.class_names"}
+PLACES = {"data", "masks.class_names", "label_file.image_folder"}
 """Where something lies that the fingerprint of the pictures knows: it is compared, not the path."""
 
 LOCK = "run.lock"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from beit.artifact.answering import answering
 from beit.artifact.export import formats
 from beit.artifact.export.formats import NAMES, Format
 from beit.artifact.export.graph import (
@@ -26,6 +27,7 @@ from beit.artifact.export.preprocessing import RESIZING_LEVELS, Preprocess
 from beit.artifact.export.samples import Samples, built_in, from_data
 from beit.artifact.load import open_artifact
 from beit.artifact.store import Artifact
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.durable import flush, make_folder
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.models.digest import weights_digest
@@ -63,7 +65,8 @@ class Exported:
                 f"{found.scale:.3g}"
             )
         if found.same is not None:
-            what = "tokens" if self.metadata["answer"] == "tokens" else "best classes"
+            labels = "labels" if self.metadata["multi_label"] == "true" else "best classes"
+            what = "tokens" if self.metadata["answer"] == "tokens" else labels
             lines.append(f"same     {what} in {found.same:.2%}")
         if found.levels is not None:
             lines.append(
@@ -91,13 +94,15 @@ def export(
     preprocess: Preprocess = "none",
     data: str = "",
     samples: int = 64,
+    label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Exported:
     """Write a model for another runtime, check it against the model, and only then publish it.
 
     `artifact` is whatever `beit.load` takes; `out` is a file (.pt2, .onnx) or, for OpenVINO, a
     folder. The answer is what the model is for: logits, tokens, or the features of the last block.
     The batch size is free; with `dynamic` the size of the pictures too. `data` are the pictures it
-    is checked on, `samples` of them; without it a built-in set.
+    is checked on, `samples` of them; without it a built-in set. `label_file` says how a label file
+    among these is read.
     Raises ExportError for a file that does not give what the model gives; then nothing is
     published. ConfigError, before any work, for what cannot be exported.
     """
@@ -117,7 +122,14 @@ def export(
     what = choose_answer(source, answer)
     shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
     pictures = (
-        from_data(data, shape.channels, samples, source.details.classes)
+        from_data(
+            data,
+            shape.channels,
+            samples,
+            _one_of(source),
+            label_file,
+            source.details.value_range,
+        )
         if data
         else built_in(shape.channels)
     )
@@ -137,6 +149,12 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
+
+
+def _one_of(source: Artifact) -> tuple[str, ...]:
+    """The classes of which an image has one; a multi-label model has none, so that no accuracy is
+    compared."""
+    return () if source.details.multi_label else source.details.classes
 
 
 def _write(
@@ -196,6 +214,8 @@ def describe(
         "precision": precision,
         "preprocess": shape.preprocess,
         "classes": list(details.classes) if answer == "logits" else [],
+        "multi_label": details.multi_label,
+        "thresholds": list(answering(details).thresholds) if answer == "logits" else [],
         "mean": list(mean),
         "std": list(std),
         "channels": shape.channels,
@@ -203,6 +223,7 @@ def describe(
         "multiple_of": shape.unit,
         "largest": LARGEST * shape.unit if shape.dynamic else 0,
         "dynamic": shape.dynamic,
+        "value_range": details.value_range or "",
         "crop": details.crop,
         "interpolation": "bicubic, antialiased",
         "tokenizer": model.digest() if isinstance(model, VisualTokenizer) else details.tokenizer,

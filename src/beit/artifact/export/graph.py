@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beit.artifact.export.positions import read_any_grid
-from beit.artifact.export.preprocessing import CentralView, Normalise, Preprocess
+from beit.artifact.export.preprocessing import Normalise, Preprocess, central_view_graph
 from beit.artifact.store import Artifact
 from beit.config.check import check_that
 from beit.errors import ConfigError
@@ -158,7 +158,7 @@ def build_graph(artifact: Artifact, answer: Answer, shape: Shape, precision: Pre
         model = model.half() if half else model
     before: list[nn.Module] = []
     if shape.preprocess == "resize":
-        before.append(CentralView(shape.size, artifact.details.crop))
+        before.append(central_view_graph(shape.size, artifact.details))
     if shape.preprocess != "none":
         before.append(Normalise(mean, std))
     graph = Graph(model, answer, before, half).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from beit.artifact.answering import answering
 from beit.artifact.export.formats import Run
 from beit.artifact.export.graph import LARGEST, Answer, Graph, Precision, Shape
 from beit.artifact.export.preprocessing import RESIZING_LEVELS, CentralView
@@ -38,7 +39,8 @@ class Parity(NamedTuple):
     scale: float
     """Largest absolute value of an output."""
     same: float | None
-    """Share of best classes (of pixels, for a segmenter) or tokens that are the same."""
+    """Share of best classes (of pixels, for a segmenter), of decided labels or of tokens that are
+    the same."""
     levels: int | None
     """Largest difference of a resized pixel from ours, out of 255."""
     accuracy: tuple[float, float] | None = None
@@ -97,7 +99,7 @@ def check(
                 levels = max(levels, pair.levels)
                 count += batch
                 if graph.answer != "features":
-                    best = [_best(each[0], graph.answer) for each in (expected, found)]
+                    best = [_best(each[0], graph.answer, artifact) for each in (expected, found)]
                     equal += int((best[0] == best[1]).sum())
                     places += best[0].size
                     if samples.targets and best[0].ndim == 1 and batch == 1:
@@ -120,8 +122,15 @@ def check(
     return parity
 
 
-def _best(values: np.ndarray, answer: Answer) -> np.ndarray:
-    return values if answer == "tokens" else values.argmax(axis=1)
+def _best(values: np.ndarray, answer: Answer, artifact: Artifact) -> np.ndarray:
+    """The tokens, or the best class; of a multi-label classifier, whether each label counts."""
+    if answer == "tokens":
+        return values
+    if artifact.details.multi_label:
+        decided: np.ndarray = answering(artifact.details).decided(torch.from_numpy(values)).numpy()
+        return decided
+    best: np.ndarray = values.argmax(axis=1)
+    return best
 
 
 def _failed(problem: str) -> ExportError:
@@ -142,7 +151,7 @@ def _judge(parity: Parity, precision: Precision) -> None:
     # A pixel between two classes, of very many, may fall to either side by rounding.
     least = min(least, 0.9999) if len(parity.sizes) and precision == "fp32" else least
     if parity.same is not None and parity.same < least:
-        raise _failed(f"only {parity.same:.2%} of the best classes or tokens are the same")
+        raise _failed(f"only {parity.same:.2%} of the best classes, labels or tokens are the same")
 
 
 def checked_sizes(shape: Shape, samples: Samples) -> list[tuple[int, int]]:
@@ -161,6 +170,11 @@ def checked_sizes(shape: Shape, samples: Samples) -> list[tuple[int, int]]:
     return [shape.size]
 
 
+def _prepared(picture: np.ndarray, size: tuple[int, int], artifact: Artifact) -> Tensor:
+    said = artifact.details
+    return central_view(picture, size, said.crop, said.resize, said.interpolation)
+
+
 def _pair(
     pictures: list[np.ndarray],
     artifact: Artifact,
@@ -174,11 +188,9 @@ def _pair(
         view = graph.before[0]
         assert isinstance(view, CentralView)
         pixels = view(torch.from_numpy(cut)).permute(0, 3, 1, 2).contiguous()
-        ours = torch.stack([central_view(each, shape.size, artifact.details.crop) for each in cut])
+        ours = torch.stack([_prepared(each, shape.size, artifact) for each in cut])
         return Pair(cut, pixels, int((pixels.int() - ours.int()).abs().max()))
-    pixels = torch.stack(
-        [central_view(picture, size, artifact.details.crop) for picture in pictures]
-    ).contiguous()
+    pixels = torch.stack([_prepared(each, size, artifact) for each in pictures]).contiguous()
     if shape.preprocess == "normalise":
         return Pair(pixels.permute(0, 2, 3, 1).contiguous().numpy(), pixels, 0)
     if isinstance(artifact.model, BackboneModel):

@@ -1,6 +1,6 @@
 """What happens to a picture before the model, as part of the exported graph.
 
-The antialiased bicubic resizing is that of Pillow and PyTorch (a = -0.5, the filter as wide as the
+The antialiased resizing is that of Pillow and PyTorch (bicubic: a = -0.5; the filter as wide as the
 step), written as one matrix per axis, so that no runtime's own resizing is asked for. Rows are
 rounded to whole levels after each axis, columns first, as these libraries do in uint8.
 """
@@ -13,9 +13,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from beit.artifact.store import Details
+from beit.config.data import Resize
+from beit.errors import ConfigError
+
 Preprocess = Literal["none", "normalise", "resize"]
 """none: floats [B,C,H,W] as the model reads them (normalised; of a tokenizer in [0, 1]).
 normalise: uint8 [B,H,W,C] of the model's size. resize: uint8 [B,H,W,C] of any size."""
+Kernel = Literal["bicubic", "bilinear"]
 RESIZING_LEVELS = 1
 """Levels out of 255 by which the graph's resizing may differ from PyTorch's in uint8, which rounds
 its weights to 16 bits."""
@@ -39,10 +44,18 @@ class Normalise(nn.Module):
 class CentralView(nn.Module):
     """uint8 [B,H,W,C] of any size to [B,h,w,C]: `beit.data.augment.central_view` as a graph."""
 
-    def __init__(self, size: tuple[int, int], crop: float) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        crop: float,
+        resize: Resize = "cover",
+        kernel: Kernel = "bicubic",
+    ) -> None:
         super().__init__()
         self.size = size
         self.cover = (int(size[0] / crop), int(size[1] / crop))
+        self.stretches = resize == "stretch"
+        self.kernel: Kernel = kernel
 
     def forward(
         self, pictures: UInt8[Tensor, "batch height width channels"]
@@ -54,18 +67,32 @@ class CentralView(nn.Module):
             (width * 0 + self.cover[0]).maximum(self.cover[1] * height // width),
             (height * 0 + self.cover[1]).maximum(self.cover[0] * width // height),
         )
-        rows = _weights(sides[0], height, scaled[0], self.size[0])
-        columns = _weights(sides[1], width, scaled[1], self.size[1])
+        if self.stretches:
+            scaled = (height * 0 + self.cover[0], width * 0 + self.cover[1])
+        rows = _weights(sides[0], height, scaled[0], self.size[0], self.kernel)
+        columns = _weights(sides[1], width, scaled[1], self.size[1], self.kernel)
         planes = pictures.permute(0, 3, 1, 2).float()
         across = _levels(planes @ columns.t())
         return _levels(rows @ across).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def central_view_graph(size: tuple[int, int], said: Details) -> CentralView:
+    """The graph of how an artifact has images resized. Raises ConfigError for Lanczos."""
+    if said.interpolation == "lanczos":
+        raise ConfigError(
+            "the model has its images resized by Lanczos, which no graph does",
+            remedy="export it with --preprocess normalise, and resize before",
+        )
+    return CentralView(size, said.crop, said.resize, said.interpolation)
 
 
 def _levels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (pixels + 0.5).floor().clamp(0, 255)
 
 
-def _weights(length: int, old: Tensor, scaled: Tensor, new: int) -> Float[Tensor, "new old"]:
+def _weights(
+    length: int, old: Tensor, scaled: Tensor, new: int, kernel: Kernel
+) -> Float[Tensor, "new old"]:
     """Row i reads pixel i of the `new` central ones of the side resized from `old` to `scaled`."""
     old, scaled = old.double(), scaled.double()
     first = ((scaled - new) / 2).round()
@@ -73,8 +100,11 @@ def _weights(length: int, old: Tensor, scaled: Tensor, new: int) -> Float[Tensor
     width = step.clamp(min=1)
     centre = (torch.arange(new) + first + 0.5) * step
     distance = ((torch.arange(length) + 0.5)[None] - centre[:, None]).abs() / width
+    zero = torch.zeros_like(distance)
+    if kernel == "bilinear":
+        weights = (1 - distance).maximum(zero)
+        return (weights / weights.sum(dim=1, keepdim=True)).float()
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    zero = torch.zeros_like(distance)
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, zero))
     return (weights / weights.sum(dim=1, keepdim=True)).float()

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.check import check_that
+from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly, open_source
-from beit.data.values import UnreadableError
+from beit.data.values import UnreadableError, ValueRange
 from beit.errors import DataError
 
 BUILT_IN = 32
@@ -44,18 +46,25 @@ def built_in(channels: int) -> Samples:
     return Samples(pictures, f"{BUILT_IN} built-in pictures (waves, gradients, noise)")
 
 
-def from_data(place: str, channels: int, limit: int, classes: tuple[str, ...]) -> Samples:
+def from_data(
+    place: str,
+    channels: int,
+    limit: int,
+    classes: tuple[str, ...],
+    label_file: LabelFileConfig = BY_HEADINGS,
+    value_range: ValueRange | None = None,
+) -> Samples:
     """Up to `limit` pictures, evenly spread over a source of any kind; with their labels, if it has
     any and they are all among `classes`. Raises DataError for unreadable ones."""
-    source = _open(place, limit)
+    source = _open(place, limit, label_file)
     known = {name: number for number, name in enumerate(classes)}
     labelled = bool(source.classes) and known.keys() >= set(source.classes)
     pictures, targets = [], []
     for index in range(len(source)):
         try:
             record = source.read(index)
-            pictures.append(decode(record.data, channels=channels))
-            if labelled and record.target is not None:
+            pictures.append(decode(record.data, channels=channels, value_range=value_range))
+            if labelled and isinstance(record.target, int):
                 targets.append(known[source.classes[record.target]])
         except UnreadableError as error:
             raise DataError(
@@ -66,11 +75,12 @@ def from_data(place: str, channels: int, limit: int, classes: tuple[str, ...]) -
     return Samples(pictures, f"{len(pictures)} pictures of --data", targets if whole else None)
 
 
-def _open(place: str, limit: int) -> ImageSource:
+def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
     """Labelled pictures of the validation part; without labels, all pictures."""
     check_that(limit > 0, f"samples is {limit}", "check on one picture at least")
+    reading = Reading(label_file=label_file)
     try:
-        splits = open_labelled(place, split=0.5, per_class=None, seed=0)
+        splits = open_labelled(place, split=0.5, per_class=None, seed=0, reading=reading)
     except DataError:
-        return evenly(open_source(place), limit)
+        return evenly(open_source(place, reading), limit)
     return evenly(splits.test or splits.validation, limit)

@@ -1,0 +1,172 @@
+"""Mask files to the values they hold: labels or colours, before it is decided what they mean.
+
+Rules, none of which is left to a library's default:
+
+- Grey files of 1, 2 and 4 bits hold 0 to 1, 3 and 15; decoders scale them up to 255 for the eye.
+- Grey saved in three equal channels is grey; other colours need a legend.
+- WhiteIsZero TIFF files are inverted at every depth, as images are.
+- What would lose something is refused: JPEG and WebP, colours of 16 bits, transparent pixels,
+  several pages, and files that end early.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from beit.data.bands import is_tiff, read_page
+from beit.data.decode import is_white_zero, orientation_of, require_all_pixels, stored_bits, upright
+from beit.data.quiet import quiet
+from beit.data.values import UnreadableError
+from beit.data.wholeness import first_of_gif
+
+LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
+_GDAL_NODATA = 42113
+"""The TIFF tag in which GDAL and QGIS say which value stands for no data."""
+_WITH_ALPHA = ("LA", "RGBA", "PA")
+
+
+class MaskPixels(NamedTuple):
+    """The values of a mask [H,W], as stored: any type of number; colours as 0xRRGGBB."""
+
+    values: np.ndarray
+    nodata: float | None = None
+    """What the file itself says stands for no data."""
+
+
+def read_mask(data: bytes, *, colours: bool = False) -> MaskPixels:
+    """The values of an encoded mask, upright. With `colours` those of its colours, not its labels.
+
+    Errors: UnreadableError with the reason.
+    """
+    try:
+        with quiet:
+            return _read(data, colours)
+    except UnreadableError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableError(_what_it_is(data)) from None
+    except Exception as error:  # decoders raise nearly every type on foreign bytes
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _what_it_is(data: bytes) -> str:
+    if data.startswith(b"\xff\xd8"):
+        return "it is JPEG, which blurs labels: save masks as PNG"
+    if data.startswith(b"RIFF"):
+        return "it is WebP, which may blur labels: save masks as PNG"
+    return f"its content is none of {', '.join(LOSSLESS)}"
+
+
+def _read(data: bytes, colours: bool) -> MaskPixels:
+    data, more = first_of_gif(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=LOSSLESS)
+    except UnidentifiedImageError:
+        if is_tiff(data) and not colours:  # of a type of number that Pillow does not know
+            return MaskPixels(read_page(data))
+        raise
+    with image:
+        if more or getattr(image, "n_frames", 1) > 1:
+            raise UnreadableError("it holds several images, and a mask is one")
+        nodata = _nodata(image)
+        image.load()
+        require_all_pixels(image, data)
+        _refuse_lost_bits(image, data)
+        opaque = _without_alpha(image)
+        values = _colour_codes(opaque) if colours else _labels(opaque, image, data)
+        return MaskPixels(upright(values, orientation_of(image)), nodata)
+
+
+def _nodata(image: Image.Image) -> float | None:
+    tags = getattr(image, "tag_v2", {})
+    try:
+        return float(str(tags.get(_GDAL_NODATA, "")).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _refuse_lost_bits(image: Image.Image, data: bytes) -> None:
+    if image.mode in ("RGB", "RGBX", *_WITH_ALPHA) and stored_bits(image, data) > 8:
+        raise UnreadableError(
+            f"it has {stored_bits(image, data)} bits in each of several channels, of which 8 are "
+            "read: save it as grey or indexed PNG"
+        )
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """The image without its alpha channel, which must hide nothing."""
+    if image.mode not in _WITH_ALPHA:
+        return image
+    hidden = int((np.asarray(image.getchannel("A")) < 255).sum())
+    if hidden:
+        raise UnreadableError(
+            f"{hidden} of its pixels are transparent, and what these mean is unknown: save it "
+            "without transparency"
+        )
+    return image.convert({"LA": "L", "PA": "RGB"}.get(image.mode, "RGB"))
+
+
+def _colour_codes(image: Image.Image) -> np.ndarray:
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), 2, 0)
+    codes: np.ndarray = red << 16 | green << 8 | blue
+    return codes
+
+
+def _labels(opaque: Image.Image, stored: Image.Image, data: bytes) -> np.ndarray:
+    values = np.asarray(opaque)
+    if opaque.mode in ("RGB", "RGBX"):
+        values = values[..., :3]
+        coloured = (values != values[..., :1]).any(axis=2)
+        if coloured.any():
+            red, green, blue = (int(value) for value in values[coloured][0])
+            raise UnreadableError(
+                f"it holds colours, such as #{red:02x}{green:02x}{blue:02x}, and there is no "
+                "legend that says what they mean"
+            )
+        return values[..., 0]
+    if values.ndim != 2:
+        raise UnreadableError(f"its mode is {opaque.mode}: save it as grey or indexed PNG")
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    bits = stored_bits(stored, data)
+    if opaque.mode == "L" and bits < 8:
+        unscaled: np.ndarray = values // np.uint8(255 // (2**bits - 1))
+        return unscaled
+    if is_white_zero(stored) and opaque.mode.startswith("I;16"):  # others Pillow inverts
+        inverted: np.ndarray = np.uint16(2**bits - 1) - values.astype(np.uint16)
+        return inverted
+    return values
+
+
+class ValueCounts(NamedTuple):
+    """The different values of a mask, float64 [k], sorted; and how many pixels have each, [k]."""
+
+    values: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def shown(self) -> list[str]:
+        """The values as one writes them."""
+        return [written(value) for value in self.values.tolist()]
+
+
+def written(value: float) -> str:
+    """A value as it is typed as an option."""
+    if not math.isfinite(value) or abs(value) >= 1e15:
+        return f"{value:.7g}"
+    return f"{value:.0f}" if value == math.floor(value) else f"{value:.7g}"
+
+
+def count_values(values: np.ndarray) -> ValueCounts:
+    """Which values a mask holds."""
+    if values.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(values.reshape(-1))
+        found = np.flatnonzero(counts)
+        return ValueCounts(found.astype(np.float64), counts[found])
+    found, pixels = np.unique(values, return_counts=True)
+    return ValueCounts(found.astype(np.float64), pixels)

@@ -1,0 +1,114 @@
+"""Shapes of COCO and LabelMe files, drawn as label maps."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from beit.data.values import UnreadableError
+from beit.errors import ResourceError
+from beit.printable import printable
+
+Kind = Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
+
+
+class Shape(NamedTuple):
+    """A region with one label."""
+
+    kind: Kind
+    label: str
+    data: Any
+    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a bitmap its corner
+    and a PNG file in base64."""
+
+
+class Shapes(NamedTuple):
+    """What is drawn for one image, the later over the earlier."""
+
+    name: str
+    """Where it comes from, for messages."""
+    height: int
+    width: int
+    shapes: tuple[Shape, ...]
+
+
+def draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
+    """The label map of an image, uint8 [H,W]; 0 where nothing is drawn.
+
+    Errors: UnreadableError for a shape that cannot be drawn.
+    """
+    drawn = np.zeros((image.height, image.width), np.uint8)
+    for number, shape in enumerate(image.shapes):
+        try:
+            region = _region(shape, image.height, image.width)
+        except ResourceError:
+            raise
+        except Exception as error:  # whatever a file holds in place of points
+            reason = error.reason if isinstance(error, UnreadableError) else str(error)
+            raise UnreadableError(
+                f"shape {number + 1} ('{printable(shape.label)}') cannot be drawn: {reason}"
+            ) from error
+        drawn[region] = labels[shape.label]
+    return drawn
+
+
+def _region(shape: Shape, height: int, width: int) -> np.ndarray:
+    """Where the shape is, bool [H,W]."""
+    if shape.kind == "coco":
+        return _of_coco(shape.data, height, width)
+    if shape.kind == "bitmap":
+        (left, top), encoded = shape.data
+        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as picture:
+            bitmap = np.asarray(picture.convert("L")) > 0
+        region = np.zeros((height, width), bool)
+        top, left = round(top), round(left)
+        target = region[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
+        target |= bitmap[: target.shape[0], : target.shape[1]]
+        return region
+    canvas = Image.new("1", (width, height))
+    drawing = ImageDraw.Draw(canvas)
+    points = [(float(x), float(y)) for x, y in shape.data]
+    if shape.kind == "circle":
+        (x, y), edge = points
+        radius = float(np.hypot(edge[0] - x, edge[1] - y))
+        drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
+    elif shape.kind == "rectangle":
+        (left, right), (top, bottom) = map(sorted, zip(points[0], points[1], strict=True))
+        drawing.rectangle((left, top, right, bottom), fill=1)
+    else:
+        drawing.polygon(points, fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+def _of_coco(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
+    try:
+        from faster_coco_eval.core import mask as api
+    except ImportError as error:
+        raise ResourceError(
+            "masks of COCO files need faster-coco-eval, which is not installed",
+            remedy='pip install "beit[coco]"',
+        ) from error
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            # The API takes four numbers for a box, and draws nothing where there are fewer.
+            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+                raise UnreadableError(
+                    f"a polygon has {len(polygon)} numbers, and three corners have six"
+                )
+        runs = api.merge(api.frPyObjects(segmentation, height, width))
+    else:
+        size = list(segmentation["size"])
+        if size != [height, width]:
+            raise UnreadableError(
+                f"its run lengths are for {size} pixels, and the image has {[height, width]}"
+            )
+        packed = not isinstance(segmentation["counts"], list)
+        runs = segmentation if packed else api.frPyObjects(segmentation, height, width)
+    region: np.ndarray = np.asarray(api.decode(runs)).astype(bool)
+    return region

@@ -1,0 +1,107 @@
+"""What is to be predicted of a patch: its visual token, or its pixels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from beit.batch import MaskedBatch
+from beit.config.model import VisionTransformerConfig
+from beit.errors import ConfigError
+from beit.masked_patches import MaskedPatches
+from beit.tokenizers.bank import TokenBank
+from beit.tokenizers.base import VisualTokenizer
+
+
+class TokenTargets(nn.Module):
+    """The visual tokens of the clean view: made by the frozen tokenizer, or kept from before.
+
+    In half precision a few tokens in a thousand are others, so the first batch is encoded in both
+    and the fraction of equal tokens reported. With a `bank`, only what it lacks is encoded.
+    """
+
+    def __init__(
+        self, tokenizer: VisualTokenizer, precision: torch.dtype, bank: TokenBank | None
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer.freeze()
+        self._bank = bank
+        self._exact: VisualTokenizer | None = None  # until it was compared with
+        self._agreement: Tensor | None = None
+        if precision != torch.float32:
+            self.tokenizer, self._exact = tokenizer.in_precision(precision), tokenizer
+
+    def forward(
+        self, batch: MaskedBatch, masked: MaskedPatches | None
+    ) -> Int64[Tensor, " targets"]:
+        """The tokens of the masked patches in row-major order; without `masked`, of all."""
+        tokens = self._encoded(batch, masked)
+        if self._exact is not None:
+            exact = self._exact.encode(batch.token_images, masked)
+            self._agreement = (tokens == exact).float().mean()
+            self._exact = None
+        return tokens.flatten()
+
+    def _encoded(
+        self, batch: MaskedBatch, masked: MaskedPatches | None
+    ) -> Int64[Tensor, "*targets"]:
+        tokenizer, images = self.tokenizer, batch.token_images
+        if self._bank is None:
+            return tokenizer.encode(images, masked)
+        assert batch.views is not None, "a bank is for views that recur"
+        tokens = self._bank.tokens(batch.views, lambda missing: tokenizer.encode(images[missing]))
+        tokens = tokens.to(images.device)
+        return tokens if masked is None else masked.select(tokens)
+
+    def agreement(self) -> dict[str, float]:
+        """Once: the fraction of tokens that the tokenizer's precision left as they are."""
+        if self._agreement is None:
+            return {}
+        agreement, self._agreement = float(self._agreement), None
+        return {"token_agreement": agreement}
+
+
+def pixel_values(backbone: VisionTransformerConfig) -> int:
+    """Values in one patch."""
+    return backbone.patch**2 * backbone.channels
+
+
+def patchify(
+    images: Float[Tensor, "batch channels height width"], patch: int
+) -> Float[Tensor, "batch patches values"]:
+    """Cut images into patches, row by row; the values of each in (channel, row, column) order."""
+    return F.unfold(images, kernel_size=patch, stride=patch).transpose(1, 2)
+
+
+def check_tokenizer(
+    tokenizer: VisualTokenizer | None, backbone: VisionTransformerConfig, outputs: int
+) -> VisualTokenizer:
+    """The tokenizer. Raises ConfigError unless each patch has exactly one token and each token one
+    output."""
+    if tokenizer is None:
+        raise ConfigError(
+            "predicting tokens needs a tokenizer",
+            remedy="train one with `beit tokenizer`, and name it with --tokenizer",
+        )
+    if tokenizer.grid != backbone.grid:
+        raise ConfigError(
+            f"the tokenizer gives {tokenizer.grid[0]} x {tokenizer.grid[1]} tokens "
+            f"(size {tokenizer.size}, stride {tokenizer.config.downsampling}), the backbone has "
+            f"{backbone.grid[0]} x {backbone.grid[1]} patches (size {backbone.size}, patch "
+            f"{backbone.patch})",
+            remedy="train a tokenizer for this grid, or change size or patch",
+        )
+    if tokenizer.codes != outputs:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.codes} codes, the head predicts {outputs}",
+            remedy="build the head for the tokenizer's vocabulary",
+        )
+    if tokenizer.config.channels != backbone.channels:
+        raise ConfigError(
+            f"the tokenizer reads {tokenizer.config.channels} channels, the backbone "
+            f"{backbone.channels}",
+            remedy="train both on pictures of the same kind",
+        )
+    return tokenizer

@@ -1,0 +1,260 @@
+"""Where images and masks lie, and which belong together: recognised, or refused with the option."""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit.config import MaskConfig
+from beit.data.layout import split_called
+from beit.data.segmented import open_segmented, open_segmented_part
+from beit.errors import DataError
+from segmented_folder import NAMES, write_folder
+
+
+def put(place, seed=0, labels=None):
+    """An image, or the mask of one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if labels is None:
+        Image.fromarray(
+            np.random.default_rng(seed).integers(0, 255, (16, 9, 3)).astype(np.uint8)
+        ).save(place)
+        return
+    mask = np.zeros((16, 9), np.uint8)
+    mask[: labels + 1] = 1
+    Image.fromarray(mask).save(place)
+
+
+def pairs(root, image="images/{}.jpg", mask="masks/{}.png", count=6, start=0):
+    """Images whose masks show how many there are: the mask of number n has n + 1 rows of 1."""
+    for number in range(start, start + count):
+        put(root / image.format(f"s{number}"), number)
+        put(root / mask.format(f"s{number}"), labels=number)
+    return root
+
+
+def opened(root, **options):
+    return open_segmented(str(root), MaskConfig(**options), split=0.34, seed=0)
+
+
+def check_pairs(source, suffix=""):
+    """Every image has its own mask."""
+    for index in range(len(source)):
+        record = source.read(index)
+        stem = record.key.rpartition("/")[2].rpartition(".")[0].removesuffix(suffix)
+        assert record.labels[:, 0].sum() == int(stem[1:]) + 1
+
+
+LAYOUTS = {
+    "images and masks": ("images/{}.jpg", "masks/{}.png"),
+    "mmsegmentation": ("img_dir/{}.jpg", "ann_dir/{}.png"),
+    "YOLO's folders": ("images/{}.jpg", "labels/{}.png"),
+    "capitals": ("Images/{}.jpg", "Masks/{}.png"),
+    "short": ("imgs/{}.jpg", "masks/{}.png"),
+    "deeper": ("images/a/b/{}.jpg", "masks/a/b/{}.png"),
+    "extension kept": ("images/{}.jpg", "masks/{}.jpg.png"),
+    "suffix": ("images/{}.jpg", "masks/{}_mask.png"),
+    "another suffix": ("images/{}.jpg", "masks/{}-ground.truth.png"),
+    "in another spelling": ("images/{}_É.jpg", "masks/{}_é.png"),
+    "beside each other": ("{}.jpg", "{}_mask.png"),
+    "beside each other, by extension": ("{}.jpg", "{}.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("divided", ["whole", "below", "above"])
+def test_layouts_are_recognised(tmp_path, layout, divided):
+    image, mask = LAYOUTS[layout]
+    for start, (train, *_) in enumerate((("train",), ("val",))):
+        places = []
+        for place in (image, mask):
+            top, slash, rest = place.partition("/")
+            if divided == "below" and slash:
+                place = f"{top}/{train}/{rest}"
+            elif divided != "whole":
+                place = f"{train}/{place}"
+            places.append(place)
+        pairs(tmp_path, *places, start=6 * start)
+    found = opened(tmp_path)
+    for source in (found.train, found.validation):
+        assert len(source) > 0
+        check_pairs(source, "_É")
+    if divided != "whole":
+        assert (len(found.train), len(found.validation)) == (6, 6)
+    assert found.masks.layout == "folders"
+    assert found.account.layout
+
+
+def test_what_was_understood_of_names_is_in_the_account(tmp_path):
+    notes = opened(pairs(tmp_path / "a", mask="masks/{}_gt.png")).account.notes
+    assert "the names of masks end in '_gt'" in notes
+    notes = opened(pairs(tmp_path / "b", mask="masks/{}.jpg.png")).account.notes
+    assert "masks carry the extension of their image" in notes
+    notes = opened(pairs(tmp_path / "c", "images/{}A.jpg", "masks/{}a.png")).account.notes
+    assert "names of images and masks differ in case" in notes
+    composed, parts = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    notes = opened(
+        pairs(tmp_path / "d", f"images/{{}}{composed}.jpg", f"masks/{{}}{parts}.png")
+    ).account.notes
+    assert "names of images and masks differ in their Unicode form (NFC, NFD)" in notes
+
+
+def test_images_of_similar_names_are_not_mixed_up(tmp_path):
+    """`s1_2` is an image, and no mask of `s1` with the suffix `_2`."""
+    for number, name in enumerate(("s1", "s1_2")):
+        put(tmp_path / f"images/{name}.jpg")
+        put(tmp_path / f"masks/{name}.png", labels=number)
+    put(tmp_path / "images/s3.jpg")
+    put(tmp_path / "masks/s3.png", labels=3)
+    (tmp_path / "masks/s1.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 images have no mask in masks: 'images/s1\.jpg'"):
+        opened(tmp_path)
+
+
+def test_suffixes_by_option_and_files_without_them(tmp_path):
+    root = pairs(tmp_path, "leftImg8bit/a/{}_leftImg8bit.png", "gtFine/a/{}_gtFine_labelIds.png")
+    pairs(tmp_path, "leftImg8bit/a/{}_leftImg8bit.png", "gtFine/a/{}_gtFine_color.png")
+    with pytest.raises(DataError, match="masks have no image") as raised:
+        opened(root)
+    assert "--mask-suffix (and --image-suffix)" in raised.value.remedy
+    found = opened(root, image_suffix="_leftImg8bit", mask_suffix="_gtFine_labelIds")
+    check_pairs(found.train, "_leftImg8bit")
+    (skipped,) = found.account.skipped
+    assert (skipped.count, skipped.reason) == (6, "its name does not end in '_gtFine_labelIds'")
+    with pytest.raises(DataError, match="no name of a mask in gtFine ends in '_x'"):
+        opened(root, image_suffix="_leftImg8bit", mask_suffix="_x")
+
+
+def test_images_without_a_mask(tmp_path):
+    root = pairs(tmp_path)
+    (root / "masks/s2.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 6 images have no mask") as raised:
+        opened(root)
+    assert "--unmasked background" in raised.value.remedy
+    assert "--unmasked skip" in raised.value.remedy
+    skipped = opened(root, unmasked="skip")
+    assert len(skipped.train) + len(skipped.validation) == 5
+    assert skipped.account.skipped[0].examples == ("images/s2.jpg",)
+    found = opened(root, unmasked="background")
+    assert len(found.train) + len(found.validation) == 6
+    assert "1 images without a mask are all background (--unmasked background)" in (
+        found.account.notes
+    )
+    both = [source.read(at) for source in found[:2] for at in range(len(source))]
+    (labels,) = [one.labels for one in both if one.key == "images/s2.jpg"]
+    assert labels.shape == (16, 9)
+    assert not labels.any()
+    before = found.train.fingerprint(), found.validation.fingerprint()
+    put(root / "masks/s2.png", labels=2)
+    after = opened(root)
+    assert before != (after.train.fingerprint(), after.validation.fingerprint())
+
+
+def test_several_folders_of_masks_are_two_readings(tmp_path):
+    root = pairs(pairs(tmp_path), mask="labels/{}.png")
+    with pytest.raises(DataError, match="several folders of masks: 'labels', 'masks'") as raised:
+        opened(root)
+    assert "--annotations labels" in raised.value.remedy
+    check_pairs(opened(root, annotations="labels").train)
+    (root / "labels").rename(root / "trimaps")
+    check_pairs(opened(root, annotations="trimaps").train)
+    (root / "masks").rename(root / "labels")
+    (root / "labels").rename(root / "other")
+    with pytest.raises(DataError, match="--annotations names a folder of masks"):
+        opened(root)
+
+
+def test_test_images_are_not_learned_from(tmp_path):
+    for part, start in (("train", 0), ("test", 6)):
+        pairs(tmp_path, f"images/{part}/{{}}.jpg", f"masks/{part}/{{}}.png", 6 - start // 6, start)
+    found = opened(tmp_path)
+    keys = [source.key(at) for source in found[:2] for at in range(len(source))]
+    assert len(keys) == 6
+    assert all("train" in key for key in keys)
+    assert found.account.images["test"] == 5
+    assert "test: not used here" in found.account.notes
+    part = open_segmented_part(str(tmp_path), MaskConfig(), part="test", classes=("0", "1"))
+    assert len(part) == 5
+    with pytest.raises(DataError, match="none called val"):
+        open_segmented_part(str(tmp_path), MaskConfig(), part="val", classes=("0", "1"))
+    shutil.rmtree(tmp_path / "masks/test")  # as published tests often are
+    assert "images/test/ has no masks, and is not used" in opened(tmp_path).account.notes
+
+
+def test_a_split_of_another_name_can_be_measured(tmp_path):
+    for part in ("train", "val", "night"):
+        pairs(tmp_path, f"images/{part}/{{}}.jpg", f"masks/{part}/{{}}.png", 3)
+    part = open_segmented_part(str(tmp_path), MaskConfig(), part="night", classes=("0", "1"))
+    assert part.key(0) == "images/night/s0.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("train2017", "train"), ("Training", "train"), ("training_set", "train"), ("testset", "test"),
+     ("VALIDATION", "val"), ("dev", "val"), ("aachen", None), ("2017", None), ("set", None)],
+)  # fmt: skip
+def test_names_of_splits(name, split):
+    assert split_called(name) == split
+
+
+def test_what_cvat_writes_in_the_layout_of_voc(tmp_path):
+    pairs(tmp_path, "JPEGImages/{}.png", "SegmentationClass/{}.png")
+    for place in (tmp_path / "SegmentationClass").iterdir():
+        labels = np.asarray(Image.open(place))
+        colours = np.array([[0, 0, 0], [250, 50, 20]], np.uint8)[labels]
+        Image.fromarray(colours).save(place)
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "default.txt").write_text("".join(f"s{number}\n" for number in range(6)))
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\nroof:250,50,20::\n")
+    found = opened(tmp_path)
+    assert found.train.classes == ("background", "roof")
+    assert found.masks.layout == "voc"
+    check_pairs(found.train)
+
+
+def test_voc_ignores_its_borders(tmp_path):
+    folder = write_folder(tmp_path / "data", train=3, validation=1)
+    root = tmp_path / "VOC2012"
+    shutil.copytree(folder / "images/train", root / "JPEGImages")
+    shutil.copytree(folder / "masks/train", root / "SegmentationClass")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, names in (("train", "00\n01"), ("val", "02"), ("trainval", "00\n01\n02")):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(names)
+    found = opened(root, class_names=str(folder / "classes.txt"))
+    assert found.train.classes == NAMES
+    assert found.train.read(0).labels[0, 0] == 255
+    part = open_segmented_part(
+        str(root),
+        MaskConfig(class_names=str(folder / "classes.txt")),
+        part="trainval",
+        classes=NAMES,
+    )
+    assert len(part) == 3
+
+
+def test_classes_of_roboflow(tmp_path):
+    for part, start in (("train", 0), ("valid", 6)):
+        pairs(tmp_path, f"{part}/{{}}.jpg", f"{part}/{{}}_mask.png", 6 - start // 6, start)
+    (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, crack\n")
+    found = opened(tmp_path)
+    assert found.train.classes == ("background", "crack")
+    check_pairs(found.validation)
+    (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n1, background\n2, crack\n")
+    with pytest.raises(DataError, match="no table of pixel values from 0"):
+        opened(tmp_path)
+
+
+def test_masks_without_an_image_and_twice(tmp_path):
+    root = pairs(tmp_path)
+    shutil.copy(root / "masks/s0.png", root / "masks/more.png")
+    with pytest.raises(DataError, match=r"1 of 7 masks have no image in images: 'masks/more\.png'"):
+        opened(root)
+    (root / "masks/more.png").unlink()
+    shutil.copy(root / "masks/s0.png", root / "masks/s0.bmp")
+    with pytest.raises(DataError, match="differ in their extension only"):
+        opened(root)
