@@ -112,12 +112,10 @@ def _with_classes_of(
     relabelled = _Relabelled(other, kept, targets[kept], train.classes)
     if not differences:
         return relabelled, ()
-    notes = (
-        f"{part} {' and '.join(differences)} (--accept-missing-classes)",
-        *([f"{len(other) - len(kept)} images of {part} are of other classes and skipped"]
-          if extra else []),
-    )  # fmt: skip
-    return relabelled, notes
+    notes = [f"{part} {' and '.join(differences)} (--accept-missing-classes)"]
+    if len(kept) < len(other):
+        notes.append(f"{len(other) - len(kept)} images of {part} are of other classes and skipped")
+    return relabelled, tuple(notes)
 
 
 def _enough_classes(path: str, source: ImageSource) -> None:

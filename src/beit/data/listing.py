@@ -28,8 +28,6 @@ class Found(NamedTuple):
     """Images below a folder, relative to it with forward slashes, in natural order."""
 
     paths: list[str]
-    folders: list[str]
-    """Folders directly below, without hidden ones and those of a system."""
     skipped: SkippedFiles
     """What was skipped, and why."""
     counts: dict[str, int]
@@ -156,8 +154,7 @@ def find_pictures(root: str) -> Found:
         folders += inside
         links += sorted(linked)
     walk.paths.sort(key=natural_key)
-    top = [name for name in walk.counts if name and "/" not in name]
-    return Found(walk.paths, sorted(top, key=natural_key), walk.skipped, walk.counts)
+    return Found(walk.paths, walk.skipped, walk.counts)
 
 
 def no_pictures(path: str, files: SkippedFiles) -> DataError:

@@ -142,7 +142,7 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=(*filter(None, (note,)), *(source.account.notes if source.account else ())),
+        notes=(note,) if note else (),
     )
 
 
