@@ -18,6 +18,9 @@ FORMATS = {
     "BMP": ".bmp",
     "GIF": ".gif",
     "TIFF": ".tif",
+    "PPM": ".ppm",
+    "JPEG2000": ".jp2",
+    "AVIF": ".avif",
 }
 MODES = {
     "JPEG": ("L", "RGB", "CMYK", "YCbCr"),
@@ -26,6 +29,9 @@ MODES = {
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "GIF": ("1", "L", "P", "RGB"),
     "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16"),
+    "PPM": ("1", "L", "RGB", "I;16"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
+    "AVIF": ("RGB", "RGBA"),
 }  # fmt: skip
 
 

@@ -33,7 +33,9 @@ def cut() -> Iterator[Case]:
             yield Case(f"{form} cut at {share}%", whole[: len(whole) * share // 100], "refused")
         yield Case(f"{form} without its last byte", whole[:-1], "either")
         yield Case(f"{form} with more behind it", whole + b"more" * 100, "read")
-        yield Case(f"{form} twice", whole * 2, "read")
+        # A second codestream is no end of the first to the decoder of JPEG 2000.
+        fate: Fate = "refused" if form == "JPEG2000" else "read"
+        yield Case(f"{form} twice", whole * 2, fate)
         yield Case(f"{form} behind a line of text", b"text\n" + whole, "refused")
         yield Case(f"only the first bytes of {form}", whole[:12], "refused")
         yield Case(f"zeros behind the first bytes of {form}", whole[:16] + bytes(4000), "refused")
@@ -82,9 +84,8 @@ def foreign() -> Iterator[Case]:
     }  # fmt: skip
     for name, data in contents.items():
         yield Case(name, data, "refused")
-    for form in ("PPM", "ICO", "TGA", "PCX", "DDS", "JPEG2000", "AVIF", "ICNS", "SGI"):
-        side = 48 if form == "AVIF" else 64
-        yield Case(f"a sound {form}", encoded(form, side=side), "refused")
+    for form in ("ICO", "TGA", "PCX", "DDS", "ICNS", "SGI"):
+        yield Case(f"a sound {form}", encoded(form), "refused")
 
 
 def huge() -> Iterator[Case]:

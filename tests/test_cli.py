@@ -157,7 +157,7 @@ CASES = {
     "no out": ("finetune tiny --data {data}", 2, ["no folder", "--out"]),
     "no out for a tokenizer": ("pretrain tiny --data {data}", 2, ["no folder", "--out"]),
     "missing data": ("pretrain tiny --data nowhere --out {out}", 3, ["nowhere"]),
-    "empty data": ("pretrain tiny --data {empty} --out {out}", 3, ["empty", "contains pictures"]),
+    "empty data": ("pretrain tiny --data {empty} --out {out}", 3, ["empty", "contains images"]),
     "no readable picture": ("tokenizer tiny --data {rubbish} --out {out}", 3, ["a.png"]),
     "labels differ": ("finetune tiny --data {unlike} --out {out}", 3, ["disc", "dics", "val/"]),
     "no labels": ("finetune tiny --data {data}/disc --out {out}", 3, ["no class folders"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,7 +83,11 @@ def test_parts(classifier, data):
     found = evaluate(classifier, data=str(data), workers=0)
     part = str(data / "valid")
     assert found.data == part
-    assert evaluate(classifier, data=part, workers=0) == found
+    alone = evaluate(classifier, data=part, workers=0)
+    assert replace(alone, account=found.account) == found
+    assert alone.account.images == {"": 37}
+    assert found.account.images == {"val": 37}
+    assert found.account.classes["val"] == alone.account.classes[""]
     with pytest.raises(DataError, match="none called test"):
         evaluate(classifier, data=str(data), split="test")
     with pytest.raises(DataError, match="nothing at"):

@@ -52,6 +52,7 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
         ("nearest neighbours", 2),
     ]
     assert all(len(few["accuracies"]) == 2 for few in found["few"])
+    assert set(found["account"]["images"]) == {"train", "val", "test"}
     page = (out / "probe.html").read_text()
     assert page.count("<circle") == 3 * BACKBONE.depth
     assert "at block 1" in page

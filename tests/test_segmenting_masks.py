@@ -34,13 +34,13 @@ def test_a_run_keeps_what_it_decided(binary, tmp_path):
     run = beit.segment("tiny-linear", data=str(binary), out=str(out), **OPTIONS)
     log = (out / "log.txt").read_text()
     assert "the masks hold 0 and 255 only: 0 is background, 255 is object" in log
-    assert "masks of val by class: background 3, object 3" in log
+    assert "  val: 3 images in 2 classes: background 3, object 3" in log
     masks = json.loads((out / "config.json").read_text())["masks"]
     assert (masks["layout"], masks["mask_values"]) == ("folders", "binary")
     again = beit.segment("tiny-linear", data=str(binary), out=str(out), resume=True, **OPTIONS)
     assert again.metrics == run.metrics
     assert beit.load(out).classes == ("background", "object")
     found = beit.evaluate(str(out), data=str(binary))
-    assert any("255 is object" in note for note in found.notes)
+    assert any("255 is object" in note for note in found.account.notes)
     assert {one.name for one in found.classes} <= {"background", "object"}
     assert found.ignored_pixels == 0

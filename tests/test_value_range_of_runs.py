@@ -104,7 +104,7 @@ def test_files_requests_and_exports_are_read_by_the_range_of_the_model(classifie
     assert found.labels == own
     seen = read_picture(place.read_bytes(), 3, 10**6, predictor.value_range)
     assert np.array_equal(seen, to_pixels(place, 3, RANGE))
-    samples = from_data(str(images), 3, 12, predictor.classes, predictor.value_range)
+    samples = from_data(str(images), 3, 12, predictor.classes, value_range=predictor.value_range)
     assert max(each.max() for each in samples.pictures) > 200
     model = open_artifact(classifier)
     shape = choose_shape(model, "logits", size=None, dynamic=False, preprocess="none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 from beit.data.decode import decode, read_header
 from beit.data.values import UnreadableError
+from beit.doctor.finding import Finding
+from beit.doctor.pictures import check_pictures
 
 BANDS = 8
 PIXELS = np.random.default_rng(0).integers(0, 65536, (16, 24, BANDS), dtype=np.uint16)
@@ -70,6 +73,35 @@ def test_what_is_refused() -> None:
             decode(data[:cut], channels=BANDS)
     with pytest.raises(UnreadableError, match="from -1 to"):
         decode(tiff(PIXELS.astype(np.int32) - 1 - PIXELS.min(), planarconfig="contig"), channels=8)
+
+
+def test_many_bands_read_as_colours_are_named() -> None:
+    for bands in (5, 13):
+        pixels = np.zeros((16, 24, bands), np.uint16)
+        data = tiff(pixels, planarconfig="contig")
+        for channels in (1, 3):
+            said = f"it has {bands} bands; use --channels {bands}"
+            with pytest.raises(UnreadableError, match=said):
+                decode(data, channels=channels)
+        assert decode(data, channels=bands).shape == (16, 24, bands)
+    with pytest.raises(UnreadableError, match="its content is none of"):
+        decode(data[:20])
+
+
+def doctored(root: Path, channels: int) -> dict[str, Finding]:
+    found = check_pictures(str(root), channels=channels, sample=9, size=0)
+    return {one.subject: one for one in found}
+
+
+def test_the_doctor_names_the_channels(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.tif").write_bytes(tiff(PIXELS + number, planarconfig="contig"))
+    found = doctored(tmp_path, channels=3)
+    assert "it has 8 bands; use --channels 8" in found["unreadable"].found
+    assert (found["channels"].level, "--channels 8" in found["channels"].change) == ("warn", True)
+    found = doctored(tmp_path, channels=8)
+    assert "unreadable" not in found
+    assert found["channels"].level == "ok"
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

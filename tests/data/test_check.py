@@ -143,7 +143,7 @@ def test_report_and_exit_code(
     assert "1 of 3 pictures cannot be read: '3.png'" in printed.err
     assert main(["data", "check", str(tmp_path)]) == 3
     table = capsys.readouterr().out
-    assert "3 pictures" in table
+    assert "all: 3 images" in table
     assert "unreadable" in table
     assert {finding["kind"] for finding in report["findings"]} <= set(KINDS)
 

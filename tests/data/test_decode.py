@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from beit.data.decode import decode
+from beit.data.decode import decode, read_header
 from beit.data.values import UnreadableError
 from encoding import turned
 
@@ -230,7 +230,7 @@ def test_mutations_decode_or_are_refused(form: str) -> None:
             assert decode(bytes(mutated), pixel_limit=10**7).shape[2] == 3
 
 
-@pytest.mark.parametrize("form", ["PPM", "ICO", "TGA", "PCX", "PDF"])
+@pytest.mark.parametrize("form", ["ICO", "TGA", "PCX", "PDF"])
 def test_other_formats_are_refused(form: str) -> None:
     with pytest.raises(UnreadableError, match="none of JPEG"):
         decode(encoded(Image.fromarray(noise()), form))
@@ -271,3 +271,32 @@ def test_other_channel_counts() -> None:
 def test_floats_without_a_usual_range_are_refused(value: float) -> None:
     with pytest.raises(UnreadableError, match=r"not finite|convert them"):
         decode(encoded(Image.new("F", (2, 2), value), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "options"),
+    [
+        ("PPM", "RGB", {}), ("PPM", "L", {}), ("JPEG2000", "RGB", {}), ("JPEG2000", "L", {}),
+        ("AVIF", "RGB", {"quality": 100, "subsampling": "4:4:4"}),
+    ],
+)  # fmt: skip
+def test_pixels_of_less_usual_formats(form: str, mode: str, options: dict[str, object]) -> None:
+    picture = Image.fromarray(noise()).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, form, **options)  # type: ignore[arg-type]
+    found = decode(file.getvalue()).astype(int)
+    expected = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(found - expected).max() <= (3 if form == "AVIF" else 0)  # YCbCr in 8 bits
+    assert read_header(file.getvalue()).format == form
+
+
+def test_an_avif_that_was_turned_is_set_upright() -> None:
+    upright_pixels = np.zeros((16, 32, 3), np.uint8)
+    upright_pixels[:, :16] = 255
+    stored, exif = turned(upright_pixels, 6)
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "AVIF", exif=exif)
+    found = decode(file.getvalue())
+    assert found.shape == (16, 32, 3)
+    assert found[:, :12].min() > 200
+    assert found[:, 20:].max() < 50

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from beit.config import LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.label_files import LabelFile, read_label_file
 from beit.data.labelled import open_labelled
 from beit.data.parts import open_part, open_parts
@@ -470,12 +471,12 @@ def test_whole_lines_that_are_names(draw: Draw) -> None:
 
 
 def test_options_without_a_label_file(root: Path) -> None:
-    options = LabelFileConfig(label_column="x")
+    options = Reading(label_file=LabelFileConfig(label_column="x"))
     for opened in (
         lambda: open_source(str(root), options),
         lambda: open_parts(str(root), options),
         lambda: open_part(str(root), "val", options),
-        lambda: open_labelled(str(root), split=0.5, per_class=None, seed=0, label_file=options),
+        lambda: open_labelled(str(root), split=0.5, per_class=None, seed=0, reading=options),
     ):
         with pytest.raises(ConfigError, match=r"label_column was given, and .* is no label file"):
             opened()

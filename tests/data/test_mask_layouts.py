@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
-from beit.data.mask_layouts import split_named
+from beit.data.layout import split_called
 from beit.data.segmented import open_segmented, open_segmented_part
 from beit.errors import DataError
 from segmented_folder import NAMES, write_folder
@@ -198,7 +198,7 @@ def test_a_split_of_another_name_can_be_measured(tmp_path):
      ("VALIDATION", "val"), ("dev", "val"), ("aachen", None), ("2017", None), ("set", None)],
 )  # fmt: skip
 def test_names_of_splits(name, split):
-    assert split_named(name) == split
+    assert split_called(name) == split
 
 
 def test_what_cvat_writes_in_the_layout_of_voc(tmp_path):

@@ -213,9 +213,11 @@ def test_what_is_rarely_meant_is_in_the_account(folder):
     account = opened(folder).account
     assert account.images == {"train": 4, "val": 2}
     assert account.classes["val"] == {"ground": 1, "disc": 1, "bar": 0}
+    assert list(account.lines())[1:3] == [
+        "  train: 4 images in 3 classes: ground 4, disc 4, bar 4",
+        "  val: 2 images in 2 classes: ground 1, disc 1",
+    ]
     assert account.notes == (
-        "masks of train by class: ground 4, disc 4, bar 4",
-        "masks of val by class: ground 1, disc 1, bar 0",
         "255 is ignored",
         "1 validation masks have no pixel that is not ignored",
         "classes that never occur in validation: 'bar'",

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import several_labels
-from beit.config.data import LoaderConfig
+from beit.config.data import FolderConfig, LoaderConfig
+from beit.config.reading import Reading
 from beit.data.augment import EvaluationView
 from beit.data.check import check
 from beit.data.copies import merge_copies
@@ -145,10 +146,12 @@ def test_the_same_image_in_several_folders_has_their_labels(root, links):
             found[name] = list(class_names_at(part, index))
             assert np.array_equal(part.read(index).target, part.targets[index])
     assert found == expected
-    assert splits.train.note == (
+    assert (
         f"{sum(map(len, expected.values()))} files in class folders are 28 images, of which 16 "
         "have several labels"
-    )
+    ) in splits.train.account.notes
+    counts = [splits.train.account.classes[split] for split in ("train", "val")]
+    assert sum(counts[0].values()) + sum(counts[1].values()) == sum(map(len, expected.values()))
 
 
 def test_links_to_files_and_other_names_are_the_same_image(root):
@@ -164,7 +167,36 @@ def test_links_to_files_and_other_names_are_the_same_image(root):
     }
     assert len(named) == 14
     assert named["framed/copy.png"] == ("framed", "red", "striped")
-    assert "1 files repeat another of the same class" in splits.train.note
+    assert "1 files repeat another of the same class" in "; ".join(splits.train.account.notes)
+
+
+def test_going_on_without_a_class_keeps_the_other_labels(tmp_path):
+    folders = {
+        "train/a": "0 1 2", "train/b": "1 2 3", "train/c": "0 3",
+        "val/d": "5 6 7", "val/b": "5 7 8", "val/a": "7",
+    }  # fmt: skip
+    for folder, names in folders.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names.split():
+            (tmp_path / folder / f"{name}.png").write_bytes(name.encode())
+    with pytest.raises(DataError, match="lacks 'c' and has besides 'd'"):
+        open_labelled(str(tmp_path), split=0.5, per_class=None, seed=0, multi_label=True)
+    splits = open_labelled(
+        str(tmp_path),
+        split=0.5,
+        per_class=None,
+        seed=0,
+        multi_label=True,
+        reading=Reading(FolderConfig(accept_missing_classes=True)),
+    )
+    validation = splits.validation
+    labels = {Path(validation.key(at)).name: class_names_at(validation, at)
+              for at in range(len(validation))}  # fmt: skip
+    assert labels == {"5.png": ("b",), "7.png": ("a", "b"), "8.png": ("b",)}
+    assert [validation.read(at).target.tolist() for at in range(3)] == validation.targets.tolist()
+    notes = splits.train.account.notes
+    assert "1 images of val are of other classes and skipped" in notes
+    assert splits.train.account.classes["val"] == {"a": 1, "b": 3, "c": 0}
 
 
 def test_images_of_the_same_size_in_bytes_are_not_confused(tmp_path):

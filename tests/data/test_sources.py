@@ -72,7 +72,8 @@ def test_train_part_is_taken(draw: Draw) -> None:
     source = open_source(str(root))
     assert keys(source) == ["train/cat/1.png", "train/dog/1.png"]
     assert source.classes == ("cat", "dog")
-    assert "only train/ is read" in source.note
+    assert source.account.images == {"train": 2}
+    assert "only 'train' is read" in source.account.notes[0]
 
 
 def test_single_picture(draw: Draw) -> None:
@@ -124,7 +125,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"")
     (tmp_path / "b.dcm").write_bytes(b"")
     (tmp_path / "readme").write_bytes(b"")
-    with pytest.raises(DataError, match=r"\.dcm \(2\), no extension \(1\)"):
+    with pytest.raises(DataError, match=r"\.dcm \(2: DICOM .*, without an extension \(1: not an"):
         open_source(str(tmp_path))
     with pytest.raises(DataError, match="neither a folder nor a list"):
         open_source(str(tmp_path / "a.dcm"))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from beit.cli import main
+from beit.data.file_types import FORMATS
 from beit.errors import ConfigError
 from beit.evaluation.neighbours import nearest_others
 from beit.report.components import as_shares, principal_components
@@ -75,7 +76,7 @@ def test_what_cannot_be_read_is_named_and_left_out(
         assert show(kind, model, tmp_path / name, out, "--pictures", "99") == 0, capsys.readouterr()
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "broken.png").read_bytes()
     assert [line for line in caplog.messages if "words.png" in line] == [
-        "unreadable: words.png: its content is none of JPEG, PNG, WEBP, BMP, GIF, TIFF"
+        "unreadable: words.png: its content is none of " + ", ".join(FORMATS)
     ]
 
 

@@ -136,3 +136,33 @@ def test_features_of_nothing(trained, tmp_path):
 def test_unknown_formats_are_refused_before_the_work(trained, folder, tmp_path):
     with pytest.raises(ConfigError, match=r"written as '\.xlsx'"):
         embed_files("nowhere", [str(folder)], tmp_path / "x.xlsx", block=0, batch=1, device="cpu")
+
+
+def test_files_of_any_name_are_answered_or_listed(trained, folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (folder / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    (folder / "notes.doc").write_text("words")
+    shutil.copy(folder / "1.png", folder / "noname")
+    (folder / "empty").mkdir()
+    names = ["x.heic", "1.png", "notes.doc", "nothing.jpg", "noname", "empty"]
+    rows = {
+        row.path.rpartition("/")[2]: row
+        for row in predictions(trained, [str(folder / name) for name in names])
+    }
+    assert set(rows) == set(names)
+    assert {name for name, row in rows.items() if row.labels} == {"1.png", "noname"}
+    assert rows["x.heic"].unreadable == "HEIC is not decoded: convert it to JPEG or PNG"
+    assert "none of JPEG" in rows["notes.doc"].unreadable
+    assert "nothing at" in rows["nothing.jpg"].unreadable
+    assert "holds no files" in rows["empty"].unreadable
+    words = ["predict", str(trained.classifier), str(folder / "x.heic"), str(folder / "1.png")]
+    assert main(words) == 3
+    assert "x.heic" in capsys.readouterr().err
+
+
+def test_every_image_below_a_folder_is_answered_whatever_its_folders_mean(trained, folder):
+    for name in ("site/train", "site/test", "other/train", "other/test"):
+        (folder / name).mkdir(parents=True)
+        shutil.copy(folder / "1.png", folder / name)
+    found = {row.path for row in predictions(trained, [str(folder)])}
+    assert len(found) == 10

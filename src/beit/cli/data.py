@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import LabelFile, run_subcommand
+from beit.config.data import FolderConfig
 from beit.config.label_file import BY_HEADINGS
+from beit.config.reading import Reading
 from beit.terminal import print_lines
 
 Data = Annotated[str, tyro.conf.Positional]
@@ -23,6 +25,7 @@ def check(
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     channels: int = 3,
     few: int = 10,
+    class_level: int | None = None,
     label_file: LabelFile = BY_HEADINGS,
     value_range: tuple[float, float] | None = None,
 ) -> None:
@@ -36,13 +39,18 @@ def check(
         channels: How many channels the pictures will be read with.
         value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer pictures for training.
+        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
     found = look_through(
-        data, channels=channels, few=few, label_file=label_file, value_range=value_range
+        data,
+        channels=channels,
+        few=few,
+        reading=Reading(FolderConfig(class_level=class_level), label_file),
+        value_range=value_range,
     )
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
@@ -66,5 +74,5 @@ def pack(
     """
     from beit.data.pack import pack as write
 
-    done = write(data, out, shard_size=shard_size, label_file=label_file)
+    done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
     print_lines(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")

@@ -1,7 +1,7 @@
 """Every option of this package: frozen dataclasses that validate themselves and build what they
 describe. Nothing here imports torch."""
 
-from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
+from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
 from beit.config.label_file import LabelFileConfig
@@ -58,6 +58,7 @@ __all__ = [
     "EvaluateConfig",
     "FinetuneRunConfig",
     "FixedMasking",
+    "FolderConfig",
     "HeadConfig",
     "InferenceConfig",
     "JointConfig",

@@ -12,6 +12,7 @@ from beit.config.check import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     Range,
     check_that,
 )
@@ -93,6 +94,20 @@ class AugmentConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_crop(self.crop_scale, self.crop_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(Config):
+    """What folders mean, where it cannot be told from them."""
+
+    class_level: PositiveInt | None = None
+    """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
+    them; None: recognised, and refused where two readings are plausible."""
+    fold: str = ""
+    """Of data in folds, the folder of the one to hold out: the others are trained on."""
+    accept_missing_classes: bool = False
+    """Go on where validation or test lack classes of training, or have images of other classes:
+    those are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from beit.config.check import Config, Crop, PositiveInt, Range, Sides
-from beit.config.data import LoaderConfig, Workers
+from beit.config.data import FolderConfig, LoaderConfig, Workers
 from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 
 
@@ -19,11 +20,19 @@ class ClassifiedConfig(Config):
     """Share of the side that the centre crop keeps; the model's own by default."""
     size: Sides | None = None
     """Height and width in pixels; the model's own by default."""
+    class_level: int | None = None
+    """Which folders are the classes: 1 those at the top (or directly in the split), 2 those inside
+    of them; None: recognised, and refused where two readings are plausible."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
     each picture in the order of the file names. Any of them is right; of a multi-label model all
     are."""
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(FolderConfig(class_level=self.class_level), self.label_file)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ from beit.config.check import (
     PositiveInt,
     check_that,
 )
-from beit.config.data import LoaderConfig
+from beit.config.data import FolderConfig, LoaderConfig
 from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class ProbeConfig(Config):
     """Folder for probe.json and probe.html."""
     crop: Crop | None = None
     """Share of the side that the centre crop keeps; the model's own by default."""
+    folders: FolderConfig = field(default_factory=FolderConfig)
     split: Fraction = 0.2
     """Share of each class held out for validation where there is no val/."""
     multi_label: bool = False
@@ -65,6 +67,11 @@ class ProbeConfig(Config):
     device: str = "cpu"
     """cpu or cuda, for the backbone."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         super().__post_init__()

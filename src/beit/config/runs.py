@@ -16,11 +16,12 @@ from beit.config.check import (
     PositiveInt,
     check_that,
 )
-from beit.config.data import AugmentConfig, LoaderConfig, ViewConfig
+from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
 from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
 from beit.config.label_file import LabelFileConfig
 from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
+from beit.config.reading import Reading
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 
@@ -142,6 +143,11 @@ class TokenizerRunConfig(RunConfig):
     held_out: Fraction = 0.05
     """Share of the pictures kept aside to measure reconstruction and code usage on."""
 
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(label_file=self.label_file)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         quantised = isinstance(self.tokenizer, QuantisedConfig)
@@ -195,8 +201,14 @@ class PretrainRunConfig(RunConfig):
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     neighbour_pictures: NonNegativeInt = 2000
     """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
+    folders: FolderConfig = field(default_factory=FolderConfig)
     evaluation_crop: Crop = 0.875
     """Share of the side kept by the centre crop of the nearest-neighbour score."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,6 +242,7 @@ class FinetuneRunConfig(RunConfig):
     model: VisionTransformerConfig
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    folders: FolderConfig = field(default_factory=FolderConfig)
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: Fraction = 0.2
     """Share of each class kept for validation when the data has no `val` folder."""
@@ -249,3 +262,8 @@ class FinetuneRunConfig(RunConfig):
         if self.evaluation_crop is not None:
             return self.evaluation_crop
         return 0.875 if min(self.model.size) < 384 else 1.0
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(self.folders, self.label_file)

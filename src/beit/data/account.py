@@ -5,13 +5,25 @@ Every verb that reads data prints the same account before it trains, measures or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePath
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from posixpath import splitext
+from typing import NamedTuple
 
 from beit.printable import printable
 
 EXAMPLES = 3
+MOST_KINDS = 12
+MOST_CLASSES = 12
+FOLDER = "/"
+ONLY = "only "
+"""How a note begins that says which splits were opened; it ends with the opening of the rest."""
+
+_USUAL = re.compile(r"\.[a-z][a-z0-9_]{0,9}")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,28 +31,49 @@ class Skipped:
     """Files of one kind that are not used, for one reason."""
 
     reason: str
-    """In the field's words: "not an image", "thumbnail", "hidden", "no label"."""
+    """In the field's words: "not an image", "thumbnails", "hidden", "no label"."""
     extension: str
-    """Lower case with its dot; empty where there is none."""
+    """Lower case with its dot; empty where there is none, "/" for folders that are not entered."""
     count: int
     examples: tuple[str, ...]
     """The first names."""
+
+    @property
+    def kind(self) -> str:
+        """The extension in words."""
+        if self.extension == FOLDER:
+            return "folder" if self.count == 1 else "folders"
+        return self.extension or "without an extension"
 
 
 class SkippedFiles:
     """Collects what is skipped; keeps counts, and the first names of each kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, found: Iterable[Skipped] = ()) -> None:
         self._kinds: dict[tuple[str, str], list[str]] = {}
         self._counts: dict[tuple[str, str], int] = {}
+        for one in found:
+            self._count((one.reason, one.extension), one.examples, one.count)
 
-    def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count a file, or several of which this is the first."""
-        kind = (reason, PurePath(name).suffix.lower())
+    def _count(self, kind: tuple[str, str], names: Iterable[str], count: int) -> None:
         examples = self._kinds.setdefault(kind, [])
         self._counts[kind] = self._counts.get(kind, 0) + count
-        if len(examples) < EXAMPLES:
-            examples.append(name)
+        for name in names:
+            if len(examples) < EXAMPLES or name < examples[-1]:
+                examples[:] = sorted({*examples, name})[:EXAMPLES]
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Count a file, or several of which this is the first; a folder's name ends with "/"."""
+        suffix = FOLDER if name.endswith(FOLDER) else splitext(name)[1].lower()
+        usual = suffix == FOLDER or _USUAL.fullmatch(suffix) is not None
+        # Names that end in a number or in an address would make a kind of every file.
+        self._count((reason, suffix if usual else ""), (name,), count)
+
+    def add_below(self, folder: str, others: SkippedFiles) -> None:
+        """Count what was skipped in a folder below."""
+        for one in others.found():
+            names = [f"{folder}/{name}" if folder else name for name in one.examples]
+            self._count((one.reason, one.extension), names, one.count)
 
     def found(self) -> tuple[Skipped, ...]:
         """By reason and extension, most frequent first."""
@@ -74,15 +107,74 @@ class Account:
 
     def lines(self) -> Iterator[str]:
         """For a terminal or a log, one fact per line."""
-        yield f"data: {printable(self.data)}: {self.layout}"
+        yield f"data: {printable(self.data)}: {printable(self.layout)}"
         for split, count in self.images.items():
-            classes = {name: n for name, n in self.classes.get(split, {}).items() if n}
-            among = f" in {len(classes)} classes" if classes else ""
-            yield f"  {split or 'all'}: {count:,} images{among}"
-        for one in self.skipped:
+            yield f"  {printable(split) or 'all'}: {count:,} images{self._among(split)}"
+        for one in self.skipped[:MOST_KINDS]:
             names = ", ".join(map(printable, one.examples))
             more = ", ..." if one.count > len(one.examples) else ""
-            kind = one.extension or "no extension"
-            yield f"  skipped: {one.count:,} {kind} ({one.reason}): {names}{more}"
+            yield f"  skipped: {one.count:,} {one.kind} ({printable(one.reason)}): {names}{more}"
+        rest = self.skipped[MOST_KINDS:]
+        if rest:
+            files = sum(one.count for one in rest)
+            yield f"  skipped: {files:,} of {len(rest)} other kinds"
         for note in self.notes:
-            yield f"  note: {note}"
+            yield f"  note: {printable(note)}"
+
+    def _among(self, split: str) -> str:
+        classes = {name: n for name, n in self.classes.get(split, {}).items() if n}
+        if not classes:
+            return ""
+        named = [f"{printable(name)} {n:,}" for name, n in classes.items()]
+        more = f", and {len(named) - MOST_CLASSES} more" if len(named) > MOST_CLASSES else ""
+        return f" in {len(named)} classes: {', '.join(named[:MOST_CLASSES])}{more}"
+
+    def log(self) -> None:
+        """Report it where nothing else does: verbs that print results log it beside them."""
+        for line in self.lines():
+            logger.info("%s", line)
+
+    def to_json(self) -> str:
+        """For the folder of a run."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def only_read(splits: Sequence[str], others: Mapping[str, int]) -> Iterator[str]:
+    """The note that of several splits some are read; with how many images the others have."""
+    if others:
+        named = ", ".join(f"{name} ({count:,})" for name, count in others.items())
+        read = ", ".join(f"'{name}'" for name in splits)
+        yield f"{ONLY}{read} is read: no image of {named}"
+
+
+class Counted(NamedTuple):
+    """How many images a split has, and of which classes."""
+
+    images: int
+    classes: Mapping[str, int]
+
+
+def joined(
+    data: str, accounts: Sequence[Account], splits: Mapping[str, Counted], notes: Sequence[str] = ()
+) -> Account:
+    """One account of several splits of the same data, as they are used in the end."""
+    # Splits of one folder share what was skipped while it was listed.
+    skipped = {id(one): one for account in accounts for one in account.skipped}
+    noted = dict.fromkeys(note for account in accounts for note in account.notes)
+    return Account(
+        data=data,
+        layout=accounts[0].layout,
+        images={name: counted.images for name, counted in splits.items()},
+        classes={name: counted.classes for name, counted in splits.items()},
+        skipped=SkippedFiles(skipped.values()).found(),
+        notes=(*(note for note in noted if not note.startswith(ONLY)), *notes),
+    )
+
+
+def account_from_json(text: str) -> Account:
+    """What `Account.to_json` wrote. Errors: ValueError, TypeError or KeyError for anything else."""
+    values = json.loads(text)
+    skipped = tuple(
+        Skipped(**one | {"examples": tuple(one["examples"])}) for one in values["skipped"]
+    )
+    return Account(**values | {"skipped": skipped, "notes": tuple(values["notes"])})

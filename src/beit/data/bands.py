@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ def _open(data: bytes) -> TiffFile:
         raise UnreadableError(
             'TIFF files of many bands need tifffile: pip install "beit[bands]"'
         ) from error
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is in the error
     return TiffFile(io.BytesIO(data))
 
 

@@ -15,14 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.data import check_value_range
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import AS_RECOGNISED, Reading
+from beit.data.account import Account
 from beit.data.decode import decode, read_header
 from beit.data.depth import Depth, depth_of, narrow
-from beit.data.listing import PICTURE_EXTENSIONS, quoted
+from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
+from beit.data.listing import quoted
 from beit.data.names import short_hash
-from beit.data.parts import open_parts
+from beit.data.parts import account_of, open_parts
 from beit.data.pictures import cores
-from beit.data.sources import WHOLE, ImageSource, class_counts, class_names_at, evenly
+from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
 from beit.data.values import UnreadableError, ValueRange
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
@@ -50,14 +52,6 @@ KINDS = {
 TINY = 32
 AT_A_TIME = 512
 
-_EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-}
 _DEEP = ("I", "F")
 _PRINTING = ("CMYK", "YCbCr", "LAB")
 
@@ -84,6 +78,8 @@ class Checked:
     classes: dict[str, dict[str, int]]
     """How many pictures of each class each part has."""
     findings: tuple[Finding, ...]
+    account: Account
+    """What was understood of the data, and what is skipped."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -97,7 +93,7 @@ def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
     if header.several:
         yield "several pictures", header.format
     extension = PurePosixPath(key).suffix.lower()
-    if extension in PICTURE_EXTENSIONS and extension not in _EXTENSIONS[header.format]:
+    if extension in IMAGE_EXTENSIONS and extension not in EXTENSIONS[header.format]:
         yield "wrong extension", f"it is {header.format}"
     if min(header.height, header.width) < TINY:
         yield "tiny", f"{header.height} x {header.width}"
@@ -109,8 +105,8 @@ def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
         yield "turned", f"orientation {header.orientation}"
 
 
-class _Reading(NamedTuple):
-    """As what the images are read."""
+class _Decoding(NamedTuple):
+    """As what the images are decoded."""
 
     channels: int
     value_range: ValueRange | None
@@ -122,24 +118,24 @@ class _Seen(NamedTuple):
     depth: Depth | None = None
 
 
-def _look(source: ImageSource, index: int, reading: _Reading) -> _Seen:
+def _look(source: ImageSource, index: int, decoding: _Decoding) -> _Seen:
     key = source.key(index)
     try:
         data = source.read(index).data
     except UnreadableError as error:
         return _Seen(index, [Finding(UNREADABLE, key, error.reason)])
     try:
-        decode(data, channels=reading.channels, value_range=reading.value_range)
+        decode(data, channels=decoding.channels, value_range=decoding.value_range)
         findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
         findings = [Finding(UNREADABLE, key, error.reason)]
         return _Seen(short_hash(data), findings)
-    depth = None if reading.value_range else depth_of(data)
+    depth = None if decoding.value_range else depth_of(data)
     return _Seen(short_hash(data), findings, depth)
 
 
 def _look_through(
-    source: ImageSource, reading: _Reading, findings: list[Finding], depths: dict[str, Depth]
+    source: ImageSource, decoding: _Decoding, findings: list[Finding], depths: dict[str, Depth]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The hash of every picture, uint64 [n], and whether it could be read at all."""
     hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
@@ -147,7 +143,7 @@ def _look_through(
         for start in range(0, len(source), AT_A_TIME):
             indices = range(start, min(start + AT_A_TIME, len(source)))
             for index, seen in zip(
-                indices, threads.map(lambda one: _look(source, one, reading), indices), strict=True
+                indices, threads.map(lambda one: _look(source, one, decoding), indices), strict=True
             ):
                 hashes[index] = seen.hashed
                 there[index] = not any(one.kind == UNREADABLE for one in seen.findings)
@@ -199,8 +195,7 @@ def _class_counts(parts: Mapping[str, ImageSource]) -> dict[str, dict[str, int]]
     counts: dict[str, dict[str, int]] = {}
     for part, source in parts.items():
         if source.targets is not None:
-            numbers = class_counts(source).tolist()
-            for name, number in zip(source.classes, numbers, strict=True):
+            for name, number in images_per_class(source).items():
                 counts.setdefault(name, {})[part] = number
     return counts
 
@@ -227,32 +222,56 @@ def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSou
     }
 
 
+def _must_make_sense(channels: int, few: int, value_range: ValueRange | None) -> None:
+    if channels < 1 or few < 0:
+        raise ConfigError(
+            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
+        )
+    check_value_range(value_range)
+
+
 def check(
     data: str,
     *,
     channels: int = 3,
     few: int = 10,
     sample: int | None = None,
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
     value_range: ValueRange | None = None,
 ) -> Checked:
     """Read every picture of data in any form, and find what is unreadable, there twice or odd.
 
+    `reading`: what settles data that can be read in two ways. Errors: DataError if there are no
+    data, or for a layout with two readings; as `check_parts`.
+    """
+    _must_make_sense(channels, few, value_range)
+    parts = open_parts(data, reading)
+    return check_parts(
+        data, parts, channels=channels, few=few, sample=sample, value_range=value_range
+    )
+
+
+def check_parts(
+    data: str,
+    parts: Mapping[str, ImageSource],
+    *,
+    channels: int = 3,
+    few: int = 10,
+    sample: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Checked:
+    """`check` of data that are open already.
+
     `sample`: read about so many, spread evenly over every part; classes are counted in full.
 
     Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
-    with fewer pictures for training are named. Errors: DataError if there are no data.
+    with fewer pictures for training are named. Errors: ConfigError for numbers without sense.
     """
-    if channels < 1 or few < 0:
-        raise ConfigError(
-            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
-        )
-    check_value_range(value_range)
-    parts = open_parts(data, label_file)
-    reading, depths = _Reading(channels, value_range), dict[str, Depth]()
+    _must_make_sense(channels, few, value_range)
+    decoding, depths = _Decoding(channels, value_range), dict[str, Depth]()
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
-    looked = [_look_through(source, reading, findings, depths) for source in read.values()]
+    looked = [_look_through(source, decoding, findings, depths) for source in read.values()]
     if narrow(depths.values()) is not None:
         findings.extend(Finding("narrow", key, str(depth)) for key, depth in depths.items())
     copies = _Copies(read, [hashes for hashes, _ in looked])
@@ -261,6 +280,7 @@ def check(
     findings.extend(_class_findings(parts, classes, few))
     return Checked(
         data=data,
+        account=account_of(data, parts),
         pictures={part: len(source) for part, source in parts.items()},
         looked_at=sum(map(len, read.values())),
         classes=classes,
@@ -277,12 +297,15 @@ def print_json(found: Checked) -> None:
 
 def print_table(found: Checked) -> None:
     """A table for people, with examples; JSON has all."""
-    for part, number in found.pictures.items():
-        named = [name for name, numbers in found.classes.items() if numbers.get(part)]
-        among = f" in {len(named)} classes" if named else ""
-        print(f"{printable(part if part != WHOLE else found.data)}: {number:,} pictures{among}")
+    for line in found.account.lines():
+        print(line)
     if not found.findings:
-        print("nothing wrong or odd was found")
+        skipped = sum(one.count for one in found.account.skipped)
+        print(
+            f"nothing wrong or odd was found in the images that are read; {skipped:,} skipped"
+            if skipped
+            else "nothing wrong or odd was found"
+        )
         return
     table = TextTable("found", "number", "what it means", "examples")
     for kind, number in found.counts.items():

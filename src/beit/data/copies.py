@@ -17,7 +17,7 @@ def merge_copies(source: FileSource) -> FileSource:
     """The images of class folders, each once, with the classes of all folders that hold it.
 
     Files are the same image if they are one file (links of either kind) or have the same content,
-    whatever their names. It is known by its first name. `note` says how many files there were.
+    whatever their names. It is known by its first name. The account says how many files there were.
     """
     targets = source.targets
     if targets is None or is_multi_label(source):
@@ -33,7 +33,6 @@ def merge_copies(source: FileSource) -> FileSource:
         f"of which {several} have several labels"
     ]
     words += [f"{again} files repeat another of the same class"] if again else []
-    words += [source.note] if source.note else []
     return source.relabelled([members[0] for members in groups], labels, "; ".join(words))
 
 

@@ -2,7 +2,7 @@
 
 Rules, none of which is left to a library's default:
 
-- The format is told from the content, and only six are read.
+- The format is recognised by the content, and only those of `FORMATS` are read.
 - Transparent pixels lie over white. Animations and multi-page files give their first picture.
 - Values of more than 8 bits are scaled from `value_range` to 0 to 255, and refused outside of it.
   Without it, from the range that the file states (12 bits for each value, MaxSampleValue, sBIT), or
@@ -29,6 +29,7 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, has_bands, read_bands
+from beit.data.file_types import FORMATS, HEAD_BYTES, NOT_AN_IMAGE, known_by_head
 from beit.data.quiet import quiet
 from beit.data.values import UnreadableError, ValueRange, stated_range, to_eight_bits
 from beit.data.wholeness import (
@@ -39,7 +40,6 @@ from beit.data.wholeness import (
     tells_of_lost_pixels,
 )
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 PIXEL_LIMIT = 179_000_000
 MOST_SCANS = 100
 """Scans of a JPEG file; encoders write about ten, and each takes as long as the whole picture."""
@@ -332,8 +332,27 @@ def _faults_named(data: bytes) -> Iterator[None]:
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError("its content is none of " + ", ".join(FORMATS)) from None
+        raise UnreadableError(_why_unknown(data)) from None
     except MemoryError:
         raise UnreadableError("there is not enough memory for it") from None
     except Exception as error:  # decoders raise nearly every type on foreign bytes
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _why_unknown(data: bytes) -> str:
+    """Of content that no decoder knows: too many bands, a kind that is not read, or no image."""
+    try:
+        bands = count_bands(data)
+    except UnreadableError as error:
+        return error.reason
+    except Exception:  # the reader of bands raises nearly every type on foreign bytes
+        bands = None
+    if bands is not None:
+        number = bands.samples if bands.samples > 1 else bands.pages
+        if number <= 4:  # bands that Pillow reads, in a way that it does not
+            return "it is a kind of TIFF that is not decoded"
+        return f"it has {number} bands; use --channels {number}"
+    reason = known_by_head(data[:HEAD_BYTES])
+    if reason in ("", NOT_AN_IMAGE):
+        return "its content is none of " + ", ".join(FORMATS)
+    return reason

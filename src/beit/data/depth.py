@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, is_tiff, read_all_bands
-from beit.data.decode import FORMATS, PIXEL_LIMIT, is_deep, own_range, stored_bits
+from beit.data.decode import PIXEL_LIMIT, is_deep, own_range, stored_bits
+from beit.data.file_types import FORMATS
 from beit.data.quiet import quiet
 from beit.data.sources import PROBES, ImageSource, spread
 from beit.data.values import UnreadableError, to_eight_bits

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from beit.data.account import Account
+from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
-from beit.data.sources import WHOLE, Record, target_at
+from beit.data.sources import Record, images_per_class, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
@@ -30,8 +32,13 @@ class HuggingFaceSource:
     def __init__(self, dataset: Any, split: str) -> None:
         self._column = _picture_column(dataset)
         self.classes, self.targets = _labels(dataset)
-        self.note = ""
         self._split = split
+        self.account = Account(
+            data=split or "dataset",
+            layout=f"a Hugging Face dataset, images in its column {self._column}",
+            images={split: len(dataset)},
+            classes={split: images_per_class(self)},
+        )
         features = importlib.import_module("datasets")
         if isinstance(dataset.features[self._column], features.Image):
             dataset = dataset.cast_column(self._column, features.Image(decode=False))

@@ -8,8 +8,9 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from beit.config.label_file import NO_COLUMN, LabelFileConfig
+from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.image_names import ImageNames
-from beit.data.listing import PICTURE_EXTENSIONS, quoted
+from beit.data.listing import quoted
 from beit.data.tables import PROBED, NamesImage, Row, Table, as_text, cell_lines
 from beit.errors import ConfigError, DataError, nearest
 from beit.printable import printable
@@ -169,7 +170,7 @@ def _has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -
     options = (config.image_column, config.label_column, config.split_column)
     if is_heading(first) or any(option in first for option in options if not option.isdecimal()):
         return True
-    if any(PurePath(cell).suffix.lower() in PICTURE_EXTENSIONS for cell in first):
+    if any(PurePath(cell).suffix.lower() in IMAGE_EXTENSIONS for cell in first):
         return False
     if any(cell.isdecimal() for cell in first) or any(map(names.names_image, first)):
         return False

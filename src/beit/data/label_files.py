@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.label_file import LabelFileConfig
-from beit.data.account import Skipped, SkippedFiles
+from beit.data.account import Account, Skipped, SkippedFiles
 from beit.data.image_names import ImageNames, find_images
 from beit.data.label_cells import Labels
 from beit.data.label_columns import Columns, find_columns, is_heading
 from beit.data.label_splits import find_splits
 from beit.data.label_values import read_labels
-from beit.data.listing import LIST_EXTENSIONS
+from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.sources import FileSource, ImageSource, class_counts, images_per_class
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
@@ -128,6 +129,54 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         parts[split] = ListedImages([images[row] for row in rows], targets)
     classes = () if labels is None else labels.classes
     return LabelFile(folder, classes, parts, layout, notes, skipped.found(), problem)
+
+
+def sources_from_list(
+    path: str, label_file: LabelFileConfig, *, labelled: bool = False, multi_label: bool = False
+) -> dict[str, ImageSource]:
+    """The images of a label file by split, in its order; undivided ones are the split ``.
+
+    With `multi_label` an image that is listed several times has all these labels. Errors: as
+    `read_label_file`, and DataError for labels that cannot be used if images must be `labelled`.
+    """
+    read = read_label_file(path, label_file, multi_label=multi_label)
+    if labelled and read.problem is not None:
+        raise read.problem
+    found: dict[str, ImageSource] = {}
+    for split, images in read.splits.items():
+        classes = () if images.targets is None else read.classes
+        source = FileSource(read.folder, images.paths, targets=images.targets, classes=classes)
+        source.account = Account(
+            data=path,
+            layout=read.layout,
+            images={split: len(source)},
+            classes={split: images_per_class(source)},
+            skipped=read.skipped,
+            notes=read.notes,
+        )
+        found[split] = source
+    return found
+
+
+def check_learnable(path: str, train: ImageSource) -> None:
+    """DataError if the labels of a label file are nothing to learn classes from: some classes have
+    no image, or none has two."""
+    if train.targets is None or train.targets.ndim > 1:
+        return
+    counts = class_counts(train).tolist()
+    absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if absent:
+        raise DataError(
+            f"{path} has no image to learn from of the classes {quoted(absent, 5)}",
+            remedy="add some to the training split, or remove these classes from all splits",
+        )
+    if max(counts) == 1 and len(counts) > 2:
+        raise DataError(
+            f"each of the {len(train)} images to learn from in {path} has a label of its own: "
+            + quoted(list(train.classes)),
+            remedy="a class needs several images: name the column of the classes with "
+            "--label-column",
+        )
 
 
 def _folder(path: str, config: LabelFileConfig) -> str:

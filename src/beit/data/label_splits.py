@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from beit.config.label_file import NO_COLUMN, LabelFileConfig
 from beit.data.label_columns import Columns
+from beit.data.layout import WHOLE, split_called
 from beit.data.listing import quoted
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
-
-WHOLE = ""
-"""The split of images that are not divided."""
-
-_WHAT = r"([ _-]?(set|data|images|split))?"
-_SPLITS = {
-    "train": re.compile(rf"(train|training|trn){_WHAT}"),
-    "val": re.compile(rf"(val|valid|validation|dev){_WHAT}"),
-    "test": re.compile(rf"(test|testing|tst){_WHAT}"),
-}
 
 
 class Divided(NamedTuple):
@@ -29,12 +19,6 @@ class Divided(NamedTuple):
     splits: list[str]
     layout: str
     """Where they were found, as the end of a sentence; empty without splits."""
-
-
-def split_called(name: str) -> str:
-    """The split that is called so; empty if none is."""
-    word = name.strip().lower()
-    return next((split for split, known in _SPLITS.items() if known.fullmatch(word)), "")
 
 
 def find_splits(
@@ -81,7 +65,7 @@ def find_splits(
 
 def _of_folder(image: str) -> str:
     """The split of the first folder that is called as one."""
-    return next((split for name in image.split("/")[:-1] if (split := split_called(name))), "")
+    return next(filter(None, map(split_called, image.split("/")[:-1])), "")
 
 
 def _of_cell(path: str, columns: Columns, row: int, config: LabelFileConfig) -> str:
@@ -90,8 +74,8 @@ def _of_cell(path: str, columns: Columns, row: int, config: LabelFileConfig) -> 
     for fold, split in ((config.validation_fold, "val"), (config.test_fold, "test")):
         if fold and cell == fold:
             return split
-    if split_called(cell):
-        return split_called(cell)
+    if called := split_called(cell):
+        return called
     if cell and (config.validation_fold or config.test_fold):
         return "train"
     where = f"line {line} of {path} has {f'{printable(cell)!r}' if cell else 'nothing'} in " + (

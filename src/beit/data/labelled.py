@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+import numpy as np
+
+from beit.config.data import FolderConfig
+from beit.config.reading import AS_RECOGNISED, Reading
+from beit.data.account import joined
 from beit.data.copies import merge_copies
-from beit.data.label_files import check_options_apply, is_label_file
-from beit.data.listing import Found, find_pictures, no_pictures, quoted
-from beit.data.parts import open_stored, part_to_learn_from
+from beit.data.folders import LAYOUTS, Folders
+from beit.data.label_files import (
+    check_learnable,
+    check_options_apply,
+    is_label_file,
+    sources_from_list,
+)
+from beit.data.layout import empty_classes, names_at
+from beit.data.listing import quoted
+from beit.data.parts import counted, open_stored, part_to_learn_from
 from beit.data.sources import (
-    VALIDATION_FOLDERS,
     FileSource,
     ImageSource,
-    check_learnable,
+    Record,
+    SelectedSource,
     is_multi_label,
     must_exist,
-    sources_from_list,
-    split_folder,
+    target_at,
 )
 from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
-
-LAYOUTS = (
-    "one folder per class, either directly or under train/ and val/, or a list file with a label "
-    "after each path"
-)
-
-
-ReadAs = Callable[[FileSource], FileSource]
-"""What is made of images in class folders or a list."""
-
-
-def _as_it_is(source: FileSource) -> FileSource:
-    return source
 
 
 class LabelledSplits(NamedTuple):
@@ -46,53 +45,77 @@ class LabelledSplits(NamedTuple):
     test: ImageSource | None
 
 
-def _class_folders(path: str, part: str) -> Found:
-    """The pictures of one part, checked: classes there are, and none is empty."""
-    where = str(Path(path, part))
-    found = find_pictures(where)
-    if not found.paths:
-        raise no_pictures(where, found.others)
-    if not found.folders:
-        raise DataError(f"{where} has no class folders", remedy=f"use {LAYOUTS}")
-    filled = {name.split("/")[0] for name in found.paths if "/" in name}
-    empty = [name for name in found.folders if name not in filled]
-    if empty:
-        raise DataError(
-            f"class folders without pictures in {where}: {quoted(empty)}",
-            remedy="add pictures to them or remove them",
-        )
-    return found
+class _Relabelled(SelectedSource):
+    """Some images of a source, with other classes."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray, targets: np.ndarray,
+                 classes: tuple[str, ...]) -> None:  # fmt: skip
+        super().__init__(source, indices)
+        self.targets = targets
+        self.classes = classes
+
+    def read(self, index: int) -> Record:
+        return super().read(index)._replace(target=target_at(self.targets, index))
+
+    def fingerprint(self) -> str:
+        assert self.targets is not None
+        digest = hashlib.blake2b(super().fingerprint().encode(), digest_size=16)
+        digest.update("\n".join(self.classes).encode("utf-8", "surrogateescape"))
+        digest.update(self.targets.tobytes())
+        return digest.hexdigest()
 
 
-def _labelled(path: str, part: str, found: Found, classes: list[str]) -> FileSource:
-    ids = {name: index for index, name in enumerate(classes)}
-    inside = [name for name in found.paths if "/" in name]
-    beside = len(found.paths) - len(inside)
-    note = f"{beside} pictures beside the class folders are left out" if beside else ""
-    prefix = f"{part}/" if part else ""
-    return FileSource(
-        path,
-        [prefix + name for name in inside],
-        targets=[ids[name.split("/")[0]] for name in inside],
-        classes=tuple(classes),
-        note=note,
-    )
+def _known_labels(
+    source: ImageSource, ids: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images have labels with an id, or none at all; and the labels of every image by these
+    ids, int64 [n] or bool [n, classes]."""
+    targets = source.targets
+    assert targets is not None
+    if targets.ndim == 1:
+        return np.flatnonzero(ids[targets] >= 0), ids[targets]
+    labels = np.zeros((len(targets), classes), np.bool_)
+    labels[:, ids[ids >= 0]] = targets[:, ids >= 0]
+    return np.flatnonzero(labels.any(axis=1) | ~targets.any(axis=1)), labels
 
 
-def _same_classes(path: str, train: Sequence[str], other: Sequence[str], part: str) -> None:
-    missing = [name for name in train if name not in other]
-    extra = [name for name in other if name not in train]
-    if missing or extra:
-        differences = [
-            f"{word} {quoted(names, 5)}"
-            for word, names in (("lacks", missing), ("has besides", extra))
-            if names
-        ]
+def _with_classes_of(
+    path: str, train: ImageSource, other: ImageSource, part: str, options: FolderConfig
+) -> tuple[ImageSource, tuple[str, ...]]:
+    """The other split with the class ids of training, and what was decided.
+
+    Errors: DataError if its classes are others, unless that is accepted.
+    """
+    missing = [name for name in train.classes if name not in other.classes]
+    extra = [name for name in other.classes if name not in train.classes]
+    if not missing and not extra and train.classes == other.classes:
+        return other, ()
+    differences = [
+        f"{word} {quoted(names, 5)}"
+        for word, names in (("lacks", missing), ("has besides", extra))
+        if names
+    ]
+    if differences and not options.accept_missing_classes:
         raise DataError(
             f"{path}: the classes of {part}/ differ from those of train/: it "
             + " and ".join(differences),
-            remedy="use the same classes in every part, spelled alike",
+            remedy="use the same classes in every part, spelled alike; or go on without these "
+            "with --accept-missing-classes",
         )
+    known = {name: number for number, name in enumerate(train.classes)}
+    ids = np.array([known.get(name, -1) for name in other.classes], np.int64)
+    kept, targets = _known_labels(other, ids, len(train.classes))
+    if not len(kept):
+        raise DataError(
+            f"{path}: {part}/ has none of the classes of train/", remedy="spell them alike"
+        )
+    relabelled = _Relabelled(other, kept, targets[kept], train.classes)
+    if not differences:
+        return relabelled, ()
+    notes = [f"{part} {' and '.join(differences)} (--accept-missing-classes)"]
+    if len(kept) < len(other):
+        notes.append(f"{len(other) - len(kept)} images of {part} are of other classes and skipped")
+    return relabelled, tuple(notes)
 
 
 def _enough_classes(path: str, source: ImageSource) -> None:
@@ -104,56 +127,102 @@ def _enough_classes(path: str, source: ImageSource) -> None:
         )
 
 
-def _open_folder(path: str, split: float, seed: int, read: ReadAs) -> LabelledSplits:
-    part = split_folder(path, VALIDATION_FOLDERS)
-    if part is None or split_folder(path, ("train",)) is None:
-        found = _class_folders(path, "")
-        source = read(_labelled(path, "", found, found.folders))
-        _enough_classes(path, source)
-        train, validation = hold_out(source, split, seed)
-        return LabelledSplits(train, validation, None)
-    found = _class_folders(path, "train")
-    train = read(_labelled(path, "train", found, found.folders))
-    _enough_classes(str(Path(path, "train")), train)
-    sources: dict[str, ImageSource] = {"train": train}
-    for other in (part, split_folder(path, ("test",))):
-        if other is not None:
-            found_other = _class_folders(path, other)
-            _same_classes(path, found.folders, found_other.folders, other)
-            sources[other] = read(_labelled(path, other, found_other, found.folders))
-    return LabelledSplits(sources["train"], sources[part], sources.get("test"))
+def _open_folder(path: str, options: FolderConfig) -> dict[str, ImageSource]:
+    """Training, and validation and test where they have folders of their own."""
+    folders = Folders(path, options)
+    splits = folders.layout.splits
+    if folders.layout.folds and not options.fold:
+        raise DataError(
+            f"{path} is divided into the folds {quoted(list(splits), 10)}, and none is chosen",
+            remedy=f"say which one is held out for validation: --fold {next(iter(splits))}",
+        )
+    training, level = folders.training(), folders.class_level()
+    found: dict[str, ImageSource] = {"train": folders.source(training, level=level)}
+    if options.fold:
+        found["val"] = folders.source([options.fold], level=level)
+    for name in ("val", "test"):
+        if name not in splits:
+            continue
+        if _has_classes(folders, name, level):
+            found[name] = folders.source([name], level=level)
+        else:
+            account = found["train"].account
+            note = f"{splits[name]}/ has no class folders and is not measured"
+            found["train"].account = replace(account, notes=(*account.notes, note))
+    return found
 
 
-def _open_stored(
-    path: str, parts: Mapping[str, ImageSource], split: float, seed: int, *, multi_label: bool
-) -> LabelledSplits:
-    """Shards, datasets and label files; a part for testing may lack labels and is then left
-    out."""
-    train = part_to_learn_from(path, parts)
-    found = next((name for name in VALIDATION_FOLDERS if name in parts), None)
-    test = parts.get("test")
-    test = None if test is None or test.targets is None else test
-    for source in (train, train if found is None else parts[found]):
-        if source.targets is None:
-            raise DataError(
-                f"{path} has no label for every picture"
-                + (f": {source.note}" if source.note else ""),
-                remedy="label all: shards with .cls or .json beside each picture, datasets in a "
-                "column called label",
-            )
-    if multi_label and not is_multi_label(train):
+def _has_classes(folders: Folders, name: str, level: int) -> bool:
+    """Whether a split has class folders; a test set that comes without answers needs none."""
+    place = folders.layout.splits[name]
+    empty = empty_classes(folders.tree, place, level)
+    named = names_at(folders.tree, place, level)
+    where = Path(folders.path, place)
+    if empty and not folders.options.accept_missing_classes:
+        raise DataError(
+            f"class folders without pictures in {where}: {quoted(empty)}",
+            remedy="add pictures to them or remove them",
+        )
+    if not named and name == "val" and folders.tree.total(place):
+        raise DataError(f"{where} has no class folders", remedy=f"use {LAYOUTS}")
+    return bool(named) or name == "val"
+
+
+def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
+    """The splits of shards and datasets; a test split may lack labels and is then not measured.
+
+    Errors: DataError if the others lack labels.
+    """
+    found = {"train": part_to_learn_from(path, parts)}
+    found |= {name: parts[name] for name in ("val", "test") if name in parts}
+    for name, source in list(found.items()):
+        if source.targets is not None:
+            continue
+        if name == "test":
+            del found[name]
+            continue
+        notes = "; ".join(source.account.notes)
+        raise DataError(
+            f"{path} has no label for every picture" + (f": {notes}" if notes else ""),
+            remedy="label all: shards with .cls or .json beside each picture, datasets in a "
+            "column called label",
+        )
+    return found
+
+
+def _found(path: str, reading: Reading, *, multi_label: bool) -> dict[str, ImageSource]:
+    """Training, and validation and test where there are images for them, as they lie there."""
+    check_options_apply(path, reading.label_file)
+    stored = open_stored(path)
+    if stored:
+        return _check_labels(path, stored)
+    must_exist(path)
+    if is_label_file(path):
+        parts = sources_from_list(path, reading.label_file, labelled=True, multi_label=multi_label)
+        found = _check_labels(path, parts)
+        check_learnable(path, found["train"])
+        return found
+    if Path(path).is_dir():
+        return _open_folder(path, reading.folders)
+    raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
+
+
+def _with_several_labels(path: str, found: dict[str, ImageSource]) -> dict[str, ImageSource]:
+    """The same, each image once with all of its labels.
+
+    Errors: ConfigError for stored images with one class each, which lie there once.
+    """
+    merged = {
+        name: merge_copies(source) if isinstance(source, FileSource) else source
+        for name, source in found.items()
+    }
+    if not is_multi_label(merged["train"]):
         raise ConfigError(
             f"multi_label was given, and every image of {path} has one class there",
             remedy="write a list of labels for each image, or leave --multi-label out: it is for "
             "class folders and lists that name an image several times",
         )
-    _enough_classes(path, train)
-    for name, other in ((found, found and parts[found]), ("test", test)):
-        if name and other:
-            _same_classes(path, train.classes, other.classes, name)
-    if found is None:
-        return LabelledSplits(*hold_out(train, split, seed), test)
-    return LabelledSplits(train, parts[found], test)
+    return merged
 
 
 def open_labelled(
@@ -162,48 +231,59 @@ def open_labelled(
     split: float,
     per_class: int | None,
     seed: int,
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
     multi_label: bool = False,
 ) -> LabelledSplits:
-    """Labelled pictures: class folders, also under `train/` and `val/`, a label file, tar shards or
-    a Hugging Face dataset (see `beit.data.parts.open_stored`).
+    """Labelled images: class folders, also in splits or folds, a label file, tar shards or a
+    Hugging Face dataset (see `beit.data.parts.open_stored`, `beit.data.layout`).
 
-    `val/` may be called `valid/` or `validation/`, and `test/` may stand beside it. Without them a
-    share `split` of each class is held out for validation, the same for the same seed. `per_class`
-    then keeps that many training pictures of each class, to study few labels. With `multi_label`
-    the same file under several classes is one image with several labels, as a link or as a copy.
-    Errors: DataError if a path, pictures or labels are missing, if classes are empty, differ
-    between the parts or have too few pictures; ConfigError for a `split` or `per_class` that is
-    out of range, and `label_file` options that do not fit.
+    Args:
+        path: Where they are.
+        split: The fraction of each class that is held out where there is no split for validation,
+            the same for the same seed. A test split stays one, and is never trained on.
+        per_class: Keeps that many training images of each class, to study few labels.
+        seed: Decides both.
+        reading: What settles data that can be read in several ways.
+        multi_label: The same file under several classes, as a link or as a copy, and an image that
+            a list names several times, is one image with several labels.
+
+    Returns:
+        The splits; the account of each is that of all.
+
+    Raises:
+        DataError: If a path, images or labels are missing, if classes are empty, differ between
+            the splits, have too few images, or can be read in two ways.
+        ConfigError: For a `split` or `per_class` that is out of range, and options that do not fit.
     """
-    check_options_apply(path, label_file)
-    stored = open_stored(path)
-    if not stored:
-        must_exist(path)
-    read = merge_copies if multi_label else _as_it_is
-    if stored:
-        splits = _open_stored(path, stored, split, seed, multi_label=multi_label)
-    elif Path(path).is_dir():
-        splits = _open_folder(path, split, seed, read)
-    elif is_label_file(path):
-        parts = sources_from_list(path, label_file, labelled=True, multi_label=multi_label)
-        check_learnable(path, part_to_learn_from(path, parts))
-        splits = _open_stored(path, parts, split, seed, multi_label=multi_label)
-    else:
-        raise DataError(f"{path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}")
-    if per_class is None:
-        return splits
-    return splits._replace(train=few(splits.train, per_class, seed))
+    found = _found(path, reading, multi_label=multi_label)
+    if multi_label:
+        found = _with_several_labels(path, found)
+    accounts = [source.account for source in found.values()]
+    train, decided = found["train"], list[str]()
+    _enough_classes(path, train)
+    for name in ("val", "test"):
+        if name in found:
+            found[name], notes = _with_classes_of(path, train, found[name], name, reading.folders)
+            decided += notes
+    if "val" not in found:
+        train, found["val"] = hold_out(train, split, seed)
+        decided.append(f"{split:g} of each class are held out for validation (--split)")
+    found["train"] = train if per_class is None else few(train, per_class, seed)
+    found = {name: found[name] for name in ("train", "val", "test") if name in found}
+    account = joined(path, accounts, counted(found), decided)
+    for source in found.values():
+        source.account = account
+    return LabelledSplits(found["train"], found["val"], found.get("test"))
 
 
 def open_single_label(
-    path: str, *, split: float, seed: int, use: str, label_file: LabelFileConfig = BY_HEADINGS
+    path: str, *, split: float, seed: int, use: str, reading: Reading = AS_RECOGNISED
 ) -> LabelledSplits:
     """`open_labelled` for what takes one class per image; `use` says what, for the message.
 
     Errors: those of `open_labelled`, and DataError for images with several labels.
     """
-    splits = open_labelled(path, split=split, per_class=None, seed=seed, label_file=label_file)
+    splits = open_labelled(path, split=split, per_class=None, seed=seed, reading=reading)
     if is_multi_label(splits.train):
         raise DataError(
             f"the images of {path} may have several labels each, and {use} takes one class for "

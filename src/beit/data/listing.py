@@ -1,15 +1,23 @@
-"""Which pictures a folder holds; none of them is opened."""
+"""Which images a folder holds; opened are files of unknown kinds only."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from typing import NamedTuple
 
+from beit.data.account import SkippedFiles
+from beit.data.file_types import (
+    HEAD_BYTES,
+    IMAGE_EXTENSIONS,
+    file_to_skip,
+    folder_to_skip,
+    known_by_head,
+    known_by_name,
+)
 from beit.errors import DataError
+from beit.printable import printable
 
-PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", ".jsonl")
 FEW = 3
 
@@ -17,13 +25,13 @@ _DIGITS = re.compile("[0-9]+")
 
 
 class Found(NamedTuple):
-    """Pictures below a folder, relative to it with forward slashes, in natural order."""
+    """Images below a folder, relative to it with forward slashes, in natural order."""
 
     paths: list[str]
-    folders: list[str]
-    """Folders directly below, hidden ones left out."""
-    others: Counter[str]
-    """Extensions of the files that are no pictures, with their numbers."""
+    skipped: SkippedFiles
+    """What was skipped, and why."""
+    counts: dict[str, int]
+    """Images directly in each folder, by its path; the root is ``. Empty folders count, too."""
 
 
 def natural_key(path: str) -> str:
@@ -45,14 +53,14 @@ def _number_key(found: re.Match[str]) -> str:
 
 def quoted(names: list[str], limit: int = FEW) -> str:
     """The first few names for a message, and how many more there are."""
-    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return list(entries)
     except OSError as error:
         raise DataError(
             f"the folder {folder} cannot be listed: {error.strerror}",
@@ -68,50 +76,97 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
         return False
 
 
-def find_pictures(root: str) -> Found:
-    """Every picture below a folder, by extension in any case; hidden files are ignored.
+def reason_to_skip(path: str) -> str:
+    """Why the file at this path is no image that is read; empty if it is one.
 
-    Links to folders are followed after all real folders are known, and no folder is read twice, so
-    that loops end and a picture keeps its real name. Pipes and devices are never pictures.
-    Errors: DataError for a folder that cannot be listed.
+    By its extension, and only where that is unknown by its first bytes.
     """
-    paths: list[str] = []
-    others: Counter[str] = Counter()
-    folders: list[str] = [""]
-    links: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    while folders or links:
-        relative = folders.pop() if folders else links.pop(0)
-        folder = os.path.join(root, relative)  # noqa: PTH118 - millions of paths, none an object
+    reason = known_by_name(os.path.splitext(path)[1].lower())  # noqa: PTH122 - millions of paths
+    if reason is not None:
+        return reason
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return known_by_head(file.read(HEAD_BYTES))
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _is_named_as_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
+
+
+class _Walk:
+    """One pass over a folder."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._seen: set[tuple[int, int]] = set()
+        self.paths: list[str] = []
+        self.skipped = SkippedFiles()
+        self.counts: dict[str, int] = {}
+
+    def enter(self, relative: str) -> tuple[list[str], list[str]]:
+        """Take the images of one folder; returns the folders in it, and those that are links."""
+        folder = os.path.join(self._root, relative)  # noqa: PTH118 - of millions, none an object
         status = os.stat(folder)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
+        if (status.st_dev, status.st_ino) in self._seen:
+            self.skipped.add("a link to a folder that is read already", f"{relative}/")
+            return [], []
+        self._seen.add((status.st_dev, status.st_ino))
+        folders: list[str] = []
         linked: list[str] = []
+        before = len(self.paths)
         for entry in _entries(folder):
             name = f"{relative}/{entry.name}" if relative else entry.name
-            if _is(entry, "folder"):
-                (linked if entry.is_symlink() else folders).append(name)
-            elif _is(entry, "file"):
-                extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-                if extension in PICTURE_EXTENSIONS:
-                    paths.append(name)
+            if _is_named_as_image(entry.name) and _is(entry, "file"):
+                self.paths.append(name)  # of nearly all, which asks nothing else of the system
+            elif _is(entry, "folder"):
+                reason = folder_to_skip(entry.name)
+                if reason:
+                    self.skipped.add(reason, f"{name}/")
                 else:
-                    others[extension or "no extension"] += 1
+                    (linked if entry.is_symlink() else folders).append(name)
+            elif _is(entry, "file"):
+                reason = file_to_skip(entry.name) or reason_to_skip(entry.path)
+                if reason:
+                    self.skipped.add(reason, name)
+                else:
+                    self.paths.append(name)
+            else:
+                self.skipped.add("a broken link, a pipe or a device", name)
+        self.counts[relative] = len(self.paths) - before
+        return folders, linked
+
+
+def find_pictures(root: str) -> Found:
+    """Every image below a folder: by extension in any case, where that is unknown by content.
+
+    Hidden files, thumbnails and what belongs to a system are skipped. Links to folders are followed
+    after all real folders are known, and no folder is read twice, so that loops end and an image
+    keeps its real name. Pipes and devices are never images.
+    Errors: DataError for a folder that cannot be listed.
+    """
+    walk = _Walk(root)
+    folders: list[str] = [""]
+    links: list[str] = []
+    while folders or links:
+        inside, linked = walk.enter(folders.pop() if folders else links.pop(0))
+        folders += inside
         links += sorted(linked)
-    paths.sort(key=natural_key)
-    top = [entry.name for entry in _entries(root) if _is(entry, "folder")]
-    return Found(paths, sorted(top, key=natural_key), others)
+    walk.paths.sort(key=natural_key)
+    return Found(walk.paths, walk.skipped, walk.counts)
 
 
-def no_pictures(path: str, others: Counter[str]) -> DataError:
-    """What to say of a folder without a picture: it is empty, or what it has instead."""
-    if not others:
+def no_pictures(path: str, files: SkippedFiles) -> DataError:
+    """What to say of a folder without an image: it is empty, or what it has instead."""
+    skipped = files.found()
+    if not skipped:
         return DataError(
-            f"the folder {path} holds no files", remedy="name a folder that contains pictures"
+            f"the folder {path} holds no files", remedy="name a folder that contains images"
         )
-    met = ", ".join(f"{extension} ({number})" for extension, number in others.most_common(8))
+    met = ", ".join(f"{one.kind} ({one.count}: {one.reason})" for one in skipped[:8])
     return DataError(
-        f"no pictures in {path}; it holds files with {met}",
-        remedy="pictures are told by their extension: " + ", ".join(PICTURE_EXTENSIONS),
+        f"no images in {path}; it holds files with {met}",
+        remedy="images are recognised by their extension or content: "
+        + ", ".join(sorted(IMAGE_EXTENSIONS)),
     )

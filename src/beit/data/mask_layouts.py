@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
+from beit.data.layout import WHOLE, split_called
 from beit.data.legends import LEGENDS, read_names
 from beit.data.listing import find_pictures, natural_key, no_pictures, quoted
 from beit.data.pairs import KNOWN_SUFFIXES, Notes, Pairs, Side, pair_up, require_masks
@@ -22,17 +23,7 @@ MASK_FOLDERS = (
     "masks", "mask", "annotations", "annotation", "labels", "label", "ann_dir", "gt", "gtfine",
     "ground_truth", "segmentation", "segmentations", "segmentationclass",
 )  # fmt: skip
-SPLITS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""The split that a folder or list of this name is."""
-WHOLE = ""
-"""The split of data that have none."""
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
-_END = re.compile(r"([ _-]?set|[0-9]+)$")
-"""What the name of a split may have behind it: train2017, training_set."""
 
 
 class FoundMasks(NamedTuple):
@@ -46,11 +37,6 @@ class FoundMasks(NamedTuple):
     """`train`, `val`, `test`, or the one split `WHOLE`."""
     classes: tuple[str, ...]
     """Classes that the layout has of itself; empty if none."""
-
-
-def split_named(name: str) -> str | None:
-    """The split that a folder or file of this name is: train, val, test, or none."""
-    return SPLITS.get(_END.sub("", name.casefold()))
 
 
 def _children(path: str, names: tuple[str, ...]) -> list[str]:
@@ -67,7 +53,7 @@ def _splits_below(path: str, extra: str = "") -> dict[str, str]:
     for each in sorted(Path(path).iterdir()):
         if not each.is_dir():
             continue
-        split = split_named(each.name) or (extra if each.name == extra else None)
+        split = split_called(each.name) or (extra if each.name == extra else None)
         if split in found:
             raise DataError(
                 f"{path} has {found[split]}/ and {each.name}/, both of them {split}",
@@ -82,9 +68,8 @@ def _side(root: str, folder: str, notes: Notes) -> Side:
     """All image files below a folder. Errors: DataError if there is none."""
     found = find_pictures(str(Path(root, folder)))
     if not found.paths:
-        raise no_pictures(str(Path(root, folder)), found.others)
-    for extension, count in found.others.items():
-        notes.skipped.add("not an image", f"{folder}/*{extension}", count)
+        raise no_pictures(str(Path(root, folder)), found.skipped)
+    notes.skipped.add_below(folder, found.skipped)
     return Side(folder, found.paths)
 
 
@@ -101,7 +86,7 @@ def find_masks(path: str, config: MaskConfig, notes: Notes, extra: str = "") -> 
     if layout == "coco":
         return _of_coco(path, config, notes)
     if layout == "labelme":
-        found = read_labelme(path, config, notes, split_named)
+        found = read_labelme(path, config, notes, split_called)
         return FoundMasks("labelme", "LabelMe files beside the images", found.splits, found.classes)
     description, splits = _of_folders(path, config, notes, extra)
     if layout == "ade20k":
@@ -285,7 +270,9 @@ def _divided_by_name(
 def _of_voc(path: str, config: MaskConfig, notes: Notes, extra: str) -> FoundMasks:
     lists = Path(path, "ImageSets", "Segmentation")
     names = {each.stem: each for each in sorted(lists.glob("*.txt"))} if lists.is_dir() else {}
-    splits = {split: file for name, file in names.items() if (split := split_named(name))}
+    splits: dict[str, Path] = {
+        split: file for name, file in names.items() if (split := split_called(name))
+    }
     if extra in names:
         splits[extra] = names[extra]
     if not splits and len(names) == 1:  # CVAT's default.txt
@@ -375,5 +362,5 @@ def _split_of(name: str) -> str | None:
     """The split that a part of a file's name, or its folder, says it is."""
     file = PurePosixPath(name)
     words = re.split(r"[^0-9A-Za-z]+", file.stem)
-    found = {split for word in (*words, file.parent.name) if (split := split_named(word))}
+    found = {split for word in (*words, file.parent.name) if (split := split_called(word))}
     return found.pop() if len(found) == 1 else None

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.claim import check_name, claim_folder, is_free
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.data.decode import FORMATS, read_header
-from beit.data.listing import PICTURE_EXTENSIONS
+from beit.config.reading import AS_RECOGNISED, Reading
+from beit.data.decode import read_header
+from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.names import short_hash
-from beit.data.parts import open_parts
+from beit.data.parts import account_of, open_places
 from beit.data.places import Stamp
 from beit.data.shard_index import SUFFIX, build_index, read_index, write_index
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
@@ -38,8 +38,6 @@ from beit.json_object import read_object
 logger = logging.getLogger(__name__)
 
 MEGABYTE = 10**6
-
-_EXTENSIONS = {name: f".{name.lower()}" for name in FORMATS} | {"JPEG": ".jpg"}
 
 
 class Packed(NamedTuple):
@@ -65,8 +63,8 @@ class _Names:
         parts = [part for part in key.split("/") if part not in ("", ".", "..")]
         path = PurePosixPath(*parts)
         extension = path.suffix
-        if extension.lower() not in PICTURE_EXTENSIONS:
-            extension = _EXTENSIONS[read_header(read()).format]
+        if extension.lower() not in IMAGE_EXTENSIONS:
+            extension = EXTENSIONS[read_header(read()).format][0]
             path = path.with_name(path.name + extension)
         stem = wanted = str(path.with_name(path.name.removesuffix(extension).replace(".", "_")))
         number = 1
@@ -229,9 +227,7 @@ def _write(
     (folder / UNFINISHED).unlink()
 
 
-def pack(
-    data: str, out: str, *, shard_size: int = 500, label_file: LabelFileConfig = BY_HEADINGS
-) -> Packed:
+def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RECOGNISED) -> Packed:
     """Write pictures in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
     the data have parts (`OUT/train/000000.tar`), and `OUT/shards.json` once all are there.
 
@@ -243,7 +239,8 @@ def pack(
     """
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
-    parts, folder = open_parts(data, label_file), Path(out)
+    parts, folder = open_places(data, reading), Path(out)
+    account_of(data, parts).log()
     plan = _plan(parts, shard_size)
     check_name(folder, "pack into another folder")
     if folder.exists() and not folder.is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from beit.chance import derive_seed
 from beit.config.segment_run import MaskConfig
 from beit.data.account import Account
 from beit.data.label_maps import IGNORE
+from beit.data.layout import WHOLE, split_called
 from beit.data.legends import (
     CLASS_LISTS,
     LEGENDS,
@@ -36,7 +37,7 @@ from beit.data.mask_labels import (
     labels_shown,
     rarely_meant,
 )
-from beit.data.mask_layouts import WHOLE, FoundMasks, find_masks, split_named
+from beit.data.mask_layouts import FoundMasks, find_masks
 from beit.data.pairs import Notes, Pairs
 from beit.data.pictures import cores
 from beit.data.segmented_source import SegmentedSource
@@ -46,7 +47,6 @@ from beit.printable import printable
 
 logger = logging.getLogger(__name__)
 
-MOST_LISTED = 12
 NUMBER = re.compile(r"(class )?\d+")
 
 
@@ -59,8 +59,8 @@ class SegmentedSplits(NamedTuple):
     """The config with all that it left to the masks decided."""
 
     @property
-    def account(self) -> Account | None:
-        """What was understood of the data; None where the masks were not read."""
+    def account(self) -> Account:
+        """What was understood of the data."""
         return self.train.account
 
 
@@ -278,13 +278,6 @@ def _resolved(
     )
 
 
-def _listed(masks: Mapping[str, int]) -> str:
-    """How many masks show each class, the most frequent first."""
-    order = sorted(masks, key=lambda name: -masks[name])
-    more = f" and {len(order) - MOST_LISTED} more" if len(order) > MOST_LISTED else ""
-    return ", ".join(f"{printable(name)} {masks[name]:,}" for name in order[:MOST_LISTED]) + more
-
-
 def _account(
     path: str,
     found: FoundMasks,
@@ -300,8 +293,6 @@ def _account(
         notes.add(f"{split}: not used here")
     numbers = _are_numbers(classes)
     shown = {split: labels_shown(classes, part, numbers=numbers) for split, part in counts.items()}
-    for split, masks in shown.items():
-        notes.add(f"masks of {split} by class: {_listed(masks)}")
     return Account(
         data=path,
         layout=found.description,
@@ -337,7 +328,7 @@ def open_segmented_part(
     for a split that is not there.
     """
     must_exist(path)
-    notes, usual = Notes(), split_named(part)
+    notes, usual = Notes(), split_called(part)
     found = find_masks(path, config, notes, extra="" if usual else part)
     pairs = found.splits.get(WHOLE, found.splits.get(usual or part))
     if pairs is None:

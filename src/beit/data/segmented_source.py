@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from beit.data.account import Account
-from beit.data.decode import FORMATS, orientation_of
+from beit.data.decode import orientation_of
+from beit.data.file_types import FORMATS
 from beit.data.label_maps import IGNORE, LabelMap
 from beit.data.mask_files import MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
@@ -33,9 +33,6 @@ MOST_VALUES = 4096
 
 class SegmentedSource(FileSource):
     """Images in files, each with a mask: a file too, or shapes that are drawn when it is read."""
-
-    account: Account | None = None
-    """What was understood of the data, where the masks were read to be checked."""
 
     def __init__(
         self, root: str, pairs: Pairs, reading: MaskReading, classes: tuple[str, ...] = ()

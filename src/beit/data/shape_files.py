@@ -244,7 +244,7 @@ def with_labelme(path: str) -> str:
 
 
 def read_labelme(
-    path: str, config: MaskConfig, notes: Notes, split_named: Callable[[str], str | None]
+    path: str, config: MaskConfig, notes: Notes, split_called: Callable[[str], str | None]
 ) -> ShapeSplits:
     """The images of LabelMe files, which lie beside them or in another folder under the same name.
 
@@ -277,13 +277,13 @@ def read_labelme(
         used.add(stem)
         shapes = _labelme_shapes(f"{path}/{printable(name)}", name, content, notes)
         labels |= {shape.label for shape in shapes.shapes}
-        split = next(filter(None, map(split_named, PurePosixPath(images[stem]).parts[:-1])), "")
+        split = next(filter(None, map(split_called, PurePosixPath(images[stem]).parts[:-1])), "")
         splits.setdefault(split, []).append((images[stem], shapes))
     bare = [images[stem] for stem in images if stem not in used]
     require_masks(bare, len(images), "in a LabelMe file", config, notes)
     if config.unmasked == "background":
         for name in bare:
-            split = next(filter(None, map(split_named, PurePosixPath(name).parts[:-1])), "")
+            split = next(filter(None, map(split_called, PurePosixPath(name).parts[:-1])), "")
             splits.setdefault(split, []).append((name, None))
     if "" in splits and len(splits) > 1:
         raise DataError(

@@ -8,14 +8,22 @@ import json
 import logging
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from beit.data.listing import PICTURE_EXTENSIONS
+from beit.data.account import Skipped, SkippedFiles
+from beit.data.file_types import (
+    EXTENSIONS,
+    HEAD_BYTES,
+    NOT_AN_IMAGE,
+    known_by_head,
+    known_by_name,
+    path_to_skip,
+)
 from beit.data.names import Names
 from beit.data.places import Stamp, is_remote, opened, read_all, stamp
 from beit.durable import replace_file
@@ -24,7 +32,7 @@ from beit.home import home
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".index"
 LABEL_NAMES = ("class_name", "class", "label", "labels", "tags")
 Label = str | tuple[str, ...]
@@ -43,8 +51,8 @@ class ShardIndex(NamedTuple):
     labels: np.ndarray
     """Places in `label_names`, int32 [n]; -1 without a label."""
     label_names: tuple[Label, ...]
-    others: dict[str, int]
-    """Extensions of members that are neither pictures nor labels, with their numbers."""
+    skipped: tuple[Skipped, ...]
+    """Members that are neither an image of a sample nor its label."""
 
 
 class _Member(NamedTuple):
@@ -56,42 +64,90 @@ class _Member(NamedTuple):
     extension: str
 
 
+class _Said(NamedTuple):
+    """A label file of a sample."""
+
+    extension: str
+    name: str
+    label: Any
+    """What it says of the class; None for nothing."""
+
+
+class _Sample:
+    """The members that share a key, wherever they stand in the shard."""
+
+    __slots__ = ("images", "labels")  # there is one for every image of a shard
+
+    def __init__(self) -> None:
+        self.images: list[_Member] = []
+        self.labels: list[_Said] = []
+
+    def chosen(self) -> tuple[list[_Member], list[_Member]]:
+        """The images to use, and the others. Of several kinds one is used: a PNG file beside a JPEG
+        file is its mask or its depth, and no further image."""
+        kinds = dict.fromkeys(member.extension for member in self.images)
+        best = min(kinds, key=lambda kind: _rank(kind), default="")
+        used = [member for member in self.images if member.extension == best]
+        return used, [member for member in self.images if member.extension != best]
+
+
+def _rank(extension: str) -> int:
+    """JPEG files first, what masks are stored as last."""
+    if extension in EXTENSIONS["JPEG"]:
+        return 0
+    return 2 if extension in (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm") else 1
+
+
 class _Collected:
     """The index while it grows."""
 
     def __init__(self) -> None:
-        self.names: list[bytes] = []
-        self.places: list[tuple[int, int]] = []
-        self.labels: list[int] = []
-        self.ids: dict[Label, int] = {}
-        self.others: Counter[str] = Counter()
+        self.samples: dict[str, _Sample] = {}
+        self.skipped = SkippedFiles()
 
-    def add(self, pictures: list[_Member], label: Label | None) -> None:
-        for member in pictures:
-            self.names.append(os.fsencode(member.name))
-            self.places.append((member.offset, member.size))
-            self.labels.append(-1 if label is None else self.ids.setdefault(label, len(self.ids)))
+    def sample(self, member: _Member) -> _Sample:
+        return self.samples.setdefault(member.key, _Sample())
+
+    def _rows(self) -> list[tuple[_Member, Label | None]]:
+        """The images that are used with their labels, in the order of the shard."""
+        rows: list[tuple[_Member, Label | None]] = []
+        for sample in self.samples.values():
+            used, others = sample.chosen()
+            for member in others:
+                self.skipped.add(f"beside the {used[0].extension} of its sample", member.name)
+            if not used:
+                for one in sample.labels:
+                    self.skipped.add("a label without an image", one.name)
+            said = {one.extension: one.label for one in sample.labels}
+            label = _label(said.get(".cls"), said.get(".json"))
+            rows += [(member, label) for member in used]
+        return sorted(rows, key=lambda row: row[0].offset)
 
     def index(self) -> ShardIndex:
-        places = np.array(self.places, np.int64).reshape(-1, 2)
+        rows = self._rows()
+        ids: dict[Label, int] = {}
+        labels = [-1 if label is None else ids.setdefault(label, len(ids)) for _, label in rows]
         return ShardIndex(
-            Names(self.names),
-            np.ascontiguousarray(places[:, 0]),
-            np.ascontiguousarray(places[:, 1]),
-            np.array(self.labels, np.int32),
-            tuple(self.ids),
-            dict(self.others),
+            Names(os.fsencode(member.name) for member, _ in rows),
+            np.array([member.offset for member, _ in rows], np.int64),
+            np.array([member.size for member, _ in rows], np.int64),
+            np.array(labels, np.int32),
+            tuple(ids),
+            self.skipped.found(),
         )
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
+def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Member]:
     while (found := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # else they stay in memory
         if found.issparse():
             raise tarfile.ReadError(f"the member {found.name} is sparse")
         path = PurePosixPath(found.name)
         stem, _, extension = path.name.partition(".")
-        if found.isreg() and stem:
+        reason = path_to_skip(found.name) if found.isreg() else ""
+        if reason:
+            skipped.add(reason, found.name)
+        elif found.isreg():
             yield _Member(
                 found.name,
                 found.offset_data,
@@ -101,54 +157,64 @@ def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
             )
 
 
-def _label(named: bytes | None, described: bytes | None) -> Label | None:
+def _said(extension: str, content: bytes) -> Any:
+    """What a label file says of the class; of a .json that can be long nothing else is kept."""
+    if extension == ".cls":
+        return content.decode("utf-8").strip()
+    values = json.loads(content)
+    if isinstance(values, dict):
+        return next((values[name] for name in LABEL_NAMES if name in values), None)
+    return values if isinstance(values, list) else None
+
+
+def _label(number: str | None, described: Any) -> Label | None:
     """The class of a sample: by name in its .json, else as its .cls says, else by number there. A
     list in the .json, or a .json that is a list, holds its labels."""
-    value: Any = None
-    if described is not None:
-        value = json.loads(described)
-        if isinstance(value, dict):
-            value = next((value[name] for name in LABEL_NAMES if name in value), None)
-    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
-        if len(set(value)) < len(value):
-            raise ValueError(f"the labels {value} name one twice: give names, not zeros and ones")
-        return tuple(str(one) for one in value)
-    if isinstance(value, str) and value:
-        return value
-    if named is not None:
-        return named.decode("utf-8").strip() or None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(described, list) and all(isinstance(one, str | int) for one in described):
+        if len(set(described)) < len(described):
+            raise ValueError(
+                f"the labels {described} name one twice: give names, not zeros and ones"
+            )
+        return tuple(str(one) for one in described)
+    if isinstance(described, str) and described:
+        return described
+    if number is not None:
+        return number or None
+    is_number = isinstance(described, int) and not isinstance(described, bool)
+    return str(described) if is_number else None
+
+
+def _why_not(file: IO[bytes], member: _Member) -> str:
+    """Why a member is no image; empty if it is one: by its extension, where that is unknown by its
+    content. What follows the first dot is the extension, so that x.seg.png is none of a sample."""
+    extension = member.extension
+    if extension.count(".") > 1:
+        return f"{NOT_AN_IMAGE}: its name goes on behind the first dot"
+    reason = known_by_name(extension)
+    if reason is None:
+        file.seek(member.offset)
+        reason = known_by_head(file.read(min(member.size, HEAD_BYTES)))
+    return reason
 
 
 def build_index(file: IO[bytes]) -> ShardIndex:
-    """Walk through a tar file in the layout of WebDataset: the files of a sample stand together
-    and share their name up to its first dot.
+    """Walk through a tar file in the layout of WebDataset: the files of a sample share their name
+    up to its first dot. They need not stand together.
 
     Errors: tarfile.TarError or ValueError for what is no whole, uncompressed tar file; OSError.
     """
     collected = _Collected()
-    key, pictures = "", list[_Member]()
-    labels: dict[str, bytes] = {}
-
-    def close_sample() -> None:
-        if pictures:
-            collected.add(pictures, _label(labels.get(".cls"), labels.get(".json")))
-        pictures.clear()
-        labels.clear()
-
     with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
-        for member in _members(archive):
-            if member.key != key:
-                close_sample()
-                key = member.key
-            if member.extension in PICTURE_EXTENSIONS:
-                pictures.append(member)
-            elif member.extension in (".cls", ".json") and member.size <= LARGEST_LABEL:
+        for member in _members(archive, collected.skipped):
+            if member.extension in (".cls", ".json") and member.size <= LARGEST_LABEL:
                 file.seek(member.offset)
-                labels[member.extension] = file.read(member.size)
+                said = _said(member.extension, file.read(member.size))
+                label = _Said(member.extension, member.name, said)
+                collected.sample(member).labels.append(label)
+            elif reason := _why_not(file, member):
+                collected.skipped.add(reason, member.name)
             else:
-                collected.others[member.extension] += 1
-    close_sample()
+                collected.sample(member).images.append(member)
     return collected.index()
 
 
@@ -159,7 +225,7 @@ def write_index(index: ShardIndex, stamp: Stamp) -> bytes:
         "size": stamp.size,
         "mark": stamp.mark,
         "labels": index.label_names,
-        "others": index.others,
+        "skipped": [asdict(one) for one in index.skipped],
     }
     content = io.BytesIO()
     np.savez(
@@ -188,12 +254,15 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
                 return None
             names = Names.joined(arrays["names"], arrays["ends"])
             offsets, sizes, labels = (arrays[name] for name in ("offsets", "sizes", "labels"))
+        skipped = tuple(
+            Skipped(**one | {"examples": tuple(one["examples"])}) for one in about["skipped"]
+        )
     except Exception:  # zip, array and JSON readers raise nearly every type on foreign bytes
         return None
     names_of = tuple(tuple(one) if isinstance(one, list) else one for one in about["labels"])
     if any(len(array) != len(names) for array in (offsets, sizes, labels)):
         return None
-    return ShardIndex(names, offsets, sizes, labels, names_of, about["others"])
+    return ShardIndex(names, offsets, sizes, labels, names_of, skipped)
 
 
 def _kept(place: str) -> Path:

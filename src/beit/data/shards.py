@@ -6,18 +6,19 @@ import hashlib
 import json
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from beit.data.account import Account, SkippedFiles
+from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import find_pictures, natural_key, quoted
 from beit.data.names import Names
 from beit.data.places import expand, is_remote, read_all, read_range
 from beit.data.shard_index import Label, ShardIndex, find_index
-from beit.data.sources import OTHER_PARTS, WHOLE, Record, target_at
+from beit.data.sources import Record, images_per_class, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, DataError, of_another_format
 
@@ -45,7 +46,8 @@ class ShardSource:
         self._names = Names(name for index in indexes for name in index.names)
         self._named_by_shard = not self._names.all_differ()
         self.classes, self.targets = _labels(indexes)
-        self.note = _note(indexes)
+        self.part = part
+        self.account = _account(places, indexes, self)
         self._prefix = os.fsencode(f"{part}/") if part else b""
         if self._named_by_shard and not Names(map(self._full_name, range(len(self)))).all_differ():
             raise DataError(
@@ -120,18 +122,23 @@ def _labels(indexes: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray 
     return classes, np.concatenate(translated) if translated else np.zeros(0, np.int64)
 
 
-def _note(indexes: Sequence[ShardIndex]) -> str:
-    others: Counter[str] = Counter()
-    for index in indexes:
-        others.update(index.others)
-    notes = []
-    if others:
-        met = ", ".join(f"{extension} ({count})" for extension, count in others.most_common(8))
-        notes.append(f"members of the shards that are no pictures are left out: {met}")
+def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: ShardSource) -> Account:
+    skipped = SkippedFiles(one for index in indexes for one in index.skipped)
+    labelled = any(index.label_names for index in indexes)
     unlabelled = sum(int((index.labels < 0).sum()) for index in indexes)
-    if unlabelled and any(index.label_names for index in indexes):
+    notes = []
+    if unlabelled and labelled:
         notes.append(f"{unlabelled} pictures have no label, so that none is used")
-    return "; ".join(notes)
+    split = source.part
+    return Account(
+        data=places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
+        layout=f"tar shards ({len(places)}) in the layout of WebDataset"
+        + (", with a label for each image" if source.classes else ""),
+        images={split: len(source)},
+        classes={split: images_per_class(source)},
+        skipped=skipped.found(),
+        notes=tuple(notes),
+    )
 
 
 def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
@@ -144,9 +151,12 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
         indexes = list(threads.map(find_index, places))
     source = ShardSource(places, indexes, part)
     if len(source) == 0:
+        met = "; ".join(f"{one.kind} ({one.count}: {one.reason})" for one in source.account.skipped)
         raise DataError(
-            f"no pictures in {len(places)} shards: {quoted(list(places))}",
-            remedy="a picture is told by what follows the first dot of its name, such as .jpg",
+            f"no pictures in {len(places)} shards: {quoted(list(places))}"
+            + (f"; they hold {met}" if met else ""),
+            remedy="a picture is told by what follows the first dot of its name, such as .jpg; "
+            "`beit data pack` names the images of a folder so",
         )
     return source
 
@@ -167,9 +177,21 @@ def shard_parts(path: str) -> dict[str, list[str]] | None:
             f"the packing of {path} was stopped before its end",
             remedy="give the same `beit data pack` again: it goes on",
         )
-    found = {part: _tars(Path(path, part)) for part in (WHOLE, "train", *OTHER_PARTS)}
+    if not Path(path).is_dir():
+        return None
+    found = {part: _tars(Path(path, part)) for part in (WHOLE, *_split_folders(path))}
     found = {part: places for part, places in found.items() if places}
     return found if found and not find_pictures(path).paths else None
+
+
+def _split_folders(path: str) -> list[str]:
+    """The folders directly below that are called as splits are."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(one.name for one in entries if split_name(one.name) in ROLES
+                          and one.is_dir())  # fmt: skip
+    except OSError:
+        return []  # said when the folder itself is listed
 
 
 def _tars(folder: Path) -> list[str]:

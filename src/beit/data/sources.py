@@ -5,33 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.data.account import Skipped
+from beit.config.reading import AS_RECOGNISED, Reading
+from beit.data.account import Account
 from beit.data.decode import decode
-from beit.data.label_files import check_options_apply, read_label_file
-from beit.data.listing import (
-    LIST_EXTENSIONS,
-    PICTURE_EXTENSIONS,
-    find_pictures,
-    natural_key,
-    no_pictures,
-    quoted,
-)
+from beit.data.file_types import IMAGE_EXTENSIONS
+from beit.data.layout import WHOLE
+from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
 from beit.data.names import Names
 from beit.data.values import UnreadableError, ValueRange
 from beit.errors import DataError
 
-VALIDATION_FOLDERS = ("val", "valid", "validation")
-OTHER_PARTS = (*VALIDATION_FOLDERS, "test")
-WHOLE = ""
-"""The part of data that is not divided into parts."""
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -66,9 +56,8 @@ class ImageSource(Protocol):
         """Class ids, int64 [n]; of images that may have several labels, bool [n, C], where a row
         without any is legal; None without labels."""
 
-    @property
-    def note(self) -> str:
-        """What was understood of the place the pictures come from, for the user; may be empty."""
+    account: Account
+    """What was understood of the place the images come from, and what was skipped there."""
 
     def __len__(self) -> int: ...
 
@@ -111,6 +100,13 @@ def class_counts(source: ImageSource) -> np.ndarray:
     return np.bincount(targets, minlength=len(source.classes))
 
 
+def images_per_class(source: ImageSource) -> dict[str, int]:
+    """The same by the names of the classes; empty without labels."""
+    if source.targets is None:
+        return {}
+    return dict(zip(source.classes, class_counts(source).tolist(), strict=True))
+
+
 def class_names_at(source: ImageSource, index: int) -> tuple[str, ...]:
     """The names of the classes of one image; empty without labels."""
     target = target_at(source.targets, index)
@@ -145,8 +141,7 @@ class FileSource:
         *,
         targets: Sequence[int] | np.ndarray | None = None,  # as `ImageSource.targets`
         classes: tuple[str, ...] = (),
-        note: str = "",
-        skipped: tuple[Skipped, ...] = (),
+        account: Account | None = None,
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
@@ -154,13 +149,25 @@ class FileSource:
         several = given is not None and given.dtype == np.bool_
         self.targets = given if given is None or several else given.astype(np.int64)
         self.classes = classes
-        self.note = note
-        self.skipped = skipped
+        self.account = account or Account(
+            data=root,
+            layout="images in files",
+            images={WHOLE: len(self)},
+            classes={WHOLE: images_per_class(self)},
+        )
 
     def relabelled(self, indices: Sequence[int], targets: np.ndarray, note: str) -> FileSource:
-        """Some of the files, with other targets of the same classes."""
+        """Some of the files, with other targets of the same classes, and a note on why."""
         paths = [os.fsdecode(self._names[index]) for index in indices]
-        return FileSource(self._root, paths, targets=targets, classes=self.classes, note=note)
+        source = FileSource(self._root, paths, targets=targets, classes=self.classes)
+        split = next(iter(self.account.images), WHOLE)
+        source.account = replace(
+            self.account,
+            images={split: len(source)},
+            classes={split: images_per_class(source)},
+            notes=(*self.account.notes, note),
+        )
+        return source
 
     def __len__(self) -> int:
         return len(self._names)
@@ -228,7 +235,7 @@ class SelectedSource:
         self._indices = indices
         self.classes = source.classes
         self.targets = None if source.targets is None else source.targets[indices]
-        self.note = source.note
+        self.account = source.account
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -262,107 +269,41 @@ def must_exist(path: str) -> None:
         )
 
 
-def split_folder(path: str, names: tuple[str, ...]) -> str | None:
-    """The first of the named folders that the folder has."""
-    return next((name for name in names if Path(path, name).is_dir()), None)
-
-
-def _open_folder(path: str) -> FileSource:
-    others = split_folder(path, OTHER_PARTS)
-    if others and split_folder(path, ("train",)):
-        prefix, note = "train/", f"{path} holds train/ and {others}/: only train/ is read"
-    else:
-        prefix, note = "", ""
-    found = find_pictures(str(Path(path, prefix)))
-    if not found.paths:
-        raise no_pictures(str(Path(path, prefix)), found.others)
-    paths = [prefix + name for name in found.paths]
-    tops = Counter(name.partition("/")[0] for name in found.paths)
-    classes = tuple(sorted(tops, key=natural_key))
-    if len(classes) < 2 or any("/" not in name for name in found.paths):
-        return FileSource(path, paths, note=note)
-    # The paths are in the order of their folders.
-    targets = np.repeat(np.arange(len(classes)), [tops[name] for name in classes])
-    return FileSource(path, paths, targets=targets, classes=classes, note=note)
-
-
-def sources_from_list(
-    path: str, label_file: LabelFileConfig, *, labelled: bool = False, multi_label: bool = False
-) -> dict[str, ImageSource]:
-    """The images of a label file by split, in its order; undivided ones are the split ``.
-
-    With `multi_label` an image that is listed several times has all these labels. Errors: as
-    `read_label_file`, and DataError for labels that cannot be used if images must be `labelled`.
-    """
-    read = read_label_file(path, label_file, multi_label=multi_label)
-    if labelled and read.problem is not None:
-        raise read.problem
-    skipped = [f"{one.count} skipped ({one.reason})" for one in read.skipped]
-    return {
-        split: FileSource(
-            read.folder,
-            images.paths,
-            targets=images.targets,
-            classes=() if images.targets is None else read.classes,
-            note="; ".join((read.layout, *read.notes, *skipped)),
-            skipped=read.skipped,
-        )
-        for split, images in read.splits.items()
-    }
-
-
-def check_learnable(path: str, train: ImageSource) -> None:
-    """DataError if the labels of a label file are nothing to learn classes from: some classes have
-    no image, or none has two."""
-    targets = train.targets
-    if targets is None or targets.ndim > 1:
-        return
-    counts = np.bincount(targets, minlength=len(train.classes)).tolist()
-    absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
-    if absent:
-        raise DataError(
-            f"{path} has no image to learn from of the classes {quoted(absent, 5)}",
-            remedy="add some to the training split, or remove these classes from all splits",
-        )
-    if max(counts) == 1 and len(counts) > 2:
-        raise DataError(
-            f"each of the {len(train)} images to learn from in {path} has a label of its own: "
-            + quoted(list(train.classes)),
-            remedy="a class needs several images: name the column of the classes with "
-            "--label-column",
-        )
-
-
-def open_source(path: str, label_file: LabelFileConfig = BY_HEADINGS) -> ImageSource:
-    """Pictures to learn from without labels: a folder, a label file, one picture, tar shards or a
+def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
+    """Images to learn from without labels: a folder, a label file, one image, tar shards or a
     Hugging Face dataset (see `beit.data.parts.open_stored`).
 
-    Folders are searched to every depth. Of a folder with `train/` beside `val/` (or `valid/`,
-    `validation/`, `test/`) only `train/` is read, and `note` says so. If no picture lies directly
-    in the folder and at least two of its folders contain some, these count as classes, which
-    training without labels may use to score itself. Of a label file with splits the training split
-    is read; labels that cannot be used are left out, and `note` says why.
-    Errors: DataError if nothing is there or no picture is found; ConfigError for `label_file`
-    options that do not fit.
+    Folders are searched to every depth. Of data in splits only the one for training is read, of
+    images beside masks the images, and `account` says so. Folders count as classes, which training
+    without labels may use to score itself, where they can be read in one way only; labels of a file
+    that cannot be used are left out, and `account` says why.
+    Errors: DataError if nothing is there, no image is found, or the layout has two readings;
+    ConfigError for options of label files that do not fit.
     """
-    from beit.data.parts import open_stored, part_to_learn_from  # they are sources, too
+    from beit.data.folders import Folders  # they are sources, too
+    from beit.data.label_files import check_options_apply, sources_from_list
+    from beit.data.parts import open_stored, part_to_learn_from
 
-    check_options_apply(path, label_file)
+    check_options_apply(path, reading.label_file)
     stored = open_stored(path)
     if stored:
         return part_to_learn_from(path, stored)
     must_exist(path)
     place = Path(path)
     if place.is_dir():
-        return _open_folder(path)
+        found = Folders(path, reading.folders)
+        return found.source(found.training())
     if place.suffix.lower() in LIST_EXTENSIONS:
-        return part_to_learn_from(path, sources_from_list(path, label_file))
-    if place.suffix.lower() in PICTURE_EXTENSIONS:
+        return part_to_learn_from(path, sources_from_list(path, reading.label_file))
+    reason = reason_to_skip(path)
+    if not reason:
         return FileSource(str(place.parent), [place.name])
     raise DataError(
-        f"{path} is neither a folder nor a list file nor a picture",
-        remedy="known extensions: "
-        + ", ".join((*LIST_EXTENSIONS, *PICTURE_EXTENSIONS, ".tar", ".parquet")),
+        f"{path} is neither a folder nor a list file nor a picture: {reason}",
+        remedy="give a folder, a list ("
+        + ", ".join(LIST_EXTENSIONS)
+        + "), shards (.tar), Parquet, or an image: "
+        + ", ".join(sorted(IMAGE_EXTENSIONS)),
     )
 
 

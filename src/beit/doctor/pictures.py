@@ -11,7 +11,9 @@ import torch
 
 from beit.config import PretrainRunConfig
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.data.check import KINDS, UNREADABLE, Checked, check
+from beit.config.reading import Reading
+from beit.data.account import Account
+from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
 from beit.data.decode import read_header
 from beit.data.parts import open_parts
 from beit.data.sources import ImageSource, evenly
@@ -34,7 +36,7 @@ SERIOUS: dict[str, Level] = {
     "printing colours": "ok",
 }
 CHANGES = {
-    UNREADABLE: "repair or remove these files",
+    UNREADABLE: "repair or remove these files, or read them as is said of each",
     "in two parts": "keep each picture in one part only",
     "in two classes": "decide for one class",
     "duplicate": "remove the copies: they count double",
@@ -70,6 +72,21 @@ def look(parts: Mapping[str, ImageSource]) -> Look:
 
 def _finding(level: Level, subject: str, found: str, change: str = "") -> Finding:
     return Finding(level, subject, found, change, "pictures")
+
+
+def _understood(account: Account) -> Iterator[Finding]:
+    """What the data were taken for, and what is skipped."""
+    first, *lines = [line.strip() for line in account.lines()]
+    told = [line for line in lines if not line.startswith("skipped")]
+    yield _finding("ok", "layout", "; ".join((first, *told)))
+    skipped = [line.removeprefix("skipped: ") for line in lines if line.startswith("skipped")]
+    if skipped:
+        yield _finding(
+            "warn",
+            "skipped",
+            "; ".join(skipped),
+            "convert those that are images to learn from; the others are rightly skipped",
+        )
 
 
 def _faults(found: Checked) -> Iterator[Finding]:
@@ -109,7 +126,11 @@ def _kinds(seen: Look, channels: int) -> Iterator[Finding]:
         change = "all are grey and would be repeated three times: --channels 1 is less work"
     elif channels == 1 and grey < total:
         change = "colours will be turned into grey: use --channels 3 if they matter"
-    level: Level = "warn" if channels == 1 and change else "ok"
+    banded = [mode for mode in seen.modes if mode.endswith(" bands")]
+    if banded and f"{channels} bands" not in banded:
+        number = banded[0].partition(" ")[0]
+        change = f"these files have {number} bands each: --channels {number}"
+    level: Level = "warn" if change and (channels == 1 or banded) else "ok"
     yield _finding(level, "channels", f"read with {channels}; files: {words}", change)
 
 
@@ -164,11 +185,12 @@ def check_pictures(
 ) -> Iterator[Finding]:
     """Look through a sample and say what suits."""
     try:
-        found = check(data, channels=channels, sample=sample, label_file=label_file)
-        parts = open_parts(data, label_file)
+        parts = open_parts(data, Reading(label_file=label_file))
+        found = check_parts(data, parts, channels=channels, sample=sample)
     except BeitError as error:
         yield _finding("fail", "pictures", error.problem, error.remedy)
         return
+    yield from _understood(found.account)
     yield from _faults(found)
     seen = look(parts)
     if not len(seen.shortest):

@@ -190,7 +190,7 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
         split=config.split,
         per_class=config.per_class,
         seed=config.subset_seed,
-        label_file=config.label_file,
+        reading=config.reading,
         multi_label=config.multi_label,
     ).validation
     if found.classes != classes:

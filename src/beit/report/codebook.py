@@ -10,6 +10,7 @@ import torch
 from beit.artifact.load import open_tokenizer, value_range_of
 from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
 from beit.errors import ConfigError
@@ -95,7 +96,7 @@ def show_codebook(
         where = find_device(device)
         tokenizer = open_tokenizer(reference)
         tokenizer.to(where)
-        source = evenly(open_source(data, label_file), pictures)
+        source = evenly(open_source(data, Reading(label_file=label_file)), pictures)
         view = CentreView(tokenizer.size, 1.0)
         paintings: list[Painting] = []
         for batch in read_all(source, view, tokenizer.config.channels, value_range_of(reference)):

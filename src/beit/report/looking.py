@@ -13,6 +13,7 @@ from torch import Tensor
 from beit.artifact.load import open_artifact
 from beit.batch import ImageBatch
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.sources import ImageSource, class_names_at, evenly, open_source
 from beit.data.values import ValueRange
 from beit.errors import ConfigError
@@ -81,7 +82,7 @@ def look_at(
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    source = evenly(open_source(data, label_file), pictures)
+    source = evenly(open_source(data, Reading(label_file=label_file)), pictures)
     said = artifact.details
     view = CentreView(config.size, said.crop, said.resize, said.interpolation)
     read = list(read_all(source, view, config.channels, said.value_range))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
+from beit.data.account import account_from_json
 from beit.durable import replace_file
 from beit.errors import BeitError, ResourceError
 from beit.report.charts import curves
@@ -19,7 +20,7 @@ from beit.report.segmentation import segmentation_sections
 from beit.report.settings import settings
 from beit.report.summary import facts, findings, headline, title_of
 from beit.report.tokenizer import tokenizer_sections
-from beit.training.run_folder import read_run_config
+from beit.training.run_folder import RunFolder, read_run_config
 
 NAMED = 50
 logger = logging.getLogger(__name__)
@@ -83,9 +84,24 @@ def _noted(run: Path, name: str) -> list[Markup]:
     return [element("div", listed, {"class": "note"})]
 
 
+def _account(run: Path) -> list[Markup]:
+    """What was understood of the data; runs of older versions did not keep it."""
+    try:
+        account = account_from_json(RunFolder(run).account.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    title, *lines = account.lines()
+    skipped = sum(one.count for one in account.skipped)
+    title += f"; {count(skipped, 'file')} skipped" if skipped else ""
+    listed = [element("li", line.strip()) for line in lines]
+    details = element("details", [element("summary", title), element("ul", listed)])
+    return [element("div", details, {"class": "note"})]
+
+
 def _notices(run: Path, config: RunConfig, history: History) -> list[Markup]:
     warnings = [note(words, "warning") for words in findings(config, history)]
-    return warnings + [lines for name in NOTED for lines in _noted(run, name)]
+    named = [lines for name in NOTED for lines in _noted(run, name)]
+    return [*warnings, *_account(run), *named]
 
 
 def _header(run: Path, config: RunConfig, history: History, sections: list[Section]) -> Markup:

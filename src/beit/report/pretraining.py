@@ -13,6 +13,7 @@ import torch
 from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
 from beit.config.hidden import VisibleConfig
+from beit.config.reading import Reading
 from beit.config.runs import PretrainRunConfig
 from beit.data.drawing import hide, judge, to_rgb, token_map
 from beit.data.label_files import options_for
@@ -169,9 +170,8 @@ def predicts(config: PretrainRunConfig) -> bool:
 
 
 def _images(config: PretrainRunConfig) -> ImageSource:
-    return open_source(
-        config.data, options_for(config.data, config.label_file, other=config.labelled)
-    )
+    options = options_for(config.data, config.label_file, other=config.labelled)
+    return open_source(config.data, Reading(config.folders, options))
 
 
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:

@@ -158,7 +158,7 @@ def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokeniz
     grid = tokenizer.grid
     channels = tokenizer.config.channels
     amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
-    source = evenly(open_source(config.data, config.label_file), amount)
+    source = evenly(open_source(config.data, config.reading), amount)
     paintings: list[Painting] = []
     view, value_range = CentreView(tokenizer.size, 1.0), config.loader.value_range
     for batch in batches(ImageBatch, source, view, channels, value_range):

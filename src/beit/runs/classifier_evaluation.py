@@ -12,6 +12,7 @@ from beit.batch import Batch, LabelledBatch
 from beit.config.check import check_multiple
 from beit.config.evaluate import EvaluateConfig
 from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
 from beit.config.tree import from_json
 from beit.data.label_files import is_label_file, read_label_file
 from beit.data.labelled import open_labelled
@@ -100,6 +101,7 @@ def evaluate_classifier(
     channels, classes = classifier.backbone.config.channels, artifact.details.classes
     view, device = view_of(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
+    source.account.log()
     if is_multi_label(source) and not config.classified.labels:
         raise DataError(
             f"the images of {place} may have several labels each, and {model} answers one class",
@@ -132,6 +134,7 @@ def evaluate_classifier(
         size=view.size,
         crop=view.crop_share,
         flip=config.flip,
+        account=source.account,
         pictures=scores.pictures,
         left_out=len(source) - len(answers.answerable),
         unreadable=told.unreadable(),
@@ -142,7 +145,7 @@ def evaluate_classifier(
         negative_log_likelihood=scores.loss,
         calibration_error=scores.calibration_error,
         classes=_class_scores(classes, scores),
-        notes=tuple(note for note in (*notes, source.note, answers.note) if note),
+        notes=tuple(note for note in (*notes, answers.note) if note),
     )
 
 
@@ -151,16 +154,16 @@ def _opened(
 ) -> tuple[str, ImageSource, tuple[str, ...]]:
     """What the pictures are called, and what to say of them: those of a part, or where there are no
     parts those that the model did not learn from, as far as that can be told."""
-    options, notes = _label_options(artifact, config)
+    reading, notes = reading_for(artifact, config)
     mapped = bool(config.classified.labels)
-    place, source = open_part(config.data, config.split, options, labelled=not mapped)
+    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
     if place != config.data or mapped:
         return place, source, notes
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
         train, validation, _ = open_labelled(
-            place, split=split, per_class=per_class, seed=seed, label_file=options
+            place, split=split, per_class=per_class, seed=seed, reading=reading
         )
         return train, validation
 
@@ -169,14 +172,12 @@ def _opened(
     return place, found.source, (*notes, found.note)
 
 
-def _label_options(
-    artifact: Artifact, config: EvaluateConfig
-) -> tuple[LabelFileConfig, tuple[str, ...]]:
-    """How a label file is read: as given, or else with the columns that the model was trained with,
-    if the file has them."""
-    given = config.classified.label_file
+def reading_for(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tuple[str, ...]]:
+    """How the data are read: as given, or else a label file with the columns that the model was
+    trained with, if the file has them."""
+    given = config.classified.reading
     known = artifact.details.trained.get("label_file")
-    if given.given or not isinstance(known, dict) or not is_label_file(config.data):
+    if given.label_file.given or not isinstance(known, dict) or not is_label_file(config.data):
         return given, ()
     try:
         options = from_json(known, LabelFileConfig)
@@ -184,7 +185,8 @@ def _label_options(
     except BeitError:  # another file, or an artifact of another version
         return given, ()
     named = ", ".join(f"{name} {getattr(options, name)}" for name in options.given)
-    return options, (f"the label file is read as the model was trained: {named}",)
+    noted = f"the label file is read as the model was trained: {named}"
+    return given._replace(label_file=options), (noted,)
 
 
 def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:

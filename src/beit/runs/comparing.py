@@ -14,6 +14,7 @@ from beit.batch import ImageBatch, LabelledBatch
 from beit.claim import claim_output
 from beit.config import LoaderConfig
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, open_source
@@ -75,12 +76,14 @@ def _compared(
     place = find_device(device)
     opened = [open_tokenizer(name) for name in tokenizers]
     loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
-    whole = open_source(data, label_file)
+    reading = Reading(label_file=label_file)
+    whole = open_source(data, reading)
+    whole.account.log()
     for tokenizer, loader in zip(opened, loaders, strict=True):
         check_readable(whole, tokenizer.config.channels, loader.value_range)
     one_each = whole.classes and not is_multi_label(whole)
     splits = (
-        open_labelled(data, split=0.5, per_class=None, seed=0, label_file=label_file)
+        open_labelled(data, split=0.5, per_class=None, seed=0, reading=reading)
         if one_each
         else None
     )

@@ -15,10 +15,13 @@ from torch import nn
 
 from beit.artifact.store import Details, save_artifact
 from beit.config import LabelFileConfig, RunConfig
+from beit.config.reading import Reading
 from beit.config.tree import override, to_json
+from beit.data.account import Account
 from beit.data.depth import narrow_note
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
+from beit.durable import replace_file
 from beit.errors import ConfigError, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
@@ -113,9 +116,9 @@ def resolve(
     return config
 
 
-def open_pictures(config: RunConfig, channels: int, label_file: LabelFileConfig) -> ImageSource:
+def open_pictures(config: RunConfig, channels: int, reading: Reading) -> ImageSource:
     """The run's pictures, of which at least some can be read."""
-    source = open_source(config.data, label_file)
+    source = open_source(config.data, reading)
     check_readable(source, channels, config.loader.value_range)
     return source
 
@@ -162,12 +165,14 @@ def _open(
     config: RunConfig,
     listing: Listing,
     parts: Mapping[str, str],
+    account: Account,
     manner: Manner,
 ) -> None:
     if manner.resume:
         folder.check_resumable(config)
         check_moved(folder, config, listing, parts)
     folder.open(config, resume=manner.resume)
+    replace_file(folder.account, [account.to_json().encode()])
 
 
 def _report(folder: RunFolder) -> None:
@@ -189,8 +194,9 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
     listing = listing_of(task.source)
     check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
+    account = task.source.account
     parts = {"tokenizer": task.details.tokenizer} if task.details.tokenizer else {}
-    processes.on_leader(lambda: _open(folder, config, listing, parts, manner))
+    processes.on_leader(lambda: _open(folder, config, listing, parts, account, manner))
     if processes.leads:
         Noted(folder.shared).note(
             {key: f"the same as {other}" for key, other in task.shared.items()}
@@ -232,7 +238,11 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             evaluation=evaluation,
             publish=publish,
             quiet=manner.quiet,
-            notes=(*(() if begun else task.start), *(f"note: {note}" for note in notes)),
+            notes=(
+                *account.lines(),
+                *(() if begun else task.start),
+                *(f"note: {note}" for note in notes),
+            ),
             listing=listing,
             accept_changed_data=config.accept_changed_data,
             parts=parts,

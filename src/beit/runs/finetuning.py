@@ -71,7 +71,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
         split=config.split,
         per_class=config.per_class,
         seed=config.subset_seed,
-        label_file=config.label_file,
+        reading=config.reading,
         multi_label=config.multi_label,
     )
     for part in (splits.train, splits.validation):
@@ -161,13 +161,12 @@ def _several_labels(
         return replace(details, multi_label=True, thresholds=chosen[0])
 
     prevalence = torch.from_numpy(counts / len(splits.train)).float()
-    note = _described(splits)
     return Learning(
         objective=MultiLabelClassification(model, config.augment, prevalence=prevalence),
         measure=measure,
         best="map",
         decided=decided,
-        notes=tuple(words for words in (note, splits.train.note) if words),
+        notes=(_described(splits),),
     )
 
 

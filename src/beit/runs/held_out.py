@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
 from beit.data.hugging_face import PREFIX
+from beit.data.layout import split_name
 from beit.data.places import is_remote
-from beit.data.sources import VALIDATION_FOLDERS, ImageSource, select
+from beit.data.sources import ImageSource, select
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.listing import learned_names
 from beit.training.run_folder import RunFolder, read_run_config
@@ -75,7 +76,7 @@ def judged(
     """
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
-    validating = split in VALIDATION_FOLDERS
+    validating = split_name(split) == "val"
     division = _stated(trained) or (None if run is None else division_of(run.config))
     if validating and division is not None and "data" in trained:
         held_out = _as_then(divide, division, trained["data"])

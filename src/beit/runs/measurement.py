@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from beit.batch import Unreadable
+from beit.data.account import Account
 from beit.printable import printable
 from beit.text_table import TextTable, print_tables
 
@@ -19,6 +20,8 @@ class Measurement(abc.ABC):
 
     model: str
     data: str
+    account: Account
+    """What was understood of the data, and what was skipped."""
     pictures: int
     unreadable: tuple[Unreadable, ...]
     several: tuple[str, ...]

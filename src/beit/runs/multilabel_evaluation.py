@@ -31,7 +31,7 @@ from beit.evaluation.multilabel import (
 from beit.evaluation.passes import Told
 from beit.hardware import find_device
 from beit.models.heads import Classifier
-from beit.runs.classifier_evaluation import BATCH, view_of
+from beit.runs.classifier_evaluation import BATCH, reading_for, view_of
 from beit.runs.held_out import Division, judged
 from beit.runs.measurement import WORST, Measurement
 from beit.text_table import TextTable
@@ -122,6 +122,7 @@ def evaluate_multi_label(
     channels, reads = classifier.backbone.config.channels, answering(artifact.details)
     view, device = view_of(artifact, config), find_device(config.device)
     place, source, notes = _opened(artifact, model, config)
+    source.account.log()
     value_range = artifact.details.value_range
     check_readable(source, channels, value_range)
     labels = _labels(source, reads.classes, config.classified.labels)
@@ -151,6 +152,7 @@ def evaluate_multi_label(
         size=view.size,
         crop=view.crop_share,
         flip=config.flip,
+        account=source.account,
         pictures=scores.images,
         unreadable=told.unreadable(),
         several=told.several(),
@@ -163,9 +165,7 @@ def evaluate_multi_label(
         unmeasured=int((scores.support == 0).sum()),
         classes=label_scores(reads.classes, scores),
         notes=tuple(
-            note
-            for note in (*notes, source.note, ONE_EACH * one_each, f"thresholds are {how}")
-            if note
+            note for note in (*notes, ONE_EACH * one_each, f"thresholds are {how}") if note
         ),
     )
 
@@ -174,23 +174,30 @@ def _opened(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> tuple[str, ImageSource, tuple[str, ...]]:
     """What the images are called, and what to say of them."""
-    place, source = open_part(config.data, config.split)
-    if config.classified.labels:
-        return place, source, ()
+    reading, notes = reading_for(artifact, config)
+    mapped = bool(config.classified.labels)
+    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
+    if mapped:
+        return place, source, notes
     source = merge_copies(source) if isinstance(source, FileSource) else source
     if place != config.data:
-        return place, source, ()
+        return place, source, notes
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
         train, validation, _ = open_labelled(
-            place, split=split, per_class=per_class, seed=seed, multi_label=True
+            place,
+            split=split,
+            per_class=per_class,
+            seed=seed,
+            reading=reading,
+            multi_label=True,
         )
         return train, validation
 
     trained = artifact.details.trained
     found = judged(model, trained, place, source, split=config.split, divide=divide)
-    return place, found.source, (found.note,)
+    return place, found.source, (*notes, found.note)
 
 
 def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.ndarray:
@@ -201,8 +208,9 @@ def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.nd
             found[index, list(right)] = True
         return found
     if source.targets is None:
+        noted = "; ".join(source.account.notes)
         raise DataError(
-            f"the images have no labels{': ' + source.note if source.note else ''}",
+            "the images have no labels" + (f": {noted}" if noted else ""),
             remedy="give a label file, class folders, or --labels FILE",
         )
     ids = {name: number for number, name in enumerate(classes)}

@@ -19,6 +19,7 @@ from beit.config import (
     VisibleConfig,
 )
 from beit.config.outside import names_outside
+from beit.config.reading import Reading
 from beit.config.tree import to_json
 from beit.data.label_files import options_for
 from beit.data.labelled import LabelledSplits, open_single_label
@@ -96,7 +97,8 @@ def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
 
 def _images(config: PretrainRunConfig) -> ImageSource:
     options = options_for(config.data, config.label_file, other=config.labelled)
-    return open_pictures(config, config.model.channels, options)
+    reading = Reading(config.folders, options)
+    return open_pictures(config, config.model.channels, reading)
 
 
 def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
@@ -281,7 +283,7 @@ def _labelled(
             split=0.2,
             seed=config.training.seed,
             use="the nearest-neighbour score",
-            label_file=options,
+            reading=Reading(config.folders, options),
         )
     except DataError as error:
         if config.labelled:

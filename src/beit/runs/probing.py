@@ -80,9 +80,10 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
         split=config.split,
         per_class=None,
         seed=config.seed,
-        label_file=config.label_file,
+        reading=config.reading,
         multi_label=config.multi_label,
     )
+    splits.train.account.log()
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
@@ -94,6 +95,7 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
     measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
     measured = measuring.run()
     content = {"model": artifact, "config": to_json(config), **asdict(measured)}
+    content["account"] = asdict(splits.train.account)
     out.mkdir()
     write_file(out / "probe.json", [json.dumps(content, indent=1).encode()])
     write_probe_page(

@@ -116,6 +116,7 @@ def evaluate_segmenter(
         classes=names,
         only=only,
     )
+    source.account.log()
     loader = config.loader(artifact.details.value_range)
     check_readable(source, built.channels, loader.value_range)
     pictures = WholePictures(source, channels=built.channels, loader=loader)
@@ -129,6 +130,7 @@ def evaluate_segmenter(
     return SegmenterEvaluation(
         model=model,
         data=config.data,
+        account=source.account,
         inference=inference,
         pictures=counts.pictures,
         unreadable=pictures.unreadable(),
@@ -139,7 +141,7 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=(*filter(None, (note,)), *(source.account.notes if source.account else ())),
+        notes=(note,) if note else (),
     )
 
 

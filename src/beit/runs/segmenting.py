@@ -28,12 +28,6 @@ from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
 
 
-def _noted(splits: SegmentedSplits) -> tuple[str, ...]:
-    """The account of the data, as notes of the run."""
-    lines = splits.account.lines() if splits.account else ()
-    return tuple(line.strip().removeprefix("note: ") for line in lines)
-
-
 class _Validation:
     """Whole validation pictures, shared out among the processes."""
 
@@ -143,6 +137,5 @@ def _prepared(
         ),
         details=details,
         start=start,
-        notes=_noted(splits),
         shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
     )

@@ -63,7 +63,7 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
     training, held_out = hold_out(
-        open_pictures(config, built.channels, config.label_file), config.held_out
+        open_pictures(config, built.channels, config.reading), config.held_out
     )
     bank = None
     if teacher is not None and config.teacher_views:

@@ -16,9 +16,11 @@ from PIL import Image
 from beit.artifact.answering import Label
 from beit.claim import claim_output
 from beit.data.decode import decode
+from beit.data.folders import open_every_image
 from beit.data.label_maps import painted, save_label_map
-from beit.data.listing import quoted
-from beit.data.sources import open_source
+from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.parts import open_stored
+from beit.data.sources import FileSource, ImageSource, open_source
 from beit.data.values import UnreadableError
 from beit.durable import write_file
 from beit.errors import ConfigError, DataError
@@ -27,6 +29,8 @@ from beit.serving.predictor import Predictor, load
 from beit.text_table import TextTable, print_tables
 
 FORMATS = (".npz", ".csv", ".safetensors")
+CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
+"""Of files that name or hold images instead of being one."""
 
 
 class Prediction(NamedTuple):
@@ -46,13 +50,32 @@ class Readable(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
+def _opened(path: str) -> ImageSource:
+    """Every image below a folder, those of a list or of a data set, or one file of any name.
+
+    Errors: DataError if there is nothing, or no image.
+    """
+    place = Path(path)
+    if place.is_dir() and open_stored(path) is None:
+        source: ImageSource = open_every_image(path)
+        source.account.log()
+        return source
+    if place.is_file() and place.suffix.lower() not in CONTAINERS:
+        return FileSource(str(place.parent), [place.name])
+    return open_source(path)
+
+
 def _read(paths: Sequence[str], predictor: Predictor, batch: int) -> Iterator[Readable]:
     """All pictures below the paths, `batch` at a time."""
     if not paths:
         raise ConfigError("no pictures were given", remedy="name files or folders")
     chunk = Readable([], [], [])
     for path in paths:
-        source = open_source(path)
+        try:
+            source = _opened(path)
+        except DataError as error:  # of one place: the others are answered
+            chunk.unreadable.append((path, error.problem))
+            continue
         root = Path(path)
         for index in range(len(source)):
             name = str(root / source.key(index)) if root.is_dir() else path

@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "last"
 
     @property
+    def account(self) -> Path:
+        """What was understood of its data, and what was skipped there."""
+        return self.path / "account.json"
+
+    @property
     def pictures(self) -> Path:
         """The names of the pictures it learns from, compressed."""
         return self.path / "pictures.txt.gz"

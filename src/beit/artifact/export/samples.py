@@ -8,6 +8,7 @@ import numpy as np
 
 from beit.config.check import check_that
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import Reading
 from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly, open_source
@@ -77,8 +78,9 @@ def from_data(
 def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
     """Labelled pictures of the validation part; without labels, all pictures."""
     check_that(limit > 0, f"samples is {limit}", "check on one picture at least")
+    reading = Reading(label_file=label_file)
     try:
-        splits = open_labelled(place, split=0.5, per_class=None, seed=0, label_file=label_file)
+        splits = open_labelled(place, split=0.5, per_class=None, seed=0, reading=reading)
     except DataError:
-        return evenly(open_source(place, label_file), limit)
+        return evenly(open_source(place, reading), limit)
     return evenly(splits.test or splits.validation, limit)

@@ -1,0 +1,298 @@
+"""What folders mean: splits, folds, classes at some level, masks, wrappers; and what is refused."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from beit.config.data import FolderConfig
+from beit.config.reading import Reading
+from beit.data.check import check
+from beit.data.labelled import open_labelled
+from beit.data.parts import open_part, open_parts
+from beit.data.sources import ImageSource, open_source
+from beit.errors import ConfigError, DataError
+
+Draw = Callable[..., Path]
+
+
+def keys(source: ImageSource) -> list[str]:
+    return [source.key(index) for index in range(len(source))]
+
+
+def some(*folders: str, count: int = 2) -> list[str]:
+    return [f"{folder}/{number}.png" for folder in folders for number in range(count)]
+
+
+def labelled(root: Path, **options: object):
+    return open_labelled(
+        str(root),
+        split=0.5,
+        per_class=None,
+        seed=0,
+        reading=Reading(FolderConfig(**options)),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "other"),
+    [
+        ("train", "test"),
+        ("Training", "Testing"),
+        ("training_set", "test_set"),
+        ("TRAIN", "Test Data"),
+        ("train-images", "test-images"),
+    ],
+)
+def test_a_test_split_is_never_trained_on(draw: Draw, train: str, other: str) -> None:
+    classes = ("cat", "dog")
+    root = draw(
+        *some(*(f"{train}/{name}" for name in classes), count=4),
+        *some(*(f"{other}/{name}" for name in classes)),
+    )
+    splits = labelled(root)
+    assert splits.train.classes == classes
+    assert splits.test is not None
+    assert {key.split("/")[0] for key in keys(splits.train) + keys(splits.validation)} == {train}
+    assert {key.split("/")[0] for key in keys(splits.test)} == {other}
+    assert splits.train.account.images == {"train": 4, "val": 4, "test": 4}
+    assert f"{train}/, {other}/" in splits.train.account.layout
+    assert "held out for validation" in splits.train.account.notes[-1]
+    learned = open_source(str(root))
+    assert {key.split("/")[0] for key in keys(learned)} == {train}
+    assert learned.account.notes == ("only 'train' is read: no image of test (4)",)
+    assert set(open_parts(str(root))) == set(check(str(root)).pictures) == {"train", "test"}
+    place, part = open_part(str(root), "testing")
+    assert (place, len(part), part.classes) == (str(root / other), 4, classes)
+    assert keys(part)[0] == "cat/0.png"
+
+
+@pytest.mark.parametrize("other", ["val", "Val", "valid", "validation", "dev", "validation_set"])
+def test_validation_has_many_names(draw: Draw, other: str) -> None:
+    root = draw(*some("Train/a", "Train/b", f"{other}/a", f"{other}/b"))
+    splits = labelled(root)
+    assert splits.test is None
+    assert {key.split("/")[0] for key in keys(splits.validation)} == {other}
+    assert len(open_part(str(root), "valid")[1]) == 4
+
+
+def test_a_test_split_without_classes_is_not_measured(draw: Draw) -> None:
+    root = draw(*some("train/a", "train/b", "test"))
+    splits = labelled(root)
+    assert splits.test is None
+    assert "test/ has no class folders and is not measured" in splits.train.account.notes
+    draw("val/0.png")
+    with pytest.raises(DataError, match="val has no class folders"):
+        labelled(root)
+
+
+def test_two_folders_for_one_split(draw: Draw) -> None:
+    root = draw(*some("train/a", "train/b", "val/a", "valid/a"))
+    with pytest.raises(DataError, match=r"2 folders for the split val: 'val', 'valid'"):
+        open_source(str(root))
+
+
+def test_other_folders_beside_the_splits_are_counted(draw: Draw) -> None:
+    root = draw(*some("train/a", "train/b", "val/a", "val/b", "extra", count=3))
+    (skipped,) = open_source(str(root)).account.skipped
+    assert (skipped.reason, skipped.count, skipped.extension) == ("beside the splits", 3, ".png")
+
+
+def test_a_train_is_a_class_among_others(draw: Draw) -> None:
+    assert labelled(draw(*some("car", "train", "bus"))).train.classes == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "match"),
+    [
+        (("a", "b", "test"), "holds test/ beside 'a', 'b': it may be the split for test, or a cla"),
+        (("train/a", "train/b", "unlabelled"), "train/ beside 'unlabelled'"),
+        (("site1/train", "site1/test", "site2/train", "site2/test"), "each divided by itself"),
+        (("cats/train", "cats/test", "dogs/train", "dogs/test"), "'cats', 'dogs', each divided"),
+        (("fold1/train", "fold1/test", "fold2/train", "fold2/test"), "each divided by itself"),
+    ],
+)
+def test_two_plausible_readings_are_refused_by_all(
+    draw: Draw, folders: tuple[str, ...], match: str
+) -> None:
+    root = draw(*some(*folders))
+    for use in (labelled, lambda root: open_source(str(root)), lambda root: check(str(root))):
+        with pytest.raises(DataError, match=match) as caught:
+            use(root)
+        assert caught.value.remedy
+
+
+def test_images_of_their_own_beside_a_test_folder(draw: Draw) -> None:
+    with pytest.raises(DataError, match="test/ beside images of their own"):
+        open_source(str(draw("0.png", "1.png", "test/2.png")))
+
+
+def test_sites_above_classes(draw: Draw) -> None:
+    root = draw(*some("site1/ok", "site1/bad", "site2/ok", "site2/bad", count=3))
+    with pytest.raises(
+        DataError, match=r"'site1', 'site2' .*1\); or .*'bad', 'ok' .*2\)"
+    ) as caught:
+        labelled(root)
+    assert caught.value.remedy == "say which: --class-level 1, or --class-level 2"
+    assert labelled(root, class_level=1).train.classes == ("site1", "site2")
+    inside = labelled(root, class_level=2)
+    assert inside.train.classes == ("bad", "ok")
+    assert inside.train.account.layout == "one folder per class at level 2"
+    assert {key.split("/")[0] for key in keys(inside.train)} == {"site1", "site2"}
+    source = open_source(str(root))  # which needs no classes
+    assert source.classes == ()
+    assert "no classes are taken" in source.account.notes[0]
+    assert open_source(str(root), Reading(FolderConfig(class_level=2))).classes == ("bad", "ok")
+    draw("site1/stray.png")  # makes no difference
+    with pytest.raises(DataError, match="class-level"):
+        labelled(root)
+    with pytest.raises(ConfigError, match="class_level is 0"):
+        FolderConfig(class_level=0)
+
+
+def test_deeper_levels_of_a_split(draw: Draw) -> None:
+    days = [f"{part}/{day}/{name}" for part in ("train", "val") for day in ("1", "2")
+            for name in ("a", "b")]  # fmt: skip
+    root = draw(*some(*days))
+    splits = labelled(root, class_level=2)
+    assert splits.validation.classes == ("a", "b")
+    assert len(splits.validation) == 8
+    place, part = open_part(str(root), "val", Reading(FolderConfig(class_level=2)))
+    assert (place, part.classes) == (str(root / "val"), ("a", "b"))
+
+
+def test_one_folder_inside_of_each_class_is_no_second_reading(draw: Draw) -> None:
+    root = draw(*some("n01/images", "n02/images", count=4))
+    assert labelled(root).train.classes == ("n01", "n02")
+    assert open_source(str(root)).classes == ("n01", "n02")
+
+
+def test_a_class_that_holds_the_classes_once_more(draw: Draw) -> None:
+    root = draw(*some("a", "b", "sample/a"))
+    with pytest.raises(DataError, match="sample holds 'a', which are classes beside it"):
+        labelled(root)
+    assert labelled(root, class_level=1).train.classes == ("a", "b", "sample")
+
+
+def test_a_wrapper_around_it_all(draw: Draw) -> None:
+    root = draw(*some("download/data/train/a", "download/data/train/b", "download/data/test/a",
+                      "download/data/test/b", count=3))  # fmt: skip
+    splits = labelled(root)
+    assert splits.train.classes == ("a", "b")
+    assert splits.test is not None
+    assert keys(splits.test)[0] == "download/data/test/a/0.png"
+    assert any("download/data/ is the only folder" in note for note in splits.train.account.notes)
+    flat = draw("one/deep/0.png", "one/deep/1.png") / "one"
+    source = open_source(str(flat))
+    assert (keys(source), source.classes) == (["deep/0.png", "deep/1.png"], ())
+
+
+def test_a_split_alone(draw: Draw) -> None:
+    root = draw(*some("train/a", "train/b"))
+    assert labelled(root).train.classes == ("a", "b")
+    with pytest.raises(DataError, match="none called val"):
+        open_part(str(root), "val")
+    (root / "train").rename(root / "testing")
+    for use in (labelled, lambda root: open_source(str(root))):
+        with pytest.raises(DataError, match="no split for training, only 'test'"):
+            use(root)
+    assert open_part(str(root), "test")[1].classes == ("a", "b")
+
+
+def test_folds(draw: Draw) -> None:
+    root = draw(*some(*(f"folds/fold_{number}/{name}" for number in (1, 2, 10) for name in "ab")))
+    with pytest.raises(DataError, match="'fold_1', 'fold_2', 'fold_10', and none is chosen"):
+        labelled(root)
+    splits = labelled(root, fold="fold_2")
+    assert {key.split("/")[1] for key in keys(splits.train)} == {"fold_1", "fold_10"}
+    assert {key.split("/")[1] for key in keys(splits.validation)} == {"fold_2"}
+    assert splits.train.account.images == {"train": 8, "val": 4}
+    assert len(open_source(str(root))) == 12
+    assert len(open_source(str(root), Reading(FolderConfig(fold="fold_1")))) == 8
+    assert len(open_part(str(root), "fold_10")[1]) == 4
+    assert set(open_parts(str(root))) == {"fold_1", "fold_2", "fold_10"}
+    with pytest.raises(ConfigError, match="has no fold fold_3"):
+        labelled(root, fold="fold_3")
+    with pytest.raises(ConfigError, match="is not in folds"):
+        labelled(root / "folds" / "fold_1", fold="fold_1")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("images", "masks"), ("imgs", "labels"), ("img_dir", "ann_dir"), ("Images", "Annotations")],
+)
+def test_masks_are_no_images_to_learn_from(draw: Draw, images: str, masks: str) -> None:
+    root = draw(*some(images, masks, count=3))
+    source = open_source(str(root))
+    assert {key.split("/")[0] for key in keys(source)} == {images}
+    assert source.classes == ()
+    (skipped,) = source.account.skipped
+    assert (skipped.reason, skipped.count, skipped.examples) == ("masks", 3, (f"{masks}/0.png",))
+    with pytest.raises(DataError, match=r"no class folders: .*which hold masks") as caught:
+        labelled(root)
+    assert "beit segment" in caught.value.remedy
+
+
+def test_masks_in_splits(draw: Draw) -> None:
+    inside = draw(*some("x/train/images", "x/train/masks", "x/val/images", "x/val/masks")) / "x"
+    assert keys(open_source(str(inside))) == ["train/images/0.png", "train/images/1.png"]
+    above = draw(*some("y/images/train", "y/masks/train", "y/images/val", "y/masks/val")) / "y"
+    assert keys(open_source(str(above))) == ["images/train/0.png", "images/train/1.png"]
+    (above / "labels").mkdir()
+    (above / "labels" / "0.txt").write_text("0 .5 .5 .2 .2")
+    assert len(open_source(str(above))) == 2
+
+
+def test_accents_are_the_same_name_however_they_are_written(draw: Draw) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    root = draw(*some(f"train/{composed}", "train/tea", f"val/{decomposed}", "val/tea"))
+    splits = labelled(root)
+    assert splits.train.classes == splits.validation.classes == (composed, "tea")
+    assert keys(splits.validation)[0] == f"val/{decomposed}/0.png"
+    assert splits.validation.read(0).data == (root / "val" / decomposed / "0.png").read_bytes()
+
+
+def test_classes_that_differ_in_case_are_named(draw: Draw) -> None:
+    account = labelled(draw(*some("Cat", "cat", "dog"))).train.account
+    assert "the classes 'Cat', 'cat' differ in case or blanks only" in account.notes
+
+
+def test_going_on_without_a_class(draw: Draw) -> None:
+    root = draw(*some("train/a", "train/b", "train/c", "val/a", "val/d"))
+    with pytest.raises(DataError, match="lacks 'b', 'c' and has besides 'd'") as caught:
+        labelled(root)
+    assert "--accept-missing-classes" in caught.value.remedy
+    splits = labelled(root, accept_missing_classes=True)
+    assert splits.validation.classes == splits.train.classes == ("a", "b", "c")
+    assert keys(splits.validation) == ["val/a/0.png", "val/a/1.png"]
+    assert [splits.validation.read(index).target for index in range(2)] == [0, 0]
+    assert splits.train.account.notes == (
+        "val lacks 'b', 'c' and has besides 'd' (--accept-missing-classes)",
+        "2 images of val are of other classes and skipped",
+    )
+    assert splits.train.account.classes["val"] == {"a": 2, "b": 0, "c": 0}
+    for name in ("0.png", "1.png"):
+        (root / "val" / "a" / name).unlink()
+    with pytest.raises(DataError, match="none of the classes"):
+        labelled(root, accept_missing_classes=True)
+
+
+def test_ids_of_classes_are_those_of_training(draw: Draw) -> None:
+    """Without the first class the ids of the others would be shifted."""
+    splits = labelled(
+        draw(*some("train/a", "train/b", "train/c", "test/b", "test/c")),
+        accept_missing_classes=True,
+    )
+    assert splits.test is not None
+    assert [splits.test.read(index).target for index in range(4)] == [1, 1, 2, 2]
+
+
+def test_images_beside_the_class_folders_are_counted(draw: Draw) -> None:
+    splits = labelled(draw(*some("a", "b"), "stray.png"))
+    (skipped,) = splits.train.account.skipped
+    assert (skipped.examples, skipped.count) == (("stray.png",), 1)
+    assert "no label" in skipped.reason
+    assert len(splits.train) + len(splits.validation) == 4
