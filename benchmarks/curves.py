@@ -33,12 +33,15 @@ import beit
 from beit.batch import MaskedBatch, to_device
 from beit.chance import Chance
 from beit.config import MaskedConfig, PretrainRunConfig, ViewConfig
+from beit.masked_patches import MaskedPatches
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.targets import TokenTargets
 from beit.recipes import demo
 from beit.runs.execution import open_loader
 from beit.runs.pretraining import prepare
 from beit.studies.tiles import make_tiles
+from beit.tokenizers.base import VisualTokenizer
 from beit.training.parallel import start_processes
 from beit.training.schedule import learning_rate, weight_decay
 
@@ -86,17 +89,28 @@ def smoothed(curves: Curves, window: int) -> Curves:
     return means
 
 
+class EveryToken(TokenTargets):
+    """The tokens of all places, from which the masked ones are chosen."""
+
+    def _encoded(self, batch: MaskedBatch, masked: MaskedPatches | None) -> Tensor:
+        assert masked is not None
+        return self.tokenizer.encode(batch.token_images)[masked.mask]
+
+
 class EveryPlace(MaskedImageModeling):
     """The same objective as it is usually written: all places are computed, then chosen from."""
 
-    def predictions(self, batch: MaskedBatch) -> Sequence[Float[Tensor, "rows outputs"]]:
-        chosen = batch.mask.flatten()
-        return [rows[chosen] for rows in self.model.predictions(batch.images, batch.mask, True)]
+    def __init__(
+        self, model: MaskedImageModel, config: MaskedConfig, tokenizer: VisualTokenizer
+    ) -> None:
+        super().__init__(model, config, tokenizer)
+        self.tokens = EveryToken(tokenizer, torch.float32, None)
 
-    def _encoded(self, batch: MaskedBatch, mask: Tensor | None) -> Tensor:
-        assert self.tokenizer is not None
-        assert mask is not None
-        return self.tokenizer.encode(batch.token_images)[mask]
+    def predictions(
+        self, batch: MaskedBatch, masked: MaskedPatches
+    ) -> Sequence[Float[Tensor, "rows outputs"]]:
+        chosen = masked.mask.flatten()
+        return [rows[chosen] for rows in self.model.predictions(batch.images, masked, True)]
 
 
 def plain_losses(config: PretrainRunConfig) -> Iterator[float]:

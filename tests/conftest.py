@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,26 @@ def environment() -> dict[str, str]:
     import beit
 
     return os.environ | {"PYTHONPATH": str(Path(beit.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+OWN_PROCESS = "BEIT_TEST_OWN_PROCESS"
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test marked `own_process` runs in a new one: a forked child cannot go backward through a
+    model where its parent has done so."""
+    if pyfuncitem.get_closest_marker("own_process") is None or OWN_PROCESS in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-n0", "-p", "no:cacheprovider",
+               "--rootdir", str(pyfuncitem.config.rootpath),
+               f"{pyfuncitem.path}::{pyfuncitem.name}"]  # fmt: skip
+    done = subprocess.run(
+        command, env=os.environ | {OWN_PROCESS: "1"}, capture_output=True, text=True, check=False
+    )
+    if " skipped" in done.stdout.splitlines()[-1]:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -157,8 +157,9 @@ def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
         return real(reference)
 
     def building(self: VisionTransformer, config: Any) -> None:
-        built.append(self)
         make(self, config)
+        if self.cls_token.device.type != "meta":  # where the shapes of weights are compared
+            built.append(self)
 
     monkeypatch.setattr(initial, "open_artifact", counting)
     monkeypatch.setattr(VisionTransformer, "__init__", building)

@@ -216,7 +216,7 @@ def test_lines_of_csv_hold_any_name(run, tmp_path, capsys):
         file.write(buffer.getvalue())
     assert main(["predict", str(run), str(tmp_path), "--top", "1", "--format", "csv"]) == 0
     (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert line["picture"].endswith(r"/a\xff\x1b[1m,\nb.png")
+    assert line["picture"].endswith(r"/a\udcff\x1b[1m,\nb.png")
     assert line["class"] == "red"
 
 

@@ -113,14 +113,14 @@ def test_a_run_that_met_too_many_unreadable_pictures_goes_on_with_a_higher_limit
         runs.tokenizer("tiny", held_out=0.0, **options)
     for word in ("beit data check", "--bad-limit", "--resume"):
         assert word in caught.value.remedy
-    assert not list((out / "checkpoints").glob("step-*"))
+    assert list((out / "checkpoints").glob("step-*"))  # what was learned until then is kept
     with pytest.raises(RunFolderError, match="holds a run"):
         runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, **options)
     with pytest.raises(DataError, match="pictures cannot be read"):
         runs.tokenizer("tiny", held_out=0.0, resume=True, **options)
     run = runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, resume=True, **options)
     assert run.artifact.exists()
-    assert "going on" not in (out / "log.txt").read_text()  # no step was saved
+    assert "going on after step 2" in (out / "log.txt").read_text()
 
 
 def test_a_run_that_met_too_many_unreadable_pictures_goes_on_without_them(
@@ -132,7 +132,10 @@ def test_a_run_that_met_too_many_unreadable_pictures_goes_on_without_them(
         runs.tokenizer("tiny", **options)
     for name in ("a.jpg", "b.png"):
         (broken / "disc" / name).unlink()
-    runs.tokenizer("tiny", resume=True, **options)
+    with pytest.raises(DataError, match="2 removed") as caught:
+        runs.tokenizer("tiny", resume=True, **options)
+    assert "--accept-changed-data" in caught.value.remedy
+    runs.tokenizer("tiny", resume=True, accept_changed_data=True, **options)
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
 
 

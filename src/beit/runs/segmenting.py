@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from beit.runs.execution import Run, Task, carry_out, manner_of, resolve
 from beit.runs.initial import Opened, take_over
 from beit.training.parallel import Processes, start_processes
 from beit.training.plan import Evaluation
+from beit.training.run_folder import RunFolder, read_run_config
 
 
 class _Validation:
@@ -93,11 +95,27 @@ def segment(
     """
     opened = opened or Opened()
     config = resolve("segment", recipe, SegmentRunConfig, options, opened)
+    config = _with_recorded_masks(config)
     manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
     splits = _opened(config, processes)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     return carry_out(config, _prepared(config, splits, processes, opened), processes, manner)
+
+
+def _with_recorded_masks(config: SegmentRunConfig) -> SegmentRunConfig:
+    """The config with what the run in its folder, if there is one, decided about its masks: an
+    option that is given stays, and is refused where it differs."""
+    folder = RunFolder(Path(config.out))
+    recorded = read_run_config(folder.path) if folder.config.exists() else None
+    if not isinstance(recorded, SegmentRunConfig):
+        return config
+    undecided = {
+        item.name: getattr(recorded.masks, item.name)
+        for item in fields(config.masks)
+        if getattr(config.masks, item.name) == item.default
+    }
+    return replace(config, masks=replace(config.masks, **undecided))
 
 
 def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:

@@ -98,8 +98,8 @@ class NotedPictures:
             f"{len(self._met)} of {self._pictures} pictures cannot be read, --bad-limit allows "
             f"{self._allowed}: {first}",
             remedy="`beit data check` on the same data names all of them; repair or remove them or "
-            "raise --bad-limit, and go on with --resume (if a step was saved, also "
-            "--accept-changed-data for changed pictures)",
+            "raise --bad-limit, and go on with --resume (for changed pictures also with "
+            "--accept-changed-data)",
         )
 
     def counts(self) -> dict[str, float]:
