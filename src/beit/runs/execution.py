@@ -172,7 +172,11 @@ def _open(
         folder.check_resumable(config)
         check_moved(folder, config, listing, parts)
     folder.open(config, resume=manner.resume)
-    replace_file(folder.account, [account.to_json().encode()])
+    try:
+        replace_file(folder.account, [account.to_json().encode()])
+    except OSError:
+        folder.close()  # it is not ours to hold if nothing will be done in it
+        raise
 
 
 def _report(folder: RunFolder) -> None:

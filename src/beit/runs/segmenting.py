@@ -25,7 +25,7 @@ from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
 from beit.runs.execution import Run, Task, carry_out, manner_of, resolve
 from beit.runs.initial import Opened, take_over
-from beit.training.parallel import Processes, start_processes
+from beit.training.parallel import Processes, restarts, start_processes
 from beit.training.plan import Evaluation
 from beit.training.run_folder import RunFolder, read_run_config
 
@@ -95,7 +95,8 @@ def segment(
     """
     opened = opened or Opened()
     config = resolve("segment", recipe, SegmentRunConfig, options, opened)
-    config = _with_recorded_masks(config)
+    if resume or restarts():
+        config = _with_recorded_masks(config)
     manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
     splits = _opened(config, processes)
