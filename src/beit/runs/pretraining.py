@@ -19,10 +19,9 @@ from beit.config import (
     VisibleConfig,
 )
 from beit.config.outside import names_outside
-from beit.config.reading import Reading
 from beit.config.tree import to_json
-from beit.data.label_files import options_for
 from beit.data.labelled import LabelledSplits, open_single_label
+from beit.data.options import reading_for
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
@@ -96,8 +95,7 @@ def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def _images(config: PretrainRunConfig) -> ImageSource:
-    options = options_for(config.data, config.label_file, other=config.labelled)
-    reading = Reading(config.folders, options)
+    reading = reading_for(config.data, config.reading, other=config.labelled)
     return open_pictures(config, config.model.channels, reading)
 
 
@@ -197,7 +195,15 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
         stride=stride,
         channels=config.model.channels,
     )
-    return replace(base, data=config.data, out=out, tokenizer=built, loader=config.loader)
+    label_file = reading_for(config.data, config.reading, other=config.labelled).label_file
+    return replace(
+        base,
+        data=config.data,
+        out=out,
+        tokenizer=built,
+        loader=config.loader,
+        label_file=label_file,
+    )
 
 
 def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenizer:
@@ -276,14 +282,13 @@ def _labelled(
     labelled = config.labelled or (config.data if source.classes else "")
     if not labelled:
         return None, ()
-    options = options_for(labelled, config.label_file, other=config.data)
     try:
         splits = open_single_label(
             labelled,
             split=0.2,
             seed=config.training.seed,
             use="the nearest-neighbour score",
-            reading=Reading(config.folders, options),
+            reading=reading_for(labelled, config.reading, other=config.data),
         )
     except DataError as error:
         if config.labelled:
