@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from posixpath import splitext
 from typing import NamedTuple
 
+from beit.json_object import parse_json
 from beit.printable import printable
 
 EXAMPLES = 3
@@ -109,7 +110,7 @@ class Account:
         """For a terminal or a log, one fact per line."""
         yield f"data: {printable(self.data)}: {printable(self.layout)}"
         for split, count in self.images.items():
-            yield f"  {printable(split) or 'all'}: {count:,} images{self._among(split)}"
+            yield f"  {printable(split) or 'all'}: {numbered(count, 'image')}{self._among(split)}"
         for one in self.skipped[:MOST_KINDS]:
             names = ", ".join(map(printable, one.examples))
             more = ", ..." if one.count > len(one.examples) else ""
@@ -126,8 +127,9 @@ class Account:
         if not classes:
             return ""
         named = [f"{printable(name)} {n:,}" for name, n in classes.items()]
+        number = numbered(len(named), "class", "classes")
         more = f", and {len(named) - MOST_CLASSES} more" if len(named) > MOST_CLASSES else ""
-        return f" in {len(named)} classes: {', '.join(named[:MOST_CLASSES])}{more}"
+        return f" in {number}: {', '.join(named[:MOST_CLASSES])}{more}"
 
     def log(self) -> None:
         """Report it where nothing else does: verbs that print results log it beside them."""
@@ -137,6 +139,11 @@ class Account:
     def to_json(self) -> str:
         """For the folder of a run."""
         return json.dumps(asdict(self), indent=1)
+
+
+def numbered(count: int, one: str, many: str = "") -> str:
+    """A number of things in words: "1 image", "2,000 images"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def only_read(splits: Sequence[str], others: Mapping[str, int]) -> Iterator[str]:
@@ -173,7 +180,7 @@ def joined(
 
 def account_from_json(text: str) -> Account:
     """What `Account.to_json` wrote. Errors: ValueError, TypeError or KeyError for anything else."""
-    values = json.loads(text)
+    values = parse_json(text)
     skipped = tuple(
         Skipped(**one | {"examples": tuple(one["examples"])}) for one in values["skipped"]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -73,7 +74,7 @@ def pretrain(
         config = with_recorded_tokenizer(config)
     config = _as_its_tokenizer_reads(config)
     _images(config)  # before a tokenizer is trained for hours
-    config = with_tokenizer(config, manner)
+    config, manner = with_tokenizer(config, manner)
     processes = start_processes(config.training)
     return carry_out(config, prepare(config, processes, opened), processes, manner)
 
@@ -168,17 +169,26 @@ def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
     return config
 
 
-def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:
-    """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
+class _Equipped(NamedTuple):
+    """A run that has its tokenizer."""
+
+    config: PretrainRunConfig
+    manner: Manner
+
+
+def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> _Equipped:
+    """The config with a tokenizer: the one named, or one trained now to match the patch grid, whose
+    data need not be accounted for again."""
     if config.tokenizer or config.objective.target != "tokens":
-        return config
+        return _Equipped(config, manner)
     out = f"{config.out.rstrip('/')}-tokenizer"
     try:
         find_artifact(out)
     except CheckpointError:
         started = RunFolder(Path(out)).config.exists()
         tokenizer(matching_tokenizer(config, out), resume=started, quiet=manner.quiet)
-    return replace(config, tokenizer=out)
+        manner = manner._replace(after=out)
+    return _Equipped(replace(config, tokenizer=out), manner)
 
 
 def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
