@@ -9,12 +9,12 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from posixpath import splitext
 from typing import NamedTuple
 
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.printable import printable, shown
 
 EXAMPLES = 3
 MOST_KINDS = 12
@@ -179,9 +179,51 @@ def joined(
 
 
 def account_from_json(text: str) -> Account:
-    """What `Account.to_json` wrote. Errors: ValueError, TypeError or KeyError for anything else."""
-    values = parse_json(text)
-    skipped = tuple(
-        Skipped(**one | {"examples": tuple(one["examples"])}) for one in values["skipped"]
+    """What `Account.to_json` wrote. Errors: ValueError for anything else."""
+    values = _object(parse_json(text), [item.name for item in fields(Account)])
+    return Account(
+        data=_text(values["data"]),
+        layout=_text(values["layout"]),
+        images=_counts(values["images"]),
+        classes={split: _counts(each) for split, each in _object(values["classes"]).items()},
+        skipped=tuple(map(_skipped, _list(values["skipped"]))),
+        notes=tuple(map(_text, _list(values["notes"]))),
     )
-    return Account(**values | {"skipped": skipped, "notes": tuple(values["notes"])})
+
+
+def _skipped(value: object) -> Skipped:
+    entry = _object(value, [item.name for item in fields(Skipped)])
+    return Skipped(
+        reason=_text(entry["reason"]),
+        extension=_text(entry["extension"]),
+        count=_count(entry["count"]),
+        examples=tuple(map(_text, _list(entry["examples"]))),
+    )
+
+
+def _object(value: object, keys: Sequence[str] | None = None) -> dict[str, object]:
+    if not isinstance(value, dict) or (keys is not None and value.keys() != set(keys)):
+        raise ValueError(f"{shown(value)} is no object with the right keys")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is no list")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is no text")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{shown(value)} is no number of files")
+    return value
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {name: _count(number) for name, number in _object(value).items()}
