@@ -146,9 +146,14 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(trained, class
         found = evaluate(place, data=str(class_folders), workers=0)
         assert found.notes == (NOTE,)
         assert found.pictures == 6  # of 36
+        assert found.account.images == {"measured": 6}
+        assert found.account.classes == {"measured": {"disc": 2, "stripes": 2, "tiles": 2}}
+        assert "  measured: 6 images in 3 classes: disc 2" in "\n".join(found.account.lines())
         assert found.top1 == pytest.approx(own["top1"])
         assert found.negative_log_likelihood == pytest.approx(own["loss"], rel=1e-5)
-    assert evaluate(run, data=str(class_folders), split="test", workers=0).pictures == 36
+    assert evaluate(run, data=str(class_folders), split="test", workers=0).account.images == {
+        "": 36
+    }
     assert evaluate(run, data=str(data), workers=0).notes == ()
 
 
@@ -194,6 +199,8 @@ def test_of_changed_pictures_those_that_the_run_learned_from_are_left_out(here, 
     found = evaluate(run, data="../copied", workers=0)
     assert found.pictures == 12  # held out, or new
     assert found.notes == ("the run learned from 29 other pictures here, which are left out",)
+    assert found.account.images == {"measured": 12}
+    assert found.account.classes["measured"]["disc"] == 8
     found = evaluate(run, data="../copied", split="test", workers=0)
     assert found.pictures == 41
     assert found.notes == ("the run learned from 29 of these 41 pictures",)

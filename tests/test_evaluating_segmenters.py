@@ -226,6 +226,7 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
     found = measured(str(run.folder), data)
     assert found.notes[0] == NOTE
     assert found.pictures == 3
+    assert sum(found.account.images.values()) == 3
     assert scores(found) == pytest.approx(
         [run.metrics[name] for name in ("miou", "mean_accuracy", "pixel_accuracy")]
     )

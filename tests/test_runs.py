@@ -121,10 +121,15 @@ def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypat
     )
     out = tmp_path / "run"
     run = beit.pretrain("tiny", data=str(class_folders), out=str(out), size=(24, 40), **QUICK)
-    tokenizer = open_tokenizer(tmp_path / "run-tokenizer")
+    tokenizer_run = tmp_path / "run-tokenizer"
+    tokenizer = open_tokenizer(tokenizer_run)
     assert (tokenizer.grid, tokenizer.size) == ((6, 10), (12, 20))
     assert read_config(run.artifact)["tokenizer"] == tokenizer.digest()
     assert read_run_config(out).tokenizer == str(tmp_path / "run-tokenizer")
+    first, second = ((folder / "log.txt").read_text() for folder in (run.folder, tokenizer_run))
+    assert f"data: {class_folders}: the same images as for {tokenizer_run}" in first
+    assert "one folder per class" not in first
+    assert "one folder per class" in second
     monkeypatch.setattr(pretraining, "tokenizer", pytest.fail)
     again = beit.pretrain(
         "tiny", data=str(class_folders), out=str(out), size=(24, 40), resume=True, **QUICK

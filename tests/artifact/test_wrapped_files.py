@@ -186,7 +186,7 @@ def test_any_wrapper_any_prefix_any_names(tmp_path, family, naming, prefix, wrap
     same(artifact, model)
     notes = " ".join(artifact.details.trained["notes"])
     if wrapper == "with average":
-        assert "weights taken from 'model', not from 'model_ema'" in notes
+        assert "the weights lie under 'model', not from 'model_ema'" in notes
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module."])

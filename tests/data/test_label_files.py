@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from beit.config import LabelFileConfig
-from beit.config.reading import Reading
 from beit.data.label_files import LabelFile, read_label_file
 from beit.data.labelled import open_labelled
 from beit.data.parts import open_part, open_parts
@@ -468,18 +467,6 @@ def test_whole_lines_that_are_names(draw: Draw) -> None:
     assert [path for path, _ in labels(read(root, "\n".join(names), "list.txt"))] == names
     with_labels = "\n".join(f"{name} {at}" for at, name in enumerate(names[1:]))
     assert labels(read(root, with_labels, "list.txt")) == [("c d.png", "0"), ("e;f g.png", "1")]
-
-
-def test_options_without_a_label_file(root: Path) -> None:
-    options = Reading(label_file=LabelFileConfig(label_column="x"))
-    for opened in (
-        lambda: open_source(str(root), options),
-        lambda: open_parts(str(root), options),
-        lambda: open_part(str(root), "val", options),
-        lambda: open_labelled(str(root), split=0.5, per_class=None, seed=0, reading=options),
-    ):
-        with pytest.raises(ConfigError, match=r"label_column was given, and .* is no label file"):
-            opened()
 
 
 @pytest.mark.parametrize("seed", range(60))

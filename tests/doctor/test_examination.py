@@ -214,3 +214,15 @@ def test_suggestions_are_recipes_there_are(gpu, number, recipe):
     assert name == recipe
     assert name in RECIPES["pretrain"]
     assert size % 16 == 0
+
+
+def test_the_doctor_takes_the_level_of_the_classes(tmp_path, class_folders, capsys):
+    for site in ("north", "south"):
+        shutil.copytree(class_folders, tmp_path / "sites" / site)
+    words = ["doctor", "--data", str(tmp_path / "sites"), "--skip-compile", "--format", "json"]
+    for level, number in (("1", 2), ("2", 3)):
+        assert main([*words, "--class-level", level]) in (0, 3, 6)  # 3: copies in two classes
+        told = json.loads(capsys.readouterr().out)["findings"]
+        assert f"{number}, from " in str(
+            [one["found"] for one in told if one["subject"] == "classes"]
+        )

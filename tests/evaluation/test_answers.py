@@ -7,6 +7,7 @@ import json
 import pytest
 from timm.data import ImageNetInfo
 
+from beit.data.listing import natural_key
 from beit.data.sources import FileSource
 from beit.errors import DataError
 from beit.evaluation.answers import find_answers
@@ -55,10 +56,40 @@ def test_a_name_of_two_classes_is_not_guessed():
         find_answers(folders(crane), IMAGENET)
 
 
-def test_sorted_order_is_the_last_resort_and_said():
-    answers = find_answers(folders("10", "9", "2"), CLASSES)
-    assert answers.accepted == ((2,), (2,), (1,), (1,), (0,), (0,))
-    assert "sorted order" in answers.note
+@pytest.mark.parametrize(
+    ("classes", "known"),
+    [(tuple(f"class {n}" for n in range(11)), True), (tuple("abcdefghijk"), False)],
+    ids=["unnamed", "named"],
+)
+def test_numbers_are_those_of_the_classes_where_these_have_no_names(classes, known):
+    """What 0 and 1 mean for the classes sick and well, say, nobody can know."""
+    source = folders("10", *"3210456789")
+    if not known:
+        with pytest.raises(DataError, match=r"11 of 11 labels are no classes.*'0'"):
+            find_answers(source, classes)
+        return
+    answers = find_answers(source, classes)
+    assert [accepted for (accepted,) in answers.accepted[::2]] == [10, 3, 2, 1, 0, *range(4, 10)]
+    assert "the labels 0 to 10 are taken for the numbers of the classes" in answers.note
+
+
+def test_numbers_of_imagenet_are_those_of_its_order():
+    answers = find_answers(folders(*map(str, range(1000))), IMAGENET)
+    assert answers.accepted[2::2] == tuple((n,) for n in range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    "names", [("0", "2"), ("1", "2"), ("low", "high"), ("0", "1", "2"), ("0", "00")], ids=str
+)
+@pytest.mark.parametrize("classes", [("sick", "well"), ("class 0", "class 1")], ids=str)
+def test_equal_counts_are_no_reason_to_match(names, classes, label_map):
+    """No order is assumed, and the label map that the remedy shows settles it."""
+    with pytest.raises(DataError, match="no classes of the model") as refused:
+        find_answers(folders(*names), classes)
+    assert f'{{"{min(names, key=natural_key)}": "CLASS"' in refused.value.remedy
+    labels = label_map({name: index % 2 for index, name in enumerate(names)})
+    answers = find_answers(folders(*names), classes, labels)
+    assert answers.accepted[::2] == tuple((index % 2,) for index in range(len(names)))
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from beit.data.class_names import wordnet_ids
+from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
 from beit.printable import printable
 
-UNNAMED = re.compile(r"class \d+")
-"""What classes are called whose names a file does not give."""
 EXAMPLES = 3
 
 
@@ -38,9 +35,9 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> Match:
         at = {name: index for index, name in enumerate(names)}
         if len(at) == len(names) and at.keys() == set(ours):
             return Match([at[name] for name in ours], note)
-    if len(theirs) == len(ours) and all(map(UNNAMED.fullmatch, theirs)):
-        numbers = [int(name) for name in ours if name.isdecimal()]
-        if sorted(numbers) == list(range(len(theirs))) and len(set(ours)) == len(theirs):
+    if len(theirs) == len(ours) and are_unnamed(theirs):
+        numbers = as_numbers(ours, len(theirs))
+        if numbers is not None:
             return Match(numbers, "its classes have no names, these are numbers")
         return Match(None, "it does not name its classes; `beit convert --to beit --classes FILE` "
                      "names them")  # fmt: skip

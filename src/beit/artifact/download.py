@@ -111,7 +111,7 @@ def _size(part: Path) -> int:
 def _attempt(url: str, part: Path, timeout: float) -> None:
     """Ask for what is missing, and append it. Raises _InterruptedError if it breaks off."""
     marker = part.with_suffix(".etag")
-    known = marker.read_text() if marker.exists() else ""
+    known = marker.read_text(encoding="utf-8") if marker.exists() else ""
     have = _size(part) if known else 0
     request = Request(url, headers={"User-Agent": "beit"})  # noqa: S310 (check_address was asked)
     if have:
@@ -138,7 +138,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
             if response.status == PARTIAL:
                 raise _InterruptedError("the server went on with another file")
             if etag.startswith('"'):  # a weak one does not promise the same bytes
-                marker.write_text(etag)
+                marker.write_text(etag, encoding="utf-8")
         _append(response, part)
 
 

@@ -39,6 +39,7 @@ from beit.artifact.download import PATIENCE, Patience, check_address, download, 
 from beit.artifact.published import recognise_name
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.home import home
+from beit.json_object import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ def _expected(url: str, sha256: str, record: Path) -> str:
         return published.sha256
     if record.exists():
         try:
-            return str(json.loads(record.read_text())["sha256"])
+            return str(parse_json(record.read_bytes())["sha256"])
         except (ValueError, LookupError, TypeError) as error:
             raise CheckpointError(
                 f"{record}, the record of a download, is damaged", remedy="delete that file"
@@ -305,7 +306,7 @@ def _downloaded(url: str, file: Path, start: str, patience: Patience) -> str:
 def _remember(url: str, sha256: str, record: Path) -> None:
     """Write down what the address gave, for those who ask without a hash."""
     text = json.dumps({"url": url, "sha256": sha256}, indent=1)
-    if not record.exists() or record.read_text() != text:
+    if not record.exists() or record.read_text(encoding="utf-8") != text:
         temporary = record.with_suffix(".writing")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(record)

@@ -6,7 +6,6 @@ with an index of the shards or without.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from beit.artifact.container import Contents, read_contents
 from beit.artifact.names import Tensors
 from beit.errors import CheckpointError
+from beit.json_object import parse_json
 from beit.printable import printable
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -75,13 +75,13 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises CheckpointError for anything else."""
     try:
-        config = json.loads(file.read_bytes())
+        config = parse_json(file.read_bytes())
     except OSError as error:
         raise CheckpointError(
             f"{file.parent} has no readable {file.name}: {error.strerror}",
             remedy="give a weight file, or the folder of a model with its config.json",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{file} is not JSON: {error}", remedy=AGAIN) from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds no JSON object", remedy=AGAIN)
@@ -118,7 +118,7 @@ def _reading(contents: Contents) -> Iterator[str]:
     """What there is to say about how a file was read."""
     if contents.wrapper:
         beside = f", not from {_listed(contents.other_sets)}" if contents.other_sets else ""
-        yield f"weights taken from '{printable(contents.wrapper)}'{beside}"
+        yield f"the weights lie under '{printable(contents.wrapper)}'{beside}"
     if contents.left_out:
         yield f"left out of the file: {printable(', '.join(contents.left_out))}"
 

@@ -112,7 +112,7 @@ def _outside_tokenizer(name: str, may_import: bool) -> VisualTokenizer:
 def read_class_names(file: Path) -> tuple[str, ...]:
     """One class name per line. Raises CheckpointError for a file that cannot be read."""
     try:
-        names = tuple(file.read_text().splitlines())
+        names = tuple(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"the class names in {file} cannot be read: {error}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 from beit.artifact.fetch import fetch
 from beit.artifact.load import open_artifact
 from beit.errors import CheckpointError, ConfigError
+from beit.json_object import parse_json
 from beit.models.heads import BackboneModel
 from beit.tokenizers.teachers import OurTeacher, Teacher, TimmTeacher, TransformersTeacher
 
@@ -50,7 +50,7 @@ def open_teacher(reference: str) -> Teacher:
 def _description(folder: Path) -> dict[str, Any]:
     """The config beside weights, if there is one that can be read."""
     try:
-        found = json.loads((folder / "config.json").read_text())
+        found = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -86,9 +86,9 @@ def _from_transformers(folder: Path, described: dict[str, Any], reference: str) 
     kind: Any = CLIPVisionModelWithProjection if clip else AutoModel
     try:
         model = kind.from_pretrained(str(folder), use_safetensors=True)
-        stated = json.loads((folder / "preprocessor_config.json").read_text())
+        stated = parse_json((folder / "preprocessor_config.json").read_bytes())
         mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
             f"the teacher {reference} cannot be opened: {str(error).partition(chr(10))[0]}",
             remedy="give a folder with config.json, preprocessor_config.json and safetensors",

@@ -72,7 +72,9 @@ def pack(
         shard_size: Megabytes at which a shard is closed.
         label_file: How a label file is read, where its headings do not say it.
     """
+    from beit.data.account import numbered
     from beit.data.pack import pack as write
 
     done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
-    print_lines(f"{done.pictures:,} pictures in {done.shards:,} shards: {done.folder}")
+    written = f"{numbered(done.pictures, 'picture')} in {numbered(done.shards, 'shard')}"
+    print_lines(f"{written}: {done.folder}")

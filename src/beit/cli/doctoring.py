@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import LabelFile, check_subcommand
+from beit.config.data import FolderConfig
 from beit.config.label_file import BY_HEADINGS
+from beit.config.reading import Reading
 from beit.config.serve import ServeConfig
 
 
@@ -29,6 +31,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
+    class_level: int | None = None,
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also pictures.
@@ -46,6 +49,7 @@ def examine(
         channels: How many channels the pictures will be read with.
         size: Side in pixels of the model that the pictures are for; 0: what is advised.
         sample: At most so many pictures are looked through; `beit data check` reads all.
+        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.doctor.examination import examine as look
@@ -59,7 +63,7 @@ def examine(
         channels=channels,
         size=size,
         sample=sample,
-        label_file=label_file,
+        reading=Reading(FolderConfig(class_level=class_level), label_file),
     )
     (print_json if format == "json" else print_table)(found)
     must_hold(found)

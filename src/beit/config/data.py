@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from beit.config.check import (
@@ -108,6 +108,11 @@ class FolderConfig(Config):
     accept_missing_classes: bool = False
     """Go on where validation or test lack classes of training, or have images of other classes:
     those are skipped."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The options that were given."""
+        return tuple(item.name for item in fields(self) if getattr(self, item.name) != item.default)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,12 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from posixpath import splitext
 from typing import NamedTuple
 
-from beit.printable import printable
+from beit.json_object import parse_json
+from beit.printable import printable, shown
 
 EXAMPLES = 3
 MOST_KINDS = 12
@@ -109,7 +110,7 @@ class Account:
         """For a terminal or a log, one fact per line."""
         yield f"data: {printable(self.data)}: {printable(self.layout)}"
         for split, count in self.images.items():
-            yield f"  {printable(split) or 'all'}: {count:,} images{self._among(split)}"
+            yield f"  {printable(split) or 'all'}: {numbered(count, 'image')}{self._among(split)}"
         for one in self.skipped[:MOST_KINDS]:
             names = ", ".join(map(printable, one.examples))
             more = ", ..." if one.count > len(one.examples) else ""
@@ -126,8 +127,9 @@ class Account:
         if not classes:
             return ""
         named = [f"{printable(name)} {n:,}" for name, n in classes.items()]
+        number = numbered(len(named), "class", "classes")
         more = f", and {len(named) - MOST_CLASSES} more" if len(named) > MOST_CLASSES else ""
-        return f" in {len(named)} classes: {', '.join(named[:MOST_CLASSES])}{more}"
+        return f" in {number}: {', '.join(named[:MOST_CLASSES])}{more}"
 
     def log(self) -> None:
         """Report it where nothing else does: verbs that print results log it beside them."""
@@ -137,6 +139,11 @@ class Account:
     def to_json(self) -> str:
         """For the folder of a run."""
         return json.dumps(asdict(self), indent=1)
+
+
+def numbered(count: int, one: str, many: str = "") -> str:
+    """A number of things in words: "1 image", "2,000 images"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def only_read(splits: Sequence[str], others: Mapping[str, int]) -> Iterator[str]:
@@ -172,9 +179,51 @@ def joined(
 
 
 def account_from_json(text: str) -> Account:
-    """What `Account.to_json` wrote. Errors: ValueError, TypeError or KeyError for anything else."""
-    values = json.loads(text)
-    skipped = tuple(
-        Skipped(**one | {"examples": tuple(one["examples"])}) for one in values["skipped"]
+    """What `Account.to_json` wrote. Errors: ValueError for anything else."""
+    values = _object(parse_json(text), [item.name for item in fields(Account)])
+    return Account(
+        data=_text(values["data"]),
+        layout=_text(values["layout"]),
+        images=_counts(values["images"]),
+        classes={split: _counts(each) for split, each in _object(values["classes"]).items()},
+        skipped=tuple(map(_skipped, _list(values["skipped"]))),
+        notes=tuple(map(_text, _list(values["notes"]))),
     )
-    return Account(**values | {"skipped": skipped, "notes": tuple(values["notes"])})
+
+
+def _skipped(value: object) -> Skipped:
+    entry = _object(value, [item.name for item in fields(Skipped)])
+    return Skipped(
+        reason=_text(entry["reason"]),
+        extension=_text(entry["extension"]),
+        count=_count(entry["count"]),
+        examples=tuple(map(_text, _list(entry["examples"]))),
+    )
+
+
+def _object(value: object, keys: Sequence[str] | None = None) -> dict[str, object]:
+    if not isinstance(value, dict) or (keys is not None and value.keys() != set(keys)):
+        raise ValueError(f"{shown(value)} is no object with the right keys")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is no list")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is no text")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{shown(value)} is no number of files")
+    return value
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {name: _count(number) for name, number in _object(value).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,21 @@ def wordnet_ids(classes: Sequence[str]) -> tuple[str, ...]:
     pairs = zip(classes, info.label_descriptions(), strict=True)
     alike = sum(name == description for name, description in pairs) > ALIKE * len(classes)
     return tuple(info.label_names()) if alike else ()
+
+
+UNNAMED = re.compile(r"class \d+")
+"""What classes are called whose names a file does not give."""
+
+
+def are_unnamed(classes: Sequence[str]) -> bool:
+    """Whether these are the classes of a file that does not name them."""
+    return all(map(UNNAMED.fullmatch, classes))
+
+
+def as_numbers(names: Sequence[str], count: int) -> list[int] | None:
+    """The numbers that names stand for, if they are exactly those from 0 to below `count`."""
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return numbers if len(names) == count and sorted(numbers) == list(range(count)) else None
 
 
 # The 150 classes of the scene parsing benchmark (MIT; arXiv:1608.05442), each by its first name, as

@@ -54,23 +54,6 @@ def is_label_file(path: str) -> bool:
     return Path(path).suffix.lower() in LIST_EXTENSIONS and Path(path).is_file()
 
 
-def check_options_apply(path: str, config: LabelFileConfig) -> None:
-    """ConfigError if options for label files were given, and the path is none."""
-    if config.given and not is_label_file(path):
-        raise ConfigError(
-            f"{config.given[0]} was given, and {path} is no label file",
-            remedy=f"leave --{config.given[0].replace('_', '-')} out, or name a label file ("
-            + ", ".join(LIST_EXTENSIONS)
-            + ")",
-        )
-
-
-def options_for(path: str, config: LabelFileConfig, other: str) -> LabelFileConfig:
-    """The options for one of two places that share them: none if only the other is a label
-    file."""
-    return config if is_label_file(path) or not is_label_file(other) else LabelFileConfig()
-
-
 def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = False) -> LabelFile:
     """The images of a label file, their labels and their splits.
 

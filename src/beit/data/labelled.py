@@ -17,12 +17,12 @@ from beit.data.copies import merge_copies
 from beit.data.folders import LAYOUTS, Folders
 from beit.data.label_files import (
     check_learnable,
-    check_options_apply,
     is_label_file,
     sources_from_list,
 )
 from beit.data.layout import empty_classes, names_at
 from beit.data.listing import quoted
+from beit.data.options import check_options_apply
 from beit.data.parts import counted, open_stored, part_to_learn_from
 from beit.data.sources import (
     FileSource,
@@ -192,7 +192,7 @@ def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, Imag
 
 def _found(path: str, reading: Reading, *, multi_label: bool) -> dict[str, ImageSource]:
     """Training, and validation and test where there are images for them, as they lie there."""
-    check_options_apply(path, reading.label_file)
+    check_options_apply(path, reading)
     stored = open_stored(path)
     if stored:
         return _check_labels(path, stored)

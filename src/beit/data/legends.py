@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from beit.data.listing import quoted
 from beit.errors import DataError
+from beit.json_object import parse_json
 from beit.printable import printable
 
 Legend = dict[int, str | None]
@@ -80,7 +80,7 @@ def read_legend(path: Path) -> Legend:
 def _of_json(path: Path) -> Legend:
     remedy = 'write an object such as {"#ff0000": "roof", "#000000": null}'
     try:
-        values: Any = json.loads(_text(path, "legend", remedy))
+        values: Any = parse_json(_text(path, "legend", remedy))
     except ValueError as error:
         raise DataError(f"the legend {path} cannot be read: {error}", remedy=remedy) from error
     if not isinstance(values, dict):

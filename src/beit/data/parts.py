@@ -10,9 +10,10 @@ from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.account import Account, Counted, joined, only_read
 from beit.data.folders import Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
-from beit.data.label_files import check_options_apply, is_label_file, sources_from_list
+from beit.data.label_files import is_label_file, sources_from_list
 from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import quoted
+from beit.data.options import check_options_apply
 from beit.data.shards import open_shards, shard_parts
 from beit.data.sources import ImageSource, images_per_class, must_exist, open_source
 from beit.errors import DataError
@@ -70,7 +71,7 @@ def open_places(path: str, reading: Reading = AS_RECOGNISED) -> dict[str, ImageS
 
     The names of images are relative to that folder. Errors: DataError as for `open_source`.
     """
-    check_options_apply(path, reading.label_file)
+    check_options_apply(path, reading)
     stored = open_stored(path)
     if stored:
         return stored
@@ -120,7 +121,7 @@ def open_part(
     DataError if there are splits, but not this one, and for labels of a label file that cannot be
     used if the images must be `labelled`.
     """
-    check_options_apply(path, reading.label_file)
+    check_options_apply(path, reading)
     wanted = split_name(split)
     stored = open_stored(path)
     if is_label_file(path):

@@ -7,7 +7,6 @@ and larger readers bring OpenCV and more.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from beit.data.listing import find_pictures, natural_key, quoted
 from beit.data.pairs import Notes, Pairs, require_masks
 from beit.data.shapes import Kind, Shape, Shapes
 from beit.errors import DataError
+from beit.json_object import parse_json
 from beit.printable import printable
 
 BACKGROUND = "background"
@@ -38,8 +38,8 @@ class ShapeSplits(NamedTuple):
 
 def _json(place: Path) -> Any:
     try:
-        return json.loads(place.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(place.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{place} cannot be read as JSON: {error}", remedy="export it anew, or move it away"
         ) from error

@@ -29,6 +29,7 @@ from beit.data.places import Stamp, is_remote, opened, read_all, stamp
 from beit.durable import replace_file
 from beit.errors import BeitError, DataError
 from beit.home import home
+from beit.json_object import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def _said(extension: str, content: bytes) -> Any:
     """What a label file says of the class; of a .json that can be long nothing else is kept."""
     if extension == ".cls":
         return content.decode("utf-8").strip()
-    values = json.loads(content)
+    values = parse_json(content)
     if isinstance(values, dict):
         return next((values[name] for name in LABEL_NAMES if name in values), None)
     return values if isinstance(values, list) else None
@@ -247,7 +248,7 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
+            about = parse_json(arrays["about"].tobytes())
             if about["format"] != FORMAT or about["size"] != expected.size:
                 return None
             if about["mark"] not in ("", expected.mark):

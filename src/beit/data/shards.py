@@ -21,6 +21,7 @@ from beit.data.shard_index import Label, ShardIndex, find_index
 from beit.data.sources import Record, images_per_class, target_at
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, DataError, of_another_format
+from beit.json_object import parse_json
 
 MANIFEST = "shards.json"
 UNFINISHED = "packing.json"
@@ -200,7 +201,7 @@ def _tars(folder: Path) -> list[str]:
 
 def _packed_parts(folder: str) -> dict[str, list[str]]:
     try:
-        manifest = json.loads(read_all(f"{folder}/{MANIFEST}"))
+        manifest = parse_json(read_all(f"{folder}/{MANIFEST}"))
         if manifest["format"] != FORMAT:
             raise of_another_format(
                 DataError,

@@ -281,10 +281,11 @@ def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
     ConfigError for options of label files that do not fit.
     """
     from beit.data.folders import Folders  # they are sources, too
-    from beit.data.label_files import check_options_apply, sources_from_list
+    from beit.data.label_files import sources_from_list
+    from beit.data.options import check_options_apply
     from beit.data.parts import open_stored, part_to_learn_from
 
-    check_options_apply(path, reading.label_file)
+    check_options_apply(path, reading)
     stored = open_stored(path)
     if stored:
         return part_to_learn_from(path, stored)

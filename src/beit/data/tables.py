@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from beit.data.listing import quoted
 from beit.errors import DataError
+from beit.json_object import parse_json
 from beit.printable import printable
 
 SEPARATORS = {"\t": "tab", ";": "semicolon", "|": "pipe", ",": "comma"}
@@ -267,7 +268,7 @@ def _json_lines(path: str, text: str) -> Table:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
             json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair
         except (ValueError, RecursionError) as error:
             raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.reading import AS_RECOGNISED, Reading
 from beit.config.serve import ServeConfig
 from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus, device
 from beit.doctor.agreement import check_agreement
@@ -31,7 +31,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
 ) -> list[Finding]:
     """Examine this machine and, if given, pictures. Nothing is changed and nothing left behind.
 
@@ -51,6 +51,6 @@ def examine(
     findings += [*check_port(port, "beit serve"), *check_port(TORCHRUN, "torchrun")]
     if data:
         findings += check_pictures(
-            data, channels=channels, sample=sample, size=size, label_file=label_file
+            data, channels=channels, sample=sample, size=size, reading=reading
         )
     return findings

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from beit.config import PretrainRunConfig
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.account import Account
 from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
 from beit.data.decode import read_header
@@ -181,11 +180,11 @@ def check_pictures(
     channels: int,
     sample: int,
     size: int,
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
 ) -> Iterator[Finding]:
     """Look through a sample and say what suits."""
     try:
-        parts = open_parts(data, Reading(label_file=label_file))
+        parts = open_parts(data, reading)
         found = check_parts(data, parts, channels=channels, sample=sample)
     except BeitError as error:
         yield _finding("fail", "pictures", error.problem, error.remedy)

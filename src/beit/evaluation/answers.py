@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from beit.data.class_names import wordnet_ids
+from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
 from beit.json_object import parse_json
+from beit.printable import printable
 
 MOST_NAMED = 50
 FORMAT = (
@@ -45,8 +47,9 @@ def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") 
     4.1; arXiv:2006.16241). A list has an entry per picture in the order of the file names: the file
     of ImageNet-ReaL (arXiv:2006.07159) as published. Pictures with an empty list are left out. A
     class is its number or its name.
-    Without a map, folders are the model's class names, or WordNet ids if these are ImageNet's; if
-    none is either and their number is that of the classes, they are taken in sorted order.
+    Without a map, folders are the model's class names, or WordNet ids if these are ImageNet's. They
+    may be the numbers of all classes where the order of these is known: ImageNet's, and those that
+    a file does not name. That the counts agree says nothing of the order.
     Errors: DataError if a picture has no label, or a label is no class of the model.
     """
     if labels:
@@ -69,7 +72,10 @@ class _Names:
         times = Counter(classes)  # ImageNet has two cranes: a name of several classes is none
         self.ids = {name: index for index, name in enumerate(classes) if times[name] == 1}
         self.count = len(classes)
-        self.ids |= {name: index for index, name in enumerate(wordnet_ids(classes))}
+        published = wordnet_ids(classes)
+        self.ids |= {name: index for index, name in enumerate(published)}
+        self.numbered = bool(published) or are_unnamed(classes)
+        """Whether a number can only be the place of a class in the order of all."""
 
     def classes_of(self, entry: object, where: str) -> Classes:
         """What an entry of a label map says: a class, or a list of classes."""
@@ -103,13 +109,15 @@ def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
     unknown = [name for name in names if name not in known.ids]
     if not unknown:
         return {name: known.ids[name] for name in names}, ""
-    if len(unknown) == len(names) == known.count:
-        note = f"no folder is named like a class: the {len(names)} are taken in sorted order"
-        return {name: index for index, name in enumerate(names)}, note
+    numbers = as_numbers(names, known.count) if known.numbered else None
+    if numbers is not None:
+        note = f"the labels {names[0]} to {names[-1]} are taken for the numbers of the classes"
+        return dict(zip(names, numbers, strict=True)), note
     raise DataError(
-        f"{len(unknown)} of {len(names)} folders are no classes of the model: {quoted(unknown)}",
+        f"{len(unknown)} of {len(names)} labels are no classes of the model: {quoted(unknown)}",
         remedy=f"rename them (the model has {known.count} classes: "
-        f"{quoted(list(known.ids))}), or say with --labels FILE which is which",
+        f"{quoted(list(known.ids))}), or say with --labels FILE which is which: "
+        + json.dumps({printable(name): "CLASS" for name in unknown[:2]}),
     )
 
 

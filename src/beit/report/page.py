@@ -88,7 +88,7 @@ def _account(run: Path) -> list[Markup]:
     """What was understood of the data; runs of older versions did not keep it."""
     try:
         account = account_from_json(RunFolder(run).account.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return []
     title, *lines = account.lines()
     skipped = sum(one.count for one in account.skipped)

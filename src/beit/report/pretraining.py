@@ -13,10 +13,9 @@ import torch
 from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
 from beit.config.hidden import VisibleConfig
-from beit.config.reading import Reading
 from beit.config.runs import PretrainRunConfig
 from beit.data.drawing import hide, judge, to_rgb, token_map
-from beit.data.label_files import options_for
+from beit.data.options import reading_for
 from beit.data.sources import ImageSource, Target, evenly, open_source
 from beit.data.views import Box, MaskedSample, resize_crop
 from beit.errors import ConfigError
@@ -170,8 +169,7 @@ def predicts(config: PretrainRunConfig) -> bool:
 
 
 def _images(config: PretrainRunConfig) -> ImageSource:
-    options = options_for(config.data, config.label_file, other=config.labelled)
-    return open_source(config.data, Reading(config.folders, options))
+    return open_source(config.data, reading_for(config.data, config.reading, config.labelled))
 
 
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:

@@ -75,6 +75,9 @@ class Manner(NamedTuple):
     resume: bool
     quiet: bool
     report: bool
+    after: str = ""
+    """Folder of a run that was carried out just before for this one: the same account of the same
+    data is not given twice."""
 
 
 def manner_of(config: RunConfig, resume: bool, quiet: bool, report: bool) -> Manner:
@@ -160,6 +163,15 @@ def _narrow(task: Task, config: RunConfig) -> Iterator[str]:
         yield note
 
 
+def _account_lines(account: Account, after: str) -> Iterator[str]:
+    """The account of the data, or that it is the one given just before."""
+    given = RunFolder(Path(after)).account if after else None
+    if given and given.is_file() and given.read_text(encoding="utf-8") == account.to_json():
+        yield f"data: {account.data}: the same images as for {after}"
+    else:
+        yield from account.lines()
+
+
 def _open(
     folder: RunFolder,
     config: RunConfig,
@@ -243,7 +255,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             publish=publish,
             quiet=manner.quiet,
             notes=(
-                *account.lines(),
+                *_account_lines(account, manner.after),
                 *(() if begun else task.start),
                 *(f"note: {note}" for note in notes),
             ),

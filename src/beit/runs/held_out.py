@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +11,14 @@ from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
 from beit.data.hugging_face import PREFIX
 from beit.data.layout import split_name
 from beit.data.places import is_remote
-from beit.data.sources import ImageSource, select
+from beit.data.sources import ImageSource, images_per_class, select
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.listing import learned_names
 from beit.training.run_folder import RunFolder, read_run_config
 
 NOTE = "the run was trained on the other pictures here: these are the share it held out"
+MEASURED = "measured"
+"""What the part of undivided data is called that a model did not learn from."""
 UNKNOWN = (
     "these may include pictures that the model learned from: their names are known to the run "
     "that made it, which is not here"
@@ -82,7 +85,8 @@ def judged(
         held_out = _as_then(divide, division, trained["data"])
         if held_out is not None:
             # A run that went on with changed pictures may have learned from some of them before.
-            return Judged(_without(held_out, names or frozenset()), NOTE)
+            rest = _without(held_out, names or frozenset())
+            return Judged(_accounted(rest, source), NOTE)
     if names is None:
         return Judged(source, UNKNOWN if "data" in trained else "")
     assert run is not None
@@ -100,7 +104,8 @@ def judged(
     rest = _without(source, learned)
     if validating and len(rest):
         return Judged(
-            rest, f"the run learned from {len(learned)} other pictures here, which are left out"
+            _accounted(rest, source),
+            f"the run learned from {len(learned)} other pictures here, which are left out",
         )
     return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} pictures")
 
@@ -137,6 +142,16 @@ def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSourc
 
 def _without(source: ImageSource, names: frozenset[str]) -> ImageSource:
     return select(source, [at for at in range(len(source)) if source.key(at) not in names])
+
+
+def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:
+    """The part with the account of the whole, which counts only what is in the part."""
+    part.account = replace(
+        whole.account,
+        images={MEASURED: len(part)},
+        classes={MEASURED: images_per_class(part)},
+    )
+    return part
 
 
 def _data_of(run: _Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,10 +20,9 @@ from beit.config import (
     VisibleConfig,
 )
 from beit.config.outside import names_outside
-from beit.config.reading import Reading
 from beit.config.tree import to_json
-from beit.data.label_files import options_for
 from beit.data.labelled import LabelledSplits, open_single_label
+from beit.data.options import reading_for
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource
 from beit.data.views import MaskedViews
@@ -74,7 +74,7 @@ def pretrain(
         config = with_recorded_tokenizer(config)
     config = _as_its_tokenizer_reads(config)
     _images(config)  # before a tokenizer is trained for hours
-    config = with_tokenizer(config, manner)
+    config, manner = with_tokenizer(config, manner)
     processes = start_processes(config.training)
     return carry_out(config, prepare(config, processes, opened), processes, manner)
 
@@ -96,8 +96,7 @@ def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def _images(config: PretrainRunConfig) -> ImageSource:
-    options = options_for(config.data, config.label_file, other=config.labelled)
-    reading = Reading(config.folders, options)
+    reading = reading_for(config.data, config.reading, other=config.labelled)
     return open_pictures(config, config.model.channels, reading)
 
 
@@ -170,17 +169,26 @@ def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
     return config
 
 
-def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> PretrainRunConfig:
-    """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
+class _Equipped(NamedTuple):
+    """A run that has its tokenizer."""
+
+    config: PretrainRunConfig
+    manner: Manner
+
+
+def with_tokenizer(config: PretrainRunConfig, manner: Manner) -> _Equipped:
+    """The config with a tokenizer: the one named, or one trained now to match the patch grid, whose
+    data need not be accounted for again."""
     if config.tokenizer or config.objective.target != "tokens":
-        return config
+        return _Equipped(config, manner)
     out = f"{config.out.rstrip('/')}-tokenizer"
     try:
         find_artifact(out)
     except CheckpointError:
         started = RunFolder(Path(out)).config.exists()
         tokenizer(matching_tokenizer(config, out), resume=started, quiet=manner.quiet)
-    return replace(config, tokenizer=out)
+        manner = manner._replace(after=out)
+    return _Equipped(replace(config, tokenizer=out), manner)
 
 
 def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
@@ -197,7 +205,15 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
         stride=stride,
         channels=config.model.channels,
     )
-    return replace(base, data=config.data, out=out, tokenizer=built, loader=config.loader)
+    label_file = reading_for(config.data, config.reading, other=config.labelled).label_file
+    return replace(
+        base,
+        data=config.data,
+        out=out,
+        tokenizer=built,
+        loader=config.loader,
+        label_file=label_file,
+    )
 
 
 def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenizer:
@@ -276,14 +292,13 @@ def _labelled(
     labelled = config.labelled or (config.data if source.classes else "")
     if not labelled:
         return None, ()
-    options = options_for(labelled, config.label_file, other=config.data)
     try:
         splits = open_single_label(
             labelled,
             split=0.2,
             seed=config.training.seed,
             use="the nearest-neighbour score",
-            reading=Reading(config.folders, options),
+            reading=reading_for(labelled, config.reading, other=config.data),
         )
     except DataError as error:
         if config.labelled:

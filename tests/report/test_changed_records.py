@@ -1,0 +1,114 @@
+"""What a run keeps beside its config, changed at every place in every way: there is a page all the
+same, on which nothing of it acts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beit.config import RunConfig
+from beit.data.account import Account, Skipped, account_from_json
+from beit.report import page
+from beit.report.charts import curves
+from beit.report.history import History, read_history
+from beit.report.summary import headline
+from beit.training.run_folder import read_run_config
+from changes import changes
+
+SECONDS = 2.0
+ACCOUNT = Account(
+    data="images",
+    layout="one folder per class",
+    images={"train": 3, "val": 1},
+    classes={"train": {"a": 2, "b": 1}},
+    skipped=(Skipped(reason="hidden", extension=".png", count=2, examples=("x.png",)),),
+    notes=("a note",),
+)
+Make = Callable[[Path, RunConfig, History], list[Any]]
+
+
+@pytest.fixture
+def run(trained: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained.classifier, tmp_path / "run"))
+
+
+def notices(run: Path, config: RunConfig, history: History) -> list[Any]:
+    return page._notices(run, config, history)
+
+
+def figures(run: Path, config: RunConfig, history: History) -> list[Any]:
+    return [*headline(config, history), curves(config, history).body]
+
+
+def written(run: Path, config: RunConfig, make: Make) -> str:
+    """What the page shows of the run, made quickly; nothing in it acts."""
+    start = time.process_time()
+    text = "".join(map(str, make(run, config, read_history(run))))
+    assert time.process_time() - start < SECONDS
+    text.encode()
+    assert "\x1b" not in text
+    assert "\x00" not in text
+    return text
+
+
+def as_text(document: Any) -> str | None:
+    try:
+        return json.dumps(document)
+    except ValueError:  # an integer of too many digits for Python, which JSON may hold
+        return None
+
+
+def test_every_account(run: Path) -> None:
+    config, shown = read_run_config(run), 0
+    for path, value, document in changes(json.loads(ACCOUNT.to_json())):
+        text = as_text(document)
+        if text is None:
+            continue
+        (run / "account.json").write_text(text)
+        try:
+            found = written(run, config, notices)
+        except Exception as error:
+            raise AssertionError((path, repr(value)[:80])) from error
+        shown += "one folder per class" in found
+    assert shown > 30
+    (run / "account.json").write_text("[" * 100_000)
+    written(run, config, notices)
+
+
+def test_every_row_of_metrics(run: Path) -> None:
+    config = read_run_config(run)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    for at in (len(lines) - 1,):
+        for path, value, document in changes(json.loads(lines[at])):
+            text = as_text(document)
+            if text is None:
+                continue
+            (run / "metrics.jsonl").write_text("\n".join([*lines[:at], text, *lines[at + 1 :]]))
+            try:
+                written(run, config, figures)
+            except Exception as error:
+                raise AssertionError((path, repr(value)[:80])) from error
+
+
+@pytest.mark.parametrize("name", ["unreadable", "several", "shared"])
+def test_every_named_picture(run: Path, name: str) -> None:
+    config = read_run_config(run)
+    for path, value, document in changes({"key": "a.png", "reason": "cut"}):
+        text = as_text(document)
+        if text is None:
+            continue
+        (run / f"{name}.jsonl").write_text(text + "\n")
+        try:
+            written(run, config, notices)
+        except Exception as error:
+            raise AssertionError((path, repr(value)[:80])) from error
+
+
+def test_what_was_written_is_read() -> None:
+    assert account_from_json(ACCOUNT.to_json()) == ACCOUNT
