@@ -191,7 +191,7 @@ class _Reader:
                 what = MASKS if child in masks else "beside images/ and masks/"
                 self.skipped[child] = what
         self.notes.append(
-            f"{images[0]}/ lies beside {quoted(masks)}, which hold masks: only the images are read"
+            f"{images[0]}/ lies beside masks ({quoted(masks)}): only the images are read"
         )
         return images[0]
 
@@ -232,7 +232,7 @@ class _Reader:
             below = self.only_child(folder)
             if below is not None:
                 self.notes.append(
-                    f"{below}/ is the only folder with images there, and is gone into"
+                    f"{below}/ is the only folder with images there: its contents are read"
                 )
         return below
 

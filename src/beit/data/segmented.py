@@ -335,7 +335,7 @@ def open_segmented_part(
         raise DataError(
             f"{path} has the splits {quoted(list(found.splits))}, and none called {part}"
             + "".join(f"; {remark}" for remark in notes.remarks if f"{part}/" in remark),
-            remedy="choose another --split",
+            remedy=f"choose one of them, as with --split {list(found.splits)[-1]}",
         )
     names, legend = _meaning(path, config, found, () if _are_numbers(classes) else classes)
     _check_same(path, names, classes)
