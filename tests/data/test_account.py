@@ -161,7 +161,7 @@ def test_lines_are_short_and_safe_to_print() -> None:
     assert lines[0] == r"data: d\x1b[31m: one folder per class"
     assert lines[1].startswith("  train: 1,200 images in 30 classes: class 0 40, ")
     assert lines[1].endswith(", and 18 more")
-    assert lines[2] == r"  val: 3 images in 1 classes: a\nb 3"
+    assert lines[2] == r"  val: 3 images in 1 class: a\nb 3"
     assert lines[3] == "  skipped: 20 .x (reason 0): [b], ..."
     assert lines[15] == "  skipped: 21 of 3 other kinds"
     assert lines[16:] == ["  note: first", "  note: second"]

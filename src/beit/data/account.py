@@ -109,7 +109,8 @@ class Account:
         """For a terminal or a log, one fact per line."""
         yield f"data: {printable(self.data)}: {printable(self.layout)}"
         for split, count in self.images.items():
-            yield f"  {printable(split) or 'all'}: {count:,} images{self._among(split)}"
+            images = "image" if count == 1 else "images"
+            yield f"  {printable(split) or 'all'}: {count:,} {images}{self._among(split)}"
         for one in self.skipped[:MOST_KINDS]:
             names = ", ".join(map(printable, one.examples))
             more = ", ..." if one.count > len(one.examples) else ""
@@ -127,7 +128,8 @@ class Account:
             return ""
         named = [f"{printable(name)} {n:,}" for name, n in classes.items()]
         more = f", and {len(named) - MOST_CLASSES} more" if len(named) > MOST_CLASSES else ""
-        return f" in {len(named)} classes: {', '.join(named[:MOST_CLASSES])}{more}"
+        classes_word = "class" if len(named) == 1 else "classes"
+        return f" in {len(named)} {classes_word}: {', '.join(named[:MOST_CLASSES])}{more}"
 
     def log(self) -> None:
         """Report it where nothing else does: verbs that print results log it beside them."""

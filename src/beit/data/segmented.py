@@ -186,7 +186,10 @@ def _divided(found: FoundMasks, split: float, seed: int, notes: Notes) -> tuple[
     ranked = sorted(pairs, key=lambda pair: derive_seed("split", seed, pair[0]))
     chosen = ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]
     held = {image for image, _ in chosen}
-    notes.add(f"{len(held)} of {len(pairs)} images are held out for validation (--split {split:g})")
+    verb = "is" if len(held) == 1 else "are"
+    notes.add(
+        f"{len(held)} of {len(pairs)} images {verb} held out for validation (--split {split:g})"
+    )
     return [pair for pair in pairs if pair[0] not in held], [
         pair for pair in pairs if pair[0] in held
     ]
