@@ -111,7 +111,7 @@ def test_the_same_layout_is_refused_by_every_verb(
     capsys.readouterr()
     found = runs.evaluate(str(out), data=str(root), class_level=2, workers=0)
     assert found.account.classes["measured"]["disc"] == 5
-    assert found.notes[0].startswith("the run was trained on the other pictures here")
+    assert found.notes[0].startswith("measured on the images that the run held out")
     assert main(["data", "check", str(root), "--class-level", "2"]) == 0
     assert "all: 72 images in 3 classes" in capsys.readouterr().out
 
@@ -123,8 +123,9 @@ def test_what_measures_logs_the_account_beside_its_results(
     found = runs.evaluate(str(trained.classifier), data=str(data), split="test", workers=0)
     assert SKIPPED in caplog.text
     assert found.account.images == {"test": 36}
-    with pytest.raises(DataError, match="parts 'train', 'test', but none called val"):
+    with pytest.raises(DataError, match="splits 'train', 'test', but none called val") as caught:
         runs.evaluate(str(trained.classifier), data=str(data), workers=0)
+    assert "--split test" in caught.value.remedy
     with pytest.raises(ConfigError, match="class_level is 0"):
         runs.evaluate(str(trained.classifier), data=str(data), class_level=0)
     caplog.clear()

@@ -59,7 +59,7 @@ def test_a_classifier_its_page_and_what_measures_it(
     found = beit.evaluate(str(out), data=data)
     assert found.pictures == 4
     assert "the label file is read as the model was trained: label_column finding" in found.notes
-    assert "the share it held out" in str(found.notes)
+    assert "that the run held out" in str(found.notes)
     words = [str(out), "--data", data, "--label-column", "finding", "--format", "json"]
     assert main(["evaluate", *words]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == found.top1  # type: ignore[union-attr]

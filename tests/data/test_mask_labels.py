@@ -102,7 +102,9 @@ def test_some_masks_of_one_bit_and_others_of_eight_are_two_readings(tmp_path):
     root = write(tmp_path, [*masks_of(0, 255, count=3), *masks_of(0, 1, count=3)])
     with pytest.raises(DataError, match=r"some masks .* hold 0 and 1, others 0 and 255"):
         opened(root)
-    assert labels(opened(root, mask_values="binary")).tolist() == [0, 1]
+    found = opened(root, mask_values="binary")
+    assert labels(found).tolist() == [0, 1]
+    assert "0 is background, 1, 255 are the object" in found.train.account.notes
 
 
 def test_smoothed_edges_are_no_two_hundred_classes(tmp_path):

@@ -231,7 +231,7 @@ def test_masks_are_no_images_to_learn_from(draw: Draw, images: str, masks: str) 
     assert source.classes == ()
     (skipped,) = source.account.skipped
     assert (skipped.reason, skipped.count, skipped.examples) == ("masks", 3, (f"{masks}/0.png",))
-    with pytest.raises(DataError, match=r"no class folders: .*which hold masks") as caught:
+    with pytest.raises(DataError, match=r"no class folders: .*lies beside masks") as caught:
         labelled(root)
     assert "beit segment" in caught.value.remedy
 
@@ -296,3 +296,12 @@ def test_images_beside_the_class_folders_are_counted(draw: Draw) -> None:
     assert (skipped.examples, skipped.count) == (("stray.png",), 1)
     assert "no label" in skipped.reason
     assert len(splits.train) + len(splits.validation) == 4
+
+
+@pytest.mark.parametrize("inside", ["imgs/", ""])
+def test_label_files_beside_the_images_are_named(draw: Draw, inside: str) -> None:
+    root = draw(f"{inside}a.png", f"{inside}b.png")
+    (root / "labels.csv").write_text("image,label\n")
+    with pytest.raises(DataError) as caught:
+        labelled(root)
+    assert str(root / "labels.csv") in caught.value.remedy

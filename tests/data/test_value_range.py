@@ -13,7 +13,7 @@ from PIL import Image
 from beit.config import LoaderConfig
 from beit.data.check import check
 from beit.data.decode import decode
-from beit.data.depth import narrow_note
+from beit.data.depth import narrow_note, range_note
 from beit.data.pictures import Pictures
 from beit.data.sources import check_readable, open_source
 from beit.data.values import UnreadableError
@@ -143,11 +143,13 @@ def test_images_are_read_by_the_range_of_the_loader(tmp_path):
         "images of 16 bits hold at most 12 (of 2 looked at): grey levels are lost unless their "
         "range is given, as with --value-range 0 4095"
     )
+    assert range_note((0, 4095)).endswith("from 0 to 4095 (--value-range)")
     for cache in (False, True):
         found = Pictures(source, 1, cache, value_range=(0, 4095)).read(1).pixels
         assert np.array_equal(found[..., 0], EIGHT)
-    with pytest.raises(BeitError, match="value_range is 0 to 15"):
+    with pytest.raises(BeitError, match="value_range is 0 to 15") as caught:
         check_readable(source, 1, (0, 15))
+    assert "--value-range 0 15" in caught.value.remedy
     (tmp_path / "c.png").write_bytes(png(GREY * 1000))
     assert narrow_note(open_source(str(tmp_path))) == ""
 

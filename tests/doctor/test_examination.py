@@ -53,7 +53,7 @@ def test_what_fails_decides_the_exit_code():
     good, bad = Finding("ok", "x", ""), Finding("fail", "disk", "")
     pictures = Finding("fail", "duplicate", "", "", "pictures")
     must_hold([good])
-    with pytest.raises(ResourceError, match=r"disk[\s\S]*what the lines marked fail say"):
+    with pytest.raises(ResourceError, match=r"disk[\s\S]*the advice on the lines marked fail"):
         must_hold([good, pictures, bad])
     with pytest.raises(DataError, match="duplicate"):
         must_hold([good, pictures])

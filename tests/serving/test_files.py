@@ -78,7 +78,7 @@ def test_the_exit_code_says_that_a_picture_was_not_answered(
         told = capsys.readouterr()
         assert told.out.count("unreadable") == 1
         assert sum(f"{number}.png" in told.out for number in range(5)) == others
-        assert f"error: not answered, as they cannot be read: '{folder / 'broken.png'}'" in told.err
+        assert f"error: cannot be read, and so not answered: '{folder / 'broken.png'}'" in told.err
 
 
 def test_nothing_to_predict(trained):

@@ -226,11 +226,13 @@ def _statistics(channels: int, stated: Stated, *, imagenet: bool, documents: boo
     if documents:
         note = (
             "mean and std 0.5, as DiT was trained, whose architecture this is (absolute positions "
-            "with layer scale); if it was trained otherwise, say mean and std"
+            "with layer scale); if it was trained otherwise, "
+            "give --mean and --std to `beit convert`, or mean and std to `beit.load`"
         )
         return _Statistics(HALF, HALF, (note,))
     note = (
         "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
-        "look the same and need those of ImageNet: then say mean and std"
+        "look the same and need those of ImageNet: then give --mean and --std to "
+        "`beit convert`, or mean and std to `beit.load`"
     )
     return _Statistics(HALF, HALF, (note,))

@@ -37,7 +37,7 @@ class WarmStart(NamedTuple):
         is new if anything is. `source` is what the weights come from."""
         name = printable(source)
         yield f"taken from {name}: {', '.join(self.taken)}"
-        yield f"not taken from {name}: {', '.join(self.left) or 'nothing, all of it was taken'}"
+        yield f"not taken from {name}: {', '.join(self.left) or 'nothing'}"
         if self.new:
             yield f"new, with initial weights: {', '.join(self.new)}"
 

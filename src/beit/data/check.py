@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 UNREADABLE = "unreadable"
 KINDS = {
-    UNREADABLE: "cannot be read: runs leave them out and name them",
+    UNREADABLE: "cannot be read: runs skip and report them",
     "in two parts": "the same file in training and in validation or test: scores come out too high",
     "in two classes": "the same file under different classes: one of them is wrong, or "
     "images have several labels (--multi-label)",
@@ -323,5 +323,5 @@ def must_be_readable(found: Checked) -> None:
         everything = sum(found.pictures.values())
         raise DataError(
             f"{len(lost)} of {everything} pictures cannot be read: {quoted(lost)}",
-            remedy="repair these files or take them away",
+            remedy="repair or remove these files",
         )

@@ -14,7 +14,7 @@ from beit.data.decode import PIXEL_LIMIT, is_deep, own_range, stored_bits
 from beit.data.file_types import FORMATS
 from beit.data.quiet import quiet
 from beit.data.sources import PROBES, ImageSource, spread
-from beit.data.values import UnreadableError, to_eight_bits
+from beit.data.values import UnreadableError, ValueRange, to_eight_bits
 
 NARROW_BITS = 14
 """Sensors have 10, 12 or 14 bits. What uses 15 of 16 loses every second level, as do dark images
@@ -97,3 +97,9 @@ def narrow_note(source: ImageSource) -> str:
         f"images of 16 bits hold at most {bits} (of {len(depths)} looked at): grey levels are lost "
         f"unless their range is given, as with --value-range 0 {2**bits - 1}"
     )
+
+
+def range_note(value_range: ValueRange) -> str:
+    """What to say of the range that images are read with."""
+    first, last = value_range
+    return f"values of more than 8 bits are scaled from {first:g} to {last:g} (--value-range)"

@@ -31,6 +31,7 @@ LAYOUTS = (
     "one folder per class, either directly or under train/ and val/, or a list file with a label "
     "after each path"
 )
+LABEL_FILES = (".csv", ".tsv", ".jsonl")
 
 
 class Folders:
@@ -116,14 +117,22 @@ class Folders:
             because = f": {'; '.join(self.layout.notes)}" if self._masked() else ""
             instead = "; or learn from the masks with `beit segment`" if because else ""
             raise DataError(
-                f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}"
+                f"{where} has no class folders{because}",
+                remedy=f"use {LAYOUTS}{instead}{self._label_files()}",
             )
         if len(names) < 2:
             raise DataError(
                 f"{where} has only one class, {quoted(names)}",
-                remedy=f"a classifier needs at least two; use {LAYOUTS}",
+                remedy=f"a classifier needs at least two; use {LAYOUTS}{self._label_files()}",
             )
         return level
+
+    def _label_files(self) -> str:
+        """For a remedy: the files beside the images that may hold their labels."""
+        place = Path(self.path)
+        found = [one for one in place.iterdir() if one.suffix.lower() in LABEL_FILES]
+        names = sorted((str(one) for one in found if one.is_file()), key=natural_key)
+        return f"; these may be such files: {quoted(names)}" if names else ""
 
     def _masked(self) -> bool:
         return MASKS in self.layout.skipped.values()

@@ -174,5 +174,5 @@ def _where_to_look(name: str, names: ImageNames) -> str:
     there = f"{quoted(alike)} is there; " if alike else ""
     return (
         f"{there}write paths relative to {names.folder}, or absolute ones, or name the folder that "
-        "they count from with --image-folder"
+        "they count from with --image-folder; or remove these lines"
     )

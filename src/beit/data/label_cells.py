@@ -114,7 +114,8 @@ class LabelReader:
             raise DataError(
                 f"{len(bare)} of the {len(cells)} images in {self._path} have no label: "
                 + cell_lines(lines),
-                remedy="label every line, or remove those without a label",
+                remedy="label every line, or remove those without a label; images with "
+                "none of several labels need a column of 0 and 1 for each label",
             )
         where = f"labels in {self._columns.name(column)}"
         notes: tuple[str, ...] = ()

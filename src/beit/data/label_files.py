@@ -195,7 +195,10 @@ def _gathered(labels: Labels, images: Sequence[str]) -> Labels:
     for row, image in enumerate(images):
         rows.setdefault(image, []).append(row)
     targets = np.stack([targets[rows[image]].any(axis=0) for image in images])
-    return labels._replace(targets=targets, layout=f"{labels.layout}, all of an image's rows")
+    layout = labels.layout
+    if len(rows) < len(images):
+        layout += ", the rows of an image taken together"
+    return labels._replace(targets=targets, layout=layout)
 
 
 def _without_repeats(

@@ -267,7 +267,8 @@ def open_labelled(
             decided += notes
     if "val" not in found:
         train, found["val"] = hold_out(train, split, seed)
-        decided.append(f"{split:g} of each class are held out for validation (--split)")
+        percent = f"{100 * split:g} % of each class"
+        decided.append(f"{percent} is held out for validation (--split {split:g})")
     found["train"] = train if per_class is None else few(train, per_class, seed)
     found = {name: found[name] for name in ("train", "val", "test") if name in found}
     account = joined(path, accounts, counted(found), decided)

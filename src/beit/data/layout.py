@@ -191,7 +191,7 @@ class _Reader:
                 what = MASKS if child in masks else "beside images/ and masks/"
                 self.skipped[child] = what
         self.notes.append(
-            f"{images[0]}/ lies beside {quoted(masks)}, which hold masks: only the images are read"
+            f"{images[0]}/ lies beside masks ({quoted(masks)}): only the images are read"
         )
         return images[0]
 
@@ -232,7 +232,7 @@ class _Reader:
             below = self.only_child(folder)
             if below is not None:
                 self.notes.append(
-                    f"{below}/ is the only folder with images there, and is gone into"
+                    f"{below}/ is the only folder with images there: its contents are read"
                 )
         return below
 
@@ -302,12 +302,12 @@ def class_levels(tree: FolderTree, folder: str) -> dict[int, list[str]]:
 def two_readings(path: str, levels: Mapping[int, list[str]]) -> DataError:
     """What to say where folders at several levels may be the classes."""
     readings = "; or ".join(
-        f"those {'inside of these' if level > 1 else 'at the top'}, {quoted(names, _NAMED)} "
+        f"the folders {'inside these' if level > 1 else 'at the top'}, {quoted(names, _NAMED)} "
         f"(--class-level {level})"
         for level, names in levels.items()
     )
     return DataError(
-        f"the classes of {path} may be the folders {readings}",
+        f"the classes of {path} may be {readings}",
         remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}",
     )
 

@@ -220,8 +220,9 @@ def _kind(
             remedy="use one of the two",
         )
     if config.mask_values == "binary":
-        others = ", ".join(written(value) for value in sorted(seen - {0})[:5])
-        return "binary", [f"0 is background, {others or 'nothing else'} the object"]
+        others = [written(value) for value in sorted(seen - {0})[:5]]
+        objects = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} the object"
+        return "binary", [f"0 is background, {objects if others else 'and no mask has an object'}"]
     if config.mask_values == "labels" or reduce:
         return "labels", []
     largest = max(seen, default=0)

@@ -155,6 +155,6 @@ def folders_below(path: str) -> list[Path]:
 
 def _no_such_part(path: str, found: list[str], split: str) -> DataError:
     return DataError(
-        f"{path} has the parts {quoted(found)}, but none called {split}",
-        remedy="choose another --split, or name the folder of the part itself",
+        f"{path} has the splits {quoted(found)}, but none called {split}",
+        remedy=f"choose one of them, as with --split {found[-1]}, or give the folder itself",
     )

@@ -186,7 +186,10 @@ def _divided(found: FoundMasks, split: float, seed: int, notes: Notes) -> tuple[
     ranked = sorted(pairs, key=lambda pair: derive_seed("split", seed, pair[0]))
     chosen = ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]
     held = {image for image, _ in chosen}
-    notes.add(f"{len(held)} of {len(pairs)} images are held out for validation (--split {split:g})")
+    verb = "is" if len(held) == 1 else "are"
+    notes.add(
+        f"{len(held)} of {len(pairs)} images {verb} held out for validation (--split {split:g})"
+    )
     return [pair for pair in pairs if pair[0] not in held], [
         pair for pair in pairs if pair[0] in held
     ]
@@ -335,7 +338,7 @@ def open_segmented_part(
         raise DataError(
             f"{path} has the splits {quoted(list(found.splits))}, and none called {part}"
             + "".join(f"; {remark}" for remark in notes.remarks if f"{part}/" in remark),
-            remedy="choose another --split",
+            remedy=f"choose one of them, as with --split {list(found.splits)[-1]}",
         )
     names, legend = _meaning(path, config, found, () if _are_numbers(classes) else classes)
     _check_same(path, names, classes)

@@ -133,7 +133,7 @@ def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: Shard
     split = source.part
     return Account(
         data=places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
-        layout=f"tar shards ({len(places)}) in the layout of WebDataset"
+        layout="tar shards in the layout of WebDataset"
         + (", with a label for each image" if source.classes else ""),
         images={split: len(source)},
         classes={split: images_per_class(source)},

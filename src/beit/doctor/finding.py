@@ -57,4 +57,4 @@ def must_hold(findings: Sequence[Finding]) -> None:
     kind = ResourceError if environment else DataError
     if failed:
         named = ", ".join(one.subject for one in environment or failed)
-        raise kind(f"not in order: {named}", remedy="do what the lines marked fail say")
+        raise kind(f"checks failed: {named}", remedy="follow the advice on the lines marked fail")

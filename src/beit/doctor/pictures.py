@@ -35,7 +35,7 @@ SERIOUS: dict[str, Level] = {
     "printing colours": "ok",
 }
 CHANGES = {
-    UNREADABLE: "repair or remove these files, or read them as is said of each",
+    UNREADABLE: "repair or remove these files, or follow the advice given for each",
     "in two parts": "keep each picture in one part only",
     "in two classes": "decide for one class",
     "duplicate": "remove the copies: they count double",
@@ -146,8 +146,8 @@ def _advice(number: int, seen: Look, asked: int) -> Iterator[Finding]:
     gpu = torch.cuda.is_available()
     recipe, size = suggest(number, middle, gpu)
     size = asked or size
-    words = f"shorter side: {middle} pixels in the middle, 5 % below {low}; "
-    words += f"for a model of {size}, which is {'--size' if asked else 'what is advised here'}"
+    words = f"shorter side: median {middle} pixels, 5 % below {low}; "
+    words += f"for a model of {size} pixels ({'--size' if asked else 'recommended here'})"
     small = middle < size
     change = f"most would be enlarged: --size {max(32, middle // 32 * 32)} loses nothing"
     yield _finding("warn" if small else "ok", "sizes", words, change if small else "")

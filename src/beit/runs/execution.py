@@ -18,7 +18,7 @@ from beit.config import LabelFileConfig, RunConfig
 from beit.config.reading import Reading
 from beit.config.tree import override, to_json
 from beit.data.account import Account
-from beit.data.depth import narrow_note
+from beit.data.depth import narrow_note, range_note
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, check_readable, open_source
 from beit.durable import replace_file
@@ -156,9 +156,10 @@ def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[st
         )
 
 
-def _narrow(task: Task, config: RunConfig) -> Iterator[str]:
-    """That grey levels are lost, where nothing says which range the values have."""
-    note = "" if config.loader.value_range else narrow_note(task.source)
+def _value_notes(task: Task, config: RunConfig) -> Iterator[str]:
+    """The range of values of more than 8 bits; without one, that grey levels are lost."""
+    given = config.loader.value_range
+    note = range_note(given) if given else narrow_note(task.source)
     if note:
         yield note
 
@@ -218,7 +219,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
     begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
-    notes = (*task.notes, *_narrow(task, config), *_told_of_shared(task.shared, folder))
+    notes = (*task.notes, *_value_notes(task, config), *_told_of_shared(task.shared, folder))
     origin: dict[str, object] = {
         "recipe": config.recipe,
         "steps": training.steps,

@@ -16,7 +16,7 @@ from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.listing import learned_names
 from beit.training.run_folder import RunFolder, read_run_config
 
-NOTE = "the run was trained on the other pictures here: these are the share it held out"
+NOTE = "measured on the images that the run held out for validation; it was trained on the others"
 MEASURED = "measured"
 """What the part of undivided data is called that a model did not learn from."""
 UNKNOWN = (

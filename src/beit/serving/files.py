@@ -173,8 +173,8 @@ def must_be_readable(lost: Sequence[str]) -> None:
     not take it for answered."""
     if lost:
         raise DataError(
-            f"not answered, as they cannot be read: {quoted(list(lost))}",
-            remedy="repair these files or leave them out; all others were answered",
+            f"cannot be read, and so not answered: {quoted(list(lost))}",
+            remedy="repair or remove these files; all others were answered",
         )
 
 
@@ -189,7 +189,8 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
     with claim_output(out, folder=True) as folder:
         written, unreadable = _segmented(artifact, paths, folder, device)
     lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    print(printable(f"{out}: labels and overlays of {written} pictures{lost}"))
+    images = "1 image" if written == 1 else f"{written} images"
+    print(printable(f"{out}: labels and overlays of {images}{lost}"))
     return unreadable
 
 

@@ -12,6 +12,7 @@ from beit.config.tree import differences, from_json, to_json
 from beit.durable import replace_file
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.json_object import parse_json
+from beit.printable import printable
 
 # What may change when a run goes on: nothing that decides the numbers.
 RESUMABLE = {
@@ -172,10 +173,15 @@ class RunFolder:
                 )
             return
         if type(old) is not type(config) or changed:
-            listed = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())
+            if type(old) is type(config) and config.training.steps > old.training.steps:
+                changed.pop(LENGTH, None)  # allowed, so no reason to refuse the run
+            listed = "; ".join(
+                f"{name}: {_shown(was)} -> {_shown(now)}" for name, (was, now) in changed.items()
+            )
             raise RunFolderError(
                 f"{self.path} holds a run with other settings: {listed or type(old).__name__}",
-                remedy="use the settings of its config.json, or choose another --out",
+                remedy="repeat the command that started it and add --resume (all settings are in "
+                "its config.json), or choose another --out",
             )
 
     def close(self) -> None:
@@ -183,6 +189,11 @@ class RunFolder:
         if self._claim is not None:
             self._claim.release()
             self._claim = None
+
+
+def _shown(value: object) -> str:
+    """A setting in a message; an empty one has to be seen."""
+    return "none" if value in (None, "", ()) else printable(str(value))
 
 
 def read_run_config(path: Path) -> RunConfig:
