@@ -332,5 +332,5 @@ def check_readable(
             return
     raise DataError(
         f"none of {len(indices)} pictures tried can be read: " + quoted(reasons),
-        remedy="check that these files are pictures with the right number of channels",
+        remedy="do what is said of each file; `beit data check` names all of them",
     )
