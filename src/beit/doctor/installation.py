@@ -13,11 +13,11 @@ from packaging.specifiers import SpecifierSet
 from PIL import Image
 
 from beit.data.decode import decode
+from beit.data.file_types import FORMATS
 from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding, Level
 
 PACKAGE = "beit"
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 FARTHEST = 12
 """Of 255: how far the colours of a plain picture may move in a lossy format."""
 
