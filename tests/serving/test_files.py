@@ -46,6 +46,14 @@ def test_every_picture_has_its_line(trained, folder, capsys):
         assert row["labels"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-5)
 
 
+def test_answers_come_in_the_order_asked(trained, folder):
+    asked = [str(folder / name) for name in ("0.png", "broken.png", "1.png", "missing.png")]
+    for batch in (1, 2, 9):
+        found = list(predictions(trained, asked, batch))
+        assert [one.path for one in found] == asked
+        assert [bool(one.labels) for one in found] == [True, False, True, False]
+
+
 def test_the_table_names_what_cannot_be_read(trained, folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     print_table(predictions(trained, [str(folder), str(folder / "1.png")]))
