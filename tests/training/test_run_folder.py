@@ -71,7 +71,8 @@ def test_a_run_needs_a_folder(config, tmp_path):
         ({"lr": 0.5}, r"training\.lr: 0\.001 -> 0\.5"),
         ({"seed": 7}, r"training\.seed: 0 -> 7"),
         ({"steps": 29}, r"longer but not shorter: --steps is 29"),
-        ({"steps": 31, "seed": 7}, r"training\.seed: 0 -> 7; training\.steps: 30 -> 31"),
+        ({"steps": 31, "seed": 7}, r"settings: training\.seed: 0 -> 7\n"),
+        ({"steps": 29, "seed": 7}, r"training\.seed: 0 -> 7; training\.steps: 30 -> 29"),
         ({"masking": FixedMasking()}, r"masking\.type: BlockMasking -> FixedMasking"),
     ],
 )

@@ -302,7 +302,7 @@ def class_levels(tree: FolderTree, folder: str) -> dict[int, list[str]]:
 def two_readings(path: str, levels: Mapping[int, list[str]]) -> DataError:
     """What to say where folders at several levels may be the classes."""
     readings = "; or ".join(
-        f"those {'inside of these' if level > 1 else 'at the top'}, {quoted(names, _NAMED)} "
+        f"{'inside of these' if level > 1 else 'at the top'}, {quoted(names, _NAMED)} "
         f"(--class-level {level})"
         for level, names in levels.items()
     )

@@ -171,11 +171,14 @@ class RunFolder:
                     "where it is to end",
                 )
             return
+        if config.training.steps > old.training.steps:
+            changed.pop(LENGTH, None)  # that alone would be taken
         if type(old) is not type(config) or changed:
             listed = "; ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())
             raise RunFolderError(
                 f"{self.path} holds a run with other settings: {listed or type(old).__name__}",
-                remedy="use the settings of its config.json, or choose another --out",
+                remedy="use the settings of its config.json, of which --steps may be larger, or "
+                "choose another --out",
             )
 
     def close(self) -> None:
