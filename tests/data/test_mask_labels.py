@@ -227,3 +227,11 @@ def test_a_legend_may_only_name_labels(tmp_path):
     found = opened(tmp_path, mask_values="labels")
     assert found.train.classes == ("ground", "roof")
     assert labels(found).tolist() == [0, 1]
+
+
+def test_what_is_ignored_is_no_background(tmp_path):
+    root = write(tmp_path, masks_of(np.nan, 1, kind=np.float32))
+    with pytest.raises(DataError, match="not ignored are of one class, '1'") as told:
+        opened(root, ignore_values=("nan",))
+    assert "write it into the masks as label 0" in told.value.remedy
+    assert opened(write(root, masks_of(np.nan, 0, 1, kind=np.float32)), ignore_values=("nan",))
