@@ -250,7 +250,8 @@ def _check_two_classes(
             f"{path} has a single class, {quoted(list(names))}",
             remedy="segmenting takes two: a background and an object, for example",
         )
-    if len(shown) == 1 and reading.ignored:
+    marked = _are_numbers(names) and counts[:, IGNORE].any()
+    if len(shown) == 1 and (reading.ignored or marked):
         raise DataError(
             f"all pixels of {path} to learn from that are not ignored are of one class, "
             f"{quoted(shown)}",
