@@ -440,6 +440,10 @@ def test_an_image_with_several_rows(root: Path) -> None:
     assert "--multi-label" in str(read(root, text).problem)
     found = read_label_file(str(root / "list.csv"), PLAIN, multi_label=True)
     assert labels(found) == [("p0.png", ("cat", "dog")), ("p1.png", ("dog",))]
+    assert found.layout.endswith("those of all rows of an image together")
+    read(root, "image,label\np0.png,cat\np1.png,dog\n")
+    once = read_label_file(str(root / "list.csv"), PLAIN, multi_label=True)
+    assert "together" not in once.layout
     again = read(root, "image,label\np0.png,cat\np1.png,dog\np0.png,cat\n")
     assert labels(again) == [("p0.png", "cat"), ("p1.png", "dog")]
     assert [(one.reason, one.count, one.examples) for one in again.skipped] == [

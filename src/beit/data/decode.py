@@ -356,6 +356,8 @@ def _why_unknown(data: bytes) -> str:
             )
         return f"it has {number} bands: models trained with --channels {number} read them"
     reason = known_by_head(data[:HEAD_BYTES])
-    if reason in ("", NOT_AN_IMAGE):
+    if not reason:
+        return "it begins as an image does, and the rest is cut off, damaged or not decoded"
+    if reason == NOT_AN_IMAGE:
         return "its content is none of " + ", ".join(FORMATS)
     return reason

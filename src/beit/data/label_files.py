@@ -212,7 +212,8 @@ def _gathered(labels: Labels, images: Sequence[str]) -> Labels:
     for row, image in enumerate(images):
         rows.setdefault(image, []).append(row)
     targets = np.stack([targets[rows[image]].any(axis=0) for image in images])
-    return labels._replace(targets=targets, layout=f"{labels.layout}, all of an image's rows")
+    repeated = ", those of all rows of an image together" if len(rows) < len(images) else ""
+    return labels._replace(targets=targets, layout=labels.layout + repeated)
 
 
 def _without_repeats(
