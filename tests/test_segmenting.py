@@ -71,7 +71,7 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     assert main(["predict", str(run), *asked, "--out", str(tmp_path / "some")]) == 3
     told = capsys.readouterr()
     assert "overlays of 1 image, 1 unreadable" in told.out
-    assert f"error: cannot be read, and so not answered: '{asked[1]}'" in told.err
+    assert f"error: not answered, as they cannot be read: '{asked[1]}'" in told.err
     assert np.array_equal(pixels(tmp_path / "some" / "labels" / "01.png"), labels)
 
     with pytest.raises(ConfigError, match=r"does not classify[\s\S]*--out"):

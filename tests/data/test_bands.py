@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_four_bands_of_sixteen_bits() -> None:
 
 def test_what_is_refused() -> None:
     data = tiff(PIXELS, planarconfig="contig")
-    with pytest.raises(UnreadableError, match="8 bands in each of 1 pages, and 5 channels"):
+    with pytest.raises(UnreadableError, match="8 bands in each of 1 pages, and 5 channels are"):
         decode(data, channels=5)
     with pytest.raises(UnreadableError, match="16 x 24 pixels are more than 100"):
         decode(data, channels=BANDS, pixel_limit=100)
@@ -80,12 +81,30 @@ def test_many_bands_read_as_colours_are_named() -> None:
         pixels = np.zeros((16, 24, bands), np.uint16)
         data = tiff(pixels, planarconfig="contig")
         for channels in (1, 3):
-            said = f"it has {bands} bands; use --channels {bands}"
+            said = f"it has {bands} bands: models trained with --channels {bands} read them"
             with pytest.raises(UnreadableError, match=said):
                 decode(data, channels=channels)
         assert decode(data, channels=bands).shape == (16, 24, bands)
-    with pytest.raises(UnreadableError, match="its content is none of"):
+    with pytest.raises(UnreadableError, match="begins as an image does, and the rest is cut off"):
         decode(data[:20])
+
+
+@pytest.mark.parametrize(("kind", "name"), [(np.float32, "float32"), (np.float64, "float64")])
+def test_numbers_that_are_not_decoded_are_named(kind: type, name: str) -> None:
+    data = io.BytesIO()
+    tifffile.imwrite(data, np.zeros((16, 24, 3), kind), photometric="rgb")
+    with pytest.raises(UnreadableError, match=rf"TIFF file of {name} \(bands: 3\) that is not"):
+        decode(data.getvalue())
+
+
+def test_pillow_does_not_speak_for_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    script = (
+        "import sys; from beit.data.decode import decode; from beit.data.values import "
+        "UnreadableError\ntry: decode(sys.stdin.buffer.read())\nexcept UnreadableError: pass"
+    )
+    data = tiff(np.zeros((16, 24, 13), np.uint16), planarconfig="contig")
+    subprocess.run([sys.executable, "-c", script], input=data, check=True)
+    assert capfd.readouterr() == ("", "")
 
 
 def doctored(root: Path, channels: int) -> dict[str, Finding]:
@@ -97,7 +116,8 @@ def test_the_doctor_names_the_channels(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.tif").write_bytes(tiff(PIXELS + number, planarconfig="contig"))
     found = doctored(tmp_path, channels=3)
-    assert "it has 8 bands; use --channels 8" in found["unreadable"].found
+    assert "it has 8 bands: models trained with --channels 8" in found["unreadable"].found
+    assert found["channels"].found == "read with 3; files: 3 of 8 bands"
     assert (found["channels"].level, "--channels 8" in found["channels"].change) == ("warn", True)
     found = doctored(tmp_path, channels=8)
     assert "unreadable" not in found

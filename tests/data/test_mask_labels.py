@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tifffile
@@ -229,3 +231,35 @@ def test_a_legend_may_only_name_labels(tmp_path):
     found = opened(tmp_path, mask_values="labels")
     assert found.train.classes == ("ground", "roof")
     assert labels(found).tolist() == [0, 1]
+
+
+def test_what_is_ignored_is_no_background(tmp_path):
+    root = write(tmp_path, masks_of(np.nan, 1, kind=np.float32))
+    with pytest.raises(DataError, match="not ignored are of one class, '1'") as told:
+        opened(root, ignore_values=("nan",))
+    assert "write it into the masks as label 0" in told.value.remedy
+    assert opened(write(root, masks_of(np.nan, 0, 1, kind=np.float32)), ignore_values=("nan",))
+    with pytest.raises(DataError, match="not ignored are of one class, '1'"):
+        opened(write(tmp_path / "255", masks_of(255, 1)))
+
+
+@pytest.mark.parametrize(
+    "values", [(0, 128, 255), (0, 85, 170, 255), (0, 50, 100, 200, 250), (0, 36, 73, 109, 255)]
+)
+def test_labels_spread_over_grey_levels_are_two_readings(tmp_path, values):
+    root = write(tmp_path, masks_of(*values))
+    with pytest.raises(DataError, match="spread over the grey levels") as told:
+        opened(root)
+    assert f'"#{values[1]:02x}{values[1]:02x}{values[1]:02x}"' in told.value.remedy
+    classes = max(value for value in values if value < 255) + 1
+    assert len(opened(root, mask_values="labels").train.classes) == classes
+    names = {f"#{value:02x}{value:02x}{value:02x}": f"level {value}" for value in values}
+    (root / "legend.json").write_text(json.dumps(names))
+    assert opened(root).train.classes == tuple(names.values())
+
+
+@pytest.mark.parametrize(
+    "values", [(0, 7, 11), (0, 1, 2, 3), (0, 2, 4, 6), (0, 7, 11, 23, 26, 255)]
+)
+def test_numbers_of_classes_with_gaps_are_labels(tmp_path, values):
+    assert opened(write(tmp_path, masks_of(*values))).masks.mask_values == "labels"

@@ -89,6 +89,14 @@ def test_a_test_split_without_classes_is_not_measured(draw: Draw) -> None:
         labelled(root)
 
 
+def test_a_table_beside_images_is_named(draw: Draw) -> None:
+    root = draw(*some("train"))
+    (root / "train" / "metadata.csv").write_text("file_name,label\n")
+    with pytest.raises(DataError, match=r"folders, and '.*metadata\.csv' may hold") as told:
+        labelled(root)
+    assert told.value.remedy.endswith(f"give its path itself: {root / 'train' / 'metadata.csv'}")
+
+
 def test_two_folders_for_one_split(draw: Draw) -> None:
     root = draw(*some("train/a", "train/b", "val/a", "valid/a"))
     with pytest.raises(DataError, match=r"2 folders for the split val: 'val', 'valid'"):

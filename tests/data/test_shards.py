@@ -196,8 +196,16 @@ def test_partly_labelled_shards(tmp_path: Path) -> None:
     assert source.targets is None
     assert source.classes == ()
     assert "1 pictures have no label" in source.account.notes[0]
-    with pytest.raises(DataError, match=r"no label for every picture: .*1 pictures have no label"):
+    with pytest.raises(
+        DataError, match=r"for every picture; 1 pictures .*; it holds besides 1 \.txt \(not an"
+    ):
         open_labelled(place, split=0.5, per_class=None, seed=0)
+
+
+def test_a_label_is_one_line(tmp_path: Path) -> None:
+    place = tar(tmp_path / "x.tar", {"1.png": b"", "1.cls": b"cat\ndog\n"})
+    with pytest.raises(DataError, match=r"several lines, 'cat\\ndog'"):
+        open_source(place)
 
 
 def test_parts_must_have_the_same_classes(tmp_path: Path) -> None:

@@ -147,9 +147,8 @@ def test_images_are_read_by_the_range_of_the_loader(tmp_path):
     for cache in (False, True):
         found = Pictures(source, 1, cache, value_range=(0, 4095)).read(1).pixels
         assert np.array_equal(found[..., 0], EIGHT)
-    with pytest.raises(BeitError, match="value_range is 0 to 15") as caught:
+    with pytest.raises(BeitError, match="value_range is 0 to 15"):
         check_readable(source, 1, (0, 15))
-    assert "--value-range 0 15" in caught.value.remedy
     (tmp_path / "c.png").write_bytes(png(GREY * 1000))
     assert narrow_note(open_source(str(tmp_path))) == ""
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from beit.cli import doctoring, main
 from beit.config.serve import ServeConfig
+from beit.data.file_types import FORMATS
 from beit.doctor import accelerator, examination, installation, machine
 from beit.doctor.finding import Finding, must_hold
 from beit.doctor.pictures import check_pictures, suggest
@@ -141,6 +142,12 @@ def test_what_an_extra_lacks_is_added_to_what_is_installed(monkeypatch):
     monkeypatch.setattr(installation.metadata, "requires", lambda _: lines)
     found = {one.subject: one for one in installation.check_extras()}
     assert found["extra serve"].change == 'if you need it: pip install "beit[serve]"'
+
+
+def test_the_decoder_is_tried_on_every_format():
+    [found] = installation.check_decoder()
+    assert found.level == "ok"
+    assert found.found.startswith(", ".join(FORMATS))
 
 
 def test_a_decoder_that_gives_other_pixels(monkeypatch):

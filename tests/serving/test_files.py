@@ -46,6 +46,14 @@ def test_every_picture_has_its_line(trained, folder, capsys):
         assert row["labels"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-5)
 
 
+def test_answers_come_in_the_order_asked(trained, folder):
+    asked = [str(folder / name) for name in ("0.png", "broken.png", "1.png", "missing.png")]
+    for batch in (1, 2, 9):
+        found = list(predictions(trained, asked, batch))
+        assert [one.path for one in found] == asked
+        assert [bool(one.labels) for one in found] == [True, False, True, False]
+
+
 def test_the_table_names_what_cannot_be_read(trained, folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     print_table(predictions(trained, [str(folder), str(folder / "1.png")]))
@@ -78,7 +86,7 @@ def test_the_exit_code_says_that_a_picture_was_not_answered(
         told = capsys.readouterr()
         assert told.out.count("unreadable") == 1
         assert sum(f"{number}.png" in told.out for number in range(5)) == others
-        assert f"error: cannot be read, and so not answered: '{folder / 'broken.png'}'" in told.err
+        assert f"error: not answered, as they cannot be read: '{folder / 'broken.png'}'" in told.err
 
 
 def test_nothing_to_predict(trained):

@@ -73,6 +73,7 @@ def test_a_run_needs_a_folder(config, tmp_path):
         ({"steps": 29}, r"longer but not shorter: --steps is 29"),
         ({"steps": 31, "seed": 7}, r"settings: training\.seed: 0 -> 7\n"),
         ({"init": "runs/other"}, r"init: none -> runs/other\n"),
+        ({"steps": 29, "seed": 7}, r"training\.seed: 0 -> 7; training\.steps: 30 -> 29"),
         ({"masking": FixedMasking()}, r"masking\.type: BlockMasking -> FixedMasking"),
     ],
 )

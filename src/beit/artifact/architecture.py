@@ -27,6 +27,7 @@ HEAD_WIDTH = 64  # of every published size but one, which has a relative bias to
 MOST = 1 << 16  # no side of a real tensor that decides the architecture is larger
 MOST_PATCHES = 4096  # the index of the relative bias grows with their square
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
+TO_STATE = "give mean and std to beit.load, or --mean and --std to `beit convert`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,13 +227,11 @@ def _statistics(channels: int, stated: Stated, *, imagenet: bool, documents: boo
     if documents:
         note = (
             "mean and std 0.5, as DiT was trained, whose architecture this is (absolute positions "
-            "with layer scale); if it was trained otherwise, "
-            "give --mean and --std to `beit convert`, or mean and std to `beit.load`"
+            "with layer scale); if it was trained otherwise, " + TO_STATE
         )
         return _Statistics(HALF, HALF, (note,))
     note = (
         "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
-        "look the same and need those of ImageNet: then give --mean and --std to "
-        "`beit convert`, or mean and std to `beit.load`"
+        "look the same and need those of ImageNet: then " + TO_STATE
     )
     return _Statistics(HALF, HALF, (note,))

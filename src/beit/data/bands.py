@@ -30,6 +30,8 @@ class Bands(NamedTuple):
     samples: int
     """Bands of a page."""
     pages: int
+    values: str
+    """The type of its numbers, such as float32."""
 
 
 def is_tiff(data: bytes) -> bool:
@@ -85,7 +87,10 @@ def count_bands(data: bytes) -> Bands | None:
         return None
     with _open(data) as file:
         page = file.pages.first
-        return Bands(page.imagelength, page.imagewidth, page.samplesperpixel, len(file.pages))
+        values = str(page.dtype or f"{page.bitspersample}-bit numbers")
+        return Bands(
+            page.imagelength, page.imagewidth, page.samplesperpixel, len(file.pages), values
+        )
 
 
 def read_bands(
@@ -112,7 +117,7 @@ def read_bands(
         else:
             raise UnreadableError(
                 f"it has {samples} bands in each of {pages} pages, and {channels} channels are "
-                "asked for"
+                "expected"
             )
     if pixels.ndim != 3:
         raise UnreadableError(f"its pixels have the axes {page.axes}, and are no picture")

@@ -323,5 +323,5 @@ def must_be_readable(found: Checked) -> None:
         everything = sum(found.pictures.values())
         raise DataError(
             f"{len(lost)} of {everything} pictures cannot be read: {quoted(lost)}",
-            remedy="repair or remove these files",
+            remedy="repair or remove these files, or read them as is said of each",
         )

@@ -340,7 +340,7 @@ def _faults_named(data: bytes) -> Iterator[None]:
 
 
 def _why_unknown(data: bytes) -> str:
-    """Of content that no decoder knows: too many bands, a kind that is not read, or no image."""
+    """Of content that no decoder knows: too many bands, numbers that are not read, or no image."""
     try:
         bands = count_bands(data)
     except UnreadableError as error:
@@ -350,9 +350,14 @@ def _why_unknown(data: bytes) -> str:
     if bands is not None:
         number = bands.samples if bands.samples > 1 else bands.pages
         if number <= 4:  # bands that Pillow reads, in a way that it does not
-            return "it is a kind of TIFF that is not decoded"
-        return f"it has {number} bands; use --channels {number}"
+            return (
+                f"it is a TIFF file of {bands.values} (bands: {number}) that is not decoded: save "
+                "it as RGB or grey with 8 or 16 bits"
+            )
+        return f"it has {number} bands: models trained with --channels {number} read them"
     reason = known_by_head(data[:HEAD_BYTES])
-    if reason in ("", NOT_AN_IMAGE):
+    if not reason:
+        return "it begins as an image does, and the rest is cut off, damaged or not decoded"
+    if reason == NOT_AN_IMAGE:
         return "its content is none of " + ", ".join(FORMATS)
     return reason

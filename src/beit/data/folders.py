@@ -34,6 +34,14 @@ LAYOUTS = (
 LABEL_FILES = (".csv", ".tsv", ".jsonl")
 
 
+TABLES = (".csv", ".tsv", ".jsonl")
+
+
+def _tables(folder: str) -> list[str]:
+    """The files in a folder that may say the class of each image in it."""
+    return sorted(str(one) for one in Path(folder).iterdir() if one.suffix.lower() in TABLES)
+
+
 class Folders:
     """The images below a folder, and what its folders mean.
 
@@ -116,6 +124,9 @@ class Folders:
         if not names:
             because = f": {'; '.join(self.layout.notes)}" if self._masked() else ""
             instead = "; or learn from the masks with `beit segment`" if because else ""
+            if not because and (tables := _tables(where)):
+                because = f", and {quoted(tables)} may hold them"
+                instead = f"; to read such a list, give its path itself: {tables[0]}"
             raise DataError(
                 f"{where} has no class folders{because}",
                 remedy=f"use {LAYOUTS}{instead}{self._label_files()}",

@@ -181,11 +181,12 @@ def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, Imag
         if name == "test":
             del found[name]
             continue
-        notes = "; ".join(source.account.notes)
+        skipped = [f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped]
+        facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
         raise DataError(
-            f"{path} has no label for every picture" + (f": {notes}" if notes else ""),
-            remedy="label all: shards with .cls or .json beside each picture, datasets in a "
-            "column called label",
+            "; ".join([f"{path} has no label for every picture", *facts]),
+            remedy="label all: shards with .cls or .json beside each picture (their folders are no "
+            "classes), datasets in a column called label",
         )
     return found
 

@@ -25,6 +25,8 @@ BINARY_CLASSES = ("background", "object")
 FULL = (255.0, 65535.0)
 """The white of 8 and of 16 bits."""
 MOST_IGNORED = 6
+LARGE_STEP = 8
+"""Between values of labels that were spread out to be seen."""
 SMOOTHED_VALUES = 16
 """So many values between black and white, on few pixels, come from smoothed edges."""
 SMOOTHED_FRACTION = 0.1
@@ -250,6 +252,13 @@ def _kind(
             f"the masks of {path} hold {len(seen)} values from 0 to 255, nearly all pixels 0 and "
             "255: they look like binary masks that were smoothed, resized or once JPEG",
             first + " (give their names in classes.txt)", second)  # fmt: skip
+    if not classes and _spread_out(seen):
+        grey = int(min(seen - {0}))
+        raise _two_readings(
+            f"the masks of {path} hold {', '.join(map(written, sorted(seen)))} only, as if few "
+            "labels were spread over the grey levels to be seen",
+            first, "or name each value in legend.json beside the folders, such as "
+            f'{{"#{grey:02x}{grey:02x}{grey:02x}": "roof"}}')  # fmt: skip
     return "labels", []
 
 
@@ -273,6 +282,15 @@ def _smoothed(values: Values, seen: set[float]) -> bool:
         return False
     pixels = sum(values.pixels[value] for value in between)
     return pixels < SMOOTHED_FRACTION * sum(values.pixels.values())
+
+
+def _spread_out(seen: set[float]) -> bool:
+    """Whether values are multiples of one large step, such as 0, 85, 170 and 255 of 4 labels."""
+    above = sorted(seen - {0})
+    if len(above) < 2 or above[0] < LARGE_STEP or above[-1] > IGNORE:
+        return False
+    step = above[-1] / round(above[-1] / above[0])
+    return all(abs(value - step * round(value / step)) <= 1 for value in above)
 
 
 def _refuse_strange(values: Values, reading: MaskReading) -> None:

@@ -1,14 +1,17 @@
-"""Pillow's warnings, silenced while pictures are decoded."""
+"""Pillow's warnings, silenced while pictures are decoded: what is wrong is in our own errors."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from types import TracebackType
 
+_LOGGER = logging.getLogger("PIL")
+
 
 class PillowIsQuiet:
-    """Silences Pillow's own warnings while any thread decodes.
+    """Silences Pillow's own warnings while any thread decodes, and what it logs.
 
     `warnings.catch_warnings` restores the filters it found, so overlapping uses from several
     threads could leave the wrong ones behind; here only the first in and the last out touch them.
@@ -18,6 +21,7 @@ class PillowIsQuiet:
         self._lock = threading.Lock()
         self._inside = 0
         self._catcher = warnings.catch_warnings()
+        self._level = logging.NOTSET
 
     def __enter__(self) -> None:
         with self._lock:
@@ -25,6 +29,8 @@ class PillowIsQuiet:
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._level = _LOGGER.level
+                _LOGGER.setLevel(logging.CRITICAL + 1)
             self._inside += 1
 
     def __exit__(
@@ -36,6 +42,7 @@ class PillowIsQuiet:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
+                _LOGGER.setLevel(self._level)
                 self._catcher.__exit__(kind, error, trace)
 
 

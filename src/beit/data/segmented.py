@@ -232,11 +232,7 @@ def open_segmented(
     sources = [SegmentedSource(path, part, reading, names) for part in pairs]
     for source, part in zip(sources, counts, strict=True):
         _check_labels(source, part, len(names))
-    if len(names) < 2:
-        raise DataError(
-            f"{path} has a single class, {quoted(list(names))}",
-            remedy="segmenting takes two: a background and an object, for example",
-        )
+    _check_two_classes(path, names, reading, counts[0])
     for split_name, part in zip(("training", "validation"), counts, strict=True):
         remarks = (*remarks, *rarely_meant(split_name, part, names))
     account = _account(
@@ -245,6 +241,25 @@ def open_segmented(
     for source in sources:
         source.account = account
     return SegmentedSplits(sources[0], sources[1], _resolved(config, found, reading, legend))
+
+
+def _check_two_classes(
+    path: str, names: tuple[str, ...], reading: MaskReading, counts: np.ndarray
+) -> None:
+    """DataError where there is nothing to tell apart, by the pixels int64 [n,256] of training."""
+    shown = [name for name, pixels in zip(names, counts.sum(axis=0), strict=False) if pixels]
+    if len(names) < 2:
+        raise DataError(
+            f"{path} has a single class, {quoted(list(names))}",
+            remedy="segmenting takes two: a background and an object, for example",
+        )
+    marked = _are_numbers(names) and counts[:, IGNORE].any()
+    if len(shown) == 1 and (reading.ignored or marked):
+        raise DataError(
+            f"all pixels of {path} to learn from that are not ignored are of one class, "
+            f"{quoted(shown)}",
+            remedy="if the ignored values are the background, write it into the masks as label 0",
+        )
 
 
 def _numbered(reading: MaskReading, counts: list[np.ndarray]) -> tuple[str, ...]:

@@ -161,7 +161,13 @@ def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Membe
 def _said(extension: str, content: bytes) -> Any:
     """What a label file says of the class; of a .json that can be long nothing else is kept."""
     if extension == ".cls":
-        return content.decode("utf-8").strip()
+        label = content.decode("utf-8").strip()
+        if len(label.splitlines()) > 1:
+            raise ValueError(
+                f"a .cls file has several lines, {label!r}: it holds one label; several stand as a "
+                "list in a .json"
+            )
+        return label
     values = parse_json(content)
     if isinstance(values, dict):
         return next((values[name] for name in LABEL_NAMES if name in values), None)

@@ -331,12 +331,7 @@ def check_readable(
             reasons.append(f"{source.key(index)} ({error.reason})")
         else:
             return
-    ranged = ""
-    if value_range:
-        ranged = ", and that all their values lie within --value-range {:g} {:g}".format(
-            *value_range
-        )
     raise DataError(
         f"none of {len(indices)} pictures tried can be read: " + quoted(reasons),
-        remedy=f"check that these files are images with the right number of channels{ranged}",
+        remedy="do what is said of each file; `beit data check` names all of them",
     )

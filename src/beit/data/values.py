@@ -64,8 +64,8 @@ def _scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
         if low >= 0 and high <= largest:
             return _within(values, (0, largest))
     raise UnreadableError(
-        f"its values run from {low:g} to {high:g}: give their range with value_range, or convert "
-        f"them to a range from 0 to {ranges[-1]}"
+        f"its values run from {low:g} to {high:g}: models trained with --value-range LOW HIGH read "
+        f"them, or convert them to a range from 0 to {ranges[-1]}"
     )
 
 

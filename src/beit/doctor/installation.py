@@ -10,16 +10,14 @@ from io import BytesIO
 import numpy as np
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from PIL import Image, features
+from PIL import Image
 
 from beit.data.decode import decode
+from beit.data.file_types import FORMATS
 from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding, Level
 
 PACKAGE = "beit"
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-OPTIONAL_FORMATS = {"JPEG2000": "jpg_2000", "AVIF": "avif"}
-"""Those that a Pillow may be built without, by what it calls them."""
 FARTHEST = 12
 """Of 255: how far the colours of a plain picture may move in a lossy format."""
 
@@ -82,9 +80,8 @@ def check_decoder() -> Iterator[Finding]:
     """A picture of every format is written and read back by the decoder that runs use."""
     picture = np.zeros((24, 32, 3), np.uint8)
     picture[:12], picture[12:] = (200, 60, 40), (30, 90, 160)
-    optional = [name for name, feature in OPTIONAL_FORMATS.items() if features.check(feature)]
-    formats, faults = [*FORMATS, *optional], []
-    for name in formats:
+    faults = []
+    for name in FORMATS:
         buffer = BytesIO()
         try:
             Image.fromarray(picture).save(buffer, name)
@@ -100,7 +97,7 @@ def check_decoder() -> Iterator[Finding]:
         "fail" if faults else "ok",
         "decoder",
         "; ".join(faults)
-        or f"{', '.join(formats)} are read (simplejpeg "
+        or f"{', '.join(FORMATS)} are read (simplejpeg "
         f"{metadata.version('simplejpeg')}, Pillow {metadata.version('pillow')})",
         "pip install --force-reinstall simplejpeg pillow" if faults else "",
     )

@@ -117,7 +117,10 @@ def _balance(found: Checked, learned_from: str) -> Iterator[Finding]:
 
 def _kinds(seen: Look, channels: int) -> Iterator[Finding]:
     """Channels asked for against those the files have."""
-    words = ", ".join(f"{number} {mode}" for mode, number in seen.modes.most_common(4))
+    words = ", ".join(
+        f"{number} {'of ' if mode.endswith(' bands') else ''}{mode}"
+        for mode, number in seen.modes.most_common(4)
+    )
     grey = sum(number for mode, number in seen.modes.items() if mode in ("1", "L", "I;16", "I"))
     total = sum(seen.modes.values())
     change = ""

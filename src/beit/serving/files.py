@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,12 +43,17 @@ class Prediction(NamedTuple):
     unreadable: str = ""
 
 
-class Readable(NamedTuple):
-    """Some pictures that could be read, and the others with the reason."""
+class Opened(NamedTuple):
+    """A picture with its pixels uint8 [H,W,C], or with the reason why it could not be read."""
 
-    paths: list[str]
-    pixels: list[np.ndarray]
-    unreadable: list[tuple[str, str]]
+    path: str
+    pixels: np.ndarray | None
+    unreadable: str = ""
+
+
+def _pixels(pictures: Sequence[Opened]) -> list[np.ndarray]:
+    """Of those that could be read."""
+    return [one.pixels for one in pictures if one.pixels is not None]
 
 
 def _opened(path: str) -> ImageSource:
@@ -65,16 +71,15 @@ def _opened(path: str) -> ImageSource:
     return open_source(path)
 
 
-def _read(paths: Sequence[str], predictor: Predictor, batch: int) -> Iterator[Readable]:
-    """All pictures below the paths, `batch` at a time."""
+def _read(paths: Sequence[str], predictor: Predictor) -> Iterator[Opened]:
+    """All pictures below the paths, in their order."""
     if not paths:
         raise ConfigError("no pictures were given", remedy="name files or folders")
-    chunk = Readable([], [], [])
     for path in paths:
         try:
             source = _opened(path)
         except DataError as error:  # of one place: the others are answered
-            chunk.unreadable.append((path, error.problem))
+            yield Opened(path, None, error.problem)
             continue
         root = Path(path)
         for index in range(len(source)):
@@ -86,14 +91,17 @@ def _read(paths: Sequence[str], predictor: Predictor, batch: int) -> Iterator[Re
                     value_range=predictor.value_range,
                 )
             except UnreadableError as error:
-                chunk.unreadable.append((name, error.reason))
-                continue
-            chunk.paths.append(name)
-            chunk.pixels.append(pixels)
-            if len(chunk.paths) == batch:
-                yield chunk
-                chunk = Readable([], [], [])
-    if chunk.paths or chunk.unreadable:
+                yield Opened(name, None, error.reason)
+            else:
+                yield Opened(name, pixels)
+
+
+def _in_batches(
+    paths: Sequence[str], predictor: Predictor, batch: int
+) -> Iterator[tuple[Opened, ...]]:
+    """All pictures below the paths, `batch` at a time."""
+    pictures = _read(paths, predictor)
+    while chunk := tuple(islice(pictures, batch)):
         yield chunk
 
 
@@ -102,12 +110,14 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """The classes of every picture below the paths; `top` as in `Predictor.predict`."""
     predictor = load(artifact, device=device)
-    for chunk in _read(paths, predictor, batch):
-        for name, reason in chunk.unreadable:
-            yield Prediction(name, [], reason)
-        if chunk.paths:
-            for name, row in zip(chunk.paths, predictor.probabilities(chunk.pixels), strict=True):
-                yield Prediction(name, predictor.answering.labels(row, top))
+    for chunk in _in_batches(paths, predictor, batch):
+        pixels = _pixels(chunk)
+        rows = iter(predictor.probabilities(pixels) if pixels else ())
+        for one in chunk:
+            if one.pixels is None:
+                yield Prediction(one.path, [], one.unreadable)
+            else:
+                yield Prediction(one.path, predictor.answering.labels(next(rows), top))
 
 
 def print_json(predictions: Iterator[Prediction]) -> list[str]:
@@ -173,8 +183,8 @@ def must_be_readable(lost: Sequence[str]) -> None:
     not take it for answered."""
     if lost:
         raise DataError(
-            f"cannot be read, and so not answered: {quoted(list(lost))}",
-            remedy="repair or remove these files; all others were answered",
+            f"not answered, as they cannot be read: {quoted(list(lost))}",
+            remedy="repair or convert these files, or leave them out; all others were answered",
         )
 
 
@@ -203,23 +213,24 @@ def _segmented(
     unreadable: list[tuple[str, str]] = []
     for path in paths:
         root = Path(path) if Path(path).is_dir() else Path(path).parent
-        for chunk in _read([path], predictor, 1):
-            unreadable += chunk.unreadable
-            for name, pixels in zip(chunk.paths, chunk.pixels, strict=True):
-                place = Path(name).relative_to(root).with_suffix(".png")
-                if place in written:
-                    raise DataError(
-                        f"{name} and {written[place]} would both be written to {place}",
-                        remedy="segment them one after the other, into different folders",
-                    )
-                written[place] = name
-                labels = predictor.segment(pixels)
-                # One channel is shown as grey; of more than three the first are.
-                colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
-                for folder in ("labels", "overlays"):
-                    (out / folder / place).parent.mkdir(parents=True, exist_ok=True)
-                save_label_map(labels, out / "labels" / place)
-                Image.fromarray(painted(colours, labels)).save(out / "overlays" / place)
+        for name, pixels, reason in _read([path], predictor):
+            if pixels is None:
+                unreadable.append((name, reason))
+                continue
+            place = Path(name).relative_to(root).with_suffix(".png")
+            if place in written:
+                raise DataError(
+                    f"{name} and {written[place]} would both be written to {place}",
+                    remedy="segment them one after the other, into different folders",
+                )
+            written[place] = name
+            labels = predictor.segment(pixels)
+            # One channel is shown as grey; of more than three the first are.
+            colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
+            for folder in ("labels", "overlays"):
+                (out / folder / place).parent.mkdir(parents=True, exist_ok=True)
+            save_label_map(labels, out / "labels" / place)
+            Image.fromarray(painted(colours, labels)).save(out / "overlays" / place)
     for name, reason in unreadable:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not written:
@@ -252,11 +263,11 @@ def _embedded(
     keys: list[str] = []
     rows: list[np.ndarray] = []
     unreadable: list[tuple[str, str]] = []
-    for chunk in _read(paths, predictor, batch):
-        unreadable += chunk.unreadable
-        if chunk.paths:
-            keys += chunk.paths
-            rows.append(predictor.embed(chunk.pixels, block=block).numpy())
+    for chunk in _in_batches(paths, predictor, batch):
+        unreadable += [(one.path, one.unreadable) for one in chunk if one.pixels is None]
+        keys += [one.path for one in chunk if one.pixels is not None]
+        if pixels := _pixels(chunk):
+            rows.append(predictor.embed(pixels, block=block).numpy())
     for name, reason in unreadable:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not rows:

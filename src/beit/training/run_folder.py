@@ -172,6 +172,8 @@ class RunFolder:
                     "where it is to end",
                 )
             return
+        if config.training.steps > old.training.steps:
+            changed.pop(LENGTH, None)  # that alone would be taken
         if type(old) is not type(config) or changed:
             if type(old) is type(config) and config.training.steps > old.training.steps:
                 changed.pop(LENGTH, None)  # allowed, so no reason to refuse the run
@@ -181,7 +183,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds a run with other settings: {listed or type(old).__name__}",
                 remedy="repeat the command that started it and add --resume (all settings are in "
-                "its config.json), or choose another --out",
+                "its config.json, of which --steps may be larger), or choose another --out",
             )
 
     def close(self) -> None:
