@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)  # the models are tiny, and threads of several workers would fight
 
+# Autograd starts a thread for each device with the first backward pass, and a forked child cannot go
+# backward after that. Exports and fake tensors pretend that there is a GPU: so here, before them.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
@@ -30,26 +32,6 @@ def environment() -> dict[str, str]:
     import beit
 
     return os.environ | {"PYTHONPATH": str(Path(beit.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-
-
-OWN_PROCESS = "BEIT_TEST_OWN_PROCESS"
-
-
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """A test marked `own_process` runs in a new one: a forked child cannot go backward through a
-    model where its parent has done so."""
-    if pyfuncitem.get_closest_marker("own_process") is None or OWN_PROCESS in os.environ:
-        return None
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-n0", "-p", "no:cacheprovider",
-               "--rootdir", str(pyfuncitem.config.rootpath),
-               f"{pyfuncitem.path}::{pyfuncitem.name}"]  # fmt: skip
-    done = subprocess.run(
-        command, env=os.environ | {OWN_PROCESS: "1"}, capture_output=True, text=True, check=False
-    )
-    if " skipped" in done.stdout.splitlines()[-1]:
-        pytest.skip(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return True
 
 
 @pytest.fixture(autouse=True)

@@ -143,7 +143,6 @@ def fill(disk: Path) -> None:
             return
 
 
-@pytest.mark.own_process
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_disk_that_fills_up_during_a_run(tmp_path, keep, monkeypatch):
     """The older of two checkpoints makes room; with one, the run ends with that one whole, and goes
@@ -211,7 +210,6 @@ def test_a_row_that_is_written_in_parts_is_whole(tmp_path):
     assert (tmp_path / "rows").read_text() == "".join(f"line {number}\n" for number in range(20))
 
 
-@pytest.mark.own_process
 def test_a_log_that_has_no_room_does_not_hide_why_a_run_ends(tmp_path):
     def run() -> None:
         broken = InMemory(masked_batch, before=once(4, DataError("rotten")))
