@@ -26,7 +26,7 @@ def beit(reference, sha256=""):
 
 
 def classifier(reference, sha256=""):
-    """A classifier: pictures to logits. uint8 is normalised by it, floats are taken as they are."""
+    """A classifier: images to logits. uint8 is normalised by it, floats are taken as they are."""
     from beit.errors import CheckpointError
     from beit.serving.predictor import load
 
@@ -40,7 +40,7 @@ def classifier(reference, sha256=""):
 
 
 def tokenizer(reference):
-    """A frozen visual tokenizer: `encode` gives the ids of pictures, `decode` pictures of ids."""
+    """A frozen visual tokenizer: `encode` gives the ids of images, `decode` images of ids."""
     from beit.artifact.load import open_tokenizer
 
     return open_tokenizer(reference, may_import=False)

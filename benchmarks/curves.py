@@ -1,4 +1,4 @@
-"""One pre-training with and without what makes it fast, on real pictures, seed by seed.
+"""One pre-training with and without what makes it fast, on real images, seed by seed.
 
 `python -m benchmarks.curves [--seeds N] [--steps N] [--folder FOLDER] [--control]`
 
@@ -7,7 +7,7 @@ the last block and the head at all places, of which the masked are then taken; g
 weights updated one tensor after the other; jitter in the loader, before the crop is resized. With:
 `beit.pretrain` in bfloat16, blocks compiled, the tokenizer in half precision and channels last,
 tokens, last block and head at the masked places only, a fused update, jitter on the device. Both
-begin with the same weights, and draw the same pictures, crops, changes of colour and masks.
+begin with the same weights, and draw the same images, crops, changes of colour and masks.
 
 What comes out in the same place but for noise differs by less than seeds do: the distance of the
 mean curves, over the spread of the single ones, is below 1. The control, the plain loop at half the
@@ -162,18 +162,16 @@ def fast_losses(config: PretrainRunConfig) -> list[float]:
     return [row["loss"] for row in map(json.loads, lines) if row["kind"] == "train"]
 
 
-def configured(
-    pictures: str, tokenizer: str, out: Path, steps: int, seed: int
-) -> PretrainRunConfig:
+def configured(images: str, tokenizer: str, out: Path, steps: int, seed: int) -> PretrainRunConfig:
     """The demo's backbone and masks, with crops that are resized and colours that change."""
     plan = demo.full().pretrain
     return replace(
         plan,
-        data=pictures,
+        data=images,
         tokenizer=tokenizer,
         out=str(out),
         accept_collapsed=True,
-        neighbour_pictures=0,
+        knn_images=0,
         model=replace(plan.model, drop_path=0.1),
         views=ViewConfig(crop_scale=(0.3, 1.0), symmetry="all"),
         training=replace(
@@ -189,13 +187,13 @@ def configured(
     )
 
 
-def trained_tokenizer(folder: Path, pictures: str, steps: int) -> str:
+def trained_tokenizer(folder: Path, images: str, steps: int) -> str:
     """The demo's tokenizer after fewer steps; one that lies there already is used again."""
     place = folder / "tokenizer"
     if not (place / "model").is_dir():
         plan = demo.full().tokenizer
         training = replace(plan.training, steps=steps, warmup_steps=steps // 10)
-        config = replace(plan, data=pictures, out=str(place), training=training)
+        config = replace(plan, data=images, out=str(place), training=training)
         beit.tokenizer(config, quiet=True, report=False)
     return str(place)
 
@@ -214,12 +212,12 @@ def measure(
 ) -> Measured:
     """Train each kind of run with each seed."""
     made = make_tiles(folder / "tiles", side=demo.TILE, stride=STRIDE, labelled_stride=1000)
-    print(f"{made['unlabelled']} pictures", flush=True)
-    pictures = str(folder / "tiles" / "unlabelled")
-    tokenizer = trained_tokenizer(folder, pictures, tokenizer_steps)
+    print(f"{made['unlabelled']} images", flush=True)
+    images = str(folder / "tiles" / "unlabelled")
+    tokenizer = trained_tokenizer(folder, images, tokenizer_steps)
     curves: dict[str, list[list[float]]] = {"plain": [], "fast": [], "control": []}
     for seed in range(seeds):
-        config = configured(pictures, tokenizer, folder / f"fast-{seed}", steps, seed)
+        config = configured(images, tokenizer, folder / f"fast-{seed}", steps, seed)
         curves["plain"].append(list(plain_losses(config)))
         curves["fast"].append(fast_losses(config))
         if control:

@@ -23,7 +23,7 @@ TRAINING = TrainingConfig(steps=2, batch=1, lr=1e-4, layer_decay=0.65)
 
 
 def contests(setting: Setting) -> Iterator[Contest]:
-    """All classify the same pictures into 1000 classes."""
+    """All classify the same images into 1000 classes."""
     torch.manual_seed(0)
     model = Classifier(setting.classifying, CLASSES).to(setting.device).train()
     images = setting.images(model.backbone.config.size)

@@ -1,4 +1,4 @@
-"""Classification: how long one picture takes, and how many a batch brings."""
+"""Classification: how long one image takes, and how many a batch brings."""
 
 from __future__ import annotations
 

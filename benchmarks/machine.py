@@ -19,7 +19,7 @@ from benchmarks.race import WHOLE, Clock
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("beit", "torch", "torchvision", "timm", "transformers", "dall-e", "numpy", "pillow")
 SHAPE = (1576, 768, 3072)
-"""The first linear map of an MLP of base, for eight pictures: rows, inputs, outputs."""
+"""The first linear map of an MLP of base, for eight images: rows, inputs, outputs."""
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -19,7 +19,7 @@ DRAWS = 500
 
 
 def contests(_setting: Setting) -> Iterator[Contest]:
-    """Each draws the masks of 500 pictures."""
+    """Each draws the masks of 500 images."""
     chance = random.Random(0)
     samplers = {"exact count": BlockMasking(), "at most": PublishedBlockMasking()}
     for case, config in samplers.items():

@@ -31,12 +31,12 @@ def contests(setting: Setting) -> Iterator[Contest]:
 
 
 def _kept(setting: Setting) -> Iterator[Contest]:
-    """Bytes that the forward pass saves for one picture more, each storage once: so that what does
+    """Bytes that the forward pass saves for one image more, each storage once: so that what does
     not grow with them, such as weights in another type, is left out."""
     task, precision = Task(setting), setting.precisions[-1]
     peers, skipped = gather({name: partial(task.logits, name) for name in PEERS})
     yield Contest(
-        case=f"kept for the backward pass, per picture, {precision}",
+        case=f"kept for the backward pass, per image, {precision}",
         contestants={
             name: partial(_growth, setting, precision, scores)
             for name, scores in {OURS: task.logits(OURS), **peers}.items()
@@ -53,7 +53,7 @@ def _growth(setting: Setting, precision: str, scores: Scoring, clock: Clock) -> 
     clock.report(grown / (many - few) / 2**20)
 
 
-def _saved(setting: Setting, precision: str, scores: Scoring, pictures: int) -> int:
+def _saved(setting: Setting, precision: str, scores: Scoring, images: int) -> int:
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _saved(setting: Setting, precision: str, scores: Scoring, pictures: int) -> 
         return tensor
 
     with setting.autocast(precision), saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = scores(pictures)  # alive: or storages would be given away under their addresses
+        kept = scores(images)  # alive: or storages would be given away under their addresses
     del kept
     return sum(sizes.values())
 

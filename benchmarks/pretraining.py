@@ -46,7 +46,7 @@ PEERS: dict[str, Callable[[MaskedImageModel], nn.Module]] = {
 }
 
 KEPT = "beit, kept tokens"
-"""The tokens of the pictures are found in a bank on disk."""
+"""The tokens of the images are found in a bank on disk."""
 
 RECOMPUTING: dict[str, Recompute] = {
     "beit, selective recompute": "selective",
@@ -56,7 +56,7 @@ RECOMPUTING: dict[str, Recompute] = {
 
 Tensors = Callable[[], Tensor]
 Scoring = Callable[[int], Tensor]
-"""Logits of the first so many pictures."""
+"""Logits of the first so many images."""
 
 
 def in_children() -> tuple[list[str], dict[str, str]]:
@@ -66,7 +66,7 @@ def in_children() -> tuple[list[str], dict[str, str]]:
 
 
 class Task:
-    """The model to train, its tokenizer, and the pictures: the same for everyone."""
+    """The model to train, its tokenizer, and the images: the same for everyone."""
 
     def __init__(self, setting: Setting) -> None:
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ class Task:
         objective.set_up_blocks(recompute, "auto")
         tokenizer = objective.tokenizer
         assert tokenizer is not None
-        views = torch.tensor([[0, picture] for picture in range(self.setting.batch)])
+        views = torch.tensor([[0, image] for image in range(self.setting.batch)])
 
         def tokens() -> Tensor:
             if bank is None:
@@ -169,7 +169,7 @@ def _bank(setting: Setting, task: Task, folder: str) -> TokenBank:
         Path(folder),
         {},
         views=1,
-        pictures=setting.batch,
+        images=setting.batch,
         patches=setting.pretraining.patches,
         codes=task.tokenizer.codes,
     )

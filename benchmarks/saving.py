@@ -48,7 +48,7 @@ class Save(NamedTuple):
 
 
 class Training:
-    """A model, its optimizer and its average, trained on the same pictures again and again."""
+    """A model, its optimizer and its average, trained on the same images again and again."""
 
     def __init__(self, setting: Setting) -> None:
         torch.manual_seed(0)

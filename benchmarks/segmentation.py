@@ -1,4 +1,4 @@
-"""Segmentation with the UperNet head: a training step and the labelling of one picture."""
+"""Segmentation with the UperNet head: a training step and the labelling of one image."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
 
 
 def _labelled(logits: Tensor, side: int) -> Tensor:
-    """transformers leaves it to its user to bring the logits to the size of the picture."""
+    """transformers leaves it to its user to bring the logits to the size of the image."""
     return torch.nn.functional.interpolate(logits.float(), size=(side, side), mode="bilinear")
 
 

@@ -56,13 +56,13 @@ class Setting:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
     def images(self, size: tuple[int, int], *, number: int | None = None, seed: int = 0) -> Tensor:
-        """Noise as uint8 pictures; the time does not depend on what they show."""
+        """Noise as uint8 images; the time does not depend on what they show."""
         chance = torch.Generator().manual_seed(seed)
         shape = (number or self.batch, 3, *size)
         return torch.randint(256, shape, generator=chance, dtype=torch.uint8).to(self.device)
 
     def mask(self, backbone: VisionTransformerConfig) -> Tensor:
-        """75 of 196 patches of each picture, or that share."""
+        """75 of 196 patches of each image, or that share."""
         patches = backbone.patches
         chance = torch.rand(self.batch, patches, generator=torch.Generator().manual_seed(1))
         return (chance.argsort(dim=1) < round(75 / 196 * patches)).to(self.device)

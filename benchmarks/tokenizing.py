@@ -1,4 +1,4 @@
-"""Tokens of pictures of 112 x 112 pixels: all of them, and those of the masked places."""
+"""Tokens of images of 112 x 112 pixels: all of them, and those of the masked places."""
 
 from __future__ import annotations
 

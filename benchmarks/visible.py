@@ -1,4 +1,4 @@
-"""A step of visible-only prediction beside the ordinary masked step on the same pictures.
+"""A step of visible-only prediction beside the ordinary masked step on the same images.
 
 The ordinary one hides 75 of 196 patches, as BEiT does; visible-only prediction does so too, and
 then hides three quarters, as its recipes do. It is another task with other positions: what is
@@ -74,7 +74,7 @@ def _bank(setting: Setting, tokenizer: VisualTokenizer, folder: Path) -> TokenBa
         folder,
         {},
         views=1,
-        pictures=setting.batch,
+        images=setting.batch,
         patches=setting.pretraining.patches,
         codes=tokenizer.codes,
     )
@@ -89,7 +89,7 @@ def _batch(setting: Setting, tokenizer: VisualTokenizer, share: float) -> Masked
         setting.images(tokenizer.size, seed=1),
         mask.to(setting.device),
         keys=("",) * setting.batch,
-        views=torch.tensor([[0, picture] for picture in range(setting.batch)]),
+        views=torch.tensor([[0, image] for image in range(setting.batch)]),
     )
 
 

@@ -41,7 +41,7 @@ SILENT: Options = {"tracker": ("none",), "report": False, "quiet": True}
 """Options that change no number."""
 
 
-class Pictures(NamedTuple):
+class Images(NamedTuple):
     """Folders of those to learn a vocabulary from and to pre-train on, and of those with classes;
     and what they are, in words."""
 
@@ -57,9 +57,9 @@ class Runs(NamedTuple):
     own: dict[str, Options]
 
 
-def runs(folder: Path, pictures: Pictures) -> dict[str, Runs]:
+def runs(folder: Path, images: Images) -> dict[str, Runs]:
     """Verb to its runs, each made with those before it."""
-    unlabelled, tokenizers = pictures.unlabelled, folder / "tokenizer"
+    unlabelled, tokenizers = images.unlabelled, folder / "tokenizer"
     return {
         "tokenizer": Runs(
             {"data": unlabelled, "steps": 600},
@@ -79,8 +79,8 @@ def runs(folder: Path, pictures: Pictures) -> dict[str, Runs]:
                 "evaluate_every": 0,
                 "tokenizer": str(tokenizers / HEALTHY),
                 "tokenizer_precision": "fp32",
-                "labelled": pictures.labelled,
-                "neighbour_pictures": 500,
+                "labelled": images.labelled,
+                "knn_images": 500,
             },
             {
                 HEALTHY: {},
@@ -99,7 +99,7 @@ def runs(folder: Path, pictures: Pictures) -> dict[str, Runs]:
         ),
         "finetune": Runs(
             {
-                "data": pictures.labelled,
+                "data": images.labelled,
                 "steps": 400,
                 "rand_augment": "",
                 "smoothing": 0.0,
@@ -193,7 +193,7 @@ def parts(record: dict[str, Any]) -> dict[str, str]:
     machine = record["machine"]
     made = (
         f"Made by `python -m docs.curves FOLDER` at commit {machine['commit']}, "
-        f"{machine['date'][:10]}, on {record['pictures']}; {machine['threads']} of "
+        f"{machine['date'][:10]}, on {record['images']}; {machine['threads']} of "
         f"{machine['cores']} cores of an {machine['processor']}, torch "
         f"{machine['versions']['torch']}."
     )
@@ -229,16 +229,14 @@ def fill(page: str, record: dict[str, Any]) -> str:
     return page
 
 
-def make(
-    folder: Path, pictures: Pictures, docs: Path, others: dict[str, Options]
-) -> dict[str, Any]:
+def make(folder: Path, images: Images, docs: Path, others: dict[str, Options]) -> dict[str, Any]:
     """Train in `folder`, and write what was found to `docs`. `others` are options of all runs of a
     verb."""
-    record: dict[str, Any] = {"machine": describe(torch.device("cpu")), "pictures": pictures.told}
+    record: dict[str, Any] = {"machine": describe(torch.device("cpu")), "images": images.told}
     record["machine"]["threads"] = torch.get_num_threads()
     record["verbs"] = {}
     histories: dict[str, dict[str, History]] = {}
-    for verb, (shared, own) in runs(folder, pictures).items():
+    for verb, (shared, own) in runs(folder, images).items():
         shared, found = {**COMMON, **shared, **others.get(verb, {})}, {}
         histories[verb] = {}
         for name, options in own.items():
@@ -259,7 +257,7 @@ def make(
     return record
 
 
-def tiles(folder: Path) -> Pictures:
+def tiles(folder: Path) -> Images:
     """Satellite tiles of 64 pixels, cut as those of the demo; training places are twice as dense
     without labels."""
     made = make_tiles(folder, side=64, stride=30, labelled_stride=43)
@@ -273,7 +271,7 @@ def tiles(folder: Path) -> Pictures:
         f"{made['unlabelled']:,} satellite tiles of 64 pixels without labels, {training} labelled "
         f"ones to train on and {validation} to validate"
     )
-    return Pictures(str(folder / "unlabelled"), str(folder / "labelled"), told)
+    return Images(str(folder / "unlabelled"), str(folder / "labelled"), told)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,12 @@ def rows() -> list[str]:
                     what = f"{part.depth} x {part.width}, patch {part.patch}"
                 count = sum(each.numel() for each in part.build().parameters())
             steps = config.training.steps
-            pictures = steps * config.training.batch
+            images = steps * config.training.batch
             state = count * BYTES / GIB
             found.append(
                 f"| `beit {verb}` | `{name}` | {part.size[0]} x {part.size[1]} | {what} "
                 f"| {count / 1e6:.1f} | {state:.2f} | {config.training.batch:,} | {steps:,} "
-                f"| {pictures / 1e6:.3g} |"
+                f"| {images / 1e6:.3g} |"
             )
     return found
 
@@ -43,7 +43,7 @@ def table() -> str:
     """The table of the page."""
     head = (
         "| verb | recipe | pixels | model | million parameters | GiB of state | batch | steps "
-        "| million pictures seen |"
+        "| million images seen |"
     )
     return "\n".join([head, "| --- " * 9 + "|", *rows()])
 

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)  # the models are tiny, and threads of several workers would fight
 
-# Autograd starts a thread for each device with the first backward pass, and a forked child cannot go
+# Autograd starts a thread for each device with the first backward pass; a forked child cannot go
 # backward after that. Exports and fake tensors pretend that there is a GPU: so here, before them.
 torch.zeros(1, requires_grad=True).sum().backward()
 
@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Weights and pictures are the same in every run."""
+    """Weights and images are the same in every run."""
     torch.manual_seed(0)
 
 
@@ -55,8 +55,8 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 @pytest.fixture(scope="session")
 def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of twelve pictures, 40 x 48 pixels: a moved shape in one colour on another."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Three classes of twelve images, 40 x 48 pixels: a moved shape in one colour on another."""
+    root = tmp_path_factory.mktemp("images")
     chance = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:40j, -1:1:48j]
     for name, shape in SHAPES.items():

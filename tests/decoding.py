@@ -1,4 +1,4 @@
-"""Decoding in a process of its own, with little memory and little time; and mutated pictures."""
+"""Decoding in a process of its own, with little memory and little time; and mutated images."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 )  # fmt: skip
 
 
-def sound_pictures() -> list[tuple[str, bytes]]:
+def sound_images() -> list[tuple[str, bytes]]:
     """One of each format and mode, animated and turned ones among them."""
     found = [
         (f"{form} {mode}", encoded(form, mode, side=24)) for form in FORMATS for mode in MODES[form]
@@ -142,7 +142,7 @@ def sound_pictures() -> list[tuple[str, bytes]]:
 
 
 def mutated(sound: list[tuple[str, bytes]], seed: int) -> tuple[str, bytes]:
-    """A sound picture with one to three faults; the same for the same seed."""
+    """A sound image with one to three faults; the same for the same seed."""
     chance = random.Random(seed)
     name, data = chance.choice(sound)
     damaged = bytearray(data)

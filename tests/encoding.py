@@ -1,4 +1,4 @@
-"""Pictures in every format and mode, and PNG and TIFF files put together by hand."""
+"""Images in every format and mode, and PNG and TIFF files put together by hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def encoded(form: str, mode: str = "RGB", side: int = 64, **options: Any) -> byt
 
 
 def animate(place: Path) -> Path:
-    """In place of a picture an animation that begins with it."""
+    """In place of an image an animation that begins with it."""
     first, shape = Image.open(place), place.with_suffix(".gif")
     first.save(shape, save_all=True, append_images=[Image.new("RGB", first.size, "red")])
     place.unlink()
@@ -80,7 +80,7 @@ def png(*chunks: bytes, width: int = 4, height: int = 4, depth: int = 8, colour:
 
 
 def rows(width: int = 4, height: int = 4, filtered: int = 0) -> bytes:
-    """The pixels of an RGB picture as a chunk."""
+    """The pixels of an RGB image as a chunk."""
     return chunk(b"IDAT", zlib.compress((bytes([filtered]) + bytes(3 * width)) * height))
 
 

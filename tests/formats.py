@@ -40,24 +40,24 @@ FORMATS = {
 }
 
 
-def picture(size: tuple[int, int]) -> torch.Tensor:
+def image(size: tuple[int, int]) -> torch.Tensor:
     """uint8 [1, 3, H, W], without any generator of random numbers."""
     values = torch.arange(3 * size[0] * size[1]) * 37 % 251
     return values.to(torch.uint8).view(1, 3, *size)
 
 
 def answer(artifact: store.Artifact) -> list[float]:
-    """What a model says of its picture."""
+    """What a model says of its image."""
     model: Any = artifact.model
     with torch.no_grad():
         if artifact.kind == "tokenizer":
-            said = model.encode(picture(model.size))
+            said = model.encode(image(model.size))
         elif artifact.kind == "masked":
-            said = model(picture(BACKBONE.size), torch.arange(16)[None] % 3 == 0)
+            said = model(image(BACKBONE.size), torch.arange(16)[None] % 3 == 0)
         elif artifact.kind == "backbone":
-            said = model.backbone(picture(BACKBONE.size)).patches.mean(dim=1)
+            said = model.backbone(image(BACKBONE.size)).patches.mean(dim=1)
         else:
-            said = model(picture(BACKBONE.size))
+            said = model(image(BACKBONE.size))
     return [float(value) for value in said.flatten()[:64]]
 
 
@@ -102,7 +102,7 @@ def write_checkpoint(place: Path) -> None:
 
 
 def write_shards(place: Path) -> None:
-    """Two classes of one picture."""
+    """Two classes of one image."""
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(("cat", "dog")):
             Path(folder, name).mkdir()

@@ -1,4 +1,4 @@
-"""Two hundred files that are no sound pictures, or odd ones, each with a name and its fate."""
+"""Two hundred files that are no sound images, or odd ones, each with a name and its fate."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sound() -> Iterator[Case]:
 
 def foreign() -> Iterator[Case]:
     contents = {
-        "nothing": b"", "one zero": b"\0", "zeros": bytes(5000), "text": b"not a picture\n" * 50,
+        "nothing": b"", "one zero": b"\0", "zeros": bytes(5000), "text": b"not an image\n" * 50,
         "a page": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "an SVG": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9"/>',
         "JSON": b'{"error": "denied"}', "a pickle": pickle.dumps([1]),
@@ -158,7 +158,7 @@ def bombs() -> Iterator[Case]:
 
 
 def scan_bomb(scans: int, side: int = 2000) -> bytes:
-    """A progressive picture whose last scan comes again and again: every one is walked through."""
+    """A progressive image whose last scan comes again and again: every one is walked through."""
     file = io.BytesIO()
     Image.new("L", (side, side), 77).save(file, "JPEG", progressive=True)
     data = file.getvalue()
@@ -216,12 +216,12 @@ def broken() -> Iterator[Case]:
     yield Case("JPEG said to be arithmetic", jpeg.replace(b"\xff\xc0", b"\xff\xc9"), "either")
     gif = encoded("GIF", side=8)
     start = gif.index(b",", 13 + 768)
-    yield Case("GIF without a picture", gif[: 13 + 768] + b";", "refused")
+    yield Case("GIF without an image", gif[: 13 + 768] + b";", "refused")
     yield Case(
         "GIF with codes of 15 bits", gif[: start + 10] + b"\x0f" + gif[start + 11 :], "either"
     )
     yield Case(
-        "GIF picture outside its canvas",
+        "GIF image outside its canvas",
         gif[: start + 1] + b"\xf0\xff" * 2 + gif[start + 5 :],
         "either",
     )

@@ -43,7 +43,7 @@ Make = Callable[[int], Batch]
 
 
 class Told(VisualTokenizer):
-    """Gives the tokens it was told, whatever the picture."""
+    """Gives the tokens it was told, whatever the image."""
 
     def __init__(self, tokens: Tensor, **config: Any) -> None:
         super().__init__(DiscreteVAEConfig(**config))
@@ -64,12 +64,12 @@ class Told(VisualTokenizer):
 
 @torch.no_grad()
 def spread_codes(tokenizer: VisualTokenizer, bias: Tensor, images: Tensor) -> None:
-    """Shift the bias of the scores so that every code has the same mean over these pictures: at
+    """Shift the bias of the scores so that every code has the same mean over these images: at
     random weights one or two codes would win everywhere."""
     bias -= tokenizer._scores(tokenizer._vectors(images).flatten(0, 1)).mean(dim=0)
 
 
-def pictures(step: int = 0, number: int = BATCH, size: int = 16) -> Tensor:
+def draw_images(step: int = 0, number: int = BATCH, size: int = 16) -> Tensor:
     """Colour gradients in random directions: a different batch for every step."""
     chance = torch.Generator().manual_seed(step)
     first, second, third = torch.rand(3, number, 3, 1, 1, generator=chance)
@@ -78,19 +78,19 @@ def pictures(step: int = 0, number: int = BATCH, size: int = 16) -> Tensor:
 
 
 def image_batch(step: int) -> ImageBatch:
-    return ImageBatch(pictures(step, size=8), names(step))
+    return ImageBatch(draw_images(step, size=8), names(step))
 
 
 def masked_batch(step: int) -> MaskedBatch:
-    """Six hidden patches per picture."""
+    """Six hidden patches per image."""
     chance = torch.Generator().manual_seed(step)
     mask = torch.rand(BATCH, 16, generator=chance).argsort(dim=1) < 6
-    return MaskedBatch(pictures(step), pictures(step, size=8), mask, names(step))
+    return MaskedBatch(draw_images(step), draw_images(step, size=8), mask, names(step))
 
 
 def labelled_batch(step: int) -> LabelledBatch:
     """The brighter, the higher the class."""
-    images = pictures(step)
+    images = draw_images(step)
     brightness = images.float().mean(dim=(1, 2, 3))
     return LabelledBatch(images, (brightness > 100).long() + (brightness > 140), names(step))
 
@@ -162,7 +162,7 @@ def opened(folder: Path, loader: InMemory, **options: Any) -> Iterator[Fit]:
         processes=CPU,
         loader=loader,
         **({
-            "pictures": 100, "bad_limit": 0.02, "evaluation": evaluation(),
+            "images": 100, "bad_limit": 0.02, "evaluation": evaluation(),
             "publish": lambda model, best, metrics: None, "quiet": True,
         } | given),
     )  # fmt: skip

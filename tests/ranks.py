@@ -29,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5),
     },
     "tokenizer": {"revive_every": 2},
-    "pretrain": {"target": "pixels", "drop_path": 0.5, "neighbour_pictures": 0},
+    "pretrain": {"target": "pixels", "drop_path": 0.5, "knn_images": 0},
     "segment": {"head": LinearHeadConfig(), "drop_path": 0.5, "evaluate_every": 2},
 }  # fmt: skip
 """Each with all that is random in it: drop path, erasing, mixup and cutmix; Gumbel noise."""

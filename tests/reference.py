@@ -28,7 +28,7 @@ FINE = replace(TINY, relative_position="per-block", mask_token=False)
 def thin(
     size: tuple[int, int], patch: int, channels: int, **options: Any
 ) -> VisionTransformerConfig:
-    """A backbone for pictures of any size, patch and channels."""
+    """A backbone for images of any size, patch and channels."""
     return VisionTransformerConfig(
         size=size,
         patch=patch,
@@ -84,7 +84,7 @@ TRANSFORMERS = {
 
 
 def transformers_config(backbone: VisionTransformerConfig, **options: Any) -> Any:
-    """The config of transformers for a backbone of square pictures without drop path."""
+    """The config of transformers for a backbone of square images without drop path."""
     from transformers import BeitConfig
 
     return BeitConfig(

@@ -1,4 +1,4 @@
-"""A small folder of pictures and masks."""
+"""A small folder of images and masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = ("ground", "disc", "bar")
 
 
 def write_pair(root: Path, part: str, name: str, *, seed: int, size: tuple[int, int]) -> None:
-    """One picture (JPEG) of a bright disc and a dark bar, and its mask (indexed PNG)."""
+    """One image (JPEG) of a bright disc and a dark bar, and its mask (indexed PNG)."""
     chance = np.random.default_rng(seed)
     height, width = size
     y, x = np.mgrid[0:height, 0:width]
@@ -28,10 +28,10 @@ def write_pair(root: Path, part: str, name: str, *, seed: int, size: tuple[int, 
     ):
         place = root / folder / part / f"{name}.{extension}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(array)
+        image = Image.fromarray(array)
         if folder == "masks":
-            picture.putpalette([value * 80 % 256 for value in range(768)])
-        picture.save(place)
+            image.putpalette([value * 80 % 256 for value in range(768)])
+        image.save(place)
 
 
 def write_folder(root: Path, train: int = 10, validation: int = 3) -> Path:

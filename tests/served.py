@@ -27,7 +27,7 @@ from beit.models.segmenter import Segmenter
 from miniature import BACKBONE, VAE
 
 NAMES = ("classifier", "segmenter", "masked", "tokenizer")
-PICTURE = {"content-type": "image/png"}
+IMAGE = {"content-type": "image/png"}
 CLASSES = Details(classes=("disc", "stripes", "tiles"))
 
 
@@ -35,7 +35,7 @@ def write_classifier(place: Path, seed: int = 0) -> Path:
     """A classifier with random weights; another seed is another one."""
     torch.manual_seed(seed)
     model = Classifier(BACKBONE, len(CLASSES.classes))
-    torch.nn.init.normal_(model.head.weight)  # else every picture would have the same answer
+    torch.nn.init.normal_(model.head.weight)  # else every image would have the same answer
     return save_artifact(place, model, CLASSES)
 
 
@@ -55,7 +55,7 @@ def write_artifacts(folder: Path) -> dict[str, Path]:
 
 
 def png(number: int, size: tuple[int, int] = (24, 32)) -> bytes:
-    """A picture that no other number has."""
+    """An image that no other number has."""
     coarse = np.random.default_rng(number).integers(0, 256, (3, 4, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(size[::-1], Image.Resampling.NEAREST).save(buffer, "PNG")
@@ -118,7 +118,7 @@ class Running:
         """Status, body (read as JSON where it is), headers with names in small letters."""
         connection = self.connect()
         try:
-            connection.request(method, path, body, headers or (PICTURE if body is not None else {}))
+            connection.request(method, path, body, headers or (IMAGE if body is not None else {}))
             with connection.getresponse() as response:
                 data = response.read()
             found = {name.lower(): value for name, value in response.getheaders()}

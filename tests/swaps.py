@@ -12,7 +12,7 @@ import beit
 from beit.artifact.store import save_artifact
 from served import Running, png, wait_for, write_classifier
 
-PICTURES = 16
+IMAGES = 16
 
 
 class Versions:
@@ -20,11 +20,11 @@ class Versions:
 
     def __init__(self, folder: Path, count: int) -> None:
         self.place = folder / "served"
-        self.pictures = [png(number) for number in range(PICTURES)]
+        self.images = [png(number) for number in range(IMAGES)]
         made = [beit.load(write_classifier(folder / str(seed), seed)) for seed in range(count)]
         self._artifacts = [each.artifact for each in made]
         self.names = [artifact.version() for artifact in self._artifacts]
-        answers = [each.probabilities(self.pictures) for each in made]
+        answers = [each.probabilities(self.images) for each in made]
         self.right = dict(zip(self.names, answers, strict=True))
         for number, one in enumerate(answers):  # most answers tell them apart
             for other in answers[:number]:
@@ -42,13 +42,13 @@ class Versions:
         data[-1] ^= 1
         weights.write_bytes(data)
 
-    def check(self, answer: tuple[int, Any, dict[str, str]], picture: int) -> int:
+    def check(self, answer: tuple[int, Any, dict[str, str]], image: int) -> int:
         """The answer is that of the version that it names; which one that is."""
         status, body, headers = answer
         assert status == 200, (status, body)
         version = headers["x-model-version"]
         found = {label["name"]: label["probability"] for label in body["labels"]}
-        right = self.right[version][picture].tolist()
+        right = self.right[version][image].tolist()
         for name, probability in zip(("disc", "stripes", "tiles"), right, strict=True):
             assert abs(found[name] - probability) < 1e-5, (version, found, right)
         return self.names.index(version)
@@ -66,12 +66,12 @@ class Clients:
             self._pool.submit(self._ask, first) for first in range(count)
         ]
 
-    def _ask(self, picture: int) -> list[int]:
+    def _ask(self, image: int) -> list[int]:
         told = []
         while not self._done.is_set():
-            picture = (picture + 1) % PICTURES
-            answer = self._server.ask("POST", "/predict", self._versions.pictures[picture])
-            told.append(self._versions.check(answer, picture))
+            image = (image + 1) % IMAGES
+            answer = self._server.ask("POST", "/predict", self._versions.images[image])
+            told.append(self._versions.check(answer, image))
         return told
 
     def stop(self) -> list[list[int]]:

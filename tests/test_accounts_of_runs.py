@@ -146,4 +146,4 @@ def test_masks_are_no_images_to_embed(
     images = len(list((root / "images").rglob("*.*")))
     out = tmp_path / "e.npz"
     assert main(["embed", str(trained.pretrained), str(root), "--out", str(out)]) == 0
-    assert f"{images} pictures x" in capsys.readouterr().out
+    assert f"{images} images x" in capsys.readouterr().out

@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture
 def asked(monkeypatch) -> list[int]:
-    """How many pictures the teacher was shown at a time."""
+    """How many images the teacher was shown at a time."""
     counts: list[int] = []
     forward = Teacher.forward
 
@@ -45,7 +45,7 @@ def asked(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def distill(trained, class_folders, tmp_path):
-    """36 pictures, three steps an epoch."""
+    """36 images, three steps an epoch."""
 
     def run(name: str, **changes: Any) -> Path:
         given = QUICK | {"data": str(class_folders), "teacher": str(trained.pretrained)} | changes
@@ -95,7 +95,7 @@ def test_damaged_features_are_refused(distill, tmp_path):
 def test_room_is_told_before_the_first_step(distill, tmp_path, capsys):
     distill("run", teacher_views=1, quiet=False)
     told = capsys.readouterr().out
-    assert "features of 1 views of 36 pictures are kept in" in told.split("step", 1)[0]
+    assert "features of 1 views of 36 images are kept in" in told.split("step", 1)[0]
     assert list((tmp_path / "run" / "features").iterdir())
 
 

@@ -23,17 +23,17 @@ from beit.runs.pretraining import token_bank
 from beit.tokenizers.base import VisualTokenizer
 from finished import assert_same
 
-PICTURES, BATCH = 36, 12
+IMAGES, BATCH = 36, 12
 QUICK: dict[str, Any] = {
     "accept_collapsed": True, "workers": 0, "quiet": True, "report": False, "device": "cpu",
-    "precision": "fp32", "tokenizer_precision": "fp32", "neighbour_pictures": 0, "steps": 6,
+    "precision": "fp32", "tokenizer_precision": "fp32", "knn_images": 0, "steps": 6,
     "batch": BATCH, "warmup_steps": 1, "log_every": 1,
 }  # fmt: skip
 
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
-    """How many pictures were encoded at a time."""
+    """How many images were encoded at a time."""
     counts: list[int] = []
     encode = VisualTokenizer.encode
 

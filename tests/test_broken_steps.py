@@ -30,7 +30,7 @@ SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_a_step_that_breaks_in_one_process_ends_all_before_its_update(
     how, step, class_folders, tmp_path
 ):
-    """The same step in all, told alike, with the pictures of that process, which records it."""
+    """The same step in all, told alike, with the images of that process, which records it."""
     out = tmp_path / "run"
     told = together(diverging, how, step, class_folders, out)
     assert told[0] == told[1]
@@ -38,7 +38,7 @@ def test_a_step_that_breaks_in_one_process_ends_all_before_its_update(
     assert record.name == f"step-{step:08d}-rank-1.json"
     keys = json.loads(record.read_text())["keys"]
     assert len(keys) == 2
-    assert f"at step {step}; first in the loss, with the pictures {', '.join(keys)} of process 1" \
+    assert f"at step {step}; first in the loss, with the images {', '.join(keys)} of process 1" \
         in told[0]  # fmt: skip
     assert f"replay {record.with_suffix('.safetensors')} repeats" in told[0].replace("`", "")
     saved = newest_checkpoint(out / "checkpoints").checkpoint
@@ -50,7 +50,7 @@ def diverging(rank: int, how: str, broken: int, data: Path, out: Path) -> str:
     """The first of two micro-batches of the second process is spoilt; what the run says then."""
     forward, done = Classification.forward, Classification.after_step
     steps = 6
-    spoilt: list[tuple[str, ...]] = []  # the pictures, by which the step is repeated
+    spoilt: list[tuple[str, ...]] = []  # the images, by which the step is repeated
     weights: list[torch.Tensor] = []
 
     def spoil(self: Classification, batch: LabelledBatch, progress: float) -> Loss:

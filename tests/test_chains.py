@@ -40,7 +40,7 @@ CPU = Processes(0, 1, torch.device("cpu"))
 FEW: dict[str, Any] = {
     "workers": 0, "device": "cpu", "precision": "fp32", "steps": 2, "warmup_steps": 0,
 }  # fmt: skip
-PRETRAIN: dict[str, Any] = FEW | {"accept_collapsed": True, "neighbour_pictures": 0}
+PRETRAIN: dict[str, Any] = FEW | {"accept_collapsed": True, "knn_images": 0}
 QUIET: dict[str, Any] = {"quiet": True, "report": False}
 
 
@@ -100,7 +100,7 @@ def test_another_tokenizer_starts_the_head_anew(trained, class_folders, tmp_path
     beit.tokenizer("tiny", data=str(class_folders), out=str(other), seed=7, **FEW, **QUIET)
     words = ["pretrain", "tiny", "--data", class_folders, "--out", tmp_path / "run", "--init",
              second, "--tokenizer", other, "--steps", "2", "--warmup-steps", "0", "--workers", "0",
-             "--accept-collapsed", "--neighbour-pictures", "0", "--device", "cpu"]  # fmt: skip
+             "--accept-collapsed", "--knn-images", "0", "--device", "cpu"]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     told, log = capsys.readouterr().out, (tmp_path / "run" / "log.txt").read_text()
     for text in (told, log):
@@ -166,7 +166,7 @@ def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
     words = ["pretrain", "tiny", "--data", class_folders, "--out", tmp_path / "run", "--init",
              trained.pretrained, "--tokenizer", trained.tokenizer, "--steps", "1",
              "--warmup-steps", "0", "--workers", "0", "--accept-collapsed", "--quiet",
-             "--neighbour-pictures", "0", "--device", "cpu"]  # fmt: skip
+             "--knn-images", "0", "--device", "cpu"]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr("beit.runs.execution.write_report", lambda folder: folder)
         assert main([str(word) for word in words]) == 0
@@ -286,7 +286,7 @@ def test_a_segmenter_of_a_classifier_leaves_norm_and_head_as_published(segmented
 def test_the_commands_of_the_page_run_in_their_order(
     trained, class_folders, tmp_path, monkeypatch, capsys
 ):
-    for name in ("pictures", "labelled"):
+    for name in ("images", "labelled"):
         shutil.copytree(class_folders, tmp_path / name)
     write_folder(tmp_path / "segmented")
     shutil.copytree(trained.pretrained, tmp_path / "runs" / "pretrain")

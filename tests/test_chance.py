@@ -1,4 +1,4 @@
-"""Random numbers that belong to a picture, not to a process or a micro-batch."""
+"""Random numbers that belong to an image, not to a process or a micro-batch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import torch
 
 from beit.chance import Chance
 
-PICTURES = 6
+IMAGES = 6
 
 
-def drawn(chance, pictures):
-    like = torch.zeros(pictures, 5, 2)
-    return chance.uniform("layers", pictures, 7), chance.gumbel("codes", like)
+def drawn(chance, images):
+    like = torch.zeros(images, 5, 2)
+    return chance.uniform("layers", images, 7), chance.gumbel("codes", like)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_parts_of_a_batch_draw_what_the_batch_draws(size):
-    whole = drawn(Chance(3, 14, 0), PICTURES)
-    parts = [drawn(Chance(3, 14, first), size) for first in range(0, PICTURES, size)]
+    whole = drawn(Chance(3, 14, 0), IMAGES)
+    parts = [drawn(Chance(3, 14, first), size) for first in range(0, IMAGES, size)]
     for number, numbers in enumerate(whole):
         assert torch.equal(torch.cat([part[number] for part in parts]), numbers)
 

@@ -51,7 +51,7 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 # -- verbs ----------------------------------------------------------------------------------------
 
 
-def test_from_pictures_to_labels(capsys, class_folders, tmp_path):
+def test_from_images_to_labels(capsys, class_folders, tmp_path):
     """The whole way, with the commands a user types."""
     tok, pre, fine = (tmp_path / name for name in ("tok", "pre", "fine"))
     data = ["--data", class_folders]
@@ -69,15 +69,15 @@ def test_from_pictures_to_labels(capsys, class_folders, tmp_path):
     assert call(capsys, "finetune", "tiny", *data, "--out", fine, "--init", pre, *QUICK)[0] == 0
     assert read_run_config(fine).model.relative_position == "per-block"
 
-    picture = class_folders / "disc" / "00.png"
-    code, out, _ = call(capsys, "predict", fine, picture, "--top", "2", "--format", "json")
+    image = class_folders / "disc" / "00.png"
+    code, out, _ = call(capsys, "predict", fine, image, "--top", "2", "--format", "json")
     assert code == 0
     assert len(json.loads(out)["labels"]) == 2
-    code, out, _ = call(capsys, "predict", fine, picture)
+    code, out, _ = call(capsys, "predict", fine, image)
     assert code == 0
     assert "probability" in out
-    code, out, _ = call(capsys, "embed", pre, picture, "--out", tmp_path / "x.npz", "--block", "1")
-    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 pictures x 48 features\n")
+    code, out, _ = call(capsys, "embed", pre, image, "--out", tmp_path / "x.npz", "--block", "1")
+    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 images x 48 features\n")
     code, out, _ = call(capsys, "report", pre)
     assert code == 0
     assert "report.html" in out
@@ -89,7 +89,7 @@ def test_finetuning_from_scratch(capsys, class_folders, tmp_path):
         "--size", "16", "--per-class", "4", "--pooling", "cls", *QUICK,
     )  # fmt: skip
     assert code == 0
-    assert "12 pictures" in out
+    assert "12 images" in out
     assert read_run_config(tmp_path / "run").model.size == (16, 16)
 
 
@@ -153,12 +153,12 @@ CASES = {
                  ["3 channels", "1"]),
     "no tokenizer": ("pretrain tiny {io} --tokenizer {pre}", 4, ["masked model, not a tokenizer"]),
     "nothing hidden": ("pretrain tiny {io} --mask-ratio 0", 2, ["mask_ratio is 0", "--predict"]),
-    "no data": ("pretrain tiny --out {out}", 2, ["no pictures", "--data"]),
+    "no data": ("pretrain tiny --out {out}", 2, ["no images", "--data"]),
     "no out": ("finetune tiny --data {data}", 2, ["no folder", "--out"]),
     "no out for a tokenizer": ("pretrain tiny --data {data}", 2, ["no folder", "--out"]),
     "missing data": ("pretrain tiny --data nowhere --out {out}", 3, ["nowhere"]),
     "empty data": ("pretrain tiny --data {empty} --out {out}", 3, ["empty", "contains images"]),
-    "no readable picture": ("tokenizer tiny --data {rubbish} --out {out}", 3, ["a.png"]),
+    "no readable image": ("tokenizer tiny --data {rubbish} --out {out}", 3, ["a.png"]),
     "labels differ": ("finetune tiny --data {unlike} --out {out}", 3, ["disc", "dics", "val/"]),
     "no labels": ("finetune tiny --data {data}/disc --out {out}", 3, ["no class folders"]),
     "architecture": ("finetune tiny {io} --init {pre} --depth 6", 4,
@@ -171,8 +171,8 @@ CASES = {
                        ["not the folder of a run", "the run around it, {pre}\n"]),
     "no folder of a run": ("report {empty}", 7, ["(No such file or directory: config.json)"]),
     "no record": ("doctor replay nowhere.safetensors", 4, ["no file nowhere.safetensors"]),
-    "picture before the model": ("predict {data}/disc/00.png {fine}", 4,
-                                 ["00.png is a picture", "give a model", "before the pictures"]),
+    "image before the model": ("predict {data}/disc/00.png {fine}", 4,
+                                 ["00.png is an image", "give a model", "before the images"]),
     "folder of a run": ("finetune tiny --data {data} --out {pre}", 7, ["holds a run", "--resume"]),
     "out is a file": ("finetune tiny --data {data} --out {file}", 7, ["is a file"]),
     "nothing to resume": ("finetune tiny {io} --resume", 7, ["no run to go on with"]),
@@ -180,7 +180,7 @@ CASES = {
                        ["training.lr", "0.5"]),
     "masked models do not classify": ("predict {pre} {data}", 2, ["masked", "finetune --init"]),
     "no such model": ("predict nowhere {data}", 4, ["nowhere", "no file or folder"]),
-    "no pictures to predict": ("predict {fine} {empty}", 3, ["empty"]),
+    "no images to predict": ("predict {fine} {empty}", 3, ["empty"]),
     "unknown format": ("embed {pre} {data} --out x.xlsx", 2, [".xlsx", ".npz"]),
 }  # fmt: skip
 

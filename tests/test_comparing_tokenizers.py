@@ -16,7 +16,7 @@ from beit.config import RandomProjectionConfig, VQKDConfig
 from beit.errors import ConfigError, RunFolderError
 from beit.evaluation.steadiness import steadiness, token_histograms
 from beit.runs.comparing import compare_tokenizers
-from miniature import pictures
+from miniature import draw_images
 
 CPU = torch.device("cpu")
 RANDOM = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width=5)
@@ -24,7 +24,7 @@ RANDOM = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width
 
 def test_tokens_of_patches_alone_are_steady_under_crops_and_not_under_flips():
     """A random projection sees no neighbours, and a mirrored patch is another patch."""
-    tokenizer, images = RANDOM.build(), pictures()
+    tokenizer, images = RANDOM.build(), draw_images()
     found = steadiness(tokenizer, [ImageBatch(images, ())], device=CPU)
     assert found.crops == 1.0
     mirrored = tokenizer.encode(images.flip(3)).reshape(-1, 4, 4).flip(2).flatten(1)
@@ -38,11 +38,11 @@ def test_neighbours_matter_to_a_transformer():
         size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
         codebook_width=6,
     ).build().eval()  # fmt: skip
-    assert steadiness(tokenizer, [ImageBatch(pictures(), ())], device=CPU).crops < 1
+    assert steadiness(tokenizer, [ImageBatch(draw_images(), ())], device=CPU).crops < 1
 
 
 def test_histograms_are_of_length_one():
-    tokenizer, images = RANDOM.build(), pictures()
+    tokenizer, images = RANDOM.build(), draw_images()
     rows = token_histograms(tokenizer, [ImageBatch(images, ())], device=CPU)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(images)))
     counts = torch.bincount(tokenizer.encode(images)[2], minlength=20)
@@ -53,7 +53,7 @@ def test_one_table_and_one_page(trained, class_folders, tmp_path, capsys):
     random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
     out = tmp_path / "compared"
     args = ["tokenizer", "compare", str(trained.tokenizer), str(random), "--data",
-            str(class_folders), "--out", str(out), "--pictures", "20"]  # fmt: skip
+            str(class_folders), "--out", str(out), "--images", "20"]  # fmt: skip
     assert main(args) == 0
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(printed) == 4
@@ -85,7 +85,7 @@ def test_histograms_know_the_classes_that_the_tokens_tell_apart(told_apart, tmp_
     assert (row.neighbours == 1.0) == told_apart
 
 
-def test_pictures_without_classes(class_folders, tmp_path):
+def test_images_without_classes(class_folders, tmp_path):
     random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
     (row,) = compare_tokenizers(
         [str(random)], data=str(class_folders / "disc"), out=str(tmp_path / "out")
@@ -96,4 +96,4 @@ def test_pictures_without_classes(class_folders, tmp_path):
 def test_nothing_to_compare(class_folders, tmp_path):
     for names, number in (([], 5), (["a"], 0)):
         with pytest.raises(ConfigError, match="nothing to compare"):
-            compare_tokenizers(names, data=str(class_folders), out=str(tmp_path), pictures=number)
+            compare_tokenizers(names, data=str(class_folders), out=str(tmp_path), images=number)

@@ -361,7 +361,7 @@ def test_values_that_stand_for_others_become_what_is_annotated():
     assert [type(v) for v in (training.steps, training.lr, training.betas[0])] == [
         int, float, float,
     ]  # fmt: skip
-    assert replace(PRETRAIN, data=Path("pictures")).data == "pictures"
+    assert replace(PRETRAIN, data=Path("images")).data == "images"
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: type(run).__name__)
@@ -382,3 +382,12 @@ def test_the_config_of_a_run_changed_at_every_place(run, tmp_path):
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(BeitError):
             read_run_config(tmp_path)
+
+
+def test_options_are_read_under_their_old_names():
+    from beit.recipes import find_recipe
+
+    config = find_recipe("pretrain", "tiny", PretrainRunConfig)
+    values = to_json(config)
+    values["neighbour_pictures"] = values.pop("knn_images")
+    assert from_json(values, PretrainRunConfig) == config

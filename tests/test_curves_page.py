@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from beit.config.tree import TYPES
-from docs.curves import Pictures, fill, make, runs
+from docs.curves import Images, fill, make, runs
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "curves.md").read_text()
@@ -34,21 +34,21 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def pictures(class_folders: Path) -> Pictures:
-    return Pictures(str(class_folders), str(class_folders), "shapes")
+def images(class_folders: Path) -> Images:
+    return Images(str(class_folders), str(class_folders), "shapes")
 
 
 @pytest.fixture(scope="module")
-def made(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def made(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The folder of the runs and of what was written, and the record, after a few steps."""
     folder = tmp_path_factory.mktemp("curves")
     (folder / "curves.md").write_text(TEXT)
-    return folder, make(folder, pictures, folder, OTHERS)
+    return folder, make(folder, images, folder, OTHERS)
 
 
 def test_the_numbers_of_the_page_are_those_of_the_record() -> None:
     assert fill(TEXT, RECORD) == TEXT
-    planned = runs(Path(), Pictures("", "", ""))
+    planned = runs(Path(), Images("", "", ""))
     assert {verb: [*found["runs"]] for verb, found in RECORD["verbs"].items()} == {
         verb: [*those.own] for verb, those in planned.items()
     }
@@ -60,8 +60,8 @@ def test_the_script_writes_the_record_the_page_and_the_figure(made: tuple[Path, 
     page = (folder / "curves.md").read_text()
     assert page != TEXT
     assert fill(page, record) == page
-    with Image.open(folder / "curves.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(folder / "curves.png") as image:
+        assert image.format == "PNG"
     assert (ROOT / "docs" / "curves.png").stat().st_size < 150_000
 
 
@@ -78,12 +78,12 @@ def test_the_script_tells_how_runs_end(made: tuple[Path, Any]) -> None:
             assert found["runs"]["healthy"]["ended"] == ""
 
 
-def test_a_stopped_script_goes_on(made: tuple[Path, Any], pictures: Pictures) -> None:
+def test_a_stopped_script_goes_on(made: tuple[Path, Any], images: Images) -> None:
     """What is done is not done again."""
     folder, record = made
     healthy = sorted(folder.glob("*/healthy/metrics.jsonl"))
     before = [file.read_bytes() for file in healthy]
-    assert make(folder, pictures, folder, OTHERS)["verbs"] == record["verbs"]
+    assert make(folder, images, folder, OTHERS)["verbs"] == record["verbs"]
     assert [file.read_bytes() for file in healthy] == before
 
 

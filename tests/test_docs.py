@@ -36,11 +36,11 @@ def place(
     tmp_path: Path, class_folders: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A working folder as the pages take it for granted."""
-    for name in ("pictures", "labelled"):
+    for name in ("images", "labelled"):
         shutil.copytree(class_folders, tmp_path / name)
     write_folder(tmp_path / "segmented")
     shutil.copytree(trained.pretrained, tmp_path / "runs" / "pretrain")
-    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
+    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

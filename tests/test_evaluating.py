@@ -33,7 +33,7 @@ def classifier(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, class_folders):
-    """Validation beside training, with one file that is no picture and one that holds two."""
+    """Validation beside training, with one file that is no image and one that holds two."""
     shutil.copytree(class_folders, tmp_path / "data" / "valid")
     (tmp_path / "data" / "train").mkdir()
     (tmp_path / "data" / "valid" / "disc" / "broken.png").write_bytes(b"rubbish")
@@ -49,8 +49,8 @@ def test_scores_are_those_of_the_predictor(classifier, data):
     targets = torch.tensor([CLASSES.index(file.parent.name) for file in files])
     right = odds.argmax(dim=1) == targets
     assert found.data == str(data / "valid")
-    assert (found.pictures, found.left_out, found.notes) == (36, 0, ())
-    assert [picture.key for picture in found.unreadable] == ["disc/broken.png"]
+    assert (found.images, found.left_out, found.notes) == (36, 0, ())
+    assert [image.key for image in found.unreadable] == ["disc/broken.png"]
     assert found.several == ("tiles/02.gif",)
     assert found.top1 == pytest.approx(float(right.float().mean()))
     assert found.negative_log_likelihood == pytest.approx(
@@ -58,7 +58,7 @@ def test_scores_are_those_of_the_predictor(classifier, data):
     )
     for score in found.classes:
         chosen = targets == CLASSES.index(score.name)
-        assert score.pictures == 12
+        assert score.images == 12
         assert score.accuracy == pytest.approx(float(right[chosen].float().mean()))
 
 
@@ -68,7 +68,7 @@ def test_view_and_flip(classifier, data):
     for options in ({"flip": True}, {"crop": 1.0}, {"size": (16, 24)}):
         other = evaluate(classifier, data=str(data), workers=0, **options)
         assert other.negative_log_likelihood != plain.negative_log_likelihood
-        assert other.pictures == 36
+        assert other.images == 36
 
 
 def test_a_label_map_decides(classifier, data, tmp_path):
@@ -76,7 +76,7 @@ def test_a_label_map_decides(classifier, data, tmp_path):
     labels.write_text(json.dumps({"disc": 0, "stripes": 0, "tiles": []}))
     found = evaluate(classifier, data=str(data), labels=str(labels), workers=0)
     assert (found.top1, found.negative_log_likelihood) == (1.0, 0.0)  # the only answer left
-    assert (found.pictures, found.left_out) == (24, 12)
+    assert (found.images, found.left_out) == (24, 12)
 
 
 def test_parts(classifier, data):
@@ -117,7 +117,7 @@ def test_a_backbone_alone_is_refused(data, tmp_path):
         evaluate(str(place), data=str(data))
 
 
-def test_pictures_listed_twice_are_refused(classifier, data):
+def test_images_listed_twice_are_refused(classifier, data):
     file = data / "valid" / "list.csv"
     file.write_text("disc/00.png,disc\ndisc/00.png,tiles\n")
     with pytest.raises(DataError, match="two different labels: lines 1 and 2"):
@@ -145,7 +145,7 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(trained, class
     for place in (run, f"{run}/model"):
         found = evaluate(place, data=str(class_folders), workers=0)
         assert found.notes == (NOTE,)
-        assert found.pictures == 6  # of 36
+        assert found.images == 6  # of 36
         assert found.account.images == {"measured": 6}
         assert found.account.classes == {"measured": {"disc": 2, "stripes": 2, "tiles": 2}}
         assert "  measured: 6 images in 3 classes: disc 2" in "\n".join(found.account.lines())
@@ -159,26 +159,26 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(trained, class
 
 @pytest.fixture
 def here(trained, class_folders, tmp_path):
-    """The run of a classifier and its pictures, copied side by side."""
+    """The run of a classifier and its images, copied side by side."""
     shutil.copytree(trained.classifier, tmp_path / "runs" / "classifier")
     shutil.copytree(class_folders, tmp_path / "copied")
     return tmp_path
 
 
 @pytest.mark.parametrize("kept", ["runs/classifier", "alone"])
-def test_pictures_that_a_model_learned_from_are_recognised_in_a_copy(here, monkeypatch, kept):
+def test_images_that_a_model_learned_from_are_recognised_in_a_copy(here, monkeypatch, kept):
     """Of the run or of the artifact alone, from another folder."""
     shutil.copytree(here / "runs" / "classifier" / "model", here / "alone")
     monkeypatch.chdir(here / "runs")
     found = evaluate(f"../{kept}", data="../copied", workers=0)
-    assert (found.pictures, found.notes) == (6, (NOTE,))
+    assert (found.images, found.notes) == (6, (NOTE,))
 
 
-def test_an_artifact_alone_cannot_tell_changed_pictures(here):
+def test_an_artifact_alone_cannot_tell_changed_images(here):
     shutil.copytree(here / "runs" / "classifier" / "model", here / "alone")
     (here / "copied" / "disc" / "00.png").unlink()
     found = evaluate(str(here / "alone"), data=str(here / "copied"), workers=0)
-    assert (found.pictures, found.notes) == (35, (UNKNOWN,))
+    assert (found.images, found.notes) == (35, (UNKNOWN,))
 
 
 def moved(run, **changes):
@@ -188,7 +188,7 @@ def moved(run, **changes):
     return str(run)
 
 
-def test_of_changed_pictures_those_that_the_run_learned_from_are_left_out(here, monkeypatch):
+def test_of_changed_images_those_that_the_run_learned_from_are_left_out(here, monkeypatch):
     """Held out anew, some of them would be among those it learned from."""
     run = moved(here / "runs" / "classifier", data="copied", out="runs/classifier")
     monkeypatch.chdir(here / "runs")  # the paths of the run count from where it was started
@@ -197,23 +197,23 @@ def test_of_changed_pictures_those_that_the_run_learned_from_are_left_out(here, 
     learned = learned_names(RunFolder(here / "runs" / "classifier"))
     (here / "copied" / sorted(learned)[0]).unlink()
     found = evaluate(run, data="../copied", workers=0)
-    assert found.pictures == 12  # held out, or new
-    assert found.notes == ("the run learned from 29 other pictures here, which are left out",)
+    assert found.images == 12  # held out, or new
+    assert found.notes == ("the run learned from 29 other images here, which are left out",)
     assert found.account.images == {"measured": 12}
     assert found.account.classes["measured"]["disc"] == 8
     found = evaluate(run, data="../copied", split="test", workers=0)
-    assert found.pictures == 41
-    assert found.notes == ("the run learned from 29 of these 41 pictures",)
+    assert found.images == 41
+    assert found.notes == ("the run learned from 29 of these 41 images",)
     for number in range(6):
         (here / f"copied/disc/new-{number}.png").unlink()
     (here / "copied").rename(here / "other")
     found = evaluate(run, data=str(here / "other"), workers=0)
-    assert found.pictures == 35
-    assert [note[:30] for note in found.notes] == ["29 of these 35 pictures have n"]
+    assert found.images == 35
+    assert [note[:28] for note in found.notes] == ["29 of these 35 images have n"]
 
 
-def test_pictures_learned_from_before_they_were_changed_are_left_out(here):
-    """The run went on with other pictures, of which it now holds out some that it learned from."""
+def test_images_learned_from_before_they_were_changed_are_left_out(here):
+    """The run went on with other images, of which it now holds out some that it learned from."""
     options = {
         "out": str(here / "run"), "data": str(here / "copied"), "workers": 0, "quiet": True,
         "report": False, "device": "cpu", "batch": 4, "warmup_steps": 0, "steps": 1,
@@ -226,15 +226,15 @@ def test_pictures_learned_from_before_they_were_changed_are_left_out(here):
         (here / "copied" / name).unlink()
     beit.finetune("tiny", resume=True, accept_changed_data=True, **options)
     assert learned_names(folder) == before
-    assert len(recall(folder.pictures)) == 28
+    assert len(recall(folder.images)) == 28
     for model, note in ((folder.model, "the run learned from 30 other"), (folder.last, NOTE)):
         found = evaluate(str(model), data=str(here / "copied"), workers=0)
-        assert found.pictures == 4
+        assert found.images == 4
         assert found.notes[0].startswith(note)
 
 
 def test_what_a_run_held_out_is_not_guessed(trained, class_folders, tmp_path):
-    """Its config names code that is not loaded: which pictures it trained on is not known."""
+    """Its config names code that is not loaded: which images it trained on is not known."""
     run = shutil.copytree(trained.classifier, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     config["augment"]["type"] = "antigravity:Flips"

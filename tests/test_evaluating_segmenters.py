@@ -68,7 +68,7 @@ def through_windows(model, pixels, window=16, step=10):
 
 
 def at_two_scales_and_mirrored(model, pixels):
-    """Mean probabilities of the whole picture, of it at half its size, and of both mirrored."""
+    """Mean probabilities of the whole image, of it at half its size, and of both mirrored."""
     height, width = pixels.shape[-2:]
     half = F.interpolate(pixels, (20, 4 * round(width / 8)), mode="bilinear", antialias=True)
     found = []
@@ -97,12 +97,12 @@ def test_scores_are_those_of_plain_loops(saved, data, answer, options):
     model = beit.load(place).model
     pairs = []
     for file in sorted((data / "images" / "val").iterdir()):
-        picture = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None]
-        predicted = answer(model, model.backbone.normalise(picture))[0].argmax(dim=0)
+        image = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None]
+        predicted = answer(model, model.backbone.normalise(image))[0].argmax(dim=0)
         labels = np.array(Image.open(data / "masks" / "val" / f"{file.stem}.png"))
         pairs += zip(predicted.flatten().tolist(), labels.flatten().tolist(), strict=True)
     kept = [(p, t) for p, t in pairs if t != 255]
-    assert (found.pictures, found.pixels, found.ignored_pixels) == (3, len(pairs) - 3, 3)
+    assert (found.images, found.pixels, found.ignored_pixels) == (3, len(pairs) - 3, 3)
     assert len({p for p, _ in kept}) == 3  # else the test says little
     iou, accuracy = [], []
     for label, score in enumerate(found.classes):
@@ -127,7 +127,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_the_model_says_how_pictures_are_read_unless_an_option_does(saved, data, name):
+def test_the_model_says_how_images_are_read_unless_an_option_does(saved, data, name):
     plain = measured(saved(), data)
     asked = measured(saved(), data, **GIVEN[name])
     carried = measured(saved(**GIVEN[name]), data)
@@ -152,7 +152,7 @@ def test_an_option_stands_over_what_the_model_carries(saved, data):
 def test_parts(saved, data):
     model = saved()
     validation, train = (measured(model, data, split=part) for part in ("validation", "train"))
-    assert (validation.pictures, train.pictures) == (3, 2)
+    assert (validation.images, train.images) == (3, 2)
     for kind in ("images", "masks"):
         shutil.copytree(data / kind / "val", data / kind / "test")
     assert scores(measured(model, data, split="test")) == scores(validation)
@@ -168,7 +168,7 @@ def test_parts(saved, data):
 
 
 def test_ade20k_and_voc(saved, data, tmp_path):
-    """The same pictures in both layouts, for models with the same names as the layouts."""
+    """The same images in both layouts, for models with the same names as the layouts."""
     (data / "classes.txt").unlink()
     found = measured(saved(ADE20K_CLASSES), data, layout="ade20k")
     occurring = {score.name for score in found.classes if score.accuracy is not None}
@@ -183,7 +183,7 @@ def test_ade20k_and_voc(saved, data, tmp_path):
     (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
     (voc / "ImageSets" / "Segmentation" / "trainval.txt").write_text("01\n")
     found = measured(saved(VOC_CLASSES), voc, layout="voc", split="trainval")
-    assert found.pictures == 1
+    assert found.images == 1
     assert found.classes[0].name == "background"
 
 
@@ -199,17 +199,17 @@ def test_a_legend_is_read_in_the_order_of_the_model(saved, data):
     assert measured(saved(), data).classes == before.classes
 
 
-def test_unreadable_pictures_are_named_and_left_out(saved, data):
+def test_unreadable_images_are_named_and_left_out(saved, data):
     (data / "images" / "val" / "01.jpg").write_bytes(b"rubbish")
     found = measured(saved(), data)
-    assert found.pictures == 2
-    assert [picture.key for picture in found.unreadable] == ["images/val/01.jpg"]
+    assert found.images == 2
+    assert [image.key for image in found.unreadable] == ["images/val/01.jpg"]
 
 
-def test_of_pictures_with_several_pages_the_first_is_taken_and_they_are_named(saved, data):
+def test_of_images_with_several_pages_the_first_is_taken_and_they_are_named(saved, data):
     animate(data / "images" / "val" / "01.jpg")
     found = measured(saved(), data)
-    assert found.pictures == 3
+    assert found.images == 3
     assert found.several == ("images/val/01.gif",)
 
 
@@ -225,21 +225,21 @@ def test_of_the_data_of_the_run_only_what_it_held_out_is_measured(tmp_path):
     )  # fmt: skip
     found = measured(str(run.folder), data)
     assert found.notes[0] == NOTE
-    assert found.pictures == 3
+    assert found.images == 3
     assert sum(found.account.images.values()) == 3
     assert scores(found) == pytest.approx(
         [run.metrics[name] for name in ("miou", "mean_accuracy", "pixel_accuracy")]
     )
-    assert measured(str(run.folder), data, split="test").pictures == 6
+    assert measured(str(run.folder), data, split="test").images == 6
     shutil.copytree(data, tmp_path / "copied")
     alone = shutil.copytree(run.artifact, tmp_path / "alone")
     for model in (run.folder, alone):
         found = measured(str(model), tmp_path / "copied")
-        assert (found.pictures, found.notes[0]) == (3, NOTE)
+        assert (found.images, found.notes[0]) == (3, NOTE)
     write_pair(data, "", "new", seed=7, size=(40, 36))
     found = measured(str(run.folder), data)
-    assert found.pictures == 4
-    assert found.notes[0] == "the run learned from 3 other pictures here, which are left out"
+    assert found.images == 4
+    assert found.notes[0] == "the run learned from 3 other images here, which are left out"
     assert measured(str(alone), data).notes[0] == UNKNOWN
 
 
@@ -318,14 +318,14 @@ def test_what_neither_classifies_nor_segments_is_refused(data, tmp_path):
     place = save_artifact(tmp_path / "model", MaskedImageModel(BACKBONE, 4), Details())
     with pytest.raises(ConfigError, match="holds a masked model, which neither"):
         measured(str(place), data)
-    with pytest.raises(ConfigError, match="no pictures were given"):
+    with pytest.raises(ConfigError, match="no images were given"):
         beit.evaluate(str(place))
 
 
 def test_a_config_can_be_given_and_changed(saved, data):
     config = EvaluateConfig(data=str(data), split="train", workers=0)
-    assert beit.evaluate(saved(), config).pictures == 2
-    assert beit.evaluate(saved(), config, split="val").pictures == 3
+    assert beit.evaluate(saved(), config).images == 2
+    assert beit.evaluate(saved(), config, split="val").images == 3
     assert replace(config, workers=None).loader().workers is None
 
 
@@ -338,7 +338,7 @@ def test_the_command(saved, data, capsys):
     assert main([*words, "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     found = measured(model, data)
-    assert (told["miou"], told["pixels"], told["pictures"]) == (found.miou, found.pixels, 3)
+    assert (told["miou"], told["pixels"], told["images"]) == (found.miou, found.pixels, 3)
     assert told["inference"]["window"] == [16, 16]
     assert [score["name"] for score in told["classes"]] == list(NAMES)
     assert all(math.isfinite(score["iou"]) for score in told["classes"])

@@ -27,7 +27,7 @@ def test_the_page_runs(
     shutil.copytree(trained.pretrained, "runs/pretrain")
     shutil.copytree(trained.tokenizer, "runs/tokenizer")
     shutil.copytree(class_folders, "labelled")
-    shutil.copy(class_folders / "disc" / "00.png", "picture.jpg")
+    shutil.copy(class_folders / "disc" / "00.png", "image.jpg")
     lines = re.findall(r"^beit (export .*)$", PAGE, re.MULTILINE)
     assert len(lines) == 6
     for line in lines:
@@ -36,5 +36,5 @@ def test_the_page_runs(
     done = subprocess.run(
         [sys.executable, "-c", snippet], capture_output=True, text=True, check=True
     )
-    best = beit.load("runs/classifier").predict("picture.jpg", top=1)[0]
+    best = beit.load("runs/classifier").predict("image.jpg", top=1)[0]
     assert done.stdout.strip() == best.name

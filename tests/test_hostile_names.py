@@ -68,7 +68,7 @@ VERBS = [
     "report {runs}/pre",
     "report {runs}/cls",
     "report {runs}/pre {runs}/cls --out {runs}/both.html",
-    "show neighbours {runs}/pre --data {data} --out {runs}/neighbours.png --pictures 32",
+    "show neighbours {runs}/pre --data {data} --out {runs}/neighbours.png --images 32",
     "convert {runs}/cls {runs}/hf --to hf",
     "convert {runs}/cls {runs}/timm --to timm",
     "convert {runs}/hf {runs}/again",
@@ -179,7 +179,7 @@ def test_json_names_the_files_as_they_are(walk):
     verb = "predict {runs}/cls {data}/val --format json"
     rows = [json.loads(line) for line in walk.said[verb].out.splitlines()]
     assert len(rows) == len(NAMES) * 2
-    assert all(Path(row["picture"]).is_file() for row in rows)
+    assert all(Path(row["image"]).is_file() for row in rows)
     assert {label["name"] for row in rows for label in row["labels"]} <= set(NAMES)
 
 

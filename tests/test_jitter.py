@@ -44,57 +44,57 @@ ORDERS = list(itertools.permutations(range(3)))
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_jitter_is_that_of_torchvision(order: tuple[int, ...]) -> None:
-    # All pixels of the small picture are sampled, so only the last rounding may differ.
-    for picture, most in ((noise(30, 40), 1), (scene(320, 400), 2)):
+    # All pixels of the small image are sampled, so only the last rounding may differ.
+    for image, most in ((noise(30, 40), 1), (scene(320, 400), 2)):
         for seed in range(5):
             factors = random.Random(seed)
-            theirs = Image.fromarray(picture)
+            theirs = Image.fromarray(image)
             for change in order:
                 theirs = ADJUSTMENTS[change](theirs, factors.uniform(0.6, 1.4))
-            ours = changed(picture, draw_jitter(picture, 0.4, Ordered(seed, order)))
+            ours = changed(image, draw_jitter(image, 0.4, Ordered(seed, order)))
             difference = np.abs(ours.astype(int) - np.asarray(theirs).astype(int))
             assert difference.max() <= most
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_batch_is_given_what_each_picture_is_given(channels: int) -> None:
-    pictures = [noise(24, 32, channels), noise(24, 32, channels) // 3 + 90] * 6
+def test_batch_is_given_what_each_image_is_given(channels: int) -> None:
+    images = [noise(24, 32, channels), noise(24, 32, channels) // 3 + 90] * 6
     generator = random.Random(0)
-    drawn = [draw_jitter(picture, 0.4, generator) for picture in pictures]
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    drawn = [draw_jitter(image, 0.4, generator) for image in images]
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     changes = torch.stack([changes_tensor(one) for one in drawn])
-    together = changed_batch(images, changes).permute(0, 2, 3, 1).numpy()
-    for ours, picture, one in zip(together, pictures, drawn, strict=True):
-        alone = changed(picture, one)
-        assert (alone != picture).any()
+    together = changed_batch(batch, changes).permute(0, 2, 3, 1).numpy()
+    for ours, image, one in zip(together, images, drawn, strict=True):
+        alone = changed(image, one)
+        assert (alone != image).any()
         np.testing.assert_array_equal(ours, alone)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_jitter_keeps_the_picture_it_was_given(channels: int) -> None:
-    picture = noise(8, 8, channels)
-    kept = picture.copy()
-    changes = draw_jitter(picture, 0.4, random.Random(0))
+def test_jitter_keeps_the_image_it_was_given(channels: int) -> None:
+    image = noise(8, 8, channels)
+    kept = image.copy()
+    changes = draw_jitter(image, 0.4, random.Random(0))
     assert len(changes) == (3 if channels == 3 else 2)
-    jittered = changed(picture, changes)
-    assert jittered.shape == picture.shape
+    jittered = changed(image, changes)
+    assert jittered.shape == image.shape
     assert (jittered != kept).any()
-    np.testing.assert_array_equal(picture, kept)
-    assert changed(picture, draw_jitter(picture, 0.0, random.Random(0))) is picture
+    np.testing.assert_array_equal(image, kept)
+    assert changed(image, draw_jitter(image, 0.0, random.Random(0))) is image
 
 
-def test_mirrored_pictures_are_changed_where_they_are() -> None:
-    picture, changes = noise(9, 7), [Change(0.5), Change(1.2, own_grey=1), Change(1.3, level=70)]
+def test_mirrored_images_are_changed_where_they_are() -> None:
+    image, changes = noise(9, 7), [Change(0.5), Change(1.2, own_grey=1), Change(1.3, level=70)]
     np.testing.assert_array_equal(
-        changed(picture[:, ::-1], changes), changed(picture, changes)[:, ::-1]
+        changed(image[:, ::-1], changes), changed(image, changes)[:, ::-1]
     )
 
 
-def test_mean_is_of_the_whole_picture() -> None:
+def test_mean_is_of_the_whole_image() -> None:
     # Stripes of every direction, with periods that a regular grid of pixels would fall in with.
     y, x = np.mgrid[:360, :500]
     for period, stripes in itertools.product((2, 4, 5, 8, 10, 36), (x, y, x + y)):
         grey = np.where(stripes % period < period / 2, 40, 200).astype(np.uint8)
-        picture = np.repeat(grey[:, :, None], 3, axis=2)
-        (contrast, *_) = draw_jitter(picture, 0.4, Ordered(0, (1, 0, 2)))
+        image = np.repeat(grey[:, :, None], 3, axis=2)
+        (contrast, *_) = draw_jitter(image, 0.4, Ordered(0, (1, 0, 2)))
         assert contrast.level == pytest.approx(grey.mean(), abs=4)

@@ -57,7 +57,7 @@ def test_a_classifier_its_page_and_what_measures_it(
     trained = read_config(run.artifact)["trained"]
     assert trained["label_file"]["label_column"] == "finding"
     found = beit.evaluate(str(out), data=data)
-    assert found.pictures == 4
+    assert found.images == 4
     assert "the label file is read as the model was trained: label_column finding" in found.notes
     assert "that the run held out" in str(found.notes)
     words = [str(out), "--data", data, "--label-column", "finding", "--format", "json"]
@@ -77,7 +77,7 @@ def test_the_options_of_the_command_line(
     model, probe = str(tmp_path / "run"), str(tmp_path / "probe")
     words = [model, "--data", str(listed), "--out", probe, "--recipe", "tiny", *named]
     assert main(["probe", *words, "--workers", "0"]) == 0, capsys.readouterr().err
-    assert json.loads((tmp_path / "probe" / "probe.json").read_text())["pictures"]["train"] == 20
+    assert json.loads((tmp_path / "probe" / "probe.json").read_text())["images"]["train"] == 20
     capsys.readouterr()
     assert main(["data", "check", str(listed), *named, "--format", "json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["classes"]) == {"a", "b"}

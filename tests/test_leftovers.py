@@ -29,7 +29,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 class Started:
-    """A run that trains, with two processes that read its pictures."""
+    """A run that trains, with two processes that read its images."""
 
     def __init__(self, out: Path, data: Path, environment: dict[str, str], *before: str) -> None:
         self.out, self._environment = out, environment

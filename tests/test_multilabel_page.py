@@ -25,7 +25,7 @@ SHORT = ["--steps", "3", "--warmup-steps", "1", "--batch", "8", "--workers", "0"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Images in the folders of their labels, and one more."""
     several_labels.write(tmp_path / "tagged", 40)
-    shutil.copy(next((tmp_path / "tagged").rglob("*.png")), tmp_path / "picture.jpg")
+    shutil.copy(next((tmp_path / "tagged").rglob("*.png")), tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,8 +38,8 @@ def test_the_page_runs(place: Path, capsys: pytest.CaptureFixture[str], unchecke
         assert main(words) == 0, (words, capsys.readouterr().err)
     out = capsys.readouterr().out
     (answer,) = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
-    assert answer["picture"] == "picture.jpg"
-    assert {line.split(",")[1] for line in out.splitlines() if line.startswith("picture.jpg,")} == {
+    assert answer["image"] == "image.jpg"
+    assert {line.split(",")[1] for line in out.splitlines() if line.startswith("image.jpg,")} == {
         *LABELS
     }
     (snippet,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

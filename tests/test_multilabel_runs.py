@@ -89,7 +89,7 @@ def test_labels_are_learned_and_the_best_is_published(run):
 def test_evaluation_repeats_what_the_run_measured(run, data):
     found = beit.evaluate(str(run), data=str(data))
     metrics = load_artifact(run).details.trained["metrics"]
-    assert found.pictures == 29
+    assert found.images == 29
     assert found.mean_average_precision == pytest.approx(metrics["map"], abs=1e-9)
     assert found.macro_f1 == pytest.approx(metrics["macro_f1"], abs=1e-9)
     assert found.binary_cross_entropy == pytest.approx(metrics["loss"], abs=1e-6)
@@ -216,7 +216,7 @@ def test_lines_of_csv_hold_any_name(run, tmp_path, capsys):
         file.write(buffer.getvalue())
     assert main(["predict", str(run), str(tmp_path), "--top", "1", "--format", "csv"]) == 0
     (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert line["picture"].endswith(r"/a\udcff\x1b[1m,\nb.png")
+    assert line["image"].endswith(r"/a\udcff\x1b[1m,\nb.png")
     assert line["class"] == "red"
 
 
@@ -272,7 +272,7 @@ def test_a_label_map_names_all_labels_of_an_image(run, tmp_path):
     right = {"one.png": "red", "two.png": ["framed", "red"], "none.png": []}
     (tmp_path / "map.json").write_text(json.dumps(right))
     found = beit.evaluate(str(run), data=str(tmp_path), labels=str(tmp_path / "map.json"))
-    assert found.pictures == 3
+    assert found.images == 3
     assert found.without_labels == 1
     assert {each.name: each.support for each in found.classes} == {
         "framed": 1, "red": 2, "striped": 0
@@ -335,7 +335,7 @@ def test_probes_are_measured_by_average_precision(run, data, tmp_path, capsys):
     assert "are skipped" in out
     found = json.loads((tmp_path / "probe" / "probe.json").read_text())
     assert found["measure"] == "mean average precision"
-    assert found["pictures"] == {"train": 111, "validation": 29}
+    assert found["images"] == {"train": 111, "validation": 29}
     assert {one["method"] for one in found["chosen"]} == set(found["blocks"])
     assert all(one["validation"] > 0.75 for one in found["chosen"])
     assert found["few"] == []
@@ -374,7 +374,7 @@ def test_transformers_reads_it_as_multi_label(run, data, tmp_path):
 
 def test_the_model_card_says_what_its_probabilities_are(run):
     text = model_card(read_artifact(run), "owner/tags")
-    assert "names the labels of a picture, any number of them" in text
+    assert "names the labels of an image, any number of them" in text
     threshold = load_artifact(run).details.thresholds[1]
     assert f"red (from {threshold:.3f})" in text
 
@@ -417,7 +417,7 @@ def test_the_page_shows_each_label_and_independent_bars(run):
         assert f"<td>{label}</td>" in text
     assert 'class="track' in text
     assert "--threshold:" in text
-    assert "No pictures" not in text
+    assert "No images" not in text
 
 
 def test_the_surest_answers_are_ordered_by_their_distance(run, data):
@@ -442,5 +442,5 @@ def test_two_runs_are_compared(run, data, tmp_path):
     page = tmp_path / "both.html"
     assert main(["report", str(run), str(tmp_path / "other"), "--out", str(page)]) == 0
     text = page.read_text()
-    assert "Pictures side by side" in text
+    assert "Images side by side" in text
     assert "mean average precision, best" in text

@@ -33,7 +33,7 @@ class GivenUpError(Exception):
 class Places(NamedTuple):
     """What the verbs work on."""
 
-    pictures: Path
+    images: Path
     masks: Path
     tokenizer: Path
     pretrained: Path
@@ -53,10 +53,10 @@ def places(class_folders, trained, tmp_path_factory) -> Places:
 QUICK = ("--steps", "2", "--warmup-steps", "1", "--batch", "4", "--workers", "0", "--device", "cpu",
          "--precision", "fp32", "--tracker", "none")  # fmt: skip
 RUNS = {
-    "tokenizer": lambda at, out: ["--data", at.pictures, "--out", out, *QUICK],
-    "pretrain": lambda at, out: ["--data", at.pictures, "--out", out, *QUICK, "--tokenizer",
+    "tokenizer": lambda at, out: ["--data", at.images, "--out", out, *QUICK],
+    "pretrain": lambda at, out: ["--data", at.images, "--out", out, *QUICK, "--tokenizer",
                                  at.tokenizer, "--accept-collapsed"],
-    "finetune": lambda at, out: ["--data", at.pictures, "--out", out, *QUICK],
+    "finetune": lambda at, out: ["--data", at.images, "--out", out, *QUICK],
     "segment": lambda at, out: ["--data", at.masks, "--out", out, *QUICK],
 }  # fmt: skip
 WRITERS: dict[str, Callable[[Places, Path], list[object]]] = {
@@ -64,24 +64,24 @@ WRITERS: dict[str, Callable[[Places, Path], list[object]]] = {
         verb: lambda at, out, verb=verb, words=words: [verb, "tiny", *words(at, out)]
         for verb, words in RUNS.items()
     },
-    "data pack": lambda at, out: ["data", "pack", at.pictures, out],
+    "data pack": lambda at, out: ["data", "pack", at.images, out],
     "report plots": lambda at, out: ["report", at.classifier, "--plots", out],
     "tokenizer compare": lambda at, out: ["tokenizer", "compare", at.tokenizer, "--data",
-                                          at.pictures, "--out", out, "--pictures", "4"],
-    "probe": lambda at, out: ["probe", at.pretrained, "--data", at.pictures, "--out", out,
+                                          at.images, "--out", out, "--images", "4"],
+    "probe": lambda at, out: ["probe", at.pretrained, "--data", at.images, "--out", out,
                               "--recipe", "tiny"],
     "predict": lambda at, out: ["predict", at.segmenter, at.masks / "images" / "val", "--out", out],
     "push": lambda at, out: ["push", at.classifier, "me/name", "--dry-run", out],
     "convert": lambda at, out: ["convert", at.pretrained, out, "--to", "beit"],
     "convert unilm": lambda at, out: ["convert", at.pretrained, f"{out}.pth", "--to", "unilm"],
     "export": lambda at, out: ["export", at.classifier, f"{out}.pt2", "--to", "torch"],
-    "embed": lambda at, out: ["embed", at.pretrained, at.pictures, "--out", f"{out}.npz"],
-    "embed safetensors": lambda at, out: ["embed", at.pretrained, at.pictures, "--out",
+    "embed": lambda at, out: ["embed", at.pretrained, at.images, "--out", f"{out}.npz"],
+    "embed safetensors": lambda at, out: ["embed", at.pretrained, at.images, "--out",
                                           f"{out}.safetensors"],
     "report": lambda at, out: ["report", at.classifier, at.pretrained, "--out", f"{out}.html"],
-    "report picture": lambda at, out: ["report", at.pretrained, "--picture", f"{out}.png"],
-    "show": lambda at, out: ["show", "codebook", at.tokenizer, "--data", at.pictures, "--out",
-                             f"{out}.png", "--pictures", "4"],
+    "report image": lambda at, out: ["report", at.pretrained, "--image", f"{out}.png"],
+    "show": lambda at, out: ["show", "codebook", at.tokenizer, "--data", at.images, "--out",
+                             f"{out}.png", "--images", "4"],
 }  # fmt: skip
 WORKED_IN = {*RUNS, "data pack", "report plots"}
 """Verbs that fill a folder; of the others the result appears as a whole."""
@@ -189,10 +189,10 @@ def test_what_a_killed_process_left_is_taken_over_and_unread_output_ends_nothing
 
 
 ANSWERS = {
-    "predict": lambda at: ["predict", at.classifier, at.pictures],
-    "predict json": lambda at: ["predict", at.classifier, at.pictures, "--format", "json"],
-    "evaluate": lambda at: ["evaluate", at.classifier, "--data", at.pictures, "--split", "all"],
-    "data check": lambda at: ["data", "check", at.pictures],
+    "predict": lambda at: ["predict", at.classifier, at.images],
+    "predict json": lambda at: ["predict", at.classifier, at.images, "--format", "json"],
+    "evaluate": lambda at: ["evaluate", at.classifier, "--data", at.images, "--split", "all"],
+    "data check": lambda at: ["data", "check", at.images],
     "help": lambda at: ["pretrain", "--help"],
     "help of all": lambda at: ["--help"],
 }

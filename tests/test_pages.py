@@ -63,8 +63,8 @@ def test_no_page_escapes(page: str) -> None:
 @pytest.fixture
 def place(tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder as the pages take it for granted."""
-    shutil.copytree(class_folders, tmp_path / "pictures")
-    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
+    shutil.copytree(class_folders, tmp_path / "images")
+    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(DOCS))
     return tmp_path
@@ -110,11 +110,11 @@ def test_the_notebook_runs(place: Path) -> None:
     code = "\n".join(cells).replace("OPTIONS = {}", short)
     names: dict[str, object] = {}
     exec(code.replace("pretrain(", "pretrain(accept_collapsed=True, recipe=", 1), names)  # noqa: S102
-    assert names["best"] in {folder.name for folder in (place / "pictures").iterdir()}
+    assert names["best"] in {folder.name for folder in (place / "images").iterdir()}
 
 
 def test_visible_only_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(["tokenizer", "--data", "pictures", "--out", "runs/tokenizer"], capsys)
+    run(["tokenizer", "--data", "images", "--out", "runs/tokenizer"], capsys)
     (line,) = commands("performance")
     run(line, capsys)
     assert (place / "runs" / "visible" / "model" / "config.json").is_file()
@@ -125,7 +125,7 @@ def test_code_of_one_s_own(
 ) -> None:
     """A recipe and a tokenizer by `module:function`; both runs go on and are reported, also by a
     process that has not loaded the module yet."""
-    run(["tokenizer", "--data", "pictures", "--out", "runs/tokenizer"], capsys)
+    run(["tokenizer", "--data", "images", "--out", "runs/tokenizer"], capsys)
     assert "export PYTHONPATH=." in blocks("own-code")[0]
     *lines, later = commands("own-code")
     # As they stand there, also the recipe: `run` would put in another.
@@ -138,25 +138,25 @@ def test_code_of_one_s_own(
     assert type(own.masking).__name__ == "UniformMasking"
     assert "own:greys" in (place / "runs" / "greys" / "report.html").read_text()
     report = place / "runs" / "greys" / "report.html"
-    assert "No pictures" not in report.read_text()
+    assert "No images" not in report.read_text()
     shutil.copy(DOCS / "own.py", place)
     path = f".{os.pathsep}{environment['PYTHONPATH']}"
     assert later[:3] == ["--import", "own", "report"]
-    for words, pictures in ((later[2:], False), (later, True)):
+    for words, images in ((later[2:], False), (later, True)):
         done = subprocess.run(
             [sys.executable, "-m", "beit.cli", *words],
             env=environment | {"PYTHONPATH": path}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert ("No pictures" not in report.read_text()) == pictures
-        assert ("beit --import own VERB" not in done.stderr) == pictures
+        assert ("No images" not in report.read_text()) == images
+        assert ("beit --import own VERB" not in done.stderr) == images
 
 
 def test_a_task_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained, and from its middle once more to the same weights; its model is a classifier."""
     import ordered  # type: ignore[import-not-found]
 
-    (place / "pictures").rename("labelled")
+    (place / "images").rename("labelled")
     options = {"data": "labelled", "out": "runs/ordered", "steps": 4, "batch": 4, "workers": 0}
     options |= {"save_every": 2, "warmup_steps": 1}
     (snippet,) = blocks("own-task", "python")
@@ -218,7 +218,7 @@ def test_types_from_outside_are_written_and_read_but_never_imported(
 def test_a_tokenizer_that_is_none(
     place: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
 ) -> None:
-    line = ["pretrain", "tiny", "--data", "pictures", "--tokenizer", name, "--out", "o"]
+    line = ["pretrain", "tiny", "--data", "images", "--tokenizer", name, "--out", "o"]
     assert main(line) == 2
     assert words in capsys.readouterr().err
     assert not (place / "o").exists()
@@ -274,7 +274,7 @@ def test_slurm_requeues_what_was_stopped_on_request_and_goes_on(
         assert done.returncode == 75
         (tmp_path / "runs" / "pretrain").mkdir(parents=True, exist_ok=True)
         (tmp_path / "runs" / "pretrain" / "config.json").touch()
-    command = "beit 3/16@first:29500 pretrain --data pictures --out runs/pretrain"
+    command = "beit 3/16@first:29500 pretrain --data images --out runs/pretrain"
     called = [line.strip() for line in (tmp_path / "called").read_text().splitlines()]
     assert called == [command, "requeue 7", f"{command} --resume", "requeue 7"]
 
@@ -292,7 +292,7 @@ def test_the_kubernetes_job(tmp_path: Path, stand_ins: dict[str, str]) -> None:
     subprocess.run(container["command"], cwd=tmp_path, env=stand_ins, check=False)
     called = (tmp_path / "called").read_text()
     assert "--nnodes 2 --nproc-per-node 8 --node-rank 1 --master-addr beit-0.beit" in called
-    assert called.rstrip().endswith("pretrain --data pictures --out runs/pretrain")
+    assert called.rstrip().endswith("pretrain --data images --out runs/pretrain")
 
 
 @pytest.mark.slow

@@ -36,12 +36,12 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     assert "99 labels per class left out: one class has 12" in told
     found = json.loads((out / "probe.json").read_text())
     assert sorted(found["several"]) == [f"{part}/tiles/03.gif" for part in ("test", "train", "val")]
-    assert found["pictures"] == {"train": 36, "validation": 36, "test": 36}
+    assert found["images"] == {"train": 36, "validation": 36, "test": 36}
     assert list(found["blocks"]) == [*LINEAR, "nearest neighbours"]
     methods = [each["method"] for each in found["chosen"]]
     assert methods == [*LINEAR, "nearest neighbours", "attentive"]
     for each in found["chosen"]:
-        assert each["validation"] == each["test"]  # the same pictures
+        assert each["validation"] == each["test"]  # the same images
         if each["method"] in found["blocks"]:
             scores = found["blocks"][each["method"]]
             assert len(scores) == BACKBONE.depth
@@ -59,7 +59,7 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     strict = ["--out", str(tmp_path / "other"), "--bad-limit", "0", "--workers", "0"]
     assert main([*words[:4], *strict]) == 3
     told = capsys.readouterr().err
-    assert "1 of 109 pictures cannot be read, --bad-limit allows 0: 'val/disc/broken.png'" in told
+    assert "1 of 109 images cannot be read, --bad-limit allows 0: 'val/disc/broken.png'" in told
     assert main(words) == 7
     assert "not empty" in capsys.readouterr().err
 

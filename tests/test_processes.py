@@ -168,12 +168,12 @@ def test_memory_that_runs_out_in_one_process_halves_the_micro_batch_of_all(
     _, one = alone["finetune"]
     together(short_of_memory, class_folders, tmp_path / "run")
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "memory ran out with 4 pictures at a time: going on with 2 (x2 accumulation)" in log
+    assert "memory ran out with 4 images at a time: going on with 2 (x2 accumulation)" in log
     assert_same_numbers(one, tmp_path / "run")
 
 
 def short_of_memory(rank: int, data: Path, out: Path) -> None:
-    """The second process cannot take more than three pictures."""
+    """The second process cannot take more than three images."""
     forward = Classification.forward
 
     def limited(self: Classification, batch: LabelledBatch, progress: float) -> Loss:
@@ -241,7 +241,7 @@ def raising(rank: int, phase: str, data: Path, out: Path) -> None:
 
 DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
     "option": ({"lr": 2e-3}, r"process 1 .*options: training\.lr is 0\.002, not 0\.001"),
-    "pictures": ({"data": "other"}, "pictures: their names, sizes, labels or contents"),
+    "images": ({"data": "other"}, "images: their names, sizes, labels or contents"),
     "weights": ({}, "weights: those of the model, tokenizer or teacher"),
 }
 
@@ -318,7 +318,7 @@ def test_torchrun_and_the_command_line(class_folders, trained, tmp_path, environ
         return ["pretrain", "tiny", "--data", str(class_folders), "--out", str(out), "--tokenizer",
                 str(trained.tokenizer), "--workers", "0", "--device", "cpu", "--precision", "fp32",
                 "--log-every", "1", "--steps", "3", "--warmup-steps", "1", "--epsilon", "1e-4",
-                "--micro-batch", "4", "--neighbour-pictures", "0"]  # fmt: skip
+                "--micro-batch", "4", "--knn-images", "0"]  # fmt: skip
 
     both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
             "-m", "beit.cli", *arguments(tmp_path / "two")]  # fmt: skip

@@ -29,10 +29,10 @@ def commands() -> list[list[str]]:
 @pytest.fixture
 def place(tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder as the README takes it for granted."""
-    shutil.copytree(class_folders, tmp_path / "pictures")
+    shutil.copytree(class_folders, tmp_path / "images")
     shutil.copytree(class_folders, tmp_path / "labelled")
     write_folder(tmp_path / "segmented")
-    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
+    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -95,7 +95,7 @@ def test_links_lead_somewhere() -> None:
             assert not place or place in anchors, (page, link)
 
 
-def test_the_commands_about_pictures_run_in_their_order(place: Path) -> None:
+def test_the_commands_about_images_run_in_their_order(place: Path) -> None:
     page = (ROOT / "docs" / "data.md").read_text()
     lines = re.findall(r"^beit (data .*)$", page, re.MULTILINE)
     assert len(lines) == 4

@@ -22,7 +22,7 @@ def test_a_recipe_says_its_source_and_that_it_was_not_run(name):
     assert "beit" in text or "table" in text
 
 
-def test_a_recipe_for_larger_pictures_keeps_its_size_whatever_it_starts_from():
+def test_a_recipe_for_larger_images_keeps_its_size_whatever_it_starts_from():
     pretrained = sized("base")
     for name, row in PUBLISHED.items():
         assert for_classifying(pretrained, RECIPES[name]()).size == (row.size, row.size)

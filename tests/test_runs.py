@@ -42,7 +42,7 @@ from beit.training.run_folder import read_run_config
 QUICK: dict[str, Any] = {
     "accept_collapsed": True,
     "workers": 0, "quiet": True, "report": False, "device": "cpu", "precision": "fp32",
-    "neighbour_pictures": 0, "steps": 3, "warmup_steps": 1,
+    "knn_images": 0, "steps": 3, "warmup_steps": 1,
 }  # fmt: skip
 VARIED = {"augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5), "average": 0.9,
           "drop_path": 0.2, "steps": 6, "save_every": 2, "log_every": 1,
@@ -54,7 +54,7 @@ def options(**changes: Any) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in QUICK.items()
-        if name not in ("neighbour_pictures", "accept_collapsed")
+        if name not in ("knn_images", "accept_collapsed")
     }
     return kept | changes
 
@@ -89,7 +89,7 @@ def test_finetuning_starts_from_the_pretrained_weights(trained, class_folders, t
     assert not any("mask_token" in name for name in after.state_dict())
 
 
-def test_a_recipe_that_is_for_a_larger_picture_keeps_its_size(trained):
+def test_a_recipe_that_is_for_a_larger_image_keeps_its_size(trained):
     """Elsewhere the size is the backbone's; --size comes after both."""
     init, tiny = str(trained.pretrained), find_recipe("finetune", "tiny", FinetuneRunConfig)
     recipe = replace(tiny, model=replace(tiny.model, size=(48, 64)))
@@ -187,12 +187,12 @@ def test_a_folder_without_classes_is_scored_by_retrieval(trained, class_folders,
         shutil.copy(path, flat / f"{path.parent.name}-{path.name}")
     run = beit.pretrain(
         "tiny", data=str(flat), out=str(tmp_path / "run"), tokenizer=str(trained.tokenizer),
-        **(QUICK | {"neighbour_pictures": 20}),
+        **(QUICK | {"knn_images": 20}),
     )  # fmt: skip
     assert set(run.metrics) == {"retrieval", "retrieval_block"}
 
 
-def test_grey_pictures(class_folders, tmp_path):
+def test_grey_images(class_folders, tmp_path):
     settings = options(channels=1)
     beit.tokenizer("tiny", data=str(class_folders), out=str(tmp_path / "tok"), **settings)
     run = beit.pretrain(
@@ -227,7 +227,7 @@ def test_readers_that_die_change_nothing(class_folders, whole, tmp_path, monkeyp
     monkeypatch.setattr(Classification, "forward", killing)
     finetune(class_folders, tmp_path / "run", workers=1)
     assert_same_run(whole, tmp_path / "run")
-    assert "pictures were lost and replaced: 1\n" in (tmp_path / "run" / "log.txt").read_text()
+    assert "images were lost and replaced: 1\n" in (tmp_path / "run" / "log.txt").read_text()
     assert (
         json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-2])[
             "reader_restarts"
@@ -371,4 +371,4 @@ def test_vq_paints_without_a_teacher(class_folders, tmp_path):
     run = beit.tokenizer("vq-tiny", data=str(class_folders), out=str(tmp_path / "run"),
                          **options(steps=4))  # fmt: skip
     assert run.metrics["psnr"] > 0
-    assert "The picture from its tokens" in write_report(run.folder).read_text()
+    assert "The image from its tokens" in write_report(run.folder).read_text()

@@ -28,9 +28,9 @@ QUICK = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]
 
 
 def pixels(place: Path) -> np.ndarray:
-    """What a picture file holds: of a label map, the labels."""
-    with Image.open(place) as picture:
-        return np.array(picture)
+    """What an image file holds: of a label map, the labels."""
+    with Image.open(place) as image:
+        return np.array(image)
 
 
 def test_from_masks_to_label_maps(trained, tmp_path, capsys):
@@ -51,23 +51,23 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     assert artifact.details.trained["metrics"]["miou"] > 0.6  # always ground: 0.22
 
     page = (run / "report.html").read_text()
-    assert "No pictures" not in page
+    assert "No images" not in page
     assert "mean IoU" in page
     assert all(name in page for name in NAMES)
 
-    pictures = data / "images" / "val"
-    assert main(["predict", str(run), str(pictures), "--out", str(out)]) == 0
-    picture = pictures / "01.jpg"
+    images = data / "images" / "val"
+    assert main(["predict", str(run), str(images), "--out", str(out)]) == 0
+    image = images / "01.jpg"
     labels = pixels(out / "labels" / "01.png")
-    assert np.array_equal(labels, beit.load(run).segment(picture))
-    assert labels.shape == pixels(picture).shape[:2]
+    assert np.array_equal(labels, beit.load(run).segment(image))
+    assert labels.shape == pixels(image).shape[:2]
     assert labels.max() < len(NAMES)
-    assert pixels(out / "overlays" / "01.png").shape == pixels(picture).shape
-    assert main(["predict", str(run), str(pictures), "--out", str(out)]) == 7
+    assert pixels(out / "overlays" / "01.png").shape == pixels(image).shape
+    assert main(["predict", str(run), str(images), "--out", str(out)]) == 7
     capsys.readouterr()
 
     (tmp_path / "words.jpg").write_text("words")
-    asked = [str(picture), str(tmp_path / "words.jpg")]
+    asked = [str(image), str(tmp_path / "words.jpg")]
     assert main(["predict", str(run), *asked, "--out", str(tmp_path / "some")]) == 3
     told = capsys.readouterr()
     assert "overlays of 1 image, 1 unreadable" in told.out
@@ -75,12 +75,12 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     assert np.array_equal(pixels(tmp_path / "some" / "labels" / "01.png"), labels)
 
     with pytest.raises(ConfigError, match=r"does not classify[\s\S]*--out"):
-        beit.load(run).predict(picture)
+        beit.load(run).predict(image)
     with pytest.raises(ConfigError, match="does not segment"):
-        beit.load(trained.classifier).segment(picture)
+        beit.load(trained.classifier).segment(image)
     (tmp_path / "pair").mkdir()
     for kind in ("png", "bmp"):
-        Image.fromarray(pixels(picture)).save(tmp_path / "pair" / f"x.{kind}")
+        Image.fromarray(pixels(image)).save(tmp_path / "pair" / f"x.{kind}")
     assert main(["predict", str(run), str(tmp_path / "pair"), "--out", str(tmp_path / "two")]) == 3
     assert "both be written to x.png" in capsys.readouterr().err
 
@@ -132,9 +132,9 @@ def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():
 
 
 @pytest.mark.parametrize("options", [{"micro_batch": 1}, {"batch": 1}], ids=str)
-def test_one_picture_at_a_time_is_refused_before_anything_is_read(tmp_path, options):
+def test_one_image_at_a_time_is_refused_before_anything_is_read(tmp_path, options):
     given = {"data": "nowhere", "out": str(tmp_path / "run"), "device": "cpu", **options}
-    with pytest.raises(ConfigError, match="one picture at a time"):
+    with pytest.raises(ConfigError, match="one image at a time"):
         beit.segment("tiny", **given)
     assert not (tmp_path / "run").exists()
     with pytest.raises(DataError, match="nothing at nowhere"):  # it has no batch norm
@@ -142,7 +142,7 @@ def test_one_picture_at_a_time_is_refused_before_anything_is_read(tmp_path, opti
 
 
 def test_crops_without_a_pyramid_are_refused():
-    with pytest.raises(ConfigError, match="a picture of 1 x 8 patches has no pyramid"):
+    with pytest.raises(ConfigError, match="an image of 1 x 8 patches has no pyramid"):
         override(find_recipe("segment", "tiny", SegmentRunConfig), {"size": (4, 32)})
 
 

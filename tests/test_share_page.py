@@ -28,7 +28,7 @@ def place(
     for name in ("pretrained", "classifier"):
         shutil.copytree(getattr(trained, name), tmp_path / "runs" / name.removesuffix("ed"))
     shutil.copytree(class_folders, tmp_path / "labelled")
-    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "picture.jpg")
+    shutil.copy(next(class_folders.rglob("*.png")), tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -24,7 +24,7 @@ def test_the_commands_run_in_their_order(
     trained: Any, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the tiny recipes."""
-    shutil.copytree(class_folders, tmp_path / "pictures")
+    shutil.copytree(class_folders, tmp_path / "images")
     shutil.copytree(trained.pretrained, tmp_path / "runs" / "pretrain")
     shutil.copytree(trained.tokenizer, tmp_path / "runs" / "tokenizer")
     monkeypatch.chdir(tmp_path)

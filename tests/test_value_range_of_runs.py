@@ -16,7 +16,7 @@ from beit.artifact.load import open_artifact
 from beit.errors import CheckpointError, ConfigError
 from beit.serving.files import predict_files
 from beit.serving.predictor import to_pixels
-from beit.serving.worker import read_picture
+from beit.serving.worker import read_image
 
 RANGE = (0, 4095)
 OPTIONS = {"steps": 2, "batch": 4, "warmup_steps": 0, "workers": 0, "quiet": True, "report": False}
@@ -102,10 +102,10 @@ def test_files_requests_and_exports_are_read_by_the_range_of_the_model(classifie
     own = predictor.predict(place, top=2)
     (found,) = predict_files(str(classifier), [str(place)], top=2, batch=1, device="cpu")
     assert found.labels == own
-    seen = read_picture(place.read_bytes(), 3, 10**6, predictor.value_range)
+    seen = read_image(place.read_bytes(), 3, 10**6, predictor.value_range)
     assert np.array_equal(seen, to_pixels(place, 3, RANGE))
     samples = from_data(str(images), 3, 12, predictor.classes, value_range=predictor.value_range)
-    assert max(each.max() for each in samples.pictures) > 200
+    assert max(each.max() for each in samples.images) > 200
     model = open_artifact(classifier)
     shape = choose_shape(model, "logits", size=None, dynamic=False, preprocess="none")
     assert describe(model, "logits", shape, "fp32", "onnx")["value_range"] == "[0.0, 4095.0]"
@@ -122,7 +122,7 @@ def test_an_evaluation_reads_by_the_range_of_the_model(classifier, images, tmp_p
             Image.fromarray(values).save(tmp_path / folder.name / f"{file.stem}.tif")
     found = beit.evaluate(str(classifier), data=str(tmp_path), split="train")
     assert found.unreadable == ()
-    assert found.pictures > 0
+    assert found.images > 0
     brighter = Image.fromarray(np.full((40, 40), 5000, np.float32))
     brighter.save(tmp_path / "dark/more.tif")
     found = beit.evaluate(str(classifier), data=str(tmp_path), split="train")

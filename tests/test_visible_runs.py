@@ -33,7 +33,7 @@ from finished import assert_same, losses
 
 QUICK: dict[str, Any] = {
     "accept_collapsed": True, "workers": 0, "quiet": True, "report": False, "device": "cpu",
-    "precision": "fp32", "neighbour_pictures": 0, "warmup_steps": 1, "log_every": 1,
+    "precision": "fp32", "knn_images": 0, "warmup_steps": 1, "log_every": 1,
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def pretrained(trained, class_folders, tmp_path_factory) -> Path:
     words = [
         "pretrain", "visible-tiny", "--data", class_folders, "--out", out, "--tokenizer",
         trained.tokenizer, "--accept-collapsed", "--steps", 40, "--log-every", 1, "--workers", 0,
-        "--device", "cpu", "--precision", "fp32", "--neighbour-pictures", 20, "--quiet",
+        "--device", "cpu", "--precision", "fp32", "--knn-images", 20, "--quiet",
     ]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     return out
@@ -78,15 +78,15 @@ def test_the_backbone_is_used_like_any(pretrained, class_folders, tmp_path):
     fine = beit.finetune(
         "tiny", data=str(class_folders), init=str(pretrained), out=str(tmp_path / "fine"), steps=2,
         **{name: value for name, value in QUICK.items()
-           if name not in ("neighbour_pictures", "accept_collapsed")},
+           if name not in ("knn_images", "accept_collapsed")},
     )  # fmt: skip
     backbone = load_artifact(fine.folder).backbone
     assert (backbone.absolute_position, backbone.relative_position) == (True, "none")
     words = ["probe", pretrained, "--data", class_folders, "--out", tmp_path / "probe", "--recipe",
              "tiny", "--workers", 0]  # fmt: skip
     assert main([str(word) for word in words]) == 0
-    picture = class_folders / "disc" / "00.png"
-    assert beit.load(pretrained).embed([picture]).shape == (1, backbone.width)
+    image = class_folders / "disc" / "00.png"
+    assert beit.load(pretrained).embed([image]).shape == (1, backbone.width)
     teacher = OurTeacher("ours", open_artifact(pretrained).model)
     assert teacher.model["norm"] is not None
     assert teacher.width == backbone.width

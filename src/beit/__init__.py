@@ -1,11 +1,11 @@
-"""BEiT: pre-train a vision backbone on your own pictures, and use it.
+"""BEiT: pre-train a vision backbone on your own images, and use it.
 
     import beit
 
-    beit.pretrain(data="pictures", out="runs/pretrain")
+    beit.pretrain(data="images", out="runs/pretrain")
     beit.finetune(data="labelled", init="runs/pretrain", out="runs/classifier")
     beit.evaluate("runs/classifier", data="labelled").top1
-    beit.load("runs/classifier").predict("picture.jpg")
+    beit.load("runs/classifier").predict("image.jpg")
 
 Importing this package imports neither torch nor anything else that is slow; names load on first
 use.

@@ -1,6 +1,6 @@
-"""What travels from the loader to an objective. Pictures are uint8; B is the micro-batch.
+"""What travels from the loader to an objective. Images are uint8; B is the micro-batch.
 
-`several` names the pictures whose files hold more than one, of which the first was taken.
+`several` names the images whose files hold more than one, of which the first was taken.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from beit.masked_patches import MaskedPatches
 
 
 class Unreadable(NamedTuple):
-    """A picture that was left out of a batch, and why."""
+    """An image that was left out of a batch, and why."""
 
     key: str
     reason: str
 
 
 class ImageBatch(NamedTuple):
-    """Pictures without labels; `jitter` is what `to_device` gives them.
+    """Images without labels; `jitter` is what `to_device` gives them.
 
-    Where views recur, `views` says which view of which picture each is: (view, index), on the CPU.
+    Where views recur, `views` says which view of which image each is: (view, index), on the CPU.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
@@ -41,7 +41,7 @@ class MaskedBatch(NamedTuple):
     """Two views of one crop and a mask: what masked image modeling learns from.
 
     `jitter` is what `to_device` gives both views. Where views recur, `views` says which view of
-    which picture each is: (view, index), on the CPU. `masked` is the mask as `to_device` read it.
+    which image each is: (view, index), on the CPU. `masked` is the mask as `to_device` read it.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
@@ -56,7 +56,7 @@ class MaskedBatch(NamedTuple):
 
 
 class LabelledBatch(NamedTuple):
-    """Pictures and their class ids or, where each may have several labels, those labels."""
+    """Images and their class ids or, where each may have several labels, those labels."""
 
     images: UInt8[Tensor, "batch channels height width"]
     targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"]
@@ -66,7 +66,7 @@ class LabelledBatch(NamedTuple):
 
 
 class SegmentedBatch(NamedTuple):
-    """Pictures and the class id of each pixel; 255 is ignored."""
+    """Images and the class id of each pixel; 255 is ignored."""
 
     images: UInt8[Tensor, "batch channels height width"]
     labels: UInt8[Tensor, "batch height width"]
@@ -93,7 +93,7 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
 
 
 def divide(batch: Batch, size: int) -> Iterator[Batch]:
-    """The batch in parts of `size` pictures, in order, the last one perhaps smaller. What could not
+    """The batch in parts of `size` images, in order, the last one perhaps smaller. What could not
     be read is told with the first part."""
     if len(batch.keys) <= size:
         yield batch

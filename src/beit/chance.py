@@ -31,29 +31,29 @@ def seed_everything(*parts: int) -> None:
 class Chance(NamedTuple):
     """The source of all that is random in a micro-batch.
 
-    Every picture has numbers of its own, which follow from the seed, the step, and its place in the
+    Every image has numbers of its own, which follow from the seed, the step, and its place in the
     batch of the update. So neither the number of processes nor that of micro-batches changes them.
     """
 
     seed: int
     step: int
     first: int
-    """Place of the micro-batch's first picture in the batch of the update."""
+    """Place of the micro-batch's first image in the batch of the update."""
 
     def generators(
-        self, purpose: str, pictures: int, device: torch.device | str = "cpu"
+        self, purpose: str, images: int, device: torch.device | str = "cpu"
     ) -> Iterator[torch.Generator]:
-        """One after the other, the generator of each picture; each is gone with the next."""
+        """One after the other, the generator of each image; each is gone with the next."""
         generator = torch.Generator(device)
-        for place in range(self.first, self.first + pictures):
+        for place in range(self.first, self.first + images):
             yield generator.manual_seed(derive_seed(purpose, self.seed, self.step, place))
 
-    def uniform(self, purpose: str, pictures: int, each: int) -> Float[Tensor, "pictures each"]:
+    def uniform(self, purpose: str, images: int, each: int) -> Float[Tensor, "images each"]:
         """Numbers in [0, 1), on the CPU."""
-        drawn = [torch.rand(each, generator=one) for one in self.generators(purpose, pictures)]
+        drawn = [torch.rand(each, generator=one) for one in self.generators(purpose, images)]
         return torch.stack(drawn)
 
-    def gumbel(self, purpose: str, like: Float[Tensor, "pictures ..."]) -> Tensor:
+    def gumbel(self, purpose: str, like: Float[Tensor, "images ..."]) -> Tensor:
         """Standard Gumbel noise in the shape of something, on its device."""
         noise = torch.empty_like(like, memory_format=torch.contiguous_format)
         generators = self.generators(purpose, len(noise), noise.device)
@@ -62,5 +62,5 @@ class Chance(NamedTuple):
         return -noise.log()
 
     def seed_global(self, row: int) -> None:
-        """Make every global generator that of one picture, for libraries that take no other."""
+        """Make every global generator that of one image, for libraries that take no other."""
         seed_everything(self.seed, self.step, self.first + row)

@@ -2,7 +2,7 @@
 
     BeitError                 anything this package tells a user
     ├── ConfigError           an option or a combination of options is wrong        exit 2
-    ├── DataError             pictures, labels or folders break a rule              exit 3
+    ├── DataError             images, labels or folders break a rule              exit 3
     ├── CheckpointError       a checkpoint or artifact is damaged or does not fit   exit 4
     ├── DivergedError         the loss or a gradient is no longer finite            exit 5
     ├── ResourceError         disk or memory ran out, a library is not installed    exit 6

@@ -1,8 +1,8 @@
-"""Colour jitter: drawn once per picture, applied to its pixels or to a whole batch on its device.
+"""Colour jitter: drawn once per image, applied to its pixels or to a whole batch on its device.
 
 Brightness, contrast and saturation all move the values of a pixel away from a pivot, or towards it:
 pivot + factor * (value - pivot), cut to 0..255 and truncated, as in Pillow. The pivot is black, the
-mean grey of the picture, or the pixel's own grey.
+mean grey of the image, or the pixel's own grey.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 GREY_WEIGHTS = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """ITU-R 601, in Pillow's fixed point: in float32 exactly the same numbers."""
 SAMPLED = 5000
-"""Pixels, about, whose mean stands for that of a picture: right within half a grey level."""
+"""Pixels, about, whose mean stands for that of an image: right within half a grey level."""
 
 
 class Change(NamedTuple):
@@ -37,29 +37,29 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).convert("L")) if pixels.shape[2] == 3 else pixels
 
 
-def _sample(picture: np.ndarray) -> np.ndarray:
-    """Evenly spread pixels of a picture, uint8 [1,pixels,C]; all if there are few."""
-    pixels = picture.reshape(-1, picture.shape[2])
+def _sample(image: np.ndarray) -> np.ndarray:
+    """Evenly spread pixels of an image, uint8 [1,pixels,C]; all if there are few."""
+    pixels = image.reshape(-1, image.shape[2])
     step = max(1, len(pixels) // SAMPLED)
-    while math.gcd(step, picture.shape[1]) > 1:  # else the same columns of all rows
+    while math.gcd(step, image.shape[1]) > 1:  # else the same columns of all rows
         step += 1
     return np.ascontiguousarray(pixels[step // 2 :: step])[None]
 
 
-def draw_jitter(picture: np.ndarray, strength: float, generator: random.Random) -> list[Change]:
-    """Random brightness, contrast and saturation, in random order, for a picture uint8 [H,W,C].
+def draw_jitter(image: np.ndarray, strength: float, generator: random.Random) -> list[Change]:
+    """Random brightness, contrast and saturation, in random order, for an image uint8 [H,W,C].
 
     Each factor is uniform in [1 - strength, 1 + strength], as torchvision's ColorJitter. The pivot
-    of contrast is the mean grey of the whole picture as the changes before it left it. Pictures
+    of contrast is the mean grey of the whole image as the changes before it left it. Images
     without three channels have no saturation to change. A strength of zero changes nothing.
     """
     if strength == 0:
         return []
     kinds = ["brightness", "contrast"]
-    if picture.shape[2] == 3:
+    if image.shape[2] == 3:
         kinds.append("saturation")
     generator.shuffle(kinds)
-    sample = _sample(picture)
+    sample = _sample(image)
     changes: list[Change] = []
     for kind in kinds:
         factor = generator.uniform(max(0.0, 1 - strength), 1 + strength)
@@ -102,7 +102,7 @@ def changed_batch(
     images: UInt8[Tensor, "batch channels height width"],
     changes: Float[Tensor, "batch changes numbers"],
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """`changed` for a batch, each picture with its own changes, without a branch on the numbers."""
+    """`changed` for a batch, each image with its own changes, without a branch on the numbers."""
     has_colour = images.shape[1] == len(GREY_WEIGHTS)
     pixels = images.float()
     for change in changes.unbind(dim=1):

@@ -42,7 +42,7 @@ MODELS = {
     "linear": lambda: Segmenter(BACKBONE, 3, LinearHeadConfig()),
 }  # fmt: skip
 TRAINED = {
-    "recipe": "tiny", "steps": 4, "pictures": 36, "data": "ab", "from": "x", "notes": ["a note"],
+    "recipe": "tiny", "steps": 4, "images": 36, "data": "ab", "from": "x", "notes": ["a note"],
     "division": {"split": 0.2, "seed": 0, "per_class": None}, "metrics": {"top1": 0.5},
 }  # fmt: skip
 

@@ -207,16 +207,16 @@ def test_what_transformers_saved_opens_whole_or_in_shards(tmp_path, kind):
     same_weights(model.state_dict(), open_artifact(tmp_path / "1GB").model.state_dict())
 
 
-def test_the_image_processor_of_transformers_prepares_the_same_picture(tmp_path):
+def test_the_image_processor_of_transformers_prepares_the_same_image(tmp_path):
     import numpy as np
     from transformers import BeitImageProcessor
 
     model = Classifier(FINE, 3)
     folder, _ = convert(kept(tmp_path, model, crop=0.8), tmp_path / "hf", to="hf")
     processor = BeitImageProcessor.from_pretrained(folder)
-    picture = np.arange(80 * 80 * 3, dtype=np.uint8).reshape(80, 80, 3)
-    theirs = processor(picture, return_tensors="pt")["pixel_values"]
-    ours = model.backbone.normalise(torch.from_numpy(picture[8:72, 8:72]).permute(2, 0, 1)[None])
+    image = np.arange(80 * 80 * 3, dtype=np.uint8).reshape(80, 80, 3)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    ours = model.backbone.normalise(torch.from_numpy(image[8:72, 8:72]).permute(2, 0, 1)[None])
     close(theirs, ours, 1e-5)
 
 

@@ -44,8 +44,8 @@ ALONE = """
 import json, sys
 import numpy, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
-pictures = numpy.load(sys.argv[2])
-numpy.save(sys.argv[3], session.run(None, {"pictures": pictures})[0])
+images = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], session.run(None, {"images": images})[0])
 print(json.dumps(session.get_modelmeta().custom_metadata_map))
 assert not {"torch", "beit"} & set(sys.modules)
 """
@@ -68,21 +68,21 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_onnx_runs_without_us_and_says_what_it_is(classifier: Path, tmp_path: Path) -> None:
-    """Uint8 pictures of any size go in: nothing is left that another runtime could get wrong."""
+    """Uint8 images of any size go in: nothing is left that another runtime could get wrong."""
     done = beit.export(classifier, tmp_path / "c.onnx", preprocess="resize")
     assert done.parity.batches == (1, 2, 7)
     assert len(done.parity.sizes) == 3
     assert done.parity.same == 1
     assert done.parity.difference < 1e-4 < done.parity.scale
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 50, 41, 3), dtype=np.uint8)
-    np.save(tmp_path / "in.npy", pictures)
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 41, 3), dtype=np.uint8)
+    np.save(tmp_path / "in.npy", images)
     said = subprocess.run(
         [sys.executable, "-c", ALONE, "c.onnx", "in.npy", "out.npy"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     predictor = beit.load(classifier)
     logits = torch.from_numpy(np.load(tmp_path / "out.npy"))
-    expected = predictor.probabilities(pictures)
+    expected = predictor.probabilities(images)
     # Resized pixels may differ by one level.
     torch.testing.assert_close(logits.softmax(dim=1), expected, atol=5e-3, rtol=0)
     told = json.loads(said.stdout)
@@ -125,7 +125,7 @@ def test_lower_precision_tells_its_cost(
     )
     assert done.parity.accuracy is not None
     measured = beit.load(trained.classifier)
-    assert done.samples == "9 pictures of --data"
+    assert done.samples == "9 images of --data"
     assert 0 < done.parity.difference < 0.1 * done.parity.scale
     assert f"{precision} costs" in str(done)
     kinds = {node.op_type for node in onnx.load(out).graph.node}
@@ -143,13 +143,13 @@ def test_segmenters(tmp_path: Path, answer: Any, names: list[str]) -> None:
     beit.export(folder, tmp_path / "s.onnx", answer=answer, preprocess="normalise")
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx")
     assert [output.name for output in session.get_outputs()] == names
-    pictures = torch.randint(0, 256, (5, 16, 24, 3), dtype=torch.uint8)
-    found = torch.from_numpy(session.run(None, {"pictures": pictures.numpy()})[0])
+    images = torch.randint(0, 256, (5, 16, 24, 3), dtype=torch.uint8)
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     predictor = beit.load(folder)
     expected = (
-        predictor.model(pictures.permute(0, 3, 1, 2))
+        predictor.model(images.permute(0, 3, 1, 2))
         if answer == "logits"
-        else predictor.embed(pictures.numpy())
+        else predictor.embed(images.numpy())
     )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     with pytest.raises(ConfigError, match="UperNet pools"):
@@ -164,7 +164,7 @@ def test_a_segmenter_of_any_size(tmp_path: Path) -> None:
     beit.export(folder, tmp_path / "s.onnx", dynamic=True)
     images = torch.randn(1, 3, 20, 36)
     session = onnxruntime.InferenceSession(tmp_path / "s.onnx")
-    found = torch.from_numpy(session.run(None, {"pictures": images.numpy()})[0])
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     torch.testing.assert_close(found, model(images), atol=1e-4, rtol=0)
 
 
@@ -179,10 +179,10 @@ def test_tokenizers(tmp_path: Path, golden: Callable[[str], Any], kind: str) -> 
     beit.export(source, tmp_path / "t.onnx", dynamic=True, preprocess="normalise")
     tokenizer = beit.load(source).model
     unit = tokenizer.config.downsampling
-    pictures = torch.randint(0, 256, (3, 3 * unit, 5 * unit, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, 3 * unit, 5 * unit, 3), dtype=torch.uint8)
     session = onnxruntime.InferenceSession(tmp_path / "t.onnx")
-    (tokens,) = session.run(["tokens"], {"pictures": pictures.numpy()})
-    assert np.array_equal(tokens, tokenizer.encode(pictures.permute(0, 3, 1, 2)).numpy())
+    (tokens,) = session.run(["tokens"], {"images": images.numpy()})
+    assert np.array_equal(tokens, tokenizer.encode(images.permute(0, 3, 1, 2)).numpy())
     assert len(np.unique(tokens)) > 1
 
 
@@ -193,7 +193,7 @@ def test_a_file_that_is_not_the_model_is_not_published(
 
     def slightly_wrong(file: Path, to: formats.Format) -> formats.Run:
         run = opened(file, to)
-        return lambda pictures: [output + np.float32(2e-4) for output in run(pictures)]
+        return lambda images: [output + np.float32(2e-4) for output in run(images)]
 
     monkeypatch.setattr(formats, "open_file", slightly_wrong)
     with pytest.raises(ExportError, match=r"differ by up to 2\.0e-04"):
@@ -201,10 +201,10 @@ def test_a_file_that_is_not_the_model_is_not_published(
 
     def frozen_at_two(file: Path, to: formats.Format) -> formats.Run:
         run = opened(file, to)
-        return lambda pictures: run(pictures[:2])
+        return lambda images: run(images[:2])
 
     monkeypatch.setattr(formats, "open_file", frozen_at_two)
-    with pytest.raises(ExportError, match="7 pictures of 16 x 24 give"):
+    with pytest.raises(ExportError, match="7 images of 16 x 24 give"):
         beit.export(classifier, tmp_path / "c.pt2", to="torch")
     assert list(tmp_path.iterdir()) == []
 
@@ -256,11 +256,11 @@ def test_bias_of_any_grid(new: tuple[int, int]) -> None:
 @pytest.mark.parametrize("resize", ["cover", "stretch"])
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
 def test_resizing_is_that_of_prediction(shape: tuple[int, int], resize, kernel) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for size, crop in (((16, 24), 0.875), ((32, 32), 1.0)):
         graph = CentralView(size, crop, resize, kernel)
-        ours = graph(torch.from_numpy(picture)[None])[0].permute(2, 0, 1)
-        expected = central_view(picture, size, crop, resize, kernel)
+        ours = graph(torch.from_numpy(image)[None])[0].permute(2, 0, 1)
+        expected = central_view(image, size, crop, resize, kernel)
         difference = (ours.int() - expected.int()).abs()
         assert difference.max() <= 1
         # Weights of the bilinear filter are fractions of few parts: half levels are common, and

@@ -120,7 +120,7 @@ def test_the_kept_import_is_what_is_read_the_second_time(tmp_path, monkeypatch):
         open_tokenizer(path)
 
 
-def test_dalle_encoder_alone_gives_tokens_but_no_pictures(golden, tmp_path):
+def test_dalle_encoder_alone_gives_tokens_but_no_images(golden, tmp_path):
     facts, path = golden("dalle_expected"), dalle_files(tmp_path)
     path.with_name("decoder.pkl").unlink()
     tokenizer = open_tokenizer(path)

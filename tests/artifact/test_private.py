@@ -51,7 +51,7 @@ def contents(place: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def assert_tells_nothing(place: Path, base: Path) -> None:
-    """All runs, their pictures and what comes of them lie below one folder, `base`."""
+    """All runs, their images and what comes of them lie below one folder, `base`."""
     telltale = [str(base), base.name, str(Path.home()), str(Path.cwd()), "site-packages"]
     telltale += [NOBODY, SECRET, str(Path(beit.__file__).parent)]
     told = [
@@ -69,7 +69,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folders_of_runs_are_told_by_their_name(trained: Any, base: Path) -> None:
-    """That is no artifact: a run may know its pictures, so this test can fail."""
+    """That is no artifact: a run may know its images, so this test can fail."""
     with pytest.raises(AssertionError, match=r"config\.json"):
         assert_tells_nothing(trained.classifier, base)
 
@@ -109,7 +109,7 @@ def test_a_tokenizer_out_of_pickles(base: Path, tmp_path: Path) -> None:
     assert_tells_nothing(tmp_path / "home", base)
     trained = load_artifact(tmp_path / "ours").details.trained
     assert trained["from"] == "encoder.pkl"
-    assert "pictures are painted by decoder.pkl" in trained["notes"]
+    assert "images are painted by decoder.pkl" in trained["notes"]
 
 
 @pytest.mark.parametrize("to", ["torch", "onnx"])

@@ -44,7 +44,7 @@ MODELS: dict[str, Any] = {
     ).build(),
 }
 TRAINED = {
-    "recipe": "small", "steps": 300, "pictures": 890, "data": "f00d", "metrics": {"top1": 0.73812},
+    "recipe": "small", "steps": 300, "images": 890, "data": "f00d", "metrics": {"top1": 0.73812},
     "notes": ["class names are\nnumbers"],
 }  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_the_card_of_every_kind(hub, tmp_path, monkeypatch, kind):
     assert head["pipeline_tag"].startswith("image-")
     rows = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", body, re.MULTILINE))
     assert (rows["recipe"], rows["steps"], rows["top1"]) == ("small", "300", "0.7381")
-    assert rows["fingerprint of the pictures"] == "f00d"
+    assert rows["fingerprint of the images"] == "f00d"
     assert rows["note"] == "class names are numbers"
     weights = load_artifact(artifact).model.state_dict().values()
     assert rows["weights"] == f"{sum(weight.numel() for weight in weights):,}"
@@ -127,7 +127,7 @@ def test_the_card_of_every_kind(hub, tmp_path, monkeypatch, kind):
         assert r"a \| b, \*dog\*, \<emu\>." in body
     (snippet,) = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (70, 66), (9, 99, 199)).save("picture.jpg")
+    Image.new("RGB", (70, 66), (9, 99, 199)).save("image.jpg")
     exec(snippet, {})  # noqa: S102
 
 

@@ -24,7 +24,7 @@ from beit.config import DalleConfig, HeadConfig
 from beit.errors import BeitError, CheckpointError
 from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
 from beit.tokenizers.dvae import DiscreteVAE
-from miniature import BACKBONE, VAE, pictures
+from miniature import BACKBONE, VAE, draw_images
 from states import cut_after_reading
 
 DETAILS = Details(
@@ -47,7 +47,7 @@ def test_round_trip(tmp_path, kind):
     assert not artifact.model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(artifact.model.state_dict()[name], tensor), name
-    images = pictures(size=8 if kind == "tokenizer" else 16)
+    images = draw_images(size=8 if kind == "tokenizer" else 16)
     if isinstance(model, DiscreteVAE):
         assert artifact.backbone is None
         assert artifact.model.config == model.config

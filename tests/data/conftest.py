@@ -1,4 +1,4 @@
-"""Small folders of pictures."""
+"""Small folders of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Draw:
-    """Writes random pictures of 20 x 24 pixels under the test's folder and returns it."""
+    """Writes random images of 20 x 24 pixels under the test's folder and returns it."""
 
     def write(*names: str) -> Path:
         for number, name in enumerate(names):

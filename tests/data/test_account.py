@@ -175,16 +175,14 @@ def test_a_damaged_account_is_told(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from beit.doctor.pictures import check_pictures
+    from beit.doctor.images import check_images
 
     rows = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     for number, pixels in enumerate(rows):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
         write(tmp_path, {f"train/{number % 2}/{number}.png": file.getvalue(), "x.heic": HEIC})
-    found = {
-        one.subject: one for one in check_pictures(str(tmp_path), channels=3, sample=9, size=0)
-    }
+    found = {one.subject: one for one in check_images(str(tmp_path), channels=3, sample=9, size=0)}
     assert "one folder per class, in the splits train/" in found["layout"].found
     assert found["skipped"].level == "warn"
     assert "1 .heic (HEIC" in found["skipped"].found

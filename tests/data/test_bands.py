@@ -15,7 +15,7 @@ from PIL import Image
 from beit.data.decode import decode, read_header
 from beit.data.values import UnreadableError
 from beit.doctor.finding import Finding
-from beit.doctor.pictures import check_pictures
+from beit.doctor.images import check_images
 
 BANDS = 8
 PIXELS = np.random.default_rng(0).integers(0, 65536, (16, 24, BANDS), dtype=np.uint16)
@@ -39,7 +39,7 @@ def test_bands_of_a_page(byteorder: str, bigtiff: bool, compression: str | None)
     np.testing.assert_allclose(found, PIXELS * (255 / 65535), atol=0.5001)
 
 
-def test_planes_and_pages_are_the_same_picture() -> None:
+def test_planes_and_pages_are_the_same_image() -> None:
     planes = np.moveaxis(PIXELS, 2, 0)
     expected = decode(tiff(PIXELS, planarconfig="contig"), channels=BANDS)
     separate = tiff(planes, planarconfig="separate")
@@ -108,7 +108,7 @@ def test_pillow_does_not_speak_for_itself(capfd: pytest.CaptureFixture[str]) -> 
 
 
 def doctored(root: Path, channels: int) -> dict[str, Finding]:
-    found = check_pictures(str(root), channels=channels, sample=9, size=0)
+    found = check_images(str(root), channels=channels, sample=9, size=0)
     return {one.subject: one for one in found}
 
 

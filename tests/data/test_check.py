@@ -22,7 +22,7 @@ Save = Callable[..., None]
 
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
-    """Writes a picture of 40 x 48 random pixels of its own."""
+    """Writes an image of 40 x 48 random pixels of its own."""
     numbers = iter(range(1000))
 
     def write(
@@ -41,17 +41,17 @@ def findings(found: Checked) -> list[tuple[str, str]]:
     return [(finding.kind, finding.name) for finding in found.findings]
 
 
-def test_sound_pictures(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sound_images(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         save(f"{number}.png")
     found = check(str(tmp_path))
     assert found.findings == ()
-    assert found.pictures == {"": 3}
+    assert found.images == {"": 3}
     assert main(["data", "check", str(tmp_path)]) == 0
     assert "nothing wrong" in capsys.readouterr().out
 
 
-def test_odd_pictures(save: Save, tmp_path: Path) -> None:
+def test_odd_images(save: Save, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     more = {"save_all": True, "append_images": [Image.new("RGB", (48, 40))]}
@@ -69,15 +69,15 @@ def test_odd_pictures(save: Save, tmp_path: Path) -> None:
     (tmp_path / "empty too.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((tmp_path / "png.jpg").read_bytes()[:900])
     assert findings(check(str(tmp_path))) == [
-        ("several pictures", "animated.gif"),
-        ("several pictures", "animated.webp"),
+        ("several images", "animated.gif"),
+        ("several images", "animated.webp"),
         ("unreadable", "cut.png"),
         ("deep", "deep.png"),
         ("unreadable", "empty too.png"),
         ("unreadable", "empty.png"),
         ("deep", "float.tiff"),
         ("printing colours", "ink.jpg"),
-        ("several pictures", "pages.tif"),
+        ("several images", "pages.tif"),
         ("wrong extension", "png.jpg"),
         ("tiny", "tiny.png"),
         ("turned", "turned.jpg"),
@@ -107,11 +107,11 @@ def test_copies_and_classes(save: Save, tmp_path: Path) -> None:
         ("in two classes", "b/1.png", "the same as a/z.png (a)"),
         ("duplicate", "a/x.png", "the same as a/0.png"),
         ("class missing", "c", "none in 'train'"),
-        ("few in class", "a", "3 pictures"),
+        ("few in class", "a", "3 images"),
     }
     assert {tuple(finding) for finding in found.findings} == expected
     assert len(found.findings) == len(expected)
-    assert found.pictures == {"train": 7, "val": 13}
+    assert found.images == {"train": 7, "val": 13}
     assert found.classes["a"] == {"train": 3, "val": 4}
 
 
@@ -138,9 +138,9 @@ def test_report_and_exit_code(
     printed = capsys.readouterr()
     report = json.loads(printed.out)
     assert report["counts"] == {"unreadable": 1, "tiny": 1}
-    assert report["pictures"] == {"": 3}
+    assert report["images"] == {"": 3}
     assert [finding["name"] for finding in report["findings"]] == ["2.png", "3.png"]
-    assert "1 of 3 pictures cannot be read: '3.png'" in printed.err
+    assert "1 of 3 images cannot be read: '3.png'" in printed.err
     assert main(["data", "check", str(tmp_path)]) == 3
     table = capsys.readouterr().out
     assert "all: 3 images" in table

@@ -19,9 +19,9 @@ from beit.data.values import UnreadableError
 from encoding import turned
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
@@ -47,8 +47,8 @@ def test_lossless_formats_are_exact(form: str) -> None:
 def test_jpeg_is_what_pillow_reads(
     monkeypatch: pytest.MonkeyPatch, mode: str, subsampling: int, progressive: bool
 ) -> None:
-    picture = Image.fromarray(noise(37, 51)).convert(mode)
-    data = encoded(picture, "JPEG", subsampling=subsampling, progressive=progressive)
+    image = Image.fromarray(noise(37, 51)).convert(mode)
+    data = encoded(image, "JPEG", subsampling=subsampling, progressive=progressive)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # Pillow is not needed for it
     np.testing.assert_array_equal(decode(data), expected)
@@ -100,7 +100,7 @@ def test_other_jpeg_is_left_to_pillow(mode: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "form", "expected"),
+    ("image", "form", "expected"),
     [
         (Image.new("1", (2, 2), 1), "PNG", (255, 255, 255)),
         (Image.new("L", (2, 2), 77), "PNG", (77, 77, 77)),
@@ -118,8 +118,8 @@ def test_other_jpeg_is_left_to_pillow(mode: str, channels: int) -> None:
         (Image.new("F", (2, 2), 65535.0), "TIFF", (255, 255, 255)),
     ],
 )
-def test_modes(picture: Image.Image, form: str, expected: tuple[int, int, int]) -> None:
-    data = encoded(picture, form)
+def test_modes(image: Image.Image, form: str, expected: tuple[int, int, int]) -> None:
+    data = encoded(image, form)
     decoded = decode(data)
     assert decoded.shape == (2, 2, 3)
     assert tuple(decoded[0, 0].tolist()) == expected
@@ -139,28 +139,28 @@ def test_big_endian_sixteen_bits() -> None:
 
 
 def test_palette_with_transparency_lies_over_white() -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 255, 0, 0])
-    picture.putpixel((1, 0), 1)
-    assert decode(encoded(picture)).tolist() == [[[10, 20, 30], [255, 0, 0]]]
-    assert decode(encoded(picture, transparency=1)).tolist() == [[[10, 20, 30], [255] * 3]]
-    partly = encoded(picture, transparency=bytes([255, 51]))
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 255, 0, 0])
+    image.putpixel((1, 0), 1)
+    assert decode(encoded(image)).tolist() == [[[10, 20, 30], [255, 0, 0]]]
+    assert decode(encoded(image, transparency=1)).tolist() == [[[10, 20, 30], [255] * 3]]
+    partly = encoded(image, transparency=bytes([255, 51]))
     assert decode(partly).tolist() == [[[10, 20, 30], [255, 204, 204]]]
 
 
 @pytest.mark.parametrize(("mode", "value"), [("L", 7), ("RGB", (1, 2, 3))])
 def test_transparent_colour_of_png_lies_over_white(mode: str, value: Any) -> None:
-    picture = Image.new(mode, (1, 1), value)
-    assert decode(encoded(picture, transparency=value)).tolist() == [[[255, 255, 255]]]
+    image = Image.new(mode, (1, 1), value)
+    assert decode(encoded(image, transparency=value)).tolist() == [[[255, 255, 255]]]
 
 
 def test_lab_agrees_with_colour_management() -> None:
     rgb = Image.fromarray(noise(20, 20) // 2 + 64)
     lab = ImageCms.createProfile("LAB")
     srgb = ImageCms.createProfile("sRGB")
-    picture = ImageCms.applyTransform(rgb, ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
-    back = ImageCms.applyTransform(picture, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
-    difference = decode(encoded(picture, "TIFF")).astype(int) - np.asarray(back).astype(int)
+    image = ImageCms.applyTransform(rgb, ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+    back = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    difference = decode(encoded(image, "TIFF")).astype(int) - np.asarray(back).astype(int)
     assert np.abs(difference).mean() < 1
     assert np.percentile(np.abs(difference), 99) <= 4
 
@@ -193,10 +193,10 @@ def test_broken_exif_does_not_matter(block: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_first_picture_of_many(form: str) -> None:
-    pictures = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
+def test_first_image_of_many(form: str) -> None:
+    images = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
     options = {"lossless": True} if form == "WEBP" else {}
-    data = encoded(pictures[0], form, save_all=True, append_images=pictures[1:], **options)
+    data = encoded(images[0], form, save_all=True, append_images=images[1:], **options)
     assert decode(data)[0, 0].tolist() == [255, 0, 0]
 
 
@@ -281,11 +281,11 @@ def test_floats_without_a_usual_range_are_refused(value: float) -> None:
     ],
 )  # fmt: skip
 def test_pixels_of_less_usual_formats(form: str, mode: str, options: dict[str, object]) -> None:
-    picture = Image.fromarray(noise()).convert(mode)
+    image = Image.fromarray(noise()).convert(mode)
     file = io.BytesIO()
-    picture.save(file, form, **options)  # type: ignore[arg-type]
+    image.save(file, form, **options)  # type: ignore[arg-type]
     found = decode(file.getvalue()).astype(int)
-    expected = np.asarray(picture.convert("RGB")).astype(int)
+    expected = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(found - expected).max() <= (3 if form == "AVIF" else 0)  # YCbCr in 8 bits
     assert read_header(file.getvalue()).format == form
 

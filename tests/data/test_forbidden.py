@@ -1,4 +1,4 @@
-"""Pictures and folders that may not be read are told, never waited for or passed over."""
+"""Images and folders that may not be read are told, never waited for or passed over."""
 
 from __future__ import annotations
 

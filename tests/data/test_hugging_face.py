@@ -1,4 +1,4 @@
-"""Hugging Face datasets as they are saved: pictures, labels, splits."""
+"""Hugging Face datasets as they are saved: images, labels, splits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def data(source: ImageSource) -> list[bytes]:
     return [source.read(index).data for index in range(len(source))]
 
 
-def pictures(root: Path, count: int = 8) -> list[bytes]:
+def draw_images(root: Path, count: int = 8) -> list[bytes]:
     return [path.read_bytes() for path in sorted(root.glob("*.png"))][:count]
 
 
@@ -57,7 +57,7 @@ def test_saved_dataset_with_splits(root: Path, tmp_path: Path) -> None:
     parts.save_to_disk(tmp_path / "saved")
     place = str(tmp_path / "saved")
     source = open_source(place)
-    assert data(source) == pictures(root)
+    assert data(source) == draw_images(root)
     assert source.key(3) == "train/000003"
     assert source.classes == ("dog", "cat")
     splits = open_labelled(place, split=0.5, per_class=1, seed=0)
@@ -66,7 +66,7 @@ def test_saved_dataset_with_splits(root: Path, tmp_path: Path) -> None:
     assert splits.validation.targets.tolist() == [0, 1, 0, 1]
     assert splits.validation.read(1).target == 1
     name, validation = open_part(place, "val")
-    assert data(validation) == pictures(root, 4)
+    assert data(validation) == draw_images(root, 4)
     assert name.endswith("(val)")
     with pytest.raises(IndexError):
         source.read(8)
@@ -79,7 +79,7 @@ def test_parquet_and_a_named_dataset(root: Path, tmp_path: Path) -> None:
     by_file, by_folder, by_name = (
         open_source(place) for place in (str(file), str(file.parent), f"hf:{file.parent}")
     )
-    assert data(by_file) == data(by_folder) == data(by_name) == pictures(root)
+    assert data(by_file) == data(by_folder) == data(by_name) == draw_images(root)
     assert by_name.classes == ("0", "1")
     assert by_name.fingerprint() == by_folder.fingerprint() == by_file.fingerprint()
     loader = Loader(
@@ -104,7 +104,7 @@ def test_labels_as_words_and_missing_ones(root: Path, tmp_path: Path) -> None:
     rows(root, 4, label=[0, 1, -1, 0]).save_to_disk(tmp_path / "unknown")
     assert open_source(str(tmp_path / "unknown")).targets is None
     rows(root, 4).remove_columns("label").save_to_disk(tmp_path / "none")
-    with pytest.raises(DataError, match="no label for every picture"):
+    with pytest.raises(DataError, match="no label for every image"):
         open_labelled(str(tmp_path / "none"), split=0.5, per_class=None, seed=0)
 
 
@@ -116,20 +116,20 @@ def test_test_split_without_answers_is_left_out(root: Path, tmp_path: Path) -> N
     assert [len(splits.train), len(splits.validation)] == [6, 2]
 
 
-def test_missing_pictures(root: Path, tmp_path: Path) -> None:
+def test_missing_images(root: Path, tmp_path: Path) -> None:
     lost = datasets.Dataset.from_dict(
         {"image": [None, str(tmp_path / "gone.png")]}, datasets.Features(image=datasets.Image())
     )
     source = HuggingFaceSource(lost, "train")
-    with pytest.raises(UnreadableError, match="holds no picture"):
+    with pytest.raises(UnreadableError, match="holds no image"):
         source.read(0)
     with pytest.raises(UnreadableError, match="No such file"):
         source.read(1)
 
 
-def test_no_single_column_of_pictures(tmp_path: Path) -> None:
+def test_no_single_column_of_images(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
-    with pytest.raises(DataError, match="0 columns of the dataset hold pictures; it has 'text'"):
+    with pytest.raises(DataError, match="0 columns of the dataset hold images; it has 'text'"):
         open_source(str(tmp_path / "text"))
 
 

@@ -48,9 +48,9 @@ def test_labels_stay_with_their_pixels(height, width, seed, symmetry):
 
 
 def test_the_same_chance_gives_the_same_view():
-    picture = np.random.default_rng(0).integers(0, 3, (30, 40, 4), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 3, (30, 40, 4), dtype=np.uint8)
     draw = JointView(JointConfig(), (16, 16), FILL)
-    first, second, third = (draw(picture, None, random.Random(seed)) for seed in (1, 1, 2))
+    first, second, third = (draw(image, None, random.Random(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.image, second.image)
     assert torch.equal(first.labels, second.labels)
     assert not torch.equal(first.image, third.image)
@@ -62,28 +62,28 @@ def test_the_same_chance_gives_the_same_view():
     ids=["square", "wide", "wider than 4 to 1"],
 )
 def test_the_shorter_side_is_that_of_the_crop(sides, expected):
-    """At ratio 1; a very wide picture is limited by its longer side, and padded below."""
+    """At ratio 1; a very wide image is limited by its longer side, and padded below."""
     _, labels = view()(stack(*sides), None, random.Random(0))
     assert int((labels != 255).any(dim=1).sum()) == expected
     assert (labels[0] != 255).all()
 
 
 def test_base_side_and_ratio():
-    """A base of 32 at ratio 1 leaves a picture of 32 as it is, and a ratio of 1/4 shrinks it."""
-    picture = stack(32, 32)
-    image, _ = view(base_side=32)(picture, None, random.Random(0))
+    """A base of 32 at ratio 1 leaves a decoded of 32 as it is, and a ratio of 1/4 shrinks it."""
+    decoded = stack(32, 32)
+    image, _ = view(base_side=32)(decoded, None, random.Random(0))
     assert set((image[0][1:] - image[0][:-1]).flatten().tolist()) == {1}
-    _, labels = view(base_side=32, resize_ratio=(0.25, 0.25))(picture, None, random.Random(0))
+    _, labels = view(base_side=32, resize_ratio=(0.25, 0.25))(decoded, None, random.Random(0))
     assert int((labels != 255).sum()) == 8 * 8
 
 
 def test_crops_with_one_class_above_the_share_are_drawn_again():
-    picture = np.zeros((64, 64, 4), np.uint8)
-    picture[:8, :, 3] = 1  # an eighth of it
+    image = np.zeros((64, 64, 4), np.uint8)
+    image[:8, :, 3] = 1  # an eighth of it
     shares = {}
     for largest in (1.0, 0.75):
         draw = view((8, 8), base_side=64, largest_class=largest)
-        found = [draw(picture, None, random.Random(seed)).labels for seed in range(60)]
+        found = [draw(image, None, random.Random(seed)).labels for seed in range(60)]
         shares[largest] = sum(0 < int(labels.sum()) < 64 for labels in found) / len(found)
     assert shares[1.0] < 0.3
     assert shares[0.75] > shares[1.0] + 0.2
@@ -97,27 +97,27 @@ def _after_the_crop(seed: int) -> random.Random:
 
 
 def test_distortion_changes_colours_only():
-    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    decoded = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
     for seed in range(60):
-        image, labels = view(base_side=16, distortion=True)(picture, None, random.Random(seed))
-        assert np.array_equal(labels.numpy(), picture[..., 3])
-        colours = distorted(picture[..., :3], _after_the_crop(seed))
+        image, labels = view(base_side=16, distortion=True)(decoded, None, random.Random(seed))
+        assert np.array_equal(labels.numpy(), decoded[..., 3])
+        colours = distorted(decoded[..., :3], _after_the_crop(seed))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), colours)
-    kept = [np.array_equal(distorted(picture[..., :3], random.Random(seed)), picture[..., :3])
+    kept = [np.array_equal(distorted(decoded[..., :3], random.Random(seed)), decoded[..., :3])
             for seed in range(60)]  # fmt: skip
     assert 0 < sum(kept) < 15  # four changes with even chance: one in sixteen
 
 
 def test_one_channel_has_no_hue():
-    picture = np.full((4, 4, 1), 100, np.uint8)
+    image = np.full((4, 4, 1), 100, np.uint8)
     for seed in range(20):
-        found = distorted(picture, random.Random(seed))
-        assert found.shape == picture.shape
+        found = distorted(image, random.Random(seed))
+        assert found.shape == image.shape
         assert len(np.unique(found)) == 1
 
 
-def test_evaluation_sees_the_picture_as_it_is():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    image, labels = WholeView()(picture, None, random.Random(0))
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), picture[..., :3])
-    assert np.array_equal(labels.numpy(), picture[..., 3])
+def test_evaluation_sees_the_image_as_it_is():
+    decoded = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    image, labels = WholeView()(decoded, None, random.Random(0))
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), decoded[..., :3])
+    assert np.array_equal(labels.numpy(), decoded[..., 3])

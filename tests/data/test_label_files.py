@@ -495,5 +495,5 @@ def test_a_folder_is_searched_only_if_names_are_not_there_as_written(
     root: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tree of a million files takes seconds."""
-    monkeypatch.setattr("beit.data.image_names.find_pictures", None)
+    monkeypatch.setattr("beit.data.image_names.find_images", None)
     assert len(read(root, text).splits[""].paths) == NUMBER

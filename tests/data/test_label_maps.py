@@ -14,8 +14,8 @@ LABELS = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)
 def test_written_label_maps_are_read_again(tmp_path):
     save_label_map(LABELS, tmp_path / "labels.png")
     assert np.array_equal(read_mask((tmp_path / "labels.png").read_bytes()).values, LABELS)
-    with Image.open(tmp_path / "labels.png") as picture:
-        assert np.array_equal(np.asarray(picture.convert("RGB")), PALETTE[LABELS])
+    with Image.open(tmp_path / "labels.png") as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), PALETTE[LABELS])
 
 
 def test_the_palette_is_that_of_pascal_voc():
@@ -25,7 +25,7 @@ def test_the_palette_is_that_of_pascal_voc():
 
 
 def test_overlays_leave_ignored_pixels():
-    picture = np.full((2, 3, 3), 100, np.uint8)
-    covered = painted(picture, LABELS)
+    image = np.full((2, 3, 3), 100, np.uint8)
+    covered = painted(image, LABELS)
     assert tuple(covered[1, 2]) == (100, 100, 100)
     assert tuple(covered[0, 1]) == ((100 + 128) // 2, 50, 50)

@@ -45,7 +45,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(50):
         (root / f"class {number}").mkdir()
     for number in range(FILES):
-        os.close(os.open(f"{root}/class {number % 50}/picture_{number:06d}.jpg", os.O_CREAT))
+        os.close(os.open(f"{root}/class {number % 50}/image_{number:06d}.jpg", os.O_CREAT))
     return root
 
 

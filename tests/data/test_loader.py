@@ -135,7 +135,7 @@ def test_global_randomness_is_untouched(source: ImageSource) -> None:
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_pictures_are_listed_not_replaced(
+def test_unreadable_images_are_listed_not_replaced(
     draw: Draw, source: ImageSource, workers: int, cache: bool
 ) -> None:
     expected = list(make(source).batches(0, 5))
@@ -148,14 +148,14 @@ def test_unreadable_pictures_are_listed_not_replaced(
     assert flat(batches)[0] == readable
 
 
-def test_batch_without_a_readable_picture_is_an_error(draw: Draw, source: ImageSource) -> None:
+def test_batch_without_a_readable_image_is_an_error(draw: Draw, source: ImageSource) -> None:
     root = draw(*NAMES)
     for name in NAMES:
         (root / name).write_bytes(b"")
     for cache in (False, True, None):
-        with pytest.raises(DataError, match=r"none of the 4 pictures .*the file is empty"):
+        with pytest.raises(DataError, match=r"none of the 4 images .*the file is empty"):
             next(make(source, cache=cache).batches(0, 1))
-    with pytest.raises(DataError, match="none of the 10 pictures"):
+    with pytest.raises(DataError, match="none of the 10 images"):
         list(evaluate(source))
 
 
@@ -182,7 +182,7 @@ def test_evaluation_reads_everything_once(source: ImageSource, world: int, worke
     assert flat(batches)[0] == NAMES
 
 
-def test_evaluation_lists_unreadable_pictures(draw: Draw, source: ImageSource) -> None:
+def test_evaluation_lists_unreadable_images(draw: Draw, source: ImageSource) -> None:
     root = draw(*NAMES)
     bad = ["a/0.png", "a/1.png", "a/4.png", "b/3.png", "b/4.png"]
     for name in bad:
@@ -196,7 +196,7 @@ class Suicide:
     """A view in which the process dies, as when memory runs out."""
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, generator: random.Random
+        self, image: np.ndarray, target: int | None, generator: random.Random
     ) -> ImageSample:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
@@ -206,7 +206,7 @@ class Sleep:
     """A view that hangs."""
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, generator: random.Random
+        self, image: np.ndarray, target: int | None, generator: random.Random
     ) -> ImageSample:
         signal.pause()
         raise AssertionError
@@ -250,7 +250,7 @@ class Broken:
     """A view with an error that is nothing of the processes'."""
 
     def __call__(
-        self, picture: np.ndarray, target: int | None, generator: random.Random
+        self, image: np.ndarray, target: int | None, generator: random.Random
     ) -> ImageSample:
         raise RuntimeError("CUDA error")
 
@@ -268,8 +268,8 @@ def test_arguments_are_checked(source: ImageSource) -> None:
         make(source, micro_batch=3)
     assert choose_workers(LoaderConfig(workers=3), 1) == 3
     assert choose_workers(LoaderConfig(), 10_000) == 0
-    assert not make(source, cache=False).pictures.cached
-    assert make(source, cache=None).pictures.cached
+    assert not make(source, cache=False).images.cached
+    assert make(source, cache=None).images.cached
 
 
 SCRIPT = """

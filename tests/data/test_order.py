@@ -89,7 +89,7 @@ def test_indivisible_batches_name_legal_values() -> None:
         step_samples(0, length=5, seed=0, batch=12, world=2, micro_batch=4)
     with pytest.raises(ConfigError, match="must be positive"):
         step_samples(0, length=5, seed=0, batch=12, micro_batch=0)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         step_samples(0, length=0, seed=0, batch=12, micro_batch=12)
 
 

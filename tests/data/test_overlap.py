@@ -1,4 +1,4 @@
-"""The same picture among those to learn from and those for validation."""
+"""The same image among those to learn from and those for validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from beit.data.labelled import open_labelled
-from beit.data.overlap import shared_pictures
+from beit.data.overlap import shared_images
 from beit.data.pack import pack
 from beit.data.parts import open_part
 from beit.data.sources import ImageSource, open_source, select
@@ -31,8 +31,8 @@ def root(draw: Draw) -> str:
 
 def test_copies_are_found_under_any_name(root: str) -> None:
     splits = open_labelled(root, split=0.2, per_class=None, seed=0)
-    assert shared_pictures(splits.train, splits.validation) == SAME
-    turned = shared_pictures(splits.validation, splits.train)
+    assert shared_images(splits.train, splits.validation) == SAME
+    turned = shared_images(splits.validation, splits.train)
     assert turned == {judged: learned for learned, judged in SAME.items()}
 
 
@@ -41,20 +41,20 @@ def test_parts_of_one_folder_and_of_shards(
 ) -> None:
     whole = open_source(f"{root}/train")
     shutil.copy(f"{root}/train/a/0.png", f"{root}/train/b/0.png")
-    assert shared_pictures(select(whole, range(4)), select(whole, range(4, 8))) == {
+    assert shared_images(select(whole, range(4)), select(whole, range(4, 8))) == {
         "a/0.png": "b/0.png"
     }
     shards = tmp_path_factory.mktemp("packed") / "shards"
     pack(root, str(shards))
     train, validation = (open_part(str(shards), part)[1] for part in ("train", "val"))
-    assert shared_pictures(train, validation) == {
+    assert shared_images(train, validation) == {
         learned.removeprefix("train/"): judged.removeprefix("val/")
         for learned, judged in SAME.items()
     }
 
 
 class Counted:
-    """A source that tells which of its pictures were read."""
+    """A source that tells which of its images were read."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source, self.read_keys = source, set[str]()
@@ -79,8 +79,8 @@ def test_only_files_of_the_size_of_another_are_read(root: str) -> None:
         if key not in SAME:
             with Path(root, key).open("ab") as file:
                 file.write(bytes(5000 + index))
-    assert shared_pictures(learned, judged) == SAME  # type: ignore[arg-type]
+    assert shared_images(learned, judged) == SAME  # type: ignore[arg-type]
     assert learned.read_keys == set(SAME)
     assert judged.read_keys >= set(SAME.values())
-    few = shared_pictures(splits.train, splits.validation, asked=1, sized=1)
+    few = shared_images(splits.train, splits.validation, asked=1, sized=1)
     assert few == {}

@@ -64,7 +64,7 @@ def test_a_test_split_is_never_trained_on(draw: Draw, train: str, other: str) ->
     learned = open_source(str(root))
     assert {key.split("/")[0] for key in keys(learned)} == {train}
     assert learned.account.notes == ("only 'train' is read: no image of test (4)",)
-    assert set(open_parts(str(root))) == set(check(str(root)).pictures) == {"train", "test"}
+    assert set(open_parts(str(root))) == set(check(str(root)).images) == {"train", "test"}
     place, part = open_part(str(root), "testing")
     assert (place, len(part), part.classes) == (str(root / other), 4, classes)
     assert keys(part)[0] == "cat/0.png"

@@ -16,12 +16,12 @@ from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource, open_source
 from beit.data.views import MaskedViews
 
-PICTURES = 6
+IMAGES = 6
 
 
 @pytest.fixture
 def source(draw: Callable[..., Path]) -> ImageSource:
-    return open_source(str(draw(*(f"{number}.png" for number in range(PICTURES)))))
+    return open_source(str(draw(*(f"{number}.png" for number in range(IMAGES)))))
 
 
 def masked_views(pipeline: str) -> MaskedViews:
@@ -34,15 +34,15 @@ def masked_views(pipeline: str) -> MaskedViews:
 
 
 def epochs(source: ImageSource, view: View, number: int, workers: int = 0) -> list[MaskedBatch]:
-    """Each epoch as one batch, its pictures by their index."""
+    """Each epoch as one batch, its images by their index."""
     loader = Loader(
-        source, view, channels=3, batch=PICTURES, micro_batch=PICTURES, seed=3,
+        source, view, channels=3, batch=IMAGES, micro_batch=IMAGES, seed=3,
         config=LoaderConfig(workers=workers),
     )  # fmt: skip
     found = []
     for batch in loader.batches(0, number):
         assert isinstance(batch, MaskedBatch)
-        order = sorted(range(PICTURES), key=lambda place: batch.keys[place])
+        order = sorted(range(IMAGES), key=lambda place: batch.keys[place])
         columns = {
             name: value[order]
             for name, value in batch._asdict().items()
@@ -64,11 +64,11 @@ def test_views_return_and_masks_are_new(source: ImageSource, pipeline: str) -> N
         assert torch.equal(batch.token_images, fresh[view].token_images)
         assert (batch.jitter is None) == (pipeline == "parity")
         assert batch.jitter is None or torch.equal(batch.jitter, fresh[view].jitter)
-        assert batch.views.tolist() == [[view, index] for index in range(PICTURES)]
+        assert batch.views.tolist() == [[view, index] for index in range(IMAGES)]
         if epoch < 2:
             assert torch.equal(batch.mask, fresh[epoch].mask)
-    masks = {batch.mask[place].numpy().tobytes() for batch in found for place in range(PICTURES)}
-    assert len(masks) == 6 * PICTURES
+    masks = {batch.mask[place].numpy().tobytes() for batch in found for place in range(IMAGES)}
+    assert len(masks) == 6 * IMAGES
     assert fresh[0].views is None
 
 

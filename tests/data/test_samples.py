@@ -78,7 +78,7 @@ def test_images_of_one_kind_are_all_kept(tmp_path: Path) -> None:
         tar(tmp_path / "0.tar", [("1.png", PNG), ("2.png", PNG), ("a/1.png", PNG)])
     )
     assert len(source) == 3
-    with pytest.raises(DataError, match="two pictures have the same name"):
+    with pytest.raises(DataError, match="two images have the same name"):
         open_source(tar(tmp_path / "1.tar", [("1.png", PNG), ("1.png", PNG)]))
 
 

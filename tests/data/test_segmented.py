@@ -1,4 +1,4 @@
-"""Folders of pictures and masks: layouts, pairs, classes, and every fault named before the work."""
+"""Folders of images and masks: layouts, pairs, classes, and every fault named before the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from beit.config import MaskConfig
 from beit.data.class_names import VOC_CLASSES
-from beit.data.pictures import Pictures
+from beit.data.images import Images
 from beit.data.segmented import open_segmented
 from beit.data.sources import select
 from beit.errors import BeitError, DataError
@@ -39,12 +39,12 @@ def repaint(place, change):
     Image.fromarray(labels).save(place)
 
 
-def test_pictures_and_masks_lie_behind_each_other(folder):
+def test_images_and_masks_lie_behind_each_other(folder):
     train, validation, *_ = opened(folder)
     assert train.classes == validation.classes == NAMES
     assert keys(validation) == ["images/val/00.jpg", "images/val/01.jpg"]
     for cache in (False, True):
-        pixels = Pictures(select(train, [3]), 3, cache).read(0).pixels
+        pixels = Images(select(train, [3]), 3, cache).read(0).pixels
         assert pixels.shape == (40, 44, 4)
         mask = Image.open(folder / "masks/train/03.png")
         assert np.array_equal(pixels[..., 3], np.asarray(mask))
@@ -63,7 +63,7 @@ def test_other_names_of_the_folders(folder):
     assert [key.replace("validation", "val") for key in after] == before
 
 
-def test_held_out_pictures_are_the_same_for_the_same_seed(folder):
+def test_held_out_images_are_the_same_for_the_same_seed(folder):
     for kind in ("images", "masks"):
         for file in (folder / kind / "train").iterdir():
             file.rename(folder / kind / file.name)
@@ -122,10 +122,10 @@ def test_colours_with_a_legend_beside_the_folders(folder):
     assert np.array_equal(train.read(3).labels, swapped[before["03.png"]])
 
 
-@pytest.mark.parametrize("mask_too", [False, True], ids=["picture", "picture and mask"])
+@pytest.mark.parametrize("mask_too", [False, True], ids=["image", "image and mask"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_lies_upright_behind_its_mask(folder, orientation, mask_too):
-    """The mask is that of the upright picture, or is turned by EXIF itself."""
+def test_a_turned_image_lies_upright_behind_its_mask(folder, orientation, mask_too):
+    """The mask is that of the upright image, or is turned by EXIF itself."""
     place, mask = folder / "images/train/03.jpg", folder / "masks/train/03.png"
     expected = np.dstack([np.asarray(Image.open(place)), np.asarray(Image.open(mask))])
     stored, exif = turned(expected, orientation)
@@ -136,10 +136,10 @@ def test_a_turned_picture_lies_upright_behind_its_mask(folder, orientation, mask
     if mask_too:
         Image.fromarray(np.ascontiguousarray(stored[..., 3])).save(mask, exif=exif)
     train = opened(folder).train  # which compares their sizes
-    assert np.array_equal(Pictures(select(train, [3]), 3).read(0).pixels, expected)
+    assert np.array_equal(Images(select(train, [3]), 3).read(0).pixels, expected)
 
 
-def test_a_mask_of_the_picture_as_stored_is_refused(folder):
+def test_a_mask_of_the_image_as_stored_is_refused(folder):
     place = folder / "images/train/03.jpg"
     stored, exif = turned(np.asarray(Image.open(place)), 6)
     Image.fromarray(stored).save(place, exif=exif, quality=95)
@@ -174,7 +174,7 @@ def test_known_classes_open_no_mask(folder):
 FAULTS = {
     "no mask": (lambda root: (root / "masks/train/01.png").unlink(),
                 r"1 of 4 images have no mask in masks/train: 'images/train/01\.jpg'"),
-    "no picture": (lambda root: (root / "images/val/01.jpg").unlink(),
+    "no image": (lambda root: (root / "images/val/01.jpg").unlink(),
                    r"1 of 2 masks have no image .*'masks/val/01\.png'"),
     "size": (lambda root: Image.new("L", (40, 36)).save(root / "masks/train/02.png"),
              r"02\.png has 36 x 40 pixels, its image 40 x 36"),

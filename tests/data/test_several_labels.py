@@ -21,10 +21,10 @@ from beit.config.reading import Reading
 from beit.data.augment import EvaluationView
 from beit.data.check import check
 from beit.data.copies import merge_copies
+from beit.data.images import Images
 from beit.data.labelled import open_labelled, open_single_label
 from beit.data.loader import evaluate_batches
 from beit.data.pack import pack
-from beit.data.pictures import Pictures
 from beit.data.sources import (
     FileSource,
     class_counts,
@@ -265,13 +265,13 @@ def test_batches_hold_the_labels(root):
         assert np.array_equal(targets.numpy(), source.targets)
 
 
-def test_kept_pictures_have_their_labels(root):
+def test_kept_images_have_their_labels(root):
     several_labels.write(root, 16)
     source = open_labelled(str(root), split=0.25, per_class=None, seed=0, multi_label=True).train
-    pictures = Pictures(source, 3, cache=True)
+    images = Images(source, 3, cache=True)
     for index in range(len(source)):
         sample = EvaluationView((8, 8))(
-            pictures.read(index).pixels, pictures.read(index).target, random.Random(0)
+            images.read(index).pixels, images.read(index).target, random.Random(0)
         )
         assert np.array_equal(sample.target, source.targets[index])
 

@@ -66,7 +66,7 @@ def contents(source: ImageSource) -> list[tuple[str, int | None, bytes]]:
 def test_packed_folder_is_the_same_data(draw: Draw, elsewhere: Path) -> None:
     root = draw(*NAMES)
     packed = pack(str(root), str(elsewhere / "out"))
-    assert packed.pictures == 24
+    assert packed.images == 24
     assert packed.shards == 2
     out = packed.folder
     for part in ("train", "val"):
@@ -141,10 +141,10 @@ def test_packing_goes_on_where_it_stopped(
     assert len(files) >= 7
     assert sorted(path.name for path in stopped.iterdir()) == files
     assert all((stopped / name).read_bytes() == (whole / name).read_bytes() for name in files)
-    with pytest.raises(RunFolderError, match="other pictures, or of another size"):
+    with pytest.raises(RunFolderError, match="other images, or of another size"):
         pack(str(root), str(stopped), shard_size=2)
     draw("c/new.png")
-    with pytest.raises(RunFolderError, match="other pictures"):
+    with pytest.raises(RunFolderError, match="other images"):
         pack(str(root), str(stopped), shard_size=1)
     assert [record[0] for record in contents(open_source(str(whole)))][8:] == [
         "b/x.jpg", "b/x-2.png", "b/x_y.png", "b/x_y-2.png",
@@ -195,9 +195,9 @@ def test_partly_labelled_shards(tmp_path: Path) -> None:
     source = open_source(place)
     assert source.targets is None
     assert source.classes == ()
-    assert "1 pictures have no label" in source.account.notes[0]
+    assert "1 images have no label" in source.account.notes[0]
     with pytest.raises(
-        DataError, match=r"for every picture; 1 pictures .*; it holds besides 1 \.txt \(not an"
+        DataError, match=r"for every image; 1 images .*; it holds besides 1 \.txt \(not an"
     ):
         open_labelled(place, split=0.5, per_class=None, seed=0)
 
@@ -286,12 +286,12 @@ def test_damaged_shards_are_refused(tmp_path: Path, fault: str) -> None:
     assert caught.value.remedy
 
 
-def test_shards_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures in 1 shards"):
+def test_shards_without_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in 1 shards"):
         open_source(tar(tmp_path / "x.tar", {"1.txt": b""}))
 
 
-def test_archives_beside_pictures_are_left_alone(draw: Draw) -> None:
+def test_archives_beside_images_are_left_alone(draw: Draw) -> None:
     root = draw("a/1.png")
     tar(root / "old.tar", {"2.png": b""})
     source = open_source(str(root))

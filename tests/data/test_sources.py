@@ -1,4 +1,4 @@
-"""Folders, lists and single pictures; and what is said when they break a rule."""
+"""Folders, lists and single images; and what is said when they break a rule."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_train_part_is_taken(draw: Draw) -> None:
     assert "only 'train' is read" in source.account.notes[0]
 
 
-def test_single_picture(draw: Draw) -> None:
+def test_single_image(draw: Draw) -> None:
     root = draw("one.png")
     assert keys(open_source(str(root / "one.png"))) == ["one.png"]
 
@@ -184,7 +184,7 @@ def test_lost_file_is_unreadable(draw: Draw) -> None:
     source_path.unlink()
     with pytest.raises(UnreadableError, match="No such file"):
         source.read(0)
-    with pytest.raises(DataError, match="none of 1 pictures tried"):
+    with pytest.raises(DataError, match="none of 1 images tried"):
         check_readable(source, 3)
 
 
@@ -253,8 +253,8 @@ def test_few_labels(draw: Draw) -> None:
     [
         (["1.png", "2.png"], [], "no class folders"),
         (class_names(2, "a"), [], "only one class, 'a'"),
-        (class_names(2, "a", "b"), ["c"], "without pictures in .*: 'c'"),
-        (class_names(1, "a", "b"), [], "single picture"),
+        (class_names(2, "a", "b"), ["c"], "without images in .*: 'c'"),
+        (class_names(1, "a", "b"), [], "single image"),
         (
             class_names(1, "train/a", "train/b", "train/c", "val/a", "val/B", "val/c"),
             [],
@@ -264,7 +264,7 @@ def test_few_labels(draw: Draw) -> None:
         (
             class_names(1, "train/a", "train/b", "val/a"),
             ["val/b"],
-            "without pictures in .*val: 'b'",
+            "without images in .*val: 'b'",
         ),
         (class_names(1, "train/a", "val/a"), [], "only one class"),
         (class_names(1, "train/a", "train/b"), ["val"], "holds no files"),
@@ -280,7 +280,7 @@ def test_wrong_labelled_folders(draw: Draw, names: list[str], empty: list[str], 
     assert caught.value.remedy
 
 
-def test_few_pictures_are_spread_evenly() -> None:
+def test_few_images_are_spread_evenly() -> None:
     source = FileSource("", [f"{index}.png" for index in range(36)])
     assert keys(evenly(source, 4)) == ["0.png", "11.png", "23.png", "35.png"]
     assert evenly(source, 36) is source

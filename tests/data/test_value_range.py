@@ -14,7 +14,7 @@ from beit.config import LoaderConfig
 from beit.data.check import check
 from beit.data.decode import decode
 from beit.data.depth import narrow_note, range_note
-from beit.data.pictures import Pictures
+from beit.data.images import Images
 from beit.data.sources import check_readable, open_source
 from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError
@@ -145,7 +145,7 @@ def test_images_are_read_by_the_range_of_the_loader(tmp_path):
     )
     assert range_note((0, 4095)).endswith("from 0 to 4095 (--value-range)")
     for cache in (False, True):
-        found = Pictures(source, 1, cache, value_range=(0, 4095)).read(1).pixels
+        found = Images(source, 1, cache, value_range=(0, 4095)).read(1).pixels
         assert np.array_equal(found[..., 0], EIGHT)
     with pytest.raises(BeitError, match="value_range is 0 to 15"):
         check_readable(source, 1, (0, 15))

@@ -1,4 +1,4 @@
-"""Pictures that end early are refused, not filled up with black or grey."""
+"""Images that end early are refused, not filled up with black or grey."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 
 
 def interlaced(pixels: np.ndarray, lost: int = 0) -> bytes:
-    """A grey picture in seven passes, without that many bytes at its end."""
+    """A grey image in seven passes, without that many bytes at its end."""
     stream = b"".join(
         b"\0" + row.tobytes()
         for left, top, across, down in PASSES
@@ -82,7 +82,7 @@ def test_warnings_of_libjpeg(warning: str, lost: bool) -> None:
 
 
 def gif_stream(data: bytes) -> tuple[int, bytes, int]:
-    """Where the codes of the first picture begin, the codes, and where their last block ends."""
+    """Where the codes of the first image begin, the codes, and where their last block ends."""
     place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while data[place] == 0x21:
         place += 2
@@ -105,7 +105,7 @@ def blocks(codes: bytes) -> bytes:
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_a_gif_whose_stream_ends_early_is_refused(frames: int) -> None:
-    """What follows, a second picture above all, is not decoded as the rest of the first."""
+    """What follows, a second image above all, is not decoded as the rest of the first."""
     first = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
     more = [Image.new("L", (32, 32), shade) for shade in (9, 99)][: frames - 1]
     file = io.BytesIO()
@@ -120,7 +120,7 @@ def test_a_gif_whose_stream_ends_early_is_refused(frames: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_more_pictures_in_a_file_are_told(form: str) -> None:
+def test_more_images_in_a_file_are_told(form: str) -> None:
     more = [Image.new("RGB", (80, 64), colour) for colour in ("red", "lime")]
     options = {"lossless": True} if form == "WEBP" else {}
     several = decode_first(encoded(form, save_all=True, append_images=more, **options))

@@ -27,8 +27,8 @@ STEPS = 60
 NAMES = [f"{number}.png" for number in range(10)]
 
 SAID = {
-    signal.SIGKILL: "a process that reads pictures died: .*",
-    signal.SIGSTOP: "no picture came for the whole worker_timeout; the batch waited for .*",
+    signal.SIGKILL: "a process that reads images died: .*",
+    signal.SIGSTOP: "no image came for the whole worker_timeout; the batch waited for .*",
 }
 
 
@@ -140,7 +140,7 @@ def test_an_evaluation_reads_again_too(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_pipe_in_place_of_a_picture_is_not_waited_for(
+def test_a_pipe_in_place_of_a_image_is_not_waited_for(
     draw: Draw, source: ImageSource, workers: int
 ) -> None:
     place = draw(*NAMES) / "3.png"

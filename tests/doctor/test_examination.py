@@ -21,7 +21,7 @@ from beit.config.serve import ServeConfig
 from beit.data.file_types import FORMATS
 from beit.doctor import accelerator, examination, installation, machine
 from beit.doctor.finding import Finding, must_hold
-from beit.doctor.pictures import check_pictures, suggest
+from beit.doctor.images import check_images, suggest
 from beit.errors import DataError, ResourceError
 
 Usage = namedtuple("Usage", "total used free")
@@ -31,20 +31,20 @@ def levels(findings):
     return {one.subject: one.level for one in findings}
 
 
-def test_the_command_examines_machine_and_pictures(capsys, class_folders, tmp_path):
+def test_the_command_examines_machine_and_images(capsys, class_folders, tmp_path):
     line = ["doctor", "--data", str(class_folders), "--out", str(tmp_path / "runs"),
             "--skip-compile", "--format", "json"]  # fmt: skip
     assert main(line) == 0
     told = json.loads(capsys.readouterr().out)
     found = {one["subject"]: one for one in told["findings"]}
-    assert told["level"] == "warn"  # few pictures
+    assert told["level"] == "warn"  # few images
     assert found["torch"]["found"].startswith(torch.__version__.partition("+")[0])
     assert found["decoder"]["level"] == "ok"
     assert found["disk"]["level"] in ("ok", "warn")
-    assert "all 36" in found["pictures"]["found"]
+    assert "all 36" in found["images"]["found"]
     assert found["classes"]["found"].startswith("3, from 12")
     assert found["advice"]["level"] == "warn"
-    assert not any(one["about"] == "pictures" and one["level"] == "fail" for one in found.values())
+    assert not any(one["about"] == "images" and one["level"] == "fail" for one in found.values())
     assert list(tmp_path.iterdir()) == []  # nothing is left behind, and `runs` is not made
     assert main([*line[:-2]]) == 0
     assert "-> " in capsys.readouterr().out
@@ -52,12 +52,12 @@ def test_the_command_examines_machine_and_pictures(capsys, class_folders, tmp_pa
 
 def test_what_fails_decides_the_exit_code():
     good, bad = Finding("ok", "x", ""), Finding("fail", "disk", "")
-    pictures = Finding("fail", "duplicate", "", "", "pictures")
+    images = Finding("fail", "duplicate", "", "", "images")
     must_hold([good])
     with pytest.raises(ResourceError, match=r"disk[\s\S]*the advice on the lines marked fail"):
-        must_hold([good, pictures, bad])
+        must_hold([good, images, bad])
     with pytest.raises(DataError, match="duplicate"):
-        must_hold([good, pictures])
+        must_hold([good, images])
 
 
 def test_bad_options_and_places(capsys, tmp_path):
@@ -76,7 +76,7 @@ def test_help_loads_no_torch():
 
 
 def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
-    shutil.copytree(class_folders, tmp_path / "pictures")
+    shutil.copytree(class_folders, tmp_path / "images")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(accelerator, "missing", lambda _: "not tried here")  # it takes a minute
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
@@ -187,26 +187,26 @@ def test_compiling_here():
     assert found.level == "ok"
 
 
-def test_faults_of_pictures(class_folders, tmp_path):
+def test_faults_of_images(class_folders, tmp_path):
     for part in ("train", "val"):
         shutil.copytree(class_folders, tmp_path / part)
     (tmp_path / "train" / "disc" / "broken.png").write_bytes(b"rubbish")
-    found = list(check_pictures(str(tmp_path), channels=1, sample=1000, size=64))
+    found = list(check_images(str(tmp_path), channels=1, sample=1000, size=64))
     told = levels(found)
     assert told["in two parts"] == told["unreadable"] == "fail"
     assert told["channels"] == "warn"  # colours would go
     assert told["sizes"] == "warn"  # 40 pixels would be enlarged to 64
-    assert all(one.about == "pictures" for one in found)
-    assert [one.level for one in check_pictures(str(tmp_path / "none"), channels=3, sample=9,
+    assert all(one.about == "images" for one in found)
+    assert [one.level for one in check_images(str(tmp_path / "none"), channels=3, sample=9,
                                                 size=0)] == ["fail"]  # fmt: skip
 
 
 def test_a_sample_is_said_to_be_one(tmp_path):
     for number in range(30):
         Image.new("L", (50, 40), number).save(tmp_path / f"{number}.png")
-    found = {one.subject: one for one in check_pictures(str(tmp_path), channels=3, sample=10,
+    found = {one.subject: one for one in check_images(str(tmp_path), channels=3, sample=10,
                                                         size=0)}  # fmt: skip
-    assert "10 of 30" in found["pictures"].found
+    assert "10 of 30" in found["images"].found
     assert "--channels 1" in found["channels"].change
 
 

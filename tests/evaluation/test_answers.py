@@ -18,7 +18,7 @@ IMAGENET = tuple(INFO.label_descriptions())
 
 
 def folders(*names):
-    """Two pictures in each folder; names without a slash lie beside them."""
+    """Two images in each folder; names without a slash lie beside them."""
     return FileSource("", [f"{name}/{n}.png" for name in names for n in "ab"])
 
 
@@ -100,8 +100,8 @@ def test_folders_that_do_not_fit_are_named(names):
         find_answers(folders(*names), CLASSES)
 
 
-def test_pictures_without_a_label_are_named():
-    with pytest.raises(DataError, match=r"1 of 2 pictures have no label: 'a.png'"):
+def test_images_without_a_label_are_named():
+    with pytest.raises(DataError, match=r"1 of 2 images have no label: 'a.png'"):
         find_answers(FileSource("", ["a.png", "cat/b.png"]), CLASSES)
 
 
@@ -133,8 +133,8 @@ def test_a_list_goes_by_file_name(label_map):
         ({"x": 3}, "'x': 3 is no class"),
         ({"x": True}, "True is no class"),
         ({"x": ["cat", "cow"]}, "'cow' is no class"),
-        ({"y": 1}, "2 of 2 pictures are not in the label map"),
-        ([[0]], "1 entries for 2 pictures"),
+        ({"y": 1}, "2 of 2 images are not in the label map"),
+        ([[0]], "1 entries for 2 images"),
         ("cat", "no object and no list"),
     ],
 )

@@ -18,7 +18,7 @@ CLASSES = 7
 
 @pytest.fixture
 def batch():
-    """Pictures that are their own logits."""
+    """Images that are their own logits."""
     targets = torch.randint(CLASSES, (200,))
     return LabelledBatch(2 * torch.randn(200, CLASSES), targets, ())
 

@@ -9,7 +9,7 @@ from beit.batch import ImageBatch
 from beit.evaluation.features import extract_features
 from beit.evaluation.linear import linear_accuracy
 from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
-from miniature import BACKBONE, labelled_batch, pictures
+from miniature import BACKBONE, draw_images, labelled_batch
 from reference import close
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_scale_and_offset_of_features_do_not_matter(accuracy):
     known, asked = features[:50], features[50:]
     expected = accuracy(known, targets[:50], asked, targets[50:])
     moved = accuracy(known * 7 + 3, targets[:50], asked * 7 + 3, targets[50:])
-    assert moved == pytest.approx(expected, abs=0.04)  # rounding may turn one picture of thirty
+    assert moved == pytest.approx(expected, abs=0.04)  # rounding may turn one image of thirty
 
 
 def test_neighbours_vote_with_their_similarity():
@@ -95,8 +95,8 @@ def test_features_are_mean_patches_of_the_raw_blocks():
     close(table.features[:8, 1], last.detach(), 1e-6)
 
 
-def test_pictures_without_labels_have_features_too():
+def test_images_without_labels_have_features_too():
     table = extract_features(
-        BACKBONE.build(), [ImageBatch(pictures(), tuple("abcdefgh"))], taps=(1,), device=CPU
+        BACKBONE.build(), [ImageBatch(draw_images(), tuple("abcdefgh"))], taps=(1,), device=CPU
     )
     assert table.targets.tolist() == [-1] * 8

@@ -105,9 +105,9 @@ def test_neighbours_equal_a_plain_vote(table):
     for row, number in enumerate(numbers):
         for column, temperature in enumerate(temperatures):
             right = 0
-            for picture, target in zip(asked, targets[35:], strict=True):
+            for image, target in zip(asked, targets[35:], strict=True):
                 cosines = torch.cosine_similarity(
-                    (known - mean) / deviation, ((picture - mean) / deviation)[None]
+                    (known - mean) / deviation, ((image - mean) / deviation)[None]
                 )
                 votes = [0.0] * CLASSES
                 for index in cosines.argsort(descending=True)[:number]:

@@ -39,7 +39,7 @@ def test_scores_do_not_depend_on_the_batches(size):
         for start in range(0, 4, size)
     ]
     scores = score_classifier(nn.Identity(), batches, classes=3, device=torch.device("cpu"))
-    assert (scores.top1, scores.top5, scores.pictures) == (0.25, 1.0, 4)
+    assert (scores.top1, scores.top5, scores.images) == (0.25, 1.0, 4)
     expected = -LOGITS.log_softmax(dim=1)[range(4), TARGETS].mean()
     assert scores.loss == pytest.approx(float(expected))
     assert scores.right.tolist() == [1, 0, 0]

@@ -1,4 +1,4 @@
-"""Passes over evaluation pictures: always the same, whether held in memory or not."""
+"""Passes over evaluation images: always the same, whether held in memory or not."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_held_or_read_again_is_the_same(source, monkeypatch):
 
 
 def test_centre_view_has_no_label():
-    picture = np.zeros((20, 30, 3), np.uint8)
-    sample = CentreView((8, 12), 0.5)(picture, 3, random.Random(0))
+    image = np.zeros((20, 30, 3), np.uint8)
+    sample = CentreView((8, 12), 0.5)(image, 3, random.Random(0))
     assert sample.image.shape == (3, 8, 12)
 
 

@@ -59,7 +59,7 @@ def test_parts_add_up(drawn):
     assert whole.sum() == (labels != 255).sum()
 
 
-def test_pictures_of_every_size_are_scored_through_the_window():
+def test_images_of_every_size_are_scored_through_the_window():
     torch.manual_seed(0)
     model = Segmenter(BACKBONE, CLASSES, LinearHeadConfig()).eval()
     disturb(model)

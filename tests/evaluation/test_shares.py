@@ -1,4 +1,4 @@
-"""Scores of several processes are those of one: no picture twice and none left out."""
+"""Scores of several processes are those of one: no image twice and none left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from beit.config import InferenceConfig, LinearHeadConfig, LoaderConfig
 from beit.config.segment_run import MaskConfig
 from beit.data.segmented import open_segmented
 from beit.data.sources import select
-from beit.evaluation.passes import WholePictures
+from beit.evaluation.passes import WholeImages
 from beit.evaluation.segment import score_segmenter
 from beit.models.segmenter import Segmenter
 from miniature import BACKBONE
@@ -20,7 +20,7 @@ MOST = 17
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     root = write_folder(tmp_path_factory.mktemp("segmented"), train=1, validation=MOST)
     return open_segmented(str(root), MaskConfig(), split=0.2, seed=0).validation
 
@@ -34,12 +34,12 @@ def segmenter():
 
 
 @pytest.mark.parametrize("number", range(1, MOST + 1))
-def test_any_number_of_pictures_among_any_number_of_processes(pictures, segmenter, number):
-    """Shares may be empty, and none is filled up with pictures that others have."""
-    chosen = select(pictures, range(number))
+def test_any_number_of_images_among_any_number_of_processes(images, segmenter, number):
+    """Shares may be empty, and none is filled up with images that others have."""
+    chosen = select(images, range(number))
 
     def confusion(rank: int, world: int) -> torch.Tensor:
-        share = WholePictures(
+        share = WholeImages(
             chosen, channels=3, loader=LoaderConfig(workers=0), rank=rank, world=world
         )
         return score_segmenter(segmenter, share, InferenceConfig(whole=True)).confusion

@@ -36,10 +36,10 @@ CONFIG = ProbeConfig(
 )
 
 
-def table(pictures: int) -> FeatureTable:
+def table(images: int) -> FeatureTable:
     """Two blocks: of the first the class token knows the class, of the second the patches do."""
-    targets = torch.arange(pictures) % CLASSES
-    features, tokens = torch.randn(2, pictures, 2, 5)
+    targets = torch.arange(images) % CLASSES
+    features, tokens = torch.randn(2, images, 2, 5)
     features[:, 1, :CLASSES] += 3 * torch.eye(CLASSES)[targets]
     tokens[:, 0, :CLASSES] += 9 * torch.eye(CLASSES)[targets]
     return FeatureTable(features, targets, (), tokens)
@@ -72,7 +72,7 @@ def test_standardised_features_have_no_scale(tables):
     shrunk = {part: each._replace(features=scale * each.features) for part, each in tables.items()}
     sweep = partial(sweep_linear, MEAN, classes=CLASSES)
     plain, other = sweep(tables, config=CONFIG), sweep(shrunk, config=CONFIG)
-    assert plain.blocks == pytest.approx(other.blocks, abs=0.04)  # one picture of thirty
+    assert plain.blocks == pytest.approx(other.blocks, abs=0.04)  # one image of thirty
     assert plain.best.validation > 0.9
     assert sweep(shrunk, config=replace(CONFIG, standardise=False)).best.validation < 0.7
 
@@ -100,9 +100,9 @@ def test_the_best_vote_on_validation_is_measured_on_test(tables):
 
 
 def test_the_attentive_probe_has_its_learning_rate_from_validation():
-    def patches(pictures):
-        targets = torch.arange(pictures) % CLASSES
-        found = torch.randn(pictures, 4, 6)
+    def patches(images):
+        targets = torch.arange(images) % CLASSES
+        found = torch.randn(images, 4, 6)
         found[:, 0, :CLASSES] += 9 * torch.eye(CLASSES)[targets]
         return PatchTable(found.half(), targets)
 

@@ -7,7 +7,7 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.evaluation.tokenizer import TokenizerHealth, tokenizer_health
-from miniature import VAE, Told, pictures
+from miniature import VAE, Told, draw_images
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def painter(tokens, codes=8):
     return Painter(tokens, size=(8, 8), stride=4, codes=codes)
 
 
-def test_psnr_is_that_of_the_error_over_all_pictures():
+def test_psnr_is_that_of_the_error_over_all_images():
     tokens = torch.tensor([[0, 1, 2, 3]])
     images = [torch.full((1, 3, 8, 8), value, dtype=torch.uint8) for value in (0, 255)]
     batches = [ImageBatch(image, ("a",)) for image in images]
@@ -56,6 +56,6 @@ def test_collapse_is_less_than_one_code_in_twenty(used, codes, collapsed):
 
 
 def test_health_of_a_real_tokenizer():
-    health = tokenizer_health(VAE.build(), [ImageBatch(pictures(size=8), ())], device=CPU)
+    health = tokenizer_health(VAE.build(), [ImageBatch(draw_images(size=8), ())], device=CPU)
     assert health.counts.sum() == 8 * 16
     assert 0 < health.psnr < 60

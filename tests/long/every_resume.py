@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "tokenizer": (beit.tokenizer, {}),
     "pretrain": (
         beit.pretrain,
-        {"objective": MaskedConfig(target="pixels"), "neighbour_pictures": 0},
+        {"objective": MaskedConfig(target="pixels"), "knn_images": 0},
     ),
     "finetune": (
         beit.finetune,
@@ -39,20 +39,20 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 
 
-def write_pictures(root: Path) -> Path:
-    """Three classes of five pictures of noise, lighter from class to class."""
+def write_images(root: Path) -> Path:
+    """Three classes of five images of noise, lighter from class to class."""
     chance = np.random.default_rng(0)
     for number, name in enumerate(("dark", "grey", "light")):
         (root / name).mkdir(parents=True)
-        for picture in range(5):
+        for image in range(5):
             pixels = chance.integers(60 * number, 60 * number + 100, (40, 48, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{picture}.png")
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{image}.png")
     return root
 
 
 def _train(kind: str, folder: Path, out: Path, **options: Any) -> None:
     verb, particular = KINDS[kind]
-    data = folder / ("segmented" if kind == "segment" else "pictures")
+    data = folder / ("segmented" if kind == "segment" else "images")
     verb("tiny", data=str(data), out=str(out), **(COMMON | particular | options))
 
 
@@ -83,7 +83,7 @@ def _resume(kind: str, folder: Path, step: int, workers: int, steps: int) -> Non
 
 def tries(folder: Path, count: int) -> Iterator[Try]:
     """All kinds come first, then all numbers of workers, then the steps."""
-    write_pictures(folder / "pictures")
+    write_images(folder / "images")
     write_folder(folder / "segmented")
     steps = math.ceil(count / len(KINDS) / len(WORKERS)) + 1
     steps = max(steps, 3)

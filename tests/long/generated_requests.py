@@ -33,7 +33,7 @@ CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance,
     response_schema_conformance,
 ]  # fmt: skip
-PICTURES = [png(number) for number in range(16)]
+IMAGES = [png(number) for number in range(16)]
 SETTINGS = hypothesis.settings(
     max_examples=CHUNK,
     database=None,
@@ -61,7 +61,7 @@ WORDS = (
 def generated(document: dict[str, Any]) -> Iterator[Any]:
     """Cases that keep to the document and cases that break it, path by path, without end."""
     schemathesis.openapi.format(
-        "binary", strategies.sampled_from(PICTURES) | strategies.binary(max_size=200)
+        "binary", strategies.sampled_from(IMAGES) | strategies.binary(max_size=200)
     )
     schema = schemathesis.openapi.from_dict(document)
     operations = [found.ok() for found in schema.get_all_operations()]
@@ -97,8 +97,8 @@ def call(server: Running, session: requests.Session, case: Any, number: int) -> 
 def damaged(number: int) -> bytes:
     """Two requests in a row, cut, changed, repeated or with foreign words in them."""
     chance = random.Random(number)
-    picture = chance.choice(PICTURES)
-    whole = bytearray(REQUEST % (len(picture), picture) + CHUNKED % (len(picture), picture))
+    image = chance.choice(IMAGES)
+    whole = bytearray(REQUEST % (len(image), image) + CHUNKED % (len(image), image))
     heads = [place for place in range(len(whole)) if whole[place : place + 2] == b"\r\n"]
     for _ in range(chance.randint(1, 4)):
         place = chance.choice(heads) if chance.random() < 0.5 else chance.randrange(len(whole))
@@ -142,7 +142,7 @@ def tries(folder: Path, count: int) -> Iterator[Try]:
                 yield partial(send, server, damaged(number))
             else:
                 yield partial(call, server, session, next(cases), number // 2)
-        assert server.ask("POST", "/predict", PICTURES[0])[0] == 200
+        assert server.ask("POST", "/predict", IMAGES[0])[0] == 200
         assert server.number("beit_models_restarts_total") == 0
 
 

@@ -25,7 +25,7 @@ FLAGS = os.O_WRONLY | os.O_CREAT
 
 
 def make(root: str, count: int, folders: int) -> None:
-    """Small pictures, each a file of its own, spread over folders."""
+    """Small images, each a file of its own, spread over folders."""
     file = io.BytesIO()
     Image.new("L", (1, 1), 200).save(file, "PNG")
     for number in range(folders):
@@ -41,7 +41,7 @@ def _peak() -> int:
 
 
 def _first_batch(source: ImageSource) -> Loader:
-    """All that a run does with its pictures before its first step."""
+    """All that a run does with its images before its first step."""
     check_readable(source)
     loader = Loader(
         source,
@@ -57,8 +57,8 @@ def _first_batch(source: ImageSource) -> Loader:
     return loader
 
 
-def _one_batch_of(loader: Loader, epoch: int, pictures: int) -> None:
-    step = epoch * (pictures // BATCH)
+def _one_batch_of(loader: Loader, epoch: int, images: int) -> None:
+    step = epoch * (images // BATCH)
     with closing(loader.batches(step, step + 1)) as batches:
         next(batches)
 

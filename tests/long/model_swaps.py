@@ -21,7 +21,7 @@ def swap(server: Running, versions: Versions, number: int) -> None:
     """Serve the version of this number from now on."""
     versions.put(number)
     reload(server, "done")
-    answer = server.ask("POST", "/predict", versions.pictures[0])
+    answer = server.ask("POST", "/predict", versions.images[0])
     assert versions.check(answer, 0) == number
 
 
@@ -29,7 +29,7 @@ def refuse(server: Running, versions: Versions, number: int) -> None:
     """Go on with the version of this number instead of a damaged one."""
     versions.damage()
     reload(server, "failed")
-    answer = server.ask("POST", "/predict", versions.pictures[0])
+    answer = server.ask("POST", "/predict", versions.images[0])
     assert versions.check(answer, 0) == number
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from served_requests import MEASURED, PICTURES, Clients, Growth, watched
+from served_requests import IMAGES, MEASURED, Clients, Growth, watched
 from trial import Trial, Try
 
 from served import Running
@@ -38,16 +38,16 @@ class Load:
 
     def ask(self, number: int) -> None:
         """One request: the right answer, or a refusal that says when to ask again."""
-        picture = random.Random(number).randrange(PICTURES)
+        image = random.Random(number).randrange(IMAGES)
         began = time.monotonic()
-        status, body, headers = self.server.ask("POST", "/predict", self.clients.pictures[picture])
+        status, body, headers = self.server.ask("POST", "/predict", self.clients.images[image])
         took = time.monotonic() - began
         self.told[status] += 1
         if status == 429:
             assert (body["error"]["code"], headers["retry-after"]) == ("queue_full", "1")
             self.refused.append(took)
         else:
-            self.clients.check(status, body, picture)
+            self.clients.check(status, body, image)
         time.sleep(max(0.0, GATHER - took))
 
 

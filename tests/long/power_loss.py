@@ -26,7 +26,7 @@ def record(folder: Path) -> Disk:
     """A run begins, saves, resumes and saves; the oldest checkpoints go."""
     disk = Disk(folder)
     config = replace(
-        find_recipe("pretrain", "tiny", PretrainRunConfig), data="pictures", out=str(folder / "run")
+        find_recipe("pretrain", "tiny", PretrainRunConfig), data="images", out=str(folder / "run")
     )
     run = RunFolder(folder / "run")
     with traced(disk):
@@ -65,7 +65,7 @@ def _resumes(folder: Path, told: int, tree: Tree) -> None:
         assert told <= (found.step if found else 0)
         if found is not None:
             assert_same(found, checkpoint(found.step))
-            assert read_run_config(run.path).data == "pictures"
+            assert read_run_config(run.path).data == "images"
             save_checkpoint(run.checkpoints, checkpoint(50), keep=1)
             assert_same(newest_checkpoint(run.checkpoints).checkpoint, checkpoint(50))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from every_resume import write_pictures
+from every_resume import write_images
 from safetensors.torch import load_file
 from torch import Tensor
 from trial import Trial, Try
@@ -32,7 +32,7 @@ class Ranks:
     def __init__(self, folder: Path) -> None:
         self._chance = random.Random(0)
         self._folder = folder
-        write_pictures(folder / "data")
+        write_images(folder / "data")
         path = Path(beit.__file__).parents[1]
         self._environment = os.environ | {"PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"}
         self._whole = self._train("whole", None)
@@ -51,7 +51,7 @@ class Ranks:
             "tiny", "--data", str(self._folder / "data"), "--out", str(out),
             "--target", "pixels", "--steps", str(STEPS), "--batch", "8", "--warmup-steps", "1",
             "--save-every", "2", "--log-every", "1", "--workers", "0", "--device", "cpu",
-            "--precision", "fp32", "--neighbour-pictures", "0", "--process-timeout", str(PATIENCE),
+            "--precision", "fp32", "--knn-images", "0", "--process-timeout", str(PATIENCE),
         ]  # fmt: skip
         with (self._folder / f"{name}.txt").open("w+") as said:
             with subprocess.Popen(

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests")]
 
 import damaged_bytes  # noqa: E402
-import damaged_pictures  # noqa: E402
+import damaged_images  # noqa: E402
 import disk_quotas  # noqa: E402
 import every_resume  # noqa: E402
 import generated_requests  # noqa: E402
@@ -39,7 +39,7 @@ TRIALS: dict[str, Trial] = {
     "power-loss": power_loss.TRIAL,
     "disk-quotas": disk_quotas.TRIAL,
     "damaged-bytes": damaged_bytes.TRIAL,
-    "damaged-pictures": damaged_pictures.TRIAL,
+    "damaged-images": damaged_images.TRIAL,
     "every-resume": every_resume.TRIAL,
     "stop-requests": stop_requests.TRIAL,
     "rank-kills": rank_kills.TRIAL,

@@ -133,11 +133,11 @@ def _rows_are_whole(folder: Path, more: int) -> None:
 
 
 def _remember(names: int, folder: Path, more: int) -> None:
-    remember(RunFolder(folder).pictures, Listing("", lambda: map(str, range(names + more))))
+    remember(RunFolder(folder).images, Listing("", lambda: map(str, range(names + more))))
 
 
 def _listing_is_whole(folder: Path, more: int) -> None:
-    names = gzip.decompress(RunFolder(folder).pictures.read_bytes()).split(b"\n")
+    names = gzip.decompress(RunFolder(folder).images.read_bytes()).split(b"\n")
     assert len(names) in (3 + more, 5 + more)
 
 
@@ -154,7 +154,7 @@ WAYS: dict[str, Way] = {
     "new run": Way(_nothing, _begin, _config_is_whole),
     "resumed run": Way(_begin, _begin, _config_is_whole),
     "rows done again": Way(_write_rows, _go_on, _rows_are_whole),
-    "list of pictures": Way(partial(_remember, 3), partial(_remember, 5), _listing_is_whole),
+    "list of images": Way(partial(_remember, 3), partial(_remember, 5), _listing_is_whole),
 }
 
 
@@ -192,7 +192,7 @@ def tries(folder: Path, count: int) -> Iterator[Try]:
 
 TRIAL = Trial(
     fault="SIGKILL at each call that writes a checkpoint, an artifact, the config, the rows or the "
-    "list of pictures",
+    "list of images",
     promise="the old or the new, whole, or an artifact away until the run goes on; the next write "
     "finds its way and leaves nothing behind",
     count=1000,

@@ -20,8 +20,8 @@ import beit
 from served import Running, png, serving, write_artifacts
 
 TOGETHER = 16
-PICTURES = 64
-"""Different pictures that are asked about."""
+IMAGES = 64
+"""Different images that are asked about."""
 GROWTH = 1.02
 """Most memory at the end over that after a quarter of the requests."""
 MEASURED = 10_000
@@ -46,18 +46,18 @@ class Clients:
 
     def __init__(self, folder: Path) -> None:
         self.artifact = write_artifacts(folder)["classifier"]
-        self.pictures = [png(number) for number in range(PICTURES)]
-        self.right = beit.load(self.artifact).probabilities(self.pictures)
-        self.harm = (bomb(), bytes(200_000), b"<html>no picture</html>", self.pictures[0][:60], b"")
+        self.images = [png(number) for number in range(IMAGES)]
+        self.right = beit.load(self.artifact).probabilities(self.images)
+        self.harm = (bomb(), bytes(200_000), b"<html>no image</html>", self.images[0][:60], b"")
         self.chance = random.Random(0)
 
     def ask(self, server: Any, number: int) -> None:
-        """The answer belongs to the picture."""
-        status, body, _ = server.ask("POST", "/predict?top=3", self.pictures[number])
+        """The answer belongs to the image."""
+        status, body, _ = server.ask("POST", "/predict?top=3", self.images[number])
         self.check(status, body, number)
 
     def check(self, status: int, body: Any, number: int) -> None:
-        """Whether it is the answer of this picture."""
+        """Whether it is the answer of this image."""
         assert status == 200, (status, body)
         found = {label["name"]: label["probability"] for label in body["labels"]}
         wanted = dict(zip(("disc", "stripes", "tiles"), self.right[number].tolist(), strict=True))
@@ -125,7 +125,7 @@ def tries(folder: Path, count: int) -> Iterator[Try]:
             asked = []
             for number in range(begin, min(begin + TOGETHER, count)):
                 bad = number % 8 == 7
-                what = number // 8 if bad else clients.chance.randrange(PICTURES)
+                what = number // 8 if bad else clients.chance.randrange(IMAGES)
                 asked.append(pool.submit(clients.harms if bad else clients.ask, server, what))
             for answer in asked:
                 yield partial(answer.result, 60)
@@ -134,9 +134,9 @@ def tries(folder: Path, count: int) -> Iterator[Try]:
 
 
 TRIAL = Trial(
-    fault="requests, sixteen at once: one in eight is a bomb, oversized, no picture, cut, "
+    fault="requests, sixteen at once: one in eight is a bomb, oversized, no image, cut, "
     "empty, slow or leaves early",
-    promise="every good one gets the answer of its own picture (to 1e-5), every bad one a refusal "
+    promise="every good one gets the answer of its own image (to 1e-5), every bad one a refusal "
     "(4xx) or a closed connection; memory of both processes grows by at most 2 %, open files and "
     "threads not at all, and a stop ends with code 0",
     count=100_000,

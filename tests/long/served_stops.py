@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from served_requests import ENVIRONMENT, PICTURES, Clients
+from served_requests import ENVIRONMENT, IMAGES, Clients
 from trial import Trial, Try
 
-from served import PICTURE, Running, serving, wait_for
+from served import IMAGE, Running, serving, wait_for
 
 CLIENTS = 8
 MOMENTS = (0.0, 0.5)
@@ -33,14 +33,14 @@ class Client:
         self._chance = random.Random(number)
 
     def ask(self) -> Counter[str]:
-        """How often each answer was given: that of the picture, or a refusal with its reason."""
+        """How often each answer was given: that of the image, or a refusal with its reason."""
         told: Counter[str] = Counter()
         connection = self._server.connect()
         try:
             last = False
             while not last:
-                picture = self._chance.randrange(PICTURES)
-                connection.request("POST", "/predict", self._clients.pictures[picture], PICTURE)
+                image = self._chance.randrange(IMAGES)
+                connection.request("POST", "/predict", self._clients.images[image], IMAGE)
                 with connection.getresponse() as response:
                     body = json.load(response)
                     last = response.getheader("connection") == "close"
@@ -48,7 +48,7 @@ class Client:
                     told[body["error"]["code"]] += 1
                     time.sleep(0.05)
                 else:
-                    self._clients.check(response.status, body, picture)
+                    self._clients.check(response.status, body, image)
                     told["answered"] += 1
         finally:
             connection.close()

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from served_requests import PICTURES, Clients, watched
+from served_requests import IMAGES, Clients, watched
 from trial import Trial, Try
 
 from served import Running, wait_for
@@ -56,7 +56,7 @@ def ask_until(clients: Clients, server: Running, done: threading.Event) -> int:
     """Ask and check the answers; how many there were."""
     chance, asked = random.Random(0), 0
     while not done.is_set():
-        clients.ask(server, chance.randrange(PICTURES))
+        clients.ask(server, chance.randrange(IMAGES))
         asked += 1
     return asked
 

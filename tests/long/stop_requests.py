@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from every_resume import write_pictures
+from every_resume import write_images
 from trial import Trial, Try, speak_through
 
 import beit
@@ -28,7 +28,7 @@ STEPS = 12
 OPTIONS: dict[str, Any] = {
     "objective": MaskedConfig(target="pixels"), "steps": STEPS, "batch": 4, "warmup_steps": 1,
     "average": 0.9, "save_every": 3, "evaluate_every": 4, "log_every": 1, "workers": 0,
-    "device": "cpu", "precision": "fp32", "report": False, "neighbour_pictures": 0,
+    "device": "cpu", "precision": "fp32", "report": False, "knn_images": 0,
 }  # fmt: skip
 DIED = 113
 """Exit code of a run that raised what it should not."""
@@ -53,7 +53,7 @@ class Stopping:
     def __init__(self, folder: Path) -> None:
         self._chance = random.Random(0)
         self._data, self._whole, self._run = folder / "data", folder / "whole", folder / "run"
-        write_pictures(self._data)
+        write_images(self._data)
         began = time.monotonic()
         code, _ = self._ended(self._whole, None, 0.0)
         assert code == 0

@@ -13,7 +13,7 @@ QUICK = {
     "power-loss": 300,
     "disk-quotas": 16,
     "damaged-bytes": 200,
-    "damaged-pictures": 300,
+    "damaged-images": 300,
     "every-resume": 4,
     "stop-requests": 8,
     "rank-kills": 1,

@@ -145,7 +145,7 @@ def test_relative_bias_of_the_extra_blocks(relative):
             assert found.relative_position_bias_table.grad.any()
 
 
-def test_pictures_of_another_size():
+def test_images_of_another_size():
     main, aggregated = small().predictions(torch.randn(2, 3, 32, 80), torch.rand(2, 10) < 0.5)
     assert main.shape == aggregated.shape
 

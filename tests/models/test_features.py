@@ -184,7 +184,7 @@ def test_other_models_give_features_too():
     close(FeatureExtractor(segmenter)(IMAGES), raw.patches.mean(dim=1), 1e-6)
 
 
-def test_pictures_of_another_size(both):
+def test_images_of_another_size(both):
     ours, _ = both
     (features,) = ours.forward_intermediates(
         torch.zeros(1, 3, 32, 96, dtype=torch.uint8), 1, intermediates_only=True

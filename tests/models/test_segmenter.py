@@ -64,13 +64,13 @@ def test_blocks_that_upernet_reads(depth, blocks):
 def test_any_size_patch_and_channels(head, size, patch, channels, height, width):
     backbone = thin(size, patch, channels, depth=3, relative_position="per-block", mask_token=False)
     model = Segmenter(backbone, 5, head).eval()
-    pictures = torch.randint(256, (2, channels, height, width), dtype=torch.uint8)
-    logits = model(pictures)
+    images = torch.randint(256, (2, channels, height, width), dtype=torch.uint8)
+    logits = model(images)
     assert logits.shape == (2, 5, height, width)
-    main = model.logits(pictures).main
+    main = model.logits(images).main
     expected = F.interpolate(main, (height, width), mode="bilinear", align_corners=False)
     close(logits, expected, 1e-6)
-    close(logits, model(model.backbone.normalise(pictures)), 1e-6)
+    close(logits, model(model.backbone.normalise(images)), 1e-6)
 
 
 def test_linear_head_maps_each_patch_of_its_block():

@@ -1,4 +1,4 @@
-"""Pictures of any size: windows, padding, scales and mirror images, counted by hand."""
+"""Images of any size: windows, padding, scales and mirror images, counted by hand."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_windows_cover_the_side_and_stay_inside(side, window, data):
 
 
 def test_windows_are_moved_back_inside_and_overlaps_averaged():
-    """A 40 x 48 picture, windows of 32 x 48: the second starts at row 8, where the stride says 21.
+    """A 40 x 48 image, windows of 32 x 48: the second starts at row 8, where the stride says 21.
     Each window answers with its own number."""
     model = Watched(
         lambda images: torch.arange(1.0, 1 + len(images))[:, None, None, None].expand(
@@ -129,7 +129,7 @@ def test_overlaps_are_averaged_as_in_a_plain_loop():
     close(sliding_logits(model, images, stride=(13, 11)), total / times, 1e-5)
 
 
-def test_window_over_the_whole_picture_is_the_whole_picture():
+def test_window_over_the_whole_image_is_the_whole_image():
     model, images = segmenter(), torch.randn(3, 3, 64, 56)
     with torch.no_grad():  # as they do: with gradients another kernel of attention is taken
         expected = model(images)
@@ -141,18 +141,18 @@ def test_window_over_the_whole_picture_is_the_whole_picture():
 @pytest.mark.parametrize("read", [whole_logits, sliding_logits])
 def test_padding_has_the_mean_colour_and_is_cut_off(read):
     model = per_pixel()
-    pictures = torch.randint(256, (2, 3, 13, 21), dtype=torch.uint8)
-    logits = read(model, pictures)
+    images = torch.randint(256, (2, 3, 13, 21), dtype=torch.uint8)
+    logits = read(model, images)
     (seen,) = model.seen
     assert seen.shape[-2:] == ((32, 48) if read is sliding_logits else (16, 24))
     assert not seen[:, :, 13:].any()
     assert not seen[:, :, :, 21:].any()
-    pixels = model.backbone.normalise(pictures)
+    pixels = model.backbone.normalise(images)
     close(seen[:, :, :13, :21], pixels, 1e-6)
     close(logits, model.answer(pixels), 1e-6)
 
 
-def test_the_smallest_picture():
+def test_the_smallest_image():
     images = torch.randn(1, 3, 1, 1)
     assert whole_logits(segmenter(), images).shape == (1, 4, 1, 1)
     assert predict_probabilities(segmenter(), images, scales=(0.1, 1.0)).shape == (1, 4, 1, 1)
@@ -201,24 +201,24 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images():
 
 
 @pytest.mark.parametrize("read", [whole_logits, partial(sliding_logits, stride=(13, 11))])
-def test_mirrored_pictures_have_mirrored_probabilities(read):
+def test_mirrored_images_have_mirrored_probabilities(read):
     model, images = segmenter(), torch.randn(1, 3, 50, 75)
     predict = partial(predict_probabilities, model, read=read, scales=(0.7, 1.0))
     close(predict(images.flip(-1), flip=True), predict(images, flip=True).flip(-1), 1e-5)
     assert not torch.isclose(predict(images.flip(-1)), predict(images).flip(-1), atol=1e-3).all()
 
 
-def test_one_scale_reads_the_picture_as_it_is():
+def test_one_scale_reads_the_image_as_it_is():
     model, images = segmenter(), torch.randn(1, 3, 50, 75)
     expected = sliding_logits(model, images).softmax(dim=1)
     close(predict_probabilities(model, images), expected, 1e-6)
 
 
 def test_bytes_and_normalised_floats_agree():
-    model, pictures = segmenter(), torch.randint(256, (1, 3, 50, 75), dtype=torch.uint8)
-    pixels = model.backbone.normalise(pictures)
+    model, images = segmenter(), torch.randint(256, (1, 3, 50, 75), dtype=torch.uint8)
+    pixels = model.backbone.normalise(images)
     for read in (whole_logits, sliding_logits, partial(predict_probabilities, short_side=60)):
-        close(read(model, pictures), read(model, pixels), 1e-6)
+        close(read(model, images), read(model, pixels), 1e-6)
 
 
 def test_bf16_autocast_stays_close():

@@ -184,9 +184,9 @@ def test_one_row_of_patches_has_no_pyramid():
         Segmenter(FINE, 3, UperNetConfig()).eval()(torch.randn(1, 3, 16, 64))
 
 
-def test_one_picture_can_be_evaluated_but_not_trained_on():
+def test_one_image_can_be_evaluated_but_not_trained_on():
     model, image = Segmenter(FINE, 3, UperNetConfig()), torch.randn(1, 3, 64, 64)
-    with pytest.raises(ConfigError, match=r"one picture at a time.*\n.*at least 2"):
+    with pytest.raises(ConfigError, match=r"one image at a time.*\n.*at least 2"):
         model(image)
     assert model.eval()(image).isfinite().all()
     without = Segmenter(FINE, 3, UperNetConfig(pools=(2, 3)))
@@ -195,7 +195,7 @@ def test_one_picture_can_be_evaluated_but_not_trained_on():
     synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(UperNetHead(
         width=8, channels=8, classes=2, dropout=0.0, pools=(1,)))  # fmt: skip
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        synchronised([torch.randn(1, 8, 4, 4)] * 4)  # it counts the pictures of all processes
+        synchronised([torch.randn(1, 8, 4, 4)] * 4)  # it counts the images of all processes
 
 
 @pytest.mark.parametrize("sides", [((12, 8), (6, 4), (3, 2), (1, 1)), ((7, 9), (5, 3), (2, 9))])

@@ -25,7 +25,7 @@ def built(outputs: int = 9) -> VisibleOnlyModel:
 
 
 def masks(hidden: int = HIDDEN) -> torch.Tensor:
-    """As many of 16 patches in each of three pictures, others in each."""
+    """As many of 16 patches in each of three images, others in each."""
     return torch.rand(3, 16).argsort(dim=1).argsort(dim=1) < hidden
 
 

@@ -154,12 +154,12 @@ def test_mean_pooling_leaves_the_class_token_out():
     close(model.embed(images), model.norm(model.backbone(images).cls), 1e-6)
 
 
-def test_drop_path_drops_whole_pictures_and_keeps_the_mean():
+def test_drop_path_drops_whole_images_and_keeps_the_mean():
     layer, x = DropPath(0.25), torch.ones(8000, 2, 3)
     dropped = layer(x)
-    per_picture = dropped.flatten(1)
-    assert (per_picture == per_picture[:, :1]).all()
-    assert per_picture.unique().tolist() == pytest.approx([0, 4 / 3])
+    per_image = dropped.flatten(1)
+    assert (per_image == per_image[:, :1]).all()
+    assert per_image.unique().tolist() == pytest.approx([0, 4 / 3])
     # The mean has standard deviation sqrt(0.25 / 0.75 / 8000) = 0.0065.
     assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
     assert torch.equal(layer.eval()(x), x)
@@ -190,7 +190,7 @@ def test_drop_path_acts_on_both_branches():
         ((1, 4, 64, 64), "4 channels, the backbone reads 3", "channels"),
     ],
 )
-def test_unfitting_pictures(images, problem, remedy):
+def test_unfitting_images(images, problem, remedy):
     with pytest.raises(ConfigError, match=f"{problem}\n  remedy: .*{remedy}"):
         TINY.build()(torch.zeros(images))
 

@@ -41,7 +41,7 @@ def test_mixed_targets_sum_to_one(seen, mix):
     assert torch.equal(seen[-1][1], batch.targets)
 
 
-def test_a_single_picture_is_not_mixed(seen):
+def test_a_single_image_is_not_mixed(seen):
     batch = labelled_batch(0)
     one = batch._replace(images=batch.images[:1], targets=batch.targets[:1])
     classification(replace(PLAIN, mixup=0.8)).train()(one, 0.0)

@@ -94,7 +94,7 @@ def test_loss_is_that_of_chance_at_the_start():
 
 
 def test_halves_of_a_batch_average_to_the_whole():
-    """True because every picture hides the same number of patches."""
+    """True because every image hides the same number of patches."""
     objective, batch = masked(), masked_batch(0)
     halves = [objective(half, 0.0).total for half in split(batch, 4)]
     close(torch.stack(halves).mean(), objective(batch, 0.0).total, 1e-6)

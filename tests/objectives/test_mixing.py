@@ -7,7 +7,7 @@ import torch
 
 from beit.chance import Chance
 from beit.objectives.mixing import Mixing
-from miniature import pictures
+from miniature import draw_images
 
 CLASSES = 8
 TARGETS = torch.arange(8)
@@ -15,7 +15,7 @@ WAYS = [{"mixup": 0.8, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}, {"mixup": 
 
 
 def images():
-    return pictures().float() / 255
+    return draw_images().float() / 255
 
 
 def mixed(first=0, last=8, step=0, **way):
@@ -32,7 +32,7 @@ def test_micro_batches_are_mixed_as_their_batch(way, size):
         assert torch.equal(torch.cat([part[number] for part in parts]), tensor)
 
 
-def test_mixup_is_of_picture_and_label_alike():
+def test_mixup_is_of_image_and_label_alike():
     """And a neighbour gets what the other gives."""
     found, labels = mixed(mixup=0.8, cutmix=0.0)
     for row in range(8):

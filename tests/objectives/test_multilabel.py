@@ -13,7 +13,7 @@ from beit.batch import LabelledBatch
 from beit.chance import Chance
 from beit.models.heads import Classifier
 from beit.objectives.multilabel import MultiLabelClassification
-from miniature import BACKBONE, CLASSES, PLAIN, pictures
+from miniature import BACKBONE, CLASSES, PLAIN, draw_images
 from reference import close, disturb
 
 PREVALENCE = torch.tensor([0.5, 0.25, 0.0])
@@ -22,7 +22,7 @@ PREVALENCE = torch.tensor([0.5, 0.25, 0.0])
 def batch_of(number: int = 8) -> LabelledBatch:
     targets = torch.rand(number, CLASSES, generator=torch.Generator().manual_seed(3)) < 0.4
     targets[0] = False
-    return LabelledBatch(pictures(0, number), targets, tuple(map(str, range(number))))
+    return LabelledBatch(draw_images(0, number), targets, tuple(map(str, range(number))))
 
 
 def objective(**changes) -> MultiLabelClassification:

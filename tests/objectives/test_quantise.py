@@ -23,7 +23,7 @@ from beit.objectives.quantise import Distill, Repaint
 from beit.recipes.tokenizers import RECIPES
 from beit.tokenizers.teachers import OurTeacher
 from beit.tokenizers.vq import VQTokenizer
-from miniature import BACKBONE, pictures
+from miniature import BACKBONE, draw_images
 from reference import close
 
 PARTS = VQKDConfig(
@@ -47,7 +47,7 @@ def distill(**options: object) -> Distill:
 
 
 def batch() -> ImageBatch:
-    return ImageBatch(pictures(), ())
+    return ImageBatch(draw_images(), ())
 
 
 def test_cosine_and_commitment_are_added():

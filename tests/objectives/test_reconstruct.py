@@ -12,7 +12,7 @@ from torch.distributions import Laplace, SigmoidTransform, TransformedDistributi
 from beit.batch import ImageBatch
 from beit.config import ReconstructConfig
 from beit.objectives.reconstruct import Reconstruct, logit_laplace_loss
-from miniature import VAE, image_batch, pictures
+from miniature import VAE, draw_images, image_batch
 from reference import close
 
 
@@ -26,8 +26,8 @@ def kl(task, images):
     return float(task(ImageBatch(images, ()), 0.5).terms["kl"])
 
 
-def test_kl_is_a_mean_over_pictures_and_positions():
-    task, image = objective(), pictures(number=1, size=8)
+def test_kl_is_a_mean_over_images_and_positions():
+    task, image = objective(), draw_images(number=1, size=8)
     task.model.to_codes.weight.data *= 20
     expected = kl(task, image)
     assert expected > 0.01
@@ -41,7 +41,7 @@ def test_kl_of_uniform_and_of_certain_codes(score, expected):
     torch.nn.init.zeros_(task.model.to_codes.weight)
     torch.nn.init.zeros_(task.model.to_codes.bias)
     task.model.to_codes.bias.data[3] = score
-    assert kl(task, pictures(size=8)) == pytest.approx(expected, abs=1e-5)
+    assert kl(task, draw_images(size=8)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_total_weighs_its_parts():
@@ -121,7 +121,7 @@ def collapsed_training(**options) -> int:
         task(image_batch(step), step / 60).total.backward()
         optimizer.step()
         task.after_step(step)
-    return len(task.model.encode(pictures(99, 64, 8)).unique())
+    return len(task.model.encode(draw_images(99, 64, 8)).unique())
 
 
 def test_revival_leads_out_of_collapse_and_nothing_else_does():

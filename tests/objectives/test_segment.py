@@ -14,7 +14,7 @@ from beit.config import LinearHeadConfig, UperNetConfig
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import resize
 from beit.objectives.segment import Segmentation, pixel_loss
-from miniature import BACKBONE, CLASSES, names, pictures
+from miniature import BACKBONE, CLASSES, draw_images, names
 from reference import close, disturb
 
 FINE = replace(BACKBONE, mask_token=False, relative_position="per-block")
@@ -22,7 +22,7 @@ FINE = replace(BACKBONE, mask_token=False, relative_position="per-block")
 
 def batch(step: int = 0) -> SegmentedBatch:
     """The brighter, the higher the class; the corners are ignored."""
-    images = pictures(step)
+    images = draw_images(step)
     light = images.float().mean(dim=1)
     labels = ((light > 90).long() + (light > 130)).to(torch.uint8)
     labels[:, :3, :5] = 255
@@ -42,8 +42,8 @@ def test_the_loss_is_over_all_pixels_and_ignored_ones_count_zero():
     logits = torch.randn(len(labels), CLASSES, 4, 4)
     full = resize(logits, (16, 16)).log_softmax(dim=1)
     expected = 0.0
-    for picture, row, column in (labels != 255).nonzero().tolist():
-        expected -= float(full[picture, int(labels[picture, row, column]), row, column])
+    for image, row, column in (labels != 255).nonzero().tolist():
+        expected -= float(full[image, int(labels[image, row, column]), row, column])
     close(pixel_loss(logits, labels), torch.tensor(expected / labels.numel()), 1e-5)
 
 

@@ -1,4 +1,4 @@
-"""One tiny run of each kind, made once, on pictures whose names are hostile."""
+"""One tiny run of each kind, made once, on images whose names are hostile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOID = {"img", "meta", "br"}
 
 
 class Runs(NamedTuple):
-    """Folders of finished runs and of their pictures."""
+    """Folders of finished runs and of their images."""
 
     data: Path
     tokenizer: Path
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     place = tmp_path_factory.mktemp("runs")
-    data = place / "pictures"
+    data = place / "images"
     for label, name in enumerate(CLASSES):
         (data / name).mkdir(parents=True)
         for number in range(12):
@@ -75,7 +75,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         data, *(place / name for name in ("tokenizer", "pretraining", "pixels", "classifier"))
     )
     beit.tokenizer("tiny", **options, out=str(made.tokenizer), steps=8, evaluate_every=4)
-    small = {**options, "steps": 4, "neighbour_pictures": 8}
+    small = {**options, "steps": 4, "knn_images": 8}
     beit.pretrain(
         "tiny",
         **small,

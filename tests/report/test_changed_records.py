@@ -97,7 +97,7 @@ def test_every_row_of_metrics(run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unreadable", "several", "shared"])
-def test_every_named_picture(run: Path, name: str) -> None:
+def test_every_named_image(run: Path, name: str) -> None:
     config = read_run_config(run)
     for path, value, document in changes({"key": "a.png", "reason": "cut"}):
         text = as_text(document)

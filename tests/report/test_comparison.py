@@ -39,15 +39,15 @@ def two(runs, tmp_path):
 def test_a_page_has_all_of_both(two, read, tmp_path):
     page = read(write_comparison(two, tmp_path / "page" / "comparison.html"))
     assert [one["id"] for one in page.all("section")] == [
-        "figures", "curves", "pictures", "settings",
+        "figures", "curves", "images", "settings",
     ]  # fmt: skip
     assert "training.lr" in page.words
     assert "0.0123" in page.words
     assert "tokenizer.codes" not in page.words  # the same in both
     assert "7.5" in page.words
     assert all(image["alt"] and image["src"].startswith("data:") for image in page.all("img"))
-    assert len(page.all("img")) >= 6  # pictures, and what each of the two makes of them
-    assert "No pictures" not in page.words
+    assert len(page.all("img")) >= 6  # images, and what each of the two makes of them
+    assert "No images" not in page.words
     assert not page.all("script")
     assert not page.all("link")
 
@@ -102,8 +102,8 @@ def test_curves_as_files(runs, tmp_path):
     assert {place.name for place in (tmp_path / "new" / "plots").iterdir()} == names
     for place in written:
         if place.suffix == ".png":
-            with Image.open(place) as picture:
-                assert picture.size == (1000, 640)
+            with Image.open(place) as image:
+                assert image.size == (1000, 640)
         else:
             text = place.read_text()
             ElementTree.fromstring(text)  # noqa: S314 - our own
@@ -138,7 +138,7 @@ def test_the_commands_of_the_page_on_runs(runs, tmp_path, monkeypatch, read):
 
 
 def answered(run):
-    """What a run makes of all the pictures that it can be asked about."""
+    """What a run makes of all the images that it can be asked about."""
     asked = contender(run, read_run_config(run))
     return asked.answers(asked.keys)
 
@@ -146,7 +146,7 @@ def answered(run):
 def test_classifiers_side_by_side(runs, tmp_path, read):
     other = shutil.copytree(runs.classifier, tmp_path / "other")
     page = read(write_comparison([runs.classifier, other], tmp_path / "c.html"))
-    shown = page.words.partition("Pictures side by side")[2]
+    shown = page.words.partition("Images side by side")[2]
     assert shown.count("right") + shown.count("wrong") >= 4
     model = beit.load(runs.classifier)
     found = answered(runs.classifier)
@@ -154,7 +154,7 @@ def test_classifiers_side_by_side(runs, tmp_path, read):
     for key, one in found.items():
         truth = escape(Path(key).parent.name)
         best = model.predict(runs.data / key, top=1)[0]
-        assert f"is {truth}" in one.picture
+        assert f"is {truth}" in one.image
         assert ("<b>right</b>" in one.answer) == (escape(best.name) == truth)
         assert f"{escape(best.name)}</" in one.answer.partition("<li>")[2].partition("</li>")[0]
 
@@ -181,4 +181,4 @@ def test_segmenters_side_by_side(runs, tmp_path, read):
         right = (labels == mask)[mask != 255].mean()
         assert percent(float(right)) in one.answer
     page = read(write_comparison([made[0], runs.classifier], tmp_path / "d.html"))
-    assert "share no pictures" in page.words
+    assert "share no images" in page.words

@@ -36,7 +36,7 @@ def test_every_kind_of_run_has_its_sections(runs, read, kind):
     assert [section["id"] for section in page.all("section")] == SECTIONS[kind]
     assert {link["href"][1:] for link in page.all("a")} == set(SECTIONS[kind])
     assert len(page.all("svg")) > 4
-    assert "No pictures" not in page.words
+    assert "No images" not in page.words
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,7 +51,7 @@ def test_a_page_needs_nothing_but_itself(runs, read, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_picture_and_chart_can_be_told_without_eyes(runs, read, kind):
+def test_every_image_and_chart_can_be_told_without_eyes(runs, read, kind):
     page = read(getattr(runs, kind) / "report.html")
     assert page.all("img")
     assert all(image["alt"] for image in page.all("img"))
@@ -69,15 +69,15 @@ def test_the_same_run_gives_the_same_page(runs, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_pictures_the_page_says_so(copy, read, kind):
+def test_without_the_images_the_page_says_so(copy, read, kind):
     run = copy(kind)
     config = json.loads((run / "config.json").read_text())
-    config["data"] = "/nowhere/<b>pictures"
+    config["data"] = "/nowhere/<b>images"
     (run / "config.json").write_text(json.dumps(config))
     page = read(write_report(run))
-    assert "No pictures: there is nothing at /nowhere/<b>pictures" in page.words
-    assert [section["id"] for section in page.all("section")] == ["curves", "pictures", "settings"]
-    assert not page.all("b") or "pictures" not in dict(page.all("b")[0])
+    assert "No images: there is nothing at /nowhere/<b>images" in page.words
+    assert [section["id"] for section in page.all("section")] == ["curves", "images", "settings"]
+    assert not page.all("b") or "images" not in dict(page.all("b")[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,7 +88,7 @@ def test_a_run_under_way_has_its_curves(copy, read, kind):
     (run / "metrics.jsonl").write_text("\n".join(rows[:2]) + '\n{"step": 3, "ki')
     page = read(write_report(run))
     assert "This run is not finished: its journal ends at step 2" in page.words
-    assert "No pictures" in page.words
+    assert "No images" in page.words
     assert page.all("circle")
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_has_logged_nothing_has_a_page(copy, read, kind):
 def test_a_damaged_artifact_leaves_the_rest_of_the_page(copy, read):
     run = copy("classifier")
     (run / "model" / "model.safetensors").write_bytes(b"damaged")
-    assert "No pictures" in read(write_report(run)).words
+    assert "No images" in read(write_report(run)).words
 
 
 def test_other_classes_than_at_the_time_are_told(copy, read, runs):
@@ -130,7 +130,7 @@ def test_hostile_names_are_text(runs, read, copy):
     (run / "unreadable.jsonl").write_text(json.dumps({"key": key, "reason": "<i>torn"}) + "\n")
     page = read(write_report(run))
     assert key in page.words
-    assert "1 picture could not be read" in page.words
+    assert "1 image could not be read" in page.words
     assert not page.all("i") or "torn" not in str(page.all("i"))
     assert all("onerror" not in image for image in page.all("img"))
 

@@ -33,12 +33,12 @@ def test_every_kind_is_written_and_the_same_again(trained, class_folders, tmp_pa
     model = trained.tokenizer if kind == "codebook" else trained.classifier
     places = [tmp_path / "new" / f"{number}.{ending}" for number in range(2)]
     for place in places:
-        assert show(kind, model, class_folders, place, "--pictures", "12") == 0
+        assert show(kind, model, class_folders, place, "--images", "12") == 0
     assert places[0].read_bytes() == places[1].read_bytes()
     if ending == "png":
-        with Image.open(places[0]) as picture:
-            picture.load()
-            assert np.asarray(picture).std() > 10
+        with Image.open(places[0]) as image:
+            image.load()
+            assert np.asarray(image).std() > 10
     else:
         root = ElementTree.parse(places[0]).getroot()  # noqa: S314 - our own
         assert len([one for one in root if one.tag.endswith("image")]) > 4
@@ -51,7 +51,7 @@ def test_bad_input_is_refused_before_anything_is_written(trained, class_folders,
         (2, "neighbours", trained.tokenizer, "a.png"),
         (2, "components", trained.classifier, "a.png", "--block", "99"),
         (2, "attention", trained.classifier, "a.png", "--query", "9,99"),
-        (2, "attention", trained.classifier, "a.png", "--pictures", "0"),
+        (2, "attention", trained.classifier, "a.png", "--images", "0"),
         (4, "codebook", trained.classifier, "a.png"),
     ):
         assert show(kind, model, class_folders, tmp_path / out, *options) == code, (kind, options)
@@ -66,14 +66,14 @@ def test_bad_input_is_refused_before_anything_is_written(trained, class_folders,
 def test_what_cannot_be_read_is_named_and_left_out(
     trained, class_folders, tmp_path, caplog, capsys, kind
 ):
-    """A sheet of pictures and one that cannot be read is a sheet of the others."""
+    """A sheet of images and one that cannot be read is a sheet of the others."""
     model = trained.tokenizer if kind == "codebook" else trained.classifier
     for name in ("whole", "broken"):
         shutil.copytree(class_folders / "disc", tmp_path / name)
     (tmp_path / "broken" / "words.png").write_text("words")
     for name in ("whole", "broken"):
         out = tmp_path / f"{name}.png"
-        assert show(kind, model, tmp_path / name, out, "--pictures", "99") == 0, capsys.readouterr()
+        assert show(kind, model, tmp_path / name, out, "--images", "99") == 0, capsys.readouterr()
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "broken.png").read_bytes()
     assert [line for line in caplog.messages if "words.png" in line] == [
         "unreadable: words.png: its content is none of " + ", ".join(FORMATS)
@@ -89,7 +89,7 @@ def test_the_nearest_other_points_the_same_way():
 
 
 def test_frames_tell_the_same_class(trained, class_folders):
-    looking = look_at(str(trained.pretrained), str(class_folders), pictures=36, device="cpu")
+    looking = look_at(str(trained.pretrained), str(class_folders), images=36, device="cpu")
     sheet = retrieve(looking, block=1, queries=5, neighbours=4)
     assert [len(row) for row in sheet.rows] == [5] * 5
     for query, *others in sheet.rows:
@@ -115,7 +115,7 @@ def test_components_are_those_of_the_spread_and_their_signs_are_stable():
 
 
 def test_attention_has_a_map_for_every_head(trained, class_folders):
-    looking = look_at(str(trained.pretrained), str(class_folders), pictures=2, device="cpu")
+    looking = look_at(str(trained.pretrained), str(class_folders), images=2, device="cpu")
     config = looking.backbone.config
     assert find_query("cls", config.grid) is None
     assert find_query("1,2", config.grid) == config.grid[1] + 2
@@ -128,7 +128,7 @@ def test_attention_has_a_map_for_every_head(trained, class_folders):
 
 def test_words_fit():
     assert fit("short", 200.0) == "short"
-    shorter = fit("a-very-long-name-of-a-picture-0123.png", 90.0)
+    shorter = fit("a-very-long-name-of-a-image-0123.png", 90.0)
     assert "\N{HORIZONTAL ELLIPSIS}" in shorter
     assert shorter.startswith("a-")
     assert shorter.endswith("png")
@@ -146,7 +146,7 @@ def test_words_of_data_are_no_markup(tmp_path):
 
 
 def test_the_commands_of_the_page(trained, class_folders, tmp_path, monkeypatch):
-    shutil.copytree(class_folders, tmp_path / "pictures")
+    shutil.copytree(class_folders, tmp_path / "images")
     shutil.copytree(trained.pretrained, tmp_path / "runs" / "pretrain")
     shutil.copytree(trained.tokenizer, tmp_path / "runs" / "tokenizer")
     monkeypatch.chdir(tmp_path)

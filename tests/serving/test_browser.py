@@ -14,7 +14,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage",
 )  # fmt: skip
-PANELS = ("picture", "predict", "segment", "tokens", "reconstruct", "attention")
+PANELS = ("image", "predict", "segment", "tokens", "reconstruct", "attention")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="there is no chromium with its chromedriver"
 )
@@ -48,7 +48,7 @@ def text(browser, name):
 
 
 def hidden(browser):
-    """The picture with its hidden patches, once it is there."""
+    """The image with its hidden patches, once it is there."""
     return browser.execute_script("return document.querySelector('#reconstruct img')?.src")
 
 
@@ -106,7 +106,7 @@ def test_everything_is_shown(browser, server, tmp_path, width, height):
     assert browser.save_screenshot(str(tmp_path / f"page-{width}.png"))
 
 
-def test_what_is_no_picture_is_said(browser, server, tmp_path):
+def test_what_is_no_image_is_said(browser, server, tmp_path):
     place = tmp_path / "a.png"
     place.write_bytes(b"rubbish")
     choose(browser, server, place)

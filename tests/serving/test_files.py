@@ -19,7 +19,7 @@ from beit.serving.files import embed_files, predict_files, print_json, print_tab
 
 @pytest.fixture
 def folder(class_folders, tmp_path):
-    """Five pictures, two of them in a folder of their own, and one file that is none."""
+    """Five images, two of them in a folder of their own, and one file that is none."""
     (tmp_path / "more").mkdir()
     for number in range(5):
         place = tmp_path / ("more" if number > 2 else "") / f"{number}.png"
@@ -32,9 +32,9 @@ def predictions(trained, paths, batch=2):
     return predict_files(str(trained.classifier), paths, top=2, batch=batch, device="cpu")
 
 
-def test_every_picture_has_its_line(trained, folder, capsys):
+def test_every_image_has_its_line(trained, folder, capsys):
     print_json(predictions(trained, [str(folder)]))
-    rows = {row["picture"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    rows = {row["image"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert len(rows) == 6
     broken = rows.pop(str(folder / "broken.png"))
     assert "labels" not in broken
@@ -74,7 +74,7 @@ def test_the_size_of_batches_does_not_matter(trained, folder):
 
 
 @pytest.mark.parametrize("form", ["table", "json"])
-def test_the_exit_code_says_that_a_picture_was_not_answered(
+def test_the_exit_code_says_that_a_image_was_not_answered(
     trained, folder, capsys, monkeypatch, form
 ):
     monkeypatch.setenv("COLUMNS", "300")
@@ -90,7 +90,7 @@ def test_the_exit_code_says_that_a_picture_was_not_answered(
 
 
 def test_nothing_to_predict(trained):
-    with pytest.raises(ConfigError, match="no pictures were given"):
+    with pytest.raises(ConfigError, match="no images were given"):
         list(predictions(trained, []))
 
 
@@ -102,13 +102,13 @@ def embed(trained, folder, out, **options):
 def test_all_formats_hold_the_same_features(trained, folder, tmp_path, capsys):
     outs = [tmp_path / "out" / f"features{end}" for end in (".npz", ".csv", ".safetensors")]
     said = [embed(trained, folder, out) for out in outs]
-    assert said[0] == f"{outs[0]}: 5 pictures x 48 features, 1 unreadable"
+    assert said[0] == f"{outs[0]}: 5 images x 48 features, 1 unreadable"
     assert f"unreadable: {folder / 'broken.png'}" in capsys.readouterr().err
     with np.load(outs[0]) as file:
         keys, features = file["keys"].tolist(), file["features"]
     with outs[1].open() as file:
         header, *rows = csv.reader(file)
-    assert header[:2] == ["picture", "feature_0"]
+    assert header[:2] == ["image", "feature_0"]
     assert [row[0] for row in rows] == keys
     written = np.array([row[1:] for row in rows], np.float32)
     assert np.array_equal(written, features)
@@ -136,7 +136,7 @@ def test_features_are_never_written_over(trained, folder, tmp_path):
 
 def test_features_of_nothing(trained, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"rubbish")
-    with pytest.raises(DataError, match="no picture could be read"):
+    with pytest.raises(DataError, match="no image could be read"):
         embed(trained, tmp_path, tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
 

@@ -1,4 +1,4 @@
-"""An artifact alone answers, in whatever form the picture comes."""
+"""An artifact alone answers, in whatever form the image comes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reference import close
 
 
 @pytest.fixture(scope="module")
-def picture(class_folders):
+def image(class_folders):
     return class_folders / "disc" / "00.png"
 
 
@@ -28,51 +28,51 @@ def classifier(trained):
     return beit.load(trained.classifier)
 
 
-def test_path_bytes_picture_and_array_are_one(classifier, picture):
-    image = Image.open(picture)
-    forms = [picture, str(picture), picture.read_bytes(), image, np.array(image)]
-    expected = classifier.predict(picture)
+def test_path_bytes_image_and_array_are_one(classifier, image):
+    opened = Image.open(image)
+    forms = [image, str(image), image.read_bytes(), opened, np.array(opened)]
+    expected = classifier.predict(image)
     for form in forms:
         assert classifier.predict(form) == expected
-        assert torch.equal(classifier.prepare(form), classifier.prepare(picture))
+        assert torch.equal(classifier.prepare(form), classifier.prepare(image))
 
 
 @pytest.mark.parametrize(
     "mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "I", "F", "LAB", "YCbCr"]
 )
-def test_modes_of_pictures_are_read_as_files_of_them_are(classifier, picture, mode):
-    image = Image.open(picture)
-    image = image.convert("L").convert(mode) if mode[0] in "IF" else image.convert(mode)
+def test_modes_of_images_are_read_as_files_of_them_are(classifier, image, mode):
+    opened = Image.open(image)
+    opened = opened.convert("L").convert(mode) if mode[0] in "IF" else opened.convert(mode)
     file = io.BytesIO()
-    image.save(file, "TIFF")
-    assert torch.equal(classifier.prepare(image), classifier.prepare(file.getvalue()))
+    opened.save(file, "TIFF")
+    assert torch.equal(classifier.prepare(opened), classifier.prepare(file.getvalue()))
 
 
-def test_modes_that_no_file_has(classifier, picture):
-    image = Image.open(picture).convert("HSV")
-    assert torch.equal(classifier.prepare(image), classifier.prepare(image.convert("RGB")))
+def test_modes_that_no_file_has(classifier, image):
+    opened = Image.open(image).convert("HSV")
+    assert torch.equal(classifier.prepare(opened), classifier.prepare(opened.convert("RGB")))
 
 
-def test_orientation_is_that_of_the_file(classifier, picture, tmp_path):
-    upright = Image.open(picture)
+def test_orientation_is_that_of_the_file(classifier, image, tmp_path):
+    upright = Image.open(image)
     exif = Image.Exif()
     exif[0x0112] = 6
     upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    expected = classifier.prepare(picture)
+    expected = classifier.prepare(image)
     assert torch.equal(classifier.prepare(tmp_path / "turned.png"), expected)
     assert torch.equal(classifier.prepare(Image.open(tmp_path / "turned.png")), expected)
 
 
-def test_labels_are_the_softmax_best_first(classifier, picture):
-    labels = classifier.predict(picture)
+def test_labels_are_the_softmax_best_first(classifier, image):
+    labels = classifier.predict(image)
     assert {label.name for label in labels} == set(classifier.classes)
     values = [label.probability for label in labels]
     assert values == sorted(values, reverse=True)
     assert sum(values) == pytest.approx(1)
-    logits = classifier.model(classifier.prepare(picture)[None])[0].detach()
+    logits = classifier.model(classifier.prepare(image)[None])[0].detach()
     assert values[0] == pytest.approx(float(logits.softmax(dim=0).max()))
     assert labels[0].name == classifier.classes[int(logits.argmax())]
-    assert classifier.predict(picture, top=1) == labels[:1]
+    assert classifier.predict(image, top=1) == labels[:1]
 
 
 def test_together_is_as_one_by_one(classifier, class_folders):
@@ -90,26 +90,26 @@ def test_grey_arrays_are_repeated(classifier):
 
 
 @pytest.mark.parametrize("block", [None, 0, 3])
-def test_features(trained, picture, block):
+def test_features(trained, image, block):
     predictor = beit.load(trained.pretrained)
-    vectors = predictor.embed([picture, picture], block=block)
+    vectors = predictor.embed([image, image], block=block)
     assert vectors.shape == (2, 48)
-    taps = predictor.model.backbone(predictor.prepare(picture)[None], taps=range(4)).taps
+    taps = predictor.model.backbone(predictor.prepare(image)[None], taps=range(4)).taps
     close(vectors[0], taps[3 if block is None else block][0, 1:].mean(dim=0).detach(), 1e-5)
 
 
-def test_tokens(trained, picture):
+def test_tokens(trained, image):
     predictor = beit.load(trained.tokenizer)
-    tokens = predictor.tokens([picture])
+    tokens = predictor.tokens([image])
     assert tokens.shape == (1, 64)
-    assert torch.equal(tokens, predictor.model.encode(predictor.prepare(picture)[None]))
+    assert torch.equal(tokens, predictor.model.encode(predictor.prepare(image)[None]))
 
 
-def test_a_masked_model_gives_logits_of_the_hidden_patches(trained, picture):
+def test_a_masked_model_gives_logits_of_the_hidden_patches(trained, image):
     predictor = beit.load(trained.pretrained)
     mask = torch.zeros(1, 64, dtype=torch.bool)
     mask[0, [5, 9]] = True
-    assert predictor.model(predictor.prepare(picture)[None], mask).shape == (2, 32)
+    assert predictor.model(predictor.prepare(image)[None], mask).shape == (2, 32)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_a_masked_model_gives_logits_of_the_hidden_patches(trained, picture):
         ("classifier", lambda p, x: p.embed([x], block=-1), "no block -1"),
     ],
 )
-def test_what_a_model_cannot_do(trained, picture, kind, ask, problem):
+def test_what_a_model_cannot_do(trained, image, kind, ask, problem):
     with pytest.raises(ConfigError, match=problem) as caught:
-        ask(beit.load(getattr(trained, kind)), picture)
+        ask(beit.load(getattr(trained, kind)), image)
     assert caught.value.remedy
 
 
@@ -138,7 +138,7 @@ def test_what_a_model_cannot_do(trained, picture, kind, ask, problem):
         (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
     ],
 )
-def test_what_is_no_picture(classifier, form, problem):
+def test_what_is_no_image(classifier, form, problem):
     with pytest.raises(DataError, match=problem) as caught:
         classifier.predict(form)
     assert caught.value.remedy
@@ -157,31 +157,31 @@ assert not any(name.startswith("beit.training") for name in sys.modules)
 """
 
 
-def test_an_artifact_works_alone(classifier, trained, picture, tmp_path, environment):
+def test_an_artifact_works_alone(classifier, trained, image, tmp_path, environment):
     """In another process and another place, without the run, its data and its training code."""
     shutil.copytree(trained.classifier / "model", tmp_path / "shipped")
-    shutil.copy(picture, tmp_path / "x.png")
+    shutil.copy(image, tmp_path / "x.png")
     command = [sys.executable, "-c", ALONE, "shipped", "x.png"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     labels = json.loads(done.stdout)
-    expected = classifier.predict(picture)
+    expected = classifier.predict(image)
     assert [label["name"] for label in labels] == [label.name for label in expected]
     assert [label["probability"] for label in labels] == pytest.approx(
         [label.probability for label in expected]
     )
 
 
-def test_the_optimized_predictor_says_the_same(classifier, picture, trained):
-    before, after = classifier.probabilities([picture]), classifier.optimized()
+def test_the_optimized_predictor_says_the_same(classifier, image, trained):
+    before, after = classifier.probabilities([image]), classifier.optimized()
     assert after.model is not classifier.model
-    torch.testing.assert_close(after.probabilities([picture]), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after.probabilities([image]), before, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
-        after.embed([picture]), classifier.embed([picture]), atol=1e-4, rtol=1e-4
+        after.embed([image]), classifier.embed([image]), atol=1e-4, rtol=1e-4
     )
-    half = classifier.optimized(precision="bf16").probabilities([picture])
+    half = classifier.optimized(precision="bf16").probabilities([image])
     torch.testing.assert_close(half, before, atol=0.03, rtol=0)
     with pytest.raises(ConfigError, match="nothing to fold"):
         beit.load(trained.tokenizer).optimized()

@@ -14,7 +14,7 @@ from swaps import Clients, Versions, reload
 
 def served_version(running, versions):
     (model,) = running.ask("GET", "/models")[1]["models"]
-    answer = running.ask("POST", "/predict", versions.pictures[0])
+    answer = running.ask("POST", "/predict", versions.images[0])
     number = versions.check(answer, 0)
     assert model["version"] == versions.names[number]
     return number

@@ -38,7 +38,7 @@ def test_the_options_exist():
 
 def test_the_snippets_run(tmp_path, environment, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("picture.jpg").write_bytes(png(1))
+    Path("image.jpg").write_bytes(png(1))
     place = str(write_artifacts(tmp_path)["classifier"])
     with serving(place, environment=environment) as running:
         (python,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

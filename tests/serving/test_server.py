@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import beit
-from served import NAMES, PICTURE, png, serving, wait_for, write_artifacts
+from served import IMAGE, NAMES, png, serving, wait_for, write_artifacts
 
 
 @pytest.fixture(scope="module")
@@ -87,24 +87,24 @@ def test_answers_are_those_of_the_artifacts(server, artifacts):
 
 
 def test_many_at_once_get_each_their_own_answer(server, artifacts):
-    pictures = [png(number) for number in range(40)]
-    expected = beit.load(artifacts["classifier"]).probabilities(pictures)
+    images = [png(number) for number in range(40)]
+    expected = beit.load(artifacts["classifier"]).probabilities(images)
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda data: server.ask("POST", "/predict", data), pictures))
+        answers = list(pool.map(lambda data: server.ask("POST", "/predict", data), images))
     for (status, body, _), row in zip(answers, expected, strict=True):
         assert status == 200
         assert body["labels"][0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
     counted = server.ask("GET", "/metrics")[1].decode()
-    most = float(counted.split("beit_batch_pictures_sum ")[1].split()[0])
-    batches = float(counted.split("beit_batch_pictures_count ")[1].split()[0])
+    most = float(counted.split("beit_batch_images_sum ")[1].split()[0])
+    batches = float(counted.split("beit_batch_images_count ")[1].split()[0])
     assert batches < most  # some went together
 
 
 PNG = {"content-type": "image/png"}
 REFUSALS = {
     "empty": ("/predict", b"", PNG, 400, "empty_body"),
-    "no picture": ("/predict", b"rubbish", PNG, 415, "not_a_picture"),
-    "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_picture"),
+    "no image": ("/predict", b"rubbish", PNG, 415, "not_a_image"),
+    "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_image"),
     "too many bytes": ("/predict", bytes(100001), PNG, 413, "body_too_large"),
     "too many pixels": ("/predict", png(1, (1001, 1000)), PNG, 413, "too_many_pixels"),
     "form": ("/predict", b"x", {"content-type": "multipart/form-data"}, 415, "wrong_content_type"),
@@ -182,7 +182,7 @@ def test_a_clock_that_jumps_changes_no_deadline(jump, artifacts, environment, tm
     with serving(str(artifacts["classifier"]), *quick, environment=jumping) as server:
         connection = server.connect()
         for _ in range(3):  # on the same connection, which is not taken for idle
-            connection.request("POST", "/predict?top=1", png(1), PICTURE)
+            connection.request("POST", "/predict?top=1", png(1), IMAGE)
             with connection.getresponse() as response:
                 assert json.loads(response.read())["labels"][0]["name"] == expected
         connection.close()
@@ -280,8 +280,8 @@ def has_read_all(connection):
 
 
 def test_a_request_that_has_begun_is_answered_after_the_door_closed(artifacts, environment):
-    picture = png(0)
-    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(picture) + picture
+    image = png(0)
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(image) + image
     with serving(str(artifacts["classifier"]), *PATIENT, environment=environment) as running:
         with socket.create_connection(("127.0.0.1", running.port), timeout=240) as connection:
             connection.sendall(request[:20])

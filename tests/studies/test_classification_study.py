@@ -1,4 +1,4 @@
-"""The classification study on made-up pictures: every stage once, both arms alike."""
+"""The classification study on made-up images: every stage once, both arms alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODES = (48, 65, 97)
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three characters of ten pictures, each a bar at another height."""
+    """Three characters of ten images, each a bar at another height."""
     textures = tmp_path / "package" / "textures" / "chars"
     textures.mkdir(parents=True)
     noise = np.random.default_rng(0)
@@ -49,8 +49,8 @@ def init(tmp_path: Path) -> str:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+    with Image.open(path) as image:
+        return image.size
 
 
 def brief() -> ClassificationPlan:
@@ -97,7 +97,7 @@ def test_every_stage_is_done_once(
         study_classification(folder, classification(), init=init)
 
 
-def test_a_tokenizer_or_absent_pictures_are_refused(
+def test_a_tokenizer_or_absent_images_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = save_artifact(tmp_path / "tokenizer", VAE.build(), Details())

@@ -29,7 +29,7 @@ def tiny_plan() -> DemoPlan:
     return replace(
         plan,
         tokenizer=brief(plan.tokenizer),
-        pretrain=replace(brief(plan.pretrain), neighbour_pictures=16, accept_collapsed=True),
+        pretrain=replace(brief(plan.pretrain), knn_images=16, accept_collapsed=True),
         finetune=replace(brief(plan.finetune), training=replace(plan.finetune.training, batch=4)),
         budgets=(budget, replace(budget, per_class=None, seeds=1)),
         stride=1000,

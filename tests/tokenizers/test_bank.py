@@ -17,17 +17,17 @@ from torch import Tensor
 from beit.errors import CheckpointError, ResourceError
 from beit.tokenizers.bank import IDENTITY, FeatureBank, TokenBank
 
-PICTURES, PATCHES = 10, 6
+IMAGES, PATCHES = 10, 6
 
 
 def bank(root: Path, tokenizer: str = "a", **shape: Any) -> TokenBank:
-    given = {"views": 2, "pictures": PICTURES, "patches": PATCHES, "codes": 500}
+    given = {"views": 2, "images": IMAGES, "patches": PATCHES, "codes": 500}
     return TokenBank(root, {"tokenizer": tokenizer}, **(given | shape))
 
 
-def truth(view: int, picture: int) -> list[int]:
+def truth(view: int, image: int) -> list[int]:
     """The tokens of a view, the first and the last of the vocabulary among them."""
-    return [0, 499, *((7 * view + 31 * picture + place) % 500 for place in range(PATCHES - 2))]
+    return [0, 499, *((7 * view + 31 * image + place) % 500 for place in range(PATCHES - 2))]
 
 
 class Asked(NamedTuple):
@@ -56,7 +56,7 @@ def test_only_what_is_missing_is_encoded(tmp_path):
     again = ask(bank(tmp_path), (1, 9), (0, 3), (1, 0), (1, 3))
     assert again.encoded == [[1, 9], [1, 0]]
     assert again.tokens.tolist() == [truth(1, 9), truth(0, 3), truth(1, 0), truth(1, 3)]
-    assert view_file(bank(tmp_path), 0).stat().st_size == PICTURES * PATCHES * 2
+    assert view_file(bank(tmp_path), 0).stat().st_size == IMAGES * PATCHES * 2
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
@@ -65,7 +65,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     for _ in range(2):
         tokens = large.tokens(torch.tensor([[0, 4]]), lambda missing: torch.tensor([row]))
         assert tokens.tolist() == [row]
-    assert view_file(large, 0).stat().st_size == PICTURES * PATCHES * 4
+    assert view_file(large, 0).stat().st_size == IMAGES * PATCHES * 4
 
 
 @pytest.mark.parametrize("bytes_written", range(2 * PATCHES))
@@ -93,12 +93,12 @@ def test_banks_of_other_things_are_apart(tmp_path, monkeypatch):
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     one = bank(tmp_path)
     ask(one, (0, 0))
-    with pytest.raises(CheckpointError, match=r"has for picture 0 token 499, and[\s\S]*remove"):
+    with pytest.raises(CheckpointError, match=r"has for image 0 token 499, and[\s\S]*remove"):
         ask(bank(tmp_path, codes=400), (0, 0))
-    with pytest.raises(CheckpointError, match="has 120 bytes, and 11 pictures of 6 tokens"):
-        ask(bank(tmp_path, pictures=11), (0, 0))
+    with pytest.raises(CheckpointError, match="has 120 bytes, and 11 images of 6 tokens"):
+        ask(bank(tmp_path, images=11), (0, 0))
     os.truncate(view_file(one, 0), 100)
-    with pytest.raises(CheckpointError, match="has 100 bytes, and 10 pictures of 6 tokens"):
+    with pytest.raises(CheckpointError, match="has 100 bytes, and 10 images of 6 tokens"):
         ask(one, (0, 0))
     other = bank(tmp_path, "b")
     shutil.move(one.folder, other.folder)
@@ -108,10 +108,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 
 def test_room_is_looked_for_before_anything_is_made(tmp_path, monkeypatch):
     one = bank(tmp_path / "deep" / "er")
-    assert f"2 views of {PICTURES} pictures are kept in {one.folder}" in one.check_room()
+    assert f"2 views of {IMAGES} images are kept in {one.folder}" in one.check_room()
     assert not (tmp_path / "deep").exists()
     usage = shutil.disk_usage(tmp_path)
-    full = usage._replace(free=2 * PICTURES * PATCHES * 2 - 1)
+    full = usage._replace(free=2 * IMAGES * PATCHES * 2 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(ResourceError, match=r"has 0\.00 GB left[\s\S]*--token-bank"):
         one.check_room()
@@ -136,15 +136,15 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_done(tmp_path, monkeypatch)
 def test_several_may_write_at_once(tmp_path):
     """Each opens the bank for itself, as processes do."""
 
-    def fill(picture: int) -> None:
-        tokens = ask(bank(tmp_path), (0, picture), (1, picture)).tokens
-        assert tokens.tolist() == [truth(0, picture), truth(1, picture)]
+    def fill(image: int) -> None:
+        tokens = ask(bank(tmp_path), (0, image), (1, image)).tokens
+        assert tokens.tolist() == [truth(0, image), truth(1, image)]
 
-    with ThreadPoolExecutor(PICTURES) as pool:
-        list(pool.map(fill, range(PICTURES)))
-    whole = ask(bank(tmp_path), *((view, number) for view in (0, 1) for number in range(PICTURES)))
+    with ThreadPoolExecutor(IMAGES) as pool:
+        list(pool.map(fill, range(IMAGES)))
+    whole = ask(bank(tmp_path), *((view, number) for view in (0, 1) for number in range(IMAGES)))
     assert whole.encoded == []
-    assert whole.tokens.tolist() == [truth(view, n) for view in (0, 1) for n in range(PICTURES)]
+    assert whole.tokens.tolist() == [truth(view, n) for view in (0, 1) for n in range(IMAGES)]
     assert not list(tmp_path.glob("*/.writing-*"))
 
 
@@ -152,7 +152,7 @@ WIDTH = 5
 
 
 def features(root: Path, **shape: Any) -> FeatureBank:
-    given = {"views": 2, "pictures": PICTURES, "patches": PATCHES, "width": WIDTH}
+    given = {"views": 2, "images": IMAGES, "patches": PATCHES, "width": WIDTH}
     return FeatureBank(root, {"teacher": "a"}, **(given | shape))
 
 
@@ -168,7 +168,7 @@ def look(of: FeatureBank, pairs: list[tuple[int, int]], known: Tensor) -> tuple[
 
 
 def odd_values() -> Tensor:
-    """Random features of two pictures; among them the odd ones of float32, whose bits count."""
+    """Random features of two images; among them the odd ones of float32, whose bits count."""
     known = torch.randn(2, PATCHES, WIDTH)
     known[0, 0] = torch.tensor([0.0, -0.0, torch.inf, torch.nan, 1e-45])
     return known
@@ -206,7 +206,7 @@ def test_every_flipped_bit_of_features_is_noticed(tmp_path):
         damaged = bytearray(sound)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"for picture 0 features of another check sum"):
+        with pytest.raises(CheckpointError, match=r"for image 0 features of another check sum"):
             look(bank, [(0, 0)], known)
-    with pytest.raises(CheckpointError, match="10 pictures of 6 x 4 features take 1000"):
+    with pytest.raises(CheckpointError, match="10 images of 6 x 4 features take 1000"):
         look(features(tmp_path, width=4), [(0, 0)], known)

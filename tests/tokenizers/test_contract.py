@@ -52,7 +52,7 @@ def test_masked_places_only(tokenizer, images, monkeypatch):
     tokens = tokenizer.encode(images)
     assert len(tokens.unique()) > 4
     mask = torch.rand(6, 16) < 0.4
-    mask[2] = False  # pictures may hide different numbers of patches
+    mask[2] = False  # images may hide different numbers of patches
     rows, best = [], tokenizer._best
     monkeypatch.setattr(tokenizer, "_best", lambda v: (rows.append(len(v)), best(v))[1])
     assert torch.equal(tokenizer.encode(images, mask), tokens[mask])

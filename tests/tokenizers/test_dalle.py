@@ -74,7 +74,7 @@ def test_logit_laplace_map_round_trip():
 
 @pytest.fixture
 def narrow():
-    """Two blocks per group, as published, and pictures of many codes."""
+    """Two blocks per group, as published, and images of many codes."""
     torch.manual_seed(0)
     config = DalleConfig(size=(32, 32), codes=64, hidden=16, decoder_input=4)
     tokenizer, images = config.build(), torch.rand(4, 3, 32, 32)

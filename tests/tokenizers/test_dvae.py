@@ -20,7 +20,7 @@ def small(**options) -> DiscreteVAE:
     return DiscreteVAEConfig(**(values | options)).build()
 
 
-def pictures(number=2, channels=3, height=16, width=16):
+def draw_images(number=2, channels=3, height=16, width=16):
     return torch.randint(256, (number, channels, height, width), dtype=torch.uint8)
 
 
@@ -37,18 +37,18 @@ def pictures(number=2, channels=3, height=16, width=16):
     ],
 )
 @pytest.mark.parametrize("likelihood", ["l2", "logit-laplace"])
-def test_grid_codes_and_pictures(stride, size, likelihood):
+def test_grid_codes_and_images(stride, size, likelihood):
     tokenizer = small(stride=stride, size=size, channels=2, likelihood=likelihood)
     height, width = size[0] // stride, size[1] // stride
     assert tokenizer.grid == (height, width)
-    tokens = tokenizer.encode(pictures(3, 2, *size))
+    tokens = tokenizer.encode(draw_images(3, 2, *size))
     assert tokens.shape == (3, height * width)
     assert tokens.dtype == torch.int64
     assert 0 <= tokens.min() <= tokens.max() < tokenizer.codes
     painted = tokenizer.decode(tokens)
     assert painted.shape == (3, 2, *size)
     assert 0 <= painted.min() <= painted.max() <= 1
-    logits, output = tokenizer(tokenizer.pixels(pictures(3, 2, *size)), 1.0, CHANCE)
+    logits, output = tokenizer(tokenizer.pixels(draw_images(3, 2, *size)), 1.0, CHANCE)
     assert logits.shape == (3, 12, height, width)
     assert output.shape == (3, 4 if likelihood == "logit-laplace" else 2, *size)
 
@@ -64,7 +64,7 @@ def test_strides_are_prime_factors_largest_first():
 
 
 def test_encode_is_deterministic_and_has_no_gradient():
-    tokenizer, images = small(), pictures()
+    tokenizer, images = small(), draw_images()
     tokens = tokenizer.encode(images)
     assert torch.equal(tokenizer.encode(images), tokens)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -74,20 +74,20 @@ def test_encode_is_deterministic_and_has_no_gradient():
 
 
 def test_bytes_and_floats_agree():
-    tokenizer, images = small(), pictures()
+    tokenizer, images = small(), draw_images()
     assert torch.equal(tokenizer.encode(images), tokenizer.encode(images / 255))
 
 
 def test_tokens_are_in_row_major_order():
     tokenizer = small(size=(16, 32))
-    images = pictures(1, width=32)
+    images = draw_images(1, width=32)
     scores = tokenizer.to_codes(tokenizer.encoder(2 * images / 255 - 1))
     assert torch.equal(tokenizer.encode(images)[0], scores[0].argmax(dim=0).reshape(-1))
 
 
 def test_another_size_needs_its_grid():
     tokenizer = small()
-    tokens = tokenizer.encode(pictures(height=8, width=24))
+    tokens = tokenizer.encode(draw_images(height=8, width=24))
     assert tokenizer.decode(tokens, grid=(1, 3)).shape == (2, 3, 8, 24)
     with pytest.raises(ConfigError, match="3 tokens do not fill a grid of 2 x 2"):
         tokenizer.decode(tokens)
@@ -100,7 +100,7 @@ def test_another_size_needs_its_grid():
         ((1, 3, 16, 20), "16 x 20 .* stride 8"),
     ],
 )
-def test_unfitting_pictures(shape, problem):
+def test_unfitting_images(shape, problem):
     with pytest.raises(ConfigError, match=problem):
         small().encode(torch.zeros(shape))
 
@@ -141,7 +141,7 @@ def test_usage_follows_the_codes():
 
 
 def test_revived_codes_come_into_use():
-    tokenizer, images = small(), pictures(16)
+    tokenizer, images = small(), draw_images(16)
 
     def scores():
         return tokenizer.to_codes(tokenizer.encoder(tokenizer.target(images / 255)))

@@ -10,14 +10,14 @@ import torch
 from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.config import RandomProjectionConfig
 from beit.errors import ConfigError
-from miniature import pictures
+from miniature import draw_images
 
 CONFIG = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width=5)
 
 
 def test_the_nearest_code_by_angle():
     tokenizer = CONFIG.build()
-    images = pictures() / 255
+    images = draw_images() / 255
     tokens = tokenizer.encode(images)
     patch = 2 * images[3, :, 4:8, 8:12] - 1  # second row, third column
     vector = tokenizer.projection.weight @ patch.flatten()
@@ -33,7 +33,7 @@ def test_the_seed_decides_and_nothing_else():
     assert first == again != other
 
 
-def test_statistics_of_the_pictures():
+def test_statistics_of_the_images():
     images = torch.full((1, 3, 16, 16), 0.25)
     grey = replace(CONFIG, mean=(0.25, 0.25, 0.25), std=(0.1, 0.2, 0.3)).build()
     assert not grey._vectors(images).any()
@@ -42,7 +42,7 @@ def test_statistics_of_the_pictures():
 def test_it_is_kept_and_paints_nothing(tmp_path):
     tokenizer = CONFIG.build()
     kept = load_artifact(save_artifact(tmp_path / "random", tokenizer, Details())).model
-    images = pictures()
+    images = draw_images()
     assert torch.equal(kept.encode(images), tokenizer.encode(images))
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
     with pytest.raises(ConfigError, match="cannot be painted"):

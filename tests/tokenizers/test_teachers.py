@@ -16,7 +16,7 @@ from beit.artifact.teachers import open_teacher
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.tokenizers.teachers import OurTeacher, TimmTeacher
-from miniature import BACKBONE, VAE, pictures
+from miniature import BACKBONE, VAE, draw_images
 from reference import close
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -37,7 +37,7 @@ def test_a_model_of_ours_with_its_statistics():
     model = MaskedImageModel(BACKBONE, 5).eval()
     teacher = OurTeacher("ours", model)
     assert (teacher.width, teacher.stride) == (BACKBONE.width, BACKBONE.patch)
-    images = pictures()
+    images = draw_images()
     wanted = model.norm(model.backbone(images).patches)
     close(teacher(images / 255, BACKBONE.grid), wanted, 1e-5)
     assert not teacher.train().training
@@ -51,7 +51,7 @@ def test_patches_of_timm_without_class_token_and_registers():
     assert (teacher.width, teacher.stride) == (192, 16)
     wanted = model.forward_features(normalised(IMAGES))[:, 3:]
     close(teacher(IMAGES, (4, 4)), wanted, 1e-5)
-    with pytest.raises(ConfigError, match=r"no grid of 5 x 5 patches for pictures of 80 x 80"):
+    with pytest.raises(ConfigError, match=r"no grid of 5 x 5 patches for images of 80 x 80"):
         teacher.check((5, 5), 3)
 
 
@@ -89,7 +89,7 @@ def test_presets_are_the_published_models(monkeypatch):
         teacher.check((4, 6), 3)  # another size than its own
 
 
-def test_a_picture_is_brought_to_the_teachers_grid():
+def test_a_image_is_brought_to_the_teachers_grid():
     model = small_timm("resnet18")
     teacher = TimmTeacher("resnet18", model)
     assert (teacher.width, teacher.stride) == (512, 32)

@@ -1,4 +1,4 @@
-"""The tokenizer of BEiT v2: parity with the released code, its training, and no pictures."""
+"""The tokenizer of BEiT v2: parity with the released code, its training, and no images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from beit.objectives.masked import MaskedImageModeling
 from beit.report.page import write_report
 from beit.report.strip import write_strip
 from beit.tokenizers.vqkd import VQKDTokenizer
-from miniature import BACKBONE, masked_batch, pictures
+from miniature import BACKBONE, draw_images, masked_batch
 from reference import close
 
 SMALL = VQKDConfig(
@@ -58,7 +58,7 @@ def published(golden):
 
 
 def test_published_tokens_and_features(published):
-    """Its picture is in [0, 1], as ours are; the model itself maps them to [-1, 1]."""
+    """Its image is in [0, 1], as ours are; the model itself maps them to [-1, 1]."""
     facts, tokenizer = published
     assert torch.equal(tokenizer.encode(facts["image"]), facts["ids"])
     close(tokenizer.features(facts["image"]), facts["rec"], 1e-5)
@@ -119,7 +119,7 @@ def test_another_size_than_its_own():
 
 
 def test_use_in_training_mode_changes_nothing():
-    tokenizer, images = SMALL.build().train(), pictures()
+    tokenizer, images = SMALL.build().train(), draw_images()
     digest = tokenizer.digest()
     tokens, features = tokenizer.encode(images), tokenizer.features(images)
     tokenizer.quantize.update()
@@ -193,16 +193,16 @@ def test_masked_image_modeling_learns_its_tokens():
     assert float(total.detach()) == pytest.approx(math.log(32), abs=0.05)
 
 
-def test_no_pictures_are_painted():
+def test_no_images_are_painted():
     tokenizer = SMALL.build()
     assert not tokenizer.paints
-    with pytest.raises(ConfigError, match=r"not pictures\n.*`features`"):
-        tokenizer.decode(tokenizer.encode(pictures()))
+    with pytest.raises(ConfigError, match=r"not images\n.*`features`"):
+        tokenizer.decode(tokenizer.encode(draw_images()))
 
 
-def test_health_without_pictures():
+def test_health_without_images():
     health = tokenizer_health(
-        SMALL.build(), [ImageBatch(pictures(), ())], device=torch.device("cpu")
+        SMALL.build(), [ImageBatch(draw_images(), ())], device=torch.device("cpu")
     )
     assert math.isnan(health.psnr)
     assert health.counts.sum() == 8 * 16
@@ -232,18 +232,18 @@ def test_artifact_rebuilds_it(other_tokenizer):
 def test_reports_show_tokens_and_no_paintings(other_tokenizer, trained, tmp_path):
     place, run, backbone = other_tokenizer
     page = write_report(place).read_text()
-    assert "Pictures and their tokens" in page
+    assert "Images and their tokens" in page
     assert "The tokens, a colour per code" in page
     assert "different codes" in page
-    assert "The picture from its tokens" not in page
+    assert "The image from its tokens" not in page
     assert "nan" not in page
     page = write_report(run).read_text()
     assert "Predicted tokens as colours" in page
     assert "tokens decoded" not in page
     assert "tokens decoded" in write_report(trained.pretrained).read_text()
     strip = write_strip(run, tmp_path / "strip.png", rows=1, zoom=1)
-    with Image.open(strip) as picture:
-        assert picture.size == (3 * (backbone.size[1] + 12), backbone.size[0] + 12)
+    with Image.open(strip) as image:
+        assert image.size == (3 * (backbone.size[1] + 12), backbone.size[0] + 12)
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,15 @@ from miniature import InMemory, masked, masked_batch, opened
 PLACE = "the output of model.backbone.blocks.1.mlp"
 
 
-def touchy(objective, picture):
-    """The objective, whose second block cannot bear a picture."""
+def touchy(objective, image):
+    """The objective, whose second block cannot bear an image."""
     seen = []
 
     def note(module, given):
         seen[:] = given[0].keys
 
     def spoil(module, given, output):
-        return output * torch.nan if picture in seen else None
+        return output * torch.nan if image in seen else None
 
     objective.register_forward_pre_hook(note)
     objective.model.backbone.blocks[1].mlp.register_forward_hook(spoil)
@@ -35,14 +35,14 @@ def touchy(objective, picture):
 
 @pytest.fixture
 def broken(tmp_path):
-    """A run that broke at step 3, in its third micro-batch of two pictures; and its error."""
+    """A run that broke at step 3, in its third micro-batch of two images; and its error."""
     with opened(tmp_path, InMemory(masked_batch, 2), micro_batch=2) as run:
         with pytest.raises(DivergedError, match="not finite at step 3") as caught:
             fit(touchy(masked(), "3/5"), run, resume=False)
         yield run, caught.value
 
 
-def test_the_error_names_the_place_the_pictures_and_the_record(broken):
+def test_the_error_names_the_place_the_images_and_the_record(broken):
     run, error = broken
     file = run.folder.path / "diverged" / "step-00000003.safetensors"
     assert PLACE in error.problem

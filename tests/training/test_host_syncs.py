@@ -48,12 +48,12 @@ from miniature import (
     CPU,
     VAE,
     classification,
+    draw_images,
     image_batch,
     labelled_batch,
     masked,
     masked_batch,
     names,
-    pictures,
     reconstruct,
     split,
 )
@@ -82,8 +82,8 @@ def uneven_batch(step: int) -> MaskedBatch:
 
 
 def segmented_batch(step: int) -> SegmentedBatch:
-    labels = (pictures(step).float().mean(dim=1) > 110).to(torch.uint8)
-    return SegmentedBatch(pictures(step), labels, names(step))
+    labels = (draw_images(step).float().mean(dim=1) > 110).to(torch.uint8)
+    return SegmentedBatch(draw_images(step), labels, names(step))
 
 
 def aggregated() -> MaskedImageModeling:
@@ -117,7 +117,7 @@ def segmentation() -> Segmentation:
 
 STEPS: dict[str, tuple[Callable[[], AnyObjective], Callable[[int], Any]]] = {
     "discrete VAE": (reconstruct, image_batch),
-    "VQ": (repaint, lambda step: image_batch(step)._replace(images=pictures(step))),
+    "VQ": (repaint, lambda step: image_batch(step)._replace(images=draw_images(step))),
     "BEiT": (masked, masked_batch),
     "BEiT, masks of different numbers": (masked, uneven_batch),
     "BEiT, all patches": (lambda: masked(predict="all"), masked_batch),

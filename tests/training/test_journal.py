@@ -1,4 +1,4 @@
-"""What a run tells survives interruptions, and names every picture it could not read."""
+"""What a run tells survives interruptions, and names every image it could not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from beit.batch import Unreadable
 from beit.errors import DataError
 from beit.training.journal import Journal
-from beit.training.noted import NotedPictures
+from beit.training.noted import NotedImages
 from beit.training.run_folder import RunFolder
 
 
@@ -67,16 +67,16 @@ def bad(*names):
     return tuple(Unreadable(name, "it is empty") for name in names)
 
 
-def noted(folder, said, pictures=200, limit=0.01):
-    return NotedPictures(folder, said.append, pictures=pictures, limit=limit)
+def noted(folder, said, images=200, limit=0.01):
+    return NotedImages(folder, said.append, images=images, limit=limit)
 
 
-def test_unreadable_pictures_count_once(folder):
+def test_unreadable_images_count_once(folder):
     said = []
-    pictures = noted(folder, said)
-    pictures.add(bad("a.png"), ())
-    pictures.add(bad("a.png", "b.png"), ())
-    assert pictures.counts() == {"unreadable": 2}
+    images = noted(folder, said)
+    images.add(bad("a.png"), ())
+    images.add(bad("a.png", "b.png"), ())
+    assert images.counts() == {"unreadable": 2}
     again = noted(folder, said)
     again.add(bad("b.png"), ())
     assert again.counts() == {"unreadable": 2}
@@ -87,39 +87,39 @@ def test_unreadable_pictures_count_once(folder):
     ]
 
 
-def test_the_first_unreadable_pictures_are_named_and_the_others_counted(folder):
+def test_the_first_unreadable_images_are_named_and_the_others_counted(folder):
     said = []
-    pictures = noted(folder, said, limit=0.5)
-    pictures.add(bad(*(f"{number}.png" for number in range(3))), ())
-    pictures.add(bad(*(f"{number}.png" for number in range(9))), ())
+    images = noted(folder, said, limit=0.5)
+    images.add(bad(*(f"{number}.png" for number in range(3))), ())
+    images.add(bad(*(f"{number}.png" for number in range(9))), ())
     assert [line.split()[0] for line in said[:5]] == [f"{number}.png" for number in range(5)]
-    assert said[5:] == [f"more pictures cannot be read; {folder.unreadable} names all"]
+    assert said[5:] == [f"more images cannot be read; {folder.unreadable} names all"]
     with folder.unreadable.open("a") as file:  # another process of the run
         file.write('{"key": "theirs.png", "reason": "it is empty"}\n')
-    pictures.sum_up()
+    images.sum_up()
     assert said[6:] == [
-        f"pictures that could not be read and were left out: 10; {folder.unreadable} names them"
+        f"images that could not be read and were left out: 10; {folder.unreadable} names them"
     ]
 
 
-def test_nothing_is_said_of_pictures_that_can_be_read(folder):
+def test_nothing_is_said_of_images_that_can_be_read(folder):
     said = []
-    pictures = noted(folder, said)
-    pictures.add((), ())
-    pictures.sum_up()
+    images = noted(folder, said)
+    images.add((), ())
+    images.sum_up()
     assert not said
-    assert pictures.counts() == {}
+    assert images.counts() == {}
 
 
 @pytest.mark.parametrize(
-    ("limit", "pictures", "allowed"), [(0.01, 300, 3), (0.01, 5, 1), (0.0, 1000, 0)]
+    ("limit", "images", "allowed"), [(0.01, 300, 3), (0.01, 5, 1), (0.0, 1000, 0)]
 )
-def test_too_many_unreadable_pictures(folder, limit, pictures, allowed):
+def test_too_many_unreadable_images(folder, limit, images, allowed):
     said = []
-    met = noted(folder, said, pictures, limit)
+    met = noted(folder, said, images, limit)
     for number in range(allowed):
         met.add(bad(f"{number}.png"), ())
-    with pytest.raises(DataError, match=f"{allowed + 1} of {pictures} .*it is empty") as caught:
+    with pytest.raises(DataError, match=f"{allowed + 1} of {images} .*it is empty") as caught:
         met.add(bad("last.png"), ())
     assert "--bad-limit" in caught.value.remedy
     assert f"--bad-limit allows {allowed}" in caught.value.problem
@@ -135,6 +135,6 @@ def test_what_was_unreadable_before_a_run_went_on_counts_if_it_still_is(folder):
         noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
 
 
-def test_a_list_of_unreadable_pictures_that_was_cut_off(folder):
+def test_a_list_of_unreadable_images_that_was_cut_off(folder):
     (folder.path / "unreadable.jsonl").write_text('{"key": "a.png", "reason": "empty"}\n{"key')
     assert noted(folder, []).counts() == {"unreadable": 1}

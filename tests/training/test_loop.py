@@ -317,7 +317,7 @@ def test_a_broken_loss_stops_the_run_before_the_weights_change(tmp_path, how):
     assert newest_checkpoint(tmp_path / "checkpoints").checkpoint.step == 3
 
 
-def test_unreadable_pictures_are_told_and_too_many_stop_the_run(tmp_path):
+def test_unreadable_images_are_told_and_too_many_stop_the_run(tmp_path):
     def some_lost(step):
         return image_batch(step)._replace(unreadable=(Unreadable("lost.png", "it is empty"),))
 

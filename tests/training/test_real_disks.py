@@ -89,7 +89,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_start_where_it_may_not_write(tmp_path: Path) -> None:
-    config = replace(find_recipe("pretrain", "tiny", PretrainRunConfig), data="pictures", out="run")
+    config = replace(find_recipe("pretrain", "tiny", PretrainRunConfig), data="images", out="run")
 
     def start() -> None:
         (tmp_path / "fixed").mkdir()

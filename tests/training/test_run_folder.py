@@ -22,7 +22,7 @@ RECIPE = find_recipe("pretrain", "tiny", PretrainRunConfig)
 
 @pytest.fixture
 def config(tmp_path):
-    return replace(RECIPE, data="pictures", out=str(tmp_path / "run"))
+    return replace(RECIPE, data="images", out=str(tmp_path / "run"))
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ from beit.recipes import find_recipe
 from beit.training.run_folder import RunFolder
 config = find_recipe("pretrain", "tiny", PretrainRunConfig)
 folder = RunFolder(Path(sys.argv[1]))
-folder.open(dataclasses.replace(config, data="pictures", out=sys.argv[1]), resume=False)
+folder.open(dataclasses.replace(config, data="images", out=sys.argv[1]), resume=False)
 print("held", flush=True)
 signal.pause()
 """

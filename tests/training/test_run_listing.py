@@ -1,4 +1,4 @@
-"""Pictures that changed between save and resume are noticed, and told."""
+"""Images that changed between save and resume are noticed, and told."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from beit.training.run_folder import RunFolder, read_run_config
 
 
 @pytest.fixture
-def pictures(class_folders, tmp_path):
-    return shutil.copytree(class_folders, tmp_path / "pictures")
+def images(class_folders, tmp_path):
+    return shutil.copytree(class_folders, tmp_path / "images")
 
 
-def test_a_run_refuses_other_pictures_unless_told_to_accept_them(pictures, tmp_path):
+def test_a_run_refuses_other_images_unless_told_to_accept_them(images, tmp_path):
     options = {
-        "data": str(pictures), "out": str(tmp_path / "run"), "steps": 2, "warmup_steps": 1,
+        "data": str(images), "out": str(tmp_path / "run"), "steps": 2, "warmup_steps": 1,
         "batch": 4, "workers": 0, "quiet": True, "report": False, "device": "cpu", "held_out": 0.0,
     }  # fmt: skip
     beit.tokenizer("tiny", **options)
-    (pictures / "disc" / "00.png").rename(pictures / "disc" / "renamed.png")
+    (images / "disc" / "00.png").rename(images / "disc" / "renamed.png")
     with pytest.raises(
         DataError, match=r"1 added \(disc/renamed.png\), 1 removed \(disc/00.png\)[\s\S]*accept"
     ):
@@ -34,16 +34,16 @@ def test_a_run_refuses_other_pictures_unless_told_to_accept_them(pictures, tmp_p
     ).artifact.exists()
 
 
-def test_a_run_goes_on_with_a_copy_of_its_pictures(pictures, tmp_path, monkeypatch):
+def test_a_run_goes_on_with_a_copy_of_its_images(images, tmp_path, monkeypatch):
     """Whatever path names it. Others at another path are refused, and the config stays."""
     options = {
         "out": str(tmp_path / "run"), "steps": 2, "warmup_steps": 1, "batch": 4, "workers": 0,
         "quiet": True, "report": False, "device": "cpu", "held_out": 0.0,
     }  # fmt: skip
-    beit.tokenizer("tiny", data=str(pictures), **options)
+    beit.tokenizer("tiny", data=str(images), **options)
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(pictures, tmp_path / "copied")
-    shutil.rmtree(pictures)
+    shutil.copytree(images, tmp_path / "copied")
+    shutil.rmtree(images)
     for place in ("copied", "../" + tmp_path.name + "/copied/"):
         beit.tokenizer("tiny", data=place, resume=True, **options)
         assert read_run_config(tmp_path / "run").data == place
@@ -64,7 +64,7 @@ def keys(*names: str) -> Listing:
 
 def test_differences_are_told(tmp_path: Path):
     folder = RunFolder(tmp_path)
-    file = folder.pictures
+    file = folder.images
     old = keys("a", "b", "c", "d", "e")
     remember(folder, old)
     check_unchanged(file, old.fingerprint, old)
@@ -86,7 +86,7 @@ def test_what_was_learned_from_before_a_change_stays_known(tmp_path: Path):
     assert learned_names(folder) is None
     remember(folder, keys("a", "b"))
     remember(folder, keys("a", "b"))
-    assert not folder.left_pictures.exists()
+    assert not folder.left_images.exists()
     for now in (keys("b", "c"), keys("c", "d"), keys("d")):
         remember(folder, now)
     assert learned_names(folder) == {*"abcd"}

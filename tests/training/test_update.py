@@ -111,7 +111,7 @@ def test_random_numbers_do_not_depend_on_the_micro_batch(kind, size, tmp_path):
     assert parts == [pytest.approx(numbers, abs=1e-5) for numbers in whole]
 
 
-def test_drop_path_differs_between_steps_pictures_and_blocks():
+def test_drop_path_differs_between_steps_images_and_blocks():
     objective = classification(drop_path=0.5, depth=4).train()
     seen = set()
     for step in range(3):
@@ -163,7 +163,7 @@ def test_a_broken_step_changes_nothing_even_if_it_is_noticed_later():
 
 
 def short_of_memory(objective, most):
-    """The objective, whose forward pass needs more memory than there is for more pictures."""
+    """The objective, whose forward pass needs more memory than there is for more images."""
     real = objective.forward
 
     def forward(batch, progress):
@@ -182,7 +182,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_nothing_else(tmp_path):
     train(tmp_path / "found", short_of_memory(reconstruct(), 3), InMemory(image_batch))
     assert_same(saved(tmp_path / "found"), saved(tmp_path / "asked"))
     log = (tmp_path / "found" / "log.txt").read_text()
-    assert log.count("memory ran out with 8 pictures at a time: going on with 2 (x4") == 1
+    assert log.count("memory ran out with 8 images at a time: going on with 2 (x4") == 1
 
 
 def test_a_resumed_run_keeps_the_micro_batch_that_fits(tmp_path):
@@ -199,8 +199,8 @@ def test_a_micro_batch_that_was_asked_for_is_not_changed_in_silence(tmp_path):
         train(tmp_path, short_of_memory(reconstruct(), 3), InMemory(image_batch), micro_batch=8)
 
 
-def test_not_even_a_single_picture_fits(tmp_path):
-    with pytest.raises(ResourceError, match="ran out with a single picture"):
+def test_not_even_a_single_image_fits(tmp_path):
+    with pytest.raises(ResourceError, match="ran out with a single image"):
         train(tmp_path, short_of_memory(reconstruct(), 0), InMemory(image_batch))
 
 
@@ -241,7 +241,7 @@ def test_parts_of_a_batch_are_the_batch():
 
 
 @pytest.mark.parametrize(("micro_batch", "kept"), [(2, 0), (None, 1)])
-def test_pictures_are_kept_only_where_a_step_may_be_repeated(micro_batch, kept):
+def test_images_are_kept_only_where_a_step_may_be_repeated(micro_batch, kept):
     config = TrainingConfig(steps=6, batch=8, lr=0.1, precision="fp32", micro_batch=micro_batch)
     updater = Updater(Brightness(), config, CPU, say=print)
     arrived = []

@@ -158,7 +158,7 @@ def _grid(tensors: Tensors, rows: int | None, patch: int, stated: Stated) -> Gri
         grid = stated.size[0] // patch, stated.size[1] // patch
     elif count is None and rows is None:
         raise CheckpointError(
-            "the file has no positions of any kind, so its picture size is unknown",
+            "the file has no positions of any kind, so its image size is unknown",
             remedy="say it: size=(height, width) in Python, --size on the command line",
         )
     else:
@@ -178,7 +178,7 @@ def _grid(tensors: Tensors, rows: int | None, patch: int, stated: Stated) -> Gri
             f"positions for a grid of {grid[0]} x {grid[1]} patches do not fit the file: it has "
             f"{rows if rows is not None else 'no'} rows of relative bias and "
             f"{count if count is not None else 'no count of'} patches",
-            remedy="if its pictures are not square, give their size",
+            remedy="if its images are not square, give their size",
         )
     wrong = [name for name, value in indices.items()
              if not torch.equal(value.long(), relative_position_index(grid))]  # fmt: skip

@@ -24,28 +24,28 @@ PIPELINES: dict[Kind, str] = {
     "segmenter": "image-segmentation",
 }
 WHAT: dict[Kind, str] = {
-    "tokenizer": "A visual tokenizer: it turns pictures into tokens of a learned vocabulary.",
+    "tokenizer": "A visual tokenizer: it turns images into tokens of a learned vocabulary.",
     "masked": "A Vision Transformer, pre-trained without labels to predict hidden patches.",
-    "classifier": "A Vision Transformer that names the class of a picture.",
-    "segmenter": "A Vision Transformer that gives each pixel of a picture a class.",
+    "classifier": "A Vision Transformer that names the class of an image.",
+    "segmenter": "A Vision Transformer that gives each pixel of an image a class.",
 }
 SEVERAL = (
-    "A Vision Transformer that names the labels of a picture, any number of them: each has a "
+    "A Vision Transformer that names the labels of an image, any number of them: each has a "
     "probability of its own."
 )
 USE: dict[Kind, str] = {
-    "tokenizer": 'tokens = model.tokens(["picture.jpg"])  # [1, N]',
-    "masked": 'features = model.embed(["picture.jpg"])  # [1, D]',
-    "classifier": 'for label in model.predict("picture.jpg"):\n'
+    "tokenizer": 'tokens = model.tokens(["image.jpg"])  # [1, N]',
+    "masked": 'features = model.embed(["image.jpg"])  # [1, D]',
+    "classifier": 'for label in model.predict("image.jpg"):\n'
     "    print(label.name, label.probability)",
-    "segmenter": 'classes = model.segment("picture.jpg")  # an id for each pixel',
+    "segmenter": 'classes = model.segment("image.jpg")  # an id for each pixel',
 }
 BACKBONE = ("width", "depth", "heads", "patch", "size", "channels", "mean", "std")
 ORIGIN = {
     "recipe": "recipe",
     "steps": "steps",
-    "pictures": "pictures",
-    "data": "fingerprint of the pictures",
+    "pictures": "images",
+    "data": "fingerprint of the images",
     "from": "converted from",
 }
 

@@ -218,6 +218,6 @@ def _with_decoder(published: Published, foreign: Foreign) -> Published:
         return published
     if path.name == "encoder.pkl" and decoder.is_file():
         tensors = tensors | from_dalle(read_contents(decoder).tensors, "decoder")
-        return Published("dalle", tensors, (f"pictures are painted by {decoder.name}",))
-    note = "without a decoder.pkl beside it: it gives tokens, but paints no pictures"
+        return Published("dalle", tensors, (f"images are painted by {decoder.name}",))
+    note = "without a decoder.pkl beside it: it gives tokens, but paints no images"
     return Published("dalle", tensors, (note,))

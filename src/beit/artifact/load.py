@@ -193,7 +193,7 @@ def _inference(model: nn.Module) -> tuple[InferenceConfig, tuple[str, ...]]:
     if not isinstance(model, Segmenter):
         return InferenceConfig(), ()
     side = min(model.backbone.config.size)
-    note = f"pictures are read with a shorter side of {side} pixels, as published"
+    note = f"images are read with a shorter side of {side} pixels, as published"
     return InferenceConfig(short_side=side), (note,)
 
 

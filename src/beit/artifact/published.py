@@ -41,13 +41,13 @@ class Published:
     backbone: str = ""
     """Row of the size table (`beit.config.model.SIZES`); DALL-E's networks are none of them."""
     size: int = 224
-    """Side in pixels of the square picture; for DALL-E, of the view that BEiT feeds it."""
+    """Side in pixels of the square image; for DALL-E, of the view that BEiT feeds it."""
     mean: Statistics | None = None
     """Mean per channel of pixels in [0, 1]; tokenizers map pixels in their own way."""
     std: Statistics | None = None
     """Standard deviation per channel of pixels in [0, 1]."""
     crop: float = 1.0
-    """Share of the picture that evaluation looks at: centre crop of size / crop."""
+    """Share of the image that evaluation looks at: centre crop of size / crop."""
     url: str = ""
     """Where it lies; empty where only the Azure store is stated, which is closed."""
     sha256: str = ""
@@ -98,7 +98,7 @@ def _network(
 
     Pixel statistics are those of its training: 0.5 for v1 on ImageNet-22k, ImageNet's for v1 on
     ImageNet-1k (unilm's flag --imagenet_default_mean_and_std), all of v2 and every segmenter. The
-    crop is that of unilm's evaluation: 224/256 below 384 pixels, the whole picture from there.
+    crop is that of unilm's evaluation: 224/256 below 384 pixels, the whole image from there.
     """
     half = "_pt22k" in name and kind != "segmenter"
     family: Family = "beit v2" if name.startswith("beitv2") else "beit v1"

@@ -28,9 +28,9 @@ class Stranger(NamedTuple):
 DOWNLOAD = "download the file itself; a browser shows what the address gives"
 UNPACK = "unpack it, and give the weight file in it"
 CONVERT = "load it with the library that wrote it, and save its tensors as safetensors"
-PICTURE = rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}"
+IMAGE = rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}"
 STRANGERS = (
-    Stranger(PICTURE, "is a picture", "give a model; in a command it stands before the pictures"),
+    Stranger(IMAGE, "is an image", "give a model; in a command it stands before the images"),
     Stranger(rb"\Z", "is empty", DOWNLOAD),
     Stranger(rb"\s*(<!doctype html|<html|<\?xml)", "is a web page, no weights", DOWNLOAD),
     Stranger(rb"version https://git-lfs", "is a pointer of Git LFS", "run `git lfs pull`"),

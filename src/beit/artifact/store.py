@@ -75,13 +75,13 @@ class Details(Config):
     """The values that become black and white in images of more than 8 bits, as in training; None:
     what each file states, or all of its type."""
     crop: Crop = 1.0
-    """Share of the picture that evaluation looks at: centre crop of size / crop."""
+    """Share of the image that evaluation looks at: centre crop of size / crop."""
     resize: Resize = "cover"
     """Whether an image keeps its proportions when it is resized."""
     interpolation: Interpolation = "bicubic"
     """How an image is resized."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-    """How a segmenter reads a whole picture."""
+    """How a segmenter reads a whole image."""
     tokenizer: str = ""
     """SHA-256 of the tokenizer whose tokens were predicted."""
     trained: Annotated[dict[str, Any], TRAINED] = field(default_factory=dict)

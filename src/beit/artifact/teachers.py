@@ -57,7 +57,7 @@ def _description(folder: Path) -> dict[str, Any]:
 
 
 def _from_timm(name: str, reference: str) -> nn.Module:
-    """A model of timm with its weights; where it can, one that reads pictures of any size."""
+    """A model of timm with its weights; where it can, one that reads images of any size."""
     import timm  # here, as it takes seconds to import
 
     try:

@@ -1,4 +1,4 @@
-"""The verb that prepares pictures: data pack, data check."""
+"""The verb that prepares images: data pack, data check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Data = Annotated[str, tyro.conf.Positional]
 
 
 def data(args: list[str]) -> None:
-    """Look through pictures for faults, or pack them into tar shards."""
+    """Look through images for faults, or pack them into tar shards."""
     run_subcommand("data", {"check": check, "pack": pack}, args, data.__doc__ or "")
 
 
@@ -29,16 +29,16 @@ def check(
     label_file: LabelFile = BY_HEADINGS,
     value_range: tuple[float, float] | None = None,
 ) -> None:
-    """Read every picture: which cannot be read, are there twice, in two classes or parts, or odd?
+    """Read every image: which cannot be read, are there twice, in two classes or parts, or odd?
 
     The exit code is 3 if one cannot be read.
 
     Args:
         data: A folder, a list, tar shards, hf:NAME, as for every other verb.
         format: A table for people, or JSON with every finding.
-        channels: How many channels the pictures will be read with.
+        channels: How many channels the images will be read with.
         value_range: The values that will be black and white in images of more than 8 bits.
-        few: Name the classes that have fewer pictures for training.
+        few: Name the classes that have fewer images for training.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
     """
@@ -62,7 +62,7 @@ def pack(
     shard_size: int = 500,
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
-    """Write pictures as tar shards in the layout of WebDataset, each with an index.
+    """Write images as tar shards in the layout of WebDataset, each with an index.
 
     The same command goes on with what was stopped.
 
@@ -76,5 +76,5 @@ def pack(
     from beit.data.pack import pack as write
 
     done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
-    written = f"{numbered(done.pictures, 'picture')} in {numbered(done.shards, 'shard')}"
+    written = f"{numbered(done.images, 'image')} in {numbered(done.shards, 'shard')}"
     print_lines(f"{written}: {done.folder}")

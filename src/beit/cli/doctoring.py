@@ -14,7 +14,7 @@ from beit.config.serve import ServeConfig
 
 
 def doctor(args: list[str]) -> None:
-    """Find out what is wrong: with this machine, with pictures, with a run that broke."""
+    """Find out what is wrong: with this machine, with images, with a run that broke."""
     check_subcommand("doctor", ["replay"], args)
     if args[:1] == ["replay"]:
         tyro.cli(replay, args=args[1:], prog="beit doctor replay")
@@ -34,10 +34,10 @@ def examine(
     class_level: int | None = None,
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
-    """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also pictures.
+    """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also images.
 
     Each line is ok, warn or fail, with what to change. The exit code is 0 without a fail, 6 if the
-    environment fails, 3 if only the pictures do. `beit doctor replay FILE` repeats a step whose
+    environment fails, 3 if only the images do. `beit doctor replay FILE` repeats a step whose
     numbers broke.
 
     Args:
@@ -46,9 +46,9 @@ def examine(
         format: A table for people, or JSON.
         skip_compile: Do not try torch.compile, which takes up to a minute.
         port: The port `beit serve` would use.
-        channels: How many channels the pictures will be read with.
-        size: Side in pixels of the model that the pictures are for; 0: what is advised.
-        sample: At most so many pictures are looked through; `beit data check` reads all.
+        channels: How many channels the images will be read with.
+        size: Side in pixels of the model that the images are for; 0: what is advised.
+        sample: At most so many images are looked through; `beit data check` reads all.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
     """
@@ -85,4 +85,4 @@ def replay(file: Annotated[str, tyro.conf.Positional]) -> None:
     )
     if done.where != done.recorded:
         recorded = done.recorded or "nothing"
-        print(f"the run had found {recorded}: hardware, versions or pictures are not the same")
+        print(f"the run had found {recorded}: hardware, versions or images are not the same")

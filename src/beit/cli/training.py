@@ -81,7 +81,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
 
 
 def tokenizer(args: list[str]) -> None:
-    """Train a visual tokenizer on your pictures; `tokenizer compare` measures several."""
+    """Train a visual tokenizer on your images; `tokenizer compare` measures several."""
     if args[:1] == ["compare"]:
         compare(args[1:])
         return
@@ -89,13 +89,13 @@ def tokenizer(args: list[str]) -> None:
 
 
 def compare(args: list[str]) -> None:
-    """Several tokenizers on the same pictures."""
+    """Several tokenizers on the same images."""
 
     def command(
         tokenizers: tyro.conf.Positional[tuple[str, ...]],
         data: str,
         out: str,
-        pictures: int = 512,
+        images: int = 512,
         device: str = "cpu",
         label_file: LabelFile = BY_HEADINGS,
     ) -> None:
@@ -103,9 +103,9 @@ def compare(args: list[str]) -> None:
 
         Args:
             tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
-            data: Pictures; with classes, the tokens are also judged by nearest neighbours.
+            data: Images; with classes, the tokens are also judged by nearest neighbours.
             out: Folder for tokenizers.json and tokenizers.html.
-            pictures: At most so many of them, spread evenly; with classes, as many of each part.
+            images: At most so many of them, spread evenly; with classes, as many of each part.
             device: cpu or cuda.
             label_file: How a label file is read, where its headings do not say it.
         """
@@ -116,7 +116,7 @@ def compare(args: list[str]) -> None:
             tokenizers,
             data=data,
             out=out,
-            pictures=pictures,
+            images=images,
             device=device,
             label_file=label_file,
         )
@@ -138,5 +138,5 @@ def finetune(args: list[str]) -> None:
 
 
 def segment(args: list[str]) -> None:
-    """Train a segmenter on pictures and masks: a class for each pixel."""
+    """Train a segmenter on images and masks: a class for each pixel."""
     train("segment", SegmentRunConfig, args)

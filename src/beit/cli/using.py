@@ -13,32 +13,32 @@ from beit.terminal import print_lines
 
 
 def predict(args: list[str]) -> None:
-    """Name the classes of pictures, or of their pixels."""
+    """Name the classes of images, or of their pixels."""
 
     def command(
         artifact: Artifact,
-        pictures: Paths,
+        images: Paths,
         out: str = "",
         top: int | None = None,
         format: Literal["table", "json", "csv"] = "table",  # noqa: A002 (the name of the option)
         batch: int = 32,
         device: str = "cpu",
     ) -> None:
-        """Name the classes of pictures; of a segmenter, write label maps and overlays.
+        """Name the classes of images; of a segmenter, write label maps and overlays.
 
         The probabilities of a multi-label model are independent, and a label counts from its
         threshold on.
 
-        Exit code 3 if a picture cannot be read; all others are answered.
+        Exit code 3 if an image cannot be read; all others are answered.
 
         Args:
             artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
-            pictures: Files or folders.
+            images: Files or folders.
             out: Of a segmenter: new folder for `labels/` (indexed PNG) and `overlays/`.
-            top: Classes per picture, by default 5; of a multi-label model all that count, and with
+            top: Classes per image, by default 5; of a multi-label model all that count, and with
                 this option so many, whether they count or not.
             format: A table for people; JSON, one object per line; or CSV, one line per class.
-            batch: Pictures at a time.
+            batch: Images at a time.
             device: cpu or cuda.
         """
         from beit.serving.files import (
@@ -51,9 +51,9 @@ def predict(args: list[str]) -> None:
         )
 
         if out:
-            must_be_readable(segment_files(artifact, pictures, Path(out), device=device))
+            must_be_readable(segment_files(artifact, images, Path(out), device=device))
             return
-        found = predict_files(artifact, pictures, top=top, batch=batch, device=device)
+        found = predict_files(artifact, images, top=top, batch=batch, device=device)
         forms = {"table": print_table, "json": print_json, "csv": print_csv}
         must_be_readable(forms[format](found))
 
@@ -61,30 +61,30 @@ def predict(args: list[str]) -> None:
 
 
 def embed(args: list[str]) -> None:
-    """Write one feature vector per picture to a file."""
+    """Write one feature vector per image to a file."""
 
     def command(
         artifact: Artifact,
-        pictures: Paths,
+        images: Paths,
         out: str,
         block: int | None = None,
         batch: int = 32,
         device: str = "cpu",
     ) -> None:
-        """Write the mean patch vector of each picture.
+        """Write the mean patch vector of each image.
 
         Args:
             artifact: Folder of a pre-training or fine-tuning run, or its `model` folder.
-            pictures: Files or folders.
+            images: Files or folders.
             out: File to write: .npz (features, keys), .csv or .safetensors; it must not exist.
             block: Block whose output is taken, 0 is the first; the last one by default.
-            batch: Pictures at a time.
+            batch: Images at a time.
             device: cpu or cuda.
         """
         from beit.serving.files import embed_files
 
         print_lines(
-            embed_files(artifact, pictures, Path(out), block=block, batch=batch, device=device)
+            embed_files(artifact, images, Path(out), block=block, batch=batch, device=device)
         )
 
     tyro.cli(command, args=args, prog="beit embed")
@@ -116,7 +116,7 @@ def convert(args: list[str]) -> None:
                 timm and transformers load.
             bias: Share the relative position bias among all blocks, or give each its own.
             sha256: Hash the source must have; "record" takes a URL's first download as it comes.
-            size: Height and width of its pictures, where the source does not say.
+            size: Height and width of its images, where the source does not say.
             heads: Attention heads, where the source does not say.
             mean: Mean of each channel, for pixels in [0, 1].
             std: Standard deviation of each channel, for pixels in [0, 1].
@@ -169,10 +169,10 @@ def export(args: list[str]) -> None:
                 segmenter, tokens of a tokenizer, features of any other.
             precision: Of the weights. int8 also quantises what they are multiplied with.
             size: Height and width in pixels, if not those of the model.
-            dynamic: Read pictures of any size that the patch divides.
+            dynamic: Read images of any size that the patch divides.
             preprocess: none: floats, normalised, [B,C,H,W]. normalise: uint8 [B,H,W,C] of the
                 size. resize: uint8 [B,H,W,C] of any size; resized and cropped in the file.
-            data: Pictures to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
+            data: Images to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
                 accuracy is compared too.
             samples: How many of them.
             label_file: How a label file is read, where its headings do not say it.

@@ -51,7 +51,7 @@ def _help() -> str:
     verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
     return (
         "usage: beit VERB [OPTIONS]\n\n"
-        "Pre-train a vision backbone on your own pictures, and use it.\n\n"
+        "Pre-train a vision backbone on your own images, and use it.\n\n"
         f"{verbs}\n\n"
         "`beit VERB --help` lists the options of a verb. `beit --traceback VERB ...` shows\n"
         "where an error came from. `beit --import MODULE VERB ...` imports code of your own\n"

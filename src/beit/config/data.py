@@ -1,4 +1,4 @@
-"""Pictures: how they are cropped, augmented and fed."""
+"""Images: how they are cropped, augmented and fed."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig(Config):
-    """The random view of a picture for tokenizer training and pre-training (section 2.5)."""
+    """The random view of an image for tokenizer training and pre-training (section 2.5)."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    """Share of the picture's area in a crop, smallest and largest."""
+    """Share of the image's area in a crop, smallest and largest."""
     crop_ratio: CropScale = (3 / 4, 4 / 3)
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
@@ -70,10 +70,10 @@ class ViewConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Config):
-    """The random view of a labelled picture for fine-tuning (table 13)."""
+    """The random view of a labelled image for fine-tuning (table 13)."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    """Share of the picture's area in a crop, smallest and largest."""
+    """Share of the image's area in a crop, smallest and largest."""
     crop_ratio: CropScale = (3 / 4, 4 / 3)
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
@@ -117,20 +117,20 @@ class FolderConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Config):
-    """How pictures are read."""
+    """How images are read."""
 
     workers: Workers | None = None
-    """Processes that read pictures; None takes what the machine has to spare."""
+    """Processes that read images; None takes what the machine has to spare."""
     cache: bool | None = None
-    """Keep decoded pictures in memory; None does so when they fit in half a gigabyte."""
+    """Keep decoded images in memory; None does so when they fit in half a gigabyte."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
     bits kept in 16; None: what each file states, or all of its type. It goes with the model."""
     bad_limit: Fraction = 0.01
-    """Largest share of unreadable pictures before a run stops; each is named in the report.
+    """Largest share of unreadable images before a run stops; each is named in the report.
     A single one is always left out, unless this is 0."""
     worker_timeout: PositiveFloat = 300.0
-    """Seconds without a picture after which a loader process counts as hung."""
+    """Seconds without an image after which a loader process counts as hung."""
     worker_restarts: NonNegativeInt = 3
     """How often loader processes that died or hung are replaced before the run ends."""
 

@@ -1,4 +1,4 @@
-"""`beit evaluate`: on which pictures a model is measured, and how it reads them."""
+"""`beit evaluate`: on which images a model is measured, and how it reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ClassifiedConfig(Config):
     of them; None: recognised, and refused where two readings are plausible."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
-    each picture in the order of the file names. Any of them is right; of a multi-label model all
+    each image in the order of the file names. Any of them is right; of a multi-label model all
     are."""
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
@@ -42,13 +42,13 @@ class SegmentedConfig(Config):
     scales: Scales | None = None
     """Sizes to average over; published as multi-scale: 1 1.25 1.5 1.75, with --flip."""
     whole: bool = False
-    """Read each picture at once instead of through a window."""
+    """Read each image at once instead of through a window."""
     window: Sides | None = None
     """Height and width of the window."""
     stride: Sides | None = None
     """Step of the window."""
     short_side: Annotated[int, Range(0, 65_536)] | None = None
-    """Shorter side of the picture at scale 1; 0 reads it at its own size."""
+    """Shorter side of the image at scale 1; 0 reads it at its own size."""
     masks: MaskConfig = field(default_factory=MaskConfig)
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class SegmentedConfig(Config):
         self.inference(InferenceConfig(), flip=False)
 
     def inference(self, own: InferenceConfig, *, flip: bool) -> InferenceConfig:
-        """How whole pictures are read: as the model carries it, but for what is given."""
+        """How whole images are read: as the model carries it, but for what is given."""
         windowed = self.window is not None or self.stride is not None
         return replace(
             own,
@@ -76,19 +76,19 @@ class EvaluateConfig(Config):
 
     data: str = ""
     """Class folders, directly or under train/, val/ and test/, a list file, tar shards or a Hugging
-    Face dataset; for a segmenter, pictures with masks."""
+    Face dataset; for a segmenter, images with masks."""
     split: str = "val"
     """The part to read, where there are parts."""
     flip: bool = False
-    """Average the probabilities of each picture and its mirror image; a segmenter may anyhow."""
+    """Average the probabilities of each image and its mirror image; a segmenter may anyhow."""
     batch: PositiveInt | None = None
-    """Pictures at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
+    """Images at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
     device: str = "cpu"
     """cpu or cuda."""
     classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
     segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
     workers: Workers | None = None
-    """Processes that read pictures; None takes what the machine has to spare."""
+    """Processes that read images; None takes what the machine has to spare."""
 
     def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
         """How images are read, once and in their order, by a model that has seen this range."""

@@ -79,7 +79,7 @@ class VisibleConfig(PretrainObjectiveConfig):
         check_that(
             model.absolute_position and model.relative_position == "none",
             "only visible patches enter the backbone, and its relative position bias is one table "
-            "of all pairs of patches for all pictures",
+            "of all pairs of patches for all images",
             "use --absolute-position --relative-position none",
         )
         check_that(
@@ -90,6 +90,6 @@ class VisibleConfig(PretrainObjectiveConfig):
         check_that(
             not isinstance(masking, PublishedBlockMasking),
             "PublishedBlockMasking hides at most a number of patches, and a batch of visible ones "
-            "needs the same number of each picture",
+            "needs the same number of each image",
             "use a recipe with BlockMasking or UniformMasking, which hide exactly as many as asked",
         )

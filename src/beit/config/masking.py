@@ -92,7 +92,7 @@ class UniformMasking(RatioMasking):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedMasking(MaskingConfig):
-    """The same patches in every picture, by row-major index; for tests and pictures."""
+    """The same patches in every image, by row-major index; for tests and images."""
 
     hidden_patches: tuple[NonNegativeInt, ...] = (0,)
 

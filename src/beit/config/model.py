@@ -61,7 +61,7 @@ class VisionTransformerConfig(Config):
     patch: Side = 16
     """Side of a patch in pixels."""
     channels: Width = 3
-    """Channels of a picture."""
+    """Channels of an image."""
     width: Width = 768
     """Length of a patch vector."""
     depth: Depth = 12
@@ -102,7 +102,7 @@ class VisionTransformerConfig(Config):
         check_that(
             entries <= MAX_INDEX,
             f"relative positions of size {self.size} take an index of {entries:,} entries",
-            f"use pictures of fewer patches, or absolute positions: at most {MAX_INDEX:,}",
+            f"use images of fewer patches, or absolute positions: at most {MAX_INDEX:,}",
         )
         check_that(
             self.width % self.heads == 0,
@@ -145,7 +145,7 @@ class VisionTransformerConfig(Config):
 def sized(
     name: str, *, size: int | tuple[int, int] = 224, patch: int | None = None, channels: int = 3
 ) -> VisionTransformerConfig:
-    """The backbone of a named size (`SIZES`), for pictures of `size` pixels."""
+    """The backbone of a named size (`SIZES`), for images of `size` pixels."""
     if name not in SIZES:
         raise ConfigError(f"there is no size '{name}'", remedy=nearest(name, SIZES))
     row = SIZES[name]

@@ -43,17 +43,17 @@ class ProbeConfig(Config):
     """Take the same file in several class folders, or named several times in a list, for one image
     with several labels."""
     seed: NonNegativeInt = 0
-    """Decides the held-out share, the order of the pictures, and which few labels are used."""
+    """Decides the held-out share, the order of the images, and which few labels are used."""
     learning_rates: tuple[PositiveFloat, ...] = (1e-3, 4e-3, 1e-2)
     """Learning rates of the linear and the attentive probes, all tried."""
     epochs: PositiveInt = 100
     """Passes over the features; the learning rate falls to 0 on a cosine, epoch by epoch."""
     batch: PositiveInt = 256
-    """Pictures per update of a probe."""
+    """Images per update of a probe."""
     weight_decay: NonNegativeFloat = 1e-4
     """AdamW's weight decay of the probes."""
     standardise: bool = True
-    """Bring every feature to mean 0 and deviation 1 on the training pictures."""
+    """Bring every feature to mean 0 and deviation 1 on the training images."""
     neighbours: tuple[PositiveInt, ...] = (1, 5, 10, 20, 50)
     """Numbers of nearest neighbours that vote."""
     temperatures: tuple[PositiveFloat, ...] = (0.02, 0.07, 0.2)

@@ -105,11 +105,11 @@ class RunConfig(Config):
     recipe: str = ""
     """Name of the recipe the other values come from."""
     data: str = ""
-    """Folder of pictures (flat, nested, or one folder per class), or a list file."""
+    """Folder of images (flat, nested, or one folder per class), or a list file."""
     out: str = ""
     """Folder of the run: made here, never overwritten."""
     accept_changed_data: bool = False
-    """Go on although pictures were added, removed, relabelled or resized since the last save."""
+    """Go on although images were added, removed, relabelled or resized since the last save."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     training: TrainingConfig
 
@@ -133,7 +133,7 @@ class TokenizerRunConfig(RunConfig):
     """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
     timm or transformers, or any run or model of ours."""
     teacher_views: NonNegativeInt = 0
-    """Views of each picture whose features of the teacher are kept on disk; epochs go round them.
+    """Views of each image whose features of the teacher are kept on disk; epochs go round them.
     0 keeps none: every epoch has new views, and the teacher runs in every step."""
     teacher_bank: str = ""
     """Folder for those features, which runs may share; empty: `features` in the folder of the
@@ -141,7 +141,7 @@ class TokenizerRunConfig(RunConfig):
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: Fraction = 0.05
-    """Share of the pictures kept aside to measure reconstruction and code usage on."""
+    """Share of the images kept aside to measure reconstruction and code usage on."""
 
     @property
     def reading(self) -> Reading:
@@ -182,7 +182,7 @@ class PretrainRunConfig(RunConfig):
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the journal tells how many."""
     token_views: NonNegativeInt = 0
-    """Views of each picture whose tokens are kept on disk; epochs go round them, each under new
+    """Views of each image whose tokens are kept on disk; epochs go round them, each under new
     masks. 0 keeps none: every epoch has new views, which are encoded anew."""
     token_bank: str = ""
     """Folder for those tokens, which runs may share; empty: `tokens` in the folder of the run."""
@@ -199,8 +199,8 @@ class PretrainRunConfig(RunConfig):
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
-    neighbour_pictures: NonNegativeInt = 2000
-    """Most pictures per part that the online nearest-neighbour score reads; 0 switches it off."""
+    knn_images: NonNegativeInt = 2000
+    """Most images per part that the online nearest-neighbour score reads; 0 switches it off."""
     folders: FolderConfig = field(default_factory=FolderConfig)
     evaluation_crop: Crop = 0.875
     """Share of the side kept by the centre crop of the nearest-neighbour score."""
@@ -247,9 +247,9 @@ class FinetuneRunConfig(RunConfig):
     split: Fraction = 0.2
     """Share of each class kept for validation when the data has no `val` folder."""
     per_class: PositiveInt | None = None
-    """Use only this many labelled pictures per class, drawn by `subset_seed`."""
+    """Use only this many labelled images per class, drawn by `subset_seed`."""
     subset_seed: NonNegativeInt = 0
-    """Decides which labelled pictures `per_class` and `split` draw."""
+    """Decides which labelled images `per_class` and `split` draw."""
     multi_label: bool = False
     """Take the same file in several class folders (linked or copied), or named several times in a
     list, for one image with several labels. Label files with several labels need no option."""

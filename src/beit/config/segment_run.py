@@ -1,4 +1,4 @@
-"""`beit segment`: where masks are, how views of both are drawn, how whole pictures are read."""
+"""`beit segment`: where masks are, how views of both are drawn, how whole images are read."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _is_number(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class JointConfig(Config):
-    """The random view of a picture and its mask: the published pipeline of ADE20K."""
+    """The random view of an image and its mask: the published pipeline of ADE20K."""
 
     resize_ratio: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
     """Smallest and largest factor on the base scale."""
@@ -115,10 +115,10 @@ class JointConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig(Config):
-    """How a whole picture is read when segmenters are scored and used."""
+    """How a whole image is read when segmenters are scored and used."""
 
     whole: bool = False
-    """Read the picture at once instead of through a window."""
+    """Read the image at once instead of through a window."""
     window: Sides | None = None
     """Height and width of the window; None: the size of the crop, as published."""
     stride: Sides | None = None
@@ -128,7 +128,7 @@ class InferenceConfig(Config):
     flip: bool = False
     """Average over mirror images too."""
     short_side: Side | None = None
-    """Shorter side of the picture at scale 1; None reads the picture at its own size."""
+    """Shorter side of the image at scale 1; None reads the image at its own size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +138,7 @@ class InferenceConfig(Config):
         check_that(
             not self.whole or self.window is self.stride is None,
             f"whole was asked for, and window {self.window} with stride {self.stride}",
-            "read the picture at once or through a window",
+            "read the image at once or through a window",
         )
 
     def windows(self, backbone: VisionTransformerConfig) -> tuple[Size, Size]:
@@ -180,9 +180,9 @@ class SegmentRunConfig(RunConfig):
     auxiliary_weight: PositiveFloat = 0.4
     """Weight of the auxiliary head's loss (published configs)."""
     split: Fraction = 0.2
-    """Share of the pictures kept for validation when the data has no `val` folder."""
+    """Share of the images kept for validation when the data has no `val` folder."""
     split_seed: NonNegativeInt = 0
-    """Decides which pictures `split` draws."""
+    """Decides which images `split` draws."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

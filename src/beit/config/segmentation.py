@@ -20,8 +20,8 @@ def check_pyramid(grid: tuple[int, int]) -> None:
     """Raise ConfigError for too few patches to have a level half as fine."""
     check_that(
         min(grid) >= 2,
-        f"a picture of {grid[0]} x {grid[1]} patches has no pyramid",
-        "use pictures of at least two patches in height and in width",
+        f"an image of {grid[0]} x {grid[1]} patches has no pyramid",
+        "use images of at least two patches in height and in width",
     )
 
 
@@ -29,7 +29,7 @@ def check_statistics(values: int) -> None:
     """Raise ConfigError if batch norm would see a single value per channel in training."""
     check_that(
         values > 1,
-        "this head cannot train on one picture at a time: pooled to a single cell it leaves batch "
+        "this head cannot train on one image at a time: pooled to a single cell it leaves batch "
         "norm one value per channel",
         "use a micro-batch of at least 2, or the linear head",
     )

@@ -35,27 +35,27 @@ class ServeConfig(Config):
     allow_host: tuple[str, ...] = ()
     """Names under which it may be asked (the Host and Origin headers), beside those of loopback."""
     batch: PositiveInt = 8
-    """Most pictures that go through the model together."""
+    """Most images that go through the model together."""
     wait: NonNegativeFloat = 0.005
-    """How long a picture waits for others to go with it."""
+    """How long an image waits for others to go with it."""
     queue: PositiveInt = 64
     """Most requests at work or waiting; more are answered with 429."""
     body: PositiveInt = 16_000_000
-    """Most bytes of a picture."""
+    """Most bytes of an image."""
     bodies: PositiveInt = 256_000_000
-    """Most bytes of all pictures that are held at once."""
+    """Most bytes of all images that are held at once."""
     pixels: PositiveInt = 25_000_000
-    """Most pixels of a picture, height x width, before anything is decoded."""
+    """Most pixels of an image, height x width, before anything is decoded."""
     deadline: PositiveFloat = 30.0
-    """For an answer, once the picture is there."""
+    """For an answer, once the image is there."""
     start_deadline: PositiveFloat = 600.0
     """For loading the models and trying them."""
     header_deadline: PositiveFloat = 5.0
     """For the head of a request, from its first byte."""
     body_deadline: PositiveFloat = 15.0
-    """For the picture, from the end of the head."""
+    """For the image, from the end of the head."""
     body_rate: PositiveInt = 1000
-    """Fewest bytes per second of a picture, after `header_deadline` seconds."""
+    """Fewest bytes per second of an image, after `header_deadline` seconds."""
     idle_deadline: PositiveFloat = 15.0
     """For the first byte of a request on an open connection."""
     write_deadline: PositiveFloat = 10.0
@@ -70,5 +70,5 @@ class ServeConfig(Config):
         check_that(
             is_loopback(self.host) or len(self.allow_host) > 0,
             f"host is {self.host}, which other machines reach, and no name is allowed",
-            "name what clients call it: --allow-host pictures.example.org",
+            "name what clients call it: --allow-host images.example.org",
         )

@@ -1,4 +1,4 @@
-"""Visual tokenizers: their vocabularies, strides and pictures."""
+"""Visual tokenizers: their vocabularies, strides and images."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class TokenizerConfig(Config, abc.ABC):
     """What every tokenizer has: the size it looks at, its stride and its vocabulary."""
 
     size: Sides = (112, 112)
-    """Height and width in pixels of the picture the tokenizer looks at."""
+    """Height and width in pixels of the image the tokenizer looks at."""
     codes: Annotated[int, Range(2, MAX_CODES)] = MAX_CODES
     """Vocabulary size K."""
     channels: Width = 3
-    """Channels of a picture."""
+    """Channels of an image."""
     interpolation: Interpolation = "bicubic"
     """How a crop is resized to the tokenizer's size."""
 
@@ -74,7 +74,7 @@ class TokenizerConfig(Config, abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteVAEConfig(TokenizerConfig):
-    """A discrete variational autoencoder to train on one's own pictures (section 2.1)."""
+    """A discrete variational autoencoder to train on one's own images (section 2.1)."""
 
     stride: Annotated[int, Range(2, 65_536)] = 8
     """Pixels per token and side: the product of the encoder's downsamplings."""
@@ -111,7 +111,7 @@ class DalleConfig(TokenizerConfig):
     blocks_per_group: Depth = 2
     """Residual blocks in each of the four groups."""
     decoder: bool = True
-    """Own the decoder, which paints pictures; it is published apart from the encoder."""
+    """Own the decoder, which paints images; it is published apart from the encoder."""
 
     @property
     def downsampling(self) -> int:
@@ -183,7 +183,7 @@ class QuantisedConfig(TokenizerConfig):
 
     @property
     def decoder(self) -> VisionTransformerConfig:
-        """The same over a picture that has a code's vector for each pixel."""
+        """The same over an image that has a code's vector for each pixel."""
         return replace(
             self.encoder,
             size=self.grid,
@@ -241,7 +241,7 @@ class RandomProjectionConfig(TokenizerConfig):
     seed: NonNegativeInt = 0
     """Decides matrix and codes."""
     mean: tuple[float, ...] = HALF
-    """Mean of each channel, for pixels in [0, 1]: random codes are in even use only if the pictures
+    """Mean of each channel, for pixels in [0, 1]: random codes are in even use only if the images
     are brought to zero mean."""
     std: tuple[PositiveFloat, ...] = HALF
     """Standard deviation of each channel, for pixels in [0, 1]."""

@@ -35,9 +35,9 @@ class TrainingConfig(Config):
     steps: PositiveInt
     """Updates of the weights."""
     batch: PositiveInt
-    """Pictures per update, over all processes and micro-batches."""
+    """Images per update, over all processes and micro-batches."""
     micro_batch: PositiveInt | None = None
-    """Pictures per forward and backward in one process; None: batch over processes."""
+    """Images per forward and backward in one process; None: batch over processes."""
     lr: PositiveFloat
     """Peak learning rate (not scaled by anything)."""
     min_lr: NonNegativeFloat = 1e-5

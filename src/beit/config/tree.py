@@ -55,6 +55,10 @@ TYPES: dict[str, type] = {
 }
 
 
+OLD_NAMES = {"neighbour_pictures": "knn_images"}
+"""Options under the names they had when configs that lie on disk were written."""
+
+
 def to_json(config: object) -> Json:
     """The whole tree as JSON values; every node names its type, a type from outside its module."""
     assert dataclasses.is_dataclass(config)
@@ -117,7 +121,8 @@ def from_json(values: object, expected: type[Config]) -> Config:
     name = kind.__name__
     hints = field_types(kind)
     arguments: dict[str, object] = {}
-    for key, value in values.items():
+    for written, value in values.items():
+        key = OLD_NAMES.get(written) or written
         if key == "type":
             continue
         if key not in hints:

@@ -1,1 +1,1 @@
-"""Pictures: where they come from, in which order, how they are decoded, cropped and batched."""
+"""Images: where they come from, in which order, how they are decoded, cropped and batched."""

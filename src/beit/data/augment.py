@@ -1,4 +1,4 @@
-"""Views of labelled pictures: the random one of fine-tuning and the fixed one of evaluation.
+"""Views of labelled images: the random one of fine-tuning and the fixed one of evaluation.
 
 Erasing, mixup and cutmix mix whole batches and happen on the device, not here.
 """
@@ -36,11 +36,11 @@ TRANSLATION = 0.45
 GREY = 128
 
 
-def _posterize(picture: Image.Image, bits: int, **_unused: object) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **_unused: object) -> Image.Image:
     """Fewer bits per channel; none at all is black, as Pillow did before it refused to."""
     if bits <= 0:
-        return Image.new(picture.mode, picture.size)
-    return picture if bits >= 8 else ImageOps.posterize(picture, bits)
+        return Image.new(image.mode, image.size)
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
 def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
@@ -68,7 +68,7 @@ def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
 def _label(target: Target | None) -> Target:
     if target is None:
         raise DataError(
-            "a picture without a label came to a view of labelled pictures",
+            "an image without a label came to a view of labelled images",
             remedy="use one folder per class, or a list file with labels",
         )
     return target
@@ -85,7 +85,7 @@ class TrainView:
     def __init__(self, config: AugmentConfig, size: tuple[int, int], channels: int = 3) -> None:
         if config.rand_augment and channels != 3:
             raise ConfigError(
-                f"rand_augment '{config.rand_augment}' needs 3 channels, the pictures have "
+                f"rand_augment '{config.rand_augment}' needs 3 channels, the images have "
                 f"{channels}",
                 remedy="use rand_augment '' and, if wanted, jitter",
             )
@@ -99,22 +99,22 @@ class TrainView:
         try:
             random.seed(generator.getrandbits(64))
             np.random.seed(generator.getrandbits(32))
-            picture = policy(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
+            changed_view = policy(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
         finally:
             random.setstate(kept)
             np.random.set_state(kept_numpy)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(changed_view)).permute(2, 0, 1)
 
     def __call__(
-        self, picture: np.ndarray, target: Target | None, generator: random.Random
+        self, decoded: np.ndarray, target: Target | None, generator: random.Random
     ) -> LabelledSample:
-        """A view of a picture uint8 [H,W,C]; DataError if it has no label."""
+        """A view of a decoded uint8 [H,W,C]; DataError if it has no label."""
         config = self.config
         label = _label(target)
-        picture = mirrored(picture, config.symmetry, generator)
-        height, width = picture.shape[:2]
+        decoded = mirrored(decoded, config.symmetry, generator)
+        height, width = decoded.shape[:2]
         box = crop_box(height, width, config.crop_scale, config.crop_ratio, generator)
-        image = resize_crop(picture, box, self.size, "bicubic")
+        image = resize_crop(decoded, box, self.size, "bicubic")
         if self._policy is not None:
             image = self._augmented(self._policy, image, generator)
         elif config.jitter > 0:
@@ -125,19 +125,19 @@ class TrainView:
 
 
 def central_view(
-    picture: np.ndarray,
+    image: np.ndarray,
     size: tuple[int, int],
     crop_share: float,
     resize: Resize = "cover",
     interpolation: Interpolation = "bicubic",
 ) -> UInt8[Tensor, "channels height width"]:
-    """Resize a picture uint8 [H,W,C], keeping its proportions or not, then take the centre.
+    """Resize an image uint8 [H,W,C], keeping its proportions or not, then take the centre.
 
     It is made just large enough to cover int(size / crop_share): for a square size, its short side
     becomes that long; for another, the side that needs the larger factor decides. To stretch it
     makes it exactly that high and wide.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     cover_height, cover_width = (int(side / crop_share) for side in size)
     if resize == "stretch":
         scaled = cover_height, cover_width
@@ -145,7 +145,7 @@ def central_view(
         scaled = cover_height, max(int(cover_height * width / height), cover_width)
     else:
         scaled = max(int(cover_width * height / width), cover_height), cover_width
-    resized = resize_crop(picture, Box(0, 0, height, width), scaled, interpolation)
+    resized = resize_crop(image, Box(0, 0, height, width), scaled, interpolation)
     top, left = (round((scaled[side] - size[side]) / 2) for side in (0, 1))
     return resized[:, top : top + size[0], left : left + size[1]]
 
@@ -166,8 +166,8 @@ class EvaluationView:
             )
 
     def __call__(
-        self, picture: np.ndarray, target: Target | None, _generator: random.Random
+        self, image: np.ndarray, target: Target | None, _generator: random.Random
     ) -> LabelledSample:
-        """The centre of a picture uint8 [H,W,C], without chance; DataError if it has no label."""
-        view = central_view(picture, self.size, self.crop_share, self.resize, self.interpolation)
+        """The centre of an image uint8 [H,W,C], without chance; DataError if it has no label."""
+        view = central_view(image, self.size, self.crop_share, self.resize, self.interpolation)
         return LabelledSample(view, _label(target))

@@ -1,4 +1,4 @@
-"""Looks through pictures for all that is wrong with them or odd about them."""
+"""Looks through images for all that is wrong with them or odd about them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from beit.data.account import Account
 from beit.data.decode import decode, read_header
 from beit.data.depth import Depth, depth_of, narrow
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
+from beit.data.images import cores
 from beit.data.listing import quoted
 from beit.data.names import short_hash
 from beit.data.parts import account_of, open_parts
-from beit.data.pictures import cores
 from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
 from beit.data.values import UnreadableError, ValueRange
 from beit.errors import ConfigError, DataError
@@ -39,9 +39,9 @@ KINDS = {
     "in two classes": "the same file under different classes: one of them is wrong, or "
     "images have several labels (--multi-label)",
     "duplicate": "the same file again",
-    "few in class": "classes with few pictures for training",
+    "few in class": "classes with few images for training",
     "class missing": "classes that only some parts have",
-    "several pictures": "animated, or with several pages: the first picture is taken",
+    "several images": "animated, or with several pages: the first image is taken",
     "wrong extension": "the content is another format than the name says: the content counts",
     "tiny": "a side of few pixels: it is enlarged",
     "deep": "more than 8 bits for each colour: scaled to 8",
@@ -62,7 +62,7 @@ class Finding(NamedTuple):
     kind: str
     """One of `KINDS`."""
     name: str
-    """The key of the picture, or the name of the class."""
+    """The key of the image, or the name of the class."""
     detail: str
 
 
@@ -71,12 +71,12 @@ class Checked:
     """What was looked through, and what was found."""
 
     data: str
-    pictures: dict[str, int]
+    images: dict[str, int]
     """How many each part has; data that are not divided are the part ``."""
     looked_at: int
     """How many of them were read: all, or a sample."""
     classes: dict[str, dict[str, int]]
-    """How many pictures of each class each part has."""
+    """How many images of each class each part has."""
     findings: tuple[Finding, ...]
     account: Account
     """What was understood of the data, and what is skipped."""
@@ -91,7 +91,7 @@ class Checked:
 def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
     header = read_header(data)
     if header.several:
-        yield "several pictures", header.format
+        yield "several images", header.format
     extension = PurePosixPath(key).suffix.lower()
     if extension in IMAGE_EXTENSIONS and extension not in EXTENSIONS[header.format]:
         yield "wrong extension", f"it is {header.format}"
@@ -137,7 +137,7 @@ def _look(source: ImageSource, index: int, decoding: _Decoding) -> _Seen:
 def _look_through(
     source: ImageSource, decoding: _Decoding, findings: list[Finding], depths: dict[str, Depth]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The hash of every picture, uint64 [n], and whether it could be read at all."""
+    """The hash of every image, uint64 [n], and whether it could be read at all."""
     hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(source), AT_A_TIME):
@@ -151,12 +151,12 @@ def _look_through(
                 if seen.depth is not None:
                     depths[source.key(index)] = seen.depth
             if start % (20 * AT_A_TIME) == 0 and start:
-                logger.info("%d of %d pictures looked at", start, len(source))
+                logger.info("%d of %d images looked at", start, len(source))
     return hashes, there
 
 
 class _Copies:
-    """Pictures with the same bytes, over all parts."""
+    """Images with the same bytes, over all parts."""
 
     def __init__(self, parts: Mapping[str, ImageSource], hashes: list[np.ndarray]) -> None:
         self._sources = list(parts.values())
@@ -165,7 +165,7 @@ class _Copies:
         self._hashes = np.concatenate(hashes)
 
     def groups(self, there: np.ndarray) -> Iterator[np.ndarray]:
-        """Places of readable pictures that have the same hash, two or more."""
+        """Places of readable images that have the same hash, two or more."""
         places = np.flatnonzero(there)
         order = places[np.argsort(self._hashes[places], kind="stable")]
         changes = np.flatnonzero(np.diff(self._hashes[order])) + 1
@@ -210,7 +210,7 @@ def _class_findings(
         if missing:
             yield Finding("class missing", name, f"none in {quoted(missing)}")
         if 0 < numbers.get(training, 0) < few:
-            yield Finding("few in class", name, f"{numbers[training]} pictures")
+            yield Finding("few in class", name, f"{numbers[training]} images")
 
 
 def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSource]:
@@ -239,7 +239,7 @@ def check(
     reading: Reading = AS_RECOGNISED,
     value_range: ValueRange | None = None,
 ) -> Checked:
-    """Read every picture of data in any form, and find what is unreadable, there twice or odd.
+    """Read every image of data in any form, and find what is unreadable, there twice or odd.
 
     `reading`: what settles data that can be read in two ways. Errors: DataError if there are no
     data, or for a layout with two readings; as `check_parts`.
@@ -265,7 +265,7 @@ def check_parts(
     `sample`: read about so many, spread evenly over every part; classes are counted in full.
 
     Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
-    with fewer pictures for training are named. Errors: ConfigError for numbers without sense.
+    with fewer images for training are named. Errors: ConfigError for numbers without sense.
     """
     _must_make_sense(channels, few, value_range)
     decoding, depths = _Decoding(channels, value_range), dict[str, Depth]()
@@ -281,7 +281,7 @@ def check_parts(
     return Checked(
         data=data,
         account=account_of(data, parts),
-        pictures={part: len(source) for part, source in parts.items()},
+        images={part: len(source) for part, source in parts.items()},
         looked_at=sum(map(len, read.values())),
         classes=classes,
         findings=tuple(findings),
@@ -317,11 +317,11 @@ def print_table(found: Checked) -> None:
 
 
 def must_be_readable(found: Checked) -> None:
-    """DataError, which names some, if a picture cannot be read."""
+    """DataError, which names some, if an image cannot be read."""
     lost = [finding.name for finding in found.findings if finding.kind == UNREADABLE]
     if lost:
-        everything = sum(found.pictures.values())
+        everything = sum(found.images.values())
         raise DataError(
-            f"{len(lost)} of {everything} pictures cannot be read: {quoted(lost)}",
+            f"{len(lost)} of {everything} images cannot be read: {quoted(lost)}",
             remedy="repair or remove these files, or read them as is said of each",
         )

@@ -27,7 +27,7 @@ from beit.data.views import (
 
 
 class Outcome(NamedTuple):
-    """A picture's key with its sample, or with the reason why there is none."""
+    """An image's key with its sample, or with the reason why there is none."""
 
     key: str
     sample: Sample | None
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 class Parcel:
-    """What a worker hands over: a batch, or None if no picture of it could be read.
+    """What a worker hands over: a batch, or None if no image of it could be read.
 
     Not a tuple, so that DataLoader pins it by calling `pin_memory` and leaves its insides alone.
     """

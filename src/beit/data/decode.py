@@ -1,16 +1,16 @@
-"""Encoded bytes to pixels: every mode that pictures come in, or one typed error.
+"""Encoded bytes to pixels: every mode that images come in, or one typed error.
 
 Rules, none of which is left to a library's default:
 
 - The format is recognised by the content, and only those of `FORMATS` are read.
-- Transparent pixels lie over white. Animations and multi-page files give their first picture.
+- Transparent pixels lie over white. Animations and multi-page files give their first image.
 - Values of more than 8 bits are scaled from `value_range` to 0 to 255, and refused outside of it.
   Without it, from the range that the file states (12 bits for each value, MaxSampleValue, sBIT), or
   of 16 bits from 0 to 65535, of 32 bits and floats by the smallest usual range that holds them
   (65535; 1, 255 or 65535); negative or larger values are refused.
 - WhiteIsZero TIFF files are inverted at every depth.
 - CMYK follows the formula (1 - ink)(1 - black); LAB is CIELAB under D50, as in ICC profiles.
-- A picture of which pixels are missing is refused, also where decoders would fill them in.
+- An image of which pixels are missing is refused, also where decoders would fill them in.
 - The EXIF orientation is applied; an EXIF block that cannot be parsed counts as absent.
 
 Sound JPEG files go through simplejpeg, which gives the same pixels as Pillow in half the time.
@@ -42,7 +42,7 @@ from beit.data.wholeness import (
 
 PIXEL_LIMIT = 179_000_000
 MOST_SCANS = 100
-"""Scans of a JPEG file; encoders write about ten, and each takes as long as the whole picture."""
+"""Scans of a JPEG file; encoders write about ten, and each takes as long as the whole image."""
 
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _MAX_SAMPLE, _S_MAX_SAMPLE = 262, 258, 281, 341
 """Tags of TIFF 6.0, which the functions below read."""
@@ -59,9 +59,9 @@ _SRGB_FROM_XYZ_D50 = np.array(
 _WHITE_D50 = np.array([0.9642, 1.0, 0.8249])
 
 
-def _srgb_from_lab(picture: Image.Image) -> np.ndarray:
+def _srgb_from_lab(image: Image.Image) -> np.ndarray:
     # The bands one by one: as a whole, Pillow hands out a and b as signed bytes.
-    lightness, a, b = (np.asarray(band).astype(np.float64) for band in picture.split())
+    lightness, a, b = (np.asarray(band).astype(np.float64) for band in image.split())
     y = (lightness * (100 / 255) + 16) / 116
     f = np.stack([y + (a - 128) / 500, y, y - (b - 128) / 200], axis=-1)
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * _WHITE_D50
@@ -71,83 +71,83 @@ def _srgb_from_lab(picture: Image.Image) -> np.ndarray:
     return rgb
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
-    layers = picture.convert("RGBA")
+def _over_white(image: Image.Image) -> Image.Image:
+    layers = image.convert("RGBA")
     white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, layers).convert("RGB")
 
 
-def stored_bits(picture: Image.Image, data: bytes) -> int:
+def stored_bits(image: Image.Image, data: bytes) -> int:
     """Bits of each value in the file, which decoders may have scaled or cut to eight."""
-    if picture.format == "PNG":
+    if image.format == "PNG":
         return data[24]
-    if picture.format == "TIFF":
-        bits = picture.tag_v2.get(_BITS_PER_SAMPLE, 1)  # type: ignore[attr-defined]
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, 1)  # type: ignore[attr-defined]
         return int(bits[0] if isinstance(bits, tuple) else bits)
     return 8
 
 
-def is_white_zero(picture: Image.Image) -> bool:
+def is_white_zero(image: Image.Image) -> bool:
     """Whether it is a TIFF file in which 0 is white; Pillow inverts those of up to 8 bits."""
-    tags = getattr(picture, "tag_v2", {})
-    return picture.format == "TIFF" and tags.get(_PHOTOMETRIC) == 0
+    tags = getattr(image, "tag_v2", {})
+    return image.format == "TIFF" and tags.get(_PHOTOMETRIC) == 0
 
 
-def own_range(picture: Image.Image, data: bytes) -> ValueRange | None:
+def own_range(image: Image.Image, data: bytes) -> ValueRange | None:
     """The range of values that the file states, if that is narrower than their type."""
-    if picture.format == "PNG":
-        return stated_range(np.asarray(picture), significant=png_chunk(data, b"sBIT"))
-    if picture.format != "TIFF":
+    if image.format == "PNG":
+        return stated_range(np.asarray(image), significant=png_chunk(data, b"sBIT"))
+    if image.format != "TIFF":
         return None
-    tags = picture.tag_v2  # type: ignore[attr-defined]
+    tags = image.tag_v2  # type: ignore[attr-defined]
     return stated_range(
-        np.asarray(picture),
-        bits=stored_bits(picture, data),
+        np.asarray(image),
+        bits=stored_bits(image, data),
         largest=tags.get(_S_MAX_SAMPLE, tags.get(_MAX_SAMPLE)),
     )
 
 
-def is_deep(picture: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> bool:
     """Whether Pillow gives values of more than eight bits."""
-    return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _of_wide_colours(
-    picture: Image.Image, data: bytes, channels: int, pixel_limit: int, value_range: ValueRange
+    image: Image.Image, data: bytes, channels: int, pixel_limit: int, value_range: ValueRange
 ) -> np.ndarray:
     """Several channels of more than eight bits, of which Pillow reads the upper eight only."""
-    if picture.format != "TIFF":
+    if image.format != "TIFF":
         raise UnreadableError(
-            f"it has {stored_bits(picture, data)} bits in each of several channels, which are read "
+            f"it has {stored_bits(image, data)} bits in each of several channels, which are read "
             "by a value range from grey and TIFF files only"
         )
     return read_bands(data, channels, pixel_limit, value_range)
 
 
 def _grey_or_rgb(
-    picture: Image.Image, data: bytes, channels: int, value_range: ValueRange | None
+    image: Image.Image, data: bytes, channels: int, value_range: ValueRange | None
 ) -> np.ndarray:
     """Any mode to uint8 [H,W] or [H,W,3]; grey stays grey, the caller repeats it."""
-    mode = picture.mode
-    if is_deep(picture):
-        pixels = to_eight_bits(np.asarray(picture), value_range or own_range(picture, data))
-        return 255 - pixels if is_white_zero(picture) else pixels
+    mode = image.mode
+    if is_deep(image):
+        pixels = to_eight_bits(np.asarray(image), value_range or own_range(image, data))
+        return 255 - pixels if is_white_zero(image) else pixels
     if mode == "LAB":
-        picture = Image.fromarray(_srgb_from_lab(picture))
-    elif picture.has_transparency_data:
-        picture = _over_white(picture)
-    if channels == 1 or picture.mode in ("1", "L"):
-        return np.array(picture.convert("L"))
-    return np.array(picture.convert("RGB"))
+        image = Image.fromarray(_srgb_from_lab(image))
+    elif image.has_transparency_data:
+        image = _over_white(image)
+    if channels == 1 or image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    return np.array(image.convert("RGB"))
 
 
-def _bands(picture: Image.Image, channels: int) -> np.ndarray:
+def _bands(image: Image.Image, channels: int) -> np.ndarray:
     """The bands as they are, for channel counts other than one and three."""
-    bands = picture.getbands()
-    pixels = np.array(picture)
+    bands = image.getbands()
+    pixels = np.array(image)
     if len(bands) != channels or pixels.dtype != np.uint8:
         raise UnreadableError(
-            f"it has {len(bands)} bands ({picture.mode}), and {channels} channels are asked for"
+            f"it has {len(bands)} bands ({image.mode}), and {channels} channels are asked for"
         )
     return pixels
 
@@ -161,42 +161,41 @@ def _scans(data: bytes) -> int:
     return count
 
 
-def _jpeg(picture: Image.Image, data: bytes, channels: int) -> np.ndarray | None:
-    """A sound JPEG picture in grey or RGB, uint8 [H,W,1 or 3]; None leaves it to Pillow.
+def _jpeg(image: Image.Image, data: bytes, channels: int) -> np.ndarray | None:
+    """A sound JPEG image in grey or RGB, uint8 [H,W,1 or 3]; None leaves it to Pillow.
 
     Other kinds of JPEG are Pillow's to read, and so is one with a fault that costs no pixel. If
     pixels are missing, it is refused here: Pillow would fill them with grey and say nothing.
     """
-    if picture.format not in ("JPEG", "MPO"):
+    if image.format not in ("JPEG", "MPO"):
         return None
-    known = picture.format == "JPEG" and channels == 3
-    colours = {"L": "GRAY", "RGB": "RGB"}.get(picture.mode) if known else None
+    known = image.format == "JPEG" and channels == 3
+    colours = {"L": "GRAY", "RGB": "RGB"}.get(image.mode) if known else None
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours or "GRAY")
     except ValueError as error:
         if tells_of_lost_pixels(str(error)):
             raise UnreadableError(f"pixels are missing: {error}") from error
         return None
-    return pixels if colours and pixels.shape[1::-1] == picture.size else None
+    return pixels if colours and pixels.shape[1::-1] == image.size else None
 
 
-def require_all_pixels(picture: Image.Image, data: bytes) -> None:
+def require_all_pixels(image: Image.Image, data: bytes) -> None:
     """Refuse a PNG file whose last rows were never written: Pillow leaves them black."""
-    if picture.format != "PNG":
+    if image.format != "PNG":
         return
-    width, height = picture.size
+    width, height = image.size
     seems_cut = (
-        png_is_interlaced(data)
-        or not np.asarray(picture.crop((0, height - 1, width, height))).any()
+        png_is_interlaced(data) or not np.asarray(image.crop((0, height - 1, width, height))).any()
     )
     if seems_cut and png_lacks_pixels(data):
         raise UnreadableError("pixels are missing: its stream ends before the last row")
 
 
-def orientation_of(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. TIFF pictures were turned by Pillow while loading and give 1."""
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8. TIFF images were turned by Pillow while loading and give 1."""
     try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
     except Exception:  # whatever a damaged EXIF block raises, the pixels are sound
         return 1
@@ -225,26 +224,26 @@ def _decoded(
     data: bytes, channels: int, pixel_limit: int, value_range: ValueRange | None
 ) -> Decoded:
     data, more = first_of_gif(data)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        width, height = picture.size
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
         if width * height > pixel_limit:
             raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
-        if picture.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
+        if image.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
             raise UnreadableError(f"it has more than {MOST_SCANS} scans")
-        several = more or _is_one_of_several(picture)
-        fast = _jpeg(picture, data, channels)
+        several = more or _is_one_of_several(image)
+        fast = _jpeg(image, data, channels)
         if fast is not None:
             pixels = fast
-        elif value_range and not is_deep(picture) and stored_bits(picture, data) > 8:
-            pixels = _of_wide_colours(picture, data, channels, pixel_limit, value_range)
+        elif value_range and not is_deep(image) and stored_bits(image, data) > 8:
+            pixels = _of_wide_colours(image, data, channels, pixel_limit, value_range)
         else:
-            picture.load()
-            require_all_pixels(picture, data)
+            image.load()
+            require_all_pixels(image, data)
             if channels in (1, 3):
-                pixels = _grey_or_rgb(picture, data, channels, value_range)
+                pixels = _grey_or_rgb(image, data, channels, value_range)
             else:
-                pixels = _bands(picture, channels)
-        pixels = upright(pixels, orientation_of(picture))
+                pixels = _bands(image, channels)
+        pixels = upright(pixels, orientation_of(image))
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] < channels:
@@ -252,8 +251,8 @@ def _decoded(
     return Decoded(np.require(pixels, np.uint8, ("C", "W")), several)
 
 
-def _is_one_of_several(picture: Image.Image) -> bool:
-    return bool(getattr(picture, "is_animated", False))
+def _is_one_of_several(image: Image.Image) -> bool:
+    return bool(getattr(image, "is_animated", False))
 
 
 def decode_first(
@@ -263,7 +262,7 @@ def decode_first(
     pixel_limit: int = PIXEL_LIMIT,
     value_range: ValueRange | None = None,
 ) -> Decoded:
-    """The first picture of a file, and whether there are more in it.
+    """The first image of a file, and whether there are more in it.
 
     One channel is grey (ITU-R 601), three are RGB; other counts take the bands of the file as they
     are. `value_range` is what becomes 0 and 255 where values have more than eight bits. The pixel
@@ -284,14 +283,14 @@ def decode(
     pixel_limit: int = PIXEL_LIMIT,
     value_range: ValueRange | None = None,
 ) -> np.ndarray:
-    """Pixels of an encoded picture, uint8 [H,W,channels]: `decode_first` without the rest."""
+    """Pixels of an encoded image, uint8 [H,W,channels]: `decode_first` without the rest."""
     return decode_first(
         data, channels=channels, pixel_limit=pixel_limit, value_range=value_range
     ).pixels
 
 
 class Header(NamedTuple):
-    """What a picture says of itself before any pixel is decoded."""
+    """What an image says of itself before any pixel is decoded."""
 
     format: str
     """One of `FORMATS`."""
@@ -306,21 +305,21 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """What the picture is. Errors: UnreadableError."""
+    """What the image is. Errors: UnreadableError."""
     with _faults_named(data), quiet:
         try:
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
             bands = count_bands(data)
             if bands is None:
                 raise
             mode = f"{bands.samples} bands"
             return Header("TIFF", mode, bands.height, bands.width, bands.pages > 1, 1)
-        with picture:
-            width, height = picture.size
-            several = _is_one_of_several(picture)
-            form = "JPEG" if picture.format == "MPO" else str(picture.format)
-            return Header(form, picture.mode, height, width, several, orientation_of(picture))
+        with image:
+            width, height = image.size
+            several = _is_one_of_several(image)
+            form = "JPEG" if image.format == "MPO" else str(image.format)
+            return Header(form, image.mode, height, width, several, orientation_of(image))
 
 
 @contextmanager

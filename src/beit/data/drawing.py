@@ -1,4 +1,4 @@
-"""Tensors to pictures: PNG data URIs, overlays, maps of tokens and of attention."""
+"""Tensors to images: PNG data URIs, overlays, maps of tokens and of attention."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channe
 
 
 def as_png(pixels: Rgb, colours: int | None = None) -> bytes:
-    """The picture as a PNG file; with a palette of so many colours if given."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    """The image as a PNG file; with a palette of so many colours if given."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     if colours:
-        picture = picture.quantize(colours)
+        image = image.quantize(colours)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -51,13 +51,13 @@ def png_uri(pixels: Rgb, colours: int | None = None) -> str:
 
 
 def data_uri(pixels: Rgb, colours: int | None = None) -> str:
-    """The picture in a data URI, shrunk to what a page shows."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    longest = max(picture.size)
+    """The image in a data URI, shrunk to what a page shows."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    longest = max(image.size)
     if longest > MOST_PIXELS:
-        size = tuple(max(round(side * MOST_PIXELS / longest), 1) for side in picture.size)
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    return png_uri(np.asarray(picture), colours)
+        size = tuple(max(round(side * MOST_PIXELS / longest), 1) for side in image.size)
+        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    return png_uri(np.asarray(image), colours)
 
 
 def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarray:
@@ -70,24 +70,24 @@ def per_pixel(values: np.ndarray, grid: Grid, size: tuple[int, int]) -> np.ndarr
     return spread
 
 
-def hide(picture: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
-    """The picture with its hidden patches in grey."""
-    hidden = per_pixel(mask.cpu().numpy(), grid, picture.shape[:2])
-    covered: Rgb = np.where(hidden[..., None], HIDDEN, picture)
+def hide(image: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
+    """The image with its hidden patches in grey."""
+    hidden = per_pixel(mask.cpu().numpy(), grid, image.shape[:2])
+    covered: Rgb = np.where(hidden[..., None], HIDDEN, image)
     return covered
 
 
 def judge(
-    picture: Rgb, asked: Bool[Tensor, " patches"], right: Bool[Tensor, " patches"], grid: Grid
+    image: Rgb, asked: Bool[Tensor, " patches"], right: Bool[Tensor, " patches"], grid: Grid
 ) -> Rgb:
-    """Where the predictions were right (teal) and wrong (orange), over a pale grey picture."""
-    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 90
+    """Where the predictions were right (teal) and wrong (orange), over a pale grey image."""
+    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 90
     colours = np.where(right.cpu().numpy()[:, None], RIGHT, WRONG)
-    colour = per_pixel(colours, grid, picture.shape[:2])
-    tinted = per_pixel(asked.cpu().numpy(), grid, picture.shape[:2])[..., None]
+    colour = per_pixel(colours, grid, image.shape[:2])
+    tinted = per_pixel(asked.cpu().numpy(), grid, image.shape[:2])[..., None]
     mixed = np.where(tinted, 0.3 * grey + 0.7 * colour, grey)
-    tinted_picture: Rgb = mixed.clip(0, 255).astype(np.uint8)
-    return tinted_picture
+    tinted_image: Rgb = mixed.clip(0, 255).astype(np.uint8)
+    return tinted_image
 
 
 @functools.lru_cache(maxsize=8)
@@ -107,22 +107,22 @@ def token_map(tokens: Int64[Tensor, " patches"], grid: Grid, codes: int) -> Rgb:
     return laid
 
 
-def heat(picture: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
-    """Weights per patch over the picture in grey: dark for none, bright for the largest."""
+def heat(image: Rgb, weights: Float[Tensor, " patches"], grid: Grid) -> Rgb:
+    """Weights per patch over the image in grey: dark for none, bright for the largest."""
     values = weights.float().cpu().numpy()
     scaled = values / max(float(values.max()), 1e-12)
     places = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(scaled, places, HEAT[:, band]) for band in range(3)], axis=1)
-    grey = picture.mean(axis=2, keepdims=True)
-    laid = per_pixel(colours, grid, picture.shape[:2])
+    grey = image.mean(axis=2, keepdims=True)
+    laid = per_pixel(colours, grid, image.shape[:2])
     glowing: Rgb = (0.25 * grey + 0.75 * laid).clip(0, 255).astype(np.uint8)
     return glowing
 
 
-def mark(picture: Rgb, patch: int, grid: Grid) -> Rgb:
-    """The picture with a frame of white in black around one patch."""
-    marked = picture.copy()
-    height, width = picture.shape[:2]
+def mark(image: Rgb, patch: int, grid: Grid) -> Rgb:
+    """The image with a frame of white in black around one patch."""
+    marked = image.copy()
+    height, width = image.shape[:2]
     row, column = divmod(patch, grid[1])
     top, bottom = row * height // grid[0], (row + 1) * height // grid[0]
     left, right = column * width // grid[1], (column + 1) * width // grid[1]

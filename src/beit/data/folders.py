@@ -21,7 +21,7 @@ from beit.data.layout import (
     two_readings,
     words_for,
 )
-from beit.data.listing import find_pictures, natural_key, no_pictures, quoted
+from beit.data.listing import find_images, natural_key, no_images, quoted
 from beit.data.sources import FileSource, images_per_class
 from beit.errors import ConfigError, DataError
 
@@ -49,9 +49,9 @@ class Folders:
     """
 
     def __init__(self, path: str, options: FolderConfig = PLAIN) -> None:
-        found = find_pictures(path)
+        found = find_images(path)
         if not found.paths:
-            raise no_pictures(path, found.skipped)
+            raise no_images(path, found.skipped)
         self.path, self.options = path, options
         self.tree = FolderTree(found.counts)
         self.layout = read_layout(path, self.tree)
@@ -118,8 +118,8 @@ class Folders:
         empty = empty_classes(self.tree, place, level)
         if empty and names:
             raise DataError(
-                f"class folders without pictures in {where}: {quoted(empty)}",
-                remedy="add pictures to them or remove them",
+                f"class folders without images in {where}: {quoted(empty)}",
+                remedy="add images to them or remove them",
             )
         if not names:
             because = f": {'; '.join(self.layout.notes)}" if self._masked() else ""
@@ -202,7 +202,7 @@ class Folders:
                 paths.append(path[len(below) + 1 :] if below else path)
         if not paths:
             where = str(Path(self.path, self.layout.splits[splits[0]]))
-            raise no_pictures(where, find_pictures(where).skipped)
+            raise no_images(where, find_images(where).skipped)
         if len(folders) < len(paths):
             folders = []
         source = _labelled(str(Path(self.path, below)) if below else self.path, paths, folders)
@@ -243,9 +243,9 @@ def open_every_image(path: str) -> FileSource:
 
     Errors: DataError if there are none.
     """
-    found = find_pictures(path)
+    found = find_images(path)
     if not found.paths:
-        raise no_pictures(path, found.skipped)
+        raise no_images(path, found.skipped)
     try:
         skipped = read_layout(path, FolderTree(found.counts)).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same

@@ -20,7 +20,7 @@ from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
 PREFIX = "hf:"
-PICTURE_COLUMNS = ("image", "img", "picture")
+IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
 SAVED = ("dataset_dict.json", "state.json")
 ROWS = 4096
@@ -30,7 +30,7 @@ class HuggingFaceSource:
     """The rows of one split, in its order; the key is the split and the number of the row."""
 
     def __init__(self, dataset: Any, split: str) -> None:
-        self._column = _picture_column(dataset)
+        self._column = _image_column(dataset)
         self.classes, self.targets = _labels(dataset)
         self._split = split
         self.account = Account(
@@ -53,7 +53,7 @@ class HuggingFaceSource:
 
     def read(self, index: int) -> Record:
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} pictures")
+            raise IndexError(f"index {index} of {len(self)} images")
         try:
             data = _bytes(self._rows[index][self._column])
         except OSError as error:
@@ -79,7 +79,7 @@ class HuggingFaceSource:
 
 
 def _lengths(chunk: Any) -> list[int]:
-    """The number of bytes of each picture; of one in a file as large as that is now."""
+    """The number of bytes of each image; of one in a file as large as that is now."""
     arrow, compute = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.compute")
     if not arrow.types.is_struct(chunk.type):
         return [-1 if size is None else size for size in compute.binary_length(chunk).to_pylist()]
@@ -103,11 +103,11 @@ def _bytes(value: Any) -> bytes:
             return Path(value["path"]).read_bytes()
         value = value.get("bytes")
     if not isinstance(value, bytes):
-        raise UnreadableError("the row holds no picture")
+        raise UnreadableError("the row holds no image")
     return value
 
 
-def _holds_pictures(feature: Any) -> bool:
+def _holds_images(feature: Any) -> bool:
     if type(feature).__name__ == "Image":
         return True
     if isinstance(feature, dict):
@@ -115,15 +115,15 @@ def _holds_pictures(feature: Any) -> bool:
     return getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
-def _picture_column(dataset: Any) -> str:
-    found = [name for name, feature in dataset.features.items() if _holds_pictures(feature)]
-    usual = [name for name in PICTURE_COLUMNS if name in found]
+def _image_column(dataset: Any) -> str:
+    found = [name for name, feature in dataset.features.items() if _holds_images(feature)]
+    usual = [name for name in IMAGE_COLUMNS if name in found]
     if usual or len(found) == 1:
         return str((usual or found)[0])
     raise DataError(
-        f"{len(found)} columns of the dataset hold pictures; it has "
+        f"{len(found)} columns of the dataset hold images; it has "
         + quoted(list(dataset.features), 8),
-        remedy=f"rename the one to learn from to '{PICTURE_COLUMNS[0]}'",
+        remedy=f"rename the one to learn from to '{IMAGE_COLUMNS[0]}'",
     )
 
 
@@ -243,5 +243,5 @@ def open_hugging_face(path: str) -> dict[str, HuggingFaceSource]:
         name: HuggingFaceSource(dataset, name) for name, dataset in splits.items() if len(dataset)
     }
     if not sources:
-        raise DataError(f"{path} has no rows", remedy="name a dataset with pictures")
+        raise DataError(f"{path} has no rows", remedy="name a dataset with images")
     return sources if len(sources) > 1 else {WHOLE: next(iter(sources.values()))}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from beit.data.listing import find_pictures, quoted
+from beit.data.listing import find_images, quoted
 from beit.data.tables import as_text, cell_lines
 from beit.errors import DataError
 from beit.printable import printable
@@ -75,7 +75,7 @@ class ImageNames:
         """Images below the folder by their last name, with and without extension."""
         if self._below is None:
             self._below = {}
-            for path in find_pictures(str(self._folder)).paths:
+            for path in find_images(str(self._folder)).paths:
                 last = _alike(path).rpartition("/")[2]
                 for name in dict.fromkeys((last, _without_extension(last))):
                     self._below.setdefault(name, []).append(path)
@@ -101,7 +101,7 @@ class FoundImages(NamedTuple):
     """What was decided; may be empty."""
 
 
-def find_images(
+def find_named_images(
     path: str, lines: Sequence[int], cells: Sequence[str], names: ImageNames
 ) -> FoundImages:
     """The image of every cell of a column.

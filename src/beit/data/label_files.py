@@ -10,7 +10,7 @@ import numpy as np
 
 from beit.config.label_file import LabelFileConfig
 from beit.data.account import Account, Skipped, SkippedFiles
-from beit.data.image_names import ImageNames, find_images
+from beit.data.image_names import ImageNames, find_named_images
 from beit.data.label_cells import Labels
 from beit.data.label_columns import Columns, find_columns, is_heading
 from beit.data.label_splits import find_splits
@@ -77,7 +77,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     table = read_table(path, names.as_written, names.names_image, is_heading)
     columns = find_columns(path, table, names, config)
     lines = [row.line for row in columns.rows]
-    images, moved = find_images(path, lines, columns.cells(columns.image), names)
+    images, moved = find_named_images(path, lines, columns.cells(columns.image), names)
     splits, divided = find_splits(path, columns, images, config)
     labels, problem = _labels(path, columns, splits, config)
     if labels is not None and multi_label:

@@ -29,10 +29,10 @@ PALETTE = _palette()
 
 def label_map_bytes(labels: LabelMap) -> bytes:
     """Labels as indexed PNG: the values are the labels, the palette is for the eye."""
-    picture = Image.fromarray(labels)
-    picture.putpalette(PALETTE.tobytes())
+    image = Image.fromarray(labels)
+    image.putpalette(PALETTE.tobytes())
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -42,10 +42,10 @@ def save_label_map(labels: LabelMap, place: Path) -> None:
 
 
 def painted(
-    picture: UInt8[np.ndarray, "height width 3"], labels: LabelMap
+    image: UInt8[np.ndarray, "height width 3"], labels: LabelMap
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture half covered by the colours of its labels; ignored pixels stay as they are."""
-    mixed = (picture.astype(np.uint16) + PALETTE[labels]) // 2
-    covered = np.where((labels == IGNORE)[..., None], picture, mixed)
+    """The image half covered by the colours of its labels; ignored pixels stay as they are."""
+    mixed = (image.astype(np.uint16) + PALETTE[labels]) // 2
+    covered = np.where((labels == IGNORE)[..., None], image, mixed)
     result: np.ndarray = covered.astype(np.uint8)
     return result

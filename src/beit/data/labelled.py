@@ -1,4 +1,4 @@
-"""Labelled pictures and their split into training, validation and test."""
+"""Labelled images and their split into training, validation and test."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def _has_classes(folders: Folders, name: str, level: int) -> bool:
     where = Path(folders.path, place)
     if empty and not folders.options.accept_missing_classes:
         raise DataError(
-            f"class folders without pictures in {where}: {quoted(empty)}",
-            remedy="add pictures to them or remove them",
+            f"class folders without images in {where}: {quoted(empty)}",
+            remedy="add images to them or remove them",
         )
     if not named and name == "val" and folders.tree.total(place):
         raise DataError(f"{where} has no class folders", remedy=f"use {LAYOUTS}")
@@ -184,8 +184,8 @@ def _check_labels(path: str, parts: Mapping[str, ImageSource]) -> dict[str, Imag
         skipped = [f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped]
         facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
         raise DataError(
-            "; ".join([f"{path} has no label for every picture", *facts]),
-            remedy="label all: shards with .cls or .json beside each picture (their folders are no "
+            "; ".join([f"{path} has no label for every image", *facts]),
+            remedy="label all: shards with .cls or .json beside each image (their folders are no "
             "classes), datasets in a column called label",
         )
     return found

@@ -138,7 +138,7 @@ class _Walk:
         return folders, linked
 
 
-def find_pictures(root: str) -> Found:
+def find_images(root: str) -> Found:
     """Every image below a folder: by extension in any case, where that is unknown by content.
 
     Hidden files, thumbnails and what belongs to a system are skipped. Links to folders are followed
@@ -157,7 +157,7 @@ def find_pictures(root: str) -> Found:
     return Found(walk.paths, walk.skipped, walk.counts)
 
 
-def no_pictures(path: str, files: SkippedFiles) -> DataError:
+def no_images(path: str, files: SkippedFiles) -> DataError:
     """What to say of a folder without an image: it is empty, or what it has instead."""
     skipped = files.found()
     if not skipped:

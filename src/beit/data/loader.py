@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from beit.batch import Batch, Unreadable
 from beit.config.data import LoaderConfig
 from beit.data.collate import Outcome
+from beit.data.images import Images, cores
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
-from beit.data.pictures import Pictures, cores
 from beit.data.recurring import RecurringViews
 from beit.data.sources import ImageSource, Target
 from beit.data.values import UnreadableError
@@ -33,10 +33,10 @@ MOST_WORKERS_WITHOUT_ACCELERATOR = 2
 
 
 def choose_workers(config: LoaderConfig, world: int) -> int:
-    """Processes that read pictures for one rank.
+    """Processes that read images for one rank.
 
     `config.workers` if given. Else all processors of the rank but one, at most 16; at most 2 if the
-    training itself runs on processors; none if the rank has a single one. Cached pictures follow
+    training itself runs on processors; none if the rank has a single one. Cached images follow
     the same rule: a view costs more than its journey between processes. The ranks on this machine
     are those torchrun names (LOCAL_WORLD_SIZE), else all of them.
     """
@@ -50,44 +50,44 @@ def choose_workers(config: LoaderConfig, world: int) -> int:
 class _Samples(Dataset[Outcome]):
     """(epoch, index) to the sample, whose randomness follows from (seed, epoch, index) alone."""
 
-    def __init__(self, pictures: Pictures, view: View, seed: int) -> None:
-        self._pictures = pictures
+    def __init__(self, images: Images, view: View, seed: int) -> None:
+        self._images = images
         self._view = view
         self._seed = seed
 
     def __getitem__(self, place: tuple[int, int]) -> Outcome:
         epoch, index = place
-        key = self._pictures.key(index)
+        key = self._images.key(index)
         try:
-            picture = self._pictures.read(index)
+            image = self._images.read(index)
         except UnreadableError as error:
             return Outcome(key, None, error.reason)
         if isinstance(self._view, RecurringViews):
-            sample: Sample = self._view.of(picture.pixels, self._seed, epoch, index)
+            sample: Sample = self._view.of(image.pixels, self._seed, epoch, index)
         else:
             generator = sample_generator(self._seed, epoch, index)
-            sample = self._view(picture.pixels, picture.target, generator)
-        return Outcome(key, sample, several=picture.several)
+            sample = self._view(image.pixels, image.target, generator)
+        return Outcome(key, sample, several=image.several)
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
     named = [f"{key} ({reason})" for key, reason in unreadable]
     return DataError(
-        f"none of the {len(named)} pictures of a batch can be read: {quoted(named)}",
+        f"none of the {len(named)} images of a batch can be read: {quoted(named)}",
         remedy="repair or remove these files, or use a larger micro-batch",
     )
 
 
 def _check_filled(source: ImageSource) -> None:
     if len(source) == 0:
-        raise DataError("there are no pictures to read", remedy="name a folder with pictures")
+        raise DataError("there are no images to read", remedy="name a folder with images")
 
 
 class Loader:
     """One process's share of an endless, resumable stream of micro-batches.
 
     What is read in a step follows from (seed, step) alone, see `order.step_samples`. Unreadable
-    pictures are left out of their micro-batch and listed in it, never replaced.
+    images are left out of their micro-batch and listed in it, never replaced.
     Errors: ConfigError if the batch cannot be divided; DataError for an empty source.
     """
 
@@ -107,9 +107,9 @@ class Loader:
     ) -> None:
         check_division(batch, world, micro_batch)
         _check_filled(source)
-        self.pictures = Pictures(source, channels, config.cache, config.value_range)
+        self.images = Images(source, channels, config.cache, config.value_range)
         self.workers = choose_workers(config, world)
-        self._samples = _Samples(self.pictures, view, seed)
+        self._samples = _Samples(self.images, view, seed)
         self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
         self._rank, self._world = rank, world
         self._config = config
@@ -126,7 +126,7 @@ class Loader:
         for step in range(first_step, last_step):
             yield from step_samples(
                 step,
-                length=len(self.pictures),
+                length=len(self.images),
                 seed=self._seed,
                 batch=self._batch,
                 rank=self._rank,
@@ -142,7 +142,7 @@ class Loader:
 
         Each step gives `micro_batches` of them. The worker processes live as long as the iterator;
         if one is lost, new ones go on with what was not delivered, up to `worker_restarts` times.
-        Errors: DataError if no picture of a micro-batch can be read; ResourceError if a worker dies
+        Errors: DataError if no image of a micro-batch can be read; ResourceError if a worker dies
         or delivers nothing for `worker_timeout` seconds once more than that. After an error the
         iterator is finished: go on with a new one from the step that was not completed.
         """
@@ -155,7 +155,7 @@ class Loader:
             Reading(
                 self._samples,
                 plan,
-                lambda places: [self.pictures.key(index) for _, index in places],
+                lambda places: [self.images.key(index) for _, index in places],
                 workers=self.workers,
                 chosen=self._config.workers is not None,
                 timeout=self._config.worker_timeout,
@@ -180,14 +180,14 @@ def evaluate_batches(
     config: LoaderConfig,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """One ordered pass over exactly this rank's contiguous share, `batch` pictures at a time.
+    """One ordered pass over exactly this rank's contiguous share, `batch` images at a time.
 
     Nothing is repeated, padded or cached; the last batch may be smaller, and a share may be empty.
-    The pictures of a batch of which none can be read are listed in a neighbouring batch.
-    Errors: DataError if no picture of the share can be read; ResourceError as for `Loader`.
+    The images of a batch of which none can be read are listed in a neighbouring batch.
+    Errors: DataError if no image of the share can be read; ResourceError as for `Loader`.
     """
     _check_filled(source)
-    pictures = Pictures(source, channels, value_range=config.value_range)
+    images = Images(source, channels, value_range=config.value_range)
     share = range(len(source) * rank // world, len(source) * (rank + 1) // world)
     plan = [
         [(0, index) for index in share[start : start + batch]]
@@ -197,9 +197,9 @@ def evaluate_batches(
     lost: tuple[Unreadable, ...] = ()
     for parcel in parcels(
         Reading(
-            _Samples(pictures, view, seed=0),
+            _Samples(images, view, seed=0),
             lambda delivered: plan[delivered:],
-            lambda places: [pictures.key(index) for _, index in places],
+            lambda places: [images.key(index) for _, index in places],
             workers=min(choose_workers(config, world), len(plan) // 2),
             chosen=config.workers is not None,
             timeout=config.worker_timeout,

@@ -12,7 +12,7 @@ from beit.config.segment_run import Layout, MaskConfig
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.layout import WHOLE, split_called
 from beit.data.legends import LEGENDS, read_names
-from beit.data.listing import find_pictures, natural_key, no_pictures, quoted
+from beit.data.listing import find_images, natural_key, no_images, quoted
 from beit.data.pairs import KNOWN_SUFFIXES, Notes, Pairs, Side, pair_up, require_masks
 from beit.data.shape_files import coco_files, read_coco, read_labelme, with_labelme
 from beit.errors import DataError
@@ -66,9 +66,9 @@ def _splits_below(path: str, extra: str = "") -> dict[str, str]:
 
 def _side(root: str, folder: str, notes: Notes) -> Side:
     """All image files below a folder. Errors: DataError if there is none."""
-    found = find_pictures(str(Path(root, folder)))
+    found = find_images(str(Path(root, folder)))
     if not found.paths:
-        raise no_pictures(str(Path(root, folder)), found.skipped)
+        raise no_images(str(Path(root, folder)), found.skipped)
     notes.skipped.add_below(folder, found.skipped)
     return Side(folder, found.paths)
 
@@ -137,7 +137,7 @@ def _mask_folder(path: str, base: str, config: MaskConfig) -> str | None:
     found = [
         str(PurePosixPath(base, name))
         for name in _children(str(Path(path, base)), MASK_FOLDERS)
-        if find_pictures(str(Path(path, base, name))).paths
+        if find_images(str(Path(path, base, name))).paths
     ]
     if len(found) > 1:
         raise DataError(
@@ -225,7 +225,7 @@ def _mixed(path: str, config: MaskConfig, notes: Notes) -> dict[str, Pairs]:
     splits = _splits_below(path) or {WHOLE: ""}
     found: dict[str, Pairs] = {}
     for split, folder in splits.items():
-        files = find_pictures(str(Path(path, folder))).paths
+        files = find_images(str(Path(path, folder))).paths
         divided = _divided_by_name(files, config)
         if divided is None:
             continue
@@ -296,7 +296,7 @@ def _of_voc(path: str, config: MaskConfig, notes: Notes, extra: str) -> FoundMas
 
 
 def _by_stem(path: str, folder: str) -> dict[str, str]:
-    files = find_pictures(str(Path(path, folder))).paths
+    files = find_images(str(Path(path, folder))).paths
     return {name.rpartition(".")[0]: f"{folder}/{name}" for name in files}
 
 

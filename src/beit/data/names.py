@@ -40,7 +40,7 @@ class Names:
 
     def __getitem__(self, index: int) -> bytes:
         if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} pictures")
+            raise IndexError(f"index {index} of {len(self)} images")
         start = int(self.ends[index - 1]) if index else 0
         return self.block[start : int(self.ends[index])].tobytes()
 

@@ -52,7 +52,7 @@ def check_division(batch: int, world: int, micro_batch: int) -> None:
         )
     if batch // world % micro_batch:
         raise ConfigError(
-            f"the {batch // world} pictures of a process (batch {batch}, {world} processes) "
+            f"the {batch // world} images of a process (batch {batch}, {world} processes) "
             f"cannot be divided into micro-batches of {micro_batch}",
             remedy=f"use a micro-batch of one of: {_divisors(batch // world)}",
         )
@@ -78,7 +78,7 @@ def step_samples(
     """
     check_division(batch, world, micro_batch)
     if length < 1:
-        raise DataError("there are no pictures to read", remedy="name a folder with pictures")
+        raise DataError("there are no images to read", remedy="name a folder with images")
     share = batch // world
     first = step * batch + rank * share
     samples = [

@@ -1,4 +1,4 @@
-"""The same picture in two parts of the data: scores of one that was learned come out too high."""
+"""The same image in two parts of the data: scores of one that was learned come out too high."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from beit.data.sources import ImageSource, spread
 from beit.data.values import UnreadableError
 
 ASKED = 1024
-"""Pictures for validation that are looked for; more are a sample."""
+"""Images for validation that are looked for; more are a sample."""
 SIZED = 100_000
-"""Pictures to learn from whose sizes are compared; more are a sample."""
+"""Images to learn from whose sizes are compared; more are a sample."""
 READ = 2048
-"""Pictures to learn from that are read because their size is that of one looked for."""
+"""Images to learn from that are read because their size is that of one looked for."""
 
 
-def shared_pictures(
+def shared_images(
     learned: ImageSource, judged: ImageSource, *, asked: int = ASKED, sized: int = SIZED
 ) -> dict[str, str]:
-    """Keys of pictures to learn from, each with that of a picture for validation of the same bytes.
+    """Keys of images to learn from, each with that of an image for validation of the same bytes.
 
     Nothing is decoded, and only files are read that have the size of one of the others. Of large
     data a sample is compared, spread evenly over either part.
@@ -37,7 +37,7 @@ def shared_pictures(
 
 
 def _content(source: ImageSource, index: int) -> int | None:
-    """The hash of the encoded picture, or None if it cannot be read."""
+    """The hash of the encoded image, or None if it cannot be read."""
     try:
         return short_hash(source.read(index).data)
     except UnreadableError:

@@ -1,4 +1,4 @@
-"""Any pictures into tar shards: whole shards only, and a stopped packing goes on where it was."""
+"""Any images into tar shards: whole shards only, and a stopped packing goes on where it was."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Packed(NamedTuple):
 
     folder: Path
     shards: int
-    pictures: int
+    images: int
 
 
 class _Names:
-    """Names under which pictures stand in shards.
+    """Names under which images stand in shards.
 
     The layout takes everything before the first dot for what the files of a sample share, so each
     name has one dot, and no two samples share what is before it.
@@ -90,7 +90,7 @@ def _files(name: str, record: Record, classes: tuple[str, ...]) -> Iterator[tupl
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no times or owners: the same pictures give the same shards
+    member = tarfile.TarInfo(name)  # no times or owners: the same images give the same shards
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
 
@@ -115,7 +115,7 @@ class _Part:
             name = f"{len(shards):06d}.tar"
             if not self._skip(self._folder / name):
                 self._shard(self._folder / name)
-                logger.info("%s: %d of %d pictures", name, self._next, len(self._source))
+                logger.info("%s: %d of %d images", name, self._next, len(self._source))
             shards.append(name)
         return shards
 
@@ -132,14 +132,14 @@ class _Part:
         )
 
     def _name(self) -> str:
-        """Of the next picture, which is read only if its key does not say what it is."""
+        """Of the next image, which is read only if its key does not say what it is."""
         try:
             return self._names.name(self._source.key(self._next), lambda: self._read().data)
         except UnreadableError as error:
             raise self._unreadable(error) from error
 
     def _skip(self, shard: Path) -> bool:
-        """Whether the shard is there from before; then its pictures count as written."""
+        """Whether the shard is there from before; then its images count as written."""
         beside = shard.with_name(shard.name + SUFFIX)
         if not (shard.is_file() and beside.is_file()):
             return False
@@ -151,7 +151,7 @@ class _Part:
             self._next += 1
             if not packed:
                 raise DataError(
-                    f"{shard} holds other pictures than those to pack",
+                    f"{shard} holds other images than those to pack",
                     remedy="pack into another folder",
                 )
         return True
@@ -198,7 +198,7 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
                 )
             if {key: known.get(key) for key in plan} != plan:
                 raise RunFolderError(
-                    f"{out} holds shards of other pictures, or of another size",
+                    f"{out} holds shards of other images, or of another size",
                     remedy="pack into another folder, or remove this one",
                 )
             return name == UNFINISHED
@@ -228,13 +228,13 @@ def _write(
 
 
 def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RECOGNISED) -> Packed:
-    """Write pictures in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
+    """Write images in any form as tar shards with their indexes: `OUT/000000.tar`, by part where
     the data have parts (`OUT/train/000000.tar`), and `OUT/shards.json` once all are there.
 
-    The bytes of each picture stay as they are, in the same order with the same names, so that a run
-    learns the same from them; labels stand beside each picture as `.cls` and `.json`. A shard is
+    The bytes of each image stay as they are, in the same order with the same names, so that a run
+    learns the same from them; labels stand beside each image as `.cls` and `.json`. A shard is
     closed when it has reached `shard_size` megabytes. The same call goes on with what was stopped.
-    Errors: DataError for a picture that cannot be read; RunFolderError if OUT holds something else;
+    Errors: DataError for an image that cannot be read; RunFolderError if OUT holds something else;
     ResourceError for a full disk.
     """
     if shard_size < 1:
@@ -259,5 +259,5 @@ def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RE
             remedy="choose a folder that may be written",
         ) from error
     shards = read_object(folder / MANIFEST, RunFolderError, "pack into another folder")["parts"]
-    pictures = sum(len(source) for source in parts.values())
-    return Packed(folder, sum(map(len, shards.values())), pictures)
+    images = sum(len(source) for source in parts.values())
+    return Packed(folder, sum(map(len, shards.values())), images)

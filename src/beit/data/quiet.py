@@ -1,4 +1,4 @@
-"""Pillow's warnings, silenced while pictures are decoded: what is wrong is in our own errors."""
+"""Pillow's warnings, silenced while images are decoded: what is wrong is in our own errors."""
 
 from __future__ import annotations
 

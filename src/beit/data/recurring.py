@@ -12,7 +12,7 @@ from beit.data.views import ImageSample, MaskedSample, MaskedViews, SingleView
 
 @dataclass(frozen=True, kw_only=True)
 class RecurringViews:
-    """`number` views of each picture, one per epoch, then the first again under a new mask.
+    """`number` views of each image, one per epoch, then the first again under a new mask.
 
     Crop, mirroring and jitter of view v are those of epoch v: as long as there are as many views as
     epochs, everything is as if they did not recur.
@@ -22,12 +22,12 @@ class RecurringViews:
     number: int
 
     def of(
-        self, picture: np.ndarray, seed: int, epoch: int, index: int
+        self, image: np.ndarray, seed: int, epoch: int, index: int
     ) -> MaskedSample | ImageSample:
-        """The view of a picture uint8 [H,W,C] whose turn it is in this epoch."""
+        """The view of an image uint8 [H,W,C] whose turn it is in this epoch."""
         view = epoch % self.number
         generator = sample_generator(seed, view, index)
         if isinstance(self.views, SingleView):
-            return self.views(picture, None, generator)._replace(view=(view, index))
+            return self.views(image, None, generator)._replace(view=(view, index))
         masks = generator if view == epoch else sample_generator(seed, epoch, index)
-        return self.views(picture, None, generator, masks)._replace(view=(view, index))
+        return self.views(image, None, generator, masks)._replace(view=(view, index))

@@ -14,6 +14,7 @@ import numpy as np
 from beit.chance import derive_seed
 from beit.config.segment_run import MaskConfig
 from beit.data.account import Account
+from beit.data.images import cores
 from beit.data.label_maps import IGNORE
 from beit.data.layout import WHOLE, split_called
 from beit.data.legends import (
@@ -39,7 +40,6 @@ from beit.data.mask_labels import (
 )
 from beit.data.mask_layouts import FoundMasks, find_masks
 from beit.data.pairs import Notes, Pairs
-from beit.data.pictures import cores
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist
 from beit.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from beit.config.segment_run import MaskConfig
 from beit.data.legends import CLASS_LISTS, find_beside, read_classes
-from beit.data.listing import find_pictures, natural_key, quoted
+from beit.data.listing import find_images, natural_key, quoted
 from beit.data.pairs import Notes, Pairs, require_masks
 from beit.data.shapes import Kind, Shape, Shapes
 from beit.errors import DataError
@@ -120,7 +120,7 @@ def _add_unlisted(
     for root, found in roots.items():
         if str(root) == ".":
             continue  # other things lie there, too
-        names = [(root / each).as_posix() for each in find_pictures(str(Path(path, root))).paths]
+        names = [(root / each).as_posix() for each in find_images(str(Path(path, root))).paths]
         bare = [name for name in names if name not in listed]
         require_masks(bare, len(names), "in a COCO file", config, notes)
         if bare and config.unmasked == "background":
@@ -258,7 +258,7 @@ def read_labelme(
         for place in files
         if isinstance(content := _json(place), dict) and "shapes" in content
     }
-    images = {name.rpartition(".")[0]: name for name in find_pictures(path).paths}
+    images = {name.rpartition(".")[0]: name for name in find_images(path).paths}
     by_name: dict[str, list[str]] = {}
     for stem in images:
         by_name.setdefault(PurePosixPath(stem).name, []).append(stem)

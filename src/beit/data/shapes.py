@@ -63,8 +63,8 @@ def _region(shape: Shape, height: int, width: int) -> np.ndarray:
         return _of_coco(shape.data, height, width)
     if shape.kind == "bitmap":
         (left, top), encoded = shape.data
-        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as picture:
-            bitmap = np.asarray(picture.convert("L")) > 0
+        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
+            bitmap = np.asarray(image.convert("L")) > 0
         region = np.zeros((height, width), bool)
         top, left = round(top), round(left)
         target = region[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]

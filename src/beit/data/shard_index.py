@@ -42,13 +42,13 @@ LARGEST_LABEL = 2**20
 
 
 class ShardIndex(NamedTuple):
-    """The pictures of one shard in its order."""
+    """The images of one shard in its order."""
 
     names: Names
     offsets: np.ndarray
-    """Where the bytes of each picture begin, int64 [n]."""
+    """Where the bytes of each image begin, int64 [n]."""
     sizes: np.ndarray
-    """How many bytes each picture has, int64 [n]."""
+    """How many bytes each image has, int64 [n]."""
     labels: np.ndarray
     """Places in `label_names`, int32 [n]; -1 without a label."""
     label_names: tuple[Label, ...]
@@ -315,7 +315,7 @@ def find_index(place: str) -> ShardIndex:
         raise
     except (tarfile.TarError, ValueError) as error:
         raise DataError(
-            f"{place} cannot be read as a tar file with pictures: {error}",
+            f"{place} cannot be read as a tar file with images: {error}",
             remedy="check that it is whole; unpack what is compressed (.tar.gz)",
         ) from error
     except OSError as error:

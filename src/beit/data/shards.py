@@ -1,4 +1,4 @@
-"""Pictures in tar shards, as WebDataset lays them out, read at any place without unpacking."""
+"""Images in tar shards, as WebDataset lays them out, read at any place without unpacking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from beit.data.account import Account, SkippedFiles
 from beit.data.layout import ROLES, WHOLE, split_name
-from beit.data.listing import find_pictures, natural_key, quoted
+from beit.data.listing import find_images, natural_key, quoted
 from beit.data.names import Names
 from beit.data.places import expand, is_remote, read_all, read_range
 from beit.data.shard_index import Label, ShardIndex, find_index
@@ -31,9 +31,9 @@ INDEXED_AT_A_TIME = 8
 
 
 class ShardSource:
-    """The pictures of some shards, in the order of the shards and in theirs.
+    """The images of some shards, in the order of the shards and in theirs.
 
-    A picture is named as in its shard, below its part if there are parts, so that a folder and the
+    An image is named as in its shard, below its part if there are parts, so that a folder and the
     shards it was packed into are the same data to a run. Names that come in several shards get the
     shard's name before them.
     """
@@ -52,8 +52,8 @@ class ShardSource:
         self._prefix = os.fsencode(f"{part}/") if part else b""
         if self._named_by_shard and not Names(map(self._full_name, range(len(self)))).all_differ():
             raise DataError(
-                f"{quoted(list(places))}: two pictures have the same name",
-                remedy="name each shard once, and each picture of a shard differently",
+                f"{quoted(list(places))}: two images have the same name",
+                remedy="name each shard once, and each image of a shard differently",
             )
 
     def __len__(self) -> int:
@@ -101,8 +101,8 @@ def _check_header(header: bytes, name: bytes, size: int) -> None:
 
 
 def _labels(indexes: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Classes in natural order and the class of each picture, if every picture has one; or its
-    labels, if any picture has a list of them."""
+    """Classes in natural order and the class of each image, if every image has one; or its
+    labels, if any image has a list of them."""
     if any((index.labels < 0).any() for index in indexes):
         return (), None
     every = [one for index in indexes for one in index.label_names]
@@ -129,7 +129,7 @@ def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: Shard
     unlabelled = sum(int((index.labels < 0).sum()) for index in indexes)
     notes = []
     if unlabelled and labelled:
-        notes.append(f"{unlabelled} pictures have no label, so that none is used")
+        notes.append(f"{unlabelled} images have no label, so that none is used")
     split = source.part
     return Account(
         data=places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
@@ -143,10 +143,10 @@ def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: Shard
 
 
 def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
-    """The pictures of these shards, which are a part of the data.
+    """The images of these shards, which are a part of the data.
 
     Those without an index are walked through, eight at a time, and their index is kept.
-    Errors: DataError if one cannot be read or none has a picture.
+    Errors: DataError if one cannot be read or none has an image.
     """
     with ThreadPoolExecutor(INDEXED_AT_A_TIME) as threads:
         indexes = list(threads.map(find_index, places))
@@ -154,9 +154,9 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
     if len(source) == 0:
         met = "; ".join(f"{one.kind} ({one.count}: {one.reason})" for one in source.account.skipped)
         raise DataError(
-            f"no pictures in {len(places)} shards: {quoted(list(places))}"
+            f"no images in {len(places)} shards: {quoted(list(places))}"
             + (f"; they hold {met}" if met else ""),
-            remedy="a picture is told by what follows the first dot of its name, such as .jpg; "
+            remedy="an image is told by what follows the first dot of its name, such as .jpg; "
             "`beit data pack` names the images of a folder so",
         )
     return source
@@ -166,7 +166,7 @@ def shard_parts(path: str) -> dict[str, list[str]] | None:
     """The shards that a path, an address or a pattern stands for, by part; None if it is none.
 
     A folder that was packed says itself what it has, also behind an address. Any other folder
-    counts if .tar files lie in it or in its train/, val/ and so on, and pictures nowhere.
+    counts if .tar files lie in it or in its train/, val/ and so on, and images nowhere.
     Errors: DataError for shards that are not there.
     """
     if path.endswith(".tar") or (is_remote(path) and ".tar" in PurePosixPath(path).name):
@@ -182,7 +182,7 @@ def shard_parts(path: str) -> dict[str, list[str]] | None:
         return None
     found = {part: _tars(Path(path, part)) for part in (WHOLE, *_split_folders(path))}
     found = {part: places for part, places in found.items() if places}
-    return found if found and not find_pictures(path).paths else None
+    return found if found and not find_images(path).paths else None
 
 
 def _split_folders(path: str) -> list[str]:

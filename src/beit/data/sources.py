@@ -1,4 +1,4 @@
-"""Where pictures come from: a length, and for an index the encoded bytes, a target and a key."""
+"""Where images come from: a length, and for an index the encoded bytes, a target and a key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Target = int | np.ndarray
 
 
 class Record(NamedTuple):
-    """An encoded picture, its class id or labels if it has any, its stable name, and the label of
+    """An encoded image, its class id or labels if it has any, its stable name, and the label of
     each pixel if it is segmented, uint8 [H,W]."""
 
     data: bytes
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A fixed sequence of pictures. `targets` and `key` open no file."""
+    """A fixed sequence of images. `targets` and `key` open no file."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,13 +62,13 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """The stable name of a picture."""
+        """The stable name of an image."""
 
     def read(self, index: int) -> Record:
-        """The encoded picture. Errors: UnreadableError if it cannot be had (any more)."""
+        """The encoded image. Errors: UnreadableError if it cannot be had (any more)."""
 
     def size(self, index: int) -> int:
-        """Bytes of the encoded picture; -1 if it cannot be had (any more)."""
+        """Bytes of the encoded image; -1 if it cannot be had (any more)."""
 
     def fingerprint(self) -> str:
         """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits.
@@ -132,7 +132,7 @@ def _read_file(path: Path, most: int = -1) -> bytes:
 
 
 class FileSource:
-    """Pictures in files below a folder."""
+    """Images in files below a folder."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class FileSource:
         return len(self._names)
 
     def path(self, index: int) -> Path:
-        """Where the picture lies."""
+        """Where the image lies."""
         return Path(self._root, os.fsdecode(self._names[index]))
 
     def key(self, index: int) -> str:
@@ -190,7 +190,7 @@ class FileSource:
 
     def size(self, index: int) -> int:
         place = os.path.join(os.fsencode(self._root), self._names[index])  # noqa: PTH118 - as in
-        try:  # `find_pictures`: of millions, each an object would take as long as the disk
+        try:  # `find_images`: of millions, each an object would take as long as the disk
             return os.stat(place).st_size  # noqa: PTH116
         except OSError:
             return -1
@@ -228,7 +228,7 @@ class FileSource:
 
 
 class SelectedSource:
-    """Some pictures of another source, in the order of the indices; made by `select`."""
+    """Some images of another source, in the order of the indices; made by `select`."""
 
     def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
         self._source = source
@@ -265,7 +265,7 @@ def must_exist(path: str) -> None:
     if not Path(path).exists():
         raise DataError(
             f"there is nothing at {path}",
-            remedy="check the path: a folder of pictures, a list file or one picture",
+            remedy="check the path: a folder of images, a list file or one image",
         )
 
 
@@ -300,7 +300,7 @@ def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
     if not reason:
         return FileSource(str(place.parent), [place.name])
     raise DataError(
-        f"{path} is neither a folder nor a list file nor a picture: {reason}",
+        f"{path} is neither a folder nor a list file nor an image: {reason}",
         remedy="give a folder, a list ("
         + ", ".join(LIST_EXTENSIONS)
         + "), shards (.tar), Parquet, or an image: "
@@ -314,14 +314,14 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def evenly(source: ImageSource, limit: int) -> ImageSource:
-    """At most `limit` pictures, spread evenly over the source."""
+    """At most `limit` images, spread evenly over the source."""
     return source if len(source) <= limit else select(source, spread(len(source), limit))
 
 
 def check_readable(
     source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
 ) -> None:
-    """DataError, with the reasons, if none of a few pictures spread over the source can be read."""
+    """DataError, with the reasons, if none of a few images spread over the source can be read."""
     reasons: list[str] = []
     indices = spread(len(source), PROBES)
     for index in indices:
@@ -332,6 +332,6 @@ def check_readable(
         else:
             return
     raise DataError(
-        f"none of {len(indices)} pictures tried can be read: " + quoted(reasons),
+        f"none of {len(indices)} images tried can be read: " + quoted(reasons),
         remedy="do what is said of each file; `beit data check` names all of them",
     )

@@ -20,7 +20,7 @@ from beit.errors import ConfigError, DataError
 def _ranks(source: ImageSource, indices: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """The indices in a random order that depends on each key alone.
 
-    Adding or removing a picture so leaves the others on their side of a split.
+    Adding or removing an image so leaves the others on their side of a split.
     """
 
     def rank(index: int) -> bytes:
@@ -52,8 +52,8 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
     held = (_held_of_several if several else _held_of_one)(source, split, seed)
     if not held.any():
         raise DataError(
-            "every class has a single picture: none is left for validation",
-            remedy="add pictures, or provide train/ and val/",
+            "every class has a single image: none is left for validation",
+            remedy="add images, or provide train/ and val/",
         )
     return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
 
@@ -109,8 +109,8 @@ def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
     ]
     if short:
         raise DataError(
-            f"classes with fewer than {per_class} pictures for training: {quoted(short, 5)}",
-            remedy=f"use at most {counts.min()} pictures per class",
+            f"classes with fewer than {per_class} images for training: {quoted(short, 5)}",
+            remedy=f"use at most {counts.min()} images per class",
         )
     chosen = (_few_of_several if is_multi_label(source) else _few_of_one)(source, per_class, seed)
     return select(source, np.sort(chosen))

@@ -1,4 +1,4 @@
-"""Values of pixels to eight bits, and what is said of a picture that cannot be read."""
+"""Values of pixels to eight bits, and what is said of an image that cannot be read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _EIGHT_BITS = (
 
 
 class UnreadableError(DataError):
-    """A picture cannot be read; `reason` says why in a few words."""
+    """An image cannot be read; `reason` says why in a few words."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(
-            f"the picture cannot be read: {reason}", remedy="repair, convert or remove the file"
+            f"the image cannot be read: {reason}", remedy="repair, convert or remove the file"
         )
 
     def __reduce__(self) -> tuple[type[UnreadableError], tuple[str]]:

@@ -1,6 +1,6 @@
-"""What happens to a picture on its way to the model: crops, mirrorings, jitter, two renderings.
+"""What happens to an image on its way to the model: crops, mirrorings, jitter, two renderings.
 
-The pre-training view is that of the published code: colour jitter on the whole picture, a
+The pre-training view is that of the published code: colour jitter on the whole image, a
 mirroring, then ONE random crop rendered twice, for the model and for the tokenizer.
 """
 
@@ -30,8 +30,8 @@ LANCZOS_SINCE = "2.13"
 
 
 class ImageSample(NamedTuple):
-    """One view of a picture, and the colour jitter it is still to be given; `view` says which view
-    of which picture this is, where views recur."""
+    """One view of an image, and the colour jitter it is still to be given; `view` says which view
+    of which image this is, where views recur."""
 
     image: UInt8[Tensor, "channels height width"]
     jitter: Float[Tensor, "changes numbers"] | None = None
@@ -41,7 +41,7 @@ class ImageSample(NamedTuple):
 class MaskedSample(NamedTuple):
     """Two renderings of one crop and a mask; without a token view the first serves for both.
 
-    `jitter` is what both are still to be given; `view` says which view of which picture this is,
+    `jitter` is what both are still to be given; `view` says which view of which image this is,
     where views recur.
     """
 
@@ -53,14 +53,14 @@ class MaskedSample(NamedTuple):
 
 
 class LabelledSample(NamedTuple):
-    """A view of a picture and its class id or, where it may have several, its labels bool [C]."""
+    """A view of an image and its class id or, where it may have several, its labels bool [C]."""
 
     image: UInt8[Tensor, "channels height width"]
     target: Target
 
 
 class SegmentedSample(NamedTuple):
-    """A view of a picture and the class id of each pixel; 255 is ignored."""
+    """A view of an image and the class id of each pixel; 255 is ignored."""
 
     image: UInt8[Tensor, "channels height width"]
     labels: UInt8[Tensor, "height width"]
@@ -114,7 +114,7 @@ def _pillow_lanczos(region: np.ndarray, size: tuple[int, int]) -> Tensor:
 
 
 class Crop(NamedTuple):
-    """A part of a picture as it lies in memory, and what the view it comes from does to it.
+    """A part of an image as it lies in memory, and what the view it comes from does to it.
 
     Turns and mirrorings cost much when large parts are copied, and little at the size of a view.
     """
@@ -124,9 +124,9 @@ class Crop(NamedTuple):
     flipped: tuple[int, ...]
 
 
-def cut(picture: np.ndarray, box: Box) -> Crop:
-    """The box of a picture [H,W,C], which may be a turned or mirrored view."""
-    region = picture[box.top : box.top + box.height, box.left : box.left + box.width]
+def cut(image: np.ndarray, box: Box) -> Crop:
+    """The box of an image [H,W,C], which may be a turned or mirrored view."""
+    region = image[box.top : box.top + box.height, box.left : box.left + box.width]
     turned = abs(region.strides[0]) < abs(region.strides[1])
     if turned:
         region = region.swapaxes(0, 1)
@@ -157,21 +157,21 @@ def resize(
 
 
 def resize_crop(
-    picture: np.ndarray, box: Box, size: tuple[int, int], interpolation: Interpolation
+    image: np.ndarray, box: Box, size: tuple[int, int], interpolation: Interpolation
 ) -> UInt8[Tensor, "channels height width"]:
-    """The box of a picture, uint8 [H,W,C], at another size."""
-    return resize(cut(picture, box), size, interpolation)
+    """The box of an image, uint8 [H,W,C], at another size."""
+    return resize(cut(image, box), size, interpolation)
 
 
-def mirrored(picture: np.ndarray, symmetry: Symmetry, generator: random.Random) -> np.ndarray:
+def mirrored(image: np.ndarray, symmetry: Symmetry, generator: random.Random) -> np.ndarray:
     """A random symmetry of the rectangle, as a view: quarter turns swap height and width."""
     if symmetry == "horizontal":
-        return picture[:, ::-1] if generator.random() < 0.5 else picture
+        return image[:, ::-1] if generator.random() < 0.5 else image
     if symmetry == "all":
         quarter_turns, flip = divmod(generator.randrange(8), 2)
-        turned = np.rot90(picture, quarter_turns)
+        turned = np.rot90(image, quarter_turns)
         return turned[:, ::-1] if flip else turned
-    return picture
+    return image
 
 
 class _Prepared(NamedTuple):
@@ -181,16 +181,16 @@ class _Prepared(NamedTuple):
     jitter: Tensor | None
 
 
-def _prepare(picture: np.ndarray, config: ViewConfig, generator: random.Random) -> _Prepared:
+def _prepare(image: np.ndarray, config: ViewConfig, generator: random.Random) -> _Prepared:
     """Jitter, mirroring and the crop, in the published order.
 
     What jitter does to a pixel does not depend on its neighbours, so the crop alone is given it:
-    the same as if the whole picture were.
+    the same as if the whole image were.
     """
-    changes = draw_jitter(picture, config.jitter, generator)
-    picture = mirrored(picture, config.symmetry, generator)
-    height, width = picture.shape[:2]
-    crop = cut(picture, crop_box(height, width, config.crop_scale, config.crop_ratio, generator))
+    changes = draw_jitter(image, config.jitter, generator)
+    image = mirrored(image, config.symmetry, generator)
+    height, width = image.shape[:2]
+    crop = cut(image, crop_box(height, width, config.crop_scale, config.crop_ratio, generator))
     if config.pipeline == "fast":
         return _Prepared(crop, changes_tensor(changes) if changes else None)
     return _Prepared(crop._replace(pixels=changed(crop.pixels, changes)), None)
@@ -205,10 +205,10 @@ class SingleView:
     interpolation: Interpolation = "bicubic"
 
     def __call__(
-        self, picture: np.ndarray, _target: Target | None, generator: random.Random
+        self, image: np.ndarray, _target: Target | None, generator: random.Random
     ) -> ImageSample:
-        """A view of a picture uint8 [H,W,C]; the target is of no use here."""
-        crop, jitter = _prepare(picture, self.config, generator)
+        """A view of an image uint8 [H,W,C]; the target is of no use here."""
+        crop, jitter = _prepare(image, self.config, generator)
         return ImageSample(resize(crop, self.size, self.interpolation), jitter)
 
 
@@ -227,16 +227,16 @@ class MaskedViews:
 
     def __call__(
         self,
-        picture: np.ndarray,
+        decoded: np.ndarray,
         _target: Target | None,
         generator: random.Random,
         mask_generator: random.Random | None = None,
     ) -> MaskedSample:
-        """The views of a picture uint8 [H,W,C]; the target is of no use here.
+        """The views of a decoded uint8 [H,W,C]; the target is of no use here.
 
         Without a source of chance of its own the mask goes on with that of the crop.
         """
-        crop, jitter = _prepare(picture, self.config, generator)
+        crop, jitter = _prepare(decoded, self.config, generator)
         image = resize(crop, self.size, "bicubic")
         token_image = None
         if self.token_size is not None:

@@ -1,4 +1,4 @@
-"""Whether a file has all pixels of its picture, where a decoder makes up what is missing."""
+"""Whether a file has all pixels of its image, where a decoder makes up what is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ for those before a restart marker, where pixels were skipped to find the place a
 
 
 def tells_of_lost_pixels(warning: str) -> bool:
-    """Whether a warning of libjpeg says that a part of the picture is grey instead of seen."""
+    """Whether a warning of libjpeg says that a part of the image is grey instead of seen."""
     return _LOST.search(warning) is not None
 
 
@@ -55,7 +55,7 @@ def _needed(data: bytes) -> int:
 
 
 def _unpacked(data: bytes, enough: int) -> int:
-    """Bytes in the stream of the default picture; counting ends once there are enough."""
+    """Bytes in the stream of the default image; counting ends once there are enough."""
     count, stream = 0, zlib.decompressobj()
     for kind, packed in _chunks(data):
         while kind == b"IDAT" and packed and count < enough and not stream.eof:
@@ -86,14 +86,14 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class FirstOfGif(NamedTuple):
-    """A GIF file up to the end of its first picture, and whether another one follows."""
+    """A GIF file up to the end of its first image, and whether another one follows."""
 
     data: bytes
     more: bool
 
 
 def first_of_gif(data: bytes) -> FirstOfGif:
-    """The first picture alone: where its own stream ends early, decoders take what follows for its
+    """The first image alone: where its own stream ends early, decoders take what follows for its
     pixels. Files of other formats, and broken ones, come back as they are.
 
     Source: GIF89a specification, sections 17 to 27.
@@ -123,7 +123,7 @@ def _palette(flags: int) -> int:
 
 
 def _image_descriptor(data: bytes, place: int) -> int | None:
-    """Where the next picture begins, past extensions; None if something else comes."""
+    """Where the next image begins, past extensions; None if something else comes."""
     while data[place] == 0x21:
         place = _behind_blocks(data, place + 2)
     return place if data[place] == 0x2C else None

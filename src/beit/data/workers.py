@@ -1,4 +1,4 @@
-"""Processes that read pictures: started, watched, and started anew when one is lost."""
+"""Processes that read images: started, watched, and started anew when one is lost."""
 
 from __future__ import annotations
 
@@ -88,20 +88,20 @@ def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
 
 
 def _named(lost: _LostError, waiting_for: Iterable[str]) -> ResourceError:
-    """What is told of it, with the pictures that were waited for."""
+    """What is told of it, with the images that were waited for."""
     if not lost.hung:
         if "Bus error" in str(lost):
             return ResourceError(f"{SHARED_MEMORY} has no room for batches: {lost}", remedy=SMALLER)
         return ResourceError(
-            f"a process that reads pictures died: {lost}",
+            f"a process that reads images died: {lost}",
             remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
             "error shows itself",
         )
     names = quoted(list(waiting_for))
     return ResourceError(
-        "no picture came for the whole worker_timeout"
+        "no image came for the whole worker_timeout"
         + (f"; the batch waited for starts with {names}" if names else ""),
-        remedy="check the disk or network the pictures lie on, or raise worker_timeout",
+        remedy="check the disk or network the images lie on, or raise worker_timeout",
     )
 
 

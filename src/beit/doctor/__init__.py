@@ -1,1 +1,1 @@
-"""What is wrong with this machine, this installation, or this folder of pictures."""
+"""What is wrong with this machine, this installation, or this folder of images."""

@@ -7,6 +7,7 @@ from beit.config.serve import ServeConfig
 from beit.doctor.accelerator import check_bfloat16, check_compile, check_gpus, device
 from beit.doctor.agreement import check_agreement
 from beit.doctor.finding import Check, Finding
+from beit.doctor.images import check_images
 from beit.doctor.installation import check_decoder, check_extras, check_versions
 from beit.doctor.machine import (
     check_disk,
@@ -15,7 +16,6 @@ from beit.doctor.machine import (
     check_port,
     check_threads,
 )
-from beit.doctor.pictures import check_pictures
 from beit.errors import ConfigError
 
 TORCHRUN = 29500
@@ -33,7 +33,7 @@ def examine(
     sample: int = 2000,
     reading: Reading = AS_RECOGNISED,
 ) -> list[Finding]:
-    """Examine this machine and, if given, pictures. Nothing is changed and nothing left behind.
+    """Examine this machine and, if given, images. Nothing is changed and nothing left behind.
 
     Raises ConfigError for options that make no sense.
     """
@@ -50,7 +50,5 @@ def examine(
     findings += check_disk(out)
     findings += [*check_port(port, "beit serve"), *check_port(TORCHRUN, "torchrun")]
     if data:
-        findings += check_pictures(
-            data, channels=channels, sample=sample, size=size, reading=reading
-        )
+        findings += check_images(data, channels=channels, sample=sample, size=size, reading=reading)
     return findings

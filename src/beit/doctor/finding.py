@@ -14,7 +14,7 @@ from beit.printable import printable_lines
 from beit.text_table import print_tables
 
 Level = Literal["ok", "warn", "fail"]
-About = Literal["environment", "pictures"]
+About = Literal["environment", "images"]
 COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -51,7 +51,7 @@ def print_json(findings: Sequence[Finding]) -> None:
 
 
 def must_hold(findings: Sequence[Finding]) -> None:
-    """Raises ResourceError if the environment has a fault, else DataError if the pictures have."""
+    """Raises ResourceError if the environment has a fault, else DataError if the images have."""
     failed = [one for one in findings if one.level == "fail"]
     environment = [one for one in failed if one.about == "environment"]
     kind = ResourceError if environment else DataError

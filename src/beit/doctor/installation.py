@@ -19,7 +19,7 @@ from beit.doctor.finding import Finding, Level
 
 PACKAGE = "beit"
 FARTHEST = 12
-"""Of 255: how far the colours of a plain picture may move in a lossy format."""
+"""Of 255: how far the colours of a plain image may move in a lossy format."""
 
 
 def _state(requirement: Requirement) -> tuple[str, bool, bool]:
@@ -77,19 +77,19 @@ def check_extras() -> Iterator[Finding]:
 
 
 def check_decoder() -> Iterator[Finding]:
-    """A picture of every format is written and read back by the decoder that runs use."""
-    picture = np.zeros((24, 32, 3), np.uint8)
-    picture[:12], picture[12:] = (200, 60, 40), (30, 90, 160)
+    """An image of every format is written and read back by the decoder that runs use."""
+    image = np.zeros((24, 32, 3), np.uint8)
+    image[:12], image[12:] = (200, 60, 40), (30, 90, 160)
     faults = []
     for name in FORMATS:
         buffer = BytesIO()
         try:
-            Image.fromarray(picture).save(buffer, name)
+            Image.fromarray(image).save(buffer, name)
             read = decode(buffer.getvalue(), channels=3)
         except (UnreadableError, OSError, KeyError, ImportError) as error:
             faults.append(f"{name}: {error}")
             continue
-        middle = np.abs(read[4:8].astype(int) - picture[4:8]).max() if read.shape == picture.shape \
+        middle = np.abs(read[4:8].astype(int) - image[4:8]).max() if read.shape == image.shape \
             else 255  # fmt: skip
         if middle > FARTHEST:
             faults.append(f"{name}: other pixels came back than were written")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from beit.data.pictures import cores
+from beit.data.images import cores
 from beit.doctor.finding import Finding, Level
 
 GIB = 2**30
@@ -50,7 +50,7 @@ def check_threads() -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Main memory, and the part of it through which loader processes hand over pictures."""
+    """Main memory, and the part of it through which loader processes hand over images."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024

@@ -1,4 +1,4 @@
-"""Which answers are right for each picture of a data set, in the classes of the model."""
+"""Which answers are right for each image of a data set, in the classes of the model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from beit.printable import printable
 
 MOST_NAMED = 50
 FORMAT = (
-    'write {"folder or file name": class or [classes]}, or a list with the classes of each picture '
+    'write {"folder or file name": class or [classes]}, or a list with the classes of each image '
     "in the order of the file names; a class is its number or its name"
 )
 Classes = tuple[int, ...]
 
 
 class Answers(NamedTuple):
-    """For each picture of a source the classes that are right; with none, it is left out."""
+    """For each image of a source the classes that are right; with none, it is left out."""
 
     accepted: tuple[Classes, ...]
     among: Classes | None
@@ -34,7 +34,7 @@ class Answers(NamedTuple):
 
     @property
     def answerable(self) -> list[int]:
-        """The pictures that some class is right for."""
+        """The images that some class is right for."""
         return [index for index, accepted in enumerate(self.accepted) if accepted]
 
 
@@ -44,13 +44,13 @@ def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") 
     `labels` is a JSON file. An object names, for folders or files (by path or by name alone), a
     class or a list of classes of which any is right; a map of folders also restricts what the model
     may answer to the classes in it, as ImageNet-A and -R are measured (arXiv:1907.07174, section
-    4.1; arXiv:2006.16241). A list has an entry per picture in the order of the file names: the file
-    of ImageNet-ReaL (arXiv:2006.07159) as published. Pictures with an empty list are left out. A
+    4.1; arXiv:2006.16241). A list has an entry per image in the order of the file names: the file
+    of ImageNet-ReaL (arXiv:2006.07159) as published. Images with an empty list are left out. A
     class is its number or its name.
     Without a map, folders are the model's class names, or WordNet ids if these are ImageNet's. They
     may be the numbers of all classes where the order of these is known: ImageNet's, and those that
     a file does not name. That the counts agree says nothing of the order.
-    Errors: DataError if a picture has no label, or a label is no class of the model.
+    Errors: DataError if an image has no label, or a label is no class of the model.
     """
     if labels:
         return _from_map(source, _Names(classes), labels)
@@ -58,7 +58,7 @@ def find_answers(source: ImageSource, classes: Sequence[str], labels: str = "") 
     if not all(names):
         bare = [source.key(index) for index, name in enumerate(names) if not name]
         raise DataError(
-            f"{len(bare)} of {len(names)} pictures have no label: {quoted(bare)}",
+            f"{len(bare)} of {len(names)} images have no label: {quoted(bare)}",
             remedy="use one folder per class, a list file with labels, or --labels FILE",
         )
     ids, note = _match(sorted(set(names), key=natural_key), _Names(classes))
@@ -130,8 +130,8 @@ def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
     if isinstance(content, list):
         if len(content) != len(keys):
             raise DataError(
-                f"the label map {labels} has {len(content)} entries for {len(keys)} pictures",
-                remedy="give one list of classes per picture, or an object with file names",
+                f"the label map {labels} has {len(content)} entries for {len(keys)} images",
+                remedy="give one list of classes per image, or an object with file names",
             )
         order = sorted(range(len(keys)), key=lambda index: natural_key(PurePath(keys[index]).name))
         content = {keys[index]: entry for index, entry in zip(order, content, strict=True)}
@@ -148,7 +148,7 @@ def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
     missing = [key for key, name in zip(keys, found, strict=True) if name is None]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(keys)} pictures are not in the label map {labels}: "
+            f"{len(missing)} of {len(keys)} images are not in the label map {labels}: "
             + quoted(missing),
             remedy=FORMAT,
         )

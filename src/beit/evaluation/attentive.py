@@ -63,7 +63,7 @@ def train_attentive(
 @torch.no_grad()
 @in_float32
 def attentive_accuracy(probe: AttentiveProbe, table: PatchTable) -> float:
-    """Share of pictures answered rightly."""
+    """Share of images answered rightly."""
     pairs = zip(table.patches.split(256), table.targets.split(256), strict=True)
     hits = [(probe(some.float()).argmax(dim=1) == wanted).sum() for some, wanted in pairs]
     return float(torch.stack(hits).sum() / len(table.targets))

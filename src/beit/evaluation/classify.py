@@ -16,7 +16,7 @@ Logits = Callable[[UInt8[Tensor, "batch channels height width"]], Tensor]
 
 
 class Scores(NamedTuple):
-    """Shares in [0, 1] and means over the pictures."""
+    """Shares in [0, 1] and means over the images."""
 
     top1: float
     top5: float
@@ -24,11 +24,11 @@ class Scores(NamedTuple):
     """Negative log-likelihood in nats: of any of the right classes, where there are several."""
     calibration_error: float
     """Expected calibration error of the first answer, 15 bins of equal width."""
-    pictures: int
+    images: int
     right: Int64[Tensor, " classes"]
-    """Of the pictures that a class is right for, how many were answered rightly."""
+    """Of the images that a class is right for, how many were answered rightly."""
     total: Int64[Tensor, " classes"]
-    """How many pictures a class is right for."""
+    """How many images a class is right for."""
 
     @property
     def mean_per_class(self) -> float:
@@ -46,7 +46,7 @@ def score_classifier(
     device: torch.device,
     accepted: Sequence[tuple[int, ...]] | None = None,
 ) -> Scores:
-    """One pass over labelled pictures; the model should be in evaluation mode.
+    """One pass over labelled images; the model should be in evaluation mode.
 
     A target is a class or, with `accepted`, the number of a set of classes of which any is right.
     """
@@ -61,14 +61,14 @@ def score_classifier(
         columns.append((hits[:, 0], hits.any(dim=1), loss, confidence[:, 0].exp()))
         right += allowed[hits[:, 0]].sum(dim=0)
         total += allowed.sum(dim=0)
-    assert columns, "an evaluation needs at least one picture"
+    assert columns, "an evaluation needs at least one image"
     first, five, losses, confidences = (torch.cat(column) for column in zip(*columns, strict=True))
     return Scores(
         top1=float(first.double().mean()),
         top5=float(five.double().mean()),
         loss=float(losses.double().mean()),
         calibration_error=calibration_error(confidences, first),
-        pictures=len(first),
+        images=len(first),
         right=right,
         total=total,
     )
@@ -84,7 +84,7 @@ def _allowed(
 
 
 def flip_averaged(model: Logits) -> Logits:
-    """Logits of the mean of the probabilities of a picture and of its mirror image."""
+    """Logits of the mean of the probabilities of an image and of its mirror image."""
 
     def logits(images: Tensor) -> Tensor:
         views = torch.stack([model(images), model(images.flip(-1))]).float()

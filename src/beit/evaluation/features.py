@@ -1,4 +1,4 @@
-"""Frozen features of many pictures."""
+"""Frozen features of many images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from beit.models.vit import VisionTransformer
 
 
 class FeatureTable(NamedTuple):
-    """One row per picture: mean patch vector of each block asked for, with labels and keys."""
+    """One row per image: mean patch vector of each block asked for, with labels and keys."""
 
-    features: Float[Tensor, "pictures taps width"]
-    targets: Int64[Tensor, " pictures"] | Bool[Tensor, "pictures classes"]
+    features: Float[Tensor, "images taps width"]
+    targets: Int64[Tensor, " images"] | Bool[Tensor, "images classes"]
     keys: tuple[str, ...]
-    cls: Float[Tensor, "pictures taps width"]
+    cls: Float[Tensor, "images taps width"]
     """The class token after each of these blocks."""
 
 
 class PatchTable(NamedTuple):
     """Every patch vector of one block."""
 
-    patches: Float16[Tensor, "pictures patches width"]
-    targets: Int64[Tensor, " pictures"]
+    patches: Float16[Tensor, "images patches width"]
+    targets: Int64[Tensor, " images"]
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def extract_features(
 ) -> FeatureTable:
     """Class token and mean over the other patches of the raw output of each tapped block, fp32.
 
-    Unlabelled pictures get the target -1.
+    Unlabelled images get the target -1.
     """
     rows: list[Tensor] = []
     tokens: list[Tensor] = []

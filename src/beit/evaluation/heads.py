@@ -14,7 +14,7 @@ from beit.config.probe import ProbeConfig
 from beit.evaluation.multilabel import average_precision
 from beit.evaluation.precision import in_float32
 
-Targets = Int64[Tensor, " pictures"] | Bool[Tensor, "pictures classes"]
+Targets = Int64[Tensor, " images"] | Bool[Tensor, "images classes"]
 
 
 class LinearHeads(NamedTuple):
@@ -36,10 +36,10 @@ class LinearHeads(NamedTuple):
     @torch.no_grad()
     def accuracy(
         self,
-        features: Float[Tensor, "pictures blocks width"],
-        targets: Int64[Tensor, " pictures"],
+        features: Float[Tensor, "images blocks width"],
+        targets: Int64[Tensor, " images"],
     ) -> Float[Tensor, "blocks rates"]:
-        """Share of pictures that each head answers rightly."""
+        """Share of images that each head answers rightly."""
         hits = [
             (self.logits(some).argmax(dim=1) == wanted[:, None, None]).sum(dim=0)
             for some, wanted in zip(features.split(256), targets.split(256), strict=True)
@@ -49,10 +49,10 @@ class LinearHeads(NamedTuple):
     @torch.no_grad()
     def mean_average_precision(
         self,
-        features: Float[Tensor, "pictures blocks width"],
-        targets: Bool[Tensor, "pictures classes"],
+        features: Float[Tensor, "images blocks width"],
+        targets: Bool[Tensor, "images classes"],
     ) -> Float[Tensor, "blocks rates"]:
-        """Of each head, over the labels that some picture has."""
+        """Of each head, over the labels that some image has."""
         blocks = []
         for block, weights in enumerate(self.weights):
             every = features[:, block] @ weights + self.bias[block]
@@ -64,9 +64,9 @@ class LinearHeads(NamedTuple):
         return torch.stack(blocks)
 
     def score(
-        self, features: Float[Tensor, "pictures blocks width"], targets: Targets
+        self, features: Float[Tensor, "images blocks width"], targets: Targets
     ) -> Float[Tensor, "blocks rates"]:
-        """The accuracy or, of pictures that may have several labels, the mean average precision."""
+        """The accuracy or, of images that may have several labels, the mean average precision."""
         if targets.dtype == torch.bool:
             return self.mean_average_precision(features, targets)
         return self.accuracy(features, targets)
@@ -85,7 +85,7 @@ def _summed_loss(
 
 @in_float32
 def train_heads(
-    features: Float[Tensor, "pictures blocks width"],
+    features: Float[Tensor, "images blocks width"],
     targets: Targets,
     *,
     classes: int,

@@ -67,7 +67,7 @@ def answer_labels(
 ) -> LabelAnswers:
     """One pass over images with their labels; the model should be in evaluation mode."""
     rows = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
-    assert rows, "an evaluation needs at least one picture"
+    assert rows, "an evaluation needs at least one image"
     logits, targets = (torch.cat(column) for column in zip(*rows, strict=True))
     return LabelAnswers(logits, targets)
 

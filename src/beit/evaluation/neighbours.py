@@ -23,10 +23,10 @@ def neighbour_accuracies(
     neighbours: tuple[int, ...],
     temperatures: tuple[float, ...],
 ) -> Float[Tensor, "neighbours temperatures"]:
-    """Share of queries whose class wins a vote of the nearest known pictures, for all settings.
+    """Share of queries whose class wins a vote of the nearest known images, for all settings.
 
     Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
-    standardised with the known pictures' mean and deviation first, since raw patch means are
+    standardised with the known images' mean and deviation first, since raw patch means are
     dominated by a few large dimensions.
     """
     known, asked = _directions(features, features), _directions(queries, features)
@@ -66,15 +66,15 @@ def neighbour_accuracy(
 
 @in_float32
 def retrieval_accuracy(
-    first: Float[Tensor, "pictures width"], second: Float[Tensor, "pictures width"]
+    first: Float[Tensor, "images width"], second: Float[Tensor, "images width"]
 ) -> float:
-    """Share of pictures whose nearest second view is their own: needs no labels."""
+    """Share of images whose nearest second view is their own: needs no labels."""
     similarity = _directions(first, second) @ _directions(second, second).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
 
 
 class Nearest(NamedTuple):
-    """The nearest other pictures of some, the nearest first."""
+    """The nearest other images of some, the nearest first."""
 
     indices: Int64[Tensor, "asked most"]
     cosines: Float[Tensor, "asked most"]
@@ -82,9 +82,9 @@ class Nearest(NamedTuple):
 
 @in_float32
 def nearest_others(
-    features: Float[Tensor, "pictures width"], asked: Int64[Tensor, " asked"], most: int
+    features: Float[Tensor, "images width"], asked: Int64[Tensor, " asked"], most: int
 ) -> Nearest:
-    """For each of these pictures the others whose standardised features point most the same way."""
+    """For each of these images the others whose standardised features point most the same way."""
     directions = _directions(features, features)
     cosines = directions[asked] @ directions.t()
     cosines[torch.arange(len(asked)), asked] = -torch.inf

@@ -1,4 +1,4 @@
-"""Repeated passes over the same evaluation pictures."""
+"""Repeated passes over the same evaluation images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Kind = TypeVar("Kind", bound=Batch)
 
 @dataclass(frozen=True)
 class CentreView:
-    """The fixed view of a picture, without its label."""
+    """The fixed view of an image, without its label."""
 
     size: tuple[int, int]
     crop_share: float
@@ -35,26 +35,26 @@ class CentreView:
     interpolation: Interpolation = "bicubic"
 
     def __call__(
-        self, picture: np.ndarray, _target: Target | None, _generator: random.Random
+        self, image: np.ndarray, _target: Target | None, _generator: random.Random
     ) -> ImageSample:
         return ImageSample(
-            central_view(picture, self.size, self.crop_share, self.resize, self.interpolation)
+            central_view(image, self.size, self.crop_share, self.resize, self.interpolation)
         )
 
 
 class Told:
-    """What batches say of their pictures, gathered over all passes."""
+    """What batches say of their images, gathered over all passes."""
 
     def __init__(self) -> None:
         self._unreadable: dict[str, Unreadable] = {}
         self._several: dict[str, None] = {}
 
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """Pictures that no pass so far could read."""
+        """Images that no pass so far could read."""
         return tuple(self._unreadable.values())
 
     def several(self) -> tuple[str, ...]:
-        """Pictures that are the first of several in their file."""
+        """Images that are the first of several in their file."""
         return tuple(self._several)
 
     def note(self, batch: Batch) -> None:
@@ -64,7 +64,7 @@ class Told:
 
 
 class Passes(Told, Generic[Kind]):
-    """Every iteration is one ordered pass over views [channels, *size] of the pictures, which are
+    """Every iteration is one ordered pass over views [channels, *size] of the images, which are
     read once where they fit in memory."""
 
     def __init__(
@@ -99,10 +99,10 @@ class Passes(Told, Generic[Kind]):
         return iter(self._held)
 
 
-class WholePictures(Told):
-    """Every iteration is one ordered pass over whole pictures with their labels, read anew.
+class WholeImages(Told):
+    """Every iteration is one ordered pass over whole images with their labels, read anew.
 
-    Batches hold one picture, since sizes differ. Of several processes each reads its share.
+    Batches hold one image, since sizes differ. Of several processes each reads its share.
     """
 
     def __init__(

@@ -24,9 +24,9 @@ SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
 
 
 class NeighbourScore:
-    """Accuracy of a nearest-neighbour vote among labelled pictures, for the best block.
+    """Accuracy of a nearest-neighbour vote among labelled images, for the best block.
 
-    The best block is chosen on the very pictures it is measured on: a curve to watch, not a result.
+    The best block is chosen on the very images it is measured on: a curve to watch, not a result.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class NeighbourScore:
         self._known, self._asked = (
             Passes(
                 LabelledBatch,
-                evenly(part, config.neighbour_pictures),
+                evenly(part, config.knn_images),
                 view,
                 size=config.model.size,
                 channels=config.model.channels,
@@ -47,11 +47,11 @@ class NeighbourScore:
         )
 
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """Pictures that could not be read."""
+        """Images that could not be read."""
         return self._known.unreadable() + self._asked.unreadable()
 
     def several(self) -> tuple[str, ...]:
-        """Pictures that are the first of several in their file."""
+        """Images that are the first of several in their file."""
         return self._known.several() + self._asked.several()
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
@@ -69,12 +69,12 @@ class NeighbourScore:
 
 
 class RetrievalScore:
-    """Share of pictures found again among second views, for the best block: needs no labels."""
+    """Share of images found again among second views, for the best block: needs no labels."""
 
     def __init__(
         self, source: ImageSource, config: PretrainRunConfig, device: torch.device
     ) -> None:
-        size, pictures = config.model.size, evenly(source, config.neighbour_pictures)
+        size, images = config.model.size, evenly(source, config.knn_images)
         views = (
             CentreView(size, config.evaluation_crop),
             SingleView(config=SECOND_VIEW, size=size),
@@ -83,7 +83,7 @@ class RetrievalScore:
         self._first, self._second = (
             Passes(
                 ImageBatch,
-                pictures,
+                images,
                 view,
                 size=size,
                 channels=config.model.channels,
@@ -93,11 +93,11 @@ class RetrievalScore:
         )
 
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """Pictures that could not be read."""
+        """Images that could not be read."""
         return self._first.unreadable() + self._second.unreadable()
 
     def several(self) -> tuple[str, ...]:
-        """Pictures that are the first of several in their file."""
+        """Images that are the first of several in their file."""
         return self._first.several() + self._second.several()
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:

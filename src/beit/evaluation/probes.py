@@ -40,13 +40,13 @@ class Probes:
     """Everything that was measured: per method the best validation accuracy of each block, the
     choice, and few labels on test (validation without one), at the block of the linear mean."""
 
-    pictures: dict[str, int]
+    images: dict[str, int]
     blocks: dict[str, list[float]]
     chosen: list[Chosen]
     few: list[Few]
     unreadable: dict[str, str]
     several: list[str]
-    """Pictures that are the first of several in their file."""
+    """Images that are the first of several in their file."""
     notes: list[str]
     measure: str = "accuracy"
-    """What the scores are; of pictures with several labels each, the mean average precision."""
+    """What the scores are; of images with several labels each, the mean average precision."""

@@ -20,7 +20,7 @@ from beit.models.sliding import label_map
 class SegmentationScores(NamedTuple):
     """Scores of a confusion matrix of pixels (rows: true class), shares in [0, 1].
 
-    Matrices of parts of the pictures add up to that of all: take the scores of the sum, since means
+    Matrices of parts of the images add up to that of all: take the scores of the sum, since means
     of means are others.
     """
 
@@ -73,13 +73,13 @@ def score_segmenter(
     *,
     batch: int = 8,
 ) -> SegmentationScores:
-    """One pass over whole pictures; the model should be in evaluation mode.
+    """One pass over whole images; the model should be in evaluation mode.
 
     `batch` windows are read at a time.
     """
     confusion = torch.zeros(segmenter.classes, segmenter.classes, dtype=torch.int64)
-    for pictures in batches:
-        for image, labels in zip(pictures.images, pictures.labels, strict=True):
+    for images in batches:
+        for image, labels in zip(images.images, images.labels, strict=True):
             predicted = label_map(segmenter, image, inference, batch=batch).cpu()
             confusion += pixel_confusion(predicted, labels, segmenter.classes)
     return SegmentationScores(confusion)

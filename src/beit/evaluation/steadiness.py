@@ -1,4 +1,4 @@
-"""How steady the tokens of a tokenizer are, and how much its vocabulary says about a picture."""
+"""How steady the tokens of a tokenizer are, and how much its vocabulary says about an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Steadiness(NamedTuple):
     """Shares of places that keep their token."""
 
     flips: float
-    """When the picture is mirrored left to right, and the tokens back."""
+    """When the image is mirrored left to right, and the tokens back."""
     crops: float
     """When the first row and column of places are cut off, and so their neighbours see less."""
 
@@ -27,7 +27,7 @@ class Steadiness(NamedTuple):
 def steadiness(
     tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
 ) -> Steadiness:
-    """One pass over pictures of the tokenizer's size, which has at least 2 x 2 places."""
+    """One pass over images of the tokenizer's size, which has at least 2 x 2 places."""
     stride, (height, width) = tokenizer.config.downsampling, tokenizer.grid
     mirrored = cut = whole = inner = 0
     for batch in batches:
@@ -40,15 +40,15 @@ def steadiness(
         kept = tokens[:, 1:, 1:]
         cut += int((part.reshape(kept.shape) == kept).sum())
         inner += kept.numel()
-    assert whole, "steadiness needs at least one picture"
+    assert whole, "steadiness needs at least one image"
     return Steadiness(flips=mirrored / whole, crops=cut / inner)
 
 
 @torch.no_grad()
 def token_histograms(
     tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
-) -> Float[Tensor, "pictures codes"]:
-    """The square roots of each picture's shares of the codes, whose cosine is their overlap."""
+) -> Float[Tensor, "images codes"]:
+    """The square roots of each image's shares of the codes, whose cosine is their overlap."""
     rows = []
     for batch in batches:
         tokens = tokenizer.encode(batch.images.to(device))

@@ -152,9 +152,9 @@ def few_labels(tables: Tables, *, block: int, classes: int, config: ProbeConfig)
 
 
 def draw(
-    targets: Int64[Tensor, " pictures"], labels: int, classes: int, seed: int
+    targets: Int64[Tensor, " images"], labels: int, classes: int, seed: int
 ) -> Int64[Tensor, " drawn"]:
-    """So many pictures of each class."""
+    """So many images of each class."""
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     return torch.cat([order[targets[order] == index][:labels] for index in range(classes)])
 

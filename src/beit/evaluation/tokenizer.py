@@ -20,7 +20,7 @@ class TokenizerHealth(NamedTuple):
     """Measured with the best code per position, as pre-training uses them."""
 
     psnr: float
-    """Peak signal-to-noise ratio of the reconstructions in dB, from the error over all pictures;
+    """Peak signal-to-noise ratio of the reconstructions in dB, from the error over all images;
     nan if the tokenizer paints none."""
     codes_in_use: int
     perplexity: float
@@ -38,7 +38,7 @@ class TokenizerHealth(NamedTuple):
 def tokenizer_health(
     tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
 ) -> TokenizerHealth:
-    """One pass over pictures of the tokenizer's size."""
+    """One pass over images of the tokenizer's size."""
     counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
     error, values = 0.0, 0
     for batch in batches:
@@ -49,7 +49,7 @@ def tokenizer_health(
             error += float((painted - tokenizer.pixels(images)).double().square().sum())
             values += painted.numel()
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.codes).cpu()
-    assert counts.any(), "health needs at least one picture"
+    assert counts.any(), "health needs at least one image"
     return TokenizerHealth(
         psnr=-10 * math.log10(max(error / values, 1e-12)) if values else math.nan,
         codes_in_use=int((counts > 0).sum()),

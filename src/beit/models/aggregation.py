@@ -1,4 +1,4 @@
-"""Patch aggregation: make the class token carry the whole picture (BEiT v2, section 2.3)."""
+"""Patch aggregation: make the class token carry the whole image (BEiT v2, section 2.3)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def choose(case: Case, wish: AttentionKernel = "auto") -> Backend:
     | CPU    | half, emulated           | any             | fused     | multiplies in float32, in  |
     |        |                          |                 |           | an eighth of the time      |
     | GPU    | half, up to 256 tokens   | learned         | triton,   | sums its gradient over the |
-    |        |                          |                 | if wished | pictures; not raced yet    |
+    |        |                          |                 | if wished | images; not raced yet    |
     | GPU    | any                      | learned         | efficient | flash and cuDNN give no    |
     |        |                          |                 |           | gradient of a bias         |
     | GPU    | any, tokens % 128 == 64  | fixed           | efficient | cuDNN's gradient of the    |

@@ -3,8 +3,8 @@
 A row of scores is never cut, so its softmax needs no second pass. Backward computes S = scale q kᵀ
 + b and P = exp(S - L) again, where L is the log of the sum that forward kept. With the gradient G
 of the output and D = rowsum(G * out): dS = P * (G vᵀ - D), dv = Pᵀ G, dq = scale dS k, and
-dk = scale dSᵀ q. The gradient of the bias is dS summed over the pictures, in the order of the
-pictures inside one program. Nothing is added atomically.
+dk = scale dSᵀ q. The gradient of the bias is dS summed over the images, in the order of the
+images inside one program. Nothing is added atomically.
 
 Queries, keys and values may have any strides but that of channels, which is 1. Outputs and their
 gradients lie as [batch, tokens, heads, WIDTH]. Sums are in float32.
@@ -71,7 +71,7 @@ def forward_kernel(
     COLUMNS: tl.constexpr,  # noqa: N803
     WIDTH: tl.constexpr,  # noqa: N803
 ):
-    """One program: some rows of one head of one picture. COLUMNS are at least all tokens."""
+    """One program: some rows of one head of one image. COLUMNS are at least all tokens."""
     pair = tl.program_id(1).to(tl.int64)
     batch, head = pair // heads, pair % heads
     start = batch * batch_stride + head * head_stride
@@ -114,7 +114,7 @@ def backward_kernel(
     COLUMNS: tl.constexpr,  # noqa: N803
     WIDTH: tl.constexpr,  # noqa: N803
 ):
-    """One program: all rows of one head of one picture, ROWS at a time. Keeps D for the bias."""
+    """One program: all rows of one head of one image, ROWS at a time. Keeps D for the bias."""
     pair = tl.program_id(0).to(tl.int64)
     batch, head = pair // heads, pair % heads
     start = batch * batch_stride + head * head_stride
@@ -167,7 +167,7 @@ def bias_kernel(
     WIDTH: tl.constexpr,  # noqa: N803
     SHARES: tl.constexpr,  # noqa: N803
 ):
-    """One program: a tile of one head's bias, over every SHARES-th picture. bias_pull is float32
+    """One program: a tile of one head's bias, over every SHARES-th image. bias_pull is float32
     [SHARES, heads, tokens, tokens]."""
     part = tl.program_id(2).to(tl.int64)
     share, head = part // heads, part % heads
@@ -175,10 +175,10 @@ def bias_kernel(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
     for number in range((batch - share + SHARES - 1) // SHARES):
-        picture = share + number * SHARES
-        pair = picture * heads + head
-        start = picture * batch_stride + head * head_stride
-        place = (picture * tokens * heads + head) * WIDTH
+        image = share + number * SHARES
+        pair = image * heads + head
+        start = image * batch_stride + head * head_stride
+        place = (image * tokens * heads + head) * WIDTH
         q = read(query + start, rows, tokens, token_stride, WIDTH)
         k = read(key + start, columns, tokens, token_stride, WIDTH)
         v = read(value + start, columns, tokens, token_stride, WIDTH)

@@ -1,4 +1,4 @@
-"""The attention weights inside a backbone, listened to while it looks at pictures."""
+"""The attention weights inside a backbone, listened to while it looks at images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def attention_maps(
     images: UInt8[Tensor, "batch channels height width"],
     blocks: Sequence[int],
 ) -> list[Weights]:
-    """The attention weights of these blocks, for pictures without a mask; each row sums to one."""
+    """The attention weights of these blocks, for images without a mask; each row sums to one."""
     heard: dict[nn.Module, Tensor] = {}
 
     def listen(module: nn.Module, inputs: tuple[Tensor, Tensor | None, tuple[int, int]]) -> None:

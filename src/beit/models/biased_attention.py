@@ -1,7 +1,7 @@
 """Attention with a learned bias by Triton kernels of our own, for up to 256 tokens.
 
-PyTorch's fast kernels give no gradient of a bias, or write one per picture. Here it is summed over
-the pictures inside the kernel, without atomic additions: the same inputs give the same gradients,
+PyTorch's fast kernels give no gradient of a bias, or write one per image. Here it is summed over
+the images inside the kernel, without atomic additions: the same inputs give the same gradients,
 bit for bit. Imported only where it is asked for, as not every PyTorch comes with Triton.
 """
 

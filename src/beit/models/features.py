@@ -27,7 +27,7 @@ Intermediates = list[Tensor] | list[tuple[Tensor, Tensor]]
 class FeatureExtractor(nn.Module):
     """The verbs and attributes of timm's `Beit`, with the same answers from the same weights.
 
-    It is a copy: training or cutting it leaves the model it came from as it was. Pictures are
+    It is a copy: training or cutting it leaves the model it came from as it was. Images are
     uint8, or floats already normalised, of any height and width that the patch divides. The norm
     lies where timm has it: over all tokens (`norm`), or after the mean of the patches (`fc_norm`).
     A segmenter has no norm of its own to give. `crop`, `resize` and `interpolation` are those of

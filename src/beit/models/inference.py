@@ -133,7 +133,7 @@ def keep_position_bias(model: BackboneModel) -> None:
 
 
 def narrow(model: BackboneModel) -> None:
-    """Weights in bfloat16; pictures are still normalised in float32."""
+    """Weights in bfloat16; images are still normalised in float32."""
     mean, std = model.backbone.mean, model.backbone.std
     model.to(torch.bfloat16)
     model.backbone.mean, model.backbone.std = mean, std

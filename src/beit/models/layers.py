@@ -15,7 +15,7 @@ from beit.models.recompute import recomputed
 NORM_EPSILON = 1e-6
 
 Wanted = Int64[Tensor, "batch wanted"]
-"""Places of some tokens (or patches) in each picture."""
+"""Places of some tokens (or patches) in each image."""
 
 
 def layer_norm(width: int, epsilon: float = NORM_EPSILON) -> nn.LayerNorm:
@@ -94,7 +94,7 @@ class MLP(nn.Module):
 
 
 class Dropping(nn.Module):
-    """Drops parts of each picture in training, and scales what is kept up."""
+    """Drops parts of each image in training, and scales what is kept up."""
 
     keep: Tensor
 
@@ -103,7 +103,7 @@ class Dropping(nn.Module):
         self.probability = probability
         self.parts = parts
         self.drops = probability > 0
-        # Uniform numbers that decide the next forward pass, a row for each picture. Until somebody
+        # Uniform numbers that decide the next forward pass, a row for each image. Until somebody
         # gives some, they are drawn from torch's generator.
         self.numbers: Tensor | None = None
         # A tensor, as a number that differs from block to block would be compiled into each block.
@@ -122,7 +122,7 @@ class Dropping(nn.Module):
 
 
 class DropPath(Dropping):
-    """Stochastic depth: the whole residual branch of a picture is dropped."""
+    """Stochastic depth: the whole residual branch of an image is dropped."""
 
 
 class Block(nn.Module):

@@ -59,7 +59,7 @@ class RelativePositionBias(nn.Module):
         self.register_buffer("index", relative_position_index(grid).clone(), persistent=False)
 
     def forward(self, grid: Grid) -> Float[Tensor, "heads tokens tokens"]:
-        """The bias for pictures of `grid` patches; another grid than the table's resizes it."""
+        """The bias for images of `grid` patches; another grid than the table's resizes it."""
         table: Tensor = self.relative_position_bias_table
         index = self.index
         if grid != self.grid:

@@ -22,10 +22,10 @@ class _Recorded(NamedTuple):
 
 
 class Replay:
-    """A function of one batch of pictures, recorded once for each shape and type, then replayed.
+    """A function of one batch of images, recorded once for each shape and type, then replayed.
 
     The function must give a tensor, do the same whatever the numbers are, and not wait for the GPU.
-    Pictures on another device, and shapes beyond the sixteenth, are passed on to it as they are.
+    Images on another device, and shapes beyond the sixteenth, are passed on to it as they are.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""Segmenting pictures of any size: whole or through a sliding window, at several scales, mirrored.
+"""Segmenting images of any size: whole or through a sliding window, at several scales, mirrored.
 
 The order of averages is that of mmsegmentation: logits over the windows that see a pixel, then
-probabilities over scales and mirror images. The model should be in evaluation mode. Where a picture
+probabilities over scales and mirror images. The model should be in evaluation mode. Where an image
 has to be padded, at the bottom and the right, the padding has the mean colour and is cut off again.
 """
 
@@ -23,16 +23,16 @@ from beit.models.upernet import resize
 from beit.models.vit import Images
 
 Reader = Callable[[Segmenter, Images], Tensor]
-"""Logits [B, C, H, W] of pictures [B, channels, H, W] of any size."""
+"""Logits [B, C, H, W] of images [B, channels, H, W] of any size."""
 
 
 @torch.no_grad()
 def whole_logits(
     segmenter: Segmenter, images: Images
 ) -> Float[Tensor, "batch classes height width"]:
-    """Logits of whole pictures at once, padded to full patches, at least two per side.
+    """Logits of whole images at once, padded to full patches, at least two per side.
 
-    The relative position bias takes memory with the square of the pixels: large pictures are read
+    The relative position bias takes memory with the square of the pixels: large images are read
     through a window instead.
     """
     patch = segmenter.backbone.config.patch
@@ -55,8 +55,8 @@ def sliding_logits(
     """Mean of the logits of all windows that see a pixel.
 
     `window` is the size the backbone was built for unless given, `stride` two thirds of it (512 and
-    341, 640 and 426 in the published configs). Windows that would leave the picture are moved back
-    into it; a picture smaller than the window is padded to it. `batch` windows are read at a time.
+    341, 640 and 426 in the published configs). Windows that would leave the image are moved back
+    into it; an image smaller than the window is padded to it. `batch` windows are read at a time.
 
     Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
     """
@@ -67,8 +67,8 @@ def sliding_logits(
     number, _, *padded = pixels.shape
     tops, lefts = (_starts(*sides) for sides in zip(padded, window, stride, strict=True))
     places = [
-        (picture, slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
-        for picture in range(number)
+        (image, slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
+        for image in range(number)
         for top in tops
         for left in lefts
     ]
@@ -86,10 +86,10 @@ def sliding_logits(
 def scaled_sizes(
     size: Size, scales: Sequence[float], *, patch: int, short_side: int | None = None
 ) -> tuple[Size, ...]:
-    """The different sizes of a picture at these scales, in their order.
+    """The different sizes of an image at these scales, in their order.
 
-    Each side is the nearest multiple of the patch, at least two; a picture that keeps its size is
-    left as it is. Scale 1 is the picture itself or, with `short_side`, the picture whose shorter
+    Each side is the nearest multiple of the patch, at least two; an image that keeps its size is
+    left as it is. Scale 1 is the image itself or, with `short_side`, the image whose shorter
     side is that long.
     """
     check_that(
@@ -145,7 +145,7 @@ def label_map(
     *,
     batch: int = 8,
 ) -> UInt8[Tensor, "height width"]:
-    """The most probable class of each pixel of one picture of any size, on the model's device.
+    """The most probable class of each pixel of one image of any size, on the model's device.
 
     `batch` windows are read at a time.
     """
@@ -166,7 +166,7 @@ def label_map(
 def _padded(
     pixels: Float[Tensor, "batch channels _ _"], size: Size
 ) -> Float[Tensor, "batch channels _ _"]:
-    """Normalised pictures of at least this size; zero is the mean colour."""
+    """Normalised images of at least this size; zero is the mean colour."""
     below, right = (max(to - side, 0) for to, side in zip(size, pixels.shape[-2:], strict=True))
     return F.pad(pixels, (0, right, 0, below))
 

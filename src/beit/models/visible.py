@@ -58,7 +58,7 @@ class LightDecoder(nn.Module):
     def forward(
         self, encoded: Float[Tensor, "batch seen features"], order: Int64[Tensor, "batch patches"]
     ) -> Float[Tensor, "rows outputs"]:
-        """Predictions for the hidden patches, picture by picture in their order.
+        """Predictions for the hidden patches, image by image in their order.
 
         `encoded` is the class token and the visible patches; `order` names the places of all
         patches: those of `encoded`, then the hidden ones. Attention does not mind the order of
@@ -94,15 +94,15 @@ class VisibleOnlyModel(BackboneModel):
     def forward(self, images: Images, mask: Mask) -> Float[Tensor, "rows outputs"]:
         """Predictions for the masked patches [M, K] in row-major order.
 
-        Raises ConfigError unless as many patches are hidden in each picture.
+        Raises ConfigError unless as many patches are hidden in each image.
         """
         masked = read_mask(mask)
         assert masked is not None
         fewest, most = masked.fewest, masked.most
         if fewest != most:
             raise ConfigError(
-                f"{fewest} to {most} patches are hidden in the pictures of one batch, and the "
-                "visible ones of all pictures are computed as one tensor",
+                f"{fewest} to {most} patches are hidden in the images of one batch, and the "
+                "visible ones of all images are computed as one tensor",
                 remedy="use masks of an exact number, such as BlockMasking or UniformMasking",
             )
         order = masked.mask.to(torch.uint8).argsort(dim=1, stable=True)

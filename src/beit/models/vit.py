@@ -32,7 +32,7 @@ class Features(NamedTuple):
 
 
 class PatchEmbedding(nn.Module):
-    """Cut the picture into patches, row by row, and map each to a vector."""
+    """Cut the image into patches, row by row, and map each to a vector."""
 
     def __init__(self, *, patch: int, channels: int, width: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class PatchEmbedding(nn.Module):
 class VisionTransformer(nn.Module):
     """The backbone (sections 2.3 and 2.5; relative bias and layer scale: appendix A).
 
-    Pictures are uint8, or floats already normalised; any height and width that the patch divides.
+    Images are uint8, or floats already normalised; any height and width that the patch divides.
     Parameters carry the names of the published files.
     """
 
@@ -118,7 +118,7 @@ class VisionTransformer(nn.Module):
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
 
     def normalise(self, images: Images) -> Float[Tensor, "batch channels height width"]:
-        """uint8 pictures to zero mean and unit variance per channel; floats are taken as such."""
+        """uint8 images to zero mean and unit variance per channel; floats are taken as such."""
         if images.dtype != torch.uint8:
             return images
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
@@ -128,21 +128,21 @@ class VisionTransformer(nn.Module):
         patch = self.config.patch
         if channels != self.config.channels:
             raise ConfigError(
-                f"pictures have {channels} channels, the backbone reads {self.config.channels}",
-                remedy="give pictures with that many channels, or build it with `channels`",
+                f"images have {channels} channels, the backbone reads {self.config.channels}",
+                remedy="give images with that many channels, or build it with `channels`",
             )
         if height % patch or width % patch:
             legal = [f"{side // patch * patch} or {(side // patch + 1) * patch}" for side in
                      (height, width)]  # fmt: skip
             raise ConfigError(
-                f"pictures of {height} x {width} pixels cannot be cut into patches of {patch}",
+                f"images of {height} x {width} pixels cannot be cut into patches of {patch}",
                 remedy=f"resize to a height of {legal[0]} and a width of {legal[1]}",
             )
         return height // patch, width // patch
 
     def _check_keeps(self) -> None:
-        """The relative bias is one matrix for all pictures, from which the gradient is summed and
-        on which the kernels rely. With a choice of patches for each picture it would be one for
+        """The relative bias is one matrix for all images, from which the gradient is summed and
+        on which the kernels rely. With a choice of patches for each image it would be one for
         each, as large as their attention; absolute positions come along at no cost.
         """
         if self.config.relative_position != "none":
@@ -159,11 +159,11 @@ class VisionTransformer(nn.Module):
         wanted: Wanted | None = None,
         kept: Wanted | None = None,
     ) -> Features:
-        """Features of the pictures; patches where `mask` is true are hidden from the start.
+        """Features of the images; patches where `mask` is true are hidden from the start.
 
         `taps` names blocks (0 is the first) whose raw output [B, 1+N, D] is wanted too. `wanted`
-        names the only patches of each picture that are returned, [B, W, D]: the last block then
-        computes no others. `kept` names the only patches of each picture that enter the blocks,
+        names the only patches of each image that are returned, [B, W, D]: the last block then
+        computes no others. `kept` names the only patches of each image that enter the blocks,
         each with its position; N is their number then, and `wanted` counts among them.
         """
         grid = self._grid(images)

@@ -43,8 +43,8 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     chance = Chance(0, 0, 0)
     """Where the random numbers of the next micro-batch come from."""
 
-    def draw(self, chance: Chance, pictures: int, device: torch.device) -> None:
-        """Take the random numbers of the next micro-batch, of so many pictures, from there."""
+    def draw(self, chance: Chance, images: int, device: torch.device) -> None:
+        """Take the random numbers of the next micro-batch, of so many images, from there."""
         self.chance = chance
         seed_everything(*chance)  # for what an objective from elsewhere may draw
         layers = [
@@ -54,7 +54,7 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         ]
         if layers:
             shares = [layer.parts for layer in layers]
-            numbers = chance.uniform("layers", pictures, sum(shares))
+            numbers = chance.uniform("layers", images, sum(shares))
             numbers = numbers.to(device, non_blocking=True)
             for layer, share in zip(layers, numbers.split(shares, dim=1), strict=True):
                 layer.numbers = share

@@ -1,4 +1,4 @@
-"""Classification: cross-entropy, with mixed pictures and softened labels (section 2.6)."""
+"""Classification: cross-entropy, with mixed images and softened labels (section 2.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pre-trained model thinks that hidden patches are, picture by picture."""
+"""What a pre-trained model thinks that hidden patches are, image by image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beit.tokenizers.base import VisualTokenizer
 
 
 class Guess(NamedTuple):
-    """One picture, what was asked of the model, and what it answered."""
+    """One image, what was asked of the model, and what it answered."""
 
     key: str
     image: UInt8[Tensor, "channels height width"]
@@ -35,7 +35,7 @@ def fill(
     answer: Int64[Tensor, "*batch patches"],
     asked: Bool[Tensor, "*batch patches"],
 ) -> Int64[Tensor, "*batch patches"]:
-    """The tokens of the picture with the asked ones replaced by the model's."""
+    """The tokens of the image with the asked ones replaced by the model's."""
     return torch.where(asked, answer, target)
 
 
@@ -43,7 +43,7 @@ def fill(
 def guess(
     model: MaskedImageModel, tokenizer: VisualTokenizer | None, batch: MaskedBatch
 ) -> list[Guess]:
-    """What the model answers, picture by picture. A mask that hides nothing asks for everything."""
+    """What the model answers, image by image. A mask that hides nothing asks for everything."""
     asked = batch.mask | ~batch.mask.any(dim=1, keepdim=True)
     answers = model(batch.images, batch.mask, True).float().unflatten(0, batch.mask.shape)
     if tokenizer is None:
@@ -71,13 +71,13 @@ def guess(
 def pixels_of(
     patches: Float[Tensor, "patches values"], backbone: VisionTransformer
 ) -> Float[Tensor, "channels height width"]:
-    """The picture in [0, 1] that normalised patches are of."""
+    """The image in [0, 1] that normalised patches are of."""
     config = backbone.config
     image = F.fold(patches.T[None], config.size, kernel_size=config.patch, stride=config.patch)[0]
     return (image * backbone.std.cpu() + backbone.mean.cpu()).clamp(0, 1)
 
 
 def painted(tokens: Tensor, tokenizer: VisualTokenizer) -> Tensor:
-    """The picture of some tokens [N]."""
+    """The image of some tokens [N]."""
     device = next(iter(tokenizer.state_dict().values()), tokens).device
     return tokenizer.decode(tokens[None].to(device))[0].cpu()

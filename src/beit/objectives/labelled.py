@@ -60,7 +60,7 @@ class LabelledObjective(Objective[LabelledBatch]):
         if self._erase is not None:
             self._erase.device = str(pixels.device)
             pixels = pixels.clone()
-            for row, picture in enumerate(pixels):
+            for row, image in enumerate(pixels):
                 self.chance.seed_global(row)
-                self._erase(picture)
+                self._erase(image)
         return pixels

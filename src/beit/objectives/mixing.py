@@ -26,11 +26,11 @@ class Mixture(NamedTuple):
 
 
 class Mixing:
-    """Mixes the pictures at places 2n and 2n + 1 of the batch of an update, and their labels.
+    """Mixes the images at places 2n and 2n + 1 of the batch of an update, and their labels.
 
     Each pair draws for itself between mixup and cutmix, and then how much: timm's mode `pair`, with
-    neighbours instead of opposite places. The published runs drew once for the pictures of a GPU,
-    with which the number of GPUs would change the numbers. A picture whose neighbour lies in
+    neighbours instead of opposite places. The published runs drew once for the images of a GPU,
+    with which the number of GPUs would change the numbers. An image whose neighbour lies in
     another micro-batch, as with an odd number of them, is left alone.
     """
 
@@ -49,7 +49,7 @@ class Mixing:
         targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"],
         chance: Chance,
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
-        """Pictures, and what share each class has in them; of an image with several labels each
+        """Images, and what share each class has in them; of an image with several labels each
         counts in full, so that a mixture has the labels of both by their share."""
         height, width = images.shape[-2:]
         partners, mixtures = [], []

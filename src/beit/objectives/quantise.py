@@ -48,7 +48,7 @@ class Quantise(Objective[ImageBatch]):
         pixels: Float[Tensor, "batch channels height width"],
         views: Views | None,
     ) -> Float[Tensor, ""]:
-        """Mean distance of what was rebuilt from what pictures in [0, 1] ask for; `views` says
+        """Mean distance of what was rebuilt from what images in [0, 1] ask for; `views` says
         which they are, where they recur."""
 
     def forward(self, batch: ImageBatch, progress: float) -> Loss:

@@ -19,7 +19,7 @@ from beit.tokenizers.dvae import DiscreteVAE
 class Reconstruct(Objective[ImageBatch]):
     """Mean reconstruction loss per value, plus the weighted KL per token.
 
-    The KL is averaged over pictures and positions. The released DiscreteVAE sums it instead, which
+    The KL is averaged over images and positions. The released DiscreteVAE sums it instead, which
     makes it larger by the number of tokens in the batch; DALL-E's weight of 6.6 on sums over a loss
     divided by 256*256*3 is 6.6/192 = 0.034 here.
 

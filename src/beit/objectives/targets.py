@@ -102,6 +102,6 @@ def check_tokenizer(
         raise ConfigError(
             f"the tokenizer reads {tokenizer.config.channels} channels, the backbone "
             f"{backbone.channels}",
-            remedy="train both on pictures of the same kind",
+            remedy="train both on images of the same kind",
         )
     return tokenizer

@@ -56,7 +56,7 @@ class Row(NamedTuple):
     source: str
     """Where it is from, and the top-1 that is stated there."""
     size: int = PRETRAINING_SIZE
-    pictures: int = 1_281_167
+    images: int = 1_281_167
     erasing: float = 0.25
     min_lr: float = 1e-6
     imagenet_statistics: bool = False
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 START = "beit/get_started_for_image_classification.md"
 V2 = "beit2/get_started_for_image_classification.md"
-B, L, IN22K = "base", "large", 14_197_122  # pictures of ImageNet-22k
+B, L, IN22K = "base", "large", 14_197_122  # images of ImageNet-22k
 RATES = (
     "The paper gives the size and 10 epochs; all else is as DeiT was fine-tuned at 384 (rate, "
     "decay and batch: facebookresearch/deit issue 64; 5 epochs of warm-up: its default), with the "
@@ -86,9 +86,9 @@ PUBLISHED: dict[str, Row] = {
         f"From `large-in1k` to 384 pixels (section 3.1 of the paper): 86.3 (table 1). {RATES}",
         size=384, min_lr=5e-6),
     "base-in22k": Row(B, 4096, 3e-3, 5, 90, 0.65, 0.2, 0.05, False,
-        f"Self-supervised to ImageNet-22k ({START}): not evaluated", pictures=IN22K),
+        f"Self-supervised to ImageNet-22k ({START}): not evaluated", images=IN22K),
     "large-in22k": Row(L, 2048, 2e-3, 5, 90, 0.75, 0.2, 0.05, False,
-        f"Self-supervised to ImageNet-22k ({START}): not evaluated", pictures=IN22K),
+        f"Self-supervised to ImageNet-22k ({START}): not evaluated", images=IN22K),
     "base-in22k-in1k": Row(B, 512, 2e-5, 5, 30, 0.85, 0.1, 1e-8, False,
         f"From `base-in22k` to ImageNet-1k ({START}): 85.2"),
     "base-in22k-in1k-384": Row(B, 512, 2e-5, 5, 30, 0.85, 0.1, 1e-8, False,
@@ -102,7 +102,7 @@ PUBLISHED: dict[str, Row] = {
         "published; these are the values for 384", size=512),
     "base-cifar100": Row(B, 512, 4e-3, 20, 150, 0.65, 0.1, 0.3, True,
         "Self-supervised to CIFAR-100 (tables 11 and 13): 90.1; the rate is that of ImageNet-1k, "
-        "searched in {2, 3, 4, 5}e-3", pictures=50_000, erasing=0.0),
+        "searched in {2, 3, 4, 5}e-3", images=50_000, erasing=0.0),
     "v2-base-in1k": Row(B, 1024, 5e-4, 20, 100, 0.6, 0.2, 0.05, True,
         f"From 1600 epochs of BEiT v2 to ImageNet-1k ({V2}): 85.5", imagenet_statistics=True),
     "v2-base-300-in1k": Row(B, 1024, 5e-4, 20, 100, 0.65, 0.1, 0.05, True,
@@ -112,10 +112,10 @@ PUBLISHED: dict[str, Row] = {
     "v2-large-300-in1k": Row(L, 1024, 5e-4, 5, 50, 0.8, 0.2, 0.05, True,
         f"From 300 epochs of BEiT v2 to ImageNet-1k ({V2}): 86.6", imagenet_statistics=True),
     "v2-base-in21k": Row(B, 4096, 6e-4, 20, 90, 0.75, 0.1, 0.05, True,
-        f"From BEiT v2 to ImageNet-21k ({V2}): not evaluated", pictures=IN22K,
+        f"From BEiT v2 to ImageNet-21k ({V2}): not evaluated", images=IN22K,
         imagenet_statistics=True),
     "v2-large-in21k": Row(L, 4096, 6e-4, 20, 90, 0.75, 0.2, 0.05, True,
-        f"From BEiT v2 to ImageNet-21k ({V2}): not evaluated", pictures=IN22K,
+        f"From BEiT v2 to ImageNet-21k ({V2}): not evaluated", images=IN22K,
         imagenet_statistics=True),
     "v2-base-in21k-in1k": Row(B, 1024, 5e-5, 20, 30, 0.75, 0.1, 0.05, False,
         f"From `v2-base-in21k` to ImageNet-1k ({V2}): 86.458", imagenet_statistics=True),
@@ -132,7 +132,7 @@ def build(row: Row) -> FinetuneRunConfig:
     but DeepSpeed never read the option (reference, section 9.2). Table 13 ticks repeated
     augmentation; the code has none, and its authors used none (unilm issue 554).
     """
-    epoch = row.pictures // row.batch
+    epoch = row.images // row.batch
     model = for_finetuning(sized(row.backbone, size=row.size), drop_path=row.drop_path)
     if row.imagenet_statistics:
         model = replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -25,8 +25,8 @@ from beit.config import (
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_1K_EPOCH = 625  # steps of 2048 pictures
-IMAGENET_22K_EPOCH = 6932  # 14,197,122 pictures in steps of 2048
+IMAGENET_1K_EPOCH = 625  # steps of 2048 images
+IMAGENET_22K_EPOCH = 6932  # 14,197,122 images in steps of 2048
 
 
 def for_pretraining(
@@ -199,7 +199,7 @@ def _v2_in_300(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def small() -> PretrainRunConfig:
-    """A small BEiT+ for a folder of pictures and one GPU: 22 million weights, 224 pixels.
+    """A small BEiT+ for a folder of images and one GPU: 22 million weights, 224 pixels.
 
     Settings of `base-in1k` at batch 512 with the learning rate halved, as its authors advise for
     that batch (unilm issue 383); exact mask counts; 20,000 steps, to be set by what one can wait
@@ -221,13 +221,13 @@ def small() -> PretrainRunConfig:
 
 
 def tiny() -> PretrainRunConfig:
-    """Seconds on a CPU: for tests and first tries. Pictures of 32 pixels, patches of 4."""
+    """Seconds on a CPU: for tests and first tries. Images of 32 pixels, patches of 4."""
     model = replace(sized("tiny", size=32, patch=4), width=48, depth=4, heads=3, hidden=192)
     return PretrainRunConfig(
         model=model,
         masking=BlockMasking(mask_ratio=0.4),
         views=ViewConfig(crop_scale=(0.5, 1.0), jitter=0.2),
-        neighbour_pictures=64,
+        knn_images=64,
         training=TrainingConfig(
             steps=30, batch=16, lr=1e-3, warmup_steps=3, clip=3.0, log_every=10, save_every=15
         ),

@@ -141,7 +141,7 @@ def base_setr_ade20k() -> SegmentRunConfig:
 
 
 def small() -> SegmentRunConfig:
-    """A folder of pictures and masks and one GPU: crops of 224 pixels, 5,000 updates of 16.
+    """A folder of images and masks and one GPU: crops of 224 pixels, 5,000 updates of 16.
 
     `base-ade20k` with a head of 256 channels; crop, length and weight average are ours.
     """

@@ -1,4 +1,4 @@
-"""Recipes of the studies on real pictures: what is compared, and under which budget.
+"""Recipes of the studies on real images: what is compared, and under which budget.
 
 The backbone is that of the artifact a study starts from, in both arms. What the demo chose on
 its validation regions is taken over; nothing else was tuned, for either arm.
@@ -79,7 +79,7 @@ def tokenizers() -> TokenizersPlan:
     """Five targets for a backbone of four blocks of width 64, under a short budget.
 
     All vocabularies have 128 codes on a grid of 8 x 8; all trainings have batches of 64. Rates and
-    pictures are those of the demo, for every target; nothing was tuned.
+    images are those of the demo, for every target; nothing was tuned.
     """
     plan = demo.full()
     steps = replace(
@@ -136,7 +136,7 @@ def tokenizers() -> TokenizersPlan:
             plan.pretrain,
             model=model,
             loader=loader,
-            neighbour_pictures=0,
+            knn_images=0,
             accept_collapsed=True,  # that too would be a result
             training=replace(
                 plan.pretrain.training, steps=300, batch=64, warmup_steps=30, evaluate_every=0,

@@ -16,14 +16,14 @@ from beit.config import (
 )
 from beit.config.data import ViewConfig
 
-VQKD_EPOCH = 2502  # steps of 512 of the 1,281,167 pictures of ImageNet-1k
+VQKD_EPOCH = 2502  # steps of 512 of the 1,281,167 images of ImageNet-1k
 
 
 def small() -> TokenizerRunConfig:
-    """A vocabulary of 1024 for pictures of 224 pixels, seen at 112 (reference, section 2.2).
+    """A vocabulary of 1024 for images of 224 pixels, seen at 112 (reference, section 2.2).
 
-    For a folder of some thousand pictures and one GPU. Widths and vocabulary are ours: on few
-    pictures a large vocabulary stays unused. Learning rate, betas and final temperature lie near
+    For a folder of some thousand images and one GPU. Widths and vocabulary are ours: on few
+    images a large vocabulary stays unused. Learning rate, betas and final temperature lie near
     DALL-E's (appendix A.2), shortened; its KL weight of 6.6/192 is what `kl_weight` says here.
     """
     return TokenizerRunConfig(
@@ -74,7 +74,7 @@ def dalle() -> TokenizerRunConfig:
 
 
 def tiny() -> TokenizerRunConfig:
-    """Seconds on a CPU: for tests and first tries. Pictures of 32 pixels, a grid of 8 x 8."""
+    """Seconds on a CPU: for tests and first tries. Images of 32 pixels, a grid of 8 x 8."""
     return TokenizerRunConfig(
         tokenizer=DiscreteVAEConfig(
             size=(32, 32), stride=4, codes=32, width=32, narrowest=16, codebook_width=16
@@ -97,7 +97,7 @@ def vqkd() -> TokenizerRunConfig:
     """VQ-KD as released, decoder of 3 blocks: CLIP's features in 8192 codes of 32 values (BEiT v2).
 
     unilm beit2/TOKENIZER.md: encoder ViT-B/16 at 224, ImageNet-1k, 100 epochs at batch 512, AdamW
-    2e-4 (5e-5 for each 128 pictures) to 1e-5, betas 0.9 and 0.99, weight decay 1e-4, warm-up 10
+    2e-4 (5e-5 for each 128 images) to 1e-5, betas 0.9 and 0.99, weight decay 1e-4, warm-up 10
     epochs, crops of 0.08 to 1, no jitter, no clipping; dead codes are left alone. Expected: 97 % of
     the codes in use. 8 GPUs in the original; not run by us.
     """
@@ -133,7 +133,7 @@ def vqkd_dino() -> TokenizerRunConfig:
 
 
 def vqkd_small() -> TokenizerRunConfig:
-    """VQ-KD for a folder of some thousand pictures and one GPU; name your --teacher.
+    """VQ-KD for a folder of some thousand images and one GPU; name your --teacher.
 
     Width 384 over 14 x 14 tokens of 224 pixels, 1024 codes; dead codes are revived, as a small
     batch leaves many. Rates are those of `vqkd`, at batch 64 and with clipping; sizes are ours.
@@ -176,7 +176,7 @@ def vqkd_tiny() -> TokenizerRunConfig:
 
 
 def vq_tiny() -> TokenizerRunConfig:
-    """VQ in seconds on a CPU, for tests: pictures of 32 pixels, 8 x 8 tokens."""
+    """VQ in seconds on a CPU, for tests: images of 32 pixels, 8 x 8 tokens."""
     return replace(
         vqkd_tiny(),
         tokenizer=VQConfig(

@@ -1,1 +1,1 @@
-"""Pictures and one self-contained HTML page per run."""
+"""Images and one self-contained HTML page per run."""

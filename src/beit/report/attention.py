@@ -10,8 +10,8 @@ from torch import Tensor
 from beit.data.drawing import Rgb, heat, mark, to_rgb
 from beit.models.attention_maps import attention_maps
 from beit.models.vit import VisionTransformer
+from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, join
-from beit.report.pictures import show
 
 SINGLE_HEADS = 3
 QUERIES = ((0.3, 0.3), (0.5, 0.7), (0.8, 0.45))
@@ -25,31 +25,31 @@ def queries(grid: tuple[int, int]) -> list[int]:
 
 
 def _row(
-    picture: Rgb,
+    image: Rgb,
     maps: Sequence[Float[Tensor, "heads tokens tokens"]],
     blocks: Sequence[int],
     patch: int,
     grid: tuple[int, int],
 ) -> Markup:
-    """The picture with one query patch, and where that patch looks."""
-    cells = [show(mark(picture, patch, grid), "Picture, query patch framed", "query")]
+    """The image with one query patch, and where that patch looks."""
+    cells = [show(mark(image, patch, grid), "Image, query patch framed", "query")]
     for index, weights in zip(blocks, maps, strict=True):
         mean = weights[:, 1 + patch, 1:].mean(dim=0)
-        shown = heat(picture, mean, grid)
+        shown = heat(image, mean, grid)
         cells.append(
             show(shown, f"Attention in block {index}, mean of heads", f"block {index}", 64)
         )
     last = maps[-1][:, 1 + patch, 1:]
     for head in range(min(SINGLE_HEADS, len(last))):
         name = f"head {head}"
-        cells.append(show(heat(picture, last[head], grid), f"Attention of {name}", name, 64))
+        cells.append(show(heat(image, last[head], grid), f"Attention of {name}", name, 64))
     return block("strip", cells)
 
 
 def attention_section(
     backbone: VisionTransformer, images: UInt8[Tensor, "batch channels height width"]
 ) -> Section:
-    """Attention of a few patches of a few pictures, from a middle block and the last."""
+    """Attention of a few patches of a few images, from a middle block and the last."""
     config = backbone.config
     blocks = sorted({config.depth // 2, config.depth - 1})
     maps = attention_maps(backbone, images, blocks)
@@ -66,8 +66,8 @@ def attention_section(
     explanation = element(
         "p",
         "Healthy: bright places follow the content (the same river, coast or organ), and heads "
-        "differ. The same pattern whatever the query and the picture is position, not content: "
-        "train longer or on more pictures.",
+        "differ. The same pattern whatever the query and the image is position, not content: "
+        "train longer or on more images.",
         {"class": "explain"},
     )
     return Section("attention", "Attention", lead, join([explanation, *rows]))

@@ -1,4 +1,4 @@
-"""What a run makes of some pictures, picture by picture, to hold runs against each other."""
+"""What a run makes of some images, image by image, to hold runs against each other."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from beit.data.sources import ImageSource
 from beit.models.heads import Classifier
 from beit.models.segmenter import Segmenter
 from beit.report import classification, multilabel, segmentation
+from beit.report.images import show
 from beit.report.markup import Markup, element, join, percent
-from beit.report.pictures import show
 from beit.report.pretraining import make_guesses, predicts
 from beit.report.samples import batches, named
 from beit.report.tokenizer import make_paintings
@@ -28,23 +28,23 @@ SURE = 3
 
 
 class Answered(NamedTuple):
-    """A picture, with the truth where there is one, and what a run makes of it."""
+    """An image, with the truth where there is one, and what a run makes of it."""
 
-    picture: Markup
+    image: Markup
     answer: Markup
 
 
 class Contender(NamedTuple):
-    """The names of the pictures that a run can be asked about, and its answers to some of them."""
+    """The names of the images that a run can be asked about, and its answers to some of them."""
 
     keys: Sequence[str]
     answers: Callable[[Sequence[str]], dict[str, Answered]]
 
 
 def contender(run: Path, config: RunConfig) -> Contender:
-    """A run to be held against others: a classifier and a segmenter answer to held-out pictures.
+    """A run to be held against others: a classifier and a segmenter answer to held-out images.
 
-    Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
+    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
     """
     if isinstance(config, FinetuneRunConfig):
         return _classifier(run, config)
@@ -83,8 +83,8 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
             truth = found.answers.targets[index]
             said = element("b", "right" if found.wrong[index] < 0 else "wrong")
             lines = multilabel.bars(found.answers.probabilities[index], truth, found.reads)
-            picture = show(to_rgb(image), multilabel.alt_of(truth, found.reads))
-            answered[key] = Answered(picture, join([said, lines]))
+            shown = show(to_rgb(image), multilabel.alt_of(truth, found.reads))
+            answered[key] = Answered(shown, join([said, lines]))
         return answered
 
     def answers(keys: Sequence[str]) -> dict[str, Answered]:
@@ -105,8 +105,8 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
                 for label in best
             ]  # fmt: skip
             said = element("b", "right" if best[0] == truth else "wrong")
-            picture = show(to_rgb(image), f"A picture of {classes[truth]}", f"is {classes[truth]}")
-            answered[key] = Answered(picture, join([said, element("ol", lines)]))
+            shown = show(to_rgb(image), f"An image of {classes[truth]}", f"is {classes[truth]}")
+            answered[key] = Answered(shown, join([said, element("ol", lines)]))
         return answered
 
     return Contender(_names(source), labels if published.answering.multi_label else answers)
@@ -119,12 +119,12 @@ def _segmenter(run: Path, config: SegmentRunConfig) -> Contender:
     def answers(keys: Sequence[str]) -> dict[str, Answered]:
         answered = {}
         for one in segmentation.answers(published.model, named(source, keys), config):
-            picture = to_rgb(one.image)
-            truth = painted(picture, one.labels.numpy())
+            image = to_rgb(one.image)
+            truth = painted(image, one.labels.numpy())
             words = f"{percent(one.scores.pixel_accuracy)} right"
             answered[one.key] = Answered(
-                join([show(picture, "The picture", "picture"), show(truth, "Its mask", "mask")]),
-                show(painted(picture, one.predicted.numpy()), f"Its labels, {words}", words),
+                join([show(image, "The image", "image"), show(truth, "Its mask", "mask")]),
+                show(painted(image, one.predicted.numpy()), f"Its labels, {words}", words),
             )
         return answered
 
@@ -140,7 +140,7 @@ def _of_tokenizer(run: Path, config: TokenizerRunConfig) -> dict[str, Answered]:
             answer = show(mapped, "The tokens, a colour per code", "tokens")
         else:
             answer = show(to_rgb(one.painted), "From its tokens", f"{one.psnr:.1f} dB")
-        found[one.key] = Answered(show(to_rgb(one.image), "The picture", "picture"), answer)
+        found[one.key] = Answered(show(to_rgb(one.image), "The image", "image"), answer)
     return found
 
 
@@ -149,9 +149,9 @@ def _of_pretraining(run: Path, config: PretrainRunConfig) -> dict[str, Answered]
     assert tokenizer is not None
     found = {}
     for one in guesses:
-        picture = to_rgb(one.image)
+        image = to_rgb(one.image)
         words = f"{percent(one.score)} of {int(one.asked.sum())} tokens right"
-        judged = judge(picture, one.asked, one.answer == one.target, tokenizer.grid)
+        judged = judge(image, one.asked, one.answer == one.target, tokenizer.grid)
         answer = show(judged, f"Right (teal) and wrong (orange): {words}", words)
-        found[one.key] = Answered(show(picture, "The picture", "picture"), answer)
+        found[one.key] = Answered(show(image, "The image", "image"), answer)
     return found

@@ -46,7 +46,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
         Plan(
             "Reconstruction quality (dB)",
             (Metric("psnr", "PSNR", "evaluate", "marks"),),
-            "Peak signal-to-noise ratio on held-out pictures. Healthy: rising; above 20 dB coarse "
+            "Peak signal-to-noise ratio on held-out images. Healthy: rising; above 20 dB coarse "
             "shapes and colours are right, above 25 dB much of the texture.",
         ),
         Plan(
@@ -102,10 +102,10 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
             "Features, measured on the way",
             (
                 Metric("neighbours", "nearest neighbours right", "evaluate", "marks"),
-                Metric("retrieval", "pictures found again", "evaluate", "marks"),
+                Metric("retrieval", "images found again", "evaluate", "marks"),
             ),
             "The frozen features of the best block: do nearest neighbours have the same label, or, "
-            "without labels, is a picture found again from another crop? Healthy: rising.",
+            "without labels, is an image found again from another crop? Healthy: rising.",
             as_share=True,
         ),
         Plan(
@@ -123,7 +123,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
                 Metric("loss", "validation", "evaluate", "marks"),
                 CHANCE,
             ),
-            "Training loss is of augmented and mixed pictures, so it may lie above validation. "
+            "Training loss is of augmented and mixed images, so it may lie above validation. "
             "Unhealthy: validation rises while training falls (overfitting).",
         ),
         Plan(
@@ -133,7 +133,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
                 Metric("top1", "validation, top-1", "evaluate", "marks"),
                 Metric("top5", TOP5, "evaluate", "marks"),
             ),
-            "Share of pictures whose class is the first answer, or among the first five.",
+            "Share of images whose class is the first answer, or among the first five.",
             as_share=True,
         ),
         Plan(
@@ -175,7 +175,7 @@ PLANS: dict[type[RunConfig], tuple[Plan, ...]] = {
                 Metric("miou", "mean IoU", "evaluate", "marks"),
                 Metric("mean_accuracy", "mean accuracy", "evaluate", "marks"),
             ),
-            "Over the classes of the validation pictures, each of them counting the same. Far "
+            "Over the classes of the validation images, each of them counting the same. Far "
             "below the share of right pixels: rare classes are missed.",
             as_share=True,
             from_zero=True,
@@ -207,7 +207,7 @@ ALWAYS: tuple[Plan, ...] = (
         noisy=False,
     ),
     Plan(
-        "Speed (pictures per second)",
+        "Speed (images per second)",
         (Metric("images_per_second", "speed"),),
         "Healthy: level. Drops are other work on the machine, or waiting for data.",
         from_zero=True,
@@ -215,7 +215,7 @@ ALWAYS: tuple[Plan, ...] = (
     Plan(
         "Waiting for data",
         (Metric("data_wait", "share of the time"),),
-        "Healthy: near zero. Otherwise reading pictures limits the speed: use more workers.",
+        "Healthy: near zero. Otherwise reading images limits the speed: use more workers.",
         as_share=True,
         from_zero=True,
     ),

@@ -1,4 +1,4 @@
-"""How a classifier does on validation: which classes, which confusions, which pictures."""
+"""How a classifier does on validation: which classes, which confusions, which images."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from beit.data.values import ValueRange
 from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
+from beit.report.images import show
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
 from beit.report.multilabel import answer_images, multi_label_sections
-from beit.report.pictures import show
 from beit.report.samples import affordable, batches, named
 from beit.report.trained import trained
 
-MOST_PICTURES = 5000
+MOST_IMAGES = 5000
 MOST_CLASSES = 20
 MOST_ROWS = 100
 SHOWN = 8
 
 
 class Answers(NamedTuple):
-    """The probabilities of every class for every picture that could be read."""
+    """The probabilities of every class for every image that could be read."""
 
-    probabilities: Float[Tensor, "pictures classes"]
-    targets: Int64[Tensor, " pictures"]
+    probabilities: Float[Tensor, "images classes"]
+    targets: Int64[Tensor, " images"]
     keys: tuple[str, ...]
 
     @property
-    def predicted(self) -> Int64[Tensor, " pictures"]:
+    def predicted(self) -> Int64[Tensor, " images"]:
         """The most probable class."""
         return self.probabilities.argmax(dim=1)
 
     @property
-    def confidence(self) -> Float[Tensor, " pictures"]:
+    def confidence(self) -> Float[Tensor, " images"]:
         """The probability of that class."""
         return self.probabilities.amax(dim=1)
 
@@ -57,7 +57,7 @@ def answer(
     device: torch.device,
     value_range: ValueRange | None = None,
 ) -> Answers:
-    """One pass over labelled pictures."""
+    """One pass over labelled images."""
     channels = model.backbone.config.channels
     rows: list[Tensor] = []
     targets: list[Tensor] = []
@@ -71,7 +71,7 @@ def answer(
 
 
 def most_confident(answers: Answers, *, right: bool, most: int) -> list[int]:
-    """Pictures answered right (or wrong), the surest first."""
+    """Images answered right (or wrong), the surest first."""
     hits = answers.predicted == answers.targets
     order = answers.confidence.argsort(descending=True, stable=True).tolist()
     return [index for index in order if bool(hits[index]) == right][:most]
@@ -106,11 +106,11 @@ def confusion_list(confusion: Int64[Tensor, "classes classes"], classes: tuple[s
     cells = wrong.flatten().argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
     pairs = [divmod(cell, len(classes)) for cell in cells if wrong.flatten()[cell]]
     rows = [(classes[a], classes[b], f"{int(wrong[a, b])} of {int(totals[a])}") for a, b in pairs]
-    return table(["true class", "answered as", "pictures"], rows)
+    return table(["true class", "answered as", "images"], rows)
 
 
 def class_table(confusion: Int64[Tensor, "classes classes"], classes: tuple[str, ...]) -> Markup:
-    """Accuracy of each class with its number of pictures, the worst first."""
+    """Accuracy of each class with its number of images, the worst first."""
     totals = confusion.sum(dim=1)
     shares = confusion.diagonal() / totals.clamp_min(1)
     order = [index for index in shares.argsort(stable=True).tolist() if totals[index]]
@@ -119,7 +119,7 @@ def class_table(confusion: Int64[Tensor, "classes classes"], classes: tuple[str,
         width = f"--share:{float(shares[index]):.3f}"
         bar = element("span", "", {"class": "bar", "style": width})
         rows.append([classes[index], bar, percent(float(shares[index])), str(int(totals[index]))])
-    return table(["class", "", "right", "pictures"], rows, "classes")
+    return table(["class", "", "right", "images"], rows, "classes")
 
 
 def _gallery(
@@ -130,7 +130,7 @@ def _gallery(
     channels: int,
     value_range: ValueRange | None,
 ) -> Markup:
-    """These pictures with the answer, its probability and, where it is wrong, the truth."""
+    """These images with the answer, its probability and, where it is wrong, the truth."""
     classes = source.classes
     wanted = named(source, [answers.keys[index] for index in indices])
     images = [
@@ -146,7 +146,7 @@ def _gallery(
             chance = percent(float(answers.probabilities[index, true]))
             words += [Markup("<br>"), f"is {classes[true]} {chance}"]
         words += [Markup("<br>"), element("code", answers.keys[index].rsplit("/", 1)[-1])]
-        alt = f"A picture of {classes[true]}, answered as {classes[said]}"
+        alt = f"An image of {classes[true]}, answered as {classes[said]}"
         cells.append(show(to_rgb(image), alt, words))
     return block("gallery", cells)
 
@@ -161,7 +161,7 @@ def _matrix(answers: Answers, classes: tuple[str, ...]) -> Section:
         words = f"The most frequent confusions of {len(classes)} classes."
     advice = element(
         "p",
-        "A class far below the others often has few or doubtful labels: look at its pictures.",
+        "A class far below the others often has few or doubtful labels: look at its images.",
         {"class": "explain"},
     )
     body = [shown, element("h3", "Class by class, worst first"), advice]
@@ -169,22 +169,22 @@ def _matrix(answers: Answers, classes: tuple[str, ...]) -> Section:
 
 
 def _summary(answers: Answers, available: int, classes: int) -> str:
-    pictures = len(answers.targets)
-    top1 = top_k_hits(answers.probabilities, answers.targets, 1) / pictures
+    images = len(answers.targets)
+    top1 = top_k_hits(answers.probabilities, answers.targets, 1) / images
     text = f"Validation, measured for this page: top-1 {percent(top1)}"
     if classes > 5:
-        top5 = top_k_hits(answers.probabilities, answers.targets, 5) / pictures
+        top5 = top_k_hits(answers.probabilities, answers.targets, 5) / images
         text += f", top-5 {percent(top5)}"
-    of = f" of {available:,}" if pictures < available else ""
-    usual = float(answers.targets.bincount().max()) / pictures
+    of = f" of {available:,}" if images < available else ""
+    usual = float(answers.targets.bincount().max()) / images
     return (
-        f"{text}, on {pictures:,}{of} pictures, in float32. Always answering the most frequent "
+        f"{text}, on {images:,}{of} images, in float32. Always answering the most frequent "
         f"class: {percent(usual)}."
     )
 
 
 def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource:
-    """The validation pictures of a run. Errors: DataError if the classes have changed."""
+    """The validation images of a run. Errors: DataError if the classes have changed."""
     found = open_labelled(
         config.data,
         split=config.split,
@@ -196,22 +196,22 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
     if found.classes != classes:
         raise DataError(
             f"{config.data} has other classes than the run was trained on",
-            remedy="bring back the folders of that time to see these pictures",
+            remedy="bring back the folders of that time to see these images",
         )
     return found
 
 
 def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     """The confusion matrix (of a multi-label model, each label) and the surest answers, on the
-    validation pictures of the run.
+    validation images of the run.
 
-    Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
+    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
     """
     published = trained(run, Classifier)
     model, classes, device = published.model, published.classes, published.device
     everything = held_out(config, classes)
     view = EvaluationView(config.model.size, config.crop)
-    source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_PICTURES))
+    source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_IMAGES))
     if published.answering.multi_label:
         labels = answer_images(
             model, published.answering, source, view, device, config.loader.value_range
@@ -220,8 +220,8 @@ def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Sectio
     answers = answer(model, source, view, device, config.loader.value_range)
     body = [_surest(answers, source, view, config, right) for right in (False, True)]
     lead = _summary(answers, len(everything), len(classes))
-    pictures = Section("answers", "The surest answers", lead, join(body))
-    return [_matrix(answers, classes), pictures]
+    images = Section("answers", "The surest answers", lead, join(body))
+    return [_matrix(answers, classes), images]
 
 
 def _surest(
@@ -233,14 +233,14 @@ def _surest(
 ) -> Markup:
     title = "Sure and right" if right else "Sure and wrong"
     words = (
-        "The pictures the model finds clearest."
+        "The images the model finds clearest."
         if right
-        else "Wrong labels and doubtful pictures gather here: look at them first."
+        else "Wrong labels and doubtful images gather here: look at them first."
     )
     indices, channels = most_confident(answers, right=right, most=SHOWN), config.model.channels
     head = [element("h3", title), element("p", words, {"class": "explain"})]
     if not indices:
-        return join([*head, note(f"None of {count(len(answers.targets), 'picture')}.")])
+        return join([*head, note(f"None of {count(len(answers.targets), 'image')}.")])
     return join(
         [*head, _gallery(answers, indices, source, view, channels, config.loader.value_range)]
     )

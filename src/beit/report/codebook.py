@@ -28,7 +28,7 @@ AT_A_TIME = 16
 
 @torch.no_grad()
 def decoded_codes(tokenizer: VisualTokenizer, codes: list[int]) -> list[Rgb]:
-    """The middle patch of a picture that is all of one code, for each code."""
+    """The middle patch of an image that is all of one code, for each code."""
     device = next(tokenizer.parameters()).device
     height, width = tokenizer.grid
     stride = tokenizer.config.downsampling
@@ -36,8 +36,8 @@ def decoded_codes(tokenizer: VisualTokenizer, codes: list[int]) -> list[Rgb]:
     found = []
     for start in range(0, len(codes), AT_A_TIME):
         some = torch.tensor(codes[start : start + AT_A_TIME], device=device)
-        pictures = tokenizer.decode(some[:, None].expand(-1, height * width))
-        middle = pictures[:, :, top : top + stride, left : left + stride]
+        images = tokenizer.decode(some[:, None].expand(-1, height * width))
+        middle = images[:, :, top : top + stride, left : left + stride]
         found += [to_rgb(one) for one in middle]
     return found
 
@@ -60,13 +60,13 @@ def atlas(tokenizer: VisualTokenizer, paintings: list[Painting], *, most: int) -
     even = float(entropy(found.counts.float()).exp())
     shown = f"the {len(order):,} most used" if len(order) < used else "all of them"
     lead = (
-        f"{used:,} of {tokenizer.codes:,} codes occur in {len(paintings):,} pictures ({total:,} "
+        f"{used:,} of {tokenizer.codes:,} codes occur in {len(paintings):,} images ({total:,} "
         f"tokens); in even use there would be {even:,.1f}. Here {shown}, with the share of the "
         "tokens below the number of the code. "
     )
     mean = "the mean of the patches that got it"
     paints = f"Left: {mean}; right: what the tokenizer paints for it."
-    lead += paints if painted else f"Picture: {mean}."
+    lead += paints if painted else f"Image: {mean}."
     rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     return Sheet("Codebook", lead, rows)
 
@@ -80,7 +80,7 @@ def show_codebook(
     data: str,
     out: str,
     *,
-    pictures: int,
+    images: int,
     most: int,
     side: int,
     device: str,
@@ -88,15 +88,15 @@ def show_codebook(
 ) -> Path:
     """Write the sheet.
 
-    Errors: CheckpointError if it is no tokenizer, DataError if no picture can be read.
+    Errors: CheckpointError if it is no tokenizer, DataError if no image can be read.
     """
     with claim_output(check_place(out), replaces=True) as place:
-        if min(pictures, most) < 1:
-            raise ConfigError(f"pictures is {pictures}, most is {most}", remedy="use 1 or more")
+        if min(images, most) < 1:
+            raise ConfigError(f"images is {images}, most is {most}", remedy="use 1 or more")
         where = find_device(device)
         tokenizer = open_tokenizer(reference)
         tokenizer.to(where)
-        source = evenly(open_source(data, Reading(label_file=label_file)), pictures)
+        source = evenly(open_source(data, Reading(label_file=label_file)), images)
         view = CentreView(tokenizer.size, 1.0)
         paintings: list[Painting] = []
         for batch in read_all(source, view, tokenizer.config.channels, value_range_of(reference)):

@@ -1,4 +1,4 @@
-"""Several runs on one self-contained page: figures, curves over each other, settings, pictures."""
+"""Several runs on one self-contained page: figures, curves over each other, settings, images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from beit.report.curves import Chart, Line
 from beit.report.document import document
 from beit.report.history import History, read_history
 from beit.report.markup import Markup, Section, block, element, join, note, table
-from beit.report.page import section, without_pictures
+from beit.report.page import section, without_images
 from beit.report.summary import headline, title_of
 from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8
 """As many as there are colours that can be told apart."""
-MOST_PICTURES = 6
+MOST_IMAGES = 6
 
 
 class Compared(NamedTuple):
@@ -132,19 +132,19 @@ def _settings(runs: Sequence[Compared]) -> Section:
     return Section("settings", "Settings that differ", lead, _table_of(runs, differing))
 
 
-def _pictures(runs: Sequence[Compared], again: str) -> Section:
-    """The same pictures, and what each run makes of them."""
+def _images(runs: Sequence[Compared], again: str) -> Section:
+    """The same images, and what each run makes of them."""
     try:
         found = [contender(run.path, run.config) for run in runs]
         known = [set(one.keys) for one in found]
         shared = [key for key in found[0].keys if all(key in keys for keys in known)]
-        chosen = shared[:: max(1, len(shared) // MOST_PICTURES)][:MOST_PICTURES]
+        chosen = shared[:: max(1, len(shared) // MOST_IMAGES)][:MOST_IMAGES]
         answers = [one.answers(chosen) for one in found] if chosen else []
     except (BeitError, OSError, RuntimeError) as error:
-        return without_pictures(error, again)
+        return without_images(error, again)
     rows = [
         [
-            join([block("beside", answers[0][key].picture), element("code", key)]),
+            join([block("beside", answers[0][key].image), element("code", key)]),
             *(block("beside", answered[key].answer) for answered in answers),
         ]
         for key in chosen
@@ -152,13 +152,13 @@ def _pictures(runs: Sequence[Compared], again: str) -> Section:
     ]
     if not rows:
         words = (
-            "None: these runs share no pictures. Tokenizers and pre-trainings with tokens are "
-            "asked about pictures of their data, classifiers and segmenters about held-out ones."
+            "None: these runs share no images. Tokenizers and pre-trainings with tokens are "
+            "asked about images of their data, classifiers and segmenters about held-out ones."
         )
-        return Section("pictures", "Pictures", "", note(words))
-    lead = "Pictures that all of these runs look at, and what each makes of them."
-    shown = table(["picture", *(run.name for run in runs)], rows)
-    return Section("pictures", "Pictures side by side", lead, shown)
+        return Section("images", "Images", "", note(words))
+    lead = "Images that all of these runs look at, and what each makes of them."
+    shown = table(["image", *(run.name for run in runs)], rows)
+    return Section("images", "Images side by side", lead, shown)
 
 
 def write_comparison(paths: Sequence[Path], place: Path) -> Path:
@@ -179,7 +179,7 @@ def _page(paths: Sequence[Path], place: Path) -> str:
     sections = [
         _figures(runs),
         _curves(runs),
-        _pictures(runs, f"{again} --out {shlex.quote(str(place))}"),
+        _images(runs, f"{again} --out {shlex.quote(str(place))}"),
         _settings(runs),
     ]
     names = ", ".join(run.name for run in runs)

@@ -53,7 +53,7 @@ def as_shares(places: Float[Tensor, "rows components"]) -> Float[Tensor, "rows c
 
 
 @torch.no_grad()
-def _patches(looking: Looking, block: int) -> Float[Tensor, "pictures patches width"]:
+def _patches(looking: Looking, block: int) -> Float[Tensor, "images patches width"]:
     found = [
         looking.backbone(images.to(looking.device), taps=(block,)).taps[0][:, 1:].float().cpu()
         for images in looking.images.split(8)
@@ -64,31 +64,31 @@ def _patches(looking: Looking, block: int) -> Float[Tensor, "pictures patches wi
 def _painted(
     shares: Float[Tensor, "patches bands"], grid: Grid, like: Rgb
 ) -> Rgb:  # fmt: skip
-    """A colour per patch, or a grey where there is one band, over the pixels of a picture."""
+    """A colour per patch, or a grey where there is one band, over the pixels of an image."""
     colours = (shares.expand(-1, 3).numpy() * 255).round().astype(np.uint8)
     spread: Rgb = per_pixel(colours, grid, like.shape[:2])
     return spread
 
 
 def components(looking: Looking, *, block: int) -> Sheet:
-    """Pictures with their components together as colours and one by one as greys."""
+    """Images with their components together as colours and one by one as greys."""
     patches = _patches(looking, block)
     projected = principal_components(patches.flatten(0, 1), COMPONENTS)
     shares = as_shares(projected.places).unflatten(0, patches.shape[:2])
     grid = looking.backbone.config.grid
     rows = []
     for index, key in enumerate(looking.keys):
-        picture, mine = to_rgb(looking.images[index]), shares[index]
-        row = [Cell(picture, (key.rsplit("/", 1)[-1],))]
-        row.append(Cell(_painted(mine, grid, picture), ("three components",)))
+        image, mine = to_rgb(looking.images[index]), shares[index]
+        row = [Cell(image, (key.rsplit("/", 1)[-1],))]
+        row.append(Cell(_painted(mine, grid, image), ("three components",)))
         row += [
-            Cell(_painted(mine[:, [band]], grid, picture), (f"component {band + 1}: {share:.0%}",))
+            Cell(_painted(mine[:, [band]], grid, image), (f"component {band + 1}: {share:.0%}",))
             for band, share in enumerate(projected.shares.tolist())
         ]
         rows.append(row)
     lead = (
         f"Patch vectors after block {block} of {looking.backbone.config.depth} (counted from 0) "
-        f"along their three first principal components over these {len(rows)} pictures, as red, "
+        f"along their three first principal components over these {len(rows)} images, as red, "
         "green and blue, and each as grey with its share of the variance. Patches of one colour "
         "are alike to the model."
     )
@@ -101,14 +101,14 @@ def show_components(
     out: str,
     *,
     block: int | None,
-    pictures: int,
+    images: int,
     side: int,
     device: str,
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at`."""
     with claim_output(check_place(out), replaces=True) as place:
-        looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
+        looking = look_at(reference, data, images=images, device=device, label_file=label_file)
         chosen = looking.backbone.config.block(block)
         write_sheet(components(looking, block=chosen), place, side=side)
     return Path(out)

@@ -34,18 +34,18 @@ def find_query(query: str, grid: Grid) -> int | None:
 
 
 def heads(looking: Looking, *, block: int, patch: int | None) -> Sheet:
-    """A row per picture: the picture with its query, the mean of the heads, every head."""
+    """A row per image: the image with its query, the mean of the heads, every head."""
     config = looking.backbone.config
     [weights] = attention_maps(looking.backbone, looking.images.to(looking.device), [block])
     rows = []
     for index, key in enumerate(looking.keys):
-        picture = to_rgb(looking.images[index])
+        image = to_rgb(looking.images[index])
         maps = weights[index, :, 0 if patch is None else 1 + patch, 1:]
-        framed = picture if patch is None else mark(picture, patch, config.grid)
+        framed = image if patch is None else mark(image, patch, config.grid)
         row = [Cell(framed, (key.rsplit("/", 1)[-1],))]
-        row.append(Cell(heat(picture, maps.mean(dim=0), config.grid), ("mean",)))
+        row.append(Cell(heat(image, maps.mean(dim=0), config.grid), ("mean",)))
         row += [
-            Cell(heat(picture, one, config.grid), (f"head {number}",))
+            Cell(heat(image, one, config.grid), (f"head {number}",))
             for number, one in enumerate(maps)
         ]
         rows.append(row)
@@ -67,14 +67,14 @@ def show_attention(
     *,
     block: int | None,
     query: str,
-    pictures: int,
+    images: int,
     side: int,
     device: str,
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
     """Write the sheet. Errors: as for `look_at` and `find_query`."""
     with claim_output(check_place(out), replaces=True) as place:
-        looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
+        looking = look_at(reference, data, images=images, device=device, label_file=label_file)
         config = looking.backbone.config
         patch = find_query(query, config.grid)
         write_sheet(heads(looking, block=config.block(block), patch=patch), place, side=side)

@@ -1,4 +1,4 @@
-"""What a run has told so far: the rows of metrics.jsonl, and the pictures it named."""
+"""What a run has told so far: the rows of metrics.jsonl, and the images it named."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def read_history(run: Path) -> History:
 
 
 def read_noted(file: Path) -> dict[str, str]:
-    """The pictures that a file of the run names, with the reasons."""
+    """The images that a file of the run names, with the reasons."""
     rows = _rows(file)
     return {str(row["key"]): str(row.get("reason", "")) for row in rows if "key" in row}

@@ -1,4 +1,4 @@
-"""A model and the pictures it is shown, for the sheets of `beit show`."""
+"""A model and the images it is shown, for the sheets of `beit show`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Looking:
-    """A backbone, and some pictures as it sees them."""
+    """A backbone, and some images as it sees them."""
 
     backbone: VisionTransformer
     device: torch.device
-    images: UInt8[Tensor, "pictures channels height width"]
+    images: UInt8[Tensor, "images channels height width"]
     keys: tuple[str, ...]
     labels: tuple[str, ...]
-    """The class or classes of each picture, empty where the data have none."""
+    """The class or classes of each image, empty where the data have none."""
 
 
 def _labels(source: ImageSource) -> dict[str, str]:
@@ -47,7 +47,7 @@ def _labels(source: ImageSource) -> dict[str, str]:
 def read_all(
     source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None = None
 ) -> Iterator[ImageBatch]:
-    """Every picture that can be read, in order; the others are named and left out.
+    """Every image that can be read, in order; the others are named and left out.
 
     Errors: DataError if none can be read.
     """
@@ -61,18 +61,18 @@ def look_at(
     reference: str,
     data: str,
     *,
-    pictures: int,
+    images: int,
     device: str,
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Looking:
-    """Load a model and at most so many pictures, spread evenly over the data.
+    """Load a model and at most so many images, spread evenly over the data.
 
-    Pictures that cannot be read are named and left out.
+    Images that cannot be read are named and left out.
     Errors: ConfigError if the model has no backbone, CheckpointError and DataError if model or
-    pictures are not there or none of them can be read.
+    images are not there or none of them can be read.
     """
-    if pictures < 1:
-        raise ConfigError(f"pictures is {pictures}", remedy="use 1 or more")
+    if images < 1:
+        raise ConfigError(f"images is {images}", remedy="use 1 or more")
     where = find_device(device)
     artifact = open_artifact(reference)
     model = artifact.model
@@ -82,7 +82,7 @@ def look_at(
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    source = evenly(open_source(data, Reading(label_file=label_file)), pictures)
+    source = evenly(open_source(data, Reading(label_file=label_file)), images)
     said = artifact.details
     view = CentreView(config.size, said.crop, said.resize, said.interpolation)
     read = list(read_all(source, view, config.channels, said.value_range))

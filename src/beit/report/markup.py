@@ -89,5 +89,5 @@ def percent(share: float) -> str:
 
 
 def count(amount: int, noun: str) -> str:
-    """`1 picture`, `2,000 pictures`; without a number for none."""
+    """`1 image`, `2,000 images`; without a number for none."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"

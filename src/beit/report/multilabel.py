@@ -18,8 +18,8 @@ from beit.data.sources import ImageSource
 from beit.data.values import ValueRange
 from beit.evaluation.multilabel import LabelAnswers, LabelScores, score_labels
 from beit.models.heads import Classifier
+from beit.report.images import show
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
-from beit.report.pictures import show
 from beit.report.samples import batches, named
 
 MOST_ROWS = 100

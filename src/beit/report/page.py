@@ -26,8 +26,8 @@ NAMED = 50
 logger = logging.getLogger(__name__)
 
 
-def _pictures(run: Path, config: RunConfig) -> list[Section]:
-    """The sections with pictures, or one that says why there are none.
+def _images(run: Path, config: RunConfig) -> list[Section]:
+    """The sections with images, or one that says why there are none.
 
     A report closes a run that took days, so nothing it meets outside may end it: data that have
     moved, a disk that fails, a device without memory.
@@ -42,33 +42,33 @@ def _pictures(run: Path, config: RunConfig) -> list[Section]:
         assert isinstance(config, FinetuneRunConfig)
         return classification_sections(run, config)
     except (BeitError, OSError, RuntimeError) as error:
-        return [without_pictures(error, f"beit report {run}")]
+        return [without_images(error, f"beit report {run}")]
 
 
-def without_pictures(error: BeitError | OSError | RuntimeError, again: str) -> Section:
-    """Why there are no pictures, and the command that adds them later."""
-    logger.warning("the page has no pictures: %s", error)
+def without_images(error: BeitError | OSError | RuntimeError, again: str) -> Section:
+    """Why there are no images, and the command that adds them later."""
+    logger.warning("the page has no images: %s", error)
     problem = error.problem if isinstance(error, BeitError) else str(error)
     remedy = error.remedy if isinstance(error, BeitError) else ""
-    words: list[str] = [element("b", "No pictures: "), problem]
+    words: list[str] = [element("b", "No images: "), problem]
     words += [f" ({remedy})"] if remedy else []
     words += [". Once that is mended, ", element("code", again), " adds them."]
-    return Section("pictures", "Pictures", "", note(join(words), "warning"))
+    return Section("images", "Images", "", note(join(words), "warning"))
 
 
 NOTED = {
-    "unreadable": ("picture", "could not be read and had no part in the training"),
-    "several": ("file", "held several pictures, of which the first was taken"),
+    "unreadable": ("image", "could not be read and had no part in the training"),
+    "several": ("file", "held several images, of which the first was taken"),
     "shared": (
-        "picture",
+        "image",
         "to learn from came again for validation: the scores are higher than they should be",
     ),
 }
-"""Files of a run that name pictures, and what is to be said of those."""
+"""Files of a run that name images, and what is to be said of those."""
 
 
 def _noted(run: Path, name: str) -> list[Markup]:
-    """How many pictures the run named for one reason, and which."""
+    """How many images the run named for one reason, and which."""
     found = read_noted(run / f"{name}.jsonl")
     if not found:
         return []
@@ -140,7 +140,7 @@ def page(run: Path, config: RunConfig, history: History) -> str:
     """The whole document."""
     sections = [
         curves(config, history),
-        *_pictures(run, config),
+        *_images(run, config),
         settings(run, config),
     ]
     body = [

@@ -23,13 +23,13 @@ from beit.masking import MaskSampler
 from beit.models.heads import BareBackbone, MaskedImageModel
 from beit.objectives.guessing import Guess, fill, guess, painted, pixels_of
 from beit.report.attention import attention_section
+from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, join, number, percent
-from beit.report.pictures import show
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
-MOST_PICTURES = 64
+MOST_IMAGES = 64
 EACH = 2
 WITH_ATTENTION = 2
 LEGEND = "teal: the tokenizer's token, orange: another one"
@@ -44,18 +44,18 @@ class CentralMasks:
     sampler: MaskSampler
 
     def __call__(
-        self, picture: np.ndarray, _target: Target | None, generator: random.Random
+        self, decoded: np.ndarray, _target: Target | None, generator: random.Random
     ) -> MaskedSample:
-        box = self._box(*picture.shape[:2])
-        image = resize_crop(picture, box, self.config.model.size, "bicubic")
+        box = self._box(*decoded.shape[:2])
+        image = resize_crop(decoded, box, self.config.model.size, "bicubic")
         token_image = None
         if self.tokenizer is not None:
             how = self.tokenizer.config.interpolation
-            token_image = resize_crop(picture, box, self.tokenizer.size, how)
+            token_image = resize_crop(decoded, box, self.tokenizer.size, how)
         return MaskedSample(image, token_image, torch.from_numpy(self.sampler(generator)))
 
     def _box(self, height: int, width: int) -> Box:
-        """The centred crop, of the model's shape and the evaluation's share of the picture."""
+        """The centred crop, of the model's shape and the evaluation's share of the image."""
         model_height, model_width = self.config.model.size
         scale = self.config.evaluation_crop * min(height / model_height, width / model_width)
         tall = max(1, round(model_height * scale))
@@ -70,7 +70,7 @@ def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) 
 
 
 def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
-    grid, picture = tokenizer.grid, to_rgb(one.image)
+    grid, image = tokenizer.grid, to_rgb(one.image)
     filled = fill(one.target, one.answer, one.asked)
     right = one.answer == one.target
     decoded = [
@@ -82,22 +82,20 @@ def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
         if tokenizer.paints
     ]
     return [
-        show(picture, "The picture", "picture"),
-        show(hide(picture, one.asked, grid), "What the model sees", "model's input"),
+        show(image, "The image", "image"),
+        show(hide(image, one.asked, grid), "What the model sees", "model's input"),
         *decoded,
-        show(
-            judge(picture, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"
-        ),
+        show(judge(image, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"),
         show(token_map(filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"),
     ]
 
 
 def _pixel_row(one: Guess, model: MaskedImageModel) -> list[Markup]:
-    grid, picture = model.backbone.config.grid, to_rgb(one.image)
+    grid, image = model.backbone.config.grid, to_rgb(one.image)
     filled = torch.where(one.asked[:, None], one.answer, one.target)
     return [
-        show(picture, "The picture", "picture"),
-        show(hide(picture, one.asked, grid), "What the model sees", "model's input"),
+        show(image, "The image", "image"),
+        show(hide(image, one.asked, grid), "What the model sees", "model's input"),
         show(to_rgb(pixels_of(filled, model.backbone)), "Predicted pixels", "prediction"),
     ]
 
@@ -118,18 +116,18 @@ def _rows(guesses: list[Guess], model: MaskedImageModel, tokenizer: VisualTokeni
 
 
 def _summary(guesses: list[Guess], config: PretrainRunConfig, codes: int) -> str:
-    """The mean over the pictures beside what knowing nothing would give."""
+    """The mean over the images beside what knowing nothing would give."""
     mean = sum(one.score for one in guesses) / len(guesses)
     targets = torch.cat([one.target[one.asked] for one in guesses])
     if config.objective.target == "pixels":
         variance = float(targets.var(dim=0, correction=0).mean())
         return (
-            f"Over {len(guesses)} pictures the squared error at the hidden places is "
+            f"Over {len(guesses)} images the squared error at the hidden places is "
             f"{number(-mean)} (normalised pixels); the mean patch would have {number(variance)}."
         )
     usual = float(targets.bincount(minlength=codes).max()) / len(targets)
     return (
-        f"Over {len(guesses)} pictures {percent(mean)} of the asked tokens are right. By chance: "
+        f"Over {len(guesses)} images {percent(mean)} of the asked tokens are right. By chance: "
         f"{percent(1 / codes)}; always guessing the most frequent token: {percent(usual)}."
     )
 
@@ -142,13 +140,13 @@ def _predictions(
 ) -> Section:
     if tokenizer is None:
         advice = (
-            "Visible places show the picture, hidden ones the predicted pixels, which are blurred "
+            "Visible places show the image, hidden ones the predicted pixels, which are blurred "
         )
         advice += "by nature. Healthy: shapes and colours go on across the border."
         codes = 0
     else:
         decoded = (
-            "Decoded pictures show tokens, not pixels: even the target is as coarse as the "
+            "Decoded images show tokens, not pixels: even the target is as coarse as the "
             "tokenizer. In the prediction visible places keep their tokens. Healthy: it looks like "
             "the target. "
         )
@@ -183,17 +181,17 @@ def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
 
 
 class Guesses(NamedTuple):
-    """What a run's model makes of some pictures of its data."""
+    """What a run's model makes of some images of its data."""
 
     model: MaskedImageModel
     tokenizer: VisualTokenizer | None
-    pictures: list[Guess]
+    images: list[Guess]
 
 
 def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     """Let the run's artifact predict hidden patches.
 
-    Errors: BeitError if the artifact, its tokenizer or the pictures are not there, or if it holds
+    Errors: BeitError if the artifact, its tokenizer or the images are not there, or if it holds
     nothing that predicts (see `predicts`).
     """
     if not predicts(config):
@@ -209,7 +207,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
         tokenizer.to(device)
     source = _images(config)
     positions = config.model.patches + 1
-    source = evenly(source, affordable(model, positions, device, MOST_PICTURES))
+    source = evenly(source, affordable(model, positions, device, MOST_IMAGES))
     view = central_masks(config, tokenizer)
     guesses: list[Guess] = []
     for batch in batches(
@@ -225,9 +223,9 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
 
 
 def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
-    """Predictions and attention on a few pictures of the run's data; of a backbone alone attention.
+    """Predictions and attention on a few images of the run's data; of a backbone alone attention.
 
-    Errors: BeitError if the artifact, its tokenizer or the pictures are not there.
+    Errors: BeitError if the artifact, its tokenizer or the images are not there.
     """
     if not predicts(config):
         return [_attention_alone(run, config)]

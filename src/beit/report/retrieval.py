@@ -1,4 +1,4 @@
-"""Which pictures a backbone finds alike: some pictures, each with its nearest neighbours."""
+"""Which images a backbone finds alike: some images, each with its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISS: tuple[int, int, int] = (int(WRONG[0]), int(WRONG[1]), int(WRONG[2]))
 
 
 def retrieve(looking: Looking, *, block: int, queries: int, neighbours: int) -> Sheet:
-    """Pictures spread over the data, each with those nearest to it after a block."""
+    """Images spread over the data, each with those nearest to it after a block."""
     parts = zip(looking.images.split(BATCH), _parts(looking.keys), strict=True)
     table = extract_features(
         looking.backbone,
@@ -41,11 +41,11 @@ def retrieve(looking: Looking, *, block: int, queries: int, neighbours: int) -> 
         row = [Cell(to_rgb(looking.images[index]), _words(looking, index, "query"))]
         for other, cosine in zip(others, cosines, strict=True):
             frame = (HIT if looking.labels[other] == mine else MISS) if mine else None
-            picture = to_rgb(looking.images[other])
-            row.append(Cell(picture, _words(looking, other, f"{cosine:.2f}"), frame))
+            image = to_rgb(looking.images[other])
+            row.append(Cell(image, _words(looking, other, f"{cosine:.2f}"), frame))
         rows.append(row)
     lead = (
-        f"On the left a picture, beside it the nearest of {len(looking.keys):,} others by the "
+        f"On the left an image, beside it the nearest of {len(looking.keys):,} others by the "
         f"cosine of their mean patch vectors after block {block} of {looking.backbone.config.depth}"
         " (counted from 0; standardised)."
     )
@@ -69,23 +69,23 @@ def show_neighbours(
     out: str,
     *,
     block: int | None,
-    pictures: int,
+    images: int,
     queries: int,
     neighbours: int,
     side: int,
     device: str,
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Path:
-    """Write the sheet. Errors: as for `look_at`, and DataError for a single picture."""
+    """Write the sheet. Errors: as for `look_at`, and DataError for a single image."""
     with claim_output(check_place(out), replaces=True) as place:
         if min(queries, neighbours) < 1:
             raise ConfigError(
                 f"queries is {queries}, neighbours is {neighbours}", remedy="use 1 or more"
             )
-        looking = look_at(reference, data, pictures=pictures, device=device, label_file=label_file)
+        looking = look_at(reference, data, images=images, device=device, label_file=label_file)
         if len(looking.keys) < 2:
             raise DataError(
-                f"{data} holds a single picture that can be read", remedy="give two or more"
+                f"{data} holds a single image that can be read", remedy="give two or more"
             )
         chosen = looking.backbone.config.block(block)
         sheet = retrieve(looking, block=chosen, queries=queries, neighbours=neighbours)

@@ -1,4 +1,4 @@
-"""Which pictures a report looks at: always the same ones, and no more than the machine affords."""
+"""Which images a report looks at: always the same ones, and no more than the machine affords."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BUDGET = {"cpu": 4e11, "cuda": 4e13}
 
 
 def affordable(model: nn.Module, positions: int, device: torch.device, most: int) -> int:
-    """How many pictures of so many positions a section reads: from FEWEST to `most`.
+    """How many images of so many positions a section reads: from FEWEST to `most`.
 
-    A function of the model, not of a clock, so that the same report shows the same pictures.
+    A function of the model, not of a clock, so that the same report shows the same images.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
     operations = 2 * max(weights, 1) * positions
@@ -33,7 +33,7 @@ def affordable(model: nn.Module, positions: int, device: torch.device, most: int
 
 
 def named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
-    """The pictures of these names, in this order."""
+    """The images of these names, in this order."""
     places = {source.key(index): index for index in range(len(source))}
     return select(source, [places[key] for key in keys])
 
@@ -46,7 +46,7 @@ def batches(
     value_range: ValueRange | None = None,
     batch: int = BATCH,
 ) -> Iterator[Kind]:
-    """One ordered pass, read in this process. Errors: DataError if no picture can be read."""
+    """One ordered pass, read in this process. Errors: DataError if no image can be read."""
     loader = LoaderConfig(workers=0, cache=False, value_range=value_range)
     for found in evaluate_batches(source, view, channels=channels, batch=batch, config=loader):
         assert isinstance(found, kind)

@@ -19,12 +19,12 @@ from beit.data.sources import ImageSource, evenly
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
+from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, join, percent, table
-from beit.report.pictures import show
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 
-MOST_PICTURES = 48
+MOST_IMAGES = 48
 MOST_ROWS = 150
 EACH = 2
 HEAD_COST = 5
@@ -32,7 +32,7 @@ HEAD_COST = 5
 
 
 class Answer(NamedTuple):
-    """A picture with its mask, the labels it was given, and how well they agree."""
+    """An image with its mask, the labels it was given, and how well they agree."""
 
     key: str
     image: UInt8[Tensor, "channels height width"]
@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 def answers(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Answer]:
-    """One pass over whole pictures, as the run's evaluation reads them."""
+    """One pass over whole images, as the run's evaluation reads them."""
     found = []
     channels, value_range = config.model.channels, config.loader.value_range
     for batch in batches(SegmentedBatch, source, WholeView(), channels, value_range, batch=1):
@@ -80,7 +80,7 @@ def _classes(found: list[Answer], available: int, classes: tuple[str, ...]) -> S
     scores = SegmentationScores(torch.stack([one.scores.confusion for one in found]).sum(dim=0))
     of = f" of {available:,}" if len(found) < available else ""
     lead = (
-        f"Measured for this page on {len(found):,}{of} validation pictures: mean IoU "
+        f"Measured for this page on {len(found):,}{of} validation images: mean IoU "
         f"{percent(scores.mean_iou)} over {scores.scored} classes, mean accuracy "
         f"{percent(scores.mean_accuracy)}, {percent(scores.pixel_accuracy)} of the pixels right."
     )
@@ -92,39 +92,39 @@ def _classes(found: list[Answer], available: int, classes: tuple[str, ...]) -> S
 
 
 def _row(name: str, one: Answer) -> Markup:
-    """Picture, mask and answer side by side."""
-    picture = to_rgb(one.image)
+    """Image, mask and answer side by side."""
+    image = to_rgb(one.image)
     right = one.scores.pixel_accuracy
     cells = [
-        show(picture, f"Picture {one.key}", element("code", one.key.rsplit("/", 1)[-1])),
-        show(painted(picture, one.labels.numpy()), "Its mask", "mask"),
-        show(painted(picture, one.predicted.numpy()), "Its labels", [
+        show(image, f"Image {one.key}", element("code", one.key.rsplit("/", 1)[-1])),
+        show(painted(image, one.labels.numpy()), "Its mask", "mask"),
+        show(painted(image, one.predicted.numpy()), "Its labels", [
             element("b", name), f" answer, {percent(right)} right"]),
     ]  # fmt: skip
     return block("strip", cells)
 
 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
-    """The validation pictures of a run. Errors: DataError if the classes have changed."""
+    """The validation images of a run. Errors: DataError if the classes have changed."""
     return open_segmented(
         config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
     ).validation
 
 
 def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:
-    """The classes and some overlays, on the validation pictures of the run.
+    """The classes and some overlays, on the validation images of the run.
 
-    Errors: BeitError if the artifact or the pictures are not there, or the classes have changed.
+    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
     """
     published = trained(run, Segmenter)
     model, classes = published.model, published.classes
     everything = held_out(config, classes)
     positions = HEAD_COST * (config.model.patches + 1)
-    source = evenly(everything, affordable(model, positions, published.device, MOST_PICTURES))
+    source = evenly(everything, affordable(model, positions, published.device, MOST_IMAGES))
     found = answers(model, source, config)
     labelled = [one for one in found if one.scores.confusion.any()]
     order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)
     rows = [_row(name, labelled[index]) for name, index in order]
     lead = "Pixels that the mask ignores are left uncovered there."
-    pictures = Section("overlays", "Pictures", lead, block("pairs", rows))
-    return [_classes(found, len(everything), classes), pictures]
+    images = Section("overlays", "Images", lead, block("pairs", rows))
+    return [_classes(found, len(everything), classes), images]

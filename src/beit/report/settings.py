@@ -24,16 +24,16 @@ VERBS: dict[type[RunConfig], str] = {
     SegmentRunConfig: "segment",
 }
 USES = {
-    "tokenizer": 'predictor.tokens(["picture.jpg"])   # ids of the visual tokens, [1, N]',
-    "pretrain": 'predictor.embed(["picture.jpg"])    # a vector per picture, [1, D]',
-    "finetune": 'predictor.predict("picture.jpg")    # classes with probabilities, best first',
-    "segment": 'predictor.segment("picture.jpg")    # a class id per pixel, [H, W]',
+    "tokenizer": 'predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
+    "pretrain": 'predictor.embed(["image.jpg"])    # a vector per image, [1, D]',
+    "finetune": 'predictor.predict("image.jpg")    # classes with probabilities, best first',
+    "segment": 'predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
 }
 NEXT = {
     "tokenizer": "beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
     "pretrain": "beit finetune --data LABELLED --init {run} --out runs/classifier",
-    "finetune": "beit predict {run} picture.jpg",
-    "segment": "beit predict {run} picture.jpg --out predicted",
+    "finetune": "beit predict {run} image.jpg",
+    "segment": "beit predict {run} image.jpg --out predicted",
 }
 
 

@@ -1,4 +1,4 @@
-"""A sheet of pictures with words below them, as one PNG or SVG file."""
+"""A sheet of images with words below them, as one PNG or SVG file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FONT = "ui-sans-serif, system-ui, sans-serif"
 
 
 class Cell(NamedTuple):
-    """A picture and the lines below it."""
+    """An image and the lines below it."""
 
     pixels: Rgb
     words: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class _Laid(NamedTuple):
 
     width: int
     height: int
-    pictures: list[tuple[int, int, Rgb, tuple[int, int, int] | None]]
+    images: list[tuple[int, int, Rgb, tuple[int, int, int] | None]]
     words: list[_Word]
 
 
@@ -64,7 +64,7 @@ def check_place(out: str | Path) -> Path:
     check_name(place)
     if place.suffix.lower() not in FORMATS or place.is_dir():
         raise ConfigError(
-            f"{out} is no name of a picture that can be written",
+            f"{out} is no name of an image that can be written",
             remedy=f"use a name that ends in {' or '.join(FORMATS)}",
         )
     return place
@@ -103,7 +103,7 @@ def wrap(text: str, width: float, size: int) -> list[str]:
 
 
 def _scaled(pixels: Rgb, side: int) -> UInt8[np.ndarray, "tall wide 3"]:
-    """The picture with its longer side this long; small ones keep sharp pixels."""
+    """The image with its longer side this long; small ones keep sharp pixels."""
     height, width = pixels.shape[:2]
     size = (max(1, round(width * side / max(height, width))),
             max(1, round(height * side / max(height, width))))  # fmt: skip
@@ -116,7 +116,7 @@ def _lay(sheet: Sheet, side: int) -> _Laid:
     columns = max(len(row) for row in sheet.rows)
     width = max(2 * MARGIN + columns * side + (columns - 1) * GAP, 420)
     inner = float(width - 2 * MARGIN)
-    pictures, words, y = [], [], float(MARGIN)
+    images, words, y = [], [], float(MARGIN)
     for text, size, colour in ((sheet.heading, HEADING, INK), (sheet.lead, LEAD, SOFT)):
         for line in wrap(text, inner, size):
             words.append(_Word(float(MARGIN), y, line, size, colour))
@@ -128,19 +128,19 @@ def _lay(sheet: Sheet, side: int) -> _Laid:
         tall = max(one.shape[0] for one in scaled)
         for column, (cell, pixels) in enumerate(zip(row, scaled, strict=True)):
             x = MARGIN + column * (side + GAP)
-            pictures.append((x, round(y), pixels, cell.frame))
+            images.append((x, round(y), pixels, cell.frame))
             for number, text in enumerate(cell.words):
                 below = y + tall + 4 + number * LINE
                 colour = INK if number == 0 else SOFT
                 words.append(_Word(float(x), below, fit(text, float(side)), LETTERS, colour))
         y += tall + 4 + LINE * max(len(cell.words) for cell in row)
-    return _Laid(width, round(y) + MARGIN, pictures, words)
+    return _Laid(width, round(y) + MARGIN, images, words)
 
 
-def _as_picture(laid: _Laid) -> bytes:
+def _as_image(laid: _Laid) -> bytes:
     canvas = Image.new("RGB", (laid.width, laid.height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for x, y, pixels, frame in laid.pictures:
+    for x, y, pixels, frame in laid.images:
         canvas.paste(Image.fromarray(pixels), (x, y))
         height, width = pixels.shape[:2]
         draw.rectangle((x - 1, y - 1, x + width, y + height), outline=EDGE)
@@ -156,13 +156,13 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 
 def _as_vectors(laid: _Laid) -> bytes:
-    """Words and frames as vectors, the pictures as they are."""
+    """Words and frames as vectors, the images as they are."""
     parts: list[Markup] = [
         element("rect", "", {"width": laid.width, "height": laid.height, "fill": _hex(PAPER)})
     ]
     box: Attributes
     place: Attributes
-    for x, y, pixels, frame in laid.pictures:
+    for x, y, pixels, frame in laid.images:
         height, width = pixels.shape[:2]
         box = {"x": x, "y": y, "width": width, "height": height}
         parts.append(element("image", "", {**box, "href": png_uri(pixels)}))
@@ -186,12 +186,12 @@ def _as_vectors(laid: _Laid) -> bytes:
 
 
 def write_sheet(sheet: Sheet, place: Path, *, side: int = 128) -> Path:
-    """Write a sheet whose pictures are this long; the ending of the name says how.
+    """Write a sheet whose images are this long; the ending of the name says how.
 
     Errors: ConfigError for another ending.
     """
     check_place(place)
     laid = _lay(sheet, side)
-    data = _as_vectors(laid) if place.suffix.lower() == ".svg" else _as_picture(laid)
+    data = _as_vectors(laid) if place.suffix.lower() == ".svg" else _as_image(laid)
     write_file(place, [data])
     return place

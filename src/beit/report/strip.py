@@ -1,4 +1,4 @@
-"""Some rows of a pre-training as one picture file, for a README or a slide."""
+"""Some rows of a pre-training as one image file, for a README or a slide."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from beit.training.run_folder import read_run_config
 
 
 def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
-    """Write typical rows of a pre-training as one PNG: picture, input, target, prediction, tokens.
+    """Write typical rows of a pre-training as one PNG: image, input, target, prediction, tokens.
 
-    Target and prediction are left out if the tokenizer paints no pictures.
+    Target and prediction are left out if the tokenizer paints no images.
 
     Errors: ConfigError if the run predicts no tokens.
     """
@@ -36,19 +36,19 @@ def _strip(run: Path, rows: int, zoom: int) -> Image.Image:
         )
     _, tokenizer, guesses = make_guesses(run, config)
     assert tokenizer is not None
-    # Among the pictures guessed about as well as the middle one, those with the most to see.
+    # Among the images guessed about as well as the middle one, those with the most to see.
     order = sorted(guesses, key=lambda one: one.score)
     middle = order[len(order) // 4 : -(len(order) // 4) or None]
     shown = sorted(middle, key=lambda one: -float(one.image.float().std()))[:rows]
     grid, size = tokenizer.grid, config.model.size
     lines = []
     for one in shown:
-        picture = to_rgb(one.image)
+        image = to_rgb(one.image)
         filled = fill(one.target, one.answer, one.asked)
         decodable = (one.target, filled) if tokenizer.paints else ()
         cells = [
-            picture,
-            hide(picture, one.asked, grid),
+            image,
+            hide(image, one.asked, grid),
             *(to_rgb(painted(tokens, tokenizer)) for tokens in decodable),
             token_map(filled, grid, tokenizer.codes),
         ]
@@ -61,5 +61,5 @@ def _strip(run: Path, rows: int, zoom: int) -> Image.Image:
     return Image.fromarray(np.concatenate(lines))
 
 
-def _framed(picture: np.ndarray, border: int = 6) -> np.ndarray:
-    return np.pad(picture, ((border, border), (border, border), (0, 0)), constant_values=255)
+def _framed(image: np.ndarray, border: int = 6) -> np.ndarray:
+    return np.pad(image, ((border, border), (border, border), (0, 0)), constant_values=255)

@@ -67,7 +67,7 @@ def _of_tokenizer(config: TokenizerRunConfig, history: History) -> list[Figure]:
         )
     else:
         written = UNKNOWN if psnr is None else f"{psnr:.1f} dB"
-        quality = Figure(written, "PSNR", "held-out pictures")
+        quality = Figure(written, "PSNR", "held-out images")
     return [
         quality,
         Figure(_number(used), "codes in use", f"of {config.tokenizer.codes:,}"),
@@ -164,10 +164,10 @@ def headline(config: RunConfig, history: History) -> list[Figure]:
 
 def facts(run: Path, config: RunConfig) -> str:
     """One line: recipe, data, model."""
-    parts = [f"recipe {config.recipe or 'of its own'}", f"pictures from {config.data}"]
+    parts = [f"recipe {config.recipe or 'of its own'}", f"images from {config.data}"]
     made = described(run)
-    if made is not None and "pictures" in made.details.trained:
-        parts.append(f"{made.details.trained['pictures']:,} to train on")
+    if made is not None and "images" in made.details.trained:
+        parts.append(f"{made.details.trained['images']:,} to train on")
     if isinstance(config, TokenizerRunConfig):
         size, vocabulary = config.tokenizer.size, config.tokenizer
         parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.downsampling}")
@@ -201,6 +201,6 @@ def findings(config: RunConfig, history: History) -> list[str]:
         found.append(
             f"The loss ({number(loss)}) has not fallen below the entropy of the tokens "
             f"({number(entropy)}): so far the model knows little more than which tokens are "
-            "frequent. Train longer, or on more pictures."
+            "frequent. Train longer, or on more images."
         )
     return found

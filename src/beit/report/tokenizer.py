@@ -18,25 +18,25 @@ from beit.evaluation.passes import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
 from beit.report.curves import HEIGHT, WIDTH
+from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, figure, join
-from beit.report.pictures import show
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
-MOST_PICTURES = 256
+MOST_IMAGES = 256
 EACH = 2
 CODES_SHOWN = 64
 
 
 class Painting(NamedTuple):
-    """A picture, its tokens and what the tokenizer makes of them again."""
+    """An image, its tokens and what the tokenizer makes of them again."""
 
     key: str
     image: UInt8[Tensor, "channels height width"]
     tokens: Int64[Tensor, " patches"]
     painted: UInt8[Tensor, "channels height width"] | None = None
-    """None if the tokenizer paints no pictures."""
+    """None if the tokenizer paints no images."""
     psnr: float = math.nan
 
 
@@ -49,7 +49,7 @@ class Vocabulary(NamedTuple):
 
 @torch.no_grad()
 def paint(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Painting]:
-    """Encode and decode a batch, picture by picture."""
+    """Encode and decode a batch, image by image."""
     pixels = tokenizer.pixels(batch.images)
     tokens = tokenizer.encode(batch.images)
     if not tokenizer.paints:
@@ -69,7 +69,7 @@ def paint(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Painting]:
 
 
 def vocabulary(paintings: list[Painting], codes: int, stride: int) -> Vocabulary:
-    """The codes as the pictures use them."""
+    """The codes as the images use them."""
     counts = torch.zeros(codes, dtype=torch.int64)
     sums: Tensor | None = None
     for one in paintings:
@@ -77,7 +77,7 @@ def vocabulary(paintings: list[Painting], codes: int, stride: int) -> Vocabulary
         counts += torch.bincount(one.tokens, minlength=codes)
         sums = patches.new_zeros(codes, patches.shape[1]) if sums is None else sums
         sums.index_add_(0, one.tokens, patches)
-    assert sums is not None, "there is at least one picture"
+    assert sums is not None, "there is at least one image"
     return Vocabulary(counts, sums / counts.clamp_min(1)[:, None])
 
 
@@ -137,10 +137,10 @@ def _row(name: str, one: Painting, tokenizer: VisualTokenizer) -> Markup:
     mapped = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
     different = len(one.tokens.unique())
     words = f"{different} different codes · "
-    cells = [show(to_rgb(one.image), "The picture", "picture")]
+    cells = [show(to_rgb(one.image), "The image", "image")]
     if one.painted is not None:
         words = f"{one.psnr:.1f} dB, {words}"
-        again = show(to_rgb(one.painted), "The picture from its tokens", "from its tokens")
+        again = show(to_rgb(one.painted), "The image from its tokens", "from its tokens")
         cells.append(again)
     cells.append(show(mapped, "The tokens, a colour per code", "tokens"))
     head = [element("b", f"{name} " if name else ""), words, element("code", one.key)]
@@ -149,15 +149,15 @@ def _row(name: str, one: Painting, tokenizer: VisualTokenizer) -> Markup:
 
 
 def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, list[Painting]]:
-    """The run's tokenizer, and what it makes of some pictures of the data.
+    """The run's tokenizer, and what it makes of some images of the data.
 
-    Errors: BeitError if the artifact or the pictures are not there.
+    Errors: BeitError if the artifact or the images are not there.
     """
     published = trained(run, VisualTokenizer)
     tokenizer, device = published.model, published.device
     grid = tokenizer.grid
     channels = tokenizer.config.channels
-    amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_PICTURES)
+    amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_IMAGES)
     source = evenly(open_source(config.data, config.reading), amount)
     paintings: list[Painting] = []
     view, value_range = CentreView(tokenizer.size, 1.0), config.loader.value_range
@@ -167,34 +167,34 @@ def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokeniz
 
 
 def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
-    """Reconstructions and the vocabulary, on a few pictures of the run's data.
+    """Reconstructions and the vocabulary, on a few images of the run's data.
 
-    Errors: BeitError if the artifact or the pictures are not there.
+    Errors: BeitError if the artifact or the images are not there.
     """
     tokenizer, paintings = make_paintings(run, config)
     channels, stride = tokenizer.config.channels, tokenizer.config.downsampling
     found = vocabulary(paintings, tokenizer.codes, stride)
     in_use, even = int((found.counts > 0).sum()), float(entropy(found.counts.float()).exp())
     words = f"{in_use} of {tokenizer.codes} codes occur; in even use there would be {even:.1f}."
-    pictures = [usage_chart(found.counts), code_gallery(found, channels, stride)]
+    images = [usage_chart(found.counts), code_gallery(found, channels, stride)]
     return [
         _reconstructions(paintings, tokenizer),
-        Section("codes", "The vocabulary", words, block("vocabulary", pictures)),
+        Section("codes", "The vocabulary", words, block("vocabulary", images)),
     ]
 
 
 def _reconstructions(paintings: list[Painting], tokenizer: VisualTokenizer) -> Section:
-    """Some pictures with their tokens and, if the tokenizer can, what it paints from them."""
+    """Some images with their tokens and, if the tokenizer can, what it paints from them."""
     advice = "Healthy: equal surfaces get equal tokens (the same colour on the right), different "
     advice += "ones differ"
     if tokenizer.paints:
-        title = "Pictures from their tokens"
+        title = "Images from their tokens"
         mean = sum(one.psnr for one in paintings) / len(paintings)
-        lead = f"Mean PSNR over {len(paintings)} pictures of the data: {mean:.1f} dB."
+        lead = f"Mean PSNR over {len(paintings)} images of the data: {mean:.1f} dB."
         advice += "; shapes and colours survive, fine texture does not"
         order = best_typical_worst([one.psnr for one in paintings], EACH)
     else:
-        title = "Pictures and their tokens"
+        title = "Images and their tokens"
         lead = "This tokenizer rebuilds the features of a teacher, so there is nothing to paint."
         order = [("", index) for index in spread(len(paintings), 3 * EACH)]
     rows = [_row(name, paintings[index], tokenizer) for name, index in order]

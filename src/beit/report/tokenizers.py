@@ -1,4 +1,4 @@
-"""The page of `beit tokenizer compare`: a table, and the same pictures in the tokens of each."""
+"""The page of `beit tokenizer compare`: a table, and the same images in the tokens of each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from beit.data.drawing import to_rgb, token_map
 from beit.report.document import document
+from beit.report.images import show
 from beit.report.markup import block, element, percent, table
-from beit.report.pictures import show
 
 HEAD = (
     "tokenizer", "kind", "grid", "codes in use", "perplexity", "PSNR (dB)", "kept when mirrored",
@@ -20,14 +20,14 @@ HEAD = (
 )  # fmt: skip
 EXPLANATION = (
     "Perplexity: how many codes there would be in even use. Kept: share of places that have the "
-    "same token when the picture is mirrored, or its first row and column of places are cut off. "
-    "Nearest neighbours: share of labelled pictures whose class is that of the pictures with the "
+    "same token when the image is mirrored, or its first row and column of places are cut off. "
+    "Nearest neighbours: share of labelled images whose class is that of the images with the "
     "most similar token histograms. No figure says by itself what pre-training makes of the tokens."
 )
 
 
 class ComparedTokenizer(NamedTuple):
-    """What was measured of one tokenizer, and some pictures in its tokens."""
+    """What was measured of one tokenizer, and some images in its tokens."""
 
     name: str
     kind: str
@@ -36,17 +36,17 @@ class ComparedTokenizer(NamedTuple):
     codes_in_use: int
     perplexity: float
     psnr: float | None
-    """None if it paints no pictures."""
+    """None if it paints no images."""
     flips: float
     crops: float
     neighbours: float | None
     """None without labels."""
-    images: UInt8[Tensor, "pictures channels height width"]
-    tokens: Int64[Tensor, "pictures patches"]
-    painted: Float[Tensor, "pictures channels height width"] | None
+    images: UInt8[Tensor, "images channels height width"]
+    tokens: Int64[Tensor, "images patches"]
+    painted: Float[Tensor, "images channels height width"] | None
 
     def figures(self) -> dict[str, object]:
-        """All but the pictures."""
+        """All but the images."""
         kept = self._asdict()
         for name in ("images", "tokens", "painted"):
             del kept[name]
@@ -69,12 +69,12 @@ class ComparedTokenizer(NamedTuple):
 
 def write_tokenizers(place: Path, rows: Sequence[ComparedTokenizer]) -> Path:
     """Write one self-contained page."""
-    parts = [element("h1", "Tokenizers on the same pictures")]
+    parts = [element("h1", "Tokenizers on the same images")]
     parts.append(table(HEAD, [row.row() for row in rows]))
     parts.append(element("p", EXPLANATION, {"class": "explain"}))
     for row in rows:
         parts.append(element("h2", row.name))
-        cells = [show(to_rgb(image), "The picture", "picture") for image in row.images]
+        cells = [show(to_rgb(image), "The image", "image") for image in row.images]
         parts.append(block("strip", cells))
         cells = [
             show(token_map(tokens, row.grid, row.codes), "The tokens, a colour each", "tokens")

@@ -18,7 +18,7 @@ from beit.training.run_folder import PLACES
 
 REMEDIES = {
     "options": "start the same command in every process",
-    "pictures": "let every machine see the same --data, or copies of it",
+    "images": "let every machine see the same --data, or copies of it",
     "weights": "let every machine see the same --tokenizer, --teacher and --init files",
     "versions": "install the same versions on every machine",
     "resume": "let every machine see the same --out",
@@ -31,15 +31,15 @@ class Start(NamedTuple):
     host: str
     config: RunConfig
     resume: bool
-    pictures: str
-    """Fingerprint of the list of pictures."""
+    images: str
+    """Fingerprint of the list of images."""
     weights: str
     """Digest of all weights, those of a tokenizer or teacher among them."""
     versions: dict[str, str]
 
 
 def check_agreement(
-    processes: Processes, config: RunConfig, objective: AnyObjective, pictures: str, *, resume: bool
+    processes: Processes, config: RunConfig, objective: AnyObjective, images: str, *, resume: bool
 ) -> None:
     """Raise ConfigError in every process if one is about to train something else than the first,
     and ResourceError if one has ended. Nothing is written before this.
@@ -50,7 +50,7 @@ def check_agreement(
         return
     versions = {"beit": beit.__version__, "torch": torch.__version__}
     digest = weights_digest(objective)
-    start = Start(socket.gethostname(), config, resume, pictures, digest, versions)
+    start = Start(socket.gethostname(), config, resume, images, digest, versions)
     try:
         first, *others = processes.gather(start)
     except RuntimeError as error:
@@ -83,8 +83,8 @@ def _differences(first: Start, other: Start) -> Iterator[tuple[str, str]]:
         )
     if first.resume != other.resume:
         yield "resume", f"one goes on with a run, and one starts a new one in {first.config.out}"
-    if first.pictures != other.pictures:
-        yield "pictures", "their names, sizes, labels or contents are others"
+    if first.images != other.images:
+        yield "images", "their names, sizes, labels or contents are others"
     if first.weights != other.weights and not options:
         yield "weights", "those of the model, tokenizer or teacher are others before the first step"
     versions = ", ".join(

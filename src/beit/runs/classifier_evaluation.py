@@ -1,4 +1,4 @@
-"""How well a classifier answers for labelled pictures."""
+"""How well a classifier answers for labelled images."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """One class that is right for some of the pictures."""
+    """One class that is right for some of the images."""
 
     name: str
     accuracy: float
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ClassifierEvaluation(Measurement):
     crop: float
     flip: bool
     left_out: int
-    """Pictures for which the label map calls no class right."""
+    """Images for which the label map calls no class right."""
     top1: float
     top5: float
     mean_per_class: float
@@ -79,20 +79,20 @@ class ClassifierEvaluation(Measurement):
 
     def class_table(self) -> TextTable:
         worst = sorted(self.classes, key=lambda each: each.accuracy)[:WORST]
-        table = TextTable(f"class (worst {len(worst)} of {len(self.classes)})", "right", "pictures")
+        table = TextTable(f"class (worst {len(worst)} of {len(self.classes)})", "right", "images")
         for score in worst:
-            table.add_row(score.name, f"{score.accuracy:.1%}", str(score.pictures))
+            table.add_row(score.name, f"{score.accuracy:.1%}", str(score.images))
         return table
 
 
 def evaluate_classifier(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> ClassifierEvaluation:
-    """Measure a classifier on labelled pictures in any form, or those that a label map names.
+    """Measure a classifier on labelled images in any form, or those that a label map names.
 
-    Pictures are resized bicubically and cropped as the model says (published: 0.875 of the side
+    Images are resized bicubically and cropped as the model says (published: 0.875 of the side
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
-    `labels` see `beit.evaluation.answers.find_answers`. Of pictures without parts those that the
+    `labels` see `beit.evaluation.answers.find_answers`. Of images without parts those that the
     model learned from are left out, unless there is a label map: see `beit.runs.held_out.judged`.
     Raises DataError if labels do not fit the model's classes.
     """
@@ -135,7 +135,7 @@ def evaluate_classifier(
         crop=view.crop_share,
         flip=config.flip,
         account=source.account,
-        pictures=scores.pictures,
+        images=scores.images,
         left_out=len(source) - len(answers.answerable),
         unreadable=told.unreadable(),
         several=told.several(),
@@ -152,7 +152,7 @@ def evaluate_classifier(
 def _opened(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> tuple[str, ImageSource, tuple[str, ...]]:
-    """What the pictures are called, and what to say of them: those of a part, or where there are no
+    """What the images are called, and what to say of them: those of a part, or where there are no
     parts those that the model did not learn from, as far as that can be told."""
     reading, notes = reading_for(artifact, config)
     mapped = bool(config.classified.labels)
@@ -203,11 +203,11 @@ def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
 def _labelled(
     source: ImageSource, answers: Answers, batches: Iterable[Batch], told: Told
 ) -> Iterator[LabelledBatch]:
-    """The batches with the place of each picture in `answers` as target; what else they say goes to
+    """The batches with the place of each image in `answers` as target; what else they say goes to
     `told`."""
     places = {source.key(index): index for index in answers.answerable}
     if len(places) < len(answers.answerable):
-        raise DataError("some pictures are listed twice", remedy="list every picture once")
+        raise DataError("some images are listed twice", remedy="list every image once")
     for batch in batches:
         told.note(batch)
         targets = torch.tensor([places[key] for key in batch.keys])
@@ -217,7 +217,7 @@ def _labelled(
 def _class_scores(classes: tuple[str, ...], scores: Scores) -> tuple[ClassScore, ...]:
     columns = zip(classes, scores.right.tolist(), scores.total.tolist(), strict=True)
     return tuple(
-        ClassScore(name=name, accuracy=right / total, pictures=total)
+        ClassScore(name=name, accuracy=right / total, images=total)
         for name, right, total in columns
         if total
     )

@@ -1,4 +1,4 @@
-"""`beit tokenizer compare`: several tokenizers on the same pictures, in a table and a page."""
+"""`beit tokenizer compare`: several tokenizers on the same images, in a table and a page."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from beit.tokenizers.base import VisualTokenizer
 SHOWN = 6
 
 
-class _Pictures(NamedTuple):
-    """The same pictures for all: to measure on, and with labels to be looked up by."""
+class _Images(NamedTuple):
+    """The same images for all: to measure on, and with labels to be looked up by."""
 
     source: ImageSource
     labelled: LabelledSplits | None
@@ -44,31 +44,31 @@ def compare_tokenizers(
     *,
     data: str,
     out: str,
-    pictures: int = 512,
+    images: int = 512,
     device: str = "cpu",
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> list[ComparedTokenizer]:
-    """Measure several tokenizers on at most `pictures` of the pictures of `data`, spread evenly;
+    """Measure several tokenizers on at most `images` of the images of `data`, spread evenly;
     with labels also by the nearest neighbours of token histograms. Writes tokenizers.json and
     tokenizers.html to `out`.
 
     Raises ConfigError if a tokenizer or a number makes no sense, RunFolderError if `out` holds
     something.
     """
-    if not tokenizers or pictures < 1:
+    if not tokenizers or images < 1:
         raise ConfigError(
-            f"{len(tokenizers)} tokenizers and {pictures} pictures leave nothing to compare",
-            remedy="name at least one tokenizer, and one picture or more",
+            f"{len(tokenizers)} tokenizers and {images} images leave nothing to compare",
+            remedy="name at least one tokenizer, and one image or more",
         )
     with claim_output(Path(out), folder=True) as folder:
-        return _compared(tokenizers, data, folder, pictures, device, label_file)
+        return _compared(tokenizers, data, folder, images, device, label_file)
 
 
 def _compared(
     tokenizers: Sequence[str],
     data: str,
     folder: Path,
-    pictures: int,
+    images: int,
     device: str,
     label_file: LabelFileConfig,
 ) -> list[ComparedTokenizer]:
@@ -87,9 +87,9 @@ def _compared(
         if one_each
         else None
     )
-    shared = _Pictures(evenly(whole, pictures), splits, place)
+    shared = _Images(evenly(whole, images), splits, place)
     rows = [
-        _measured(name, tokenizer.to(place), shared, loader, pictures)
+        _measured(name, tokenizer.to(place), shared, loader, images)
         for name, tokenizer, loader in zip(tokenizers, opened, loaders, strict=True)
     ]
     folder.mkdir()
@@ -115,9 +115,9 @@ def _passes(
 def _measured(
     name: str,
     tokenizer: VisualTokenizer,
-    shared: _Pictures,
+    shared: _Images,
     loader: LoaderConfig,
-    pictures: int,
+    images: int,
 ) -> ComparedTokenizer:
     device = shared.device
     seen = _passes(tokenizer, shared.source, loader)
@@ -135,7 +135,7 @@ def _measured(
         psnr=health.psnr if tokenizer.paints else None,
         flips=steady.flips,
         crops=steady.crops,
-        neighbours=_looked_up(tokenizer, shared, loader, pictures),
+        neighbours=_looked_up(tokenizer, shared, loader, images),
         images=shown,
         tokens=tokens.cpu(),
         painted=tokenizer.decode(tokens).cpu() if tokenizer.paints else None,
@@ -143,17 +143,17 @@ def _measured(
 
 
 def _looked_up(
-    tokenizer: VisualTokenizer, shared: _Pictures, loader: LoaderConfig, pictures: int
+    tokenizer: VisualTokenizer, shared: _Images, loader: LoaderConfig, images: int
 ) -> float | None:
-    """Accuracy on validation by the labels of the training pictures, at most so many of each."""
+    """Accuracy on validation by the labels of the training images, at most so many of each."""
     if shared.labelled is None:
         return None
     found = []
     for source in (shared.labelled.train, shared.labelled.validation):
-        part = evenly(source, pictures)
+        part = evenly(source, images)
         read = _labelled(tokenizer, part, loader)
-        images = [ImageBatch(batch.images, batch.keys) for batch in read]
-        rows = token_histograms(tokenizer, images, device=shared.device)
+        batches_read = [ImageBatch(batch.images, batch.keys) for batch in read]
+        rows = token_histograms(tokenizer, batches_read, device=shared.device)
         found.append((rows, torch.cat([batch.targets for batch in read])))
     (known, classes), (asked, right) = found
     return neighbour_accuracy(known, classes, asked, right, neighbours=min(20, len(known)))

@@ -1,4 +1,4 @@
-"""`beit evaluate`: how well any classifier or segmenter does, on any labelled pictures."""
+"""`beit evaluate`: how well any classifier or segmenter does, on any labelled images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PLAIN = EvaluateConfig()
 def evaluate(
     model: str, config: EvaluateConfig = PLAIN, **options: object
 ) -> ClassifierEvaluation | MultiLabelEvaluation | SegmenterEvaluation:
-    """Measure a classifier on labelled pictures, or a segmenter on pictures with masks.
+    """Measure a classifier on labelled images, or a segmenter on images with masks.
 
     `model` is a run, an artifact, or any released file; `options` change the config by name.
     Raises ConfigError for a model that does neither, and for options of the other kind of model.
     """
     config = override(config, options)
     if not config.data:
-        raise ConfigError("no pictures were given", remedy="add --data FOLDER")
+        raise ConfigError("no images were given", remedy="add --data FOLDER")
     artifact = open_artifact(model)
     if isinstance(artifact.model, Classifier):
         _refuse(SegmentedConfig(), config.segmented, "segmenter", f"{model} is a classifier")

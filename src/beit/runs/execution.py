@@ -1,4 +1,4 @@
-"""What every verb that trains shares: its config, its pictures, its start, and carrying it out."""
+"""What every verb that trains shares: its config, its images, its start, and carrying it out."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Run(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a run trains, on which pictures, seen how, judged how, what its artifact says, and what
-    the user should know before; `start` says which weights it started from; `shared` are pictures
+    """What a run trains, on which images, seen how, judged how, what its artifact says, and what
+    the user should know before; `start` says which weights it started from; `shared` are images
     to learn from that come again for validation, each with what it is there."""
 
     objective: AnyObjective
@@ -112,22 +112,22 @@ def resolve(
         config = starting_from(config, init, opened)
     config = override(config, options)
     if not config.data:
-        raise ConfigError("no pictures were given", remedy="add --data FOLDER")
+        raise ConfigError("no images were given", remedy="add --data FOLDER")
     if not config.out:
         raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
     check_start(config, opened)
     return config
 
 
-def open_pictures(config: RunConfig, channels: int, reading: Reading) -> ImageSource:
-    """The run's pictures, of which at least some can be read."""
+def open_images(config: RunConfig, channels: int, reading: Reading) -> ImageSource:
+    """The run's images, of which at least some can be read."""
     source = open_source(config.data, reading)
     check_readable(source, channels, config.loader.value_range)
     return source
 
 
 def open_loader(config: RunConfig, task: Task, processes: Processes) -> Loader:
-    """The pictures of the task, in the order and the portions of the run."""
+    """The images of the task, in the order and the portions of the run."""
     training = config.training
     return Loader(
         task.source,
@@ -144,14 +144,14 @@ def open_loader(config: RunConfig, task: Task, processes: Processes) -> Loader:
 
 
 def listing_of(source: ImageSource) -> Listing:
-    """The pictures, by which a changed folder is noticed."""
+    """The images, by which a changed folder is noticed."""
     return Listing(source.fingerprint(), lambda: map(source.key, range(len(source))))
 
 
 def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[str]:
     for key, other in islice(shared.items(), 1):
         yield (
-            f"{len(shared)} of the pictures to learn from come again for validation, as {key} does "
+            f"{len(shared)} of the images to learn from come again for validation, as {key} does "
             f"as {other}: the scores will be too high; {folder.shared} names all that were found"
         )
 
@@ -250,7 +250,7 @@ def carry_out(config: RunConfig, task: Task, processes: Processes, manner: Manne
             folder=folder,
             processes=processes,
             loader=loader,
-            pictures=len(task.source),
+            images=len(task.source),
             bad_limit=config.loader.bad_limit,
             evaluation=evaluation,
             publish=publish,

@@ -15,7 +15,7 @@ from beit.chance import seed_everything
 from beit.config import FinetuneRunConfig
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.overlap import shared_pictures
+from beit.data.overlap import shared_images
 from beit.data.sources import check_readable, class_counts, is_multi_label
 from beit.evaluation.classify import score_classifier
 from beit.evaluation.multilabel import answer_labels, best_thresholds, score_labels
@@ -107,7 +107,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
         start=start,
         notes=learning.notes,
         decided=learning.decided,
-        shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
+        shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
 
 

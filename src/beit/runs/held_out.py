@@ -1,4 +1,4 @@
-"""Which of the pictures to be measured a model has learned from, as far as that can be told."""
+"""Which of the images to be measured a model has learned from, as far as that can be told."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NOTE = "measured on the images that the run held out for validation; it was trai
 MEASURED = "measured"
 """What the part of undivided data is called that a model did not learn from."""
 UNKNOWN = (
-    "these may include pictures that the model learned from: their names are known to the run "
+    "these may include images that the model learned from: their names are known to the run "
     "that made it, which is not here"
 )
 
 
 class Division(NamedTuple):
-    """How a run divides pictures without parts: the share it holds out, what draws it, and of how
-    many pictures of each class it learns (None: of all)."""
+    """How a run divides images without parts: the share it holds out, what draws it, and of how
+    many images of each class it learns (None: of all)."""
 
     split: float
     seed: int
@@ -35,7 +35,7 @@ class Division(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """The pictures to measure on, and what to say of them; may be empty."""
+    """The images to measure on, and what to say of them; may be empty."""
 
     source: ImageSource
     note: str
@@ -51,7 +51,7 @@ class _Run(NamedTuple):
 
 
 def division_of(config: RunConfig) -> Division | None:
-    """How a run of this config divides its pictures; None if it never does."""
+    """How a run of this config divides its images; None if it never does."""
     if isinstance(config, FinetuneRunConfig):
         return Division(config.split, config.subset_seed, config.per_class)
     if isinstance(config, SegmentRunConfig):
@@ -68,10 +68,10 @@ def judged(
     split: str,
     divide: Divide,
 ) -> Judged:
-    """Of pictures without parts those that a model did not learn from, where that can be told.
+    """Of images without parts those that a model did not learn from, where that can be told.
 
     `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
-    artifact says of its training. The pictures of its training are recognised, wherever they lie,
+    artifact says of its training. The images of its training are recognised, wherever they lie,
     by their fingerprint once they are divided as they were then: the share held out is left. If
     they have changed since, those whose names the run learned from are left out, where it is the
     same place; of other places it is only said that names are the same. Where another part than
@@ -84,7 +84,7 @@ def judged(
     if validating and division is not None and "data" in trained:
         held_out = _as_then(divide, division, trained["data"])
         if held_out is not None:
-            # A run that went on with changed pictures may have learned from some of them before.
+            # A run that went on with changed images may have learned from some of them before.
             rest = _without(held_out, names or frozenset())
             return Judged(_accounted(rest, source), NOTE)
     if names is None:
@@ -98,16 +98,16 @@ def judged(
     if below is None:
         return Judged(
             source,
-            f"{len(learned)} of these {len(keys)} pictures have names of pictures that the run "
+            f"{len(learned)} of these {len(keys)} images have names of images that the run "
             "learned from, and may be the same",
         )
     rest = _without(source, learned)
     if validating and len(rest):
         return Judged(
             _accounted(rest, source),
-            f"the run learned from {len(learned)} other pictures here, which are left out",
+            f"the run learned from {len(learned)} other images here, which are left out",
         )
-    return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} pictures")
+    return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} images")
 
 
 def _run_of(model: str) -> _Run | None:
@@ -167,7 +167,7 @@ def _data_of(run: _Run) -> str:
 
 
 def _below(data: str, place: str) -> str | None:
-    """What goes before the name of a picture at `place` to name it as in `data`; None if `place`
+    """What goes before the name of an image at `place` to name it as in `data`; None if `place`
     is neither `data` nor a folder in it."""
     if _is_address(data) or _is_address(place):
         return "" if data == place else None

@@ -22,15 +22,15 @@ class Measurement(abc.ABC):
     data: str
     account: Account
     """What was understood of the data, and what was skipped."""
-    pictures: int
+    images: int
     unreadable: tuple[Unreadable, ...]
     several: tuple[str, ...]
-    """Pictures that are the first of several in their file."""
+    """Images that are the first of several in their file."""
     notes: tuple[str, ...]
 
     @abc.abstractmethod
     def rows(self) -> dict[str, str]:
-        """The measures by name, below the number of pictures."""
+        """The measures by name, below the number of images."""
 
     @abc.abstractmethod
     def class_table(self) -> TextTable:
@@ -40,7 +40,7 @@ class Measurement(abc.ABC):
 def print_json(found: Measurement) -> None:
     """Everything, as one JSON object."""
     content = asdict(found)
-    content["unreadable"] = {picture.key: picture.reason for picture in found.unreadable}
+    content["unreadable"] = {image.key: image.reason for image in found.unreadable}
     print(json.dumps(content, indent=1))
 
 
@@ -50,13 +50,13 @@ def print_table(found: Measurement) -> None:
     print(printable(f"data: {found.data}"))
     for note in found.notes:
         print(printable(f"note: {note}"))
-    for picture in found.unreadable:
-        print(printable(f"unreadable: {picture.key}: {picture.reason}"))
+    for image in found.unreadable:
+        print(printable(f"unreadable: {image.key}: {image.reason}"))
     for key in found.several:
         print(printable(f"first of several in its file: {key}"))
     table = TextTable("measure", "value")
     counts = {
-        "pictures": f"{found.pictures:,}",
+        "images": f"{found.images:,}",
         "unreadable": f"{len(found.unreadable):,}",
         "first of several in a file": f"{len(found.several):,}",
     }

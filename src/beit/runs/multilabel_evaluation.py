@@ -153,7 +153,7 @@ def evaluate_multi_label(
         crop=view.crop_share,
         flip=config.flip,
         account=source.account,
-        pictures=scores.images,
+        images=scores.images,
         unreadable=told.unreadable(),
         several=told.several(),
         mean_average_precision=scores.mean_average_precision,

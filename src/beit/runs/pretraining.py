@@ -40,7 +40,7 @@ from beit.runs.execution import (
     Task,
     carry_out,
     manner_of,
-    open_pictures,
+    open_images,
     resolve,
 )
 from beit.runs.initial import Opened, take_over
@@ -62,7 +62,7 @@ def pretrain(
     opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Masked image modeling, or what else the recipe says, on the pictures of `data`.
+    """Masked image modeling, or what else the recipe says, on the images of `data`.
 
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
     `opened` holds the artifact of `init` where it was opened already.
@@ -97,7 +97,7 @@ def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
 
 def _images(config: PretrainRunConfig) -> ImageSource:
     reading = reading_for(config.data, config.reading, other=config.labelled)
-    return open_pictures(config, config.model.channels, reading)
+    return open_images(config, config.model.channels, reading)
 
 
 def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
@@ -252,7 +252,7 @@ def token_bank(
         Path(config.token_bank or Path(config.out) / "tokens"),
         identity,
         views=config.token_views,
-        pictures=len(source),
+        images=len(source),
         patches=config.model.patches,
         codes=visual.codes,
     )
@@ -273,7 +273,7 @@ def _score(
 ) -> tuple[Evaluation | None, tuple[str, ...]]:
     """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
     what to say of it."""
-    if not config.neighbour_pictures:
+    if not config.knn_images:
         return None, ()
     splits, notes = _labelled(config, source)
     score: NeighbourScore | RetrievalScore

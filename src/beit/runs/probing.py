@@ -54,7 +54,7 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
 
     `recipe` is a name or a config, which `options` change by name. Settings are chosen on
     validation; only what was chosen is measured on test, where there is a test/.
-    Raises ConfigError if the model has no backbone, DataError for pictures without classes,
+    Raises ConfigError if the model has no backbone, DataError for images without classes,
     RunFolderError if `out` holds something already, ResourceError if it cannot be written to.
     """
     config = find_probe(recipe) if isinstance(recipe, str) else recipe
@@ -105,7 +105,7 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
 
 
 class _Measuring:
-    """One model on one set of pictures."""
+    """One model on one set of images."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class _Measuring:
         unreadable: dict[str, str],
     ) -> Probes:
         return Probes(
-            pictures={part: len(table.keys) for part, table in tables.items()},
+            images={part: len(table.keys) for part, table in tables.items()},
             blocks={sweep.best.method: sweep.blocks for sweep in sweeps},
             chosen=[sweep.best for sweep in sweeps],
             few=[],
@@ -186,14 +186,14 @@ class _Measuring:
             )
 
     def _unreadable(self, tables: dict[str, FeatureTable]) -> dict[str, str]:
-        """The pictures that could not be read; DataError if they are too many."""
+        """The images that could not be read; DataError if they are too many."""
         passes = self.passes.values()
         lost = {found.key: found.reason for part in passes for found in part.unreadable()}
-        pictures = len(lost) + sum(len(table.keys) for table in tables.values())
-        allowed = allowed_unreadable(self.config.loader.bad_limit, pictures)
+        images = len(lost) + sum(len(table.keys) for table in tables.values())
+        allowed = allowed_unreadable(self.config.loader.bad_limit, images)
         if len(lost) > allowed:
             raise DataError(
-                f"{len(lost)} of {pictures} pictures cannot be read, --bad-limit allows {allowed}: "
+                f"{len(lost)} of {images} images cannot be read, --bad-limit allows {allowed}: "
                 + quoted(list(lost)),
                 remedy="`beit data check` on the same data says why; mend or remove them, or raise "
                 "--bad-limit",
@@ -214,7 +214,7 @@ def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
     ]
     for few in found.few:
         spread = f"{few.mean:.1%} ± {few.deviation:.1%}"
-        cells = ("", spread) if "test" in found.pictures else (spread, "")
+        cells = ("", spread) if "test" in found.images else (spread, "")
         rows.append((few.method, f"{few.labels} labels per class", *cells))
     return rows
 

@@ -43,7 +43,7 @@ def replay_step(file: str) -> Replayed:
         folder=folder,
         processes=processes,
         loader=open_loader(config, task, processes),
-        pictures=len(task.source),
+        images=len(task.source),
         bad_limit=config.loader.bad_limit,
         evaluation=None,
         publish=lambda *_: None,

@@ -1,4 +1,4 @@
-"""How well a segmenter labels the pixels of pictures with masks."""
+"""How well a segmenter labels the pixels of images with masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from beit.data.label_maps import IGNORE
 from beit.data.segmented import open_segmented, open_segmented_part, undivided_images
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
-from beit.evaluation.passes import WholePictures
+from beit.evaluation.passes import WholeImages
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
@@ -40,7 +40,7 @@ class SegmenterEvaluation(Measurement):
     """How well a segmenter does."""
 
     inference: InferenceConfig
-    """How pictures were read; window and stride are said, unless they were read at once."""
+    """How images were read; window and stride are said, unless they were read at once."""
     pixels: int
     """That were scored."""
     ignored_pixels: int
@@ -88,10 +88,10 @@ class SegmenterEvaluation(Measurement):
 def evaluate_segmenter(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> SegmenterEvaluation:
-    """Measure a segmenter on pictures with masks, in any layout that `beit segment` reads.
+    """Measure a segmenter on images with masks, in any layout that `beit segment` reads.
 
-    Pictures are read as the model carries it (`Details.inference`), but for the options given; the
-    classes of the data must be the model's. Ignored pixels count nowhere. Of pictures without parts
+    Images are read as the model carries it (`Details.inference`), but for the options given; the
+    classes of the data must be the model's. Ignored pixels count nowhere. Of images without parts
     those that the model learned from are left out: see `beit.runs.held_out.judged`.
     Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
     """
@@ -104,7 +104,7 @@ def evaluate_segmenter(
         inference = replace(inference, window=window, stride=stride)
     elif config.batch is not None:
         raise ConfigError(
-            f"batch {config.batch} counts windows, and pictures are read at once",
+            f"batch {config.batch} counts windows, and images are read at once",
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
@@ -119,11 +119,11 @@ def evaluate_segmenter(
     source.account.log()
     loader = config.loader(artifact.details.value_range)
     check_readable(source, built.channels, loader.value_range)
-    pictures = WholePictures(source, channels=built.channels, loader=loader)
+    images = WholeImages(source, channels=built.channels, loader=loader)
     counts = _Counts()
     scores = score_segmenter(
         segmenter.to(device).eval(),
-        counts.counted(pictures),
+        counts.counted(images),
         inference,
         batch=config.batch or BATCH,
     )
@@ -132,9 +132,9 @@ def evaluate_segmenter(
         data=config.data,
         account=source.account,
         inference=inference,
-        pictures=counts.pictures,
-        unreadable=pictures.unreadable(),
-        several=pictures.several(),
+        images=counts.images,
+        unreadable=images.unreadable(),
+        several=images.several(),
         pixels=int(scores.confusion.sum()),
         ignored_pixels=counts.ignored,
         miou=scores.mean_iou,
@@ -148,7 +148,7 @@ def evaluate_segmenter(
 def _unlearned(
     artifact: Artifact, model: str, config: EvaluateConfig
 ) -> tuple[frozenset[str] | None, str]:
-    """The names of the pictures to measure on, of data without parts, and what to say of them;
+    """The names of the images to measure on, of data without parts, and what to say of them;
     None of data with parts."""
     details, masks = artifact.details, config.segmented.masks
     source = undivided_images(config.data, masks)
@@ -165,14 +165,14 @@ def _unlearned(
 
 
 class _Counts:
-    """How many pictures and ignored pixels went by."""
+    """How many images and ignored pixels went by."""
 
     def __init__(self) -> None:
-        self.pictures = self.ignored = 0
+        self.images = self.ignored = 0
 
-    def counted(self, batches: WholePictures) -> Iterator[SegmentedBatch]:
+    def counted(self, batches: WholeImages) -> Iterator[SegmentedBatch]:
         for batch in batches:
-            self.pictures += len(batch.labels)
+            self.images += len(batch.labels)
             self.ignored += int((batch.labels == IGNORE).sum())
             yield batch
 

@@ -14,11 +14,11 @@ from beit.chance import seed_everything
 from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.joint import JointView
-from beit.data.overlap import shared_pictures
+from beit.data.overlap import shared_images
 from beit.data.segmented import SegmentedSplits, open_segmented
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
-from beit.evaluation.passes import WholePictures
+from beit.evaluation.passes import WholeImages
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
@@ -31,11 +31,11 @@ from beit.training.run_folder import RunFolder, read_run_config
 
 
 class _Validation:
-    """Whole validation pictures, shared out among the processes."""
+    """Whole validation images, shared out among the processes."""
 
     def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
         self._inference, self._processes = config.inference, processes
-        self.pictures = WholePictures(
+        self.images = WholeImages(
             source,
             channels=config.model.channels,
             loader=config.loader,
@@ -44,9 +44,9 @@ class _Validation:
         )
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
-        """The scores of all pictures, the same in every process."""
+        """The scores of all images, the same in every process."""
         assert isinstance(model, Segmenter)
-        mine = score_segmenter(model, self.pictures, self._inference).confusion
+        mine = score_segmenter(model, self.images, self._inference).confusion
         scores = SegmentationScores(torch.stack(self._processes.gather(mine)).sum(dim=0))
         return {
             "miou": scores.mean_iou,
@@ -57,7 +57,7 @@ class _Validation:
 
 
 def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter:
-    """Batch norm over the pictures of all processes, as published.
+    """Batch norm over the images of all processes, as published.
 
     Errors: ConfigError for several processes without GPUs, whose models would drift apart.
     """
@@ -89,7 +89,7 @@ def segment(
     opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Train a segmenter on pictures and masks, from the artifact `init` or from scratch.
+    """Train a segmenter on images and masks, from the artifact `init` or from scratch.
 
     `opened` holds that artifact where it was opened already.
     """
@@ -151,10 +151,10 @@ def _prepared(
         evaluation=Evaluation(
             validation.measure,
             best="miou",
-            unreadable=validation.pictures.unreadable,
-            several=validation.pictures.several,
+            unreadable=validation.images.unreadable,
+            several=validation.images.several,
         ),
         details=details,
         start=start,
-        shared=shared_pictures(splits.train, splits.validation) if processes.leads else {},
+        shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )

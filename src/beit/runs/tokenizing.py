@@ -1,4 +1,4 @@
-"""`beit tokenizer`: a discrete VAE, VQ or VQ-KD on one's own pictures."""
+"""`beit tokenizer`: a discrete VAE, VQ or VQ-KD on one's own images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.quantise import Distill, Repaint
 from beit.objectives.reconstruct import Reconstruct
 from beit.recipes import DEFAULT
-from beit.runs.execution import Run, Task, carry_out, manner_of, open_pictures, resolve
+from beit.runs.execution import Run, Task, carry_out, manner_of, open_images, resolve
 from beit.tokenizers.bank import FeatureBank
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
@@ -51,7 +51,7 @@ def tokenizer(
     report: bool = True,
     **options: object,
 ) -> Run:
-    """Train a tokenizer on the pictures of `data`; the run and its artifact go to `out`."""
+    """Train a tokenizer on the images of `data`; the run and its artifact go to `out`."""
     config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
     manner = manner_of(config, resume, quiet, report)
     processes = start_processes(config.training)
@@ -63,7 +63,7 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
     training, held_out = hold_out(
-        open_pictures(config, built.channels, config.reading), config.held_out
+        open_images(config, built.channels, config.reading), config.held_out
     )
     bank = None
     if teacher is not None and config.teacher_views:
@@ -128,7 +128,7 @@ def feature_bank(
         Path(config.teacher_bank or Path(config.out) / "features"),
         identity,
         views=config.teacher_views,
-        pictures=len(source),
+        images=len(source),
         patches=math.prod(built.grid),
         width=teacher.width,
     )
@@ -177,13 +177,13 @@ def objective_of(
 def _told_of_held_out(training: ImageSource, held_out: ImageSource) -> Iterator[str]:
     if training is not held_out:
         yield (
-            f"{len(held_out):,} of {len(training) + len(held_out):,} pictures are held out to "
+            f"{len(held_out):,} of {len(training) + len(held_out):,} images are held out to "
             "measure on (--held-out)"
         )
 
 
 def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
-    """Pictures to train on, and every n-th to measure on; with very few, all serve for both."""
+    """Images to train on, and every n-th to measure on; with very few, all serve for both."""
     every = round(1 / share) if share else 0
     if not every or len(source) < 2 * every:
         return source, source

@@ -1,4 +1,4 @@
-"""What a served model can do with a picture: one entry per path of the server."""
+"""What a served model can do with an image: one entry per path of the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from beit.tokenizers.base import VisualTokenizer
 Options = dict[str, int | None]
 Answer = dict[str, Any]
 MOST_SHOWN = 1024
-"""Side of an overlay in pixels; the label map itself keeps the picture's size."""
+"""Side of an overlay in pixels; the label map itself keeps the image's size."""
 
 
 class Ability(NamedTuple):
@@ -40,7 +40,7 @@ class Ability(NamedTuple):
     prepare: Callable[[np.ndarray, Options], Any]
     answer: Callable[[Sequence[Any], Options], Sequence[Answer]]
     together: bool = True
-    """Whether pictures go through the model as a batch."""
+    """Whether images go through the model as a batch."""
 
 
 def _check_finite(*values: Tensor) -> None:
@@ -50,14 +50,14 @@ def _check_finite(*values: Tensor) -> None:
 
 def _png(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
-    picture.save(buffer, "PNG")
+    image = Image.fromarray(pixels)
+    image.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
+    image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 class Abilities:
-    """The abilities of one predictor; a pre-training rebuilds pictures with its tokenizer."""
+    """The abilities of one predictor; a pre-training rebuilds images with its tokenizer."""
 
     def __init__(self, predictor: Predictor, tokenizer: VisualTokenizer | None = None) -> None:
         self.predictor = predictor
@@ -137,9 +137,9 @@ class Abilities:
             for one, view in zip(scaled, views, strict=True)
         ]
 
-    def _segment(self, pictures: Sequence[np.ndarray], _options: Options) -> Sequence[Answer]:
+    def _segment(self, images: Sequence[np.ndarray], _options: Options) -> Sequence[Answer]:
         answers = []
-        for pixels in pictures:
+        for pixels in images:
             labels = self.predictor.segment(pixels)
             ids, counts = np.unique(labels, return_counts=True)
             colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]

@@ -17,7 +17,7 @@ class Label(BaseModel):
 
 
 class Labels(BaseModel):
-    """Name the classes of a picture, best first. Of a multi-label model: the labels that reach
+    """Name the classes of an image, best first. Of a multi-label model: the labels that reach
     their thresholds or, with `top`, so many of all, with independent probabilities."""
 
     labels: list[Label]

@@ -87,7 +87,7 @@ class Service:
     async def answer(
         self, request: Request, ability: str, name: str | None, options: Options
     ) -> Response:
-        """What a model says of the picture in the request. Raises Refused, ClientDisconnect."""
+        """What a model says of the image in the request. Raises Refused, ClientDisconnect."""
         if not request.query_params.keys() <= {"model", *options}:
             raise Refused(BAD_OPTION)
         find_model(self.models.described, ability, name)  # refused before its body is read
@@ -133,7 +133,7 @@ def make_application(service: Service) -> Guard:
     application = FastAPI(
         title="beit",
         version="1",
-        description="Labels, masks, features and visual tokens of pictures.",
+        description="Labels, masks, features and visual tokens of images.",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

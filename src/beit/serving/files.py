@@ -35,7 +35,7 @@ CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
 
 
 class Prediction(NamedTuple):
-    """The classes of one picture, best first; or why there are none. Of a multi-label model no
+    """The classes of one image, best first; or why there are none. Of a multi-label model no
     class at all may be the answer."""
 
     path: str
@@ -44,16 +44,16 @@ class Prediction(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A picture with its pixels uint8 [H,W,C], or with the reason why it could not be read."""
+    """An image with its pixels uint8 [H,W,C], or with the reason why it could not be read."""
 
     path: str
     pixels: np.ndarray | None
     unreadable: str = ""
 
 
-def _pixels(pictures: Sequence[Opened]) -> list[np.ndarray]:
+def _pixels(images: Sequence[Opened]) -> list[np.ndarray]:
     """Of those that could be read."""
-    return [one.pixels for one in pictures if one.pixels is not None]
+    return [one.pixels for one in images if one.pixels is not None]
 
 
 def _opened(path: str) -> ImageSource:
@@ -72,9 +72,9 @@ def _opened(path: str) -> ImageSource:
 
 
 def _read(paths: Sequence[str], predictor: Predictor) -> Iterator[Opened]:
-    """All pictures below the paths, in their order."""
+    """All images below the paths, in their order."""
     if not paths:
-        raise ConfigError("no pictures were given", remedy="name files or folders")
+        raise ConfigError("no images were given", remedy="name files or folders")
     for path in paths:
         try:
             source = _opened(path)
@@ -99,16 +99,16 @@ def _read(paths: Sequence[str], predictor: Predictor) -> Iterator[Opened]:
 def _in_batches(
     paths: Sequence[str], predictor: Predictor, batch: int
 ) -> Iterator[tuple[Opened, ...]]:
-    """All pictures below the paths, `batch` at a time."""
-    pictures = _read(paths, predictor)
-    while chunk := tuple(islice(pictures, batch)):
+    """All images below the paths, `batch` at a time."""
+    images = _read(paths, predictor)
+    while chunk := tuple(islice(images, batch)):
         yield chunk
 
 
 def predict_files(
     artifact: str, paths: Sequence[str], *, top: int | None, batch: int, device: str
 ) -> Iterator[Prediction]:
-    """The classes of every picture below the paths; `top` as in `Predictor.predict`."""
+    """The classes of every image below the paths; `top` as in `Predictor.predict`."""
     predictor = load(artifact, device=device)
     for chunk in _in_batches(paths, predictor, batch):
         pixels = _pixels(chunk)
@@ -121,10 +121,10 @@ def predict_files(
 
 
 def print_json(predictions: Iterator[Prediction]) -> list[str]:
-    """One JSON object per picture and line. Returns the pictures that could not be read."""
+    """One JSON object per image and line. Returns the images that could not be read."""
     lost = []
     for prediction in predictions:
-        row: dict[str, object] = {"picture": prediction.path}
+        row: dict[str, object] = {"image": prediction.path}
         if prediction.unreadable:
             row["unreadable"] = prediction.unreadable
             lost.append(prediction.path)
@@ -135,9 +135,9 @@ def print_json(predictions: Iterator[Prediction]) -> list[str]:
 
 
 def print_table(predictions: Iterator[Prediction]) -> list[str]:
-    """A table for people. Returns the pictures that could not be read."""
+    """A table for people. Returns the images that could not be read."""
     lost = []
-    table = TextTable("picture", "class", "probability", "then", folded=0)
+    table = TextTable("image", "class", "probability", "then", folded=0)
     for prediction in predictions:
         if prediction.unreadable:
             table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
@@ -161,12 +161,12 @@ def _cells(labels: list[Label]) -> tuple[str, str, str]:
 
 
 def print_csv(predictions: Iterator[Prediction]) -> list[str]:
-    """One line for each class of each picture, best first; a picture without any has an empty one.
-    Names are made printable: JSON has them as they are. Returns the pictures that could not be
+    """One line for each class of each image, best first; an image without any has an empty one.
+    Names are made printable: JSON has them as they are. Returns the images that could not be
     read."""
     lost = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["picture", "class", "probability", "threshold", "unreadable"])
+    writer.writerow(["image", "class", "probability", "threshold", "unreadable"])
     for prediction in predictions:
         path = printable(prediction.path)
         if prediction.unreadable:
@@ -179,7 +179,7 @@ def print_csv(predictions: Iterator[Prediction]) -> list[str]:
 
 
 def must_be_readable(lost: Sequence[str]) -> None:
-    """DataError, which names some, if a picture could not be read: whoever asks in a script must
+    """DataError, which names some, if an image could not be read: whoever asks in a script must
     not take it for answered."""
     if lost:
         raise DataError(
@@ -189,11 +189,11 @@ def must_be_readable(lost: Sequence[str]) -> None:
 
 
 def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
-    """Write label maps and overlays of every picture below the paths, and say what was written.
-    Returns the pictures that could not be read.
+    """Write label maps and overlays of every image below the paths, and say what was written.
+    Returns the images that could not be read.
 
-    They lie in OUT/labels and OUT/overlays, named and nested as the pictures are.
-    Errors: RunFolderError if OUT holds something, DataError for two pictures that would be written
+    They lie in OUT/labels and OUT/overlays, named and nested as the images are.
+    Errors: RunFolderError if OUT holds something, DataError for two images that would be written
     to one file, or if none can be read.
     """
     with claim_output(out, folder=True) as folder:
@@ -207,7 +207,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
 def _segmented(
     artifact: str, paths: Sequence[str], out: Path, device: str
 ) -> tuple[int, list[str]]:
-    """How many pictures were written to a new folder, and those that could not be read."""
+    """How many images were written to a new folder, and those that could not be read."""
     predictor = load(artifact, device=device)
     written: dict[Path, str] = {}
     unreadable: list[tuple[str, str]] = []
@@ -234,17 +234,17 @@ def _segmented(
     for name, reason in unreadable:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not written:
-        raise DataError("no picture could be read", remedy="name files or folders of pictures")
+        raise DataError("no image could be read", remedy="name files or folders of images")
     return len(written), [name for name, _ in unreadable]
 
 
 def embed_files(
     artifact: str, paths: Sequence[str], out: Path, *, block: int | None, batch: int, device: str
 ) -> str:
-    """Write the features of every picture below the paths; what was written, in a sentence.
+    """Write the features of every image below the paths; what was written, in a sentence.
 
     Errors: RunFolderError if OUT exists, ConfigError for an unknown format or block, DataError if
-    no picture can be read.
+    no image can be read.
     """
     if out.suffix not in FORMATS:
         raise ConfigError(
@@ -271,11 +271,11 @@ def _embedded(
     for name, reason in unreadable:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not rows:
-        raise DataError("no picture could be read", remedy="see the reasons above")
+        raise DataError("no image could be read", remedy="see the reasons above")
     features = np.concatenate(rows)
     _write(out, keys, features, predictor)
     lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    return f"{len(keys)} pictures x {features.shape[1]} features{lost}"
+    return f"{len(keys)} images x {features.shape[1]} features{lost}"
 
 
 def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predictor) -> None:
@@ -288,5 +288,5 @@ def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predicto
     else:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
-            writer.writerow(["picture", *(f"feature_{i}" for i in range(features.shape[1]))])
+            writer.writerow(["image", *(f"feature_{i}" for i in range(features.shape[1]))])
             writer.writerows([key, *row] for key, row in zip(keys, features.tolist(), strict=True))

@@ -25,8 +25,8 @@ class Metrics:
             registry=self._registry,
         )
         self.batches = Histogram(
-            "beit_batch_pictures",
-            "Pictures that went through a model together.",
+            "beit_batch_images",
+            "Images that went through a model together.",
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=self._registry,
         )

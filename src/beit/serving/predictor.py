@@ -1,4 +1,4 @@
-"""Use an artifact: pictures in; labels, features or tokens out. It needs nothing else."""
+"""Use an artifact: images in; labels, features or tokens out. It needs nothing else."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from beit.tokenizers.base import VisualTokenizer
 
 PNG_MODES = ("1", "I;16", "L", "LA", "P", "RGB", "RGBA")
 TIFF_MODES = ("CMYK", "F", "I", "LAB", "YCbCr")
-Picture = str | Path | bytes | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 class Predictor:
     """A trained model with everything it takes to use it.
 
-    `model` is the plain module in evaluation mode: uint8 pictures are normalised by it, floats are
+    `model` is the plain module in evaluation mode: uint8 images are normalised by it, floats are
     taken as already normalised (a tokenizer takes floats in [0, 1]).
     """
 
@@ -62,7 +62,7 @@ class Predictor:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels that pictures are brought to."""
+        """Height and width in pixels that images are brought to."""
         if isinstance(self.model, VisualTokenizer):
             return self.model.size
         return self._backbone.size
@@ -78,7 +78,7 @@ class Predictor:
 
     @property
     def channels(self) -> int:
-        """Channels of a picture."""
+        """Channels of an image."""
         if isinstance(self.model, VisualTokenizer):
             return self.model.config.channels
         return self._backbone.channels
@@ -159,21 +159,21 @@ class Predictor:
             self.model, crop=said.crop, resize=said.resize, interpolation=said.interpolation
         )
 
-    def prepare(self, picture: Picture) -> Tensor:
-        """The picture as the model sees it: uint8 [C, H, W], resized and centre-cropped.
+    def prepare(self, image: ImageLike) -> Tensor:
+        """The image as the model sees it: uint8 [C, H, W], resized and centre-cropped.
 
-        Paths and bytes are decoded, PIL pictures converted; arrays are uint8 [H, W, C] or [H, W].
+        Paths and bytes are decoded, PIL images converted; arrays are uint8 [H, W, C] or [H, W].
         """
-        pixels = to_pixels(picture, self.channels, self.value_range)
+        pixels = to_pixels(image, self.channels, self.value_range)
         said = self.artifact.details
         return central_view(pixels, self.size, said.crop, said.resize, said.interpolation)
 
-    def _batch(self, pictures: Iterable[Picture]) -> Tensor:
-        return torch.stack([self.prepare(picture) for picture in pictures]).to(self.device)
+    def _batch(self, images: Iterable[ImageLike]) -> Tensor:
+        return torch.stack([self.prepare(image) for image in images]).to(self.device)
 
     @torch.no_grad()
-    def probabilities(self, pictures: Iterable[Picture]) -> Float[Tensor, "batch classes"]:
-        """Class probabilities of several pictures; those of a multi-label model are independent."""
+    def probabilities(self, images: Iterable[ImageLike]) -> Float[Tensor, "batch classes"]:
+        """Class probabilities of several images; those of a multi-label model are independent."""
         if not isinstance(self.model, Classifier):
             raise ConfigError(
                 f"a {self.artifact.kind} model does not classify",
@@ -181,73 +181,73 @@ class Predictor:
                 if isinstance(self.model, Segmenter)
                 else "fine-tune it with `beit finetune --init`, or use embed()",
             )
-        logits: Tensor = self.model(self._batch(pictures))
+        logits: Tensor = self.model(self._batch(images))
         return self.answering.probabilities(logits).cpu()
 
-    def predict(self, picture: Picture, *, top: int | None = None) -> list[Label]:
-        """The classes of one picture, most probable first.
+    def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
+        """The classes of one image, most probable first.
 
         With `top`, so many, whether they count or not. Without it the five most probable; of a
         multi-label model the labels whose probability reaches their threshold, which may be none.
         """
-        return self.answering.labels(self.probabilities([picture])[0], top)
+        return self.answering.labels(self.probabilities([image])[0], top)
 
-    def segment(self, picture: Picture) -> UInt8[np.ndarray, "height width"]:
-        """The class id of each pixel of a picture, at the picture's own size.
+    def segment(self, image: ImageLike) -> UInt8[np.ndarray, "height width"]:
+        """The class id of each pixel of an image, at the image's own size.
 
-        It is read as the run's evaluation reads pictures: through a window, at the same scales.
+        It is read as the run's evaluation reads images: through a window, at the same scales.
         """
         if not isinstance(self.model, Segmenter):
             raise ConfigError(
                 f"a {self.artifact.kind} model does not segment",
                 remedy="train one with `beit segment --init`",
             )
-        pixels = torch.from_numpy(to_pixels(picture, self.channels, self.value_range)).permute(
+        pixels = torch.from_numpy(to_pixels(image, self.channels, self.value_range)).permute(
             2, 0, 1
         )
         return label_map(self.model, pixels, self.artifact.details.inference).cpu().numpy()
 
     @torch.no_grad()
     def embed(
-        self, pictures: Iterable[Picture], *, block: int | None = None
+        self, images: Iterable[ImageLike], *, block: int | None = None
     ) -> Float[Tensor, "batch width"]:
-        """One vector per picture: the mean patch vector after a block (the last one by default)."""
+        """One vector per image: the mean patch vector after a block (the last one by default)."""
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has no features", remedy="use tokens()")
         index = self._backbone.block(block)
-        output: Tensor = self.model.backbone(self._batch(pictures), taps=(index,)).taps[0]
+        output: Tensor = self.model.backbone(self._batch(images), taps=(index,)).taps[0]
         return output[:, 1:].float().mean(dim=1).cpu()
 
-    def tokens(self, pictures: Iterable[Picture]) -> Int64[Tensor, "batch patches"]:
+    def tokens(self, images: Iterable[ImageLike]) -> Int64[Tensor, "batch patches"]:
         """Visual tokens in row-major order."""
         if not isinstance(self.model, VisualTokenizer):
             raise ConfigError(
                 f"a {self.artifact.kind} model gives no tokens", remedy="load a tokenizer"
             )
-        return self.model.encode(self._batch(pictures)).cpu()
+        return self.model.encode(self._batch(images)).cpu()
 
 
-def to_pixels(picture: Picture, channels: int, value_range: ValueRange | None = None) -> np.ndarray:
-    """Any form of a picture as uint8 [H, W, C]."""
-    if isinstance(picture, str | Path):
-        path = Path(picture)
+def to_pixels(image: ImageLike, channels: int, value_range: ValueRange | None = None) -> np.ndarray:
+    """Any form of an image as uint8 [H, W, C]."""
+    if isinstance(image, str | Path):
+        path = Path(image)
         if not path.is_file():
-            raise DataError(f"there is no file {path}", remedy="give the path of a picture")
+            raise DataError(f"there is no file {path}", remedy="give the path of an image")
         return decode(path.read_bytes(), channels=channels, value_range=value_range)
-    if isinstance(picture, bytes):
-        return decode(picture, channels=channels, value_range=value_range)
-    if isinstance(picture, Image.Image):
+    if isinstance(image, bytes):
+        return decode(image, channels=channels, value_range=value_range)
+    if isinstance(image, Image.Image):
         # Through the one decoder, so that every mode is read as a file of that mode would be.
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode not in PNG_MODES + TIFF_MODES:
-            picture = picture.convert("RGBA")
+        image = ImageOps.exif_transpose(image)
+        if image.mode not in PNG_MODES + TIFF_MODES:
+            image = image.convert("RGBA")
         buffer = io.BytesIO()
-        picture.save(buffer, format="PNG" if picture.mode in PNG_MODES else "TIFF")
+        image.save(buffer, format="PNG" if image.mode in PNG_MODES else "TIFF")
         return decode(buffer.getvalue(), channels=channels, value_range=value_range)
-    pixels = picture[..., None] if picture.ndim == 2 else picture
+    pixels = image[..., None] if image.ndim == 2 else image
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, channels):
         raise DataError(
-            f"the array has type {picture.dtype} and shape {picture.shape}",
+            f"the array has type {image.dtype} and shape {image.shape}",
             remedy=f"give uint8 [height, width, {channels}]",
         )
     return np.broadcast_to(pixels, (*pixels.shape[:2], channels)).copy()

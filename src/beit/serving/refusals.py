@@ -25,7 +25,7 @@ class Refused(Exception):  # noqa: N818
 
 
 BAD_REQUEST = Reason(400, "bad_request", "The request breaks the rules of HTTP.")
-EMPTY_BODY = Reason(400, "empty_body", "The body is the picture's bytes, and it is empty.")
+EMPTY_BODY = Reason(400, "empty_body", "The body is the image's bytes, and it is empty.")
 FOREIGN_HOST = Reason(400, "foreign_host", "The Host header names another server.")
 FOREIGN_ORIGIN = Reason(403, "foreign_origin", "Pages of another site may not ask here.")
 NO_SUCH_PATH = Reason(404, "no_such_path", "There is nothing at this path.")
@@ -33,14 +33,12 @@ NO_SUCH_MODEL = Reason(404, "no_such_model", "No model of that name is served; s
 WRONG_METHOD = Reason(405, "method_not_allowed", "This path is asked with another method.")
 TIMED_OUT = Reason(408, "too_slow", "The request came too slowly.")
 BODY_TOO_LARGE = Reason(413, "body_too_large", "The body has more bytes than are taken.")
-TOO_MANY_PIXELS = Reason(413, "too_many_pixels", "The picture has more pixels than are taken.")
+TOO_MANY_PIXELS = Reason(413, "too_many_pixels", "The image has more pixels than are taken.")
 WRONG_TYPE = Reason(
-    415, "wrong_content_type", "Send the bytes of one picture as image/* without encoding."
+    415, "wrong_content_type", "Send the bytes of one image as image/* without encoding."
 )
-NOT_A_PICTURE = Reason(
-    415, "not_a_picture", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF picture."
-)
-UNREADABLE = Reason(422, "unreadable_picture", "The picture is damaged or of an unknown mode.")
+NOT_A_IMAGE = Reason(415, "not_a_image", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF image.")
+UNREADABLE = Reason(422, "unreadable_image", "The image is damaged or of an unknown mode.")
 BAD_OPTION = Reason(422, "bad_option", "An option in the query is unknown or out of its range.")
 MODEL_NEEDED = Reason(
     422, "model_needed", "Several models can do this; choose one with ?model=NAME."

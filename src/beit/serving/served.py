@@ -45,17 +45,17 @@ class Served:
         ]
 
     def try_all(self) -> None:
-        """Let each model do what it can with made pictures.
+        """Let each model do what it can with made images.
 
         Raises CheckpointError if numbers are not finite, a model fails, or a batch is answered
-        otherwise than its pictures one by one.
+        otherwise than its images one by one.
         """
         chance = np.random.default_rng(0)
         for name, model in self._models.items():
-            pictures = chance.integers(0, 256, (2, 48, 64, model.predictor.channels), np.uint8)
+            images = chance.integers(0, 256, (2, 48, 64, model.predictor.channels), np.uint8)
             for word, ability in model.of.items():
                 try:
-                    items = [ability.prepare(pixels, TRIED) for pixels in pictures]
+                    items = [ability.prepare(pixels, TRIED) for pixels in images]
                     alone = [ability.answer([item], TRIED)[0] for item in items]
                     both = ability.answer(items, TRIED)
                 except (BeitError, Refused, RuntimeError) as error:
@@ -76,7 +76,7 @@ class Served:
             apart = abs(one["labels"][0]["probability"] - other["labels"][0]["probability"])
         if apart > TOLERANCE:
             raise CheckpointError(
-                f"the model '{name}' answers a batch otherwise than single pictures: {apart:.2g}",
+                f"the model '{name}' answers a batch otherwise than single images: {apart:.2g}",
                 remedy="serve it with --batch 1, and report the hardware and the artifact",
             )
 

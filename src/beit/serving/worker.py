@@ -1,4 +1,4 @@
-"""The process that decodes pictures and runs the models, so that its end is not the server's.
+"""The process that decodes images and runs the models, so that its end is not the server's.
 
 It is started by `beit.serving.process` with one end of a socket, and ends when the other end does,
 or when the accelerator fails: after that no call to it in this process succeeds.
@@ -28,7 +28,7 @@ from beit.errors import BeitError, ResourceError
 from beit.parent import end_with_parent
 from beit.serving.batching import Batcher, Job
 from beit.serving.channel import Frame, read
-from beit.serving.refusals import NOT_A_PICTURE, TOO_MANY_PIXELS, UNREADABLE, Refused
+from beit.serving.refusals import NOT_A_IMAGE, TOO_MANY_PIXELS, UNREADABLE, Refused
 from beit.serving.served import Served, load_served
 from beit.terminal import log_to_terminal
 
@@ -44,15 +44,15 @@ class Asked(NamedTuple):
     result: Future[Any]
 
 
-def read_picture(
+def read_image(
     data: bytes, channels: int, most: int, value_range: ValueRange | None = None
 ) -> np.ndarray:
-    """The picture, uint8 [H, W, channels], if it has at most so many pixels. Raises Refused."""
+    """The image, uint8 [H, W, channels], if it has at most so many pixels. Raises Refused."""
     try:
         header = read_header(data)
     except UnreadableError as error:
         unknown = error.reason.startswith("its content is none of")
-        raise Refused(NOT_A_PICTURE if unknown else UNREADABLE) from None
+        raise Refused(NOT_A_IMAGE if unknown else UNREADABLE) from None
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)
     try:
@@ -70,11 +70,11 @@ class Worker:
         self._served = served
         self._asked: dict[int, Asked] = {}
         self._speaking = threading.Lock()
-        # As many decoded pictures as are at work, and as many again to go on with.
+        # As many decoded images as are at work, and as many again to go on with.
         self._room = threading.Semaphore(2 * settings["batch"])
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._batcher = Batcher(
-            settings["wait"], lambda pictures: self._say(Frame({"batch": pictures}))
+            settings["wait"], lambda images: self._say(Frame({"batch": images}))
         )
 
     def take(self, frame: Frame) -> None:
@@ -103,7 +103,7 @@ class Worker:
             model = self._served[head["model"]]
             ability = model.of[word]
             predictor = model.predictor
-            pixels = read_picture(asked.data, predictor.channels, most, predictor.value_range)
+            pixels = read_image(asked.data, predictor.channels, most, predictor.value_range)
             item = ability.prepare(pixels, options)
         except Exception as error:  # the thread lives on; the request is told
             if asked.result.set_running_or_notify_cancel():

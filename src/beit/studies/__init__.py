@@ -1,1 +1,1 @@
-"""Studies on real pictures, each one command: the demo, classification, segmentation."""
+"""Studies on real images, each one command: the demo, classification, segmentation."""

@@ -1,4 +1,4 @@
-"""Handwritten digits and letters: 62 classes of 50 pictures, from the package `miniworld`.
+"""Handwritten digits and letters: 62 classes of 50 images, from the package `miniworld`.
 
 Black on white, 128 x 128 pixels, with a margin of at least 23; they look like crops of NIST Special
 Database 19. 0 and O, 1 and l and the like can hardly be told apart without a neighbour.
@@ -16,7 +16,7 @@ from beit.studies.packages import folder_of
 
 PACKAGES = "miniworld"
 MARGIN = 22  # cut off on each side: 84 x 84 pixels are left
-PARTS = {0: "test", 1: "val"}  # of every five pictures of a class; the other three train
+PARTS = {0: "test", 1: "val"}  # of every five images of a class; the other three train
 COMPLETE = "characters.json"
 
 
@@ -37,10 +37,10 @@ def make_characters(folder: Path) -> dict[str, int]:
         part = PARTS.get(int(number) % 5, "train")
         place = folder / part / code.removeprefix("0x")
         place.mkdir(parents=True, exist_ok=True)
-        with Image.open(path) as picture:
-            width, height = picture.size
+        with Image.open(path) as image:
+            width, height = image.size
             middle = (MARGIN, MARGIN, width - MARGIN, height - MARGIN)
-            picture.crop(middle).save(place / path.name)
+            image.crop(middle).save(place / path.name)
         counts[part] += 1
     if not all(counts.values()):
         raise ResourceError(

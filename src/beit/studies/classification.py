@@ -32,7 +32,7 @@ Probed = dict[str, dict[str, Any]]
 
 
 class Result(NamedTuple):
-    """On one set of pictures: rows with both arms on test, and what the probes found."""
+    """On one set of images: rows with both arms on test, and what the probes found."""
 
     rows: list[Row]
     probed: Probed
@@ -43,8 +43,8 @@ def make_climate(folder: Path) -> dict[str, object]:
     return make_tiles(folder, side=TILE, stride=None, labelled_stride=35)
 
 
-class Pictures(NamedTuple):
-    """A set of pictures: how it is made in a folder, where the labelled ones lie in it, and the
+class Images(NamedTuple):
+    """A set of images: how it is made in a folder, where the labelled ones lie in it, and the
     crop of evaluation, if not the backbone's own."""
 
     make: Callable[[Path], object]
@@ -52,9 +52,9 @@ class Pictures(NamedTuple):
     crop: float | None
 
 
-PICTURES = {
-    "climate": Pictures(make_climate, "labelled", None),
-    "characters": Pictures(make_characters, ".", 1.0),
+IMAGES = {
+    "climate": Images(make_climate, "labelled", None),
+    "characters": Images(make_characters, ".", 1.0),
 }
 
 
@@ -76,7 +76,7 @@ def study_classification(folder: Path, plan: ClassificationPlan, *, init: str) -
     base = replace(
         plan.finetune,
         model=for_finetuning(backbone, plan.finetune.model.drop_path),
-        data=str(folder / "climate" / PICTURES["climate"].labelled),
+        data=str(folder / "climate" / IMAGES["climate"].labelled),
     )
     stages = Stages(
         folder,
@@ -85,10 +85,10 @@ def study_classification(folder: Path, plan: ClassificationPlan, *, init: str) -
     )  # fmt: skip
     untrained = _untrained(folder / "untrained", init)
     results = {}
-    for name, pictures in PICTURES.items():
-        print(f"{name}: {pictures.make(folder / name)}", flush=True)
-        data = str(folder / name / pictures.labelled)
-        config = replace(plan.probe, data=data, crop=pictures.crop)
+    for name, images in IMAGES.items():
+        print(f"{name}: {images.make(folder / name)}", flush=True)
+        data = str(folder / name / images.labelled)
+        config = replace(plan.probe, data=data, crop=images.crop)
         probed = {
             arm: _probed(folder / "probe" / f"{name}-{arm.replace(' ', '-')}", artifact, config)
             for arm, artifact in zip(ARMS, (init, untrained), strict=True)

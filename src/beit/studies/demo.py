@@ -1,4 +1,4 @@
-"""The demo from pictures to a table: pre-trained against from scratch, under one budget.
+"""The demo from images to a table: pre-trained against from scratch, under one budget.
 
 Each stage is a run of its own that goes on where it stopped. Settings were chosen on the validation
 regions; the test regions are looked at here, once per model, at the end.

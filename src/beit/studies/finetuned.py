@@ -13,7 +13,7 @@ from beit.studies.stages import ARMS, Row, Stages
 def arm_config(
     base: FinetuneRunConfig, budget: Budget, arm: str, seed: int, *, init: str, folder: Path
 ) -> FinetuneRunConfig:
-    """The run of one arm and seed: same pictures, steps, batch and augmentation for both arms."""
+    """The run of one arm and seed: same images, steps, batch and augmentation for both arms."""
     pretrained = arm == ARMS[0]
     labels = budget.labels
     training = replace(

@@ -49,7 +49,7 @@ def part_of(labelled: str, part: str) -> ImageSource:
 
 
 def few_keys(labelled: str, per_class: int | None, seed: int) -> set[str]:
-    """Keys of the labelled pictures that this seed uses: those of the fine-tuning."""
+    """Keys of the labelled images that this seed uses: those of the fine-tuning."""
     splits = open_labelled(labelled, split=0.2, per_class=per_class, seed=seed)
     return {splits.train.key(index) for index in range(len(splits.train))}
 

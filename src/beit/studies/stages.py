@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
     @property
     def gain(self) -> list[float]:
-        """The difference, seed by seed: both arms of a seed see the same labelled pictures."""
+        """The difference, seed by seed: both arms of a seed see the same labelled images."""
         return [a - b for a, b in zip(self.pretrained, self.scratch, strict=True)]
 
 

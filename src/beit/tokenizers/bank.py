@@ -1,7 +1,7 @@
 """What frozen models say of views that come again, kept on disk: not computed a second time.
 
 A folder, named by the digest of all that decides what is kept, holds that identity as `bank.json`
-and a file per view: a row of words per picture, none of them zero. Zero is what was never written.
+and a file per view: a row of words per image, none of them zero. Zero is what was never written.
 So whatever a kill or a loss of power leaves, in whatever order it reached the disk, a row either is
 whole or is known to lack some.
 """
@@ -32,13 +32,13 @@ FORMAT = 1
 """Of the files; banks of another one lie apart, as those of other models do."""
 GIGABYTE = 2**30
 Views = Int64[Tensor, "batch 2"]
-"""(view, picture) pairs."""
+"""(view, image) pairs."""
 Compute = Callable[[list[int]], Tensor]
-"""Numbers of pictures of a batch, to what is kept of them [pictures, ...]."""
+"""Numbers of images of a batch, to what is kept of them [images, ...]."""
 
 
 class Bank(abc.ABC):
-    """Rows of `views` views of each of `pictures` pictures.
+    """Rows of `views` views of each of `images` images.
 
     Several processes of one machine may use it at once: who finds a row missing writes it, and all
     would write the same. Nothing is made on disk before the first rows are asked for.
@@ -57,17 +57,17 @@ class Bank(abc.ABC):
         identity: Mapping[str, object],
         *,
         views: int,
-        pictures: int,
+        images: int,
         words: int,
         word: np.dtype[np.unsignedinteger],
     ) -> None:
         """`identity` is all that decides what is kept of a view, as JSON values: the model, its
-        precision, how views are drawn, and of which pictures. A row has `words` words."""
+        precision, how views are drawn, and of which images. A row has `words` words."""
         self._identity = json.dumps(
             {"format": FORMAT, **identity}, indent=1, sort_keys=True
         ).encode()
         self.folder = root / hashlib.sha256(self._identity).hexdigest()
-        self._views, self._pictures = views, pictures
+        self._views, self._images = views, images
         self._words, self._type = words, word
         self._row = words * word.itemsize  # bytes
         self._opened = False
@@ -81,7 +81,7 @@ class Bank(abc.ABC):
         """What a row holds, for the user."""
 
     def _rows(self, views: Views, compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
-        """The rows of (view, picture) pairs; `compute` is asked for those that are missing.
+        """The rows of (view, image) pairs; `compute` is asked for those that are missing.
 
         Raises CheckpointError if what is found on disk is damaged or another bank, ResourceError if
         the disk cannot be read or written to.
@@ -92,14 +92,14 @@ class Bank(abc.ABC):
             self._open()
             with ExitStack() as stack:
                 files = {view: stack.enter_context(self._file(view)) for view, _ in sorted(pairs)}
-                for row, (view, picture) in zip(rows, pairs, strict=True):
-                    row[:] = self._read(files[view], view, picture)
+                for row, (view, image) in zip(rows, pairs, strict=True):
+                    row[:] = self._read(files[view], view, image)
                 missing = np.flatnonzero((rows == 0).any(axis=1)).tolist()
                 if missing:
                     rows[missing] = compute(missing)
                 for number in missing:
-                    view, picture = pairs[number]
-                    self._write(files[view], picture, rows[number])
+                    view, image = pairs[number]
+                    self._write(files[view], image, rows[number])
         except OSError as error:
             raise ResourceError(
                 f"the {self.kept} in {self.folder} cannot be read or written to: {error.strerror}",
@@ -110,7 +110,7 @@ class Bank(abc.ABC):
 
     def check_room(self) -> str:
         """What it takes on disk, for the user. Raises ResourceError if there is not so much."""
-        whole = self._views * self._pictures * self._row
+        whole = self._views * self._images * self._row
         paths = [self._path(view) for view in range(self._views)]
         taken = sum(path.stat().st_blocks * 512 for path in paths if path.exists())
         place = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
@@ -118,12 +118,12 @@ class Bank(abc.ABC):
         needed = max(whole - taken, 0)
         if needed > free:
             raise ResourceError(
-                f"the {self.kept} of {self._views} views of {self._pictures:,} pictures take "
+                f"the {self.kept} of {self._views} views of {self._images:,} images take "
                 f"{needed / GIGABYTE:.2f} GB more, and {place} has {free / GIGABYTE:.2f} GB left",
                 remedy=f"use fewer {self.options[0]}, or name a {self.options[1]} on a larger disk",
             )
         return (
-            f"{self.kept} of {self._views} views of {self._pictures:,} pictures are kept in "
+            f"{self.kept} of {self._views} views of {self._images:,} images are kept in "
             f"{self.folder}: {whole / GIGABYTE:.2f} GB, of which {taken / GIGABYTE:.2f} are there"
         )
 
@@ -149,7 +149,7 @@ class Bank(abc.ABC):
     @contextmanager
     def _file(self, view: int) -> Iterator[int]:
         """The file of a view; a new one is all zeros and takes room only where it is written."""
-        expected = self._pictures * self._row
+        expected = self._images * self._row
         file = os.open(self._path(view), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if os.fstat(file).st_size == 0:
@@ -157,21 +157,21 @@ class Bank(abc.ABC):
             size = os.fstat(file).st_size
             if size != expected:
                 raise self._foreign(
-                    f"{self._path(view)} has {size} bytes, and {self._pictures} pictures of "
+                    f"{self._path(view)} has {size} bytes, and {self._images} images of "
                     f"{self._described()} take {expected}"
                 )
             yield file
         finally:
             os.close(file)
 
-    def _read(self, file: int, view: int, picture: int) -> np.ndarray:
-        row = np.frombuffer(os.pread(file, self._row, picture * self._row), self._type)
+    def _read(self, file: int, view: int, image: int) -> np.ndarray:
+        row = np.frombuffer(os.pread(file, self._row, image * self._row), self._type)
         if row.all() and (problem := self._problem(row)):
-            raise self._foreign(f"{self._path(view)} has for picture {picture} {problem}")
+            raise self._foreign(f"{self._path(view)} has for image {image} {problem}")
         return row
 
-    def _write(self, file: int, picture: int, row: np.ndarray) -> None:
-        data, place = memoryview(row.tobytes()), picture * self._row
+    def _write(self, file: int, image: int, row: np.ndarray) -> None:
+        data, place = memoryview(row.tobytes()), image * self._row
         while data:
             written = os.pwrite(file, data, place)
             data, place = data[written:], place + written
@@ -183,7 +183,7 @@ class Bank(abc.ABC):
 
 
 class TokenBank(Bank):
-    """Tokens of pictures, N = `patches` of each: per token its id plus one."""
+    """Tokens of images, N = `patches` of each: per token its id plus one."""
 
     kept, made = "tokens", "encoded"
     options = ("--token-views", "--token-bank")
@@ -194,13 +194,13 @@ class TokenBank(Bank):
         identity: Mapping[str, object],
         *,
         views: int,
-        pictures: int,
+        images: int,
         patches: int,
         codes: int,
     ) -> None:
         """See `Bank`; the vocabulary has `codes` codes."""
         word = np.dtype("<u2" if codes <= np.iinfo("<u2").max else "<u4")
-        super().__init__(root, identity, views=views, pictures=pictures, words=patches, word=word)
+        super().__init__(root, identity, views=views, images=images, words=patches, word=word)
         self._codes = codes
 
     def tokens(self, views: Views, encode: Compute) -> Int64[Tensor, "batch patches"]:
@@ -218,7 +218,7 @@ class TokenBank(Bank):
 
 
 class FeatureBank(Bank):
-    """Features of pictures, float32 [patches, width]: the bits that were computed.
+    """Features of images, float32 [patches, width]: the bits that were computed.
 
     They are kept inverted, as zero is then a not-a-number that no model gives; a check sum ends the
     row.
@@ -233,13 +233,13 @@ class FeatureBank(Bank):
         identity: Mapping[str, object],
         *,
         views: int,
-        pictures: int,
+        images: int,
         patches: int,
         width: int,
     ) -> None:
         """See `Bank`."""
         super().__init__(
-            root, identity, views=views, pictures=pictures, words=patches * width + 1,
+            root, identity, views=views, images=images, words=patches * width + 1,
             word=np.dtype("<u4"),
         )  # fmt: skip
         self._shape = (patches, width)

@@ -1,4 +1,4 @@
-"""The contract of a visual tokenizer: pictures in, a grid of discrete ids out."""
+"""The contract of a visual tokenizer: images in, a grid of discrete ids out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pixels = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch cha
 
 
 class VisualTokenizer(nn.Module, abc.ABC):
-    """Turns a picture into h x w codes out of K (section 2.1).
+    """Turns an image into h x w codes out of K (section 2.1).
 
     Pixels are uint8, or floats in [0, 1]; any further map of them is the tokenizer's own business.
     `encode` is deterministic, without gradients, and in float32 even under autocast, unless another
@@ -29,7 +29,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
     """
 
     paints = True
-    """Whether `decode` gives pictures; what a tokenizer rebuilds may be something else."""
+    """Whether `decode` gives images; what a tokenizer rebuilds may be something else."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class VisualTokenizer(nn.Module, abc.ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels of the pictures it was made for."""
+        """Height and width in pixels of the images it was made for."""
         return self.config.size
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tokens per side for pictures of `size`."""
+        """Tokens per side for images of `size`."""
         return self.config.grid
 
     @torch.no_grad()
@@ -69,7 +69,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def decode(
         self, tokens: Int64[Tensor, "batch patches"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        """Pictures in [0, 1] from token ids; `grid` is (h, w) if it is not the usual one."""
+        """Images in [0, 1] from token ids; `grid` is (h, w) if it is not the usual one."""
         height, width = grid or self.grid
         if tokens.shape[1] != height * width:
             raise ConfigError(
@@ -83,7 +83,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch patches features"]:
-        """What the codes are scored from, for pictures in [0, 1]; its bulk made in `precision`."""
+        """What the codes are scored from, for images in [0, 1]; its bulk made in `precision`."""
 
     def _best(self, rows: Float[Tensor, "rows features"]) -> Int64[Tensor, " rows"]:
         """The code with the highest float32 score for some of the vectors."""
@@ -101,20 +101,20 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Pictures in [0, 1]."""
+        """Images in [0, 1]."""
 
     def pixels(self, images: Pixels) -> Float[Tensor, "batch channels height width"]:
-        """The pictures as floats in [0, 1], once their channels and sides are checked."""
+        """The images as floats in [0, 1], once their channels and sides are checked."""
         _, channels, height, width = images.shape
         stride = self.config.downsampling
         if channels != self.config.channels:
             raise ConfigError(
-                f"pictures have {channels} channels, the tokenizer reads {self.config.channels}",
-                remedy="train a tokenizer on pictures of the same kind",
+                f"images have {channels} channels, the tokenizer reads {self.config.channels}",
+                remedy="train a tokenizer on images of the same kind",
             )
         if height % stride or width % stride:
             raise ConfigError(
-                f"pictures of {height} x {width} pixels are no multiple of the stride {stride}",
+                f"images of {height} x {width} pixels are no multiple of the stride {stride}",
                 remedy=f"resize them to {self.size[0]} x {self.size[1]}",
             )
         return images.float() / 255 if images.dtype == torch.uint8 else images.float()

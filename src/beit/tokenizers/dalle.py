@@ -67,7 +67,7 @@ def _output(width: int, outputs: int) -> nn.Sequential:
 
 
 class DalleEncoder(nn.Module):
-    """Pictures mapped to [0.1, 0.9] in, scores of the codes at an eighth of the resolution out."""
+    """Images mapped to [0.1, 0.9] in, scores of the codes at an eighth of the resolution out."""
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class DalleEncoder(nn.Module):
 
 
 class DalleDecoder(nn.Module):
-    """One-hot codes in; location and log scale of the logit-Laplace out. For pictures only."""
+    """One-hot codes in; location and log scale of the logit-Laplace out. For images only."""
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""A discrete variational autoencoder to train on one's own pictures (section 2.1, eq. 1).
+"""A discrete variational autoencoder to train on one's own images (section 2.1, eq. 1).
 
 An encoder of strided convolutions scores K codes per position; in training the codes are sampled
 by Gumbel-softmax, in use the best one is taken; a decoder of transposed convolutions paints the
-picture from the code vectors. The strides are the prime factors of the total stride, so that any
+image from the code vectors. The strides are the prime factors of the total stride, so that any
 patch size has a matching token grid.
 """
 
@@ -111,7 +111,7 @@ class DiscreteVAE(VisualTokenizer):
             return to_logit_laplace(pixels)
         return 2 * pixels - 1
 
-    def _picture(
+    def _image(
         self, output: Float[Tensor, "batch outputs height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         if self.config.likelihood == "logit-laplace":
@@ -124,7 +124,7 @@ class DiscreteVAE(VisualTokenizer):
         temperature: float,
         chance: Chance,
     ) -> Reconstruction:
-        """Reconstruct pictures in [0, 1] through codes sampled at a temperature."""
+        """Reconstruct images in [0, 1] through codes sampled at a temperature."""
         logits = self.to_codes(self.encoder(self.target(pixels)))
         scores = logits.float()
         soft = ((scores + chance.gumbel("codes", scores)) / temperature).softmax(dim=1)
@@ -151,7 +151,7 @@ class DiscreteVAE(VisualTokenizer):
         self, tokens: Int64[Tensor, "batch h w"]
     ) -> Float[Tensor, "batch channels height width"]:
         vectors = F.embedding(tokens, self.codebook).permute(0, 3, 1, 2)
-        return self._picture(self.decoder(vectors))
+        return self._image(self.decoder(vectors))
 
     @torch.no_grad()
     def observe(self, logits: Float[Tensor, "batch codes h w"]) -> None:

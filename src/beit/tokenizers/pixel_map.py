@@ -14,5 +14,5 @@ def to_logit_laplace(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
 
 
 def from_logit_laplace(location: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The picture in [0, 1] whose logit the decoder gave."""
+    """The image in [0, 1] whose logit the decoder gave."""
     return ((location.sigmoid() - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1)

@@ -59,7 +59,7 @@ class QuantisedTokenizer(VisualTokenizer):
         self.decode_task_layer = task_layer(config.width, config.outputs)
 
     def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Rebuilt:
-        """Rebuild from codes what pictures in [0, 1] show; in training the codebook notes what it
+        """Rebuild from codes what images in [0, 1] show; in training the codebook notes what it
         sees."""
         vectors = self._vectors(pixels)
         codes, tokens, commitment = self.quantize(vectors.flatten(0, 1))

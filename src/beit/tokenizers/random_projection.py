@@ -15,7 +15,7 @@ from beit.tokenizers.base import VisualTokenizer
 
 
 class RandomProjection(VisualTokenizer):
-    """Patches of pictures at zero mean, through a matrix (Xavier's uniform draw), to the code at
+    """Patches of images at zero mean, through a matrix (Xavier's uniform draw), to the code at
     the smallest angle (arXiv:2202.01855, eq. 1). Matrix and codes are drawn once."""
 
     config: RandomProjectionConfig
@@ -55,5 +55,5 @@ class RandomProjection(VisualTokenizer):
     ) -> Float[Tensor, "batch channels height width"]:
         raise ConfigError(
             "random codes cannot be painted",
-            remedy="look at pictures through a discrete VAE or a VQ tokenizer",
+            remedy="look at images through a discrete VAE or a VQ tokenizer",
         )

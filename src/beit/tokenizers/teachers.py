@@ -1,6 +1,6 @@
 """Teachers of VQ-KD: frozen models whose patch features the tokens are to carry.
 
-A teacher sees the picture at the size that gives it the tokenizer's grid, with the statistics it
+A teacher sees the image at the size that gives it the tokenizer's grid, with the statistics it
 was trained with. Of what it returns, the patches are kept and class tokens and registers are not.
 """
 
@@ -24,7 +24,7 @@ Grid = tuple[int, int]
 
 
 class Teacher(nn.Module, abc.ABC):
-    """Pictures in [0, 1] to a vector per patch; never trained, always in evaluation mode."""
+    """Images in [0, 1] to a vector per patch; never trained, always in evaluation mode."""
 
     mean: Tensor
     std: Tensor
@@ -34,7 +34,7 @@ class Teacher(nn.Module, abc.ABC):
         self, name: str, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
         size: tuple[int, int], described: str,
     ) -> None:  # fmt: skip
-        """`size` is height and width that the model was made for. It is tried on a black picture,
+        """`size` is height and width that the model was made for. It is tried on a black image,
         which tells its stride and the length of its vectors. `described` is what decides its
         features beside the weights and the modules, in whatever words."""
         super().__init__()
@@ -52,7 +52,7 @@ class Teacher(nn.Module, abc.ABC):
     def _map(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features h w"]:
-        """Features of normalised pictures, in their places."""
+        """Features of normalised images, in their places."""
 
     @torch.no_grad()
     def forward(
@@ -66,12 +66,12 @@ class Teacher(nn.Module, abc.ABC):
         return features.flatten(2).transpose(1, 2).float()
 
     def check(self, grid: Grid, channels: int) -> None:
-        """Raise ConfigError unless it has a vector for each token of pictures of this kind."""
+        """Raise ConfigError unless it has a vector for each token of images of this kind."""
         reads = len(self.mean)
         if channels != reads:
             raise ConfigError(
                 f"the teacher {self.name} reads {reads} channels, the tokenizer {channels}",
-                remedy="give a teacher of pictures of the same kind",
+                remedy="give a teacher of images of the same kind",
             )
         size = [side * self.stride for side in grid]
         problem, found = "", list(grid)
@@ -83,7 +83,7 @@ class Teacher(nn.Module, abc.ABC):
         if problem or found != list(grid):
             raise ConfigError(
                 f"the teacher {self.name} has no grid of {grid[0]} x {grid[1]} patches for "
-                f"pictures of {size[0]} x {size[1]}: {problem or found}",
+                f"images of {size[0]} x {size[1]}: {problem or found}",
                 remedy="choose the tokenizer's size and patch so that its grid is the teacher's",
             )
 

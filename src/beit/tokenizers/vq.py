@@ -1,4 +1,4 @@
-"""A quantised tokenizer without a teacher: its tokens rebuild the pixels of the picture."""
+"""A quantised tokenizer without a teacher: its tokens rebuild the pixels of the image."""
 
 from __future__ import annotations
 

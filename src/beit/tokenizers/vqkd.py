@@ -13,14 +13,14 @@ from beit.tokenizers.quantised import QuantisedTokenizer
 
 
 class VQKDTokenizer(QuantisedTokenizer):
-    """It rebuilds the features of a teacher, to be compared by their cosine, and no pictures."""
+    """It rebuilds the features of a teacher, to be compared by their cosine, and no images."""
 
     config: VQKDConfig
     paints = False
 
     @torch.no_grad()
     def features(self, images: Pixels) -> Float[Tensor, "batch patches teacher_width"]:
-        """The teacher's features of the pictures, rebuilt from their tokens, in float32."""
+        """The teacher's features of the images, rebuilt from their tokens, in float32."""
         with torch.autocast(images.device.type, enabled=False):
             pixels = self.pixels(images)
             tokens = self.encode(images)
@@ -31,6 +31,6 @@ class VQKDTokenizer(QuantisedTokenizer):
         self, tokens: Int64[Tensor, "batch h w"]
     ) -> Float[Tensor, "batch channels height width"]:
         raise ConfigError(
-            "a VQ-KD tokenizer rebuilds the features of its teacher, not pictures",
-            remedy="ask for `features`, or look at pictures through a discrete VAE",
+            "a VQ-KD tokenizer rebuilds the features of its teacher, not images",
+            remedy="ask for `features`, or look at images through a discrete VAE",
         )

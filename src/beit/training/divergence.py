@@ -1,7 +1,7 @@
 """Numbers that are no longer finite: where they first appear, and what it takes to see it again.
 
 A record is `diverged/step-00000012.safetensors`, the pixels of one micro-batch, and a JSON file
-beside it: the names of the pictures, the seeds, and the place of the first bad value.
+beside it: the names of the images, the seeds, and the place of the first bad value.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Batch)}
 
 
 class Circumstances(NamedTuple):
-    """Beside weights and pictures, all that decides the numbers of a micro-batch."""
+    """Beside weights and images, all that decides the numbers of a micro-batch."""
 
     seed: int
     step: int
     rank: int
     first: int
-    """Place of its first picture in the batch of the update."""
+    """Place of its first image in the batch of the update."""
     accumulation: int
     progress: float
     scale: float

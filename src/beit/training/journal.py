@@ -181,7 +181,7 @@ class Pace:
         self._waited += seconds
 
     def measure(self, done: int, device: torch.device) -> dict[str, float]:
-        """Pictures per second, share of waiting, memory in GiB and seconds left."""
+        """Images per second, share of waiting, memory in GiB and seconds left."""
         now = time.monotonic()
         elapsed = max(now - self._time, 1e-9)
         rate = (done - self._step) / elapsed

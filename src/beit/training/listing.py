@@ -1,4 +1,4 @@
-"""Which pictures a run learns from, kept with it and compared when it goes on."""
+"""Which images a run learns from, kept with it and compared when it goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED = 3
 
 
 class Listing(NamedTuple):
-    """The pictures of a run: a fingerprint of names, sizes, labels and contents, and the
+    """The images of a run: a fingerprint of names, sizes, labels and contents, and the
     names."""
 
     fingerprint: str
@@ -25,13 +25,13 @@ class Listing(NamedTuple):
 
 def remember(folder: RunFolder, listing: Listing) -> None:
     """Write the names, so that a later difference can be told; those of before that are not among
-    them go to a file of their own, since the run may have learned from those pictures, too."""
+    them go to a file of their own, since the run may have learned from those images, too."""
     names = list(listing.keys())
-    before = recall(folder.pictures)
+    before = recall(folder.images)
     gone = {*(before or ())} - {*names} if before != names else set()
     if gone:
-        _write(folder.left_pictures, sorted(gone.union(recall(folder.left_pictures) or ())))
-    _write(folder.pictures, names)
+        _write(folder.left_images, sorted(gone.union(recall(folder.left_images) or ())))
+    _write(folder.images, names)
 
 
 def _write(file: Path, names: list[str]) -> None:
@@ -41,18 +41,18 @@ def _write(file: Path, names: list[str]) -> None:
 
 
 def learned_names(folder: RunFolder) -> frozenset[str] | None:
-    """The names of all pictures that a run learned from; None if they cannot be had."""
-    names = recall(folder.pictures)
-    return None if names is None else frozenset(names).union(recall(folder.left_pictures) or ())
+    """The names of all images that a run learned from; None if they cannot be had."""
+    names = recall(folder.images)
+    return None if names is None else frozenset(names).union(recall(folder.left_images) or ())
 
 
 def check_unchanged(file: Path, before: str, listing: Listing) -> None:
-    """Raise DataError, with what was added, removed or altered, if the pictures are others now."""
+    """Raise DataError, with what was added, removed or altered, if the images are others now."""
     if before == listing.fingerprint:
         return
     raise DataError(
-        f"the pictures are not those the run has learned from: {_difference(file, listing)}",
-        remedy="bring them back as they were, start a new run, or go on with the pictures as they "
+        f"the images are not those the run has learned from: {_difference(file, listing)}",
+        remedy="bring them back as they were, start a new run, or go on with the images as they "
         "are with --accept-changed-data: it will not equal an uninterrupted run",
     )
 

@@ -16,7 +16,7 @@ from beit.training.checkpoint import Checkpoint, newest_checkpoint
 from beit.training.journal import Journal, Pace, progress_line
 from beit.training.listing import check_unchanged, remember
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
-from beit.training.noted import NotedPictures
+from beit.training.noted import NotedImages
 from beit.training.parallel import lost_a_process, lost_process
 from beit.training.plan import Fit, Fitted
 from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
@@ -33,7 +33,7 @@ def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
     A step: its random numbers from (seed, step), the batch under accumulation, backward, clip,
     learning rate and weight decay from the schedule, update, average, upkeep (`Updater`). Then, on
     the steps that ask for it: log, evaluate, save. On SIGINT, SIGTERM or SIGUSR1: save and raise
-    Preempted. Whatever else ends a run in order (pictures, a disk, memory) ends it after a save of
+    Preempted. Whatever else ends a run in order (images, a disk, memory) ends it after a save of
     the last step that was done.
     """
     with StopRequest() as stop:  # also while it is taken up, so that none is answered by dying
@@ -51,7 +51,7 @@ class _Run:
         self.step = 0  # updates done
         self.best: tuple[int, float] | None = None  # step and score
         self.metrics: dict[str, float] = {}
-        self.restarts = 0  # of processes that read pictures
+        self.restarts = 0  # of processes that read images
         self.told = 0  # the last step that was announced as saved
         self.saved = 0  # the last step that was given to be saved
         self.unevaluated = False  # whether the evaluation of the last step is still to be done
@@ -100,9 +100,7 @@ class _Run:
 
     def _open_records(self) -> None:
         run = self.run
-        self.noted = NotedPictures(
-            run.folder, self._say, pictures=run.pictures, limit=run.bad_limit
-        )
+        self.noted = NotedImages(run.folder, self._say, images=run.images, limit=run.bad_limit)
         if run.processes.leads:
             self.journal = Journal(
                 run.folder,
@@ -187,7 +185,7 @@ class _Run:
             self.pace.waited(time.monotonic() - began)
             if self.run.loader.restarts > self.restarts:
                 self.restarts = self.run.loader.restarts
-                self._say(f"processes that read pictures were lost and replaced: {self.restarts}")
+                self._say(f"processes that read images were lost and replaced: {self.restarts}")
             self.noted.add(batch.unreadable, batch.several)
             yield batch
 
@@ -209,7 +207,7 @@ class _Run:
         weights = sum(p.numel() for p in self.updater.optimizer.parameters)
         start = f"going on after step {self.step}" if self.step else "starting"
         self._say(
-            f"{start}: {weights:,} weights, {self.run.pictures:,} pictures, batch "
+            f"{start}: {weights:,} weights, {self.run.images:,} images, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
             f"x{self.run.processes.world} processes), {self.config.steps} steps, "
             f"{self.updater.precision} on {self.device}"
@@ -337,7 +335,7 @@ class _Run:
             return []  # stopped before the first save: start from the beginning
         before = found.checkpoint.values.get("data")
         if before and run.listing is not None and not run.accept_changed_data:
-            check_unchanged(run.folder.pictures, before, run.listing)
+            check_unchanged(run.folder.images, before, run.listing)
         values = found.checkpoint.values
         check_same_parts(values.get("parts", {}), run.parts)
         self.updater.load(found.checkpoint)

@@ -17,11 +17,11 @@ def ran_out_of_memory(error: BaseException) -> bool:
 def smaller_micro_batch(micro_batch: int, delivered: int) -> int:
     """The largest divisor of what the loader delivers that is at most half of a micro-batch.
 
-    Raises ResourceError if a single picture was already too much.
+    Raises ResourceError if a single image was already too much.
     """
     if micro_batch == 1:
         raise ResourceError(
-            "memory ran out with a single picture in the micro-batch",
+            "memory ran out with a single image in the micro-batch",
             remedy="use a smaller model or --size, or a machine with more memory",
         )
     return max(size for size in range(1, micro_batch // 2 + 1) if delivered % size == 0)

@@ -1,4 +1,4 @@
-"""A run may go on with its pictures or its tokenizer at another place, if they are the same."""
+"""A run may go on with its images or its tokenizer at another place, if they are the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beit.training.surroundings import check_same_parts
 def check_moved(
     folder: RunFolder, config: RunConfig, listing: Listing, parts: Mapping[str, str]
 ) -> None:
-    """Raise DataError if a run that goes on is told another place of its pictures, and others than
+    """Raise DataError if a run that goes on is told another place of its images, and others than
     those it has learned from lie there; and CheckpointError for another place of a frozen part,
     such as the tokenizer, where another one lies, known by its digest in `parts`.
 
@@ -29,4 +29,4 @@ def check_moved(
         return
     check_same_parts(found.values.get("parts", {}), parts)
     if not config.accept_changed_data:
-        check_unchanged(folder.pictures, found.values.get("data") or "", listing)
+        check_unchanged(folder.images, found.values.get("data") or "", listing)

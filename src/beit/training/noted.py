@@ -1,4 +1,4 @@
-"""Pictures of which a run has something to say: each once, in a file of the run."""
+"""Images of which a run has something to say: each once, in a file of the run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from beit.errors import DataError
 from beit.training.journal import whole_rows
 from beit.training.run_folder import RunFolder
 
-FIRST_TAKEN = "animated, or with several pages: the first picture was taken"
+FIRST_TAKEN = "animated, or with several pages: the first image was taken"
 NAMED = 5
-"""So many unreadable pictures are named in the log; a folder of broken ones must not fill it."""
+"""So many unreadable images are named in the log; a folder of broken ones must not fill it."""
 
 
 class Noted:
-    """Keys of pictures, each with a reason; those of the run before it went on among them."""
+    """Keys of images, each with a reason; those of the run before it went on among them."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -48,22 +48,22 @@ class Noted:
         return new
 
 
-def allowed_unreadable(limit: float, pictures: int) -> int:
-    """How many pictures may be unreadable, of `limit` as a share: one at least, unless it is 0."""
-    return max(1, math.floor(limit * pictures)) if limit else 0
+def allowed_unreadable(limit: float, images: int) -> int:
+    """How many images may be unreadable, of `limit` as a share: one at least, unless it is 0."""
+    return max(1, math.floor(limit * images)) if limit else 0
 
 
-class NotedPictures:
-    """The pictures that cannot be read, limited by a setting, and those that are the first of
+class NotedImages:
+    """The images that cannot be read, limited by a setting, and those that are the first of
     several in their file. The log names the first ones, the files of the run all."""
 
     def __init__(
-        self, folder: RunFolder, say: Callable[[str], None], *, pictures: int, limit: float
+        self, folder: RunFolder, say: Callable[[str], None], *, images: int, limit: float
     ) -> None:
         self.unreadable = Noted(folder.unreadable)
         self.several = Noted(folder.several)
         self._say = say
-        self._pictures, self._allowed = pictures, allowed_unreadable(limit, pictures)
+        self._images, self._allowed = images, allowed_unreadable(limit, images)
         # Only what is met since this start counts against the limit: what was met before a run went
         # on may be mended by now.
         self._met: dict[str, str] = {}
@@ -82,7 +82,7 @@ class NotedPictures:
             if number <= NAMED:
                 self._say(f"{key} cannot be read and is left out: {found[key]}")
             elif number == NAMED + 1:
-                self._say(f"more pictures cannot be read; {self.unreadable.file} names all")
+                self._say(f"more images cannot be read; {self.unreadable.file} names all")
         self._met |= found
         if len(self._met) > self._allowed:
             raise self._too_many()
@@ -95,10 +95,10 @@ class NotedPictures:
     def _too_many(self) -> DataError:
         first = "; ".join(f"{key}: {why}" for key, why in list(self._met.items())[:3])
         return DataError(
-            f"{len(self._met)} of {self._pictures} pictures cannot be read, --bad-limit allows "
+            f"{len(self._met)} of {self._images} images cannot be read, --bad-limit allows "
             f"{self._allowed}: {first}",
             remedy="`beit data check` on the same data names all of them; repair or remove them or "
-            "raise --bad-limit, and go on with --resume (for changed pictures also with "
+            "raise --bad-limit, and go on with --resume (for changed images also with "
             "--accept-changed-data)",
         )
 
@@ -112,6 +112,6 @@ class NotedPictures:
         self.unreadable.look()
         if number := len(self.unreadable):
             self._say(
-                f"pictures that could not be read and were left out: {number}; "
+                f"images that could not be read and were left out: {number}; "
                 f"{self.unreadable.file} names them"
             )

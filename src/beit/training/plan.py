@@ -20,7 +20,7 @@ class Batches(Protocol):
 
     @property
     def restarts(self) -> int:
-        """How often lost processes that read pictures were replaced."""
+        """How often lost processes that read images were replaced."""
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]: ...
 
@@ -31,9 +31,9 @@ class Evaluation(NamedTuple):
     measure: Callable[[nn.Module], Mapping[str, float]]
     best: str = ""
     unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
-    """Pictures that the last measure could not read."""
+    """Images that the last measure could not read."""
     several: Callable[[], tuple[str, ...]] = tuple
-    """Pictures of the last measure that are the first of several in their file."""
+    """Images of the last measure that are the first of several in their file."""
 
 
 class Fitted(NamedTuple):
@@ -51,7 +51,7 @@ class Fit(NamedTuple):
     folder: RunFolder
     processes: Processes
     loader: Batches
-    pictures: int
+    images: int
     bad_limit: float
     evaluation: Evaluation | None
     publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
@@ -60,7 +60,7 @@ class Fit(NamedTuple):
     notes: tuple[str, ...] = ()
     """What the user should know before, and find in the log."""
     listing: Listing | None = None
-    """Which pictures these are; compared when the run goes on."""
+    """Which images these are; compared when the run goes on."""
     accept_changed_data: bool = False
     parts: Mapping[str, str] = MappingProxyType({})
     """Hashes of what is frozen, such as the tokenizer; compared when the run goes on."""

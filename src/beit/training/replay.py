@@ -23,7 +23,7 @@ from beit.training.plan import Fit
 from beit.training.update import Updater
 
 MOST_NAMED = 8
-"""Pictures of a micro-batch that an error names; its record has all."""
+"""Images of a micro-batch that an error names; its record has all."""
 
 
 class Breakage(NamedTuple):
@@ -51,7 +51,7 @@ class _Told(NamedTuple):
 def diverged(breakage: Breakage, run: Fit, updater: Updater, step: int) -> DivergedError:
     """The error for a broken step, the same in every process, all of which must ask.
 
-    What is needed to see it again is recorded in the run, by the processes with whose pictures it
+    What is needed to see it again is recorded in the run, by the processes with whose images it
     breaks; by all of them where none can tell.
     """
     processes = run.processes
@@ -86,7 +86,7 @@ def _recorded(record: Record, run: Fit, updater: Updater) -> _Told:
     )
     whose = f" of process {run.processes.rank}" if run.processes.world > 1 else ""
     return _Told(
-        f"first in {place}, with the pictures {quoted}{whose}",
+        f"first in {place}, with the images {quoted}{whose}",
         f"; `beit doctor replay {file}` repeats the step",
     )
 
@@ -94,7 +94,7 @@ def _recorded(record: Record, run: Fit, updater: Updater) -> _Told:
 def _find(run: Fit, updater: Updater, step: int) -> Record:
     """The first micro-batch of the step that is broken by itself, else the last.
 
-    The loader gives the same pictures for the same step again. The weights are those of before it:
+    The loader gives the same images for the same step again. The weights are those of before it:
     a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
     wait for the other processes. Where weights are spread over processes, or statistics of batch
     norm are, a backward pass would wait, too, and for ever: there a replay, in one process, has to

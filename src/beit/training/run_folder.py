@@ -72,28 +72,28 @@ class RunFolder:
         return self.path / "account.json"
 
     @property
-    def pictures(self) -> Path:
-        """The names of the pictures it learns from, compressed."""
+    def images(self) -> Path:
+        """The names of the images it learns from, compressed."""
         return self.path / "pictures.txt.gz"
 
     @property
-    def left_pictures(self) -> Path:
-        """The names of those it learned from before its pictures were changed, compressed."""
+    def left_images(self) -> Path:
+        """The names of those it learned from before its images were changed, compressed."""
         return self.path / "left_pictures.txt.gz"
 
     @property
     def unreadable(self) -> Path:
-        """Pictures that could not be read, with the reasons."""
+        """Images that could not be read, with the reasons."""
         return self.path / "unreadable.jsonl"
 
     @property
     def several(self) -> Path:
-        """Pictures that are the first of several in their file."""
+        """Images that are the first of several in their file."""
         return self.path / "several.jsonl"
 
     @property
     def shared(self) -> Path:
-        """Pictures to learn from that are among those for validation, too."""
+        """Images to learn from that are among those for validation, too."""
         return self.path / "shared.jsonl"
 
     @property
@@ -151,7 +151,7 @@ class RunFolder:
 
     def check_resumable(self, config: RunConfig) -> None:
         """Raise RunFolderError unless a run with these settings can go on here. Whether its
-        pictures are the same is not asked: see `beit.training.moved`."""
+        images are the same is not asked: see `beit.training.moved`."""
         if not self.config.exists():
             raise RunFolderError(
                 f"{self.path} holds no run to go on with",

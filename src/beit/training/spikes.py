@@ -1,4 +1,4 @@
-"""Steps whose gradient is far larger than usual, as a few broken or wrongly labelled pictures make
+"""Steps whose gradient is far larger than usual, as a few broken or wrongly labelled images make
 it: each can be left out before it undoes what many others have learned."""
 
 from __future__ import annotations

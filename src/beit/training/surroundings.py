@@ -1,4 +1,4 @@
-"""What a run's numbers depend on besides its settings and pictures, compared when it goes on."""
+"""What a run's numbers depend on besides its settings and images, compared when it goes on."""
 
 from __future__ import annotations
 

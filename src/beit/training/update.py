@@ -1,7 +1,7 @@
 """One update of the weights: gradients under accumulation, clip, schedule, step, average.
 
-A step is done once, on its own pictures. Where fp16 overflows it is done again with half the scale,
-and where memory runs out with half the micro-batch; neither loses a picture, and neither the
+A step is done once, on its own images. Where fp16 overflows it is done again with half the scale,
+and where memory runs out with half the micro-batch; neither loses an image, and neither the
 schedule nor the average notices.
 """
 
@@ -147,7 +147,7 @@ class Updater:
             if self.config.micro_batch is not None:
                 raise too_large(asked, self.micro_batch, step)
             self._say(
-                f"memory ran out with {asked} pictures at a time: going on with {self.micro_batch} "
+                f"memory ran out with {asked} images at a time: going on with {self.micro_batch} "
                 f"(x{self.accumulation} accumulation)"
             )
         if agreed:
@@ -166,7 +166,7 @@ class Updater:
     def _accumulated(
         self, step: int, arrived: list[Batch | None], batches: Iterator[Batch], *, reduced: bool
     ) -> dict[str, Tensor]:
-        """Gradients of this process's pictures, averaged over the processes if `reduced`."""
+        """Gradients of this process's images, averaged over the processes if `reduced`."""
         terms: dict[str, Tensor] = {}
         last = self.accumulation - 1
         for number, (first, batch) in enumerate(self.micro_batches(arrived, batches)):
@@ -188,7 +188,7 @@ class Updater:
     def micro_batches(
         self, arrived: list[Batch | None], batches: Iterator[Batch]
     ) -> Iterator[tuple[int, Batch]]:
-        """The pictures of a step, with the place of the first in the batch of the update; what
+        """The images of a step, with the place of the first in the batch of the update; what
         arrives is kept where the step may be done again.
 
         Where it will not, what is done with is let go: it may lie in memory that is shared with the
@@ -209,7 +209,7 @@ class Updater:
                 arrived[number] = None
 
     def circumstances(self, step: int, first: int) -> Circumstances:
-        """What decides the numbers of a micro-batch, beside weights and pictures."""
+        """What decides the numbers of a micro-batch, beside weights and images."""
         return Circumstances(
             seed=self.config.seed,
             step=step,
@@ -256,7 +256,7 @@ class Updater:
         return self._first + int(self._sound)
 
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
-        """What the next update depends on, beside step and pictures: tensors, and plain values.
+        """What the next update depends on, beside step and images: tensors, and plain values.
 
         All processes must ask.
         """

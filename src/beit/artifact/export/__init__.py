@@ -47,7 +47,7 @@ class Exported:
     metadata: dict[str, str]
     parity: Parity
     samples: str
-    """The pictures it was checked on."""
+    """The images it was checked on."""
 
     def lines(self) -> list[str]:
         """What was written, on what it was checked, and what came of that."""
@@ -57,7 +57,7 @@ class Exported:
         lines = [
             str(self.path),
             f"checked  against the model in fp32 on {self.samples}",
-            f"         batches of {batches}; pictures of {sizes}; {found.pictures} answers",
+            f"         batches of {batches}; images of {sizes}; {found.images} answers",
         ]
         if found.scale:
             allowed = f" (allowed {TOLERANCE:.0e})" if kind == "fp32" else ""
@@ -104,7 +104,7 @@ def export(
 
     `artifact` is whatever `beit.load` takes; `out` is a file (.pt2, .onnx) or, for OpenVINO, a
     folder. The answer is what the model is for: logits, tokens, or the features of the last block.
-    The batch size is free; with `dynamic` the size of the pictures too. `data` are the pictures it
+    The batch size is free; with `dynamic` the size of the images too. `data` are the images it
     is checked on, `samples` of them; without it a built-in set. `label_file` says how a label file
     among these is read.
     Raises ExportError for a file that does not give what the model gives; then nothing is
@@ -128,7 +128,7 @@ def export(
         source = open_artifact(artifact)
         what = choose_answer(source, answer)
         shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
-        pictures = (
+        images = (
             from_data(
                 data,
                 shape.channels,
@@ -145,11 +145,11 @@ def export(
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
             folder.mkdir()
-            parity = _write(source, what, shape, precision, to, folder, metadata, pictures)
+            parity = _write(source, what, shape, precision, to, folder, metadata, images)
             (folder if to == "openvino" else folder / NAMES[to]).rename(temporary)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return Exported(path=place, metadata=metadata, parity=parity, samples=pictures.origin)
+    return Exported(path=place, metadata=metadata, parity=parity, samples=images.origin)
 
 
 def _one_of(source: Artifact) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def _write(
     to: Format,
     folder: Path,
     metadata: dict[str, str],
-    pictures: Samples,
+    images: Samples,
 ) -> Parity:
     graph = build_graph(source, what, shape, precision)
     program = formats.trace(graph, shape)
@@ -187,7 +187,7 @@ def _write(
             formats.write_openvino(onnx_file, file, metadata)
             onnx_file.unlink()
     run = formats.open_file(file, to)
-    return check(run, source, graph, shape, pictures, precision)
+    return check(run, source, graph, shape, images, precision)
 
 
 def describe(

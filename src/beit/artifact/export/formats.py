@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from beit.artifact.export.graph import (
     LARGEST,
-    MOST_PICTURES,
+    MOST_IMAGES,
     MOST_PIXELS,
     SMALLEST,
     Graph,
@@ -30,8 +30,8 @@ from beit.errors import ConfigError, ExportError, ResourceError
 
 Format = Literal["torch", "onnx", "openvino"]
 Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Pictures in, every output of the graph."""
-INPUT = "pictures"
+"""Images in, every output of the graph."""
+INPUT = "images"
 METADATA = "metadata.json"
 NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 LARGEST_FILE = 2**31 - 2**20
@@ -71,7 +71,7 @@ def versions(to: Format) -> dict[str, str]:
 
 
 def example(shape: Shape) -> torch.Tensor:
-    """Pictures to trace a graph with, of a size that is not special in any way."""
+    """Images to trace a graph with, of a size that is not special in any way."""
     height, width = shape.size
     if shape.dynamic:
         rows = height // shape.unit
@@ -86,7 +86,7 @@ def example(shape: Shape) -> torch.Tensor:
 def trace(graph: Graph, shape: Shape) -> ExportedProgram:
     """The graph as a program of any batch size. Raises ExportError if PyTorch cannot follow it."""
     first = 2 if shape.preprocess == "none" else 1
-    dynamic: dict[int, Any] = {0: Dim("batch", min=1, max=MOST_PICTURES)}
+    dynamic: dict[int, Any] = {0: Dim("batch", min=1, max=MOST_IMAGES)}
     for axis, name in ((first, "rows"), (first + 1, "columns")):
         if shape.dynamic:
             dynamic[axis] = shape.unit * Dim(name, min=SMALLEST, max=LARGEST)
@@ -233,9 +233,9 @@ def open_file(file: Path, to: Format) -> Run:
     if to == "torch":
         module = torch.export.load(file).module()
 
-        def run_torch(pictures: np.ndarray) -> list[np.ndarray]:
+        def run_torch(images: np.ndarray) -> list[np.ndarray]:
             with torch.no_grad():
-                return [output.numpy() for output in module(torch.from_numpy(pictures))]
+                return [output.numpy() for output in module(torch.from_numpy(images))]
 
         return run_torch
     if to == "onnx":
@@ -243,12 +243,12 @@ def open_file(file: Path, to: Format) -> Run:
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        return lambda pictures: list(session.run(None, {INPUT: pictures}))
+        return lambda images: list(session.run(None, {INPUT: images}))
     openvino = _library("openvino", "openvino")
     compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    def run_openvino(pictures: np.ndarray) -> list[np.ndarray]:
-        found = compiled({0: pictures})
+    def run_openvino(images: np.ndarray) -> list[np.ndarray]:
+        found = compiled({0: images})
         return [np.array(found[output]) for output in compiled.outputs]
 
     return run_openvino

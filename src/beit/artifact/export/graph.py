@@ -27,13 +27,13 @@ LARGEST = 64
 """Patches per side that a graph of dynamic size reads at most: 1024 pixels at patches of 16."""
 SMALLEST = 2
 """A program of torch.export takes a side of one patch for a case of its own."""
-MOST_PICTURES = 4096
+MOST_IMAGES = 4096
 MOST_PIXELS = 16384
-"""Per side of a picture that a graph resizes."""
+"""Per side of an image that a graph resizes."""
 
 
 class Shape(NamedTuple):
-    """What the pictures of a graph look like."""
+    """What the images of a graph look like."""
 
     channels: int
     size: tuple[int, int]
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
 
 class Graph(nn.Module):
-    """Pictures in, the answer out; nothing else is needed to use it."""
+    """Images in, the answer out; nothing else is needed to use it."""
 
     def __init__(
         self, model: nn.Module, answer: Answer, before: Sequence[nn.Module], half: bool
@@ -57,9 +57,9 @@ class Graph(nn.Module):
         self.answer = answer
         self.half_precision = half
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The logits, the tokens, or the mean patch vector [B,D] and all patch vectors [B,N,D]."""
-        pixels = self.before(pictures)
+        pixels = self.before(images)
         if isinstance(self.model, VisualTokenizer):
             return (self.model.encode(pixels),)
         pixels = pixels.half() if self.half_precision else pixels
@@ -98,7 +98,7 @@ def choose_shape(
     dynamic: bool,
     preprocess: Preprocess,
 ) -> Shape:
-    """The pictures that the graph will read. Raises ConfigError for what it cannot."""
+    """The images that the graph will read. Raises ConfigError for what it cannot."""
     model = artifact.model
     if isinstance(model, VisualTokenizer):
         channels, own, unit = model.config.channels, model.size, model.config.downsampling
@@ -114,7 +114,7 @@ def choose_shape(
         )
     check_that(
         not (dynamic and preprocess == "resize"),
-        "a graph that resizes its pictures has one size to resize to",
+        "a graph that resizes its images has one size to resize to",
         "leave --dynamic or --preprocess resize out",
     )
     check_that(
@@ -125,9 +125,9 @@ def choose_shape(
     if answer == "logits" and isinstance(model, Segmenter):
         check_that(
             preprocess != "resize",
-            "a segmenter answers for the pixels it is given: resized and cropped pictures have "
-            "other pixels than the picture",
-            "use --preprocess normalise, and give it windows of the picture",
+            "a segmenter answers for the pixels it is given: resized and cropped images have "
+            "other pixels than the image",
+            "use --preprocess normalise, and give it windows of the image",
         )
         check_that(
             not dynamic or isinstance(model.neck, NormNeck),

@@ -30,7 +30,7 @@ it depends on the use."""
 class Parity(NamedTuple):
     """What was compared, and how it came out."""
 
-    pictures: int
+    images: int
     """Compared at all, over all batch sizes and sizes."""
     batches: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
@@ -44,11 +44,11 @@ class Parity(NamedTuple):
     levels: int | None
     """Largest difference of a resized pixel from ours, out of 255."""
     accuracy: tuple[float, float] | None = None
-    """Of the model and of the file, where the pictures have labels."""
+    """Of the model and of the file, where the images have labels."""
 
 
 class Pair(NamedTuple):
-    """Pictures as the file takes them and as the model does."""
+    """Images as the file takes them and as the model does."""
 
     given: np.ndarray
     pixels: Tensor
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 
 
 def reference(model: nn.Module, answer: Answer, pixels: Tensor) -> list[np.ndarray]:
-    """What the model itself says about uint8 pictures [B,C,H,W]."""
+    """What the model itself says about uint8 images [B,C,H,W]."""
     with torch.no_grad():
         if isinstance(model, VisualTokenizer):
             return [model.encode(pixels).numpy()]
@@ -70,27 +70,27 @@ def reference(model: nn.Module, answer: Answer, pixels: Tensor) -> list[np.ndarr
 def check(
     run: Run, artifact: Artifact, graph: Graph, shape: Shape, samples: Samples, precision: Precision
 ) -> Parity:
-    """Compare over batch sizes, sizes and all pictures. Raises ExportError if they differ."""
+    """Compare over batch sizes, sizes and all images. Raises ExportError if they differ."""
     worst, scale, equal, places, count, levels = 0.0, 0.0, 0, 0, 0, 0
     hits = np.zeros(2)
     sizes = checked_sizes(shape, samples)
     for size in sizes:
         for batch in BATCHES:
-            for start in range(0, max(len(samples.pictures) - batch + 1, 1), batch):
-                chosen = [(start + i) % len(samples.pictures) for i in range(batch)]
+            for start in range(0, max(len(samples.images) - batch + 1, 1), batch):
+                chosen = [(start + i) % len(samples.images) for i in range(batch)]
                 pair = _pair(
-                    [samples.pictures[index] for index in chosen], artifact, graph, shape, size
+                    [samples.images[index] for index in chosen], artifact, graph, shape, size
                 )
                 found = run(pair.given)
                 if any(
                     not np.array_equal(*two) for two in zip(found, run(pair.given), strict=True)
                 ):
-                    raise _failed("the same pictures twice give different answers")
+                    raise _failed("the same images twice give different answers")
                 expected = reference(artifact.model, graph.answer, pair.pixels)
                 for ours, theirs in zip(expected, found, strict=True):
                     if ours.shape != theirs.shape or not np.isfinite(theirs).all():
                         raise _failed(
-                            f"{batch} pictures of {size[0]} x {size[1]} give {theirs.shape} "
+                            f"{batch} images of {size[0]} x {size[1]} give {theirs.shape} "
                             f"instead of {ours.shape}, or values that are not finite"
                         )
                     if ours.dtype.kind == "f":
@@ -105,7 +105,7 @@ def check(
                     if samples.targets and best[0].ndim == 1 and batch == 1:
                         target = samples.targets[start]
                         hits += [best[0][0] == target, best[1][0] == target]
-    labelled = len(samples.pictures) * len(sizes)
+    labelled = len(samples.images) * len(sizes)
     parity = Parity(
         count,
         BATCHES,
@@ -156,7 +156,7 @@ def _judge(parity: Parity, precision: Precision) -> None:
 
 def checked_sizes(shape: Shape, samples: Samples) -> list[tuple[int, int]]:
     """The one size of a fixed graph; of a dynamic one its own, a smaller and a larger one that are
-    not square; three sizes of pictures for a graph that resizes."""
+    not square; three sizes of images for a graph that resizes."""
     height, width = shape.size
     unit = shape.unit
     if shape.dynamic:
@@ -165,18 +165,18 @@ def checked_sizes(shape: Shape, samples: Samples) -> list[tuple[int, int]]:
         larger = min(rows + 3, LARGEST) * unit, min(columns + 1, LARGEST) * unit
         return [shape.size, smaller, larger]
     if shape.preprocess == "resize":
-        side = min(min(picture.shape[:2]) for picture in samples.pictures)
+        side = min(min(image.shape[:2]) for image in samples.images)
         return [(side, side), (max(side * 2 // 3, 1), side), (side, max(side // 2, 1))]
     return [shape.size]
 
 
-def _prepared(picture: np.ndarray, size: tuple[int, int], artifact: Artifact) -> Tensor:
+def _prepared(image: np.ndarray, size: tuple[int, int], artifact: Artifact) -> Tensor:
     said = artifact.details
-    return central_view(picture, size, said.crop, said.resize, said.interpolation)
+    return central_view(image, size, said.crop, said.resize, said.interpolation)
 
 
 def _pair(
-    pictures: list[np.ndarray],
+    images: list[np.ndarray],
     artifact: Artifact,
     graph: Graph,
     shape: Shape,
@@ -184,13 +184,13 @@ def _pair(
 ) -> Pair:
     """A batch for the file and for the model."""
     if shape.preprocess == "resize":
-        cut = np.stack([picture[: size[0], : size[1]] for picture in pictures])
+        cut = np.stack([image[: size[0], : size[1]] for image in images])
         view = graph.before[0]
         assert isinstance(view, CentralView)
         pixels = view(torch.from_numpy(cut)).permute(0, 3, 1, 2).contiguous()
         ours = torch.stack([_prepared(each, shape.size, artifact) for each in cut])
         return Pair(cut, pixels, int((pixels.int() - ours.int()).abs().max()))
-    pixels = torch.stack([_prepared(each, size, artifact) for each in pictures]).contiguous()
+    pixels = torch.stack([_prepared(each, size, artifact) for each in images]).contiguous()
     if shape.preprocess == "normalise":
         return Pair(pixels.permute(0, 2, 3, 1).contiguous().numpy(), pixels, 0)
     if isinstance(artifact.model, BackboneModel):

@@ -1,4 +1,4 @@
-"""Positions for pictures of any size, computed in the exported graph.
+"""Positions for images of any size, computed in the exported graph.
 
 `beit.models.position` finds the resizing of a relative table by a search, which no graph can hold.
 But for each number of patches per side it is one small matrix: all of them, up to the largest side,
@@ -60,7 +60,7 @@ def _all_resizings(old: int, largest: int) -> Float[Tensor, "sides new old"]:
 
 
 class PositionedEmbedding(nn.Module):
-    """Patch embedding with absolute positions, resized to the grid of the picture."""
+    """Patch embedding with absolute positions, resized to the grid of the image."""
 
     def __init__(
         self, embedding: PatchEmbedding, positions: Float[Tensor, "1 width h w"], patch: int
@@ -82,7 +82,7 @@ class PositionedEmbedding(nn.Module):
 
 @torch.no_grad()
 def read_any_grid(backbone: VisionTransformer, largest: int) -> None:
-    """Change a backbone, in place, to one whose exported graph reads pictures of any size."""
+    """Change a backbone, in place, to one whose exported graph reads images of any size."""
     for name, module in list(backbone.named_modules()):
         learned = module.learned if isinstance(module, KeptBias) else module
         parent = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""What happens to a picture before the model, as part of the exported graph.
+"""What happens to an image before the model, as part of the exported graph.
 
 The antialiased resizing is that of Pillow and PyTorch (bicubic: a = -0.5; the filter as wide as the
 step), written as one matrix per axis, so that no runtime's own resizing is asked for. Rows are
@@ -35,9 +35,9 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
 
     def forward(
-        self, pictures: UInt8[Tensor, "batch height width channels"]
+        self, images: UInt8[Tensor, "batch height width channels"]
     ) -> Float[Tensor, "batch channels height width"]:
-        pixels = pictures.permute(0, 3, 1, 2).float() / 255
+        pixels = images.permute(0, 3, 1, 2).float() / 255
         return (pixels - self.get_buffer("mean")) / self.get_buffer("std")
 
 
@@ -58,9 +58,9 @@ class CentralView(nn.Module):
         self.kernel: Kernel = kernel
 
     def forward(
-        self, pictures: UInt8[Tensor, "batch height width channels"]
+        self, images: UInt8[Tensor, "batch height width channels"]
     ) -> UInt8[Tensor, "batch new_height new_width channels"]:
-        sides = pictures.shape[1:3]
+        sides = images.shape[1:3]
         height, width = (torch.full((), side, dtype=torch.int64) for side in sides)
         # The side that needs the larger factor decides, the other one follows in proportion.
         scaled = (
@@ -71,7 +71,7 @@ class CentralView(nn.Module):
             scaled = (height * 0 + self.cover[0], width * 0 + self.cover[1])
         rows = _weights(sides[0], height, scaled[0], self.size[0], self.kernel)
         columns = _weights(sides[1], width, scaled[1], self.size[1], self.kernel)
-        planes = pictures.permute(0, 3, 1, 2).float()
+        planes = images.permute(0, 3, 1, 2).float()
         across = _levels(planes @ columns.t())
         return _levels(rows @ across).permute(0, 2, 3, 1).to(torch.uint8)
 

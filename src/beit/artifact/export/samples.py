@@ -1,4 +1,4 @@
-"""The pictures an export is checked on: the user's own, or a built-in set."""
+"""The images an export is checked on: the user's own, or a built-in set."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ BUILT_IN = 32
 
 
 class Samples(NamedTuple):
-    """Pictures uint8 [H, W, C] of any sizes, and where they come from."""
+    """Images uint8 [H, W, C] of any sizes, and where they come from."""
 
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     origin: str
     targets: list[int] | None = None
-    """Their classes, numbered as the model's, where the pictures have labels of its classes."""
+    """Their classes, numbered as the model's, where the images have labels of its classes."""
 
 
 def built_in(channels: int) -> Samples:
-    """Thirty-two computed pictures of 96 x 128 pixels: waves of several lengths and directions,
+    """Thirty-two computed images of 96 x 128 pixels: waves of several lengths and directions,
     over a gradient, with some noise; the same in every process."""
     chance = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:96j, -1:1:128j]
-    pictures = []
+    images = []
     for _ in range(BUILT_IN):
         lengths, turns, levels = (
             chance.uniform(1, 12, channels),
@@ -42,8 +42,8 @@ def built_in(channels: int) -> Samples:
         waves = np.sin(lengths * (np.cos(turns) * x[..., None] + np.sin(turns) * y[..., None]) * 3)
         noise = chance.normal(0, 8, (96, 128, channels))
         pixels = levels + 60 * waves + 30 * x[..., None] + noise
-        pictures.append(pixels.clip(0, 255).astype(np.uint8))
-    return Samples(pictures, f"{BUILT_IN} built-in pictures (waves, gradients, noise)")
+        images.append(pixels.clip(0, 255).astype(np.uint8))
+    return Samples(images, f"{BUILT_IN} built-in images (waves, gradients, noise)")
 
 
 def from_data(
@@ -54,16 +54,16 @@ def from_data(
     label_file: LabelFileConfig = BY_HEADINGS,
     value_range: ValueRange | None = None,
 ) -> Samples:
-    """Up to `limit` pictures, evenly spread over a source of any kind; with their labels, if it has
+    """Up to `limit` images, evenly spread over a source of any kind; with their labels, if it has
     any and they are all among `classes`. Raises DataError for unreadable ones."""
     source = _open(place, limit, label_file)
     known = {name: number for number, name in enumerate(classes)}
     labelled = bool(source.classes) and known.keys() >= set(source.classes)
-    pictures, targets = [], []
+    images, targets = [], []
     for index in range(len(source)):
         try:
             record = source.read(index)
-            pictures.append(decode(record.data, channels=channels, value_range=value_range))
+            images.append(decode(record.data, channels=channels, value_range=value_range))
             if labelled and isinstance(record.target, int):
                 targets.append(known[source.classes[record.target]])
         except UnreadableError as error:
@@ -71,13 +71,13 @@ def from_data(
                 f"{source.key(index)} cannot be read: {error.reason}",
                 remedy="repair or remove it: `beit data check` names all of them",
             ) from error
-    whole = len(targets) == len(pictures)
-    return Samples(pictures, f"{len(pictures)} pictures of --data", targets if whole else None)
+    whole = len(targets) == len(images)
+    return Samples(images, f"{len(images)} images of --data", targets if whole else None)
 
 
 def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
-    """Labelled pictures of the validation part; without labels, all pictures."""
-    check_that(limit > 0, f"samples is {limit}", "check on one picture at least")
+    """Labelled images of the validation part; without labels, all images."""
+    check_that(limit > 0, f"samples is {limit}", "check on one image at least")
     reading = Reading(label_file=label_file)
     try:
         splits = open_labelled(place, split=0.5, per_class=None, seed=0, reading=reading)

@@ -1,4 +1,4 @@
-"""A folder of pictures: what is wrong with it, and which recipe, size and budget suit it."""
+"""A folder of images: what is wrong with it, and which recipe, size and budget suit it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ SERIOUS: dict[str, Level] = {
 }
 CHANGES = {
     UNREADABLE: "repair or remove these files, or follow the advice given for each",
-    "in two parts": "keep each picture in one part only",
+    "in two parts": "keep each image in one part only",
     "in two classes": "decide for one class",
     "duplicate": "remove the copies: they count double",
     "few in class": "collect more, or join classes",
-    "class missing": "give each part pictures of every class",
+    "class missing": "give each part images of every class",
     "tiny": "remove them, or use a recipe of their size (--size)",
 }
 
 
 class Look(NamedTuple):
-    """What the headers of some pictures say."""
+    """What the headers of some images say."""
 
     shortest: np.ndarray
     """The shorter side of each, in pixels."""
@@ -55,7 +55,7 @@ class Look(NamedTuple):
 
 
 def look(parts: Mapping[str, ImageSource]) -> Look:
-    """Read the headers of a few pictures of every part."""
+    """Read the headers of a few images of every part."""
     sides, modes = [], Counter[str]()
     for source in parts.values():
         few = evenly(source, max(1, MOST_HEADERS // len(parts)))
@@ -70,7 +70,7 @@ def look(parts: Mapping[str, ImageSource]) -> Look:
 
 
 def _finding(level: Level, subject: str, found: str, change: str = "") -> Finding:
-    return Finding(level, subject, found, change, "pictures")
+    return Finding(level, subject, found, change, "images")
 
 
 def _understood(account: Account) -> Iterator[Finding]:
@@ -89,9 +89,9 @@ def _understood(account: Account) -> Iterator[Finding]:
 
 
 def _faults(found: Checked) -> Iterator[Finding]:
-    every = sum(found.pictures.values())
+    every = sum(found.images.values())
     sampled = f"{found.looked_at:,} of {every:,}" if found.looked_at < every else f"all {every:,}"
-    yield _finding("ok", "pictures", f"{sampled} were looked through")
+    yield _finding("ok", "images", f"{sampled} were looked through")
     for kind, number in found.counts.items():
         examples = [one for one in found.findings if one.kind == kind][:2]
         named = "; ".join(f"{one.name}: {one.detail}" for one in examples)
@@ -137,7 +137,7 @@ def _kinds(seen: Look, channels: int) -> Iterator[Finding]:
 
 
 def suggest(number: int, shortest: int, gpu: bool) -> tuple[str, int]:
-    """A recipe and a size in pixels for so many pictures whose typical shorter side is this."""
+    """A recipe and a size in pixels for so many images whose typical shorter side is this."""
     if gpu:
         return ("base-in1k" if number >= MANY else "small"), 224
     # On a CPU each step costs the number of patches; 64 pixels are what the demo affords.
@@ -155,14 +155,14 @@ def _advice(number: int, seen: Look, asked: int) -> Iterator[Finding]:
     change = f"most would be enlarged: --size {max(32, middle // 32 * 32)} loses nothing"
     yield _finding("warn" if small else "ok", "sizes", words, change if small else "")
     if number < FEW_TO_PRETRAIN:
-        words = f"{number:,} pictures are few to pre-train on"
+        words = f"{number:,} images are few to pre-train on"
         change = (
             "start from a released model: beit finetune --init hf:microsoft/beit-base-patch16-224"
         )
         yield _finding("warn", "advice", words, change)
         return
     where = "one GPU" if gpu else "this CPU"
-    words = f"for {number:,} pictures on {where}: beit pretrain {recipe} --size {size}"
+    words = f"for {number:,} images on {where}: beit pretrain {recipe} --size {size}"
     yield _finding("ok", "advice", words, _budget(number, gpu))
 
 
@@ -177,7 +177,7 @@ def _budget(number: int, gpu: bool) -> str:
     )
 
 
-def check_pictures(
+def check_images(
     data: str,
     *,
     channels: int,
@@ -190,7 +190,7 @@ def check_pictures(
         parts = open_parts(data, reading)
         found = check_parts(data, parts, channels=channels, sample=sample)
     except BeitError as error:
-        yield _finding("fail", "pictures", error.problem, error.remedy)
+        yield _finding("fail", "images", error.problem, error.remedy)
         return
     yield from _understood(found.account)
     yield from _faults(found)

@@ -1,4 +1,4 @@
-"""Pictures of every format with faults put in by chance."""
+"""Images of every format with faults put in by chance."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from trial import Trial, Try
 
-from decoding import Outcome, mutated, outcomes, sound_pictures
+from decoding import Outcome, mutated, outcomes, sound_images
 
 AT_A_TIME = 200
-"""Decoded in one child, since a child costs more than a picture."""
+"""Decoded in one child, since a child costs more than an image."""
 
 
 def _fates(cases: list[tuple[str, bytes]]) -> Iterator[Outcome]:
-    """One for each; a picture that ends the child does not keep the others from their turn."""
+    """One for each; an image that ends the child does not keep the others from their turn."""
     while cases:
         found = outcomes(cases)
         yield from found
@@ -29,7 +29,7 @@ def _judge(name: str, outcome: Outcome) -> None:
 
 
 def tries(folder: Path, count: int) -> Iterator[Try]:
-    sound = sound_pictures()
+    sound = sound_images()
     for start in range(0, count, AT_A_TIME):
         cases = [mutated(sound, seed) for seed in range(start, min(start + AT_A_TIME, count))]
         for (name, _), outcome in zip(cases, _fates(cases), strict=True):
@@ -37,7 +37,7 @@ def tries(folder: Path, count: int) -> Iterator[Try]:
 
 
 TRIAL = Trial(
-    fault="flipped, lost, repeated or foreign bytes in a picture of any format and mode",
+    fault="flipped, lost, repeated or foreign bytes in an image of any format and mode",
     promise="read, or refused with a reason; no crash, no hang, at most 1.5 GB of memory",
     count=10_000,
     tries=tries,

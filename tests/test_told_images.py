@@ -1,4 +1,4 @@
-"""What is odd about the pictures of a run is in its terminal, its log, its files and its report."""
+"""What is odd about the images of a run is in its terminal, its log, its files and its report."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def named(file: Path) -> dict[str, str]:
 
 @pytest.fixture
 def parts(class_folders: Path, tmp_path: Path) -> Path:
-    """train/ and val/ with an animation each, and one picture in both."""
-    root = tmp_path / "pictures"
+    """train/ and val/ with an animation each, and one image in both."""
+    root = tmp_path / "images"
     for part in ("train", "val"):
         shutil.copytree(class_folders, root / part)
     for number, place in enumerate(sorted((root / "val").rglob("*.png"))):
@@ -44,7 +44,7 @@ def parts(class_folders: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_a_run_tells_of_animations_and_of_pictures_in_both_parts(
+def test_a_run_tells_of_animations_and_of_images_in_both_parts(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -55,14 +55,14 @@ def test_a_run_tells_of_animations_and_of_pictures_in_both_parts(
     assert not (out / "unreadable.jsonl").exists()
     log = (out / "log.txt").read_text()
     for text in (log, capsys.readouterr().out):
-        assert "note: 1 of the pictures to learn from come again for validation, as train/" in text
-    assert log.count("the first picture was taken") == 1
+        assert "note: 1 of the images to learn from come again for validation, as train/" in text
+    assert log.count("the first image was taken") == 1
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4
     assert [row for row in rows if row["kind"] == "train"][-1]["several"] == 2
     page = write_report(out).read_text()
-    assert "2 files held several pictures, of which the first was taken" in page
-    assert "1 picture to learn from came again for validation" in page
+    assert "2 files held several images, of which the first was taken" in page
+    assert "1 image to learn from came again for validation" in page
     assert "could not be read" not in page
 
 
@@ -79,7 +79,7 @@ def test_a_pre_training_tells_of_animations_that_it_is_measured_with(
 
 @pytest.fixture
 def broken(class_folders: Path, tmp_path: Path) -> Path:
-    """Pictures of which three cannot be read."""
+    """Images of which three cannot be read."""
     root = tmp_path / "broken"
     shutil.copytree(class_folders, root)
     for name in ("a.jpg", "b.png", "c.png"):
@@ -87,7 +87,7 @@ def broken(class_folders: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_a_run_tells_of_pictures_that_cannot_be_read_and_of_those_held_out(
+def test_a_run_tells_of_images_that_cannot_be_read_and_of_those_held_out(
     broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -95,20 +95,20 @@ def test_a_run_tells_of_pictures_that_cannot_be_read_and_of_those_held_out(
     log, told = (out / "log.txt").read_text(), capsys.readouterr().out
     assert set(named(out / "unreadable.jsonl")) == {"disc/a.jpg", "disc/b.png", "disc/c.png"}
     for text in (log, told):
-        assert "note: 7 of 39 pictures are held out to measure on (--held-out)" in text
-        assert "32 pictures, batch 12" in text
+        assert "note: 7 of 39 images are held out to measure on (--held-out)" in text
+        assert "32 images, batch 12" in text
         for name in ("a.jpg", "b.png", "c.png"):
             assert text.count(f"disc/{name} cannot be read and is left out: ") == 1
         assert f"left out: 3; {out / 'unreadable.jsonl'} names them" in text
 
 
-def test_a_run_that_met_too_many_unreadable_pictures_goes_on_with_a_higher_limit(
+def test_a_run_that_met_too_many_unreadable_images_goes_on_with_a_higher_limit(
     broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     options = OPTIONS | {"data": str(broken), "out": str(out), "quiet": True}
     with pytest.raises(
-        DataError, match="of 39 pictures cannot be read, --bad-limit allows 1"
+        DataError, match="of 39 images cannot be read, --bad-limit allows 1"
     ) as caught:
         runs.tokenizer("tiny", held_out=0.0, **options)
     for word in ("beit data check", "--bad-limit", "--resume"):
@@ -116,14 +116,14 @@ def test_a_run_that_met_too_many_unreadable_pictures_goes_on_with_a_higher_limit
     assert list((out / "checkpoints").glob("step-*"))  # what was learned until then is kept
     with pytest.raises(RunFolderError, match="holds a run"):
         runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, **options)
-    with pytest.raises(DataError, match="pictures cannot be read"):
+    with pytest.raises(DataError, match="images cannot be read"):
         runs.tokenizer("tiny", held_out=0.0, resume=True, **options)
     run = runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, resume=True, **options)
     assert run.artifact.exists()
     assert "going on after step 2" in (out / "log.txt").read_text()
 
 
-def test_a_run_that_met_too_many_unreadable_pictures_goes_on_without_them(
+def test_a_run_that_met_too_many_unreadable_images_goes_on_without_them(
     broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -139,8 +139,8 @@ def test_a_run_that_met_too_many_unreadable_pictures_goes_on_without_them(
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
 
 
-def test_a_segmentation_tells_of_pictures_in_both_parts(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "pictures", train=4, validation=2)
+def test_a_segmentation_tells_of_images_in_both_parts(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "images", train=4, validation=2)
     shutil.copy(root / "images/train/00.jpg", root / "images/val/00.jpg")
     shutil.copy(root / "masks/train/00.png", root / "masks/val/00.png")
     out = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Pictures of a report: what is shown is what the models say."""
+"""Images of a report: what is shown is what the models say."""
 
 from __future__ import annotations
 
@@ -102,19 +102,19 @@ def test_pixel_guesses_agree_with_the_objective(runs):
 def test_the_view_of_the_report_has_no_chance(runs, pretrained):
     config = replace(read_run_config(runs.pretraining), evaluation_crop=1.0)
     view = central_masks(config, pretrained[1])
-    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    sample = view(picture, None, random.Random(0))
-    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(picture[:, 8:40]))
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    sample = view(image, None, random.Random(0))
+    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(image[:, 8:40]))
 
 
 def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
     config = replace(read_run_config(runs.pretraining), evaluation_crop=0.5)
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    sample = central_masks(config, pretrained[1])(picture, None, random.Random(0))
-    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(picture[16:48, 16:48]))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    sample = central_masks(config, pretrained[1])(image, None, random.Random(0))
+    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(image[16:48, 16:48]))
 
 
-def test_a_strip_is_one_picture_of_rows(runs, tmp_path):
+def test_a_strip_is_one_image_of_rows(runs, tmp_path):
     place = write_strip(runs.pretraining, tmp_path / "strip.png", rows=2, zoom=1)
     with Image.open(place) as strip:
         assert strip.size == (5 * (32 + 12), 2 * (32 + 12))
@@ -122,7 +122,7 @@ def test_a_strip_is_one_picture_of_rows(runs, tmp_path):
         write_strip(runs.tokenizer, tmp_path / "other.png")
 
 
-def test_pictures_become_png_that_are_not_too_large():
+def test_images_become_png_that_are_not_too_large():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     assert (np.array(decoded(data_uri(pixels))) == pixels).all()
     assert decoded(data_uri(np.zeros((512, 256, 3), np.uint8))).size == (64, 128)
@@ -136,22 +136,19 @@ def test_any_number_of_channels_can_be_shown(channels):
 
 
 def test_overlays_touch_the_right_patches():
-    picture, grid = np.full((4, 6, 3), 200, np.uint8), (2, 3)
+    image, grid = np.full((4, 6, 3), 200, np.uint8), (2, 3)
     mask = torch.tensor([True, False, False, False, False, True])
-    hidden = (hide(picture, mask, grid) != 200).any(axis=2)
+    hidden = (hide(image, mask, grid) != 200).any(axis=2)
     assert hidden[:2, :2].all()
     assert hidden[2:, 4:].all()
     assert hidden.sum() == 8
     assert (per_pixel(mask.numpy(), grid, (4, 6)) == hidden).all()
-    judged = judge(picture, mask, torch.tensor([True] + [False] * 5), grid)
+    judged = judge(image, mask, torch.tensor([True] + [False] * 5), grid)
     assert judged[0, 0, 1] > judged[0, 0, 0]  # teal
     assert judged[3, 5, 0] > judged[3, 5, 2]  # orange
     assert len(np.unique(judged[0, 2:])) == 1  # grey
-    assert (mark(picture, 0, grid)[3, 4:] == 200).all()
-    assert (
-        heat(picture, mask.float(), grid)[0, 0].sum()
-        > heat(picture, mask.float(), grid)[0, 3].sum()
-    )
+    assert (mark(image, 0, grid)[3, 4:] == 200).all()
+    assert heat(image, mask.float(), grid)[0, 0].sum() > heat(image, mask.float(), grid)[0, 3].sum()
 
 
 def test_each_code_has_its_colour():
@@ -188,7 +185,7 @@ def test_confusions_are_named():
     assert listed.index("3 of 3") < listed.index("1 of 6")
 
 
-def test_large_models_see_fewer_pictures():
+def test_large_models_see_fewer_images():
     model = torch.nn.Linear(1000, 1000)
     cpu = torch.device("cpu")
     assert affordable(model, 10, cpu, 64) == 64

@@ -1,4 +1,4 @@
-"""Decoded pictures of a source: decoded when asked for, or all at once and kept."""
+"""Decoded images of a source: decoded when asked for, or all at once and kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from beit.data.sources import ImageSource, Record, Target, spread, target_at
 from beit.data.values import UnreadableError, ValueRange
 
 CACHE_LIMIT = 512 * 2**20
-"""Bytes of decoded pictures that are kept without being asked to."""
+"""Bytes of decoded images that are kept without being asked to."""
 ESTIMATE_FROM = 16
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """Pixels uint8 [H,W,C], not to be written to, and the class id or labels if there are any.
 
-    Of a segmented picture the labels lie behind the channels: [H,W,C+1].
+    Of a segmented image the labels lie behind the channels: [H,W,C+1].
     """
 
     pixels: np.ndarray
@@ -37,10 +37,10 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-class Pictures:
-    """Pictures by index. `cache`: keep them decoded; None does so if they fit in half a gigabyte.
+class Images:
+    """Images by index. `cache`: keep them decoded; None does so if they fit in half a gigabyte.
 
-    Kept pictures are decoded by threads before the first use and lie in one flat tensor, so that
+    Kept images are decoded by threads before the first use and lie in one flat tensor, so that
     worker processes share its memory however they are started.
     """
 
@@ -68,33 +68,33 @@ class Pictures:
 
     @property
     def cached(self) -> bool:
-        """Whether the decoded pictures are in memory."""
+        """Whether the decoded images are in memory."""
         return self._flat is not None
 
     def key(self, index: int) -> str:
-        """The stable name of a picture."""
+        """The stable name of an image."""
         return self._source.key(index)
 
-    def _picture(self, record: Record) -> Picture:
+    def _image(self, record: Record) -> DecodedImage:
         (pixels, several), labels = (
             decode_first(record.data, channels=self._channels, value_range=self._value_range),
             record.labels,
         )
         if labels is not None:
             if labels.shape != pixels.shape[:2]:
-                raise UnreadableError(f"its mask is {labels.shape}, the picture {pixels.shape[:2]}")
+                raise UnreadableError(f"its mask is {labels.shape}, the image {pixels.shape[:2]}")
             pixels = np.dstack([pixels, labels])
-        return Picture(pixels, record.target, several)
+        return DecodedImage(pixels, record.target, several)
 
-    def _decoded(self, index: int) -> Picture | str:
-        """The picture, or the reason why there is none."""
+    def _decoded(self, index: int) -> DecodedImage | str:
+        """The image, or the reason why there is none."""
         try:
-            return self._picture(self._source.read(index))
+            return self._image(self._source.read(index))
         except UnreadableError as error:
             return error.reason
 
     def _fit(self) -> bool:
-        """Whether a few pictures spread over the source promise that all of them fit."""
+        """Whether a few images spread over the source promise that all of them fit."""
         tried = [self._decoded(index) for index in spread(len(self), ESTIMATE_FROM)]
         sizes = [one.pixels.nbytes for one in tried if not isinstance(one, str)]
         return bool(sizes) and sum(sizes) / len(sizes) * len(self) <= CACHE_LIMIT
@@ -105,7 +105,7 @@ class Pictures:
         self._reasons = {
             index: reason for index, reason in enumerate(decoded) if isinstance(reason, str)
         }
-        read = {index: one for index, one in enumerate(decoded) if isinstance(one, Picture)}
+        read = {index: one for index, one in enumerate(decoded) if isinstance(one, DecodedImage)}
         self._several = frozenset(index for index, one in read.items() if one.several)
         self._shapes = np.zeros((len(decoded), 3), np.int64)
         for index, one in read.items():
@@ -119,14 +119,14 @@ class Pictures:
             memory[start : start + pixels.size] = pixels.reshape(-1)
             decoded[index] = ""  # frees it, so that little is held twice
 
-    def read(self, index: int) -> Picture:
-        """One picture. Errors: UnreadableError with the reason."""
+    def read(self, index: int) -> DecodedImage:
+        """One image. Errors: UnreadableError with the reason."""
         if self._flat is None:
-            return self._picture(self._source.read(index))
+            return self._image(self._source.read(index))
         if index in self._reasons:
             raise UnreadableError(self._reasons[index])
         height, width, channels = (int(side) for side in self._shapes[index])
         start = int(self._starts[index])
         stop = start + math.prod((height, width, channels))
         pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        return Picture(pixels, target_at(self._targets, index), index in self._several)
+        return DecodedImage(pixels, target_at(self._targets, index), index in self._several)
