@@ -327,3 +327,21 @@ def test_torchrun_and_the_command_line(class_folders, trained, tmp_path, environ
     assert main(arguments(tmp_path / "one")) == 0
     assert_same_numbers(tmp_path / "one", tmp_path / "two")
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1  # one process told it
+
+
+def test_an_error_of_every_process_is_printed_once(tmp_path, environment):
+    """`torchrun` gives each process an error file; what only one process finds is printed too."""
+
+    def failed(rank: int, data: Path) -> subprocess.CompletedProcess[str]:
+        error_file = tmp_path / "attempt_0" / str(rank) / "error.json"
+        error_file.parent.mkdir(parents=True, exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", "beit", "pretrain", "--data", data, "--out", tmp_path / "run"],
+            env=environment | {"TORCHELASTIC_ERROR_FILE": str(error_file), "RANK": str(rank)},
+            capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+
+    done = [failed(rank, tmp_path / "absent") for rank in (1, 0)]
+    assert [process.returncode for process in done] == [done[0].returncode] * 2 != [0, 0]
+    assert sum("there is nothing at" in process.stderr for process in done) == 1
+    assert "there is nothing at" in failed(0, tmp_path / "absent too").stderr

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from beit.cli import (
     FOR_ALL,
@@ -110,8 +112,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(error: BeitError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    if _first_to_print(str(error)):
+        print(f"error: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _first_to_print(message: str) -> bool:
+    """Whether no other process of this `torchrun` on this machine has printed the message.
+
+    What every process finds is read once; what one alone finds is never lost. The processes agree
+    through the folder in which `torchrun` keeps the error files of one attempt.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if not error_file:
+        return True
+    claim = Path(error_file).parents[1] / f"{zlib.crc32(message.encode()):08x}.printed"
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # a folder that cannot be written
+        return True
+    return True
 
 
 def _run(modules: Sequence[str], words: list[str]) -> None:
