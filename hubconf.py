@@ -20,7 +20,7 @@ except ImportError:  # what torch.hub fetched is not
 
 def beit(reference, sha256=""):
     """The backbone as a feature extractor with the verbs of timm's models, in evaluation mode."""
-    from beit.serving.predictor import load
+    from beit.serve.predictor import load
 
     return load(reference, sha256=sha256).feature_extractor()
 
@@ -28,7 +28,7 @@ def beit(reference, sha256=""):
 def classifier(reference, sha256=""):
     """A classifier: images to logits. uint8 is normalised by it, floats are taken as they are."""
     from beit.errors import CheckpointError
-    from beit.serving.predictor import load
+    from beit.serve.predictor import load
 
     found = load(reference, sha256=sha256)
     if found.artifact.kind != "classifier":
@@ -41,6 +41,6 @@ def classifier(reference, sha256=""):
 
 def tokenizer(reference):
     """A frozen visual tokenizer: `encode` gives the ids of images, `decode` images of ids."""
-    from beit.artifact.load import open_tokenizer
+    from beit.weights.load import open_tokenizer
 
     return open_tokenizer(reference, may_import=False)

@@ -31,16 +31,16 @@ from torch import Tensor, nn
 
 import beit
 from beit.batch import MaskedBatch, to_device
-from beit.chance import Chance
 from beit.config import MaskedConfig, PretrainRunConfig, ViewConfig
 from beit.masked_patches import MaskedPatches
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import TokenTargets
 from beit.recipes import demo
-from beit.runs.execution import open_loader
-from beit.runs.pretraining import prepare
+from beit.rng import SampleRNG
 from beit.studies.tiles import make_tiles
+from beit.tasks.execution import open_loader
+from beit.tasks.pretraining import prepare
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.parallel import start_processes
 from beit.training.schedule import learning_rate, weight_decay
@@ -135,7 +135,7 @@ def plain_losses(config: PretrainRunConfig) -> Iterator[float]:
     )
     loader = open_loader(config, task, processes)
     for step, batch in enumerate(loader.batches(0, training.steps)):
-        objective.train().draw(Chance(training.seed, step, 0), len(batch.keys), processes.device)
+        objective.train().draw(SampleRNG(training.seed, step, 0), len(batch.keys), processes.device)
         for group, decay in zip(
             optimizer.param_groups, (weight_decay(step, training), 0.0), strict=True
         ):

@@ -21,10 +21,10 @@ from torchvision.transforms import functional as TF
 
 from beit.config import AugmentConfig, BlockMasking, ViewConfig
 from beit.data.augment import TrainView
-from beit.data.collate import Outcome, collate
+from beit.data.collate import SampleResult, collate
 from beit.data.decode import decode
 from beit.data.loader import View
-from beit.data.views import MaskedViews
+from beit.data.transforms import MaskedViews
 from beit.studies.packages import folder_of
 from benchmarks.masks import GRID, algorithm_1
 from benchmarks.race import OURS, Contest, Contestant
@@ -98,7 +98,9 @@ def _masked_views(pipeline: str, interpolation: str) -> MaskedViews:
 
 def _ours(view: View, photos: list[bytes]) -> Contestant:
     chance = random.Random(0)
-    return lambda _clock: collate([Outcome("", view(decode(photo), 0, chance)) for photo in photos])
+    return lambda _clock: collate(
+        [SampleResult("", view(decode(photo), 0, chance)) for photo in photos]
+    )
 
 
 def _reading(read: Callable[[bytes], tuple[Tensor, ...]], photos: list[bytes]) -> Contestant:

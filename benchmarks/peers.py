@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beit.artifact.convert import published
-from beit.artifact.folders import write_timm, write_transformers
-from beit.artifact.store import Artifact, Details, Kind
 from beit.config import VisionTransformerConfig
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
+from beit.weights.convert import published
+from beit.weights.hf_timm_export import write_timm, write_transformers
+from beit.weights.store import Artifact, Details, Kind
 
 OFFICIAL = "BEIT_UNILM"
 """Environment variable that names a checkout of the official code (microsoft/unilm)."""

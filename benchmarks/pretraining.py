@@ -17,8 +17,8 @@ from beit.config import MaskedConfig, TrainingConfig
 from beit.config.training import Recompute
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.token_cache import TokenCache
 from beit.training.average import average_of
 from beit.training.optim import Optimizer
 from benchmarks.peers import (
@@ -79,7 +79,7 @@ class Task:
         self.mask = setting.mask(setting.pretraining)
 
     def ours(
-        self, precision: str, bank: TokenBank | None = None, recompute: Recompute = "off"
+        self, precision: str, bank: TokenCache | None = None, recompute: Recompute = "off"
     ) -> Contestant:
         """With the optimizer of our runs: fused, and grouped by decay. With a bank, tokens are
         encoded in the first step and found on disk in the others."""
@@ -164,8 +164,8 @@ def contests(setting: Setting) -> Iterator[Contest]:
     yield from _average(task.model)
 
 
-def _bank(setting: Setting, task: Task, folder: str) -> TokenBank:
-    return TokenBank(
+def _bank(setting: Setting, task: Task, folder: str) -> TokenCache:
+    return TokenCache(
         Path(folder),
         {},
         views=1,

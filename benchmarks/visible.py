@@ -21,9 +21,9 @@ from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.visible import VisibleOnlyPrediction
-from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.token_cache import TokenCache
 from beit.training.optim import Optimizer
 from benchmarks.pretraining import CLIP, TRAINING
 from benchmarks.race import OURS, Clock, Contest, Contestant
@@ -69,8 +69,8 @@ def _contest(
     )
 
 
-def _bank(setting: Setting, tokenizer: VisualTokenizer, folder: Path) -> TokenBank:
-    return TokenBank(
+def _bank(setting: Setting, tokenizer: VisualTokenizer, folder: Path) -> TokenCache:
+    return TokenCache(
         folder,
         {},
         views=1,

@@ -8,8 +8,8 @@ from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
 from beit.models.heads import Classifier
 from beit.objectives.base import Loss, Objective
-from beit.runs.execution import Run, carry_out, manner_of, resolve
-from beit.runs.finetuning import prepare
+from beit.tasks.execution import Run, resolve, run_options, run_training
+from beit.tasks.finetuning import prepare
 from beit.training.parallel import start_processes
 
 
@@ -38,4 +38,6 @@ def train(recipe: str, *, resume: bool = False, **options: object) -> Run:
     task = prepare(config, processes)
     assert isinstance(task.objective.model, Classifier)
     task = task._replace(objective=OrderedClasses(task.objective.model))
-    return carry_out(config, task, processes, manner_of(config, resume, quiet=False, report=True))
+    return run_training(
+        config, task, processes, run_options(config, resume, quiet=False, report=True)
+    )

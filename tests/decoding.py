@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beit.data.decode import decode
-from beit.data.values import UnreadableError
+from beit.data.pixel_types import UnreadableError
 from encoding import FORMATS, MODES, encoded
 
 MEMORY = 1500 * 2**20
@@ -21,7 +21,7 @@ SECONDS = 60
 NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff", b"\x80\0\0\0")
 
 
-class Outcome(NamedTuple):
+class SampleResult(NamedTuple):
     """What became of a file: `read`, `refused`, or worse: how the process ended."""
 
     name: str
@@ -56,7 +56,7 @@ def _child(cases: Iterable[tuple[str, bytes]], pipe: int) -> None:
             print(json.dumps([name, fate, reason]), file=report, flush=True)
 
 
-def outcomes(cases: Iterable[tuple[str, bytes]]) -> list[Outcome]:
+def outcomes(cases: Iterable[tuple[str, bytes]]) -> list[SampleResult]:
     """What becomes of every case in one child, up to the first that ends it."""
     readable, writable = os.pipe()
     child = os.fork()
@@ -72,10 +72,10 @@ def outcomes(cases: Iterable[tuple[str, bytes]]) -> list[Outcome]:
     with os.fdopen(readable) as report:
         lines = [json.loads(line) for line in report]
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    found = [Outcome(*line) for line in lines if len(line) == 3]
+    found = [SampleResult(*line) for line in lines if len(line) == 3]
     if status:
         ended = "hung" if status == -signal.SIGALRM else f"ended with {status}"
-        found.append(Outcome(lines[-1][0] if lines else "", ended, ""))
+        found.append(SampleResult(lines[-1][0] if lines else "", ended, ""))
     return found
 
 

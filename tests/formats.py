@@ -17,15 +17,15 @@ from PIL import Image
 from torch import nn
 
 import beit
-from beit.artifact import store
 from beit.config import LinearHeadConfig, VisionTransformerConfig
 from beit.config.runs import HeadConfig
 from beit.data import shards
 from beit.data.pack import pack
-from beit.models.heads import BareBackbone, Classifier, MaskedImageModel
+from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.training import checkpoint as checkpoints
 from beit.training.checkpoint import Checkpoint, save_checkpoint
+from beit.weights import store
 from miniature import VAE
 
 PLACE = Path(__file__).parent / "golden" / "formats"
@@ -82,7 +82,7 @@ def write_artifacts(place: Path) -> None:
     models = {
         "tokenizer": VAE.build(),
         "masked": MaskedImageModel(BACKBONE, 12),
-        "backbone": BareBackbone(BACKBONE),
+        "backbone": PretrainedBackbone(BACKBONE),
         "classifier": Classifier(BACKBONE, 2, HeadConfig(pooling="cls")),
         "segmenter": Segmenter(BACKBONE, 2, LinearHeadConfig()),
     }

@@ -26,8 +26,8 @@ from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruct import Reconstruct
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.parallel import Processes
-from beit.training.plan import Evaluation, Fit
 from beit.training.run_folder import RunFolder
+from beit.training.spec import Evaluation, FitSpec
 
 BATCH = 8
 CLASSES = 3
@@ -148,15 +148,15 @@ def evaluation(best: str = "") -> Evaluation:
 
 
 @contextmanager
-def opened(folder: Path, loader: InMemory, **options: Any) -> Iterator[Fit]:
+def opened(folder: Path, loader: InMemory, **options: Any) -> Iterator[FitSpec]:
     """A run in a folder, with 6 steps unless told otherwise."""
     values: dict[str, Any] = {
         "steps": 6, "batch": BATCH, "lr": 1e-2, "warmup_steps": 2, "clip": 1.0, "precision": "fp32",
         "log_every": 1, "evaluate_every": 2, "save_every": 2, "device": "cpu",
     }  # fmt: skip
-    given = {name: options.pop(name) for name in list(options) if name in Fit._fields}
+    given = {name: options.pop(name) for name in list(options) if name in FitSpec._fields}
     folder.mkdir(parents=True, exist_ok=True)
-    yield Fit(
+    yield FitSpec(
         config=TrainingConfig(**(values | options)),
         folder=RunFolder(folder),
         processes=CPU,

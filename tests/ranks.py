@@ -48,7 +48,7 @@ def together(function: Callable[..., Result], *given: Any, world: int = 2) -> li
     Raises AssertionError with the stack of whoever raised.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["beit.runs"])  # torch is imported once, not in each process
+    context.set_forkserver_preload(["beit.tasks"])  # torch is imported once, not in each process
     port = _free_port()
     lines, processes = [], []
     for rank in range(world):

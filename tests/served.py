@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from beit.artifact.store import Details, save_artifact
 from beit.config import LinearHeadConfig
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
+from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
 
 NAMES = ("classifier", "segmenter", "masked", "tokenizer")

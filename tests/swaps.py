@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import beit
-from beit.artifact.store import save_artifact
+from beit.weights.store import save_artifact
 from served import Running, png, wait_for, write_classifier
 
 IMAGES = 16

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from beit import runs
+from beit import tasks
 from beit.cli import main
 from beit.data.account import account_from_json
 from beit.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ def test_a_run_prints_logs_and_keeps_the_account(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    runs.finetune("tiny", data=str(data), out=str(out), **OPTIONS)
+    tasks.finetune("tiny", data=str(data), out=str(out), **OPTIONS)
     log = (out / "log.txt").read_text()
     for text in (log, capsys.readouterr().out):
         before, _, after = text.partition("starting:")
@@ -62,7 +62,7 @@ def test_pre_training_reads_no_test_images(
 ) -> None:
     out = tmp_path / "run"
     options = OPTIONS | {"tokenizer": str(trained.tokenizer), "accept_collapsed": True}
-    runs.pretrain("tiny", data=str(data), out=str(out), **options)
+    tasks.pretrain("tiny", data=str(data), out=str(out), **options)
     told = capsys.readouterr().out
     assert "  train: 36 images in 3 classes" in told
     assert "  note: only 'train' is read: no image of test (36)" in told
@@ -78,12 +78,12 @@ def test_classes_that_cannot_be_used_do_not_stop_a_pre_training(
     (data / "val").mkdir()
     shutil.copy(data / "train" / "disc" / "00.png", data / "val")
     options = OPTIONS | {"tokenizer": str(trained.tokenizer), "accept_collapsed": True}
-    runs.pretrain("tiny", data=str(data), out=str(tmp_path / "run"), **options)
+    tasks.pretrain("tiny", data=str(data), out=str(tmp_path / "run"), **options)
     told = capsys.readouterr().out
     assert "are not used to score:" in told
     assert "val has no class folders" in told
     with pytest.raises(DataError, match="val has no class folders"):
-        runs.pretrain(
+        tasks.pretrain(
             "tiny", data=str(data), labelled=str(data), out=str(tmp_path / "other"), **options
         )
 
@@ -106,10 +106,10 @@ def test_the_same_layout_is_refused_by_every_verb(
         assert expected in capsys.readouterr().err
         assert not out.exists()
     options = OPTIONS | {"class_level": 2, "init": str(trained.pretrained)}
-    runs.finetune("tiny", data=str(root), out=str(out), **options)
+    tasks.finetune("tiny", data=str(root), out=str(out), **options)
     assert "3 classes: disc" in (out / "log.txt").read_text()
     capsys.readouterr()
-    found = runs.evaluate(str(out), data=str(root), class_level=2, workers=0)
+    found = tasks.evaluate(str(out), data=str(root), class_level=2, workers=0)
     assert found.account.classes["measured"]["disc"] == 5
     assert found.notes[0].startswith("measured on the images that the run held out")
     assert main(["data", "check", str(root), "--class-level", "2"]) == 0
@@ -120,14 +120,14 @@ def test_what_measures_logs_the_account_beside_its_results(
     data: Path, trained: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "beit")
-    found = runs.evaluate(str(trained.classifier), data=str(data), split="test", workers=0)
+    found = tasks.evaluate(str(trained.classifier), data=str(data), split="test", workers=0)
     assert SKIPPED in caplog.text
     assert found.account.images == {"test": 36}
     with pytest.raises(DataError, match="splits 'train', 'test', but none called val") as caught:
-        runs.evaluate(str(trained.classifier), data=str(data), workers=0)
+        tasks.evaluate(str(trained.classifier), data=str(data), workers=0)
     assert "--split test" in caught.value.remedy
     with pytest.raises(ConfigError, match="class_level is 0"):
-        runs.evaluate(str(trained.classifier), data=str(data), class_level=0)
+        tasks.evaluate(str(trained.classifier), data=str(data), class_level=0)
     caplog.clear()
     assert main(["data", "pack", str(data), str(tmp_path / "packed")]) == 0
     assert SKIPPED in caplog.text

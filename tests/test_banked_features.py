@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import beit
-from beit.artifact.teachers import open_teacher
 from beit.config import TokenizerRunConfig
 from beit.config.tree import override
 from beit.data.sources import open_source
 from beit.errors import CheckpointError, ConfigError
 from beit.recipes import find_recipe
-from beit.runs.tokenizing import feature_bank, rebuilding
-from beit.tokenizers.bank import FeatureBank
+from beit.tasks.tokenizing import feature_bank, rebuilding
 from beit.tokenizers.teachers import Teacher
+from beit.tokenizers.token_cache import FeatureBank
+from beit.weights.teachers import open_teacher
 from finished import assert_same
 
 BATCH = 12

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import beit
-from beit.artifact.load import open_tokenizer
 from beit.config import PretrainRunConfig
 from beit.config.tree import override
 from beit.data.sources import open_source
 from beit.errors import ConfigError, Preempted
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
-from beit.runs.pretraining import token_bank
+from beit.tasks.pretraining import token_bank
 from beit.tokenizers.base import VisualTokenizer
+from beit.weights.load import open_tokenizer
 from finished import assert_same
 
 IMAGES, BATCH = 36, 12

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import beit
-from beit.artifact.store import load_artifact
 from beit.batch import MaskedBatch
 from beit.cli import main
 from beit.config import (
@@ -31,9 +30,10 @@ from beit.errors import CheckpointError
 from beit.models.vit import VisionTransformer
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
-from beit.runs import finetuning, initial, pretraining, segmenting, starting_from
+from beit.tasks import finetuning, initial, pretraining, segmenting, starting_from
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.parallel import Processes
+from beit.weights.store import load_artifact
 from segmented_folder import write_folder
 
 CPU = Processes(0, 1, torch.device("cpu"))
@@ -168,7 +168,7 @@ def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
              "--warmup-steps", "0", "--workers", "0", "--accept-collapsed", "--quiet",
              "--knn-images", "0", "--device", "cpu"]  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr("beit.runs.execution.write_report", lambda folder: folder)
+        patch.setattr("beit.tasks.execution.write_report", lambda folder: folder)
         assert main([str(word) for word in words]) == 0
     assert sorted(opened) == sorted([str(trained.pretrained), str(trained.tokenizer)])
     assert len(built) == 2  # that of the artifact, and the one that learns

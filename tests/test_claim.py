@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from beit import claim
+from beit.atomic_io import beside, replace_file
 from beit.claim import claim_output
-from beit.durable import beside, replace_file
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from children import in_a_child
 

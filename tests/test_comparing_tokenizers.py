@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from beit.artifact.store import Details, save_artifact
 from beit.batch import ImageBatch
 from beit.cli import main
 from beit.config import RandomProjectionConfig, VQKDConfig
 from beit.errors import ConfigError, RunFolderError
-from beit.evaluation.steadiness import steadiness, token_histograms
-from beit.runs.comparing import compare_tokenizers
+from beit.evaluation.token_stability import steadiness, token_histograms
+from beit.tasks.comparing import compare_tokenizers
+from beit.weights.store import Details, save_artifact
 from miniature import draw_images
 
 CPU = torch.device("cpu")

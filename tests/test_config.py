@@ -49,8 +49,8 @@ from beit.config.artifact import (
     SegmenterArchitecture,
     TokenizerArchitecture,
 )
-from beit.config.check import field_types
 from beit.config.tree import TYPES, differences, from_json, leaves, override, to_json
+from beit.config.validation import field_types
 from beit.errors import BeitError, ConfigError, nearest
 from beit.training.run_folder import read_run_config
 from changes import changes

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import beit
-from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.cli import main
 from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
-from beit.runs.evaluating import evaluate
-from beit.runs.held_out import NOTE, UNKNOWN
-from beit.training.listing import learned_names, recall
+from beit.tasks.evaluating import evaluate
+from beit.tasks.held_out import NOTE, UNKNOWN
+from beit.training.dataset_manifest import learned_names, recall
 from beit.training.run_folder import RunFolder
+from beit.weights.store import Details, load_artifact, save_artifact
 from encoding import animate
 from miniature import BACKBONE
 

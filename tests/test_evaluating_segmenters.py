@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 import beit
-from beit.artifact.store import Details, save_artifact
 from beit.cli import main
 from beit.config import EvaluateConfig, InferenceConfig, LinearHeadConfig
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
-from beit.runs.held_out import NOTE, UNKNOWN
+from beit.tasks.held_out import NOTE, UNKNOWN
+from beit.weights.store import Details, save_artifact
 from encoding import animate
 from miniature import BACKBONE
 from reference import disturb

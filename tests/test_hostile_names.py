@@ -20,12 +20,12 @@ from PIL import Image
 from safetensors import safe_open
 
 import beit
-from beit.artifact.store import load_artifact
 from beit.cli import main
 from beit.errors import DataError
 from beit.printable import printable_lines
 from beit.report.markup import escape
 from beit.terminal import PrintableFormatter
+from beit.weights.store import load_artifact
 from served import png, serving
 
 NAMES = [

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import beit
-from beit.artifact.store import read_config
 from beit.cli import main
 from beit.config import LabelFileConfig
 from beit.data.check import check
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.run_folder import read_run_config
+from beit.weights.store import read_config
 
 QUICK: dict[str, Any] = {
     "workers": 0, "quiet": True, "report": False, "device": "cpu", "precision": "fp32",

@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 
 import beit
 import several_labels
-from beit.artifact.answering import EVEN, answering
-from beit.artifact.card import model_card
-from beit.artifact.convert import convert
-from beit.artifact.store import load_artifact, read_artifact, save_artifact
 from beit.cli import main
 from beit.config import AugmentConfig
 from beit.errors import DataError, Preempted
 from beit.objectives.multilabel import MultiLabelClassification
 from beit.report.multilabel import answer_images
+from beit.weights.answering import EVEN, answering
+from beit.weights.convert import convert
+from beit.weights.model_card import model_card
+from beit.weights.store import load_artifact, read_artifact, save_artifact
 from finished import assert_same
 from ranks import together
 from served import serving

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from beit.artifact.store import Details, save_artifact
 from beit.cli import main
 from beit.models.heads import MaskedImageModel
+from beit.weights.store import Details, save_artifact
 from encoding import animate
 from miniature import BACKBONE
 
@@ -67,7 +67,7 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_is_refused_before_measuring(
     backbone, class_folders, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("beit.runs.probing._Measuring.run", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr("beit.tasks.probing._Measuring.run", lambda _: pytest.fail("measured"))
     (tmp_path / "file").touch()
     words = ["--data", str(class_folders), "--out", str(tmp_path / "file" / "probe")]
     assert main(["probe", backbone, *words, "--recipe", "tiny"]) == 6

@@ -23,7 +23,7 @@ from beit.config import RunConfig
 from beit.errors import ConfigError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective, Loss
 from beit.objectives.classify import Classification
-from beit.runs import execution, finetuning
+from beit.tasks import execution, finetuning
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.parallel import Processes
 from beit.training.update import PROVEN

@@ -46,7 +46,7 @@ def test_the_commands_of_the_table_run_in_their_order(
 ) -> None:
     for verb, *rest in commands():
         if verb in ("demo", "doctor", "export", "push", "serve", "study"):
-            continue  # tests/studies, tests/serving, tests/test_export_page.py, test_share_page.py
+            continue  # tests/studies, tests/serve, tests/test_export_page.py, test_share_page.py
         args = [verb, "tiny", *rest, *SHORT] if verb in TRAINING else [verb, *rest]
         args += ["--accept-collapsed"] if verb == "pretrain" else []  # after so few steps
         assert main(args) == 0, (args, capsys.readouterr().err)

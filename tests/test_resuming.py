@@ -11,7 +11,7 @@ import pytest
 
 import beit
 from beit.errors import CheckpointError, RunFolderError
-from beit.runs import pretraining
+from beit.tasks import pretraining
 from beit.training.run_folder import read_run_config
 
 OPTIONS: dict[str, Any] = {

@@ -19,9 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import beit
-from beit import runs
-from beit.artifact.load import open_tokenizer
-from beit.artifact.store import load_artifact, read_config
+from beit import tasks
 from beit.config import (
     AugmentConfig,
     FinetuneRunConfig,
@@ -32,12 +30,14 @@ from beit.config import (
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
-from beit.objectives.quantise import Distill
+from beit.objectives.quantise import VQDistillation
 from beit.recipes import find_recipe
 from beit.report.page import write_report
-from beit.runs import pretraining, starting_from
+from beit.tasks import pretraining, starting_from
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
+from beit.weights.load import open_tokenizer
+from beit.weights.store import load_artifact, read_config
 
 QUICK: dict[str, Any] = {
     "accept_collapsed": True,
@@ -76,7 +76,7 @@ def test_what_a_run_leaves_behind(trained):
 
 def test_finetuning_starts_from_the_pretrained_weights(trained, class_folders, tmp_path):
     """With a learning rate that moves nothing, the backbone stays what it was."""
-    runs.finetune(
+    tasks.finetune(
         "tiny", data=str(class_folders), init=str(trained.pretrained), out=str(tmp_path / "run"),
         **options(lr=1e-12, min_lr=0.0),
     )  # fmt: skip
@@ -202,8 +202,8 @@ def test_grey_images(class_folders, tmp_path):
     assert beit.load(run.folder).channels == 1
 
 
-def finetune(data: Path, out: Path, **changes: Any) -> runs.Run:
-    return runs.finetune("tiny", data=str(data), out=str(out), **options(**(VARIED | changes)))
+def finetune(data: Path, out: Path, **changes: Any) -> tasks.Run:
+    return tasks.finetune("tiny", data=str(data), out=str(out), **options(**(VARIED | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +298,7 @@ def test_sigterm_saves_and_leaves_with_75(class_folders, tmp_path, environment):
 def test_the_recorded_config_repeats_the_run(whole, tmp_path):
     """Bit for bit, and records itself again but for its folder."""
     config = replace(read_run_config(whole), out=str(tmp_path / "again"))
-    runs.finetune(config, quiet=True, report=False)
+    tasks.finetune(config, quiet=True, report=False)
     assert train_losses(tmp_path / "again") == train_losses(whole)
     first, second = (
         load_file(run / "model/model.safetensors") for run in (whole, tmp_path / "again")
@@ -345,7 +345,7 @@ def test_tokens_of_a_teacher_are_predicted_and_it_goes_on(
     assert "psnr" not in whole.metrics
     assert whole.metrics["codes_in_use"] > 1
     assert "with the teacher" in write_report(whole.folder).read_text()
-    original = Distill.after_step
+    original = VQDistillation.after_step
 
     def after_step(self, step):
         if step + 1 == 5:
@@ -353,7 +353,7 @@ def test_tokens_of_a_teacher_are_predicted_and_it_goes_on(
         return original(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Distill, "after_step", after_step)
+        patch.setattr(VQDistillation, "after_step", after_step)
         with pytest.raises(Preempted):
             beit.tokenizer("vqkd-tiny", out=str(tmp_path / "again"), **shared,
                            **options(steps=8, save_every=4))  # fmt: skip

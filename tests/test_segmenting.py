@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import beit
-from beit.artifact.store import load_artifact
 from beit.cli import main
 from beit.config import InferenceConfig, LinearHeadConfig, SegmentRunConfig
 from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
@@ -20,8 +19,9 @@ from beit.errors import ConfigError, DataError
 from beit.models.segmenter import Segmenter
 from beit.recipes import RECIPES, find_recipe
 from beit.recipes.segment import for_segmenting
-from beit.runs.segmenting import _with_shared_statistics
+from beit.tasks.segmenting import _with_shared_statistics
 from beit.training.parallel import Processes
+from beit.weights.store import load_artifact
 from segmented_folder import NAMES, write_folder
 
 QUICK = ["--workers", "0", "--device", "cpu", "--precision", "fp32"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from beit.artifact.teachers import PRESETS
 from beit.cli import main
 from beit.recipes import RECIPES
+from beit.weights.teachers import PRESETS
 
 PAGE = "tokenizers"
 TEXT = (Path(__file__).parents[1] / "docs" / "tokenizers.md").read_text()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from beit import runs
+from beit import tasks
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader
 from beit.data.sources import open_source
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
 from beit.errors import DataError, RunFolderError
 from beit.report.page import write_report
 from encoding import animate
@@ -48,7 +48,7 @@ def test_a_run_tells_of_animations_and_of_images_in_both_parts(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    runs.finetune("tiny", data=str(parts), out=str(out), **OPTIONS)
+    tasks.finetune("tiny", data=str(parts), out=str(out), **OPTIONS)
     animated = {"train/stripes/01.gif", "val/tiles/02.gif"}
     assert set(named(out / "several.jsonl")) == animated
     assert named(out / "shared.jsonl") == {"train/disc/03.png": "the same as val/disc/07.png"}
@@ -69,7 +69,7 @@ def test_a_run_tells_of_animations_and_of_images_in_both_parts(
 def test_a_pre_training_tells_of_animations_that_it_is_measured_with(
     parts: Path, trained: Any, tmp_path: Path
 ) -> None:
-    runs.pretrain(
+    tasks.pretrain(
         "tiny", data=str(parts / "train" / "disc"), labelled=str(parts), out=str(tmp_path / "run"),
         tokenizer=str(trained.tokenizer), accept_collapsed=True, quiet=True, **OPTIONS,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_run_tells_of_images_that_cannot_be_read_and_of_those_held_out(
     broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    runs.tokenizer("tiny", data=str(broken), out=str(out), bad_limit=0.5, held_out=0.2, **OPTIONS)
+    tasks.tokenizer("tiny", data=str(broken), out=str(out), bad_limit=0.5, held_out=0.2, **OPTIONS)
     log, told = (out / "log.txt").read_text(), capsys.readouterr().out
     assert set(named(out / "unreadable.jsonl")) == {"disc/a.jpg", "disc/b.png", "disc/c.png"}
     for text in (log, told):
@@ -110,15 +110,15 @@ def test_a_run_that_met_too_many_unreadable_images_goes_on_with_a_higher_limit(
     with pytest.raises(
         DataError, match="of 39 images cannot be read, --bad-limit allows 1"
     ) as caught:
-        runs.tokenizer("tiny", held_out=0.0, **options)
+        tasks.tokenizer("tiny", held_out=0.0, **options)
     for word in ("beit data check", "--bad-limit", "--resume"):
         assert word in caught.value.remedy
     assert list((out / "checkpoints").glob("step-*"))  # what was learned until then is kept
     with pytest.raises(RunFolderError, match="holds a run"):
-        runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, **options)
+        tasks.tokenizer("tiny", held_out=0.0, bad_limit=0.1, **options)
     with pytest.raises(DataError, match="images cannot be read"):
-        runs.tokenizer("tiny", held_out=0.0, resume=True, **options)
-    run = runs.tokenizer("tiny", held_out=0.0, bad_limit=0.1, resume=True, **options)
+        tasks.tokenizer("tiny", held_out=0.0, resume=True, **options)
+    run = tasks.tokenizer("tiny", held_out=0.0, bad_limit=0.1, resume=True, **options)
     assert run.artifact.exists()
     assert "going on after step 2" in (out / "log.txt").read_text()
 
@@ -129,13 +129,13 @@ def test_a_run_that_met_too_many_unreadable_images_goes_on_without_them(
     out = tmp_path / "run"
     options = OPTIONS | {"data": str(broken), "out": str(out), "quiet": True}
     with pytest.raises(DataError):
-        runs.tokenizer("tiny", **options)
+        tasks.tokenizer("tiny", **options)
     for name in ("a.jpg", "b.png"):
         (broken / "disc" / name).unlink()
     with pytest.raises(DataError, match="2 removed") as caught:
-        runs.tokenizer("tiny", resume=True, **options)
+        tasks.tokenizer("tiny", resume=True, **options)
     assert "--accept-changed-data" in caught.value.remedy
-    runs.tokenizer("tiny", resume=True, accept_changed_data=True, **options)
+    tasks.tokenizer("tiny", resume=True, accept_changed_data=True, **options)
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
 
 
@@ -145,7 +145,7 @@ def test_a_segmentation_tells_of_images_in_both_parts(tmp_path: Path) -> None:
     shutil.copy(root / "masks/train/00.png", root / "masks/val/00.png")
     out = tmp_path / "run"
     options = OPTIONS | {"steps": 2, "batch": 2, "quiet": True}
-    runs.segment("tiny", data=str(root), out=str(out), **options)
+    tasks.segment("tiny", data=str(root), out=str(out), **options)
     assert list(named(out / "shared.jsonl")) == ["images/train/00.jpg"]
 
 

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 import beit
-from beit.artifact.export import choose_shape, describe
-from beit.artifact.export.samples import from_data
-from beit.artifact.load import open_artifact
 from beit.errors import CheckpointError, ConfigError
-from beit.serving.files import predict_files
-from beit.serving.predictor import to_pixels
-from beit.serving.worker import read_image
+from beit.serve.files import predict_files
+from beit.serve.predictor import to_pixels
+from beit.serve.worker import read_image
+from beit.weights.export import choose_shape, describe
+from beit.weights.export.samples import from_data
+from beit.weights.load import open_artifact
 
 RANGE = (0, 4095)
 OPTIONS = {"steps": 2, "batch": 4, "warmup_steps": 0, "workers": 0, "quiet": True, "report": False}

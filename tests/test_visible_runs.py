@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 import beit
-from beit.artifact.load import open_artifact
-from beit.artifact.store import load_artifact, read_config
 from beit.cli import main
 from beit.config import (
     PretrainRunConfig,
@@ -25,10 +23,12 @@ from beit.config.tree import override
 from beit.errors import ConfigError, Preempted
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import find_recipe
-from beit.report.beside import contender
-from beit.report.strip import write_strip
+from beit.report.compare_images import contender
+from beit.report.figure import write_strip
 from beit.tokenizers.teachers import OurTeacher
 from beit.training.run_folder import read_run_config
+from beit.weights.load import open_artifact
+from beit.weights.store import load_artifact, read_config
 from finished import assert_same, losses
 
 QUICK: dict[str, Any] = {

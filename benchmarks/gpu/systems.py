@@ -12,7 +12,6 @@ import torch
 from torch import distributed, nn
 
 import beit
-from beit.artifact.store import Details, save_artifact
 from beit.config import MaskedConfig, TrainingConfig, sized
 from beit.doctor.agreement import BACKBONE, TOKENIZER, distance, without_tf32
 from beit.doctor.agreement import _batch as small_batch
@@ -22,6 +21,7 @@ from beit.recipes.finetune import for_finetuning
 from beit.training.parallel import Processes
 from beit.training.sharding import shard, whole
 from beit.training.update import Updater
+from beit.weights.store import Details, save_artifact
 from benchmarks.gpu.checks import Check, Setting, at_most, skipped
 
 

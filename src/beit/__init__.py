@@ -17,26 +17,26 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from beit.artifact.export import export
-    from beit.artifact.push import push_to_hub
     from beit.models.inference import optimize_for_inference
-    from beit.runs import evaluate, finetune, pretrain, probe, segment, tokenizer
-    from beit.serving.predictor import Predictor, load
+    from beit.serve.predictor import Predictor, load
+    from beit.tasks import evaluate, finetune, pretrain, probe, segment, tokenizer
+    from beit.weights.export import export
+    from beit.weights.push import push_to_hub
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Predictor": "beit.serving.predictor",
-    "evaluate": "beit.runs",
-    "export": "beit.artifact.export",
-    "finetune": "beit.runs",
-    "load": "beit.serving.predictor",
+    "Predictor": "beit.serve.predictor",
+    "evaluate": "beit.tasks",
+    "export": "beit.weights.export",
+    "finetune": "beit.tasks",
+    "load": "beit.serve.predictor",
     "optimize_for_inference": "beit.models.inference",
-    "pretrain": "beit.runs",
-    "probe": "beit.runs",
-    "push_to_hub": "beit.artifact.push",
-    "segment": "beit.runs",
-    "tokenizer": "beit.runs",
+    "pretrain": "beit.tasks",
+    "probe": "beit.tasks",
+    "push_to_hub": "beit.weights.push",
+    "segment": "beit.tasks",
+    "tokenizer": "beit.tasks",
 }
 
 __all__ = [

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from beit.durable import LONGEST, beside, flush, make_folder
+from beit.atomic_io import LONGEST, beside, flush, make_folder
 from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
 
 logger = logging.getLogger(__name__)

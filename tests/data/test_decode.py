@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from beit.data.decode import decode, read_header
-from beit.data.values import UnreadableError
+from beit.data.pixel_types import UnreadableError
 from encoding import turned
 
 

@@ -14,10 +14,10 @@ from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.hugging_face import HuggingFaceSource, open_hugging_face
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
-from beit.data.parts import open_part
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, open_source
-from beit.data.values import UnreadableError
-from beit.data.views import SingleView
+from beit.data.splits import open_part
+from beit.data.transforms import SingleView
 from beit.errors import ConfigError, DataError, ResourceError
 
 datasets = pytest.importorskip("datasets")

@@ -16,8 +16,8 @@ import pytest
 from beit.config import LabelFileConfig
 from beit.data.label_files import LabelFile, read_label_file
 from beit.data.labelled import open_labelled
-from beit.data.parts import open_part, open_parts
 from beit.data.sources import ImageSource, open_source
+from beit.data.splits import open_part, open_parts
 from beit.errors import BeitError, ConfigError, DataError
 
 Draw = Callable[..., Path]

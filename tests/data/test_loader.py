@@ -23,7 +23,7 @@ from beit.config.masking import BlockMasking
 from beit.data.augment import EvaluationView
 from beit.data.loader import Loader, View, choose_workers, evaluate_batches
 from beit.data.sources import ImageSource, open_source
-from beit.data.views import ImageSample, MaskedViews, SingleView
+from beit.data.transforms import ImageSample, MaskedViews, SingleView
 from beit.errors import ConfigError, DataError, ResourceError
 
 Draw = Callable[..., Path]
@@ -256,7 +256,7 @@ class Broken:
 
 
 def test_other_errors_are_left_alone(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beit.data.watch.DYING_SECONDS", 0.1)
+    monkeypatch.setattr("beit.data.worker_watchdog.DYING_SECONDS", 0.1)
     loader = make(source, Broken(), workers=1)
     with pytest.raises(RuntimeError, match="CUDA error"):
         next(loader.batches(0, 5))
@@ -277,7 +277,7 @@ import multiprocessing, sys
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader
 from beit.data.sources import open_source
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])

@@ -10,7 +10,7 @@ from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.check import check
 from beit.data.loader import evaluate_batches
 from beit.data.sources import open_source
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
 from decoding import outcomes
 from malformed import Case, named_cases
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from beit.config import MaskConfig
 from beit.data.mask_labels import MaskReading
+from beit.data.pixel_types import UnreadableError
 from beit.data.segmented import open_segmented, open_segmented_part
-from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError, DataError
 
 SHAPE = (12, 16)

@@ -20,9 +20,9 @@ import torch
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader
 from beit.data.pack import pack
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, open_source
-from beit.data.values import UnreadableError
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
 from beit.errors import DataError
 
 s3fs = pytest.importorskip("s3fs")
@@ -107,7 +107,7 @@ def wire(server: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         "BEIT_HOME": str(tmp_path / "home"),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("beit.data.places.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("beit.data.storage.PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # ours are what is looked at
     s3fs.S3FileSystem.clear_instance_cache()
     yield wire

@@ -15,8 +15,8 @@ from beit.config.label_file import LabelFileConfig
 from beit.config.reading import Reading
 from beit.data.labelled import open_labelled
 from beit.data.options import check_options_apply, reading_for
-from beit.data.parts import open_part, open_parts
 from beit.data.sources import open_source
+from beit.data.splits import open_part, open_parts
 from beit.errors import ConfigError, DataError
 
 OPENED = (

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beit.chance import derive_seed
 from beit.data.order import check_division, permutation, sample_generator, step_samples
 from beit.errors import ConfigError, DataError
+from beit.rng import derive_seed
 
 
 @given(st.integers(1, 300), st.integers(0, 2**40), st.integers(0, 100))

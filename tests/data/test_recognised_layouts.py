@@ -12,8 +12,8 @@ from beit.config.data import FolderConfig
 from beit.config.reading import Reading
 from beit.data.check import check
 from beit.data.labelled import open_labelled
-from beit.data.parts import open_part, open_parts
 from beit.data.sources import ImageSource, open_source
+from beit.data.splits import open_part, open_parts
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from beit.data.labelled import open_labelled
-from beit.data.parts import open_parts
 from beit.data.sources import ImageSource, open_source
+from beit.data.splits import open_parts
 from beit.errors import DataError
 from encoding import encoded
 

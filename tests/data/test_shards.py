@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from beit.atomic_io import replace_file
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data import shard_index
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
 from beit.data.pack import pack
-from beit.data.parts import open_part, open_parts
-from beit.data.places import expand, expand_braces
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, open_source
-from beit.data.values import UnreadableError
-from beit.data.views import SingleView
-from beit.durable import replace_file
+from beit.data.splits import open_part, open_parts
+from beit.data.storage import expand, expand_braces
+from beit.data.transforms import SingleView
 from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
 
 Draw = Callable[..., Path]
@@ -373,7 +373,7 @@ def test_shards_behind_an_address(
     draw: Draw, elsewhere: Path, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr("beit.data.places.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("beit.data.storage.PAUSE_SECONDS", 0)
     pack(str(draw(*NAMES)), str(elsewhere / "out"))
     near = open_source(str(elsewhere / "out"))
     far = open_source(f"{served}/out")

@@ -13,7 +13,7 @@ from beit.config.data import LoaderConfig, ViewConfig
 from beit.data import shared_memory
 from beit.data.loader import Loader, evaluate_batches
 from beit.data.sources import ImageSource, open_source
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
 from beit.errors import ResourceError
 from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts

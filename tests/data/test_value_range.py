@@ -15,8 +15,8 @@ from beit.data.check import check
 from beit.data.decode import decode
 from beit.data.depth import narrow_note, range_note
 from beit.data.images import Images
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import check_readable, open_source
-from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError
 from encoding import chunk
 

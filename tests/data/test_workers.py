@@ -18,8 +18,8 @@ from beit.batch import Batch
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader, evaluate_batches
 from beit.data.sources import ImageSource, open_source
-from beit.data.views import SingleView
-from beit.data.watch import Watch
+from beit.data.transforms import SingleView
+from beit.data.worker_watchdog import Watch
 from beit.errors import ResourceError
 
 Draw = Callable[..., Path]
@@ -173,6 +173,6 @@ def test_a_worker_that_is_about_to_be_gone_counts_as_dead(monkeypatch: pytest.Mo
     assert not watch.one_died()  # there is none
     watch._workers = [Dying(10**9), Dying(3)]
     assert watch.one_died()
-    monkeypatch.setattr("beit.data.watch.DYING_SECONDS", 0.05)
+    monkeypatch.setattr("beit.data.worker_watchdog.DYING_SECONDS", 0.05)
     watch._workers = [Dying(10**9)]
     assert not watch.one_died()

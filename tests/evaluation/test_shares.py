@@ -9,7 +9,7 @@ from beit.config import InferenceConfig, LinearHeadConfig, LoaderConfig
 from beit.config.segment_run import MaskConfig
 from beit.data.segmented import open_segmented
 from beit.data.sources import select
-from beit.evaluation.passes import WholeImages
+from beit.evaluation.eval_loader import WholeImages
 from beit.evaluation.segment import score_segmenter
 from beit.models.segmenter import Segmenter
 from miniature import BACKBONE

@@ -18,7 +18,7 @@ from PIL import Image
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader
 from beit.data.sources import ImageSource, check_readable, open_source
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
 
 BATCH = 256
 FLAGS = os.O_WRONLY | os.O_CREAT

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from trial import Trial, Try, die
 
-from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.config import PretrainRunConfig
 from beit.models.heads import MaskedImageModel
 from beit.recipes import find_recipe
 from beit.training.checkpoint import MANIFEST, newest_checkpoint, save_checkpoint
-from beit.training.journal import Journal
-from beit.training.listing import Listing, remember
+from beit.training.dataset_manifest import Listing, remember
 from beit.training.run_folder import RunFolder, read_run_config
+from beit.training.run_logger import RunLogger
+from beit.weights.store import Details, load_artifact, save_artifact
 from children import in_a_child
 from miniature import BACKBONE
 from states import assert_same, checkpoint
@@ -117,14 +117,14 @@ def _config_is_whole(folder: Path, more: int) -> None:
 
 
 def _write_rows(folder: Path, more: int) -> None:
-    journal = Journal(RunFolder(folder), first_step=0, quiet=True)
+    journal = RunLogger(RunFolder(folder), first_step=0, quiet=True)
     for step in range(more + 3):
         journal.record(step, "train", {"loss": 1.0})
     journal.close()
 
 
 def _go_on(folder: Path, more: int) -> None:
-    Journal(RunFolder(folder), first_step=1, quiet=True).close()
+    RunLogger(RunFolder(folder), first_step=1, quiet=True).close()
 
 
 def _rows_are_whole(folder: Path, more: int) -> None:

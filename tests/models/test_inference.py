@@ -12,9 +12,9 @@ from torch import nn
 from beit.config import UperNetConfig
 from beit.errors import ConfigError
 from beit.models import inference
+from beit.models.cuda_graph import Replay
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.inference import KeptBias, optimize_for_inference
-from beit.models.replay import Replay
 from beit.models.segmenter import Segmenter
 from reference import FINE, TINY, close, disturb
 

@@ -9,7 +9,7 @@ import torch
 
 from beit.config import VisibleConfig
 from beit.errors import ConfigError
-from beit.models.heads import BareBackbone
+from beit.models.heads import PretrainedBackbone
 from beit.models.visible import VisibleOnlyModel
 from reference import TINY, assert_same, close, disturb, gradients
 
@@ -126,7 +126,7 @@ def test_everything_hidden_or_nothing():
 def test_the_backbone_is_what_is_left():
     model, images = built(), torch.randn(3, 3, 64, 64)
     bare = model.bare()
-    assert isinstance(bare, BareBackbone)
+    assert isinstance(bare, PretrainedBackbone)
     assert_same(
         dict(bare.named_parameters()),
         {name: value for name, value in model.named_parameters() if "decoder" not in name},

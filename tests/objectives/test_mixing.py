@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from beit.chance import Chance
 from beit.objectives.mixing import Mixing
+from beit.rng import SampleRNG
 from miniature import draw_images
 
 CLASSES = 8
@@ -20,7 +20,7 @@ def images():
 
 def mixed(first=0, last=8, step=0, **way):
     mixing = Mixing(**way, classes=CLASSES)
-    return mixing(images()[first:last], TARGETS[first:last], Chance(0, step, first))
+    return mixing(images()[first:last], TARGETS[first:last], SampleRNG(0, step, first))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -19,7 +19,7 @@ from beit.config import (
 )
 from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
-from beit.objectives.quantise import Distill, Repaint
+from beit.objectives.quantise import VQDistillation, VQReconstruction
 from beit.recipes.tokenizers import RECIPES
 from beit.tokenizers.teachers import OurTeacher
 from beit.tokenizers.vq import VQTokenizer
@@ -41,9 +41,9 @@ def teacher(backbone=BACKBONE) -> OurTeacher:
     return OurTeacher("ours", MaskedImageModel(backbone, 7))
 
 
-def distill(**options: object) -> Distill:
+def distill(**options: object) -> VQDistillation:
     torch.manual_seed(0)
-    return Distill(PARTS.build(), QuantiseConfig(**options), teacher(), seed=3)
+    return VQDistillation(PARTS.build(), QuantiseConfig(**options), teacher(), seed=3)
 
 
 def batch() -> ImageBatch:
@@ -64,7 +64,7 @@ def test_cosine_and_commitment_are_added():
 
 
 def test_pixels_of_each_patch_are_repainted():
-    objective = Repaint(PIXELS.build(), QuantiseConfig(), seed=0).eval()
+    objective = VQReconstruction(PIXELS.build(), QuantiseConfig(), seed=0).eval()
     images = batch().images
     _, terms = objective(batch(), 0.0)
     values = objective.model(images / 255).values
@@ -81,7 +81,7 @@ def test_pixels_of_each_patch_are_repainted():
 def test_what_is_painted_is_what_was_rebuilt():
     tokenizer = PIXELS.build().eval()
     assert isinstance(tokenizer, VQTokenizer)
-    assert tokenizer.paints
+    assert tokenizer.can_decode
     images = batch().images
     painted = tokenizer.decode(tokenizer.encode(images))
     assert painted.shape == images.shape
@@ -144,10 +144,10 @@ def test_decay_spares_vectors_tokens_and_positions():
 def test_teachers_that_do_not_fit():
     wide = replace(PARTS, teacher_width=5).build()
     with pytest.raises(ConfigError, match=r"have 24 values, and the tokenizer rebuilds 5"):
-        Distill(wide, QuantiseConfig(), teacher(), seed=0)
+        VQDistillation(wide, QuantiseConfig(), teacher(), seed=0)
     grey = teacher(replace(BACKBONE, channels=1, mean=(0.5,), std=(0.5,)))
     with pytest.raises(ConfigError, match="reads 1 channels, the tokenizer 3"):
-        Distill(PARTS.build(), QuantiseConfig(), grey, seed=0)
+        VQDistillation(PARTS.build(), QuantiseConfig(), grey, seed=0)
 
 
 def test_objectives_belong_to_their_tokenizers():

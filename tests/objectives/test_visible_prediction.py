@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from beit.config import VisibleConfig
 from beit.config.model import VisionTransformerConfig
-from beit.models.heads import BareBackbone
+from beit.models.heads import PretrainedBackbone
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.targets import patchify
 from beit.objectives.visible import VisibleOnlyPrediction
@@ -55,7 +55,7 @@ def test_halves_of_a_batch_average_to_the_whole():
 def test_the_decoder_is_not_published():
     objective = visible()
     published = objective.publish(objective.model)
-    assert type(published) is BareBackbone
+    assert type(published) is PretrainedBackbone
     assert not any("decoder" in name for name, _ in published.named_parameters())
 
 

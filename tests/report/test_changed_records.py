@@ -15,7 +15,7 @@ import pytest
 from beit.config import RunConfig
 from beit.data.account import Account, Skipped, account_from_json
 from beit.report import page
-from beit.report.charts import curves
+from beit.report.chart_specs import curves
 from beit.report.history import History, read_history
 from beit.report.summary import headline
 from beit.training.run_folder import read_run_config

@@ -16,8 +16,8 @@ from PIL import Image
 import beit
 from beit.cli import main
 from beit.errors import ConfigError, ResourceError, RunFolderError
-from beit.report.beside import contender
-from beit.report.charts import draw
+from beit.report.chart_specs import draw
+from beit.report.compare_images import contender
 from beit.report.comparison import overlaid, read_runs, write_comparison
 from beit.report.markup import percent
 from beit.report.plots import write_plots

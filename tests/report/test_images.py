@@ -13,12 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from beit.artifact.store import load_artifact
 from beit.batch import MaskedBatch
 from beit.config import MaskedConfig, PretrainRunConfig, UniformMasking
 from beit.config.masking import FixedMasking
-from beit.data.drawing import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.data.sources import open_source
+from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
 from beit.objectives.guessing import fill, guess, pixels_of
@@ -26,12 +25,13 @@ from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import patchify
 from beit.report.attention import queries
 from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
+from beit.report.figure import write_strip
 from beit.report.pretraining import central_masks
 from beit.report.samples import FEWEST, affordable, batches, best_typical_worst
 from beit.report.settings import changed_options, command
-from beit.report.strip import write_strip
 from beit.report.tokenizer import vocabulary
 from beit.training.run_folder import read_run_config
+from beit.weights.store import load_artifact
 
 
 def decoded(uri):

@@ -18,9 +18,9 @@ from beit.errors import ConfigError
 from beit.evaluation.neighbours import nearest_others
 from beit.report.components import as_shares, principal_components
 from beit.report.heads import find_query, heads
-from beit.report.looking import look_at
+from beit.report.image_grid import Cell, Sheet, fit, wrap, write_sheet
+from beit.report.inputs import look_at
 from beit.report.retrieval import HIT, MISS, retrieve
-from beit.report.sheet import Cell, Sheet, fit, wrap, write_sheet
 
 
 def show(kind, model, data, out, *options) -> int:

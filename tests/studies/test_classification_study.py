@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.artifact.store import Details, save_artifact
 from beit.errors import CheckpointError, ResourceError, RunFolderError
 from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import Budget
@@ -19,6 +18,7 @@ from beit.recipes.studies import ClassificationPlan, classification
 from beit.studies import characters, stages, tiles
 from beit.studies.characters import make_characters
 from beit.studies.classification import blocks_as_markdown, study_classification
+from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
 
 CODES = (48, 65, 97)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.artifact.store import Details, save_artifact
 from beit.models.heads import MaskedImageModel
 from beit.recipes.studies import SegmentationPlan, segmentation
 from beit.studies import regions, stages
 from beit.studies.regions import CLASSES, find_regions, group_of, make_regions
 from beit.studies.segmentation import study_segmentation
 from beit.studies.tiles import REGION
+from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beit.artifact.store import load_artifact
 from beit.errors import RunFolderError
 from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import Budget
@@ -22,6 +21,7 @@ from beit.studies.targets import (
     TokenizersStudy,
     targets_as_markdown,
 )
+from beit.weights.store import load_artifact
 
 
 @pytest.fixture

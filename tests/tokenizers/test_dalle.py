@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from beit.artifact.container import read_contents
-from beit.artifact.names import from_dalle
 from beit.config import DalleConfig
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+from beit.weights.container import read_contents
+from beit.weights.names import from_dalle
 from miniature import spread_codes
 
 PICKLES = Path(__file__).parent.parent / "golden"

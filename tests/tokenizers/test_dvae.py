@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from beit.chance import Chance
 from beit.config import DiscreteVAEConfig
 from beit.errors import ConfigError
+from beit.rng import SampleRNG
 from beit.tokenizers.dvae import DiscreteVAE, prime_factors
 
-CHANCE = Chance(0, 0, 0)
+CHANCE = SampleRNG(0, 0, 0)
 
 
 def small(**options) -> DiscreteVAE:
@@ -198,7 +198,7 @@ def test_training_reduces_the_loss():
     losses = []
     for step in range(60):
         loss = F.mse_loss(
-            tokenizer(colours, 0.5, Chance(0, step, 0)).output, tokenizer.target(colours)
+            tokenizer(colours, 0.5, SampleRNG(0, step, 0)).output, tokenizer.target(colours)
         )
         optimizer.zero_grad()
         loss.backward()

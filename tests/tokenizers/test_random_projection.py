@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.config import RandomProjectionConfig
 from beit.errors import ConfigError
+from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import draw_images
 
 CONFIG = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width=5)

@@ -11,11 +11,11 @@ import transformers
 from timm.models import save_for_hf
 from torch import nn
 
-from beit.artifact.store import Details, save_artifact
-from beit.artifact.teachers import open_teacher
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.tokenizers.teachers import OurTeacher, TimmTeacher
+from beit.weights.store import Details, save_artifact
+from beit.weights.teachers import open_teacher
 from miniature import BACKBONE, VAE, draw_images
 from reference import close
 

@@ -12,16 +12,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from beit.artifact.store import Details, load_artifact, save_artifact
 from beit.batch import ImageBatch
 from beit.config import MaskedConfig, VQKDConfig
 from beit.errors import ConfigError
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
+from beit.report.figure import write_strip
 from beit.report.page import write_report
-from beit.report.strip import write_strip
 from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import BACKBONE, draw_images, masked_batch
 from reference import close
 
@@ -195,7 +195,7 @@ def test_masked_image_modeling_learns_its_tokens():
 
 def test_no_images_are_painted():
     tokenizer = SMALL.build()
-    assert not tokenizer.paints
+    assert not tokenizer.can_decode
     with pytest.raises(ConfigError, match=r"not images\n.*`features`"):
         tokenizer.decode(tokenizer.encode(draw_images()))
 

@@ -15,9 +15,9 @@ import torch
 
 from beit.errors import DataError, Preempted, ResourceError
 from beit.training.checkpoint import make_room, newest_checkpoint, save_checkpoint
-from beit.training.journal import Journal, _Lines
 from beit.training.loop import fit
 from beit.training.run_folder import RunFolder
+from beit.training.run_logger import RunLogger, _Lines
 from beit.training.saving import Saver
 from beit.training.schedule import learning_rate
 from children import in_a_child
@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_during_a_run(tmp_path, keep, monkeypatch):
 
 def test_rows_that_have_no_room_are_written_once_there_is(tmp_path):
     def run() -> None:
-        journal = Journal(RunFolder(tmp_path), first_step=0, trackers=("none",), quiet=True)
+        journal = RunLogger(RunFolder(tmp_path), first_step=0, trackers=("none",), quiet=True)
         fill(tmp_path)
         for step in range(200):
             journal.record(step, "train", {"loss": 1.0})

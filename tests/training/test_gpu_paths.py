@@ -10,8 +10,8 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch, to_device
 from beit.config import DalleConfig
-from beit.data.collate import Outcome, collate
-from beit.data.views import LabelledSample, MaskedSample
+from beit.data.collate import SampleResult, collate
+from beit.data.transforms import LabelledSample, MaskedSample
 from beit.models.heads import MaskedImageModel
 from beit.models.layers import Block
 from beit.tokenizers.base import VisualTokenizer
@@ -64,7 +64,7 @@ def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
         (LabelledSample(image, 1), 2),
     ):
         pinned.clear()
-        batch = collate([Outcome("a", sample), Outcome("b", sample)]).pin_memory().batch
+        batch = collate([SampleResult("a", sample), SampleResult("b", sample)]).pin_memory().batch
         assert batch is not None
         assert len(pinned) == len(set(pinned)) == tensors
         if isinstance(batch, MaskedBatch) and sample.token_image is None:

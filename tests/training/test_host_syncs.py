@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit.batch import Batch, LabelledBatch, MaskedBatch, SegmentedBatch, map_tensors, to_device
-from beit.chance import Chance
 from beit.config import (
     AggregationConfig,
     AugmentConfig,
@@ -36,9 +35,10 @@ from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import AnyObjective, Loss, Objective
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.multilabel import MultiLabelClassification
-from beit.objectives.quantise import Repaint
+from beit.objectives.quantise import VQReconstruction
 from beit.objectives.segment import Segmentation
 from beit.objectives.visible import VisibleOnlyPrediction
+from beit.rng import SampleRNG
 from beit.training.average import average_of
 from beit.training.update import Updater
 from miniature import (
@@ -102,12 +102,12 @@ def visible() -> VisibleOnlyPrediction:
     return VisibleOnlyPrediction(VisibleOnlyModel(seeing, VAE.codes, config), config, VAE.build())
 
 
-def repaint() -> Repaint:
+def repaint() -> VQReconstruction:
     config = VQConfig(
         size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
         codebook_width=6,
     )  # fmt: skip
-    return Repaint(config.build(), QuantiseConfig(revive_every=0), seed=0)
+    return VQReconstruction(config.build(), QuantiseConfig(revive_every=0), seed=0)
 
 
 def segmentation() -> Segmentation:
@@ -184,7 +184,7 @@ def test_no_tensor_is_made_on_another_device(name, unchecked):
     gpu = torch.device("cuda", 0)
     training = name != "VQ"  # whose codes are started from the first values
     objective, batch = make().train(training), to_device(batches(0), CPU.device)
-    objective.draw(Chance(0, 0, 0), len(batch.keys), CPU.device)
+    objective.draw(SampleRNG(0, 0, 0), len(batch.keys), CPU.device)
     relative_position_index.cache_clear()
     try:
         mode = FakeTensorMode()

@@ -9,7 +9,7 @@ import pytest
 
 import beit
 from beit.errors import DataError, RunFolderError
-from beit.training.listing import Listing, check_unchanged, learned_names, remember
+from beit.training.dataset_manifest import Listing, check_unchanged, learned_names, remember
 from beit.training.run_folder import RunFolder, read_run_config
 
 

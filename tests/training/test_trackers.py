@@ -22,10 +22,10 @@ from beit.cli import main
 from beit.cli.options import gathered
 from beit.config import TrainingConfig
 from beit.errors import ConfigError, Preempted, ResourceError
-from beit.training import following
-from beit.training.journal import Journal
+from beit.training import async_tracker
 from beit.training.loop import fit
 from beit.training.run_folder import RunFolder
+from beit.training.run_logger import RunLogger
 from beit.training.trackers import TRACKERS, Followed, Kind, Tracker, check_trackers, flat
 from miniature import InMemory, classification, labelled_batch, opened
 
@@ -71,8 +71,8 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def journal(folder: RunFolder, *names: Any, first_step: int = 0) -> Journal:
-    return Journal(folder, first_step=first_step, trackers=names, quiet=True)
+def journal(folder: RunFolder, *names: Any, first_step: int = 0) -> RunLogger:
+    return RunLogger(folder, first_step=first_step, trackers=names, quiet=True)
 
 
 def log(folder: RunFolder) -> str:
@@ -149,7 +149,7 @@ def test_a_tracker_that_fails_is_warned_about_once(folder, told, call, monkeypat
 def test_a_tracker_that_hangs_holds_nothing_up(folder, told, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(told, "mood", staticmethod(lambda _: release.wait(240) or None))
-    monkeypatch.setattr(following, "PATIENCE", 0.05)
+    monkeypatch.setattr(async_tracker, "PATIENCE", 0.05)
     book = journal(folder, "wandb")
     for step in range(1, 100):
         book.record(step, "train", {"loss": 1.0})

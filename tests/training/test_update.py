@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from beit.batch import ImageBatch, Unreadable, divide
-from beit.chance import Chance
 from beit.config import AugmentConfig, TrainingConfig
 from beit.errors import DivergedError, ResourceError
 from beit.models.layers import DropPath
 from beit.objectives.base import Loss, Objective
+from beit.rng import SampleRNG
 from beit.training import update
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
@@ -115,7 +115,7 @@ def test_drop_path_differs_between_steps_images_and_blocks():
     objective = classification(drop_path=0.5, depth=4).train()
     seen = set()
     for step in range(3):
-        objective.draw(Chance(0, step, 0), BATCH, CPU.device)
+        objective.draw(SampleRNG(0, step, 0), BATCH, CPU.device)
         layers = [module for module in objective.modules() if isinstance(module, DropPath)]
         drawn = torch.cat([layer.numbers for layer in layers if layer.drops])
         assert drawn.shape == (3 * 2 * BATCH, 1)  # the first block drops nothing

@@ -41,8 +41,8 @@ def evaluate(args: list[str]) -> None:
             prog="beit evaluate",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-    from beit.runs.evaluating import evaluate as measure
-    from beit.runs.measurement import print_json, print_table
+    from beit.tasks.evaluating import evaluate as measure
+    from beit.tasks.measurement import print_json, print_table
 
     (print_json if shape == "json" else print_table)(measure(model, config))
 
@@ -73,8 +73,8 @@ def probe(args: list[str]) -> None:
             prog="beit probe",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-    from beit.runs.probing import print_table
-    from beit.runs.probing import probe as measure
+    from beit.tasks.probing import print_table
+    from beit.tasks.probing import probe as measure
 
     print_table(measure(artifact, config))
     print_lines(

@@ -37,6 +37,6 @@ def serve(args: list[str]) -> None:
             f"a library for serving is not installed: {error}",
             remedy='pip install "beit[serve]"',
         ) from error
-    from beit.serving.server import serve as run
+    from beit.serve.server import serve as run
 
     run(artifacts, limits, device)

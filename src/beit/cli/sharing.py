@@ -33,7 +33,7 @@ def push(args: list[str]) -> None:
             message: What the commit says.
             dry_run: Folder to write all of it to; nothing is uploaded.
         """
-        from beit.artifact.push import push_to_hub
+        from beit.weights.push import push_to_hub
 
         pushed = push_to_hub(
             artifact,

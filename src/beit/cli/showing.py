@@ -28,9 +28,9 @@ def report(args: list[str]) -> None:
                 matplotlib: the extra `plots`).
         """
         from beit.report.comparison import write_comparison
+        from beit.report.figure import write_strip
         from beit.report.page import write_report
         from beit.report.plots import write_plots
-        from beit.report.strip import write_strip
 
         if len(runs) != 1:
             if image or plots:

@@ -45,7 +45,7 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     config = find_recipe(verb, name, kind)
     init, given = value_of("--init", args), {}
     if init and "--help" not in args and "-h" not in args:
-        from beit.runs import Opened, starting_from
+        from beit.tasks import Opened, starting_from
 
         given = {"opened": Opened()}
         config = starting_from(config, init, given["opened"])
@@ -72,9 +72,9 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
                 )
         if unknown:
             parse()  # ends with what is unknown, and what it is like
-    from beit import runs
+    from beit import tasks
 
-    run = getattr(runs, verb)(command.config, resume=command.resume, quiet=command.quiet, **given)
+    run = getattr(tasks, verb)(command.config, resume=command.resume, quiet=command.quiet, **given)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
         print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
@@ -110,7 +110,7 @@ def compare(args: list[str]) -> None:
             label_file: How a label file is read, where its headings do not say it.
         """
         from beit.report.tokenizers import HEAD
-        from beit.runs.comparing import compare_tokenizers
+        from beit.tasks.comparing import compare_tokenizers
 
         rows = compare_tokenizers(
             tokenizers,

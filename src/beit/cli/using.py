@@ -41,7 +41,7 @@ def predict(args: list[str]) -> None:
             batch: Images at a time.
             device: cpu or cuda.
         """
-        from beit.serving.files import (
+        from beit.serve.files import (
             must_be_readable,
             predict_files,
             print_csv,
@@ -81,7 +81,7 @@ def embed(args: list[str]) -> None:
             batch: Images at a time.
             device: cpu or cuda.
         """
-        from beit.serving.files import embed_files
+        from beit.serve.files import embed_files
 
         print_lines(
             embed_files(artifact, images, Path(out), block=block, batch=batch, device=device)
@@ -123,11 +123,11 @@ def convert(args: list[str]) -> None:
             crop: Share of the side that the evaluation crop keeps.
             classes: File with one class name per line.
         """
-        from beit.artifact.architecture import Stated
-        from beit.artifact.convert import convert as write
-        from beit.artifact.load import read_class_names
+        from beit.weights.architecture import Overrides
+        from beit.weights.convert import convert as write
+        from beit.weights.load import read_class_names
 
-        stated = Stated(
+        stated = Overrides(
             size=size,
             heads=heads,
             mean=mean,
@@ -177,7 +177,7 @@ def export(args: list[str]) -> None:
             samples: How many of them.
             label_file: How a label file is read, where its headings do not say it.
         """
-        from beit.artifact.export import export as write
+        from beit.weights.export import export as write
 
         print_lines(
             *write(

@@ -22,7 +22,7 @@ from beit.cli import (
     training,
     using,
 )
-from beit.config.outside import import_outside
+from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error
 from beit.streams import failure_of
 from beit.terminal import log_to_terminal

@@ -3,7 +3,6 @@ describe. Nothing here imports torch."""
 
 from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
-from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
 from beit.config.label_file import LabelFileConfig
 from beit.config.masking import (
     BlockMasking,
@@ -13,6 +12,7 @@ from beit.config.masking import (
     UniformMasking,
 )
 from beit.config.model import SIZES, VisionTransformerConfig, sized
+from beit.config.objective import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
 from beit.config.probe import ProbeConfig
 from beit.config.runs import (
     AggregationConfig,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from beit.config.check import Config, Range
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, Pooling
 from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
+from beit.config.validation import Config, Range
 
 Outputs = Annotated[int, Range(1, 1_048_576)]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from beit.config.check import (
+from beit.config.validation import (
     Config,
     Fraction,
     NonNegativeFloat,
@@ -14,7 +14,7 @@ from beit.config.check import (
     PositiveFloat,
     PositiveInt,
     Range,
-    check_that,
+    require,
 )
 
 Symmetry = Literal["none", "horizontal", "all"]
@@ -26,12 +26,12 @@ Resize = Literal["cover", "stretch"]
 
 
 def _check_crop(scale: CropScale, ratio: CropScale) -> None:
-    check_that(
+    require(
         0 < scale[0] <= scale[1] <= 1,
         f"crop_scale {scale} is not a range of area shares",
         "use two numbers with 0 < smallest <= largest <= 1",
     )
-    check_that(
+    require(
         0 < ratio[0] <= ratio[1],
         f"crop_ratio {ratio} is not a range of aspect ratios",
         "use two positive numbers, smallest first",
@@ -40,7 +40,7 @@ def _check_crop(scale: CropScale, ratio: CropScale) -> None:
 
 def check_value_range(value_range: tuple[float, float] | None) -> None:
     """Raise ConfigError unless it is two finite numbers, the smaller first."""
-    check_that(
+    require(
         value_range is None
         or (all(map(math.isfinite, value_range)) and value_range[0] < value_range[1]),
         f"value_range is {value_range}",

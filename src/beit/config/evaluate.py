@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from beit.config.check import Config, Crop, PositiveInt, Range, Sides
 from beit.config.data import FolderConfig, LoaderConfig, Workers
 from beit.config.label_file import LabelFileConfig
 from beit.config.reading import Reading
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
+from beit.config.validation import Config, Crop, PositiveInt, Range, Sides
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from beit.config.check import Config, check_that
+from beit.config.validation import Config, require
 
 LabelSeparator = Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
 NO_COLUMN = "none"
@@ -36,12 +36,12 @@ class LabelFileConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         folds = bool(self.validation_fold or self.test_fold)
-        check_that(
+        require(
             not (folds and self.split_column == NO_COLUMN),
             "a fold was named, and split_column is none",
             "name the column of the folds with --split-column, or leave the folds out",
         )
-        check_that(
+        require(
             not folds or self.validation_fold != self.test_fold,
             f"validation_fold and test_fold are both {self.test_fold}",
             "use different folds",

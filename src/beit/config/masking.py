@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from beit.config.check import (
+from beit.config.validation import (
     Config,
     Fraction,
     NonNegativeInt,
     PositiveInt,
     Range,
-    check_that,
+    require,
 )
 from beit.errors import ConfigError
 from beit.printable import shown
@@ -98,7 +98,7 @@ class FixedMasking(MaskingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_that(
+        require(
             len(set(self.hidden_patches)) == len(self.hidden_patches),
             f"hidden_patches {shown(self.hidden_patches)} names a patch twice",
             "name each patch once",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from beit.config.check import (
+from beit.config.validation import (
     Config,
     Depth,
     FractionBelowOne,
@@ -15,7 +15,7 @@ from beit.config.check import (
     Sides,
     Width,
     check_multiple,
-    check_that,
+    require,
 )
 from beit.errors import ConfigError, nearest
 
@@ -92,25 +92,25 @@ class VisionTransformerConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_multiple("size", self.size, self.patch)
-        check_that(
+        require(
             self.patches <= MAX_PATCHES,
             f"size {self.size} has {self.patches:,} patches of {self.patch} x {self.patch} pixels",
             f"use at most {MAX_PATCHES:,}: attention relates each patch to every other",
         )
         tables = {"none": 0, "shared": 1, "per-block": self.depth}[self.relative_position]
         entries = tables * (1 + self.patches) ** 2
-        check_that(
+        require(
             entries <= MAX_INDEX,
             f"relative positions of size {self.size} take an index of {entries:,} entries",
             f"use images of fewer patches, or absolute positions: at most {MAX_INDEX:,}",
         )
-        check_that(
+        require(
             self.width % self.heads == 0,
             f"width {self.width} cannot be divided among {self.heads} heads",
             f"use a width that is a multiple of {self.heads}",
         )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            check_that(
+            require(
                 len(values) == self.channels,
                 f"{name} has {len(values)} values for {self.channels} channels",
                 f"give one value per channel, e.g. {name}={(0.5,) * self.channels}",

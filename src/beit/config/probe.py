@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from beit.config.check import (
+from beit.config.data import FolderConfig, LoaderConfig
+from beit.config.label_file import LabelFileConfig
+from beit.config.reading import Reading
+from beit.config.validation import (
     Config,
     Crop,
     Fraction,
@@ -12,11 +15,8 @@ from beit.config.check import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    check_that,
+    require,
 )
-from beit.config.data import FolderConfig, LoaderConfig
-from beit.config.label_file import LabelFileConfig
-from beit.config.reading import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class ProbeConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("learning_rates", "neighbours", "temperatures"):
-            check_that(
+            require(
                 len(getattr(self, name)) > 0,
                 f"{name} is empty, ()",
                 "give at least one; only shots may be left empty",

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from beit.config.check import (
+from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
+from beit.config.label_file import LabelFileConfig
+from beit.config.masking import BlockMasking, MaskingConfig
+from beit.config.model import VisionTransformerConfig
+from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
+from beit.config.reading import Reading
+from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
+from beit.config.training import Precision, TrainingConfig
+from beit.config.validation import (
     Config,
     Crop,
     Depth,
@@ -14,16 +22,8 @@ from beit.config.check import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    check_that,
+    require,
 )
-from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
-from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
-from beit.config.label_file import LabelFileConfig
-from beit.config.masking import BlockMasking, MaskingConfig
-from beit.config.model import VisionTransformerConfig
-from beit.config.reading import Reading
-from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
-from beit.config.training import Precision, TrainingConfig
 
 Pooling = Literal["mean", "cls"]
 
@@ -80,7 +80,7 @@ class AggregationConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         usual = self.blocks == AggregationConfig.blocks and self.shared_head
-        check_that(
+        require(
             self.tap is not None or usual,
             f"blocks is {self.blocks} and shared_head {self.shared_head}, but without a tap there "
             "is no patch aggregation",
@@ -116,7 +116,7 @@ class RunConfig(Config):
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
     """Raise ConfigError unless these views can be kept, and a bank is named only if some are."""
-    check_that(
+    require(
         views > 0 or not bank,
         f"{name}_bank is {bank}, and {name}_views 0 keeps no {kept}",
         f"add --{name}-views, or leave --{name}-bank out",
@@ -151,19 +151,19 @@ class TokenizerRunConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         quantised = isinstance(self.tokenizer, QuantisedConfig)
-        check_that(
+        require(
             isinstance(self.objective, QuantiseConfig if quantised else ReconstructConfig),
             f"a {type(self.tokenizer).__name__} is not trained by {type(self.objective).__name__}",
             "use QuantiseConfig for VQKDConfig and VQConfig, ReconstructConfig for "
             "DiscreteVAEConfig",
         )
-        check_that(
+        require(
             not self.teacher or isinstance(self.tokenizer, VQKDConfig),
             f"the teacher {self.teacher} was given, and a {type(self.tokenizer).__name__} has none",
             "leave --teacher out, or use a recipe of VQ-KD",
         )
         check_bank("teacher", self.teacher_views, self.teacher_bank, "features")
-        check_that(
+        require(
             self.teacher_views == 0 or isinstance(self.tokenizer, VQKDConfig),
             f"teacher_views is {self.teacher_views}, and a {type(self.tokenizer).__name__} has no "
             "teacher",
@@ -213,19 +213,19 @@ class PretrainRunConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         tap, depth = self.aggregation.tap, self.model.depth
-        check_that(
+        require(
             tap is None or tap < depth,
             f"tap is {tap}, and the backbone has {depth} blocks",
             f"read an early block: 1 to {depth - 1}",
         )
-        check_that(
+        require(
             tap is None or self.objective.shows_hidden,
             f"tap is {tap}, and patch aggregation reads hidden patches in the backbone",
             "leave --tap out, or use a recipe of masked image modeling",
         )
         self.objective.check_fits(self.model, self.masking)
         check_bank("token", self.token_views, self.token_bank, "tokens")
-        check_that(
+        require(
             self.token_views == 0 or self.objective.target == "tokens",
             f"token_views is {self.token_views}, and pixels are to be predicted",
             "leave --token-views out, or use --target tokens",

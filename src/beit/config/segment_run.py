@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from beit.config.check import (
+from beit.config.data import Symmetry
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import RunConfig
+from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
+from beit.config.validation import (
     Config,
     Fraction,
     NonNegativeInt,
@@ -14,12 +18,8 @@ from beit.config.check import (
     Side,
     Sides,
     check_multiple,
-    check_that,
+    require,
 )
-from beit.config.data import Symmetry
-from beit.config.model import VisionTransformerConfig
-from beit.config.runs import RunConfig
-from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
 from beit.printable import shown
 
 Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
@@ -66,12 +66,12 @@ class MaskConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         for value in self.ignore_values:
-            check_that(
+            require(
                 _is_number(value) or self.ignore_values == ("none",),
                 f"'{value}' in ignore_values is no number",
                 "use numbers, such as nan -1, or none alone",
             )
-        check_that(
+        require(
             not self.ignore_values or self.mask_values != "binary",
             f"ignore_values is {self.ignore_values}, and in binary masks every value but 0 is the "
             "object",
@@ -106,7 +106,7 @@ class JointConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_that(
+        require(
             self.resize_ratio[0] <= self.resize_ratio[1],
             f"resize_ratio {self.resize_ratio} is not a range of factors",
             "use two positive numbers, smallest first",
@@ -132,10 +132,10 @@ class InferenceConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_that(
+        require(
             0 < len(self.scales) <= 32, f"scales is {shown(self.scales)}", "use from 1 to 32 scales"
         )
-        check_that(
+        require(
             not self.whole or self.window is self.stride is None,
             f"whole was asked for, and window {self.window} with stride {self.stride}",
             "read the image at once or through a window",
@@ -156,7 +156,7 @@ def window_and_stride(
     window = window or backbone.size
     stride = stride or (max(2 * window[0] // 3, 1), max(2 * window[1] // 3, 1))
     check_multiple("window", window, backbone.patch)
-    check_that(
+    require(
         0 < stride[0] <= window[0] and 0 < stride[1] <= window[1],
         f"stride {stride} does not fit window {window}",
         "use a stride above 0, up to the window, or pixels would be left out",

@@ -6,8 +6,8 @@ import abc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from beit.config.check import Config, Fraction, NonNegativeInt, Range, Side, Width, check_that
 from beit.config.model import VisionTransformerConfig
+from beit.config.validation import Config, Fraction, NonNegativeInt, Range, Side, Width, require
 from beit.printable import shown
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ LEVELS = 4  # of the feature pyramid
 
 def check_pyramid(grid: tuple[int, int]) -> None:
     """Raise ConfigError for too few patches to have a level half as fine."""
-    check_that(
+    require(
         min(grid) >= 2,
         f"an image of {grid[0]} x {grid[1]} patches has no pyramid",
         "use images of at least two patches in height and in width",
@@ -27,7 +27,7 @@ def check_pyramid(grid: tuple[int, int]) -> None:
 
 def check_statistics(values: int) -> None:
     """Raise ConfigError if batch norm would see a single value per channel in training."""
-    check_that(
+    require(
         values > 1,
         "this head cannot train on one image at a time: pooled to a single cell it leaves batch "
         "norm one value per channel",
@@ -48,7 +48,7 @@ class SegmentationHeadConfig(Config, abc.ABC):
         Raises ConfigError for a block that the backbone does not have.
         """
         blocks = self._blocks(depth)
-        check_that(
+        require(
             all(0 <= block < depth for block in blocks),
             f"the head reads blocks {blocks} of a backbone with {depth}",
             f"blocks are counted from 0 to {depth - 1}; leave them out to take the usual ones",
@@ -91,12 +91,12 @@ class UperNetConfig(SegmentationHeadConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_that(
+        require(
             self.taps is None or len(self.taps) == LEVELS,
             f"taps {shown(self.taps)} are not {LEVELS} blocks",
             f"name one block for each of the {LEVELS} levels, or None for the published ones",
         )
-        check_that(
+        require(
             len(self.pools) > 0,
             f"pools is {self.pools}",
             "give the cells per side of each pooling, e.g. (1, 2, 3, 6)",

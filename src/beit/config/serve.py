@@ -6,13 +6,13 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Annotated
 
-from beit.config.check import (
+from beit.config.validation import (
     Config,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Range,
-    check_that,
+    require,
 )
 
 
@@ -67,7 +67,7 @@ class ServeConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_that(
+        require(
             is_loopback(self.host) or len(self.allow_host) > 0,
             f"host is {self.host}, which other machines reach, and no name is allowed",
             "name what clients call it: --allow-host images.example.org",

@@ -6,7 +6,8 @@ import abc
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from beit.config.check import (
+from beit.config.model import HALF, MAX_PATCHES, VisionTransformerConfig
+from beit.config.validation import (
     Config,
     Depth,
     Fraction,
@@ -17,9 +18,8 @@ from beit.config.check import (
     Sides,
     Width,
     check_multiple,
-    check_that,
+    require,
 )
-from beit.config.model import HALF, MAX_PATCHES, VisionTransformerConfig
 from beit.printable import shown
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TokenizerConfig(Config, abc.ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_multiple("size", self.size, self.downsampling)
-        check_that(
+        require(
             self.grid[0] * self.grid[1] <= MAX_PATCHES,
             f"size {self.size} has {self.grid[0] * self.grid[1]:,} tokens",
             f"use at most {MAX_PATCHES:,} per image",
@@ -249,12 +249,12 @@ class RandomProjectionConfig(TokenizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         entries = self.patch**2 * self.channels * self.codebook_width
-        check_that(
+        require(
             entries <= MAX_MATRIX,
             f"patch {self.patch} takes a random matrix of {entries:,} entries",
             f"use smaller patches or codes: at most {MAX_MATRIX:,}",
         )
-        check_that(
+        require(
             len(self.mean) == len(self.std) == self.channels,
             f"mean {shown(self.mean)} and std {shown(self.std)} do not suit "
             f"{self.channels} channels",

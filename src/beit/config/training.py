@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from beit.config.check import (
+from beit.config.validation import (
     Config,
     FractionBelowOne,
     NonNegativeFloat,
@@ -15,7 +15,7 @@ from beit.config.check import (
     PositiveFraction,
     PositiveInt,
     Range,
-    check_that,
+    require,
 )
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -98,24 +98,24 @@ class TrainingConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_that(
+        require(
             self.min_lr <= self.lr,
             f"min_lr {self.min_lr} is not between 0 and lr {self.lr}",
             "lower min_lr or raise lr",
         )
-        check_that(
+        require(
             self.warmup_steps < self.steps,
             f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps",
             f"use fewer warm-up steps than steps (--warmup-steps {self.steps // 10}), or the "
             "recipe tiny",
         )
-        check_that(
+        require(
             len({*self.tracker}) == len(self.tracker)
             and ("none" not in self.tracker or len(self.tracker) == 1),
             f"tracker is {' '.join(self.tracker)}",
             "name each tracker once, or none",
         )
-        check_that(
+        require(
             self.micro_batch is None
             or (self.micro_batch <= self.batch and self.batch % self.micro_batch == 0),
             f"micro_batch {self.micro_batch} does not divide batch {self.batch}",

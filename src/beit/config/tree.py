@@ -13,10 +13,10 @@ from beit.config import (
     artifact,
     data,
     evaluate,
-    hidden,
     label_file,
     masking,
     model,
+    objective,
     probe,
     runs,
     segment_run,
@@ -24,8 +24,8 @@ from beit.config import (
     tokenizer,
     training,
 )
-from beit.config.check import checked, field_types
-from beit.config.outside import check_loaded
+from beit.config.plugins import check_loaded
+from beit.config.validation import checked, field_types
 from beit.errors import ConfigError, nearest
 from beit.printable import shown
 
@@ -36,10 +36,10 @@ _MODULES = (
     artifact,
     data,
     evaluate,
-    hidden,
     label_file,
     masking,
     model,
+    objective,
     probe,
     runs,
     segment_run,

@@ -18,7 +18,7 @@ from torch import Tensor
 from beit.config.data import AugmentConfig, Resize
 from beit.config.tokenizer import Interpolation
 from beit.data.sources import Target
-from beit.data.views import (
+from beit.data.transforms import (
     Box,
     LabelledSample,
     crop_box,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from beit.data.values import UnreadableError, ValueRange, stated_range, to_eight_bits
+from beit.data.pixel_types import UnreadableError, ValueRange, stated_range, to_eight_bits
 
 if TYPE_CHECKING:
     from tifffile import TiffFile

@@ -22,10 +22,10 @@ from beit.data.depth import Depth, depth_of, narrow
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.images import cores
 from beit.data.listing import quoted
-from beit.data.names import short_hash
-from beit.data.parts import account_of, open_parts
+from beit.data.name_array import short_hash
+from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
-from beit.data.values import UnreadableError, ValueRange
+from beit.data.splits import account_of, open_parts
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
 from beit.text_table import TextTable, print_tables

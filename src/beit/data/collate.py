@@ -17,7 +17,7 @@ from beit.batch import (
     Unreadable,
     map_tensors,
 )
-from beit.data.views import (
+from beit.data.transforms import (
     ImageSample,
     LabelledSample,
     MaskedSample,
@@ -26,7 +26,7 @@ from beit.data.views import (
 )
 
 
-class Outcome(NamedTuple):
+class SampleResult(NamedTuple):
     """An image's key with its sample, or with the reason why there is none."""
 
     key: str
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     """Whether it is the first of several in its file."""
 
 
-class Parcel:
+class WorkerBatch:
     """What a worker hands over: a batch, or None if no image of it could be read.
 
     Not a tuple, so that DataLoader pins it by calling `pin_memory` and leaves its insides alone.
@@ -46,11 +46,11 @@ class Parcel:
         self.batch = batch
         self.unreadable = unreadable
 
-    def pin_memory(self) -> Parcel:
+    def pin_memory(self) -> WorkerBatch:
         """The same with its tensors in page-locked memory."""
         batch = self.batch
         pinned = None if batch is None else map_tensors(batch, lambda tensor: tensor.pin_memory())
-        return Parcel(pinned, self.unreadable)
+        return WorkerBatch(pinned, self.unreadable)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -94,14 +94,14 @@ def _batch(
     )
 
 
-def collate(outcomes: list[Outcome]) -> Parcel:
+def collate(outcomes: list[SampleResult]) -> WorkerBatch:
     """One micro-batch in the order of its samples, uint8 [B,C,H,W] and what belongs to it."""
     read = [(outcome.key, outcome.sample) for outcome in outcomes if outcome.sample is not None]
     unreadable = tuple(
         Unreadable(outcome.key, outcome.reason) for outcome in outcomes if outcome.sample is None
     )
     if not read:
-        return Parcel(None, unreadable)
+        return WorkerBatch(None, unreadable)
     keys, samples = tuple(key for key, _ in read), [sample for _, sample in read]
     several = tuple(outcome.key for outcome in outcomes if outcome.several)
-    return Parcel(_batch(samples, keys, unreadable)._replace(several=several), unreadable)
+    return WorkerBatch(_batch(samples, keys, unreadable)._replace(several=several), unreadable)

@@ -30,9 +30,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, has_bands, read_bands
 from beit.data.file_types import FORMATS, HEAD_BYTES, NOT_AN_IMAGE, known_by_head
-from beit.data.quiet import quiet
-from beit.data.values import UnreadableError, ValueRange, stated_range, to_eight_bits
-from beit.data.wholeness import (
+from beit.data.pillow_warnings import quiet
+from beit.data.pixel_types import UnreadableError, ValueRange, stated_range, to_eight_bits
+from beit.data.truncation import (
     first_of_gif,
     png_chunk,
     png_is_interlaced,

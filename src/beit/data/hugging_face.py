@@ -14,8 +14,8 @@ import numpy as np
 from beit.data.account import Account
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import Record, images_per_class, target_at
-from beit.data.values import UnreadableError
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from beit.data.decode import decode_first
+from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, Record, Target, spread, target_at
-from beit.data.values import UnreadableError, ValueRange
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images that are kept without being asked to."""

@@ -23,7 +23,6 @@ from beit.data.label_files import (
 from beit.data.layout import empty_classes, names_at
 from beit.data.listing import quoted
 from beit.data.options import check_options_apply
-from beit.data.parts import counted, open_stored, part_to_learn_from
 from beit.data.sources import (
     FileSource,
     ImageSource,
@@ -33,6 +32,7 @@ from beit.data.sources import (
     must_exist,
     target_at,
 )
+from beit.data.splits import counted, open_stored, part_to_learn_from
 from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
 
@@ -236,7 +236,7 @@ def open_labelled(
     multi_label: bool = False,
 ) -> LabelledSplits:
     """Labelled images: class folders, also in splits or folds, a label file, tar shards or a
-    Hugging Face dataset (see `beit.data.parts.open_stored`, `beit.data.layout`).
+    Hugging Face dataset (see `beit.data.splits.open_stored`, `beit.data.layout`).
 
     Args:
         path: Where they are.

@@ -13,14 +13,14 @@ from torch.utils.data import Dataset
 
 from beit.batch import Batch, Unreadable
 from beit.config.data import LoaderConfig
-from beit.data.collate import Outcome
+from beit.data.cached_views import RecurringViews
+from beit.data.collate import SampleResult
 from beit.data.images import Images, cores
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
-from beit.data.recurring import RecurringViews
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, Target
-from beit.data.values import UnreadableError
-from beit.data.views import Sample
+from beit.data.transforms import Sample
 from beit.data.workers import Places, Reading, parcels
 from beit.errors import DataError
 
@@ -47,7 +47,7 @@ def choose_workers(config: LoaderConfig, world: int) -> int:
     return min(max(cores() // local - 1, 0), most)
 
 
-class _Samples(Dataset[Outcome]):
+class _Samples(Dataset[SampleResult]):
     """(epoch, index) to the sample, whose randomness follows from (seed, epoch, index) alone."""
 
     def __init__(self, images: Images, view: View, seed: int) -> None:
@@ -55,19 +55,19 @@ class _Samples(Dataset[Outcome]):
         self._view = view
         self._seed = seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Outcome:
+    def __getitem__(self, place: tuple[int, int]) -> SampleResult:
         epoch, index = place
         key = self._images.key(index)
         try:
             image = self._images.read(index)
         except UnreadableError as error:
-            return Outcome(key, None, error.reason)
+            return SampleResult(key, None, error.reason)
         if isinstance(self._view, RecurringViews):
             sample: Sample = self._view.of(image.pixels, self._seed, epoch, index)
         else:
             generator = sample_generator(self._seed, epoch, index)
             sample = self._view(image.pixels, image.target, generator)
-        return Outcome(key, sample, several=image.several)
+        return SampleResult(key, sample, several=image.several)
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:

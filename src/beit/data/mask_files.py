@@ -20,9 +20,9 @@ from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import is_tiff, read_page
 from beit.data.decode import is_white_zero, orientation_of, require_all_pixels, stored_bits, upright
-from beit.data.quiet import quiet
-from beit.data.values import UnreadableError
-from beit.data.wholeness import first_of_gif
+from beit.data.pillow_warnings import quiet
+from beit.data.pixel_types import UnreadableError
+from beit.data.truncation import first_of_gif
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
 _GDAL_NODATA = 42113

@@ -18,7 +18,7 @@ from beit.data.label_maps import IGNORE, LabelMap
 from beit.data.legends import Legend
 from beit.data.listing import quoted
 from beit.data.mask_files import ValueCounts, written
-from beit.data.values import UnreadableError
+from beit.data.pixel_types import UnreadableError
 from beit.errors import DataError
 
 BINARY_CLASSES = ("background", "object")

@@ -13,7 +13,7 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.layout import WHOLE, split_called
 from beit.data.legends import LEGENDS, read_names
 from beit.data.listing import find_images, natural_key, no_images, quoted
-from beit.data.pairs import KNOWN_SUFFIXES, Notes, Pairs, Side, pair_up, require_masks
+from beit.data.mask_pairs import KNOWN_SUFFIXES, Notes, Pairs, Side, pair_up, require_masks
 from beit.data.shape_files import coco_files, read_coco, read_labelme, with_labelme
 from beit.errors import DataError
 from beit.printable import printable

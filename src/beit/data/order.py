@@ -11,8 +11,8 @@ import random
 
 import numpy as np
 
-from beit.chance import derive_seed
 from beit.errors import ConfigError, DataError
+from beit.rng import derive_seed
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> random.Random:

@@ -14,18 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.atomic_io import replace_file
 from beit.claim import check_name, claim_folder, is_free
 from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
-from beit.data.names import short_hash
-from beit.data.parts import account_of, open_places
-from beit.data.places import Stamp
+from beit.data.name_array import short_hash
+from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, build_index, read_index, write_index
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
 from beit.data.sources import ImageSource, Record
-from beit.data.values import UnreadableError
-from beit.durable import replace_file
+from beit.data.splits import account_of, open_places
+from beit.data.storage import Stamp
 from beit.errors import (
     ConfigError,
     DataError,

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.chance import derive_seed
 from beit.config.segment_run import MaskConfig
 from beit.data.account import Account
 from beit.data.images import cores
@@ -39,11 +38,12 @@ from beit.data.mask_labels import (
     rarely_meant,
 )
 from beit.data.mask_layouts import FoundMasks, find_masks
-from beit.data.pairs import Notes, Pairs
+from beit.data.mask_pairs import Notes, Pairs
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist
 from beit.errors import ConfigError, DataError
 from beit.printable import printable
+from beit.rng import derive_seed
 
 logger = logging.getLogger(__name__)
 

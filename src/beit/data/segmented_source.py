@@ -13,12 +13,12 @@ from beit.data.file_types import FORMATS
 from beit.data.label_maps import IGNORE, LabelMap
 from beit.data.mask_files import MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
-from beit.data.pairs import Pairs
-from beit.data.quiet import quiet
+from beit.data.mask_pairs import Pairs
+from beit.data.pillow_warnings import quiet
+from beit.data.pixel_types import UnreadableError
 from beit.data.shape_files import IGNORED
 from beit.data.shapes import Shapes, draw
 from beit.data.sources import FileSource, Record
-from beit.data.values import UnreadableError
 from beit.errors import DataError
 from beit.printable import printable
 

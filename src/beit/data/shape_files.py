@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from beit.config.segment_run import MaskConfig
 from beit.data.legends import CLASS_LISTS, find_beside, read_classes
 from beit.data.listing import find_images, natural_key, quoted
-from beit.data.pairs import Notes, Pairs, require_masks
+from beit.data.mask_pairs import Notes, Pairs, require_masks
 from beit.data.shapes import Kind, Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import parse_json

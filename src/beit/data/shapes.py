@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from beit.data.values import UnreadableError
+from beit.data.pixel_types import UnreadableError
 from beit.errors import ResourceError
 from beit.printable import printable
 

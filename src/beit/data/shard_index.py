@@ -15,6 +15,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from beit.atomic_io import replace_file
+from beit.cache_dir import home
 from beit.data.account import Skipped, SkippedFiles
 from beit.data.file_types import (
     EXTENSIONS,
@@ -24,11 +26,9 @@ from beit.data.file_types import (
     known_by_name,
     path_to_skip,
 )
-from beit.data.names import Names
-from beit.data.places import Stamp, is_remote, opened, read_all, stamp
-from beit.durable import replace_file
+from beit.data.name_array import Names
+from beit.data.storage import Stamp, is_remote, opened, read_all, stamp
 from beit.errors import BeitError, DataError
-from beit.home import home
 from beit.json_object import parse_json
 
 logger = logging.getLogger(__name__)

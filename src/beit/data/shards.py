@@ -15,11 +15,11 @@ import numpy as np
 from beit.data.account import Account, SkippedFiles
 from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import find_images, natural_key, quoted
-from beit.data.names import Names
-from beit.data.places import expand, is_remote, read_all, read_range
+from beit.data.name_array import Names
+from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import Label, ShardIndex, find_index
 from beit.data.sources import Record, images_per_class, target_at
-from beit.data.values import UnreadableError
+from beit.data.storage import expand, is_remote, read_all, read_range
 from beit.errors import BeitError, DataError, of_another_format
 from beit.json_object import parse_json
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from beit.batch import map_tensors
-from beit.data.collate import Outcome, Parcel, collate
+from beit.data.collate import SampleResult, WorkerBatch, collate
 
 PREFETCHED = 2
 """Batches that each worker reads ahead."""
@@ -60,7 +60,7 @@ def shared_memory() -> int:
     return room.f_blocks * room.f_frsize
 
 
-def share(outcomes: list[Outcome]) -> Parcel | NoSharedMemory:
+def share(outcomes: list[SampleResult]) -> WorkerBatch | NoSharedMemory:
     """A micro-batch in memory that the training process can read. In a worker only; torch would do
     so in a thread, where its failure would leave the other side waiting."""
     parcel = collate(outcomes)
@@ -72,7 +72,7 @@ def share(outcomes: list[Outcome]) -> Parcel | NoSharedMemory:
     return parcel
 
 
-def size_of(parcel: Parcel) -> int:
+def size_of(parcel: WorkerBatch) -> int:
     sizes: dict[int, int] = {}
     if parcel.batch is not None:
         for value in parcel.batch:

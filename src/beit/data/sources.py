@@ -18,8 +18,8 @@ from beit.data.decode import decode
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
-from beit.data.names import Names
-from beit.data.values import UnreadableError, ValueRange
+from beit.data.name_array import Names
+from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.errors import DataError
 
 PROBES = 8
@@ -271,7 +271,7 @@ def must_exist(path: str) -> None:
 
 def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
     """Images to learn from without labels: a folder, a label file, one image, tar shards or a
-    Hugging Face dataset (see `beit.data.parts.open_stored`).
+    Hugging Face dataset (see `beit.data.splits.open_stored`).
 
     Folders are searched to every depth. Of data in splits only the one for training is read, of
     images beside masks the images, and `account` says so. Folders count as classes, which training
@@ -283,7 +283,7 @@ def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
     from beit.data.folders import Folders  # they are sources, too
     from beit.data.label_files import sources_from_list
     from beit.data.options import check_options_apply
-    from beit.data.parts import open_stored, part_to_learn_from
+    from beit.data.splits import open_stored, part_to_learn_from
 
     check_options_apply(path, reading)
     stored = open_stored(path)

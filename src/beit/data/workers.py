@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from beit.data.collate import Outcome, Parcel
+from beit.data.collate import SampleResult, WorkerBatch
 from beit.data.listing import quoted
 from beit.data.shared_memory import (
     PREFETCHED,
@@ -29,9 +29,9 @@ from beit.data.shared_memory import (
     shared_memory,
     size_of,
 )
-from beit.data.watch import GRACE_SECONDS, POLL_SECONDS, TIMED_OUT, Watch
+from beit.data.worker_watchdog import GRACE_SECONDS, POLL_SECONDS, TIMED_OUT, Watch
 from beit.errors import ResourceError
-from beit.parent import end_with_parent
+from beit.process_utils import end_with_parent
 
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Reading(NamedTuple):
     """What is read, in which portions, and by how many processes."""
 
-    samples: Dataset[Outcome]
+    samples: Dataset[SampleResult]
     plan: Callable[[int], Iterable[Places]]
     """The micro-batches in order, without so many of the first."""
     names: Callable[[Places], list[str]]
@@ -105,7 +105,7 @@ def _named(lost: _LostError, waiting_for: Iterable[str]) -> ResourceError:
     )
 
 
-def parcels(reading: Reading) -> Iterator[Parcel]:
+def parcels(reading: Reading) -> Iterator[WorkerBatch]:
     """The micro-batches of the plan, in order, each once.
 
     When a worker process dies, or nothing comes for `timeout` seconds, all are ended and new ones
@@ -140,7 +140,7 @@ def parcels(reading: Reading) -> Iterator[Parcel]:
         )  # fmt: skip
 
 
-def _from_one_set(reading: Reading, plan: Iterable[Places]) -> Iterator[Parcel]:
+def _from_one_set(reading: Reading, plan: Iterable[Places]) -> Iterator[WorkerBatch]:
     """The micro-batches of a plan in order, from one set of workers."""
     closing = RawValue(ctypes.c_bool, False)
     watch: Watch | None = None
@@ -164,7 +164,9 @@ def _from_one_set(reading: Reading, plan: Iterable[Places]) -> Iterator[Parcel]:
             watch.end()
 
 
-def _start(reading: Reading, plan: Iterable[Places], closing: ctypes.c_bool) -> Iterator[Parcel]:
+def _start(
+    reading: Reading, plan: Iterable[Places], closing: ctypes.c_bool
+) -> Iterator[WorkerBatch]:
     with warnings.catch_warnings():
         # The user's number of workers is his affair; and forking is safe here although the parent
         # has threads: workers touch neither its devices nor its thread pools.

@@ -14,9 +14,9 @@ from beit.config.reading import AS_RECOGNISED, Reading
 from beit.data.account import Account
 from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
 from beit.data.decode import read_header
-from beit.data.parts import open_parts
+from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
-from beit.data.values import UnreadableError
+from beit.data.splits import open_parts
 from beit.doctor.finding import Finding, Level
 from beit.errors import BeitError
 from beit.recipes import RECIPES

@@ -14,7 +14,7 @@ from PIL import Image
 
 from beit.data.decode import decode
 from beit.data.file_types import FORMATS
-from beit.data.values import UnreadableError
+from beit.data.pixel_types import UnreadableError
 from beit.doctor.finding import Finding, Level
 
 PACKAGE = "beit"

@@ -14,10 +14,10 @@ from beit.config.runs import PretrainRunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import LabelledSplits
 from beit.data.sources import ImageSource, evenly
-from beit.data.views import SingleView
+from beit.data.transforms import SingleView
+from beit.evaluation.eval_loader import CentreView, Passes
 from beit.evaluation.features import FeatureTable, extract_features
 from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
-from beit.evaluation.passes import CentreView, Passes
 from beit.models.heads import BackboneModel
 
 SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)

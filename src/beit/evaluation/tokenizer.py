@@ -44,7 +44,7 @@ def tokenizer_health(
     for batch in batches:
         images = batch.images.to(device)
         tokens = tokenizer.encode(images)
-        if tokenizer.paints:
+        if tokenizer.can_decode:
             painted = tokenizer.decode(tokens)
             error += float((painted - tokenizer.pixels(images)).double().square().sum())
             values += painted.numel()

@@ -112,7 +112,7 @@ def _rows(
     return patches.flatten(0, 1) if masked is None else masked.rows(patches)
 
 
-class BareBackbone(BackboneModel):
+class PretrainedBackbone(BackboneModel):
     """A backbone and the norm it was pre-trained with, and no head."""
 
     def __init__(self, backbone: VisionTransformerConfig) -> None:

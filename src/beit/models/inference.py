@@ -12,11 +12,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from beit.errors import ConfigError
 from beit.hardware import multiplies_bfloat16
+from beit.models.cuda_graph import Replay
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.layers import Block
 from beit.models.position import Grid, RelativePositionBias
 from beit.models.quantization import quantize_linears
-from beit.models.replay import Replay
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import ConvNorm, PyramidNeck
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from beit.config.check import check_that
 from beit.config.segment_run import InferenceConfig, Size, window_and_stride
+from beit.config.validation import require
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import resize
 from beit.models.vit import Images
@@ -61,7 +61,7 @@ def sliding_logits(
     Raises ConfigError for a window that the patch does not divide and a stride that leaves gaps.
     """
     window, stride = window_and_stride(segmenter.backbone.config, window, stride)
-    check_that(batch > 0, f"batch is {batch}", "read at least one window at a time")
+    require(batch > 0, f"batch is {batch}", "read at least one window at a time")
     height, width = images.shape[-2:]
     pixels = _padded(segmenter.backbone.normalise(images), window)
     number, _, *padded = pixels.shape
@@ -92,7 +92,7 @@ def scaled_sizes(
     left as it is. Scale 1 is the image itself or, with `short_side`, the image whose shorter
     side is that long.
     """
-    check_that(
+    require(
         len(scales) > 0 and min(scales) > 0 and (short_side is None or short_side > 0),
         f"scales is {tuple(scales)}, short_side {short_side}",
         "use at least one scale, and sizes above zero",

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from beit.config.hidden import VisibleConfig
 from beit.config.model import VisionTransformerConfig
+from beit.config.objective import VisibleConfig
 from beit.errors import ConfigError
 from beit.masked_patches import Mask, read_mask
-from beit.models.heads import BackboneModel, BareBackbone
+from beit.models.heads import BackboneModel, PretrainedBackbone
 from beit.models.layers import layer_norm, pick
 from beit.models.vit import Features, Images, draw, with_class_token
 
@@ -111,9 +111,9 @@ class VisibleOnlyModel(BackboneModel):
         predictions: Tensor = self.decoder(self.norm(encoded), order)
         return predictions
 
-    def bare(self) -> BareBackbone:
+    def bare(self) -> PretrainedBackbone:
         """The same weights without the decoder: all that is of use after pre-training."""
         with torch.device("meta"):
-            model = BareBackbone(self.backbone.config)
+            model = PretrainedBackbone(self.backbone.config)
         model.backbone, model.norm = self.backbone, self.norm
         return model.train(self.training)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from beit.chance import Chance, seed_everything
 from beit.config.training import AttentionKernel, Recompute
 from beit.models.layers import Attention, Block, Dropping
+from beit.rng import SampleRNG, seed_everything
 
 BatchType = TypeVar("BatchType")
 
@@ -40,10 +40,10 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     as a tokenizer, is its sibling."""
 
     model: nn.Module
-    chance = Chance(0, 0, 0)
+    chance = SampleRNG(0, 0, 0)
     """Where the random numbers of the next micro-batch come from."""
 
-    def draw(self, chance: Chance, images: int, device: torch.device) -> None:
+    def draw(self, chance: SampleRNG, images: int, device: torch.device) -> None:
         """Take the random numbers of the next micro-batch, of so many images, from there."""
         self.chance = chance
         seed_everything(*chance)  # for what an objective from elsewhere may draw

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
-from beit.config.hidden import MaskedConfig, PretrainObjectiveConfig
+from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
 from beit.errors import ConfigError
 from beit.masked_patches import MaskedPatches
 from beit.models.heads import MaskedImageModel
@@ -29,8 +29,8 @@ from beit.models.layers import Block
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import Loss, Objective, entropy
 from beit.objectives.targets import TokenTargets, check_tokenizer, patchify, pixel_values
-from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer, count_codes
+from beit.tokenizers.token_cache import TokenCache
 
 
 class MaskedImageModeling(Objective[MaskedBatch]):
@@ -44,7 +44,7 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         config: PretrainObjectiveConfig,
         tokenizer: VisualTokenizer | None,
         precision: torch.dtype = torch.float32,
-        bank: TokenBank | None = None,
+        bank: TokenCache | None = None,
     ) -> None:
         """`precision` is the one the tokenizer encodes in; a `bank` keeps its tokens.
 

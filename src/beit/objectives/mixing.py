@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from beit.chance import Chance, derive_seed
+from beit.rng import SampleRNG, derive_seed
 
 
 class Mixture(NamedTuple):
@@ -47,7 +47,7 @@ class Mixing:
         self,
         images: Float[Tensor, "batch channels height width"],
         targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"],
-        chance: Chance,
+        chance: SampleRNG,
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
         """Images, and what share each class has in them; of an image with several labels each
         counts in full, so that a mixture has the labels of both by their share."""
@@ -80,7 +80,7 @@ class Mixing:
         vectors = targets.new_zeros(len(targets), self._classes)
         return vectors.scatter_(1, targets[:, None], 1)
 
-    def _drawn(self, chance: Chance, pair: int, height: int, width: int) -> Mixture:
+    def _drawn(self, chance: SampleRNG, pair: int, height: int, width: int) -> Mixture:
         numbers = random.Random(derive_seed("mixing", chance.seed, chance.step, pair))
         way = numbers.choice(self._ways)
         strength = self._strengths[way]

@@ -18,10 +18,10 @@ from beit.config.runs import QuantiseConfig
 from beit.errors import ConfigError
 from beit.objectives.base import Loss, Objective, entropy
 from beit.objectives.targets import patchify
-from beit.tokenizers.bank import FeatureBank, Views
 from beit.tokenizers.base import count_codes
 from beit.tokenizers.quantised import QuantisedTokenizer
 from beit.tokenizers.teachers import Teacher
+from beit.tokenizers.token_cache import FeatureBank, Views
 from beit.tokenizers.vq import VQTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 
@@ -81,7 +81,7 @@ class Quantise(Objective[ImageBatch]):
         return {"perplexity_limit": float(self.model.codes)}
 
 
-class Distill(Quantise):
+class VQDistillation(Quantise):
     """VQ-KD: one minus the cosine with the teacher's features of each patch."""
 
     model: VQKDTokenizer
@@ -132,7 +132,7 @@ class Distill(Quantise):
         return kept.to(pixels.device)
 
 
-class Repaint(Quantise):
+class VQReconstruction(Quantise):
     """VQ without a teacher: squared error of the pixels of each patch, [0, 1] seen as [-1, 1]."""
 
     model: VQTokenizer

@@ -11,8 +11,8 @@ from beit.batch import MaskedBatch
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
 from beit.masked_patches import MaskedPatches
-from beit.tokenizers.bank import TokenBank
 from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.token_cache import TokenCache
 
 
 class TokenTargets(nn.Module):
@@ -23,7 +23,7 @@ class TokenTargets(nn.Module):
     """
 
     def __init__(
-        self, tokenizer: VisualTokenizer, precision: torch.dtype, bank: TokenBank | None
+        self, tokenizer: VisualTokenizer, precision: torch.dtype, bank: TokenCache | None
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer.freeze()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from beit.config.outside import call_outside, find_outside
+from beit.config.plugins import call_outside, find_outside
 from beit.config.runs import RunConfig
 from beit.errors import ConfigError, nearest
 from beit.recipes import finetune, pretrain, segment, tokenizers

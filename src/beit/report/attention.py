@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from beit.data.drawing import Rgb, heat, mark, to_rgb
+from beit.data.visualize import Rgb, heat, mark, to_rgb
 from beit.models.attention_maps import attention_maps
 from beit.models.vit import VisionTransformer
 from beit.report.images import show

@@ -12,10 +12,10 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
-from beit.data.drawing import to_rgb
 from beit.data.labelled import open_labelled
+from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, evenly
-from beit.data.values import ValueRange
+from beit.data.visualize import to_rgb
 from beit.errors import DataError
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from beit.artifact.load import open_tokenizer, value_range_of
 from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.config.reading import Reading
-from beit.data.drawing import Rgb, to_rgb
 from beit.data.sources import evenly, open_source
+from beit.data.visualize import Rgb, to_rgb
 from beit.errors import ConfigError
-from beit.evaluation.passes import CentreView
+from beit.evaluation.eval_loader import CentreView
 from beit.hardware import find_device
 from beit.objectives.base import entropy
-from beit.report.looking import read_all
-from beit.report.sheet import Cell, Sheet, check_place, write_sheet
+from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
+from beit.report.inputs import read_all
 from beit.report.tokenizer import Painting, paint, vocabulary
 from beit.tokenizers.base import VisualTokenizer
+from beit.weights.load import open_tokenizer, value_range_of
 
 COLUMNS = 16
 AT_A_TIME = 16
@@ -49,7 +49,7 @@ def atlas(tokenizer: VisualTokenizer, paintings: list[Painting], *, most: int) -
     used, total = int((found.counts > 0).sum()), int(found.counts.sum())
     order = found.counts.argsort(descending=True, stable=True)[: min(most, used)].tolist()
     means = [to_rgb(found.means[code].reshape(channels, stride, stride)) for code in order]
-    painted = decoded_codes(tokenizer, order) if tokenizer.paints else []
+    painted = decoded_codes(tokenizer, order) if tokenizer.can_decode else []
     halves = means
     if painted:
         halves = [np.concatenate(pair, axis=1) for pair in zip(means, painted, strict=True)]

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.atomic_io import write_file
 from beit.claim import claim_output
 from beit.config.runs import RunConfig
 from beit.config.tree import leaves
-from beit.durable import write_file
 from beit.errors import BeitError, ConfigError
-from beit.report.beside import contender
-from beit.report.charts import charts, draw
-from beit.report.curves import Chart, Line
+from beit.report.chart_specs import charts, draw
+from beit.report.compare_images import contender
 from beit.report.document import document
 from beit.report.history import History, read_history
 from beit.report.markup import Markup, Section, block, element, join, note, table
 from beit.report.page import section, without_images
 from beit.report.summary import headline, title_of
+from beit.report.svg_chart import Chart, Line
 from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8

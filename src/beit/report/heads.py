@@ -6,11 +6,11 @@ from pathlib import Path
 
 from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.data.drawing import Grid, heat, mark, to_rgb
+from beit.data.visualize import Grid, heat, mark, to_rgb
 from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
-from beit.report.looking import Looking, look_at
-from beit.report.sheet import Cell, Sheet, check_place, write_sheet
+from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
+from beit.report.inputs import Looking, look_at
 
 CLASS_TOKEN = "cls"  # noqa: S105 - no secret
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beit.data.drawing import Rgb, data_uri
+from beit.data.visualize import Rgb, data_uri
 from beit.report.markup import Content, Markup, element, figure
 
 PIXELATED_UP_TO = 96

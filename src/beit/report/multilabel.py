@@ -9,18 +9,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from beit.artifact.answering import Answering
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig
 from beit.data.augment import EvaluationView
-from beit.data.drawing import to_rgb
+from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource
-from beit.data.values import ValueRange
+from beit.data.visualize import to_rgb
 from beit.evaluation.multilabel import LabelAnswers, LabelScores, score_labels
 from beit.models.heads import Classifier
 from beit.report.images import show
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
 from beit.report.samples import batches, named
+from beit.weights.answering import Answering
 
 MOST_ROWS = 100
 SHOWN = 8

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from beit.atomic_io import replace_file
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.data.account import account_from_json
-from beit.durable import replace_file
 from beit.errors import BeitError, ResourceError
-from beit.report.charts import curves
+from beit.report.chart_specs import curves
 from beit.report.classification import classification_sections
 from beit.report.document import document
 from beit.report.history import History, read_history, read_noted

@@ -9,12 +9,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from beit.atomic_io import replace_file
 from beit.claim import claim_folder
-from beit.durable import replace_file
 from beit.errors import ResourceError, RunFolderError
-from beit.report.charts import charts
-from beit.report.curves import MOST_POINTS, SMOOTH_FROM, Chart, smooth, thin
+from beit.report.chart_specs import charts
 from beit.report.history import read_history
+from beit.report.svg_chart import MOST_POINTS, SMOOTH_FROM, Chart, smooth, thin
 from beit.training.run_folder import read_run_config
 
 FORMATS = ("svg", "png")

@@ -10,17 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit.artifact.load import open_tokenizer
 from beit.batch import MaskedBatch
-from beit.config.hidden import VisibleConfig
+from beit.config.objective import VisibleConfig
 from beit.config.runs import PretrainRunConfig
-from beit.data.drawing import hide, judge, to_rgb, token_map
 from beit.data.options import reading_for
 from beit.data.sources import ImageSource, Target, evenly, open_source
-from beit.data.views import Box, MaskedSample, resize_crop
+from beit.data.transforms import Box, MaskedSample, resize_crop
+from beit.data.visualize import hide, judge, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
-from beit.models.heads import BareBackbone, MaskedImageModel
+from beit.models.heads import MaskedImageModel, PretrainedBackbone
 from beit.objectives.guessing import Guess, fill, guess, painted, pixels_of
 from beit.report.attention import attention_section
 from beit.report.images import show
@@ -28,6 +27,7 @@ from beit.report.markup import Markup, Section, block, element, join, number, pe
 from beit.report.samples import affordable, batches, best_typical_worst
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
+from beit.weights.load import open_tokenizer
 
 MOST_IMAGES = 64
 EACH = 2
@@ -79,7 +79,7 @@ def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
             (one.target, "Target", "target, decoded"),
             (filled, "Predicted", "prediction, decoded"),
         )
-        if tokenizer.paints
+        if tokenizer.can_decode
     ]
     return [
         show(image, "The image", "image"),
@@ -151,8 +151,8 @@ def _predictions(
             "the target. "
         )
         advice = (
-            f"{decoded if tokenizer.paints else ''}Far inside a large hidden block nobody can be "
-            f"right, near its border the model should be. Right or wrong: {LEGEND}."
+            f"{decoded if tokenizer.can_decode else ''}Far inside a large hidden block nobody can "
+            f"be right, near its border the model should be. Right or wrong: {LEGEND}."
         )
         codes = tokenizer.codes
     body = [element("p", advice, {"class": "explain"}), *_rows(guesses, model, tokenizer)]
@@ -171,7 +171,7 @@ def _images(config: PretrainRunConfig) -> ImageSource:
 
 
 def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
-    published = trained(run, BareBackbone)
+    published = trained(run, PretrainedBackbone)
     source = evenly(_images(config), WITH_ATTENTION)
     view = central_masks(config, None)
     batch = next(

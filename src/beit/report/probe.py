@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from beit.report.curves import Line, chart
 from beit.report.document import document
 from beit.report.markup import element, table
+from beit.report.svg_chart import Line, chart
 
 EXPLANATION = (
     "The best on validation, block by block; 0 is the first. BEiT's features are best in the "

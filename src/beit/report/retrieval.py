@@ -9,13 +9,13 @@ import torch
 from beit.batch import ImageBatch
 from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.data.drawing import RIGHT, WRONG, to_rgb
 from beit.data.sources import spread
+from beit.data.visualize import RIGHT, WRONG, to_rgb
 from beit.errors import ConfigError, DataError
 from beit.evaluation.features import extract_features
 from beit.evaluation.neighbours import nearest_others
-from beit.report.looking import Looking, look_at
-from beit.report.sheet import Cell, Sheet, check_place, write_sheet
+from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
+from beit.report.inputs import Looking, look_at
 
 BATCH = 32
 HIT: tuple[int, int, int] = (int(RIGHT[0]), int(RIGHT[1]), int(RIGHT[2]))

@@ -11,8 +11,8 @@ from torch import nn
 from beit.batch import Batch
 from beit.config.data import LoaderConfig
 from beit.data.loader import View, evaluate_batches
+from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, select
-from beit.data.values import ValueRange
 
 Kind = TypeVar("Kind", bound=Batch)
 

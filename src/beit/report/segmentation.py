@@ -11,11 +11,11 @@ from torch import Tensor
 
 from beit.batch import SegmentedBatch
 from beit.config.segment_run import SegmentRunConfig
-from beit.data.drawing import to_rgb
-from beit.data.joint import WholeView
 from beit.data.label_maps import PALETTE, painted
+from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import open_segmented
 from beit.data.sources import ImageSource, evenly
+from beit.data.visualize import to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from beit.artifact.store import Described, read_described
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.config.tree import differences, leaves
 from beit.errors import BeitError
 from beit.recipes import RECIPES
 from beit.report.markup import Markup, Section, element, join, note, table
+from beit.weights.store import Described, read_described
 
 VERBS: dict[type[RunConfig], str] = {
     TokenizerRunConfig: "tokenizer",

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
-from beit.data.drawing import to_rgb, token_map
 from beit.data.sources import evenly, open_source, spread
-from beit.evaluation.passes import CentreView
+from beit.data.visualize import to_rgb, token_map
+from beit.evaluation.eval_loader import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
-from beit.report.curves import HEIGHT, WIDTH
 from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, figure, join
 from beit.report.samples import affordable, batches, best_typical_worst
+from beit.report.svg_chart import HEIGHT, WIDTH
 from beit.report.trained import trained
 from beit.tokenizers.base import VisualTokenizer
 
@@ -52,7 +52,7 @@ def paint(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Painting]:
     """Encode and decode a batch, image by image."""
     pixels = tokenizer.pixels(batch.images)
     tokens = tokenizer.encode(batch.images)
-    if not tokenizer.paints:
+    if not tokenizer.can_decode:
         return [
             Painting(*one) for one in zip(batch.keys, batch.images.cpu(), tokens.cpu(), strict=True)
         ]
@@ -187,7 +187,7 @@ def _reconstructions(paintings: list[Painting], tokenizer: VisualTokenizer) -> S
     """Some images with their tokens and, if the tokenizer can, what it paints from them."""
     advice = "Healthy: equal surfaces get equal tokens (the same colour on the right), different "
     advice += "ones differ"
-    if tokenizer.paints:
+    if tokenizer.can_decode:
         title = "Images from their tokens"
         mean = sum(one.psnr for one in paintings) / len(paintings)
         lead = f"Mean PSNR over {len(paintings)} images of the data: {mean:.1f} dB."

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from beit.data.drawing import to_rgb, token_map
+from beit.data.visualize import to_rgb, token_map
 from beit.report.document import document
 from beit.report.images import show
 from beit.report.markup import block, element, percent, table

@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from beit.artifact.answering import Answering, answering
-from beit.artifact.store import load_artifact
 from beit.errors import CheckpointError
+from beit.weights.answering import Answering, answering
+from beit.weights.store import load_artifact
 
 Model = TypeVar("Model", bound=nn.Module)
 

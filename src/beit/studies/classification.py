@@ -10,9 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit.artifact.load import open_artifact
-from beit.artifact.store import Details, save_artifact
-from beit.chance import seed_everything
 from beit.config import ProbeConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tree import to_json
@@ -21,11 +18,14 @@ from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import TILE
 from beit.recipes.finetune import for_finetuning
 from beit.recipes.studies import ClassificationPlan
-from beit.runs.probing import probe
+from beit.rng import seed_everything
 from beit.studies.characters import make_characters
 from beit.studies.finetuned import finetune_both
 from beit.studies.stages import ARMS, Row, Stages
 from beit.studies.tiles import make_tiles
+from beit.tasks.probing import probe
+from beit.weights.load import open_artifact
+from beit.weights.store import Details, save_artifact
 
 Probed = dict[str, dict[str, Any]]
 """What `beit probe` wrote, for each arm."""

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from beit.artifact.store import load_artifact
-from beit.chance import seed_everything
 from beit.config.tree import to_json
 from beit.evaluation.linear import linear_accuracy
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE, DemoPlan
+from beit.rng import seed_everything
 from beit.studies.finetuned import finetune_both
 from beit.studies.frozen import best_block, feature_tables, few_keys
 from beit.studies.stages import ARMS, Row, Stages
 from beit.studies.tiles import make_tiles
+from beit.weights.store import load_artifact
 
 
 class Demo:

@@ -11,8 +11,8 @@ from beit.config import LoaderConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource
+from beit.evaluation.eval_loader import Passes
 from beit.evaluation.features import FeatureTable
-from beit.evaluation.passes import Passes
 from beit.evaluation.pretraining import every_block
 from beit.models.heads import BackboneModel
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit import runs
+from beit import tasks
 from beit.config import RunConfig
 from beit.errors import RunFolderError
 from beit.training.run_folder import RunFolder
@@ -56,14 +56,14 @@ class Stages:
         if not quiet:
             print(f"\n== {verb}", flush=True)
         resume = RunFolder(out).config.exists()
-        getattr(runs, verb)(config, resume=resume, quiet=quiet, report=not quiet)
+        getattr(tasks, verb)(config, resume=resume, quiet=quiet, report=not quiet)
         return out
 
     def on_test(self, run: Path, data: str) -> dict[str, Any]:
         """What `beit evaluate` finds on the test part: looked at once per model, and kept."""
         record = run / "test.json"
         if not record.exists():
-            found = runs.evaluate(str(run), data=data, split="test")
+            found = tasks.evaluate(str(run), data=data, split="test")
             record.write_text(json.dumps(asdict(found), indent=1))
         kept: dict[str, Any] = json.loads(record.read_text())
         return kept

@@ -12,9 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from beit.artifact.load import open_artifact
-from beit.artifact.store import Details, load_artifact, save_artifact
-from beit.chance import seed_everything
 from beit.config import MaskedConfig
 from beit.config.tree import to_json
 from beit.evaluation.linear import linear_accuracy
@@ -22,10 +19,13 @@ from beit.evaluation.neighbours import neighbour_accuracy
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE
 from beit.recipes.studies import TokenizersPlan
+from beit.rng import seed_everything
 from beit.studies.finetuned import arm_config
 from beit.studies.frozen import best_block, feature_tables, few_keys
 from beit.studies.stages import ARMS, Stages, spread
 from beit.studies.tiles import make_tiles
+from beit.weights.load import open_artifact
+from beit.weights.store import Details, load_artifact, save_artifact
 
 UNTRAINED = "initial weights"
 TARGETS = (

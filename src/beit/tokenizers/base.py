@@ -28,7 +28,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
     does.
     """
 
-    paints = True
+    can_decode = True
     """Whether `decode` gives images; what a tokenizer rebuilds may be something else."""
 
     def __init__(self, config: TokenizerConfig) -> None:

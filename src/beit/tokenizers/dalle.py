@@ -137,7 +137,7 @@ class DalleTokenizer(VisualTokenizer):
         super().__init__(config)
         self.encoder = DalleEncoder(config)
         self.decoder = DalleDecoder(config) if config.decoder else None
-        self.paints = config.decoder
+        self.can_decode = config.decoder
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_in = module.weight[0].numel()

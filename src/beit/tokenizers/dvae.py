@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
 
-from beit.chance import Chance
 from beit.config.tokenizer import DiscreteVAEConfig
+from beit.rng import SampleRNG
 from beit.tokenizers.base import VisualTokenizer, count_codes
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
 from beit.tokenizers.scoring import best_codes
@@ -122,7 +122,7 @@ class DiscreteVAE(VisualTokenizer):
         self,
         pixels: Float[Tensor, "batch channels height width"],
         temperature: float,
-        chance: Chance,
+        chance: SampleRNG,
     ) -> Reconstruction:
         """Reconstruct images in [0, 1] through codes sampled at a temperature."""
         logits = self.to_codes(self.encoder(self.target(pixels)))

@@ -19,7 +19,7 @@ class RandomProjection(VisualTokenizer):
     the smallest angle (arXiv:2202.01855, eq. 1). Matrix and codes are drawn once."""
 
     config: RandomProjectionConfig
-    paints = False
+    can_decode = False
     codebook: Tensor
 
     def __init__(self, config: RandomProjectionConfig) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from beit.errors import ConfigError
 from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel, BareBackbone, MaskedImageModel
+from beit.models.heads import BackboneModel, MaskedImageModel, PretrainedBackbone
 from beit.models.layers import layer_norm
 
 Grid = tuple[int, int]
@@ -116,7 +116,7 @@ class OurTeacher(Teacher):
         config = model.backbone.config
         norm = (
             model.norm
-            if isinstance(model, MaskedImageModel | BareBackbone)
+            if isinstance(model, MaskedImageModel | PretrainedBackbone)
             else layer_norm(config.width)
         )
         self._patch = config.patch

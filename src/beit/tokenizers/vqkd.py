@@ -16,7 +16,7 @@ class VQKDTokenizer(QuantisedTokenizer):
     """It rebuilds the features of a teacher, to be compared by their cosine, and no images."""
 
     config: VQKDConfig
-    paints = False
+    can_decode = False
 
     @torch.no_grad()
     def features(self, images: Pixels) -> Float[Tensor, "batch patches teacher_width"]:

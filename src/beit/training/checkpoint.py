@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
-from beit.durable import flush, replace_folder, write_file
+from beit.atomic_io import flush, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError, of_another_format
 from beit.json_object import parse_object, read_bytes, read_object
 from beit.training.streamed import safetensors_pieces

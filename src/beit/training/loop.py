@@ -13,21 +13,21 @@ from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.training.checkpoint import Checkpoint, newest_checkpoint
-from beit.training.journal import Journal, Pace, progress_line
-from beit.training.listing import check_unchanged, remember
+from beit.training.dataset_manifest import check_unchanged, remember
+from beit.training.environment import check_same_parts, surroundings, told_of_others
 from beit.training.memory import ran_out_elsewhere, ran_out_of_memory
-from beit.training.noted import NotedImages
+from beit.training.nan_replay import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.parallel import lost_a_process, lost_process
-from beit.training.plan import Fit, Fitted
-from beit.training.replay import NOT_FINITE, OVERFLOWED, diverged
+from beit.training.run_logger import RunLogger, Throughput, progress_line
 from beit.training.saving import Saver
 from beit.training.schedule import lengthened
+from beit.training.skipped_images import SkippedImages
+from beit.training.spec import FitResult, FitSpec
 from beit.training.stop import StopRequest
-from beit.training.surroundings import check_same_parts, surroundings, told_of_others
 from beit.training.update import OverflowedError, Updater
 
 
-def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
+def fit(objective: AnyObjective, run: FitSpec, *, resume: bool) -> FitResult:
     """Train `objective.model` and return how it went.
 
     A step: its random numbers from (seed, step), the batch under accumulation, backward, clip,
@@ -43,11 +43,11 @@ def fit(objective: AnyObjective, run: Fit, *, resume: bool) -> Fitted:
 class _Run:
     """The state of a run in this process, and what happens on which step."""
 
-    def __init__(self, objective: AnyObjective, run: Fit, stop: StopRequest) -> None:
+    def __init__(self, objective: AnyObjective, run: FitSpec, stop: StopRequest) -> None:
         self.run, self.config, self.objective, self.stop = run, run.config, objective, stop
         self.device = run.processes.device
         self.updater = Updater(objective, run.config, run.processes, self._say)
-        self.journal: Journal | None = None
+        self.journal: RunLogger | None = None
         self.step = 0  # updates done
         self.best: tuple[int, float] | None = None  # step and score
         self.metrics: dict[str, float] = {}
@@ -62,11 +62,11 @@ class _Run:
 
     # -- the run -----------------------------------------------------------------------------
 
-    def to_the_end(self, *, resume: bool) -> Fitted:
+    def to_the_end(self, *, resume: bool) -> FitResult:
         run, config = self.run, self.config
         remarks = self._restore() if resume else []
         self.told = self.saved = self.step
-        self.pace = Pace(self.step, config.steps, config.batch)
+        self.pace = Throughput(self.step, config.steps, config.batch)
         try:
             self._open_records()
             for remark in (*run.notes, *remarks):
@@ -89,7 +89,7 @@ class _Run:
         finally:
             if self.journal is not None:
                 self.journal.close()
-        return Fitted(self.metrics, self.best[0] if self.best else 0, len(self.noted.unreadable))
+        return FitResult(self.metrics, self.best[0] if self.best else 0, len(self.noted.unreadable))
 
     def _unwritable(self, error: OSError) -> ResourceError:
         return ResourceError(
@@ -100,9 +100,9 @@ class _Run:
 
     def _open_records(self) -> None:
         run = self.run
-        self.noted = NotedImages(run.folder, self._say, images=run.images, limit=run.bad_limit)
+        self.noted = SkippedImages(run.folder, self._say, images=run.images, limit=run.bad_limit)
         if run.processes.leads:
-            self.journal = Journal(
+            self.journal = RunLogger(
                 run.folder,
                 first_step=self.step,
                 trackers=self.config.tracker,

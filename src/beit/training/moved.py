@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from beit.config.runs import RunConfig
 from beit.config.tree import differences
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.listing import Listing, check_unchanged
+from beit.training.dataset_manifest import Listing, check_unchanged
+from beit.training.environment import check_same_parts
 from beit.training.run_folder import PLACES, RunFolder, read_run_config
-from beit.training.surroundings import check_same_parts
 
 
 def check_moved(

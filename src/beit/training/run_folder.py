@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from beit.atomic_io import replace_file
 from beit.claim import LOCK, Claim, check_name, is_free
-from beit.config.check import LARGEST_INT
 from beit.config.runs import RunConfig
 from beit.config.tree import differences, from_json, to_json
-from beit.durable import replace_file
+from beit.config.validation import LARGEST_INT
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.json_object import parse_json
 from beit.printable import printable

@@ -46,7 +46,7 @@ class Followed(NamedTuple):
 class Tracker(abc.ABC):
     """One way to follow a run. What it raises is told once, and the run goes on without it."""
 
-    takes_back = False
+    overwrites_steps = False
     """Whether steps that are done again replace what it had of them; else they are left out."""
 
     @abc.abstractmethod
@@ -65,7 +65,7 @@ class Tracker(abc.ABC):
 class TensorBoard(Tracker):
     """Events in `tensorboard/` of the run."""
 
-    takes_back = True
+    overwrites_steps = True
 
     def begin(self, run: Followed) -> str:
         again = run.first_step + 1  # the first of the steps whose events are to be forgotten

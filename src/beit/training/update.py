@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from beit.batch import Batch, divide, to_device
-from beit.chance import Chance
 from beit.config.training import TrainingConfig
 from beit.errors import BeitError, CheckpointError
 from beit.objectives.base import AnyObjective
+from beit.rng import SampleRNG
 from beit.training.checkpoint import Checkpoint, Tensors
 from beit.training.compilation import compile_blocks, set_up_blocks
-from beit.training.divergence import Circumstances
 from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_large
+from beit.training.nan_report import StepContext
 from beit.training.optim import Optimizer
 from beit.training.parallel import Processes, autocast, resolve_precision
 from beit.training.sharding import whole
@@ -170,7 +170,7 @@ class Updater:
         terms: dict[str, Tensor] = {}
         last = self.accumulation - 1
         for number, (first, batch) in enumerate(self.micro_batches(arrived, batches)):
-            chance = Chance(self.config.seed, step, first)
+            chance = SampleRNG(self.config.seed, step, first)
             self.objective.draw(chance, len(batch.keys), self.device)
             # Processes share what has added up, with the last micro-batch of each.
             module = self.weights.module if reduced and number == last else self.objective
@@ -208,9 +208,9 @@ class Updater:
             if not repeats:
                 arrived[number] = None
 
-    def circumstances(self, step: int, first: int) -> Circumstances:
+    def circumstances(self, step: int, first: int) -> StepContext:
         """What decides the numbers of a micro-batch, beside weights and images."""
-        return Circumstances(
+        return StepContext(
             seed=self.config.seed,
             step=step,
             rank=self.processes.rank,

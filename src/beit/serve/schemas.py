@@ -1,0 +1,133 @@
+"""The answers of the server, as its OpenAPI description gives them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from beit.serve.supervisor import Reload
+
+
+class Label(BaseModel):
+    """A class and its probability; of a multi-label model, and the probability from which it
+    counts."""
+
+    name: str
+    probability: float
+    threshold: float | None = None
+
+
+class Labels(BaseModel):
+    """Name the classes of an image, best first. Of a multi-label model: the labels that reach
+    their thresholds or, with `top`, so many of all, with independent probabilities."""
+
+    labels: list[Label]
+
+
+class Region(BaseModel):
+    """A class and its share of the pixels."""
+
+    id: int
+    name: str
+    share: float
+    colour: str
+
+
+class Segmentation(BaseModel):
+    """Name the class of each pixel: an indexed PNG and an overlay, both as data URIs."""
+
+    height: int
+    width: int
+    classes: list[Region]
+    label_map: str
+    overlay: str
+
+
+class Features(BaseModel):
+    """Give the mean patch vector after a block."""
+
+    block: int
+    features: list[float]
+
+
+class Tokens(BaseModel):
+    """Give the visual tokens in row-major order, and as colours."""
+
+    grid: list[int]
+    codes: int
+    tokens: list[int]
+    colours: str
+
+
+class Attention(BaseModel):
+    """Say where each patch looks: N x N bytes in base64, each row scaled to its largest weight."""
+
+    block: int
+    grid: list[int]
+    weights: str
+    view: str
+
+
+class Reconstruction(BaseModel):
+    """Hide patches, and show what the model thinks they are."""
+
+    right: float
+    hidden: int
+    input: str
+    target: str
+    prediction: str
+    tokens: list[int]
+
+
+class Model(BaseModel):
+    """A model and what it can do."""
+
+    name: str
+    kind: str
+    version: str
+    abilities: list[str]
+    classes: list[str]
+    multi_label: bool
+    size: list[int]
+
+
+class Models(BaseModel):
+    """The models that are served."""
+
+    models: list[Model]
+
+
+class State(BaseModel):
+    """Whether the server takes requests."""
+
+    state: str
+
+
+class Health(BaseModel):
+    """Whether the server is well, and how it went when artifacts were last read again."""
+
+    state: str
+    reload: Reload
+
+
+class Problem(BaseModel):
+    """A stable code, a fixed text, and the id that the log has."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class Failure(BaseModel):
+    """Why there is no answer."""
+
+    error: Problem
+
+
+ANSWERS: dict[str, type[BaseModel]] = {
+    "predict": Labels,
+    "segment": Segmentation,
+    "embed": Features,
+    "tokens": Tokens,
+    "attention": Attention,
+    "reconstruct": Reconstruction,
+}

@@ -1,0 +1,182 @@
+"""Which of the images to be measured a model has learned from, as far as that can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
+from beit.data.hugging_face import PREFIX
+from beit.data.layout import split_name
+from beit.data.sources import ImageSource, images_per_class, select
+from beit.data.storage import is_remote
+from beit.errors import ConfigError, DataError, RunFolderError
+from beit.training.dataset_manifest import learned_names
+from beit.training.run_folder import RunFolder, read_run_config
+
+NOTE = "measured on the images that the run held out for validation; it was trained on the others"
+MEASURED = "measured"
+"""What the part of undivided data is called that a model did not learn from."""
+UNKNOWN = (
+    "these may include images that the model learned from: their names are known to the run "
+    "that made it, which is not here"
+)
+
+
+class Division(NamedTuple):
+    """How a run divides images without parts: the share it holds out, what draws it, and of how
+    many images of each class it learns (None: of all)."""
+
+    split: float
+    seed: int
+    per_class: int | None = None
+
+
+class Judged(NamedTuple):
+    """The images to measure on, and what to say of them; may be empty."""
+
+    source: ImageSource
+    note: str
+
+
+Divide = Callable[[Division], tuple[ImageSource, ImageSource]]
+"""Data to the part for training and the part for validation. Errors: DataError, ConfigError."""
+
+
+class _Run(NamedTuple):
+    folder: RunFolder
+    config: FinetuneRunConfig | SegmentRunConfig
+
+
+def division_of(config: RunConfig) -> Division | None:
+    """How a run of this config divides its images; None if it never does."""
+    if isinstance(config, FinetuneRunConfig):
+        return Division(config.split, config.subset_seed, config.per_class)
+    if isinstance(config, SegmentRunConfig):
+        return Division(config.split, config.split_seed)
+    return None
+
+
+def judged(
+    model: str,
+    trained: Mapping[str, Any],
+    place: str,
+    source: ImageSource,
+    *,
+    split: str,
+    divide: Divide,
+) -> Judged:
+    """Of images without parts those that a model did not learn from, where that can be told.
+
+    `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
+    artifact says of its training. The images of its training are recognised, wherever they lie,
+    by their fingerprint once they are divided as they were then: the share held out is left. If
+    they have changed since, those whose names the run learned from are left out, where it is the
+    same place; of other places it is only said that names are the same. Where another part than
+    the one for validation was asked for, all are measured.
+    """
+    run = _run_of(model)
+    names = None if run is None else learned_names(run.folder)
+    validating = split_name(split) == "val"
+    division = _stated(trained) or (None if run is None else division_of(run.config))
+    if validating and division is not None and "data" in trained:
+        held_out = _as_then(divide, division, trained["data"])
+        if held_out is not None:
+            # A run that went on with changed images may have learned from some of them before.
+            rest = _without(held_out, names or frozenset())
+            return Judged(_accounted(rest, source), NOTE)
+    if names is None:
+        return Judged(source, UNKNOWN if "data" in trained else "")
+    assert run is not None
+    below = _below(_data_of(run), place)
+    keys = [source.key(index) for index in range(len(source))]
+    learned = frozenset(key for key in keys if (below or "") + key in names)
+    if not learned:
+        return Judged(source, "")
+    if below is None:
+        return Judged(
+            source,
+            f"{len(learned)} of these {len(keys)} images have names of images that the run "
+            "learned from, and may be the same",
+        )
+    rest = _without(source, learned)
+    if validating and len(rest):
+        return Judged(
+            _accounted(rest, source),
+            f"the run learned from {len(learned)} other images here, which are left out",
+        )
+    return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} images")
+
+
+def _run_of(model: str) -> _Run | None:
+    """The run that made a model, if it lies in the folder of that run."""
+    for folder in (Path(model), Path(model).parent):
+        try:
+            config = read_run_config(folder)
+        except RunFolderError:
+            continue
+        if isinstance(config, FinetuneRunConfig | SegmentRunConfig):
+            return _Run(RunFolder(folder), config)
+    return None
+
+
+def _stated(trained: Mapping[str, Any]) -> Division | None:
+    """The division that an artifact carries; older ones carry none."""
+    try:
+        split, seed, per_class = (trained["division"][name] for name in Division._fields)
+        return Division(float(split), int(seed), None if per_class is None else int(per_class))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSource | None:
+    """The share held out, if the rest is what the model learned from."""
+    try:
+        train, validation = divide(division)
+    except (DataError, ConfigError):  # so these are others; what is wrong is told elsewhere
+        return None
+    return validation if train.fingerprint() == fingerprint else None
+
+
+def _without(source: ImageSource, names: frozenset[str]) -> ImageSource:
+    return select(source, [at for at in range(len(source)) if source.key(at) not in names])
+
+
+def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:
+    """The part with the account of the whole, which counts only what is in the part."""
+    part.account = replace(
+        whole.account,
+        images={MEASURED: len(part)},
+        classes={MEASURED: images_per_class(part)},
+    )
+    return part
+
+
+def _data_of(run: _Run) -> str:
+    """Where the data of a run lie. A relative path counts from where the run was started, which
+    the end of its own path tells, or else from here."""
+    data, out = run.config.data, Path(run.config.out)
+    if _is_address(data):
+        return data
+    here, length = run.folder.path.resolve(), len(out.parts)
+    known = 0 < length < len(here.parts) and here.parts[-length:] == out.parts
+    started = here.parents[length - 1] if known else Path()
+    return str((started / data).resolve())
+
+
+def _below(data: str, place: str) -> str | None:
+    """What goes before the name of an image at `place` to name it as in `data`; None if `place`
+    is neither `data` nor a folder in it."""
+    if _is_address(data) or _is_address(place):
+        return "" if data == place else None
+    there = Path(place).resolve()
+    if not there.is_relative_to(data):
+        return None
+    inside = there.relative_to(data).as_posix()
+    return "" if inside == "." else f"{inside}/"
+
+
+def _is_address(place: str) -> bool:
+    return is_remote(place) or place.startswith(PREFIX)

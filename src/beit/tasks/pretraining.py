@@ -1,0 +1,307 @@
+"""`beit pretrain`: predict hidden patches, with the tokenizer that takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from beit.config import (
+    DiscreteVAEConfig,
+    MaskedConfig,
+    PretrainRunConfig,
+    TokenizerRunConfig,
+    VisibleConfig,
+)
+from beit.config.plugins import names_outside
+from beit.config.tree import to_json
+from beit.data.cached_views import RecurringViews
+from beit.data.labelled import LabelledSplits, open_single_label
+from beit.data.options import reading_for
+from beit.data.sources import ImageSource
+from beit.data.transforms import MaskedViews
+from beit.errors import CheckpointError, ConfigError, DataError
+from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
+from beit.models.heads import MaskedImageModel
+from beit.models.visible import VisibleOnlyModel
+from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.targets import check_tokenizer, pixel_values
+from beit.objectives.visible import VisibleOnlyPrediction
+from beit.recipes import DEFAULT, find_recipe
+from beit.rng import seed_everything
+from beit.tasks.execution import (
+    Run,
+    RunOptions,
+    Task,
+    open_images,
+    resolve,
+    run_options,
+    run_training,
+)
+from beit.tasks.initial import Opened, take_over
+from beit.tasks.tokenizing import tokenizer
+from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.token_cache import TokenCache
+from beit.training.parallel import Processes, start_processes
+from beit.training.run_folder import RunFolder, read_run_config
+from beit.training.spec import Evaluation
+from beit.weights.load import open_tokenizer, value_range_of
+from beit.weights.store import Details, find_artifact
+
+
+def pretrain(
+    recipe: str | PretrainRunConfig = DEFAULT,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    opened: Opened | None = None,
+    **options: object,
+) -> Run:
+    """Masked image modeling, or what else the recipe says, on the images of `data`.
+
+    Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
+    `opened` holds the artifact of `init` where it was opened already.
+    """
+    opened = opened or Opened()
+    config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
+    manner = run_options(config, resume, quiet, report)
+    if manner.resume:
+        config = with_recorded_tokenizer(config)
+    config = _as_its_tokenizer_reads(config)
+    _images(config)  # before a tokenizer is trained for hours
+    config, manner = with_tokenizer(config, manner)
+    processes = start_processes(config.training)
+    return run_training(config, prepare(config, processes, opened), processes, manner)
+
+
+def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config with the value range that the tokenizer has seen, unless one is given.
+
+    Errors: ConfigError for another one: tokens of differently scaled values mean something else.
+    """
+    seen, given = value_range_of(config.tokenizer), config.loader.value_range
+    if seen is None or seen == given:
+        return config
+    if given is not None:
+        raise ConfigError(
+            f"value_range is {given}, and the tokenizer has seen values of {seen}",
+            remedy="leave --value-range out, or train a tokenizer with this one",
+        )
+    return replace(config, loader=replace(config.loader, value_range=seen))
+
+
+def _images(config: PretrainRunConfig) -> ImageSource:
+    reading = reading_for(config.data, config.reading, other=config.labelled)
+    return open_images(config, config.model.channels, reading)
+
+
+def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
+    """The backbone with what predicts, the tokenizer, and all that their training needs."""
+    source = _images(config)
+    precision = encoding_precision(config.tokenizer_precision, processes.device)
+    seed_everything(config.training.seed)
+    opened = opened or Opened()
+    visual = sound_tokenizer(config, opened) if config.objective.target == "tokens" else None
+    outputs = pixel_values(config.model) if visual is None else visual.codes
+    bank = None
+    if visual is not None and config.token_views:
+        bank = token_bank(config, visual, precision, source)
+    objective = _objective(config, outputs, visual, precision, bank)
+    details = Details(
+        tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
+    )
+    start = take_over(objective.model, details, config.init, opened)
+    views = _masked_views(config, visual)
+    evaluation, notes = _score(config, source, processes)
+    return Task(
+        objective=objective,
+        source=source,
+        view=RecurringViews(views=views, number=config.token_views) if bank else views,
+        channels=config.model.channels,
+        evaluation=evaluation,
+        details=details,
+        start=start,
+        notes=(*((bank.check_room(),) if bank else ()), *notes),
+    )
+
+
+def _objective(
+    config: PretrainRunConfig,
+    outputs: int,
+    visual: VisualTokenizer | None,
+    precision: torch.dtype,
+    bank: TokenCache | None,
+) -> MaskedImageModeling:
+    chosen = config.objective
+    if isinstance(chosen, VisibleConfig):
+        light = VisibleOnlyModel(config.model, outputs, chosen)
+        return VisibleOnlyPrediction(light, chosen, visual, precision, bank)
+    assert isinstance(chosen, MaskedConfig)
+    model = MaskedImageModel(config.model, outputs, config.aggregation)
+    return MaskedImageModeling(model, chosen, visual, precision, bank)
+
+
+def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
+    """The config of a run that goes on, with the tokenizer it had if none is named.
+
+    Raises CheckpointError if that is not where it was.
+    """
+    folder = RunFolder(Path(config.out))
+    recorded = read_run_config(folder.path) if folder.config.exists() else None
+    named = config.tokenizer or config.objective.target != "tokens"
+    if not named and isinstance(recorded, PretrainRunConfig) and recorded.tokenizer:
+        config = replace(config, tokenizer=recorded.tokenizer)
+    if config.objective.target == "tokens":
+        try:
+            open_tokenizer(config.tokenizer)
+        except CheckpointError as error:
+            if named:
+                raise
+            raise CheckpointError(
+                f"the tokenizer of the run {folder.path} cannot be opened: {error.problem}",
+                remedy="if it lies elsewhere now, say where: --tokenizer PLACE",
+            ) from error
+    return config
+
+
+class _Equipped(NamedTuple):
+    """A run that has its tokenizer."""
+
+    config: PretrainRunConfig
+    manner: RunOptions
+
+
+def with_tokenizer(config: PretrainRunConfig, manner: RunOptions) -> _Equipped:
+    """The config with a tokenizer: the one named, or one trained now to match the patch grid, whose
+    data need not be accounted for again."""
+    if config.tokenizer or config.objective.target != "tokens":
+        return _Equipped(config, manner)
+    out = f"{config.out.rstrip('/')}-tokenizer"
+    try:
+        find_artifact(out)
+    except CheckpointError:
+        started = RunFolder(Path(out)).config.exists()
+        tokenizer(matching_tokenizer(config, out), resume=started, quiet=manner.quiet)
+        manner = manner._replace(after=out)
+    return _Equipped(replace(config, tokenizer=out), manner)
+
+
+def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
+    """The default tokenizer recipe, with the grid of the backbone and half its patch as stride."""
+    name = "tiny" if config.recipe.endswith("tiny") else DEFAULT
+    base = find_recipe("tokenizer", name, TokenizerRunConfig)
+    patch = config.model.patch
+    stride = patch // 2 if patch % 2 == 0 and patch > 2 else patch
+    grid = config.model.grid
+    assert isinstance(base.tokenizer, DiscreteVAEConfig)
+    built = replace(
+        base.tokenizer,
+        size=(grid[0] * stride, grid[1] * stride),
+        stride=stride,
+        channels=config.model.channels,
+    )
+    label_file = reading_for(config.data, config.reading, other=config.labelled).label_file
+    return replace(
+        base,
+        data=config.data,
+        out=out,
+        tokenizer=built,
+        loader=config.loader,
+        label_file=label_file,
+    )
+
+
+def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenizer:
+    """The tokenizer of a run. Raises ConfigError if it does not fit the backbone, or has collapsed:
+    its tokens would teach next to nothing. One from outside nobody has measured."""
+    outside = names_outside(config.tokenizer)
+    artifact = None if outside else opened.take(config.tokenizer)
+    visual = open_tokenizer(config.tokenizer, artifact=artifact)
+    check_tokenizer(visual, config.model, visual.codes)
+    metrics = {} if artifact is None else artifact.details.trained.get("metrics", {})
+    if metrics.get("collapsed") and not config.accept_collapsed:
+        used, worth = (metrics.get(name, math.nan) for name in ("codes_in_use", "perplexity"))
+        raise ConfigError(
+            f"the tokenizer {config.tokenizer} has collapsed: its {used:.0f} codes in use are "
+            f"worth {worth:.1f} in even use",
+            remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
+            "--accept-collapsed",
+        )
+    return visual
+
+
+def token_bank(
+    config: PretrainRunConfig, visual: VisualTokenizer, precision: torch.dtype, source: ImageSource
+) -> TokenCache:
+    """Where the tokens of this run are kept, apart from those that anything else decided."""
+    identity = {
+        "drawing": 1,  # raised when the same settings and seed give other views
+        "tokenizer": visual.digest(),
+        "config": to_json(visual.config),
+        "precision": str(precision),
+        "views": to_json(config.views),
+        "seed": config.training.seed,
+        "data": source.fingerprint(),
+    }
+    return TokenCache(
+        Path(config.token_bank or Path(config.out) / "tokens"),
+        identity,
+        views=config.token_views,
+        images=len(source),
+        patches=config.model.patches,
+        codes=visual.codes,
+    )
+
+
+def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> MaskedViews:
+    return MaskedViews(
+        config=config.views,
+        size=config.model.size,
+        token_size=None if visual is None else visual.size,
+        token_interpolation="bicubic" if visual is None else visual.config.interpolation,
+        sampler=config.masking.build(config.model.grid),
+    )
+
+
+def _score(
+    config: PretrainRunConfig, source: ImageSource, processes: Processes
+) -> tuple[Evaluation | None, tuple[str, ...]]:
+    """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
+    what to say of it."""
+    if not config.knn_images:
+        return None, ()
+    splits, notes = _labelled(config, source)
+    score: NeighbourScore | RetrievalScore
+    if splits is not None:
+        score = NeighbourScore(splits, config, processes.device)
+    else:
+        score = RetrievalScore(source, config, processes.device)
+    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+
+
+def _labelled(
+    config: PretrainRunConfig, source: ImageSource
+) -> tuple[LabelledSplits | None, tuple[str, ...]]:
+    """The images of the score, if there are labels that can be used for it; those of `data` need
+    not be, since nothing is learned from them."""
+    labelled = config.labelled or (config.data if source.classes else "")
+    if not labelled:
+        return None, ()
+    try:
+        splits = open_single_label(
+            labelled,
+            split=0.2,
+            seed=config.training.seed,
+            use="the nearest-neighbour score",
+            reading=reading_for(labelled, config.reading, other=config.data),
+        )
+    except DataError as error:
+        if config.labelled:
+            raise
+        return None, (f"the labels of {config.data} are not used to score: {error.problem}",)
+    return splits, ()

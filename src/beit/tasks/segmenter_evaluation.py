@@ -1,0 +1,193 @@
+"""How well a segmenter labels the pixels of images with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from beit.batch import SegmentedBatch
+from beit.config.evaluate import EvaluateConfig
+from beit.config.segment_run import InferenceConfig
+from beit.data.label_maps import IGNORE
+from beit.data.segmented import open_segmented, open_segmented_part, undivided_images
+from beit.data.sources import ImageSource, check_readable
+from beit.errors import ConfigError
+from beit.evaluation.eval_loader import WholeImages
+from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.hardware import find_device
+from beit.models.segmenter import Segmenter
+from beit.tasks.held_out import Division, judged
+from beit.tasks.measurement import WORST, Measurement
+from beit.text_table import TextTable
+from beit.weights.store import Artifact
+
+BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPixels:
+    """One class that occurs in the masks or was predicted."""
+
+    name: str
+    iou: float
+    accuracy: float | None
+    """None for a class that is not in the masks."""
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterEvaluation(Measurement):
+    """How well a segmenter does."""
+
+    inference: InferenceConfig
+    """How images were read; window and stride are said, unless they were read at once."""
+    pixels: int
+    """That were scored."""
+    ignored_pixels: int
+    miou: float
+    """Over the classes that occur in the masks or were predicted."""
+    mean_accuracy: float
+    """Over the classes that occur in the masks."""
+    pixel_accuracy: float
+    classes: tuple[ClassPixels, ...]
+
+    def rows(self) -> dict[str, str]:
+        return {
+            "pixels": f"{self.pixels:,}",
+            "ignored pixels": f"{self.ignored_pixels:,}",
+            "reading": self._reading(),
+            "scales": self._scales(),
+            f"mean IoU of {len(self.classes)} classes": f"{self.miou:.2%}",
+            "mean accuracy": f"{self.mean_accuracy:.2%}",
+            "pixel accuracy": f"{self.pixel_accuracy:.2%}",
+        }
+
+    def _reading(self) -> str:
+        asked = self.inference
+        if asked.window is None or asked.stride is None:
+            return "at once"
+        window, stride = (f"{down} x {across}" for down, across in (asked.window, asked.stride))
+        return f"window {window}, stride {stride}"
+
+    def _scales(self) -> str:
+        asked = self.inference
+        words = ", ".join(f"{scale:g}" for scale in asked.scales)
+        words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
+        return words + ", mirrored too" * asked.flip
+
+    def class_table(self) -> TextTable:
+        worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
+        title = f"class (worst {len(worst)} of {len(self.classes)})"
+        table = TextTable(title, "IoU", "accuracy", "pixels")
+        for score in worst:
+            right = "not in the masks" if score.accuracy is None else f"{score.accuracy:.1%}"
+            table.add_row(score.name, f"{score.iou:.1%}", right, f"{score.pixels:,}")
+        return table
+
+
+def evaluate_segmenter(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> SegmenterEvaluation:
+    """Measure a segmenter on images with masks, in any layout that `beit segment` reads.
+
+    Images are read as the model carries it (`Details.inference`), but for the options given; the
+    classes of the data must be the model's. Ignored pixels count nowhere. Of images without parts
+    those that the model learned from are left out: see `beit.tasks.held_out.judged`.
+    Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
+    """
+    segmenter, asked, device = artifact.model, config.segmented, find_device(config.device)
+    assert isinstance(segmenter, Segmenter)
+    built = segmenter.backbone.config
+    inference = asked.inference(artifact.details.inference, flip=config.flip)
+    if not inference.whole:
+        window, stride = inference.windows(built)
+        inference = replace(inference, window=window, stride=stride)
+    elif config.batch is not None:
+        raise ConfigError(
+            f"batch {config.batch} counts windows, and images are read at once",
+            remedy="leave batch out, or give a window",
+        )
+    names = artifact.details.classes
+    only, note = _unlearned(artifact, model, config)
+    source = open_segmented_part(
+        config.data,
+        asked.masks,
+        part=config.split,
+        classes=names,
+        only=only,
+    )
+    source.account.log()
+    loader = config.loader(artifact.details.value_range)
+    check_readable(source, built.channels, loader.value_range)
+    images = WholeImages(source, channels=built.channels, loader=loader)
+    counts = _Counts()
+    scores = score_segmenter(
+        segmenter.to(device).eval(),
+        counts.counted(images),
+        inference,
+        batch=config.batch or BATCH,
+    )
+    return SegmenterEvaluation(
+        model=model,
+        data=config.data,
+        account=source.account,
+        inference=inference,
+        images=counts.images,
+        unreadable=images.unreadable(),
+        several=images.several(),
+        pixels=int(scores.confusion.sum()),
+        ignored_pixels=counts.ignored,
+        miou=scores.mean_iou,
+        mean_accuracy=scores.mean_accuracy,
+        pixel_accuracy=scores.pixel_accuracy,
+        classes=tuple(_class_pixels(names, scores)),
+        notes=(note,) if note else (),
+    )
+
+
+def _unlearned(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> tuple[frozenset[str] | None, str]:
+    """The names of the images to measure on, of data without parts, and what to say of them;
+    None of data with parts."""
+    details, masks = artifact.details, config.segmented.masks
+    source = undivided_images(config.data, masks)
+    if source is None:
+        return None, ""
+
+    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+        split, seed, _ = division
+        found = open_segmented(config.data, masks, split=split, seed=seed, known=details.classes)
+        return found.train, found.validation
+
+    found = judged(model, details.trained, config.data, source, split=config.split, divide=divide)
+    return frozenset(found.source.key(at) for at in range(len(found.source))), found.note
+
+
+class _Counts:
+    """How many images and ignored pixels went by."""
+
+    def __init__(self) -> None:
+        self.images = self.ignored = 0
+
+    def counted(self, batches: WholeImages) -> Iterator[SegmentedBatch]:
+        for batch in batches:
+            self.images += len(batch.labels)
+            self.ignored += int((batch.labels == IGNORE).sum())
+            yield batch
+
+
+def _class_pixels(names: tuple[str, ...], scores: SegmentationScores) -> Iterator[ClassPixels]:
+    """The classes with a score, in the order of their labels."""
+    columns = zip(
+        names,
+        scores.iou.tolist(),
+        scores.accuracy.tolist(),
+        scores.confusion.sum(dim=1).tolist(),
+        strict=True,
+    )
+    for name, iou, accuracy, pixels in columns:
+        if iou == iou:  # else it neither occurs nor was predicted
+            yield ClassPixels(
+                name=name, iou=iou, accuracy=accuracy if pixels else None, pixels=pixels
+            )

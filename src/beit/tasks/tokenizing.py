@@ -1,0 +1,193 @@
+"""`beit tokenizer`: a discrete VAE, VQ or VQ-KD on one's own images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from beit.batch import ImageBatch
+from beit.config import (
+    QuantiseConfig,
+    ReconstructConfig,
+    TokenizerConfig,
+    TokenizerRunConfig,
+    VQKDConfig,
+)
+from beit.config.tree import to_json
+from beit.data.cached_views import RecurringViews
+from beit.data.sources import ImageSource, select
+from beit.data.transforms import SingleView
+from beit.errors import ConfigError
+from beit.evaluation.eval_loader import CentreView, Passes
+from beit.evaluation.tokenizer import tokenizer_health
+from beit.objectives.base import AnyObjective
+from beit.objectives.quantise import VQDistillation, VQReconstruction
+from beit.objectives.reconstruct import Reconstruct
+from beit.recipes import DEFAULT
+from beit.rng import seed_everything
+from beit.tasks.execution import Run, Task, open_images, resolve, run_options, run_training
+from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.dvae import DiscreteVAE
+from beit.tokenizers.teachers import Teacher
+from beit.tokenizers.token_cache import FeatureBank
+from beit.tokenizers.vq import VQTokenizer
+from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.training.parallel import Processes, resolve_precision, start_processes
+from beit.training.spec import Evaluation
+from beit.weights.store import Details
+from beit.weights.teachers import open_teacher
+
+
+def tokenizer(
+    recipe: str | TokenizerRunConfig = DEFAULT,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    **options: object,
+) -> Run:
+    """Train a tokenizer on the images of `data`; the run and its artifact go to `out`."""
+    config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
+    manner = run_options(config, resume, quiet, report)
+    processes = start_processes(config.training)
+    return run_training(config, prepare(config, processes), processes, manner)
+
+
+def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
+    """The tokenizer and all that its training needs."""
+    teacher = teacher_of(config)
+    built = rebuilding(config.tokenizer, teacher)
+    training, held_out = hold_out(
+        open_images(config, built.channels, config.reading), config.held_out
+    )
+    bank = None
+    if teacher is not None and config.teacher_views:
+        precision = resolve_precision(config.training.precision, processes.device)
+        bank = feature_bank(config, built, teacher, precision, training)
+    seed_everything(config.training.seed)
+    passes = Passes(
+        ImageBatch,
+        held_out,
+        CentreView(built.size, 1.0),
+        size=built.size,
+        channels=built.channels,
+        loader=config.loader,
+    )
+
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, VisualTokenizer)
+        health = tokenizer_health(model, passes, device=processes.device)
+        painted = {"psnr": health.psnr} if model.can_decode else {}
+        return painted | {
+            "codes_in_use": float(health.codes_in_use),
+            "perplexity": health.perplexity,
+            "collapsed": float(health.collapsed),
+        }
+
+    views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
+    return Task(
+        objective=objective_of(config, built, teacher, bank),
+        source=training,
+        view=RecurringViews(views=views, number=config.teacher_views) if bank else views,
+        channels=built.channels,
+        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
+        details=Details(),
+        notes=(
+            *((bank.check_room(),) if bank else ()),
+            *_told_of_held_out(training, held_out),
+        ),
+    )
+
+
+def feature_bank(
+    config: TokenizerRunConfig,
+    built: TokenizerConfig,
+    teacher: Teacher,
+    precision: torch.dtype,
+    source: ImageSource,
+) -> FeatureBank:
+    """Where this run's features of the teacher are kept, apart from those that anything else
+    decided."""
+    identity = {
+        "drawing": 1,  # raised when the same settings and seed give other views
+        "teacher": teacher.digest(),
+        "precision": str(precision),
+        "views": to_json(config.views),
+        "size": built.size,
+        "interpolation": built.interpolation,
+        "grid": built.grid,
+        "seed": config.training.seed,
+        "data": source.fingerprint(),
+    }
+    return FeatureBank(
+        Path(config.teacher_bank or Path(config.out) / "features"),
+        identity,
+        views=config.teacher_views,
+        images=len(source),
+        patches=math.prod(built.grid),
+        width=teacher.width,
+    )
+
+
+def teacher_of(config: TokenizerRunConfig) -> Teacher | None:
+    """Whom VQ-KD learns from. Raises ConfigError if nobody was named."""
+    if not isinstance(config.tokenizer, VQKDConfig):
+        return None
+    if not config.teacher:
+        raise ConfigError(
+            "VQ-KD distills a teacher, and none was named",
+            remedy="add --teacher clip, dino, timm:NAME, hf:ORG/NAME or a run of yours; without "
+            "one, train the recipe `vq` or a discrete VAE",
+        )
+    return open_teacher(config.teacher)
+
+
+def rebuilding(config: TokenizerConfig, teacher: Teacher | None) -> TokenizerConfig:
+    """The tokenizer's config with the length of its teacher's vectors."""
+    if teacher is None:
+        return config
+    assert isinstance(config, VQKDConfig)
+    return replace(config, teacher_width=teacher.width)
+
+
+def objective_of(
+    config: TokenizerRunConfig,
+    built: TokenizerConfig,
+    teacher: Teacher | None,
+    bank: FeatureBank | None,
+) -> AnyObjective:
+    """The tokenizer and how it is trained, by its kind."""
+    model, how, seed = built.build(), config.objective, config.training.seed
+    if isinstance(how, QuantiseConfig):
+        if isinstance(model, VQKDTokenizer):
+            assert teacher is not None
+            return VQDistillation(model, how, teacher, seed=seed, bank=bank)
+        assert isinstance(model, VQTokenizer)
+        return VQReconstruction(model, how, seed=seed)
+    assert isinstance(how, ReconstructConfig)
+    assert isinstance(model, DiscreteVAE)
+    return Reconstruct(model, how, seed=seed)
+
+
+def _told_of_held_out(training: ImageSource, held_out: ImageSource) -> Iterator[str]:
+    if training is not held_out:
+        yield (
+            f"{len(held_out):,} of {len(training) + len(held_out):,} images are held out to "
+            "measure on (--held-out)"
+        )
+
+
+def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
+    """Images to train on, and every n-th to measure on; with very few, all serve for both."""
+    every = round(1 / share) if share else 0
+    if not every or len(source) < 2 * every:
+        return source, source
+    indices = range(len(source))
+    kept = [index for index in indices if index % every == every - 1]
+    others = [index for index in indices if index % every != every - 1]
+    return select(source, others), select(source, kept)

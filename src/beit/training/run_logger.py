@@ -1,0 +1,240 @@
+"""What a run tells: metrics.jsonl, log.txt, trackers and the progress line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beit.atomic_io import replace_file
+from beit.config.training import TrackerName
+from beit.json_object import parse_json
+from beit.printable import printable
+from beit.streams import failures
+from beit.training.async_tracker import AsyncTracker
+from beit.training.run_folder import RunFolder, is_row
+
+# What is printed beside a metric on the progress line, and the expectation it comes from.
+BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
+
+
+class _Lines:
+    """A file that grows by lines; what has no room on the disk now is written once there is."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
+        self.failure: OSError | None = None
+
+    def add(self, line: str) -> None:
+        self._pending += f"{line}\n".encode()
+        self.write()
+
+    def write(self) -> None:
+        """Write what is still to be written, as far as that goes."""
+        self.failure = None
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            error.filename = self._file.name
+            self.failure = error
+
+    def flush(self) -> None:
+        """Make durable what could be written."""
+        self.write()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.write()
+        self._file.close()
+
+
+class RunLogger:
+    """Writes everything about a run that a person or a tool reads later. Rank 0 only."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        first_step: int,
+        trackers: Sequence[TrackerName] = ("tensorboard",),
+        quiet: bool = False,
+    ) -> None:
+        self._quiet = quiet
+        self._unread: set[str] = set()
+        self._log = _Lines(folder.path / "log.txt")
+        self._told = _forget_after(folder.metrics, first_step)
+        self._metrics = _Lines(folder.metrics)
+        self._artifact: Path | None = None
+        self._followers = [
+            AsyncTracker(name, folder, first_step=first_step) for name in trackers if name != "none"
+        ]
+
+    def say(self, text: str) -> None:
+        """A line for the terminal and the log; names in it are written printably."""
+        text = printable(text)
+        self._log.add(text)
+        if not self._quiet:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        """What nobody can read any more is no reason to end a run; the log says so, once."""
+        lost: dict[str, object] = {}
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+        except (OSError, ValueError) as error:  # a pipe or a file of the caller's, or closed
+            self._quiet = True
+            lost["stdout"] = error
+        for name, problem in (lost | dict(failures())).items():
+            if name not in self._unread:
+                self._unread.add(name)
+                self._log.add(
+                    f"note: {name} cannot be written to any more ({problem}); what goes there is "
+                    "dropped from here on, and the run goes on"
+                )
+
+    def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl, which trackers are told too; `kind` is train or evaluate."""
+        row = {"step": step, "kind": kind, **{k: _finite(v) for k, v in values.items()}}
+        self._metrics.add(json.dumps(row))
+        for follower in self._followers:
+            if follower.overwrites_steps or (step, kind) not in self._told:
+                follower.tell(step, kind, values)
+        self._warn()
+
+    def finished(self, artifact: Path) -> None:
+        """The run is done, and this is what came of it."""
+        self._artifact = artifact.resolve()
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why rows or lines could not be written; they are kept, and tried again."""
+        return self._metrics.failure or self._log.failure
+
+    def flush(self) -> None:
+        """Make durable what was recorded up to here, as far as the disk takes it."""
+        self._log.write()
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Let go of everything. Nothing that fails here hides why the run ends."""
+        for follower in self._followers:
+            follower.finish(self._artifact)
+        self._warn()
+        for lines in (self._metrics, self._log):
+            with suppress(OSError):
+                lines.close()
+
+    def _warn(self) -> None:
+        """Say which trackers failed, each once; the run does not need them."""
+        for follower in self._followers:
+            if problem := follower.problem():
+                self.say(f"warning: {follower.name} no longer follows this run: {problem}")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
+    """Drop the rows of steps that will be done again, and a last row that was cut off; returns the
+    steps and kinds of those rows."""
+    if not path.exists():
+        return set()
+    rows = [row for row in whole_rows(path) if is_row(row)]
+    kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+    replace_file(path, ["".join(kept).encode()])
+    return {(row["step"], row["kind"]) for row in rows if row["step"] > step}
+
+
+def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, without one that was being written when its process
+    died."""
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            row = parse_json(line)
+            if isinstance(row, dict):
+                yield row
+
+
+class Throughput:
+    """Speed, waiting and time left, measured between two lines of the journal."""
+
+    def __init__(self, first_step: int, steps: int, batch: int) -> None:
+        self._steps, self._batch = steps, batch
+        self._step, self._time, self._waited = first_step, time.monotonic(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Count time spent waiting for data."""
+        self._waited += seconds
+
+    def measure(self, done: int, device: torch.device) -> dict[str, float]:
+        """Images per second, share of waiting, memory in GiB and seconds left."""
+        now = time.monotonic()
+        elapsed = max(now - self._time, 1e-9)
+        rate = (done - self._step) / elapsed
+        values = {
+            "images_per_second": rate * self._batch,
+            "data_wait": self._waited / elapsed,
+            "memory_gib": _peak_memory(device) / 2**30,
+            "seconds_left": (self._steps - done) / rate if rate else math.nan,
+        }
+        self._step, self._time, self._waited = done, now, 0.0
+        return values
+
+    def skip(self) -> None:
+        """Do not count the time since the last measure: it went into evaluating or saving."""
+        self._time = time.monotonic()
+        self._waited = 0.0
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def progress_line(
+    done: int,
+    steps: int,
+    terms: Mapping[str, float],
+    expectations: Mapping[str, float],
+    rate: float,
+    pace: Mapping[str, float],
+) -> str:
+    """One line: where the run is, what it learns beside what chance would give, and how fast."""
+    parts = [f"step {done:>{len(str(steps))}}/{steps}"]
+    for name, value in terms.items():
+        word, expectation = BESIDE.get(name, ("", ""))
+        beside = expectations.get(expectation)
+        note = "" if beside is None else f" ({word} {beside:.4g})"
+        parts.append(f"{name} {value:.4g}{note}")
+    left = pace["seconds_left"]
+    remaining = "?" if math.isnan(left) else _duration(left)
+    parts += [
+        f"lr {rate:.2e}",
+        f"{pace['images_per_second']:.0f} img/s",
+        f"wait {pace['data_wait']:.0%}",
+        f"{pace['memory_gib']:.1f} GiB",
+        f"left {remaining}",
+    ]
+    return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

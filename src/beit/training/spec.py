@@ -1,0 +1,66 @@
+"""What a run is made of, beside its objective, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+from torch import nn
+
+from beit.batch import Batch, Unreadable
+from beit.config.training import TrainingConfig
+from beit.training.dataset_manifest import Listing
+from beit.training.parallel import Processes
+from beit.training.run_folder import RunFolder
+
+
+class Batches(Protocol):
+    """A loader: the micro-batches of this process, for the steps from first up to last."""
+
+    @property
+    def restarts(self) -> int:
+        """How often lost processes that read images were replaced."""
+
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]: ...
+
+
+class Evaluation(NamedTuple):
+    """How a run is judged: metrics of a model, and the one whose largest value is the best."""
+
+    measure: Callable[[nn.Module], Mapping[str, float]]
+    best: str = ""
+    unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
+    """Images that the last measure could not read."""
+    several: Callable[[], tuple[str, ...]] = tuple
+    """Images of the last measure that are the first of several in their file."""
+
+
+class FitResult(NamedTuple):
+    """The end of a run."""
+
+    metrics: dict[str, float]
+    best_step: int
+    unreadable: int
+
+
+class FitSpec(NamedTuple):
+    """Everything one run needs beside its objective."""
+
+    config: TrainingConfig
+    folder: RunFolder
+    processes: Processes
+    loader: Batches
+    images: int
+    bad_limit: float
+    evaluation: Evaluation | None
+    publish: Callable[[nn.Module, bool, Mapping[str, float]], None]
+    """Writes the artifact of a model: whether it is the best so far, and its metrics."""
+    quiet: bool = False
+    notes: tuple[str, ...] = ()
+    """What the user should know before, and find in the log."""
+    listing: Listing | None = None
+    """Which images these are; compared when the run goes on."""
+    accept_changed_data: bool = False
+    parts: Mapping[str, str] = MappingProxyType({})
+    """Hashes of what is frozen, such as the tokenizer; compared when the run goes on."""

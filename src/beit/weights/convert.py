@@ -1,0 +1,141 @@
+"""Ours to the layouts that others load: released files, timm, transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from beit.atomic_io import write_file
+from beit.claim import claim_output
+from beit.errors import CheckpointError, ConfigError
+from beit.models.heads import BackboneModel, PretrainedBackbone
+from beit.models.position import relative_position_index
+from beit.models.segmenter import Segmenter
+from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.weights.architecture import Overrides
+from beit.weights.hf_timm_export import (
+    check_epsilon,
+    family_and_names,
+    without_sigmoid,
+    write_timm,
+    write_transformers,
+)
+from beit.weights.load import NOTHING, open_artifact
+from beit.weights.names import INDEX, TABLE, Tensors, to_published
+from beit.weights.store import Artifact, save_artifact
+from beit.weights.transfer import start_from
+
+Layout = Literal["beit", "unilm", "timm", "hf"]
+Bias = Literal["shared", "per-block"]
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    to: Layout,
+    bias: Bias | None = None,
+    stated: Overrides = NOTHING,
+    sha256: str = "",
+) -> tuple[Path, list[str]]:
+    """Write a model in another layout; the place, and what was left out or assumed.
+
+    `unilm` is a file as Microsoft released them, `timm` and `hf` (transformers) are folders that
+    these libraries load strictly, `beit` is an artifact. `bias` copies a shared relative bias into
+    every block, or joins equal tables. An existing destination is refused.
+    """
+    place = Path(destination)
+    folder = to != "unilm"
+    with claim_output(place, folder=folder, remedy="choose another destination") as temporary:
+        artifact = open_artifact(source, stated=stated, sha256=sha256)
+        notes = _write(artifact, temporary, to, bias)
+    return place, notes
+
+
+def _write(artifact: Artifact, place: Path, to: Layout, bias: Bias | None) -> list[str]:
+    """Write a file or a folder that does not exist yet; what was left out or assumed."""
+    if bias is not None:
+        artifact = replace(artifact, model=rebiased(artifact.model, bias))
+    if to == "beit":
+        save_artifact(place, artifact.model, artifact.details)
+        return []
+    write: dict[str, Callable[[Artifact, Path], list[str]]] = {
+        "unilm": _unilm,
+        "timm": write_timm,
+        "hf": write_transformers,
+    }
+    return write[to](artifact, place)
+
+
+def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
+    """The same model with its relative bias shared by all blocks, or one table per block.
+
+    Raises CheckpointError for tables that are not equal, ConfigError for a model without bias.
+    """
+    if not isinstance(model, BackboneModel) or model.backbone.config.relative_position == "none":
+        raise ConfigError("the model has no relative position bias", remedy="leave --bias out")
+    old = model.backbone
+    if old.config.relative_position == bias:
+        return model
+    weights = dict(old.state_dict())
+    new = replace(old.config, relative_position=bias).build()
+    if bias == "shared":
+        names = [f"blocks.{block}.attn.rel_pos_bias.{TABLE}" for block in range(old.config.depth)]
+        tables = [weights.pop(name) for name in names]
+        for name, table in zip(names, tables, strict=True):
+            if not torch.equal(table, tables[0]):
+                raise CheckpointError(
+                    f"{name} differs from the table of the first block: they cannot be shared",
+                    remedy="keep one table per block",
+                )
+        weights[f"rel_pos_bias.{TABLE}"] = tables[0]
+        new.load_state_dict(weights)
+    else:
+        start_from(new, weights, old.config)
+    model.backbone = new.eval()
+    return model
+
+
+# -- the published layout ------------------------------------------------------------------------
+
+
+def published(model: nn.Module) -> Tensors:
+    """The weights under published names, with the index that released files hold."""
+    tensors = to_published(model.state_dict(), family_and_names(model)[1])
+    if isinstance(model, BackboneModel):
+        grid = model.backbone.config.grid
+        tables = [name for name in tensors if name.endswith(TABLE)]
+        for name in tables:
+            tensors[name.replace(TABLE, INDEX)] = relative_position_index(grid).clone()
+    return tensors
+
+
+def _unilm(artifact: Artifact, place: Path) -> list[str]:
+    model = artifact.model
+    if not isinstance(model, BackboneModel | VQKDTokenizer) or isinstance(
+        model, PretrainedBackbone
+    ):
+        raise ConfigError(
+            f"a {type(model).__name__} was never published as plain weights",
+            remedy="the encoder of DALL-E goes to transformers (--to hf), a backbone alone to "
+            "timm, any of them to our own layout (--to beit)",
+        )
+    if isinstance(model, BackboneModel):
+        check_epsilon(model.backbone.config, "a released file")
+    if isinstance(model, Segmenter):
+        content: dict[str, Any] = {
+            "state_dict": published(model),
+            "meta": {"CLASSES": list(artifact.details.classes)},
+        }
+    else:
+        content = {"model": published(model)}
+    whole = BytesIO()  # torch's own writer may end the process where the disk is full
+    torch.save(content, whole)
+    write_file(place, [whole.getbuffer()])
+    return [without_sigmoid("a released file")] if artifact.details.multi_label else []

@@ -1,0 +1,254 @@
+"""The files: `torch.export` programs, ONNX, OpenVINO; and how each is run to be checked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.export import Dim, ExportedProgram
+
+from beit.atomic_io import write_file
+from beit.errors import ConfigError, ExportError, ResourceError
+from beit.weights.export.graph import (
+    LARGEST,
+    MOST_IMAGES,
+    MOST_PIXELS,
+    SMALLEST,
+    Graph,
+    Shape,
+    names_of,
+)
+
+Format = Literal["torch", "onnx", "openvino"]
+Run = Callable[[np.ndarray], list[np.ndarray]]
+"""Images in, every output of the graph."""
+INPUT = "images"
+METADATA = "metadata.json"
+NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
+LARGEST_FILE = 2**31 - 2**20
+"""Bytes that one ONNX file can hold."""
+PLACES_IN_CODE = ("stack_trace", "from_node", "custom")
+
+
+def _library(name: str, extra: str) -> Any:
+    """An optional library; ResourceError without it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ResourceError(
+            f"exporting needs the library {name.split('.')[0]}: {error}",
+            remedy=f'pip install "beit[{extra}]"',
+        ) from error
+
+
+def check_libraries(to: Format, *, quantised: bool) -> None:
+    """Raise ResourceError or ConfigError, before any work, for what cannot be written."""
+    if to == "torch":
+        if quantised:
+            raise ConfigError(
+                "int8 is a precision of ONNX files", remedy="use --to onnx, or another precision"
+            )
+        return
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _library(name, "export")
+    if to == "openvino":
+        _library("openvino", "openvino")
+
+
+def versions(to: Format) -> dict[str, str]:
+    """Of the libraries that write the file."""
+    names = {"torch": (), "onnx": ("onnx",), "openvino": ("onnx", "openvino")}[to]
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def example(shape: Shape) -> torch.Tensor:
+    """Images to trace a graph with, of a size that is not special in any way."""
+    height, width = shape.size
+    if shape.dynamic:
+        rows = height // shape.unit
+        width = (rows + 1 if rows < LARGEST else rows - 1) * shape.unit
+    if shape.preprocess == "none":
+        return torch.rand(2, shape.channels, height, width)
+    if shape.preprocess == "resize":
+        height, width = height + 5, width + 9
+    return torch.zeros(2, height, width, shape.channels, dtype=torch.uint8)
+
+
+def trace(graph: Graph, shape: Shape) -> ExportedProgram:
+    """The graph as a program of any batch size. Raises ExportError if PyTorch cannot follow it."""
+    first = 2 if shape.preprocess == "none" else 1
+    dynamic: dict[int, Any] = {0: Dim("batch", min=1, max=MOST_IMAGES)}
+    for axis, name in ((first, "rows"), (first + 1, "columns")):
+        if shape.dynamic:
+            dynamic[axis] = shape.unit * Dim(name, min=SMALLEST, max=LARGEST)
+        elif shape.preprocess == "resize":
+            dynamic[axis] = Dim(name, min=1, max=MOST_PIXELS)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(graph, (example(shape),), dynamic_shapes=(dynamic,))
+    except Exception as error:  # of many types, none of them public
+        raise ExportError(
+            f"PyTorch cannot export this model: {str(error).strip().splitlines()[0]}",
+            remedy="export a fixed size, without preprocessing; and report it",
+        ) from error
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:  # no paths of this machine in the file
+                for key in PLACES_IN_CODE:
+                    node.meta.pop(key, None)
+    return program
+
+
+def write_torch(program: ExportedProgram, file: Path, metadata: Mapping[str, str]) -> None:
+    """A program of `torch.export`, with its metadata beside it in the archive."""
+    whole = BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(program, whole, extra_files={METADATA: json.dumps(dict(metadata))})
+    write_file(file, [whole.getbuffer()])
+
+
+def write_onnx(
+    program: ExportedProgram, graph: Graph, file: Path, metadata: Mapping[str, str]
+) -> None:
+    """An ONNX file. Raises ExportError for a model that is too large for one."""
+    onnx = _library("onnx", "export")
+    size = sum(weight.nbytes for weight in graph.state_dict().values())
+    if size > LARGEST_FILE:
+        raise ExportError(
+            f"the weights have {size / 2**30:.1f} GiB, and one ONNX file holds 2",
+            remedy="use --precision fp16, or --to torch",
+        )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=names_of(graph.answer),
+            verbose=False,
+        )
+    except Exception as error:  # of many types, none of them public
+        raise ExportError(
+            f"PyTorch cannot write this model as ONNX: {str(error).strip().splitlines()[0]}",
+            remedy="use --to torch; and report it",
+        ) from error
+    finally:
+        logger.setLevel(level)
+    assert made is not None
+    model = made.model_proto
+    _name_sides(model.graph)
+    _forget_places(model)
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(file))
+
+
+def _name_sides(graph: Any) -> None:
+    """Call the dynamic sides by their names instead of PyTorch's symbols."""
+    names = {}
+    shape = graph.input[0].type.tensor_type.shape.dim
+    for axis, dim in enumerate(shape):
+        symbols = re.findall(r"s\d+", dim.dim_param)
+        if symbols:
+            names[symbols[0]] = "batch" if axis == 0 else f"side_{axis}"
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(
+                    r"s\d+", lambda found: names.get(found[0], found[0]), dim.dim_param
+                )
+    del graph.value_info[:]
+
+
+def _forget_places(model: Any) -> None:
+    """Take out what the exporter notes about its source: it names the paths of this machine."""
+    for part in (model.graph, *model.functions):
+        for named in (part, *part.node):
+            del named.metadata_props[:]
+            named.doc_string = ""
+        for value in (*getattr(part, "input", ()), *getattr(part, "initializer", ())):
+            if hasattr(value, "metadata_props"):
+                del value.metadata_props[:]
+                value.doc_string = ""
+    for value in model.graph.output:
+        del value.metadata_props[:]
+
+
+def quantise(file: Path) -> int:
+    """Weights of the matrix products in int8, in place; how many products it were.
+
+    Their inputs are quantised as they come, each with a scale of its own.
+    """
+    onnx = _library("onnx", "export")
+    quantization = _library("onnxruntime.quantization", "export")
+    metadata = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
+    root = logging.getLogger()
+    level = root.level
+    try:
+        root.setLevel(logging.ERROR)  # it would ask for a step that changes nothing here
+        quantization.quantize_dynamic(
+            str(file),
+            str(file),
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            reduce_range=True,  # sums of full ranges overflow on CPUs without VNNI
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+    finally:
+        root.setLevel(level)
+    model = onnx.load(str(file))
+    products = sum(node.op_type == "MatMulInteger" for node in model.graph.node)
+    if not products:
+        raise ExportError(
+            "the model has no matrix product with weights, so int8 would change nothing",
+            remedy="use --precision fp32 or fp16",
+        )
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save_model(model, str(file))
+    return int(products)
+
+
+def write_openvino(onnx_file: Path, file: Path, metadata: Mapping[str, str]) -> None:
+    """The ONNX file as OpenVINO keeps models: `model.xml` and `model.bin`."""
+    openvino = _library("openvino", "openvino")
+    model = openvino.Core().read_model(str(onnx_file))
+    for key, value in metadata.items():
+        model.set_rt_info(value, ["beit", key])
+    openvino.save_model(model, str(file), compress_to_fp16=False)
+
+
+def open_file(file: Path, to: Format) -> Run:
+    """Run what was written, as its users will: read anew, without our model."""
+    if to == "torch":
+        module = torch.export.load(file).module()
+
+        def run_torch(images: np.ndarray) -> list[np.ndarray]:
+            with torch.no_grad():
+                return [output.numpy() for output in module(torch.from_numpy(images))]
+
+        return run_torch
+    if to == "onnx":
+        runtime = _library("onnxruntime", "export")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return lambda images: list(session.run(None, {INPUT: images}))
+    openvino = _library("openvino", "openvino")
+    compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run_openvino(images: np.ndarray) -> list[np.ndarray]:
+        found = compiled({0: images})
+        return [np.array(found[output]) for output in compiled.outputs]
+
+    return run_openvino

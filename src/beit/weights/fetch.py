@@ -1,0 +1,312 @@
+"""Weights from a path, a hub id or an address. Nothing is fetched but what the user names.
+
+Hub ids go through huggingface_hub and its cache. What lies at an address goes into our own, and
+gets its name there only once its SHA-256 is right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import string
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, urldefrag, urlsplit
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from beit.cache_dir import home
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.json_object import parse_json
+from beit.weights.download import PATIENCE, Patience, check_address, download, shown
+from beit.weights.published import recognise_name
+
+logger = logging.getLogger(__name__)
+
+RECORD = "record"
+SHA256 = re.compile("[0-9a-f]{64}")
+HUB_ID = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?")
+DESCRIPTION = ("config.json", "preprocessor_config.json", "*.index.json", "*.index.*.json")
+SAFE = ("*.safetensors",)
+PICKLED = ("*.bin", "*.pth")
+
+
+class Fetched(NamedTuple):
+    """Where weights lie on this machine."""
+
+    path: Path
+    """A file, or a folder for a whole repository."""
+    reference: str
+    """What may be told of where they come from: a hub id, an address without what may be secret in
+    it, or the name of a file or folder without what is above it."""
+    sha256: str
+    """Of a file that was fetched, or held to a hash that was given; else empty."""
+
+
+def fetch(
+    reference: str | Path,
+    *,
+    sha256: str = "",
+    folder: Path | None = None,
+    patience: Patience = PATIENCE,
+) -> Fetched:
+    """Find weights, or fetch them.
+
+    `reference`: a file or folder; `hf:org/name`, where `/file` and `@revision` may follow;
+    `timm/name`, short for `hf:timm/name`; or `https://...`. `sha256`: what the file must have; an
+    address may carry it as `#sha256=HEX`, and "record" trusts the first download from an address,
+    to hold later ones to it. `folder`: where to keep what is fetched, instead of the usual caches.
+    Raises CheckpointError if there is no such file or it is the wrong one, ResourceError if
+    network or disk fail.
+    """
+    text, sha256 = str(reference), sha256.lower()
+    if sha256 not in ("", RECORD) and not SHA256.fullmatch(sha256):
+        raise ConfigError(
+            f"'{sha256}' is no SHA-256", remedy=f"give 64 hexadecimal digits, or '{RECORD}'"
+        )
+    scheme = "" if isinstance(reference, Path) else text.partition(":")[0]
+    try:
+        if scheme in ("http", "https"):
+            return _from_address(text, sha256, folder or home() / "downloads", patience)
+        if scheme == "hf":
+            return _from_hub(text, sha256, folder)
+        path = Path(text).expanduser()
+        if text and path.exists():
+            _check_file(path, sha256)
+            return Fetched(path, path.resolve().name, sha256)
+        if text.startswith("timm/"):
+            return _from_hub(f"hf:{text}", sha256, folder)._replace(reference=text)
+    except OSError as error:
+        raise ResourceError(
+            f"{shown(text)} cannot be fetched: {error}",
+            remedy="make room, or permit reading and writing there; what has come so far is kept",
+        ) from error
+    raise CheckpointError(
+        f"there is no file or folder '{text}', and it is no hub id and no address either",
+        remedy="give a path that exists, hf:org/name, timm/name or https://...",
+    )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    """Hold what is on this machine to the hash it should have."""
+    if not sha256:
+        return
+    if path.is_dir() or sha256 == RECORD:
+        raise ConfigError(
+            f"sha256='{sha256}' was given for {path}",
+            remedy=f"give the hash of one file, or none; '{RECORD}' is for addresses",
+        )
+    found = file_hash(path)
+    if found != sha256:
+        raise CheckpointError(
+            f"{path} has the SHA-256 {found}, not {sha256}",
+            remedy="it is damaged or another file: copy it again",
+        )
+
+
+def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
+    """One file of a repository, or what describes and holds the weights in it."""
+    parts = HUB_ID.fullmatch(reference)
+    if parts is None:
+        raise CheckpointError(
+            f"'{reference}' is no hub id",
+            remedy="write hf:org/name, hf:org/name/file or hf:org/name@revision",
+        )
+    repository, file, revision = parts.groups()
+    endpoint = os.environ.get("HF_ENDPOINT")  # now, not when huggingface_hub was imported
+    try:
+        with no_bars_in_logs():
+            if file:
+                path = hf_hub_download(
+                    repository, file, revision=revision, cache_dir=folder, endpoint=endpoint
+                )
+            else:
+                path = _snapshot(repository, revision, folder, endpoint)
+    except BeitError:
+        raise
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{reference} is given only to those who accept its terms",
+            remedy="accept them on its page on the hub, then log in with `hf auth login`",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ResourceError(
+            f"{reference} is not in the hub's cache, and the hub was not reached: "
+            f"{first_line(error)}",
+            remedy="connect to the network, and unset HF_HUB_OFFLINE",
+        ) from error
+    except (
+        EntryNotFoundError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    ) as error:
+        raise CheckpointError(
+            f"the hub has no {reference}",
+            remedy="check the name on the hub; if it is private, log in with `hf auth login`",
+        ) from error
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
+        raise ResourceError(
+            f"{reference} did not come from the hub: {first_line(error)}",
+            remedy="run it again; see that the network holds and the disk has room",
+        ) from error
+    found = Path(path)
+    _check_file(found, sha256)
+    return Fetched(found, reference, "" if found.is_dir() else file_hash(found))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def no_bars_in_logs() -> Iterator[None]:
+    """Progress bars of the hub only where somebody watches."""
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _snapshot(
+    repository: str, revision: str | None, folder: Path | None, endpoint: str | None
+) -> str:
+    """The folder of a repository; pickles are fetched only where there are no safetensors."""
+    for weights in (SAFE, PICKLED):
+        path = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=folder,
+            endpoint=endpoint,
+            allow_patterns=[*DESCRIPTION, *weights],
+        )
+        if any(any(Path(path).rglob(pattern)) for pattern in weights):
+            return path
+    raise CheckpointError(
+        f"{repository} on the hub holds no weights: no {', '.join(SAFE + PICKLED)}",
+        remedy="name a repository that holds a PyTorch model",
+    )
+
+
+def _from_address(reference: str, sha256: str, folder: Path, patience: Patience) -> Fetched:
+    """The file at an address: from the cache if it is there as it should be, else downloaded.
+
+    What shares a folder on the server shares one here, and keeps its name.
+    """
+    url, fragment = urldefrag(quote(reference, safe=string.punctuation))
+    check_address(url)
+    stated = fragment.lower().removeprefix("sha256=")
+    if fragment and (not SHA256.fullmatch(stated) or sha256 not in ("", RECORD, stated)):
+        raise ConfigError(
+            f"'#{fragment}' is no SHA-256, or not the one that was given beside",
+            remedy="end the address with #sha256= and 64 hexadecimal digits, or with neither",
+        )
+    parts = urlsplit(url)
+    above, _, name = parts.path.rpartition("/")
+    place = folder / _key(parts._replace(path=above).geturl())
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / (name if re.fullmatch(r"\w[\w.-]{,99}", name) else _key(name))
+    record = file.with_name(f".{file.name}.json")
+    with _locked(file.with_name(f".{file.name}.lock")):
+        start = _expected(url, stated or sha256, record)
+        found = file_hash(file) if file.exists() else ""
+        if not found or not found.startswith(start):
+            found = _downloaded(url, file, start, patience)
+        if not SHA256.fullmatch(start):
+            logger.warning("%s has the SHA-256 %s; later downloads must too", shown(url), found)
+        _remember(url, found, record)
+    return Fetched(file, shown(url), found)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Alone among processes and threads; the kernel frees the lock of a process that dies."""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _expected(url: str, sha256: str, record: Path) -> str:
+    """What the SHA-256 must begin with: all of it, or less where the user trusts the address.
+
+    Raises CheckpointError if nothing is known and nobody was trusted.
+    """
+    if sha256 not in ("", RECORD):
+        return sha256
+    published = recognise_name(url)
+    if published is not None and published.sha256:
+        return published.sha256
+    if record.exists():
+        try:
+            return str(parse_json(record.read_bytes())["sha256"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                f"{record}, the record of a download, is damaged", remedy="delete that file"
+            ) from error
+    if not sha256:
+        raise CheckpointError(
+            f"nothing says which file {shown(url)} should be: its SHA-256 is not known",
+            remedy="end the address with #sha256= and the hash; or, to trust it as it is now, give "
+            f"sha256='{RECORD}': later downloads are then held to this one",
+        )
+    return published.hash_start if published is not None else ""
+
+
+def _downloaded(url: str, file: Path, start: str, patience: Patience) -> str:
+    """Download a file, which gets its name if its SHA-256 begins as it must. Returns the hash."""
+    part = file.with_name(f".{file.name}.part")
+    download(url, part, patience)
+    found = file_hash(part)
+    if not found.startswith(start):
+        part.unlink()
+        raise CheckpointError(
+            f"{shown(url)} has the SHA-256 {found}, and should have {start}",
+            remedy="it has changed, or is another file of that name: ask its publisher, and give "
+            "the hash of the one you want",
+        )
+    part.replace(file)
+    return found
+
+
+def _remember(url: str, sha256: str, record: Path) -> None:
+    """Write down what the address gave, for those who ask without a hash."""
+    text = json.dumps({"url": url, "sha256": sha256}, indent=1)
+    if not record.exists() or record.read_text(encoding="utf-8") != text:
+        temporary = record.with_suffix(".writing")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(record)

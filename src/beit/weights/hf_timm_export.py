@@ -1,0 +1,299 @@
+"""The folders that timm and transformers load: weights under their names, with their config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from beit.config import UperNetConfig, VisionTransformerConfig
+from beit.config.tokenizer import Interpolation
+from beit.errors import ConfigError
+from beit.models.heads import BackboneModel, Classifier, MaskedImageModel, PretrainedBackbone
+from beit.models.layers import NORM_EPSILON
+from beit.models.segmenter import Segmenter
+from beit.tokenizers.dalle import DalleTokenizer
+from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.weights.foreign import CONFIG, PREPROCESSOR
+from beit.weights.names import (
+    CLASSIFIER,
+    MASKED,
+    SEGMENTER,
+    VQKD,
+    Family,
+    Pairs,
+    Tensors,
+    to_flava,
+    to_published,
+    to_transformers,
+)
+from beit.weights.store import WEIGHTS, Artifact
+from beit.weights.transformers_config import TAP
+
+PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+
+
+def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
+    """What a model is for, and how its names relate to the published ones."""
+    if isinstance(model, MaskedImageModel | PretrainedBackbone):
+        return "masked", MASKED
+    if isinstance(model, Classifier):
+        return "classifier", CLASSIFIER[model.pooling]
+    if isinstance(model, Segmenter):
+        return "segmenter", SEGMENTER
+    assert isinstance(model, VQKDTokenizer)
+    return "vqkd", VQKD
+
+
+def without_thresholds(reader: str) -> str:
+    """What a multi-label model loses where there is a place for the kind alone."""
+    return f"left out, as {reader} has no place for them: the thresholds of the labels"
+
+
+def without_sigmoid(reader: str) -> str:
+    """What a multi-label model loses where there is no place for either."""
+    return (
+        f"left out, as {reader} has no place for it: that this is a multi-label model, whose "
+        "logits are read by a sigmoid each, and its thresholds"
+    )
+
+
+def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> None:
+    folder.mkdir()
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    safetensors.torch.save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=1))
+
+
+def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
+    """Raises ConfigError for norms that a reader, which knows of BEiT's only, would change much."""
+    if backbone.norm_epsilon > 10 * NORM_EPSILON:
+        raise ConfigError(
+            f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
+            f"{NORM_EPSILON}",
+            remedy="use --to hf or beit",
+        )
+
+
+# -- timm ----------------------------------------------------------------------------------------
+
+
+def write_timm(artifact: Artifact, place: Path) -> list[str]:
+    """For `timm.create_model("local-dir:FOLDER", pretrained=True)`; what was left out.
+
+    Pre-trained models go without what only pre-training needs, as timm has no such model.
+    """
+    model, notes = artifact.model, []
+    if not isinstance(model, MaskedImageModel | PretrainedBackbone | Classifier):
+        raise ConfigError(
+            f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
+        )
+    check_epsilon(model.backbone.config, "timm")
+    tensors = to_published(model.state_dict(), family_and_names(model)[1])
+    if isinstance(model, MaskedImageModel):
+        dropped = [
+            name for name in tensors
+            if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"
+        ]  # fmt: skip
+        for name in dropped:
+            del tensors[name]
+        notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
+    if artifact.details.multi_label:
+        notes.append(without_sigmoid("timm"))
+    backbone = model.backbone.config
+    mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    config = {
+        "architecture": "beit_base_patch16_224",  # the rest of it follows in model_args
+        "num_classes": outputs,
+        "num_features": backbone.width,
+        "model_args": {
+            "global_pool": "avg" if mean_pooled else "token",
+            "img_size": list(backbone.size),
+            "patch_size": backbone.patch,
+            "in_chans": backbone.channels,
+            "embed_dim": backbone.width,
+            "depth": backbone.depth,
+            "num_heads": backbone.heads,
+            "mlp_ratio": backbone.hidden / backbone.width,
+            "init_values": backbone.layer_scale,
+            "use_abs_pos_emb": backbone.absolute_position,
+            "use_rel_pos_bias": backbone.relative_position == "per-block",
+            "use_shared_rel_pos_bias": backbone.relative_position == "shared",
+        },
+        "pretrained_cfg": {
+            "input_size": [backbone.channels, *backbone.size],
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+            "crop_pct": artifact.details.crop,
+            "crop_mode": "center" if artifact.details.resize == "cover" else "squash",
+            "interpolation": artifact.details.interpolation,
+            "fixed_input_size": True,
+            "num_classes": outputs,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            **({"label_names": list(artifact.details.classes)} if outputs else {}),
+        },
+    }
+    _write(place, tensors, {CONFIG: config})
+    return notes
+
+
+# -- transformers --------------------------------------------------------------------------------
+
+
+def write_transformers(artifact: Artifact, place: Path) -> list[str]:
+    """For `BeitFor...from_pretrained(FOLDER)` or `FlavaImageCodebook`; what was left out."""
+    model = artifact.model
+    if isinstance(model, DalleTokenizer):
+        return _flava(model, place)
+    if not isinstance(model, BackboneModel) or isinstance(model, PretrainedBackbone):
+        raise ConfigError(
+            f"transformers has no model for a {type(model).__name__}", remedy="use --to beit"
+        )
+    backbone = model.backbone.config
+    _check_square(backbone)
+    family, pairs = family_and_names(model)
+    tensors, notes = to_published(model.state_dict(), pairs), []
+    second = [name for name in tensors if name.startswith("cls_pt_")]
+    for name in second:
+        del tensors[name]
+    if second:
+        notes.append(f"left out, as transformers has no place for them: {', '.join(second)}")
+    outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    count = model.classes if isinstance(model, Segmenter) else outputs
+    names = artifact.details.classes or tuple(f"LABEL_{index}" for index in range(count))
+    config = beit_config(backbone) | {
+        "architectures": [
+            {
+                "masked": "BeitForMaskedImageModeling",
+                "classifier": "BeitForImageClassification",
+                "segmenter": "BeitForSemanticSegmentation",
+            }[family]
+        ],
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+    if isinstance(model, MaskedImageModel):
+        # The final norm is that of the head, so the trunk must not have one of its own.
+        config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
+    if isinstance(model, Classifier):
+        config |= {"use_mean_pooling": model.pooling == "mean"}
+        if artifact.details.multi_label:
+            config |= {"problem_type": "multi_label_classification"}
+            notes.append(without_thresholds("transformers"))
+    if isinstance(model, Segmenter):
+        config |= _segmentation_config(model)
+    _write(
+        place,
+        to_transformers(tensors, family),
+        {CONFIG: config, PREPROCESSOR: _preprocessor(artifact, backbone)},
+    )
+    return notes
+
+
+def _check_square(backbone: VisionTransformerConfig) -> None:
+    """transformers takes the positions of other grids for those of another shape, and resizes them
+    on every forward pass, which no table can make up for: see `transformers_config.as_read`."""
+    placed = backbone.absolute_position or backbone.relative_position != "none"
+    if placed and backbone.grid[0] != backbone.grid[1]:
+        raise ConfigError(
+            f"transformers computes wrong positions for images of {backbone.size[0]} x "
+            f"{backbone.size[1]} pixels, which are not square",
+            remedy="use --to timm, unilm or beit",
+        )
+
+
+def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
+    height, width = backbone.size
+    return {
+        "model_type": "beit",
+        "image_size": height if height == width else [height, width],
+        "patch_size": backbone.patch,
+        "num_channels": backbone.channels,
+        "hidden_size": backbone.width,
+        "num_hidden_layers": backbone.depth,
+        "num_attention_heads": backbone.heads,
+        "intermediate_size": backbone.hidden,
+        "hidden_act": "gelu",
+        "layer_norm_eps": backbone.norm_epsilon,
+        "layer_scale_init_value": backbone.layer_scale or 0,
+        "use_mask_token": backbone.mask_token,
+        "use_absolute_position_embeddings": backbone.absolute_position,
+        "use_relative_position_bias": backbone.relative_position == "per-block",
+        "use_shared_relative_position_bias": backbone.relative_position == "shared",
+    }
+
+
+def _segmentation_config(model: Segmenter) -> dict[str, Any]:
+    head = model.config
+    width = model.backbone.config.width
+    if not isinstance(head, UperNetConfig) or head.head_channels not in (None, width):
+        raise ConfigError(
+            "transformers only has segmenters with a UperNet head as wide as the backbone",
+            remedy="use --to unilm or beit",
+        )
+    if max(model.taps) + TAP > model.backbone.config.depth:
+        raise ConfigError(
+            f"the head reads block {max(model.taps)} of {model.backbone.config.depth}, which "
+            "transformers cannot: its BeitForSemanticSegmentation reads the output of block i - 2 "
+            "where out_indices says i, and i may not exceed the depth",
+            remedy="use --to unilm or beit",
+        )
+    return {
+        "out_indices": [tap + TAP for tap in model.taps],
+        "pool_scales": list(head.pools),
+        "use_auxiliary_head": head.auxiliary,
+        "auxiliary_channels": head.auxiliary_channels,
+        "auxiliary_num_convs": 1,
+        "auxiliary_concat_input": False,
+    }
+
+
+def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict[str, Any]:
+    """The image processor: that of BEiT stretches images, that of CLIP keeps their proportions."""
+    (height, width), said = backbone.size, artifact.details
+    whole = int(height / said.crop), int(width / said.crop)
+    size: dict[str, int] = {"height": whole[0], "width": whole[1]}
+    keeps = said.resize == "cover" and artifact.kind != "segmenter"
+    if keeps:
+        size = {"shortest_edge": whole[0]}
+    return {
+        "image_processor_type": "CLIPImageProcessor" if keeps else "BeitImageProcessor",
+        "do_resize": True,
+        "size": size,
+        "do_center_crop": keeps or said.crop < 1,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(backbone.mean),
+        "image_std": list(backbone.std),
+        "resample": PILLOW[said.interpolation],
+        "do_convert_rgb": backbone.channels == 3,
+        **({} if keeps else {"do_reduce_labels": False}),
+    }
+
+
+def _flava(tokenizer: DalleTokenizer, place: Path) -> list[str]:
+    config = tokenizer.config
+    _write(
+        place,
+        to_flava(tokenizer.state_dict()),
+        {
+            CONFIG: {
+                "model_type": "flava_image_codebook",
+                "architectures": ["FlavaImageCodebook"],
+                "num_groups": 4,
+                "input_channels": config.channels,
+                "num_blocks_per_group": config.blocks_per_group,
+                "hidden_size": config.hidden,
+                "vocab_size": config.codes,
+            }
+        },
+    )
+    return ["the decoder, as transformers has no place for it"] if config.decoder else []

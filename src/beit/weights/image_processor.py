@@ -1,0 +1,164 @@
+"""How the image processor of transformers brings an image to the model, in our terms.
+
+`preprocessor_config.json`: resize, centre crop, scale, mean and standard deviation. What our
+preparation cannot express is refused, as the answers would be others.
+"""
+
+from __future__ import annotations
+
+from beit.config.data import Resize
+from beit.config.tokenizer import Interpolation
+from beit.weights.architecture import Overrides
+from beit.weights.entries import Entries
+
+PILLOW: dict[int, Interpolation] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+SILENT = {
+    "image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "data_format",
+    "input_data_format", "device", "disable_grouping", "return_tensors", "default_to_square",
+    "do_convert_rgb", "do_reduce_labels", "reduce_labels", "_valid_processor_keys",
+    "image_seq_length", "backend", "do_resize", "size", "resample", "do_center_crop", "crop_size",
+    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "num_channels",
+    "transformers_version", "do_thumbnail",
+}  # fmt: skip
+"""Entries that are read here, or change nothing."""
+SHORT_EDGE = ("CLIP", "Bit")  # processors for which one number is the shorter side
+HALVES = ("Beit", "ViT")  # processors whose own mean and deviation are 0.5
+BILINEAR = ("ViT", "Segformer", "LayoutLMv", "Donut")  # the rest resizes bicubically unless told
+TRAINED = "train, and save the processor, with a size the model has"
+
+
+def state_processor(
+    said: Entries, size: tuple[int, int], channels: int, *, fixed: bool
+) -> Overrides:
+    """Mean and standard deviation for pixels in [0, 1], and how an image is resized and cropped.
+
+    `size` is the model's. `fixed` says that images come to it at that size; a segmenter slides over
+    larger ones. Raises CheckpointError for a processor that does anything else.
+    """
+    odd = [name for name in said.content
+           if name not in SILENT and said.content[name] not in (None, False)]  # fmt: skip
+    if odd:
+        said.refuse(
+            f"has {', '.join(odd[:3])}, which is not done here",
+            "prepare the images yourself and call `.model`, or save the processor without it",
+        )
+    statistics = _statistics(said, channels)
+    return _view(said, size).over(statistics) if fixed else statistics
+
+
+def _kind(said: Entries) -> str:
+    """The name of the processor's class; that of BEiT where none is named."""
+    return said.text("image_processor_type") or said.text("feature_extractor_type") or "BeitImage"
+
+
+def _statistics(said: Entries, channels: int) -> Overrides:
+    """Our (p / 255 - mean) / std for its (p * factor - mean) / std, whatever is left out of it."""
+    rescales, normalises = said.flag("do_rescale", True), said.flag("do_normalize", True)
+    factor = said.number("rescale_factor") if rescales else 1.0
+    unit = 255 * (1 / 255 if factor is None else factor)
+    if unit <= 0:
+        said.refuse(f"has rescale_factor {factor}", "correct it")
+    mean, std = said.numbers("image_mean"), said.numbers("image_std")
+    if not normalises:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    if mean is None or std is None:
+        if not _kind(said).startswith(HALVES):
+            said.refuse("does not say image_mean and image_std", "say both")
+        mean, std = mean or (0.5,), std or (0.5,)
+    mean, std = (each * channels if len(each) == 1 else each for each in (mean, std))
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        said.refuse(
+            f"has image_mean {list(mean)} and image_std {list(std)} for {channels} channels",
+            "give one value for each channel, and deviations above 0",
+        )
+    # A factor that is written as 0.00392156862745098 is meant to be 1 / 255.
+    unit = 1.0 if abs(unit - 1) < 1e-6 else unit
+    return Overrides(mean=tuple(m / unit for m in mean), std=tuple(s / unit for s in std))
+
+
+def _view(said: Entries, size: tuple[int, int]) -> Overrides:
+    """How an image of any size comes to that of the model."""
+    crops = said.flag("do_center_crop", False)
+    if not said.flag("do_resize", True):
+        if crops:
+            said.refuse("crops images without resizing them", TRAINED)
+        return Overrides(crop=1.0, resize="stretch")
+    resize, whole = _whole(said, size, crops)
+    cut = _sides(said, "crop_size") or size
+    if (crops and cut != size) or (not crops and whole != size):
+        made = cut if crops else whole
+        said.refuse(
+            f"makes images of {made[0]} x {made[1]} pixels for a model of {size[0]} x {size[1]}",
+            TRAINED,
+        )
+    return Overrides(
+        crop=_crop_fraction(said, size, whole), resize=resize, interpolation=_interpolation(said)
+    )
+
+
+def _whole(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, tuple[int, int]]:
+    """How it resizes, and to which height and width; of a shorter side, both are that long."""
+    table = said.content.get("size")
+    if isinstance(table, dict):
+        entries = Entries(said.file, table)
+        given = {name for name in table if table[name] is not None}
+        if given == {"shortest_edge"}:
+            edge = entries.integer("shortest_edge") or 0
+            if not crops or size[0] != size[1]:
+                said.refuse(
+                    f"resizes the shorter side to {edge} pixels for a model of {size[0]} x "
+                    f"{size[1]}" + ("" if crops else ", and does not crop"),
+                    "images come to the model at one size: crop them to a square, or resize to "
+                    "height and width",
+                )
+            return "cover", (edge, edge)
+        if given != {"height", "width"}:
+            said.refuse(f"resizes to {table!r:.80}", "use height and width, or shortest_edge")
+    sides = _sides(said, "size")
+    if sides is None:
+        return "stretch", size
+    short = _kind(said).startswith(SHORT_EDGE)
+    if isinstance(table, int) and not said.flag("default_to_square", not short):
+        return "cover", sides
+    return "stretch", sides
+
+
+def _sides(said: Entries, name: str) -> tuple[int, int] | None:
+    """Height and width, given both or as one number."""
+    value = said.content.get(name)
+    if isinstance(value, dict):
+        entries = Entries(said.file, value)
+        height, width = entries.integer("height"), entries.integer("width")
+    elif isinstance(value, list):
+        both = said.integers(name) or ()
+        height, width = (*both, *both)[:2] if len(both) in (1, 2) else (None, None)
+    else:
+        height = width = said.integer(name)
+    if value is not None and (not height or not width):
+        said.refuse(f"says {name} = {value!r:.80}", "give height and width")
+    return (height, width) if height and width else None
+
+
+def _crop_fraction(said: Entries, size: tuple[int, int], whole: tuple[int, int]) -> float:
+    """The fraction that the centre crop keeps, from which `central_view` finds `whole` again."""
+    fractions = (size[0] / whole[0], size[0] / (whole[0] + 0.5))
+    fitting = [each for each in fractions if each <= 1
+               and tuple(int(side / each) for side in size) == whole]  # fmt: skip
+    if not fitting:
+        said.refuse(
+            f"resizes to {whole[0]} x {whole[1]} pixels for crops of {size[0]} x {size[1]}",
+            "use a crop that keeps the same fraction of both sides, and no more than there is",
+        )
+    return fitting[0]
+
+
+def _interpolation(said: Entries) -> Interpolation:
+    resample = said.integer("resample")
+    if resample is None:
+        return "bilinear" if _kind(said).startswith(BILINEAR) else "bicubic"
+    if resample not in PILLOW:
+        said.refuse(
+            f"resizes with Pillow's filter {resample}",
+            "only lanczos (1), bilinear (2) and bicubic (3) are done here",
+        )
+    return PILLOW[resample]

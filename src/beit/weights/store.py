@@ -1,0 +1,308 @@
+"""Artifacts: a model that works alone. `model.safetensors` with `config.json` beside it.
+
+The config says everything that using the model takes: architecture, classes, pixel statistics, the
+evaluation crop, the identity of the tokenizer, versions, and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from beit.atomic_io import make_folder, replace_folder, write_file
+from beit.config.artifact import ClassifierArchitecture, SegmenterArchitecture
+from beit.config.data import Resize, check_value_range
+from beit.config.model import VisionTransformerConfig
+from beit.config.segment_run import InferenceConfig
+from beit.config.tokenizer import Interpolation
+from beit.config.tree import from_json, to_json
+from beit.config.validation import (
+    Config,
+    Crop,
+    Entries,
+    Fraction,
+    Measured,
+    NonNegativeInt,
+    checked,
+    require,
+)
+from beit.errors import CheckpointError, ConfigError, ResourceError, nearest, of_another_format
+from beit.json_object import parse_object, read_bytes
+from beit.models.digest import weights_digest
+from beit.models.heads import BackboneModel
+from beit.printable import shown
+from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
+from beit.weights.shapes import check_shapes
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+AGAIN = "copy the artifact again from where it was made"
+TRAINED = Entries(
+    {
+        "recipe": str,
+        "steps": NonNegativeInt,
+        "pictures": NonNegativeInt,
+        "data": str,
+        "division": dict[str, Any],
+        "metrics": dict[str, Measured],
+        "from": str,
+        "notes": tuple[str, ...],
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details(Config):
+    """What an artifact says beside its architecture."""
+
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the logits."""
+    multi_label: bool = False
+    """Whether each class is answered independently, by a sigmoid, and an image may have several."""
+    thresholds: tuple[Fraction, ...] = ()
+    """Of a multi-label classifier, the probability from which each class counts; empty: 0.5."""
+    value_range: tuple[float, float] | None = None
+    """The values that become black and white in images of more than 8 bits, as in training; None:
+    what each file states, or all of its type."""
+    crop: Crop = 1.0
+    """Share of the image that evaluation looks at: centre crop of size / crop."""
+    resize: Resize = "cover"
+    """Whether an image keeps its proportions when it is resized."""
+    interpolation: Interpolation = "bicubic"
+    """How an image is resized."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    """How a segmenter reads a whole image."""
+    tokenizer: str = ""
+    """SHA-256 of the tokenizer whose tokens were predicted."""
+    trained: Annotated[dict[str, Any], TRAINED] = field(default_factory=dict)
+    """Where it comes from: recipe, steps, data fingerprint, metrics."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_value_range(self.value_range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A model in evaluation mode, on the CPU, with its details."""
+
+    kind: Kind
+    model: nn.Module
+    details: Details
+
+    @property
+    def backbone(self) -> VisionTransformerConfig | None:
+        """The config of the backbone, if the model has one."""
+        return self.model.backbone.config if isinstance(self.model, BackboneModel) else None
+
+    def version(self) -> str:
+        """16 hex digits that differ where answers do: from weights, architecture and details."""
+        answers = replace(self.details, trained={})
+        told = [describe(self.model), to_json(answers), weights_digest(self.model)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
+    """Write an artifact; an older one in its place is replaced only once the new one is whole."""
+    import beit
+
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    data = safetensors.torch.save(tensors)
+    config = {
+        "format": FORMAT,
+        "architecture": describe(model),
+        "classes": list(details.classes),
+        "multi_label": details.multi_label,
+        "thresholds": list(details.thresholds),
+        "value_range": details.value_range,
+        "crop": details.crop,
+        "resize": details.resize,
+        "interpolation": details.interpolation,
+        "inference": to_json(details.inference),
+        "tokenizer": details.tokenizer,
+        "trained": details.trained,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "versions": {"beit": beit.__version__, "torch": torch.__version__},
+    }
+    temporary = folder.with_name(f".writing-{folder.name}")
+    try:
+        make_folder(folder.parent)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write_file(temporary / WEIGHTS, [data])
+        write_file(temporary / CONFIG, [json.dumps(config, indent=1).encode()])
+        replace_folder(temporary, folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ResourceError(
+            f"the artifact cannot be written to {folder}: {error.strerror}",
+            remedy="make room or permit writing, then go on with --resume",
+        ) from error
+    return folder
+
+
+def find_artifact(path: str | Path) -> Path:
+    """The artifact's folder: the path itself, or the `model` folder of a run.
+
+    Raises CheckpointError if there is neither.
+    """
+    folder = Path(path)
+    for candidate in (folder, folder / "model"):
+        if (candidate / WEIGHTS).is_file() and (candidate / CONFIG).is_file():
+            return candidate
+    unfinished = (folder / "checkpoints").is_dir()
+    raise CheckpointError(
+        f"{path} is no artifact: it has no {WEIGHTS} with a {CONFIG}",
+        remedy="that run is not finished: go on with --resume"
+        if unfinished
+        else "give the folder of a finished run, or its `model` folder",
+    )
+
+
+class ArtifactFiles(NamedTuple):
+    """The files of an artifact, read once and verified: what is used is what was hashed, whatever
+    becomes of the files meanwhile."""
+
+    folder: Path
+    config: bytes
+    weights: bytes
+
+
+class Described(NamedTuple):
+    """What the config of an artifact says, checked; weights are another matter."""
+
+    architecture: Architecture
+    details: Details
+    versions: dict[str, str]
+
+
+def read_described(path: str | Path) -> Described:
+    """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
+    file = find_artifact(path) / CONFIG
+    return _described(file.parent, _parsed(file, read_bytes(file, CheckpointError, AGAIN)))
+
+
+def _described(folder: Path, config: dict[str, Any]) -> Described:
+    try:
+        names = [item.name for item in fields(Details)]
+        known = {*names, "format", "architecture", "sha256", "versions"}
+        for key in config:
+            require(key in known, f"there is no entry {shown(key)}", nearest(key, known))
+        for key in ("classes", "crop", "tokenizer", "trained", "versions"):
+            require(key in config, f"the entry '{key}' is missing", AGAIN)  # others are younger
+        checked("versions", config["versions"], dict[str, str])
+        details = from_json({name: config[name] for name in names if name in config}, Details)
+        architecture = architecture_of(config.get("architecture"))
+        _check_classes(details, architecture)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG} is not understood: {error.problem}", remedy=error.remedy
+        ) from error
+    return Described(architecture, details, config["versions"])
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config of an artifact, checked for its format. Reads no weights."""
+    file = find_artifact(path) / CONFIG
+    return _parsed(file, read_bytes(file, CheckpointError, AGAIN))
+
+
+def _parsed(file: Path, content: bytes) -> dict[str, Any]:
+    config = parse_object(file, content, CheckpointError, AGAIN)
+    if config.get("format") != FORMAT:
+        versions = config.get("versions")
+        raise of_another_format(
+            CheckpointError,
+            f"the artifact {file.parent}",
+            found=config.get("format"),
+            reads=FORMAT,
+            made_by=versions.get("beit") if isinstance(versions, dict) else None,
+        )
+    return config
+
+
+def read_artifact(path: str | Path) -> ArtifactFiles:
+    """The bytes of an artifact; of one that is replaced meanwhile, both of the same.
+
+    Raises CheckpointError if the weights are not those that the config names.
+    """
+    folder = find_artifact(path)
+    config = read_bytes(folder / CONFIG, CheckpointError, AGAIN)
+    while True:
+        weights = read_bytes(folder / WEIGHTS, CheckpointError, AGAIN)
+        stated = _parsed(folder / CONFIG, config).get("sha256")
+        if hashlib.sha256(weights).hexdigest() == stated:
+            return ArtifactFiles(folder, config, weights)
+        before, config = config, read_bytes(folder / CONFIG, CheckpointError, AGAIN)
+        if config == before:
+            raise CheckpointError(
+                f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}", remedy=AGAIN
+            )
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Load an artifact, verified and complete.
+
+    Raises CheckpointError for damaged weights, or weights that do not fit the architecture.
+    """
+    return artifact_of(read_artifact(path))
+
+
+def artifact_of(files: ArtifactFiles) -> Artifact:
+    """The model in the files of an artifact. Raises CheckpointError as `load_artifact` does."""
+    folder, config = files.folder, _parsed(files.folder / CONFIG, files.config)
+    architecture, details, _ = _described(folder, config)
+    try:
+        weights = safetensors.torch.load(files.weights)
+        check_shapes(partial(build, architecture), weights, CONFIG)
+        model = build(architecture)
+        _refuse_narrowing(weights, model)
+        model.load_state_dict(weights)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: {error.problem}", remedy=error.remedy) from error
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} does not hold what its {CONFIG} says: {error}",
+            remedy=AGAIN,
+        ) from error
+    model.eval()
+    return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
+
+
+def _check_classes(details: Details, architecture: Architecture) -> None:
+    """Raise CheckpointError unless a model of classes has a name for each, or none."""
+    if not isinstance(architecture, ClassifierArchitecture | SegmenterArchitecture):
+        return
+    for what, values in (("class names", details.classes), ("thresholds", details.thresholds)):
+        if values and len(values) != architecture.outputs:
+            raise CheckpointError(
+                f"{len(values)} {what} are given for {architecture.outputs} outputs",
+                remedy="give one for each output, in their order",
+            )
+
+
+def _refuse_narrowing(weights: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise CheckpointError for weights of which the model, in the types of its own, would lose
+    digits. Narrower ones are widened, which changes no value."""
+    own = model.state_dict()
+    lost = [
+        f"{name} in {value.dtype}, not {own[name].dtype}"
+        for name, value in weights.items()
+        if name in own and torch.promote_types(value.dtype, own[name].dtype) != own[name].dtype
+    ]
+    if lost:
+        raise CheckpointError(
+            f"it holds {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}: loading it "
+            "would lose digits",
+            remedy="save it again from a model in float32: `model.float()`",
+        )

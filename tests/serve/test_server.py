@@ -1,0 +1,379 @@
+"""A real server over real sockets: answers, refusals, deadlines, the way it stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import beit
+from served import IMAGE, NAMES, png, serving, wait_for, write_artifacts
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    return write_artifacts(tmp_path_factory.mktemp("artifacts"))
+
+
+CONNECTIONS = 40
+PATIENT = [f"--{what}-deadline=240" for what in ("header", "body", "idle", "write")]
+QUICK = ["--header-deadline=1", "--body-deadline=2", "--idle-deadline=2"]
+
+
+@pytest.fixture(scope="module")
+def server(artifacts, environment):
+    """Waits for a client that gets no time from a busy machine."""
+    named = [f"{name}={artifacts[name]}" for name in NAMES]
+    small = ["--body", "100000", "--pixels", "1000000", "--connections", str(CONNECTIONS)]
+    with serving(*named, *PATIENT, *small, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient(artifacts, environment):
+    """Closes slow and idle connections soon."""
+    few = ["--connections", str(CONNECTIONS)]
+    with serving(str(artifacts["classifier"]), *QUICK, *few, environment=environment) as running:
+        yield running
+
+
+def code_of(answer):
+    status, body, headers = answer
+    assert headers["x-request-id"] == body["error"]["request_id"]
+    return status, body["error"]["code"]
+
+
+def raw(server, *parts):
+    """Send bytes as they are; all that comes back."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=240) as connection:
+        for part in parts:
+            connection.sendall(part)
+        received = b""
+        try:
+            while chunk := connection.recv(65536):
+                received += chunk
+        except ConnectionResetError:
+            pass
+        return received
+
+
+def test_answers_are_those_of_the_artifacts(server, artifacts):
+    classifier, masked = beit.load(artifacts["classifier"]), beit.load(artifacts["masked"])
+    segmenter, tokenizer = beit.load(artifacts["segmenter"]), beit.load(artifacts["tokenizer"])
+    data = png(1)
+    labels = server.ask("POST", "/predict?top=2", data)[1]["labels"]
+    expected = classifier.predict(data, top=2)
+    assert [label["name"] for label in labels] == [label.name for label in expected]
+    assert labels[0]["probability"] == pytest.approx(expected[0].probability, abs=1e-5)
+    features = server.ask("POST", "/embed?model=masked&block=0", data)[1]["features"]
+    assert np.allclose(features, masked.embed([data], block=0)[0].numpy(), atol=1e-5)
+    assert server.ask("POST", "/tokens", data)[1]["tokens"] == tokenizer.tokens([data])[0].tolist()
+    answer = server.ask("POST", "/segment", data)[1]
+    ids, counts = np.unique(segmenter.segment(data), return_counts=True)
+    shares = {one["id"]: one["share"] for one in answer["classes"]}
+    assert shares == {number: count / 768 for number, count in zip(ids, counts, strict=True)}
+    assert len(server.ask("POST", "/reconstruct", data)[1]["tokens"]) == 16
+    assert server.ask("POST", "/attention?model=masked", data)[1]["grid"] == [4, 4]
+
+
+def test_many_at_once_get_each_their_own_answer(server, artifacts):
+    images = [png(number) for number in range(40)]
+    expected = beit.load(artifacts["classifier"]).probabilities(images)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda data: server.ask("POST", "/predict", data), images))
+    for (status, body, _), row in zip(answers, expected, strict=True):
+        assert status == 200
+        assert body["labels"][0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
+    counted = server.ask("GET", "/metrics")[1].decode()
+    most = float(counted.split("beit_batch_images_sum ")[1].split()[0])
+    batches = float(counted.split("beit_batch_images_count ")[1].split()[0])
+    assert batches < most  # some went together
+
+
+PNG = {"content-type": "image/png"}
+REFUSALS = {
+    "empty": ("/predict", b"", PNG, 400, "empty_body"),
+    "no image": ("/predict", b"rubbish", PNG, 415, "not_a_image"),
+    "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_image"),
+    "too many bytes": ("/predict", bytes(100001), PNG, 413, "body_too_large"),
+    "too many pixels": ("/predict", png(1, (1001, 1000)), PNG, 413, "too_many_pixels"),
+    "form": ("/predict", b"x", {"content-type": "multipart/form-data"}, 415, "wrong_content_type"),
+    "encoded": ("/predict", b"x", PNG | {"content-encoding": "gzip"}, 415, "wrong_content_type"),
+    "unknown option value": ("/predict?top=x", png(1), PNG, 422, "bad_option"),
+    "unknown option": ("/predict?topp=2", png(1), PNG, 422, "bad_option"),
+    "option of another path": ("/predict?block=2", png(1), PNG, 422, "bad_option"),
+    "no such block": ("/embed?model=masked&block=9", png(1), PNG, 422, "bad_option"),
+    "several could": ("/embed", png(1), PNG, 422, "model_needed"),
+    "cannot": ("/predict?model=masked", png(1), PNG, 422, "wrong_model"),
+    "folder": ("/predict?model=../masked", png(1), PNG, 404, "no_such_model"),
+    "encoded folder": ("/predict?model=%2e%2e%2fmasked", png(1), PNG, 404, "no_such_model"),
+    "nul": ("/predict?model=masked%00", png(1), PNG, 404, "no_such_model"),
+    "look-alike": ("/predict?model=m%D0%B0sked", png(1), PNG, 404, "no_such_model"),
+    "long": ("/predict?model=" + "a" * 10000, png(1), PNG, 422, "bad_option"),
+    "another host": ("/predict", png(1), PNG | {"host": "evil.example"}, 400, "foreign_host"),
+    "another site": ("/predict", png(1), PNG | {"origin": "http://evil"}, 403, "foreign_origin"),
+    "no such path": ("/nowhere", png(1), PNG, 404, "no_such_path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(server, case):
+    path, body, headers, status, code = REFUSALS[case]
+    assert code_of(server.ask("POST", path, body, headers)) == (status, code)
+    assert server.ask("GET", "/ready")[0] == 200
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x00: a\r\n\r\n",
+    ],
+)
+def test_requests_that_break_the_rules_are_closed(server, lines):
+    assert raw(server, HEAD + lines).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_without_length_is_counted_as_it_comes(server):
+    part = b"8000\r\n" + bytes(0x8000) + b"\r\n"
+    answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[part] * 4)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /pre", HEAD + b"Content-Length: 5000\r\n\r\nab"])
+def test_slow_senders_are_closed(impatient, start):
+    answer = raw(impatient, start)
+    assert b" 408 " in answer or not answer
+    wait_for(impatient.is_well)
+
+
+JUMPING = """
+import itertools, time
+
+real, hours = time.time, itertools.count()
+time.time = lambda: real() + {jump} * next(hours)
+time.time_ns = lambda: int(time.time() * 1e9)
+"""
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_changes_no_deadline(jump, artifacts, environment, tmp_path):
+    """By an hour, forth or back, at every look at it, in the server and in its worker."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPING.format(jump=jump))
+    jumping = environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"}
+    quick = ["--header-deadline", "4", "--body-deadline", "4", "--wait", "0.4", "--batch", "4"]
+    expected = beit.load(artifacts["classifier"]).predict(png(1), top=1)[0].name
+    with serving(str(artifacts["classifier"]), *quick, environment=jumping) as server:
+        connection = server.connect()
+        for _ in range(3):  # on the same connection, which is not taken for idle
+            connection.request("POST", "/predict?top=1", png(1), IMAGE)
+            with connection.getresponse() as response:
+                assert json.loads(response.read())["labels"][0]["name"] == expected
+        connection.close()
+        for start in (b"POST /pre", HEAD + b"Content-Length: 5000\r\n\r\nab"):
+            answer = raw(server, start)  # who is slow is still closed
+            assert b" 408 " in answer or not answer
+        assert server.number("beit_models_restarts_total") == 0
+
+
+def connections(server, number):
+    address = ("127.0.0.1", server.port)
+    return [socket.create_connection(address, timeout=240) for _ in range(number)]
+
+
+def is_ready(server):
+    try:
+        return server.ask("GET", "/ready")[0] == 200
+    except (ConnectionError, http.client.HTTPException):  # refused before the request was read
+        return False
+
+
+def test_connections_have_a_cap(server):
+    opened = connections(server, CONNECTIONS + 20)
+    assert b" 503 " in opened[-1].recv(1000)
+    for connection in opened:
+        connection.close()
+    wait_for(lambda: is_ready(server))
+
+
+def test_idle_connections_make_room(impatient):
+    opened = connections(impatient, CONNECTIONS + 20)
+    wait_for(lambda: is_ready(impatient))
+    for connection in opened:
+        connection.close()
+
+
+def test_who_leaves_early_is_forgotten(server):
+    before = server.number("beit_requests_left_total")
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 5000\r\n\r\nabc")
+    wait_for(lambda: server.number("beit_requests_left_total") == before + 5)
+    assert server.number("beit_requests_waiting") == 0
+
+
+def test_the_description_names_every_path(server):
+    paths = server.ask("GET", "/openapi.json")[1]["paths"]
+    assert {"/predict", "/segment", "/embed", "/tokens", "/health", "/ready"} <= paths.keys()
+
+
+def test_a_full_queue_is_said_at_once_and_stopping_loses_nothing(artifacts, environment):
+    name = str(artifacts["classifier"])
+    with serving(name, *PATIENT, "--queue", "4", "--deadline", "240",
+                 environment=environment) as running:  # fmt: skip
+        found = []
+        worker = running.worker
+        os.kill(worker, signal.SIGSTOP)  # so that those who wait, wait
+
+        def ask(number):
+            found.append(running.ask("POST", "/predict", png(number)))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(found) == 8)
+        assert {code_of(answer) for answer in found} == {(429, "queue_full")}
+        assert {answer[2]["retry-after"] for answer in found} == {"1"}
+        os.kill(worker, signal.SIGTERM)  # as a service manager tells the whole group
+        running.process.send_signal(signal.SIGTERM)  # four wait for their batch
+        os.kill(worker, signal.SIGCONT)
+        for thread in threads:
+            thread.join()
+        assert [status for status, _, _ in found].count(200) == 4
+        assert running.process.wait(240) == 0
+        log = running.log()
+    assert "Traceback" not in log
+
+
+def refuses(server):
+    try:
+        socket.create_connection(("127.0.0.1", server.port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def has_read_all(connection):
+    """Whether the other end has taken all that was sent: nothing lies in its queue."""
+    (_, here), (_, there) = connection.getsockname(), connection.getpeername()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if (int(local[-4:], 16), int(remote[-4:], 16)) == (there, here):
+            return int(queues.partition(":")[2], 16) == 0
+    return False
+
+
+def test_a_request_that_has_begun_is_answered_after_the_door_closed(artifacts, environment):
+    image = png(0)
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(image) + image
+    with serving(str(artifacts["classifier"]), *PATIENT, environment=environment) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=240) as connection:
+            connection.sendall(request[:20])
+            wait_for(lambda: has_read_all(connection))
+            running.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: refuses(running))
+            connection.sendall(request[20:])
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head.lower().split(b"\r\n")
+        assert len(json.loads(body)["labels"]) == 3
+        assert running.process.wait(240) == 0
+
+
+def test_a_second_signal_ends_it(artifacts, environment):
+    with serving(str(artifacts["classifier"]), environment=environment) as running:
+        running.process.send_signal(signal.SIGTERM)
+        assert running.stop() in (0, 128 + signal.SIGTERM)
+
+
+def test_the_log_holds_no_line_of_the_client(artifacts, environment):
+    with serving(str(artifacts["classifier"]), environment=environment) as running:
+        assert running.ask("GET", "/a%0d%0aforged%1b[31m")[0] == 404
+        assert running.stop() == 0
+        log = running.log()
+    assert '"/a\\r\\nforged\\u001b[31m"' in log
+    assert "\x1b" not in log
+
+
+def refused(arguments, environment):
+    command = [sys.executable, "-m", "beit.cli", "serve", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_damaged_artifacts_are_never_served(artifacts, environment, tmp_path):
+    place = write_artifacts(tmp_path)["classifier"]
+    weights = place / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    done = refused([str(place)], environment)
+    assert done.returncode == 4
+    assert "serving" not in done.stdout
+
+
+def test_numbers_that_are_not_finite_fail_the_self_test(environment, tmp_path):
+    from beit.weights.load import open_artifact
+    from beit.weights.store import save_artifact
+
+    found = open_artifact(write_artifacts(tmp_path)["classifier"])
+    found.model.head.bias.data.fill_(float("nan"))
+    place = save_artifact(tmp_path / "nan", found.model, found.details)
+    done = refused([str(place)], environment)
+    assert done.returncode == 4
+    assert "not_finite" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no artifact was given"),
+        (["a", "b"], "has no name"),
+        (["a=x", "a=y"], "two artifacts are called 'a'"),
+        (["a", "--host", "0.0.0.0"], "no name is allowed"),  # noqa: S104
+        (["a", "--queue", "0"], "queue is 0"),
+    ],
+)
+def test_wrong_options(arguments, message, environment):
+    done = refused(arguments, environment)
+    assert done.returncode == 2
+    assert message in done.stderr + done.stdout
+
+
+def test_without_the_extra(environment, tmp_path):
+    (tmp_path / "fastapi.py").write_text("raise ImportError('no fastapi')\n")
+    path = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+    done = refused(["a"], environment | {"PYTHONPATH": path})
+    assert done.returncode == 6
+    assert 'pip install "beit[serve]"' in done.stderr
+
+
+def test_json_is_json(server):
+    """No answer holds a bare NaN."""
+
+    def strict(word):
+        raise AssertionError(word)
+
+    connection = server.connect()
+    try:
+        connection.request("POST", "/predict", png(5), PNG)
+        with connection.getresponse() as response:
+            json.loads(response.read(), parse_constant=strict)
+    finally:
+        connection.close()

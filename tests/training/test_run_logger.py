@@ -1,0 +1,140 @@
+"""What a run tells survives interruptions, and names every image it could not read."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from beit.batch import Unreadable
+from beit.errors import DataError
+from beit.training.run_folder import RunFolder
+from beit.training.run_logger import RunLogger
+from beit.training.skipped_images import SkippedImages
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path)
+
+
+def write(folder, steps, first_step=0):
+    journal = RunLogger(folder, first_step=first_step, quiet=True)
+    for step in steps:
+        journal.record(step, "train", {"loss": 1 / step})
+    journal.close()
+
+
+def rows(folder):
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def test_rows_are_json_and_numbers_that_are_none_are_null(folder):
+    journal = RunLogger(folder, first_step=0, quiet=True)
+    journal.record(3, "evaluate", {"loss": math.nan, "psnr": -math.inf, "top1": 0.5})
+    journal.close()
+    (line,) = folder.metrics.read_text().splitlines()
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert row == {"step": 3, "kind": "evaluate", "loss": None, "psnr": None, "top1": 0.5}
+
+
+def test_steps_that_are_done_again_are_forgotten(folder):
+    write(folder, [1, 2, 3, 4])
+    write(folder, [3, 4, 5], first_step=2)
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4, 5]
+
+
+def test_a_row_that_was_cut_off_is_forgotten(folder):
+    write(folder, [1, 2])
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 3, "kind": "tra')
+    write(folder, [3], first_step=2)
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3]
+
+
+def test_quiet_writes_the_log_only(folder, capsys):
+    for quiet in (True, False):
+        journal = RunLogger(folder, first_step=0, quiet=quiet)
+        journal.say(f"quiet {quiet}")
+        journal.close()
+    assert capsys.readouterr().out == "quiet False\n"
+    assert (folder.path / "log.txt").read_text() == "quiet True\nquiet False\n"
+    assert list((folder.path / "tensorboard").iterdir())
+
+
+def bad(*names):
+    return tuple(Unreadable(name, "it is empty") for name in names)
+
+
+def noted(folder, said, images=200, limit=0.01):
+    return SkippedImages(folder, said.append, images=images, limit=limit)
+
+
+def test_unreadable_images_count_once(folder):
+    said = []
+    images = noted(folder, said)
+    images.add(bad("a.png"), ())
+    images.add(bad("a.png", "b.png"), ())
+    assert images.counts() == {"unreadable": 2}
+    again = noted(folder, said)
+    again.add(bad("b.png"), ())
+    assert again.counts() == {"unreadable": 2}
+    written = (folder.path / "unreadable.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in written] == ["a.png", "b.png"]
+    assert said == [
+        f"{key} cannot be read and is left out: it is empty" for key in ("a.png", "b.png")
+    ]
+
+
+def test_the_first_unreadable_images_are_named_and_the_others_counted(folder):
+    said = []
+    images = noted(folder, said, limit=0.5)
+    images.add(bad(*(f"{number}.png" for number in range(3))), ())
+    images.add(bad(*(f"{number}.png" for number in range(9))), ())
+    assert [line.split()[0] for line in said[:5]] == [f"{number}.png" for number in range(5)]
+    assert said[5:] == [f"more images cannot be read; {folder.unreadable} names all"]
+    with folder.unreadable.open("a") as file:  # another process of the run
+        file.write('{"key": "theirs.png", "reason": "it is empty"}\n')
+    images.sum_up()
+    assert said[6:] == [
+        f"images that could not be read and were left out: 10; {folder.unreadable} names them"
+    ]
+
+
+def test_nothing_is_said_of_images_that_can_be_read(folder):
+    said = []
+    images = noted(folder, said)
+    images.add((), ())
+    images.sum_up()
+    assert not said
+    assert images.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "images", "allowed"), [(0.01, 300, 3), (0.01, 5, 1), (0.0, 1000, 0)]
+)
+def test_too_many_unreadable_images(folder, limit, images, allowed):
+    said = []
+    met = noted(folder, said, images, limit)
+    for number in range(allowed):
+        met.add(bad(f"{number}.png"), ())
+    with pytest.raises(DataError, match=f"{allowed + 1} of {images} .*it is empty") as caught:
+        met.add(bad("last.png"), ())
+    assert "--bad-limit" in caught.value.remedy
+    assert f"--bad-limit allows {allowed}" in caught.value.problem
+    assert ("0.png" if allowed else "last.png") in caught.value.problem
+    assert len(said) == allowed + 1
+
+
+def test_what_was_unreadable_before_a_run_went_on_counts_if_it_still_is(folder):
+    with pytest.raises(DataError):
+        noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
+    noted(folder, []).add(bad("a.png"), ())  # the others were mended
+    with pytest.raises(DataError, match="3 of 200"):
+        noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
+
+
+def test_a_list_of_unreadable_images_that_was_cut_off(folder):
+    (folder.path / "unreadable.jsonl").write_text('{"key": "a.png", "reason": "empty"}\n{"key')
+    assert noted(folder, []).counts() == {"unreadable": 1}

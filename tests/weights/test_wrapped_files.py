@@ -1,0 +1,388 @@
+"""Weights as trainings of today save them: any wrapper, any prefix, any library's names."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import beit
+from beit.config import HeadConfig, UperNetConfig
+from beit.config.runs import AggregationConfig
+from beit.errors import CheckpointError
+from beit.models.heads import Classifier, MaskedImageModel
+from beit.models.segmenter import Segmenter
+from beit.weights.architecture import Overrides
+from beit.weights.convert import published
+from beit.weights.load import open_artifact
+from beit.weights.store import Details, save_artifact
+from reference import FINE, TINY, close, disturb
+
+DEEP = replace(FINE, size=(64, 64), depth=4)
+MODELS = {
+    "masked": lambda: MaskedImageModel(TINY, 11),
+    "aggregation": lambda: MaskedImageModel(
+        replace(TINY, depth=4), 11, AggregationConfig(tap=1, blocks=2)
+    ),
+    "classifier": lambda: Classifier(FINE, 3),
+    "classifier, cls": lambda: Classifier(FINE, 3, HeadConfig(pooling="cls")),
+    "segmenter": lambda: Segmenter(DEEP, 3, UperNetConfig(auxiliary_channels=8)),
+}
+KEYS = {
+    "published": lambda weights: weights,
+    "transformers 4": lambda weights: {**to_transformers_4(weights)},
+    "transformers 5": lambda weights: to_transformers_5(to_transformers_4(weights)),
+    "openmmlab": lambda weights: to_openmmlab(weights),
+}
+PREFIXES = (
+    "", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.model.",
+    "model.backbone_and_head.", "ema_model.module.", "0.", "_forward_module.model.",
+)  # fmt: skip
+WRAPPERS = {
+    "bare": lambda weights: weights,
+    "model": lambda weights: {"model": weights, "epoch": 3, "optimizer": {"state": {}}},
+    "state_dict": lambda weights: {"state_dict": weights, "hyper_parameters": {"lr": 1e-3}},
+    "ordered": lambda weights: OrderedDict(model_state_dict=OrderedDict(weights)),
+    "nested": lambda weights: {"checkpoint": {"net": weights}, "step": 1},
+    "with average": lambda weights: {
+        "model": weights,
+        "model_ema": {name: torch.zeros_like(value) for name, value in weights.items()},
+    },
+}
+
+
+@functools.cache
+def model_of(family):
+    torch.manual_seed(0)
+    model = MODELS[family]()
+    disturb(model)
+    return model.eval()
+
+
+def to_transformers_4(weights):
+    """As `save_pretrained` names them, written here on its own."""
+    found = {}
+    for name, value in weights.items():
+        name = re.sub(r"^backbone\.(?=fpn)", "", name).replace("conv_seg", "classifier")
+        name = re.sub(r"^backbone\.", "", name)
+        name = re.sub(
+            r"^norm\.", "layernorm." if "lm_head.weight" in weights else "beit.layernorm.", name
+        )
+        for old, new in (
+            (r"^fc_norm\.", "beit.pooler.layernorm."),
+            (r"^head\.", "classifier."),
+            (r"^(cls_token|mask_token)$", r"beit.embeddings.\1"),
+            (r"^pos_embed$", "beit.embeddings.position_embeddings"),
+            (r"^patch_embed\.proj\.", "beit.embeddings.patch_embeddings.projection."),
+            (r"^rel_pos_bias\.", "beit.encoder.relative_position_bias."),
+            (r"^blocks\.", "beit.encoder.layer."),
+            (r"\.attn\.(relative_position_\w+)", r".attention.attention.relative_position_bias.\1"),
+            (r"\.attn\.q_bias", ".attention.attention.query.bias"),
+            (r"\.attn\.v_bias", ".attention.attention.value.bias"),
+            (r"\.attn\.proj\.", ".attention.output.dense."),
+            (r"\.mlp\.fc1\.", ".intermediate.dense."),
+            (r"\.mlp\.fc2\.", ".output.dense."),
+            (r"\.norm1\.", ".layernorm_before."),
+            (r"\.norm2\.", ".layernorm_after."),
+            (r"\.gamma_", ".lambda_"),
+        ):  # fmt: skip
+            name = re.sub(old, new, name)
+        if name.endswith("attn.qkv.weight"):
+            for part, each in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                found[name.replace("attn.qkv", f"attention.attention.{part}")] = each.clone()
+        else:
+            found[name] = value
+    return found
+
+
+def to_transformers_5(weights):
+    """As `state_dict()` of version 5 names them."""
+    found = {}
+    for name, value in weights.items():
+        for old, new in (
+            (r"beit\.encoder\.layer\.", "beit.layers."),
+            (r"beit\.encoder\.relative_position_bias\.", "beit.shared_position_bias."),
+            (r"attention\.attention\.relative_position_bias", "relative_position_bias"),
+            (r"attention\.attention\.query", "attention.q_proj"),
+            (r"attention\.attention\.key", "attention.k_proj"),
+            (r"attention\.attention\.value", "attention.v_proj"),
+            (r"attention\.output\.dense", "attention.o_proj"),
+            (r"intermediate\.dense", "mlp.fc1"),
+            (r"output\.dense", "mlp.fc2"),
+            (r"^fpn1\.0\.", "fpn.fpn1.conv_transpose1."),
+            (r"^fpn1\.1\.", "fpn.fpn1.normalization."),
+            (r"^fpn1\.3\.", "fpn.fpn1.conv_transpose2."),
+            (r"^fpn2\.0\.", "fpn.fpn2."),
+            (r"decode_head\.psp_modules\.(\d)\.1\.", r"decode_head.psp_modules.blocks.\1.conv."),
+            (r"decode_head\.bottleneck\.", "decode_head.psp_bottleneck."),
+            (r"^((?:decode|auxiliary)_head\..*)\.conv\.weight", r"\1.convolution.weight"),
+            (r"^((?:decode|auxiliary)_head\..*)\.bn\.", r"\1.normalization."),
+        ):  # fmt: skip
+            name = re.sub(old, new, name)
+        found[name] = value
+    return found
+
+
+def to_openmmlab(weights):
+    """As mmpretrain and mmsegmentation name them."""
+    found, norm = {}, "neck.norm." if "cls_pt_layers.0.norm1.bias" in weights else "backbone.ln1."
+    for name, value in weights.items():
+        name = re.sub(r"^backbone\.", "", name)
+        for old, new in (
+            (r"^fpn1\.", "neck.upsample_4x."),
+            (r"^fpn2\.", "neck.upsample_2x."),
+            (r"^fc_norm\.", "backbone.ln2."),
+            (r"^norm\.", norm),
+            (r"^head\.", "head.fc."),
+            (r"^lm_head\.", "head.cls_head."),
+            (r"^cls_pt_layers\.", "neck.patch_aggregation."),
+            (r"^(blocks|patch_embed|cls_token|mask_token|pos_embed|rel_pos_bias)", r"backbone.\1"),
+            (r"patch_embed\.proj\.", "patch_embed.projection."),
+            (r"^backbone\.blocks\.", "backbone.layers."),
+            (r"(layers\.\d+|aggregation\.\d+)\.norm([12])\.", r"\1.ln\2."),
+            (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+            (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+        ):  # fmt: skip
+            name = re.sub(old, new, name)
+        found[name] = value
+    return found
+
+
+def same(artifact, model):
+    expected = model.state_dict()
+    assert artifact.model.state_dict().keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(artifact.model.state_dict()[name], value), name
+
+
+def cases():
+    """Every family under every name with every prefix; wrappers turn by turn."""
+    wrappers = itertools.cycle(WRAPPERS)
+    for family, naming, prefix in itertools.product(MODELS, KEYS, PREFIXES):
+        if not (family == "aggregation" and naming.startswith("transformers")):
+            yield family, naming, prefix, next(wrappers)
+    yield from (
+        (family, "published", "module.model.", each) for family in MODELS for each in WRAPPERS
+    )
+
+
+@pytest.mark.parametrize(("family", "naming", "prefix", "wrapper"), list(cases()))
+def test_any_wrapper_any_prefix_any_names(tmp_path, family, naming, prefix, wrapper):
+    model = model_of(family)
+    weights = KEYS[naming](published(model))
+    torch.save(WRAPPERS[wrapper]({prefix + name: value for name, value in weights.items()}),
+               tmp_path / "weights.pth")  # fmt: skip
+    taps = Overrides(taps=model.taps) if family == "segmenter" else Overrides()
+    artifact = open_artifact(tmp_path / "weights.pth", stated=taps)
+    same(artifact, model)
+    notes = " ".join(artifact.details.trained["notes"])
+    if wrapper == "with average":
+        assert "the weights lie under 'model', not from 'model_ema'" in notes
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module."])
+def test_tokenizers_with_prefixes(golden, tmp_path, prefix):
+    weights = golden("v2_vqkd")["model"]
+    plain, wrapped = tmp_path / "plain.pth", tmp_path / "wrapped.safetensors"
+    torch.save(weights, plain)
+    safetensors.torch.save_file(
+        {prefix + name: value.contiguous() for name, value in weights.items()}, wrapped
+    )
+    stated = Overrides(heads=3)
+    same(open_artifact(wrapped, stated=stated), open_artifact(plain, stated=stated).model)
+
+
+# -- several networks, heads elsewhere, no head ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("taken", "other"),
+    [
+        ("model.", "ema_model."),
+        ("model.", "model_ema.module."),
+        ("ema_model.", "online_model."),
+        ("teacher.backbone.", "student.backbone."),
+        ("module.", "averaged.module."),
+    ],
+)
+def test_of_two_networks_one_is_taken_and_said(tmp_path, taken, other):
+    model = model_of("classifier")
+    weights = published(model)
+    both = {other + name: torch.zeros_like(value) for name, value in weights.items()}
+    both |= {taken + name: value for name, value in weights.items()}
+    torch.save(both | {"n_averaged": torch.tensor(3)}, tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    same(artifact, model)
+    notes = artifact.details.trained["notes"]
+    assert f"the network under '{taken}' is taken, not that under '{other}'" in notes
+    assert "left out: 1 tensors outside the network (n_averaged)" in notes
+
+
+@pytest.mark.parametrize(
+    ("trunk", "head"),
+    [("backbone.", "classifier."), ("encoder.", "head."), ("vit.", "fc."),
+     ("model.backbone.", "model.head."), ("module.net.encoder.", "module.classifier.")],
+)  # fmt: skip
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_linear_head_beside_the_trunk(tmp_path, trunk, head, pooling):
+    model = model_of("classifier" if pooling == "mean" else "classifier, cls")
+    weights = {
+        head + name.removeprefix("head.") if name.startswith("head.") else trunk + name: value
+        for name, value in published(model).items()
+    }
+    torch.save({"state_dict": weights}, tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    same(artifact, model)
+    where = "the mean of the patches" if pooling == "mean" else "the class token"
+    assert any(f"beside the trunk reads {where}" in note
+               for note in artifact.details.trained["notes"])  # fmt: skip
+
+
+HEADLESS = {
+    "no head": (lambda name: not name.startswith("head."), "fc_norm, was trained on the mean"),
+    "no head, no norm": (
+        lambda name: not name.startswith(("head.", "fc_norm.")), "no last norm; one with gain 1",
+    ),
+    "no norm": (lambda name: not name.startswith("fc_norm."), "left out: head.weight, head.bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADLESS)
+@pytest.mark.parametrize("prefix", ["", "module.encoder."])
+def test_a_backbone_without_head(tmp_path, case, prefix):
+    keep, said = HEADLESS[case]
+    model = model_of("classifier")
+    weights = {prefix + name: value for name, value in published(model).items() if keep(name)}
+    torch.save(weights, tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    assert artifact.kind == "backbone"
+    images = torch.randn(2, 3, *FINE.size)
+    close(artifact.model.backbone(images).patches, model.backbone(images).patches, 1e-6)
+    assert any(said in note for note in artifact.details.trained["notes"])
+
+
+def test_a_head_of_several_layers_is_left_out(tmp_path):
+    weights = {name: value for name, value in published(model_of("classifier")).items()
+               if not name.startswith("head.")}  # fmt: skip
+    weights |= {"head.0.weight": torch.ones(5, 48), "head.2.weight": torch.ones(3, 5)}
+    torch.save(weights, tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    assert artifact.kind == "backbone"
+    assert any("left out: head.0.weight, head.2.weight" in note
+               for note in artifact.details.trained["notes"])  # fmt: skip
+
+
+def test_a_head_with_one_output_is_not_answered(tmp_path):
+    """Values, or yes and no: a softmax over one output would always say 100 %."""
+    torch.manual_seed(0)
+    torch.save(published(Classifier(FINE, 1)), tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    assert artifact.kind == "backbone"
+    assert any("has one output" in note for note in artifact.details.trained["notes"])
+
+
+def test_ours_without_config_and_with(tmp_path):
+    model = model_of("classifier")
+    folder = save_artifact(tmp_path / "model", model, Details(classes=("a", "b", "c")))
+    same(open_artifact(folder / "model.safetensors"), model)  # its config lies beside it
+    for backbone in (FINE, replace(FINE, relative_position="none", absolute_position=True)):
+        torch.save(Classifier(backbone, 3).state_dict(), tmp_path / "alone.pth")
+        with pytest.raises(CheckpointError, match="weights of ours without their config"):
+            open_artifact(tmp_path / "alone.pth")
+
+
+def test_the_whole_module_of_timm(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    theirs = timm.create_model(
+        "beit_base_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=4,
+        num_classes=3,
+    ).eval()  # fmt: skip
+    images = torch.randn(2, 3, 32, 32)
+    for value in (theirs, {"model": nn.DataParallel(theirs)}):
+        torch.save(value, tmp_path / "whole.pth")
+        close(open_artifact(tmp_path / "whole.pth").model(images), theirs(images), 1e-5)
+
+
+def test_class_names_of_openmmlab(tmp_path):
+    weights = to_openmmlab(published(model_of("classifier")))
+    for meta in ({"CLASSES": ["a", "b", "c"]}, {"dataset_meta": {"classes": ("a", "b", "c")}}):
+        torch.save({"state_dict": weights, "meta": meta}, tmp_path / "weights.pth")
+        assert open_artifact(tmp_path / "weights.pth").details.classes == ("a", "b", "c")
+
+
+def test_an_adapter_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(CheckpointError, match=r"adapter[\s\S]*merge"):
+        beit.load(tmp_path)
+    weights = {"base_model.model.beit.layers.0.attention.q_proj.lora_A.weight": torch.ones(2, 2)}
+    torch.save(weights, tmp_path / "adapter.bin")
+    with pytest.raises(CheckpointError, match=r"adapter[\s\S]*merge"):
+        beit.load(tmp_path / "adapter.bin")
+
+
+# -- several files, and variants -------------------------------------------------------------------
+
+
+def transformers_folder(folder: Path) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    from beit.weights.convert import convert
+
+    model = model_of("classifier")
+    ours = save_artifact(folder / "ours", model, Details(classes=("a", "b", "c")))
+    convert(ours, folder / "hf", to="hf")
+    return model, safetensors.torch.load_file(folder / "hf" / "model.safetensors")
+
+
+def write(file: Path, tensors):
+    if file.suffix == ".safetensors":
+        safetensors.torch.save_file(tensors, file)
+    else:
+        torch.save(tensors, file)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("variant", ["", "fp16"])
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("given", ["folder", "shard"])
+def test_shards_of_any_variant(tmp_path, kind, variant, index, given):
+    model, weights = transformers_folder(tmp_path)
+    folder, stem = tmp_path / "hf", "model" if kind == "safetensors" else "pytorch_model"
+    (folder / "model.safetensors").unlink()
+    front = f"{stem}.{variant}" if variant else stem
+    names = [f"{front}-{number:05d}-of-00003.{kind}" for number in (1, 2, 3)]
+    parts = [dict(list(weights.items())[number::3]) for number in range(3)]
+    for name, part in zip(names, parts, strict=True):
+        write(folder / name, part)
+    placed = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    if index:
+        file = f"{stem}.{kind}.index{f'.{variant}' if variant else ''}.json"
+        (folder / file).write_text(json.dumps({"weight_map": placed}))
+    place = folder if given == "folder" else folder / names[1]
+    artifact = open_artifact(place)
+    same(artifact, model)
+    assert artifact.details.classes == ("a", "b", "c")
+    (folder / names[2]).unlink()
+    with pytest.raises(CheckpointError, match=f"1 are missing.*{re.escape(names[2])}"):
+        open_artifact(place)
+
+
+def test_one_file_of_a_variant(tmp_path):
+    model, weights = transformers_folder(tmp_path)
+    folder = tmp_path / "hf"
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    same(open_artifact(folder), model)
+    write(folder / "model.bf16.safetensors", weights)
+    with pytest.raises(CheckpointError, match=r"variants: bf16, fp16[\s\S]*model\.fp16\."):
+        open_artifact(folder)
+    artifact = open_artifact(folder / "model.fp16.safetensors")
+    assert artifact.details.classes == ("a", "b", "c")
