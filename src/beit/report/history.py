@@ -1,4 +1,4 @@
-"""What a run has told so far: the rows of metrics.jsonl, and the images it named."""
+"""What a run has logged: the rows of metrics.jsonl, and the images that it skipped or named."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class History(NamedTuple):
         points = self.points(kind, name)
         return points[-1][1] if points else None
 
+    def best(self, name: str) -> Point | None:
+        """The evaluation with the highest value of a metric, the last of equal ones."""
+        return max(self.points("evaluate", name), key=lambda point: point[::-1], default=None)
+
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Every metric of a kind, in the order of its first appearance."""
         found = {key: None for row in self.rows if row.get("kind") == kind for key in row}
@@ -38,7 +42,7 @@ class History(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The newest step told of; 0 before the first."""
+        """The newest logged step; 0 before the first."""
         return max((int(row["step"]) for row in self.rows), default=0)
 
     def seconds(self, batch: int) -> float:
@@ -56,7 +60,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; lines cut off or damaged are left out."""
+    """The objects of a file of JSON lines; lines that are cut off or damaged are skipped."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
@@ -73,12 +77,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_history(run: Path) -> History:
-    """The journal of a run, empty if there is none yet."""
+    """The metrics of a run, empty if there are none yet."""
     rows = [row for row in _rows(run / "metrics.jsonl") if is_row(row)]
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
 
 
-def read_noted(file: Path) -> dict[str, str]:
+def read_named(file: Path) -> dict[str, str]:
     """The images that a file of the run names, with the reasons."""
-    rows = _rows(file)
-    return {str(row["key"]): str(row.get("reason", "")) for row in rows if "key" in row}
+    return {str(row["key"]): str(row.get("reason", "")) for row in _rows(file) if "key" in row}
