@@ -104,14 +104,14 @@ def test_the_view_of_the_report_has_no_chance(runs, pretrained):
     view = central_masks(config, pretrained[1])
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     sample = view(image, None, random.Random(0))
-    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(image[:, 8:40]))
+    assert torch.equal(sample.images[0].permute(1, 2, 0), torch.from_numpy(image[:, 8:40]))
 
 
 def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
     config = replace(read_run_config(runs.pretraining), evaluation_crop=0.5)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     sample = central_masks(config, pretrained[1])(image, None, random.Random(0))
-    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(image[16:48, 16:48]))
+    assert torch.equal(sample.images[0].permute(1, 2, 0), torch.from_numpy(image[16:48, 16:48]))
 
 
 def test_a_strip_is_one_image_of_rows(runs, tmp_path):

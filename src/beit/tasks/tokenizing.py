@@ -19,9 +19,8 @@ from beit.config import (
     VQKDConfig,
 )
 from beit.config.tree import to_json
-from beit.data.cached_views import RecurringViews
 from beit.data.sources import ImageSource, select
-from beit.data.transforms import SingleView
+from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import CentreView, Passes
 from beit.evaluation.tokenizer import tokenizer_health
@@ -93,7 +92,7 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     return Task(
         objective=objective_of(config, built, teacher, bank),
         source=training,
-        view=RecurringViews(views=views, number=config.teacher_views) if bank else views,
+        view=CachedViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
         evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
         details=Details(),
