@@ -31,7 +31,7 @@ from beit.data.shared_memory import (
 )
 from beit.data.worker_watchdog import GRACE_SECONDS, POLL_SECONDS, TIMED_OUT, Watch
 from beit.errors import ResourceError
-from beit.process_utils import end_with_parent
+from beit.process import end_with_parent
 
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
