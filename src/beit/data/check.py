@@ -27,8 +27,7 @@ from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
 from beit.data.splits import account_of, open_parts
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 
 logger = logging.getLogger(__name__)
 

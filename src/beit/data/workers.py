@@ -32,7 +32,7 @@ from torch import Tensor
 from beit.batch import Batch, Unreadable, map_tensors
 from beit.data.listing import quoted
 from beit.errors import ResourceError
-from beit.process_utils import end_with_parent
+from beit.process import end_with_parent
 
 REQUESTS = 2
 """Micro-batches that each worker is asked for ahead of time."""
