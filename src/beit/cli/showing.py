@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -28,23 +29,24 @@ def report(args: list[str]) -> None:
                 matplotlib: the extra `plots`).
         """
         from beit.report.comparison import write_comparison
-        from beit.report.figure import write_strip
-        from beit.report.page import write_report
+        from beit.report.kinds import open_page
+        from beit.report.page import write_page
         from beit.report.plots import write_plots
+        from beit.report.pretraining import write_strip
 
         if len(runs) != 1:
             if image or plots:
                 raise ConfigError(
                     "--image and --plots are of a single run", remedy="name one run with them"
                 )
-            print_lines(write_comparison([Path(run) for run in runs], Path(out)))
+            print_lines(write_comparison([open_page(Path(run)) for run in runs], Path(out)))
             return
-        run = Path(runs[0])
-        print_lines(write_report(run))
+        page = open_page(Path(runs[0]))
+        print_lines(write_page(page))
         if image:
-            print_lines(write_strip(run, Path(image)))
+            print_lines(write_strip(page, Path(image)))
         if plots:
-            print_lines(*write_plots(run, Path(plots)))
+            print_lines(*write_plots(page, Path(plots)))
 
     tyro.cli(command, args=args, prog="beit report")
 
@@ -86,22 +88,14 @@ def neighbours(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.retrieval import show_neighbours
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_neighbours(
-            artifact,
-            data,
-            out,
-            block=block,
-            images=images,
-            queries=queries,
-            neighbours=neighbours,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.neighbours, request, block=block, queries=queries, neighbours=neighbours)
+    print_lines(sheets.show(sheet, out, side))
 
 
 def components(
@@ -126,20 +120,14 @@ def components(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.components import show_components
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_components(
-            artifact,
-            data,
-            out,
-            block=block,
-            images=images,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.components, request, block=block)
+    print_lines(sheets.show(sheet, out, side))
 
 
 def attention(
@@ -166,21 +154,14 @@ def attention(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.heads import show_attention
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_attention(
-            artifact,
-            data,
-            out,
-            block=block,
-            query=query,
-            images=images,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.attention, request, block=block, query=query)
+    print_lines(sheets.show(sheet, out, side))
 
 
 def codebook(
@@ -205,17 +186,11 @@ def codebook(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.codebook import show_codebook
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_codebook(
-            artifact,
-            data,
-            out,
-            images=images,
-            most=most,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.codebook, request, most=most)
+    print_lines(sheets.show(sheet, out, side))

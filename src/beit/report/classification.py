@@ -260,7 +260,9 @@ def _classes(found: Predicted, available: int) -> Section:
     body = render(
         "classes.html.j2",
         top1=top_k_hits(found.probabilities, found.targets, 1) / images,
-        top5=top_k_hits(found.probabilities, found.targets, 5) / images if len(classes) > 5 else None,
+        top5=top_k_hits(found.probabilities, found.targets, 5) / images
+        if len(classes) > 5
+        else None,
         usual=float(found.targets.bincount().max()) / images,
         images=images,
         available=available,

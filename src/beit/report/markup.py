@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from beit.data.visualize import Rgb, data_uri
-from beit.printable import printable_lines
+from beit.terminal import printable_lines
 
 SHARP_UP_TO = 96
 """Images up to this side keep sharp pixels when a page enlarges them."""

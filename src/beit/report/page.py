@@ -237,7 +237,11 @@ def _next(page: RunPage) -> Section:
     if not finished:
         further = f"{command(page.config, page.verb)[0]} \\\n  --resume"
     body = render(
-        "next.html.j2", finished=finished, further=further, run=repr(str(page.run)), usage=page.usage
+        "next.html.j2",
+        finished=finished,
+        further=further,
+        run=repr(str(page.run)),
+        usage=page.usage,
     )
     return Section("next", "What next", body)
 

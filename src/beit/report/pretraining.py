@@ -18,17 +18,21 @@ from torch import Tensor
 from beit.batch import MaskedBatch
 from beit.claim import claim_output
 from beit.config.objective import VisibleConfig
-from beit.config.runs import PretrainRunConfig, RunConfig
+from beit.config.runs import PretrainRunConfig
 from beit.data.options import reading_for
-from beit.data.sources import evenly, open_source
-from beit.data.sources import ImageSource, Target
-from beit.data.transforms import Box, MaskedSample, resize_crop
+from beit.data.sources import ImageSource, Target, evenly, open_source
+from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
 from beit.models.heads import MaskedImageModel, PretrainedBackbone
 from beit.models.vit import VisionTransformer
-from beit.objectives.guessing import Guess, fill, guess, painted, pixels_of
+from beit.objectives.reconstruction import (
+    Reconstruction,
+    decode_tokens,
+    reconstruct,
+    unpatchify,
+)
 from beit.report.charts import CHANCE, Chart, evaluated, trained
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
@@ -77,14 +81,15 @@ class CentralMasks:
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random
-    ) -> MaskedSample:
+    ) -> MaskedBatch:
         box = self._box(*decoded.shape[:2])
-        image = resize_crop(decoded, box, self._config.model.size, "bicubic")
-        token_image = None
+        images = resize_crop(decoded, box, self._config.model.size, "bicubic")[None]
+        token_images = images
         if self._tokenizer is not None:
             how = self._tokenizer.config.interpolation
-            token_image = resize_crop(decoded, box, self._tokenizer.size, how)
-        return MaskedSample(image, token_image, torch.from_numpy(self._sampler(generator)))
+            token_images = resize_crop(decoded, box, self._tokenizer.size, how)[None]
+        mask = torch.from_numpy(self._sampler(generator))[None]
+        return MaskedBatch(images, token_images, mask)
 
     def _box(self, height: int, width: int) -> Box:
         """The centred crop, of the model's shape and the evaluation's fraction of the image."""
@@ -104,7 +109,7 @@ class Predicted(NamedTuple):
 
     model: MaskedImageModel
     tokenizer: VisualTokenizer | None
-    images: list[Guess]
+    images: list[Reconstruction]
 
 
 def predicts(config: PretrainRunConfig) -> bool:
@@ -130,46 +135,48 @@ def predict(run: Path, config: PretrainRunConfig) -> Predicted:
         tokenizer.to(opened.device)
     source = evenly(_images(config), opened.affordable(config.model.patches + 1, MOST_IMAGES))
     view, value_range = CentralMasks(config, tokenizer), config.loader.value_range
-    found: list[Guess] = []
+    found: list[Reconstruction] = []
     for batch in batches(MaskedBatch, source, view, config.model.channels, value_range):
         moved = batch._replace(
             images=batch.images.to(opened.device),
             token_images=batch.token_images.to(opened.device),
             mask=batch.mask.to(opened.device),
         )
-        found += guess(opened.model, tokenizer, moved)
+        found += reconstruct(opened.model, tokenizer, moved)
     return Predicted(opened.model, tokenizer, found)
 
 
-def _judged(one: Guess, grid: Grid) -> Picture:
+def _judged(one: Reconstruction, grid: Grid) -> Picture:
     colours = "teal: the tokenizer's token, orange: another one"
-    pixels = judge(to_rgb(one.image), one.asked, one.answer == one.target, grid)
+    pixels = judge(to_rgb(one.image), one.hidden, one.prediction == one.target, grid)
     return Picture(pixels, f"Right and wrong; {colours}", "right or wrong")
 
 
-def _token_pictures(one: Guess, tokenizer: VisualTokenizer) -> list[Picture]:
+def _token_pictures(one: Reconstruction, tokenizer: VisualTokenizer) -> list[Picture]:
     """The image, what the model sees, both sets of tokens decoded, and the predicted tokens."""
     grid, image = tokenizer.grid, to_rgb(one.image)
-    filled = fill(one.target, one.answer, one.asked)
-    sets = {"Target": one.target, "Prediction": filled} if tokenizer.can_decode else {}
+    sets = {"Target": one.target, "Prediction": one.filled} if tokenizer.can_decode else {}
     return [
         Picture(image, "The image", "image"),
-        Picture(hide(image, one.asked, grid), "What the model sees", "model's input"),
+        Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
         *(
-            Picture(to_rgb(painted(tokens, tokenizer)), f"{name}, decoded", f"{name}, decoded")
+            Picture(
+                to_rgb(decode_tokens(tokens, tokenizer)), f"{name}, decoded", f"{name}, decoded"
+            )
             for name, tokens in sets.items()
         ),
-        Picture(token_map(filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"),
+        Picture(
+            token_map(one.filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"
+        ),
     ]
 
 
-def _pixel_pictures(one: Guess, model: MaskedImageModel) -> list[Picture]:
+def _pixel_pictures(one: Reconstruction, model: MaskedImageModel) -> list[Picture]:
     grid, image = model.backbone.config.grid, to_rgb(one.image)
-    filled = torch.where(one.asked[:, None], one.answer, one.target)
     return [
         Picture(image, "The image", "image"),
-        Picture(hide(image, one.asked, grid), "What the model sees", "model's input"),
-        Picture(to_rgb(pixels_of(filled, model.backbone)), "Predicted pixels", "prediction"),
+        Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
+        Picture(to_rgb(unpatchify(one.filled, model.backbone)), "Predicted pixels", "prediction"),
     ]
 
 
@@ -185,14 +192,14 @@ def _rows(found: Predicted) -> Iterable[Row]:
         yield Row(tuple(pictures), name, words, one.key)
 
 
-def _score(one: Guess) -> str:
-    return f"{percent(one.score)} of {int(one.asked.sum())} tokens right"
+def _score(one: Reconstruction) -> str:
+    return f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
 
 
 def _predictions(found: Predicted) -> Section:
     """What was predicted, beside what knowing nothing would give."""
     model, tokenizer, images = found
-    targets = torch.cat([one.target[one.asked] for one in images])
+    targets = torch.cat([one.target[one.hidden] for one in images])
     if tokenizer is None:
         blind = float(targets.var(dim=0, correction=0).mean())
     else:
@@ -226,7 +233,9 @@ def attention_section(
         image = to_rgb(pixels)
         for patch in queries(grid):
             weights = [each[index, :, 1 + patch, 1:] for each in maps]
-            shown = {f"block {block}": of.mean(dim=0) for block, of in zip(blocks, weights, strict=True)}
+            shown = {
+                f"block {block}": of.mean(dim=0) for block, of in zip(blocks, weights, strict=True)
+            }
             shown |= {f"head {head}": one for head, one in enumerate(weights[-1][:SINGLE_HEADS])}
             rows.append(Row((
                 Picture(mark(image, patch, grid), "Image, query patch framed", "query"),
@@ -266,7 +275,9 @@ def _answers(run: Path, config: PretrainRunConfig) -> Answers:
         assert tokenizer is not None
         for one in images:
             judged = _judged(one, tokenizer.grid)._replace(caption=_score(one))
-            found[one.key] = Answer((Picture(to_rgb(one.image), "The image", "image"),), pictures=(judged,))
+            found[one.key] = Answer(
+                (Picture(to_rgb(one.image), "The image", "image"),), pictures=(judged,)
+            )
     return Answers(list(found), lambda keys: {key: found[key] for key in keys})
 
 
@@ -325,7 +336,7 @@ def pretraining_page(run: Path, config: PretrainRunConfig) -> RunPage:
     )
 
 
-def write_strip(run: Path, config: RunConfig, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
+def write_strip(page: RunPage, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
     """Write typical rows of a pre-training as one PNG: image, input, target, prediction, tokens.
 
     Target and prediction are omitted if the tokenizer cannot decode.
@@ -333,14 +344,19 @@ def write_strip(run: Path, config: RunConfig, place: Path, *, rows: int = 3, zoo
     Errors: ConfigError if the run predicts no tokens.
     """
     with claim_output(place, replaces=True) as file, file.open("wb") as handle:
+        config = page.config
         if not isinstance(config, PretrainRunConfig) or config.objective.target != "tokens":
             raise ConfigError(
-                f"{run} is no pre-training with tokens", remedy="give the run of `beit pretrain`"
+                f"{page.run} is no pre-training with tokens",
+                remedy="give the run of `beit pretrain`",
             )
-        _, tokenizer, images = predict(run, config)
+        _, tokenizer, images = predict(page.run, config)
         assert tokenizer is not None
         lines = [
-            [_framed(picture.pixels, config.model.size, zoom) for picture in _token_pictures(one, tokenizer)]
+            [
+                _framed(picture.pixels, config.model.size, zoom)
+                for picture in _token_pictures(one, tokenizer)
+            ]
             for one in _worth_showing(images, rows)
         ]
         strip = np.concatenate([np.concatenate(line, axis=1) for line in lines])
@@ -348,7 +364,7 @@ def write_strip(run: Path, config: RunConfig, place: Path, *, rows: int = 3, zoo
     return place
 
 
-def _worth_showing(images: Sequence[Guess], most: int) -> list[Guess]:
+def _worth_showing(images: Sequence[Reconstruction], most: int) -> list[Reconstruction]:
     """Of the images predicted about as well as the middle one, those with the most to see."""
     order = sorted(images, key=lambda one: one.score)
     middle = order[len(order) // 4 : -(len(order) // 4) or None]

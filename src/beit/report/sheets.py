@@ -86,9 +86,7 @@ def neighbours(request: Request, *, block: int | None, queries: int, neighbours:
     chosen = spread(len(inputs.keys), queries)
     found = nearest_others(table.features[:, 0], torch.tensor(chosen), neighbours)
     rows = []
-    for query, *nearest in zip(
-        chosen, found.indices.tolist(), found.cosines.tolist(), strict=True
-    ):
+    for query, *nearest in zip(chosen, found.indices.tolist(), found.cosines.tolist(), strict=True):
         label = inputs.labels[query]
         row = [Cell(to_rgb(inputs.images[query]), _words(inputs, query, "query"))]
         for other, cosine in zip(*nearest, strict=True):

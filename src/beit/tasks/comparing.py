@@ -24,7 +24,7 @@ from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.token_stability import steadiness, token_histograms
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.hardware import find_device
-from beit.report.tokenizers import ComparedTokenizer, write_tokenizers
+from beit.report.tokenizer import ComparedTokenizer, write_tokenizers
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.load import open_tokenizer, value_range_of
 

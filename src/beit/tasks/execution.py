@@ -24,7 +24,7 @@ from beit.data.sources import ImageSource, check_readable, open_source
 from beit.errors import ConfigError, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
-from beit.report.page import write_report
+from beit.report.kinds import write_report
 from beit.tasks.agreement import check_agreement
 from beit.tasks.held_out import division_of
 from beit.tasks.initial import Opened, check_start, starting_from
