@@ -13,7 +13,7 @@ from beit import tasks
 from beit.cli import main
 from beit.data.account import account_from_json
 from beit.errors import ConfigError, DataError
-from beit.report.page import write_report
+from beit.report.kinds import write_report
 from segmented_folder import write_folder
 
 OPTIONS: dict[str, Any] = {

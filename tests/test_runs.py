@@ -32,7 +32,7 @@ from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
 from beit.objectives.tokenizer import VQDistillation
 from beit.recipes import find_recipe
-from beit.report.page import write_report
+from beit.report.kinds import write_report
 from beit.tasks import pretraining, starting_from
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
@@ -371,4 +371,4 @@ def test_vq_paints_without_a_teacher(class_folders, tmp_path):
     run = beit.tokenizer("vq-tiny", data=str(class_folders), out=str(tmp_path / "run"),
                          **options(steps=4))  # fmt: skip
     assert run.metrics["psnr"] > 0
-    assert "The image from its tokens" in write_report(run.folder).read_text()
+    assert "Decoded from its tokens" in write_report(run.folder).read_text()

@@ -54,7 +54,7 @@ CHARTS = (
           "Fraction of images whose class is the first answer, or among the first five.",
           (trained("accuracy", "training"), evaluated("top1", "validation, top-1"),
            # With five classes or fewer, the first five answers always hold the right one.
-           evaluated("top5", "validation, top-5", trivial=1)), as_fraction=True),
+           evaluated("top5", "validation, top-5", trivial=1.0)), as_fraction=True),
     Chart("Mean average precision",
           "How well the images with a label are ranked before those without it, over all labels. "
           "Healthy: rising, far above random.",

@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     @property
     def is_small(self) -> bool:
         """Whether its pixels stay sharp."""
-        return max(self.pixels.shape[:2]) <= SHARP_UP_TO
+        return bool(max(self.pixels.shape[:2]) <= SHARP_UP_TO)
 
 
 class Row(NamedTuple):
@@ -78,7 +78,7 @@ def percent(fraction: float | None) -> str:
     return UNKNOWN if fraction is None else f"{100 * fraction:.1f}%"
 
 
-def count(amount: int, noun: str) -> str:
+def counted(amount: int, noun: str) -> str:
     """`1 image`, `2,000 images`."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
@@ -92,7 +92,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "count": count}
+    environment.filters |= {"number": number, "percent": percent, "counted": counted}
     return environment
 
 

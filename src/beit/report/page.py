@@ -7,7 +7,7 @@ import logging
 import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from beit.errors import BeitError, ResourceError
 from beit.recipes import RECIPES
 from beit.report.charts import Chart, Line, charts, draw
 from beit.report.history import History, read_history, read_named
-from beit.report.markup import Picture, Section, count, percent, render
+from beit.report.markup import Picture, Section, percent, render
 from beit.training.run_folder import RunFolder
 from beit.weights.store import Described, read_described
 
@@ -95,16 +95,16 @@ class RunPage:
     """A line of Python that uses `predictor`."""
     next_command: str
     """The verb that goes on from this run."""
-    described: Described | None = field(init=False)
-    """What the artifact states; None where there is none that can be read."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "described", describe(self.run))
 
     @property
     def name(self) -> str:
         """The name of its folder."""
         return self.run.resolve().name
+
+    @cached_property
+    def described(self) -> Described | None:
+        """What its artifact states; None where there is none that can be read."""
+        return describe(self.run)
 
     @cached_property
     def history(self) -> History:

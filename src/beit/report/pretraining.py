@@ -161,7 +161,9 @@ def _token_pictures(one: Reconstruction, tokenizer: VisualTokenizer) -> list[Pic
         Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
         *(
             Picture(
-                to_rgb(decode_tokens(tokens, tokenizer)), f"{name}, decoded", f"{name}, decoded"
+                to_rgb(decode_tokens(tokens, tokenizer)),
+                f"{name} tokens decoded",
+                f"{name.lower()}, decoded",
             )
             for name, tokens in sets.items()
         ),
@@ -198,7 +200,7 @@ def _score(one: Reconstruction) -> str:
 
 def _predictions(found: Predicted) -> Section:
     """What was predicted, beside what knowing nothing would give."""
-    model, tokenizer, images = found
+    _, tokenizer, images = found
     targets = torch.cat([one.target[one.hidden] for one in images])
     if tokenizer is None:
         blind = float(targets.var(dim=0, correction=0).mean())

@@ -209,7 +209,7 @@ def _headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
     ]
 
 
-def _findings(config: TokenizerRunConfig, history: History) -> list[Finding]:
+def _findings(history: History) -> list[Finding]:
     if history.last("evaluate", "collapsed"):
         text = (
             "The tokenizer has collapsed: it uses fewer than one code in twenty evenly, and "
@@ -238,7 +238,7 @@ def tokenizer_page(run: Path, config: TokenizerRunConfig) -> RunPage:
         ),
         chart_specs=CHARTS,
         headline=partial(_headline, config),
-        findings=partial(_findings, config),
+        findings=_findings,
         sections=partial(_sections, run, config),
         answers=partial(_answers, run, config),
         usage='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
