@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from beit.config.segment_run import JointConfig
-from beit.data.label_maps import IGNORE
+from beit.config.segment_run import IGNORE, JointConfig
 from beit.data.sources import Target
 from beit.data.transforms import Box, SegmentedSample, mirrored, resize_crop
 
