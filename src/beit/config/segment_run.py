@@ -20,7 +20,7 @@ from beit.config.validation import (
     check_multiple,
     require,
 )
-from beit.printable import shown
+from beit.terminal import shown
 
 IGNORE = 255
 """The label that no loss and no score looks at."""

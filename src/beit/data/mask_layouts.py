@@ -13,7 +13,7 @@ from beit.data.listing import quoted
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit")
 MASK_FOLDERS = (

@@ -13,7 +13,7 @@ from beit.data.layout import split_called
 from beit.data.listing import Found, find_images, natural_key, no_images, quoted
 from beit.data.shapes import Shapes
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or

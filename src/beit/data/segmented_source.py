@@ -22,7 +22,7 @@ from beit.data.shape_files import IGNORED
 from beit.data.shapes import Shapes, draw
 from beit.data.sources import FileSource, Record
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 MOST_VALUES = 4096
 """Different values of one mask: more are no labels."""

@@ -14,7 +14,7 @@ from beit.data.mask_pairs import FoundMasks, Pairs, Search
 from beit.data.shapes import Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 
 BACKGROUND = "background"
 IGNORED = "__ignore__"

@@ -17,7 +17,7 @@ from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import Division, judged
 from beit.tasks.measurement import WORST, Measurement
-from beit.text_table import TextTable
+from beit.terminal import TextTable
 from beit.weights.store import Artifact
 
 BATCH = 8
