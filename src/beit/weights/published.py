@@ -47,7 +47,7 @@ class Published:
 
     @property
     def mean(self) -> tuple[float, float, float] | None:
-        """Mean per channel of pixels in [0, 1]; None for tokenizers, which map pixels themselves."""
+        """Mean per channel of pixels in [0, 1]; None for tokenizers."""
         return {"half": HALF, "imagenet": IMAGENET_MEAN}.get(self.statistics)
 
     @property
