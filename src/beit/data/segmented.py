@@ -13,7 +13,6 @@ import numpy as np
 
 from beit.config.segment_run import MaskConfig
 from beit.data.account import Account
-from beit.data.images import cores
 from beit.data.label_maps import IGNORE
 from beit.data.layout import WHOLE, split_called
 from beit.data.legends import (
@@ -42,6 +41,7 @@ from beit.data.mask_pairs import Notes, Pairs
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist
 from beit.errors import ConfigError, DataError
+from beit.hardware import cores
 from beit.rng import derive_seed
 from beit.terminal import printable
 

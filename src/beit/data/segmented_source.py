@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from beit.data.decode import orientation_of
+from beit.data.colours import orientation_of
+from beit.data.decode import pillow_is_quiet
 from beit.data.file_types import FORMATS
 from beit.data.label_maps import IGNORE, LabelMap
 from beit.data.mask_files import MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
 from beit.data.mask_pairs import Pairs
-from beit.data.pillow_warnings import quiet
 from beit.data.pixel_types import UnreadableError
 from beit.data.shape_files import IGNORED
 from beit.data.shapes import Shapes, draw
@@ -125,7 +125,7 @@ class SegmentedSource(FileSource):
 def _size(path: Path) -> tuple[int, int] | None:
     """Height and width of an upright image, from its header; None if it cannot be read."""
     try:
-        with quiet, Image.open(path, formats=FORMATS) as image:
+        with pillow_is_quiet, Image.open(path, formats=FORMATS) as image:
             turned = orientation_of(image) >= 5
             width, height = image.size
     except Exception:  # reported when the image itself is read, as for every task
