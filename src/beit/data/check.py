@@ -89,7 +89,7 @@ class Checked:
 
 def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
     header = read_header(data)
-    if header.several:
+    if header.multi_frame:
         yield "several images", header.format
     extension = PurePosixPath(key).suffix.lower()
     if extension in IMAGE_EXTENSIONS and extension not in EXTENSIONS[header.format]:
