@@ -76,7 +76,7 @@ class Job(NamedTuple):
     split: str
     objects: tuple[int, ...]
     """Drawn from for each scene; in a set with folders they take turns."""
-    count: int
+    scenes: int
     place: Path
     labels: str
     """"none", "folders" (one object, a folder per class) or "masks"."""
@@ -239,9 +239,9 @@ def make_scenes(
     world, _ = read_map(lambda _: 0)
     studio = Studio(tuple(objects.values()), world, side=side, seed=seed)
     pieces = [
-        (job, range(first, min(first + 500, job.count)))
+        (job, range(first, min(first + 500, job.scenes)))
         for job in jobs
-        for first in range(0, job.count, 500)
+        for first in range(0, job.scenes, 500)
     ]
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(partial(_write, studio, names), *zip(*pieces, strict=True)))
@@ -250,7 +250,7 @@ def make_scenes(
     (folder / "segmented" / "classes.txt").write_text(f"{listed}\n")
     made: dict[str, object] = {
         "settings": settings,
-        "scenes": {str(job.place.relative_to(folder)): job.count for job in jobs},
+        "scenes": {str(job.place.relative_to(folder)): job.scenes for job in jobs},
     }
     record.write_text(json.dumps(made, indent=1))
     return made
