@@ -30,7 +30,7 @@ from beit.config import (
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
-from beit.objectives.quantise import VQDistillation
+from beit.objectives.tokenizer import VQDistillation
 from beit.recipes import find_recipe
 from beit.report.page import write_report
 from beit.tasks import pretraining, starting_from

@@ -24,7 +24,7 @@ from beit.cli import (
 )
 from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error
-from beit.streams import failure_of
+from beit.process import failure_of
 from beit.terminal import log_to_terminal
 
 VERBS: dict[str, Callable[[list[str]], None]] = {

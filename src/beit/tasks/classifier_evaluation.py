@@ -32,7 +32,7 @@ from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.tasks.held_out import Division, judged
 from beit.tasks.measurement import WORST, Measurement
-from beit.text_table import TextTable
+from beit.terminal import TextTable
 from beit.weights.store import Artifact
 
 BATCH = 32

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 
 from beit.batch import Unreadable
 from beit.data.account import Account
-from beit.printable import printable
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 
 WORST = 20
 

@@ -13,7 +13,7 @@ from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
 from beit.data.duplicates import shared_images
 from beit.data.segmentation_transforms import JointView
-from beit.data.segmented import SegmentedSplits, open_segmented
+from beit.data.segmented import SegmentationData, SegmentedSplits
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import WholeImages
@@ -121,7 +121,8 @@ def _with_recorded_masks(config: SegmentRunConfig) -> SegmentRunConfig:
 
 def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:
     _check_portions(config, processes)
-    return open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
+    data = SegmentationData(config.data, config.masks)
+    return data.divide(split=config.split, seed=config.split_seed)
 
 
 def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | None = None) -> Task:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from beit.errors import CheckpointError
 from beit.json_object import read_object
-from beit.printable import printable
+from beit.terminal import printable
 from beit.weights.keymap import Tensors
 from beit.weights.read import Contents, read_contents
 

@@ -17,7 +17,7 @@ from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel
 from beit.models.segmenter import Segmenter
-from beit.printable import printable
+from beit.terminal import printable
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.build import build_model
 from beit.weights.detect import MERGE, Detected, detect
