@@ -107,7 +107,7 @@ class EveryPlace(MaskedImageModeling):
         super().__init__(model, config, tokenizer)
         self.tokens = EveryToken(tokenizer, torch.float32, None)
 
-    def predictions(
+    def predict(
         self, batch: MaskedBatch, masked: MaskedPatches
     ) -> Sequence[Float[Tensor, "rows outputs"]]:
         chosen = masked.mask.flatten()

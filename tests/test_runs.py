@@ -30,7 +30,7 @@ from beit.config import (
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
-from beit.objectives.quantise import VQDistillation
+from beit.objectives.tokenizer import VQDistillation
 from beit.recipes import find_recipe
 from beit.tasks import pretraining, starting_from
 from beit.tasks.finished import report_run

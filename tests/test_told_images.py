@@ -162,5 +162,5 @@ def test_a_loader_tells_them_however_it_reads(parts: Path, cache: bool, workers:
         seed=0,
         config=LoaderConfig(workers=workers, cache=cache),
     )
-    told = [key for batch in loader.batches(0, len(source) // 18) for key in batch.several]
+    told = [key for batch in loader.batches(0, len(source) // 18) for key in batch.multi_frame]
     assert told == ["train/stripes/01.gif"]

@@ -19,8 +19,7 @@ from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.report.chart_specs import draw
 from beit.report.comparison import overlaid, read_runs
 from beit.report.markup import percent
-from beit.tasks.finished import report_plots
-from beit.tasks.finished import report_comparison
+from beit.tasks.finished import report_comparison, report_plots
 from beit.tasks.task import task_of
 from beit.training.run_folder import read_run_config
 from segmented_folder import write_pair

@@ -24,8 +24,8 @@ from beit.cli import (
 )
 from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error
+from beit.process import failure_of
 from beit.recipes import RECIPES
-from beit.streams import failure_of
 from beit.terminal import log_to_terminal
 
 VERBS: dict[str, Callable[[list[str]], None]] = {

@@ -20,7 +20,7 @@ from beit.config.validation import (
     check_multiple,
     require,
 )
-from beit.printable import shown
+from beit.terminal import shown
 
 Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]

@@ -14,7 +14,7 @@ from posixpath import splitext
 from typing import NamedTuple
 
 from beit.json_object import parse_json
-from beit.printable import printable, shown
+from beit.terminal import printable, shown
 
 EXAMPLES = 3
 MOST_KINDS = 12

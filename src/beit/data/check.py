@@ -27,8 +27,7 @@ from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
 from beit.data.splits import account_of, open_parts
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ class Checked:
 
 def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
     header = read_header(data)
-    if header.several:
+    if header.multi_frame:
         yield "several images", header.format
     extension = PurePosixPath(key).suffix.lower()
     if extension in IMAGE_EXTENSIONS and extension not in EXTENSIONS[header.format]:

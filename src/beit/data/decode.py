@@ -216,7 +216,7 @@ class Decoded(NamedTuple):
     """Pixels uint8 [H,W,channels], contiguous and writable."""
 
     pixels: np.ndarray
-    several: bool
+    multi_frame: bool
     """Whether the file is animated or has several pages: these are those of the first."""
 
 
@@ -230,7 +230,7 @@ def _decoded(
             raise UnreadableError(f"{height} x {width} pixels are more than {pixel_limit}")
         if image.format in ("JPEG", "MPO") and _scans(data) > MOST_SCANS:
             raise UnreadableError(f"it has more than {MOST_SCANS} scans")
-        several = more or _is_one_of_several(image)
+        multi_frame = more or _is_one_of_several(image)
         fast = _jpeg(image, data, channels)
         if fast is not None:
             pixels = fast
@@ -248,7 +248,7 @@ def _decoded(
         pixels = pixels[:, :, None]
     if pixels.shape[2] < channels:
         pixels = np.repeat(pixels, channels, axis=2)
-    return Decoded(np.require(pixels, np.uint8, ("C", "W")), several)
+    return Decoded(np.require(pixels, np.uint8, ("C", "W")), multi_frame)
 
 
 def _is_one_of_several(image: Image.Image) -> bool:
@@ -298,7 +298,7 @@ class Header(NamedTuple):
     """Pillow's name for the kind of pixels."""
     height: int
     width: int
-    several: bool
+    multi_frame: bool
     """Whether it is animated or has several pages."""
     orientation: int
     """EXIF orientation as stored, 1 to 8."""
@@ -317,9 +317,9 @@ def read_header(data: bytes) -> Header:
             return Header("TIFF", mode, bands.height, bands.width, bands.pages > 1, 1)
         with image:
             width, height = image.size
-            several = _is_one_of_several(image)
+            multi_frame = _is_one_of_several(image)
             form = "JPEG" if image.format == "MPO" else str(image.format)
-            return Header(form, image.mode, height, width, several, orientation_of(image))
+            return Header(form, image.mode, height, width, multi_frame, orientation_of(image))
 
 
 @contextmanager

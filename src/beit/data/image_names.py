@@ -11,7 +11,7 @@ from typing import NamedTuple
 from beit.data.listing import find_images, quoted
 from beit.data.tables import as_text, cell_lines
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 
 class ImageNames:

@@ -16,7 +16,7 @@ from beit.data.label_columns import LABEL, PERHAPS_LABEL, SEVERAL, Columns, plai
 from beit.data.listing import natural_key, quoted
 from beit.data.tables import as_text, cell_lines
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 MARKS: dict[LabelSeparator, str] = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " "}
 """In the order in which they are looked for."""

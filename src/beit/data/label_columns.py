@@ -13,7 +13,7 @@ from beit.data.image_names import ImageNames
 from beit.data.listing import quoted
 from beit.data.tables import PROBED, NamesImage, Row, Table, as_text, cell_lines
 from beit.errors import ConfigError, DataError, nearest
-from beit.printable import printable
+from beit.terminal import printable
 
 IMAGE = (
     "image", "images", "imagename", "imagefile", "imagefilename", "imagepath", "imagefilepath",

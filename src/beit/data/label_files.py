@@ -19,7 +19,7 @@ from beit.data.listing import LIST_EXTENSIONS, quoted
 from beit.data.sources import FileSource, ImageSource, class_counts, images_per_class
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 
 class ListedImages(NamedTuple):

@@ -10,7 +10,7 @@ from beit.data.label_columns import Columns
 from beit.data.layout import WHOLE, split_called
 from beit.data.listing import quoted
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 
 class Divided(NamedTuple):

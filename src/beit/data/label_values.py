@@ -17,7 +17,7 @@ from beit.data.label_columns import (
 )
 from beit.data.listing import quoted
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 
 def read_labels(path: str, columns: Columns, testing: Set[int], config: LabelFileConfig) -> Labels:

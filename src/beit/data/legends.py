@@ -9,7 +9,7 @@ from typing import Any
 from beit.data.listing import quoted
 from beit.errors import DataError
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 
 Legend = dict[int, str | None]
 """Class names by colour, 0xRRGGBB; None is ignored."""

@@ -16,7 +16,7 @@ from beit.data.listing import find_images, natural_key, no_images, quoted
 from beit.data.mask_pairs import KNOWN_SUFFIXES, Notes, Pairs, Side, pair_up, require_masks
 from beit.data.shape_files import coco_files, read_coco, read_labelme, with_labelme
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit")
 MASK_FOLDERS = (

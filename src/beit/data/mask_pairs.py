@@ -12,7 +12,7 @@ from beit.data.account import SkippedFiles
 from beit.data.listing import quoted
 from beit.data.shapes import Shapes
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or

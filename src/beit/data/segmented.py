@@ -42,8 +42,8 @@ from beit.data.mask_pairs import Notes, Pairs
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
 from beit.rng import derive_seed
+from beit.terminal import printable
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from beit.data.shape_files import IGNORED
 from beit.data.shapes import Shapes, draw
 from beit.data.sources import FileSource, Record
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 OF_FILES = (
     "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with legend.json or "

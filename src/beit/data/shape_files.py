@@ -18,7 +18,7 @@ from beit.data.mask_pairs import Notes, Pairs, require_masks
 from beit.data.shapes import Kind, Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 
 BACKGROUND = "background"
 IGNORED = "__ignore__"

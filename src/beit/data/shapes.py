@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from beit.data.pixel_types import UnreadableError
 from beit.errors import ResourceError
-from beit.printable import printable
+from beit.terminal import printable
 
 Kind = Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
 

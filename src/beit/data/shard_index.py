@@ -15,8 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from beit.atomic_io import replace_file
-from beit.cache_dir import home
+from beit.atomic_io import cache_dir, replace_file
 from beit.data.account import Skipped, SkippedFiles
 from beit.data.file_types import (
     EXTENSIONS,
@@ -275,7 +274,7 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
 def _kept(place: str) -> Path:
     full = place if is_remote(place) else str(Path(place).absolute())
     name = hashlib.blake2b(os.fsencode(full), digest_size=16).hexdigest()
-    return home() / "shards" / (name + SUFFIX)
+    return cache_dir() / "shards" / (name + SUFFIX)
 
 
 def _read_if_there(place: str) -> bytes:

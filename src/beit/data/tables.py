@@ -14,7 +14,7 @@ from typing import NamedTuple
 from beit.data.listing import quoted
 from beit.errors import DataError
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 
 SEPARATORS = {"\t": "tab", ";": "semicolon", "|": "pipe", ",": "comma"}
 """In the order in which they are tried: a comma also stands in numbers and in names."""

@@ -70,7 +70,7 @@ def check_memory() -> Iterator[Finding]:
             "warn" if little else "ok",
             "shared memory",
             f"{size.free / GIB:.2f} GiB free of {size.total / GIB:.2f} in {SHARED}",
-            "docker run --shm-size 8g (in Kubernetes an emptyDir of medium Memory), or --workers 0"
+            "several GPUs need it: docker run --shm-size 8g (Kubernetes: an emptyDir in Memory)"
             if little
             else "",
         )

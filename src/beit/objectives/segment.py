@@ -58,7 +58,7 @@ class Segmentation(Objective[SegmentedBatch]):
 def _accuracy(
     logits: Float[Tensor, "batch classes rows columns"], labels: UInt8[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:
-    """Share of the labelled pixels that are right, at the size of the logits."""
+    """Fraction of the labelled pixels that are right, at the size of the logits."""
     rows, columns = logits.shape[-2:]
     small = F.interpolate(labels[:, None].float(), size=(rows, columns), mode="nearest-exact")[:, 0]
     hits = (logits.argmax(dim=1) == small).sum()

@@ -150,8 +150,8 @@ def pretraining_contender(run: Path, config: PretrainRunConfig) -> Contender:
     found = {}
     for one in guesses:
         image = to_rgb(one.image)
-        words = f"{percent(one.score)} of {int(one.asked.sum())} tokens right"
-        judged = judge(image, one.asked, one.answer == one.target, tokenizer.grid)
+        words = f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
+        judged = judge(image, one.hidden, one.prediction == one.target, tokenizer.grid)
         answer = show(judged, f"Right (teal) and wrong (orange): {words}", words)
         found[one.key] = Answered(show(image, "The image", "image"), answer)
     return _known(found)

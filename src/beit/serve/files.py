@@ -24,9 +24,8 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, open_source
 from beit.data.splits import open_stored
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
 from beit.serve.predictor import Predictor, load
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")

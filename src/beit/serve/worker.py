@@ -25,7 +25,7 @@ from beit.config.plugins import import_outside
 from beit.data.decode import decode, read_header
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.errors import BeitError, ResourceError
-from beit.process_utils import end_with_parent
+from beit.process import end_with_parent
 from beit.serve.batching import Batcher, Job
 from beit.serve.http_errors import NOT_A_IMAGE, TOO_MANY_PIXELS, UNREADABLE, Refused
 from beit.serve.ipc import Frame, read

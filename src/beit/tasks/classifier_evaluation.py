@@ -33,7 +33,7 @@ from beit.models.heads import Classifier
 from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
 from beit.tasks.task import Division
-from beit.text_table import TextTable
+from beit.terminal import TextTable
 from beit.weights.store import Artifact
 
 BATCH = 32

@@ -22,8 +22,7 @@ from beit.evaluation.eval_loader import Passes
 from beit.evaluation.multilabel import answer_labels, best_thresholds, score_labels
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
-from beit.objectives.classify import Classification
-from beit.objectives.multilabel import MultiLabelClassification
+from beit.objectives.classify import Classification, MultiLabelClassification
 from beit.recipes import DEFAULT
 from beit.recipes.finetune import RECIPES, for_classifying
 from beit.report import chart_specs

@@ -10,8 +10,7 @@ from beit.batch import Unreadable
 from beit.config.tree import differences
 from beit.data.account import Account
 from beit.errors import ConfigError
-from beit.printable import printable
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 
 WORST = 20
 

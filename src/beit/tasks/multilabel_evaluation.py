@@ -33,7 +33,7 @@ from beit.tasks.classifier_evaluation import BATCH, reading_for, view_of
 from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
 from beit.tasks.task import Division
-from beit.text_table import TextTable
+from beit.terminal import TextTable
 from beit.weights.answering import answering
 from beit.weights.store import Artifact
 

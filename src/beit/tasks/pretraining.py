@@ -18,11 +18,10 @@ from beit.config import (
 from beit.config.model import VisionTransformerConfig
 from beit.config.plugins import names_outside
 from beit.config.tree import to_json
-from beit.data.cached_views import RecurringViews
 from beit.data.labelled import LabelledSplits, open_single_label
 from beit.data.options import reading_for
 from beit.data.sources import ImageSource
-from beit.data.transforms import MaskedViews
+from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
@@ -164,7 +163,7 @@ def prepare(
         config=config,
         objective=objective,
         source=source,
-        view=RecurringViews(views=views, number=config.token_views) if bank else views,
+        view=CachedViews(views=views, number=config.token_views) if bank else views,
         channels=config.model.channels,
         evaluation=evaluation,
         details=details,

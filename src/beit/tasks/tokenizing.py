@@ -19,15 +19,13 @@ from beit.config import (
     VQKDConfig,
 )
 from beit.config.tree import to_json
-from beit.data.cached_views import RecurringViews
 from beit.data.sources import ImageSource, select
-from beit.data.transforms import SingleView
+from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import CentreView, Passes
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.objectives.base import AnyObjective
-from beit.objectives.quantise import VQDistillation, VQReconstruction
-from beit.objectives.reconstruct import Reconstruct
+from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
 from beit.recipes import DEFAULT
 from beit.recipes.tokenizers import RECIPES
 from beit.report import chart_specs
@@ -99,7 +97,7 @@ def prepare(
         config=config,
         objective=objective_of(config, built, teacher, bank),
         source=training,
-        view=RecurringViews(views=views, number=config.teacher_views) if bank else views,
+        view=CachedViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
         evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
         details=Details(),
@@ -172,12 +170,12 @@ def objective_of(
     if isinstance(how, QuantiseConfig):
         if isinstance(model, VQKDTokenizer):
             assert teacher is not None
-            return VQDistillation(model, how, teacher, seed=seed, bank=bank)
+            return VQDistillation(model, how, teacher, seed=seed, cache=bank)
         assert isinstance(model, VQTokenizer)
         return VQReconstruction(model, how, seed=seed)
     assert isinstance(how, ReconstructConfig)
     assert isinstance(model, DiscreteVAE)
-    return Reconstruct(model, how, seed=seed)
+    return VAEReconstruction(model, how, seed=seed)
 
 
 def _told_of_held_out(training: ImageSource, held_out: ImageSource) -> Iterator[str]:

@@ -35,7 +35,7 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from beit.cache_dir import home
+from beit.atomic_io import cache_dir
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.json_object import parse_json
 from beit.weights.download import PATIENCE, Patience, check_address, download, shown
@@ -87,7 +87,7 @@ def fetch(
     scheme = "" if isinstance(reference, Path) else text.partition(":")[0]
     try:
         if scheme in ("http", "https"):
-            return _from_address(text, sha256, folder or home() / "downloads", patience)
+            return _from_address(text, sha256, folder or cache_dir() / "downloads", patience)
         if scheme == "hf":
             return _from_hub(text, sha256, folder)
         path = Path(text).expanduser()

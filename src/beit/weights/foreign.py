@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from beit.errors import CheckpointError
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 from beit.weights.container import Contents, read_contents
 from beit.weights.names import Tensors
 

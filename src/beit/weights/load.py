@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from beit.cache_dir import home
+from beit.atomic_io import cache_dir
 from beit.config.plugins import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel
 from beit.models.segmenter import Segmenter
-from beit.printable import printable
+from beit.terminal import printable
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.architecture import Overrides
 from beit.weights.build import build_model
@@ -128,7 +128,7 @@ def _imported_once(fetched: Fetched, reference: str, stated: Overrides) -> Artif
     file = fetched.path
     pickles = [file, file.with_name("decoder.pkl")] if file.name == "encoder.pkl" else []
     hashes = [file_hash(each) for each in pickles if each.is_file()]
-    place = home() / "imported" / "-".join(hashes)
+    place = cache_dir() / "imported" / "-".join(hashes)
     if pickles and place.is_dir() and stated == NOTHING:
         logger.info("%s was imported before, to %s", file, place)
         return load_artifact(place)

@@ -46,7 +46,7 @@ from beit.errors import (
 from beit.json_object import parse_object, read_bytes
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel
-from beit.printable import shown
+from beit.terminal import shown
 from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
 from beit.weights.shapes import check_shapes
 
