@@ -10,9 +10,8 @@ from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.data.augment import EvaluationView
-from beit.data.label_maps import painted
 from beit.data.sources import ImageSource
-from beit.data.visualize import judge, to_rgb, token_map
+from beit.data.visualize import judge, overlay_labels, to_rgb, token_map
 from beit.models.heads import Classifier
 from beit.models.segmenter import Segmenter
 from beit.report import classification, multilabel, segmentation
@@ -113,11 +112,11 @@ def segmenter_contender(run: Path, config: SegmentRunConfig) -> Contender:
         answered = {}
         for one in segmentation.answers(published.model, named(source, keys), config):
             image = to_rgb(one.image)
-            truth = painted(image, one.labels.numpy())
+            truth = overlay_labels(image, one.labels.numpy())
             words = f"{percent(one.scores.pixel_accuracy)} right"
             answered[one.key] = Answered(
                 join([show(image, "The image", "image"), show(truth, "Its mask", "mask")]),
-                show(painted(image, one.predicted.numpy()), f"Its labels, {words}", words),
+                show(overlay_labels(image, one.predicted.numpy()), f"Its labels, {words}", words),
             )
         return answered
 

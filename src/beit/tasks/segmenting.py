@@ -14,7 +14,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.config.segmentation import check_statistics
 from beit.data.duplicates import shared_images
 from beit.data.segmentation_transforms import JointView
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import WholeImages
@@ -124,7 +124,8 @@ def prepare(
 ) -> Setup[SegmentRunConfig]:
     """The segmenter and all that its training needs."""
     _check_portions(config, processes)
-    splits = open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
+    data = SegmentationData(config.data, config.masks)
+    splits = data.divide(split=config.split, seed=config.split_seed)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
