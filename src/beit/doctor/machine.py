@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from beit.data.images import cores
 from beit.doctor.finding import Finding, Level
+from beit.hardware import cores
 
 GIB = 2**30
 SHARED = Path("/dev/shm")  # noqa: S108 - the place itself, not a file in it
