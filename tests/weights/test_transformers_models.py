@@ -16,7 +16,7 @@ from beit.config.runs import FinetuneRunConfig
 from beit.errors import BeitError, CheckpointError, ConfigError
 from beit.models.heads import Classifier
 from beit.recipes import find_recipe
-from beit.tasks.initial import Opened, starting_from, take_over
+from beit.tasks import Inputs, starting_from
 from beit.weights.load import open_artifact
 from beit.weights.overrides import Overrides
 from beit.weights.store import Details
@@ -236,7 +236,7 @@ def test_a_model_without_head_is_there_to_start_from_and_to_embed_with(tmp_path,
         find_recipe("finetune", "base-in1k", FinetuneRunConfig), str(tmp_path / "model")
     )
     started = Classifier(config.model, 3)
-    take_over(started, Details(), str(tmp_path / "model"), Opened())
+    Inputs().take_over(started, Details(), str(tmp_path / "model"))
     close(started.backbone.eval()(pixels).patches, said[:, 1:], 1e-4)
     with pytest.raises(ConfigError, match="does not classify"):
         predictor.predict(image)
