@@ -26,10 +26,9 @@ from PIL import Image
 
 from beit.data.decode import decode
 from beit.data.file_types import FORMATS
-from beit.data.images import cores
 from beit.data.pixel_types import UnreadableError
 from beit.doctor.finding import Finding, Level, judge
-from beit.hardware import multiplies_bfloat16
+from beit.hardware import cores, multiplies_bfloat16
 from beit.training.compilation import missing
 
 PACKAGE = "beit"
