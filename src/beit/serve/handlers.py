@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -16,22 +15,23 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
-from beit.data.augment import central_view
 from beit.data.visualize import (
     PALETTE,
     data_uri,
     hide,
     label_map_png,
     overlay_labels,
+    png_uri,
     to_rgb,
     token_map,
 )
+from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.objectives.reconstruction import decode_tokens, reconstruct
 from beit.serve.http_errors import BAD_OPTION, NOT_FINITE, Refused
-from beit.serve.predictor import Predictor
+from beit.serve.predictor import Predictor, as_rgb
 from beit.tokenizers.base import VisualTokenizer
 
 Options = dict[str, int | None]
@@ -45,8 +45,6 @@ class Ability(NamedTuple):
 
     prepare: Callable[[np.ndarray, Options], Any]
     answer: Callable[[Sequence[Any], Options], Sequence[Answer]]
-    together: bool = True
-    """Whether images go through the model as a batch."""
 
 
 def _check_finite(*values: Tensor) -> None:
@@ -54,12 +52,8 @@ def _check_finite(*values: Tensor) -> None:
         raise Refused(NOT_FINITE)
 
 
-def _png(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    image.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 class Abilities:
@@ -73,63 +67,50 @@ class Abilities:
         if isinstance(model, Classifier):
             self.of["predict"] = Ability(self._view, self._predict)
         if isinstance(model, Segmenter):
-            self.of["segment"] = Ability(lambda pixels, _: pixels, self._segment, together=False)
+            self.of["segment"] = Ability(lambda pixels, _: pixels, self._segment)
         if isinstance(model, BackboneModel):
             self.of["embed"] = Ability(self._view, self._embed)
             self.of["attention"] = Ability(self._view, self._attention)
         if isinstance(model, VisualTokenizer):
             self.of["tokens"] = Ability(self._view, self._tokens)
         if isinstance(model, MaskedImageModel) and tokenizer is not None:
-            self.of["reconstruct"] = Ability(self._two_views, self._reconstruct)
+            self.of["reconstruct"] = Ability(self._masked_views, self._reconstruct)
 
     def _view(self, pixels: np.ndarray, _options: Options) -> Tensor:
         return self.predictor.prepare(pixels)
 
-    def _two_views(self, pixels: np.ndarray, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    def _masked_views(self, pixels: np.ndarray, options: Options) -> tuple[Tensor, Tensor, Tensor]:
         assert self._tokenizer is not None
-        grid = self._tokenizer.grid
-        mask = BlockMasking().build(grid)(random.Random(options["seed"]))
-        said, size = self.predictor.artifact.details, self._tokenizer.size
-        token_view = central_view(pixels, size, said.crop, said.resize, said.interpolation)
-        return self.predictor.prepare(pixels), token_view, torch.from_numpy(mask)
+        prepare = self.predictor.prepare
+        mask = BlockMasking().build(self._tokenizer.grid)(random.Random(options["seed"]))
+        return prepare(pixels), prepare(pixels, self._tokenizer.size), torch.from_numpy(mask)
 
-    def _moved(self, views: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(views)).to(self.predictor.device)
-
-    @torch.no_grad()
     def _predict(self, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
-        logits: Tensor = self.predictor.model(self._moved(views))
-        answering = self.predictor.answering
-        rows = answering.probabilities(logits).cpu()
+        rows = self.predictor.probabilities(views)
         _check_finite(rows)
+        answering = self.predictor.answering
         return [
             {"labels": [label.answer() for label in answering.labels(row, options["top"])]}
             for row in rows
         ]
 
-    @torch.no_grad()
-    def _embed(self, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
-        model, block = self.predictor.model, self._block(options)
+    def _block(self, options: Options) -> tuple[BackboneModel, int]:
+        model = self.predictor.model
         assert isinstance(model, BackboneModel)
-        output = model.backbone(self._moved(views), taps=(block,)).taps[0]
-        rows = output[:, 1:].float().mean(dim=1).cpu()
+        try:
+            return model, model.backbone.config.block(options["block"])
+        except ConfigError:
+            raise Refused(BAD_OPTION) from None
+
+    def _embed(self, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
+        _, block = self._block(options)
+        rows = self.predictor.embed(views, block=block)
         _check_finite(rows)
         return [{"block": block, "features": row.tolist()} for row in rows]
 
-    def _block(self, options: Options) -> int:
-        backbone = self.predictor.artifact.backbone
-        assert backbone is not None
-        block = options["block"]
-        if block is None:
-            return backbone.depth - 1
-        if block >= backbone.depth:
-            raise Refused(BAD_OPTION)
-        return block
-
     def _attention(self, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
-        model, block = self.predictor.model, self._block(options)
-        assert isinstance(model, BackboneModel)
-        (maps,) = attention_maps(model.backbone, self._moved(views), [block])
+        model, block = self._block(options)
+        (maps,) = attention_maps(model.backbone, self.predictor.batch(views), [block])
         means = maps.mean(dim=1)[:, 1:, 1:]
         _check_finite(means)
         scaled = (means / means.amax(dim=2, keepdim=True).clamp(min=1e-12) * 255).round()
@@ -137,39 +118,37 @@ class Abilities:
             {
                 "block": block,
                 "grid": list(model.backbone.config.grid),
-                "weights": base64.b64encode(one.to(torch.uint8).numpy().tobytes()).decode("ascii"),
+                "weights": _base64(weights.numpy().tobytes()),
                 "view": data_uri(to_rgb(view)),
             }
-            for one, view in zip(scaled, views, strict=True)
+            for weights, view in zip(scaled.to(torch.uint8), views, strict=True)
         ]
 
     def _segment(self, images: Sequence[np.ndarray], _options: Options) -> Sequence[Answer]:
-        answers = []
-        for pixels in images:
-            labels = self.predictor.segment(pixels)
-            ids, counts = np.unique(labels, return_counts=True)
-            colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
-            names = self.predictor.classes
-            found = [
-                {
-                    "id": number,
-                    "name": names[number] if number < len(names) else str(number),
-                    "share": count / labels.size,
-                    "colour": "#" + bytes(PALETTE[number]).hex(),
-                }
-                for number, count in zip(ids.tolist(), counts.tolist(), strict=True)
-            ]
-            answers.append(
-                {
-                    "height": labels.shape[0],
-                    "width": labels.shape[1],
-                    "classes": sorted(found, key=lambda one: -float(one["share"])),
-                    "label_map": "data:image/png;base64,"
-                    + base64.b64encode(label_map_png(labels)).decode("ascii"),
-                    "overlay": _png(overlay_labels(colours, labels)),
-                }
-            )
-        return answers
+        return [self._segmentation(pixels) for pixels in images]
+
+    def _segmentation(self, pixels: np.ndarray) -> Answer:
+        labels = self.predictor.segment(pixels)
+        ids, counts = np.unique(labels, return_counts=True)
+        names = self.predictor.classes
+        found = [
+            {
+                "id": number,
+                "name": names[number] if number < len(names) else str(number),
+                "fraction": count / labels.size,
+                "colour": "#" + bytes(PALETTE[number]).hex(),
+            }
+            for number, count in zip(ids.tolist(), counts.tolist(), strict=True)
+        ]
+        overlay = Image.fromarray(overlay_labels(as_rgb(pixels), labels))
+        overlay.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
+        return {
+            "height": labels.shape[0],
+            "width": labels.shape[1],
+            "classes": sorted(found, key=lambda one: -float(one["fraction"])),
+            "label_map": "data:image/png;base64," + _base64(label_map_png(labels)),
+            "overlay": png_uri(np.asarray(overlay)),
+        }
 
     def _tokens(self, views: Sequence[Tensor], _options: Options) -> Sequence[Answer]:
         model = self.predictor.model
@@ -181,7 +160,7 @@ class Abilities:
                 "tokens": row.tolist(),
                 "colours": data_uri(token_map(row, model.grid, model.codes)),
             }
-            for row in model.encode(self._moved(views)).cpu()
+            for row in self.predictor.tokens(views)
         ]
 
     def _reconstruct(
@@ -190,27 +169,26 @@ class Abilities:
         model, tokenizer = self.predictor.model, self._tokenizer
         assert isinstance(model, MaskedImageModel)
         assert tokenizer is not None
-        images, token_images, masks = (self._moved(part) for part in zip(*triples, strict=True))
-        keys = tuple(str(index) for index in range(len(triples)))
+        images, token_images, masks = map(self.predictor.batch, zip(*triples, strict=True))
+        keys = tuple(map(str, range(len(triples))))
         answers = []
         for one in reconstruct(model, tokenizer, MaskedBatch(images, token_images, masks, keys)):
             if not math.isfinite(one.score):
                 raise Refused(NOT_FINITE)
-            filled = one.filled
-            shown = [
+            target, prediction = (
                 to_rgb(decode_tokens(row, tokenizer))
                 if tokenizer.can_decode
                 else token_map(row, tokenizer.grid, tokenizer.codes)
-                for row in (one.target, filled)
-            ]
+                for row in (one.target, one.filled)
+            )
             answers.append(
                 {
                     "right": one.score,
                     "hidden": int(one.hidden.sum()),
                     "input": data_uri(hide(to_rgb(one.image), one.hidden, tokenizer.grid)),
-                    "target": data_uri(shown[0]),
-                    "prediction": data_uri(shown[1]),
-                    "tokens": filled.tolist(),
+                    "target": data_uri(target),
+                    "prediction": data_uri(prediction),
+                    "tokens": one.filled.tolist(),
                 }
             )
         return answers

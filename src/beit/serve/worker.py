@@ -27,7 +27,7 @@ from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.errors import BeitError, CheckpointError, ResourceError
 from beit.process import end_with_parent
 from beit.serve.handlers import Abilities, Options
-from beit.serve.http_errors import NOT_A_IMAGE, TOO_MANY_PIXELS, UNREADABLE, Refused
+from beit.serve.http_errors import NOT_AN_IMAGE, TOO_MANY_PIXELS, UNREADABLE, Refused
 from beit.serve.model_process import Frame, read
 from beit.serve.predictor import load
 from beit.terminal import log_to_terminal
@@ -119,7 +119,7 @@ def read_image(
         header = read_header(data)
     except UnreadableError as error:
         unknown = error.reason.startswith("its content is none of")
-        raise Refused(NOT_A_IMAGE if unknown else UNREADABLE) from None
+        raise Refused(NOT_AN_IMAGE if unknown else UNREADABLE) from None
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)
     try:
