@@ -11,8 +11,9 @@ import pytest
 
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data import shared_memory
+from beit.data.dataset import open_source
 from beit.data.loader import Loader, evaluate_batches
-from beit.data.sources import ImageSource, open_source
+from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
 from beit.errors import ResourceError
 from children import in_a_child

@@ -18,7 +18,7 @@ from beit.config import (
     SegmentRunConfig,
     TokenizerRunConfig,
 )
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 from beit.terminal import print_lines

@@ -310,7 +310,8 @@ def _account(
     for split in unused:
         notes.add(f"{split}: not used here")
     numbers = _are_numbers(classes)
-    shown = {split: labels_shown(classes, part, numbers=numbers) for split, part in counts.items()}
+    shown = {split: dict(labels_shown(classes, part, numbers=numbers))
+             for split, part in counts.items()}  # fmt: skip
     return Account(
         data=path,
         layout=found.description,

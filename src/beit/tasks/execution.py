@@ -15,12 +15,12 @@ from torch import nn
 
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
-from beit.config.reading import Reading
 from beit.config.tree import override, to_json
 from beit.data.account import Account
+from beit.data.dataset import Dataset
 from beit.data.depth import narrow_note, range_note
 from beit.data.loader import Loader, View
-from beit.data.sources import ImageSource, check_readable, open_source
+from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
@@ -119,9 +119,9 @@ def resolve(
     return config
 
 
-def open_images(config: RunConfig, channels: int, reading: Reading) -> ImageSource:
+def open_images(config: RunConfig, channels: int, data: Dataset) -> ImageSource:
     """The run's images, of which at least some can be read."""
-    source = open_source(config.data, reading)
+    source = data.training()
     check_readable(source, channels, config.loader.value_range)
     return source
 

@@ -12,7 +12,7 @@ from torch import nn
 from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
 from beit.evaluation.classify import score_classifier

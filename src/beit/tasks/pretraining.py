@@ -19,8 +19,8 @@ from beit.config import (
 from beit.config.plugins import names_outside
 from beit.config.tree import to_json
 from beit.data.cached_views import RecurringViews
-from beit.data.labelled import LabelledSplits, open_single_label
-from beit.data.options import reading_for
+from beit.data.dataset import Dataset, reading_for
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource
 from beit.data.transforms import MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
@@ -73,10 +73,11 @@ def pretrain(
     if manner.resume:
         config = with_recorded_tokenizer(config)
     config = _as_its_tokenizer_reads(config)
-    _images(config)  # before a tokenizer is trained for hours
+    data = _dataset(config)
+    open_images(config, config.model.channels, data)  # before a tokenizer is trained for hours
     config, manner = with_tokenizer(config, manner)
     processes = start_processes(config.training)
-    return run_training(config, prepare(config, processes, opened), processes, manner)
+    return run_training(config, prepare(config, processes, opened, data), processes, manner)
 
 
 def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
@@ -95,14 +96,19 @@ def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
     return replace(config, loader=replace(config.loader, value_range=seen))
 
 
-def _images(config: PretrainRunConfig) -> ImageSource:
-    reading = reading_for(config.data, config.reading, other=config.labelled)
-    return open_images(config, config.model.channels, reading)
+def _dataset(config: PretrainRunConfig) -> Dataset:
+    return Dataset(config.data, reading_for(config.data, config.reading, other=config.labelled))
 
 
-def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
+def prepare(
+    config: PretrainRunConfig,
+    processes: Processes,
+    opened: Opened | None = None,
+    data: Dataset | None = None,
+) -> Task:
     """The backbone with what predicts, the tokenizer, and all that their training needs."""
-    source = _images(config)
+    data = data or _dataset(config)
+    source = open_images(config, config.model.channels, data)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
     opened = opened or Opened()
@@ -117,7 +123,7 @@ def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | No
     )
     start = take_over(objective.model, details, config.init, opened)
     views = _masked_views(config, visual)
-    evaluation, notes = _score(config, source, processes)
+    evaluation, notes = _score(config, data, source, processes)
     return Task(
         objective=objective,
         source=source,
@@ -269,13 +275,13 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
 
 
 def _score(
-    config: PretrainRunConfig, source: ImageSource, processes: Processes
+    config: PretrainRunConfig, data: Dataset, source: ImageSource, processes: Processes
 ) -> tuple[Evaluation | None, tuple[str, ...]]:
     """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
     what to say of it."""
     if not config.knn_images:
         return None, ()
-    splits, notes = _labelled(config, source)
+    splits, notes = _labelled(config, data, source)
     score: NeighbourScore | RetrievalScore
     if splits is not None:
         score = NeighbourScore(splits, config, processes.device)
@@ -285,7 +291,7 @@ def _score(
 
 
 def _labelled(
-    config: PretrainRunConfig, source: ImageSource
+    config: PretrainRunConfig, data: Dataset, source: ImageSource
 ) -> tuple[LabelledSplits | None, tuple[str, ...]]:
     """The images of the score, if there are labels that can be used for it; those of `data` need
     not be, since nothing is learned from them."""
@@ -293,12 +299,11 @@ def _labelled(
     if not labelled:
         return None, ()
     try:
-        splits = open_single_label(
-            labelled,
-            split=0.2,
-            seed=config.training.seed,
-            use="the nearest-neighbour score",
-            reading=reading_for(labelled, config.reading, other=config.data),
+        if labelled != config.data:
+            reading = reading_for(labelled, config.reading, other=config.data)
+            data = Dataset(labelled, reading)
+        splits = divide(
+            data, split=0.2, seed=config.training.seed, use="the nearest-neighbour score"
         )
     except DataError as error:
         if config.labelled:

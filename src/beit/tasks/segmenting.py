@@ -11,7 +11,7 @@ from torch import nn
 
 from beit.config import SegmentRunConfig
 from beit.config.segmentation import check_statistics
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.segmentation_transforms import JointView
 from beit.data.segmented import SegmentedSplits, open_segmented
 from beit.data.sources import ImageSource, check_readable

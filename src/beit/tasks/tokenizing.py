@@ -20,6 +20,7 @@ from beit.config import (
 )
 from beit.config.tree import to_json
 from beit.data.cached_views import RecurringViews
+from beit.data.dataset import Dataset
 from beit.data.sources import ImageSource, select
 from beit.data.transforms import SingleView
 from beit.errors import ConfigError
@@ -63,7 +64,7 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
     training, held_out = hold_out(
-        open_images(config, built.channels, config.reading), config.held_out
+        open_images(config, built.channels, Dataset(config.data, config.reading)), config.held_out
     )
     bank = None
     if teacher is not None and config.teacher_views:
