@@ -23,7 +23,7 @@ from beit.models.heads import Classifier, MaskedImageModel
 from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification
 from beit.objectives.masked import MaskedImageModeling
-from beit.objectives.reconstruct import Reconstruct
+from beit.objectives.tokenizer import VAEReconstruction
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.parallel import Processes
 from beit.training.run_folder import RunFolder
@@ -99,9 +99,11 @@ def names(step: int) -> tuple[str, ...]:
     return tuple(f"{step}/{number}" for number in range(BATCH))
 
 
-def reconstruct() -> Reconstruct:
+def reconstruct() -> VAEReconstruction:
     torch.manual_seed(1)
-    return Reconstruct(VAE.build(), ReconstructConfig(revive_every=2, usage_decay=0.2), seed=0)
+    return VAEReconstruction(
+        VAE.build(), ReconstructConfig(revive_every=2, usage_decay=0.2), seed=0
+    )
 
 
 def masked(**options: Any) -> MaskedImageModeling:

@@ -22,9 +22,8 @@ from safetensors import safe_open
 import beit
 from beit.cli import main
 from beit.errors import DataError
-from beit.printable import printable_lines
 from beit.report.markup import escape
-from beit.terminal import PrintableFormatter
+from beit.terminal import PrintableFormatter, printable_lines
 from beit.weights.store import load_artifact
 from served import png, serving
 

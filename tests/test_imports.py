@@ -30,15 +30,11 @@ LINES = [
         "hardware",
         "jitter",
         "atomic_io",
-        "cache_dir",
         "rng",
-        "process_utils",
-        "terminal",
-        "text_table",
         "json_object",
     },
     {"errors"},
-    {"printable", "masked_patches", "streams"},
+    {"terminal", "masked_patches", "process"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
@@ -49,23 +45,21 @@ ONLY = {
         "rng",
         "config",
         "errors",
-        "printable",
         "hardware",
         "atomic_io",
         "claim",
         "json_object",
         "terminal",
-        "streams",
-        "process_utils",
+        "process",
     },
-    "models": {"models", "config", "errors", "printable", "masked_patches", "hardware"},
+    "models": {"models", "config", "errors", "terminal", "masked_patches", "hardware"},
 }
 # A page says what a run measured, so it reads with the evaluation's own measures and the run's own
 # folder; and it names the options that differ from the recipe. None of these import the report.
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "printable", "recipes", "streams", "terminal"}
+LIGHT = {"cli", "config", "errors", "process", "recipes", "terminal"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -14,7 +14,7 @@ import torch
 import several_labels
 from beit.cli import main
 from beit.data.labelled import open_labelled
-from beit.objectives.multilabel import _smoothed
+from beit.objectives.classify import smooth_labels
 from several_labels import LABELS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "multi-label.md").read_text()
@@ -50,7 +50,7 @@ def test_the_page_runs(place: Path, capsys: pytest.CaptureFixture[str], unchecke
 
 
 def test_what_the_page_says_of_smoothing_and_division(place: Path) -> None:
-    smoothed = _smoothed(torch.tensor([0.0, 1.0]), 0.1)
+    smoothed = smooth_labels(torch.tensor([0.0, 1.0]), 0.1)
     assert smoothed.tolist() == pytest.approx([0.05, 0.95])
     chosen = open_labelled("tagged", split=0.2, per_class=5, seed=0, multi_label=True).train
     assert chosen.targets is not None

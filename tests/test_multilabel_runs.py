@@ -21,7 +21,7 @@ import several_labels
 from beit.cli import main
 from beit.config import AugmentConfig
 from beit.errors import DataError, Preempted
-from beit.objectives.multilabel import MultiLabelClassification
+from beit.objectives.classify import MultiLabelClassification
 from beit.report.multilabel import answer_images
 from beit.weights.answering import EVEN, answering
 from beit.weights.convert import convert

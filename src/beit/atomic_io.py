@@ -18,10 +18,13 @@ from typing import NamedTuple
 
 PIECE = 8 * 2**20
 """Bytes that are hashed and written at a time: between two of them other threads get a turn."""
-
-
 LONGEST = 255
 """Bytes of a name that file systems take."""
+
+
+def cache_dir() -> Path:
+    """Where downloads and indexes are kept for all runs: `$BEIT_HOME`, or `~/.cache/beit`."""
+    return Path(os.environ.get("BEIT_HOME") or "~/.cache/beit").expanduser()
 
 
 class Written(NamedTuple):

@@ -22,13 +22,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from beit.printable import printable, shown
+from beit.terminal import printable, shown
 
 
 class BeitError(ValueError):
     """Base of all errors meant for the user; `exit_code` is what the command line returns.
 
-    Problem and remedy are one line each, whatever names they hold: see `beit.printable`.
+    Problem and remedy are one line each, whatever names they hold: see `beit.terminal`.
     """
 
     exit_code = 1

@@ -8,34 +8,109 @@ from __future__ import annotations
 
 import copy
 import logging
+import reprlib
+import unicodedata
+from typing import TYPE_CHECKING
 
-from beit.printable import printable, printable_lines
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories that are shown as escapes: control, format (bidi marks), unpaired surrogates,
+and the separators that break a line."""
+
+
+def printable(name: object) -> str:
+    """The name with every invisible character written as an escape.
+
+    Terminal sequences, line breaks, bidi marks and the bytes of file names that are not UTF-8
+    become `\\x1b`, `\\n`, `\\u202e` and `\\udcff`. For display only: files are opened by their
+    true name.
+    """
+    text = str(name)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in _INVISIBLE
+        else character
+        for character in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines, each of them printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def print_lines(*lines: object) -> None:
+    """Print each on a line of its own, made printable: the paths of written files, for example."""
+    print("\n".join(map(printable, lines)))
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxtuple, _SHORT.maxlist = 3, 20, 20
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """A value in a message: its `repr`, shortened in the middle if it is long."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a value of type {type(value).__name__} that is too long to print"
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats log records so that no argument starts a line and nothing acts on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text. Numbers keep the format that the message gives them."""
+        safe = copy.copy(record)
+        if isinstance(record.args, tuple):
+            safe.args = tuple(
+                value if isinstance(value, int | float) else printable(value)
+                for value in record.args
+            )
+        return printable_lines(super().format(safe))
 
 
 def log_to_terminal(level: int = logging.INFO) -> None:
-    """Messages of this package go to stderr, from a level on, made printable."""
+    """Send this package's messages to stderr, from a level on, made printable."""
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("beit").setLevel(level)
 
 
-class PrintableFormatter(logging.Formatter):
-    """Lines of a log, in which no argument starts a line and nothing acts on the terminal."""
+class TextTable:
+    """A table of plain text: a cell may have several lines, and nothing in it is markup."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        safe = copy.copy(record)
-        if isinstance(record.args, tuple):
-            safe.args = tuple(_safe(value) for value in record.args)
-        return printable_lines(super().format(safe))
+    def __init__(self, *heads: str, folded: int | None = None) -> None:
+        """`folded`: the column whose long words are wrapped instead of cut."""
+        from rich.table import Column, Table
+
+        columns = [Column(_cell(head)) for head in heads]
+        if folded is not None:
+            columns[folded].overflow = "fold"
+        self.rich = Table(*columns)
+
+    def add_row(self, *cells: str) -> None:
+        """One cell for each head."""
+        self.rich.add_row(*map(_cell, cells))
 
 
-def _safe(value: object) -> object:
-    """Numbers are formatted by what the message says; anything else is text."""
-    return value if isinstance(value, int | float) else printable(value)
+def print_tables(*tables: TextTable | Table) -> None:
+    """Print them one below the other."""
+    from rich.console import Console
+
+    rich = [table.rich if isinstance(table, TextTable) else table for table in tables]
+    Console(markup=False, emoji=False, highlight=False).print(*rich)
 
 
-def print_lines(*lines: object) -> None:
-    """Print each on a line of its own, such as paths that were written, made printable."""
-    print("\n".join(map(printable, lines)))
+def _cell(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(printable_lines(text))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from beit.batch import LabelledBatch
 from beit.models.heads import Classifier
-from beit.objectives.multilabel import MultiLabelClassification
+from beit.objectives.classify import MultiLabelClassification
 from beit.rng import SampleRNG
 from miniature import BACKBONE, CLASSES, PLAIN, draw_images
 from reference import close, disturb
@@ -29,7 +29,7 @@ def objective(**changes) -> MultiLabelClassification:
     model = Classifier(BACKBONE, CLASSES)
     disturb(model)
     made = MultiLabelClassification(model, replace(PLAIN, **changes), prevalence=PREVALENCE)
-    made.chance = SampleRNG(0, 0, 0)
+    made.rng = SampleRNG(0, 0, 0)
     return made
 
 

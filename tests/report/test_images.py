@@ -20,8 +20,8 @@ from beit.data.dataset import open_source
 from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.models.attention_maps import attention_maps
-from beit.objectives.guessing import fill, guess, pixels_of
 from beit.objectives.masked import MaskedImageModeling
+from beit.objectives.reconstruction import Reconstruction, reconstruct, unpatchify
 from beit.objectives.targets import patchify
 from beit.report.attention import queries
 from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
@@ -69,22 +69,24 @@ def test_query_patches_lie_on_the_grid():
 
 def test_visible_places_keep_their_tokens():
     target, answer = torch.arange(6), torch.full((6,), 9)
-    asked = torch.tensor([True, False, False, True, False, False])
-    assert fill(target, answer, asked).tolist() == [9, 1, 2, 9, 4, 5]
+    hidden = torch.tensor([True, False, False, True, False, False])
+    image = torch.zeros(3, 4, 6, dtype=torch.uint8)
+    one = Reconstruction("a.png", image, hidden, target, answer, 0.0)
+    assert one.filled.tolist() == [9, 1, 2, 9, 4, 5]
 
 
 def test_guesses_agree_with_the_objective(pretrained, batch):
     model, tokenizer = pretrained
-    found = guess(model, tokenizer, batch)
+    found = reconstruct(model, tokenizer, batch)
     objective = MaskedImageModeling(model, MaskedConfig(), tokenizer)
     expected = objective(batch, 0.0).terms["accuracy"]
     assert np.mean([one.score for one in found]) == pytest.approx(float(expected), abs=1e-6)
-    assert all(torch.equal(one.asked, mask) for one, mask in zip(found, batch.mask, strict=True))
+    assert all(torch.equal(one.hidden, mask) for one, mask in zip(found, batch.mask, strict=True))
 
 
 def test_a_mask_that_hides_nothing_asks_for_everything(pretrained, batch):
     none = batch._replace(mask=torch.zeros_like(batch.mask))
-    assert all(bool(one.asked.all()) for one in guess(*pretrained, none))
+    assert all(bool(one.hidden.all()) for one in reconstruct(*pretrained, none))
 
 
 def test_pixel_guesses_agree_with_the_objective(runs):
@@ -92,10 +94,10 @@ def test_pixel_guesses_agree_with_the_objective(runs):
     config = read_run_config(runs.pixels)
     source = open_source(str(runs.data))
     batch = next(batches(MaskedBatch, source, central_masks(config, None), 3))
-    found = guess(model, None, batch)
+    found = reconstruct(model, None, batch)
     loss = MaskedImageModeling(model, config.objective, None)(batch, 0.0).terms["loss"]
     assert -np.mean([one.score for one in found]) == pytest.approx(float(loss), rel=1e-5)
-    again = pixels_of(found[0].target, model.backbone)
+    again = unpatchify(found[0].target, model.backbone)
     torch.testing.assert_close(again, batch.images[0].float() / 255, atol=1e-6, rtol=0)
 
 
@@ -104,14 +106,14 @@ def test_the_view_of_the_report_has_no_chance(runs, pretrained):
     view = central_masks(config, pretrained[1])
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     sample = view(image, None, random.Random(0))
-    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(image[:, 8:40]))
+    assert torch.equal(sample.images[0].permute(1, 2, 0), torch.from_numpy(image[:, 8:40]))
 
 
 def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
     config = replace(read_run_config(runs.pretraining), evaluation_crop=0.5)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     sample = central_masks(config, pretrained[1])(image, None, random.Random(0))
-    assert torch.equal(sample.image.permute(1, 2, 0), torch.from_numpy(image[16:48, 16:48]))
+    assert torch.equal(sample.images[0].permute(1, 2, 0), torch.from_numpy(image[16:48, 16:48]))
 
 
 def test_a_strip_is_one_image_of_rows(runs, tmp_path):
@@ -200,10 +202,10 @@ def test_best_typical_and_worst_are_told_apart():
 
 def test_the_command_names_what_differs_from_the_recipe(runs):
     config = read_run_config(runs.classifier)
-    changed = changed_options(config)
+    changed = changed_options("finetune", config)
     assert changed["training.steps"] == 4
     assert not [name for name in changed if name.startswith("model.")]  # it comes from --init
-    text, missing = command(config)
+    text, missing = command("finetune", config)
     assert text.startswith("beit finetune tiny")
     assert "--evaluate-every 2" in text
     assert f"--init {runs.pretraining}" in text
@@ -216,15 +218,15 @@ def test_what_the_command_line_cannot_say_is_told(runs):
     config = read_run_config(runs.pretraining)
     assert isinstance(config, PretrainRunConfig)
     for masking in (UniformMasking(), FixedMasking(hidden_patches=(1, 2))):
-        text, missing = command(replace(config, masking=masking))
+        text, missing = command("pretrain", replace(config, masking=masking))
         assert "masking" in missing
         assert "--hidden-patches" not in text
 
 
 def test_a_foreign_recipe_is_not_imported(runs, tmp_path, read):
-    from beit.report.page import write_report
+    from beit.tasks.finished import report_run
 
     run = shutil.copytree(runs.tokenizer, tmp_path / "run")
     place = run / "config.json"
     place.write_text(place.read_text().replace('"recipe": "tiny"', '"recipe": "no.such:module"'))
-    assert "The recipe is not one of this package" in read(write_report(run)).words
+    assert "The recipe is not one of this package" in read(report_run(run)).words

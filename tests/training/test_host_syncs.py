@@ -33,10 +33,10 @@ from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import AnyObjective, Loss, Objective
+from beit.objectives.classify import MultiLabelClassification
 from beit.objectives.masked import MaskedImageModeling
-from beit.objectives.multilabel import MultiLabelClassification
-from beit.objectives.quantise import VQReconstruction
 from beit.objectives.segment import Segmentation
+from beit.objectives.tokenizer import VQReconstruction
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.rng import SampleRNG
 from beit.training.average import average_of

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 import beit.weights.fetch as fetching
-from beit.cache_dir import home
+from beit.atomic_io import cache_dir
 from beit.errors import CheckpointError, ConfigError, ResourceError
 from beit.weights.fetch import Fetched, fetch
 from servers import COMMIT, Hub, serving
@@ -104,10 +104,10 @@ def test_unreadable_names_are_told():
 
 def test_home_is_asked_for_when_it_is_needed(monkeypatch, tmp_path):
     monkeypatch.setenv("BEIT_HOME", str(tmp_path))
-    assert home() == tmp_path
+    assert cache_dir() == tmp_path
     monkeypatch.delenv("BEIT_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert home() == tmp_path / ".cache" / "beit"
+    assert cache_dir() == tmp_path / ".cache" / "beit"
 
 
 def test_a_repository_without_its_pickles(hub, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from beit.streams import end_by, failure_of, take_over
+from beit.process import end_by, failure_of, take_over
 
 if TYPE_CHECKING:
     from beit.cli.verbs import VERBS, main

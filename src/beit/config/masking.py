@@ -16,7 +16,7 @@ from beit.config.validation import (
     require,
 )
 from beit.errors import ConfigError
-from beit.printable import shown
+from beit.terminal import shown
 
 if TYPE_CHECKING:
     from beit.masking import MaskSampler

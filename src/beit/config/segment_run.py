@@ -20,8 +20,10 @@ from beit.config.validation import (
     check_multiple,
     require,
 )
-from beit.printable import shown
+from beit.terminal import shown
 
+IGNORE = 255
+"""The label that no loss and no score looks at."""
 Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
 Unmasked = Literal["refuse", "background", "skip"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from beit.config.model import VisionTransformerConfig
 from beit.config.validation import Config, Fraction, NonNegativeInt, Range, Side, Width, require
-from beit.printable import shown
+from beit.terminal import shown
 
 if TYPE_CHECKING:
     from beit.models.segmenter import HeadParts

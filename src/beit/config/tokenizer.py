@@ -20,7 +20,7 @@ from beit.config.validation import (
     check_multiple,
     require,
 )
-from beit.printable import shown
+from beit.terminal import shown
 
 if TYPE_CHECKING:
     from beit.tokenizers.base import VisualTokenizer

@@ -26,7 +26,7 @@ from beit.config import (
 from beit.config.plugins import check_loaded
 from beit.config.validation import checked, field_types
 from beit.errors import ConfigError, nearest
-from beit.printable import shown
+from beit.terminal import shown
 
 Config = TypeVar("Config")
 Json = dict[str, Any]

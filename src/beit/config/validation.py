@@ -16,7 +16,7 @@ import typing
 from typing import Annotated, Any, NamedTuple
 
 from beit.errors import ConfigError, nearest
-from beit.printable import shown
+from beit.terminal import shown
 
 LARGEST_INT = 2**63 - 1
 """What a tensor of int64 and every JSON reader holds."""

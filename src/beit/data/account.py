@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from beit.config.validation import NonNegativeInt, checked, field_types
 from beit.json_object import parse_json
-from beit.printable import printable, shown
+from beit.terminal import printable, shown
 
 EXAMPLES = 3
 MOST_KINDS = 12

@@ -17,7 +17,7 @@ from beit.data.file_types import (
     known_by_name,
 )
 from beit.errors import DataError
-from beit.printable import printable
+from beit.terminal import printable
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", ".jsonl")
 FEW = 3

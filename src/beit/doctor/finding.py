@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beit.errors import DataError, ResourceError
-from beit.printable import printable_lines
-from beit.text_table import print_tables
+from beit.terminal import print_tables, printable_lines
 
 Level = Literal["ok", "warn", "fail"]
 About = Literal["environment", "images"]

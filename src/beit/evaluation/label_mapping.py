@@ -13,7 +13,7 @@ from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 
 MOST_NAMED = 50
 FORMAT = (

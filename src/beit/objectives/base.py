@@ -40,28 +40,28 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
     as a tokenizer, is its sibling."""
 
     model: nn.Module
-    chance = SampleRNG(0, 0, 0)
+    rng = SampleRNG(0, 0, 0)
     """Where the random numbers of the next micro-batch come from."""
 
-    def draw(self, chance: SampleRNG, images: int, device: torch.device) -> None:
-        """Take the random numbers of the next micro-batch, of so many images, from there."""
-        self.chance = chance
-        seed_everything(*chance)  # for what an objective from elsewhere may draw
+    def draw(self, rng: SampleRNG, images: int, device: torch.device) -> None:
+        """Draw the random numbers of the next micro-batch, of so many images."""
+        self.rng = rng
+        seed_everything(*rng)  # for what an objective from elsewhere may draw
         layers = [
             layer
             for layer in self.modules()
             if isinstance(layer, Dropping) and layer.training and layer.drops
         ]
         if layers:
-            shares = [layer.parts for layer in layers]
-            numbers = chance.uniform("layers", images, sum(shares))
+            parts = [layer.parts for layer in layers]
+            numbers = rng.uniform("layers", images, sum(parts))
             numbers = numbers.to(device, non_blocking=True)
-            for layer, share in zip(layers, numbers.split(shares, dim=1), strict=True):
-                layer.numbers = share
+            for layer, part in zip(layers, numbers.split(parts, dim=1), strict=True):
+                layer.numbers = part
 
     @abc.abstractmethod
     def forward(self, batch: BatchType, progress: float) -> Loss:
-        """Loss of one micro-batch; `progress` is the share of the run that is done, in [0, 1)."""
+        """Loss of one micro-batch; `progress` is the fraction of the run done, in [0, 1)."""
 
     def after_step(self, step: int) -> dict[str, float]:
         """Upkeep between two updates, outside autograd; returns counts worth logging."""
@@ -76,15 +76,15 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         return {}
 
     def blocks(self) -> list[nn.Module]:
-        """The transformer blocks in all that it runs."""
+        """All transformer blocks, also those of a frozen sibling."""
         return [module for module in self.modules() if isinstance(module, Block)]
 
     def worth_compiling(self) -> list[nn.Module]:
-        """What most of the time goes into, in parts of which many are alike."""
+        """The modules that take most of the time, many of them alike."""
         return self.blocks()
 
     def set_up_blocks(self, recompute: Recompute, attention: AttentionKernel) -> None:
-        """What blocks keep for the backward pass, and the kernel that is wished for."""
+        """Choose what blocks keep for the backward pass, and their attention kernel."""
         for module in self.modules():
             if isinstance(module, Block):
                 module.recompute = recompute
@@ -114,6 +114,6 @@ AnyObjective = Objective[Any]
 
 def entropy(counts: Float[Tensor, " codes"]) -> Float[Tensor, ""]:
     """Entropy in nats of the distribution with these (unnormalised) counts."""
-    share = counts / counts.sum().clamp_min(1e-12)
-    nats: Tensor = torch.special.entr(share).sum()
+    fractions = counts / counts.sum().clamp_min(1e-12)
+    nats: Tensor = torch.special.entr(fractions).sum()
     return nats

@@ -1,24 +1,76 @@
-"""Classification: cross-entropy, with mixed images and softened labels (section 2.6)."""
+"""Classification (section 2.6): one class per image, or any number of labels.
+
+On the device a training batch is erased in parts, then mixed with its neighbours; the targets are
+mixed alike, and softened.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
 
 from beit.batch import LabelledBatch
 from beit.config.data import AugmentConfig
 from beit.models.heads import Classifier
-from beit.objectives.base import Loss
-from beit.objectives.labelled import LabelledObjective
+from beit.models.vit import Images
+from beit.objectives.base import Loss, Objective
+from beit.objectives.mixing import Mixing
+
+
+class Inputs(NamedTuple):
+    """What the model is given and should answer: as the batch has it, or mixed."""
+
+    images: Images
+    targets: (
+        Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"] | Float[Tensor, "batch classes"]
+    )
+
+
+class LabelledObjective(Objective[LabelledBatch]):
+    """A classifier that learns from labelled images."""
+
+    model: Classifier
+
+    def __init__(self, model: Classifier, augment: AugmentConfig, *, classes: int) -> None:
+        from timm.data.random_erasing import RandomErasing  # here, as it takes seconds
+
+        super().__init__()
+        self.model = model
+        self._classes = classes
+        self._smoothing = augment.smoothing
+        self._erase = (
+            RandomErasing(augment.erasing, mode="pixel", device="cpu") if augment.erasing else None
+        )
+        self._mix = Mixing(mixup=augment.mixup, cutmix=augment.cutmix, classes=classes)
+
+    @property
+    def smoothing(self) -> float:
+        """Label smoothing of the next batch; none in an evaluation."""
+        return self._smoothing if self.training else 0.0
+
+    def inputs(self, batch: LabelledBatch) -> Inputs:
+        """The batch; in training with parts erased and neighbours mixed."""
+        if not self.training:
+            return Inputs(batch.images, batch.targets)
+        images = self.model.backbone.normalise(batch.images)
+        if self._erase is not None:
+            self._erase.device = str(images.device)
+            images = images.clone()
+            for row, image in enumerate(images):
+                self.rng.seed_global(row)
+                self._erase(image)
+        if self._mix and len(images) > 1:
+            return Inputs(*self._mix(images, batch.targets, self.rng))
+        return Inputs(images, batch.targets)
 
 
 class Classification(LabelledObjective):
     """Cross-entropy of a classifier whose images have one class each."""
-
-    def __init__(self, model: Classifier, augment: AugmentConfig, *, classes: int) -> None:
-        super().__init__(model, augment, classes=classes)
-        self._classes = classes
 
     def forward(self, batch: LabelledBatch, progress: float) -> Loss:
         images, targets = self.inputs(batch)
@@ -29,3 +81,45 @@ class Classification(LabelledObjective):
 
     def expectations(self) -> dict[str, float]:
         return {"chance_loss": math.log(self._classes)}
+
+
+class MultiLabelClassification(LabelledObjective):
+    """Binary cross-entropy of each label, averaged over images and labels, in float32.
+
+    Mixup and cutmix blend the targets as they blend the images. Label smoothing s draws every
+    target towards one half: t (1 - s) + s / 2, which for a choice of two is what
+    `F.cross_entropy` does.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        augment: AugmentConfig,
+        *,
+        prevalence: Float[Tensor, " classes"],
+    ) -> None:
+        """`prevalence` is the fraction of the training images that have each label."""
+        super().__init__(model, augment, classes=len(prevalence))
+        self._prevalence = prevalence
+
+    def forward(self, batch: LabelledBatch, progress: float) -> Loss:
+        images, targets = self.inputs(batch)
+        logits: Tensor = self.model(images).float()
+        total = F.binary_cross_entropy_with_logits(
+            logits, smooth_labels(targets.float(), self.smoothing)
+        )
+        right = ((logits.detach() >= 0) == batch.targets).float()
+        return Loss(total, {"loss": total.detach(), "labels_right": right.mean()})
+
+    def expectations(self) -> dict[str, float]:
+        """The training loss of always answering how frequent each label is."""
+        frequent = smooth_labels(self._prevalence, self._smoothing)
+        entropy = torch.special.entr(frequent) + torch.special.entr(1 - frequent)
+        return {"chance_loss": float(entropy.mean())}
+
+
+def smooth_labels(
+    targets: Float[Tensor, "*batch classes"], smoothing: float
+) -> Float[Tensor, "*batch classes"]:
+    """Targets in [0, 1], drawn towards one half."""
+    return targets * (1 - smoothing) + smoothing / 2

@@ -44,11 +44,16 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         config: PretrainObjectiveConfig,
         tokenizer: VisualTokenizer | None,
         precision: torch.dtype = torch.float32,
-        bank: TokenCache | None = None,
+        cache: TokenCache | None = None,
     ) -> None:
-        """`precision` is the one the tokenizer encodes in; a `bank` keeps its tokens.
+        """Raises ConfigError if tokenizer, backbone and head do not fit each other.
 
-        Raises ConfigError if tokenizer, backbone and head do not fit each other.
+        Args:
+            model: predicts the patches from a corrupted image.
+            config: what is predicted, tokens or pixels, of which patches.
+            tokenizer: makes the tokens; None if pixels are predicted.
+            precision: what the tokenizer encodes in.
+            cache: keeps the tokens of views that recur.
         """
         super().__init__()
         self.model = model
@@ -58,7 +63,7 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         backbone = model.backbone.config
         if config.target == "tokens":
             fitting = check_tokenizer(tokenizer, backbone, model.outputs)
-            self.tokens = TokenTargets(fitting, precision, bank)
+            self.tokens = TokenTargets(fitting, precision, cache)
         elif model.outputs != pixel_values(backbone):
             raise ConfigError(
                 f"the head gives {model.outputs} values, a patch has {pixel_values(backbone)}",
@@ -67,19 +72,32 @@ class MaskedImageModeling(Objective[MaskedBatch]):
 
     def forward(self, batch: MaskedBatch, progress: float) -> Loss:
         masked = MaskedPatches.of(batch.mask) if batch.masked is None else batch.masked
-        predictions = [rows.float() for rows in self.predictions(batch, masked)]
+        predictions = [rows.float() for rows in self.predict(batch, masked)]
         if self.tokens is None:
             return self._pixel_loss(predictions, batch, masked)
         targets = self.tokens(batch, None if self.predicts_all else masked)
         losses = [F.cross_entropy(rows, targets) for rows in predictions]
-        return _added(losses, self._token_terms(predictions[0], targets, batch))
+        return _add(losses, self._token_terms(predictions[0], targets, batch))
 
-    def predictions(
+    def predict(
         self, batch: MaskedBatch, masked: MaskedPatches
     ) -> Sequence[Float[Tensor, "rows outputs"]]:
         """Of the masked patches in row-major order, or of all; with patch aggregation, twice."""
         assert isinstance(self.model, MaskedImageModel)
         return self.model.predictions(batch.images, masked, self.predicts_all)
+
+    def _pixel_loss(
+        self,
+        predictions: Sequence[Float[Tensor, "rows values"]],
+        batch: MaskedBatch,
+        masked: MaskedPatches,
+    ) -> Loss:
+        """Squared error on the normalised pixels (table 4, pixel regression)."""
+        backbone = self.model.backbone
+        patches = patchify(backbone.normalise(batch.images), backbone.config.patch)
+        targets = patches.flatten(0, 1) if self.predicts_all else masked.select(patches)
+        losses = [F.mse_loss(rows, targets) for rows in predictions]
+        return _add(losses, {"target_variance": targets.var().detach()})
 
     @torch.no_grad()
     def _token_terms(
@@ -99,26 +117,13 @@ class MaskedImageModeling(Objective[MaskedBatch]):
             "codes_in_use": (counts > 0).sum().float(),
         }
 
-    def _pixel_loss(
-        self,
-        predictions: Sequence[Float[Tensor, "rows values"]],
-        batch: MaskedBatch,
-        masked: MaskedPatches,
-    ) -> Loss:
-        """Squared error on the normalised pixels (table 4, pixel regression)."""
-        backbone = self.model.backbone
-        patches = patchify(backbone.normalise(batch.images), backbone.config.patch)
-        targets = patches.flatten(0, 1) if self.predicts_all else masked.select(patches)
-        losses = [F.mse_loss(rows, targets) for rows in predictions]
-        return _added(losses, {"target_variance": targets.var().detach()})
-
     @property
     def tokenizer(self) -> VisualTokenizer | None:
         """The frozen tokenizer, in the precision it encodes in; None if pixels are predicted."""
         return None if self.tokens is None else self.tokens.tokenizer
 
     def worth_compiling(self) -> list[nn.Module]:
-        """The blocks, and a tokenizer of convolutions, a third of a step of BEiT base."""
+        """The blocks, and a tokenizer of convolutions: a third of a step of BEiT base."""
         tokenizer = self.tokenizer
         if tokenizer is None or any(isinstance(module, Block) for module in tokenizer.modules()):
             return self.blocks()
@@ -131,7 +136,7 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         return {} if self.tokens is None else {"chance_loss": math.log(self.model.outputs)}
 
 
-def _added(losses: Sequence[Float[Tensor, ""]], terms: dict[str, Float[Tensor, ""]]) -> Loss:
+def _add(losses: Sequence[Float[Tensor, ""]], terms: dict[str, Float[Tensor, ""]]) -> Loss:
     """All predictions count the same. `loss` is the main one's, comparable whether or not there is
     a second; that of the second has its own name."""
     names = ("loss", "aggregation_loss")

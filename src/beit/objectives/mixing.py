@@ -15,10 +15,10 @@ from beit.rng import SampleRNG, derive_seed
 
 class Mixture(NamedTuple):
     """How a pair is mixed: each takes `blend` of itself outside a box and nothing inside it; its
-    label counts `share`."""
+    label has this `weight`."""
 
     blend: float
-    share: float
+    weight: float
     top: int = 0
     bottom: int = 0
     left: int = 0
@@ -47,23 +47,23 @@ class Mixing:
         self,
         images: Float[Tensor, "batch channels height width"],
         targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"],
-        chance: SampleRNG,
+        rng: SampleRNG,
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
-        """Images, and what share each class has in them; of an image with several labels each
-        counts in full, so that a mixture has the labels of both by their share."""
+        """Mixed images, and the weight of each class in them; of an image with several labels each
+        counts in full, so that a mixture has the labels of both by their weights."""
         height, width = images.shape[-2:]
         partners, mixtures = [], []
         for row in range(len(images)):
-            place = chance.first + row
-            partner = (place ^ 1) - chance.first
+            place = rng.first + row
+            partner = (place ^ 1) - rng.first
             alone = not 0 <= partner < len(images)
             partners.append(row if alone else partner)
             mixtures.append(
-                Mixture(1.0, 1.0) if alone else self._drawn(chance, place // 2, height, width)
+                Mixture(1.0, 1.0) if alone else self._drawn(rng, place // 2, height, width)
             )
         partner_of = torch.tensor(partners).to(images.device, non_blocking=True)
         table = torch.tensor(mixtures).to(images.device, non_blocking=True)
-        blend, share, top, bottom, left, right = table[:, :, None].unbind(1)
+        blend, weight, top, bottom, left, right = table[:, :, None].unbind(1)
         y = torch.arange(height, device=images.device)
         x = torch.arange(width, device=images.device)
         inside = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
@@ -72,22 +72,22 @@ class Mixing:
         labels = labels.to(images.dtype)
         return (
             own * images + (1 - own) * images[partner_of],
-            share * labels + (1 - share) * labels[partner_of],
+            weight * labels + (1 - weight) * labels[partner_of],
         )
 
     def _vectors(self, targets: Int64[Tensor, " batch"]) -> Int64[Tensor, "batch classes"]:
-        """One for the class, else zero: `one_hot`, which reads the classes to check them."""
+        """One for the class, else zero; `one_hot` would read the classes to check them."""
         vectors = targets.new_zeros(len(targets), self._classes)
         return vectors.scatter_(1, targets[:, None], 1)
 
-    def _drawn(self, chance: SampleRNG, pair: int, height: int, width: int) -> Mixture:
-        numbers = random.Random(derive_seed("mixing", chance.seed, chance.step, pair))
+    def _drawn(self, rng: SampleRNG, pair: int, height: int, width: int) -> Mixture:
+        numbers = random.Random(derive_seed("mixing", rng.seed, rng.step, pair))
         way = numbers.choice(self._ways)
         strength = self._strengths[way]
         kept = numbers.betavariate(strength, strength)
         if way == "mixup":
             return Mixture(kept, kept)
-        # A box of the share 1 - kept, cut off at the borders, by which its label counts.
+        # A box of the fraction 1 - kept, cut off at the borders; its area is the label's weight.
         half = 0.5 * math.sqrt(1 - kept)
         x, y = numbers.randrange(width), numbers.randrange(height)
         reach_x, reach_y = int(half * width), int(half * height)

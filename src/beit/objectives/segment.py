@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from beit.batch import SegmentedBatch
-from beit.data.label_maps import IGNORE
+from beit.config.segment_run import IGNORE
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import resize
 from beit.objectives.base import Loss, Objective
@@ -58,7 +58,7 @@ class Segmentation(Objective[SegmentedBatch]):
 def _accuracy(
     logits: Float[Tensor, "batch classes rows columns"], labels: UInt8[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:
-    """Share of the labelled pixels that are right, at the size of the logits."""
+    """Fraction of the labelled pixels that are right, at the size of the logits."""
     rows, columns = logits.shape[-2:]
     small = F.interpolate(labels[:, None].float(), size=(rows, columns), mode="nearest-exact")[:, 0]
     hits = (logits.argmax(dim=1) == small).sum()

@@ -16,19 +16,19 @@ from beit.tokenizers.token_cache import TokenCache
 
 
 class TokenTargets(nn.Module):
-    """The visual tokens of the clean view: made by the frozen tokenizer, or kept from before.
+    """The visual tokens of the clean view, from the frozen tokenizer or a cache.
 
-    In half precision a few tokens in a thousand are others, so the first batch is encoded in both
-    and the fraction of equal tokens reported. With a `bank`, only what it lacks is encoded.
+    In half precision a few tokens in a thousand differ, so the first batch is encoded in both
+    precisions and the fraction of equal tokens reported.
     """
 
     def __init__(
-        self, tokenizer: VisualTokenizer, precision: torch.dtype, bank: TokenCache | None
+        self, tokenizer: VisualTokenizer, precision: torch.dtype, cache: TokenCache | None
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer.freeze()
-        self._bank = bank
-        self._exact: VisualTokenizer | None = None  # until it was compared with
+        self._cache = cache
+        self._exact: VisualTokenizer | None = None  # until the two were compared
         self._agreement: Tensor | None = None
         if precision != torch.float32:
             self.tokenizer, self._exact = tokenizer.in_precision(precision), tokenizer
@@ -48,15 +48,15 @@ class TokenTargets(nn.Module):
         self, batch: MaskedBatch, masked: MaskedPatches | None
     ) -> Int64[Tensor, "*targets"]:
         tokenizer, images = self.tokenizer, batch.token_images
-        if self._bank is None:
+        if self._cache is None:
             return tokenizer.encode(images, masked)
-        assert batch.views is not None, "a bank is for views that recur"
-        tokens = self._bank.tokens(batch.views, lambda missing: tokenizer.encode(images[missing]))
+        assert batch.views is not None, "a cache is for views that recur"
+        tokens = self._cache.tokens(batch.views, lambda missing: tokenizer.encode(images[missing]))
         tokens = tokens.to(images.device)
         return tokens if masked is None else masked.select(tokens)
 
     def agreement(self) -> dict[str, float]:
-        """Once: the fraction of tokens that the tokenizer's precision left as they are."""
+        """Once: the fraction of tokens that are the same in the tokenizer's precision."""
         if self._agreement is None:
             return {}
         agreement, self._agreement = float(self._agreement), None

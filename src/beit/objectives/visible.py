@@ -6,8 +6,6 @@ and a light decoder predicts the masked ones (`models/visible.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,13 +20,12 @@ class VisibleOnlyPrediction(MaskedImageModeling):
 
     model: VisibleOnlyModel
 
-    def predictions(
+    def predict(
         self, batch: MaskedBatch, masked: MaskedPatches
-    ) -> Sequence[Float[Tensor, "rows outputs"]]:
-        """One."""
+    ) -> tuple[Float[Tensor, "rows outputs"], ...]:
         return (self.model(batch.images, masked),)
 
     def publish(self, model: nn.Module) -> nn.Module:
-        """What becomes the artifact of the model, or of its average: the backbone alone."""
+        """The backbone alone."""
         assert isinstance(model, VisibleOnlyModel)
         return model.bare()

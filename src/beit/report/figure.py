@@ -11,7 +11,7 @@ from beit.claim import claim_output
 from beit.config.runs import PretrainRunConfig
 from beit.data.visualize import hide, to_rgb, token_map
 from beit.errors import ConfigError
-from beit.objectives.guessing import fill, painted
+from beit.objectives.reconstruction import decode_tokens
 from beit.report.pretraining import make_guesses
 from beit.training.run_folder import read_run_config
 
@@ -44,12 +44,12 @@ def _strip(run: Path, rows: int, zoom: int) -> Image.Image:
     lines = []
     for one in shown:
         image = to_rgb(one.image)
-        filled = fill(one.target, one.answer, one.asked)
+        filled = one.filled
         decodable = (one.target, filled) if tokenizer.can_decode else ()
         cells = [
             image,
-            hide(image, one.asked, grid),
-            *(to_rgb(painted(tokens, tokenizer)) for tokens in decodable),
+            hide(image, one.hidden, grid),
+            *(to_rgb(decode_tokens(tokens, tokenizer)) for tokens in decodable),
             token_map(filled, grid, tokenizer.codes),
         ]
         height, width = size[0] * zoom, size[1] * zoom

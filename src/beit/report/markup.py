@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from beit.printable import printable_lines
+from beit.terminal import printable_lines
 
 VOID = {"img", "meta"}
 

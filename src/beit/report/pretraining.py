@@ -15,12 +15,17 @@ from beit.config.objective import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.dataset import open_source, reading_for
 from beit.data.sources import ImageSource, Target, evenly
-from beit.data.transforms import Box, MaskedSample, resize_crop
+from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import hide, judge, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
 from beit.models.heads import MaskedImageModel, PretrainedBackbone
-from beit.objectives.guessing import Guess, fill, guess, painted, pixels_of
+from beit.objectives.reconstruction import (
+    Reconstruction,
+    decode_tokens,
+    reconstruct,
+    unpatchify,
+)
 from beit.report.attention import attention_section
 from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, join, number, percent
@@ -45,14 +50,15 @@ class CentralMasks:
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random
-    ) -> MaskedSample:
+    ) -> MaskedBatch:
         box = self._box(*decoded.shape[:2])
-        image = resize_crop(decoded, box, self.config.model.size, "bicubic")
-        token_image = None
+        images = resize_crop(decoded, box, self.config.model.size, "bicubic")[None]
+        token_images = images
         if self.tokenizer is not None:
             how = self.tokenizer.config.interpolation
-            token_image = resize_crop(decoded, box, self.tokenizer.size, how)
-        return MaskedSample(image, token_image, torch.from_numpy(self.sampler(generator)))
+            token_images = resize_crop(decoded, box, self.tokenizer.size, how)[None]
+        mask = torch.from_numpy(self.sampler(generator))[None]
+        return MaskedBatch(images, token_images, mask)
 
     def _box(self, height: int, width: int) -> Box:
         """The centred crop, of the model's shape and the evaluation's share of the image."""
@@ -69,12 +75,12 @@ def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) 
     return CentralMasks(config=config, tokenizer=tokenizer, sampler=sampler)
 
 
-def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
+def _token_row(one: Reconstruction, tokenizer: VisualTokenizer) -> list[Markup]:
     grid, image = tokenizer.grid, to_rgb(one.image)
-    filled = fill(one.target, one.answer, one.asked)
-    right = one.answer == one.target
+    filled = one.filled
+    right = one.prediction == one.target
     decoded = [
-        show(to_rgb(painted(tokens, tokenizer)), f"{what} tokens decoded", label)
+        show(to_rgb(decode_tokens(tokens, tokenizer)), f"{what} tokens decoded", label)
         for tokens, what, label in (
             (one.target, "Target", "target, decoded"),
             (filled, "Predicted", "prediction, decoded"),
@@ -83,24 +89,24 @@ def _token_row(one: Guess, tokenizer: VisualTokenizer) -> list[Markup]:
     ]
     return [
         show(image, "The image", "image"),
-        show(hide(image, one.asked, grid), "What the model sees", "model's input"),
+        show(hide(image, one.hidden, grid), "What the model sees", "model's input"),
         *decoded,
-        show(judge(image, one.asked, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"),
+        show(judge(image, one.hidden, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"),
         show(token_map(filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"),
     ]
 
 
-def _pixel_row(one: Guess, model: MaskedImageModel) -> list[Markup]:
+def _pixel_row(one: Reconstruction, model: MaskedImageModel) -> list[Markup]:
     grid, image = model.backbone.config.grid, to_rgb(one.image)
-    filled = torch.where(one.asked[:, None], one.answer, one.target)
+    filled = one.filled
     return [
         show(image, "The image", "image"),
-        show(hide(image, one.asked, grid), "What the model sees", "model's input"),
-        show(to_rgb(pixels_of(filled, model.backbone)), "Predicted pixels", "prediction"),
+        show(hide(image, one.hidden, grid), "What the model sees", "model's input"),
+        show(to_rgb(unpatchify(filled, model.backbone)), "Predicted pixels", "prediction"),
     ]
 
 
-def _rows(guesses: list[Guess], model: MaskedImageModel, tokenizer: VisualTokenizer | None
+def _rows(guesses: list[Reconstruction], model: MaskedImageModel, tokenizer: VisualTokenizer | None
 ) -> list[Markup]:  # fmt: skip
     rows = []
     for name, index in best_typical_worst([one.score for one in guesses], EACH):
@@ -109,16 +115,16 @@ def _rows(guesses: list[Guess], model: MaskedImageModel, tokenizer: VisualTokeni
             cells, score = _pixel_row(one, model), f"squared error {number(-one.score)}"
         else:
             cells = _token_row(one, tokenizer)
-            score = f"{percent(one.score)} of {int(one.asked.sum())} tokens right"
+            score = f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
         head = [element("b", f"{name} " if name else ""), f"{score} · ", element("code", one.key)]
         rows.append(join([element("p", head, {"class": "row-title"}), block("strip", cells)]))
     return rows
 
 
-def _summary(guesses: list[Guess], config: PretrainRunConfig, codes: int) -> str:
+def _summary(guesses: list[Reconstruction], config: PretrainRunConfig, codes: int) -> str:
     """The mean over the images beside what knowing nothing would give."""
     mean = sum(one.score for one in guesses) / len(guesses)
-    targets = torch.cat([one.target[one.asked] for one in guesses])
+    targets = torch.cat([one.target[one.hidden] for one in guesses])
     if config.objective.target == "pixels":
         variance = float(targets.var(dim=0, correction=0).mean())
         return (
@@ -133,7 +139,7 @@ def _summary(guesses: list[Guess], config: PretrainRunConfig, codes: int) -> str
 
 
 def _predictions(
-    guesses: list[Guess],
+    guesses: list[Reconstruction],
     config: PretrainRunConfig,
     model: MaskedImageModel,
     tokenizer: VisualTokenizer | None,
@@ -185,7 +191,7 @@ class Guesses(NamedTuple):
 
     model: MaskedImageModel
     tokenizer: VisualTokenizer | None
-    images: list[Guess]
+    images: list[Reconstruction]
 
 
 def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
@@ -209,7 +215,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
     positions = config.model.patches + 1
     source = evenly(source, affordable(model, positions, device, MOST_IMAGES))
     view = central_masks(config, tokenizer)
-    guesses: list[Guess] = []
+    guesses: list[Reconstruction] = []
     for batch in batches(
         MaskedBatch, source, view, config.model.channels, config.loader.value_range
     ):
@@ -218,7 +224,7 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
             token_images=batch.token_images.to(device),
             mask=batch.mask.to(device),
         )
-        guesses += guess(model, tokenizer, moved)
+        guesses += reconstruct(model, tokenizer, moved)
     return Guesses(model, tokenizer, guesses)
 
 

@@ -19,14 +19,13 @@ from beit.claim import claim_output
 from beit.data.dataset import form_of, open_source
 from beit.data.decode import decode
 from beit.data.folders import open_every_image
-from beit.data.label_maps import painted, save_label_map
 from beit.data.listing import LIST_EXTENSIONS, quoted
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource
+from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
-from beit.printable import printable
 from beit.serve.predictor import Predictor, load
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")
@@ -229,8 +228,8 @@ def _segmented(
             colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
             for folder in ("labels", "overlays"):
                 (out / folder / place).parent.mkdir(parents=True, exist_ok=True)
-            save_label_map(labels, out / "labels" / place)
-            Image.fromarray(painted(colours, labels)).save(out / "overlays" / place)
+            (out / "labels" / place).write_bytes(label_map_png(labels))
+            Image.fromarray(overlay_labels(colours, labels)).save(out / "overlays" / place)
     for name, reason in unreadable:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not written:

@@ -17,13 +17,19 @@ from torch import Tensor
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
 from beit.data.augment import central_view
-from beit.data.label_maps import PALETTE, label_map_bytes, painted
-from beit.data.visualize import data_uri, hide, to_rgb, token_map
+from beit.data.visualize import (
+    PALETTE,
+    data_uri,
+    hide,
+    label_map_png,
+    overlay_labels,
+    to_rgb,
+    token_map,
+)
 from beit.models.attention_maps import attention_maps
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
-from beit.objectives.guessing import fill, guess
-from beit.objectives.guessing import painted as paint_tokens
+from beit.objectives.reconstruction import decode_tokens, reconstruct
 from beit.serve.http_errors import BAD_OPTION, NOT_FINITE, Refused
 from beit.serve.predictor import Predictor
 from beit.tokenizers.base import VisualTokenizer
@@ -159,8 +165,8 @@ class Abilities:
                     "width": labels.shape[1],
                     "classes": sorted(found, key=lambda one: -float(one["share"])),
                     "label_map": "data:image/png;base64,"
-                    + base64.b64encode(label_map_bytes(labels)).decode("ascii"),
-                    "overlay": _png(painted(colours, labels)),
+                    + base64.b64encode(label_map_png(labels)).decode("ascii"),
+                    "overlay": _png(overlay_labels(colours, labels)),
                 }
             )
         return answers
@@ -187,12 +193,12 @@ class Abilities:
         images, token_images, masks = (self._moved(part) for part in zip(*triples, strict=True))
         keys = tuple(str(index) for index in range(len(triples)))
         answers = []
-        for one in guess(model, tokenizer, MaskedBatch(images, token_images, masks, keys)):
+        for one in reconstruct(model, tokenizer, MaskedBatch(images, token_images, masks, keys)):
             if not math.isfinite(one.score):
                 raise Refused(NOT_FINITE)
-            filled = fill(one.target, one.answer, one.asked)
+            filled = one.filled
             shown = [
-                to_rgb(paint_tokens(row, tokenizer))
+                to_rgb(decode_tokens(row, tokenizer))
                 if tokenizer.can_decode
                 else token_map(row, tokenizer.grid, tokenizer.codes)
                 for row in (one.target, filled)
@@ -200,8 +206,8 @@ class Abilities:
             answers.append(
                 {
                     "right": one.score,
-                    "hidden": int(one.asked.sum()),
-                    "input": data_uri(hide(to_rgb(one.image), one.asked, tokenizer.grid)),
+                    "hidden": int(one.hidden.sum()),
+                    "input": data_uri(hide(to_rgb(one.image), one.hidden, tokenizer.grid)),
                     "target": data_uri(shown[0]),
                     "prediction": data_uri(shown[1]),
                     "tokens": filled.tolist(),

@@ -34,11 +34,10 @@ from beit.evaluation.sweeps import (
 )
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
-from beit.printable import printable
 from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
 from beit.report.probe import write_probe_page
-from beit.text_table import TextTable, print_tables
+from beit.terminal import TextTable, print_tables, printable
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
 

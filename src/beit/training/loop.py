@@ -186,7 +186,7 @@ class _Run:
             if self.run.loader.restarts > self.restarts:
                 self.restarts = self.run.loader.restarts
                 self._say(f"processes that read images were lost and replaced: {self.restarts}")
-            self.noted.add(batch.unreadable, batch.several)
+            self.noted.add(batch.unreadable, batch.multi_frame)
             yield batch
 
     def _require_finite(self) -> None:

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from beit.config.training import Precision, TrainingConfig
 from beit.errors import BeitError, ConfigError, ResourceError
 from beit.hardware import find_device, multiplies_bfloat16
-from beit.process_utils import end_with_parent
+from beit.process import end_with_parent
 
 Value = TypeVar("Value")
 

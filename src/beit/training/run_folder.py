@@ -12,7 +12,7 @@ from beit.config.tree import differences, from_json, to_json
 from beit.config.validation import LARGEST_INT
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.json_object import parse_json
-from beit.printable import printable
+from beit.terminal import printable
 
 # What may change when a run goes on: nothing that decides the numbers.
 RESUMABLE = {

@@ -18,8 +18,8 @@ import torch
 from beit.atomic_io import replace_file
 from beit.config.training import TrackerName
 from beit.json_object import parse_json
-from beit.printable import printable
-from beit.streams import failures
+from beit.process import failures
+from beit.terminal import printable
 from beit.training.async_tracker import AsyncTracker
 from beit.training.run_folder import RunFolder, is_row
 

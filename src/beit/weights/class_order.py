@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
-from beit.printable import printable
+from beit.terminal import printable
 
 EXAMPLES = 3
 

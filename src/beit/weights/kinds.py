@@ -18,7 +18,7 @@ from beit.config.tree import from_json, to_json
 from beit.errors import CheckpointError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
-from beit.printable import shown
+from beit.terminal import shown
 from beit.tokenizers.base import VisualTokenizer
 
 Architecture = TokenizerArchitecture | BackboneArchitecture

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors.torch
 from huggingface_hub import ModelCardData
 
-from beit.printable import printable
+from beit.terminal import printable
 from beit.weights.kinds import Kind
 from beit.weights.store import CONFIG, WEIGHTS, ArtifactFiles
 

@@ -17,7 +17,7 @@ from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import FCNHead, PixelClassifier
 from beit.models.visible import VisibleOnlyModel
-from beit.printable import printable
+from beit.terminal import printable
 from beit.weights.class_order import Match, match_classes
 from beit.weights.store import Artifact, Details
 from beit.weights.transfer import load_strictly, resize_positions, start_from

@@ -19,7 +19,7 @@ from beit.config import (
 )
 from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
-from beit.objectives.quantise import VQDistillation, VQReconstruction
+from beit.objectives.tokenizer import VQDistillation, VQReconstruction
 from beit.recipes.tokenizers import RECIPES
 from beit.tokenizers.teachers import OurTeacher
 from beit.tokenizers.vq import VQTokenizer

@@ -11,13 +11,13 @@ from torch.distributions import Laplace, SigmoidTransform, TransformedDistributi
 
 from beit.batch import ImageBatch
 from beit.config import ReconstructConfig
-from beit.objectives.reconstruct import Reconstruct, logit_laplace_loss
+from beit.objectives.tokenizer import VAEReconstruction, logit_laplace_loss
 from miniature import VAE, draw_images, image_batch
 from reference import close
 
 
-def objective(likelihood="l2", **options) -> Reconstruct:
-    return Reconstruct(
+def objective(likelihood="l2", **options) -> VAEReconstruction:
+    return VAEReconstruction(
         replace(VAE, likelihood=likelihood).build(), ReconstructConfig(**options), seed=0
     )
 
@@ -89,7 +89,7 @@ def test_logit_laplace_is_what_a_tokenizer_of_that_likelihood_learns_by():
     task = objective("logit-laplace")
     total = task(image_batch(0), 0.0).total
     pixels = task.model.pixels(image_batch(0).images)
-    output = task.model(pixels, 1.0, task.chance).output
+    output = task.model(pixels, 1.0, task.rng).output
     close(total, logit_laplace_loss(output, task.model.target(pixels)), 1e-6)
 
 

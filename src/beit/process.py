@@ -1,12 +1,13 @@
-"""Standard output and error of a program: none of them ends it, and none may be missing.
+"""A process among others: its standard streams may fail, signals end it, its parent may go.
 
 A reader may go away (`| head`, a closed terminal), a disk behind a redirection may fill up, a
-launcher may start a program with a stream closed. Where what is printed is only the course of the
-work, it is then dropped, and the work goes on. Where it is the result, the program has to end.
+launcher may start a program with a stream closed. Where the output only reports progress, it is
+then dropped and the work goes on. Where it is the result, the program has to end.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
 STREAMS = {"stdout": 1, "stderr": 2}
+PR_SET_PDEATHSIG = 1
 
 
 class _Descriptor(io.FileIO):
@@ -97,3 +99,10 @@ def end_by(number: signal.Signals) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
     raise AssertionError(number)
+
+
+def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal as soon as its parent is gone, however that ended;
+    to be exact, the thread that started it. Only Linux can; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
