@@ -10,7 +10,7 @@ from beit.models.heads import Classifier
 from beit.objectives.base import Loss, Objective
 from beit.tasks.execution import Run, resolve, run_options, run_training
 from beit.tasks.finetuning import prepare
-from beit.training.parallel import start_processes
+from beit.training.distributed import start_processes
 
 
 class OrderedClasses(Objective[LabelledBatch]):

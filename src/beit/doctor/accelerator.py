@@ -14,7 +14,7 @@ import torch
 
 from beit.doctor.finding import Finding
 from beit.hardware import multiplies_bfloat16
-from beit.training.compilation import missing
+from beit.training.device import compiler_problem
 
 GIB = 2**30
 PATIENCE = 300
@@ -108,7 +108,7 @@ def check_compile() -> Iterator[Finding]:
     """Compile a layer, in a process of its own; takes up to a minute where nothing is cached."""
     where = device()
     on_gpu = where.type == "cuda"
-    fault = missing(where)
+    fault = compiler_problem(where)
     if not fault:
         with tempfile.TemporaryDirectory(prefix="beit-doctor-") as folder:
             code = COMPILED.format(device=where.type)

@@ -13,14 +13,14 @@ from beit.errors import BeitError, ResourceError
 from beit.report.chart_specs import curves
 from beit.report.classification import classification_sections
 from beit.report.document import document
-from beit.report.history import History, read_history, read_noted
+from beit.report.history import History, read_history
 from beit.report.markup import Markup, Section, block, count, element, join, note
 from beit.report.pretraining import pretraining_sections
 from beit.report.segmentation import segmentation_sections
 from beit.report.settings import settings
 from beit.report.summary import facts, findings, headline, title_of
 from beit.report.tokenizer import tokenizer_sections
-from beit.training.run_folder import RunFolder, read_run_config
+from beit.training.run_folder import RunFolder, read_reasons, read_run_config
 
 NAMED = 50
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ NOTED = {
 
 def _noted(run: Path, name: str) -> list[Markup]:
     """How many images the run named for one reason, and which."""
-    found = read_noted(run / f"{name}.jsonl")
+    found = read_reasons(run / f"{name}.jsonl")
     if not found:
         return []
     lines = [

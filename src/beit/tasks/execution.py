@@ -28,12 +28,12 @@ from beit.report.page import write_report
 from beit.tasks.agreement import check_agreement
 from beit.tasks.held_out import division_of
 from beit.tasks.initial import Opened, check_start, starting_from
-from beit.training.dataset_manifest import Listing
+from beit.training.dataset_manifest import DatasetManifest, check_moved
+from beit.training.device import resolve_precision
+from beit.training.distributed import Processes, restarts
 from beit.training.loop import fit
-from beit.training.moved import check_moved
-from beit.training.parallel import Processes, resolve_precision, restarts
 from beit.training.run_folder import RunFolder
-from beit.training.skipped_images import Noted
+from beit.training.skipped_images import ImageList
 from beit.training.spec import Evaluation, FitSpec
 from beit.training.trackers import check_trackers
 from beit.weights.store import Details, save_artifact
@@ -143,9 +143,9 @@ def open_loader(config: RunConfig, task: Task, processes: Processes) -> Loader:
     )
 
 
-def listing_of(source: ImageSource) -> Listing:
+def dataset_manifest(source: ImageSource) -> DatasetManifest:
     """The images, by which a changed folder is noticed."""
-    return Listing(source.fingerprint(), lambda: map(source.key, range(len(source))))
+    return DatasetManifest(source.fingerprint(), lambda: map(source.key, range(len(source))))
 
 
 def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[str]:
@@ -176,14 +176,14 @@ def _account_lines(account: Account, after: str) -> Iterator[str]:
 def _open(
     folder: RunFolder,
     config: RunConfig,
-    listing: Listing,
+    manifest: DatasetManifest,
     parts: Mapping[str, str],
     account: Account,
     manner: RunOptions,
 ) -> None:
     if manner.resume:
         folder.check_resumable(config)
-        check_moved(folder, config, listing, parts)
+        check_moved(folder, config, manifest, parts)
     folder.open(config, resume=manner.resume)
     try:
         replace_file(folder.account, [account.to_json().encode()])
@@ -208,14 +208,14 @@ def run_training(config: RunConfig, task: Task, processes: Processes, manner: Ru
     resolve_precision(training.precision, processes.device)
     check_trackers(training.tracker)
     loader = open_loader(config, task, processes)
-    listing = listing_of(task.source)
-    check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
+    manifest = dataset_manifest(task.source)
+    check_agreement(processes, config, task.objective, manifest.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
     account = task.source.account
     parts = {"tokenizer": task.details.tokenizer} if task.details.tokenizer else {}
-    processes.on_leader(lambda: _open(folder, config, listing, parts, account, manner))
+    processes.on_leader(lambda: _open(folder, config, manifest, parts, account, manner))
     if processes.leads:
-        Noted(folder.shared).note(
+        ImageList(folder.shared).add(
             {key: f"the same as {other}" for key, other in task.shared.items()}
         )
     begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
@@ -224,7 +224,7 @@ def run_training(config: RunConfig, task: Task, processes: Processes, manner: Ru
         "recipe": config.recipe,
         "steps": training.steps,
         "pictures": len(task.source),
-        "data": listing.fingerprint,
+        "data": manifest.fingerprint,
     }
     label_file = getattr(config, "label_file", None)
     if isinstance(label_file, LabelFileConfig) and label_file.given:
@@ -260,7 +260,7 @@ def run_training(config: RunConfig, task: Task, processes: Processes, manner: Ru
                 *(() if begun else task.start),
                 *(f"note: {note}" for note in notes),
             ),
-            listing=listing,
+            manifest=manifest,
             accept_changed_data=config.accept_changed_data,
             parts=parts,
         )

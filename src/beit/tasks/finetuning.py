@@ -25,7 +25,7 @@ from beit.recipes import DEFAULT
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, Task, resolve, run_options, run_training
 from beit.tasks.initial import Opened, take_over
-from beit.training.parallel import Processes, start_processes
+from beit.training.distributed import Processes, start_processes
 from beit.training.spec import Evaluation
 from beit.weights.store import Details
 

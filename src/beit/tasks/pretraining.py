@@ -46,7 +46,7 @@ from beit.tasks.tokenizing import tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
-from beit.training.parallel import Processes, start_processes
+from beit.training.distributed import Processes, start_processes
 from beit.training.run_folder import RunFolder, read_run_config
 from beit.training.spec import Evaluation
 from beit.weights.load import open_tokenizer, value_range_of

@@ -14,9 +14,8 @@ from beit.config import (
 from beit.errors import CheckpointError
 from beit.tasks import finetuning, pretraining, segmenting, tokenizing
 from beit.tasks.execution import Task, open_loader
-from beit.training import nan_replay
-from beit.training.nan_replay import Replayed
-from beit.training.parallel import Processes, start_processes
+from beit.training.distributed import Processes, start_processes
+from beit.training.nan_report import Replayed, replay
 from beit.training.run_folder import RunFolder, read_run_config
 from beit.training.spec import FitSpec
 
@@ -48,7 +47,7 @@ def replay_step(file: str) -> Replayed:
         evaluation=None,
         publish=lambda *_: None,
     )
-    return nan_replay.replay(task.objective, run, path)
+    return replay(task.objective, run, path)
 
 
 def _task(config: RunConfig, processes: Processes) -> Task:

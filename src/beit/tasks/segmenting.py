@@ -24,7 +24,7 @@ from beit.recipes import DEFAULT
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, Task, resolve, run_options, run_training
 from beit.tasks.initial import Opened, take_over
-from beit.training.parallel import Processes, restarts, start_processes
+from beit.training.distributed import Processes, restarts, start_processes
 from beit.training.run_folder import RunFolder, read_run_config
 from beit.training.spec import Evaluation
 from beit.weights.store import Details
