@@ -1,11 +1,14 @@
-"""What travels from the loader to an objective. Images are uint8; B is the micro-batch.
+"""What travels from a view to an objective: batches. Images are uint8; B is the micro-batch.
 
-`several` names the images whose files hold more than one, of which the first was taken.
+A view makes a batch of one image, `collate` puts those of a micro-batch together. `keys` names the
+images, `unreadable` those that were left out, and `multi_frame` those whose files hold more than
+one image, of which the first was taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -24,34 +27,34 @@ class Unreadable(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Images without labels; `jitter` is what `to_device` gives them.
+    """Images without labels; `jitter` is what `to_device` applies to them.
 
     Where views recur, `views` says which view of which image each is: (view, index), on the CPU.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     jitter: Float[Tensor, "batch changes numbers"] | None = None
     views: Int64[Tensor, "batch 2"] | None = None
-    several: tuple[str, ...] = ()
+    multi_frame: tuple[str, ...] = ()
 
 
 class MaskedBatch(NamedTuple):
     """Two views of one crop and a mask: what masked image modeling learns from.
 
-    `jitter` is what `to_device` gives both views. Where views recur, `views` says which view of
-    which image each is: (view, index), on the CPU. `masked` is the mask as `to_device` read it.
+    `jitter` is what `to_device` applies to both views. Where views recur, `views` says which view
+    of which image each is: (view, index), on the CPU. `masked` is the mask as `to_device` read it.
     """
 
     images: UInt8[Tensor, "batch channels height width"]
     token_images: UInt8[Tensor, "batch channels token_height token_width"]
     mask: Bool[Tensor, "batch patches"]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     jitter: Float[Tensor, "batch changes numbers"] | None = None
     views: Int64[Tensor, "batch 2"] | None = None
-    several: tuple[str, ...] = ()
+    multi_frame: tuple[str, ...] = ()
     masked: MaskedPatches | None = None
 
 
@@ -60,9 +63,9 @@ class LabelledBatch(NamedTuple):
 
     images: UInt8[Tensor, "batch channels height width"]
     targets: Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
-    several: tuple[str, ...] = ()
+    multi_frame: tuple[str, ...] = ()
 
 
 class SegmentedBatch(NamedTuple):
@@ -70,12 +73,32 @@ class SegmentedBatch(NamedTuple):
 
     images: UInt8[Tensor, "batch channels height width"]
     labels: UInt8[Tensor, "batch height width"]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
-    several: tuple[str, ...] = ()
+    multi_frame: tuple[str, ...] = ()
 
 
 Batch = ImageBatch | MaskedBatch | LabelledBatch | SegmentedBatch
+
+
+def collate(samples: Sequence[Batch | Unreadable]) -> Batch | list[Unreadable]:
+    """One batch of batches of the same kind, in their order; without any, what was unreadable."""
+    unreadable = [sample for sample in samples if isinstance(sample, Unreadable)]
+    batches = [sample for sample in samples if not isinstance(sample, Unreadable)]
+    if not batches:
+        return unreadable
+    tensors: dict[int, Tensor] = {}  # one that serves twice stays one
+    values: list[Any] = []
+    for column in zip(*batches, strict=True):
+        first = column[0]
+        if isinstance(first, Tensor):
+            if id(first) not in tensors:
+                joined = first.new_empty((sum(map(len, column)), *first.shape[1:]))
+                tensors[id(first)] = torch.cat(column, out=joined)  # contiguous, as views are not
+            values.append(tensors[id(first)])
+        else:
+            values.append(None if first is None else tuple(chain.from_iterable(column)))
+    return type(batches[0])(*values)._replace(unreadable=tuple(unreadable))
 
 
 def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -94,7 +117,7 @@ def map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
 
 def divide(batch: Batch, size: int) -> Iterator[Batch]:
     """The batch in parts of `size` images, in order, the last one perhaps smaller. What could not
-    be read is told with the first part."""
+    be read is listed in the first part."""
     if len(batch.keys) <= size:
         yield batch
         return

@@ -11,10 +11,9 @@ import torch
 from beit.batch import MaskedBatch, to_device
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.config.masking import BlockMasking
-from beit.data.cached_views import RecurringViews
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource, open_source
-from beit.data.transforms import MaskedViews
+from beit.data.transforms import CachedViews, MaskedViews
 
 IMAGES = 6
 
@@ -56,7 +55,7 @@ def epochs(source: ImageSource, view: View, number: int, workers: int = 0) -> li
 def test_views_return_and_masks_are_new(source: ImageSource, pipeline: str) -> None:
     plain = masked_views(pipeline)
     fresh = epochs(source, plain, 6)
-    found = epochs(source, RecurringViews(views=plain, number=2), 6, workers=1)
+    found = epochs(source, CachedViews(views=plain, number=2), 6, workers=1)
     for epoch, batch in enumerate(found):
         view = epoch % 2
         assert batch.keys == fresh[epoch].keys
@@ -73,7 +72,7 @@ def test_views_return_and_masks_are_new(source: ImageSource, pipeline: str) -> N
 
 
 def test_where_a_view_is_kept_is_told_on_the_cpu(source: ImageSource) -> None:
-    (batch,) = epochs(source, RecurringViews(views=masked_views("fast"), number=1), 1)
+    (batch,) = epochs(source, CachedViews(views=masked_views("fast"), number=1), 1)
     moved = to_device(batch, torch.device("meta"))
     assert moved.images.device.type == "meta"
     assert moved.views is batch.views

@@ -28,14 +28,19 @@ def view(size=(16, 16), **options) -> JointView:
     return JointView(JointConfig(**(vars(STILL) | options)), size, FILL)
 
 
+def drawn(draw, decoded, seed=0):
+    """The image and the labels of the view that a seed gives."""
+    sample = draw(decoded, None, random.Random(seed))
+    return sample.images[0], sample.labels[0]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(10, 60), st.integers(10, 60), st.integers(0, 999),
        st.sampled_from(["none", "horizontal", "all"]))  # fmt: skip
 def test_labels_stay_with_their_pixels(height, width, seed, symmetry):
     """Where both are enlarged, a pixel far from the border of the halves has its half's label."""
-    image, labels = view(symmetry=symmetry, resize_ratio=(0.5, 2.0))(
-        stack(height, width), None, random.Random(seed)
-    )
+    joint = view(symmetry=symmetry, resize_ratio=(0.5, 2.0))
+    image, labels = drawn(joint, stack(height, width), seed)
     assert image.shape == (3, 16, 16)
     assert labels.shape == (16, 16)
     inside = labels != 255
@@ -51,9 +56,9 @@ def test_the_same_chance_gives_the_same_view():
     image = np.random.default_rng(0).integers(0, 3, (30, 40, 4), dtype=np.uint8)
     draw = JointView(JointConfig(), (16, 16), FILL)
     first, second, third = (draw(image, None, random.Random(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.images, second.images)
     assert torch.equal(first.labels, second.labels)
-    assert not torch.equal(first.image, third.image)
+    assert not torch.equal(first.images, third.images)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_the_same_chance_gives_the_same_view():
 )
 def test_the_shorter_side_is_that_of_the_crop(sides, expected):
     """At ratio 1; a very wide image is limited by its longer side, and padded below."""
-    _, labels = view()(stack(*sides), None, random.Random(0))
+    _, labels = drawn(view(), stack(*sides))
     assert int((labels != 255).any(dim=1).sum()) == expected
     assert (labels[0] != 255).all()
 
@@ -71,9 +76,9 @@ def test_the_shorter_side_is_that_of_the_crop(sides, expected):
 def test_base_side_and_ratio():
     """A base of 32 at ratio 1 leaves a decoded of 32 as it is, and a ratio of 1/4 shrinks it."""
     decoded = stack(32, 32)
-    image, _ = view(base_side=32)(decoded, None, random.Random(0))
+    image, _ = drawn(view(base_side=32), decoded)
     assert set((image[0][1:] - image[0][:-1]).flatten().tolist()) == {1}
-    _, labels = view(base_side=32, resize_ratio=(0.25, 0.25))(decoded, None, random.Random(0))
+    _, labels = drawn(view(base_side=32, resize_ratio=(0.25, 0.25)), decoded)
     assert int((labels != 255).sum()) == 8 * 8
 
 
@@ -99,7 +104,7 @@ def _after_the_crop(seed: int) -> random.Random:
 def test_distortion_changes_colours_only():
     decoded = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
     for seed in range(60):
-        image, labels = view(base_side=16, distortion=True)(decoded, None, random.Random(seed))
+        image, labels = drawn(view(base_side=16, distortion=True), decoded, seed)
         assert np.array_equal(labels.numpy(), decoded[..., 3])
         colours = distorted(decoded[..., :3], _after_the_crop(seed))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), colours)
@@ -118,6 +123,6 @@ def test_one_channel_has_no_hue():
 
 def test_evaluation_sees_the_image_as_it_is():
     decoded = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    image, labels = WholeView()(decoded, None, random.Random(0))
+    image, labels = drawn(WholeView(), decoded)
     assert np.array_equal(image.permute(1, 2, 0).numpy(), decoded[..., :3])
     assert np.array_equal(labels.numpy(), decoded[..., 3])

@@ -273,7 +273,7 @@ def test_kept_images_have_their_labels(root):
         sample = EvaluationView((8, 8))(
             images.read(index).pixels, images.read(index).target, random.Random(0)
         )
-        assert np.array_equal(sample.target, source.targets[index])
+        assert np.array_equal(sample.targets[0], source.targets[index])
 
 
 # -- elsewhere -------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from beit.batch import to_device
 from beit.config.data import AugmentConfig, ViewConfig
 from beit.config.masking import BlockMasking
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.collate import SampleResult, collate
 from beit.data.transforms import (
     Box,
     MaskedViews,
@@ -124,10 +123,10 @@ def test_right_size_is_untouched() -> None:
     image = noise(32, 32)
     view = SingleView(config=PLAIN, size=(32, 32), interpolation="lanczos")
     sample = view(image, None, random.Random(0))
-    np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), image)
+    np.testing.assert_array_equal(sample.images[0].permute(1, 2, 0).numpy(), image)
     evaluation = EvaluationView((32, 32), crop_share=1.0)(image, 3, random.Random(0))
-    np.testing.assert_array_equal(evaluation.image.permute(1, 2, 0).numpy(), image)
-    assert evaluation.target == 3
+    np.testing.assert_array_equal(evaluation.images[0].permute(1, 2, 0).numpy(), image)
+    assert evaluation.targets.tolist() == [3]
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (1, 500), (500, 1), (3, 7), (17, 16)])
@@ -135,8 +134,8 @@ def test_tiny_and_thin_images(sides: tuple[int, int]) -> None:
     image, generator = noise(*sides), random.Random(0)
     view = SingleView(config=ViewConfig(symmetry="all"), size=(16, 32))
     for _ in range(8):
-        assert view(image, None, generator).image.shape == (3, 16, 32)
-    assert EvaluationView((16, 32))(image, 0, generator).image.shape == (3, 16, 32)
+        assert view(image, None, generator).images.shape == (1, 3, 16, 32)
+    assert EvaluationView((16, 32))(image, 0, generator).images.shape == (1, 3, 16, 32)
 
 
 def test_both_views_show_the_same_crop() -> None:
@@ -150,9 +149,8 @@ def test_both_views_show_the_same_crop() -> None:
     )
     for seed in range(20):
         sample = views(smooth(150, 120), None, random.Random(seed))
-        assert sample.token_image is not None
-        smaller = F.interpolate(sample.image[None].float(), (32, 32), mode="area")[0]
-        assert (smaller - sample.token_image.float()).abs().mean() < 3
+        smaller = F.interpolate(sample.images.float(), (32, 32), mode="area")
+        assert (smaller - sample.token_images.float()).abs().mean() < 3
         assert sample.mask.dtype == torch.bool
         assert int(sample.mask.sum()) == sampler.count
 
@@ -182,8 +180,7 @@ def test_both_views_are_given_the_same_jitter(pipeline: str) -> None:
         masked = views(image, None, random.Random(seed))
         alone = single(image, None, random.Random(seed))
         assert (masked.jitter is None) == (pipeline == "parity")
-        samples = [SampleResult("a", masked), SampleResult("a", alone)]
-        batches = [to_device(collate([one]).batch, torch.device("cpu")) for one in samples]
+        batches = [to_device(one, torch.device("cpu")) for one in (masked, alone)]
         assert all(batch.jitter is None for batch in batches)
         (expected,) = changed(image[:1, :1], draw_jitter(image, 0.4, random.Random(seed)))[0]
         for images in (batches[0].images, batches[0].token_images, batches[1].images):
@@ -200,9 +197,7 @@ def test_fast_views_are_nearly_those_of_parity() -> None:
             config = ViewConfig(pipeline=pipeline, symmetry="all")
             views = MaskedViews(config=config, size=(64, 64), token_size=None, sampler=sampler)
             sample = views(image, None, random.Random(seed))
-            batches.append(
-                to_device(collate([SampleResult("a", sample)]).batch, torch.device("cpu"))
-            )
+            batches.append(to_device(sample, torch.device("cpu")))
             assert batches[-1].token_images is batches[-1].images
         assert torch.equal(batches[0].mask, batches[1].mask)
         difference = batches[0].images.int() - batches[1].images.int()
@@ -219,9 +214,9 @@ def test_rand_augment_leaves_global_randomness_alone() -> None:
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    first = [view(image, 1, random.Random(seed)).image for seed in range(5)]
+    first = [view(image, 1, random.Random(seed)).images for seed in range(5)]
     assert (random.random(), np.random.random(), torch.rand(())) == expected
-    again = [view(image, 1, random.Random(seed)).image for seed in range(5)]
+    again = [view(image, 1, random.Random(seed)).images for seed in range(5)]
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
     assert not torch.equal(first[0], first[1])
 
@@ -231,15 +226,15 @@ def test_every_operation_of_rand_augment_works_at_every_strength() -> None:
     for policy in ("rand-m9-mstd0.5-inc1", "rand-m10-n8", "rand-m9-mstd101-inc1-n8-p1.0"):
         view = TrainView(AugmentConfig(rand_augment=policy), (16, 16))
         for seed in range(60):
-            assert view(image, 0, random.Random(seed)).image.shape == (3, 16, 16)
+            assert view(image, 0, random.Random(seed)).images.shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_training_view_without_rand_augment(channels: int) -> None:
     view = TrainView(AugmentConfig(rand_augment="", jitter=0.3), (16, 24), channels)
     sample = view(noise(40, 40, channels), 2, random.Random(0))
-    assert sample.image.shape == (channels, 16, 24)
-    assert sample.target == 2
+    assert sample.images.shape == (1, channels, 16, 24)
+    assert sample.targets.tolist() == [2]
 
 
 def test_views_refuse_what_they_cannot_do() -> None:
@@ -256,7 +251,7 @@ def test_views_refuse_what_they_cannot_do() -> None:
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (80, 60), (64, 64), (30, 33)])
 def test_evaluation_view_is_resize_then_centre(height: int, width: int) -> None:
     image = smooth(height, width)
-    ours = EvaluationView((28, 28))(image, 0, random.Random(0)).image
+    ours = EvaluationView((28, 28))(image, 0, random.Random(0)).images[0]
     resized = TF.resize(Image.fromarray(image), 32, TF.InterpolationMode.BICUBIC)
     theirs = np.asarray(TF.center_crop(resized, [28, 28]))
     assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs.astype(int)).max() <= 2
@@ -265,6 +260,6 @@ def test_evaluation_view_is_resize_then_centre(height: int, width: int) -> None:
 def test_evaluation_view_of_another_shape_covers_it() -> None:
     decoded = np.full((40, 40, 3), 200, np.uint8)
     for size in ((16, 64), (64, 16)):
-        image = EvaluationView(size)(decoded, 0, random.Random(0)).image
+        image = EvaluationView(size)(decoded, 0, random.Random(0)).images[0]
         assert image.shape == (3, *size)
         assert int(image.min()) == 200

@@ -125,8 +125,8 @@ def test_more_images_in_a_file_are_told(form: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {}
     several = decode_first(encoded(form, save_all=True, append_images=more, **options))
     alone = decode_first(encoded(form, **options))
-    assert several.several
-    assert not alone.several
+    assert several.multi_frame
+    assert not alone.multi_frame
     if form != "GIF":  # whose palette follows from all of them
         np.testing.assert_array_equal(several.pixels, alone.pixels)
 

@@ -19,7 +19,6 @@ from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader, evaluate_batches
 from beit.data.sources import ImageSource, open_source
 from beit.data.transforms import SingleView
-from beit.data.worker_watchdog import Watch
 from beit.errors import ResourceError
 
 Draw = Callable[..., Path]
@@ -155,24 +154,3 @@ def test_a_pipe_in_place_of_a_image_is_not_waited_for(
     batches = list(loader(source, workers).batches(0, 5))
     lost = {entry for batch in batches for entry in batch.unreadable}
     assert lost == {("3.png", "it is a pipe or a device")}
-
-
-class Dying:
-    """A worker whose connections are closed, and which is gone a moment later."""
-
-    def __init__(self, moments: int) -> None:
-        self.moments = moments
-
-    def is_alive(self) -> bool:
-        self.moments -= 1
-        return self.moments >= 0
-
-
-def test_a_worker_that_is_about_to_be_gone_counts_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = Watch(iter(()), 1.0)
-    assert not watch.one_died()  # there is none
-    watch._workers = [Dying(10**9), Dying(3)]
-    assert watch.one_died()
-    monkeypatch.setattr("beit.data.worker_watchdog.DYING_SECONDS", 0.05)
-    watch._workers = [Dying(10**9)]
-    assert not watch.one_died()

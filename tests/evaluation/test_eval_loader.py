@@ -14,7 +14,7 @@ from beit.config import LoaderConfig, PretrainRunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.sources import open_source
-from beit.evaluation import passes as module
+from beit.evaluation import eval_loader as module
 from beit.evaluation.eval_loader import CentreView, Passes
 from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
 from beit.models.heads import MaskedImageModel
@@ -57,7 +57,7 @@ def test_held_or_read_again_is_the_same(source, monkeypatch):
 def test_centre_view_has_no_label():
     image = np.zeros((20, 30, 3), np.uint8)
     sample = CentreView((8, 12), 0.5)(image, 3, random.Random(0))
-    assert sample.image.shape == (3, 8, 12)
+    assert sample.images.shape == (1, 3, 8, 12)
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -7,7 +7,7 @@ import torch
 
 from beit.config import InferenceConfig, LinearHeadConfig, LoaderConfig
 from beit.config.segment_run import MaskConfig
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentationData
 from beit.data.sources import select
 from beit.evaluation.eval_loader import WholeImages
 from beit.evaluation.segment import score_segmenter
@@ -22,7 +22,7 @@ MOST = 17
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = write_folder(tmp_path_factory.mktemp("segmented"), train=1, validation=MOST)
-    return open_segmented(str(root), MaskConfig(), split=0.2, seed=0).validation
+    return SegmentationData(str(root), MaskConfig()).divide(split=0.2, seed=0).validation
 
 
 @pytest.fixture(scope="module")

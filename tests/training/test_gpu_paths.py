@@ -10,8 +10,6 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch, to_device
 from beit.config import DalleConfig
-from beit.data.collate import SampleResult, collate
-from beit.data.transforms import LabelledSample, MaskedSample
 from beit.models.heads import MaskedImageModel
 from beit.models.layers import Block
 from beit.tokenizers.base import VisualTokenizer
@@ -50,25 +48,6 @@ def test_the_trunk_of_a_tokenizer_is_one_graph(config, unchecked):
     for part in tokenizer._trunk():
         part.compile(fullgraph=True, backend="aot_eager")
     assert torch.equal(tokenizer.encode(pixels), expected)
-
-
-def test_every_tensor_of_a_batch_is_pinned(monkeypatch):
-    """And one that serves twice is pinned once."""
-    pinned: list[int] = []
-    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(id(self)) or self.clone())
-    image, mask = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(16, dtype=torch.bool)
-    jitter = torch.zeros(2, 3)
-    for sample, tensors in (
-        (MaskedSample(image, None, mask, jitter), 3),
-        (MaskedSample(image, image, mask, None), 3),
-        (LabelledSample(image, 1), 2),
-    ):
-        pinned.clear()
-        batch = collate([SampleResult("a", sample), SampleResult("b", sample)]).pin_memory().batch
-        assert batch is not None
-        assert len(pinned) == len(set(pinned)) == tensors
-        if isinstance(batch, MaskedBatch) and sample.token_image is None:
-            assert batch.token_images is batch.images
 
 
 def test_a_batch_goes_to_the_device_without_being_waited_for(monkeypatch):

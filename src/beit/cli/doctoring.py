@@ -75,7 +75,7 @@ def replay(file: Annotated[str, tyro.conf.Positional]) -> None:
     Args:
         file: The record that the error named: RUN/diverged/step-NUMBER.safetensors.
     """
-    from beit.tasks.replaying import replay_step
+    from beit.tasks.finished import replay_step
 
     done = replay_step(file)
     reached = f"from the checkpoint of step {done.restored}" if done.restored else "from the start"

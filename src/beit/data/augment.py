@@ -15,12 +15,12 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from beit.batch import LabelledBatch
 from beit.config.data import AugmentConfig, Resize
 from beit.config.tokenizer import Interpolation
 from beit.data.sources import Target
 from beit.data.transforms import (
     Box,
-    LabelledSample,
     crop_box,
     mirrored,
     resize_crop,
@@ -65,13 +65,13 @@ def _policy(config: AugmentConfig, size: tuple[int, int]) -> RandAugment:
     return policy
 
 
-def _label(target: Target | None) -> Target:
+def _labelled(image: Tensor, target: Target | None) -> LabelledBatch:
     if target is None:
         raise DataError(
             "an image without a label came to a view of labelled images",
             remedy="use one folder per class, or a list file with labels",
         )
-    return target
+    return LabelledBatch(image[None], torch.as_tensor(target)[None])
 
 
 class TrainView:
@@ -107,10 +107,9 @@ class TrainView:
 
     def __call__(
         self, decoded: np.ndarray, target: Target | None, generator: random.Random
-    ) -> LabelledSample:
+    ) -> LabelledBatch:
         """A view of a decoded uint8 [H,W,C]; DataError if it has no label."""
         config = self.config
-        label = _label(target)
         decoded = mirrored(decoded, config.symmetry, generator)
         height, width = decoded.shape[:2]
         box = crop_box(height, width, config.crop_scale, config.crop_ratio, generator)
@@ -121,7 +120,7 @@ class TrainView:
             pixels = image.permute(1, 2, 0).contiguous().numpy()
             pixels = changed(pixels, draw_jitter(pixels, config.jitter, generator))
             image = torch.from_numpy(pixels).permute(2, 0, 1)
-        return LabelledSample(image, label)
+        return _labelled(image, target)
 
 
 def central_view(
@@ -167,7 +166,7 @@ class EvaluationView:
 
     def __call__(
         self, image: np.ndarray, target: Target | None, _generator: random.Random
-    ) -> LabelledSample:
+    ) -> LabelledBatch:
         """The centre of an image uint8 [H,W,C], without chance; DataError if it has no label."""
         view = central_view(image, self.size, self.crop_share, self.resize, self.interpolation)
-        return LabelledSample(view, _label(target))
+        return _labelled(view, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import torch
 from beit.data.decode import decode_first
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, Record, Target, spread, target_at
+from beit.hardware import cores
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images that are kept without being asked to."""
@@ -27,14 +27,8 @@ class DecodedImage(NamedTuple):
 
     pixels: np.ndarray
     target: Target | None
-    several: bool = False
+    multi_frame: bool = False
     """Whether the file is animated or has several pages: this is the first of them."""
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Images:
@@ -58,7 +52,7 @@ class Images:
         self._starts = np.zeros(0, np.int64)
         self._shapes = np.zeros((0, 3), np.int64)
         self._reasons: dict[int, str] = {}
-        self._several: frozenset[int] = frozenset()
+        self._multi_frame: frozenset[int] = frozenset()
         self._targets = source.targets
         if cache or (cache is None and self._fit()):
             self._keep()
@@ -76,7 +70,7 @@ class Images:
         return self._source.key(index)
 
     def _image(self, record: Record) -> DecodedImage:
-        (pixels, several), labels = (
+        (pixels, multi_frame), labels = (
             decode_first(record.data, channels=self._channels, value_range=self._value_range),
             record.labels,
         )
@@ -84,7 +78,7 @@ class Images:
             if labels.shape != pixels.shape[:2]:
                 raise UnreadableError(f"its mask is {labels.shape}, the image {pixels.shape[:2]}")
             pixels = np.dstack([pixels, labels])
-        return DecodedImage(pixels, record.target, several)
+        return DecodedImage(pixels, record.target, multi_frame)
 
     def _decoded(self, index: int) -> DecodedImage | str:
         """The image, or the reason why there is none."""
@@ -106,7 +100,7 @@ class Images:
             index: reason for index, reason in enumerate(decoded) if isinstance(reason, str)
         }
         read = {index: one for index, one in enumerate(decoded) if isinstance(one, DecodedImage)}
-        self._several = frozenset(index for index, one in read.items() if one.several)
+        self._multi_frame = frozenset(index for index, one in read.items() if one.multi_frame)
         self._shapes = np.zeros((len(decoded), 3), np.int64)
         for index, one in read.items():
             self._shapes[index] = one.pixels.shape
@@ -129,4 +123,4 @@ class Images:
         start = int(self._starts[index])
         stop = start + math.prod((height, width, channels))
         pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        return DecodedImage(pixels, target_at(self._targets, index), index in self._several)
+        return DecodedImage(pixels, target_at(self._targets, index), index in self._multi_frame)

@@ -17,6 +17,8 @@ Legend = dict[int, str | None]
 LEGENDS = ("legend.json", "labelmap.txt")
 CLASS_LISTS = ("classes.txt", "_classes.csv")
 """Class names, one per line; and Roboflow's table of values and names."""
+_JSON_REMEDY = 'write an object such as {"#ff0000": "roof", "#000000": null}'
+_CVAT_REMEDY = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
 
 
 def _text(path: Path, what: str, remedy: str) -> str:
@@ -28,8 +30,8 @@ def _text(path: Path, what: str, remedy: str) -> str:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """The lines of a list that are not empty. Errors: DataError."""
-    lines = _text(path, "list", "check it").splitlines()
-    found = tuple(line.strip() for line in lines if line.strip())
+    lines = map(str.strip, _text(path, "list", "check it").splitlines())
+    found = tuple(filter(None, lines))
     if not found:
         raise DataError(f"the list {path} is empty", remedy="write one name per line")
     return found
@@ -71,52 +73,50 @@ def read_legend(path: Path) -> Legend:
 
     Errors: DataError for a file that is not of that form.
     """
-    legend = _of_json(path) if path.suffix.lower() == ".json" else _of_cvat(path)
+    legend = _json_legend(path) if path.suffix.lower() == ".json" else _cvat_legend(path)
     if not legend:
         raise DataError(f"the legend {path} holds no colours", remedy="write one for each class")
     return legend
 
 
-def _of_json(path: Path) -> Legend:
-    remedy = 'write an object such as {"#ff0000": "roof", "#000000": null}'
+def _json_legend(path: Path) -> Legend:
     try:
-        values: Any = parse_json(_text(path, "legend", remedy))
+        values: Any = parse_json(_text(path, "legend", _JSON_REMEDY))
     except ValueError as error:
-        raise DataError(f"the legend {path} cannot be read: {error}", remedy=remedy) from error
+        raise DataError(f"{path} is not JSON: {error}", remedy=_JSON_REMEDY) from error
     if not isinstance(values, dict):
-        raise DataError(f"the legend {path} holds no colours", remedy=remedy)
+        raise DataError(f"the legend {path} holds no colours", remedy=_JSON_REMEDY)
     legend: Legend = {}
     for colour, name in values.items():
         digits = colour.removeprefix("#")
         if len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
-            raise DataError(f"'{printable(colour)}' in {path} is no colour", remedy=remedy)
+            raise DataError(f"'{printable(colour)}' in {path} is no colour", remedy=_JSON_REMEDY)
         if name is not None and not isinstance(name, str):
-            raise DataError(f"the class of '{colour}' in {path} is {name!r}", remedy=remedy)
+            raise DataError(f"the class of '{colour}' in {path} is {name!r}", remedy=_JSON_REMEDY)
         legend[int(digits, 16)] = name
     return legend
 
 
-def _of_cvat(path: Path) -> Legend:
+def _cvat_legend(path: Path) -> Legend:
     """Source: CVAT's formats "CamVid" and "Segmentation mask", whose first line is a comment."""
-    remedy = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
     legend: Legend = {}
-    for number, line in enumerate(_text(path, "legend", remedy).splitlines(), start=1):
+    for number, line in enumerate(_text(path, "legend", _CVAT_REMEDY).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
-        parts = rest.partition(":")[0].split(",")
-        values = [int(part) for part in map(str.strip, parts) if part.isascii() and part.isdigit()]
+        parts = [part.strip() for part in rest.partition(":")[0].split(",")]
+        values = [int(part) for part in parts if part.isascii() and part.isdigit()]
         if len(parts) != 3 or len(values) != 3 or max(values) > 255:
             raise DataError(
                 f"line {number} of {path} gives '{printable(name)}' no colour of three values up "
                 "to 255",
-                remedy=remedy,
+                remedy=_CVAT_REMEDY,
             )
         colour = values[0] << 16 | values[1] << 8 | values[2]
         if colour in legend:
             raise DataError(
                 f"{path} gives '{printable(legend[colour])}' and '{printable(name)}' one colour",
-                remedy=remedy,
+                remedy=_CVAT_REMEDY,
             )
         legend[colour] = name.strip()
     return legend

@@ -5,28 +5,27 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from beit.batch import Batch, Unreadable
+from beit.batch import Batch, Unreadable, collate
 from beit.config.data import LoaderConfig
-from beit.data.cached_views import RecurringViews
-from beit.data.collate import SampleResult
-from beit.data.images import Images, cores
+from beit.data.images import Images
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, Target
-from beit.data.transforms import Sample
-from beit.data.workers import Places, Reading, parcels
+from beit.data.transforms import CachedViews
+from beit.data.workers import Places, Read, Reading, read_batches
 from beit.errors import DataError
+from beit.hardware import cores
 
-View = Callable[[np.ndarray, Target | None, random.Random], Sample] | RecurringViews
-"""Pixels uint8 [H,W,C], target and the sample's own source of chance, to a sample; or views that
-come again and find their chance themselves."""
+View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
+"""Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views
+that recur and derive their generators themselves."""
 
 MOST_WORKERS = 16
 MOST_WORKERS_WITHOUT_ACCELERATOR = 2
@@ -47,27 +46,32 @@ def choose_workers(config: LoaderConfig, world: int) -> int:
     return min(max(cores() // local - 1, 0), most)
 
 
-class _Samples(Dataset[SampleResult]):
-    """(epoch, index) to the sample, whose randomness follows from (seed, epoch, index) alone."""
+@dataclass(frozen=True)
+class _Reader:
+    """Micro-batches of (epoch, index): the randomness of a sample follows from these and a seed."""
 
-    def __init__(self, images: Images, view: View, seed: int) -> None:
-        self._images = images
-        self._view = view
-        self._seed = seed
+    images: Images
+    view: View
+    seed: int
 
-    def __getitem__(self, place: tuple[int, int]) -> SampleResult:
-        epoch, index = place
-        key = self._images.key(index)
+    def __call__(self, places: Places) -> Read:
+        return collate([self._sample(epoch, index) for epoch, index in places])
+
+    def _sample(self, epoch: int, index: int) -> Batch | Unreadable:
+        key = self.images.key(index)
         try:
-            image = self._images.read(index)
+            image = self.images.read(index)
         except UnreadableError as error:
-            return SampleResult(key, None, error.reason)
-        if isinstance(self._view, RecurringViews):
-            sample: Sample = self._view.of(image.pixels, self._seed, epoch, index)
+            return Unreadable(key, error.reason)
+        if isinstance(self.view, CachedViews):
+            sample: Batch = self.view.of(image.pixels, self.seed, epoch, index)
         else:
-            generator = sample_generator(self._seed, epoch, index)
-            sample = self._view(image.pixels, image.target, generator)
-        return SampleResult(key, sample, several=image.several)
+            generator = sample_generator(self.seed, epoch, index)
+            sample = self.view(image.pixels, image.target, generator)
+        return sample._replace(keys=(key,), multi_frame=(key,) if image.multi_frame else ())
+
+    def names(self, places: Places) -> list[str]:
+        return [self.images.key(index) for _, index in places]
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
@@ -87,7 +91,7 @@ class Loader:
     """One process's share of an endless, resumable stream of micro-batches.
 
     What is read in a step follows from (seed, step) alone, see `order.step_samples`. Unreadable
-    images are left out of their micro-batch and listed in it, never replaced.
+    images are skipped in their micro-batch and listed in it, never replaced.
     Errors: ConfigError if the batch cannot be divided; DataError for an empty source.
     """
 
@@ -109,7 +113,7 @@ class Loader:
         _check_filled(source)
         self.images = Images(source, channels, config.cache, config.value_range)
         self.workers = choose_workers(config, world)
-        self._samples = _Samples(self.images, view, seed)
+        self._reader = _Reader(self.images, view, seed)
         self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
         self._rank, self._world = rank, world
         self._config = config
@@ -151,22 +155,21 @@ class Loader:
             steps, more = divmod(delivered, self.micro_batches)
             return islice(self._plan(first_step + steps, last_step), more, None)
 
-        for parcel in parcels(
+        for found in read_batches(
             Reading(
-                self._samples,
+                self._reader,
                 plan,
-                lambda places: [self.images.key(index) for _, index in places],
+                self._reader.names,
                 workers=self.workers,
-                chosen=self._config.workers is not None,
                 timeout=self._config.worker_timeout,
                 restarts=self._config.worker_restarts,
                 pin_memory=self._pin_memory,
                 restarted=self._restarted,
             )
         ):
-            if parcel.batch is None:
-                raise _none_readable(parcel.unreadable)
-            yield parcel.batch
+            if isinstance(found, list):
+                raise _none_readable(found)
+            yield found
 
 
 def evaluate_batches(
@@ -193,27 +196,27 @@ def evaluate_batches(
         [(0, index) for index in share[start : start + batch]]
         for start in range(0, len(share), batch)
     ]
+    reader = _Reader(images, view, seed=0)
     held: Batch | None = None
     lost: tuple[Unreadable, ...] = ()
-    for parcel in parcels(
+    for found in read_batches(
         Reading(
-            _Samples(images, view, seed=0),
+            reader,
             lambda delivered: plan[delivered:],
-            lambda places: [images.key(index) for _, index in places],
+            reader.names,
             workers=min(choose_workers(config, world), len(plan) // 2),
-            chosen=config.workers is not None,
             timeout=config.worker_timeout,
             restarts=config.worker_restarts,
             pin_memory=pin_memory,
             restarted=lambda: None,
         )
     ):
-        if parcel.batch is None:
-            lost += parcel.unreadable
+        if isinstance(found, list):
+            lost += tuple(found)
             continue
         if held is not None:
             yield held
-        held = parcel.batch._replace(unreadable=lost + parcel.unreadable)
+        held = found._replace(unreadable=lost + found.unreadable)
         lost = ()
     if held is not None:
         yield held._replace(unreadable=held.unreadable + lost)

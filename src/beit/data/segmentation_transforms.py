@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from beit.config.segment_run import JointConfig
-from beit.data.label_maps import IGNORE
+from beit.batch import SegmentedBatch
+from beit.config.segment_run import IGNORE, JointConfig
 from beit.data.sources import Target
-from beit.data.transforms import Box, SegmentedSample, mirrored, resize_crop
+from beit.data.transforms import Box, mirrored, resize_crop
 
 ATTEMPTS = 10
 LONGEST = 4  # times the shorter side: the published base scale is 2048 x 512
@@ -112,7 +112,7 @@ class JointView:
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random
-    ) -> SegmentedSample:
+    ) -> SegmentedBatch:
         """A view of a decoded uint8 [H,W,C+1]."""
         decoded = mirrored(decoded, self.config.symmetry, generator)
         sides = decoded.shape[:2]
@@ -132,7 +132,7 @@ class JointView:
         image[:, :height, :width] = shown
         labels = np.full(self.size, IGNORE, np.uint8)
         labels[:height, :width] = _nearest(region[..., -1], (height, width))
-        return SegmentedSample(image, torch.from_numpy(labels))
+        return SegmentedBatch(image[None], torch.from_numpy(labels)[None])
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class WholeView:
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, _generator: random.Random
-    ) -> SegmentedSample:
+    ) -> SegmentedBatch:
         """The same of a decoded uint8 [H,W,C+1], without chance."""
         image = torch.from_numpy(np.ascontiguousarray(decoded[..., :-1])).permute(2, 0, 1)
-        return SegmentedSample(image, torch.from_numpy(decoded[..., -1].copy()))
+        return SegmentedBatch(image[None], torch.from_numpy(decoded[None, ..., -1].copy()))

@@ -14,12 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from beit.batch import ImageBatch, MaskedBatch
 from beit.config.data import CropScale, Symmetry, ViewConfig
 from beit.config.tokenizer import Interpolation
+from beit.data.order import sample_generator
 from beit.data.sources import Target
 from beit.jitter import changed, changes_tensor, draw_jitter
 from beit.masking import MaskSampler
@@ -27,46 +29,6 @@ from beit.masking import MaskSampler
 ATTEMPTS = 10
 LANCZOS_SINCE = "2.13"
 """The version of torch whose `interpolate` has Lanczos."""
-
-
-class ImageSample(NamedTuple):
-    """One view of an image, and the colour jitter it is still to be given; `view` says which view
-    of which image this is, where views recur."""
-
-    image: UInt8[Tensor, "channels height width"]
-    jitter: Float[Tensor, "changes numbers"] | None = None
-    view: tuple[int, int] | None = None
-
-
-class MaskedSample(NamedTuple):
-    """Two renderings of one crop and a mask; without a token view the first serves for both.
-
-    `jitter` is what both are still to be given; `view` says which view of which image this is,
-    where views recur.
-    """
-
-    image: UInt8[Tensor, "channels height width"]
-    token_image: UInt8[Tensor, "channels token_height token_width"] | None
-    mask: Bool[Tensor, " patches"]
-    jitter: Float[Tensor, "changes numbers"] | None = None
-    view: tuple[int, int] | None = None
-
-
-class LabelledSample(NamedTuple):
-    """A view of an image and its class id or, where it may have several, its labels bool [C]."""
-
-    image: UInt8[Tensor, "channels height width"]
-    target: Target
-
-
-class SegmentedSample(NamedTuple):
-    """A view of an image and the class id of each pixel; 255 is ignored."""
-
-    image: UInt8[Tensor, "channels height width"]
-    labels: UInt8[Tensor, "height width"]
-
-
-Sample = ImageSample | MaskedSample | LabelledSample | SegmentedSample
 
 
 class Box(NamedTuple):
@@ -174,26 +136,21 @@ def mirrored(image: np.ndarray, symmetry: Symmetry, generator: random.Random) ->
     return image
 
 
-class _Prepared(NamedTuple):
-    """The crop, and the jitter that is left for the device."""
+def _jittered_crop(
+    image: np.ndarray, config: ViewConfig, generator: random.Random
+) -> tuple[Crop, Tensor | None]:
+    """Jitter, mirroring and the crop, in the published order; and the jitter left for the device.
 
-    crop: Crop
-    jitter: Tensor | None
-
-
-def _prepare(image: np.ndarray, config: ViewConfig, generator: random.Random) -> _Prepared:
-    """Jitter, mirroring and the crop, in the published order.
-
-    What jitter does to a pixel does not depend on its neighbours, so the crop alone is given it:
-    the same as if the whole image were.
+    What jitter does to a pixel does not depend on its neighbours, so only the crop is changed: the
+    same as if the whole image were.
     """
     changes = draw_jitter(image, config.jitter, generator)
     image = mirrored(image, config.symmetry, generator)
     height, width = image.shape[:2]
     crop = cut(image, crop_box(height, width, config.crop_scale, config.crop_ratio, generator))
     if config.pipeline == "fast":
-        return _Prepared(crop, changes_tensor(changes) if changes else None)
-    return _Prepared(crop._replace(pixels=changed(crop.pixels, changes)), None)
+        return crop, changes_tensor(changes)[None] if changes else None
+    return crop._replace(pixels=changed(crop.pixels, changes)), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +163,10 @@ class SingleView:
 
     def __call__(
         self, image: np.ndarray, _target: Target | None, generator: random.Random
-    ) -> ImageSample:
-        """A view of an image uint8 [H,W,C]; the target is of no use here."""
-        crop, jitter = _prepare(image, self.config, generator)
-        return ImageSample(resize(crop, self.size, self.interpolation), jitter)
+    ) -> ImageBatch:
+        """A view of an image uint8 [H,W,C]; the target is not used."""
+        crop, jitter = _jittered_crop(image, self.config, generator)
+        return ImageBatch(resize(crop, self.size, self.interpolation)[None], jitter=jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,19 +184,42 @@ class MaskedViews:
 
     def __call__(
         self,
-        decoded: np.ndarray,
+        image: np.ndarray,
         _target: Target | None,
         generator: random.Random,
         mask_generator: random.Random | None = None,
-    ) -> MaskedSample:
-        """The views of a decoded uint8 [H,W,C]; the target is of no use here.
+    ) -> MaskedBatch:
+        """The views of an image uint8 [H,W,C]; the target is not used.
 
-        Without a source of chance of its own the mask goes on with that of the crop.
+        Without a generator of its own the mask goes on with that of the crop.
         """
-        crop, jitter = _prepare(decoded, self.config, generator)
-        image = resize(crop, self.size, "bicubic")
-        token_image = None
+        crop, jitter = _jittered_crop(image, self.config, generator)
+        images = resize(crop, self.size, "bicubic")[None]
+        token_images = images
         if self.token_size is not None:
-            token_image = resize(crop, self.token_size, self.token_interpolation)
-        mask = torch.from_numpy(self.sampler(mask_generator or generator))
-        return MaskedSample(image, token_image, mask, jitter)
+            token_images = resize(crop, self.token_size, self.token_interpolation)[None]
+        mask = torch.from_numpy(self.sampler(mask_generator or generator))[None]
+        return MaskedBatch(images, token_images, mask, jitter=jitter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedViews:
+    """`number` views of each image, one per epoch, then the first again under a new mask: what was
+    computed from a view can be kept.
+
+    Crop, mirroring and jitter of view v are those of epoch v: as long as there are as many views as
+    epochs, everything is as if they did not recur.
+    """
+
+    views: MaskedViews | SingleView
+    number: int
+
+    def of(self, image: np.ndarray, seed: int, epoch: int, index: int) -> ImageBatch | MaskedBatch:
+        """The view of an image uint8 [H,W,C] whose turn it is in this epoch."""
+        view = epoch % self.number
+        generator = sample_generator(seed, view, index)
+        which = torch.tensor([[view, index]])
+        if isinstance(self.views, SingleView):
+            return self.views(image, None, generator)._replace(views=which)
+        masks = generator if view == epoch else sample_generator(seed, epoch, index)
+        return self.views(image, None, generator, masks)._replace(views=which)

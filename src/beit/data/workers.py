@@ -1,40 +1,48 @@
-"""Processes that read images: started, watched, and started anew when one is lost."""
+"""Processes that read images: each answers requests for micro-batches over a socket of its own.
+
+Pixels travel through the socket straight into (page-locked) memory of the training process, so that
+no shared memory is needed. A worker that dies closes its socket; one that hangs delivers nothing
+in time. Both are noticed where batches are waited for, and nothing else watches the workers.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import atexit
+import contextlib
+import itertools
 import logging
+import multiprocessing
 import os
+import pickle
+import queue
 import signal
+import socket
+import threading
+import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.sharedctypes import RawValue
-from types import FrameType
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
-from beit.data.collate import SampleResult, WorkerBatch
+from beit.batch import Batch, Unreadable, map_tensors
 from beit.data.listing import quoted
-from beit.data.shared_memory import (
-    PREFETCHED,
-    SHARED_MEMORY,
-    SMALLER,
-    NoSharedMemory,
-    TooLargeError,
-    in_flight,
-    share,
-    shared_memory,
-    size_of,
-)
-from beit.data.worker_watchdog import GRACE_SECONDS, POLL_SECONDS, TIMED_OUT, Watch
 from beit.errors import ResourceError
 from beit.process import end_with_parent
 
+REQUESTS = 2
+"""Micro-batches that each worker is asked for ahead of time."""
+GRACE_SECONDS = 30
+"""Within which a killed process is gone, unless a disk keeps it."""
+
 Places = list[tuple[int, int]]
 """The (epoch, index) pairs of a micro-batch."""
+Read = Batch | list[Unreadable]
+"""A micro-batch, or the reasons if none of its images can be read."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,160 +50,242 @@ logger = logging.getLogger(__name__)
 class Reading(NamedTuple):
     """What is read, in which portions, and by how many processes."""
 
-    samples: Dataset[SampleResult]
+    read: Callable[[Places], Read]
     plan: Callable[[int], Iterable[Places]]
-    """The micro-batches in order, without so many of the first."""
+    """The micro-batches in order, without the given number of first ones."""
     names: Callable[[Places], list[str]]
     workers: int
-    chosen: bool
-    """Whether the number of workers was asked for; else it may be lowered."""
     timeout: float
+    """Seconds without a micro-batch after which the workers count as hung."""
     restarts: int
-    """How often the processes may be started anew."""
+    """How often the processes may be replaced."""
     pin_memory: bool
     restarted: Callable[[], None]
-    """Told each time it happened."""
+    """Called each time that happens."""
 
 
 class _LostError(Exception):
-    """A worker process died, or was ended because nothing came."""
+    """A worker process died, or none delivered anything in time."""
 
-    def __init__(self, told: str, *, hung: bool) -> None:
+    def __init__(self, problem: str, *, hung: bool = False) -> None:
         self.hung = hung
-        super().__init__(told)
+        super().__init__(problem)
 
 
-def _prepare_worker(closing: ctypes.c_bool, _worker: int) -> None:
-    """One thread; it ends with the training process, however that ends; and a stop request to the
-    whole group is the training process's to answer.
-
-    `closing` is shared memory: once it is true, requests come from the parent that cleans up. One
-    that comes before may also be from a parent that ends in disorder: then the worker outlives it
-    by no more than a grace period.
-    """
-
-    def answer(number: int, _frame: FrameType | None) -> None:
-        if closing.value:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        signal.alarm(GRACE_SECONDS)
-
-    end_with_parent()
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, answer)
-
-
-def _named(lost: _LostError, waiting_for: Iterable[str]) -> ResourceError:
-    """What is told of it, with the images that were waited for."""
-    if not lost.hung:
-        if "Bus error" in str(lost):
-            return ResourceError(f"{SHARED_MEMORY} has no room for batches: {lost}", remedy=SMALLER)
-        return ResourceError(
-            f"a process that reads images died: {lost}",
-            remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
-            "error shows itself",
-        )
-    names = quoted(list(waiting_for))
-    return ResourceError(
-        "no image came for the whole worker_timeout"
-        + (f"; the batch waited for starts with {names}" if names else ""),
-        remedy="check the disk or network the images lie on, or raise worker_timeout",
-    )
-
-
-def parcels(reading: Reading) -> Iterator[WorkerBatch]:
+def read_batches(reading: Reading) -> Iterator[Read]:
     """The micro-batches of the plan, in order, each once.
 
     When a worker process dies, or nothing comes for `timeout` seconds, all are ended and new ones
     begin with the first micro-batch that was not delivered: what a sample is follows from its place
     alone. Errors: ResourceError when that happens once more than `restarts` times.
     """
-    delivered = restarts = 0
-    while True:
-        failure: ResourceError
-        plan = reading.plan(delivered)
+    pin = reading.pin_memory and torch.cuda.is_available()
+    if reading.workers == 0:
+        for places in reading.plan(0):
+            found = reading.read(places)
+            if pin and not isinstance(found, list):
+                found = map_tensors(found, Tensor.pin_memory)
+            yield found
+        return
+    delivered = 0
+    for attempt in itertools.count(1):
+        workers = _Workers(reading, delivered, pin)
         try:
-            for parcel in _from_one_set(reading, plan):
+            for found in workers.batches():
                 delivered += 1
-                yield parcel
+                yield found
             return
-        except TooLargeError as error:
-            if reading.chosen:
-                raise ResourceError(str(error), remedy=SMALLER) from None
-            reading = reading._replace(workers=min(error.fitting, reading.workers - 1))
-            logger.warning("%s: %d read instead. Or: %s", error, reading.workers, SMALLER)
-            continue
         except _LostError as lost:
-            waiting_for = reading.names(next(iter(reading.plan(delivered)), []))
-            failure = _named(lost, waiting_for)
-            if restarts == reading.restarts:
-                raise failure from lost.__cause__
-        restarts += 1
+            failure = _described(lost, reading.names(next(iter(reading.plan(delivered)), [])))
+            if attempt > reading.restarts:
+                raise failure from None
+        finally:
+            workers.end()
         reading.restarted()
         logger.warning(
             "%s: it is read again by new processes (%d of at most %d times)",
-            failure.problem, restarts, reading.restarts,
+            failure.problem, attempt, reading.restarts,
         )  # fmt: skip
 
 
-def _from_one_set(reading: Reading, plan: Iterable[Places]) -> Iterator[WorkerBatch]:
-    """The micro-batches of a plan in order, from one set of workers."""
-    closing = RawValue(ctypes.c_bool, False)
-    watch: Watch | None = None
-    try:
-        watch = Watch(_start(reading, plan, closing), reading.timeout)
-        for number, item in enumerate(watch.items()):
-            if isinstance(item, NoSharedMemory):
-                raise TooLargeError(item, reading.workers)
-            needed = size_of(item) if reading.workers and not number else 0
-            if needed * in_flight(reading.workers) > shared_memory():
-                raise TooLargeError(NoSharedMemory(needed, ""), reading.workers)
-            yield item
-    except (RuntimeError, OSError, EOFError) as error:
-        told = _loss(error, watch)
-        if told is None:
-            raise
-        raise _LostError(told, hung=watch is not None and watch.hung) from error
-    finally:
-        closing.value = True
-        if watch is not None:
-            watch.end()
-
-
-def _start(
-    reading: Reading, plan: Iterable[Places], closing: ctypes.c_bool
-) -> Iterator[WorkerBatch]:
-    with warnings.catch_warnings():
-        # The user's number of workers is his affair; and forking is safe here although the parent
-        # has threads: workers touch neither its devices nor its thread pools.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
-        return iter(
-            DataLoader(
-                reading.samples,
-                batch_sampler=plan,
-                num_workers=reading.workers,
-                collate_fn=share,
-                prefetch_factor=PREFETCHED if reading.workers else None,
-                pin_memory=reading.pin_memory and torch.cuda.is_available(),
-                timeout=min(reading.timeout, POLL_SECONDS) if reading.workers else 0,
-                worker_init_fn=functools.partial(_prepare_worker, closing),
-                generator=torch.Generator(),  # else it would draw from the global one
-            )
+def _described(lost: _LostError, waiting_for: list[str]) -> ResourceError:
+    if not lost.hung:
+        return ResourceError(
+            f"a process that reads images died: {lost}",
+            remedy="most often memory ran out: use fewer workers or no cache; with workers 0 the "
+            "error shows itself",
         )
+    first = f"; the batch waited for starts with {quoted(waiting_for)}" if waiting_for else ""
+    return ResourceError(
+        f"no image came for the whole worker_timeout{first}",
+        remedy="check the disk or network the images lie on, or raise worker_timeout",
+    )
 
 
-def _loss(error: Exception, watch: Watch | None) -> str | None:
-    """What an error of torch's DataLoader tells, if it is about a lost or hung worker process."""
-    text = str(error)
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by" in text):
-        return text.splitlines()[0]
-    if watch is None:
-        return None
-    if TIMED_OUT in text or watch.hung:
-        watch.hung = True
-        return text
-    # What a dead one had sent cannot be fetched from it any more.
-    return repr(error) if watch.one_died() else None
+class _Worker:
+    """A process and this side of its socket."""
+
+    def __init__(self, read: Callable[[Places], Read]) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(target=_work, args=(theirs, read), daemon=True)
+        with warnings.catch_warnings():
+            # Safe although this process has threads: workers use neither its devices nor those.
+            warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
+            self.process.start()
+        theirs.close()  # the worker holds the only copy, so that its death ends the connection
+        self._pixels = socket.socket(fileno=os.dup(self.connection.fileno()))
+
+    def receive(self, pin: bool) -> Read | Exception:
+        """The next answer. Errors: EOFError or OSError if the worker is gone."""
+        answer: Read | Exception = self.connection.recv()
+        if isinstance(answer, list | Exception):
+            return answer
+
+        def fill(described: Tensor) -> Tensor:
+            tensor = torch.empty(described.shape, dtype=described.dtype, pin_memory=pin)
+            free = _bytes_of(tensor)
+            while free:
+                # In one call, as taking the lock of the interpreter back after each piece is slow.
+                count = self._pixels.recv_into(free, len(free), socket.MSG_WAITALL)
+                if not count:
+                    raise EOFError
+                free = free[count:]
+            return tensor
+
+        return map_tensors(answer, fill)
+
+    def cause_of_death(self) -> str:
+        self.process.join(GRACE_SECONDS)
+        code = self.process.exitcode
+        ended = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        return f"worker {self.process.pid} ended by {ended}"
+
+    def kill(self) -> None:
+        """End it at once: it holds nothing that could be left behind, and it may hang."""
+        self.process.kill()
+        self._pixels.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.process.join(GRACE_SECONDS)
+        self._pixels.close()
+        self.connection.close()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    values: np.ndarray = tensor.view(-1).view(torch.uint8).numpy()
+    return values.data
+
+
+def _work(connection: Connection, read: Callable[[Places], Read]) -> None:
+    """Answer requests until the parent is gone. A request to stop that reaches the whole group of
+    processes is the parent's to handle: it may still want the batches it needs for a step."""
+    end_with_parent()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    try:
+        while True:
+            _send(connection, _answer(read, connection.recv()))
+    except (EOFError, ConnectionError):
+        return
+
+
+def _answer(read: Callable[[Places], Read], places: Places) -> Read | Exception:
+    try:
+        return read(places)
+    except Exception as error:  # raised again in the training process, whatever it is
+        error.add_note(f"in a process that reads images:\n{traceback.format_exc()}")
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - its own bytes
+        except Exception:  # not every type of error can be rebuilt from its message
+            return RuntimeError(traceback.format_exc())
+        return error
+
+
+def _send(connection: Connection, answer: Read | Exception) -> None:
+    """The answer with its tensors described only, then the bytes of each."""
+    tensors: list[Tensor] = []
+
+    def describe(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor.to("meta")
+
+    if not isinstance(answer, list | Exception):
+        answer = map_tensors(answer, describe)
+    connection.send(answer)
+    for tensor in tensors:
+        left = _bytes_of(tensor.contiguous())
+        while left:
+            left = left[os.write(connection.fileno(), left) :]
+
+
+class _Workers:
+    """One set of processes, and a thread that receives from them in turn."""
+
+    def __init__(self, reading: Reading, delivered: int, pin: bool) -> None:
+        self._reading = reading
+        self._plan = iter(reading.plan(delivered))
+        self._pin = pin
+        self._device = torch.cuda.current_device() if pin else 0
+        self._workers: list[_Worker] = []
+        self._waiting: deque[_Worker] = deque()
+        """Who answers next: one entry for each request."""
+        self._received: queue.Queue[Read | Exception | None] = queue.Queue(reading.workers)
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._owner = os.getpid()
+
+    def batches(self) -> Iterator[Read]:
+        """Start, and give the micro-batches in the order of the plan.
+
+        Errors: _LostError; any that a worker met.
+        """
+        atexit.register(self.end)  # else multiprocessing would wait there for them to end
+        for _ in range(self._reading.workers):
+            self._workers.append(_Worker(self._reading.read))
+        self._thread.start()
+        while True:
+            try:
+                found = self._received.get(timeout=self._reading.timeout)
+            except queue.Empty:
+                raise _LostError("no answer in time", hung=True) from None
+            if found is None:
+                return
+            if isinstance(found, Exception):
+                raise found
+            yield found
+
+    def _request(self, worker: _Worker) -> None:
+        places = next(self._plan, None)
+        if places is not None:
+            self._waiting.append(worker)
+            worker.connection.send(places)
+
+    def _receive(self) -> None:
+        try:
+            if self._pin:
+                torch.cuda.set_device(self._device)  # else this thread would use the first
+            for worker in self._workers * REQUESTS:
+                self._request(worker)
+            while self._waiting:
+                worker = self._waiting.popleft()
+                self._received.put(worker.receive(self._pin))
+                self._request(worker)
+            self._received.put(None)
+        except (EOFError, ConnectionError):
+            self._received.put(_LostError(worker.cause_of_death()))
+        except Exception as error:
+            self._received.put(error)
+
+    def end(self) -> None:
+        """End the processes at once, and the thread."""
+        if os.getpid() != self._owner:
+            return  # a forked copy of this process, at its exit
+        atexit.unregister(self.end)
+        for worker in self._workers:
+            worker.kill()
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._received.get_nowait()  # it may wait for room
+            self._thread.join(0.01)
+        for worker in self._workers:
+            worker.close()

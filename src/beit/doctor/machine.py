@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from beit.data.images import cores
 from beit.doctor.finding import Finding, Level
+from beit.hardware import cores
 
 GIB = 2**30
 SHARED = Path("/dev/shm")  # noqa: S108 - the place itself, not a file in it
@@ -70,7 +70,7 @@ def check_memory() -> Iterator[Finding]:
             "warn" if little else "ok",
             "shared memory",
             f"{size.free / GIB:.2f} GiB free of {size.total / GIB:.2f} in {SHARED}",
-            "docker run --shm-size 8g (in Kubernetes an emptyDir of medium Memory), or --workers 0"
+            "several GPUs need it: docker run --shm-size 8g (Kubernetes: an emptyDir in Memory)"
             if little
             else "",
         )

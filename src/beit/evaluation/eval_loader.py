@@ -10,14 +10,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from beit.batch import Batch, SegmentedBatch, Unreadable
+from beit.batch import Batch, ImageBatch, SegmentedBatch, Unreadable
 from beit.config.data import LoaderConfig, Resize
 from beit.config.tokenizer import Interpolation
 from beit.data.augment import central_view
 from beit.data.loader import View, evaluate_batches
 from beit.data.segmentation_transforms import WholeView
 from beit.data.sources import ImageSource, Target
-from beit.data.transforms import ImageSample
 
 HELD_BYTES = 512 * 2**20
 BATCH = 64
@@ -36,9 +35,9 @@ class CentreView:
 
     def __call__(
         self, image: np.ndarray, _target: Target | None, _generator: random.Random
-    ) -> ImageSample:
-        return ImageSample(
-            central_view(image, self.size, self.crop_share, self.resize, self.interpolation)
+    ) -> ImageBatch:
+        return ImageBatch(
+            central_view(image, self.size, self.crop_share, self.resize, self.interpolation)[None]
         )
 
 
@@ -60,7 +59,7 @@ class Told:
     def note(self, batch: Batch) -> None:
         """Gather what a batch says."""
         self._unreadable.update((found.key, found) for found in batch.unreadable)
-        self._several.update(dict.fromkeys(batch.several))
+        self._several.update(dict.fromkeys(batch.multi_frame))
 
 
 class Passes(Told, Generic[Kind]):

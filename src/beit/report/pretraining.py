@@ -15,7 +15,7 @@ from beit.config.objective import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.options import reading_for
 from beit.data.sources import ImageSource, Target, evenly, open_source
-from beit.data.transforms import Box, MaskedSample, resize_crop
+from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import hide, judge, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.masking import MaskSampler
@@ -50,14 +50,15 @@ class CentralMasks:
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random
-    ) -> MaskedSample:
+    ) -> MaskedBatch:
         box = self._box(*decoded.shape[:2])
-        image = resize_crop(decoded, box, self.config.model.size, "bicubic")
-        token_image = None
+        images = resize_crop(decoded, box, self.config.model.size, "bicubic")[None]
+        token_images = images
         if self.tokenizer is not None:
             how = self.tokenizer.config.interpolation
-            token_image = resize_crop(decoded, box, self.tokenizer.size, how)
-        return MaskedSample(image, token_image, torch.from_numpy(self.sampler(generator)))
+            token_images = resize_crop(decoded, box, self.tokenizer.size, how)[None]
+        mask = torch.from_numpy(self.sampler(generator))[None]
+        return MaskedBatch(images, token_images, mask)
 
     def _box(self, height: int, width: int) -> Box:
         """The centred crop, of the model's shape and the evaluation's share of the image."""

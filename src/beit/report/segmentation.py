@@ -11,11 +11,10 @@ from torch import Tensor
 
 from beit.batch import SegmentedBatch
 from beit.config.segment_run import SegmentRunConfig
-from beit.data.label_maps import PALETTE, painted
 from beit.data.segmentation_transforms import WholeView
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, evenly
-from beit.data.visualize import to_rgb
+from beit.data.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
@@ -97,8 +96,8 @@ def _row(name: str, one: Answer) -> Markup:
     right = one.scores.pixel_accuracy
     cells = [
         show(image, f"Image {one.key}", element("code", one.key.rsplit("/", 1)[-1])),
-        show(painted(image, one.labels.numpy()), "Its mask", "mask"),
-        show(painted(image, one.predicted.numpy()), "Its labels", [
+        show(overlay_labels(image, one.labels.numpy()), "Its mask", "mask"),
+        show(overlay_labels(image, one.predicted.numpy()), "Its labels", [
             element("b", name), f" answer, {percent(right)} right"]),
     ]  # fmt: skip
     return block("strip", cells)
@@ -106,9 +105,8 @@ def _row(name: str, one: Answer) -> Markup:
 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation images of a run. Errors: DataError if the classes have changed."""
-    return open_segmented(
-        config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
-    ).validation
+    data = SegmentationData(config.data, config.masks)
+    return data.divide(split=config.split, seed=config.split_seed, known=classes).validation
 
 
 def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:

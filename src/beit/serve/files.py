@@ -18,11 +18,11 @@ from beit.atomic_io import write_file
 from beit.claim import claim_output
 from beit.data.decode import decode
 from beit.data.folders import open_every_image
-from beit.data.label_maps import painted, save_label_map
 from beit.data.listing import LIST_EXTENSIONS, quoted
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, open_source
 from beit.data.splits import open_stored
+from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
 from beit.serve.predictor import Predictor, load
 from beit.terminal import TextTable, print_tables, printable
@@ -228,8 +228,8 @@ def _segmented(
             colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
             for folder in ("labels", "overlays"):
                 (out / folder / place).parent.mkdir(parents=True, exist_ok=True)
-            save_label_map(labels, out / "labels" / place)
-            Image.fromarray(painted(colours, labels)).save(out / "overlays" / place)
+            (out / "labels" / place).write_bytes(label_map_png(labels))
+            Image.fromarray(overlay_labels(colours, labels)).save(out / "overlays" / place)
     for name, reason in unreadable:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if not written:

@@ -17,8 +17,15 @@ from torch import Tensor
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
 from beit.data.augment import central_view
-from beit.data.label_maps import PALETTE, label_map_bytes, painted
-from beit.data.visualize import data_uri, hide, to_rgb, token_map
+from beit.data.visualize import (
+    PALETTE,
+    data_uri,
+    hide,
+    label_map_png,
+    overlay_labels,
+    to_rgb,
+    token_map,
+)
 from beit.models.attention_maps import attention_maps
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
@@ -158,8 +165,8 @@ class Abilities:
                     "width": labels.shape[1],
                     "classes": sorted(found, key=lambda one: -float(one["share"])),
                     "label_map": "data:image/png;base64,"
-                    + base64.b64encode(label_map_bytes(labels)).decode("ascii"),
-                    "overlay": _png(painted(colours, labels)),
+                    + base64.b64encode(label_map_png(labels)).decode("ascii"),
+                    "overlay": _png(overlay_labels(colours, labels)),
                 }
             )
         return answers

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
-from beit.config.segment_run import InferenceConfig
-from beit.data.label_maps import IGNORE
-from beit.data.segmented import open_segmented, open_segmented_part, undivided_images
+from beit.config.segment_run import IGNORE, InferenceConfig
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import WholeImages
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
-from beit.tasks.held_out import Division, judged
+from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.task import Division
 from beit.terminal import TextTable
 from beit.weights.store import Artifact
 
@@ -108,14 +108,9 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    only, note = _unlearned(artifact, model, config)
-    source = open_segmented_part(
-        config.data,
-        asked.masks,
-        part=config.split,
-        classes=names,
-        only=only,
-    )
+    data = SegmentationData(config.data, asked.masks, extra_split=config.split)
+    only, note = _unlearned(artifact, model, config, data)
+    source = data.part(config.split, classes=names, only=only)
     source.account.log()
     loader = config.loader(artifact.details.value_range)
     check_readable(source, built.channels, loader.value_range)
@@ -146,18 +141,17 @@ def evaluate_segmenter(
 
 
 def _unlearned(
-    artifact: Artifact, model: str, config: EvaluateConfig
+    artifact: Artifact, model: str, config: EvaluateConfig, data: SegmentationData
 ) -> tuple[frozenset[str] | None, str]:
     """The names of the images to measure on, of data without parts, and what to say of them;
     None of data with parts."""
-    details, masks = artifact.details, config.segmented.masks
-    source = undivided_images(config.data, masks)
+    details, source = artifact.details, data.undivided
     if source is None:
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, _ = division
-        found = open_segmented(config.data, masks, split=split, seed=seed, known=details.classes)
+        found = data.divide(split=split, seed=seed, known=details.classes)
         return found.train, found.validation
 
     found = judged(model, details.trained, config.data, source, split=config.split, divide=divide)

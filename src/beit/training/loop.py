@@ -202,7 +202,7 @@ class _Run:
             if self.spec.loader.restarts > self.restarts:
                 self.restarts = self.spec.loader.restarts
                 self.info(f"processes that read images were lost and replaced: {self.restarts}")
-            self.skipped.add(batch.unreadable, batch.several)
+            self.skipped.add(batch.unreadable, batch.multi_frame)
             yield batch
 
     def _require_finite(self) -> None:
