@@ -15,9 +15,9 @@ from beit.data.augment import EvaluationView, TrainView
 from beit.data.duplicates import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
-from beit.evaluation.classify import score_classifier
-from beit.evaluation.eval_loader import Passes
-from beit.evaluation.multilabel import answer_labels, best_thresholds, score_labels
+from beit.evaluation.classify import answer_labels, score_classifier, score_labels
+from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.metrics import best_thresholds
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
@@ -81,7 +81,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
     several = is_multi_label(splits.train)
     details = Details(classes=classes, multi_label=several, crop=config.crop)
     start = take_over(model, details, config.init, opened or Opened())
-    passes = Passes(
+    passes = EvalLoader(
         LabelledBatch,
         splits.validation,
         EvaluationView(built.size, config.crop),
@@ -100,7 +100,7 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
             learning.measure,
             best=learning.best,
             unreadable=passes.unreadable,
-            several=passes.several,
+            several=passes.multi_frame,
         ),
         details=details,
         start=start,
@@ -114,7 +114,7 @@ def _one_class(
     config: FinetuneRunConfig,
     model: Classifier,
     splits: LabelledSplits,
-    passes: Passes[LabelledBatch],
+    passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     classes = len(splits.train.classes)
@@ -135,7 +135,7 @@ def _several_labels(
     config: FinetuneRunConfig,
     model: Classifier,
     splits: LabelledSplits,
-    passes: Passes[LabelledBatch],
+    passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     """Thresholds are chosen anew at every evaluation, and the artifact has those of its weights."""
