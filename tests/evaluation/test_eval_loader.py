@@ -29,7 +29,7 @@ def source(class_folders):
     return open_source(str(class_folders))
 
 
-def passes(source):
+def passes(source, batch=64):
     return EvalLoader(
         LabelledBatch,
         source,
@@ -37,6 +37,7 @@ def passes(source):
         size=(16, 16),
         channels=3,
         loader=LOADER,
+        batch=batch,
     )
 
 
@@ -45,8 +46,7 @@ def test_held_or_read_again_is_the_same(source, monkeypatch):
     first, second = list(held), list(held)
     assert all(one is other for one, other in zip(first, second, strict=True))
     monkeypatch.setattr(module, "HELD_BYTES", 0)
-    monkeypatch.setattr(module, "BATCH", 10)
-    read = passes(source)
+    read = passes(source, batch=10)
     for one, other in ((first, list(read)), (first, list(read))):
         assert len(other) == 4
         assert torch.equal(torch.cat([b.images for b in one]), torch.cat([b.images for b in other]))
