@@ -14,7 +14,7 @@ from beit.cli import main
 from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
-from beit.tasks.evaluating import evaluate
+from beit.tasks.finished import evaluate
 from beit.tasks.held_out import NOTE, UNKNOWN
 from beit.training.dataset_manifest import learned_names, recall
 from beit.training.run_folder import RunFolder

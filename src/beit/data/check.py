@@ -20,13 +20,13 @@ from beit.data.account import Account
 from beit.data.decode import decode, read_header
 from beit.data.depth import Depth, depth_of, narrow
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
-from beit.data.images import cores
 from beit.data.listing import quoted
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
 from beit.data.splits import account_of, open_parts
 from beit.errors import ConfigError, DataError
+from beit.hardware import cores
 from beit.terminal import TextTable, print_tables, printable
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import count_bands, is_tiff, read_all_bands
-from beit.data.decode import PIXEL_LIMIT, is_deep, own_range, stored_bits
+from beit.data.colours import is_deep, own_range, stored_bits
+from beit.data.decode import PIXEL_LIMIT, pillow_is_quiet
 from beit.data.file_types import FORMATS
-from beit.data.pillow_warnings import quiet
 from beit.data.pixel_types import UnreadableError, ValueRange, to_eight_bits
 from beit.data.sources import PROBES, ImageSource, spread
 
@@ -43,7 +43,7 @@ class Depth(NamedTuple):
 def depth_of(data: bytes) -> Depth | None:
     """Of an encoded image; None if it has another depth, states its range, or cannot be read."""
     try:
-        with quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with pillow_is_quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if stored_bits(image, data) != 16 or image.width * image.height > PIXEL_LIMIT:
                 return None
             image.load()
@@ -59,7 +59,7 @@ def depth_of(data: bytes) -> Depth | None:
 
 def _depth_of_bands(data: bytes) -> Depth | None:
     try:
-        with quiet:
+        with pillow_is_quiet:
             found = count_bands(data)
             if found is None or found.height * found.width > PIXEL_LIMIT:
                 return None

@@ -20,10 +20,10 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import is_tiff, read_page
-from beit.data.decode import is_white_zero, orientation_of, require_all_pixels, stored_bits, upright
-from beit.data.pillow_warnings import quiet
+from beit.data.colours import is_white_zero, orientation_of, stored_bits, upright
+from beit.data.decode import pillow_is_quiet
 from beit.data.pixel_types import UnreadableError
-from beit.data.truncation import first_of_gif
+from beit.data.truncation import first_of_gif, require_all_pixels
 
 LabelMap = UInt8[np.ndarray, "height width"]
 
@@ -52,7 +52,7 @@ def read_mask(data: bytes, *, colours: bool = False) -> MaskPixels:
     Errors: UnreadableError with the reason.
     """
     try:
-        with quiet:
+        with pillow_is_quiet:
             return _read(data, colours)
     except UnreadableError:
         raise

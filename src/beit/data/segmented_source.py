@@ -10,18 +10,18 @@ import numpy as np
 from PIL import Image
 
 from beit.config.segment_run import IGNORE
-from beit.data.decode import orientation_of
+from beit.data.colours import orientation_of
+from beit.data.decode import pillow_is_quiet
 from beit.data.file_types import FORMATS
-from beit.data.images import cores
 from beit.data.mask_files import LabelMap, MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
 from beit.data.mask_pairs import Pairs
-from beit.data.pillow_warnings import quiet
 from beit.data.pixel_types import UnreadableError
 from beit.data.shape_files import IGNORED
 from beit.data.shapes import Shapes, draw
 from beit.data.sources import FileSource, Record
 from beit.errors import DataError
+from beit.hardware import cores
 from beit.terminal import printable
 
 MOST_VALUES = 4096
@@ -121,7 +121,7 @@ class SegmentedSource(FileSource):
 def _size(path: Path) -> tuple[int, int] | None:
     """Height and width of an upright image, from its header; None if it cannot be read."""
     try:
-        with quiet, Image.open(path, formats=FORMATS) as image:
+        with pillow_is_quiet, Image.open(path, formats=FORMATS) as image:
             turned = orientation_of(image) >= 5
             width, height = image.size
     except Exception:  # reported when the image itself is read, as for every task

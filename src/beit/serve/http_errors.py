@@ -5,6 +5,7 @@ No text holds anything of the request, of the machine, or of a library's error.
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 
@@ -53,3 +54,9 @@ RESTARTING = Reason(503, "restarting", "The models failed and are started anew; 
 TOO_MANY_CONNECTIONS = Reason(503, "too_many_connections", "Too many connections are open.")
 DEADLINE = Reason(504, "deadline", "The model did not answer in time.")
 BY_CODE = {reason.code: reason for reason in list(vars().values()) if isinstance(reason, Reason)}
+
+
+def body_of(reason: Reason, request_id: str) -> bytes:
+    """The JSON body of a refusal."""
+    error = {"code": reason.code, "message": reason.text, "request_id": request_id}
+    return json.dumps({"error": error}).encode()

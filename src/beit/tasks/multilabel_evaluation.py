@@ -24,8 +24,9 @@ from beit.evaluation.label_mapping import find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.tasks.classifier_evaluation import BATCH, reading_for, view_of
-from beit.tasks.held_out import Division, judged
+from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.task import Division
 from beit.terminal import TextTable
 from beit.weights.answering import answering
 from beit.weights.store import Artifact
@@ -56,7 +57,7 @@ class MultiLabelEvaluation(Measurement):
     crop: float
     flip: bool
     mean_average_precision: float
-    """Over the labels that some image has: see `beit.evaluation.multilabel.average_precision`."""
+    """Over the labels that some image has: see `beit.evaluation.metrics.average_precision`."""
     chance_average_precision: float
     """That of answering at random: the mean prevalence of the same labels."""
     macro_f1: float
