@@ -36,7 +36,7 @@ from beit.tasks.inputs import Inputs
 from beit.tasks.measurement import Measurement, refuse_options
 from beit.tasks.multilabel_evaluation import evaluate_multi_label
 from beit.tasks.task import Division, Setup, Task, register
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights.store import Artifact, Details
 

@@ -43,7 +43,7 @@ from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation
 from beit.weights.load import open_tokenizer

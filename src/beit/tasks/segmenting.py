@@ -34,7 +34,7 @@ from beit.tasks.inputs import Inputs
 from beit.tasks.measurement import refuse_options
 from beit.tasks.segmenter_evaluation import SegmenterEvaluation, evaluate_segmenter
 from beit.tasks.task import Division, Setup, Task, register
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights.store import Artifact, Details
 

@@ -42,7 +42,8 @@ from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureBank
 from beit.tokenizers.vq import VQTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
-from beit.training.parallel import Processes, resolve_precision
+from beit.training.device import resolve_precision
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights.store import Details
 from beit.weights.teachers import open_teacher
