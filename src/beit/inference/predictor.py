@@ -48,6 +48,8 @@ class Predictor:
         self.artifact = artifact
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
+        self.tokenizer: VisualTokenizer | None = None
+        """The one that a pre-training was trained with, where somebody has opened it."""
         self._may_be_saved = True
 
     @property
