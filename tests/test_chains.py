@@ -32,7 +32,7 @@ from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
 from beit.tasks import Inputs, finetuning, inputs, pretraining, segmenting, starting_from
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.weights.store import load_artifact
 from segmented_folder import write_folder
 

@@ -23,7 +23,7 @@ from beit.data.options import reading_for
 from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
-from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
+from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
@@ -44,7 +44,7 @@ from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation
 from beit.weights.load import open_tokenizer
@@ -274,12 +274,12 @@ def _score(
     if not config.knn_images:
         return None, ()
     splits, notes = _labelled(config, source)
-    score: NeighbourScore | RetrievalScore
-    if splits is not None:
-        score = NeighbourScore(splits, config, processes.device)
-    else:
-        score = RetrievalScore(source, config, processes.device)
-    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+    score = (
+        neighbour_score(splits, config, processes.device)
+        if splits is not None
+        else retrieval_score(source, config, processes.device)
+    )
+    return Evaluation(score, unreadable=score.unreadable, several=score.multi_frame), notes
 
 
 def _labelled(

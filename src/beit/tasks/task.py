@@ -20,7 +20,7 @@ from beit.recipes import RECIPES
 from beit.report.run_kind import RunKind
 from beit.tasks.inputs import Inputs
 from beit.tasks.measurement import Measurement
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights.store import Artifact, Details
 
