@@ -16,10 +16,10 @@ from beit.models.vit import VisionTransformer
 class FeatureTable(NamedTuple):
     """One row per image: mean patch vector of each block asked for, with labels and keys."""
 
-    features: Float[Tensor, "images taps width"]
+    features: Float[Tensor, "images blocks width"]
     targets: Int64[Tensor, " images"] | Bool[Tensor, "images classes"]
     keys: tuple[str, ...]
-    cls: Float[Tensor, "images taps width"]
+    cls: Float[Tensor, "images blocks width"]
     """The class token after each of these blocks."""
 
 
@@ -35,7 +35,7 @@ def extract_features(
     backbone: VisionTransformer,
     batches: Iterable[ImageBatch | LabelledBatch],
     *,
-    taps: tuple[int, ...],
+    out_indices: tuple[int, ...],
     device: torch.device,
 ) -> FeatureTable:
     """Class token and mean over the other patches of the raw output of each tapped block, fp32.
@@ -47,7 +47,7 @@ def extract_features(
     targets: list[Tensor] = []
     keys: list[str] = []
     for batch in batches:
-        outputs = backbone(batch.images.to(device), taps=taps).taps
+        outputs = backbone(batch.images.to(device), out_indices=out_indices).intermediates
         pooled = torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1)
         rows.append(pooled.cpu())
         tokens.append(torch.stack([output[:, 0].float() for output in outputs], dim=1).cpu())
@@ -64,14 +64,14 @@ def extract_patches(
     backbone: VisionTransformer,
     batches: Iterable[LabelledBatch],
     *,
-    tap: int,
+    block: int,
     device: torch.device,
 ) -> PatchTable:
     """The raw patch vectors of one block, kept in fp16."""
     rows: list[Tensor] = []
     targets: list[Tensor] = []
     for batch in batches:
-        output = backbone(batch.images.to(device), taps=(tap,)).taps[0]
+        output = backbone(batch.images.to(device), out_indices=(block,)).intermediates[0]
         rows.append(output[:, 1:].half().cpu())
         targets.append(batch.targets)
     return PatchTable(torch.cat(rows), torch.cat(targets))

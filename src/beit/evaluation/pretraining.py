@@ -119,5 +119,5 @@ def every_block(
     assert isinstance(model, BackboneModel)
     backbone = model.backbone
     return extract_features(
-        backbone, passes, taps=tuple(range(backbone.config.depth)), device=device
+        backbone, passes, out_indices=tuple(range(backbone.config.depth)), device=device
     )

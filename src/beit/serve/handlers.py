@@ -111,7 +111,7 @@ class Abilities:
     def _embed(self, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
         model, block = self.predictor.model, self._block(options)
         assert isinstance(model, BackboneModel)
-        output = model.backbone(self._moved(views), taps=(block,)).taps[0]
+        output = model.backbone(self._moved(views), out_indices=(block,)).intermediates[0]
         rows = output[:, 1:].float().mean(dim=1).cpu()
         _check_finite(rows)
         return [{"block": block, "features": row.tolist()} for row in rows]
