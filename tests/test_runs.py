@@ -32,8 +32,8 @@ from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
 from beit.objectives.tokenizer import VQDistillation
 from beit.recipes import find_recipe
-from beit.report.page import write_report
 from beit.tasks import pretraining, starting_from
+from beit.tasks.finished import report_run
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
@@ -130,7 +130,7 @@ def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypat
     assert f"data: {class_folders}: the same images as for {tokenizer_run}" in first
     assert "one folder per class" not in first
     assert "one folder per class" in second
-    monkeypatch.setattr(pretraining, "tokenizer", pytest.fail)
+    monkeypatch.setattr(pretraining, "matching_tokenizer", pytest.fail)
     again = beit.pretrain(
         "tiny", data=str(class_folders), out=str(out), size=(24, 40), resume=True, **QUICK
     )
@@ -344,7 +344,7 @@ def test_tokens_of_a_teacher_are_predicted_and_it_goes_on(
                            **options(steps=8, save_every=4))  # fmt: skip
     assert "psnr" not in whole.metrics
     assert whole.metrics["codes_in_use"] > 1
-    assert "with the teacher" in write_report(whole.folder).read_text()
+    assert "with the teacher" in report_run(whole.folder).read_text()
     original = VQDistillation.after_step
 
     def after_step(self, step):
@@ -371,4 +371,4 @@ def test_vq_paints_without_a_teacher(class_folders, tmp_path):
     run = beit.tokenizer("vq-tiny", data=str(class_folders), out=str(tmp_path / "run"),
                          **options(steps=4))  # fmt: skip
     assert run.metrics["psnr"] > 0
-    assert "The image from its tokens" in write_report(run.folder).read_text()
+    assert "The image from its tokens" in report_run(run.folder).read_text()

@@ -24,7 +24,7 @@ from beit.config import (
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.objectives.classify import Classification
 from beit.objectives.masked import MaskedImageModeling
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.update import Updater
 from miniature import PLAIN, Told
 from reference import Tensors, from_published

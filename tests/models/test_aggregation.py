@@ -24,7 +24,7 @@ from beit.models.vit import Features
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import patchify
 from beit.recipes.pretrain import RECIPES
-from beit.training.average import average_of
+from beit.training.ema import average_of
 from miniature import BACKBONE, VAE, Told, masked_batch
 from reference import TINY, close, disturb, from_published
 

@@ -17,7 +17,7 @@ from beit.data.account import Account, Skipped, account_from_json
 from beit.report import page
 from beit.report.chart_specs import curves
 from beit.report.history import History, read_history
-from beit.report.summary import headline
+from beit.tasks.finetuning import FINETUNE
 from beit.training.run_folder import read_run_config
 from changes import changes
 
@@ -43,7 +43,7 @@ def notices(run: Path, config: RunConfig, history: History) -> list[Any]:
 
 
 def figures(run: Path, config: RunConfig, history: History) -> list[Any]:
-    return [*headline(config, history), curves(config, history).body]
+    return [*FINETUNE.headline(config, history), curves(FINETUNE.charts, history).body]
 
 
 def written(run: Path, config: RunConfig, make: Make) -> str:

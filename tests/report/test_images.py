@@ -202,10 +202,10 @@ def test_best_typical_and_worst_are_told_apart():
 
 def test_the_command_names_what_differs_from_the_recipe(runs):
     config = read_run_config(runs.classifier)
-    changed = changed_options(config)
+    changed = changed_options("finetune", config)
     assert changed["training.steps"] == 4
     assert not [name for name in changed if name.startswith("model.")]  # it comes from --init
-    text, missing = command(config)
+    text, missing = command("finetune", config)
     assert text.startswith("beit finetune tiny")
     assert "--evaluate-every 2" in text
     assert f"--init {runs.pretraining}" in text
@@ -218,15 +218,15 @@ def test_what_the_command_line_cannot_say_is_told(runs):
     config = read_run_config(runs.pretraining)
     assert isinstance(config, PretrainRunConfig)
     for masking in (UniformMasking(), FixedMasking(hidden_patches=(1, 2))):
-        text, missing = command(replace(config, masking=masking))
+        text, missing = command("pretrain", replace(config, masking=masking))
         assert "masking" in missing
         assert "--hidden-patches" not in text
 
 
 def test_a_foreign_recipe_is_not_imported(runs, tmp_path, read):
-    from beit.report.page import write_report
+    from beit.tasks.finished import report_run
 
     run = shutil.copytree(runs.tokenizer, tmp_path / "run")
     place = run / "config.json"
     place.write_text(place.read_text().replace('"recipe": "tiny"', '"recipe": "no.such:module"'))
-    assert "The recipe is not one of this package" in read(write_report(run)).words
+    assert "The recipe is not one of this package" in read(report_run(run)).words

@@ -22,9 +22,9 @@ from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.models.visible import VisibleOnlyModel
 from beit.recipes.finetune import for_finetuning
-from beit.weights.architecture import Overrides
 from beit.weights.class_order import match_classes
 from beit.weights.load import open_artifact
+from beit.weights.overrides import Overrides
 from beit.weights.store import Artifact, Details
 from beit.weights.warm_start import WarmStart, warm_start
 from miniature import BACKBONE
@@ -393,7 +393,7 @@ def test_a_released_file_of_beit_v2_goes_on_as_it_was_published(golden, tmp_path
     """Both predictions of the released code, before the first step of a run of ours."""
     facts = golden("v2_mim_cls_shared")
     torch.save({"model": facts["model"]}, tmp_path / "released.pth")
-    source = open_artifact(tmp_path / "released.pth", stated=Overrides(tap=2))
+    source = open_artifact(tmp_path / "released.pth", overrides=Overrides(tap=2))
     model = MaskedImageModel(source.backbone, 64, AggregationConfig(early_layer=2)).eval()
     start = warm_start(model, Details(tokenizer="of its 64 codes"), source)
     assert start.taken[1:3] == (
@@ -411,7 +411,7 @@ def test_a_released_pre_training_becomes_the_published_classifier(golden, tmp_pa
     """Resized from 80 to 112 pixels, with the norm and head of the released code's fine-tuning."""
     torch.save({"model": golden("transfer_source")["model"]}, tmp_path / "released.pth")
     facts = golden("transfer_112")
-    source = open_artifact(tmp_path / "released.pth", stated=Overrides(heads=6))
+    source = open_artifact(tmp_path / "released.pth", overrides=Overrides(heads=6))
     fine = for_finetuning(replace(source.backbone, size=(112, 112)), drop_path=0.0)
     model = Classifier(fine, 9).eval()
     start = warm_start(model, Details(classes=tuple("abcdefghi")), source)

@@ -27,24 +27,22 @@ def report(args: list[str]) -> None:
             plots: Also write every curve of the run to this folder, as SVG and PNG (needs
                 matplotlib: the extra `plots`).
         """
-        from beit.report.comparison import write_comparison
         from beit.report.figure import write_strip
-        from beit.report.page import write_report
-        from beit.report.plots import write_plots
+        from beit.tasks.finished import report_comparison, report_plots, report_run
 
         if len(runs) != 1:
             if image or plots:
                 raise ConfigError(
                     "--image and --plots are of a single run", remedy="name one run with them"
                 )
-            print_lines(write_comparison([Path(run) for run in runs], Path(out)))
+            print_lines(report_comparison([Path(run) for run in runs], Path(out)))
             return
         run = Path(runs[0])
-        print_lines(write_report(run))
+        print_lines(report_run(run))
         if image:
             print_lines(write_strip(run, Path(image)))
         if plots:
-            print_lines(*write_plots(run, Path(plots)))
+            print_lines(*report_plots(run, Path(plots)))
 
     tyro.cli(command, args=args, prog="beit report")
 

@@ -123,11 +123,11 @@ def convert(args: list[str]) -> None:
             crop: Share of the side that the evaluation crop keeps.
             classes: File with one class name per line.
         """
-        from beit.weights.architecture import Overrides
         from beit.weights.convert import convert as write
         from beit.weights.load import read_class_names
+        from beit.weights.overrides import Overrides
 
-        stated = Overrides(
+        overrides = Overrides(
             size=size,
             heads=heads,
             mean=mean,
@@ -135,7 +135,9 @@ def convert(args: list[str]) -> None:
             crop=crop,
             classes=read_class_names(Path(classes)) if classes else None,
         )
-        place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
+        place, left_out = write(
+            source, destination, to=to, bias=bias, overrides=overrides, sha256=sha256
+        )
         print_lines(*left_out, place)
 
     with pixels():

@@ -40,32 +40,24 @@ class Contender(NamedTuple):
     answers: Callable[[Sequence[str]], dict[str, Answered]]
 
 
-def contender(run: Path, config: RunConfig) -> Contender:
-    """A run to be held against others: a classifier and a segmenter answer to held-out images.
+def no_images(_run: Path, _config: RunConfig) -> Contender:
+    """A run that cannot be asked about single images."""
+    return _known({})
 
-    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
-    """
-    if isinstance(config, FinetuneRunConfig):
-        return _classifier(run, config)
-    if isinstance(config, SegmentRunConfig):
-        return _segmenter(run, config)
-    found: dict[str, Answered] = {}
-    if isinstance(config, TokenizerRunConfig):
-        found = _of_tokenizer(run, config)
-    elif isinstance(config, PretrainRunConfig) and _tells_tokens(config):
-        found = _of_pretraining(run, config)
+
+def _known(found: dict[str, Answered]) -> Contender:
     return Contender(list(found), lambda keys: {key: found[key] for key in keys})
-
-
-def _tells_tokens(config: PretrainRunConfig) -> bool:
-    return config.objective.target == "tokens" and predicts(config)
 
 
 def _names(source: ImageSource) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
-def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
+def classifier_contender(run: Path, config: FinetuneRunConfig) -> Contender:
+    """A classifier answers to its held-out images.
+
+    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
+    """
     published = trained(run, Classifier)
     model, classes, device = published.model, published.classes, published.device
     source = classification.held_out(config, classes)
@@ -111,7 +103,8 @@ def _classifier(run: Path, config: FinetuneRunConfig) -> Contender:
     return Contender(_names(source), labels if published.answering.multi_label else answers)
 
 
-def _segmenter(run: Path, config: SegmentRunConfig) -> Contender:
+def segmenter_contender(run: Path, config: SegmentRunConfig) -> Contender:
+    """A segmenter answers to its held-out images. Errors: as for a classifier."""
     published = trained(run, Segmenter)
     source = segmentation.held_out(config, published.classes)
 
@@ -130,7 +123,8 @@ def _segmenter(run: Path, config: SegmentRunConfig) -> Contender:
     return Contender(_names(source), answers)
 
 
-def _of_tokenizer(run: Path, config: TokenizerRunConfig) -> dict[str, Answered]:
+def tokenizer_contender(run: Path, config: TokenizerRunConfig) -> Contender:
+    """A tokenizer rebuilds images. Errors: BeitError if its artifact or they are not there."""
     tokenizer, paintings = make_paintings(run, config)
     found = {}
     for one in paintings:
@@ -140,10 +134,16 @@ def _of_tokenizer(run: Path, config: TokenizerRunConfig) -> dict[str, Answered]:
         else:
             answer = show(to_rgb(one.painted), "From its tokens", f"{one.psnr:.1f} dB")
         found[one.key] = Answered(show(to_rgb(one.image), "The image", "image"), answer)
-    return found
+    return _known(found)
 
 
-def _of_pretraining(run: Path, config: PretrainRunConfig) -> dict[str, Answered]:
+def pretraining_contender(run: Path, config: PretrainRunConfig) -> Contender:
+    """A pre-training predicts the tokens of hidden patches, if it predicts tokens at all.
+
+    Errors: BeitError if the artifact, its tokenizer or the images are not there.
+    """
+    if config.objective.target != "tokens" or not predicts(config):
+        return _known({})
     _, tokenizer, guesses = make_guesses(run, config)
     assert tokenizer is not None
     found = {}
@@ -153,4 +153,4 @@ def _of_pretraining(run: Path, config: PretrainRunConfig) -> dict[str, Answered]
         judged = judge(image, one.hidden, one.prediction == one.target, tokenizer.grid)
         answer = show(judged, f"Right (teal) and wrong (orange): {words}", words)
         found[one.key] = Answered(show(image, "The image", "image"), answer)
-    return found
+    return _known(found)

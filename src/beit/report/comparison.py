@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from beit.atomic_io import write_file
 from beit.claim import claim_output
@@ -15,18 +15,19 @@ from beit.config.runs import RunConfig
 from beit.config.tree import leaves
 from beit.errors import BeitError, ConfigError
 from beit.report.chart_specs import charts, draw
-from beit.report.compare_images import contender
 from beit.report.document import document
 from beit.report.history import History, read_history
 from beit.report.markup import Markup, Section, block, element, join, note, table
 from beit.report.page import section, without_images
-from beit.report.summary import headline, title_of
+from beit.report.run_kind import RunKind
+from beit.report.summary import steps_figure
 from beit.report.svg_chart import Chart, Line
 from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8
 """As many as there are colours that can be told apart."""
 MOST_IMAGES = 6
+KindOf = Callable[[RunConfig], RunKind[Any]]
 
 
 class Compared(NamedTuple):
@@ -34,11 +35,12 @@ class Compared(NamedTuple):
 
     name: str
     path: Path
+    kind: RunKind[Any]
     config: RunConfig
     history: History
 
 
-def read_runs(paths: Sequence[Path]) -> list[Compared]:
+def read_runs(paths: Sequence[Path], kind_of: KindOf) -> list[Compared]:
     """The runs by name; by path, where two have the same name.
 
     Errors: ConfigError for more than can be told apart, RunFolderError if one is no run.
@@ -49,14 +51,16 @@ def read_runs(paths: Sequence[Path]) -> list[Compared]:
             remedy=f"give from 2 to {MOST_RUNS} different ones",
         )
     names = Counter(path.resolve().name for path in paths)
+    configs = [read_run_config(path) for path in paths]
     return [
         Compared(
             path.resolve().name if names[path.resolve().name] == 1 else str(path),
             path,
-            read_run_config(path),
+            kind_of(config),
+            config,
             read_history(path),
         )
-        for path in paths
+        for path, config in zip(paths, configs, strict=True)
     ]
 
 
@@ -65,7 +69,7 @@ def overlaid(runs: Sequence[Compared]) -> list[Chart]:
     found: dict[tuple[str, str], Chart] = {}
     references: dict[str, list[Line]] = {}
     for place, run in enumerate(runs):
-        for one in charts(run.config, run.history):
+        for one in charts(run.kind.charts, run.history):
             for line in one.lines:
                 if line.role == "reference":
                     references.setdefault(one.title, []).append(line)
@@ -102,9 +106,12 @@ def _table_of(runs: Sequence[Compared], rows: dict[str, dict[str, str]]) -> Mark
 
 
 def _figures(runs: Sequence[Compared]) -> Section:
-    rows: dict[str, dict[str, str]] = {"kind": {run.name: title_of(run.config) for run in runs}}
+    rows: dict[str, dict[str, str]] = {
+        "kind": {run.name: run.kind.title(run.config) for run in runs}
+    }
     for run in runs:
-        for one in headline(run.config, run.history):
+        figures = run.kind.headline(run.config, run.history)
+        for one in [*figures, steps_figure(run.config, run.history)]:
             beside = element("i", f" {one.beside}", {"class": "none"}) if one.beside else ""
             rows.setdefault(one.label, {})[run.name] = join([one.value, beside])
     return Section("figures", "Figures", "The newest of each run.", _table_of(runs, rows))
@@ -135,7 +142,7 @@ def _settings(runs: Sequence[Compared]) -> Section:
 def _images(runs: Sequence[Compared], again: str) -> Section:
     """The same images, and what each run makes of them."""
     try:
-        found = [contender(run.path, run.config) for run in runs]
+        found = [run.kind.contender(run.path, run.config) for run in runs]
         known = [set(one.keys) for one in found]
         shared = [key for key in found[0].keys if all(key in keys for keys in known)]
         chosen = shared[:: max(1, len(shared) // MOST_IMAGES)][:MOST_IMAGES]
@@ -161,21 +168,20 @@ def _images(runs: Sequence[Compared], again: str) -> Section:
     return Section("images", "Images side by side", lead, shown)
 
 
-def write_comparison(paths: Sequence[Path], place: Path) -> Path:
-    """Write one page about several runs.
+def write_comparison(paths: Sequence[Path], place: Path, kind_of: KindOf) -> Path:
+    """Write one page about several runs, each of the kind that `kind_of` says.
 
     Errors: as for `read_runs`, and ResourceError if the page cannot be written.
     """
     if place.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{place} is no name of a page", remedy="use a name that ends in .html")
     with claim_output(place, replaces=True) as page:
-        write_file(page, [_page(paths, place).encode()])
+        write_file(page, [_page(read_runs(paths, kind_of), place).encode()])
     return place
 
 
-def _page(paths: Sequence[Path], place: Path) -> str:
-    runs = read_runs(paths)
-    again = " ".join(["beit report", *(shlex.quote(str(path)) for path in paths)])
+def _page(runs: Sequence[Compared], place: Path) -> str:
+    again = " ".join(["beit report", *(shlex.quote(str(run.path)) for run in runs)])
     sections = [
         _figures(runs),
         _curves(runs),

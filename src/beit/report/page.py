@@ -4,43 +4,33 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from beit.atomic_io import replace_file
-from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
-from beit.config.segment_run import SegmentRunConfig
+from beit.config.runs import RunConfig
 from beit.data.account import account_from_json
 from beit.errors import BeitError, ResourceError
 from beit.report.chart_specs import curves
-from beit.report.classification import classification_sections
 from beit.report.document import document
-from beit.report.history import History, read_history, read_noted
+from beit.report.history import History, read_history
 from beit.report.markup import Markup, Section, block, count, element, join, note
-from beit.report.pretraining import pretraining_sections
-from beit.report.segmentation import segmentation_sections
+from beit.report.run_kind import RunKind
 from beit.report.settings import settings
-from beit.report.summary import facts, findings, headline, title_of
-from beit.report.tokenizer import tokenizer_sections
-from beit.training.run_folder import RunFolder, read_run_config
+from beit.report.summary import facts, findings, steps_figure
+from beit.training.run_folder import RunFolder, read_reasons
 
 NAMED = 50
 logger = logging.getLogger(__name__)
 
 
-def _images(run: Path, config: RunConfig) -> list[Section]:
+def _images(run: Path, config: RunConfig, kind: RunKind[Any]) -> list[Section]:
     """The sections with images, or one that says why there are none.
 
     A report closes a run that took days, so nothing it meets outside may end it: data that have
     moved, a disk that fails, a device without memory.
     """
     try:
-        if isinstance(config, TokenizerRunConfig):
-            return tokenizer_sections(run, config)
-        if isinstance(config, PretrainRunConfig):
-            return pretraining_sections(run, config)
-        if isinstance(config, SegmentRunConfig):
-            return segmentation_sections(run, config)
-        assert isinstance(config, FinetuneRunConfig)
-        return classification_sections(run, config)
+        return kind.sections(run, config)
     except (BeitError, OSError, RuntimeError) as error:
         return [without_images(error, f"beit report {run}")]
 
@@ -69,7 +59,7 @@ NOTED = {
 
 def _noted(run: Path, name: str) -> list[Markup]:
     """How many images the run named for one reason, and which."""
-    found = read_noted(run / f"{name}.jsonl")
+    found = read_reasons(run / f"{name}.jsonl")
     if not found:
         return []
     lines = [
@@ -104,7 +94,9 @@ def _notices(run: Path, config: RunConfig, history: History) -> list[Markup]:
     return [*warnings, *_account(run), *named]
 
 
-def _header(run: Path, config: RunConfig, history: History, sections: list[Section]) -> Markup:
+def _header(
+    run: Path, config: RunConfig, history: History, kind: RunKind[Any], sections: list[Section]
+) -> Markup:
     figures = [
         element(
             "div",
@@ -114,16 +106,16 @@ def _header(run: Path, config: RunConfig, history: History, sections: list[Secti
                 element("i", figure.beside),
             ],
         )
-        for figure in headline(config, history)
+        for figure in [*kind.headline(config, history), steps_figure(config, history)]
     ]
     links = [element("a", part.title, {"href": f"#{part.anchor}"}) for part in sections]
     notices = _notices(run, config, history)
     return element(
         "header",
         [
-            element("p", title_of(config), {"class": "kind"}),
+            element("p", kind.title(config), {"class": "kind"}),
             element("h1", run.resolve().name),
-            element("p", facts(run, config), {"class": "facts"}),
+            element("p", facts(run, config, kind.facts(config)), {"class": "facts"}),
             block("numbers", figures),
             block("notices", notices) if notices else "",
             element("nav", links, {"aria-label": "Sections"}),
@@ -136,29 +128,28 @@ def section(part: Section) -> Markup:
     return element("section", [element("h2", part.title), lead, part.body], {"id": part.anchor})
 
 
-def page(run: Path, config: RunConfig, history: History) -> str:
+def page(run: Path, config: RunConfig, history: History, kind: RunKind[Any]) -> str:
     """The whole document."""
     sections = [
-        curves(config, history),
-        *_images(run, config),
-        settings(run, config),
+        curves(kind.charts, history),
+        *_images(run, config, kind),
+        settings(run, config, kind),
     ]
     body = [
-        _header(run, config, history, sections),
+        _header(run, config, history, kind, sections),
         element("main", [section(part) for part in sections]),
     ]
-    return document(f"{run.resolve().name} · {title_of(config)}", body)
+    return document(f"{run.resolve().name} · {kind.title(config)}", body)
 
 
-def write_report(run: Path) -> Path:
+def write_page(run: Path, config: RunConfig, kind: RunKind[Any]) -> Path:
     """Write RUN/report.html, for a finished run or one that is under way.
 
-    Errors: RunFolderError if the folder holds no run, ResourceError if it cannot be written to.
+    Errors: ResourceError if it cannot be written to.
     """
-    config = read_run_config(run)
     place = run / "report.html"
     try:
-        replace_file(place, [page(run, config, read_history(run)).encode()])
+        replace_file(place, [page(run, config, read_history(run), kind).encode()])
     except OSError as error:
         raise ResourceError(
             f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"

@@ -14,6 +14,7 @@ from beit.claim import claim_folder
 from beit.errors import ResourceError, RunFolderError
 from beit.report.chart_specs import charts
 from beit.report.history import read_history
+from beit.report.run_kind import RunKind
 from beit.report.svg_chart import MOST_POINTS, SMOOTH_FROM, Chart, smooth, thin
 from beit.training.run_folder import read_run_config
 
@@ -76,15 +77,19 @@ def _name(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def write_plots(run: Path, folder: Path) -> list[Path]:
+def write_plots(run: Path, folder: Path, kind: RunKind[Any]) -> list[Path]:
     """Write every curve of a run to FOLDER, each as SVG and as PNG; files there are replaced.
 
     Errors: RunFolderError if there is no run or nothing was logged, ResourceError if matplotlib is
     not installed or nothing can be written.
     """
-    config, history = read_run_config(run), read_history(run)
+    read_run_config(run)  # or there is no run
     matplotlib = _matplotlib()
-    drawn = [one for one in charts(config, history) if any(line.points for line in one.lines)]
+    drawn = [
+        one
+        for one in charts(kind.charts, read_history(run))
+        if any(line.points for line in one.lines)
+    ]
     if not drawn:
         raise RunFolderError(f"{run} has logged no step yet", remedy="wait for its first step")
     written = []
@@ -92,11 +97,11 @@ def write_plots(run: Path, folder: Path) -> list[Path]:
         with claim_folder(folder, "name another folder"), matplotlib.rc_context(STYLE):
             for one in drawn:
                 figure = _draw(one, matplotlib)
-                for kind in FORMATS:
+                for form in FORMATS:
                     data = BytesIO()
-                    metadata = {"Date": None} if kind == "svg" else {}
-                    figure.savefig(data, format=kind, dpi=DOTS, metadata=metadata)
-                    place = folder / f"{_name(one.title)}.{kind}"
+                    metadata = {"Date": None} if form == "svg" else {}
+                    figure.savefig(data, format=form, dpi=DOTS, metadata=metadata)
+                    place = folder / f"{_name(one.title)}.{form}"
                     replace_file(place, [data.getvalue()])
                     written.append(place)
     except OSError as error:

@@ -6,43 +6,16 @@ import json
 import platform
 import shlex
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
-from beit.config.segment_run import SegmentRunConfig
+from beit.config.runs import RunConfig
 from beit.config.tree import differences, leaves
-from beit.errors import BeitError
 from beit.recipes import RECIPES
 from beit.report.markup import Markup, Section, element, join, note, table
-from beit.weights.store import Described, read_described
-
-VERBS: dict[type[RunConfig], str] = {
-    TokenizerRunConfig: "tokenizer",
-    PretrainRunConfig: "pretrain",
-    FinetuneRunConfig: "finetune",
-    SegmentRunConfig: "segment",
-}
-USES = {
-    "tokenizer": 'predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
-    "pretrain": 'predictor.embed(["image.jpg"])    # a vector per image, [1, D]',
-    "finetune": 'predictor.predict("image.jpg")    # classes with probabilities, best first',
-    "segment": 'predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
-}
-NEXT = {
-    "tokenizer": "beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
-    "pretrain": "beit finetune --data LABELLED --init {run} --out runs/classifier",
-    "finetune": "beit predict {run} image.jpg",
-    "segment": "beit predict {run} image.jpg --out predicted",
-}
-
-
-def described(path: str | Path) -> Described | None:
-    """What an artifact says of itself; None where there is none that can be read."""
-    try:
-        return read_described(path)
-    except (BeitError, OSError):
-        return None
+from beit.report.run_kind import RunKind
+from beit.weights.store import described
 
 
 def _comes_from_init(name: str, value: object, init: str) -> bool:
@@ -54,12 +27,12 @@ def _comes_from_init(name: str, value: object, init: str) -> bool:
     return name != "model.size" or (backbone is not None and backbone.size == value)
 
 
-def changed_options(config: RunConfig) -> dict[str, object] | None:
+def changed_options(verb: str, config: RunConfig) -> dict[str, object] | None:
     """Options by path whose values are not the recipe's, nor brought by `init`.
 
     None for a recipe of somebody's own: a page must not import code that a folder names.
     """
-    recipe = RECIPES[VERBS[type(config)]].get(config.recipe)
+    recipe = RECIPES[verb].get(config.recipe)
     if recipe is None:
         return None
     init = getattr(config, "init", "")
@@ -83,9 +56,9 @@ def _option(name: str, value: object) -> str:
     return " ".join([f"--{flag}", *map(shlex.quote, _words(value))])
 
 
-def command(config: RunConfig) -> tuple[str, str]:
+def command(verb: str, config: RunConfig) -> tuple[str, str]:
     """The command that makes this run, and what it cannot say (empty: nothing)."""
-    changed = changed_options(config)
+    changed = changed_options(verb, config)
     # The type of a part is chosen in Python, and the options of another type go with it.
     parts = [name.removesuffix(".type") for name in changed or {} if name.endswith(".type")]
     named = {"data": config.data, "out": config.out} | {
@@ -93,7 +66,7 @@ def command(config: RunConfig) -> tuple[str, str]:
         for name, value in (changed or {}).items()
         if not any(name.startswith(f"{part}.") for part in parts)
     }
-    start = " ".join(filter(None, ["beit", VERBS[type(config)], shlex.quote(config.recipe)]))
+    start = " ".join(filter(None, ["beit", verb, shlex.quote(config.recipe)]))
     lines = [start] + [_option(name, value) for name, value in named.items() if value != ""]
     missing = ""
     if changed is None:
@@ -108,8 +81,8 @@ def command(config: RunConfig) -> tuple[str, str]:
     return " \\\n  ".join(lines), missing
 
 
-def _options(config: RunConfig) -> Markup:
-    changed = changed_options(config) or {}
+def _options(verb: str, config: RunConfig) -> Markup:
+    changed = changed_options(verb, config) or {}
     rows = []
     for path, value in leaves(config):
         name = ".".join(path)
@@ -130,13 +103,12 @@ def _versions(run: Path) -> str:
     )
 
 
-def settings(run: Path, config: RunConfig) -> Section:
+def settings(run: Path, config: RunConfig, kind: RunKind[Any]) -> Section:
     """How to make the run again, how to use it, what every option was."""
-    verb = VERBS[type(config)]
-    again, missing = command(config)
+    again, missing = command(kind.verb, config)
     place = shlex.quote(str(run))
-    further = NEXT[verb].format(data=shlex.quote(config.data), run=place)
-    use = f"import beit\n\npredictor = beit.load({str(run)!r})\n{USES[verb]}"
+    further = kind.next.format(data=shlex.quote(config.data), run=place)
+    use = f"import beit\n\npredictor = beit.load({str(run)!r})\n{kind.use}"
     body = [
         element("h3", "Make it again"),
         element("pre", again),
@@ -145,6 +117,6 @@ def settings(run: Path, config: RunConfig) -> Section:
         element("pre", use),
         element("h3", "Go on"),
         element("pre", further),
-        element("details", [element("summary", "Every option"), _options(config)]),
+        element("details", [element("summary", "Every option"), _options(kind.verb, config)]),
     ]
     return Section("settings", "Settings", _versions(run), join(body))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.config.model import VisionTransformerConfig
 from beit.config.objective import VisibleConfig
-from beit.config.runs import FinetuneRunConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
-from beit.config.segment_run import SegmentRunConfig
+from beit.config.runs import PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.tokenizer import VQKDConfig
 from beit.report.history import History
 from beit.report.markup import number, percent
-from beit.report.settings import described
+from beit.weights.store import described
 
 UNKNOWN = "?"
-TITLES: dict[type[RunConfig], str] = {
-    TokenizerRunConfig: "Visual tokenizer",
-    PretrainRunConfig: "BEiT pre-training",
-    FinetuneRunConfig: "Classification",
-    SegmentRunConfig: "Semantic segmentation",
-}
 
 
 class Figure(NamedTuple):
@@ -30,11 +25,10 @@ class Figure(NamedTuple):
     beside: str = ""
 
 
-def title_of(config: RunConfig) -> str:
-    """What kind of run this is."""
-    if isinstance(config, PretrainRunConfig) and isinstance(config.objective, VisibleConfig):
-        return "Visible-only pre-training"
-    return TITLES[type(config)]
+def pretraining_title(config: PretrainRunConfig) -> str:
+    """Which pre-training this is."""
+    visible_only = isinstance(config.objective, VisibleConfig)
+    return "Visible-only pre-training" if visible_only else "BEiT pre-training"
 
 
 def _number(value: float | None) -> str:
@@ -52,13 +46,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
-def _steps(config: RunConfig, history: History) -> Figure:
+def steps_figure(config: RunConfig, history: History) -> Figure:
+    """How far the run is."""
     batch = config.training.batch
     beside = f"about {_duration(history.seconds(batch))} of training" if history.rows else ""
     return Figure(f"{history.step:,}", f"of {config.training.steps:,} steps", beside)
 
 
-def _of_tokenizer(config: TokenizerRunConfig, history: History) -> list[Figure]:
+def tokenizer_figures(config: TokenizerRunConfig, history: History) -> list[Figure]:
+    """The big numbers of a tokenizer."""
     psnr, used = history.last("evaluate", "psnr"), history.last("evaluate", "codes_in_use")
     if isinstance(config.tokenizer, VQKDConfig):
         away = history.last("train", "reconstruction")
@@ -75,7 +71,8 @@ def _of_tokenizer(config: TokenizerRunConfig, history: History) -> list[Figure]:
     ]
 
 
-def _of_pretraining(config: PretrainRunConfig, history: History) -> list[Figure]:
+def pretraining_figures(config: PretrainRunConfig, history: History) -> list[Figure]:
+    """The big numbers of a pre-training."""
     loss, pixels = _number(history.last("train", "loss")), config.objective.target == "pixels"
     if pixels:
         mean = _number(history.last("train", "target_variance"))
@@ -106,7 +103,8 @@ def _best(history: History, metric: str, label: str) -> Figure:
     )
 
 
-def _of_classifier(history: History) -> list[Figure]:
+def classification_figures(_config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a classifier."""
     if history.points("evaluate", "map"):
         return _of_multi_label(history)
     figures = [
@@ -139,7 +137,8 @@ def _of_multi_label(history: History) -> list[Figure]:
     ]
 
 
-def _of_segmenter(history: History) -> list[Figure]:
+def segmentation_figures(_config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a segmenter."""
     over = history.last("evaluate", "scored_classes")
     figures = [_best(history, "miou", "mean IoU")]
     for name, label in (("miou", "mean IoU"), ("mean_accuracy", "mean accuracy"),
@@ -149,36 +148,38 @@ def _of_segmenter(history: History) -> list[Figure]:
     return figures
 
 
-def headline(config: RunConfig, history: History) -> list[Figure]:
-    """The big numbers of a run."""
-    if isinstance(config, TokenizerRunConfig):
-        figures = _of_tokenizer(config, history)
-    elif isinstance(config, PretrainRunConfig):
-        figures = _of_pretraining(config, history)
-    elif isinstance(config, SegmentRunConfig):
-        figures = _of_segmenter(history)
-    else:
-        figures = _of_classifier(history)
-    return [*figures, _steps(config, history)]
+def tokenizer_facts(config: TokenizerRunConfig) -> list[str]:
+    """The tokenizer of a run, and the size of its images."""
+    vocabulary = config.tokenizer
+    return [
+        f"{vocabulary.codes:,} codes, stride {vocabulary.downsampling}",
+        _pixels(vocabulary.size),
+    ]
 
 
-def facts(run: Path, config: RunConfig) -> str:
-    """One line: recipe, data, model."""
+def model_facts(config: RunConfig) -> list[str]:
+    """The backbone of a run, the size of its images, and what it started from."""
+    model, init = getattr(config, "model", None), getattr(config, "init", "")
+    if not isinstance(model, VisionTransformerConfig):
+        return []
+    return [
+        f"{model.depth} blocks of width {model.width}, patches of {model.patch}",
+        *([f"started from {init}"] if init else []),
+        _pixels(model.size),
+    ]
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} pixels"
+
+
+def facts(run: Path, config: RunConfig, own: Sequence[str]) -> str:
+    """One line: recipe, data, what is the task's `own`, batch."""
     parts = [f"recipe {config.recipe or 'of its own'}", f"images from {config.data}"]
     made = described(run)
     if made is not None and "images" in made.details.trained:
         parts.append(f"{made.details.trained['images']:,} to train on")
-    if isinstance(config, TokenizerRunConfig):
-        size, vocabulary = config.tokenizer.size, config.tokenizer
-        parts.append(f"{vocabulary.codes:,} codes, stride {vocabulary.downsampling}")
-    else:
-        assert isinstance(config, PretrainRunConfig | FinetuneRunConfig | SegmentRunConfig)
-        size, model = config.model.size, config.model
-        parts.append(f"{model.depth} blocks of width {model.width}, patches of {model.patch}")
-        parts += [f"started from {config.init}"] if config.init else []
-    parts.append(f"{size[0]} x {size[1]} pixels")
-    parts.append(f"batch {config.training.batch:,}")
-    return " · ".join(parts)
+    return " · ".join([*parts, *own, f"batch {config.training.batch:,}"])
 
 
 def findings(config: RunConfig, history: History) -> list[str]:

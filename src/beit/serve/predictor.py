@@ -27,8 +27,8 @@ from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.answering import Answering, Label, answering
-from beit.weights.architecture import Overrides
 from beit.weights.load import open_artifact
+from beit.weights.overrides import Overrides
 from beit.weights.push import Pushed, push_to_hub
 from beit.weights.store import Artifact, save_artifact
 
@@ -273,5 +273,5 @@ def load(
     The other options say about a foreign file what it does not say itself. Raises CheckpointError
     for a file that is missing, damaged, hostile, or of another architecture.
     """
-    stated = Overrides(size=size, heads=heads, mean=mean, std=std, crop=crop, classes=classes)
-    return Predictor(open_artifact(reference, stated=stated, sha256=sha256), device)
+    overrides = Overrides(size=size, heads=heads, mean=mean, std=std, crop=crop, classes=classes)
+    return Predictor(open_artifact(reference, overrides=overrides, sha256=sha256), device)

@@ -30,8 +30,9 @@ from beit.evaluation.eval_loader import CentreView, Told
 from beit.evaluation.label_mapping import Answers, find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
-from beit.tasks.held_out import Division, judged
+from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.task import Division
 from beit.terminal import TextTable
 from beit.weights.store import Artifact
 

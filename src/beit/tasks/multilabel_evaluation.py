@@ -30,8 +30,9 @@ from beit.evaluation.multilabel import (
 from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.tasks.classifier_evaluation import BATCH, reading_for, view_of
-from beit.tasks.held_out import Division, judged
+from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.task import Division
 from beit.terminal import TextTable
 from beit.weights.answering import answering
 from beit.weights.store import Artifact

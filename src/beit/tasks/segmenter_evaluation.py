@@ -15,8 +15,9 @@ from beit.evaluation.eval_loader import WholeImages
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
-from beit.tasks.held_out import Division, judged
+from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.task import Division
 from beit.terminal import TextTable
 from beit.weights.store import Artifact
 

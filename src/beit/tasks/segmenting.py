@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from beit.config import SegmentRunConfig
+from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
+from beit.config.model import VisionTransformerConfig
 from beit.config.segmentation import check_statistics
 from beit.data.duplicates import shared_images
 from beit.data.segmentation_transforms import JointView
-from beit.data.segmented import SegmentationData, SegmentedSplits
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import WholeImages
@@ -21,13 +22,20 @@ from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
+from beit.recipes.segment import RECIPES, for_segmenting
+from beit.report import chart_specs
+from beit.report.compare_images import segmenter_contender
+from beit.report.segmentation import segmentation_sections
+from beit.report.summary import segmentation_figures
 from beit.rng import seed_everything
-from beit.tasks.execution import Run, Task, resolve, run_options, run_training
-from beit.tasks.initial import Opened, take_over
-from beit.training.parallel import Processes, restarts, start_processes
-from beit.training.run_folder import RunFolder, read_run_config
+from beit.tasks.execution import Run, run
+from beit.tasks.inputs import Inputs
+from beit.tasks.measurement import refuse_options
+from beit.tasks.segmenter_evaluation import SegmenterEvaluation, evaluate_segmenter
+from beit.tasks.task import Division, Setup, Task, register
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
-from beit.weights.store import Details
+from beit.weights.store import Artifact, Details
 
 
 class _Validation:
@@ -86,31 +94,17 @@ def segment(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Train a segmenter on images and masks, from the artifact `init` or from scratch.
-
-    `opened` holds that artifact where it was opened already.
-    """
-    opened = opened or Opened()
-    config = resolve("segment", recipe, SegmentRunConfig, options, opened)
-    if resume or restarts():
-        config = _with_recorded_masks(config)
-    manner = run_options(config, resume, quiet, report)
-    processes = start_processes(config.training)
-    splits = _opened(config, processes)
-    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
-    return run_training(config, _prepared(config, splits, processes, opened), processes, manner)
+    """Train a segmenter on images and masks, from the artifact `init` or from scratch."""
+    return run(SEGMENT, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
-def _with_recorded_masks(config: SegmentRunConfig) -> SegmentRunConfig:
-    """The config with what the run in its folder, if there is one, decided about its masks: an
-    option that is given stays, and is refused where it differs."""
-    folder = RunFolder(Path(config.out))
-    recorded = read_run_config(folder.path) if folder.config.exists() else None
-    if not isinstance(recorded, SegmentRunConfig):
-        return config
+def _take_up(
+    config: SegmentRunConfig, recorded: SegmentRunConfig, _inputs: Inputs
+) -> SegmentRunConfig:
+    """The config of a run that goes on, with what it decided about its masks: an option that is
+    given stays, and is refused where it differs."""
     undecided = {
         item.name: getattr(recorded.masks, item.name)
         for item in fields(config.masks)
@@ -119,20 +113,20 @@ def _with_recorded_masks(config: SegmentRunConfig) -> SegmentRunConfig:
     return replace(config, masks=replace(config.masks, **undecided))
 
 
-def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:
+def _start_from(
+    config: SegmentRunConfig, backbone: VisionTransformerConfig, init: str
+) -> SegmentRunConfig:
+    return replace(config, init=init, model=for_segmenting(backbone, config))
+
+
+def prepare(
+    config: SegmentRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[SegmentRunConfig]:
+    """The segmenter and all that its training needs."""
     _check_portions(config, processes)
     data = SegmentationData(config.data, config.masks)
-    return data.divide(split=config.split, seed=config.split_seed)
-
-
-def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
-    """The segmenter and all that its training needs."""
-    return _prepared(config, _opened(config, processes), processes, opened or Opened())
-
-
-def _prepared(
-    config: SegmentRunConfig, splits: SegmentedSplits, processes: Processes, opened: Opened
-) -> Task:
+    splits = data.divide(split=config.split, seed=config.split_seed)
+    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
@@ -140,11 +134,12 @@ def _prepared(
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)
     details = Details(classes=classes, inference=config.inference)
-    start = take_over(model, details, config.init, opened)
+    start = inputs.take_over(model, details, config.init)
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
-    return Task(
+    return Setup(
+        config=config,
         objective=Segmentation(model, auxiliary_weight=config.auxiliary_weight),
         source=splits.train,
         view=JointView(config.joint, built.size, fill),
@@ -159,3 +154,33 @@ def _prepared(
         start=start,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
+
+
+def evaluate_segmented(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> SegmenterEvaluation:
+    """Measure a segmenter. Raises ConfigError for options of classifiers."""
+    refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
+    return evaluate_segmenter(artifact, model, config)
+
+
+SEGMENT = register(
+    Task(
+        verb="segment",
+        config=SegmentRunConfig,
+        recipes=RECIPES,
+        prepare=prepare,
+        publishes=("segmenter",),
+        start_from=_start_from,
+        take_up=_take_up,
+        division=lambda config: Division(config.split, config.split_seed),
+        evaluate=evaluate_segmented,
+        title=lambda _: "Semantic segmentation",
+        use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
+        next="beit predict {run} image.jpg --out predicted",
+        charts=chart_specs.SEGMENTATION,
+        headline=segmentation_figures,
+        sections=segmentation_sections,
+        contender=segmenter_contender,
+    )
+)

@@ -18,7 +18,7 @@ from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 from beit.weights.foreign import CONFIG, PREPROCESSOR
-from beit.weights.names import (
+from beit.weights.keymap import (
     CLASSIFIER,
     MASKED,
     SEGMENTER,
@@ -30,8 +30,8 @@ from beit.weights.names import (
     to_published,
     to_transformers,
 )
+from beit.weights.library_configs import TAP
 from beit.weights.store import WEIGHTS, Artifact
-from beit.weights.transformers_config import TAP
 
 PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 

@@ -35,7 +35,14 @@ from beit.config.validation import (
     checked,
     require,
 )
-from beit.errors import CheckpointError, ConfigError, ResourceError, nearest, of_another_format
+from beit.errors import (
+    BeitError,
+    CheckpointError,
+    ConfigError,
+    ResourceError,
+    nearest,
+    of_another_format,
+)
 from beit.json_object import parse_object, read_bytes
 from beit.models.digest import weights_digest
 from beit.models.heads import BackboneModel
@@ -190,6 +197,14 @@ def read_described(path: str | Path) -> Described:
     """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
     file = find_artifact(path) / CONFIG
     return _described(file.parent, _parsed(file, read_bytes(file, CheckpointError, AGAIN)))
+
+
+def described(path: str | Path) -> Described | None:
+    """What an artifact says of itself; None where there is none that can be read."""
+    try:
+        return read_described(path)
+    except (BeitError, OSError):
+        return None
 
 
 def _described(folder: Path, config: dict[str, Any]) -> Described:

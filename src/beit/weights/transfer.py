@@ -15,7 +15,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.errors import CheckpointError
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
-from beit.weights.names import TABLE
+from beit.weights.keymap import TABLE
 
 SHARED = f"rel_pos_bias.{TABLE}"
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from beit.errors import CheckpointError
-from beit.weights.imports import Maker, Placeholder, Storage, find_maker
+from beit.weights.pickles.imports import Maker, Placeholder, Storage, find_maker
 
 PICKLE_BYTES = 16 * 2**20
 INSTRUCTIONS = 500_000

@@ -1,41 +1,70 @@
-"""What a folder of transformers says of its model beside the weights, and how its code reads them.
+"""What `config.json` of timm or transformers says of a model that its weights do not.
 
-`config.json` of `BeitConfig` and `Data2VecVisionConfig`, which is the same network.
+In transformers, of `BeitConfig` and `Data2VecVisionConfig`, which is the same network.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beit.config.data import Resize
+from beit.config.tokenizer import Interpolation
 from beit.models.position import CLASS_ROWS, Grid, table_length
-from beit.weights.architecture import Overrides
-from beit.weights.entries import Entries
-from beit.weights.names import INDEX, TABLE, Family, Tensors
+from beit.weights.keymap import INDEX, TABLE, Family, Tensors
+from beit.weights.overrides import Entries, Overrides
 from beit.weights.published import is_published_hub
+
+# -- timm ------------------------------------------------------------------------------------------
+
+INTERPOLATIONS: dict[str, Interpolation] = {
+    "": "bicubic", "bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos",
+}  # fmt: skip
+CROPS: dict[str, Resize] = {"": "cover", "center": "cover", "squash": "stretch"}
+
+
+def read_timm(config: Entries) -> Overrides:
+    """The `config.json` of timm. Raises CheckpointError for a preparation that is not done here."""
+    said = config.table("pretrained_cfg") or config
+    shape = said.integers("input_size")
+    mode, kind = said.text("crop_mode"), said.text("interpolation")
+    if mode not in CROPS or kind not in INTERPOLATIONS:
+        config.refuse(
+            f"prepares images by crop_mode '{mode}' and interpolation '{kind}'",
+            "only center and squash, bicubic, bilinear and lanczos are done here",
+        )
+    return Overrides(
+        size=(shape[1], shape[2]) if shape is not None and len(shape) == 3 else None,
+        mean=said.numbers("mean"),
+        std=said.numbers("std"),
+        crop=said.number("crop_pct"),
+        resize=CROPS[mode],
+        interpolation=INTERPOLATIONS[kind],
+        classes=said.texts("label_names"),
+    )
+
+
+# -- transformers ----------------------------------------------------------------------------------
 
 MODELS = ("beit", "data2vec-vision")
 CODEBOOKS = ("flava", "flava_image_codebook")
 TAP = 2  # its out_indices count from the embedding, and from 1
-GELU = ("gelu", "gelu_python")
 EPSILON = 1e-12  # its default
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
 
 
-class Said(NamedTuple):
-    """What is stated, and what there is to say about it."""
-
-    stated: Overrides
-    notes: tuple[str, ...]
-
-
 def check_architecture(config: Entries) -> None:
-    """Raises CheckpointError for another architecture, which weights alone may not show."""
+    """Raise CheckpointError for a config of another architecture, which weights may not show."""
+    if "model_type" not in config.content:
+        if config.content and not config.text("architecture").startswith("beit"):
+            name = config.text("architecture")
+            config.refuse(f"is of timm's '{name}'", "give a model of the BEiT family")
+        return
     kind = config.text("model_type")
     if kind not in (*MODELS, *CODEBOOKS):
         config.refuse(
@@ -43,12 +72,14 @@ def check_architecture(config: Entries) -> None:
             "give a model of the BEiT family (beit, data2vec-vision)",
         )
     activation = config.text("hidden_act") or "gelu"
-    if kind in MODELS and activation not in GELU:
+    if kind in MODELS and activation not in ("gelu", "gelu_python"):
         config.refuse(f"has the activation '{activation}'", "only the exact gelu is BEiT")
 
 
-def state_transformers(config: Entries, family: Family, name: str) -> Said:
-    """What the configuration of a model says that its weights do not.
+def read_transformers(
+    config: Entries, family: Family, name: str
+) -> tuple[Overrides, tuple[str, ...]]:
+    """The `config.json` of transformers, and notes on it.
 
     `name` is the hub id; files that Microsoft converted state the defaults of transformers where
     they were trained with others. Raises CheckpointError for what BEiT has no place for.
@@ -64,12 +95,12 @@ def state_transformers(config: Entries, family: Family, name: str) -> Said:
         regression=problem == "regression",
     )
     if family != "segmenter":
-        return Said(stated, ())
-    segmenter = Overrides(pools=config.integers("pool_scales") or (1, 2, 3, 6))
+        return stated, ()
+    stated = replace(stated, pools=config.integers("pool_scales") or (1, 2, 3, 6))
     if published:
-        return Said(segmenter.over(stated), ())
+        return stated, ()
     taps, note = _taps(config)
-    return Said(Overrides(taps=taps).over(segmenter.over(stated)), (note,))
+    return replace(stated, taps=taps), (note,)
 
 
 def _size(config: Entries) -> tuple[int, int]:
@@ -121,34 +152,34 @@ def _taps(config: Entries) -> tuple[tuple[int, ...], str]:
     )
 
 
-# -- how its code reads positions of grids that are not square -------------------------------------
-
-
-def as_read(tensors: Tensors, stated: Overrides, patch: int) -> tuple[Tensors, tuple[str, ...]]:
-    """The position tables as the code of transformers reads them.
+def as_read(tensors: Tensors, size: tuple[int, int] | None) -> tuple[Tensors, tuple[str, ...]]:
+    """Published weights with position tables of h x w patches as transformers reads them.
 
     Version 5 takes a table for h x w patches as one for w x h, and absolute positions as a square,
-    and resizes them to h x w, also where nothing is to be resized.
-    Models trained so have learned around it, which the resized tables express. Squares are as they
-    are; so are files that keep the index of older versions, which did not resize.
+    and resizes them to h x w, also where nothing is to be resized. Models trained so have learned
+    around it, which the resized tables express. Squares are as they are; so are files that keep the
+    index of older versions, which did not resize.
     """
-    if stated.size is None or stated.size[0] == stated.size[1]:
-        return tensors, ()
-    grid = stated.size[0] // patch, stated.size[1] // patch
+    names = ("patch_embed.proj.weight", "backbone.patch_embed.proj.weight")
+    patch = next((int(tensors[name].shape[-1]) for name in names
+                  if name in tensors and tensors[name].ndim == 4), 1)  # fmt: skip
+    if size is None or size[0] == size[1] or patch == 0 or any(side % patch for side in size):
+        return tensors, ()  # what the patch does not divide is refused when the model is built
     if any(name.endswith(INDEX) for name in tensors):
         return tensors, ()
-    found, changed = dict(tensors), False
+    grid = size[0] // patch, size[1] // patch
+    side = math.isqrt(grid[0] * grid[1])
+    found = dict(tensors)
     for name, value in tensors.items():
         if name.endswith(TABLE) and value.ndim == 2 and len(value) == table_length(grid):
-            found[name], changed = _table_as_read(value, grid), True
-        side = math.isqrt(grid[0] * grid[1])
-        square = side * side == grid[0] * grid[1]
-        if name.endswith("pos_embed") and value.ndim == 3 and square:
-            found[name], changed = _positions_as_read(value, side, grid), True
+            found[name] = _table_as_read(value, grid)
+        if name.endswith("pos_embed") and value.ndim == 3 and side * side == grid[0] * grid[1]:
+            found[name] = _positions_as_read(value, side, grid)
     note = (
         f"positions of {grid[0]} x {grid[1]} patches are resized as transformers does when it "
         "reads them, which takes them for another shape"
     )
+    changed = any(found[name] is not value for name, value in tensors.items())
     return found, (note,) if changed else ()
 
 

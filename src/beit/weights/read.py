@@ -1,4 +1,4 @@
-"""Weights out of files from elsewhere, without running anything that may hide in them.
+"""Read a weight file from elsewhere, without running anything that may hide in it.
 
 A file is read once, so that what is hashed is what is used, and is only interpreted as data. What
 is not certainly harmless, whole and finite is refused.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor
 
 from beit.errors import CheckpointError, ResourceError
-from beit.weights.file_type import Container, recognise
-from beit.weights.imports import Placeholder, StoredTensor
-from beit.weights.layouts import Layout, lay_out_legacy, lay_out_safetensors, lay_out_zip
+from beit.weights.containers import LAY_OUT, Container, recognise
+from beit.weights.pickles.imports import Placeholder, StoredTensor
 
 FILE_BYTES = 16 * 2**30
 WRAPPERS = (
@@ -36,11 +34,6 @@ TYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
     torch.int64, torch.int32, torch.uint8, torch.bool,
 )  # fmt: skip
-LAY_OUT: dict[Container, Callable[[bytes], Layout]] = {
-    "safetensors": lay_out_safetensors,
-    "torch zip": lay_out_zip,
-    "torch legacy": lay_out_legacy,
-}
 AGAIN = "download or copy it again, and compare its size and SHA-256 with those at the source"
 DAMAGE = (
     ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, struct.error,
@@ -58,26 +51,26 @@ class Contents(NamedTuple):
     """Where the tensors lay: an entry such as `model`, the path of a pickled module, or nothing."""
     metadata: dict[str, object]
     """Entries beside them that are numbers, strings, or lists and dicts of such."""
-    left_out: tuple[str, ...]
+    skipped: tuple[str, ...]
     """All other entries: an optimizer, pickled arguments, a second set of weights."""
+    other_sets: tuple[str, ...]
+    """Of what is skipped, the other sets of weights."""
     sha256: str
-    other_sets: tuple[str, ...] = ()
-    """Of what is left out, the other sets of weights."""
 
 
-def read_contents(path: str | Path, *, prefer: str = "") -> Contents:
+def read_contents(path: str | Path) -> Contents:
     """Read the weights of a safetensors file, or of one that `torch.save` wrote, new or old.
 
-    Of several sets of weights the one named `prefer` is taken, else the first of `WRAPPERS`.
-    Raises CheckpointError for files that are no weights, damaged, or could do more than be read;
-    ResourceError if the file cannot be opened.
+    Of several sets of weights the first of `WRAPPERS` is taken. Raises CheckpointError for files
+    that are no weights, damaged, or could do more than be read; ResourceError if the file cannot be
+    opened.
     """
     file = Path(path)
     data = _read(file)
     try:
         container = recognise(data)
         layout = LAY_OUT[container](data)
-        wrapper, stored, others, other_sets = _choose(layout.root, prefer)
+        wrapper, stored, others, other_sets = _choose(layout.root)
         if sum(each.bytes_read for each in stored.values()) > 2 * len(data):
             raise CheckpointError("describes tensors that are larger than the file")
         tensors = {name: _tensor(name, stored[name], layout.storages) for name in stored}
@@ -85,11 +78,11 @@ def read_contents(path: str | Path, *, prefer: str = "") -> Contents:
         raise CheckpointError(f"{file} {error.problem}", remedy=error.remedy or AGAIN) from error
     except DAMAGE as error:
         raise CheckpointError(f"{file} is damaged: {error!a:.200}", remedy=AGAIN) from error
-    metadata, left_out = _companions(others)
-    sha256 = hashlib.sha256(data).hexdigest()
+    metadata, skipped = _companions(others)
     return Contents(
-        tensors, container, wrapper, layout.metadata | metadata, tuple(left_out), sha256, other_sets
-    )
+        tensors, container, wrapper, layout.metadata | metadata, tuple(skipped), other_sets,
+        hashlib.sha256(data).hexdigest(),
+    )  # fmt: skip
 
 
 def _read(file: Path) -> bytes:
@@ -114,9 +107,9 @@ class _Chosen(NamedTuple):
     other_sets: tuple[str, ...]
 
 
-def _choose(root: object, prefer: str) -> _Chosen:
+def _choose(root: object) -> _Chosen:
     """The set of weights to take, and the entries beside it."""
-    chosen = _wrapped(root, tuple(filter(None, (prefer, *WRAPPERS))))
+    chosen = _wrapped(root)
     if chosen is not None:
         return chosen
     tensors, others = _split(root)
@@ -128,27 +121,23 @@ def _choose(root: object, prefer: str) -> _Chosen:
     raise _without_tensors(root)
 
 
-def _wrapped(root: object, wrappers: tuple[str, ...], depth: int = WRAPPER_DEPTH) -> _Chosen | None:
+def _wrapped(root: object, depth: int = WRAPPER_DEPTH) -> _Chosen | None:
     """The first set of weights under one of the wrappers, or under wrappers in wrappers."""
     if not isinstance(root, dict) or depth == 0:
         return None
-    for wrapper in wrappers:
+    for wrapper in WRAPPERS:
         tensors, others = _split(root.get(wrapper))
         found: _Chosen | None = _Chosen("", tensors, others, ())
         if not tensors:
-            found = _wrapped(root.get(wrapper), wrappers, depth - 1)
+            found = _wrapped(root.get(wrapper), depth - 1)
         if found is None:
             continue
         path = f"{wrapper}.{found.wrapper}".rstrip(".")
         within = {f"{wrapper}.{name}": value for name, value in found.others.items()}
         beside = {name: value for name, value in root.items() if name != wrapper}
-        sets = tuple(name for name in wrappers if name != wrapper and _holds_weights(root, name))
+        sets = tuple(name for name in WRAPPERS if name != wrapper and _split(root.get(name))[0])
         return _Chosen(path, found.tensors, beside | within, sets + found.other_sets)
     return None
-
-
-def _holds_weights(root: dict[object, object], name: str) -> bool:
-    return len(_split(root.get(name))[0]) > 0
 
 
 def _split(value: object) -> tuple[dict[str, StoredTensor], dict[str, object]]:
@@ -204,16 +193,16 @@ def _without_tensors(root: object) -> CheckpointError:
 
 def _companions(entries: dict[str, object]) -> tuple[dict[str, object], list[str]]:
     """Entries that are plain values, and the names of all others."""
-    plain, left_out = {}, []
+    plain, skipped = {}, []
     for name, value in entries.items():
         if isinstance(value, dict):
-            left_out += [f"{name}.{key}" for key in value if isinstance(value[key], Placeholder)]
+            skipped += [f"{name}.{key}" for key in value if isinstance(value[key], Placeholder)]
             value = {key: value[key] for key in value if not isinstance(value[key], Placeholder)}
         if _is_plain(value):
             plain[str(name)] = value
         else:
-            left_out.append(str(name))
-    return plain, left_out
+            skipped.append(str(name))
+    return plain, skipped
 
 
 def _is_plain(value: object) -> bool:

@@ -1,25 +1,28 @@
-"""Where the values of tensors lie in the three kinds of weight files, before any is read.
+"""The three containers of weight files: which one a file is, and where the values of tensors lie.
 
-Each function takes the bytes of a file of its kind and raises CheckpointError, or another error of
-what it reads with, if they are damaged or hold what no such file of weights has.
+A file is recognised by its first bytes, never by its name. The functions that lay out a file take
+its bytes, and raise CheckpointError, or another error of what it is read with, if they are damaged
+or hold what no such file of weights has.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import re
 import struct
 import zipfile
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from beit.errors import CheckpointError
-from beit.weights.imports import Storage, StoredTensor
+from beit.json_object import parse_json
 from beit.weights.pickles import ELSEWHERE, PICKLE_BYTES, read_pickle
+from beit.weights.pickles.imports import Storage, StoredTensor
 
+Container = Literal["safetensors", "torch zip", "torch legacy"]
 HEADER_BYTES = 16 * 2**20
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -45,6 +48,49 @@ OTHER_ARCHIVES = {
     r".*/\.data/extern_modules": "a package of PyTorch, which is a program",
     r".*\.npy": "a NumPy archive",
 }
+HEAD_BYTES = 4096
+CONTAINERS: dict[Container, bytes] = {
+    "torch zip": rb"PK(\x03\x04|\x05\x06)",
+    "torch legacy": rb"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.",
+    "safetensors": rb".{5}\0\0\0\{",
+}
+
+
+DOWNLOAD = "download the file itself; a browser shows what the address gives"
+UNPACK = "unpack it, and give the weight file in it"
+CONVERT = "load it with the library that wrote it, and save its tensors as safetensors"
+IMAGE = rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}"
+STRANGERS: tuple[tuple[bytes, str, str], ...] = (
+    (IMAGE, "is an image", "give a model; in a command it stands before the images"),
+    (rb"\Z", "is empty", DOWNLOAD),
+    (rb"\s*(<!doctype html|<html|<\?xml)", "is a web page, no weights", DOWNLOAD),
+    (rb"version https://git-lfs", "is a pointer of Git LFS", "run `git lfs pull`"),
+    (rb".{257}ustar", "is a tar archive, as PyTorch 0.1 wrote too", UNPACK),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "is compressed", UNPACK),
+    (rb"\x93NUMPY", "is a NumPy array", CONVERT),
+    (rb"\x89HDF", "is an HDF5 file", CONVERT),
+    (rb"\x08[\x01-\x20][\x12\x1a\x22\x2a\x3a]", "seems to be an ONNX model", CONVERT),
+    (rb"\x80[\0-\5]|\(?[ci][\w.]+\n[\w.]+\n", "is a pickle, but not of torch.save", ELSEWHERE),
+    (rb'\s*(\{\s*["}]|\[\s*["{\[\d])', "is JSON", "give the weight file that lies beside it"),
+    (
+        rb"[\t-\r\x1b -~\x80-\xff]+\Z",
+        "is a text, such as the log that `wget -o` writes",
+        "download it again with `wget -O`",
+    ),
+)
+"""How other files begin, what they are, and what to do instead."""
+
+
+def recognise(data: bytes) -> Container:
+    """The container of a weight file. Raises CheckpointError that names other kinds of files."""
+    head = data[:HEAD_BYTES]
+    for container, begins in CONTAINERS.items():
+        if re.match(begins, head, re.DOTALL):
+            return container
+    for begins, what, remedy in STRANGERS:
+        if re.match(begins, head, re.DOTALL | re.IGNORECASE):
+            raise CheckpointError(what, remedy=remedy)
+    raise CheckpointError(f"is no weight file: it begins with {data[:8]!r}", remedy=CONVERT)
 
 
 class Layout(NamedTuple):
@@ -61,7 +107,7 @@ def lay_out_safetensors(data: bytes) -> Layout:
     begin = 8 + length
     if length > HEADER_BYTES or begin > len(data):
         raise CheckpointError(f"is cut: its header has {length} bytes, the file {len(data)}")
-    header = json.loads(data[8:begin].decode(), object_pairs_hook=_each_once)
+    header = parse_json(data[8:begin].decode())
     layout = Layout({}, {}, header.pop("__metadata__", {}))
     if not all(isinstance(value, str) for value in layout.metadata.values()):
         raise CheckpointError("has metadata that are no strings")
@@ -80,13 +126,6 @@ def lay_out_safetensors(data: bytes) -> Layout:
     if end != len(data):
         raise CheckpointError(f"has {len(data)} bytes, where its header says {end}")
     return layout
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        raise CheckpointError("has a header that names something twice")
-    return entries
 
 
 def lay_out_zip(data: bytes) -> Layout:
@@ -168,3 +207,10 @@ def lay_out_legacy(data: bytes) -> Layout:
     if end != len(data):
         raise CheckpointError("has something behind its last storage", remedy=ELSEWHERE)
     return layout
+
+
+LAY_OUT: dict[Container, Callable[[bytes], Layout]] = {
+    "safetensors": lay_out_safetensors,
+    "torch zip": lay_out_zip,
+    "torch legacy": lay_out_legacy,
+}
