@@ -28,7 +28,7 @@ from beit.tasks.pretraining import PRETRAIN
 from beit.tokenizers.teachers import OurTeacher
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_artifact
-from beit.weights.store import load_artifact, read_config
+from beit.weights.store import load_artifact, read_described
 from finished import assert_same, losses
 
 QUICK: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_the_loss_falls_and_a_backbone_is_left(pretrained):
     )
     artifact = load_artifact(pretrained)
     assert artifact.kind == "backbone"
-    assert read_config(pretrained)["tokenizer"]
+    assert read_described(pretrained).details.tokenizer
     assert not any("decoder" in name for name in artifact.model.state_dict())
 
 

@@ -7,8 +7,8 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.evaluation.features import extract_features
-from beit.evaluation.linear import linear_accuracy
 from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
+from beit.evaluation.probe import linear_accuracy
 from miniature import BACKBONE, draw_images, labelled_batch
 from reference import close
 

@@ -22,10 +22,10 @@ from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.models.visible import VisibleOnlyModel
 from beit.recipes.finetune import for_finetuning
-from beit.weights.class_order import match_classes
 from beit.weights.load import open_artifact
 from beit.weights.overrides import Overrides
 from beit.weights.store import Artifact, Details
+from beit.weights.transfer import match_classes
 from beit.weights.warm_start import WarmStart, warm_start
 from miniature import BACKBONE
 from reference import close, disturb, from_published

@@ -14,7 +14,7 @@ from beit.claim import claim_output
 from beit.config.label_file import BY_HEADINGS, LabelFileConfig
 from beit.data.visualize import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
-from beit.evaluation.precision import in_float32
+from beit.evaluation.metrics import in_float32
 from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
 from beit.report.inputs import Looking, look_at
 

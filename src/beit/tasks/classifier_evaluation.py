@@ -26,7 +26,7 @@ from beit.evaluation.classify import (
     flip_averaged,
     score_classifier,
 )
-from beit.evaluation.eval_loader import CentreView, Told
+from beit.evaluation.eval_loader import CentreView, SkipLog
 from beit.evaluation.label_mapping import Answers, find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
@@ -122,10 +122,10 @@ def evaluate_classifier(
         batch=config.batch or BATCH,
         config=config.loader(artifact.details.value_range),
     )
-    told = Told()
+    skips = SkipLog()
     scores = score_classifier(
         logits,
-        _labelled(source, answers, read, told),
+        _labelled(source, answers, read, skips),
         classes=len(classes),
         device=device,
         accepted=answers.accepted,
@@ -139,8 +139,8 @@ def evaluate_classifier(
         account=source.account,
         images=scores.images,
         left_out=len(source) - len(answers.answerable),
-        unreadable=told.unreadable(),
-        several=told.several(),
+        unreadable=skips.unreadable(),
+        several=skips.multi_frame(),
         top1=scores.top1,
         top5=scores.top5,
         mean_per_class=scores.mean_per_class,
@@ -203,15 +203,15 @@ def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
 
 
 def _labelled(
-    source: ImageSource, answers: Answers, batches: Iterable[Batch], told: Told
+    source: ImageSource, answers: Answers, batches: Iterable[Batch], skips: SkipLog
 ) -> Iterator[LabelledBatch]:
     """The batches with the place of each image in `answers` as target; what else they say goes to
-    `told`."""
+    `skips`."""
     places = {source.key(index): index for index in answers.answerable}
     if len(places) < len(answers.answerable):
         raise DataError("some images are listed twice", remedy="list every image once")
     for batch in batches:
-        told.note(batch)
+        skips.add(batch)
         targets = torch.tensor([places[key] for key in batch.keys])
         yield LabelledBatch(batch.images, targets, batch.keys)
 

@@ -23,7 +23,7 @@ from beit.data.options import reading_for
 from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
-from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
+from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
@@ -273,12 +273,12 @@ def _score(
     if not config.knn_images:
         return None, ()
     splits, notes = _labelled(config, source)
-    score: NeighbourScore | RetrievalScore
-    if splits is not None:
-        score = NeighbourScore(splits, config, processes.device)
-    else:
-        score = RetrievalScore(source, config, processes.device)
-    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+    score = (
+        neighbour_score(splits, config, processes.device)
+        if splits is not None
+        else retrieval_score(source, config, processes.device)
+    )
+    return Evaluation(score, unreadable=score.unreadable, several=score.multi_frame), notes
 
 
 def _labelled(

@@ -22,7 +22,7 @@ from beit.config.tree import to_json
 from beit.data.sources import ImageSource, select
 from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import CentreView, Passes
+from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.objectives.base import AnyObjective
 from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
@@ -74,7 +74,7 @@ def prepare(
         precision = resolve_precision(config.training.precision, processes.device)
         bank = feature_bank(config, built, teacher, precision, training)
     seed_everything(config.training.seed)
-    passes = Passes(
+    passes = EvalLoader(
         ImageBatch,
         held_out,
         CentreView(built.size, 1.0),
@@ -100,7 +100,7 @@ def prepare(
         source=training,
         view=CachedViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
-        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
+        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.multi_frame),
         details=Details(),
         notes=(
             *((bank.check_room(),) if bank else ()),

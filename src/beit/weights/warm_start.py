@@ -18,9 +18,9 @@ from beit.models.segmenter import Segmenter
 from beit.models.upernet import FCNHead, PixelClassifier
 from beit.models.visible import VisibleOnlyModel
 from beit.terminal import printable
-from beit.weights.class_order import Match, match_classes
 from beit.weights.store import Artifact, Details
-from beit.weights.transfer import load_strictly, resize_positions, start_from
+from beit.weights.strict import load_strictly
+from beit.weights.transfer import Match, match_classes, resize_positions, start_from
 
 
 class WarmStart(NamedTuple):

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from beit.config.probe import ProbeConfig
-from beit.evaluation.attentive import attentive_accuracy, train_attentive
 from beit.evaluation.features import PatchTable, extract_features, extract_patches
-from beit.evaluation.heads import train_heads
-from beit.evaluation.multilabel import average_precision
+from beit.evaluation.metrics import average_precision
 from beit.evaluation.neighbours import neighbour_accuracies
+from beit.evaluation.probe import attentive_accuracy, train_attentive, train_heads
 from miniature import BACKBONE, labelled_batch
 
 CONFIG = ProbeConfig(epochs=3, batch=16, learning_rates=(1e-3, 1e-2), attentive_epochs=30)
