@@ -93,7 +93,7 @@ def _embed(predictor: Predictor, views: Sequence[Tensor], options: Options) -> S
     model = predictor.model
     assert isinstance(model, BackboneModel)
     block = model.backbone.config.block(options["block"])
-    output = model.backbone(to_batch(predictor, views), taps=(block,)).taps[0]
+    output = model.backbone(to_batch(predictor, views), out_indices=(block,)).intermediates[0]
     rows = output[:, 1:].float().mean(dim=1).cpu()
     _check_finite(rows)
     return [{"block": block, "features": row.tolist()} for row in rows]
