@@ -55,7 +55,10 @@ def as_shares(places: Float[Tensor, "rows components"]) -> Float[Tensor, "rows c
 @torch.no_grad()
 def _patches(looking: Looking, block: int) -> Float[Tensor, "images patches width"]:
     found = [
-        looking.backbone(images.to(looking.device), taps=(block,)).taps[0][:, 1:].float().cpu()
+        looking.backbone(images.to(looking.device), out_indices=(block,))
+        .intermediates[0][:, 1:]
+        .float()
+        .cpu()
         for images in looking.images.split(8)
     ]
     return torch.cat(found)

@@ -28,7 +28,7 @@ def retrieve(looking: Looking, *, block: int, queries: int, neighbours: int) -> 
     table = extract_features(
         looking.backbone,
         (ImageBatch(images, keys) for images, keys in parts),
-        taps=(block,),
+        out_indices=(block,),
         device=looking.device,
     )
     asked = spread(len(looking.keys), queries)

@@ -24,7 +24,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource
 from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
-from beit.serve.predictor import Predictor, load
+from beit.inference.predictor import Predictor, load
 from beit.terminal import TextTable, print_tables, printable
 from beit.weights.answering import Label
 

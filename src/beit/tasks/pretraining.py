@@ -24,6 +24,7 @@ from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
+from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
@@ -308,6 +309,7 @@ PRETRAIN = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("masked", "backbone"),
+        abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
         start_from=_start_from,
         take_up=_take_up,
         complete=_complete,

@@ -20,6 +20,8 @@ from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.inference import abilities
+from beit.inference.abilities import ATTENTION, EMBED
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
@@ -175,6 +177,7 @@ SEGMENT = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("segmenter",),
+        abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
         division=lambda config: Division(config.split, config.split_seed),
