@@ -43,8 +43,8 @@ from beit.tasks.execution import open_loader
 from beit.tasks.inputs import Inputs
 from beit.tasks.pretraining import prepare
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.parallel import start_processes
-from beit.training.schedule import learning_rate, weight_decay
+from beit.training.distributed import start_processes
+from beit.training.optim import learning_rate, weight_decay
 
 WINDOW = 20
 """Steps whose losses are averaged to a point of a smoothed curve."""

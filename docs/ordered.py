@@ -13,7 +13,7 @@ from beit.objectives.base import Loss, Objective
 from beit.recipes import finetune
 from beit.tasks import Inputs, Setup, register
 from beit.tasks.finetuning import FINETUNE
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 
 
 class OrderedClasses(Objective[LabelledBatch]):

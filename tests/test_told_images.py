@@ -12,8 +12,8 @@ from PIL import Image
 
 from beit import tasks
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader
-from beit.data.sources import open_source
 from beit.data.transforms import SingleView
 from beit.errors import DataError, RunFolderError
 from beit.tasks.finished import report_run
@@ -98,8 +98,8 @@ def test_a_run_tells_of_images_that_cannot_be_read_and_of_those_held_out(
         assert "note: 7 of 39 images are held out to measure on (--held-out)" in text
         assert "32 images, batch 12" in text
         for name in ("a.jpg", "b.png", "c.png"):
-            assert text.count(f"disc/{name} cannot be read and is left out: ") == 1
-        assert f"left out: 3; {out / 'unreadable.jsonl'} names them" in text
+            assert text.count(f"disc/{name} cannot be read and is skipped: ") == 1
+        assert f"were skipped: 3; {out / 'unreadable.jsonl'} names them" in text
 
 
 def test_a_run_that_met_too_many_unreadable_images_goes_on_with_a_higher_limit(

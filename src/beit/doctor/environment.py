@@ -29,7 +29,7 @@ from beit.data.file_types import FORMATS
 from beit.data.pixel_types import UnreadableError
 from beit.doctor.finding import Finding, Level, judge
 from beit.hardware import cores, multiplies_bfloat16
-from beit.training.compilation import missing
+from beit.training.device import compiler_problem
 
 PACKAGE = "beit"
 GIB = 2**30
@@ -204,7 +204,7 @@ def check_bfloat16() -> Iterator[Finding]:
 def check_compile() -> Iterator[Finding]:
     """Compile a layer, in a process of its own; takes up to a minute where nothing is cached."""
     where = device()
-    fault = missing(where) or _compile_fault(where)
+    fault = compiler_problem(where) or _compile_fault(where)
     if not fault:
         yield judge("torch.compile", f"works on {where}")
         return

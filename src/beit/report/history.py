@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from beit.json_object import parse_json
-from beit.training.run_folder import is_row
+from beit.training.run_folder import read_metrics
 
 Kind = Literal["train", "evaluate"]
 Point = tuple[float, float]
@@ -55,30 +54,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; lines cut off or damaged are left out."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue  # the process died while writing this row
-        if isinstance(row, dict):
-            found.append(row)
-    return found
-
-
 def read_history(run: Path) -> History:
     """The journal of a run, empty if there is none yet."""
-    rows = [row for row in _rows(run / "metrics.jsonl") if is_row(row)]
+    rows = read_metrics(run / "metrics.jsonl")
     return History(tuple(sorted(rows, key=lambda row: row["step"])))
-
-
-def read_noted(file: Path) -> dict[str, str]:
-    """The images that a file of the run names, with the reasons."""
-    rows = _rows(file)
-    return {str(row["key"]): str(row.get("reason", "")) for row in rows if "key" in row}

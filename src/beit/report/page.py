@@ -12,12 +12,12 @@ from beit.data.account import account_from_json
 from beit.errors import BeitError, ResourceError
 from beit.report.chart_specs import curves
 from beit.report.document import document
-from beit.report.history import History, read_history, read_noted
+from beit.report.history import History, read_history
 from beit.report.markup import Markup, Section, block, count, element, join, note
 from beit.report.run_kind import RunKind
 from beit.report.settings import settings
 from beit.report.summary import facts, findings, steps_figure
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, read_reasons
 
 NAMED = 50
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ NOTED = {
 
 def _noted(run: Path, name: str) -> list[Markup]:
     """How many images the run named for one reason, and which."""
-    found = read_noted(run / f"{name}.jsonl")
+    found = read_reasons(run / f"{name}.jsonl")
     if not found:
         return []
     lines = [

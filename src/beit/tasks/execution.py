@@ -26,12 +26,12 @@ from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
-from beit.training.dataset_manifest import Listing
+from beit.training.dataset_manifest import DatasetManifest, check_moved
+from beit.training.device import resolve_precision
+from beit.training.distributed import Processes, restarts, start_processes
 from beit.training.loop import fit
-from beit.training.moved import check_moved
-from beit.training.parallel import Processes, resolve_precision, restarts, start_processes
 from beit.training.run_folder import RunFolder, read_run_config
-from beit.training.skipped_images import Noted
+from beit.training.skipped_images import ImageList
 from beit.training.spec import FitSpec
 from beit.training.trackers import check_trackers
 from beit.weights.store import save_artifact
@@ -150,9 +150,9 @@ def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
     )
 
 
-def listing_of(source: ImageSource) -> Listing:
+def dataset_manifest(source: ImageSource) -> DatasetManifest:
     """The images, by which a changed folder is noticed."""
-    return Listing(source.fingerprint(), lambda: map(source.key, range(len(source))))
+    return DatasetManifest(source.fingerprint(), lambda: map(source.key, range(len(source))))
 
 
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
@@ -199,13 +199,13 @@ def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
 def _open(
     folder: RunFolder,
     setup: Setup[Any],
-    listing: Listing,
+    manifest: DatasetManifest,
     parts: Mapping[str, str],
     manner: RunOptions,
 ) -> None:
     if manner.resume:
         folder.check_resumable(setup.config)
-        check_moved(folder, setup.config, listing, parts)
+        check_moved(folder, setup.config, manifest, parts)
     folder.open(setup.config, resume=manner.resume)
     try:
         replace_file(folder.account, [setup.source.account.to_json().encode()])
@@ -236,18 +236,18 @@ def run_training(
     resolve_precision(config.training.precision, processes.device)
     check_trackers(config.training.tracker)
     loader = open_loader(setup, processes)
-    listing = listing_of(setup.source)
-    check_agreement(processes, config, setup.objective, listing.fingerprint, resume=manner.resume)
+    manifest = dataset_manifest(setup.source)
+    check_agreement(processes, config, setup.objective, manifest.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
     account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
-    processes.on_leader(lambda: _open(folder, setup, listing, parts, manner))
+    processes.on_leader(lambda: _open(folder, setup, manifest, parts, manner))
     if processes.leads:
-        Noted(folder.shared).note(
+        ImageList(folder.shared).add(
             {key: f"the same as {other}" for key, other in setup.shared.items()}
         )
     begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
-    origin = _origin(setup, task, listing.fingerprint)
+    origin = _origin(setup, task, manifest.fingerprint)
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
@@ -275,7 +275,7 @@ def run_training(
                 *(() if begun else setup.start),
                 *(f"note: {note}" for note in _notes(setup, folder)),
             ),
-            listing=listing,
+            manifest=manifest,
             accept_changed_data=config.accept_changed_data,
             parts=parts,
         )

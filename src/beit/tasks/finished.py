@@ -15,9 +15,8 @@ from beit.tasks.execution import open_loader
 from beit.tasks.inputs import Inputs
 from beit.tasks.measurement import Measurement
 from beit.tasks.task import task_of, task_of_kind
-from beit.training import nan_replay
-from beit.training.nan_replay import Replayed
-from beit.training.parallel import start_processes
+from beit.training.distributed import start_processes
+from beit.training.nan_report import Replayed, replay
 from beit.training.run_folder import RunFolder, read_run_config
 from beit.training.spec import FitSpec
 from beit.weights.load import open_artifact
@@ -86,4 +85,4 @@ def replay_step(file: str) -> Replayed:
         evaluation=None,
         publish=lambda *_: None,
     )
-    return nan_replay.replay(setup.objective, spec, path)
+    return replay(setup.objective, spec, path)

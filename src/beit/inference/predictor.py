@@ -52,6 +52,8 @@ class Predictor:
         self.artifact = artifact
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
+        self.tokenizer: VisualTokenizer | None = None
+        """The one that a pre-training was trained with, where somebody has opened it."""
         self._may_be_saved = True
 
     @property
@@ -206,8 +208,9 @@ class Predictor:
         """One vector per image: the mean patch vector after a block (the last one by default)."""
         model = self._expect(BackboneModel, "has no features", "use tokens()")
         index = model.backbone.config.block(block)
-        output: Tensor = model.backbone(self.batch(images), taps=(index,)).taps[0]
-        return output[:, 1:].float().mean(dim=1).cpu()
+        found = model.backbone(self.batch(images), out_indices=(index,)).intermediates[0]
+        vectors: Tensor = found[:, 1:].float().mean(dim=1).cpu()
+        return vectors
 
     def tokens(self, images: Iterable[PreparedOrNot]) -> Int64[Tensor, "batch patches"]:
         """Visual tokens in row-major order."""
