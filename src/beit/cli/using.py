@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import Artifact, LabelFile, Paths, pixels
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.terminal import print_lines
 
 

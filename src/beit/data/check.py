@@ -14,17 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import check_value_range
-from beit.config.reading import AS_RECOGNISED, Reading
+from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
 from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
+from beit.data.dataset import open_parts
 from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import quoted
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
-from beit.data.splits import account_of, open_parts
+from beit.data.sources import ImageSource, account_of, class_names_at, evenly, images_per_class
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
 from beit.terminal import TextTable, print_tables, printable

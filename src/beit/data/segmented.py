@@ -245,7 +245,7 @@ class SegmentationData:
             layout=self._found.description,
             images={split: len(part) for split, part in parts.items()} | unused,
             classes={
-                split: masks_per_class(classes, each, numbers=numbers)
+                split: dict(masks_per_class(classes, each, numbers=numbers))
                 for split, each in counts.items()
             },
             skipped=self._search.skipped.found(),

@@ -16,15 +16,15 @@ from PIL import Image
 
 from beit.atomic_io import write_file
 from beit.claim import claim_output
+from beit.data.dataset import form_of, open_source
 from beit.data.decode import decode
 from beit.data.folders import open_every_image
 from beit.data.listing import LIST_EXTENSIONS, quoted
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import FileSource, ImageSource, open_source
-from beit.data.splits import open_stored
+from beit.data.sources import FileSource, ImageSource
 from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
-from beit.serve.predictor import Predictor, load
+from beit.inference.predictor import Predictor, load
 from beit.terminal import TextTable, print_tables, printable
 from beit.weights.answering import Label
 
@@ -61,7 +61,7 @@ def _opened(path: str) -> ImageSource:
     Errors: DataError if there is nothing, or no image.
     """
     place = Path(path)
-    if place.is_dir() and open_stored(path) is None:
+    if form_of(path) == "folder":
         source: ImageSource = open_every_image(path)
         source.account.log()
         return source

@@ -48,6 +48,8 @@ class Predictor:
         self.artifact = artifact
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
+        self.tokenizer: VisualTokenizer | None = None
+        """The one that a pre-training was trained with, where somebody has opened it."""
         self._may_be_saved = True
 
     @property
@@ -215,7 +217,9 @@ class Predictor:
         if not isinstance(self.model, BackboneModel):
             raise ConfigError("a tokenizer has no features", remedy="use tokens()")
         index = self._backbone.block(block)
-        output: Tensor = self.model.backbone(self._batch(images), taps=(index,)).taps[0]
+        output: Tensor = self.model.backbone(
+            self._batch(images), out_indices=(index,)
+        ).intermediates[0]
         return output[:, 1:].float().mean(dim=1).cpu()
 
     def tokens(self, images: Iterable[ImageLike]) -> Int64[Tensor, "batch patches"]:
