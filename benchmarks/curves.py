@@ -40,10 +40,11 @@ from beit.recipes import demo
 from beit.rng import SampleRNG
 from beit.studies.tiles import make_tiles
 from beit.tasks.execution import open_loader
+from beit.tasks.inputs import Inputs
 from beit.tasks.pretraining import prepare
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.parallel import start_processes
-from beit.training.schedule import learning_rate, weight_decay
+from beit.training.distributed import start_processes
+from beit.training.optim import learning_rate, weight_decay
 
 WINDOW = 20
 """Steps whose losses are averaged to a point of a smoothed curve."""
@@ -118,7 +119,7 @@ def plain_losses(config: PretrainRunConfig) -> Iterator[float]:
     config = replace(config, tokenizer_precision="fp32")
     training = config.training
     processes = start_processes(training)
-    task = prepare(config, processes)
+    task = prepare(config, processes, Inputs())
     prepared = task.objective
     assert isinstance(prepared, MaskedImageModeling)
     model = prepared.model

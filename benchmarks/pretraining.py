@@ -19,7 +19,7 @@ from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.tokenizers.precision import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
-from beit.training.average import average_of
+from beit.training.ema import average_of
 from beit.training.optim import Optimizer
 from benchmarks.peers import (
     MaskedTimm,

@@ -22,9 +22,8 @@ from beit.batch import LabelledBatch
 from beit.config import AugmentConfig, TrainingConfig
 from beit.models.heads import Classifier
 from beit.objectives.classify import Classification
-from beit.training.checkpoint import Checkpoint
-from beit.training.parallel import Processes
-from beit.training.saving import Saver
+from beit.training.checkpoint import Checkpoint, Saver
+from beit.training.distributed import Processes
 from beit.training.update import Updater
 from benchmarks.machine import describe
 from benchmarks.setting import Setting

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch.nn.functional as F
 
 from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
 from beit.models.heads import Classifier
 from beit.objectives.base import Loss, Objective
-from beit.tasks.execution import Run, resolve, run_options, run_training
-from beit.tasks.finetuning import prepare
-from beit.training.parallel import start_processes
+from beit.recipes import finetune
+from beit.tasks import Inputs, Setup, register
+from beit.tasks.finetuning import FINETUNE
+from beit.training.distributed import Processes
 
 
 class OrderedClasses(Objective[LabelledBatch]):
@@ -24,20 +27,44 @@ class OrderedClasses(Objective[LabelledBatch]):
 
     def forward(self, batch: LabelledBatch, progress: float) -> Loss:
         logits = self.model(batch.images).float()
-        wanted = F.one_hot(batch.targets, logits.shape[1]).float()
-        gaps = logits.softmax(dim=1).cumsum(dim=1) - wanted.cumsum(dim=1)
+        expected = F.one_hot(batch.targets, logits.shape[1]).float()
+        gaps = logits.softmax(dim=1).cumsum(dim=1) - expected.cumsum(dim=1)
         total = gaps.square().sum(dim=1).mean()
         missed = (logits.detach().argmax(dim=1) - batch.targets).abs().float().mean()
         return Loss(total, {"loss": total.detach(), "classes_off": missed})
 
 
-def train(recipe: str, *, resume: bool = False, **options: object) -> Run:
-    """As `beit.finetune`, on class folders whose names sort in the order of the classes."""
-    config = resolve("finetune", recipe, FinetuneRunConfig, options)
-    processes = start_processes(config.training)
-    task = prepare(config, processes)
-    assert isinstance(task.objective.model, Classifier)
-    task = task._replace(objective=OrderedClasses(task.objective.model))
-    return run_training(
-        config, task, processes, run_options(config, resume, quiet=False, report=True)
+@dataclass(frozen=True, kw_only=True)
+class OrderedRunConfig(FinetuneRunConfig):
+    """Classification into classes whose names sort in their order."""
+
+
+def small() -> OrderedRunConfig:
+    """As `beit finetune small`."""
+    return OrderedRunConfig(**vars(finetune.small()))
+
+
+def tiny() -> OrderedRunConfig:
+    """As `beit finetune tiny`."""
+    return OrderedRunConfig(**vars(finetune.tiny()))
+
+
+def prepare(
+    config: OrderedRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[OrderedRunConfig]:
+    """As for a classifier, but for the loss."""
+    setup = FINETUNE.prepare(config, processes, inputs)
+    assert isinstance(setup.objective.model, Classifier)
+    return replace(setup, config=config, objective=OrderedClasses(setup.objective.model))
+
+
+ORDERED = register(
+    replace(
+        FINETUNE,
+        verb="ordered",
+        config=OrderedRunConfig,
+        recipes={"small": small, "tiny": tiny},
+        prepare=prepare,
+        title=lambda _: "Ordered classes",
     )
+)

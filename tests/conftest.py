@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ torch.set_num_threads(1)  # the models are tiny, and threads of several workers 
 # Autograd starts a thread for each device with the first backward pass; a forked child cannot go
 # backward after that. Exports and fake tensors pretend that there is a GPU: so here, before them.
 torch.zeros(1, requires_grad=True).sum().backward()
+
+# A shell that starts the tests in the background lets them ignore it, and with them their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from beit.objectives.classify import Classification
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.tokenizer import VAEReconstruction
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation, FitSpec
 

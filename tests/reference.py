@@ -1,6 +1,6 @@
 """Small backbones, and how the published names of weights and those of others relate to ours.
 
-The names are written down a second time on purpose: `beit.weights.names` is what the tests of
+The names are written down a second time on purpose: `beit.weights.keymap` is what the tests of
 parity would otherwise take for granted, and a slip in it, made once, would cancel out. Those of
 transformers are also others: the names of its modules here, those of its files there.
 """

@@ -13,7 +13,7 @@ from beit import tasks
 from beit.cli import main
 from beit.data.account import account_from_json
 from beit.errors import ConfigError, DataError
-from beit.report.kinds import write_report
+from beit.tasks.finished import report_run
 from segmented_folder import write_folder
 
 OPTIONS: dict[str, Any] = {
@@ -50,11 +50,11 @@ def test_a_run_prints_logs_and_keeps_the_account(
     assert "\n".join(account.lines()) in log
     assert account.images == {"train": 30, "val": 6, "test": 36}
     shutil.rmtree(data)  # the page is made again from what the run kept
-    page = write_report(out).read_text()
+    page = report_run(out).read_text()
     assert "one folder per class, in the splits train/, test/; 1 file skipped" in page
     assert "train/disc/x.heic" in page
     (out / "account.json").write_text("{")
-    assert "1 file skipped" not in write_report(out).read_text()
+    assert "1 file skipped" not in report_run(out).read_text()
 
 
 def test_pre_training_reads_no_test_images(

@@ -30,9 +30,9 @@ from beit.errors import CheckpointError
 from beit.models.vit import VisionTransformer
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
-from beit.tasks import finetuning, initial, pretraining, segmenting, starting_from
+from beit.tasks import Inputs, finetuning, inputs, pretraining, segmenting, starting_from
 from beit.tokenizers.base import VisualTokenizer
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.weights.store import load_artifact
 from segmented_folder import write_folder
 
@@ -62,7 +62,7 @@ def tokenizer_of(run: Path) -> VisualTokenizer:
 def second(trained, class_folders, tmp_path_factory) -> Path:
     """A pre-training with patch aggregation."""
     return beit.pretrain(
-        "tiny", data=str(class_folders), tokenizer=str(trained.tokenizer), tap=2, lr=1e-2,
+        "tiny", data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2, lr=1e-2,
         out=str(tmp_path_factory.mktemp("second") / "run"), **PRETRAIN, **QUIET,
     ).folder  # fmt: skip
 
@@ -80,9 +80,9 @@ def test_pre_training_starts_at_the_loss_where_its_source_ended(trained, class_f
     before = MaskedImageModeling(ended, MaskedConfig(), tokenizer).eval()(batch, 0.0).terms
     config = config_of(
         "pretrain", PretrainRunConfig, second,
-        data=str(class_folders), tokenizer=str(trained.tokenizer), tap=2, **PRETRAIN,
+        data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2, **PRETRAIN,
     )  # fmt: skip
-    task = pretraining.prepare(config, CPU)
+    task = pretraining.prepare(config, CPU, Inputs())
     after = task.objective.eval()(batch, 0.0).terms
     for name in ("loss", "aggregation_loss"):
         assert abs(float(after[name] - before[name])) < 1e-6
@@ -90,7 +90,7 @@ def test_pre_training_starts_at_the_loss_where_its_source_ended(trained, class_f
         f"taken from {second}: backbone, final norm, prediction head, patch aggregation",
         f"not taken from {second}: nothing",
     )
-    fresh = pretraining.prepare(replace(config, init=""), CPU)
+    fresh = pretraining.prepare(replace(config, init=""), CPU, Inputs())
     assert abs(float(fresh.objective.eval()(batch, 0.0).terms["loss"] - before["loss"])) > 1e-3
     assert fresh.start == ()
 
@@ -118,14 +118,14 @@ def test_drop_path_and_tap_are_the_recipe_s(second):
     mine = replace(
         recipe,
         model=replace(recipe.model, drop_path=0.3, layer_scale=0.2),
-        aggregation=AggregationConfig(tap=1),
+        aggregation=AggregationConfig(early_layer=1),
     )
     config = starting_from(mine, str(second))
     theirs = load_artifact(second).backbone
     assert (theirs.drop_path, theirs.layer_scale) == (0.0, 0.1)
     assert replace(config.model, drop_path=0.0, layer_scale=0.1) == theirs
     assert (config.model.drop_path, config.model.layer_scale) == (0.3, 0.2)
-    assert config.aggregation.tap == 1
+    assert config.aggregation.early_layer == 1
     plain = replace(mine, model=replace(mine.model, layer_scale=None))
     assert starting_from(plain, str(second)).model.layer_scale == 0.1  # which it has
     assert (config.views, config.masking, config.training) == (
@@ -150,7 +150,7 @@ def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
 ):
     opened: list[str] = []
     built: list[VisionTransformer] = []
-    real, make = initial.open_artifact, VisionTransformer.__init__
+    real, make = inputs.open_artifact, VisionTransformer.__init__
 
     def counting(reference: str) -> Any:
         opened.append(reference)
@@ -161,14 +161,14 @@ def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
         if self.cls_token.device.type != "meta":  # where the shapes of weights are compared
             built.append(self)
 
-    monkeypatch.setattr(initial, "open_artifact", counting)
+    monkeypatch.setattr(inputs, "open_artifact", counting)
     monkeypatch.setattr(VisionTransformer, "__init__", building)
     words = ["pretrain", "tiny", "--data", class_folders, "--out", tmp_path / "run", "--init",
              trained.pretrained, "--tokenizer", trained.tokenizer, "--steps", "1",
              "--warmup-steps", "0", "--workers", "0", "--accept-collapsed", "--quiet",
              "--knn-images", "0", "--device", "cpu"]  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr("beit.tasks.execution.write_report", lambda folder: folder)
+        patch.setattr("beit.tasks.execution.write_page", lambda folder, *_: folder)
         assert main([str(word) for word in words]) == 0
     assert sorted(opened) == sorted([str(trained.pretrained), str(trained.tokenizer)])
     assert len(built) == 2  # that of the artifact, and the one that learns
@@ -198,7 +198,7 @@ def classifier(trained, class_folders, tmp_path_factory) -> Path:
 def evaluated(data: Path, init: Path, **options: Any) -> tuple[dict[str, float], Any]:
     """What a fine-tuning would measure before its first step."""
     config = config_of("finetune", FinetuneRunConfig, init, data=str(data), **FEW, **options)
-    task = finetuning.prepare(config, CPU)
+    task = finetuning.prepare(config, CPU, Inputs())
     return dict(task.evaluation.measure(task.objective.model.eval())), task
 
 
@@ -259,7 +259,7 @@ def test_a_segmenter_goes_on_where_it_ended(segmented, segmenter, tmp_path, caps
     config = config_of(
         "segment", SegmentRunConfig, segmenter, data=str(segmented), short_side=40, **FEW
     )
-    task = segmenting.prepare(config, CPU)
+    task = segmenting.prepare(config, CPU, Inputs())
     found = dict(task.evaluation.measure(task.objective.model.eval()))
     assert found == pytest.approx(ended, abs=1e-6)
 
@@ -274,7 +274,7 @@ def test_a_segmenter_goes_on_where_it_ended(segmented, segmenter, tmp_path, caps
 
 def test_a_segmenter_of_a_classifier_leaves_norm_and_head_as_published(segmented, classifier):
     config = config_of("segment", SegmentRunConfig, classifier, data=str(segmented), **FEW)
-    task = segmenting.prepare(config, CPU)
+    task = segmenting.prepare(config, CPU, Inputs())
     assert task.start == (
         f"taken from {classifier}: backbone",
         f"not taken from {classifier}: final norm (a segmentation head reads blocks without it), "

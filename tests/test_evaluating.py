@@ -14,9 +14,9 @@ from beit.cli import main
 from beit.config import HeadConfig
 from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
-from beit.tasks.evaluating import evaluate
+from beit.tasks.finished import evaluate
 from beit.tasks.held_out import NOTE, UNKNOWN
-from beit.training.dataset_manifest import learned_names, recall
+from beit.training.dataset_manifest import learned_names, load_names
 from beit.training.run_folder import RunFolder
 from beit.weights.store import Details, load_artifact, save_artifact
 from encoding import animate
@@ -226,7 +226,7 @@ def test_images_learned_from_before_they_were_changed_are_left_out(here):
         (here / "copied" / name).unlink()
     beit.finetune("tiny", resume=True, accept_changed_data=True, **options)
     assert learned_names(folder) == before
-    assert len(recall(folder.images)) == 28
+    assert len(load_names(folder.images)) == 28
     for model, note in ((folder.model, "the run learned from 30 other"), (folder.last, NOTE)):
         found = evaluate(str(model), data=str(here / "copied"), workers=0)
         assert found.images == 4

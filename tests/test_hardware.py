@@ -7,7 +7,7 @@ import torch
 
 from beit.errors import ConfigError
 from beit.hardware import find_device, multiplies_bfloat16
-from beit.training.parallel import resolve_precision
+from beit.training.device import resolve_precision
 
 CPU = torch.device("cpu")
 

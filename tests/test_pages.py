@@ -160,14 +160,15 @@ def test_a_task_of_one_s_own(place: Path, capsys: pytest.CaptureFixture[str]) ->
     options = {"data": "labelled", "out": "runs/ordered", "steps": 4, "batch": 4, "workers": 0}
     options |= {"save_every": 2, "warmup_steps": 1}
     (snippet,) = blocks("own-task", "python")
-    snippet, count = re.subn(r"train\(.*\)", f'train("tiny", **{options})', snippet)
+    given = f"options = {options}"
+    snippet, count = re.subn(r"options = .*", given, snippet.replace('"small"', '"tiny"'))
     assert count == 1
     exec(snippet, {})  # noqa: S102
     assert "classes_off" in (place / "runs" / "ordered" / "metrics.jsonl").read_text()
     whole = beit.load("runs/ordered").model.state_dict()
     *_, last = sorted((place / "runs" / "ordered" / "checkpoints").iterdir())
     shutil.rmtree(last)
-    ordered.train("tiny", resume=True, **options)
+    beit.tasks.run(ordered.ORDERED, "tiny", options, resume=True)
     for name, weight in beit.load("runs/ordered").model.state_dict().items():
         assert torch.equal(weight, whole[name]), name
 

@@ -11,7 +11,7 @@ import pytest
 
 import beit
 from beit.errors import CheckpointError, RunFolderError
-from beit.tasks import pretraining
+from beit.tasks import inputs, pretraining
 from beit.training.run_folder import read_run_config
 
 OPTIONS: dict[str, Any] = {
@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture
 def begun(class_folders, trained, tmp_path, monkeypatch):
     """A run of two steps with a tokenizer that then may move; nobody trains another."""
-    monkeypatch.setattr(pretraining, "tokenizer", lambda *_, **__: pytest.fail("trains another"))
+    monkeypatch.setattr(pretraining, "matching_tokenizer", lambda *_: pytest.fail("trains another"))
     shutil.copytree(trained.tokenizer, tmp_path / "tokenizer")
     pretrain(class_folders, tmp_path, tokenizer=str(tmp_path / "tokenizer"), steps=2)
     return tmp_path
@@ -77,7 +77,7 @@ def test_another_tokenizer_is_refused_before_the_config_names_it(begun, class_fo
     ],
 )
 def test_what_cannot_go_on_is_refused_before_work(begun, class_folders, monkeypatch, options, told):
-    monkeypatch.setattr(pretraining, "open_images", lambda *_: pytest.fail("reads images"))
+    monkeypatch.setattr(inputs, "open_source", lambda *_: pytest.fail("reads images"))
     with pytest.raises(RunFolderError, match=f"other settings.*{told}"):
         pretrain(class_folders, begun, resume=True, **options)
 

@@ -32,12 +32,12 @@ from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
 from beit.objectives.tokenizer import VQDistillation
 from beit.recipes import find_recipe
-from beit.report.kinds import write_report
 from beit.tasks import pretraining, starting_from
+from beit.tasks.finished import report_run
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
-from beit.weights.store import load_artifact, read_config
+from beit.weights.store import load_artifact, read_described
 
 QUICK: dict[str, Any] = {
     "accept_collapsed": True,
@@ -124,13 +124,13 @@ def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypat
     tokenizer_run = tmp_path / "run-tokenizer"
     tokenizer = open_tokenizer(tokenizer_run)
     assert (tokenizer.grid, tokenizer.size) == ((6, 10), (12, 20))
-    assert read_config(run.artifact)["tokenizer"] == tokenizer.digest()
+    assert read_described(run.artifact).details.tokenizer == tokenizer.digest()
     assert read_run_config(out).tokenizer == str(tmp_path / "run-tokenizer")
     first, second = ((folder / "log.txt").read_text() for folder in (run.folder, tokenizer_run))
     assert f"data: {class_folders}: the same images as for {tokenizer_run}" in first
     assert "one folder per class" not in first
     assert "one folder per class" in second
-    monkeypatch.setattr(pretraining, "tokenizer", pytest.fail)
+    monkeypatch.setattr(pretraining, "matching_tokenizer", pytest.fail)
     again = beit.pretrain(
         "tiny", data=str(class_folders), out=str(out), size=(24, 40), resume=True, **QUICK
     )
@@ -344,7 +344,7 @@ def test_tokens_of_a_teacher_are_predicted_and_it_goes_on(
                            **options(steps=8, save_every=4))  # fmt: skip
     assert "psnr" not in whole.metrics
     assert whole.metrics["codes_in_use"] > 1
-    assert "with the teacher" in write_report(whole.folder).read_text()
+    assert "with the teacher" in report_run(whole.folder).read_text()
     original = VQDistillation.after_step
 
     def after_step(self, step):
@@ -371,4 +371,4 @@ def test_vq_paints_without_a_teacher(class_folders, tmp_path):
     run = beit.tokenizer("vq-tiny", data=str(class_folders), out=str(tmp_path / "run"),
                          **options(steps=4))  # fmt: skip
     assert run.metrics["psnr"] > 0
-    assert "Decoded from its tokens" in write_report(run.folder).read_text()
+    assert "Decoded from its tokens" in report_run(run.folder).read_text()

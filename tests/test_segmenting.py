@@ -20,7 +20,7 @@ from beit.models.segmenter import Segmenter
 from beit.recipes import RECIPES, find_recipe
 from beit.recipes.segment import for_segmenting
 from beit.tasks.segmenting import _with_shared_statistics
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.weights.store import load_artifact
 from segmented_folder import NAMES, write_folder
 

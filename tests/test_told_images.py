@@ -12,11 +12,11 @@ from PIL import Image
 
 from beit import tasks
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader
-from beit.data.sources import open_source
 from beit.data.transforms import SingleView
 from beit.errors import DataError, RunFolderError
-from beit.report.kinds import write_report
+from beit.tasks.finished import report_run
 from encoding import animate
 from segmented_folder import write_folder
 
@@ -60,7 +60,7 @@ def test_a_run_tells_of_animations_and_of_images_in_both_parts(
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4
     assert [row for row in rows if row["kind"] == "train"][-1]["several"] == 2
-    page = write_report(out).read_text()
+    page = report_run(out).read_text()
     assert "2 files with several images, of which the first was used" in page
     assert "1 image in both the training and the validation data" in page
     assert "could not be read" not in page
@@ -98,8 +98,8 @@ def test_a_run_tells_of_images_that_cannot_be_read_and_of_those_held_out(
         assert "note: 7 of 39 images are held out to measure on (--held-out)" in text
         assert "32 images, batch 12" in text
         for name in ("a.jpg", "b.png", "c.png"):
-            assert text.count(f"disc/{name} cannot be read and is left out: ") == 1
-        assert f"left out: 3; {out / 'unreadable.jsonl'} names them" in text
+            assert text.count(f"disc/{name} cannot be read and is skipped: ") == 1
+        assert f"were skipped: 3; {out / 'unreadable.jsonl'} names them" in text
 
 
 def test_a_run_that_met_too_many_unreadable_images_goes_on_with_a_higher_limit(

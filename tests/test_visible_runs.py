@@ -23,12 +23,12 @@ from beit.config.tree import override
 from beit.errors import ConfigError, Preempted
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import find_recipe
-from beit.report.kinds import open_page
 from beit.report.pretraining import write_strip
+from beit.tasks.pretraining import PRETRAIN
 from beit.tokenizers.teachers import OurTeacher
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_artifact
-from beit.weights.store import load_artifact, read_config
+from beit.weights.store import load_artifact, read_described
 from finished import assert_same, losses
 
 QUICK: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_the_loss_falls_and_a_backbone_is_left(pretrained):
     )
     artifact = load_artifact(pretrained)
     assert artifact.kind == "backbone"
-    assert read_config(pretrained)["tokenizer"]
+    assert read_described(pretrained).details.tokenizer
     assert not any("decoder" in name for name in artifact.model.state_dict())
 
 
@@ -69,9 +69,9 @@ def test_it_is_never_called_beit(pretrained):
     assert "BEiT" not in re.sub("<style>.*?</style>|<script>.*?</script>", "", page, flags=re.S)
     assert 'id="attention"' in page
     assert 'id="predictions"' not in page
-    assert open_page(pretrained).answers().keys == []
+    assert PRETRAIN.answers(pretrained, read_run_config(pretrained)).keys == []
     with pytest.raises(ConfigError, match="is a backbone alone"):
-        write_strip(open_page(pretrained), pretrained / "strip.png")
+        write_strip(pretrained, pretrained / "strip.png")
 
 
 def test_the_backbone_is_used_like_any(pretrained, class_folders, tmp_path):
@@ -153,7 +153,7 @@ def test_recipes():
         ({"mask_token": True}, "has a mask token[\\s\\S]*--no-mask-token"),
         ({"masking": PublishedBlockMasking()}, "hides at most a number"),
         ({"mask_ratio": 0.0}, "mask_ratio is 0"),
-        ({"tap": 2}, "tap is 2, and patch aggregation"),
+        ({"early_layer": 2}, "early_layer is 2, and patch aggregation"),
         ({"decoder_heads": 5}, "decoder_width 24 cannot be divided among 5"),
         ({"decoder_depth": 0}, "decoder_depth"),
         ({"predict": "all"}, "no option 'predict'"),

@@ -20,7 +20,7 @@ from beit.config import MaskedConfig, TrainingConfig, sized
 from beit.config.model import VisionTransformerConfig
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.update import Updater
 from benchmarks import finetuning, inference, segmentation
 from benchmarks import setting as peers

@@ -18,8 +18,7 @@ from beit.doctor.agreement import _batch as small_batch
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes.finetune import for_finetuning
-from beit.training.parallel import Processes
-from beit.training.sharding import shard, whole
+from beit.training.distributed import Processes, shard, whole
 from beit.training.update import Updater
 from beit.weights.store import Details, save_artifact
 from benchmarks.gpu.checks import Check, Setting, at_most, skipped

@@ -23,7 +23,7 @@ from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import demo
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.update import Updater
 from benchmarks import setting as peers
 from benchmarks.gpu.checks import Check, Setting, at_most, skipped

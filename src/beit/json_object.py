@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,17 @@ def parse_object(path: Path, data: bytes, error: type[BeitError], remedy: str) -
     if not isinstance(values, dict):
         raise error(f"{path} holds no JSON object", remedy=remedy)
     return values
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, but for those that are cut off or damaged, as by a
+    process that died while it wrote. A file that cannot be read has none."""
+    try:
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with suppress(ValueError):
+            row = parse_json(line)
+            if isinstance(row, dict):
+                yield row

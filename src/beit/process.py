@@ -14,9 +14,15 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from typing import NoReturn, TextIO
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+ONE_REQUEST = 1.0
+"""Seconds within which several signals are one request: schedulers and launchers send them to a
+process and to its group, and the kernel says more than once that a parent is gone."""
 STREAMS = {"stdout": 1, "stderr": 2}
 PR_SET_PDEATHSIG = 1
 
@@ -106,3 +112,34 @@ def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     to be exact, the thread that started it. Only Linux can; elsewhere nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+
+
+class StopRequest:
+    """Remembers that a signal requested to stop; a second request stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._since = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for name in SIGNALS:
+            # A run that was started to outlive its terminal, as by nohup, goes on.
+            if name == signal.SIGHUP and signal.getsignal(name) is signal.SIG_IGN:
+                continue
+            try:
+                self._before[name] = signal.signal(name, self._note)
+            except ValueError:  # not the main thread: the caller handles signals
+                break
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > ONE_REQUEST:
+            self.__exit__()
+            signal.raise_signal(number)
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)

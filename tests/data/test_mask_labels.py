@@ -12,7 +12,7 @@ from PIL import Image
 from beit.config import MaskConfig
 from beit.data.mask_labels import MaskReading
 from beit.data.pixel_types import UnreadableError
-from beit.data.segmented import open_segmented, open_segmented_part
+from beit.data.segmented import SegmentationData
 from beit.errors import BeitError, ConfigError, DataError
 
 SHAPE = (12, 16)
@@ -44,7 +44,7 @@ def masks_of(*values, kind=np.uint8, count=4):
 
 
 def opened(root, **options):
-    return open_segmented(str(root), MaskConfig(**options), split=0.25, seed=0)
+    return SegmentationData(str(root), MaskConfig(**options)).divide(split=0.25, seed=0)
 
 
 def labels(splits):
@@ -60,11 +60,13 @@ def test_black_and_white_are_background_and_object(tmp_path, white, kind, names)
     assert labels(found).tolist() == [0, 1]
     assert any(f"hold 0 and {white} only" in note for note in found.account.notes)
     assert found.masks.mask_values == "binary"
-    again = open_segmented(
-        str(root), found.masks, split=0.25, seed=0, known=found.train.classes
+    again = SegmentationData(str(root), found.masks).divide(
+        split=0.25, seed=0, known=found.train.classes
     )  # reads no mask to find out
     assert labels(again).tolist() == [0, 1]
-    part = open_segmented_part(str(root), MaskConfig(), part="val", classes=found.train.classes)
+    part = SegmentationData(str(root), MaskConfig(), extra_split="val").part(
+        "val", classes=found.train.classes
+    )
     assert np.unique(part.read(0).labels).tolist() == [0, 1]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from beit.config import MaskConfig
 from beit.data.layout import split_called
-from beit.data.segmented import open_segmented, open_segmented_part
+from beit.data.segmented import SegmentationData
 from beit.errors import DataError
 from segmented_folder import NAMES, write_folder
 
@@ -38,7 +38,7 @@ def pairs(root, image="images/{}.jpg", mask="masks/{}.png", count=6, start=0):
 
 
 def opened(root, **options):
-    return open_segmented(str(root), MaskConfig(**options), split=0.34, seed=0)
+    return SegmentationData(str(root), MaskConfig(**options)).divide(split=0.34, seed=0)
 
 
 def check_pairs(source, suffix=""):
@@ -177,10 +177,14 @@ def test_test_images_are_not_learned_from(tmp_path):
     assert all("train" in key for key in keys)
     assert found.account.images["test"] == 5
     assert "test: not used here" in found.account.notes
-    part = open_segmented_part(str(tmp_path), MaskConfig(), part="test", classes=("0", "1"))
+    part = SegmentationData(str(tmp_path), MaskConfig(), extra_split="test").part(
+        "test", classes=("0", "1")
+    )
     assert len(part) == 5
     with pytest.raises(DataError, match="none called val"):
-        open_segmented_part(str(tmp_path), MaskConfig(), part="val", classes=("0", "1"))
+        SegmentationData(str(tmp_path), MaskConfig(), extra_split="val").part(
+            "val", classes=("0", "1")
+        )
     shutil.rmtree(tmp_path / "masks/test")  # as published tests often are
     assert "images/test/ has no masks, and is not used" in opened(tmp_path).account.notes
 
@@ -188,7 +192,9 @@ def test_test_images_are_not_learned_from(tmp_path):
 def test_a_split_of_another_name_can_be_measured(tmp_path):
     for part in ("train", "val", "night"):
         pairs(tmp_path, f"images/{part}/{{}}.jpg", f"masks/{part}/{{}}.png", 3)
-    part = open_segmented_part(str(tmp_path), MaskConfig(), part="night", classes=("0", "1"))
+    part = SegmentationData(str(tmp_path), MaskConfig(), extra_split="night").part(
+        "night", classes=("0", "1")
+    )
     assert part.key(0) == "images/night/s0.jpg"
 
 
@@ -228,12 +234,9 @@ def test_voc_ignores_its_borders(tmp_path):
     found = opened(root, class_names=str(folder / "classes.txt"))
     assert found.train.classes == NAMES
     assert found.train.read(0).labels[0, 0] == 255
-    part = open_segmented_part(
-        str(root),
-        MaskConfig(class_names=str(folder / "classes.txt")),
-        part="trainval",
-        classes=NAMES,
-    )
+    part = SegmentationData(
+        str(root), MaskConfig(class_names=str(folder / "classes.txt")), extra_split="trainval"
+    ).part("trainval", classes=NAMES)
     assert len(part) == 3
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from beit.config import MaskConfig
 from beit.data.class_names import VOC_CLASSES
 from beit.data.images import Images
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentationData
 from beit.data.sources import select
 from beit.errors import BeitError, DataError
 from encoding import turned
@@ -20,7 +20,7 @@ from segmented_folder import NAMES, write_folder
 
 
 def opened(root, split=0.2, known=(), **masks):
-    return open_segmented(str(root), MaskConfig(**masks), split=split, seed=0, known=known)
+    return SegmentationData(str(root), MaskConfig(**masks)).divide(split=split, seed=0, known=known)
 
 
 def keys(source):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentationData
 from beit.errors import BeitError, ConfigError, DataError
 
 HEIGHT, WIDTH = 20, 30
@@ -28,7 +28,7 @@ def box(left, top, right, bottom):
 
 
 def opened(root, **options):
-    return open_segmented(str(root), MaskConfig(**options), split=0.5, seed=0)
+    return SegmentationData(str(root), MaskConfig(**options)).divide(split=0.5, seed=0)
 
 
 def labels(splits):
@@ -86,7 +86,9 @@ def test_coco_shapes_are_drawn(tmp_path):
     expected[15:20, 25:30] = 2
     for drawn in labels(found).values():
         assert np.array_equal(drawn, expected)
-    known = open_segmented(str(tmp_path), found.masks, split=0.5, seed=0, known=found.train.classes)
+    known = SegmentationData(str(tmp_path), found.masks).divide(
+        split=0.5, seed=0, known=found.train.classes
+    )
     assert np.array_equal(known.train.read(0).labels, expected)
 
 

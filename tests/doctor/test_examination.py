@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from beit import doctor
 from beit.cli import doctoring, main
 from beit.config.serve import ServeConfig
 from beit.data.file_types import FORMATS
-from beit.doctor import accelerator, examination, installation, machine
+from beit.doctor import environment
 from beit.doctor.finding import Finding, must_hold
 from beit.doctor.images import check_images, suggest
 from beit.errors import DataError, ResourceError
@@ -63,7 +64,7 @@ def test_what_fails_decides_the_exit_code():
 def test_bad_options_and_places(capsys, tmp_path):
     assert main(["doctor", "--port", "70000"]) == 2
     (tmp_path / "file").write_text("")
-    [found] = machine.check_disk(str(tmp_path / "file"))
+    [found] = environment.check_disk(str(tmp_path / "file"))
     assert (found.level, "it is a file" in found.found) == ("fail", True)
 
 
@@ -78,7 +79,7 @@ def test_help_loads_no_torch():
 def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
     shutil.copytree(class_folders, tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(accelerator, "missing", lambda _: "not tried here")  # it takes a minute
+    monkeypatch.setattr(environment, "missing", lambda _: "not tried here")  # it takes a minute
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     lines = re.findall(r"^beit (doctor.*)$", page, re.MULTILINE)
     assert len(lines) == 3
@@ -90,7 +91,7 @@ def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
 
 
 def test_the_port_is_that_of_the_server():
-    for function in (doctoring.examine, examination.examine):
+    for function in (doctoring.examine, doctor.examine):
         assert signature(function).parameters["port"].default == ServeConfig().port
 
 
@@ -99,31 +100,33 @@ def test_a_port_that_is_in_use():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert [one.level for one in machine.check_port(port, "x")] == ["warn"]
-    assert [one.level for one in machine.check_port(port, "x")] == ["ok"]
+        assert [one.level for one in environment.check_port(port, "x")] == ["warn"]
+    assert [one.level for one in environment.check_port(port, "x")] == ["ok"]
 
 
 def test_limits_of_the_machine(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (128, 4096))
-    [files] = machine.check_open_files()
+    monkeypatch.setattr(environment.resource, "getrlimit", lambda _: (128, 4096))
+    [files] = environment.check_open_files()
     assert files.level == "fail"
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(64 * 2**20, 0, 64 * 2**20))
-    assert levels(machine.check_memory())["shared memory"] == "warn"
-    [disk] = machine.check_disk(str(tmp_path))
+    monkeypatch.setattr(
+        environment.shutil, "disk_usage", lambda _: Usage(64 * 2**20, 0, 64 * 2**20)
+    )
+    assert levels(environment.check_memory())["shared memory"] == "warn"
+    [disk] = environment.check_disk(str(tmp_path))
     assert (disk.level, "make room" in disk.change) == ("warn", True)
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    assert machine.quota() == 1.5
-    monkeypatch.setattr(machine.torch, "get_num_threads", lambda: 64)
-    [threads] = machine.check_threads()
+    monkeypatch.setattr(environment, "CGROUP", tmp_path)
+    assert environment.quota() == 1.5
+    monkeypatch.setattr(environment.torch, "get_num_threads", lambda: 64)
+    [threads] = environment.check_threads()
     assert threads.level == "warn"
     assert "OMP_NUM_THREADS=" in threads.change
 
 
 def test_a_library_that_is_too_old_or_missing(monkeypatch):
     lines = ["torch>=99", "no-such-library>=1", "numpy>=1", 'alsonot>=2; extra == "more"']
-    monkeypatch.setattr(installation.metadata, "requires", lambda _: lines)
-    found = {one.subject: one for one in installation.check_versions()}
+    monkeypatch.setattr(environment.metadata, "requires", lambda _: lines)
+    found = {one.subject: one for one in environment.check_versions()}
     assert found["torch"].level == found["no-such-library"].level == "fail"
     assert 'pip install "torch>=99"' in found["torch"].change
     assert found["numpy"].level == "ok"
@@ -131,59 +134,59 @@ def test_a_library_that_is_too_old_or_missing(monkeypatch):
 
 
 def test_every_extra_of_the_package_is_told_of():
-    told = {one.subject.removeprefix("extra ") for one in installation.check_extras()}
-    assert told == set(installation.metadata.metadata("beit").get_all("Provides-Extra"))
-    assert all(one.level == "ok" for one in installation.check_extras())
+    told = {one.subject.removeprefix("extra ") for one in environment.check_extras()}
+    assert told == set(environment.metadata.metadata("beit").get_all("Provides-Extra"))
+    assert all(one.level == "ok" for one in environment.check_extras())
 
 
 def test_what_an_extra_lacks_is_added_to_what_is_installed(monkeypatch):
     """By a command that needs no index to have this package, as `--upgrade` would."""
     lines = ['no-such-library>=1; extra == "serve"']
-    monkeypatch.setattr(installation.metadata, "requires", lambda _: lines)
-    found = {one.subject: one for one in installation.check_extras()}
+    monkeypatch.setattr(environment.metadata, "requires", lambda _: lines)
+    found = {one.subject: one for one in environment.check_extras()}
     assert found["extra serve"].change == 'if you need it: pip install "beit[serve]"'
 
 
 def test_the_decoder_is_tried_on_every_format():
-    [found] = installation.check_decoder()
+    [found] = environment.check_decoder()
     assert found.level == "ok"
     assert found.found.startswith(", ".join(FORMATS))
 
 
 def test_a_decoder_that_gives_other_pixels(monkeypatch):
     monkeypatch.setattr(
-        installation, "decode", lambda data, channels: torch.zeros(24, 32, 3).byte().numpy()
+        environment, "decode", lambda data, channels: torch.zeros(24, 32, 3).byte().numpy()
     )
-    [found] = installation.check_decoder()
+    [found] = environment.check_decoder()
     assert (found.level, "other pixels" in found.found) == ("fail", True)
 
 
 def test_a_driver_whose_gpu_torch_cannot_use(monkeypatch):
-    monkeypatch.setattr(accelerator.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(accelerator, "_driver", lambda: "driver 1, which runs CUDA up to 9.0")
+    monkeypatch.setattr(environment.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(environment, "_driver", lambda: "driver 1, which runs CUDA up to 9.0")
     for built, words in ((None, "without CUDA"), ("13.0", "newer driver")):
-        monkeypatch.setattr(accelerator.torch.version, "cuda", built)
-        [found] = accelerator.check_gpus()
+        monkeypatch.setattr(environment.torch.version, "cuda", built)
+        [found] = environment.check_gpus()
         assert found.level == "fail"
         assert words in found.found + found.change
-    monkeypatch.setattr(accelerator, "_driver", lambda: None)
-    assert [one.level for one in accelerator.check_gpus()] == ["warn"]
+    monkeypatch.setattr(environment, "_driver", lambda: None)
+    assert [one.level for one in environment.check_gpus()] == ["warn"]
 
 
 def test_a_compiler_that_is_missing_or_fails(monkeypatch):
-    monkeypatch.setattr(accelerator, "missing", lambda _: "there is no C compiler")
-    [found] = accelerator.check_compile()
+    monkeypatch.setattr(environment, "missing", lambda _: "there is no C compiler")
+    [found] = environment.check_compile()
     assert "no C compiler" in found.found
-    monkeypatch.setattr(accelerator, "missing", lambda _: "")
-    monkeypatch.setattr(accelerator, "COMPILED", "raise OSError('broken on {device}')")
-    [found] = accelerator.check_compile()
+    monkeypatch.setattr(environment, "missing", lambda _: "")
+    monkeypatch.setattr(environment, "COMPILED", "raise OSError('broken on {device}')")
+    [found] = environment.check_compile()
     assert "OSError: broken on" in found.found
     assert found.level == ("fail" if torch.cuda.is_available() else "warn")
 
 
 @pytest.mark.slow
 def test_compiling_here():
-    [found] = accelerator.check_compile()
+    [found] = environment.check_compile()
     assert found.level == "ok"
 
 

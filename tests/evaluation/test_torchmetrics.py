@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from beit.batch import LabelledBatch
-from beit.data.label_maps import IGNORE
+from beit.config.segment_run import IGNORE
 from beit.evaluation.classify import score_classifier
 from beit.evaluation.metrics import calibration_error, confusion_matrix, top_k_hits
 from beit.evaluation.segment import SegmentationScores, pixel_confusion

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from trial import Trial, Try
 
-from decoding import Outcome, mutated, outcomes, sound_images
+from decoding import SampleResult, mutated, outcomes, sound_images
 
 AT_A_TIME = 200
 """Decoded in one child, since a child costs more than an image."""
 
 
-def _fates(cases: list[tuple[str, bytes]]) -> Iterator[Outcome]:
+def _fates(cases: list[tuple[str, bytes]]) -> Iterator[SampleResult]:
     """One for each; an image that ends the child does not keep the others from their turn."""
     while cases:
         found = outcomes(cases)
@@ -22,7 +22,7 @@ def _fates(cases: list[tuple[str, bytes]]) -> Iterator[Outcome]:
         cases = cases[max(len(found), 1) :]
 
 
-def _judge(name: str, outcome: Outcome) -> None:
+def _judge(name: str, outcome: SampleResult) -> None:
     assert outcome.name == name
     assert outcome.fate in ("read", "refused"), outcome
     assert outcome.reason

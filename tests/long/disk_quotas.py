@@ -13,8 +13,7 @@ import pytest
 from trial import Trial, Try
 
 from beit.errors import ResourceError
-from beit.training.checkpoint import newest_checkpoint, save_checkpoint
-from beit.training.saving import Saver
+from beit.training.checkpoint import Saver, newest_checkpoint, save_checkpoint
 from states import assert_same, checkpoint
 
 

@@ -20,7 +20,7 @@ from beit.config import PretrainRunConfig
 from beit.models.heads import MaskedImageModel
 from beit.recipes import find_recipe
 from beit.training.checkpoint import MANIFEST, newest_checkpoint, save_checkpoint
-from beit.training.dataset_manifest import Listing, remember
+from beit.training.dataset_manifest import DatasetManifest, save_manifest
 from beit.training.run_folder import RunFolder, read_run_config
 from beit.training.run_logger import RunLogger
 from beit.weights.store import Details, load_artifact, save_artifact
@@ -119,7 +119,7 @@ def _config_is_whole(folder: Path, more: int) -> None:
 def _write_rows(folder: Path, more: int) -> None:
     journal = RunLogger(RunFolder(folder), first_step=0, quiet=True)
     for step in range(more + 3):
-        journal.record(step, "train", {"loss": 1.0})
+        journal.metrics(step, "train", {"loss": 1.0})
     journal.close()
 
 
@@ -133,7 +133,9 @@ def _rows_are_whole(folder: Path, more: int) -> None:
 
 
 def _remember(names: int, folder: Path, more: int) -> None:
-    remember(RunFolder(folder).images, Listing("", lambda: map(str, range(names + more))))
+    save_manifest(
+        RunFolder(folder).images, DatasetManifest("", lambda: map(str, range(names + more)))
+    )
 
 
 def _listing_is_whole(folder: Path, more: int) -> None:

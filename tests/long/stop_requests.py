@@ -20,8 +20,8 @@ from trial import Trial, Try, speak_through
 import beit
 from beit.config import MaskedConfig
 from beit.errors import Preempted
+from beit.process import SIGNALS
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.stop import SIGNALS
 from states import assert_same
 
 STEPS = 12

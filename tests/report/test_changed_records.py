@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from beit.data.account import Account, Skipped, account_from_json
-from beit.report.kinds import open_page
 from beit.report.page import RunPage, curves, header
+from beit.tasks.finetuning import FINETUNE
+from beit.training.run_folder import read_run_config
 from changes import changes
 
 SECONDS = 2.0
@@ -61,7 +62,7 @@ def as_text(document: Any) -> str | None:
 
 
 def test_every_account(run: Path) -> None:
-    page, shown = open_page(run), 0
+    page, shown = RunPage(run, read_run_config(run), FINETUNE), 0
     for path, value, document in changes(json.loads(ACCOUNT.to_json())):
         text = as_text(document)
         if text is None:
@@ -78,7 +79,7 @@ def test_every_account(run: Path) -> None:
 
 
 def test_every_row_of_metrics(run: Path) -> None:
-    page = open_page(run)
+    page = RunPage(run, read_run_config(run), FINETUNE)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     for at in (len(lines) - 1,):
         for path, value, document in changes(json.loads(lines[at])):
@@ -94,7 +95,7 @@ def test_every_row_of_metrics(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unreadable", "several", "shared"])
 def test_every_named_image(run: Path, name: str) -> None:
-    page = open_page(run)
+    page = RunPage(run, read_run_config(run), FINETUNE)
     for path, value, document in changes({"key": "a.png", "reason": "cut"}):
         text = as_text(document)
         if text is None:

@@ -16,15 +16,12 @@ import beit
 from beit.cli import main
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.report.charts import draw
-from beit.report.comparison import named_runs, overlaid, write_comparison
-from beit.report.kinds import open_page
+from beit.report.comparison import overlaid, read_runs
 from beit.report.markup import percent
-from beit.report.plots import write_plots
+from beit.tasks.finished import report_comparison, report_plots
+from beit.tasks.task import task_of
+from beit.training.run_folder import read_run_config
 from segmented_folder import write_pair
-
-
-def compare(runs, place) -> Path:
-    return write_comparison([open_page(run) for run in runs], place)
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def two(runs, tmp_path):
 
 
 def test_a_page_has_all_of_both(two, read, tmp_path):
-    page = read(compare(two, tmp_path / "page" / "comparison.html"))
+    page = read(report_comparison(two, tmp_path / "page" / "comparison.html"))
     assert [one["id"] for one in page.all("section")] == [
         "figures", "curves", "images", "settings",
     ]  # fmt: skip
@@ -58,7 +55,7 @@ def test_a_run_keeps_its_colour_and_only_shared_references_are_drawn(two):
     (two[1] / "metrics.jsonl").write_text(
         re.sub(r'"psnr": [\d.]+', '"other": 1', (two[1] / "metrics.jsonl").read_text())
     )
-    compared = named_runs([open_page(run) for run in two])
+    compared = read_runs(two, task_of)
     charts = {one.title: one for one in overlaid(compared)}
     loss = charts["Loss · loss"]
     assert [line.label for line in loss.lines] == ["one", "two"]
@@ -73,7 +70,7 @@ def test_a_run_keeps_its_colour_and_only_shared_references_are_drawn(two):
 
 def test_runs_of_different_kinds_and_equal_names(runs, tmp_path, read, two):
     same = shutil.copytree(runs.classifier, tmp_path / "elsewhere" / "one")
-    page = read(compare([two[0], same, runs.pretraining], tmp_path / "c.html"))
+    page = read(report_comparison([two[0], same, runs.pretraining], tmp_path / "c.html"))
     assert str(same) in page.words
     assert "Visual tokenizer" in page.words
     assert "Classification" in page.words
@@ -81,7 +78,7 @@ def test_runs_of_different_kinds_and_equal_names(runs, tmp_path, read, two):
 
 def test_pre_trainings_side_by_side(runs, tmp_path, read):
     other = shutil.copytree(runs.pretraining, tmp_path / "other")
-    page = read(compare([runs.pretraining, other], tmp_path / "c.html"))
+    page = read(report_comparison([runs.pretraining, other], tmp_path / "c.html"))
     assert page.words.count("tokens right") >= 4
     assert "0 of" in page.words  # options that differ
 
@@ -93,12 +90,12 @@ def test_what_is_no_comparison_is_refused(runs, tmp_path, capsys):
     assert main([*line, str(tmp_path / "nothing"), "--out", str(tmp_path / "a.html")]) == 7
     assert main(["report", str(runs.tokenizer), str(runs.tokenizer)]) == 2
     with pytest.raises(ConfigError, match="0 runs"):
-        named_runs([])
+        read_runs([], task_of)
     assert not list(tmp_path.iterdir())
 
 
 def test_curves_as_files(runs, tmp_path):
-    written = write_plots(open_page(runs.tokenizer), tmp_path / "new" / "plots")
+    written = report_plots(runs.tokenizer, tmp_path / "new" / "plots")
     names = {place.name for place in written}
     assert {"loss.svg", "loss.png", "learning-rate.svg", "codes-in-use.png"} <= names
     assert {place.name for place in (tmp_path / "new" / "plots").iterdir()} == names
@@ -111,7 +108,7 @@ def test_curves_as_files(runs, tmp_path):
             ElementTree.fromstring(text)  # noqa: S314 - our own
             assert "step" in text
     before = {place: place.read_bytes() for place in written}
-    write_plots(open_page(runs.tokenizer), tmp_path / "new" / "plots")
+    report_plots(runs.tokenizer, tmp_path / "new" / "plots")
     assert {place: place.read_bytes() for place in written} == before
 
 
@@ -119,10 +116,10 @@ def test_curves_that_cannot_be_drawn(runs, tmp_path, monkeypatch):
     empty = shutil.copytree(runs.tokenizer, tmp_path / "run")
     (empty / "metrics.jsonl").write_text("")
     with pytest.raises(RunFolderError, match="no step"):
-        write_plots(open_page(empty), tmp_path / "plots")
+        report_plots(empty, tmp_path / "plots")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ResourceError, match=r"beit\[plots\]"):
-        write_plots(open_page(runs.tokenizer), tmp_path / "plots")
+        report_plots(runs.tokenizer, tmp_path / "plots")
     assert not (tmp_path / "plots").exists()
 
 
@@ -141,13 +138,14 @@ def test_the_commands_of_the_page_on_runs(runs, tmp_path, monkeypatch, read):
 
 def answered(run):
     """What a run makes of all the images that it can be asked about."""
-    answers = open_page(run).answers()
+    config = read_run_config(run)
+    answers = task_of(config).answers(run, config)
     return answers.of(answers.keys)
 
 
 def test_classifiers_side_by_side(runs, tmp_path, read):
     other = shutil.copytree(runs.classifier, tmp_path / "other")
-    page = read(compare([runs.classifier, other], tmp_path / "c.html"))
+    page = read(report_comparison([runs.classifier, other], tmp_path / "c.html"))
     shown = page.words.partition("Images side by side")[2]
     assert shown.count("right") + shown.count("wrong") >= 4
     model = beit.load(runs.classifier)
@@ -173,7 +171,7 @@ def test_segmenters_side_by_side(runs, tmp_path, read):
         ).folder
         for seed in (1, 2)
     ]  # fmt: skip
-    page = read(compare(made, tmp_path / "c.html"))
+    page = read(report_comparison(made, tmp_path / "c.html"))
     assert len([image for image in page.all("img") if image["alt"] == "Its mask"]) == 3
     assert len([image for image in page.all("img") if "Its labels" in image["alt"]]) == 6
     model = beit.load(made[0])
@@ -182,5 +180,5 @@ def test_segmenters_side_by_side(runs, tmp_path, read):
         labels = model.segment(data / key)
         right = (labels == mask)[mask != 255].mean()
         assert percent(float(right)) in one.pictures[0].caption
-    page = read(compare([made[0], runs.classifier], tmp_path / "d.html"))
+    page = read(report_comparison([made[0], runs.classifier], tmp_path / "d.html"))
     assert "share no images" in page.words

@@ -25,10 +25,10 @@ from beit.objectives.reconstruction import Reconstruction, reconstruct, unpatchi
 from beit.objectives.targets import patchify
 from beit.report.classification import Predicted, confusions
 from beit.report.inputs import FEWEST, affordable, batches, best_typical_worst
-from beit.report.kinds import open_page, write_report
 from beit.report.page import changed_options, command
 from beit.report.pretraining import CentralMasks, queries, write_strip
 from beit.report.tokenizer import Encoded, vocabulary
+from beit.tasks.finished import report_run
 from beit.training.run_folder import read_run_config
 from beit.weights.answering import Answering
 from beit.weights.store import load_artifact
@@ -117,11 +117,11 @@ def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
 
 
 def test_a_strip_is_one_image_of_rows(runs, tmp_path):
-    place = write_strip(open_page(runs.pretraining), tmp_path / "strip.png", rows=2, zoom=1)
+    place = write_strip(runs.pretraining, tmp_path / "strip.png", rows=2, zoom=1)
     with Image.open(place) as strip:
         assert strip.size == (5 * (32 + 12), 2 * (32 + 12))
     with pytest.raises(ConfigError, match="no pre-training"):
-        write_strip(open_page(runs.tokenizer), tmp_path / "other.png")
+        write_strip(runs.tokenizer, tmp_path / "other.png")
 
 
 def test_images_become_png_that_are_not_too_large():
@@ -205,10 +205,10 @@ def test_best_typical_and_worst_are_told_apart():
 
 def test_the_command_names_what_differs_from_the_recipe(runs):
     config = read_run_config(runs.classifier)
-    changed = changed_options(config, "finetune")
+    changed = changed_options("finetune", config)
     assert changed["training.steps"] == 4
     assert not [name for name in changed if name.startswith("model.")]  # it comes from --init
-    text, missing = command(config, "finetune")
+    text, missing = command("finetune", config)
     assert text.startswith("beit finetune tiny")
     assert "--evaluate-every 2" in text
     assert f"--init {runs.pretraining}" in text
@@ -221,7 +221,7 @@ def test_what_the_command_line_cannot_say_is_told(runs):
     config = read_run_config(runs.pretraining)
     assert isinstance(config, PretrainRunConfig)
     for masking in (UniformMasking(), FixedMasking(hidden_patches=(1, 2))):
-        text, missing = command(replace(config, masking=masking), "pretrain")
+        text, missing = command("pretrain", replace(config, masking=masking))
         assert "masking" in missing
         assert "--hidden-patches" not in text
 
@@ -230,4 +230,4 @@ def test_a_foreign_recipe_is_not_imported(runs, tmp_path, read):
     run = shutil.copytree(runs.tokenizer, tmp_path / "run")
     place = run / "config.json"
     place.write_text(place.read_text().replace('"recipe": "tiny"', '"recipe": "no.such:module"'))
-    assert "The recipe is not one of this package" in read(write_report(run)).words
+    assert "The recipe is not one of this package" in read(report_run(run)).words

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from beit.errors import RunFolderError
-from beit.report.kinds import write_report
+from beit.tasks.finished import report_run
 
 KINDS = ("tokenizer", "pretraining", "pixels", "classifier")
 SECTIONS = {
@@ -65,7 +65,7 @@ def test_every_image_and_chart_can_be_told_without_eyes(runs, read, kind):
 def test_the_same_run_gives_the_same_page(runs, kind):
     run = getattr(runs, kind)
     first = (run / "report.html").read_text()
-    assert write_report(run).read_text() == first
+    assert report_run(run).read_text() == first
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,7 +74,7 @@ def test_without_the_images_the_page_says_so(copy, read, kind):
     config = json.loads((run / "config.json").read_text())
     config["data"] = "/nowhere/<b>images"
     (run / "config.json").write_text(json.dumps(config))
-    page = read(write_report(run))
+    page = read(report_run(run))
     assert "No images: there is nothing at /nowhere/<b>images" in page.words
     sections = [section["id"] for section in page.all("section")]
     assert sections == ["next", "curves", "images", "settings"]
@@ -87,7 +87,7 @@ def test_a_run_under_way_has_its_curves(copy, read, kind):
     shutil.rmtree(run / "model")
     rows = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(rows[:2]) + '\n{"step": 3, "ki')
-    page = read(write_report(run))
+    page = read(report_run(run))
     assert "This run is not finished: the last step in its log is 2 of" in page.words
     assert "No images" in page.words
     assert page.all("circle")
@@ -100,13 +100,13 @@ def test_a_run_that_has_logged_nothing_has_a_page(copy, read, kind):
     for name in ("model", "checkpoints"):
         shutil.rmtree(run / name)
     (run / "metrics.jsonl").unlink()
-    assert "No step has been logged yet" in read(write_report(run)).words
+    assert "No step has been logged yet" in read(report_run(run)).words
 
 
 def test_a_damaged_artifact_leaves_the_rest_of_the_page(copy, read):
     run = copy("classifier")
     (run / "model" / "model.safetensors").write_bytes(b"damaged")
-    assert "No images" in read(write_report(run)).words
+    assert "No images" in read(report_run(run)).words
 
 
 def test_other_classes_than_at_the_time_are_told(copy, read, runs):
@@ -114,12 +114,12 @@ def test_other_classes_than_at_the_time_are_told(copy, read, runs):
     config = json.loads((run / "model" / "config.json").read_text())
     config["classes"] = ["one", "two"]
     (run / "model" / "config.json").write_text(json.dumps(config))
-    assert "has other classes than the run was trained on" in read(write_report(run)).words
+    assert "has other classes than the run was trained on" in read(report_run(run)).words
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunFolderError):
-        write_report(tmp_path)
+        report_run(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -130,7 +130,7 @@ def test_hostile_names_are_text(runs, read, copy):
     run = copy("tokenizer")
     key = "</code><img src=x onerror=alert(1)>"
     (run / "unreadable.jsonl").write_text(json.dumps({"key": key, "reason": "<i>torn"}) + "\n")
-    page = read(write_report(run))
+    page = read(report_run(run))
     assert key in page.words
     assert "1 image could not be read" in page.words
     assert not page.all("i") or "torn" not in str(page.all("i"))
@@ -141,7 +141,7 @@ def test_a_collapsed_tokenizer_is_a_warning(copy, read):
     run = copy("tokenizer")
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 8, "kind": "evaluate", "collapsed": 1.0}) + "\n")
-    assert "The tokenizer has collapsed" in read(write_report(run)).words
+    assert "The tokenizer has collapsed" in read(report_run(run)).words
 
 
 def test_a_loss_above_the_token_entropy_is_told(copy, read):
@@ -150,11 +150,11 @@ def test_a_loss_above_the_token_entropy_is_told(copy, read):
         file.write(
             json.dumps({"step": 4, "kind": "train", "loss": 3.0, "token_entropy": 2.0}) + "\n"
         )
-    assert "has not fallen below the entropy" in read(write_report(run)).words
+    assert "has not fallen below the entropy" in read(report_run(run)).words
 
 
 def test_metrics_nobody_foresaw_are_drawn(copy, read):
     run = copy("pretraining")
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 4, "kind": "evaluate", "new_score": 3.0}) + "\n")
-    assert "new score" in read(write_report(run)).words
+    assert "new score" in read(report_run(run)).words

@@ -11,8 +11,8 @@ import torch
 from beit.config import DalleConfig
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
-from beit.weights.container import read_contents
-from beit.weights.names import from_dalle
+from beit.weights.keymap import from_dalle
+from beit.weights.read import read_contents
 from miniature import spread_codes
 
 PICKLES = Path(__file__).parent.parent / "golden"

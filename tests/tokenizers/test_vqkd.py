@@ -18,8 +18,8 @@ from beit.errors import ConfigError
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.report.kinds import open_page, write_report
 from beit.report.pretraining import write_strip
+from beit.tasks.finished import report_run
 from beit.tokenizers.vqkd import VQKDTokenizer
 from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import BACKBONE, draw_images, masked_batch
@@ -231,17 +231,17 @@ def test_artifact_rebuilds_it(other_tokenizer):
 
 def test_reports_show_tokens_and_no_paintings(other_tokenizer, trained, tmp_path):
     place, run, backbone = other_tokenizer
-    page = write_report(place).read_text()
+    page = report_run(place).read_text()
     assert "Images and their tokens" in page
     assert "The tokens, a colour per code" in page
     assert "different codes" in page
     assert "The image from its tokens" not in page
     assert "nan" not in page
-    page = write_report(run).read_text()
+    page = report_run(run).read_text()
     assert "Predicted tokens as colours" in page
     assert "tokens decoded" not in page
-    assert "tokens decoded" in write_report(trained.pretrained).read_text()
-    strip = write_strip(open_page(run), tmp_path / "strip.png", rows=1, zoom=1)
+    assert "tokens decoded" in report_run(trained.pretrained).read_text()
+    strip = write_strip(run, tmp_path / "strip.png", rows=1, zoom=1)
     with Image.open(strip) as image:
         assert image.size == (3 * (backbone.size[1] + 12), backbone.size[0] + 12)
 

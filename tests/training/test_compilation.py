@@ -13,9 +13,9 @@ from torch._dynamo.testing import CompileCounter
 
 from beit.errors import ConfigError, Preempted
 from beit.models.vit import VisionTransformer
-from beit.training import compilation
+from beit.training import device as devices
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.compilation import compile_blocks
+from beit.training.device import compile_blocks
 from beit.training.loop import fit
 from miniature import (
     BACKBONE,
@@ -72,7 +72,7 @@ MAKE = {
 @pytest.mark.parametrize("kind", MAKE)
 def test_training_is_the_same_and_resumes(tmp_path, monkeypatch, kind):
     """Traced and run by PyTorch's own operators: names, random numbers and values to rounding."""
-    monkeypatch.setattr(compilation, "MANNER", {"backend": "aot_eager"})
+    monkeypatch.setattr(devices, "COMPILER", {"backend": "aot_eager"})
     make, batches = MAKE[kind]
     options = {"average": 0.9, "evaluate_every": 3}
     train(tmp_path / "plain", make(), batches, **options)
@@ -108,7 +108,7 @@ def test_the_real_compiler_trains_the_same(tmp_path):
 def test_blocks_that_are_alike_are_compiled_once(monkeypatch):
     """Whatever their stochastic depth: twelve of them would be more than PyTorch compiles."""
     counter = CompileCounter()
-    monkeypatch.setattr(compilation, "MANNER", {"backend": counter})
+    monkeypatch.setattr(devices, "COMPILER", {"backend": counter})
     objective = masked()
     objective.model.backbone = VisionTransformer(replace(BACKBONE, depth=12, drop_path=0.2))
     assert compile_blocks(objective, "blocks", CPU)
@@ -130,7 +130,9 @@ def test_blocks_that_are_alike_are_compiled_once(monkeypatch):
     ],
 )
 def test_choice(monkeypatch, choice, device, found, compiled):
-    monkeypatch.setattr(compilation, "missing", lambda device: "" if found else "no C compiler")
+    monkeypatch.setattr(
+        devices, "compiler_problem", lambda device: "" if found else "no C compiler"
+    )
     objective = masked()
     blocks = list(objective.model.backbone.blocks)
     assert objective.blocks() == blocks
@@ -138,17 +140,17 @@ def test_choice(monkeypatch, choice, device, found, compiled):
     for part in (*blocks, *objective.tokenizer._trunk()):
         monkeypatch.setattr(part, "compile", lambda **manner: done.append(manner))
     assert compile_blocks(objective, choice, device) is compiled
-    assert done == [compilation.MANNER] * (len(blocks) + 1) * compiled
+    assert done == [devices.COMPILER] * (len(blocks) + 1) * compiled
 
 
 def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"no C compiler\n  remedy: .*compile off"):
         compile_blocks(masked(), "blocks", CPU)
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: name)
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
-    assert compilation.missing(CPU) == ""
-    assert "triton" in compilation.missing(GPU)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: name)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    assert devices.compiler_problem(CPU) == ""
+    assert "triton" in devices.compiler_problem(GPU)
 
 
 def test_models_without_blocks_have_nothing_to_compile():

@@ -14,12 +14,11 @@ import pytest
 import torch
 
 from beit.errors import DataError, Preempted, ResourceError
-from beit.training.checkpoint import make_room, newest_checkpoint, save_checkpoint
+from beit.training.checkpoint import Saver, make_room, newest_checkpoint, save_checkpoint
 from beit.training.loop import fit
+from beit.training.optim import learning_rate
 from beit.training.run_folder import RunFolder
 from beit.training.run_logger import RunLogger, _Lines
-from beit.training.saving import Saver
-from beit.training.schedule import learning_rate
 from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts
 from miniature import KINDS, InMemory, evaluation, masked, masked_batch, opened
@@ -171,8 +170,8 @@ def test_rows_that_have_no_room_are_written_once_there_is(tmp_path):
         journal = RunLogger(RunFolder(tmp_path), first_step=0, trackers=("none",), quiet=True)
         fill(tmp_path)
         for step in range(200):
-            journal.record(step, "train", {"loss": 1.0})
-            journal.say(f"step {step}")
+            journal.metrics(step, "train", {"loss": 1.0})
+            journal.info(f"step {step}")
         assert journal.failure is not None
         (tmp_path / "filling").unlink()
         journal.flush()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from beit.errors import CheckpointError, Preempted
-from beit.training import surroundings as module
+from beit.training import dataset_manifest as module
 from beit.training.loop import fit
 from miniature import InMemory, masked, masked_batch, opened
 
@@ -57,4 +57,4 @@ def test_another_tokenizer_than_before_is_refused(begun):
 
 def test_what_older_checkpoints_do_not_say_is_not_compared():
     module.check_same_parts({}, PART)
-    assert module.told_of_others({}, 4) == []
+    assert module.environment_changes({}, 4) == []

@@ -39,7 +39,7 @@ from beit.objectives.segment import Segmentation
 from beit.objectives.tokenizer import VQReconstruction
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.rng import SampleRNG
-from beit.training.average import average_of
+from beit.training.ema import average_of
 from beit.training.update import Updater
 from miniature import (
     BACKBONE,
@@ -87,7 +87,7 @@ def segmented_batch(step: int) -> SegmentedBatch:
 
 
 def aggregated() -> MaskedImageModeling:
-    model = MaskedImageModel(BACKBONE, VAE.codes, AggregationConfig(tap=1))
+    model = MaskedImageModel(BACKBONE, VAE.codes, AggregationConfig(early_layer=1))
     return MaskedImageModeling(model, MaskedConfig(), VAE.build())
 
 

@@ -15,9 +15,9 @@ from torch import nn
 from beit.batch import ImageBatch, Unreadable
 from beit.errors import CheckpointError, ConfigError, DataError, DivergedError, Preempted
 from beit.objectives.base import Loss, Objective
+from beit.process import ONE_REQUEST
 from beit.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from beit.training.loop import fit
-from beit.training.stop import ONE_REQUEST
 from miniature import (
     KINDS,
     PLAIN,
@@ -102,7 +102,7 @@ def test_handlers_of_signals_are_put_back(tmp_path):
 def test_a_second_request_ends_the_run_at_once_unless_it_is_the_same(tmp_path, monkeypatch, pause):
     """One that comes with the first is sent by a scheduler to a process and to its group."""
     clock = [100.0]
-    monkeypatch.setattr("beit.training.stop.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("beit.process.time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def ask_twice(step):
         if step == 3:

@@ -11,8 +11,7 @@ from beit.cli import main
 from beit.errors import CheckpointError, DivergedError
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
-from beit.training.nan_replay import replay
-from beit.training.nan_report import read_record
+from beit.training.nan_report import read_record, replay
 from miniature import InMemory, masked, masked_batch, opened
 
 PLACE = "the output of model.backbone.blocks.1.mlp"

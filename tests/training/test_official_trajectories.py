@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from beit.training.schedule import weight_decay
+from beit.training.optim import weight_decay
 from miniature import CPU
 from reference import assert_same
 from trajectories import RECORDS, ours, replayed

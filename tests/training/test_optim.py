@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from beit.config import TrainingConfig
-from beit.training.average import average_of
+from beit.training.ema import average_of
 from beit.training.optim import Optimizer, parameter_groups
 from miniature import classification, image_batch, labelled_batch, masked, reconstruct
 

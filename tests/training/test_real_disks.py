@@ -13,9 +13,8 @@ import pytest
 from beit.config import PretrainRunConfig
 from beit.errors import ResourceError
 from beit.recipes import find_recipe
-from beit.training.checkpoint import newest_checkpoint, save_checkpoint
+from beit.training.checkpoint import Saver, newest_checkpoint, save_checkpoint
 from beit.training.run_folder import RunFolder
-from beit.training.saving import Saver
 from children import become_nobody, in_a_child
 from disks import READ_ONLY, REMOUNT, NotAllowedError, mount, own_mounts
 from states import assert_same, checkpoint

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit.config import TrainingConfig
 from beit.errors import ConfigError
-from beit.training import compilation
+from beit.training import device as devices
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.compilation import set_up_blocks
+from beit.training.device import set_up_blocks
 from beit.training.loop import fit
 from miniature import (
     InMemory,
@@ -90,6 +90,6 @@ def test_the_wished_kernel_reaches_every_block(monkeypatch):
     assert {block.attn.kernel for block in objective.blocks()} == {"triton"}
     with pytest.raises(ConfigError, match=r"runs on a GPU, and this is cpu"):
         set_up_blocks(objective, training(attention="triton"), CPU)
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="package triton"):
         set_up_blocks(objective, training(attention="triton"), GPU)

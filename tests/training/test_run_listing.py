@@ -9,7 +9,12 @@ import pytest
 
 import beit
 from beit.errors import DataError, RunFolderError
-from beit.training.dataset_manifest import Listing, check_unchanged, learned_names, remember
+from beit.training.dataset_manifest import (
+    DatasetManifest,
+    check_unchanged,
+    learned_names,
+    save_manifest,
+)
 from beit.training.run_folder import RunFolder, read_run_config
 
 
@@ -58,15 +63,15 @@ def test_a_run_goes_on_with_a_copy_of_its_images(images, tmp_path, monkeypatch):
     assert read_run_config(tmp_path / "run").data == "others"
 
 
-def keys(*names: str) -> Listing:
-    return Listing("/".join(names), lambda: names)
+def keys(*names: str) -> DatasetManifest:
+    return DatasetManifest("/".join(names), lambda: names)
 
 
 def test_differences_are_told(tmp_path: Path):
     folder = RunFolder(tmp_path)
     file = folder.images
     old = keys("a", "b", "c", "d", "e")
-    remember(folder, old)
+    save_manifest(folder, old)
     check_unchanged(file, old.fingerprint, old)
     for now, told in (
         (keys("a", "b", "c", "d", "e", "f"), r"from: 1 added \(f\)\n"),
@@ -84,9 +89,9 @@ def test_differences_are_told(tmp_path: Path):
 def test_what_was_learned_from_before_a_change_stays_known(tmp_path: Path):
     folder = RunFolder(tmp_path)
     assert learned_names(folder) is None
-    remember(folder, keys("a", "b"))
-    remember(folder, keys("a", "b"))
+    save_manifest(folder, keys("a", "b"))
+    save_manifest(folder, keys("a", "b"))
     assert not folder.left_images.exists()
     for now in (keys("b", "c"), keys("c", "d"), keys("d")):
-        remember(folder, now)
+        save_manifest(folder, now)
     assert learned_names(folder) == {*"abcd"}

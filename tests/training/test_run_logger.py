@@ -22,7 +22,7 @@ def folder(tmp_path):
 def write(folder, steps, first_step=0):
     journal = RunLogger(folder, first_step=first_step, quiet=True)
     for step in steps:
-        journal.record(step, "train", {"loss": 1 / step})
+        journal.metrics(step, "train", {"loss": 1 / step})
     journal.close()
 
 
@@ -32,7 +32,7 @@ def rows(folder):
 
 def test_rows_are_json_and_numbers_that_are_none_are_null(folder):
     journal = RunLogger(folder, first_step=0, quiet=True)
-    journal.record(3, "evaluate", {"loss": math.nan, "psnr": -math.inf, "top1": 0.5})
+    journal.metrics(3, "evaluate", {"loss": math.nan, "psnr": -math.inf, "top1": 0.5})
     journal.close()
     (line,) = folder.metrics.read_text().splitlines()
     row = json.loads(line, parse_constant=pytest.fail)
@@ -56,7 +56,7 @@ def test_a_row_that_was_cut_off_is_forgotten(folder):
 def test_quiet_writes_the_log_only(folder, capsys):
     for quiet in (True, False):
         journal = RunLogger(folder, first_step=0, quiet=quiet)
-        journal.say(f"quiet {quiet}")
+        journal.info(f"quiet {quiet}")
         journal.close()
     assert capsys.readouterr().out == "quiet False\n"
     assert (folder.path / "log.txt").read_text() == "quiet True\nquiet False\n"
@@ -83,7 +83,7 @@ def test_unreadable_images_count_once(folder):
     written = (folder.path / "unreadable.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in written] == ["a.png", "b.png"]
     assert said == [
-        f"{key} cannot be read and is left out: it is empty" for key in ("a.png", "b.png")
+        f"{key} cannot be read and is skipped: it is empty" for key in ("a.png", "b.png")
     ]
 
 
@@ -98,7 +98,7 @@ def test_the_first_unreadable_images_are_named_and_the_others_counted(folder):
         file.write('{"key": "theirs.png", "reason": "it is empty"}\n')
     images.sum_up()
     assert said[6:] == [
-        f"images that could not be read and were left out: 10; {folder.unreadable} names them"
+        f"images that could not be read and were skipped: 10; {folder.unreadable} names them"
     ]
 
 

@@ -12,14 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 
 from beit.errors import Preempted, ResourceError
 from beit.training import checkpoint as checkpoints
-from beit.training import saving
-from beit.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
+from beit.training.checkpoint import (
+    Saver,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from beit.training.loop import fit
-from beit.training.saving import Saver, cost_of_saving
 from miniature import InMemory, masked, masked_batch, opened
 from states import assert_same, checkpoint
 
@@ -40,7 +42,7 @@ def held(monkeypatch):
         assert event.wait(240)
         return save_checkpoint(*given, **options)
 
-    monkeypatch.setattr(saving, "save_checkpoint", slow)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
     yield event
     event.set()
 
@@ -89,7 +91,7 @@ def failing(monkeypatch, times):
             raise ResourceError("the disk is full")
         return save_checkpoint(folder, state, **options)
 
-    monkeypatch.setattr(saving, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", save)
     return tried
 
 
@@ -117,7 +119,7 @@ def train(folder, loader, resume=False, **options):
 
 
 def test_training_hears_of_a_failed_save_at_its_next_step(monkeypatch, tmp_path):
-    monkeypatch.setattr(saving, "WAITS", ())
+    monkeypatch.setattr(checkpoints, "WAITS", ())
     monkeypatch.setattr(Saver.__init__, "__kwdefaults__", {"waits": ()})
     failing(monkeypatch, times=99)
     saved: list[Future[int]] = []
@@ -213,13 +215,3 @@ def test_a_folder_that_vanished_or_cannot_be_written_to(monkeypatch, tmp_path):
             save_checkpoint(place, checkpoint(1), keep=1)
     save_checkpoint(place, checkpoint(1), keep=1)
     assert_same(newest_checkpoint(place).checkpoint, checkpoint(1))
-
-
-def test_the_cost_of_saving_can_be_measured(tmp_path):
-    costs = cost_of_saving(checkpoint(10), tmp_path, repeats=2)
-    assert len(costs) == 2
-    assert all(0 < cost.in_step < cost.published for cost in costs)
-    assert torch.equal(
-        newest_checkpoint(tmp_path).checkpoint.tensors["model"]["weight"],
-        checkpoint(10).tensors["model"]["weight"],
-    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from beit.config import TrainingConfig
-from beit.training.schedule import learning_rate, weight_decay
+from beit.training.optim import learning_rate, weight_decay
 
 CONFIG = TrainingConfig(
     steps=100, batch=1, lr=2e-3, min_lr=1e-5, warmup_steps=11, weight_decay=0.05

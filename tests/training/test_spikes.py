@@ -12,10 +12,10 @@ from beit.batch import ImageBatch
 from beit.config import TrainingConfig
 from beit.errors import ConfigError
 from beit.objectives.base import Loss, Objective
-from beit.training import spikes, update
+from beit.training import optim, update
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
-from beit.training.spikes import Spikes
+from beit.training.optim import SpikeDetector
 from beit.training.update import Updater
 from miniature import CPU, InMemory, image_batch, opened
 from states import assert_same
@@ -25,7 +25,7 @@ STEPS, BAD = 9, 6
 
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch):
-    monkeypatch.setattr(spikes, "WINDOW", 4)
+    monkeypatch.setattr(optim, "WINDOW", 4)
 
 
 class Spiking(Objective[ImageBatch]):
@@ -46,7 +46,7 @@ class Spiking(Objective[ImageBatch]):
 def weights_by_step(objective, **options):
     """After each update, with the share of it that was left out."""
     config = TrainingConfig(steps=STEPS, batch=8, lr=0.1, precision="fp32", **options)
-    updater = Updater(objective, config, CPU, say=print)
+    updater = Updater(objective, config, CPU, log=print)
     batches = InMemory(image_batch).batches(0, STEPS)
     found = []
     for step in range(STEPS):
@@ -85,7 +85,7 @@ def test_half_precision_leaves_it_out_too(monkeypatch):
 
 
 def test_gradients_that_stay_large_are_usual_soon():
-    looking = Spikes(10.0, torch.device("cpu"))
+    looking = SpikeDetector(10.0, torch.device("cpu"))
     norms = [1.0, 1.1, 0.9, 1.0, *[50.0] * 6]
     assert [int(looking.stands_out(torch.tensor(norm))) for norm in norms] \
         == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]  # fmt: skip

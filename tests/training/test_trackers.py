@@ -22,11 +22,11 @@ from beit.cli import main
 from beit.cli.options import gathered
 from beit.config import TrainingConfig
 from beit.errors import ConfigError, Preempted, ResourceError
-from beit.training import async_tracker
+from beit.training import trackers
 from beit.training.loop import fit
 from beit.training.run_folder import RunFolder
 from beit.training.run_logger import RunLogger
-from beit.training.trackers import TRACKERS, Followed, Kind, Tracker, check_trackers, flat
+from beit.training.trackers import TRACKERS, Kind, TrackedRun, Tracker, check_trackers, flat
 from miniature import InMemory, classification, labelled_batch, opened
 
 CONFIG = {"type": "FinetuneRunConfig", "recipe": "tiny", "training": {"lr": 0.1, "clip": None}}
@@ -39,7 +39,7 @@ class Told(Tracker):
     calls: list[tuple[Any, ...]] = []  # noqa: RUF012
     mood: Callable[[str], None] = staticmethod(lambda call: None)
 
-    def begin(self, run: Followed) -> str:
+    def begin(self, run: TrackedRun) -> str:
         self.note("begin", run.first_step, dict(run.config), run.identity)
         return run.identity or "number one"
 
@@ -81,8 +81,8 @@ def log(folder: RunFolder) -> str:
 
 def test_what_a_tracker_is_told(folder, told):
     book = journal(folder, "wandb")
-    book.record(1, "train", {"loss": 3.0, "seconds_left": float("nan")})
-    book.record(2, "evaluate", {"top1": 0.5})
+    book.metrics(1, "train", {"loss": 3.0, "seconds_left": float("nan")})
+    book.metrics(2, "evaluate", {"top1": 0.5})
     book.finished(folder.model)
     book.close()
     options = {"type": "FinetuneRunConfig", "recipe": "tiny", "training.lr": 0.1,
@@ -110,14 +110,14 @@ def test_makers_are_told_nothing_unless_the_user_wants_it(folder, told, monkeypa
 def test_going_on_is_the_same_run_and_tells_no_step_twice(folder, told):
     book = journal(folder, "wandb")
     for step in (1, 2, 3):
-        book.record(step, "train", {"loss": 1 / step})
+        book.metrics(step, "train", {"loss": 1 / step})
     book.close()
     assert told.calls.pop() == ("finish", None)
     told.calls.clear()
     book = journal(folder, "wandb", first_step=1)
     for step in (2, 3, 4):
-        book.record(step, "train", {"loss": 1 / step})
-    book.record(3, "evaluate", {"top1": 0.5})
+        book.metrics(step, "train", {"loss": 1 / step})
+    book.metrics(3, "evaluate", {"top1": 0.5})
     book.close()
     (_, first_step, _, identity), *records, _ = told.calls
     assert (first_step, identity) == (1, "number one")
@@ -136,7 +136,7 @@ def test_a_tracker_that_fails_is_warned_about_once(folder, told, call, monkeypat
     monkeypatch.setattr(told, "mood", staticmethod(mood))
     book = journal(folder, "wandb", "tensorboard")
     for step in range(1, 5):
-        book.record(step, "train", {"loss": 1.0})
+        book.metrics(step, "train", {"loss": 1.0})
         if call != "finish":
             assert failed.wait(240)
     book.close()
@@ -149,10 +149,10 @@ def test_a_tracker_that_fails_is_warned_about_once(folder, told, call, monkeypat
 def test_a_tracker_that_hangs_holds_nothing_up(folder, told, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(told, "mood", staticmethod(lambda _: release.wait(240) or None))
-    monkeypatch.setattr(async_tracker, "PATIENCE", 0.05)
+    monkeypatch.setattr(trackers, "PATIENCE", 0.05)
     book = journal(folder, "wandb")
     for step in range(1, 100):
-        book.record(step, "train", {"loss": 1.0})
+        book.metrics(step, "train", {"loss": 1.0})
     book.close()
     assert not release.is_set()
     assert "did not take up everything within 0.05 seconds" in log(folder)
@@ -168,11 +168,11 @@ def scalars(folder: RunFolder, name: str) -> list[tuple[int, float]]:
 def test_tensorboard(folder):
     book = journal(folder, "tensorboard")
     for step in (1, 2, 3):
-        book.record(step, "train", {"loss": 1.0})
+        book.metrics(step, "train", {"loss": 1.0})
     book.close()
     book = journal(folder, "tensorboard", first_step=1)
     for step in (2, 3):
-        book.record(step, "train", {"loss": 0.5})
+        book.metrics(step, "train", {"loss": 0.5})
     book.finished(folder.model)
     book.close()
     assert scalars(folder, "train/loss") == [(1, 1.0), (2, 0.5), (3, 0.5)]
@@ -187,7 +187,7 @@ def test_tensorboard(folder):
 
 def test_none(folder):
     book = journal(folder, "none")
-    book.record(1, "train", {"loss": 1.0})
+    book.metrics(1, "train", {"loss": 1.0})
     book.close()
     assert {file.name for file in folder.path.iterdir()} == {
         "config.json", "log.txt", "metrics.jsonl"
@@ -266,8 +266,8 @@ def follow_twice(folder: RunFolder, name: str) -> str:
     for first_step, steps in ((0, (1, 2, 3)), (1, (2, 3, 4))):
         book = journal(folder, name, first_step=first_step)
         for step in steps:
-            book.record(step, "train", {"loss": 1 / step, "wait": float("inf")})
-        book.record(steps[-1], "evaluate", {"top1": steps[-1] / 10})
+            book.metrics(step, "train", {"loss": 1 / step, "wait": float("inf")})
+        book.metrics(steps[-1], "evaluate", {"top1": steps[-1] / 10})
         if first_step:
             book.finished(folder.model)
         book.close()

@@ -16,8 +16,8 @@ from beit.objectives.base import Loss, Objective
 from beit.rng import SampleRNG
 from beit.training import update
 from beit.training.checkpoint import newest_checkpoint
+from beit.training.device import is_out_of_memory, smaller_micro_batch
 from beit.training.loop import fit
-from beit.training.memory import ran_out_of_memory, smaller_micro_batch
 from beit.training.update import Updater
 from miniature import (
     BATCH,
@@ -148,7 +148,7 @@ def test_a_broken_step_changes_nothing_even_if_it_is_noticed_later():
     """As on a GPU, which is not waited for after each step."""
     objective = Brightness(breaks_at=3)
     config = TrainingConfig(steps=6, batch=8, lr=0.1, precision="fp32", average=0.5)
-    updater = Updater(objective, config, CPU, say=print)
+    updater = Updater(objective, config, CPU, log=print)
     batches = InMemory(image_batch).batches(0, 6)
     weights = []
     for step in range(6):
@@ -216,10 +216,10 @@ def test_memory_that_runs_out_elsewhere_is_told_as_such(tmp_path):
 def test_how_memory_running_out_is_told():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58)
-    assert ran_out_of_memory(caught.value)
-    assert ran_out_of_memory(MemoryError())
-    assert ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not ran_out_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 SMALLER = [(8, 8, 4), (6, 6, 3), (3, 6, 1), (5, 5, 1), (12, 36, 6), (9, 36, 4)]
@@ -243,7 +243,7 @@ def test_parts_of_a_batch_are_the_batch():
 @pytest.mark.parametrize(("micro_batch", "kept"), [(2, 0), (None, 1)])
 def test_images_are_kept_only_where_a_step_may_be_repeated(micro_batch, kept):
     config = TrainingConfig(steps=6, batch=8, lr=0.1, precision="fp32", micro_batch=micro_batch)
-    updater = Updater(Brightness(), config, CPU, say=print)
+    updater = Updater(Brightness(), config, CPU, log=print)
     arrived = []
     loader = InMemory(image_batch, micro_batch or 8)
     assert len(list(updater.micro_batches(arrived, loader.batches(0, 1)))) == 8 // (

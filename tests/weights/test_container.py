@@ -30,8 +30,8 @@ from written import (
 )
 
 from beit.errors import ResourceError
-from beit.weights import container as module
-from beit.weights.container import read_contents
+from beit.weights import read as module
+from beit.weights.read import read_contents
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -55,7 +55,7 @@ def test_round_trip(tmp_path, kind):
     path = save(tmp_path / "weights", weights(), kind)
     contents = read_contents(path)
     assert (contents.container, contents.wrapper) == (kind, "")
-    assert (contents.metadata, contents.left_out) == ({}, ())
+    assert (contents.metadata, contents.skipped) == ({}, ())
     assert contents.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert contents.tensors.keys() == weights().keys()
     for name, value in weights().items():
@@ -107,15 +107,12 @@ def test_wrappers(tmp_path, kind, wrapper):
     assert contents.metadata == {"epoch": 3}
 
 
-@pytest.mark.parametrize(
-    ("prefer", "taken"), [("", "model"), ("model_ema", "model_ema"), ("gone", "model")]
-)
-def test_several_sets_of_weights(tmp_path, prefer, taken):
-    saved = {name: {"value": torch.tensor(name == taken)} for name in ("model_ema", "model")}
-    contents = read_contents(save(tmp_path / "weights", saved, "torch zip"), prefer=prefer)
-    assert contents.wrapper == taken
+def test_several_sets_of_weights(tmp_path):
+    saved = {name: {"value": torch.tensor(name == "model")} for name in ("model_ema", "model")}
+    contents = read_contents(save(tmp_path / "weights", saved, "torch zip"))
+    assert contents.wrapper == "model"
     assert contents.tensors["value"]
-    assert contents.left_out == (({*saved} - {taken}).pop(),)
+    assert contents.skipped == ("model_ema",)
 
 
 NESTED = {
@@ -168,7 +165,7 @@ def test_what_lies_beside_the_weights(tmp_path):
         "meta": {name: meta[name] for name in ("CLASSES", "PALETTE", "time", "seed")},
         "model.version": 2,
     }
-    assert contents.left_out == (
+    assert contents.skipped == (
         "optimizer", "args", "found.a", "meta.score", "meta.counts", "list",
     )  # fmt: skip
 

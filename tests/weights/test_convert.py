@@ -13,11 +13,11 @@ from beit.errors import CheckpointError, ConfigError, RunFolderError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.recipes.finetune import for_finetuning
-from beit.weights.architecture import Overrides
-from beit.weights.container import read_contents
 from beit.weights.convert import convert, published, rebiased
+from beit.weights.keymap import CLASSIFIER, MASKED, from_published
 from beit.weights.load import open_artifact
-from beit.weights.names import CLASSIFIER, MASKED, from_published
+from beit.weights.overrides import Overrides
+from beit.weights.read import read_contents
 from beit.weights.store import Details, save_artifact
 from reference import FINE, TINY, close, disturb
 
@@ -50,7 +50,7 @@ MODELS = {
     "classifier, cls": lambda: Classifier(FINE, 3, HeadConfig(pooling="cls")),
     "classifier, not square": lambda: Classifier(replace(FINE, size=(64, 32)), 3),
     "segmenter": lambda: Segmenter(
-        replace(FINE, depth=5), 3, UperNetConfig(taps=(0, 1, 2, 3), auxiliary_channels=8)
+        replace(FINE, depth=5), 3, UperNetConfig(out_indices=(0, 1, 2, 3), auxiliary_channels=8)
     ),
 }
 
@@ -70,7 +70,7 @@ def test_round_trips_are_identical_bit_for_bit(tmp_path, kind, to):
     assert left_out == []
     size = model.backbone.config.size
     taps = Overrides(taps=(0, 1, 2, 3)) if (kind, to) == ("segmenter", "unilm") else Overrides()
-    back = open_artifact(there, stated=taps)
+    back = open_artifact(there, overrides=taps)
     same_weights(model.state_dict(), back.model.state_dict())
     assert back.backbone.size == size
     if to != "unilm" and kind != "segmenter":  # which reads images of any size
@@ -82,7 +82,7 @@ def test_round_trips_are_identical_bit_for_bit(tmp_path, kind, to):
     if named and (to != "unilm" or kind == "segmenter"):
         assert back.details.classes == CLASSES
     if to == "unilm":
-        again, _ = convert(there, tmp_path / "again", to="unilm", stated=taps)
+        again, _ = convert(there, tmp_path / "again", to="unilm", overrides=taps)
         same_weights(read_contents(there).tensors, read_contents(again).tensors)
 
 
@@ -98,7 +98,7 @@ def test_vqkd_comes_back_as_it_was(golden, tmp_path):
     weights = golden("v2_vqkd")["model"]
     torch.save({"model": weights}, tmp_path / "vqkd.pth")
     heads = Overrides(heads=3)
-    ours, _ = convert(tmp_path / "vqkd.pth", tmp_path / "ours", to="beit", stated=heads)
+    ours, _ = convert(tmp_path / "vqkd.pth", tmp_path / "ours", to="beit", overrides=heads)
     back, _ = convert(ours, tmp_path / "again.pth", to="unilm")
     same_weights(weights, torch.load(back, weights_only=True)["model"])
 
@@ -249,9 +249,8 @@ def test_full_size_keys_and_shapes_are_those_of_timm_and_transformers(name, size
     from transformers import BeitForImageClassification
 
     from beit.weights.hf_timm_export import beit_config
-    from beit.weights.keymap import to_published_names
-    from beit.weights.locate import locate
-    from beit.weights.names import to_published, to_transformers
+    from beit.weights.keymap import to_published, to_transformers
+    from beit.weights.locate import locate, to_published_names
 
     with torch.device("meta"):
         ours = Classifier(for_finetuning(sized(name, size=size), drop_path=0.0), 1000)

@@ -90,7 +90,7 @@ def test_classes_of_a_training_beside_weights_stay_inert(beside, container):
         assert events == [], name
         if name in hostile.inert(""):
             assert outcome.startswith("Contents(tensors={'weight'"), name
-            assert "left_out=('args',)" in outcome, name
+            assert "skipped=('args',)" in outcome, name
         else:
             assert "imports" in outcome, name
 

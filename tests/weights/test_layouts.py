@@ -26,8 +26,8 @@ from written import (
 )
 
 from beit.errors import CheckpointError
-from beit.weights import layouts
-from beit.weights.container import NAME, read_contents
+from beit.weights import containers
+from beit.weights.read import NAME, read_contents
 
 
 def strange_zip(change):
@@ -98,7 +98,7 @@ def test_two_sizes(tmp_path):
 
 def test_a_pickle_that_is_too_long(tmp_path, monkeypatch):
     (tmp_path / "weights").write_bytes(torch_zip(HARMLESS))
-    monkeypatch.setattr(layouts, "PICKLE_BYTES", len(HARMLESS) - 1)
+    monkeypatch.setattr(containers, "PICKLE_BYTES", len(HARMLESS) - 1)
     refused(tmp_path / "weights", "pickle of more than")
 
 
@@ -137,7 +137,7 @@ HEADERS = {
     "too deep": (headed(b'{"a":' + b"[" * 100_000), "is damaged"),
     "no object within": (headed({"a": 1}), "is damaged"),
     "no type": (headed({"a": {"shape": [4], "data_offsets": [0, 16]}}), "is damaged"),
-    "a name twice": (headed(b'{"a": 1, "a": 2}'), "names something twice"),
+    "a name twice": (headed(b'{"a": 1, "a": 2}'), "stands twice in one object"),
     "a gap": (headed({"a": entry(4, 16, (3,))}), "where it cannot be"),
     "a gap between": (headed({"a": entry(0, 4, (1,)), "b": entry(8, 16, (2,))}), "where it cannot"),
     "overlap": (headed({"a": entry(0, 8, (2,)), "b": entry(4, 16, (3,))}), "where it cannot be"),
@@ -165,7 +165,7 @@ def test_strange_safetensors(tmp_path, strange):
 
 def test_a_header_that_is_too_long(tmp_path, monkeypatch):
     (tmp_path / "weights").write_bytes(headed({"a": entry()}))
-    monkeypatch.setattr(layouts, "HEADER_BYTES", 10)
+    monkeypatch.setattr(containers, "HEADER_BYTES", 10)
     refused(tmp_path / "weights", "its header has")
 
 

@@ -35,8 +35,8 @@ from written import (
     whole,
 )
 
-from beit.weights.container import read_contents
-from beit.weights.imports import IMPORTS
+from beit.weights.pickles.imports import IMPORTS
+from beit.weights.read import read_contents
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -170,7 +170,7 @@ def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(contents.tensors[name], value)
     assert contents.metadata["epoch"] == 7
-    assert {"whole scheduler", "args", "settings", "best", "when"} <= set(contents.left_out)
+    assert {"whole scheduler", "args", "settings", "best", "when"} <= set(contents.skipped)
 
 
 @pytest.mark.parametrize("kind", ["torch zip", "torch legacy"])
@@ -191,7 +191,7 @@ def test_whole_modules_of_any_class(tmp_path, kind):
 def test_arrays_of_old_and_new_numpy(tmp_path, package, name):
     array = called(f"{package}.multiarray.{name}", text("any")) + b")b"
     (tmp_path / "weights").write_bytes(torch_zip(program(entries(a=tensor(), b=array))))
-    assert read_contents(tmp_path / "weights").left_out == ("b",)
+    assert read_contents(tmp_path / "weights").skipped == ("b",)
 
 
 def test_tensors_of_the_first_pytorch(tmp_path):

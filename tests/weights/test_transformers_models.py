@@ -16,9 +16,9 @@ from beit.config.runs import FinetuneRunConfig
 from beit.errors import BeitError, CheckpointError, ConfigError
 from beit.models.heads import Classifier
 from beit.recipes import find_recipe
-from beit.tasks.initial import Opened, starting_from, take_over
-from beit.weights.architecture import Overrides
+from beit.tasks import Inputs, starting_from
 from beit.weights.load import open_artifact
+from beit.weights.overrides import Overrides
 from beit.weights.store import Details
 from reference import close
 
@@ -171,10 +171,10 @@ def check(tmp_path: Path, found: Trial, family: str = "Beit") -> str:
         heads=found.settings["num_attention_heads"],
         epsilon=found.settings["layer_norm_eps"],
         pools=artifact.model.config.pools if segments else None,
-        taps=artifact.model.taps if segments else None,
+        taps=artifact.model.out_indices if segments else None,
         classes=artifact.details.classes or None,
     )
-    again = open_artifact(tmp_path / "state.pth", stated=stated)
+    again = open_artifact(tmp_path / "state.pth", overrides=stated)
     assert again.model.state_dict().keys() == artifact.model.state_dict().keys()
     for name, value in artifact.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
@@ -236,7 +236,7 @@ def test_a_model_without_head_is_there_to_start_from_and_to_embed_with(tmp_path,
         find_recipe("finetune", "base-in1k", FinetuneRunConfig), str(tmp_path / "model")
     )
     started = Classifier(config.model, 3)
-    take_over(started, Details(), str(tmp_path / "model"), Opened())
+    Inputs().take_over(started, Details(), str(tmp_path / "model"))
     close(started.backbone.eval()(pixels).patches, said[:, 1:], 1e-4)
     with pytest.raises(ConfigError, match="does not classify"):
         predictor.predict(image)
@@ -249,7 +249,7 @@ def test_the_pyramid_of_a_backbone_is_left_out(tmp_path):
     torch.save(model.state_dict(), tmp_path / "state.pth")
     for place in ("model", "state.pth"):
         artifact = open_artifact(
-            tmp_path / place, stated=Overrides(heads=PLAIN["num_attention_heads"])
+            tmp_path / place, overrides=Overrides(heads=PLAIN["num_attention_heads"])
         )
         assert artifact.kind == "backbone"
         assert any(

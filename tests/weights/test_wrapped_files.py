@@ -21,9 +21,9 @@ from beit.config.runs import AggregationConfig
 from beit.errors import CheckpointError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
-from beit.weights.architecture import Overrides
 from beit.weights.convert import published
 from beit.weights.load import open_artifact
+from beit.weights.overrides import Overrides
 from beit.weights.store import Details, save_artifact
 from reference import FINE, TINY, close, disturb
 
@@ -31,7 +31,7 @@ DEEP = replace(FINE, size=(64, 64), depth=4)
 MODELS = {
     "masked": lambda: MaskedImageModel(TINY, 11),
     "aggregation": lambda: MaskedImageModel(
-        replace(TINY, depth=4), 11, AggregationConfig(tap=1, blocks=2)
+        replace(TINY, depth=4), 11, AggregationConfig(early_layer=1, blocks=2)
     ),
     "classifier": lambda: Classifier(FINE, 3),
     "classifier, cls": lambda: Classifier(FINE, 3, HeadConfig(pooling="cls")),
@@ -181,8 +181,8 @@ def test_any_wrapper_any_prefix_any_names(tmp_path, family, naming, prefix, wrap
     weights = KEYS[naming](published(model))
     torch.save(WRAPPERS[wrapper]({prefix + name: value for name, value in weights.items()}),
                tmp_path / "weights.pth")  # fmt: skip
-    taps = Overrides(taps=model.taps) if family == "segmenter" else Overrides()
-    artifact = open_artifact(tmp_path / "weights.pth", stated=taps)
+    taps = Overrides(taps=model.out_indices) if family == "segmenter" else Overrides()
+    artifact = open_artifact(tmp_path / "weights.pth", overrides=taps)
     same(artifact, model)
     notes = " ".join(artifact.details.trained["notes"])
     if wrapper == "with average":
@@ -198,7 +198,7 @@ def test_tokenizers_with_prefixes(golden, tmp_path, prefix):
         {prefix + name: value.contiguous() for name, value in weights.items()}, wrapped
     )
     stated = Overrides(heads=3)
-    same(open_artifact(wrapped, stated=stated), open_artifact(plain, stated=stated).model)
+    same(open_artifact(wrapped, overrides=stated), open_artifact(plain, overrides=stated).model)
 
 
 # -- several networks, heads elsewhere, no head ----------------------------------------------------

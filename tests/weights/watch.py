@@ -52,7 +52,7 @@ def watch(folder: Path, read: Reader) -> dict[str, tuple[str, list[str]]]:
 def main(folder: Path, how: str) -> None:
     read: Reader = run
     if how == "read":
-        from beit.weights.container import read_contents as read
+        from beit.weights.read import read_contents as read
 
         for file in folder.glob("*.good"):  # loads what is imported only when it is needed
             assert outcome(read, file).startswith("Contents"), outcome(read, file)

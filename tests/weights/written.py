@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from beit.errors import CheckpointError
-from beit.weights.container import read_contents
+from beit.weights.read import read_contents
 
 KINDS = ("safetensors", "torch zip", "torch legacy")
 PROTO, STOP = b"\x80\x02", b"."

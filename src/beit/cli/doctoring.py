@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import LabelFile, check_subcommand
-from beit.config.data import FolderConfig
-from beit.config.label_file import BY_HEADINGS
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, FolderConfig, Reading
 from beit.config.serve import ServeConfig
 
 
@@ -52,7 +50,7 @@ def examine(
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.doctor.examination import examine as look
+    from beit.doctor import examine as look
     from beit.doctor.finding import must_hold, print_json, print_table
 
     found = look(
@@ -75,7 +73,7 @@ def replay(file: Annotated[str, tyro.conf.Positional]) -> None:
     Args:
         file: The record that the error named: RUN/diverged/step-NUMBER.safetensors.
     """
-    from beit.tasks.replaying import replay_step
+    from beit.tasks.finished import replay_step
 
     done = replay_step(file)
     reached = f"from the checkpoint of step {done.restored}" if done.restored else "from the start"

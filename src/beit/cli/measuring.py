@@ -41,7 +41,7 @@ def evaluate(args: list[str]) -> None:
             prog="beit evaluate",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
-    from beit.tasks.evaluating import evaluate as measure
+    from beit.tasks.finished import evaluate as measure
     from beit.tasks.measurement import print_json, print_table
 
     (print_json if shape == "json" else print_table)(measure(model, config))

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from beit.cli.options import Artifact, LabelFile, Paths, run_subcommand
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.terminal import print_lines
 
@@ -28,25 +28,22 @@ def report(args: list[str]) -> None:
             plots: Also write every curve of the run to this folder, as SVG and PNG (needs
                 matplotlib: the extra `plots`).
         """
-        from beit.report.comparison import write_comparison
-        from beit.report.kinds import open_page
-        from beit.report.page import write_page
-        from beit.report.plots import write_plots
         from beit.report.pretraining import write_strip
+        from beit.tasks.finished import report_comparison, report_plots, report_run
 
         if len(runs) != 1:
             if image or plots:
                 raise ConfigError(
                     "--image and --plots are of a single run", remedy="name one run with them"
                 )
-            print_lines(write_comparison([open_page(Path(run)) for run in runs], Path(out)))
+            print_lines(report_comparison([Path(run) for run in runs], Path(out)))
             return
-        page = open_page(Path(runs[0]))
-        print_lines(write_page(page))
+        run = Path(runs[0])
+        print_lines(report_run(run))
         if image:
-            print_lines(write_strip(page, Path(image)))
+            print_lines(write_strip(run, Path(image)))
         if plots:
-            print_lines(*write_plots(page, Path(plots)))
+            print_lines(*report_plots(run, Path(plots)))
 
     tyro.cli(command, args=args, prog="beit report")
 

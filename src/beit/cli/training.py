@@ -11,14 +11,8 @@ from typing import Generic, TypeVar
 import tyro
 
 from beit.cli.options import LabelFile, config_errors, gathered, pixels, value_of
-from beit.config import (
-    FinetuneRunConfig,
-    PretrainRunConfig,
-    RunConfig,
-    SegmentRunConfig,
-    TokenizerRunConfig,
-)
-from beit.config.label_file import BY_HEADINGS
+from beit.config import RunConfig
+from beit.config.data import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 from beit.terminal import print_lines
@@ -37,21 +31,23 @@ class Training(Generic[Config]):
     """Write the log, but print nothing."""
 
 
-def train(verb: str, kind: type[Config], args: list[str]) -> None:
+def train(verb: str, args: list[str]) -> None:
     """Recipe, then the architecture of `--init`, then every option over it; then the run."""
-    name = value_of("--recipe", args) or DEFAULT
+    known = RECIPES[verb]
+    first = DEFAULT if DEFAULT in known else next(iter(known))
+    name, kind = value_of("--recipe", args) or first, type(known[first]())
     if args and not args[0].startswith("-"):
         name, args = args[0], args[1:]
     config = find_recipe(verb, name, kind)
-    init, given = value_of("--init", args), {}
+    init, inputs = value_of("--init", args), None
     if init and "--help" not in args and "-h" not in args:
-        from beit.tasks import Opened, starting_from
+        from beit.tasks import Inputs, starting_from
 
-        given = {"opened": Opened()}
-        config = starting_from(config, init, given["opened"])
+        inputs = Inputs()
+        config = starting_from(config, init, inputs)
     recipes = "\n".join(
-        f"  {known}: {(function.__doc__ or '').strip().splitlines()[0]}"
-        for known, function in RECIPES[verb].items()
+        f"  {each}: {(function.__doc__ or '').strip().splitlines()[0]}"
+        for each, function in known.items()
     )
     parse = partial(
         tyro.cli,
@@ -65,16 +61,24 @@ def train(verb: str, kind: type[Config], args: list[str]) -> None:
     with pixels(), config_errors():
         command, unknown = parse(return_unknown_args=True)
         for word in unknown:
-            if word in RECIPES[verb]:
+            if word in known:
                 raise ConfigError(
                     f"the recipe {word} stands behind the options",
                     remedy=f"a recipe comes first: beit {verb} {word} --data ...",
                 )
         if unknown:
             parse()  # ends with what is unknown, and what it is like
-    from beit import tasks
+    from beit.tasks import TASKS
+    from beit.tasks import run as carry_out
 
-    run = getattr(tasks, verb)(command.config, resume=command.resume, quiet=command.quiet, **given)
+    run = carry_out(
+        TASKS[verb],
+        command.config,
+        {},
+        resume=command.resume,
+        quiet=command.quiet,
+        inputs=inputs,
+    )
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
         print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
@@ -85,7 +89,7 @@ def tokenizer(args: list[str]) -> None:
     if args[:1] == ["compare"]:
         compare(args[1:])
         return
-    train("tokenizer", TokenizerRunConfig, args)
+    train("tokenizer", args)
 
 
 def compare(args: list[str]) -> None:
@@ -129,14 +133,14 @@ def compare(args: list[str]) -> None:
 
 def pretrain(args: list[str]) -> None:
     """Pre-train a backbone: predict the visual tokens of masked patches."""
-    train("pretrain", PretrainRunConfig, args)
+    train("pretrain", args)
 
 
 def finetune(args: list[str]) -> None:
     """Train a classifier from a pre-trained artifact, or from scratch."""
-    train("finetune", FinetuneRunConfig, args)
+    train("finetune", args)
 
 
 def segment(args: list[str]) -> None:
     """Train a segmenter on images and masks: a class for each pixel."""
-    train("segment", SegmentRunConfig, args)
+    train("segment", args)

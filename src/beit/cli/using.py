@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import Artifact, LabelFile, Paths, pixels
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.terminal import print_lines
 
 
@@ -44,9 +44,7 @@ def predict(args: list[str]) -> None:
         from beit.serve.files import (
             must_be_readable,
             predict_files,
-            print_csv,
-            print_json,
-            print_table,
+            print_predictions,
             segment_files,
         )
 
@@ -54,8 +52,7 @@ def predict(args: list[str]) -> None:
             must_be_readable(segment_files(artifact, images, Path(out), device=device))
             return
         found = predict_files(artifact, images, top=top, batch=batch, device=device)
-        forms = {"table": print_table, "json": print_json, "csv": print_csv}
-        must_be_readable(forms[format](found))
+        must_be_readable(print_predictions(found, format))
 
     tyro.cli(command, args=args, prog="beit predict")
 
@@ -123,11 +120,11 @@ def convert(args: list[str]) -> None:
             crop: Share of the side that the evaluation crop keeps.
             classes: File with one class name per line.
         """
-        from beit.weights.architecture import Overrides
         from beit.weights.convert import convert as write
         from beit.weights.load import read_class_names
+        from beit.weights.overrides import Overrides
 
-        stated = Overrides(
+        overrides = Overrides(
             size=size,
             heads=heads,
             mean=mean,
@@ -135,7 +132,9 @@ def convert(args: list[str]) -> None:
             crop=crop,
             classes=read_class_names(Path(classes)) if classes else None,
         )
-        place, left_out = write(source, destination, to=to, bias=bias, stated=stated, sha256=sha256)
+        place, left_out = write(
+            source, destination, to=to, bias=bias, overrides=overrides, sha256=sha256
+        )
         print_lines(*left_out, place)
 
     with pixels():

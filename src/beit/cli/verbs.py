@@ -25,6 +25,7 @@ from beit.cli import (
 from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error
 from beit.process import failure_of
+from beit.recipes import RECIPES
 from beit.terminal import log_to_terminal
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -147,7 +148,11 @@ def _run(modules: Sequence[str], words: list[str]) -> None:
         return
     for module in modules:
         import_outside(module)
-    if words[0] not in VERBS:
-        raise ConfigError(f"there is no verb '{words[0]}'", remedy=nearest(words[0], VERBS))
+    verb, args = words[0], words[1:]
+    if verb not in VERBS and verb not in RECIPES:
+        raise ConfigError(f"there is no verb '{verb}'", remedy=nearest(verb, VERBS))
     _check_order(words)
-    VERBS[words[0]](words[1:])
+    if verb in VERBS:
+        VERBS[verb](args)
+    else:  # of a task in a module that was imported
+        training.train(verb, args)

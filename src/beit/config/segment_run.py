@@ -22,6 +22,8 @@ from beit.config.validation import (
 )
 from beit.terminal import shown
 
+IGNORE = 255
+"""The label that no loss and no score looks at."""
 Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
 Unmasked = Literal["refuse", "background", "skip"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import torch
 from beit.data.decode import decode_first
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, Record, Target, spread, target_at
+from beit.hardware import cores
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images that are kept without being asked to."""
@@ -29,12 +29,6 @@ class DecodedImage(NamedTuple):
     target: Target | None
     multi_frame: bool = False
     """Whether the file is animated or has several pages: this is the first of them."""
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Images:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from beit.data.listing import quoted
 from beit.errors import DataError
-from beit.json_object import parse_json
+from beit.json_object import read_object
 from beit.terminal import printable
 
 Legend = dict[int, str | None]
@@ -17,19 +16,20 @@ Legend = dict[int, str | None]
 LEGENDS = ("legend.json", "labelmap.txt")
 CLASS_LISTS = ("classes.txt", "_classes.csv")
 """Class names, one per line; and Roboflow's table of values and names."""
+_JSON_REMEDY = 'write an object such as {"#ff0000": "roof", "#000000": null}'
+_CVAT_REMEDY = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
 
 
-def _text(path: Path, what: str, remedy: str) -> str:
+def _lines(path: Path, what: str, remedy: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"the {what} {path} cannot be read: {error}", remedy=remedy) from error
 
 
 def read_names(path: Path) -> tuple[str, ...]:
     """The lines of a list that are not empty. Errors: DataError."""
-    lines = _text(path, "list", "check it").splitlines()
-    found = tuple(line.strip() for line in lines if line.strip())
+    found = tuple(filter(None, map(str.strip, _lines(path, "list", "check it"))))
     if not found:
         raise DataError(f"the list {path} is empty", remedy="write one name per line")
     return found
@@ -39,7 +39,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Class names in the order of their labels: a line each, or a table of values and names."""
     if path.suffix.lower() != ".csv":
         return read_names(path)
-    rows = [row for row in csv.reader(_text(path, "list", "check it").splitlines()) if any(row)]
+    rows = [row for row in csv.reader(_lines(path, "list", "check it")) if any(row)]
     named = {row[0].strip(): row[1].strip() for row in rows[1:] if len(row) == 2}
     if len(named) != len(rows) - 1 or list(named) != [str(value) for value in range(len(named))]:
         raise DataError(
@@ -71,52 +71,44 @@ def read_legend(path: Path) -> Legend:
 
     Errors: DataError for a file that is not of that form.
     """
-    legend = _of_json(path) if path.suffix.lower() == ".json" else _of_cvat(path)
+    legend = _json_legend(path) if path.suffix.lower() == ".json" else _cvat_legend(path)
     if not legend:
         raise DataError(f"the legend {path} holds no colours", remedy="write one for each class")
     return legend
 
 
-def _of_json(path: Path) -> Legend:
-    remedy = 'write an object such as {"#ff0000": "roof", "#000000": null}'
-    try:
-        values: Any = parse_json(_text(path, "legend", remedy))
-    except ValueError as error:
-        raise DataError(f"the legend {path} cannot be read: {error}", remedy=remedy) from error
-    if not isinstance(values, dict):
-        raise DataError(f"the legend {path} holds no colours", remedy=remedy)
+def _json_legend(path: Path) -> Legend:
     legend: Legend = {}
-    for colour, name in values.items():
+    for colour, name in read_object(path, DataError, _JSON_REMEDY).items():
         digits = colour.removeprefix("#")
         if len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
-            raise DataError(f"'{printable(colour)}' in {path} is no colour", remedy=remedy)
+            raise DataError(f"'{printable(colour)}' in {path} is no colour", remedy=_JSON_REMEDY)
         if name is not None and not isinstance(name, str):
-            raise DataError(f"the class of '{colour}' in {path} is {name!r}", remedy=remedy)
+            raise DataError(f"the class of '{colour}' in {path} is {name!r}", remedy=_JSON_REMEDY)
         legend[int(digits, 16)] = name
     return legend
 
 
-def _of_cvat(path: Path) -> Legend:
+def _cvat_legend(path: Path) -> Legend:
     """Source: CVAT's formats "CamVid" and "Segmentation mask", whose first line is a comment."""
-    remedy = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
     legend: Legend = {}
-    for number, line in enumerate(_text(path, "legend", remedy).splitlines(), start=1):
+    for number, line in enumerate(_lines(path, "legend", _CVAT_REMEDY), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
-        parts = rest.partition(":")[0].split(",")
-        values = [int(part) for part in map(str.strip, parts) if part.isascii() and part.isdigit()]
+        parts = [part.strip() for part in rest.partition(":")[0].split(",")]
+        values = [int(part) for part in parts if part.isascii() and part.isdigit()]
         if len(parts) != 3 or len(values) != 3 or max(values) > 255:
             raise DataError(
                 f"line {number} of {path} gives '{printable(name)}' no colour of three values up "
                 "to 255",
-                remedy=remedy,
+                remedy=_CVAT_REMEDY,
             )
         colour = values[0] << 16 | values[1] << 8 | values[2]
         if colour in legend:
             raise DataError(
                 f"{path} gives '{printable(legend[colour])}' and '{printable(name)}' one colour",
-                remedy=remedy,
+                remedy=_CVAT_REMEDY,
             )
         legend[colour] = name.strip()
     return legend

@@ -13,7 +13,7 @@ import torch
 
 from beit.batch import Batch, Unreadable, collate
 from beit.config.data import LoaderConfig
-from beit.data.images import Images, cores
+from beit.data.images import Images
 from beit.data.listing import quoted
 from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pixel_types import UnreadableError
@@ -21,6 +21,7 @@ from beit.data.sources import ImageSource, Target
 from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, Reading, read_batches
 from beit.errors import DataError
+from beit.hardware import cores
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
 """Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views

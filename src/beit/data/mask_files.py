@@ -16,15 +16,23 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import is_tiff, read_page
-from beit.data.decode import is_white_zero, orientation_of, require_all_pixels, stored_bits, upright
-from beit.data.pillow_warnings import quiet
+from beit.data.colours import is_white_zero, orientation_of, stored_bits, upright
+from beit.data.decode import pillow_is_quiet
 from beit.data.pixel_types import UnreadableError
-from beit.data.truncation import first_of_gif
+from beit.data.truncation import first_of_gif, require_all_pixels
+
+LabelMap = UInt8[np.ndarray, "height width"]
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
+LOSSY = {
+    b"\xff\xd8": "it is JPEG, which blurs labels: save masks as PNG",
+    b"RIFF": "it is WebP, which may blur labels: save masks as PNG",
+}
+"""Formats that are refused by their first bytes."""
 _GDAL_NODATA = 42113
 """The TIFF tag in which GDAL and QGIS say which value stands for no data."""
 _WITH_ALPHA = ("LA", "RGBA", "PA")
@@ -44,22 +52,16 @@ def read_mask(data: bytes, *, colours: bool = False) -> MaskPixels:
     Errors: UnreadableError with the reason.
     """
     try:
-        with quiet:
+        with pillow_is_quiet:
             return _read(data, colours)
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError(_what_it_is(data)) from None
+        lossy = (why for magic, why in LOSSY.items() if data.startswith(magic))
+        none = f"its content is none of {', '.join(LOSSLESS)}"
+        raise UnreadableError(next(lossy, none)) from None
     except Exception as error:  # decoders raise nearly every type on foreign bytes
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
-
-
-def _what_it_is(data: bytes) -> str:
-    if data.startswith(b"\xff\xd8"):
-        return "it is JPEG, which blurs labels: save masks as PNG"
-    if data.startswith(b"RIFF"):
-        return "it is WebP, which may blur labels: save masks as PNG"
-    return f"its content is none of {', '.join(LOSSLESS)}"
 
 
 def _read(data: bytes, colours: bool) -> MaskPixels:
@@ -76,26 +78,22 @@ def _read(data: bytes, colours: bool) -> MaskPixels:
         nodata = _nodata(image)
         image.load()
         require_all_pixels(image, data)
-        _refuse_lost_bits(image, data)
+        bits = stored_bits(image, data)
+        if image.mode in ("RGB", "RGBX", *_WITH_ALPHA) and bits > 8:
+            raise UnreadableError(
+                f"it has {bits} bits in each of several channels, of which 8 are read: save it as "
+                "grey or indexed PNG"
+            )
         opaque = _without_alpha(image)
-        values = _colour_codes(opaque) if colours else _labels(opaque, image, data)
+        values = _colour_codes(opaque) if colours else _labels(opaque, image, bits)
         return MaskPixels(upright(values, orientation_of(image)), nodata)
 
 
 def _nodata(image: Image.Image) -> float | None:
-    tags = getattr(image, "tag_v2", {})
     try:
-        return float(str(tags.get(_GDAL_NODATA, "")).strip("\0 "))
+        return float(str(getattr(image, "tag_v2", {}).get(_GDAL_NODATA, "")).strip("\0 "))
     except ValueError:
         return None
-
-
-def _refuse_lost_bits(image: Image.Image, data: bytes) -> None:
-    if image.mode in ("RGB", "RGBX", *_WITH_ALPHA) and stored_bits(image, data) > 8:
-        raise UnreadableError(
-            f"it has {stored_bits(image, data)} bits in each of several channels, of which 8 are "
-            "read: save it as grey or indexed PNG"
-        )
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
@@ -117,7 +115,7 @@ def _colour_codes(image: Image.Image) -> np.ndarray:
     return codes
 
 
-def _labels(opaque: Image.Image, stored: Image.Image, data: bytes) -> np.ndarray:
+def _labels(opaque: Image.Image, stored: Image.Image, bits: int) -> np.ndarray:
     values = np.asarray(opaque)
     if opaque.mode in ("RGB", "RGBX"):
         values = values[..., :3]
@@ -133,7 +131,6 @@ def _labels(opaque: Image.Image, stored: Image.Image, data: bytes) -> np.ndarray
         raise UnreadableError(f"its mode is {opaque.mode}: save it as grey or indexed PNG")
     if values.dtype == bool:
         return values.astype(np.uint8)
-    bits = stored_bits(stored, data)
     if opaque.mode == "L" and bits < 8:
         unscaled: np.ndarray = values // np.uint8(255 // (2**bits - 1))
         return unscaled
@@ -148,11 +145,6 @@ class ValueCounts(NamedTuple):
 
     values: np.ndarray
     pixels: np.ndarray
-
-    @property
-    def shown(self) -> list[str]:
-        """The values as one writes them."""
-        return [written(value) for value in self.values.tolist()]
 
 
 def written(value: float) -> str:

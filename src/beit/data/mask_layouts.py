@@ -1,20 +1,17 @@
-"""Where images and their masks lie: which layout a folder has, and its pairs by split."""
+"""Which layout a folder of images and masks has, and its pairs by split."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import PurePosixPath
 
-from beit.config.segment_run import Layout, MaskConfig
+from beit.config.segment_run import Layout
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
-from beit.data.layout import WHOLE, split_called
+from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS, read_names
-from beit.data.listing import find_images, natural_key, no_images, quoted
-from beit.data.mask_pairs import KNOWN_SUFFIXES, Notes, Pairs, Side, pair_up, require_masks
-from beit.data.shape_files import coco_files, read_coco, read_labelme, with_labelme
+from beit.data.listing import quoted
+from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
+from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError
 from beit.terminal import printable
 
@@ -23,344 +20,220 @@ MASK_FOLDERS = (
     "masks", "mask", "annotations", "annotation", "labels", "label", "ann_dir", "gt", "gtfine",
     "ground_truth", "segmentation", "segmentations", "segmentationclass",
 )  # fmt: skip
+MASK_SUFFIXES = (
+    "_mask", "-mask", ".mask", "_masks", "_gt", "-gt", "_label", "_labels", "_labelIds", "_seg",
+    "_segmentation", "_annotation", "_manual1",
+)  # fmt: skip
+"""Of masks that lie among the images."""
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
-class FoundMasks(NamedTuple):
-    """The images and masks of a folder, by split."""
-
-    layout: Layout
-    """What was recognised; never `auto`."""
-    description: str
-    """The same in words, for the account."""
-    splits: dict[str, Pairs]
-    """`train`, `val`, `test`, or the one split `WHOLE`."""
-    classes: tuple[str, ...]
-    """Classes that the layout has of itself; empty if none."""
-
-
-def _children(path: str, names: tuple[str, ...]) -> list[str]:
-    """Folders directly below with one of these names, in any case."""
-    if not Path(path).is_dir():
-        return []
-    found = [each.name for each in Path(path).iterdir() if each.is_dir()]
-    return sorted((name for name in found if name.casefold() in names), key=natural_key)
-
-
-def _splits_below(path: str, extra: str = "") -> dict[str, str]:
-    """The folders directly below that are splits, or the one that is asked for by its name."""
-    found: dict[str, str] = {}
-    for each in sorted(Path(path).iterdir()):
-        if not each.is_dir():
-            continue
-        split = split_called(each.name) or (extra if each.name == extra else None)
-        if split in found:
-            raise DataError(
-                f"{path} has {found[split]}/ and {each.name}/, both of them {split}",
-                remedy="keep one of them there",
-            )
-        if split:
-            found[split] = each.name
-    return found
-
-
-def _side(root: str, folder: str, notes: Notes) -> Side:
-    """All image files below a folder. Errors: DataError if there is none."""
-    found = find_images(str(Path(root, folder)))
-    if not found.paths:
-        raise no_images(str(Path(root, folder)), found.skipped)
-    notes.skipped.add_below(folder, found.skipped)
-    return Side(folder, found.paths)
-
-
-def find_masks(path: str, config: MaskConfig, notes: Notes, extra: str = "") -> FoundMasks:
-    """The images and masks of a folder in the layout that the config names, or that it has; also
-    of an extra split, beside the usual ones.
+def find_masks(search: Search) -> FoundMasks:
+    """The images and masks of a folder in the layout that the config names, or that it has.
 
     Errors: DataError for images or masks that stand alone, for a folder in no layout, and for one
     that can be read in two.
     """
-    layout = _recognised(path, config) if config.layout == "auto" else config.layout
-    if layout == "voc":
-        return _of_voc(path, config, notes, extra)
-    if layout == "coco":
-        return _of_coco(path, config, notes)
-    if layout == "labelme":
-        found = read_labelme(path, config, notes, split_called)
-        return FoundMasks("labelme", "LabelMe files beside the images", found.splits, found.classes)
-    description, splits = _of_folders(path, config, notes, extra)
-    if layout == "ade20k":
-        return FoundMasks("ade20k", f"ADE20K: {description}", splits, ADE20K_CLASSES)
-    return FoundMasks("folders", description, splits, ())
+    layout = search.config.layout
+    return LAYOUTS[_recognised(search) if layout == "auto" else layout](search)
 
 
-def _recognised(path: str, config: MaskConfig) -> Layout:
+def _recognised(search: Search) -> Layout:
     """The layout that a folder has. Errors: DataError if it has two."""
-    if config.annotations:
-        return "coco" if config.annotations.lower().endswith(".json") else "folders"
-    voc = Path(path, "JPEGImages").is_dir() and Path(path, "SegmentationClass").is_dir()
-    plain = not voc and any(True for _ in _kinds(path, config))
-    shapes: list[tuple[Layout, str]] = []
-    if files := coco_files(path):
-        shapes.append(("coco", quoted(files)))
-    elif example := with_labelme(path):
-        shapes.append(("labelme", example))
-    if shapes and (plain or voc):
-        layout, names = shapes[0]
-        other = "voc" if voc else "folders"
+    annotations = search.config.annotations
+    if annotations:
+        return "coco" if annotations.lower().endswith(".json") else "folders"
+    voc = {"JPEGImages", "SegmentationClass"} <= {*search.folders()}
+    files: Layout | None = "voc" if voc else "folders" if _folder_pairs(search) else None
+    coco = coco_files(search)
+    shapes: Layout = "coco" if coco else "labelme"
+    names = quoted(coco) if coco else example_of_labelme(search)
+    if names and files:
         raise DataError(
-            f"{path} has masks in image files, and shapes in {names}",
-            remedy=f"say which count: --layout {other} or --layout {layout}",
+            f"{search.path} has masks in image files, and shapes in {names}",
+            remedy=f"say which count: --layout {files} or --layout {shapes}",
         )
-    return "voc" if voc else shapes[0][0] if shapes else "folders"
+    return shapes if names else files or "folders"
 
 
-# -- images and masks in folders ---------------------------------------------------------------
+# -- images and masks in folders -----------------------------------------------------------------
 
 
-class _Kinds(NamedTuple):
-    """A folder of images and one of masks, relative to the data's folder; and their split."""
+def _folder_pairs(search: Search) -> dict[str, tuple[str, str]]:
+    """Folders of images and of masks, relative to the data's folder, by split: directly below, or
+    below folders that are splits."""
+    found = {}
+    for split, base in {WHOLE: "", **search.splits()}.items():
+        names = search.folders(base)
+        images = [name for name in names if name.casefold() in IMAGE_FOLDERS]
+        masks = _mask_folder(search, base, names) if images else None
+        if masks:
+            if len(images) > 1:
+                raise DataError(
+                    f"{search.path} has several folders of images: {quoted(images)}",
+                    remedy="keep one of them there",
+                )
+            found[split] = str(PurePosixPath(base, images[0])), masks
+    return found
 
-    images: str
-    masks: str
-    split: str
 
-
-def _mask_folder(path: str, base: str, config: MaskConfig) -> str | None:
-    """The folder of masks below a folder, of those that hold image files.
+def _mask_folder(search: Search, base: str, names: list[str]) -> str | None:
+    """The folder of masks in a folder; of those with a usual name the one that holds image files.
 
     Errors: DataError for several.
     """
-    if config.annotations:
-        inside = str(PurePosixPath(base, config.annotations))
-        return inside if Path(path, inside).is_dir() else None
-    found = [
-        str(PurePosixPath(base, name))
-        for name in _children(str(Path(path, base)), MASK_FOLDERS)
-        if find_images(str(Path(path, base, name))).paths
-    ]
+    requested = search.config.annotations
+    if requested:
+        inside = str(PurePosixPath(base, requested))
+        return inside if (search.root / inside).is_dir() else None
+    usual = [str(PurePosixPath(base, name)) for name in names if name.casefold() in MASK_FOLDERS]
+    found = [folder for folder in usual if search.images(folder)]
     if len(found) > 1:
         raise DataError(
-            f"{path} has several folders of masks: {quoted(found)}",
+            f"{search.path} has several folders of masks: {quoted(found)}",
             remedy=f"say which counts, as with --annotations {PurePosixPath(found[0]).name}",
         )
     return found[0] if found else None
 
 
-def _kinds(path: str, config: MaskConfig, extra: str = "") -> Iterator[_Kinds]:
-    """Folders of images and masks: directly below, or below folders that are splits."""
-    for split, base in {WHOLE: "", **_splits_below(path, extra)}.items():
-        images = _children(str(Path(path, base)), IMAGE_FOLDERS)
-        masks = _mask_folder(path, base, config) if images else None
-        if images and masks:
-            if len(images) > 1:
-                raise DataError(
-                    f"{path} has several folders of images: {quoted(images)}",
-                    remedy="keep one of them there",
-                )
-            yield _Kinds(str(PurePosixPath(base, images[0])), masks, split)
-
-
-def _of_folders(
-    path: str, config: MaskConfig, notes: Notes, extra: str
-) -> tuple[str, dict[str, Pairs]]:
-    """The pairs by split, and where they lie, in words."""
-    kinds = {kind.split: kind for kind in _kinds(path, config, extra)}
-    if WHOLE in kinds:
-        return _beside_each_other(path, kinds[WHOLE], config, notes, extra)
-    if kinds:
-        splits = {
-            split: pair_up(
-                _side(path, kind.images, notes), _side(path, kind.masks, notes), config, notes
-            )
-            for split, kind in kinds.items()
+def _folders(search: Search) -> FoundMasks:
+    found = _folder_pairs(search)
+    suffix = search.config.mask_suffix
+    if WHOLE in found:
+        return _parallel_folders(search, *found[WHOLE])
+    if found:
+        pairs = {
+            split: search.pair_up(search.side(images), search.side(masks), suffix)
+            for split, (images, masks) in found.items()
         }
-        example = next(iter(kinds.values()))
-        return f"{example.images}/ and {example.masks}/, and so for each split", splits
-    mixed = _mixed(path, config, notes)
-    if mixed:
-        return "masks beside their images", mixed
-    others = [each.relative_to(path).as_posix() for each in sorted(Path(path).rglob("*.json"))[:3]]
-    shapes = f"; {quoted(others)} hold neither COCO nor LabelMe" if others else ""
+        images, masks = next(iter(found.values()))
+        return FoundMasks("folders", f"{images}/ and {masks}/, and so for each split", pairs)
+    beside = _beside_images(search)
+    if beside:
+        return FoundMasks("folders", "masks beside their images", beside)
+    others = [each.relative_to(search.root).as_posix() for each in search.root.rglob("*.json")]
+    shapes = f"; {quoted(sorted(others)[:3])} hold neither COCO nor LabelMe" if others else ""
     raise DataError(
-        f"{path} has no images/ beside masks/, annotations/ or labels/ (nor img_dir/ and ann_dir/, "
-        f"nor masks named x_mask.png beside x.jpg){shapes}",
+        f"{search.path} has no images/ beside masks/, annotations/ or labels/ (nor img_dir/ and "
+        f"ann_dir/, nor masks named x_mask.png beside x.jpg){shapes}",
         remedy="use one of these layouts, with train/ and val/ above or below, or without; or "
         "--layout voc, coco or labelme; --annotations names a folder of masks with another name",
     )
 
 
-def _beside_each_other(
-    path: str, kind: _Kinds, config: MaskConfig, notes: Notes, extra: str
-) -> tuple[str, dict[str, Pairs]]:
-    """images/ and masks/, undivided or with splits below both."""
-    images, masks = (_splits_below(str(Path(path, folder)), extra) for folder in kind[:2])
-    for has, lacks, one, other in (
-        (kind.images, kind.masks, images, masks),
-        (kind.masks, kind.images, masks, images),
+def _parallel_folders(search: Search, images: str, masks: str) -> FoundMasks:
+    """images/ and masks/, undivided or with the same splits below both."""
+    suffix = search.config.mask_suffix
+    image_splits, mask_splits = search.splits(images), search.splits(masks)
+    for one, other, splits, others in (
+        (images, masks, image_splits, mask_splits),
+        (masks, images, mask_splits, image_splits),
     ):
-        for split, name in one.items():
-            if split not in other and (split != "test" or not other):
+        for split, name in splits.items():
+            # Test images are often published without their masks.
+            if split not in others and (split != "test" or not others):
                 raise DataError(
-                    f"{path}/{has}/ has {name}/, {lacks}/ has not",
+                    f"{search.path}/{one}/ has {name}/, {other}/ has not",
                     remedy="use the same folders in both",
                 )
-    words = f"{kind.images}/ and {kind.masks}/"
-    if not images:
-        side = _side(path, kind.images, notes)
-        return words, {WHOLE: pair_up(side, _side(path, kind.masks, notes), config, notes)}
-    splits: dict[str, Pairs] = {}
-    for split, name in images.items():
-        if split not in masks:  # test images are often published without their masks
-            notes.add(f"{kind.images}/{name}/ has no masks, and is not used")
-            continue
-        side = _side(path, f"{kind.images}/{name}", notes)
-        mask_side = _side(path, f"{kind.masks}/{masks[split]}", notes)
-        splits[split] = pair_up(side, mask_side, config, notes)
-    return f"{words}, with {', '.join(f'{name}/' for name in images.values())} below both", splits
+    words = f"{images}/ and {masks}/"
+    if not image_splits:
+        pairs = search.pair_up(search.side(images), search.side(masks), suffix)
+        return FoundMasks("folders", words, {WHOLE: pairs})
+    found = {}
+    for split, name in image_splits.items():
+        if split in mask_splits:
+            sides = search.side(f"{images}/{name}"), search.side(f"{masks}/{mask_splits[split]}")
+            found[split] = search.pair_up(*sides, suffix)
+        else:
+            search.note(f"{images}/{name}/ has no masks, and is not used")
+    names = ", ".join(f"{name}/" for name in image_splits.values())
+    return FoundMasks("folders", f"{words}, with {names} below both", found)
 
 
-def _mixed(path: str, config: MaskConfig, notes: Notes) -> dict[str, Pairs]:
+def _beside_images(search: Search) -> dict[str, Pairs]:
     """Masks in the folder of their images, undivided or by split; empty if there are none."""
-    splits = _splits_below(path) or {WHOLE: ""}
     found: dict[str, Pairs] = {}
-    for split, folder in splits.items():
-        files = find_images(str(Path(path, folder))).paths
-        divided = _divided_by_name(files, config)
-        if divided is None:
+    for split, folder in (search.splits() or {WHOLE: ""}).items():
+        files = search.images(folder)
+        ending = _mask_ending(files, search.config.mask_suffix)
+        if ending is None:
             continue
-        images, masks, suffix = divided
-        notes.add(f"masks are the files whose names end in '{suffix}'")
-        own = config if suffix.startswith(".") else _with_suffix(config, suffix)
-        found[split] = pair_up(Side(folder, images), Side(folder, masks), own, notes)
+        by_extension = ending.startswith(".") and ending in _LOSSLESS
+        sides = Side(folder, []), Side(folder, [])
+        for name in files:
+            end = name.lower() if by_extension else PurePosixPath(name).stem
+            sides[end.endswith(ending)].files.append(name)
+        search.note(f"masks are the files whose names end in '{ending}'")
+        suffix = search.config.mask_suffix if by_extension else ending
+        found[split] = search.pair_up(*sides, suffix)
     return found
 
 
-def _with_suffix(config: MaskConfig, suffix: str) -> MaskConfig:
-    return replace(config, mask_suffix=suffix)
-
-
-def _divided_by_name(
-    files: list[str], config: MaskConfig
-) -> tuple[list[str], list[str], str] | None:
-    """The images and masks among the files of a folder, and what the names of masks end in."""
-    for suffix in (config.mask_suffix,) if config.mask_suffix else KNOWN_SUFFIXES:
-        masks = [name for name in files if PurePosixPath(name).stem.endswith(suffix)]
-        if masks:
-            chosen = set(masks)
-            return [name for name in files if name not in chosen], masks, suffix
-    by_extension = {
-        extension: [name for name in files if PurePosixPath(name).suffix.lower() == extension]
-        for extension in {PurePosixPath(name).suffix.lower() for name in files}
-    }
-    if len(by_extension) == 2:
-        for extension, masks in by_extension.items():
-            (other,) = by_extension.keys() - {extension}
-            stems = [
-                {name[: -len(each)] for name in by_extension[each]} for each in (extension, other)
-            ]
-            if extension in _LOSSLESS and other in (".jpg", ".jpeg") and stems[0] == stems[1]:
-                return by_extension[other], masks, extension
+def _mask_ending(files: list[str], suffix: str) -> str | None:
+    """What the names of masks end in, among the images of a folder: a suffix or an extension."""
+    for known in (suffix,) if suffix else MASK_SUFFIXES:
+        if any(PurePosixPath(name).stem.endswith(known) for name in files):
+            return known
+    stems: dict[str, set[str]] = {}
+    for name in files:
+        extension = PurePosixPath(name).suffix
+        stems.setdefault(extension.lower(), set()).add(name.removesuffix(extension))
+    if len(stems) == 2 and len({*map(frozenset, stems.values())}) == 1:
+        for extension, other in (tuple(stems), tuple(stems)[::-1]):
+            if extension in _LOSSLESS and other in (".jpg", ".jpeg"):
+                return extension
     return None
 
 
 # -- Pascal VOC, and what CVAT writes in its layout ----------------------------------------------
 
 
-def _of_voc(path: str, config: MaskConfig, notes: Notes, extra: str) -> FoundMasks:
-    lists = Path(path, "ImageSets", "Segmentation")
-    names = {each.stem: each for each in sorted(lists.glob("*.txt"))} if lists.is_dir() else {}
-    splits: dict[str, Path] = {
-        split: file for name, file in names.items() if (split := split_called(name))
-    }
-    if extra in names:
-        splits[extra] = names[extra]
-    if not splits and len(names) == 1:  # CVAT's default.txt
-        splits = {WHOLE: next(iter(names.values()))}
+def _voc(search: Search) -> FoundMasks:
+    lists = search.root / "ImageSets" / "Segmentation"
+    files = {each.stem: each for each in sorted(lists.glob("*.txt"))}
+    splits = search.split_files(files)
+    if not splits and len(files) == 1:  # CVAT's default.txt
+        splits = {WHOLE: next(iter(files.values()))}
+    remedy = "give the folder VOC2012 with all of its parts"
     if not splits:
         raise DataError(
-            f"{path} has no ImageSets/Segmentation/ with train.txt and val.txt",
-            remedy="give the folder VOC2012 with all of its parts",
+            f"{search.path} has no ImageSets/Segmentation/ with train.txt and val.txt",
+            remedy=remedy,
         )
-    images, masks = (_by_stem(path, folder) for folder in ("JPEGImages", "SegmentationClass"))
-    pairs = {
-        split: _listed(path, file, images, masks, config, notes) for split, file in splits.items()
-    }
-    named = any(Path(path, name).is_file() for name in LEGENDS) or config.legend
-    return FoundMasks(
-        "voc",
-        f"Pascal VOC, with {', '.join(file.name for file in splits.values())}",
-        pairs,
-        () if named else VOC_CLASSES,
+    images, masks = (
+        {name.rpartition(".")[0]: f"{folder}/{name}" for name in search.images(folder)}
+        for folder in ("JPEGImages", "SegmentationClass")
     )
-
-
-def _by_stem(path: str, folder: str) -> dict[str, str]:
-    files = find_images(str(Path(path, folder))).paths
-    return {name.rpartition(".")[0]: f"{folder}/{name}" for name in files}
-
-
-def _listed(
-    path: str,
-    file: Path,
-    images: dict[str, str],
-    masks: dict[str, str],
-    config: MaskConfig,
-    notes: Notes,
-) -> Pairs:
-    """The images of a list with their masks."""
-    names = read_names(file)
-    missing = [f"JPEGImages/{name}.jpg" for name in names if name not in images]
-    if missing:
-        raise DataError(
-            f"{len(missing)} files of {file.name} are missing in {path}: "
-            + quoted([*map(printable, missing)]),
-            remedy="give the folder VOC2012 with all of its parts",
-        )
-    bare = [f"SegmentationClass/{name}.png" for name in names if name not in masks]
-    require_masks(bare, len(names), f"in {path}", config, notes)
-    return [
-        (images[name], masks.get(name))
-        for name in names
-        if name in masks or config.unmasked == "background"
-    ]
-
-
-# -- COCO ----------------------------------------------------------------------------------------
-
-
-def _of_coco(path: str, config: MaskConfig, notes: Notes) -> FoundMasks:
-    """One file for each split, or one for all."""
-    files = [config.annotations] if config.annotations else coco_files(path)
-    if not files:
-        raise DataError(
-            f"{path} has no COCO file: JSON with images, annotations and categories, directly in "
-            "it, in annotations/, or beside the images of a split",
-            remedy="name one with --annotations, relative to the folder",
-        )
-    by_split: dict[str, str] = {}
-    for name in files:
-        split = _split_of(name) or WHOLE
-        if split in by_split:
+    found: dict[str, Pairs] = {}
+    for split, file in splits.items():
+        names = read_names(file)
+        missing = [f"JPEGImages/{name}.jpg" for name in names if name not in images]
+        if missing:
             raise DataError(
-                f"{path} has {by_split[split]} and {name}, which may both be meant",
-                remedy="say which with --annotations, or put train and val into their names",
+                f"{len(missing)} files of {file.name} are missing in {search.path}: "
+                + quoted([*map(printable, missing)]),
+                remedy=remedy,
             )
-        by_split[split] = name
-    if WHOLE in by_split and len(by_split) > 1:
-        raise DataError(
-            f"{by_split[WHOLE]} of {path} says by no name which split it is, and there are others: "
-            + quoted(files),
-            remedy="put train or val into its name, or say which file counts with --annotations",
-        )
-    found = read_coco(path, by_split, config, notes)
-    words = ", ".join(by_split.values())
-    return FoundMasks("coco", f"COCO: shapes in {words}", found.splits, found.classes)
+        bare = [f"SegmentationClass/{name}.png" for name in names if name not in masks]
+        background = search.unmasked_are_background(bare, len(names), f"in {search.path}")
+        found[split] = [
+            (images[name], masks.get(name)) for name in names if name in masks or background
+        ]
+    words = f"Pascal VOC, with {', '.join(file.name for file in splits.values())}"
+    has_legend = search.config.legend or any((search.root / name).is_file() for name in LEGENDS)
+    return FoundMasks("voc", words, found, () if has_legend else VOC_CLASSES)
 
 
-def _split_of(name: str) -> str | None:
-    """The split that a part of a file's name, or its folder, says it is."""
-    file = PurePosixPath(name)
-    words = re.split(r"[^0-9A-Za-z]+", file.stem)
-    found = {split for word in (*words, file.parent.name) if (split := split_called(word))}
-    return found.pop() if len(found) == 1 else None
+def _ade20k(search: Search) -> FoundMasks:
+    found = _folders(search)
+    return FoundMasks("ade20k", f"ADE20K: {found.description}", found.splits, ADE20K_CLASSES)
+
+
+LAYOUTS: dict[Layout, Callable[[Search], FoundMasks]] = {
+    "folders": _folders,
+    "ade20k": _ade20k,
+    "voc": _voc,
+    "coco": read_coco,
+    "labelme": read_labelme,
+}

@@ -1,15 +1,16 @@
-"""Which mask belongs to which image, by their names."""
+"""A search for images and masks below a folder: what is there, and which mask is whose, by name."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from beit.config.segment_run import MaskConfig
+from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
-from beit.data.listing import quoted
+from beit.data.layout import split_called
+from beit.data.listing import Found, find_images, natural_key, no_images, quoted
 from beit.data.shapes import Shapes
 from beit.errors import DataError
 from beit.terminal import printable
@@ -18,12 +19,31 @@ Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
 None for an image that is all background."""
 
-SEPARATORS = "_-. "
-KNOWN_SUFFIXES = (
-    "_mask", "-mask", ".mask", "_masks", "_gt", "-gt", "_label", "_labels", "_labelIds", "_seg",
-    "_segmentation", "_annotation", "_manual1",
-)  # fmt: skip
-"""Of masks that lie among the images."""
+_SEPARATORS = "_-. "
+_SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("", str),
+    ("in their Unicode form (NFC, NFD)", lambda name: unicodedata.normalize("NFC", name)),
+    ("in case", lambda name: unicodedata.normalize("NFC", name).casefold()),
+)
+"""How names are compared, strictest first."""
+
+
+class FoundMasks(NamedTuple):
+    """The images and masks of a folder, by split."""
+
+    layout: Layout
+    """What was recognised; never `auto`."""
+    description: str
+    """The same in words, for the account."""
+    splits: dict[str, Pairs]
+    """`train`, `val`, `test`, a requested one, or the single split `WHOLE`."""
+    classes: tuple[str, ...] = ()
+    """Classes that the layout itself defines; empty if none."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether masks are shapes, whose labels are known without reading a file."""
+        return self.layout in ("coco", "labelme")
 
 
 class Side(NamedTuple):
@@ -37,68 +57,174 @@ class Side(NamedTuple):
         return f"{self.folder}/{name}" if self.folder else name
 
 
-class Notes:
-    """What is learned of data on the way to an account of them."""
+class Search:
+    """Reads folders, each once, and collects what is decided and skipped on the way."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, config: MaskConfig, extra_split: str = "") -> None:
+        self.path, self.root, self.config = path, Path(path), config
+        self._extra_split = extra_split
+        self._listings: dict[str, Found] = {}
+        self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
-        self.remarks: list[str] = []
 
-    def add(self, remark: str) -> None:
-        """Keep a remark, once."""
-        if remark not in self.remarks:
-            self.remarks.append(remark)
+    def note(self, remark: str) -> None:
+        """Keep a remark for the account, once."""
+        self.notes[remark] = None
+
+    def images(self, folder: str) -> list[str]:
+        """The image files below a folder, relative to it."""
+        if folder not in self._listings:
+            place = self.root / folder
+            found = find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})
+            self._listings[folder] = found
+        return self._listings[folder].paths
+
+    def side(self, folder: str) -> Side:
+        """All image files below a folder. Errors: DataError if there is none."""
+        paths, skipped = self.images(folder), self._listings[folder].skipped
+        if not paths:
+            raise no_images(str(self.root / folder), skipped)
+        self.skipped.add_below(folder, skipped)
+        return Side(folder, paths)
+
+    def folders(self, base: str = "") -> list[str]:
+        """The names of the folders directly in a folder."""
+        place = self.root / base
+        found = [each.name for each in place.iterdir() if each.is_dir()] if place.is_dir() else []
+        return sorted(found, key=natural_key)
+
+    def splits(self, base: str = "") -> dict[str, str]:
+        """The folders directly in a folder that are splits, or the extra one, by what they are."""
+        found: dict[str, str] = {}
+        for name in self.folders(base):
+            split = split_called(name) or (name if name == self._extra_split else None)
+            if split in found:
+                raise DataError(
+                    f"{self.root / base} has {found[split]}/ and {name}/, both of them {split}",
+                    remedy="keep one of them there",
+                )
+            if split:
+                found[split] = name
+        return found
+
+    def split_files(self, files: dict[str, Path]) -> dict[str, Path]:
+        """Of files by their stem those that are splits, or the extra one."""
+        found: dict[str, Path] = {}
+        for name, file in files.items():
+            split = split_called(name) or (name if name == self._extra_split else None)
+            if split:
+                found[split] = file
+        return found
+
+    def unmasked_are_background(self, bare: list[str], total: int, where: str) -> bool:
+        """Whether images without a mask are used, as background.
+
+        Errors: DataError for such images, unless `unmasked` says what they are.
+        """
+        choice = self.config.unmasked
+        if bare and choice == "refuse":
+            raise DataError(
+                f"{len(bare)} of {total} images have no mask {where}: "
+                + quoted([*map(printable, bare)]),
+                remedy="give every image a mask of the same name, or say what they are: all "
+                "background (--unmasked background), or not to be used (--unmasked skip)",
+            )
+        if bare and choice == "background":
+            self.note(
+                f"{len(bare)} images without a mask are all background (--unmasked background)"
+            )
+        for name in bare if choice == "skip" else ():
+            self.skipped.add("no mask (--unmasked skip)", name)
+        return choice == "background"
+
+    def pair_up(self, images: Side, masks: Side, mask_suffix: str) -> Pairs:
+        """Every image with its mask.
+
+        Names are alike, but for the extension; or all masks carry the extension of their image
+        (`x.jpg.png`), or end alike (`x_mask.png`); upper and lower case and Unicode forms may
+        differ. Errors: DataError for masks without an image, images without a mask (unless
+        `unmasked` says what they are), and names that can be read in two ways.
+        """
+        image_suffix = self.config.image_suffix
+        for difference, spelled in _SPELLINGS:  # noqa: B007 - `difference` is read below
+            by_image = _stems(images, image_suffix, spelled)
+            by_mask = _stems(masks, mask_suffix, spelled)
+            if not by_mask:
+                raise DataError(
+                    f"no name of a mask in {masks.folder} ends in '{mask_suffix}'",
+                    remedy="give another --mask-suffix, or none",
+                )
+            ways = _ways(by_mask, by_image)
+            if ways:
+                break
+        else:
+            raise _without_image(images, masks, image_suffix, mask_suffix)
+        if len(ways) > 1 and ways[0][0]:
+            raise DataError(
+                f"the names in {masks.folder} can be read in two ways: {ways[0][0]}, or "
+                f"{ways[1][0]}",
+                remedy="say which with --mask-suffix",
+            )
+        for side, suffix, used in (
+            (images, image_suffix, {*by_image.values()}),
+            (masks, mask_suffix, {*by_mask.values()}),
+        ):
+            for name in side.files:
+                if name not in used:
+                    self.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
+        remark, image_of = ways[0]
+        if remark:
+            self.note(remark)
+        if difference:
+            self.note(f"names of images and masks differ {difference}")
+        found = {image_of[stem]: masks.path(name) for stem, name in by_mask.items()}
+        bare = [images.path(name) for stem, name in by_image.items() if stem not in found]
+        where = f"in {masks.folder or 'the folder'}"
+        background = self.unmasked_are_background(bare, len(by_image), where)
+        return [
+            (images.path(name), found.get(stem))
+            for stem, name in by_image.items()
+            if stem in found or background
+        ]
 
 
 def _stem(name: str) -> str:
-    return name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix) else name
+    return name.removesuffix(PurePosixPath(name).suffix)
 
 
-def _spellings() -> Iterator[tuple[str, Callable[[str], str]]]:
-    """How names are compared, strictest first."""
-    yield "", str
-    yield "in their Unicode form (NFC, NFD)", lambda name: unicodedata.normalize("NFC", name)
-    yield "in case", lambda name: unicodedata.normalize("NFC", name).casefold()
-
-
-def _stems(side: Side, suffix: str, spelled: Callable[[str], str], notes: Notes) -> dict[str, str]:
-    """The files of a side by their stem without the suffix; those without it are skipped."""
+def _stems(side: Side, suffix: str, spelled: Callable[[str], str]) -> dict[str, str]:
+    """The files of a side that have the suffix, by their stem without it."""
     found: dict[str, str] = {}
     for name in side.files:
         stem = _stem(name)
-        if suffix and not stem.endswith(suffix):
-            notes.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
+        if not stem.endswith(suffix):
             continue
         key = spelled(stem.removesuffix(suffix))
         if key in found:
-            other = found[key]
-            alike = _stem(other) == stem
+            what = "extension" if _stem(found[key]) == stem else "spelling"
             raise DataError(
-                f"{printable(side.path(name))} and {printable(other)} differ in "
-                f"{'their extension' if alike else 'their spelling'} only",
+                f"{printable(side.path(name))} and {printable(found[key])} differ in their {what} "
+                "only",
                 remedy="keep one of them",
             )
         found[key] = name
     return found
 
 
-def _suffixes(stem: str, images: dict[str, str]) -> list[str]:
-    """What may follow the name of an image in this stem of a mask."""
-    ends = (place for place in range(1, len(stem)) if stem[place] in SEPARATORS)
-    return [stem[end:] for end in ends if stem[:end] in images]
-
-
 def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Ways to read the names of all masks: a note, and the image's stem for each mask's."""
+    """Ways to read the names of all masks: a remark, and the image's stem for each mask's."""
     if masks.keys() <= images.keys():
         yield "", {stem: stem for stem in masks}
     names = {stem + PurePosixPath(name).suffix: stem for stem, name in images.items()}
     if masks.keys() <= names.keys():
         yield "masks carry the extension of their image", {stem: names[stem] for stem in masks}
-    for suffix in _suffixes(next(iter(masks)), images):
-        found = {stem: stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
-        if len(found) == len(masks) and set(found.values()) <= images.keys():
-            yield f"the names of masks end in '{printable(suffix)}'", found
+    first = next(iter(masks))
+    for end in range(1, len(first)):
+        suffix = first[end:]
+        if suffix[0] in _SEPARATORS and first[:end] in images:
+            found = {stem: stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
+            if len(found) == len(masks) and set(found.values()) <= images.keys():
+                yield f"the names of masks end in '{printable(suffix)}'", found
 
 
 def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
@@ -110,89 +236,12 @@ def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict
     return ways
 
 
-def _alone(masks: Side, images: Side, config: MaskConfig) -> DataError:
-    """What to say where not every mask has an image."""
-    images_by_stem = _stems(images, config.image_suffix, str, Notes())
-    stems = _stems(masks, config.mask_suffix, str, Notes())
-    alone = [masks.path(name) for stem, name in stems.items() if stem not in images_by_stem]
+def _without_image(images: Side, masks: Side, image_suffix: str, mask_suffix: str) -> DataError:
+    known, stems = _stems(images, image_suffix, str), _stems(masks, mask_suffix, str)
+    alone = [printable(masks.path(name)) for stem, name in stems.items() if stem not in known]
     return DataError(
         f"{len(alone)} of {len(stems)} masks have no image in {images.folder or 'the folder'}: "
-        + quoted([*map(printable, alone)]),
+        + quoted(alone),
         remedy="give every mask the name of its image, or move it away; where all masks have more "
         "at the end of their names, say what with --mask-suffix (and --image-suffix)",
     )
-
-
-def pair_up(images: Side, masks: Side, config: MaskConfig, notes: Notes) -> Pairs:
-    """Every image with its mask.
-
-    Names are alike, but for the extension; or all masks carry the extension of their image
-    (`x.jpg.png`), or end alike (`x_mask.png`); upper and lower case and Unicode forms may differ.
-    Errors: DataError for masks without an image, images without a mask (unless `unmasked` says
-    what they are), and names that can be read in two ways.
-    """
-    for difference, spelled in _spellings():
-        with_image = _stems(images, config.image_suffix, spelled, Notes())
-        with_mask = _stems(masks, config.mask_suffix, spelled, Notes())
-        if not with_mask:
-            break
-        ways = _ways(with_mask, with_image)
-        if len(ways) > 1 and ways[0][0]:
-            raise DataError(
-                f"the names in {masks.folder} can be read in two ways: {ways[0][0]}, or "
-                f"{ways[1][0]}",
-                remedy="say which with --mask-suffix",
-            )
-        if ways:
-            _stems(images, config.image_suffix, spelled, notes)  # to count what is skipped
-            _stems(masks, config.mask_suffix, spelled, notes)
-            remark, image_of = ways[0]
-            if remark:
-                notes.add(remark)
-            if difference:
-                notes.add(f"names of images and masks differ {difference}")
-            found = {image_of[stem]: name for stem, name in with_mask.items()}
-            return _all_images(with_image, found, images, masks, config, notes)
-    if config.mask_suffix and not with_mask:
-        raise DataError(
-            f"no name of a mask in {masks.folder} ends in '{config.mask_suffix}'",
-            remedy="give another --mask-suffix, or none",
-        )
-    raise _alone(masks, images, config)
-
-
-def _all_images(
-    stems: dict[str, str],
-    found: dict[str, str],
-    images: Side,
-    masks: Side,
-    config: MaskConfig,
-    notes: Notes,
-) -> Pairs:
-    bare = [images.path(name) for stem, name in stems.items() if stem not in found]
-    require_masks(bare, len(stems), f"in {masks.folder or 'the folder'}", config, notes)
-    return [
-        (images.path(name), masks.path(found[stem]) if stem in found else None)
-        for stem, name in stems.items()
-        if stem in found or config.unmasked == "background"
-    ]
-
-
-def require_masks(
-    bare: list[str], total: int, where: str, config: MaskConfig, notes: Notes
-) -> None:
-    """DataError for images without a mask, unless `unmasked` says what they are."""
-    if not bare:
-        return
-    if config.unmasked == "refuse":
-        raise DataError(
-            f"{len(bare)} of {total} images have no mask {where}: "
-            + quoted([*map(printable, bare)]),
-            remedy="give every image a mask of the same name, or say what they are: all background "
-            "(--unmasked background), or not to be used (--unmasked skip)",
-        )
-    if config.unmasked == "background":
-        notes.add(f"{len(bare)} images without a mask are all background (--unmasked background)")
-        return
-    for name in bare:
-        notes.skipped.add("no mask (--unmasked skip)", name)

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from beit.batch import SegmentedBatch
-from beit.config.segment_run import JointConfig
-from beit.data.label_maps import IGNORE
+from beit.config.segment_run import IGNORE, JointConfig
 from beit.data.sources import Target
 from beit.data.transforms import Box, mirrored, resize_crop
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from beit.data.decode import orientation_of
+from beit.config.segment_run import IGNORE
+from beit.data.colours import orientation_of
+from beit.data.decode import pillow_is_quiet
 from beit.data.file_types import FORMATS
-from beit.data.label_maps import IGNORE, LabelMap
-from beit.data.mask_files import MaskPixels, count_values, read_mask, written
+from beit.data.mask_files import LabelMap, MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
 from beit.data.mask_pairs import Pairs
-from beit.data.pillow_warnings import quiet
 from beit.data.pixel_types import UnreadableError
 from beit.data.shape_files import IGNORED
 from beit.data.shapes import Shapes, draw
 from beit.data.sources import FileSource, Record
 from beit.errors import DataError
+from beit.hardware import cores
 from beit.terminal import printable
 
-OF_FILES = (
-    "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with legend.json or "
-    "labelmap.txt beside the folders (--legend)"
-)
-OF_SHAPES = "repair the shape where it was drawn, and export the file anew"
 MOST_VALUES = 4096
 """Different values of one mask: more are no labels."""
 
@@ -34,13 +31,11 @@ MOST_VALUES = 4096
 class SegmentedSource(FileSource):
     """Images in files, each with a mask: a file too, or shapes that are drawn when it is read."""
 
-    def __init__(
-        self, root: str, pairs: Pairs, reading: MaskReading, classes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(root, [image for image, _ in pairs], classes=classes)
+    def __init__(self, root: str, pairs: Pairs, reading: MaskReading) -> None:
+        super().__init__(root, [image for image, _ in pairs], classes=reading.classes)
         self._masks = [mask for _, mask in pairs]
         self._reading = reading
-        self._ids = {name: label for label, name in enumerate(classes)} | {IGNORED: IGNORE}
+        self._ids = {name: label for label, name in enumerate(self.classes)} | {IGNORED: IGNORE}
 
     def read(self, index: int) -> Record:
         """The encoded image and its labels. Errors: UnreadableError for either."""
@@ -53,12 +48,15 @@ class SegmentedSource(FileSource):
             return draw(mask, self._ids)
         if mask is not None:
             return self._reading(self._values(mask).values)
-        labels = np.zeros(self._image_size(index), np.uint8)
+        size = _size(self.path(index))
+        if size is None:
+            raise UnreadableError("the size of its image cannot be read")
+        labels = np.zeros(size, np.uint8)
         return labels if self._reading.legend else self._reading(labels)
 
     def _values(self, mask: str) -> MaskPixels:
-        file = FileSource(self._root, [mask])
-        return read_mask(file.read(0).data, colours=self._reading.legend is not None)
+        data = FileSource(self._root, [mask]).read(0).data
+        return read_mask(data, colours=self._reading.legend is not None)
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(super().fingerprint().encode(), digest_size=16)
@@ -69,63 +67,61 @@ class SegmentedSource(FileSource):
                 digest.update(b"%d %s" % (index, repr(mask).encode("utf-8", "surrogatepass")))
         return digest.hexdigest()
 
-    def mask(self, index: int) -> str:
+    def mask_name(self, index: int) -> str:
         """Where the mask lies, to be printed."""
         mask = self._masks[index]
         if isinstance(mask, Shapes):
             return printable(mask.name)
         return printable(Path(self._root, mask)) if mask else "(none: all background)"
 
-    def survey(self, index: int) -> Surveyed:
-        """Which values the mask holds.
+    def survey(self) -> list[Surveyed]:
+        """What every mask holds, each read once.
 
-        Errors: DataError, naming the file, if it cannot be read or has not the image's size.
+        Errors: DataError, naming the file, for a mask that cannot be read, has another size than
+        its image, or holds measurements instead of labels.
         """
-        nodata, mask = None, self._masks[index]
+        with ThreadPoolExecutor(cores()) as threads:
+            return list(threads.map(self._survey, range(len(self))))
+
+    def _survey(self, index: int) -> Surveyed:
+        mask, name = self._masks[index], self.mask_name(index)
         try:
             if isinstance(mask, str):
                 values, nodata = self._values(mask)
             else:
-                values = self.labels(index)
+                values, nodata = self.labels(index), None
         except UnreadableError as error:
             raise DataError(
-                f"the mask {self.mask(index)} cannot be read: {error.reason}",
-                remedy=OF_SHAPES if isinstance(mask, Shapes) else OF_FILES,
+                f"the mask {name} cannot be read: {error.reason}",
+                remedy="repair the shape where it was drawn, and export the file anew"
+                if isinstance(mask, Shapes)
+                else "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with "
+                "legend.json or labelmap.txt beside the folders (--legend)",
             ) from error
         size = _size(self.path(index))
         if size is not None and size != values.shape:
             raise DataError(
-                f"the mask {self.mask(index)} has {values.shape[0]} x {values.shape[1]} pixels, "
-                f"its image {size[0]} x {size[1]}",
+                f"the mask {name} has {values.shape[0]} x {values.shape[1]} pixels, its image "
+                f"{size[0]} x {size[1]}",
                 remedy="make them alike, images and masks that are turned by EXIF count upright; "
                 "masks are resized by the nearest label only",
             )
         counts = count_values(values)
         if len(counts.values) > MOST_VALUES:
+            first, last = (written(counts.values[at]) for at in (0, -1))
             raise DataError(
-                f"the mask {self.mask(index)} holds {len(counts.values)} different values, from "
-                f"{written(counts.values[0])} to {written(counts.values[-1])}",
+                f"the mask {name} holds {len(counts.values)} different values, from {first} to "
+                f"{last}",
                 remedy="labels are whole numbers from 0 to 254: turn probabilities or measurements "
                 "into labels first",
             )
-        return Surveyed(self.mask(index), counts, nodata)
-
-    def _image_size(self, index: int) -> tuple[int, int]:
-        size = _size(self.path(index))
-        if size is None:
-            raise UnreadableError("the size of its image cannot be read")
-        return size
-
-    @property
-    def drawn(self) -> np.ndarray:
-        """Whether labels are known without reading a file, bool [n]: shapes and background."""
-        return np.array([not isinstance(mask, str) for mask in self._masks], bool)
+        return Surveyed(name, counts, nodata, drawn=not isinstance(mask, str))
 
 
 def _size(path: Path) -> tuple[int, int] | None:
     """Height and width of an upright image, from its header; None if it cannot be read."""
     try:
-        with quiet, Image.open(path, formats=FORMATS) as image:
+        with pillow_is_quiet, Image.open(path, formats=FORMATS) as image:
             turned = orientation_of(image) >= 5
             width, height = image.size
     except Exception:  # reported when the image itself is read, as for every task

@@ -1,4 +1,8 @@
-"""Shapes of COCO and LabelMe files, drawn as label maps."""
+"""Shapes of COCO and LabelMe files, drawn as label maps.
+
+COCO's are drawn by faster-coco-eval (Apache 2.0, maintained), which draws as the COCO API does and
+refuses broken run lengths; the API itself (pycocotools) warns under today's NumPy.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.errors import ResourceError
 from beit.terminal import printable
 
-Kind = Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
+Kind = Literal["coco", "polygon", "rectangle", "circle", "mask"]
 
 
 class Shape(NamedTuple):
@@ -23,12 +27,12 @@ class Shape(NamedTuple):
     kind: Kind
     label: str
     data: Any
-    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a bitmap its corner
+    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a mask its corner
     and a PNG file in base64."""
 
 
 class Shapes(NamedTuple):
-    """What is drawn for one image, the later over the earlier."""
+    """What is drawn for one image, later shapes over earlier ones."""
 
     name: str
     """Where it comes from, for messages."""
@@ -43,34 +47,31 @@ def draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
     Errors: UnreadableError for a shape that cannot be drawn.
     """
     drawn = np.zeros((image.height, image.width), np.uint8)
-    for number, shape in enumerate(image.shapes):
+    for number, shape in enumerate(image.shapes, start=1):
         try:
-            region = _region(shape, image.height, image.width)
+            if shape.kind == "coco":
+                region = _coco_region(shape.data, image.height, image.width)
+            else:
+                region = _labelme_region(shape, image.height, image.width)
         except ResourceError:
             raise
         except Exception as error:  # whatever a file holds in place of points
             reason = error.reason if isinstance(error, UnreadableError) else str(error)
             raise UnreadableError(
-                f"shape {number + 1} ('{printable(shape.label)}') cannot be drawn: {reason}"
+                f"shape {number} ('{printable(shape.label)}') cannot be drawn: {reason}"
             ) from error
         drawn[region] = labels[shape.label]
     return drawn
 
 
-def _region(shape: Shape, height: int, width: int) -> np.ndarray:
-    """Where the shape is, bool [H,W]."""
-    if shape.kind == "coco":
-        return _of_coco(shape.data, height, width)
-    if shape.kind == "bitmap":
+def _labelme_region(shape: Shape, height: int, width: int) -> np.ndarray:
+    canvas = Image.new("1", (width, height))
+    if shape.kind == "mask":
         (left, top), encoded = shape.data
         with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
             bitmap = np.asarray(image.convert("L")) > 0
-        region = np.zeros((height, width), bool)
-        top, left = round(top), round(left)
-        target = region[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
-        target |= bitmap[: target.shape[0], : target.shape[1]]
-        return region
-    canvas = Image.new("1", (width, height))
+        canvas.paste(Image.fromarray(bitmap), (round(left), round(top)))
+        return np.asarray(canvas)
     drawing = ImageDraw.Draw(canvas)
     points = [(float(x), float(y)) for x, y in shape.data]
     if shape.kind == "circle":
@@ -85,7 +86,7 @@ def _region(shape: Shape, height: int, width: int) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _of_coco(segmentation: Any, height: int, width: int) -> np.ndarray:
+def _coco_region(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
     try:
         from faster_coco_eval.core import mask as api

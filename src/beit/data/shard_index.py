@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import logging
 import os
 import tarfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -56,85 +58,27 @@ class ShardIndex(NamedTuple):
 
 
 class _Member(NamedTuple):
+    """A file in the shard."""
+
     name: str
     offset: int
     size: int
     key: str
     """What the files of one sample share: everything before the first dot of the file's name."""
     extension: str
-
-
-class _Said(NamedTuple):
-    """A label file of a sample."""
-
-    extension: str
-    name: str
-    label: Any
-    """What it says of the class; None for nothing."""
+    """Everything after it, in lower case with its dot."""
 
 
 class _Sample:
-    """The members that share a key, wherever they stand in the shard."""
+    """The members that share a key, wherever they are in the shard."""
 
-    __slots__ = ("images", "labels")  # there is one for every image of a shard
+    __slots__ = ("images", "label_files", "labels")  # one object for each image of a shard
 
     def __init__(self) -> None:
         self.images: list[_Member] = []
-        self.labels: list[_Said] = []
-
-    def chosen(self) -> tuple[list[_Member], list[_Member]]:
-        """The images to use, and the others. Of several kinds one is used: a PNG file beside a JPEG
-        file is its mask or its depth, and no further image."""
-        kinds = dict.fromkeys(member.extension for member in self.images)
-        best = min(kinds, key=lambda kind: _rank(kind), default="")
-        used = [member for member in self.images if member.extension == best]
-        return used, [member for member in self.images if member.extension != best]
-
-
-def _rank(extension: str) -> int:
-    """JPEG files first, what masks are stored as last."""
-    if extension in EXTENSIONS["JPEG"]:
-        return 0
-    return 2 if extension in (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm") else 1
-
-
-class _Collected:
-    """The index while it grows."""
-
-    def __init__(self) -> None:
-        self.samples: dict[str, _Sample] = {}
-        self.skipped = SkippedFiles()
-
-    def sample(self, member: _Member) -> _Sample:
-        return self.samples.setdefault(member.key, _Sample())
-
-    def _rows(self) -> list[tuple[_Member, Label | None]]:
-        """The images that are used with their labels, in the order of the shard."""
-        rows: list[tuple[_Member, Label | None]] = []
-        for sample in self.samples.values():
-            used, others = sample.chosen()
-            for member in others:
-                self.skipped.add(f"beside the {used[0].extension} of its sample", member.name)
-            if not used:
-                for one in sample.labels:
-                    self.skipped.add("a label without an image", one.name)
-            said = {one.extension: one.label for one in sample.labels}
-            label = _label(said.get(".cls"), said.get(".json"))
-            rows += [(member, label) for member in used]
-        return sorted(rows, key=lambda row: row[0].offset)
-
-    def index(self) -> ShardIndex:
-        rows = self._rows()
-        ids: dict[Label, int] = {}
-        labels = [-1 if label is None else ids.setdefault(label, len(ids)) for _, label in rows]
-        return ShardIndex(
-            Names(os.fsencode(member.name) for member, _ in rows),
-            np.array([member.offset for member, _ in rows], np.int64),
-            np.array([member.size for member, _ in rows], np.int64),
-            np.array(labels, np.int32),
-            tuple(ids),
-            self.skipped.found(),
-        )
+        self.labels: dict[str, Any] = {}
+        """What each kind of label file says."""
+        self.label_files: list[str] = []
 
 
 def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Member]:
@@ -142,23 +86,19 @@ def _members(archive: tarfile.TarFile, skipped: SkippedFiles) -> Iterator[_Membe
         archive.members.clear()  # type: ignore[attr-defined]  # else they stay in memory
         if found.issparse():
             raise tarfile.ReadError(f"the member {found.name} is sparse")
+        if not found.isreg():
+            continue
+        if reason := path_to_skip(found.name):
+            skipped.add(reason, found.name)
+            continue
         path = PurePosixPath(found.name)
         stem, _, extension = path.name.partition(".")
-        reason = path_to_skip(found.name) if found.isreg() else ""
-        if reason:
-            skipped.add(reason, found.name)
-        elif found.isreg():
-            yield _Member(
-                found.name,
-                found.offset_data,
-                found.size,
-                str(path.with_name(stem)),
-                f".{extension.lower()}",
-            )
+        key = str(path.with_name(stem))
+        yield _Member(found.name, found.offset_data, found.size, key, f".{extension.lower()}")
 
 
-def _said(extension: str, content: bytes) -> Any:
-    """What a label file says of the class; of a .json that can be long nothing else is kept."""
+def _read_label(extension: str, content: bytes) -> Any:
+    """What a label file says of the class: of a .json, which may be long, that entry only."""
     if extension == ".cls":
         label = content.decode("utf-8").strip()
         if len(label.splitlines()) > 1:
@@ -181,7 +121,7 @@ def _label(number: str | None, described: Any) -> Label | None:
             raise ValueError(
                 f"the labels {described} name one twice: give names, not zeros and ones"
             )
-        return tuple(str(one) for one in described)
+        return tuple(map(str, described))
     if isinstance(described, str) and described:
         return described
     if number is not None:
@@ -190,17 +130,41 @@ def _label(number: str | None, described: Any) -> Label | None:
     return str(described) if is_number else None
 
 
-def _why_not(file: IO[bytes], member: _Member) -> str:
-    """Why a member is no image; empty if it is one: by its extension, where that is unknown by its
-    content. What follows the first dot is the extension, so that x.seg.png is none of a sample."""
-    extension = member.extension
-    if extension.count(".") > 1:
+def _reason_to_skip(file: IO[bytes], member: _Member) -> str:
+    """Why a member is no image; empty if it is one: by its extension, or where that is unknown by
+    its content. What follows the first dot is the extension, so x.seg.png is none of a sample."""
+    if member.extension.count(".") > 1:
         return f"{NOT_AN_IMAGE}: its name goes on behind the first dot"
-    reason = known_by_name(extension)
+    reason = known_by_name(member.extension)
     if reason is None:
         file.seek(member.offset)
         reason = known_by_head(file.read(min(member.size, HEAD_BYTES)))
     return reason
+
+
+def _rank(member: _Member) -> int:
+    """JPEG files first, what masks are stored as last."""
+    if member.extension in EXTENSIONS["JPEG"]:
+        return 0
+    return 2 if member.extension in (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm") else 1
+
+
+def _labelled_images(
+    samples: Iterable[_Sample], skipped: SkippedFiles
+) -> Iterator[tuple[_Member, Label | None]]:
+    """The images to use. Of several kinds in a sample one is used: a PNG file beside a JPEG file is
+    its mask or its depth, and no further image."""
+    for sample in samples:
+        if not sample.images:
+            for name in sample.label_files:
+                skipped.add("a label without an image", name)
+        label = _label(sample.labels.get(".cls"), sample.labels.get(".json"))
+        kind = min(sample.images, key=_rank).extension if sample.images else ""
+        for member in sample.images:
+            if member.extension == kind:
+                yield member, label
+            else:
+                skipped.add(f"beside the {kind} of its sample", member.name)
 
 
 def build_index(file: IO[bytes]) -> ShardIndex:
@@ -209,19 +173,32 @@ def build_index(file: IO[bytes]) -> ShardIndex:
 
     Errors: tarfile.TarError or ValueError for what is no whole, uncompressed tar file; OSError.
     """
-    collected = _Collected()
+    samples: dict[str, _Sample] = defaultdict(_Sample)
+    skipped = SkippedFiles()
     with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as archive:
-        for member in _members(archive, collected.skipped):
+        for member in _members(archive, skipped):
             if member.extension in (".cls", ".json") and member.size <= LARGEST_LABEL:
                 file.seek(member.offset)
-                said = _said(member.extension, file.read(member.size))
-                label = _Said(member.extension, member.name, said)
-                collected.sample(member).labels.append(label)
-            elif reason := _why_not(file, member):
-                collected.skipped.add(reason, member.name)
+                label = _read_label(member.extension, file.read(member.size))
+                samples[member.key].labels[member.extension] = label
+                samples[member.key].label_files.append(member.name)
+            elif reason := _reason_to_skip(file, member):
+                skipped.add(reason, member.name)
             else:
-                collected.sample(member).images.append(member)
-    return collected.index()
+                samples[member.key].images.append(member)
+    rows = sorted(_labelled_images(samples.values(), skipped), key=lambda row: row[0].offset)
+    ids: dict[Label, int] = {}
+    return ShardIndex(
+        Names(os.fsencode(member.name) for member, _ in rows),
+        np.array([member.offset for member, _ in rows], np.int64),
+        np.array([member.size for member, _ in rows], np.int64),
+        np.array(
+            [-1 if label is None else ids.setdefault(label, len(ids)) for _, label in rows],
+            np.int32,
+        ),
+        tuple(ids),
+        skipped.found(),
+    )
 
 
 def write_index(index: ShardIndex, stamp: Stamp) -> bytes:
@@ -271,35 +248,28 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
     return ShardIndex(names, offsets, sizes, labels, names_of, skipped)
 
 
-def _kept(place: str) -> Path:
+def _cached_at(place: str) -> Path:
     full = place if is_remote(place) else str(Path(place).absolute())
     name = hashlib.blake2b(os.fsencode(full), digest_size=16).hexdigest()
     return cache_dir() / "shards" / (name + SUFFIX)
 
 
-def _read_if_there(place: str) -> bytes:
-    try:
-        return read_all(place)
-    except OSError:
-        return b""
-
-
 def _find(place: str) -> ShardIndex:
-    current = stamp(place)
-    kept = _kept(place)
-    for where in (place + SUFFIX, str(kept)):
+    current, cached = stamp(place), _cached_at(place)
+    for where in (place + SUFFIX, str(cached)):
         if is_remote(where) and not where.endswith(f".tar{SUFFIX}"):
             continue  # a name that ends in a signature, beside which nothing lies
-        index = read_index(_read_if_there(where), current)
-        if index is not None:
-            return index
+        with contextlib.suppress(OSError):
+            index = read_index(read_all(where), current)
+            if index is not None:
+                return index
     with opened(place) as file:
         index = build_index(file)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(kept, [write_index(index, current)])
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(cached, [write_index(index, current)])
     except OSError as error:
-        logger.warning("the index of %s cannot be kept in %s: %s", place, kept.parent, error)
+        logger.warning("the index of %s cannot be kept in %s: %s", place, cached.parent, error)
     return index
 
 

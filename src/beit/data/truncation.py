@@ -7,6 +7,11 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
+from beit.data.pixel_types import UnreadableError
+
 PIECE = 1 << 20
 """Bytes that are unpacked at a time: they are counted, not kept."""
 
@@ -18,6 +23,9 @@ _PASSES = (
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
 """First column and row of each pass of an interlaced PNG, and the steps between them (8.2)."""
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+"""Of JPEG, where it is neither a stuffed byte nor a restart within a scan."""
+_SCAN, _END = 0xDA, 0xD9
 _LOST = re.compile(r"Corrupt JPEG data: (?!.* extraneous bytes before marker 0x(?!d[0-7]))")
 """Of libjpeg's warnings those after which pixels are missing. Bytes too many are none of them, but
 for those before a restart marker, where pixels were skipped to find the place again."""
@@ -28,16 +36,36 @@ def tells_of_lost_pixels(warning: str) -> bool:
     return _LOST.search(warning) is not None
 
 
-def png_is_interlaced(data: bytes) -> bool:
-    """Whether a PNG file stores its pixels in seven passes."""
+def jpeg_scans(data: bytes) -> int:
+    """The scans of a JPEG file, counted from marker to marker."""
+    count, place = 0, 2
+    while (found := _MARKER.search(data, place)) is not None and found[1][0] != _END:
+        count += found[1][0] == _SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return count
+
+
+def require_all_pixels(image: Image.Image, data: bytes) -> None:
+    """Refuse a PNG file whose last rows were never written: Pillow leaves them black.
+
+    The stream is unpacked once more only where the last row is black. Errors: UnreadableError.
+    """
+    if image.format != "PNG":
+        return
+    width, height = image.size
+    seems_cut = (
+        _is_interlaced(data) or not np.asarray(image.crop((0, height - 1, width, height))).any()
+    )
+    if seems_cut and png_lacks_pixels(data):
+        raise UnreadableError("pixels are missing: its stream ends before the last row")
+
+
+def _is_interlaced(data: bytes) -> bool:
     return data[28] == 1
 
 
 def png_lacks_pixels(data: bytes) -> bool:
-    """Whether the packed stream of a PNG file ends before its last pixel.
-
-    Decoders leave the missing ones black. The stream is unpacked for this once more.
-    """
+    """Whether the packed stream of a PNG file ends before its last pixel."""
     return _unpacked(data, _needed(data)) < _needed(data)
 
 
@@ -45,7 +73,7 @@ def _needed(data: bytes) -> int:
     """Bytes of the filtered rows that the header announces."""
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     bits = data[24] * _CHANNELS[data[25]]
-    passes = _PASSES if png_is_interlaced(data) else ((0, 0, 1, 1),)
+    passes = _PASSES if _is_interlaced(data) else ((0, 0, 1, 1),)
     total = 0
     for left, top, across, down in passes:
         columns, rows = -((left - width) // across), -((top - height) // down)

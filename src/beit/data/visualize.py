@@ -1,4 +1,4 @@
-"""Tensors to images: PNG data URIs, overlays, maps of tokens and of attention."""
+"""Tensors to images: PNG data URIs, label maps, overlays, maps of tokens and of attention."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
+
+from beit.config.segment_run import IGNORE
 
 Grid = tuple[int, int]
 Rgb = UInt8[np.ndarray, "height width 3"]
@@ -132,3 +134,31 @@ def mark(image: Rgb, patch: int, grid: Grid) -> Rgb:
         for x in (max(left - reach, 0), min(right - 1 + reach, width - 1)):
             marked[max(top - reach, 0) : bottom + reach, x] = colour
     return marked
+
+
+def _palette() -> UInt8[np.ndarray, "256 3"]:
+    """Pascal VOC's colours: the bits of a label in turn to red, green and blue, highest first."""
+    labels = np.arange(256, dtype=np.uint8)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= (labels >> bit & 1) << (7 - bit // 3)
+    return colours
+
+
+PALETTE = _palette()
+
+
+def label_map_png(labels: UInt8[np.ndarray, "height width"]) -> bytes:
+    """Labels as indexed PNG: the values are the labels, the palette is for the eye."""
+    image = Image.fromarray(labels)
+    image.putpalette(PALETTE.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def overlay_labels(image: Rgb, labels: UInt8[np.ndarray, "height width"]) -> Rgb:
+    """The image half covered by the colours of its labels; ignored pixels stay as they are."""
+    mixed = (image.astype(np.uint16) + PALETTE[labels]) // 2
+    covered: Rgb = np.where((labels == IGNORE)[..., None], image, mixed).astype(np.uint8)
+    return covered

@@ -27,7 +27,7 @@ from beit.masked_patches import MaskedPatches
 from beit.models.attention import Backend, Case, attention_by, fits_triton
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.training.parallel import Processes
+from beit.training.distributed import Processes
 from beit.training.update import Updater
 
 BACKBONE = VisionTransformerConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from rich.table import Table
@@ -13,26 +13,27 @@ from beit.errors import DataError, ResourceError
 from beit.terminal import print_tables, printable_lines
 
 Level = Literal["ok", "warn", "fail"]
-About = Literal["environment", "images"]
 COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 class Finding(NamedTuple):
-    """One line: how it stands, what was looked at, what was found, what to change."""
+    """One line: how it stands, what was examined, what was found, what to change."""
 
     level: Level
     subject: str
     found: str
     change: str = ""
-    about: About = "environment"
+    about: Literal["environment", "images"] = "environment"
 
 
-Check = Callable[[], Iterator[Finding]]
+def judge(subject: str, found: str, change: str = "", level: Level = "warn") -> Finding:
+    """A finding that is ok unless something should be changed; then it has this level."""
+    return Finding(level if change else "ok", subject, found, change)
 
 
 def print_table(findings: Sequence[Finding]) -> None:
     """A table for people; what to change stands below what was found."""
-    table = Table("", "looked at", "found", box=None, pad_edge=False)
+    table = Table("", "examined", "found", box=None, pad_edge=False)
     for one in findings:
         words = Text(printable_lines(one.found))
         if one.change:
@@ -43,8 +44,7 @@ def print_table(findings: Sequence[Finding]) -> None:
 
 def print_json(findings: Sequence[Finding]) -> None:
     """One JSON object: the worst level, and every finding."""
-    levels = [one.level for one in findings]
-    worst = max(levels, key=list(COLOURS).index, default="ok")
+    worst = max((one.level for one in findings), key=list(COLOURS).index, default="ok")
     rows = [one._asdict() for one in findings]
     print(json.dumps({"level": worst, "findings": rows}, indent=1))
 

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from beit.batch import SegmentedBatch
-from beit.config.segment_run import InferenceConfig
-from beit.data.label_maps import IGNORE
+from beit.config.segment_run import IGNORE, InferenceConfig
 from beit.evaluation.metrics import confusion_matrix
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map

@@ -105,11 +105,11 @@ class FeatureExtractor(nn.Module):
             raise ConfigError(f"there is no format '{output_fmt}'", remedy="use NCHW or NLC")
         taken = self._taken(indices)
         backbone = cut(self.backbone, taken[-1] + 1) if stop_early else self.backbone
-        last, taps = self._normalised(backbone, x, taken)
+        last, outputs = self._normalised(backbone, x, taken)
         height, width = (side // self.backbone.config.patch for side in x.shape[2:])
         found, prefixes = [], []
-        for tap in taps:
-            tokens = self.norm(tap) if norm else tap
+        for output in outputs:
+            tokens = self.norm(output) if norm else output
             patches = tokens[:, 1:]
             if output_fmt == "NCHW":
                 patches = patches.transpose(1, 2).unflatten(2, (height, width)).contiguous()
@@ -121,12 +121,12 @@ class FeatureExtractor(nn.Module):
         return intermediates if intermediates_only else (last, intermediates)
 
     def _normalised(
-        self, backbone: VisionTransformer, x: Images, taps: Sequence[int]
+        self, backbone: VisionTransformer, x: Images, out_indices: Sequence[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All tokens after the last block, normalised; and after others, as they are."""
-        features = backbone(x, taps=taps)
+        features = backbone(x, out_indices=out_indices)
         tokens = torch.cat([features.cls[:, None], features.patches], dim=1)
-        return self.norm(tokens), features.taps
+        return self.norm(tokens), features.intermediates
 
     def _taken(self, indices: Indices) -> list[int]:
         """The blocks that are named, each once, in their order."""

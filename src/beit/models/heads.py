@@ -60,7 +60,7 @@ class MaskedImageModel(BackboneModel):
         nn.init.zeros_(self.head.bias)
         self.aggregation = (
             PatchAggregation(aggregation, backbone, outputs)
-            if aggregation is not None and aggregation.tap is not None
+            if aggregation is not None and aggregation.early_layer is not None
             else None
         )
 
@@ -78,7 +78,7 @@ class MaskedImageModel(BackboneModel):
         chosen = None if every_position else masked
         places = None if chosen is None else chosen.places
         hidden = None if masked is None else masked.mask
-        patches = self.backbone(images, hidden, wanted=places).patches
+        patches = self.backbone(images, hidden, select=places).patches
         predictions: Tensor = self.head(self.norm(_rows(patches, chosen)))
         return predictions
 
@@ -98,7 +98,7 @@ class MaskedImageModel(BackboneModel):
         chosen = None if every_position else masked
         places = None if chosen is None else chosen.places
         hidden = None if masked is None else masked.mask
-        features = self.backbone(images, hidden, taps=(extra.tap,), wanted=places)
+        features = self.backbone(images, hidden, out_indices=(extra.out_index,), select=places)
         rows = _rows(features.patches, chosen)
         aggregated = _rows(extra(self.backbone, features, grid, places), chosen)
         norm, head = extra.norm or self.norm, extra.head or self.head

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from beit.batch import SegmentedBatch
-from beit.data.label_maps import IGNORE
+from beit.config.segment_run import IGNORE
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import resize
 from beit.objectives.base import Loss, Objective

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +12,14 @@ from markupsafe import Markup
 from torch import Tensor
 
 from beit.batch import LabelledBatch
-from beit.config.runs import FinetuneRunConfig
+from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
+from beit.evaluation.classify import LabelAnswers, LabelScores, score_labels
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
-from beit.evaluation.multilabel import LabelAnswers, LabelScores, score_labels
 from beit.models.heads import Classifier
 from beit.report.charts import CHANCE, Chart, evaluated, trained
 from beit.report.history import History
@@ -32,9 +31,7 @@ from beit.report.page import (
     Figure,
     Finding,
     LabelBar,
-    RunPage,
     best_figure,
-    model_facts,
 )
 from beit.weights.answering import Answering, answering
 
@@ -272,7 +269,7 @@ def _classes(found: Predicted, available: int) -> Section:
     return Section("classes", "Classes", body)
 
 
-def _sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
+def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     validation = Validation(run, config)
     amount = validation.opened.affordable(config.model.patches + 1, MOST_IMAGES)
     found = validation.predict(evenly(validation.source, amount))
@@ -292,13 +289,13 @@ def _sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     ]
 
 
-def _answers(run: Path, config: FinetuneRunConfig) -> Answers:
+def answers(run: Path, config: FinetuneRunConfig) -> Answers:
     """About held-out images."""
     validation = Validation(run, config)
     return Answers(keys_of(validation.source), validation.answers)
 
 
-def _headline(history: History) -> list[Figure]:
+def headline(_config: RunConfig, history: History) -> list[Figure]:
     loss = number(history.last("evaluate", "loss"))
     if history.points("evaluate", "map"):
         chance = percent(history.last("evaluate", "chance_map"))
@@ -320,7 +317,7 @@ def _headline(history: History) -> list[Figure]:
     return [*figures, Figure(loss, "validation loss", f"chance {chance}")]
 
 
-def _findings(history: History) -> list[Finding]:
+def findings(history: History) -> list[Finding]:
     losses = [value for _, value in history.points("evaluate", "loss")]
     if len(losses) > 2 and losses[-1] > 1.1 * min(losses):
         return [Finding(
@@ -328,21 +325,3 @@ def _findings(history: History) -> list[Finding]:
             "the model is overfitting. Train for fewer steps, augment more, or label more images.",
         )]  # fmt: skip
     return []
-
-
-def classification_page(run: Path, config: FinetuneRunConfig) -> RunPage:
-    """The page of a run that trained a classifier."""
-    return RunPage(
-        run=run,
-        config=config,
-        verb="finetune",
-        title="Classification",
-        facts=model_facts(config.model, config.init),
-        chart_specs=CHARTS,
-        headline=_headline,
-        findings=_findings,
-        sections=partial(_sections, run, config),
-        answers=partial(_answers, run, config),
-        usage='predictor.predict("image.jpg")    # classes with probabilities, best first',
-        next_command="beit predict {run} image.jpg",
-    )

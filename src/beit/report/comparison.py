@@ -5,35 +5,43 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from beit.atomic_io import write_file
 from beit.claim import claim_output
+from beit.config.runs import RunConfig
 from beit.config.tree import leaves
 from beit.errors import BeitError, ConfigError
 from beit.report.charts import Chart, Line
 from beit.report.markup import Section, render
-from beit.report.page import RunPage, curves, without_images
+from beit.report.page import RunKind, RunPage, curves, without_images
+from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8
 """As many as there are colours that can be told apart."""
 MOST_IMAGES = 6
 
+KindOf = Callable[[RunConfig], RunKind[Any]]
 Compared = dict[str, RunPage]
 """Runs by the names that they have on the page."""
 
 
-def named_runs(pages: Sequence[RunPage]) -> Compared:
+def read_runs(paths: Sequence[Path], kind_of: KindOf) -> Compared:
     """The runs by name; by path, where two have the same name.
 
-    Errors: ConfigError for more than can be told apart.
+    Errors: ConfigError for more than can be told apart, RunFolderError if one is no run.
     """
-    if not 2 <= len(pages) <= MOST_RUNS or len({page.run.resolve() for page in pages}) < len(pages):
+    if not 2 <= len(paths) <= MOST_RUNS or len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError(
-            f"{len(pages)} runs were given to compare",
+            f"{len(paths)} runs were given to compare",
             remedy=f"give from 2 to {MOST_RUNS} different ones",
         )
+    configs = map(read_run_config, paths)
+    pages = [
+        RunPage(path, config, kind_of(config)) for path, config in zip(paths, configs, strict=True)
+    ]
     names = Counter(page.name for page in pages)
     return {page.name if names[page.name] == 1 else str(page.run): page for page in pages}
 
@@ -102,7 +110,7 @@ def _settings(runs: Compared) -> Section:
 def _images(runs: Compared, again: str) -> Section:
     """The same images, and what each run's model makes of them."""
     try:
-        found = [page.answers() for page in runs.values()]
+        found = [page.kind.answers(page.run, page.config) for page in runs.values()]
         known = [set(one.keys) for one in found]
         shared = [key for key in found[0].keys if all(key in keys for keys in known)]
         chosen = shared[:: max(1, len(shared) // MOST_IMAGES)][:MOST_IMAGES]
@@ -118,10 +126,10 @@ def _images(runs: Compared, again: str) -> Section:
     return Section("images", title, render("side-by-side.html.j2", runs=runs, rows=rows))
 
 
-def write_comparison(pages: Sequence[RunPage], place: Path) -> Path:
-    """Write one page about several runs.
+def write_comparison(paths: Sequence[Path], place: Path, kind_of: KindOf) -> Path:
+    """Write one page about several runs, each of the kind that `kind_of` says.
 
-    Errors: ConfigError if they are too many or the name is not that of a page, ResourceError if the
+    Errors: as for `read_runs`, ConfigError if the name is not that of a page, ResourceError if the
     page cannot be written.
     """
     if place.suffix.lower() not in (".html", ".htm"):
@@ -129,8 +137,8 @@ def write_comparison(pages: Sequence[RunPage], place: Path) -> Path:
             f"{place} is not the name of a page", remedy="use a name that ends in .html"
         )
     with claim_output(place, replaces=True) as file:
-        runs = named_runs(pages)
-        words = ["beit", "report", *(str(page.run) for page in pages), "--out", str(place)]
+        runs = read_runs(paths, kind_of)
+        words = ["beit", "report", *map(str, paths), "--out", str(place)]
         lead = "A run has the same colour everywhere. Dashed: the same for all of them."
         text = render(
             "comparison.html.j2",

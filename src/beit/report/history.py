@@ -1,4 +1,4 @@
-"""What a run has logged: the rows of metrics.jsonl, and the images that it skipped or named."""
+"""What a run has logged: the rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from beit.json_object import parse_json
-from beit.training.run_folder import is_row
+from beit.training.run_folder import read_metrics
 
 Kind = Literal["train", "evaluate"]
 Point = tuple[float, float]
@@ -59,29 +58,6 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; lines that are cut off or damaged are skipped."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue  # the process died while writing this row
-        if isinstance(row, dict):
-            found.append(row)
-    return found
-
-
 def read_history(run: Path) -> History:
     """The metrics of a run, empty if there are none yet."""
-    rows = [row for row in _rows(run / "metrics.jsonl") if is_row(row)]
-    return History(tuple(sorted(rows, key=lambda row: row["step"])))
-
-
-def read_named(file: Path) -> dict[str, str]:
-    """The images that a file of the run names, with the reasons."""
-    return {str(row["key"]): str(row.get("reason", "")) for row in _rows(file) if "key" in row}
+    return History(tuple(sorted(read_metrics(run / "metrics.jsonl"), key=lambda row: row["step"])))

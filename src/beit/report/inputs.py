@@ -13,12 +13,11 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from beit.batch import Batch, ImageBatch
-from beit.config.data import LoaderConfig
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, LabelFileConfig, LoaderConfig, Reading
+from beit.data.dataset import open_source
 from beit.data.loader import View, evaluate_batches
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly, open_source, select
+from beit.data.sources import ImageSource, class_names_at, evenly, select
 from beit.errors import CheckpointError, ConfigError
 from beit.evaluation.eval_loader import CentreView
 from beit.hardware import find_device

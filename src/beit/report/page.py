@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from markupsafe import Markup
@@ -23,10 +23,12 @@ from beit.data.account import Account, account_from_json
 from beit.errors import BeitError, ResourceError
 from beit.recipes import RECIPES
 from beit.report.charts import Chart, Line, charts, draw
-from beit.report.history import History, read_history, read_named
+from beit.report.history import History, read_history
 from beit.report.markup import Picture, Section, percent, render
-from beit.training.run_folder import RunFolder
-from beit.weights.store import Described, read_described
+from beit.training.run_folder import RunFolder, read_reasons
+from beit.weights.store import Described, described
+
+Config = TypeVar("Config", bound=RunConfig)
 
 MOST_NAMED = 50
 logger = logging.getLogger(__name__)
@@ -74,37 +76,70 @@ class Answers(NamedTuple):
     of: Callable[[Sequence[str]], Mapping[str, Answer]]
 
 
+def no_answers(_run: Path, _config: RunConfig) -> Answers:
+    """Of a run whose model cannot be asked about single images."""
+    return Answers((), lambda _: {})
+
+
+def model_facts(config: RunConfig) -> list[str]:
+    """The backbone of a run, what it started from, and the size of its images."""
+    model, init = getattr(config, "model", None), getattr(config, "init", "")
+    if not isinstance(model, VisionTransformerConfig):
+        return []
+    return [
+        f"{model.depth} blocks of width {model.width}, patches of {model.patch}",
+        *([f"started from {init}"] if init else []),
+        f"{model.size[0]} x {model.size[1]} pixels",
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
+class RunKind(Generic[Config]):
+    """A kind of run as its page shows it; what is not given, the page does without."""
+
+    verb: str
+    """The verb that makes such a run again."""
+    title: Callable[[Config], str]
+    use: str
+    """A line of Python that uses `predictor`, the loaded model."""
+    next: str
+    """A command that goes on from the run, with {data} and {run}."""
+    charts: tuple[Chart, ...] = ()
+    """Beside those that every run has; metrics in no chart get one each."""
+    headline: Callable[[Config, History], list[Figure]] = lambda _config, _history: []
+    """The big numbers, before the number of steps."""
+    findings: Callable[[History], list[Finding]] = lambda _: []
+    """What was learned, and what is wrong."""
+    facts: Callable[[Config], Sequence[str]] = model_facts
+    """Model and size, for the line below the title."""
+    sections: Callable[[Path, Config], list[Section]] = lambda _run, _config: []
+    """The sections with images. They may raise: the page then says why there are none."""
+    answers: Callable[[Path, Config], Answers] = no_answers
+    """What the model makes of some images, on a page that compares runs."""
+
+
+@dataclass(frozen=True)
 class RunPage:
-    """What a page shows of one run; the parts that depend on its task come as arguments."""
+    """A run with the kind of its page."""
 
     run: Path
     config: RunConfig
-    verb: str
-    title: str
-    """What kind of run it is."""
-    facts: tuple[str, ...] = ()
-    chart_specs: tuple[Chart, ...] = ()
-    headline: Callable[[History], list[Figure]]
-    findings: Callable[[History], list[Finding]]
-    sections: Callable[[], list[Section]]
-    """Those with images. Errors: BeitError, OSError or RuntimeError if there can be none."""
-    answers: Callable[[], Answers]
-    """To compare runs, image by image. Errors: the same."""
-    usage: str
-    """A line of Python that uses `predictor`."""
-    next_command: str
-    """The verb that goes on from this run."""
+    kind: RunKind[Any]
 
     @property
     def name(self) -> str:
         """The name of its folder."""
         return self.run.resolve().name
 
+    @property
+    def title(self) -> str:
+        """What kind of run it is."""
+        return self.kind.title(self.config)
+
     @cached_property
     def described(self) -> Described | None:
         """What its artifact states; None where there is none that can be read."""
-        return describe(self.run)
+        return described(self.run)
 
     @cached_property
     def history(self) -> History:
@@ -113,7 +148,7 @@ class RunPage:
 
     def charts(self) -> list[Chart]:
         """Every chart, also those without points."""
-        return charts(self.chart_specs, self.history)
+        return charts(self.kind.charts, self.history)
 
     def figures(self) -> list[Figure]:
         """The big numbers."""
@@ -121,24 +156,7 @@ class RunPage:
         seconds = history.seconds(training.batch)
         beside = f"about {_duration(seconds)} of training" if history.rows else ""
         steps = Figure(f"{history.step:,}", f"of {training.steps:,} steps", beside)
-        return [*self.headline(history), steps]
-
-
-def model_facts(model: VisionTransformerConfig, init: str) -> tuple[str, ...]:
-    """The backbone in words, and what training started from."""
-    return (
-        f"{model.depth} blocks of width {model.width}, patches of {model.patch}",
-        *([f"started from {init}"] if init else []),
-        f"{model.size[0]} x {model.size[1]} pixels",
-    )
-
-
-def describe(path: str | Path) -> Described | None:
-    """What an artifact states about itself; None where there is none that can be read."""
-    try:
-        return read_described(path)
-    except (BeitError, OSError):
-        return None
+        return [*self.kind.headline(self.config, history), steps]
 
 
 def _duration(seconds: float) -> str:
@@ -159,12 +177,12 @@ def _came_with_init(name: str, value: object, init: str) -> bool:
     """Whether an option of the architecture is what starting from that artifact brings."""
     if not init or not name.startswith("model.") or name == "model.drop_path":
         return False
-    start = describe(init)
+    start = described(init)
     backbone = None if start is None else getattr(start.architecture, "backbone", None)
     return name != "model.size" or (backbone is not None and backbone.size == value)
 
 
-def changed_options(config: RunConfig, verb: str) -> dict[str, object] | None:
+def changed_options(verb: str, config: RunConfig) -> dict[str, object] | None:
     """Options by path whose values are not the recipe's, nor brought by `init`.
 
     None for a recipe from elsewhere: a page must not import code that a folder names.
@@ -188,9 +206,9 @@ def _option(name: str, value: object) -> str:
     return " ".join([f"--{flag}", *(shlex.quote(str(entry)) for entry in values)])
 
 
-def command(config: RunConfig, verb: str) -> tuple[str, str]:
+def command(verb: str, config: RunConfig) -> tuple[str, str]:
     """The command that makes this run, and what it cannot express (empty: nothing)."""
-    changed = changed_options(config, verb)
+    changed = changed_options(verb, config)
     # The type of a part is chosen in Python, and the options of another type go with it.
     parts = [name.removesuffix(".type") for name in changed or {} if name.endswith(".type")]
     options = {"data": config.data, "out": config.out} | {
@@ -214,8 +232,8 @@ def command(config: RunConfig, verb: str) -> tuple[str, str]:
 def _settings(page: RunPage) -> Section:
     from beit import __version__
 
-    again, missing = command(page.config, page.verb)
-    changed = changed_options(page.config, page.verb) or {}
+    again, missing = command(page.kind.verb, page.config)
+    changed = changed_options(page.kind.verb, page.config) or {}
     body = render(
         "settings.html.j2",
         versions={} if page.described is None else page.described.versions,
@@ -233,15 +251,15 @@ def _settings(page: RunPage) -> Section:
 def _next(page: RunPage) -> Section:
     finished = page.history.step >= page.config.training.steps
     places = {"data": shlex.quote(page.config.data), "run": shlex.quote(str(page.run))}
-    further = page.next_command.format(**places)
+    further = page.kind.next.format(**places)
     if not finished:
-        further = f"{command(page.config, page.verb)[0]} \\\n  --resume"
+        further = f"{command(page.kind.verb, page.config)[0]} \\\n  --resume"
     body = render(
         "next.html.j2",
         finished=finished,
         further=further,
         run=repr(str(page.run)),
-        usage=page.usage,
+        usage=page.kind.use,
     )
     return Section("next", "What next", body)
 
@@ -265,7 +283,7 @@ def header(page: RunPage, sections: Sequence[Section]) -> Markup:
         f"recipe {page.config.recipe or 'from elsewhere'}",
         f"images from {page.config.data}",
         *([f"{made:,} for training"] if isinstance(made, int) else []),
-        *page.facts,
+        *page.kind.facts(page.config),
         f"batch {page.config.training.batch:,}",
     ]
     return render(
@@ -273,10 +291,10 @@ def header(page: RunPage, sections: Sequence[Section]) -> Markup:
         page=page,
         facts=facts,
         figures=page.figures(),
-        findings=[*([unfinished] if step < steps else []), *page.findings(page.history)],
+        findings=[*([unfinished] if step < steps else []), *page.kind.findings(page.history)],
         account=_account(page.run),
         named={
-            name: read_named(page.run / f"{name}.jsonl")
+            name: read_reasons(page.run / f"{name}.jsonl")
             for name in ("unreadable", "several", "shared")
         },
         most=MOST_NAMED,
@@ -307,18 +325,19 @@ def _sections(page: RunPage) -> list[Section]:
     that fails, a device without memory.
     """
     try:
-        images = page.sections()
+        images = page.kind.sections(page.run, page.config)
     except (BeitError, OSError, RuntimeError) as error:
         images = [without_images(error, f"beit report {page.run}")]
     lead = "Point at a line for its numbers. Pale: as logged, solid: smoothed, dashed: to compare."
     return [_next(page), curves(page.charts(), lead), *images, _settings(page)]
 
 
-def write_page(page: RunPage) -> Path:
+def write_page(run: Path, config: RunConfig, kind: RunKind[Any]) -> Path:
     """Write RUN/report.html, for a finished run or one that is under way.
 
     Errors: ResourceError if it cannot be written.
     """
+    page = RunPage(run, config, kind)
     sections = _sections(page)
     title = f"{page.name} · {page.title}"
     top = header(page, sections)

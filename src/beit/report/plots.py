@@ -12,8 +12,9 @@ from typing import Any
 from beit.atomic_io import replace_file
 from beit.claim import claim_folder
 from beit.errors import ResourceError, RunFolderError
-from beit.report.charts import Chart, strokes
-from beit.report.page import RunPage
+from beit.report.charts import Chart, charts, strokes
+from beit.report.history import read_history
+from beit.report.page import RunKind
 
 FORMATS = ("svg", "png")
 SIZE, DOTS = (5.0, 3.2), 200
@@ -66,27 +67,31 @@ def _draw(chart: Chart, matplotlib: Any) -> Any:
     return figure
 
 
-def write_plots(page: RunPage, folder: Path) -> list[Path]:
+def write_plots(run: Path, folder: Path, kind: RunKind[Any]) -> list[Path]:
     """Write every chart of a run to FOLDER, each as SVG and as PNG; files there are replaced.
 
     Errors: RunFolderError if nothing was logged, ResourceError if matplotlib is not installed or
     nothing can be written.
     """
     matplotlib = _matplotlib()
-    shown = [chart for chart in page.charts() if any(line.points for line in chart.lines)]
+    shown = [
+        chart
+        for chart in charts(kind.charts, read_history(run))
+        if any(line.points for line in chart.lines)
+    ]
     if not shown:
-        raise RunFolderError(f"{page.run} has logged no step yet", remedy="wait for its first step")
+        raise RunFolderError(f"{run} has logged no step yet", remedy="wait for its first step")
     written = []
     try:
         with claim_folder(folder, "name another folder"), matplotlib.rc_context(STYLE):
             for chart in shown:
                 figure = _draw(chart, matplotlib)
-                for kind in FORMATS:
+                for form in FORMATS:
                     data = BytesIO()
-                    metadata = {"Date": None} if kind == "svg" else {}
-                    figure.savefig(data, format=kind, dpi=DOTS, metadata=metadata)
+                    metadata = {"Date": None} if form == "svg" else {}
+                    figure.savefig(data, format=form, dpi=DOTS, metadata=metadata)
                     name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
-                    written.append(folder / f"{name}.{kind}")
+                    written.append(folder / f"{name}.{form}")
                     replace_file(written[-1], [data.getvalue()])
     except OSError as error:
         raise ResourceError(

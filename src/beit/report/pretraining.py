@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ from beit.batch import MaskedBatch
 from beit.claim import claim_output
 from beit.config.objective import VisibleConfig
 from beit.config.runs import PretrainRunConfig
-from beit.data.options import reading_for
-from beit.data.sources import ImageSource, Target, evenly, open_source
+from beit.data.dataset import open_source, reading_for
+from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
@@ -37,8 +36,9 @@ from beit.report.charts import CHANCE, Chart, evaluated, trained
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
 from beit.report.markup import Picture, Row, Section, number, percent, render
-from beit.report.page import Answer, Answers, Figure, Finding, RunPage, model_facts
+from beit.report.page import Answer, Answers, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
+from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
 
 MOST_IMAGES = 64
@@ -223,6 +223,11 @@ def queries(grid: Grid) -> list[int]:
     return list(dict.fromkeys(row * grid[1] + column for row, column in places))
 
 
+def title(config: PretrainRunConfig) -> str:
+    """Which pre-training this is."""
+    return "BEiT pre-training" if predicts(config) else "Visible-only pre-training"
+
+
 def attention_section(
     backbone: VisionTransformer, images: UInt8[Tensor, "batch channels height width"]
 ) -> Section:
@@ -248,7 +253,7 @@ def attention_section(
     return Section("attention", "Attention", body)
 
 
-def _sections(run: Path, config: PretrainRunConfig) -> list[Section]:
+def sections(run: Path, config: PretrainRunConfig) -> list[Section]:
     """Predictions and attention on a few images of the run's data; of a backbone alone attention.
 
     Errors: BeitError if the artifact, its tokenizer or the images are not there.
@@ -269,7 +274,7 @@ def _sections(run: Path, config: PretrainRunConfig) -> list[Section]:
     ]
 
 
-def _answers(run: Path, config: PretrainRunConfig) -> Answers:
+def answers(run: Path, config: PretrainRunConfig) -> Answers:
     """Of a run that predicts tokens."""
     found: dict[str, Answer] = {}
     if config.objective.target == "tokens" and predicts(config):
@@ -283,7 +288,7 @@ def _answers(run: Path, config: PretrainRunConfig) -> Answers:
     return Answers(list(found), lambda keys: {key: found[key] for key in keys})
 
 
-def _headline(config: PretrainRunConfig, history: History) -> list[Figure]:
+def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
     loss = number(history.last("train", "loss"))
     if config.objective.target == "pixels":
         mean = number(history.last("train", "target_variance"))
@@ -304,7 +309,7 @@ def _headline(config: PretrainRunConfig, history: History) -> list[Figure]:
     return figures
 
 
-def _findings(history: History) -> list[Finding]:
+def findings(history: History) -> list[Finding]:
     loss, entropy = history.last("train", "loss"), history.last("train", "token_entropy")
     if loss is None or entropy is None:
         return []
@@ -320,25 +325,7 @@ def _findings(history: History) -> list[Finding]:
     )]  # fmt: skip
 
 
-def pretraining_page(run: Path, config: PretrainRunConfig) -> RunPage:
-    """The page of a pre-training."""
-    return RunPage(
-        run=run,
-        config=config,
-        verb="pretrain",
-        title="BEiT pre-training" if predicts(config) else "Visible-only pre-training",
-        facts=model_facts(config.model, config.init),
-        chart_specs=CHARTS,
-        headline=partial(_headline, config),
-        findings=_findings,
-        sections=partial(_sections, run, config),
-        answers=partial(_answers, run, config),
-        usage='predictor.embed(["image.jpg"])    # a vector per image, [1, D]',
-        next_command="beit finetune --data LABELLED --init {run} --out runs/classifier",
-    )
-
-
-def write_strip(page: RunPage, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
+def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
     """Write typical rows of a pre-training as one PNG: image, input, target, prediction, tokens.
 
     Target and prediction are omitted if the tokenizer cannot decode.
@@ -346,13 +333,13 @@ def write_strip(page: RunPage, place: Path, *, rows: int = 3, zoom: int = 3) -> 
     Errors: ConfigError if the run predicts no tokens.
     """
     with claim_output(place, replaces=True) as file, file.open("wb") as handle:
-        config = page.config
+        config = read_run_config(run)
         if not isinstance(config, PretrainRunConfig) or config.objective.target != "tokens":
             raise ConfigError(
-                f"{page.run} is no pre-training with tokens",
+                f"{run} is no pre-training with tokens",
                 remedy="give the run of `beit pretrain`",
             )
-        _, tokenizer, images = predict(page.run, config)
+        _, tokenizer, images = predict(run, config)
         assert tokenizer is not None
         lines = [
             [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +12,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from beit.batch import SegmentedBatch
+from beit.config.runs import RunConfig
 from beit.config.segment_run import SegmentRunConfig
-from beit.data.label_maps import PALETTE, painted
 from beit.data.segmentation_transforms import WholeView
-from beit.data.segmented import open_segmented
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, evenly
-from beit.data.visualize import to_rgb
+from beit.data.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
@@ -26,7 +25,7 @@ from beit.report.charts import CHANCE, Chart, evaluated, trained
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
 from beit.report.markup import Picture, Row, ScoreRow, Section, percent, render
-from beit.report.page import Answer, Answers, Figure, Finding, RunPage, best_figure, model_facts
+from beit.report.page import Answer, Answers, Figure, Finding, best_figure
 
 MOST_IMAGES = 48
 MOST_ROWS = 150
@@ -63,8 +62,8 @@ class Predicted(NamedTuple):
         image = to_rgb(self.image)
         return (
             Picture(image, f"Image {self.key}", "image"),
-            Picture(painted(image, self.labels.numpy()), "Its mask", "mask"),
-            Picture(painted(image, self.predicted.numpy()), "Its labels", "prediction"),
+            Picture(overlay_labels(image, self.labels.numpy()), "Its mask", "mask"),
+            Picture(overlay_labels(image, self.predicted.numpy()), "Its labels", "prediction"),
         )
 
 
@@ -96,12 +95,11 @@ def _class_rows(scores: SegmentationScores, classes: Sequence[str]) -> Iterable[
 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation images of a run. Errors: DataError if the classes have changed."""
-    return open_segmented(
-        config.data, config.masks, split=config.split, seed=config.split_seed, known=classes
-    ).validation
+    data = SegmentationData(config.data, config.masks)
+    return data.divide(split=config.split, seed=config.split_seed, known=classes).validation
 
 
-def _sections(run: Path, config: SegmentRunConfig) -> list[Section]:
+def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
     """The classes and some images, of the validation part.
 
     Errors: BeitError if the artifact or the images are not there, or the classes have changed.
@@ -135,7 +133,7 @@ def _sections(run: Path, config: SegmentRunConfig) -> list[Section]:
     ]
 
 
-def _answers(run: Path, config: SegmentRunConfig) -> Answers:
+def answers(run: Path, config: SegmentRunConfig) -> Answers:
     """About held-out images."""
     opened = open_model(run, Segmenter)
     source = held_out(config, opened.details.classes)
@@ -152,7 +150,7 @@ def _answers(run: Path, config: SegmentRunConfig) -> Answers:
     return Answers(keys_of(source), answers)
 
 
-def _headline(history: History) -> list[Figure]:
+def headline(_config: RunConfig, history: History) -> list[Figure]:
     occurring = history.last("evaluate", "scored_classes")
     beside = "" if occurring is None else f"last step; {occurring:.0f} classes occur"
     labels = {
@@ -167,27 +165,9 @@ def _headline(history: History) -> list[Figure]:
     ]
 
 
-def _findings(history: History) -> list[Finding]:
+def findings(history: History) -> list[Finding]:
     iou, right = history.last("evaluate", "miou"), history.last("evaluate", "pixel_accuracy")
     if iou is None or right is None:
         return []
     text = f"On validation images {percent(right)} of the pixels are right, mean IoU {percent(iou)}"
     return [Finding(f"{text}: the table of classes below shows which ones hold it back.")]
-
-
-def segmentation_page(run: Path, config: SegmentRunConfig) -> RunPage:
-    """The page of a run that trained a segmenter."""
-    return RunPage(
-        run=run,
-        config=config,
-        verb="segment",
-        title="Semantic segmentation",
-        facts=model_facts(config.model, config.init),
-        chart_specs=CHARTS,
-        headline=_headline,
-        findings=_findings,
-        sections=partial(_sections, run, config),
-        answers=partial(_answers, run, config),
-        usage='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
-        next_command="beit predict {run} image.jpg --out predicted",
-    )

@@ -19,8 +19,8 @@ from beit.data.visualize import RIGHT, WRONG, Grid, Rgb, heat, mark, per_pixel, 
 from beit.errors import ConfigError, DataError
 from beit.evaluation.eval_loader import CentreView
 from beit.evaluation.features import extract_features, standardised
+from beit.evaluation.metrics import in_float32
 from beit.evaluation.neighbours import nearest_others
-from beit.evaluation.precision import in_float32
 from beit.hardware import find_device
 from beit.models.attention_maps import attention_maps
 from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
@@ -80,7 +80,7 @@ def neighbours(request: Request, *, block: int | None, queries: int, neighbours:
     table = extract_features(
         inputs.backbone,
         (ImageBatch(images, keys) for images, keys in parts),
-        taps=(block,),
+        out_indices=(block,),
         device=inputs.device,
     )
     chosen = spread(len(inputs.keys), queries)
@@ -152,8 +152,8 @@ def components(request: Request, *, block: int | None) -> Sheet:
     backbone, config = inputs.backbone, inputs.backbone.config
     block = config.block(block)
     patches = torch.cat([
-        backbone(images.to(inputs.device), taps=(block,)).taps[0][:, 1:].float().cpu()
-        for images in inputs.images.split(8)
+        backbone(images, out_indices=(block,)).intermediates[0][:, 1:].float().cpu()
+        for images in inputs.images.to(inputs.device).split(8)
     ])  # fmt: skip
     projected = principal_components(patches.flatten(0, 1), COMPONENTS)
     values = stretched(projected.places).unflatten(0, patches.shape[:2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ from torch import Tensor
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
 from beit.config.tokenizer import VQKDConfig
-from beit.data.sources import evenly, open_source, spread
+from beit.data.dataset import open_source
+from beit.data.sources import evenly, spread
 from beit.data.visualize import to_rgb, token_map
 from beit.evaluation.eval_loader import CentreView
 from beit.objectives.base import entropy
@@ -25,7 +25,7 @@ from beit.report.charts import Chart, draw_usage, evaluated, trained
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
 from beit.report.markup import UNKNOWN, Picture, Row, Section, number, percent, render
-from beit.report.page import Answer, Answers, Figure, Finding, RunPage
+from beit.report.page import Answer, Answers, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_IMAGES = 256
@@ -158,7 +158,7 @@ def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[Picture]:
         yield Picture(patch, f"Mean patch of code {code}, {words} of the tokens", words)
 
 
-def _sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
+def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     tokenizer, encoded = _encoded(run, config)
     found = vocabulary(encoded, tokenizer.codes, tokenizer.config.downsampling)
     images = render(
@@ -182,7 +182,7 @@ def _sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     ]
 
 
-def _answers(run: Path, config: TokenizerRunConfig) -> Answers:
+def answers(run: Path, config: TokenizerRunConfig) -> Answers:
     tokenizer, encoded = _encoded(run, config)
     found = {}
     for one in encoded:
@@ -192,7 +192,7 @@ def _answers(run: Path, config: TokenizerRunConfig) -> Answers:
     return Answers(list(found), lambda keys: {key: found[key] for key in keys})
 
 
-def _headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
+def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
     psnr, error = history.last("evaluate", "psnr"), history.last("train", "reconstruction")
     if isinstance(config.tokenizer, VQKDConfig):
         value = UNKNOWN if error is None else f"{1 - error:.2f}"
@@ -209,7 +209,7 @@ def _headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
     ]
 
 
-def _findings(history: History) -> list[Finding]:
+def findings(history: History) -> list[Finding]:
     if history.last("evaluate", "collapsed"):
         text = (
             "The tokenizer has collapsed: it uses fewer than one code in twenty evenly, and "
@@ -224,26 +224,13 @@ def _findings(history: History) -> list[Finding]:
     return [Finding(f"{text}Look at the images below before you pre-train on these tokens.")]
 
 
-def tokenizer_page(run: Path, config: TokenizerRunConfig) -> RunPage:
-    """The page of a run that trained a tokenizer."""
+def facts(config: TokenizerRunConfig) -> list[str]:
+    """The tokenizer of a run, and the size of its images."""
     tokenizer = config.tokenizer
-    return RunPage(
-        run=run,
-        config=config,
-        verb="tokenizer",
-        title="Visual tokenizer",
-        facts=(
-            f"{tokenizer.codes:,} codes, stride {tokenizer.downsampling}",
-            f"{tokenizer.size[0]} x {tokenizer.size[1]} pixels",
-        ),
-        chart_specs=CHARTS,
-        headline=partial(_headline, config),
-        findings=_findings,
-        sections=partial(_sections, run, config),
-        answers=partial(_answers, run, config),
-        usage='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
-        next_command="beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
-    )
+    return [
+        f"{tokenizer.codes:,} codes, stride {tokenizer.downsampling}",
+        f"{tokenizer.size[0]} x {tokenizer.size[1]} pixels",
+    ]
 
 
 class ComparedTokenizer(NamedTuple):

@@ -1,117 +1,147 @@
-"""The paths of the server."""
+"""The paths of the server, and how a request becomes an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from beit.config.serve import ServeConfig
 from beit.serve.http_errors import (
     BAD_OPTION,
     BAD_REQUEST,
+    BODY_TOO_LARGE,
     DEADLINE,
+    EMPTY_BODY,
+    INTERNAL,
     NO_SUCH_PATH,
     QUEUE_FULL,
     RESTARTING,
     STOPPING,
     WRONG_METHOD,
+    WRONG_TYPE,
     Reason,
     Refused,
 )
-from beit.serve.metrics import CONTENT_TYPE, Metrics
-from beit.serve.middleware import Guard, refuse
-from beit.serve.registry import find_model
-from beit.serve.request_body import Intake
-from beit.serve.schemas import ANSWERS, Failure, Health, Models, State
-from beit.serve.supervisor import Answer, Keeper
+from beit.serve.middleware import RequestGuard, refusal
+from beit.serve.schemas import (
+    Attention,
+    BlockOptions,
+    Failure,
+    Features,
+    Health,
+    Labels,
+    ModelOption,
+    Models,
+    OwnAnswer,
+    PredictOptions,
+    Reconstruction,
+    ReconstructOptions,
+    Segmentation,
+    State,
+    Tokens,
+)
+from beit.serve.supervisor import Answer, Supervisor
 
 PAGE = Path(__file__).with_name("page.html")
 JSON = "application/json"
 VERSION = "x-model-version"
-Options = dict[str, int | None]
-ModelName = Annotated[str | None, Query(max_length=64, description="Name of a model in /models.")]
-Top = Annotated[
-    int | None,
-    Query(
-        ge=1,
-        le=1000,
-        description="Classes in the answer. Default: 5; of a multi-label model, the labels that "
-        "reach their thresholds.",
-    ),
-]
-Block = Annotated[int | None, Query(ge=0, le=1000, description="Block from 0; default: the last.")]
-Seed = Annotated[int, Query(ge=0, le=2**31 - 1, description="Which patches are hidden.")]
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
     "requestBody": {
         "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
+        "content": {"image/*": BINARY, "application/octet-stream": BINARY},
     }
 }
 STATUSES = (400, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-
-
-class Refusal(Response):
-    """A refusal as an answer of the application."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__()
-        self.reason = reason
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await refuse(send, self.reason, scope["state"]["request_id"])
+RESPONSES: dict[int | str, dict[str, Any]] = {code: {"model": Failure} for code in STATUSES}
+RESPONSES[200] = {
+    "headers": {
+        VERSION: {
+            "description": "Version of the artifact that answered, as in /models.",
+            "schema": {"type": "string"},
+        }
+    }
+}
+WAITING = Gauge("beit_requests_waiting", "Requests at work or waiting for a model.")
+LEFT = Counter("beit_requests_left", "Requests whose client left before its answer.")
 
 
 class Service:
     """What the paths share: the models, the queue, the limits."""
 
-    def __init__(self, models: Keeper, limits: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, models: Supervisor, limits: ServeConfig) -> None:
         self.models = models
         self.limits = limits
-        self.metrics = metrics
         self.stopping = False
-        self._intake = Intake(limits)
-        self._taken = 0
+        self._at_work = 0
+        self._held = 0
+        """Bytes of all bodies in memory."""
 
-    async def answer(
-        self, request: Request, ability: str, name: str | None, options: Options
-    ) -> Response:
-        """What a model says of the image in the request. Raises Refused, ClientDisconnect."""
-        if not request.query_params.keys() <= {"model", *options}:
-            raise Refused(BAD_OPTION)
-        find_model(self.models.described, ability, name)  # refused before its body is read
-        self._intake.check_head(request)
-        if self._taken >= self.limits.queue:
-            raise Refused(QUEUE_FULL)
+    async def answer(self, request: Request, ability: str, options: ModelOption) -> Response:
+        """What a model answers to the image in the request. Raises Refused, ClientDisconnect."""
+        self.models.find(ability, options.model)  # refused before its body is read
+        self._check_head(request)
+        self._check_queue()
         body = bytearray()
-        with self._intake.holding(body):
-            await self._intake.read(request, body)
-            if self._taken >= self.limits.queue:
-                raise Refused(QUEUE_FULL)
-            self._taken += 1
-            self.metrics.waiting.set(self._taken)
+        try:
+            await self._read(request, body)
+            self._check_queue()
+            self._at_work += 1
+            WAITING.set(self._at_work)
             try:
-                asked = self.models.ask(ability, name, options, bytes(body))
-                data, version = await self._unless_gone(request, asked)
+                rest = options.model_dump(exclude={"model"})
+                asking = self.models.ask(ability, options.model, rest, bytes(body))
+                data, version = await self._unless_gone(request, asking)
                 return Response(data, media_type=JSON, headers={VERSION: version})
             finally:
-                self._taken -= 1
-                self.metrics.waiting.set(self._taken)
+                self._at_work -= 1
+                WAITING.set(self._at_work)
+        finally:
+            self._held -= len(body)
 
-    async def _unless_gone(self, request: Request, asked: Coroutine[Any, Any, Answer]) -> Answer:
+    def _check_queue(self) -> None:
+        if self._at_work >= self.limits.queue:
+            raise Refused(QUEUE_FULL)
+
+    def _check_head(self, request: Request) -> None:
+        """Refuse by the head alone what would be refused later."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        is_image = kind.startswith("image/") or kind == "application/octet-stream"
+        if encoding != "identity" or not is_image:
+            raise Refused(WRONG_TYPE)
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self.limits.body:
+            raise Refused(BODY_TOO_LARGE)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read the body. Raises Refused, or ClientDisconnect if the client leaves."""
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > self.limits.body:
+                raise Refused(BODY_TOO_LARGE)
+            if self._held + len(chunk) > self.limits.bodies:
+                raise Refused(QUEUE_FULL)
+            body += chunk
+            self._held += len(chunk)
+        if not body:
+            raise Refused(EMPTY_BODY)
+
+    async def _unless_gone(self, request: Request, asking: Coroutine[Any, Any, Answer]) -> Answer:
+        """The answer, if it comes in time and while the client is there."""
         gone = asyncio.ensure_future(request.receive())
-        answer = asyncio.ensure_future(asked)
+        answer = asyncio.ensure_future(asking)
         try:
             await asyncio.wait(
                 {gone, answer},
@@ -128,7 +158,7 @@ class Service:
             answer.cancel()
 
 
-def make_application(service: Service) -> Guard:
+def make_application(service: Service) -> RequestGuard:
     """The application with all its paths."""
     application = FastAPI(
         title="beit",
@@ -139,49 +169,59 @@ def make_application(service: Service) -> Guard:
         redirect_slashes=False,
     )
     page = PAGE.read_text(encoding="utf-8")
-    _add_failures(application, service)
+    for kind in (Refused, RequestValidationError, HTTPException, ClientDisconnect, Exception):
+        application.add_exception_handler(kind, _answer_error)
 
-    async def predict(request: Request, model: ModelName = None, top: Top = None) -> Response:
-        return await service.answer(request, "predict", model, {"top": top})
-
-    async def segment(request: Request, model: ModelName = None) -> Response:
-        return await service.answer(request, "segment", model, {})
-
-    async def embed(request: Request, model: ModelName = None, block: Block = None) -> Response:
-        return await service.answer(request, "embed", model, {"block": block})
-
-    async def tokens(request: Request, model: ModelName = None) -> Response:
-        return await service.answer(request, "tokens", model, {})
-
-    async def attention(request: Request, model: ModelName = None, block: Block = None) -> Response:
-        return await service.answer(request, "attention", model, {"block": block})
-
-    async def reconstruct(request: Request, model: ModelName = None, seed: Seed = 0) -> Response:
-        return await service.answer(request, "reconstruct", model, {"seed": seed})
-
-    responses: dict[int | str, dict[str, Any]] = {code: {"model": Failure} for code in STATUSES}
-    described = "Version of the artifact that answered, as in /models."
-    responses[200] = {
-        "headers": {VERSION: {"description": described, "schema": {"type": "string"}}}
-    }
-    asked: dict[str, Callable[..., Awaitable[Response]]] = {
-        "predict": predict, "segment": segment, "embed": embed, "tokens": tokens,
-        "attention": attention, "reconstruct": reconstruct,
-    }  # fmt: skip
-    for name, function in asked.items():
-        application.post(
-            f"/{name}",
-            summary=ANSWERS[name].__doc__,
-            response_model=ANSWERS[name],
-            responses=responses,
+    def post(path: str, answer: type[BaseModel]) -> Callable[[Any], Any]:
+        return application.post(
+            path,
+            summary=answer.__doc__,
+            response_model=answer,
+            responses=RESPONSES,
             openapi_extra=BODY,
-        )(function)
+        )
+
+    @post("/predict", Labels)
+    async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
+        return await service.answer(request, "predict", options)
+
+    @post("/segment", Segmentation)
+    async def segment(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
+        return await service.answer(request, "segment", options)
+
+    @post("/embed", Features)
+    async def embed(request: Request, options: Annotated[BlockOptions, Query()]) -> Response:
+        return await service.answer(request, "embed", options)
+
+    @post("/tokens", Tokens)
+    async def tokens(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
+        return await service.answer(request, "tokens", options)
+
+    @post("/attention", Attention)
+    async def attention(request: Request, options: Annotated[BlockOptions, Query()]) -> Response:
+        return await service.answer(request, "attention", options)
+
+    @post("/reconstruct", Reconstruction)
+    async def reconstruct(
+        request: Request, options: Annotated[ReconstructOptions, Query()]
+    ) -> Response:
+        return await service.answer(request, "reconstruct", options)
+
+    def post_own(ability: str) -> None:
+        @post(f"/{ability}", OwnAnswer)
+        async def own(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
+            return await service.answer(request, ability, options)
+
+    fixed = {route.path for route in application.routes if isinstance(route, Route)}
+    able = {ability for model in service.models.models for ability in model["abilities"]}
+    for ability in sorted(able):
+        if f"/{ability}" not in fixed:
+            post_own(ability)
 
     @application.get("/models", response_model=Models, responses={400: {"model": Failure}})
     async def models() -> Response:
         # In ASCII, as every answer: a name may hold surrogates, which UTF-8 does not.
-        content = json.dumps({"models": service.models.described})
-        return Response(content, media_type=JSON)
+        return Response(json.dumps({"models": service.models.models}), media_type=JSON)
 
     @application.get("/health", response_model=Health, responses={503: {"model": Failure}})
     async def health() -> JSONResponse:
@@ -197,37 +237,30 @@ def make_application(service: Service) -> Guard:
 
     @application.get("/metrics", response_class=Response, include_in_schema=False)
     async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     @application.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page)
 
-    paths = ["/", "/models", "/health", "/ready", "/metrics", "/openapi.json"]
-    paths += [f"/{name}" for name in asked]
+    paths = [route.path for route in application.routes if isinstance(route, Route)]
     hosts = service.limits.allow_host
-    return Guard(application, hosts, paths, service.metrics, lambda: service.stopping)
+    return RequestGuard(application, hosts, paths, lambda: service.stopping)
 
 
-def _add_failures(application: FastAPI, service: Service) -> None:
-    """Every failure as a refusal."""
-
-    async def refused(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        return Refusal(error.reason)
-
-    async def invalid(_request: Request, _error: Exception) -> Response:
-        return Refusal(BAD_OPTION)
-
-    async def plain(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return Refusal({404: NO_SUCH_PATH, 405: WRONG_METHOD}.get(error.status_code, BAD_REQUEST))
-
-    async def left(_request: Request, _error: Exception) -> Response:
-        service.metrics.left.inc()
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """Every failure as a refusal; what is unforeseen reaches the log as well."""
+    if isinstance(error, ClientDisconnect):
+        LEFT.inc()
         return Response(status_code=499)  # nobody reads it
+    return refusal(_reason_of(error), request.state.request_id)
 
-    application.add_exception_handler(Refused, refused)
-    application.add_exception_handler(RequestValidationError, invalid)
-    application.add_exception_handler(HTTPException, plain)
-    application.add_exception_handler(ClientDisconnect, left)
+
+def _reason_of(error: Exception) -> Reason:
+    if isinstance(error, Refused):
+        return error.reason
+    if isinstance(error, RequestValidationError):
+        return BAD_OPTION
+    if isinstance(error, HTTPException):
+        return {404: NO_SUCH_PATH, 405: WRONG_METHOD}.get(error.status_code, BAD_REQUEST)
+    return INTERNAL

@@ -5,6 +5,7 @@ No text holds anything of the request, of the machine, or of a library's error.
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 
@@ -37,7 +38,9 @@ TOO_MANY_PIXELS = Reason(413, "too_many_pixels", "The image has more pixels than
 WRONG_TYPE = Reason(
     415, "wrong_content_type", "Send the bytes of one image as image/* without encoding."
 )
-NOT_A_IMAGE = Reason(415, "not_a_image", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF image.")
+NOT_AN_IMAGE = Reason(
+    415, "not_an_image", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF image."
+)
 UNREADABLE = Reason(422, "unreadable_image", "The image is damaged or of an unknown mode.")
 BAD_OPTION = Reason(422, "bad_option", "An option in the query is unknown or out of its range.")
 MODEL_NEEDED = Reason(
@@ -53,3 +56,9 @@ RESTARTING = Reason(503, "restarting", "The models failed and are started anew; 
 TOO_MANY_CONNECTIONS = Reason(503, "too_many_connections", "Too many connections are open.")
 DEADLINE = Reason(504, "deadline", "The model did not answer in time.")
 BY_CODE = {reason.code: reason for reason in list(vars().values()) if isinstance(reason, Reason)}
+
+
+def body_of(reason: Reason, request_id: str) -> bytes:
+    """The JSON body of a refusal."""
+    error = {"code": reason.code, "message": reason.text, "request_id": request_id}
+    return json.dumps({"error": error}).encode()

@@ -1,4 +1,4 @@
-"""Around the application: a request id, who may ask, the log, and an answer whatever happens."""
+"""Around the application: a request id, who may ask, the log, and security headers."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from beit.serve.connections import body_of
-from beit.serve.http_errors import BAD_REQUEST, FOREIGN_HOST, FOREIGN_ORIGIN, INTERNAL, Reason
-from beit.serve.metrics import Metrics
+from beit.serve.http_errors import BAD_REQUEST, FOREIGN_HOST, FOREIGN_ORIGIN, Reason, body_of
 
 LOG = logging.getLogger("beit.serve")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PROBES = ("/health", "/ready")
-"""Asked by orchestrators under the machine's address; they tell nothing."""
+"""Orchestrators ask for them under the machine's address; they reveal nothing."""
 POLICY = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    b"img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    b"frame-ancestors 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
-HEADERS = [
-    (b"content-security-policy", POLICY),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+REQUESTS = Counter(
+    "beit_requests", "Requests that were answered, by path and status.", ["path", "status"]
+)
+SECONDS = Histogram(
+    "beit_request_seconds",
+    "Time from the end of a request's head to the end of its answer.",
+    ["path"],
+)
 
 
 def host_name(value: str) -> str:
@@ -40,23 +48,34 @@ def host_name(value: str) -> str:
     return name.partition(":")[0]
 
 
-class Guard:
-    """Wraps the application. Refuses foreign hosts and origins; a failure of the application is
-    logged with the request's id and answered with 500, never with its text. From when the server
-    stops, each answer says that it is the last on its connection."""
+def refusal(reason: Reason, request_id: str) -> Response:
+    """The answer to a refused request. It ends the connection where the rest of a body may come."""
+    headers = {}
+    if reason.status in (400, 408, 413):
+        headers["connection"] = "close"
+    if reason.status in (429, 503):
+        headers["retry-after"] = "1"
+    body = body_of(reason, request_id)
+    return Response(body, reason.status, headers, media_type="application/json")
+
+
+class RequestGuard:
+    """Wraps the application: refuses foreign hosts and origins, counts and logs requests.
+
+    A failure of the application is logged with the request's id; the client never gets its text.
+    As soon as the server stops, each answer announces that it is the last on its connection.
+    """
 
     def __init__(
         self,
         application: ASGIApp,
         hosts: Iterable[str],
         paths: Iterable[str],
-        metrics: Metrics,
         is_stopping: Callable[[], bool],
     ) -> None:
         self._application = application
         self._hosts = {*LOOPBACK, *(name.lower() for name in hosts)}
         self._paths = frozenset(paths)
-        self._metrics = metrics
         self._is_stopping = is_stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,69 +87,41 @@ class Guard:
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
-        async def tell(message: Message) -> None:
+        async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", []), (b"x-request-id", request_id.encode()), *HEADERS,
-                ]  # fmt: skip
+                headers = MutableHeaders(scope=message)
+                headers.update({**HEADERS, "x-request-id": request_id})
                 if self._is_stopping():
-                    message["headers"].append((b"connection", b"close"))
+                    headers["connection"] = "close"
             await send(message)
 
         reason = self._refusal(scope)
+        answer = self._application if reason is None else refusal(reason, request_id)
         try:
-            if reason is not None:
-                await refuse(tell, reason, request_id)
-            else:
-                await self._application(scope, receive, tell)
-        except Exception:  # whatever it was, the client gets a fixed text
+            await answer(scope, receive, send_guarded)
+        except Exception:  # it was answered with 500 already
             LOG.exception("request %s failed", request_id)
-            if not status:
-                await refuse(tell, INTERNAL, request_id)
         path = scope["path"] if scope["path"] in self._paths else "other"
         took = time.monotonic() - began
-        self._metrics.requests.labels(path, str(status)).inc()
-        self._metrics.seconds.labels(path).observe(took)
+        REQUESTS.labels(path, str(status)).inc()
+        SECONDS.labels(path).observe(took)
         if status >= 400:
             # As JSON in ASCII: no line break or escape sequence of a path reaches the log.
             shown = json.dumps(scope["path"][:200])
-            LOG.info(
-                "%s %s %s: %s in %.3f s",
-                request_id, json.dumps(scope["method"][:20]), shown, status, took,
-            )  # fmt: skip
+            method = json.dumps(scope["method"][:20])
+            LOG.info("%s %s %s: %s in %.3f s", request_id, method, shown, status, took)
 
     def _refusal(self, scope: Scope) -> Reason | None:
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        found: dict[bytes, list[str]] = {}
-        for name, value in headers:
-            found.setdefault(name, []).append(value.decode("latin-1"))
-        if b"transfer-encoding" in found and b"content-length" in found:
-            return BAD_REQUEST
-        hosts = found.get(b"host", [])
-        if len(hosts) > 1:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) > 1 or ("transfer-encoding" in headers and "content-length" in headers):
             return BAD_REQUEST
         if scope["path"] in PROBES and scope["method"] == "GET":
             return None
         if not hosts or host_name(hosts[0]) not in self._hosts:
             return FOREIGN_HOST
-        origins = found.get(b"origin", [])
-        if any(host_name(origin) not in self._hosts for origin in origins):
+        if any(host_name(origin) not in self._hosts for origin in headers.getlist("origin")):
             return FOREIGN_ORIGIN
         return None
-
-
-async def refuse(send: Send, reason: Reason, request_id: str) -> None:
-    """Send a refusal. The connection is closed where the rest of a body may still come."""
-    body = body_of(reason, request_id)
-    headers: list[Any] = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    if reason.status in (400, 408, 413):
-        headers.append((b"connection", b"close"))
-    if reason.status in (429, 503):
-        headers.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": reason.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,10 +1,38 @@
-"""The answers of the server, as its OpenAPI description gives them."""
+"""The options and the answers of the server, as its OpenAPI description gives them."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from beit.serve.supervisor import Reload
+
+
+class ModelOption(BaseModel):
+    """The option of every path; one that a path does not have is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, max_length=64, description="Name of a model in /models.")
+
+
+class PredictOptions(ModelOption):
+    top: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Classes in the answer. Default: 5; of a multi-label model, the labels that "
+        "reach their thresholds.",
+    )
+
+
+class BlockOptions(ModelOption):
+    block: int | None = Field(None, ge=0, le=1000, description="Block from 0; default: the last.")
+
+
+class ReconstructOptions(ModelOption):
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Which patches are hidden.")
 
 
 class Label(BaseModel):
@@ -24,11 +52,11 @@ class Labels(BaseModel):
 
 
 class Region(BaseModel):
-    """A class and its share of the pixels."""
+    """A class and its fraction of the pixels."""
 
     id: int
     name: str
-    share: float
+    fraction: float
     colour: str
 
 
@@ -59,7 +87,7 @@ class Tokens(BaseModel):
 
 
 class Attention(BaseModel):
-    """Say where each patch looks: N x N bytes in base64, each row scaled to its largest weight."""
+    """Show where each patch looks: N x N bytes in base64, each row scaled to its largest weight."""
 
     block: int
     grid: list[int]
@@ -76,6 +104,10 @@ class Reconstruction(BaseModel):
     target: str
     prediction: str
     tokens: list[int]
+
+
+class OwnAnswer(RootModel[dict[str, Any]]):
+    """What a task of somebody's own answers."""
 
 
 class Model(BaseModel):
@@ -121,13 +153,3 @@ class Failure(BaseModel):
     """Why there is no answer."""
 
     error: Problem
-
-
-ANSWERS: dict[str, type[BaseModel]] = {
-    "predict": Labels,
-    "segment": Segmentation,
-    "embed": Features,
-    "tokens": Tokens,
-    "attention": Attention,
-    "reconstruct": Reconstruction,
-}

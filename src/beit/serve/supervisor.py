@@ -9,16 +9,22 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from prometheus_client import Counter
+
 from beit.config.serve import ServeConfig
 from beit.errors import BeitError
-from beit.serve.metrics import Metrics
-from beit.serve.process import ModelProcess
-from beit.serve.registry import Described, find_model
+from beit.serve.http_errors import MODEL_NEEDED, NO_SUCH_MODEL, WRONG_MODEL, Refused
+from beit.serve.model_process import RESTARTS, ModelProcess
 
 LOG = logging.getLogger("beit.serve")
 MOST_STARTS = 5
 """So many failed starts in a row, each after twice the pause of the one before, end the server."""
 Reload = Literal["none", "loading", "done", "failed"]
+RELOADS = Counter(
+    "beit_models_reloads", "How often the artifacts were read again, by the outcome.", ["result"]
+)
+for _result in ("done", "failed"):
+    RELOADS.labels(_result)
 
 
 class Answer(NamedTuple):
@@ -28,32 +34,29 @@ class Answer(NamedTuple):
     version: str
 
 
-class Keeper:
-    """Asks the process whose turn it is.
+class Supervisor:
+    """Sends each request to the current process.
 
-    A process that dies or hangs is replaced. When newer artifacts are to be served, another
-    process loads and tries them beside the one that answers; once it is ready it is asked, and the
-    older one answers what it has and ends. If it does not become ready, the older one stays.
+    A process that dies or hangs is replaced. To serve newer artifacts, another process loads and
+    tries them beside the one that answers; once it is ready it gets the requests, and the older one
+    answers what it has and ends. If it does not become ready, the older one stays.
     """
 
-    def __init__(
-        self, places: Mapping[str, str], device: str, limits: ServeConfig, metrics: Metrics
-    ) -> None:
+    def __init__(self, places: Mapping[str, str], device: str, limits: ServeConfig) -> None:
         self.given_up: BeitError | None = None
         """Why no process is started any more."""
         self.reload: Reload = "none"
         """How the last reload went."""
-        self._make = partial(ModelProcess, places, device, limits, metrics)
-        self._metrics = metrics
+        self._make = partial(ModelProcess, places, device, limits)
         self._process: ModelProcess
         self._alive: set[ModelProcess] = set()
         self._reload_is_due = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+        self._supervision: asyncio.Task[None] | None = None
 
     @property
-    def described(self) -> Described:
-        """The models that are served now."""
-        return self._process.described
+    def models(self) -> list[dict[str, Any]]:
+        """The models that are served now, as clients see them."""
+        return self._process.models
 
     @property
     def is_ready(self) -> bool:
@@ -63,44 +66,49 @@ class Keeper:
     async def start(self) -> None:
         """Start a process, and keep one. Raises BeitError if it does not become ready."""
         self._process = await self._started()
-        self._keeping = asyncio.create_task(self._keep())
+        self._supervision = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
         """End every process; what is not answered is lost."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._supervision is not None:
+            self._supervision.cancel()
             with suppress(asyncio.CancelledError):
-                await self._keeping
+                await self._supervision
         for process in tuple(self._alive):
             await process.end()
 
-    def serve_anew(self) -> None:
+    def request_reload(self) -> None:
         """Load the artifacts as they are on disk from now on, and serve them if they are good."""
         self._reload_is_due.set()
+
+    def find(self, ability: str, name: str | None) -> dict[str, Any]:
+        """The model that does this. Raises Refused if none does, or several and no name."""
+        named = [model for model in self.models if name is None or model["name"] == name]
+        if name is not None and not named:
+            raise Refused(NO_SUCH_MODEL)
+        able = [model for model in named if ability in model["abilities"]]
+        if not able:
+            raise Refused(WRONG_MODEL)
+        if len(able) > 1:
+            raise Refused(MODEL_NEEDED)
+        return able[0]
 
     async def ask(
         self, ability: str, name: str | None, options: Mapping[str, Any], data: bytes
     ) -> Answer:
-        """What a model says. Raises as `find_model` and `ModelProcess.ask` do."""
-        await self._process.has_room()
-        process = self._process  # until it has the request nothing waits, so it cannot retire
-        model = find_model(process.described, ability, name)
-        return Answer(await process.ask(model["name"], ability, options, data), model["version"])
+        """What a model answers. Raises as `find` and `ModelProcess.ask` do."""
+        model = self.find(ability, name)  # of the very process that is asked: nothing waits between
+        answer = await self._process.ask(model["name"], ability, options, data)
+        return Answer(answer, model["version"])
 
     async def _started(self) -> ModelProcess:
         process = self._make()
         await process.start()
         self._alive.add(process)
-        process.life.add_done_callback(partial(self._note_end, process))
+        process.life.add_done_callback(lambda _: self._alive.discard(process))
         return process
 
-    def _note_end(self, process: ModelProcess, life: asyncio.Task[str]) -> None:
-        self._alive.discard(process)
-        if not life.cancelled() and life.result():
-            self._metrics.restarts.inc()
-            LOG.error("the process of the models %s", life.result())
-
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         while self.given_up is None:
             due = asyncio.create_task(self._reload_is_due.wait())
             await asyncio.wait({self._process.life, due}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +128,7 @@ class Keeper:
                 self._process = await self._started()
                 return
             except BeitError as error:
-                self._metrics.restarts.inc()
+                RESTARTS.inc()
                 LOG.error("the models are not ready: %s", error)
                 last = error
         self.given_up = last
@@ -138,6 +146,6 @@ class Keeper:
             self._process.retire()
             self._process = successor
             self.reload = "done"
-            versions = (f"{model['name']} {model['version']}" for model in self.described)
+            versions = (f"{model['name']} {model['version']}" for model in self.models)
             LOG.info("the artifacts are served as they are now: %s", ", ".join(versions))
-        self._metrics.reloads.labels(self.reload).inc()
+        RELOADS.labels(self.reload).inc()

@@ -1,7 +1,7 @@
 """The process that decodes images and runs the models, so that its end is not the server's.
 
-It is started by `beit.serve.process` with one end of a socket, and ends when the other end does,
-or when the accelerator fails: after that no call to it in this process succeeds.
+It is started by `beit.serve.model_process` with one end of a socket, and ends when the other end
+does, or when the accelerator fails: after that no call to it in this process succeeds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import socket
 import sys
 import threading
-import time
 import traceback
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,24 +24,121 @@ import torch
 from beit.config.plugins import import_outside
 from beit.data.decode import decode, read_header
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.errors import BeitError, ResourceError
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.inference.abilities import Ability, NotFiniteError, Options
+from beit.inference.predictor import Predictor, load
 from beit.process import end_with_parent
-from beit.serve.batching import Batcher, Job
-from beit.serve.http_errors import NOT_A_IMAGE, TOO_MANY_PIXELS, UNREADABLE, Refused
-from beit.serve.ipc import Frame, read
-from beit.serve.model_pool import Served, load_served
+from beit.serve.http_errors import (
+    BAD_OPTION,
+    NOT_AN_IMAGE,
+    NOT_FINITE,
+    TOO_MANY_PIXELS,
+    UNREADABLE,
+    Reason,
+    Refused,
+)
+from beit.serve.model_process import Frame, read
+from beit.tasks.task import task_of_kind
 from beit.terminal import log_to_terminal
+from beit.tokenizers.base import VisualTokenizer
 
 DECODERS = 2
+TOLERANCE = 1e-4
+TRIED: Options = {"top": 1, "block": None, "seed": 0}
+REASONS: dict[type[BaseException], Reason] = {ConfigError: BAD_OPTION, NotFiniteError: NOT_FINITE}
+"""What an ability raises, as clients see it."""
 
 
-class Asked(NamedTuple):
-    """What a request wants."""
+class Model(NamedTuple):
+    """A model that is served, and what it can do."""
 
-    head: dict[str, Any]
-    data: bytes
-    deadline: float
-    result: Future[Any]
+    predictor: Predictor
+    abilities: Mapping[str, Ability]
+
+
+Models = Mapping[str, Model]
+Outcome = tuple[dict[str, str], bytes]
+"""Empty and the answer as JSON, or why there is none."""
+
+
+def load_models(places: Mapping[str, str], device: str) -> Models:
+    """Load the artifacts by name; a pre-training gets its tokenizer if that is served beside it.
+
+    Raises BeitError.
+    """
+    predictors = {name: load(place, device=device) for name, place in places.items()}
+    tokenizers = {
+        predictor.model.digest(): predictor.model
+        for predictor in predictors.values()
+        if isinstance(predictor.model, VisualTokenizer)
+    }
+    for predictor in predictors.values():
+        predictor.tokenizer = tokenizers.get(predictor.artifact.details.tokenizer)
+    return {name: Model(predictor, _abilities(predictor)) for name, predictor in predictors.items()}
+
+
+def _abilities(predictor: Predictor) -> dict[str, Ability]:
+    """What the task of a model lets it do here."""
+    task = task_of_kind(predictor.artifact.kind)
+    known = {} if task is None else task.abilities
+    return {
+        name: ability
+        for name, ability in known.items()
+        if predictor.tokenizer is not None or not ability.by_tokenizer
+    }
+
+
+def describe(models: Models) -> list[dict[str, Any]]:
+    """The models as clients see them."""
+    return [
+        {
+            "name": name,
+            "kind": model.predictor.artifact.kind,
+            "version": model.predictor.artifact.version(),
+            "abilities": list(model.abilities),
+            "classes": list(model.predictor.classes),
+            "multi_label": model.predictor.artifact.details.multi_label,
+            "size": list(model.predictor.size),
+        }
+        for name, model in models.items()
+    ]
+
+
+def try_models(models: Models) -> None:
+    """Let each model do what it can with made images.
+
+    Raises CheckpointError if numbers are not finite, a model fails, or a batch is answered
+    otherwise than its images one by one.
+    """
+    rng = np.random.default_rng(0)
+    for name, (predictor, abilities) in models.items():
+        images = rng.integers(0, 256, (2, 48, 64, predictor.channels), np.uint8)
+        for word, ability in abilities.items():
+            try:
+                items = [ability.prepare(predictor, pixels, TRIED) for pixels in images]
+                alone = [ability.answer(predictor, [item], TRIED)[0] for item in items]
+                both = ability.answer(predictor, items, TRIED)
+            except (BeitError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"the model '{name}' fails its self-test of {word}: {error}",
+                    remedy="evaluate the artifact, or train it again",
+                ) from error
+            apart = max(map(_distance, alone, both))
+            if apart > TOLERANCE:
+                raise CheckpointError(
+                    f"the model '{name}' answers a batch otherwise than single images: {apart:.2g}",
+                    remedy="serve it with --batch 1, and report the hardware and the artifact",
+                )
+
+
+def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """How far two answers are apart, where they hold features or probabilities."""
+    if "features" in one:
+        apart = float(np.abs(np.subtract(one["features"], other["features"])).max())
+        return apart / max(1.0, float(np.abs(one["features"]).max()))
+    if one.get("labels"):
+        return abs(float(one["labels"][0]["probability"] - other["labels"][0]["probability"]))
+    return 0.0
 
 
 def read_image(
@@ -52,7 +149,7 @@ def read_image(
         header = read_header(data)
     except UnreadableError as error:
         unknown = error.reason.startswith("its content is none of")
-        raise Refused(NOT_A_IMAGE if unknown else UNREADABLE) from None
+        raise Refused(NOT_AN_IMAGE if unknown else UNREADABLE) from None
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)
     try:
@@ -62,99 +159,64 @@ def read_image(
 
 
 class Worker:
-    """Answers what comes over a socket; each request is answered once, also if it was dropped."""
+    """Answers batches in the order in which they come: while the models run on one, the images of
+    the next are decoded."""
 
-    def __init__(self, door: socket.socket, settings: dict[str, Any], served: Served) -> None:
+    def __init__(self, door: socket.socket, models: Models, pixels: int) -> None:
         self._door = door
-        self._settings = settings
-        self._served = served
-        self._asked: dict[int, Asked] = {}
-        self._speaking = threading.Lock()
-        # As many decoded images as are at work, and as many again to go on with.
-        self._room = threading.Semaphore(2 * settings["batch"])
+        self._models = models
+        self._pixels = pixels
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._batcher = Batcher(
-            settings["wait"], lambda images: self._say(Frame({"batch": images}))
+        self._batches: SimpleQueue[tuple[dict[str, Any], list[Future[Any]]]] = SimpleQueue()
+        threading.Thread(target=self._answer_batches, name="models", daemon=True).start()
+
+    def take(self, head: dict[str, Any], images: Sequence[bytes]) -> None:
+        """Begin with a batch: images for the same ability of the same model, as files."""
+        self._batches.put(
+            (head, [self._decoders.submit(self._prepare, head, data) for data in images])
         )
 
-    def take(self, frame: Frame) -> None:
-        """Begin with a request, or drop one."""
-        if "drop" in frame.head:
-            if (dropped := self._asked.get(frame.head["drop"])) is not None:
-                dropped.result.cancel()
-            return
-        number = frame.head["number"]
-        deadline = time.monotonic() + self._settings["deadline"]
-        asked = Asked(frame.head, frame.data, deadline, Future())
-        self._asked[number] = asked
-        asked.result.add_done_callback(partial(self._tell, number))
-        self._decoders.submit(self._prepare, number)
+    def _prepare(self, head: dict[str, Any], data: bytes) -> Any:
+        predictor, abilities = self._models[head["model"]]
+        pixels = read_image(data, predictor.channels, self._pixels, predictor.value_range)
+        return abilities[head["ability"]].prepare(predictor, pixels, head["options"])
 
-    def _prepare(self, number: int) -> None:
-        self._room.acquire()
-        asked = self._asked.get(number)
-        if asked is None:  # dropped
-            self._room.release()
-            return
-        asked.result.add_done_callback(lambda _: self._room.release())
-        head, most = asked.head, self._settings["pixels"]
-        word, options = head["ability"], head["options"]
+    def _answer_batches(self) -> None:
+        while True:
+            head, prepared = self._batches.get()
+            heads, answers = zip(*self._outcomes(head, prepared), strict=True)
+            self._door.sendall(Frame({"outcomes": heads}, answers).packed())
+
+    def _outcomes(self, head: dict[str, Any], prepared: Sequence[Future[Any]]) -> Sequence[Outcome]:
+        faults = [one.exception() for one in prepared]
+        items = [one.result() for one, fault in zip(prepared, faults, strict=True) if fault is None]
         try:
-            model = self._served[head["model"]]
-            ability = model.of[word]
-            predictor = model.predictor
-            pixels = read_image(asked.data, predictor.channels, most, predictor.value_range)
-            item = ability.prepare(pixels, options)
-        except Exception as error:  # the thread lives on; the request is told
-            if asked.result.set_running_or_notify_cancel():
-                asked.result.set_exception(error)
-            return
-        key = (head["model"], head["ability"], *options.items())
-        together = self._settings["batch"] if ability.together else 1
-        self._batcher.submit(
-            Job(
-                key,
-                lambda items: ability.answer(items, options),
-                item,
-                together,
-                asked.deadline,
-                asked.result,
-            )
-        )
-
-    def _tell(self, number: int, result: Future[Any]) -> None:
-        del self._asked[number]
-        head: dict[str, Any] = {"number": number}
-        data = b""
-        if result.cancelled():
-            head["dropped"] = True
-        elif isinstance(error := result.exception(), Refused):
-            head["refused"] = error.reason.code
-        elif isinstance(error, torch.AcceleratorError):
-            _give_up(error)
-        elif error is not None:
-            head["failed"] = "".join(traceback.format_exception(error))
-        else:
-            try:
-                data = json.dumps(result.result(), allow_nan=False, separators=(",", ":")).encode()
-            except ValueError as unfit:
-                head["failed"] = "".join(traceback.format_exception(unfit))
-        self._say(Frame(head, data))
-
-    def _say(self, frame: Frame) -> None:
-        with self._speaking:
-            self._door.sendall(frame.packed())
+            predictor, abilities = self._models[head["model"]]
+            ability = abilities[head["ability"]]
+            answered = iter(ability.answer(predictor, items, head["options"]) if items else ())
+            return [_done(next(answered)) if fault is None else _failed(fault) for fault in faults]
+        except Exception as error:  # the thread lives on, and whoever waits hears of it
+            return [_failed(fault or error) for fault in faults]
 
 
-def _give_up(error: Exception) -> NoReturn:
-    """End the process. Who waits is told by the server, which starts another one."""
-    traceback.print_exception(error)
-    print("the accelerator failed, which lasts as long as the process", file=sys.stderr, flush=True)
-    os._exit(ResourceError.exit_code)
+def _done(answer: dict[str, Any]) -> Outcome:
+    return {}, json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _failed(error: BaseException) -> Outcome:
+    reason = error.reason if isinstance(error, Refused) else REASONS.get(type(error))
+    if reason is not None:
+        return {"refused": reason.code}, b""
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, torch.AcceleratorError):  # the server starts another process
+        print(text, "the accelerator failed, which lasts as long as the process", sep="",
+              file=sys.stderr, flush=True)  # fmt: skip
+        os._exit(ResourceError.exit_code)
+    return {"failed": text}, b""
 
 
 def main() -> None:
-    """Load, try, say what is served, and answer until the server is gone."""
+    """Load, try, report what is served, and answer until the server is gone."""
     end_with_parent()  # also where it hangs and does not see the socket close
     log_to_terminal(logging.WARNING)
     door = socket.socket(fileno=int(sys.argv[1]))
@@ -167,16 +229,16 @@ def main() -> None:
     try:
         for module in settings["modules"]:
             import_outside(module)
-        served = load_served(settings["places"], settings["device"])
-        served.try_all()
+        models = load_models(settings["places"], settings["device"])
+        try_models(models)
     except BeitError as error:
-        said = {"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy}
-        door.sendall(Frame(said).packed())
+        reason = {"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy}
+        door.sendall(Frame(reason).packed())
         return
-    worker = Worker(door, settings, served)
-    door.sendall(Frame({"models": served.describe()}).packed())
+    worker = Worker(door, models, settings["pixels"])
+    door.sendall(Frame({"models": describe(models)}).packed())
     while (frame := read(stream)) is not None:
-        worker.take(frame)
+        worker.take(*frame)
     os._exit(0)  # without waiting for threads: nobody is there to be answered
 
 

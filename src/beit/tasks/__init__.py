@@ -1,26 +1,32 @@
-"""One function per verb that trains or measures.
+"""One file per task, and one function per verb that trains or measures.
 
-Those that train wire source, loader, objective and `fit` together. Each takes a recipe (a name,
-`module:function`, or a config) and options that change it by name, the same names as on the command
-line. Everything that can be wrong is checked before the run's folder is made.
+Each takes a recipe (a name, `module:function`, or a config) and options that change it by name, the
+same names as on the command line. Everything that can be wrong is checked before the run's folder
+is made. A task of one's own is a `Task` in any module, made known by `register`.
 """
 
-from beit.tasks.evaluating import evaluate
-from beit.tasks.execution import Run
+from beit.tasks.execution import Run, run, starting_from
 from beit.tasks.finetuning import finetune
-from beit.tasks.initial import Opened, starting_from
+from beit.tasks.finished import evaluate
+from beit.tasks.inputs import Inputs
 from beit.tasks.pretraining import pretrain
 from beit.tasks.probing import probe
 from beit.tasks.segmenting import segment
+from beit.tasks.task import TASKS, Setup, Task, register
 from beit.tasks.tokenizing import tokenizer
 
 __all__ = [
-    "Opened",
+    "TASKS",
+    "Inputs",
     "Run",
+    "Setup",
+    "Task",
     "evaluate",
     "finetune",
     "pretrain",
     "probe",
+    "register",
+    "run",
     "segment",
     "starting_from",
     "tokenizer",

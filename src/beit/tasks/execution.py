@@ -1,42 +1,41 @@
-"""What every verb that trains shares: its config, its images, its start, and carrying it out."""
+"""Carrying out a run: its config, its folder, training, the artifact, the page."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
-from beit.config.reading import Reading
+from beit.config.model import VisionTransformerConfig
 from beit.config.tree import override, to_json
 from beit.data.account import Account
-from beit.data.depth import narrow_note, range_note
-from beit.data.loader import Loader, View
-from beit.data.sources import ImageSource, check_readable, open_source
+from beit.data.bit_depth import narrow_note, range_note
+from beit.data.loader import Loader
+from beit.data.sources import ImageSource
 from beit.errors import ConfigError, ResourceError
-from beit.objectives.base import AnyObjective
 from beit.recipes import find_recipe
-from beit.report.kinds import write_report
+from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
-from beit.tasks.held_out import division_of
-from beit.tasks.initial import Opened, check_start, starting_from
-from beit.training.dataset_manifest import Listing
+from beit.tasks.inputs import Inputs
+from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
+from beit.training.dataset_manifest import DatasetManifest, check_moved
+from beit.training.device import resolve_precision
+from beit.training.distributed import Processes, restarts, start_processes
 from beit.training.loop import fit
-from beit.training.moved import check_moved
-from beit.training.parallel import Processes, resolve_precision, restarts
-from beit.training.run_folder import RunFolder
-from beit.training.skipped_images import Noted
-from beit.training.spec import Evaluation, FitSpec
+from beit.training.run_folder import RunFolder, read_run_config
+from beit.training.skipped_images import ImageList
+from beit.training.spec import FitSpec
 from beit.training.trackers import check_trackers
-from beit.weights.store import Details, save_artifact
+from beit.weights.store import save_artifact
+from beit.weights.transfer import check_same_architecture
 
 Config = TypeVar("Config", bound=RunConfig)
 logger = logging.getLogger(__name__)
@@ -51,222 +50,238 @@ class Run(NamedTuple):
     best_step: int
 
 
-class Task(NamedTuple):
-    """What a run trains, on which images, seen how, judged how, what its artifact says, and what
-    the user should know before; `start` says which weights it started from; `shared` are images
-    to learn from that come again for validation, each with what it is there."""
+def run(
+    task: Task[Config],
+    recipe: str | Config,
+    options: Mapping[str, object],
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    inputs: Inputs | None = None,
+) -> Run:
+    """Carry out a run of a task: what every verb that trains does.
 
-    objective: AnyObjective
-    source: ImageSource
-    view: View
-    channels: int
-    evaluation: Evaluation | None
-    details: Details
-    notes: tuple[str, ...] = ()
-    start: tuple[str, ...] = ()
-    decided: Callable[[Details, nn.Module], Details] = lambda details, _model: details
-    """The details with what the evaluation of the model decides, such as thresholds."""
-    shared: Mapping[str, str] = MappingProxyType({})
+    Args:
+        task: Whose run it is.
+        recipe: A recipe's name, `module:function`, or a config.
+        options: Changes of the config by name; `data` and `out` must be there.
+        resume: Go on with the run in `out`; a run that `torchrun` started again does anyhow.
+        quiet: Print nothing.
+        report: Write the page of the run.
+        inputs: What was opened for this run already.
 
-
-class RunOptions(NamedTuple):
-    """How a run is carried out: nothing of it changes a number."""
-
-    resume: bool
-    quiet: bool
-    report: bool
-    after: str = ""
-    """Folder of a run that was carried out just before for this one: the same account of the same
-    data is not given twice."""
-
-
-def run_options(config: RunConfig, resume: bool, quiet: bool, report: bool) -> RunOptions:
-    """As requested; a run that `torchrun` started again after a loss goes on with what is there.
-
-    Raises RunFolderError, before any work, if the run cannot begin or go on in its folder. Several
-    processes ask once they have met: the first may have made the folder meanwhile.
+    Raises:
+        BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
+    inputs = inputs or Inputs()
+    config = resolve_config(task, recipe, options, inputs)
     folder = RunFolder(Path(config.out))
     manner = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return manner
-    if manner.resume:
-        folder.check_resumable(config)
-    else:
-        folder.check_free()
-    return manner
+    if manner.resume and folder.config.exists():
+        recorded = read_run_config(folder.path)
+        if isinstance(recorded, task.config):
+            config = task.take_up(config, recorded, inputs)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # Of several processes the first may have made the folder: they ask once they have met.
+        _check_folder(folder, config, manner)
+    config = task.complete(config, manner, inputs)
+    processes = start_processes(config.training)
+    return run_training(task, task.prepare(config, processes, inputs), processes, manner, inputs)
 
 
-def resolve(
-    verb: str,
-    recipe: str | Config,
-    kind: type[Config],
-    options: Mapping[str, object],
-    opened: Opened | None = None,
+def resolve_config(
+    task: Task[Config], recipe: str | Config, options: Mapping[str, object], inputs: Inputs
 ) -> Config:
     """The recipe's config with the options applied; `init` decides the architecture first."""
-    config = find_recipe(verb, recipe, kind) if isinstance(recipe, str) else recipe
-    opened = opened or Opened()
+    config = find_recipe(task.verb, recipe, task.config) if isinstance(recipe, str) else recipe
     init = options.get("init")
     if isinstance(init, str) and init:
-        config = starting_from(config, init, opened)
+        config = starting_from(config, init, inputs)
     config = override(config, options)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
     if not config.out:
         raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
-    check_start(config, opened)
+    start: str = getattr(config, "init", "")
+    if start:
+        model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
+        check_same_architecture(model, inputs.backbone(start))
     return config
 
 
-def open_images(config: RunConfig, channels: int, reading: Reading) -> ImageSource:
-    """The run's images, of which at least some can be read."""
-    source = open_source(config.data, reading)
-    check_readable(source, channels, config.loader.value_range)
-    return source
+def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
+    """The config with the architecture of an artifact or a released file, as its task needs it.
+
+    All else stays the recipe's: drop path, augmentation, masks, heads and what they read.
+    """
+    task, inputs = task_of(config), inputs or Inputs()
+    if task.start_from is None:
+        raise ConfigError(f"a {task.verb} starts from nothing", remedy="leave --init out")
+    backbone = inputs.backbone(init)
+    seen = inputs.artifact(init).details.value_range
+    if seen:  # what the backbone has seen is what it goes on with
+        config = replace(config, loader=replace(config.loader, value_range=seen))
+    started: Config = task.start_from(config, backbone, init)
+    return started
 
 
-def open_loader(config: RunConfig, task: Task, processes: Processes) -> Loader:
-    """The images of the task, in the order and the portions of the run."""
-    training = config.training
+def _check_folder(folder: RunFolder, config: RunConfig, manner: RunOptions) -> None:
+    if manner.resume:
+        folder.check_resumable(config)
+    else:
+        folder.check_free()
+
+
+def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
+    """The images of a run, in its order and its portions."""
+    training = setup.config.training
     return Loader(
-        task.source,
-        task.view,
-        channels=task.channels,
+        setup.source,
+        setup.view,
+        channels=setup.channels,
         batch=training.batch,
         micro_batch=training.micro_batch or training.batch // processes.world,
         seed=training.seed,
         rank=processes.rank,
         world=processes.world,
-        config=config.loader,
+        config=setup.config.loader,
         pin_memory=processes.device.type == "cuda",
     )
 
 
-def listing_of(source: ImageSource) -> Listing:
+def dataset_manifest(source: ImageSource) -> DatasetManifest:
     """The images, by which a changed folder is noticed."""
-    return Listing(source.fingerprint(), lambda: map(source.key, range(len(source))))
+    return DatasetManifest(source.fingerprint(), lambda: map(source.key, range(len(source))))
 
 
-def _told_of_shared(shared: Mapping[str, str], folder: RunFolder) -> Iterator[str]:
-    for key, other in islice(shared.items(), 1):
+def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
+    """What the user should know before the first step."""
+    yield from setup.notes
+    given = setup.config.loader.value_range
+    note = range_note(given) if given else narrow_note(setup.source)
+    if note:
+        yield note
+    for key, other in islice(setup.shared.items(), 1):
         yield (
-            f"{len(shared)} of the images to learn from come again for validation, as {key} does "
-            f"as {other}: the scores will be too high; {folder.shared} names all that were found"
+            f"{len(setup.shared)} of the images to learn from come again for validation, as {key} "
+            f"does as {other}: the scores will be too high; {folder.shared} names all that were "
+            "found"
         )
 
 
-def _value_notes(task: Task, config: RunConfig) -> Iterator[str]:
-    """The range of values of more than 8 bits; without one, that grey levels are lost."""
-    given = config.loader.value_range
-    note = range_note(given) if given else narrow_note(task.source)
-    if note:
-        yield note
-
-
-def _account_lines(account: Account, after: str) -> Iterator[str]:
+def _account_lines(account: Account, before: str) -> Iterator[str]:
     """The account of the data, or that it is the one given just before."""
-    given = RunFolder(Path(after)).account if after else None
-    if given and given.is_file() and given.read_text(encoding="utf-8") == account.to_json():
-        yield f"data: {account.data}: the same images as for {after}"
+    if before:
+        yield f"data: {account.data}: the same images as for {before}"
     else:
         yield from account.lines()
 
 
+def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
+    """What the artifact says of its training, but for the metrics."""
+    config = setup.config
+    origin: dict[str, object] = {
+        "recipe": config.recipe,
+        "steps": config.training.steps,
+        "pictures": len(setup.source),
+        "data": data,
+    }
+    label_file = getattr(config, "label_file", None)
+    if isinstance(label_file, LabelFileConfig) and label_file.given:
+        # How other label files of the same form are read; their images lie elsewhere.
+        origin["label_file"] = to_json(replace(label_file, image_folder=""))
+    if task.division is not None:  # so that what was held out is known from the artifact alone
+        origin["division"] = task.division(config)._asdict()
+    return origin
+
+
 def _open(
     folder: RunFolder,
-    config: RunConfig,
-    listing: Listing,
+    setup: Setup[Any],
+    manifest: DatasetManifest,
     parts: Mapping[str, str],
-    account: Account,
     manner: RunOptions,
 ) -> None:
     if manner.resume:
-        folder.check_resumable(config)
-        check_moved(folder, config, listing, parts)
-    folder.open(config, resume=manner.resume)
+        folder.check_resumable(setup.config)
+        check_moved(folder, setup.config, manifest, parts)
+    folder.open(setup.config, resume=manner.resume)
     try:
-        replace_file(folder.account, [account.to_json().encode()])
+        replace_file(folder.account, [setup.source.account.to_json().encode()])
     except OSError:
         folder.close()  # it is not ours to hold if nothing will be done in it
         raise
 
 
-def _report(folder: RunFolder) -> None:
+def _report(folder: RunFolder, task: AnyTask) -> None:
     """The page of a run that is done, which is not undone if there is no room for it."""
     try:
-        write_report(folder.path)
+        write_page(folder.path, read_run_config(folder.path), task)
     except ResourceError as error:
         logger.warning(
             "the run is done, its page is not: %s; then beit report %s", error, folder.path
         )
 
 
-def run_training(config: RunConfig, task: Task, processes: Processes, manner: RunOptions) -> Run:
+def run_training(
+    task: AnyTask,
+    setup: Setup[Any],
+    processes: Processes,
+    manner: RunOptions,
+    inputs: Inputs,
+) -> Run:
     """Open the folder, train, publish, report."""
-    training, evaluation = config.training, task.evaluation
-    resolve_precision(training.precision, processes.device)
-    check_trackers(training.tracker)
-    loader = open_loader(config, task, processes)
-    listing = listing_of(task.source)
-    check_agreement(processes, config, task.objective, listing.fingerprint, resume=manner.resume)
+    config, evaluation = setup.config, setup.evaluation
+    resolve_precision(config.training.precision, processes.device)
+    check_trackers(config.training.tracker)
+    loader = open_loader(setup, processes)
+    manifest = dataset_manifest(setup.source)
+    check_agreement(processes, config, setup.objective, manifest.fingerprint, resume=manner.resume)
     folder = RunFolder(Path(config.out))
-    account = task.source.account
-    parts = {"tokenizer": task.details.tokenizer} if task.details.tokenizer else {}
-    processes.on_leader(lambda: _open(folder, config, listing, parts, account, manner))
+    account = setup.source.account
+    parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
+    processes.on_leader(lambda: _open(folder, setup, manifest, parts, manner))
     if processes.leads:
-        Noted(folder.shared).note(
-            {key: f"the same as {other}" for key, other in task.shared.items()}
+        ImageList(folder.shared).add(
+            {key: f"the same as {other}" for key, other in setup.shared.items()}
         )
     begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
-    notes = (*task.notes, *_value_notes(task, config), *_told_of_shared(task.shared, folder))
-    origin: dict[str, object] = {
-        "recipe": config.recipe,
-        "steps": training.steps,
-        "pictures": len(task.source),
-        "data": listing.fingerprint,
-    }
-    label_file = getattr(config, "label_file", None)
-    if isinstance(label_file, LabelFileConfig) and label_file.given:
-        # How other label files of the same form are read; their images lie elsewhere.
-        origin["label_file"] = to_json(replace(label_file, image_folder=""))
-    division = division_of(config)
-    if division is not None:  # so that the share held out can be told from the artifact alone
-        origin["division"] = division._asdict()
+    origin = _origin(setup, task, manifest.fingerprint)
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
         place = folder.model if best or not chosen else folder.last
         details = replace(
-            task.decided(task.details, model),
+            setup.decide(setup.details, model),
             value_range=config.loader.value_range,
             trained={**origin, "metrics": dict(metrics)},
         )
-        save_artifact(place, task.objective.publish(model), details)
+        save_artifact(place, setup.objective.publish(model), details)
 
     try:
-        run = FitSpec(
-            config=training,
+        spec = FitSpec(
+            config=config.training,
             folder=folder,
             processes=processes,
             loader=loader,
-            images=len(task.source),
+            images=len(setup.source),
             bad_limit=config.loader.bad_limit,
             evaluation=evaluation,
             publish=publish,
             quiet=manner.quiet,
             notes=(
-                *_account_lines(account, manner.after),
-                *(() if begun else task.start),
-                *(f"note: {note}" for note in notes),
+                *_account_lines(account, inputs.same_account(account, config.out)),
+                *(() if begun else setup.start),
+                *(f"note: {note}" for note in _notes(setup, folder)),
             ),
-            listing=listing,
+            manifest=manifest,
             accept_changed_data=config.accept_changed_data,
             parts=parts,
         )
-        fitted = fit(task.objective, run, resume=manner.resume)
+        fitted = fit(setup.objective, spec, resume=manner.resume)
         if manner.report and processes.leads:
-            _report(folder)
+            _report(folder, task)
     finally:
         folder.close()
         processes.close()

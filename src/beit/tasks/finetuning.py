@@ -11,23 +11,32 @@ from torch import nn
 
 from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
+from beit.config.evaluate import EvaluateConfig, SegmentedConfig
+from beit.config.model import VisionTransformerConfig
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
-from beit.evaluation.classify import score_classifier
-from beit.evaluation.eval_loader import Passes
-from beit.evaluation.multilabel import answer_labels, best_thresholds, score_labels
+from beit.evaluation.classify import answer_labels, score_classifier, score_labels
+from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.metrics import best_thresholds
+from beit.inference.abilities import ATTENTION, EMBED, PREDICT
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
 from beit.recipes import DEFAULT
+from beit.recipes.finetune import RECIPES, for_classifying
+from beit.report import classification as page
 from beit.rng import seed_everything
-from beit.tasks.execution import Run, Task, resolve, run_options, run_training
-from beit.tasks.initial import Opened, take_over
-from beit.training.parallel import Processes, start_processes
+from beit.tasks.classifier_evaluation import evaluate_classifier
+from beit.tasks.execution import Run, run
+from beit.tasks.inputs import Inputs
+from beit.tasks.measurement import Measurement, refuse_options
+from beit.tasks.multilabel_evaluation import evaluate_multi_label
+from beit.tasks.task import Division, Setup, Task, register
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
-from beit.weights.store import Details
+from beit.weights.store import Artifact, Details
 
 
 def finetune(
@@ -36,19 +45,13 @@ def finetune(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    opened: Opened | None = None,
     **options: object,
 ) -> Run:
     """Train a classifier on labelled images, from the artifact `init` or from scratch.
 
-    Where the images may have several labels each, it answers them independently. `opened` holds
-    the artifact of `init` where it was opened already.
+    Where the images may have several labels each, it answers them independently.
     """
-    opened = opened or Opened()
-    config = resolve("finetune", recipe, FinetuneRunConfig, options, opened)
-    manner = run_options(config, resume, quiet, report)
-    processes = start_processes(config.training)
-    return run_training(config, prepare(config, processes, opened), processes, manner)
+    return run(FINETUNE, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
 class Learning(NamedTuple):
@@ -58,11 +61,13 @@ class Learning(NamedTuple):
     measure: Callable[[nn.Module], Mapping[str, float]]
     best: str
     """The metric whose largest value is the best."""
-    decided: Callable[[Details, nn.Module], Details]
+    decide: Callable[[Details, nn.Module], Details]
     notes: tuple[str, ...] = ()
 
 
-def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
+def prepare(
+    config: FinetuneRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[FinetuneRunConfig]:
     """The classifier and all that its training needs."""
     built = config.model
     splits = open_labelled(
@@ -80,8 +85,8 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
     model = Classifier(built, len(classes), config.head)
     several = is_multi_label(splits.train)
     details = Details(classes=classes, multi_label=several, crop=config.crop)
-    start = take_over(model, details, config.init, opened or Opened())
-    passes = Passes(
+    start = inputs.take_over(model, details, config.init)
+    passes = EvalLoader(
         LabelledBatch,
         splits.validation,
         EvaluationView(built.size, config.crop),
@@ -91,7 +96,8 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
     )
     learn = _several_labels if several else _one_class
     learning = learn(config, model, splits, passes, processes.device)
-    return Task(
+    return Setup(
+        config=config,
         objective=learning.objective,
         source=splits.train,
         view=TrainView(config.augment, built.size, built.channels),
@@ -100,12 +106,12 @@ def prepare(config: FinetuneRunConfig, processes: Processes, opened: Opened | No
             learning.measure,
             best=learning.best,
             unreadable=passes.unreadable,
-            several=passes.several,
+            several=passes.multi_frame,
         ),
         details=details,
         start=start,
         notes=learning.notes,
-        decided=learning.decided,
+        decide=learning.decide,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
 
@@ -114,7 +120,7 @@ def _one_class(
     config: FinetuneRunConfig,
     model: Classifier,
     splits: LabelledSplits,
-    passes: Passes[LabelledBatch],
+    passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     classes = len(splits.train.classes)
@@ -127,7 +133,7 @@ def _one_class(
         objective=Classification(model, config.augment, classes=classes),
         measure=measure,
         best="top1",
-        decided=lambda details, _model: details,
+        decide=lambda details, _model: details,
     )
 
 
@@ -135,7 +141,7 @@ def _several_labels(
     config: FinetuneRunConfig,
     model: Classifier,
     splits: LabelledSplits,
-    passes: Passes[LabelledBatch],
+    passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     """Thresholds are chosen anew at every evaluation, and the artifact has those of its weights."""
@@ -154,7 +160,7 @@ def _several_labels(
             "loss": scores.loss,
         }
 
-    def decided(details: Details, model: nn.Module) -> Details:
+    def decide(details: Details, model: nn.Module) -> Details:
         if not chosen:  # a run that went on after its last evaluation
             measure(model)
         return replace(details, multi_label=True, thresholds=chosen[0])
@@ -164,7 +170,7 @@ def _several_labels(
         objective=MultiLabelClassification(model, config.augment, prevalence=prevalence),
         measure=measure,
         best="map",
-        decided=decided,
+        decide=decide,
         notes=(_described(splits),),
     )
 
@@ -179,3 +185,39 @@ def _described(splits: LabelledSplits) -> str:
         f"{int((per_image == 0).sum())} have none; each label is answered independently, the best "
         "model is that of the highest mean average precision (map)"
     )
+
+
+def _start_from(
+    config: FinetuneRunConfig, backbone: VisionTransformerConfig, init: str
+) -> FinetuneRunConfig:
+    return replace(config, init=init, model=for_classifying(backbone, config))
+
+
+def evaluate_classified(artifact: Artifact, model: str, config: EvaluateConfig) -> Measurement:
+    """Measure a classifier of either kind. Raises ConfigError for options of segmenters."""
+    refuse_options(SegmentedConfig(), config.segmented, "segmenter", f"{model} is a classifier")
+    several = artifact.details.multi_label
+    return (evaluate_multi_label if several else evaluate_classifier)(artifact, model, config)
+
+
+FINETUNE = register(
+    Task(
+        verb="finetune",
+        config=FinetuneRunConfig,
+        recipes=RECIPES,
+        prepare=prepare,
+        publishes=("classifier",),
+        abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
+        start_from=_start_from,
+        division=lambda config: Division(config.split, config.subset_seed, config.per_class),
+        evaluate=evaluate_classified,
+        title=lambda _: "Classification",
+        use='predictor.predict("image.jpg")    # classes with probabilities, best first',
+        next="beit predict {run} image.jpg",
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
+    )
+)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
+from beit.config import RunConfig
 from beit.data.hugging_face import PREFIX
 from beit.data.layout import split_name
 from beit.data.sources import ImageSource, images_per_class, select
 from beit.data.storage import is_remote
 from beit.errors import ConfigError, DataError, RunFolderError
+from beit.tasks.task import Division, task_of
 from beit.training.dataset_manifest import learned_names
 from beit.training.run_folder import RunFolder, read_run_config
 
@@ -23,15 +24,6 @@ UNKNOWN = (
     "these may include images that the model learned from: their names are known to the run "
     "that made it, which is not here"
 )
-
-
-class Division(NamedTuple):
-    """How a run divides images without parts: the share it holds out, what draws it, and of how
-    many images of each class it learns (None: of all)."""
-
-    split: float
-    seed: int
-    per_class: int | None = None
 
 
 class Judged(NamedTuple):
@@ -47,16 +39,8 @@ Divide = Callable[[Division], tuple[ImageSource, ImageSource]]
 
 class _Run(NamedTuple):
     folder: RunFolder
-    config: FinetuneRunConfig | SegmentRunConfig
-
-
-def division_of(config: RunConfig) -> Division | None:
-    """How a run of this config divides its images; None if it never does."""
-    if isinstance(config, FinetuneRunConfig):
-        return Division(config.split, config.subset_seed, config.per_class)
-    if isinstance(config, SegmentRunConfig):
-        return Division(config.split, config.split_seed)
-    return None
+    config: RunConfig
+    division: Division
 
 
 def judged(
@@ -80,7 +64,7 @@ def judged(
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
     validating = split_name(split) == "val"
-    division = _stated(trained) or (None if run is None else division_of(run.config))
+    division = _stated(trained) or (None if run is None else run.division)
     if validating and division is not None and "data" in trained:
         held_out = _as_then(divide, division, trained["data"])
         if held_out is not None:
@@ -117,8 +101,9 @@ def _run_of(model: str) -> _Run | None:
             config = read_run_config(folder)
         except RunFolderError:
             continue
-        if isinstance(config, FinetuneRunConfig | SegmentRunConfig):
-            return _Run(RunFolder(folder), config)
+        divide = task_of(config).division
+        if divide is not None:
+            return _Run(RunFolder(folder), config, divide(config))
     return None
 
 

@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from beit.batch import Unreadable
+from beit.config.tree import differences
 from beit.data.account import Account
+from beit.errors import ConfigError
 from beit.terminal import TextTable, print_tables, printable
 
 WORST = 20
@@ -34,6 +36,16 @@ class Measurement(abc.ABC):
     @abc.abstractmethod
     def class_table(self) -> TextTable:
         """The classes, the worst first."""
+
+
+def refuse_options(plain: object, given: object, taker: str, problem: str) -> None:
+    """ConfigError if an option was given that the model does not take."""
+    for name in differences(plain, given):
+        option = name.rpartition(".")[2]
+        raise ConfigError(
+            f"{option} was given, and {problem}",
+            remedy=f"leave {option} out: only a {taker} takes it",
+        )
 
 
 def print_json(found: Measurement) -> None:

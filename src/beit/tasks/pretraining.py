@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -16,39 +15,36 @@ from beit.config import (
     TokenizerRunConfig,
     VisibleConfig,
 )
+from beit.config.model import VisionTransformerConfig
 from beit.config.plugins import names_outside
 from beit.config.tree import to_json
-from beit.data.labelled import LabelledSplits, open_single_label
-from beit.data.options import reading_for
+from beit.data.dataset import reading_for
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
-from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
+from beit.evaluation.neighbours import neighbour_score, retrieval_score
+from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import DEFAULT, find_recipe
+from beit.recipes.pretrain import RECIPES, for_pretraining
+from beit.report import pretraining as page
 from beit.rng import seed_everything
-from beit.tasks.execution import (
-    Run,
-    RunOptions,
-    Task,
-    open_images,
-    resolve,
-    run_options,
-    run_training,
-)
-from beit.tasks.initial import Opened, take_over
-from beit.tasks.tokenizing import tokenizer
+from beit.tasks.execution import Run, run
+from beit.tasks.inputs import Inputs
+from beit.tasks.task import RunOptions, Setup, Task, register
+from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.precision import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
-from beit.training.parallel import Processes, start_processes
-from beit.training.run_folder import RunFolder, read_run_config
+from beit.training.distributed import Processes
+from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation
-from beit.weights.load import open_tokenizer, value_range_of
+from beit.weights.load import open_tokenizer
 from beit.weights.store import Details, find_artifact
 
 
@@ -58,32 +54,75 @@ def pretrain(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    opened: Opened | None = None,
     **options: object,
 ) -> Run:
     """Masked image modeling, or what else the recipe says, on the images of `data`.
 
     Without `tokenizer`, one that matches the patch grid is trained first, in `out`-tokenizer.
-    `opened` holds the artifact of `init` where it was opened already.
     """
-    opened = opened or Opened()
-    config = resolve("pretrain", recipe, PretrainRunConfig, options, opened)
-    manner = run_options(config, resume, quiet, report)
-    if manner.resume:
-        config = with_recorded_tokenizer(config)
-    config = _as_its_tokenizer_reads(config)
-    _images(config)  # before a tokenizer is trained for hours
-    config, manner = with_tokenizer(config, manner)
-    processes = start_processes(config.training)
-    return run_training(config, prepare(config, processes, opened), processes, manner)
+    return run(PRETRAIN, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
-def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
+def _start_from(
+    config: PretrainRunConfig, backbone: VisionTransformerConfig, init: str
+) -> PretrainRunConfig:
+    return replace(config, init=init, model=for_pretraining(backbone, config))
+
+
+def _take_up(
+    config: PretrainRunConfig, recorded: PretrainRunConfig, inputs: Inputs
+) -> PretrainRunConfig:
+    """The config of a run that goes on, with the tokenizer it had if none is named.
+
+    Raises CheckpointError if that is not where it was.
+    """
+    if config.tokenizer or config.objective.target != "tokens" or not recorded.tokenizer:
+        return config
+    try:
+        _open_tokenizer(recorded.tokenizer, inputs)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the tokenizer of the run {config.out} cannot be opened: {error.problem}",
+            remedy="if it lies elsewhere now, say where: --tokenizer PLACE",
+        ) from error
+    return replace(config, tokenizer=recorded.tokenizer)
+
+
+def _open_tokenizer(name: str, inputs: Inputs) -> VisualTokenizer:
+    artifact = None if names_outside(name) else inputs.artifact(name)
+    return open_tokenizer(name, artifact=artifact)
+
+
+def _complete(config: PretrainRunConfig, manner: RunOptions, inputs: Inputs) -> PretrainRunConfig:
+    """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
+    config = _as_its_tokenizer_reads(config, inputs)
+    _images(config, inputs)  # before a tokenizer is trained for hours
+    if config.tokenizer or config.objective.target != "tokens":
+        return config
+    out = f"{config.out.rstrip('/')}-tokenizer"
+    try:
+        find_artifact(out)
+    except CheckpointError:
+        run(
+            TOKENIZER,
+            matching_tokenizer(config, out),
+            {},
+            resume=RunFolder(Path(out)).config.exists(),
+            quiet=manner.quiet,
+            inputs=inputs,
+        )
+    return replace(config, tokenizer=out)
+
+
+def _as_its_tokenizer_reads(config: PretrainRunConfig, inputs: Inputs) -> PretrainRunConfig:
     """The config with the value range that the tokenizer has seen, unless one is given.
 
     Errors: ConfigError for another one: tokens of differently scaled values mean something else.
     """
-    seen, given = value_range_of(config.tokenizer), config.loader.value_range
+    if not config.tokenizer or names_outside(config.tokenizer):
+        return config
+    seen = inputs.artifact(config.tokenizer).details.value_range
+    given = config.loader.value_range
     if seen is None or seen == given:
         return config
     if given is not None:
@@ -94,18 +133,19 @@ def _as_its_tokenizer_reads(config: PretrainRunConfig) -> PretrainRunConfig:
     return replace(config, loader=replace(config.loader, value_range=seen))
 
 
-def _images(config: PretrainRunConfig) -> ImageSource:
+def _images(config: PretrainRunConfig, inputs: Inputs) -> ImageSource:
     reading = reading_for(config.data, config.reading, other=config.labelled)
-    return open_images(config, config.model.channels, reading)
+    return inputs.images(config.data, reading, config.model.channels, config.loader.value_range)
 
 
-def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
+def prepare(
+    config: PretrainRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[PretrainRunConfig]:
     """The backbone with what predicts, the tokenizer, and all that their training needs."""
-    source = _images(config)
+    source = _images(config, inputs)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
-    opened = opened or Opened()
-    visual = sound_tokenizer(config, opened) if config.objective.target == "tokens" else None
+    visual = sound_tokenizer(config, inputs) if config.objective.target == "tokens" else None
     outputs = pixel_values(config.model) if visual is None else visual.codes
     bank = None
     if visual is not None and config.token_views:
@@ -114,10 +154,11 @@ def prepare(config: PretrainRunConfig, processes: Processes, opened: Opened | No
     details = Details(
         tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
     )
-    start = take_over(objective.model, details, config.init, opened)
+    start = inputs.take_over(objective.model, details, config.init)
     views = _masked_views(config, visual)
-    evaluation, notes = _score(config, source, processes)
-    return Task(
+    evaluation, notes = _score(config, source, processes, inputs)
+    return Setup(
+        config=config,
         objective=objective,
         source=source,
         view=CachedViews(views=views, number=config.token_views) if bank else views,
@@ -145,51 +186,6 @@ def _objective(
     return MaskedImageModeling(model, chosen, visual, precision, bank)
 
 
-def with_recorded_tokenizer(config: PretrainRunConfig) -> PretrainRunConfig:
-    """The config of a run that goes on, with the tokenizer it had if none is named.
-
-    Raises CheckpointError if that is not where it was.
-    """
-    folder = RunFolder(Path(config.out))
-    recorded = read_run_config(folder.path) if folder.config.exists() else None
-    named = config.tokenizer or config.objective.target != "tokens"
-    if not named and isinstance(recorded, PretrainRunConfig) and recorded.tokenizer:
-        config = replace(config, tokenizer=recorded.tokenizer)
-    if config.objective.target == "tokens":
-        try:
-            open_tokenizer(config.tokenizer)
-        except CheckpointError as error:
-            if named:
-                raise
-            raise CheckpointError(
-                f"the tokenizer of the run {folder.path} cannot be opened: {error.problem}",
-                remedy="if it lies elsewhere now, say where: --tokenizer PLACE",
-            ) from error
-    return config
-
-
-class _Equipped(NamedTuple):
-    """A run that has its tokenizer."""
-
-    config: PretrainRunConfig
-    manner: RunOptions
-
-
-def with_tokenizer(config: PretrainRunConfig, manner: RunOptions) -> _Equipped:
-    """The config with a tokenizer: the one named, or one trained now to match the patch grid, whose
-    data need not be accounted for again."""
-    if config.tokenizer or config.objective.target != "tokens":
-        return _Equipped(config, manner)
-    out = f"{config.out.rstrip('/')}-tokenizer"
-    try:
-        find_artifact(out)
-    except CheckpointError:
-        started = RunFolder(Path(out)).config.exists()
-        tokenizer(matching_tokenizer(config, out), resume=started, quiet=manner.quiet)
-        manner = manner._replace(after=out)
-    return _Equipped(replace(config, tokenizer=out), manner)
-
-
 def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
     """The default tokenizer recipe, with the grid of the backbone and half its patch as stride."""
     name = "tiny" if config.recipe.endswith("tiny") else DEFAULT
@@ -215,11 +211,11 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
     )
 
 
-def sound_tokenizer(config: PretrainRunConfig, opened: Opened) -> VisualTokenizer:
+def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> VisualTokenizer:
     """The tokenizer of a run. Raises ConfigError if it does not fit the backbone, or has collapsed:
     its tokens would teach next to nothing. One from outside nobody has measured."""
     outside = names_outside(config.tokenizer)
-    artifact = None if outside else opened.take(config.tokenizer)
+    artifact = None if outside else inputs.take(config.tokenizer)
     visual = open_tokenizer(config.tokenizer, artifact=artifact)
     check_tokenizer(visual, config.model, visual.codes)
     metrics = {} if artifact is None else artifact.details.trained.get("metrics", {})
@@ -268,23 +264,23 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
 
 
 def _score(
-    config: PretrainRunConfig, source: ImageSource, processes: Processes
+    config: PretrainRunConfig, source: ImageSource, processes: Processes, inputs: Inputs
 ) -> tuple[Evaluation | None, tuple[str, ...]]:
     """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
     what to say of it."""
     if not config.knn_images:
         return None, ()
-    splits, notes = _labelled(config, source)
-    score: NeighbourScore | RetrievalScore
-    if splits is not None:
-        score = NeighbourScore(splits, config, processes.device)
-    else:
-        score = RetrievalScore(source, config, processes.device)
-    return Evaluation(score, unreadable=score.unreadable, several=score.several), notes
+    splits, notes = _labelled(config, source, inputs)
+    score = (
+        neighbour_score(splits, config, processes.device)
+        if splits is not None
+        else retrieval_score(source, config, processes.device)
+    )
+    return Evaluation(score, unreadable=score.unreadable, several=score.multi_frame), notes
 
 
 def _labelled(
-    config: PretrainRunConfig, source: ImageSource
+    config: PretrainRunConfig, source: ImageSource, inputs: Inputs
 ) -> tuple[LabelledSplits | None, tuple[str, ...]]:
     """The images of the score, if there are labels that can be used for it; those of `data` need
     not be, since nothing is learned from them."""
@@ -292,15 +288,35 @@ def _labelled(
     if not labelled:
         return None, ()
     try:
-        splits = open_single_label(
-            labelled,
-            split=0.2,
-            seed=config.training.seed,
-            use="the nearest-neighbour score",
-            reading=reading_for(labelled, config.reading, other=config.data),
+        data = inputs.data(labelled, reading_for(labelled, config.reading, other=config.data))
+        splits = divide(
+            data, split=0.2, seed=config.training.seed, use="the nearest-neighbour score"
         )
     except DataError as error:
         if config.labelled:
             raise
         return None, (f"the labels of {config.data} are not used to score: {error.problem}",)
     return splits, ()
+
+
+PRETRAIN = register(
+    Task(
+        verb="pretrain",
+        config=PretrainRunConfig,
+        recipes=RECIPES,
+        prepare=prepare,
+        publishes=("masked", "backbone"),
+        abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
+        start_from=_start_from,
+        take_up=_take_up,
+        complete=_complete,
+        title=page.title,
+        use='predictor.embed(["image.jpg"])    # a vector per image, [1, D]',
+        next="beit finetune --data LABELLED --init {run} --out runs/classifier",
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
+    )
+)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
-from beit.config.segment_run import InferenceConfig
-from beit.data.label_maps import IGNORE
-from beit.data.segmented import open_segmented, open_segmented_part, undivided_images
+from beit.config.segment_run import IGNORE, InferenceConfig
+from beit.data.segmentation_transforms import WholeView
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import WholeImages
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
-from beit.tasks.held_out import Division, judged
+from beit.tasks.held_out import judged
 from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.task import Division
 from beit.terminal import TextTable
 from beit.weights.store import Artifact
 
@@ -108,18 +109,15 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    only, note = _unlearned(artifact, model, config)
-    source = open_segmented_part(
-        config.data,
-        asked.masks,
-        part=config.split,
-        classes=names,
-        only=only,
-    )
+    data = SegmentationData(config.data, asked.masks, extra_split=config.split)
+    only, note = _unlearned(artifact, model, config, data)
+    source = data.part(config.split, classes=names, only=only)
     source.account.log()
     loader = config.loader(artifact.details.value_range)
     check_readable(source, built.channels, loader.value_range)
-    images = WholeImages(source, channels=built.channels, loader=loader)
+    images = EvalLoader(
+        SegmentedBatch, source, WholeView(), batch=1, channels=built.channels, loader=loader
+    )
     counts = _Counts()
     scores = score_segmenter(
         segmenter.to(device).eval(),
@@ -134,7 +132,7 @@ def evaluate_segmenter(
         inference=inference,
         images=counts.images,
         unreadable=images.unreadable(),
-        several=images.several(),
+        several=images.multi_frame(),
         pixels=int(scores.confusion.sum()),
         ignored_pixels=counts.ignored,
         miou=scores.mean_iou,
@@ -146,18 +144,17 @@ def evaluate_segmenter(
 
 
 def _unlearned(
-    artifact: Artifact, model: str, config: EvaluateConfig
+    artifact: Artifact, model: str, config: EvaluateConfig, data: SegmentationData
 ) -> tuple[frozenset[str] | None, str]:
     """The names of the images to measure on, of data without parts, and what to say of them;
     None of data with parts."""
-    details, masks = artifact.details, config.segmented.masks
-    source = undivided_images(config.data, masks)
+    details, source = artifact.details, data.undivided
     if source is None:
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, _ = division
-        found = open_segmented(config.data, masks, split=split, seed=seed, known=details.classes)
+        found = data.divide(split=split, seed=seed, known=details.classes)
         return found.train, found.validation
 
     found = judged(model, details.trained, config.data, source, split=config.split, divide=divide)
@@ -170,7 +167,7 @@ class _Counts:
     def __init__(self) -> None:
         self.images = self.ignored = 0
 
-    def counted(self, batches: WholeImages) -> Iterator[SegmentedBatch]:
+    def counted(self, batches: Iterable[SegmentedBatch]) -> Iterator[SegmentedBatch]:
         for batch in batches:
             self.images += len(batch.labels)
             self.ignored += int((batch.labels == IGNORE).sum())

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from beit.batch import SegmentedBatch
 from beit.config import SegmentRunConfig
+from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
+from beit.config.model import VisionTransformerConfig
 from beit.config.segmentation import check_statistics
-from beit.data.duplicates import shared_images
-from beit.data.segmentation_transforms import JointView
-from beit.data.segmented import SegmentedSplits, open_segmented
+from beit.data.copies import shared_images
+from beit.data.segmentation_transforms import JointView, WholeView
+from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import WholeImages
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.inference import abilities
+from beit.inference.abilities import ATTENTION, EMBED
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
+from beit.recipes.segment import RECIPES, for_segmenting
+from beit.report import segmentation as page
 from beit.rng import seed_everything
-from beit.tasks.execution import Run, Task, resolve, run_options, run_training
-from beit.tasks.initial import Opened, take_over
-from beit.training.parallel import Processes, restarts, start_processes
-from beit.training.run_folder import RunFolder, read_run_config
+from beit.tasks.execution import Run, run
+from beit.tasks.inputs import Inputs
+from beit.tasks.measurement import refuse_options
+from beit.tasks.segmenter_evaluation import SegmenterEvaluation, evaluate_segmenter
+from beit.tasks.task import Division, Setup, Task, register
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
-from beit.weights.store import Details
+from beit.weights.store import Artifact, Details
 
 
 class _Validation:
@@ -35,8 +43,11 @@ class _Validation:
 
     def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
         self._inference, self._processes = config.inference, processes
-        self.images = WholeImages(
+        self.images = EvalLoader(
+            SegmentedBatch,
             source,
+            WholeView(),
+            batch=1,
             channels=config.model.channels,
             loader=config.loader,
             rank=processes.rank,
@@ -86,31 +97,17 @@ def segment(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    opened: Opened | None = None,
     **options: object,
 ) -> Run:
-    """Train a segmenter on images and masks, from the artifact `init` or from scratch.
-
-    `opened` holds that artifact where it was opened already.
-    """
-    opened = opened or Opened()
-    config = resolve("segment", recipe, SegmentRunConfig, options, opened)
-    if resume or restarts():
-        config = _with_recorded_masks(config)
-    manner = run_options(config, resume, quiet, report)
-    processes = start_processes(config.training)
-    splits = _opened(config, processes)
-    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
-    return run_training(config, _prepared(config, splits, processes, opened), processes, manner)
+    """Train a segmenter on images and masks, from the artifact `init` or from scratch."""
+    return run(SEGMENT, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
-def _with_recorded_masks(config: SegmentRunConfig) -> SegmentRunConfig:
-    """The config with what the run in its folder, if there is one, decided about its masks: an
-    option that is given stays, and is refused where it differs."""
-    folder = RunFolder(Path(config.out))
-    recorded = read_run_config(folder.path) if folder.config.exists() else None
-    if not isinstance(recorded, SegmentRunConfig):
-        return config
+def _take_up(
+    config: SegmentRunConfig, recorded: SegmentRunConfig, _inputs: Inputs
+) -> SegmentRunConfig:
+    """The config of a run that goes on, with what it decided about its masks: an option that is
+    given stays, and is refused where it differs."""
     undecided = {
         item.name: getattr(recorded.masks, item.name)
         for item in fields(config.masks)
@@ -119,19 +116,20 @@ def _with_recorded_masks(config: SegmentRunConfig) -> SegmentRunConfig:
     return replace(config, masks=replace(config.masks, **undecided))
 
 
-def _opened(config: SegmentRunConfig, processes: Processes) -> SegmentedSplits:
-    _check_portions(config, processes)
-    return open_segmented(config.data, config.masks, split=config.split, seed=config.split_seed)
+def _start_from(
+    config: SegmentRunConfig, backbone: VisionTransformerConfig, init: str
+) -> SegmentRunConfig:
+    return replace(config, init=init, model=for_segmenting(backbone, config))
 
 
-def prepare(config: SegmentRunConfig, processes: Processes, opened: Opened | None = None) -> Task:
+def prepare(
+    config: SegmentRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[SegmentRunConfig]:
     """The segmenter and all that its training needs."""
-    return _prepared(config, _opened(config, processes), processes, opened or Opened())
-
-
-def _prepared(
-    config: SegmentRunConfig, splits: SegmentedSplits, processes: Processes, opened: Opened
-) -> Task:
+    _check_portions(config, processes)
+    data = SegmentationData(config.data, config.masks)
+    splits = data.divide(split=config.split, seed=config.split_seed)
+    config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
@@ -139,11 +137,12 @@ def _prepared(
     seed_everything(config.training.seed)
     model = Segmenter(built, len(classes), config.head)
     details = Details(classes=classes, inference=config.inference)
-    start = take_over(model, details, config.init, opened)
+    start = inputs.take_over(model, details, config.init)
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
-    return Task(
+    return Setup(
+        config=config,
         objective=Segmentation(model, auxiliary_weight=config.auxiliary_weight),
         source=splits.train,
         view=JointView(config.joint, built.size, fill),
@@ -152,9 +151,41 @@ def _prepared(
             validation.measure,
             best="miou",
             unreadable=validation.images.unreadable,
-            several=validation.images.several,
+            several=validation.images.multi_frame,
         ),
         details=details,
         start=start,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
+
+
+def evaluate_segmented(
+    artifact: Artifact, model: str, config: EvaluateConfig
+) -> SegmenterEvaluation:
+    """Measure a segmenter. Raises ConfigError for options of classifiers."""
+    refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
+    return evaluate_segmenter(artifact, model, config)
+
+
+SEGMENT = register(
+    Task(
+        verb="segment",
+        config=SegmentRunConfig,
+        recipes=RECIPES,
+        prepare=prepare,
+        publishes=("segmenter",),
+        abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
+        start_from=_start_from,
+        take_up=_take_up,
+        division=lambda config: Division(config.split, config.split_seed),
+        evaluate=evaluate_segmented,
+        title=lambda _: "Semantic segmentation",
+        use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
+        next="beit predict {run} image.jpg --out predicted",
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
+    )
+)

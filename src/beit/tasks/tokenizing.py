@@ -22,20 +22,26 @@ from beit.config.tree import to_json
 from beit.data.sources import ImageSource, select
 from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import CentreView, Passes
+from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.tokenizer import tokenizer_health
+from beit.inference.abilities import TOKENS
 from beit.objectives.base import AnyObjective
 from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
 from beit.recipes import DEFAULT
+from beit.recipes.tokenizers import RECIPES
+from beit.report import tokenizer as page
 from beit.rng import seed_everything
-from beit.tasks.execution import Run, Task, open_images, resolve, run_options, run_training
+from beit.tasks.execution import Run, run
+from beit.tasks.inputs import Inputs
+from beit.tasks.task import Setup, Task, register
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureBank
 from beit.tokenizers.vq import VQTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
-from beit.training.parallel import Processes, resolve_precision, start_processes
+from beit.training.device import resolve_precision
+from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights.store import Details
 from beit.weights.teachers import open_teacher
@@ -50,25 +56,23 @@ def tokenizer(
     **options: object,
 ) -> Run:
     """Train a tokenizer on the images of `data`; the run and its artifact go to `out`."""
-    config = resolve("tokenizer", recipe, TokenizerRunConfig, options)
-    manner = run_options(config, resume, quiet, report)
-    processes = start_processes(config.training)
-    return run_training(config, prepare(config, processes), processes, manner)
+    return run(TOKENIZER, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
-def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
+def prepare(
+    config: TokenizerRunConfig, processes: Processes, inputs: Inputs
+) -> Setup[TokenizerRunConfig]:
     """The tokenizer and all that its training needs."""
     teacher = teacher_of(config)
     built = rebuilding(config.tokenizer, teacher)
-    training, held_out = hold_out(
-        open_images(config, built.channels, config.reading), config.held_out
-    )
+    images = inputs.images(config.data, config.reading, built.channels, config.loader.value_range)
+    training, held_out = hold_out(images, config.held_out)
     bank = None
     if teacher is not None and config.teacher_views:
         precision = resolve_precision(config.training.precision, processes.device)
         bank = feature_bank(config, built, teacher, precision, training)
     seed_everything(config.training.seed)
-    passes = Passes(
+    passes = EvalLoader(
         ImageBatch,
         held_out,
         CentreView(built.size, 1.0),
@@ -88,12 +92,13 @@ def prepare(config: TokenizerRunConfig, processes: Processes) -> Task:
         }
 
     views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
-    return Task(
+    return Setup(
+        config=config,
         objective=objective_of(config, built, teacher, bank),
         source=training,
         view=CachedViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
-        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
+        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.multi_frame),
         details=Details(),
         notes=(
             *((bank.check_room(),) if bank else ()),
@@ -189,3 +194,24 @@ def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSourc
     kept = [index for index in indices if index % every == every - 1]
     others = [index for index in indices if index % every != every - 1]
     return select(source, others), select(source, kept)
+
+
+TOKENIZER = register(
+    Task(
+        verb="tokenizer",
+        config=TokenizerRunConfig,
+        recipes=RECIPES,
+        prepare=prepare,
+        publishes=("tokenizer",),
+        abilities={"tokens": TOKENS},
+        title=lambda _: "Visual tokenizer",
+        use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
+        next="beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        facts=page.facts,
+        sections=page.sections,
+        answers=page.answers,
+    )
+)

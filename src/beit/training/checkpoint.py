@@ -1,4 +1,4 @@
-"""Checkpoints of a run: complete or absent, and checked by hash before they are used.
+"""Checkpoints of a run: complete or absent, checked by hash before use, written beside training.
 
 A checkpoint is a folder `step-00001234` with safetensors and JSON files and a manifest of their
 sizes and SHA-256. It is written under a temporary name, each file and the folder are flushed to the
@@ -11,23 +11,34 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from beit.atomic_io import flush, replace_folder, write_file
+from beit.atomic_io import Written, flush, replace_folder, write_file
 from beit.errors import CheckpointError, ResourceError, of_another_format
 from beit.json_object import parse_object, read_bytes, read_object
-from beit.training.streamed import safetensors_pieces
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 ROOM = 1.1
 """Times the size of the newest checkpoint that must be free before another is written."""
 OTHERS = "remove the folder; --resume uses the newest whole checkpoint"
+WAITS = (1.0, 5.0, 20.0)
+"""Seconds before each further try of a save that failed: somebody may make room."""
+TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""What safetensors calls them."""
 Tensors = dict[str, Tensor]
 
 
@@ -40,7 +51,7 @@ class Checkpoint(NamedTuple):
 
 
 def folder_name(step: int) -> str:
-    """Of the checkpoint after that many updates."""
+    """The name of the checkpoint after that many updates."""
     return f"step-{step:08d}"
 
 
@@ -49,8 +60,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`. Returns its folder.
 
-    Raises ResourceError when the disk is full or read-only, before anything is written if that is
-    `foresee`n; older checkpoints stay as they were.
+    Raises ResourceError when the disk is full or read-only; with `foresee`, before anything is
+    written. Older checkpoints stay as they were.
     """
     final = folder / folder_name(checkpoint.step)
     temporary = folder / f".writing-{checkpoint.step:08d}"
@@ -59,16 +70,15 @@ def save_checkpoint(
             folder.mkdir()  # never the run's own folder: where that is gone, so is its disk
             flush(folder.parent)
         _remove_leftovers(folder)
-        if foresee:
-            _check_room(folder)
+        shortage = _shortage(folder) if foresee else ""
+        if shortage:
+            raise _save_error(folder, checkpoint.step, shortage)
         temporary.mkdir()
         _write_all(temporary, checkpoint)
         replace_folder(temporary, final)  # in place of a damaged one, or of the same step
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _no_saving(folder, checkpoint.step, error.strerror or str(error)) from error
-    except _NoRoomError as error:
-        raise _no_saving(folder, checkpoint.step, str(error)) from error
+        raise _save_error(folder, checkpoint.step, error.strerror or str(error)) from error
     _remove(_folders(folder)[keep:])
     return final
 
@@ -91,11 +101,7 @@ def make_room(folder: Path) -> None:
             _remove(checkpoints[1:])
 
 
-class _NoRoomError(Exception):
-    """What a save needs is more than what is free."""
-
-
-def _no_saving(folder: Path, step: int, reason: str) -> ResourceError:
+def _save_error(folder: Path, step: int, reason: str) -> ResourceError:
     free = shutil.disk_usage(folder).free if folder.exists() else 0
     return ResourceError(
         f"cannot save the checkpoint of step {step} in {folder}: {reason} "
@@ -111,14 +117,12 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _check_room(folder: Path) -> None:
-    """A checkpoint is about as large as the one before it."""
+def _shortage(folder: Path) -> str:
+    """What is missing on the disk, if a checkpoint is about as large as the one before it."""
     last = next(iter(_folders(folder)), None)
-    if last is None:
-        return
-    needed = int(ROOM * sum(file.stat().st_size for file in last.iterdir()))
-    if needed > shutil.disk_usage(folder).free:
-        raise _NoRoomError(f"it needs {needed / 2**20:.0f} MiB")
+    needed = int(ROOM * sum(file.stat().st_size for file in last.iterdir())) if last else 0
+    short = needed > shutil.disk_usage(folder).free
+    return f"it needs {needed / 2**20:.0f} MiB" if short else ""
 
 
 def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
@@ -134,6 +138,31 @@ def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
     files = {name: written._asdict() for name, written in entries.items()}
     manifest = {"format": FORMAT, **about, "files": files}
     write_file(folder / MANIFEST, [json.dumps(manifest, indent=1).encode()])
+
+
+def safetensors_pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """A safetensors file in pieces, without a second copy of the tensors in memory: the header,
+    then the bytes of each. They lie on the CPU, in any order and layout.
+
+    The widest types come first, so that each tensor starts at a multiple of its own width.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, end = {}, 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        flat = tensors[name].detach().contiguous().reshape(-1)
+        if flat.numel():
+            yield flat.view(torch.uint8).numpy().data
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -192,17 +221,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors: dict[str, Tensors] = {}
     values: dict[str, Any] = {}
     try:
-        entries = {
-            name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()
-        }
+        entries = {name: Written(**entry) for name, entry in manifest["files"].items()}
         step = int(manifest["step"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error!r}", remedy=OTHERS) from error
-    for name, (size, digest) in entries.items():
+    for name, written in entries.items():
         if Path(name).name != name or name == "..":
             raise CheckpointError(f"{path / MANIFEST} names a file outside its folder: {name!r}")
         data = read_bytes(path / name, CheckpointError, OTHERS)
-        if len(data) != size or hashlib.sha256(data).hexdigest() != digest:
+        if written != (len(data), hashlib.sha256(data).hexdigest()):
             raise CheckpointError(
                 f"{path / name} is damaged: its {len(data)} bytes are not what was written",
                 remedy=OTHERS,
@@ -218,3 +245,86 @@ def read_checkpoint(path: Path) -> Checkpoint:
             remedy=OTHERS,
         )
     return Checkpoint(step, tensors, values)
+
+
+class Saver:
+    """Writes the checkpoints of a run in a thread, one at a time.
+
+    The state lies copied in host memory until it is published, so that training goes on meanwhile,
+    and a save that fails is tried again with the very same state.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, waits: Sequence[float] = WAITS) -> None:
+        self._folder, self._keep, self._waits = folder, keep, waits
+        self._copies: dict[str, Tensors] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[int] | None = None
+        self._published: int | None = None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy the state and have it written, once the save before this one is done.
+
+        Raises ResourceError if that one failed.
+        """
+        self.finish()
+        copied = checkpoint._replace(tensors=self._copy(checkpoint.tensors))
+        self._writing = self._writer.submit(self._write, copied)
+
+    def _copy(self, groups: dict[str, Tensors]) -> dict[str, Tensors]:
+        """The tensors in host memory, each in the place of its former copy."""
+        before, self._copies = self._copies, {}
+        on_device = False
+        for group, tensors in groups.items():
+            copies = self._copies[group] = {}
+            for name, tensor in tensors.items():
+                on_device |= tensor.is_cuda
+                copies[name] = _place_for(tensor, before.get(group, {}).get(name))
+                copies[name].copy_(tensor.detach(), non_blocking=True)
+        if on_device:
+            torch.cuda.synchronize()
+        return self._copies
+
+    def _write(self, checkpoint: Checkpoint) -> int:
+        for wait in self._waits:
+            try:
+                save_checkpoint(self._folder, checkpoint, keep=self._keep)
+            except ResourceError:
+                time.sleep(wait)
+            else:
+                return checkpoint.step
+        make_room(self._folder)
+        save_checkpoint(self._folder, checkpoint, keep=self._keep, foresee=False)
+        return checkpoint.step
+
+    @property
+    def has_failed(self) -> bool:
+        """True once a save was given up."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    @property
+    def published(self) -> int | None:
+        """The step of the newest checkpoint that is whole and durable."""
+        writing = self._writing
+        if writing is not None and writing.done() and writing.exception() is None:
+            self._published = writing.result()
+        return self._published
+
+    def finish(self) -> None:
+        """Wait until what was to be saved is published.
+
+        Raises ResourceError, once, if it could not be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._published = writing.result()
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._writer.shutdown()
+
+
+def _place_for(tensor: Tensor, former: Tensor | None) -> Tensor:
+    if former is not None and former.shape == tensor.shape and former.dtype == tensor.dtype:
+        return former
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

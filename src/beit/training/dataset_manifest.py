@@ -1,36 +1,41 @@
-"""Which images a run learns from, kept with it and compared when it goes on."""
+"""What a run learns from and on, kept with it and compared when it goes on: which images, which
+frozen parts, such as its tokenizer, and what decides the last digits of its numbers."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from beit.atomic_io import replace_file
-from beit.errors import DataError
-from beit.training.run_folder import RunFolder
+from beit.config.runs import RunConfig
+from beit.config.tree import differences
+from beit.errors import CheckpointError, DataError
+from beit.training.checkpoint import newest_checkpoint
+from beit.training.run_folder import PLACES, RunFolder, read_run_config
 
 NAMED = 3
 
 
-class Listing(NamedTuple):
-    """The images of a run: a fingerprint of names, sizes, labels and contents, and the
-    names."""
+class DatasetManifest(NamedTuple):
+    """The images of a run: a fingerprint of names, sizes, labels and contents, and the names."""
 
     fingerprint: str
     keys: Callable[[], Iterable[str]]
 
 
-def remember(folder: RunFolder, listing: Listing) -> None:
-    """Write the names, so that a later difference can be told; those of before that are not among
-    them go to a file of their own, since the run may have learned from those images, too."""
-    names = list(listing.keys())
-    before = recall(folder.images)
+def save_manifest(folder: RunFolder, manifest: DatasetManifest) -> None:
+    """Write the names, so that a later difference can be named; those from before that are not
+    among them go to a file of their own, since the run may have learned from those images, too."""
+    names = list(manifest.keys())
+    before = load_names(folder.images)
     gone = {*(before or ())} - {*names} if before != names else set()
     if gone:
-        _write(folder.left_images, sorted(gone.union(recall(folder.left_images) or ())))
+        _write(folder.left_images, sorted(gone.union(load_names(folder.left_images) or ())))
     _write(folder.images, names)
 
 
@@ -40,43 +45,99 @@ def _write(file: Path, names: list[str]) -> None:
     replace_file(file, [gzip.compress(data, 6, mtime=0)])
 
 
+def load_names(file: Path) -> list[str] | None:
+    """The names that were written; None if they are not there, or damaged."""
+    try:
+        text = gzip.decompress(file.read_bytes()).decode("utf-8", "surrogateescape")
+    except (OSError, EOFError, ValueError, zlib.error):
+        return None
+    # Older runs have one name per line.
+    return text[:-1].split("\0") if text.endswith("\0") else text.split("\n")
+
+
 def learned_names(folder: RunFolder) -> frozenset[str] | None:
-    """The names of all images that a run learned from; None if they cannot be had."""
-    names = recall(folder.images)
-    return None if names is None else frozenset(names).union(recall(folder.left_images) or ())
+    """The names of all images that a run learned from; None if they are not known."""
+    names = load_names(folder.images)
+    return None if names is None else frozenset(names).union(load_names(folder.left_images) or ())
 
 
-def check_unchanged(file: Path, before: str, listing: Listing) -> None:
+def check_unchanged(file: Path, before: str, manifest: DatasetManifest) -> None:
     """Raise DataError, with what was added, removed or altered, if the images are others now."""
-    if before == listing.fingerprint:
+    if before == manifest.fingerprint:
         return
     raise DataError(
-        f"the images are not those the run has learned from: {_difference(file, listing)}",
+        f"the images are not those the run has learned from: {_difference(file, manifest)}",
         remedy="bring them back as they were, start a new run, or go on with the images as they "
         "are with --accept-changed-data: it will not equal an uninterrupted run",
     )
 
 
-def recall(file: Path) -> list[str] | None:
-    """The names that were written; None if they are not there, or damaged."""
-    try:
-        data = gzip.decompress(file.read_bytes())
-        text = data.decode("utf-8", "surrogateescape")
-        # Older runs have one name per line.
-        return text[:-1].split("\0") if text.endswith("\0") else text.split("\n")
-    except (OSError, EOFError, ValueError, zlib.error):
-        return None
-
-
-def _difference(file: Path, listing: Listing) -> str:
-    old = recall(file)
+def _difference(file: Path, manifest: DatasetManifest) -> str:
+    old = load_names(file)
     if old is None:
         return "their list has another fingerprint"
-    new = list(listing.keys())
-    added, removed = sorted({*new} - {*old}), sorted({*old} - {*new})
+    new = list(manifest.keys())
     parts = [
         f"{len(names)} {word} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
-        for word, names in (("added", added), ("removed", removed))
+        for word, names in (
+            ("added", sorted({*new} - {*old})),
+            ("removed", sorted({*old} - {*new})),
+        )
         if names
     ]
     return ", ".join(parts) or "the same names, but other sizes, contents, labels or order"
+
+
+def check_same_parts(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise CheckpointError if a frozen part of the run, known by its hash, is another one now."""
+    for name, digest in now.items():
+        if before.get(name, digest) != digest:
+            raise CheckpointError(
+                f"the {name} is not the one the run has learned with: its weights hash to "
+                f"{digest[:12]}, and then to {before[name][:12]}",
+                remedy=f"bring that {name} back, or start a new run",
+            )
+
+
+def check_moved(
+    folder: RunFolder, config: RunConfig, manifest: DatasetManifest, parts: Mapping[str, str]
+) -> None:
+    """If a run goes on with another path of its images or its tokenizer, raise DataError or
+    CheckpointError unless they are the same.
+
+    They are compared with the checkpoint again when it is restored, as at every start; here it is
+    before the config is written that names the new path. A run without a checkpoint begins anew.
+    """
+    if not PLACES & differences(read_run_config(folder.path), config).keys():
+        return
+    found = newest_checkpoint(folder.checkpoints).checkpoint
+    if found is None:
+        return
+    check_same_parts(found.values.get("parts", {}), parts)
+    if not config.accept_changed_data:
+        check_unchanged(folder.images, found.values.get("data") or "", manifest)
+
+
+def environment(world: int) -> dict[str, Any]:
+    """What decides the last digits: the same gives the same bits, and another need not."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "world": world,
+    }
+
+
+def environment_changes(before: Mapping[str, Any], world: int) -> list[str]:
+    """What to report of an environment that is another than in the values of a checkpoint."""
+    changed = [
+        f"{name} {before[name]} -> {now}"
+        for name, now in environment(world).items()
+        if name in before and before[name] != now
+    ]
+    if not changed:
+        return []
+    return [
+        f"going on elsewhere ({', '.join(changed)}): the numbers may differ in their last digits "
+        "from those of a run that never stopped"
+    ]

@@ -1,4 +1,4 @@
-"""Numbers that are no longer finite: where they first appear, and what it takes to see it again.
+"""A step whose numbers are no longer finite: where they broke, recorded, and done again.
 
 A record is `diverged/step-00000012.safetensors`, the pixels of one micro-batch, and a JSON file
 beside it: the names of the images, the seeds, and the place of the first bad value.
@@ -7,8 +7,8 @@ beside it: the names of the images, the seeds, and the place of the first bad va
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -18,13 +18,23 @@ from torch import Tensor, nn
 
 from beit.atomic_io import flush, make_folder, write_file
 from beit.batch import Batch, Unreadable, to_device
-from beit.errors import CheckpointError
+from beit.errors import CheckpointError, DivergedError
 from beit.json_object import parse_json
 from beit.objectives.base import AnyObjective
 from beit.rng import SampleRNG
-from beit.training.parallel import autocast
-from beit.training.streamed import safetensors_pieces
+from beit.training.checkpoint import newest_checkpoint, safetensors_pieces
+from beit.training.device import autocast
+from beit.training.spec import FitSpec
+from beit.training.update import Updater
 
+NOT_FINITE = "the loss or its gradient is not finite"
+OVERFLOWED = "the gradients overflow in fp16 at every scale"
+REMEDIES = {
+    NOT_FINITE: "lower --lr, set --clip, or use --precision fp32",
+    OVERFLOWED: "use --precision bf16 or fp32, or lower --lr",
+}
+MOST_NAMED = 8
+"""Images of a micro-batch that an error names; its record has all."""
 TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Batch)}
 
 
@@ -46,62 +56,47 @@ class Record(NamedTuple):
     """One micro-batch of a step that went wrong."""
 
     batch: Batch
-    circumstances: StepContext
+    context: StepContext
     where: str
     """The first value that is not finite; empty if there is none in this micro-batch alone."""
 
 
-def first_bad_value(
-    objective: AnyObjective,
-    batch: Batch,
-    circumstances: StepContext,
-    *,
-    precision: torch.dtype,
-    device: torch.device,
-) -> str:
+def first_bad_value(updater: Updater, batch: Batch, context: StepContext) -> str:
     """Carry out one micro-batch, looking at each value in the order in which it comes about.
 
     Returns the name of the first that is not finite, or nothing. Leaves gradients and buffers
     changed: it is for a run that is over.
     """
+    objective, device = updater.objective, updater.device
     for name, value in (*objective.named_parameters(), *objective.named_buffers()):
         if not _is_finite(value):
             return f"the weight {name}"
-    at = circumstances
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _given: object, output: object) -> None:
+            if not all(map(_is_finite, _tensors(output))):
+                found.append(f"the output of {name} ({type(module).__name__})")
+
+        return hook
+
     objective.train()
-    objective.draw(SampleRNG(at.seed, at.step, at.first), len(batch.keys), device)
+    objective.draw(SampleRNG(context.seed, context.step, context.first), len(batch.keys), device)
     objective.zero_grad(set_to_none=True)
-    with _watched(objective) as found, autocast(precision, device):
-        loss = objective(to_device(batch, device), at.progress)
+    with ExitStack() as hooks, autocast(updater.precision, device):
+        for name, module in objective.named_modules():
+            if name:
+                hooks.callback(module.register_forward_hook(look(name)).remove)
+        loss = objective(to_device(batch, device), context.progress)
     if found:
-        return f"the output of {found[0]}"
+        return found[0]
     if not _is_finite(loss.total):
         return "the loss"
-    (loss.total / at.accumulation * at.scale).backward()
+    (loss.total / context.accumulation * context.scale).backward()
     for name, parameter in reversed([*objective.named_parameters()]):
         if parameter.grad is not None and not _is_finite(parameter.grad):
             return f"the gradient of {name}"
     return ""
-
-
-@contextmanager
-def _watched(objective: AnyObjective) -> Iterator[list[str]]:
-    """The names of modules whose output is not finite, in the order in which they are done."""
-    found: list[str] = []
-
-    def watch(name: str, module: nn.Module) -> Any:
-        def look(module: nn.Module, _given: object, output: object) -> None:
-            if not all(_is_finite(tensor) for tensor in _tensors(output)):
-                found.append(f"{name} ({type(module).__name__})")
-
-        return module.register_forward_hook(look)
-
-    hooks = [watch(name, module) for name, module in objective.named_modules() if name]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _tensors(output: object) -> Iterator[Tensor]:
@@ -116,19 +111,122 @@ def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(value.isfinite().all())
 
 
-def write_record(folder: Path, record: Record, versions: dict[str, str]) -> Path:
+def diverged(problem: str, run: FitSpec, updater: Updater, step: int) -> DivergedError:
+    """The error for a broken step, the same in every process, all of which must call this.
+
+    What is needed to see it again is recorded in the run, by the processes with whose images it
+    breaks; by all of them where none can tell.
+    """
+    processes = run.processes
+    where, text, remedy = "", "", ""
+    try:
+        record: Record | None = _find(run, updater, step)
+        where = record.where if record else ""
+    except (OSError, RuntimeError, ValueError) as error:  # the divergence is what matters
+        record, text = None, f"no record could be made: {error}"
+    known = processes.any(bool(where))
+    if record is not None and (where or not known):
+        try:
+            file = write_record(run.folder.diverged, record)
+            text, remedy = (
+                _describe(record, updater),
+                f"; `beit doctor replay {file}` repeats the step",
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            text = f"no record could be made: {error}"
+    reports = processes.gather((where, text, remedy))
+    _, text, remedy = next((report for report in reports if report[0]), reports[0])
+    return DivergedError(
+        f"{problem} at step {step}; {text}",
+        remedy=f"{REMEDIES[problem]}; the checkpoints are sound{remedy}",
+    )
+
+
+def _find(run: FitSpec, updater: Updater, step: int) -> Record:
+    """The first micro-batch of the step that is broken by itself, else the last.
+
+    The loader gives the same images for the same step again. The weights are those of before it:
+    a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
+    wait for the other processes. Where weights are spread over processes, or statistics of batch
+    norm are, a backward pass would wait, too, and for ever: there a replay, in one process, has to
+    find the place.
+    """
+    records = []
+    with closing(run.loader.batches(step, step + 1)) as batches:
+        for first, batch in updater.micro_batches([], batches):
+            context = StepContext(
+                seed=updater.config.seed,
+                step=step,
+                rank=updater.processes.rank,
+                first=first,
+                accumulation=updater.accumulation,
+                progress=step / updater.config.steps,
+                scale=updater.scaler.get_scale() if updater.scaler.is_enabled() else 1.0,
+            )
+            waits = updater.weights.syncs_in_forward
+            where = "" if waits else first_bad_value(updater, batch, context)
+            records.append(Record(batch, context, where))
+    return next((record for record in records if record.where), records[-1])
+
+
+def _describe(record: Record, updater: Updater) -> str:
+    place = record.where or (
+        "a place that the replay finds"
+        if updater.weights.syncs_in_forward
+        else "nothing but the sum of its micro-batches"
+    )
+    processes = updater.processes
+    whose = f" of process {processes.rank}" if processes.world > 1 else ""
+    return f"first in {place}, with the images {', '.join(record.batch.keys[:MOST_NAMED])}{whose}"
+
+
+class Replayed(NamedTuple):
+    """What came of a step done again: the checkpoint it was reached from, and what broke first."""
+
+    step: int
+    restored: int
+    where: str
+    recorded: str
+
+
+def replay(objective: AnyObjective, run: FitSpec, file: Path) -> Replayed:
+    """Repeat the step of a record from the newest checkpoint before it; writes nothing, unless
+    tokens that the run had cached are gone: they are cached again.
+
+    Raises CheckpointError if the run has no such checkpoint, unless the record is of a step before
+    the first one.
+    """
+    record = read_record(file)
+    step, restored = record.context.step, 0
+    updater = Updater(objective, run.config, run.processes, print)
+    found = newest_checkpoint(run.folder.checkpoints, up_to=step)
+    if found.checkpoint is not None:
+        updater.load(found.checkpoint)
+        restored = found.checkpoint.step
+    elif found.damaged or newest_checkpoint(run.folder.checkpoints).checkpoint is not None:
+        raise CheckpointError(
+            f"{run.folder.checkpoints} holds no whole checkpoint of step {step} or before",
+            remedy="repeat the run with --keep large enough, from the settings of its config.json",
+        )
+    with closing(run.loader.batches(restored, step)) as batches:
+        for again in range(restored, step):
+            updater.update(again, batches)
+    where = first_bad_value(updater, record.batch, record.context)
+    return Replayed(step, restored, where, record.where)
+
+
+def write_record(folder: Path, record: Record) -> Path:
     """Write the record of a micro-batch; returns its safetensors file."""
-    at = record.circumstances
-    name = f"step-{at.step:08d}" + (f"-rank-{at.rank}" if at.rank else "")
+    context, fields = record.context, record.batch._asdict()
+    name = f"step-{context.step:08d}" + (f"-rank-{context.rank}" if context.rank else "")
     make_folder(folder)
-    fields = record.batch._asdict()
     tensors = {key: value.cpu() for key, value in fields.items() if isinstance(value, Tensor)}
     text = {
         "where": record.where,
-        **at._asdict(),
+        **context._asdict(),
         "type": type(record.batch).__name__,
         **{key: value for key, value in fields.items() if key not in tensors},
-        "versions": versions,
+        "versions": {"torch": torch.__version__},
     }
     write_file(folder / f"{name}.json", [json.dumps(text, indent=1).encode()])
     file = folder / f"{name}.safetensors"
@@ -145,13 +243,12 @@ def read_record(file: Path) -> Record:
     try:
         text = parse_json(file.with_suffix(".json").read_bytes())
         fields = safetensors.torch.load(file.with_suffix(".safetensors").read_bytes())
-        kind = TYPES[text["type"]]
-        rest = {"keys": tuple(text["keys"])} | {
-            "unreadable": tuple(Unreadable(*entry) for entry in text["unreadable"])
-        }
-        batch: Batch = kind(**fields, **rest)
-        circumstances = StepContext(*(text[name] for name in StepContext._fields))
-        return Record(batch, circumstances, text["where"])
+        unreadable = tuple(Unreadable(*entry) for entry in text["unreadable"])
+        batch: Batch = TYPES[text["type"]](
+            **fields, keys=tuple(text["keys"]), unreadable=unreadable
+        )
+        context = StepContext(*(text[name] for name in StepContext._fields))
+        return Record(batch, context, text["where"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{file} is no record of a step that went wrong: {error}",

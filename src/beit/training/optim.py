@@ -1,7 +1,9 @@
-"""AdamW in groups: one per layer and kind of decay."""
+"""AdamW in groups, one per layer and kind of decay; its schedule; gradients that stand out."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,7 +11,49 @@ from torch import Tensor, nn
 
 from beit.config.training import TrainingConfig
 from beit.objectives.base import AnyObjective
-from beit.training.schedule import learning_rate, weight_decay
+from beit.training.checkpoint import Tensors
+
+WINDOW = 64
+"""Gradient norms that a new one is compared with."""
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear from 0 to the peak over the warm-up, both ends included, then a cosine to `min_lr`.
+
+    The first warm-up step has learning rate 0, as published. The linear schedule is mmcv's `poly`
+    of power 1 (published segmentation): it falls from the first step on, and the warm-up is a
+    factor on it; its first factor is 0 here and 1e-6 there.
+    """
+    warmup = config.warmup_steps
+    if config.schedule == "linear":
+        rate = config.min_lr + (config.lr - config.min_lr) * (1 - step / config.steps)
+        return rate * (min(step / warmup, 1) if warmup else 1)
+    if step < warmup:
+        return config.lr * step / max(warmup - 1, 1)
+    return _cosine(step - warmup, config.steps - warmup, config.lr, config.min_lr)
+
+
+def weight_decay(step: int, config: TrainingConfig) -> float:
+    """Constant, or a cosine to `final_weight_decay`."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    return _cosine(step, config.steps, config.weight_decay, config.final_weight_decay)
+
+
+def _cosine(step: int, steps: int, first: float, last: float) -> float:
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * step / steps))
+
+
+def longer_schedule(planned: int | None, step: int, config: TrainingConfig) -> list[str]:
+    """What to report of a run that goes on after `step` and was planned with fewer steps."""
+    if planned is None or planned == config.steps:
+        return []
+    before = learning_rate(step - 1, replace(config, steps=planned)) if step else 0.0
+    return [
+        f"{config.steps} steps instead of {planned}: from here on the learning rate is that of a "
+        f"run of {config.steps} steps, {learning_rate(step, config):.2e} in the next one after "
+        f"{before:.2e} in the last"
+    ]
 
 
 class Group(NamedTuple):
@@ -41,11 +85,16 @@ def parameter_groups(objective: AnyObjective, layer_decay: float) -> list[Group]
 
 
 class Optimizer:
-    """AdamW with the schedule applied; its state is told by parameter name, not by position."""
+    """AdamW with the schedule applied; its state is kept by parameter name, not by position."""
 
     def __init__(self, objective: AnyObjective, config: TrainingConfig) -> None:
         self.config = config
         self.groups = parameter_groups(objective, config.layer_decay)
+        self._named = [
+            pair
+            for group in self.groups
+            for pair in zip(group.names, group.parameters, strict=True)
+        ]
         self.adamw = torch.optim.AdamW(
             [{"params": group.parameters} for group in self.groups],
             lr=config.lr,
@@ -56,16 +105,11 @@ class Optimizer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.groups for parameter in group.parameters]
+        return [parameter for _, parameter in self._named]
 
-    def never_reached(self) -> list[str]:
-        """Names of parameters for which no gradient has come yet: there is no state of them."""
-        return [
-            name
-            for group in self.groups
-            for name, parameter in zip(group.names, group.parameters, strict=True)
-            if not self.adamw.state.get(parameter)
-        ]
+    def without_gradient(self) -> list[str]:
+        """Names of parameters that no gradient has reached yet: there is no state of them."""
+        return [name for name, parameter in self._named if not self.adamw.state.get(parameter)]
 
     def schedule(self, step: int) -> float:
         """Set every group's learning rate and weight decay for this step; returns the base rate."""
@@ -75,22 +119,50 @@ class Optimizer:
             options["weight_decay"] = decay if group.decays else 0.0
         return rate
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Tensors:
         """The state as `parameter/entry`, e.g. `head.weight/exp_avg`."""
         return {
             f"{name}/{entry}": value
-            for group in self.groups
-            for name, parameter in zip(group.names, group.parameters, strict=True)
+            for name, parameter in self._named
             for entry, value in self.adamw.state[parameter].items()
         }
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Tensors) -> None:
         """Take over what `tensors` returned."""
-        entries: dict[str, dict[str, Tensor]] = {}
+        entries: dict[str, Tensors] = {}
         for key, value in tensors.items():
             name, entry = key.rsplit("/", 1)
             entries.setdefault(name, {})[entry] = value
-        names = [name for group in self.groups for name in group.names]
         state = self.adamw.state_dict()
+        names = [name for name, _ in self._named]
         state["state"] = {i: entries[name] for i, name in enumerate(names) if name in entries}
         self.adamw.load_state_dict(state)
+
+
+class SpikeDetector:
+    """Finds gradients far larger than usual, as a few broken or wrongly labelled images make them:
+    such a step can be skipped before it undoes what many others have learned.
+
+    Norms that stand out are remembered too. So gradients that became larger for good count as usual
+    once they are half of the window, and no run is left without updates.
+    """
+
+    def __init__(self, factor: float, device: torch.device) -> None:
+        self._factor = factor
+        self._norms = torch.full((WINDOW,), torch.nan, device=device)
+
+    def stands_out(self, norm: Tensor) -> Tensor:
+        """1 for a norm of more than `factor` times the median of those before it, else 0; always 0
+        until the window is full. No device is waited for, and all processes find the same."""
+        usual = self._norms.median()  # NaN, and above nothing, while one of them is NaN
+        later = torch.cat([self._norms[1:], norm.detach().float().reshape(1)])
+        self._norms = torch.where(norm.isfinite(), later, self._norms)
+        return (norm > self._factor * usual).float()
+
+    def state(self) -> Tensors:
+        """What the next answer depends on."""
+        return {"norms": self._norms}
+
+    def load(self, tensors: Tensors) -> None:
+        """Take over what `state` returned."""
+        self._norms.copy_(tensors["norms"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from beit.atomic_io import replace_file
 from beit.claim import LOCK, Claim, check_name, is_free
@@ -11,7 +13,7 @@ from beit.config.runs import RunConfig
 from beit.config.tree import differences, from_json, to_json
 from beit.config.validation import LARGEST_INT
 from beit.errors import ConfigError, ResourceError, RunFolderError
-from beit.json_object import parse_json
+from beit.json_object import parse_json, read_json_lines
 from beit.terminal import printable
 
 # What may change when a run goes on: nothing that decides the numbers.
@@ -35,7 +37,7 @@ RESUMABLE = {
 }
 
 PLACES = {"data", "masks.class_names", "label_file.image_folder", "tokenizer"}
-"""Where something lies that a fingerprint or a digest knows: that is compared, not the path."""
+"""Paths of what a fingerprint or a digest identifies: that is compared, not the path."""
 
 LENGTH = "training.steps"
 """May grow: the run goes on to its new end, on the schedule of a run of that length."""
@@ -46,69 +48,31 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._claim: Claim | None = None
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
+        self.config = path / "config.json"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
         """The artifact: the best by validation where there is one, else the last."""
-        return self.path / "model"
-
-    @property
-    def last(self) -> Path:
+        self.last = path / "last"
         """The artifact of the last step, where validation chose another as `model`."""
-        return self.path / "last"
-
-    @property
-    def account(self) -> Path:
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+        self.account = path / "account.json"
         """What was understood of its data, and what was skipped there."""
-        return self.path / "account.json"
-
-    @property
-    def images(self) -> Path:
+        self.images = path / "pictures.txt.gz"
         """The names of the images it learns from, compressed."""
-        return self.path / "pictures.txt.gz"
-
-    @property
-    def left_images(self) -> Path:
+        self.left_images = path / "left_pictures.txt.gz"
         """The names of those it learned from before its images were changed, compressed."""
-        return self.path / "left_pictures.txt.gz"
-
-    @property
-    def unreadable(self) -> Path:
+        self.unreadable = path / "unreadable.jsonl"
         """Images that could not be read, with the reasons."""
-        return self.path / "unreadable.jsonl"
-
-    @property
-    def several(self) -> Path:
+        self.several = path / "several.jsonl"
         """Images that are the first of several in their file."""
-        return self.path / "several.jsonl"
-
-    @property
-    def shared(self) -> Path:
+        self.shared = path / "shared.jsonl"
         """Images to learn from that are among those for validation, too."""
-        return self.path / "shared.jsonl"
-
-    @property
-    def diverged(self) -> Path:
+        self.diverged = path / "diverged"
         """Records of steps whose numbers were not finite."""
-        return self.path / "diverged"
-
-    @property
-    def trackers(self) -> Path:
+        self.trackers = path / "trackers"
         """What other trackers than TensorBoard call this run, and what they keep here."""
-        return self.path / "trackers"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        self._claim: Claim | None = None
 
     def open(self, config: RunConfig, *, resume: bool) -> None:
         """Make the folder, or take it up again; write `config.json`; lock it.
@@ -150,8 +114,8 @@ class RunFolder:
             )
 
     def check_resumable(self, config: RunConfig) -> None:
-        """Raise RunFolderError unless a run with these settings can go on here. Whether its
-        images are the same is not asked: see `beit.training.moved`."""
+        """Raise RunFolderError unless a run with these settings can go on here. Its images are
+        compared elsewhere: see `check_moved`."""
         if not self.config.exists():
             raise RunFolderError(
                 f"{self.path} holds no run to go on with",
@@ -163,20 +127,17 @@ class RunFolder:
             for name, values in differences(old, config).items()
             if name not in RESUMABLE | PLACES
         }
-        if type(old) is type(config) and changed.keys() == {LENGTH}:
-            if config.training.steps < old.training.steps:
-                raise RunFolderError(
-                    f"{self.path} holds a run of {old.training.steps} steps, and a run can be made "
-                    f"longer but not shorter: --steps is {config.training.steps}",
-                    remedy=f"give --steps {old.training.steps} or more, or stop it with Ctrl-C "
-                    "where it is to end",
-                )
-            return
-        if config.training.steps > old.training.steps:
-            changed.pop(LENGTH, None)  # that alone would be taken
-        if type(old) is not type(config) or changed:
-            if type(old) is type(config) and config.training.steps > old.training.steps:
-                changed.pop(LENGTH, None)  # allowed, so no reason to refuse the run
+        same_kind, steps = type(old) is type(config), config.training.steps
+        if same_kind and changed.keys() == {LENGTH} and steps < old.training.steps:
+            raise RunFolderError(
+                f"{self.path} holds a run of {old.training.steps} steps, and a run can be made "
+                f"longer but not shorter: --steps is {steps}",
+                remedy=f"give --steps {old.training.steps} or more, or stop it with Ctrl-C "
+                "where it is to end",
+            )
+        if steps > old.training.steps:
+            changed.pop(LENGTH, None)
+        if changed or not same_kind:
             listed = "; ".join(
                 f"{name}: {_shown(was)} -> {_shown(now)}" for name, (was, now) in changed.items()
             )
@@ -228,11 +189,16 @@ def read_run_config(path: Path) -> RunConfig:
         ) from error
 
 
-def is_row(row: object) -> bool:
-    """Whether it is a row of metrics.jsonl: an object with a step and a kind."""
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("step"), int)
-        and 0 <= row["step"] <= LARGEST_INT
-        and isinstance(row.get("kind"), str)
-    )
+def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of metrics.jsonl: objects with a step and a kind. A missing file has none."""
+    for row in read_json_lines(file):
+        step = row.get("step")
+        if isinstance(step, int) and 0 <= step <= LARGEST_INT and isinstance(row.get("kind"), str):
+            yield row
+
+
+def read_reasons(file: Path) -> dict[str, str]:
+    """The images that a file of the run names, each with its reason."""
+    return {
+        str(row["key"]): str(row.get("reason", "")) for row in read_json_lines(file) if "key" in row
+    }

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, log.txt, trackers and the progress line."""
+"""What a run reports: metrics.jsonl, log.txt, trackers and the progress line."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from beit.atomic_io import replace_file
 from beit.config.training import TrackerName
-from beit.json_object import parse_json
 from beit.process import failures
 from beit.terminal import printable
-from beit.training.async_tracker import AsyncTracker
-from beit.training.run_folder import RunFolder, is_row
+from beit.training.run_folder import RunFolder, read_metrics
+from beit.training.trackers import AsyncTracker
 
 # What is printed beside a metric on the progress line, and the expectation it comes from.
 BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
@@ -40,7 +38,7 @@ class _Lines:
         self.write()
 
     def write(self) -> None:
-        """Write what is still to be written, as far as that goes."""
+        """Write what is pending, as far as that goes."""
         self.failure = None
         try:
             while self._pending:
@@ -71,16 +69,16 @@ class RunLogger:
         quiet: bool = False,
     ) -> None:
         self._quiet = quiet
-        self._unread: set[str] = set()
-        self._log = _Lines(folder.path / "log.txt")
-        self._told = _forget_after(folder.metrics, first_step)
+        self._lost_streams: set[str] = set()
+        self._log = _Lines(folder.log)
+        self._repeated = _forget_after(folder.metrics, first_step)
         self._metrics = _Lines(folder.metrics)
         self._artifact: Path | None = None
-        self._followers = [
+        self._trackers = [
             AsyncTracker(name, folder, first_step=first_step) for name in trackers if name != "none"
         ]
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A line for the terminal and the log; names in it are written printably."""
         text = printable(text)
         self._log.add(text)
@@ -88,7 +86,7 @@ class RunLogger:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        """What nobody can read any more is no reason to end a run; the log says so, once."""
+        """A terminal that is gone is no reason to end a run; the log notes it, once."""
         lost: dict[str, object] = {}
         try:
             print(text, flush=True)
@@ -98,20 +96,20 @@ class RunLogger:
             self._quiet = True
             lost["stdout"] = error
         for name, problem in (lost | dict(failures())).items():
-            if name not in self._unread:
-                self._unread.add(name)
+            if name not in self._lost_streams:
+                self._lost_streams.add(name)
                 self._log.add(
                     f"note: {name} cannot be written to any more ({problem}); what goes there is "
                     "dropped from here on, and the run goes on"
                 )
 
-    def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """A row of metrics.jsonl, which trackers are told too; `kind` is train or evaluate."""
-        row = {"step": step, "kind": kind, **{k: _finite(v) for k, v in values.items()}}
-        self._metrics.add(json.dumps(row))
-        for follower in self._followers:
-            if follower.overwrites_steps or (step, kind) not in self._told:
-                follower.tell(step, kind, values)
+    def metrics(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl, for the trackers too; `kind` is train or evaluate."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._metrics.add(json.dumps({"step": step, "kind": kind, **finite}))
+        for tracker in self._trackers:
+            if tracker.overwrites_steps or (step, kind) not in self._repeated:
+                tracker.record(step, kind, values)
         self._warn()
 
     def finished(self, artifact: Path) -> None:
@@ -124,28 +122,24 @@ class RunLogger:
         return self._metrics.failure or self._log.failure
 
     def flush(self) -> None:
-        """Make durable what was recorded up to here, as far as the disk takes it."""
+        """Make durable what was logged up to here, as far as the disk takes it."""
         self._log.write()
         self._metrics.flush()
 
     def close(self) -> None:
         """Let go of everything. Nothing that fails here hides why the run ends."""
-        for follower in self._followers:
-            follower.finish(self._artifact)
+        for tracker in self._trackers:
+            tracker.finish(self._artifact)
         self._warn()
         for lines in (self._metrics, self._log):
             with suppress(OSError):
                 lines.close()
 
     def _warn(self) -> None:
-        """Say which trackers failed, each once; the run does not need them."""
-        for follower in self._followers:
-            if problem := follower.problem():
-                self.say(f"warning: {follower.name} no longer follows this run: {problem}")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        """Name the trackers that failed, each once; the run does not need them."""
+        for tracker in self._trackers:
+            if problem := tracker.problem():
+                self.info(f"warning: {tracker.name} no longer follows this run: {problem}")
 
 
 def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
@@ -153,24 +147,14 @@ def _forget_after(path: Path, step: int) -> set[tuple[int, str]]:
     steps and kinds of those rows."""
     if not path.exists():
         return set()
-    rows = [row for row in whole_rows(path) if is_row(row)]
+    rows = list(read_metrics(path))
     kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     replace_file(path, ["".join(kept).encode()])
     return {(row["step"], row["kind"]) for row in rows if row["step"] > step}
 
 
-def whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines, without one that was being written when its process
-    died."""
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            row = parse_json(line)
-            if isinstance(row, dict):
-                yield row
-
-
 class Throughput:
-    """Speed, waiting and time left, measured between two lines of the journal."""
+    """Speed, waiting and time left, measured between two progress lines."""
 
     def __init__(self, first_step: int, steps: int, batch: int) -> None:
         self._steps, self._batch = steps, batch
@@ -181,7 +165,7 @@ class Throughput:
         self._waited += seconds
 
     def measure(self, done: int, device: torch.device) -> dict[str, float]:
-        """Images per second, share of waiting, memory in GiB and seconds left."""
+        """Images per second, fraction of waiting, memory in GiB and seconds left."""
         now = time.monotonic()
         elapsed = max(now - self._time, 1e-9)
         rate = (done - self._step) / elapsed
@@ -213,7 +197,7 @@ def progress_line(
     terms: Mapping[str, float],
     expectations: Mapping[str, float],
     rate: float,
-    pace: Mapping[str, float],
+    throughput: Mapping[str, float],
 ) -> str:
     """One line: where the run is, what it learns beside what chance would give, and how fast."""
     parts = [f"step {done:>{len(str(steps))}}/{steps}"]
@@ -222,14 +206,13 @@ def progress_line(
         beside = expectations.get(expectation)
         note = "" if beside is None else f" ({word} {beside:.4g})"
         parts.append(f"{name} {value:.4g}{note}")
-    left = pace["seconds_left"]
-    remaining = "?" if math.isnan(left) else _duration(left)
+    left = throughput["seconds_left"]
     parts += [
         f"lr {rate:.2e}",
-        f"{pace['images_per_second']:.0f} img/s",
-        f"wait {pace['data_wait']:.0%}",
-        f"{pace['memory_gib']:.1f} GiB",
-        f"left {remaining}",
+        f"{throughput['images_per_second']:.0f} img/s",
+        f"wait {throughput['data_wait']:.0%}",
+        f"{throughput['memory_gib']:.1f} GiB",
+        f"left {'?' if math.isnan(left) else _duration(left)}",
     ]
     return "  ".join(parts)
 

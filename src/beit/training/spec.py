@@ -10,8 +10,8 @@ from torch import nn
 
 from beit.batch import Batch, Unreadable
 from beit.config.training import TrainingConfig
-from beit.training.dataset_manifest import Listing
-from beit.training.parallel import Processes
+from beit.training.dataset_manifest import DatasetManifest
+from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
 
 
@@ -59,7 +59,7 @@ class FitSpec(NamedTuple):
     quiet: bool = False
     notes: tuple[str, ...] = ()
     """What the user should know before, and find in the log."""
-    listing: Listing | None = None
+    manifest: DatasetManifest | None = None
     """Which images these are; compared when the run goes on."""
     accept_changed_data: bool = False
     parts: Mapping[str, str] = MappingProxyType({})

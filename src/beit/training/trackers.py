@@ -1,16 +1,22 @@
 """Where others follow a run: TensorBoard, Weights & Biases, MLflow, Trackio.
 
-A tracker is told the config of a run, its metrics by step and, in the end, where its artifact lies.
-What it goes by there is kept in the run's folder, so that a run that goes on is the same run there.
+A tracker gets the config of a run, its metrics by step and, in the end, the path of its artifact.
+Its name for the run is kept in the run's folder, so that a run that goes on is the same run there.
 Where it writes to is its own matter: its environment variables and log-ins are as ever.
+
+Each runs in a thread of its own: a slow or broken one neither ends nor holds up the run.
 """
 
 from __future__ import annotations
 
 import abc
 import importlib.util
+import json
+import math
 import os
+import queue
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,18 +24,23 @@ from typing import Any, NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
 
+from beit.atomic_io import make_folder, replace_file
 from beit.config.training import TrackerName
 from beit.errors import ResourceError
+from beit.json_object import parse_json
+from beit.training.run_folder import RunFolder
 
 PROJECT = "beit"
 MOST_PARAMETERS = 100
-"""That MLflow takes at a time."""
+"""What MLflow takes at a time."""
 MOST_LETTERS = 500
-"""Of a value of a config that MLflow takes whatever it stores them in."""
+"""What MLflow takes of a config's value, wherever it stores them."""
+PATIENCE = 30.0
+"""Seconds that the end of a run waits for a tracker to take up the rest."""
 
 
-class Followed(NamedTuple):
-    """A run as a tracker is told of it."""
+class TrackedRun(NamedTuple):
+    """A run as a tracker sees it."""
 
     folder: Path
     first_step: int
@@ -44,14 +55,14 @@ class Followed(NamedTuple):
 
 
 class Tracker(abc.ABC):
-    """One way to follow a run. What it raises is told once, and the run goes on without it."""
+    """One way to follow a run. What it raises is logged once, and the run goes on without it."""
 
     overwrites_steps = False
-    """Whether steps that are done again replace what it had of them; else they are left out."""
+    """Whether steps that are done again replace what it had of them; else they are skipped."""
 
     @abc.abstractmethod
-    def begin(self, run: Followed) -> str:
-        """Take up a run; what it is called from now on, or nothing if that is of no use."""
+    def begin(self, run: TrackedRun) -> str:
+        """Take up a run; returns its name there, or nothing if none is needed to go on."""
 
     @abc.abstractmethod
     def record(self, step: int, values: Mapping[str, float]) -> None:
@@ -67,7 +78,7 @@ class TensorBoard(Tracker):
 
     overwrites_steps = True
 
-    def begin(self, run: Followed) -> str:
+    def begin(self, run: TrackedRun) -> str:
         again = run.first_step + 1  # the first of the steps whose events are to be forgotten
         self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=again)
         if run.config and not run.first_step:
@@ -88,7 +99,7 @@ class TensorBoard(Tracker):
 class WeightsAndBiases(Tracker):
     """A run of Weights & Biases; its files lie in `trackers/` of ours."""
 
-    def begin(self, run: Followed) -> str:
+    def begin(self, run: TrackedRun) -> str:
         import wandb
 
         self._run = wandb.init(
@@ -114,7 +125,7 @@ class WeightsAndBiases(Tracker):
 class MLflow(Tracker):
     """A run of MLflow, in the store of MLFLOW_TRACKING_URI."""
 
-    def begin(self, run: Followed) -> str:
+    def begin(self, run: TrackedRun) -> str:
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
@@ -149,7 +160,7 @@ class MLflow(Tracker):
 class Trackio(Tracker):
     """A run of Trackio, on this machine or where TRACKIO_SPACE_ID says."""
 
-    def begin(self, run: Followed) -> str:
+    def begin(self, run: TrackedRun) -> str:
         import trackio
 
         identity = run.identity or f"{run.name}-{secrets.token_hex(4)}"
@@ -180,8 +191,8 @@ class Kind(NamedTuple):
     make: type[Tracker]
     library: str
     no_telemetry: tuple[str, str] | None = None
-    """The variable, and its value, by which the library reports nothing of its user to its makers;
-    set unless the user has set it."""
+    """The variable, and its value, that turn the library's own telemetry off; set unless the user
+    has set it."""
 
 
 TRACKERS: dict[TrackerName, Kind] = {
@@ -190,6 +201,67 @@ TRACKERS: dict[TrackerName, Kind] = {
     "mlflow": Kind(MLflow, "mlflow", ("MLFLOW_DISABLE_TELEMETRY", "true")),
     "trackio": Kind(Trackio, "trackio", ("HF_HUB_DISABLE_TELEMETRY", "1")),
 }
+
+
+class AsyncTracker:
+    """A tracker in a thread: it gets what is recorded, in order, when it has time."""
+
+    def __init__(self, name: TrackerName, folder: RunFolder, *, first_step: int) -> None:
+        self.name = name
+        self._tracker = TRACKERS[name].make()
+        self._folder, self._first_step = folder, first_step
+        self._rows: queue.SimpleQueue[tuple[int, Mapping[str, float]] | None] = queue.SimpleQueue()
+        self._artifact: Path | None = None
+        self._problem = ""
+        self._thread = threading.Thread(target=self._follow, name=f"tracker {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def overwrites_steps(self) -> bool:
+        return self._tracker.overwrites_steps
+
+    def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Metrics of a step; numbers that are not finite are dropped."""
+        named = {f"{kind}/{key}": value for key, value in values.items() if math.isfinite(value)}
+        if self._thread.is_alive():
+            self._rows.put((step, named))
+
+    def problem(self) -> str:
+        """Why the tracker no longer follows; returned once, empty otherwise."""
+        problem, self._problem = self._problem, ""
+        return problem
+
+    def finish(self, artifact: Path | None) -> None:
+        """Have the tracker take up the rest and the artifact, and let go of it after a while."""
+        self._artifact = artifact
+        self._rows.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._problem = f"it did not take up everything within {PATIENCE:g} seconds"
+
+    def _follow(self) -> None:
+        try:
+            self._begin()
+            while (row := self._rows.get()) is not None:
+                self._tracker.record(*row)
+            self._tracker.finish(self._artifact)
+        except (Exception, SystemExit) as error:
+            self._problem = " ".join(f"{type(error).__name__}: {error}".split())
+
+    def _begin(self) -> None:
+        folder, config = self._folder.trackers, self._folder.config
+        file = folder / f"{self.name}.json"
+        if variable := TRACKERS[self.name].no_telemetry:
+            os.environ.setdefault(*variable)
+        if self.name != "tensorboard":
+            make_folder(folder)
+        known = parse_json(file.read_bytes())["run"] if file.exists() else ""
+        options = flat(parse_json(config.read_bytes())) if config.exists() else {}
+        identity = self._tracker.begin(
+            TrackedRun(self._folder.path.resolve(), self._first_step, options, known)
+        )
+        if identity and identity != known:
+            replace_file(file, [json.dumps({"run": identity}).encode()])
 
 
 def check_trackers(names: Iterable[TrackerName]) -> None:

@@ -15,32 +15,32 @@ from torch import Tensor, nn
 
 from beit.batch import Batch, divide, to_device
 from beit.config.training import TrainingConfig
-from beit.errors import BeitError, CheckpointError
+from beit.errors import BeitError, CheckpointError, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.rng import SampleRNG
 from beit.training.checkpoint import Checkpoint, Tensors
-from beit.training.compilation import compile_blocks, set_up_blocks
-from beit.training.memory import ran_out_of_memory, smaller_micro_batch, too_large
-from beit.training.nan_report import StepContext
-from beit.training.optim import Optimizer
-from beit.training.parallel import Processes, autocast, resolve_precision
-from beit.training.sharding import whole
-from beit.training.spikes import Spikes
-from beit.training.weights import Weights
+from beit.training.device import (
+    autocast,
+    compile_blocks,
+    is_out_of_memory,
+    resolve_precision,
+    set_up_blocks,
+    smaller_micro_batch,
+)
+from beit.training.distributed import Processes, whole
+from beit.training.ema import Weights
+from beit.training.optim import Optimizer, SpikeDetector
 
 MOST_OVERFLOWS = 20
 """Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
-PROVEN = 3
-"""Steps of a run after which its micro-batch is taken to fit; the first makes the optimizer's
-state."""
 
 
 class OverflowedError(Exception):
     """The gradients of a step overflow in fp16 at every scale."""
 
 
-class Updated(NamedTuple):
-    """What an update tells: means of the loss's terms, counts of events, the learning rate."""
+class StepResult(NamedTuple):
+    """Means of the loss's terms, counts of events, the learning rate."""
 
     terms: dict[str, Tensor]
     events: dict[str, float]
@@ -55,9 +55,9 @@ class Updater:
         objective: AnyObjective,
         config: TrainingConfig,
         processes: Processes,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self.config, self.processes, self._say = config, processes, say
+        self.config, self.processes, self._log = config, processes, log
         self.device = processes.device
         set_up_blocks(objective, config, self.device)
         self.compiled = compile_blocks(objective, config.compile, self.device)
@@ -68,8 +68,9 @@ class Updater:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
         )
-        self.spikes = Spikes(config.skip_spikes, self.device) if config.skip_spikes else None
-        self._delivered = config.micro_batch or config.batch // processes.world
+        self.spikes = SpikeDetector(config.skip_spikes, self.device) if config.skip_spikes else None
+        self._share = config.batch // processes.world  # images of an update in this process
+        self._delivered = config.micro_batch or self._share
         self.micro_batch = self._delivered
         # Without a scaler: 1 from the first step on that was not finite, and the steps before it.
         self._broken = torch.zeros((), device=self.device)
@@ -79,9 +80,9 @@ class Updater:
     @property
     def accumulation(self) -> int:
         """Micro-batches per update in this process."""
-        return self.config.batch // (self.micro_batch * self.processes.world)
+        return self._share // self.micro_batch
 
-    def update(self, step: int, batches: Iterator[Batch]) -> Updated:
+    def update(self, step: int, batches: Iterator[Batch]) -> StepResult:
         """Update the weights from the next micro-batches.
 
         Raises OverflowedError, and ResourceError if memory runs out and no remedy is permitted.
@@ -90,8 +91,7 @@ class Updater:
         self.objective.train()
         arrived: list[Batch | None] = []
         before = {name: value.clone() for name, value in self._buffers().items()}
-        overflows = 0
-        while True:
+        for overflows in range(MOST_OVERFLOWS):  # noqa: B007  # counted into the events
             try:
                 terms = self._gradients(step, arrived, batches, before)
             except (BeitError, OSError):
@@ -103,16 +103,15 @@ class Updater:
             if applied:
                 break
             self._put_back(before)
-            overflows += 1
-            if overflows == MOST_OVERFLOWS:
-                raise OverflowedError
+        else:
+            raise OverflowedError
         events = self.objective.after_step(step)
         self.weights.update_average()
         if overflows:
             events = {**events, "overflows": float(overflows)}
         if left_out is not None:
             terms["left_out"] = left_out
-        return Updated({**terms, "grad_norm": norm}, events, rate)
+        return StepResult({**terms, "grad_norm": norm}, events, rate)
 
     def _gradients(
         self,
@@ -121,68 +120,62 @@ class Updater:
         batches: Iterator[Batch],
         before: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Gradients of the whole batch, in micro-batches that fit into memory."""
-        asked, agreed = self.micro_batch, self._agrees_on_memory(step)
+        """Gradients of the whole batch, in micro-batches that fit into memory.
+
+        Of several processes each has its part in what the others wait for, so there a step that
+        does not fit ends the run.
+        """
+        requested, found = self.micro_batch, ""
         while True:
-            result = None
+            terms = None
             try:
-                result = self._accumulated(step, arrived, batches, reduced=not agreed)
+                terms = self._accumulate(step, arrived, batches)
             except (MemoryError, RuntimeError) as error:
-                if not ran_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Out of the handler: while it lasts, the error holds the tensors of its frames.
-            fits = result is not None
-            if agreed:
-                fits = not self.processes.any(not fits)
-            if fits and result is not None:
+            if terms is not None or self.processes.world > 1:
                 break
             self.optimizer.adamw.zero_grad(set_to_none=True)
             self._put_back(before)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            if not agreed and self.processes.world > 1:
-                raise too_large(self.micro_batch, None, step)
             self.micro_batch = smaller_micro_batch(self.micro_batch, self._delivered)
-        if self.micro_batch != asked:
-            if self.config.micro_batch is not None:
-                raise too_large(asked, self.micro_batch, step)
-            self._say(
-                f"memory ran out with {asked} images at a time: going on with {self.micro_batch} "
-                f"(x{self.accumulation} accumulation)"
+            found = f"; {self.micro_batch} fit"
+        if terms is None or (found and self.config.micro_batch is not None):
+            smaller = self.micro_batch if found else max(requested // 2, 1)
+            raise ResourceError(
+                f"memory ran out at step {step} with a micro-batch of {requested}{found}",
+                remedy=f"use --micro-batch {smaller} and start again with another --out: the batch "
+                "of an update stays what it is, the rest is accumulated",
             )
-        if agreed:
-            self.processes.average_gradients(self.optimizer.parameters)
-        return result
+        if found:
+            self._log(
+                f"memory ran out with {requested} images at a time: going on with "
+                f"{self.micro_batch} (x{self.accumulation} accumulation)"
+            )
+        return terms
 
-    def _agrees_on_memory(self, step: int) -> bool:
-        """Whether processes ask each other if memory was enough before they share gradients.
-
-        Only at the beginning, for it takes time; and always for the same steps, as gradients are
-        added up in another order. Where they wait for each other within the forward pass they
-        cannot: who has no memory left would not be there.
-        """
-        return self.processes.world > 1 and step < PROVEN and not self.weights.wait_in_forward
-
-    def _accumulated(
-        self, step: int, arrived: list[Batch | None], batches: Iterator[Batch], *, reduced: bool
+    def _accumulate(
+        self, step: int, arrived: list[Batch | None], batches: Iterator[Batch]
     ) -> dict[str, Tensor]:
-        """Gradients of this process's images, averaged over the processes if `reduced`."""
         terms: dict[str, Tensor] = {}
         last = self.accumulation - 1
         for number, (first, batch) in enumerate(self.micro_batches(arrived, batches)):
-            chance = SampleRNG(self.config.seed, step, first)
-            self.objective.draw(chance, len(batch.keys), self.device)
-            # Processes share what has added up, with the last micro-batch of each.
-            module = self.weights.module if reduced and number == last else self.objective
+            self.objective.draw(
+                SampleRNG(self.config.seed, step, first), len(batch.keys), self.device
+            )
+            # Processes average what has added up, with the last micro-batch of each.
+            module = self.weights.module if number == last else self.objective
             with autocast(self.precision, self.device):
                 loss = module(to_device(batch, self.device), step / self.config.steps)
             # A loss that is not finite may have a gradient that is. It is made to have none, so
             # that every process sees that the step is broken: it is gradients that they share.
-            sound = loss.total.detach() * 0 + 1  # or not a number
+            sound = loss.total.detach() * 0 + 1  # or NaN
             self.scaler.scale(loss.total * sound / self.accumulation).backward()
             for name, value in loss.terms.items():
-                share = value / self.accumulation
-                terms[name] = terms[name] + share if name in terms else share
+                part = value / self.accumulation
+                terms[name] = terms[name] + part if name in terms else part
         return terms
 
     def micro_batches(
@@ -191,34 +184,21 @@ class Updater:
         """The images of a step, with the place of the first in the batch of the update; what
         arrives is kept where the step may be done again.
 
-        Where it will not, what is done with is let go: it may lie in memory that is shared with the
+        Where it will not, each is let go after use: it may lie in memory that is shared with the
         loader's processes, of which there is little.
         """
         repeats = self.scaler.is_enabled() or self.config.micro_batch is None
-        share = self.config.batch // self.processes.world
-        for number in range(share // self._delivered):
+        for number in range(self._share // self._delivered):
             if number == len(arrived):
                 arrived.append(next(batches))
             batch = arrived[number]
             if batch is not None:
-                first = self.processes.rank * share + number * self._delivered
+                first = self.processes.rank * self._share + number * self._delivered
                 for part in divide(batch, self.micro_batch):
                     yield first, part
                     first += len(part.keys)
             if not repeats:
                 arrived[number] = None
-
-    def circumstances(self, step: int, first: int) -> StepContext:
-        """What decides the numbers of a micro-batch, beside weights and images."""
-        return StepContext(
-            seed=self.config.seed,
-            step=step,
-            rank=self.processes.rank,
-            first=first,
-            accumulation=self.accumulation,
-            progress=step / self.config.steps,
-            scale=self.scaler.get_scale() if self.scaler.is_enabled() else 1.0,
-        )
 
     def _apply(self) -> tuple[Tensor, Tensor | None, bool]:
         """Clip and step. The norm of the gradient; 1 if it is left out as a spike, where those are
@@ -258,7 +238,7 @@ class Updater:
     def state(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """What the next update depends on, beside step and images: tensors, and plain values.
 
-        All processes must ask.
+        All processes must call this.
         """
         tensors = self.weights.state(self.optimizer.tensors())
         if self.spikes is not None:
@@ -283,9 +263,9 @@ class Updater:
             self.spikes.load(tensors["spikes"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(values["scaler"])
-        found_to_fit = values.get("micro_batch", self._delivered)
-        if self.config.micro_batch is None and self._delivered % found_to_fit == 0:
-            self.micro_batch = found_to_fit
+        micro_batch = values.get("micro_batch", self._delivered)
+        if self.config.micro_batch is None and self._delivered % micro_batch == 0:
+            self.micro_batch = micro_batch
 
     def _buffers(self) -> dict[str, Tensor]:
         """What a forward pass may change besides gradients: statistics that are part of a model."""

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from beit.config import VisionTransformerConfig
-from beit.config.data import Resize
-from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
-from beit.config.tokenizer import Interpolation
+from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 from beit.errors import CheckpointError
 from beit.models.layers import NORM_EPSILON
 from beit.models.position import Grid, relative_position_index, table_length
-from beit.weights.names import INDEX, TABLE, Tensors
+from beit.weights.keymap import INDEX, TABLE, Tensors
+from beit.weights.overrides import Overrides
 
 HEAD_WIDTH = 64  # of every published size but one, which has a relative bias to tell
 MOST = 1 << 16  # no side of a real tensor that decides the architecture is larger
@@ -30,42 +28,8 @@ BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
 TO_STATE = "give mean and std to beit.load, or --mean and --std to `beit convert`"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overrides:
-    """What is said about a model beside its weights; None where nothing is."""
-
-    size: tuple[int, int] | None = None
-    """Height and width in pixels."""
-    heads: int | None = None
-    """Attention heads."""
-    mean: tuple[float, ...] | None = None
-    """Mean of each channel, for pixels in [0, 1]."""
-    std: tuple[float, ...] | None = None
-    """Standard deviation of each channel, for pixels in [0, 1]."""
-    crop: float | None = None
-    """Share of the side that the evaluation crop keeps."""
-    resize: Resize | None = None
-    """Whether an image keeps its proportions when it is resized."""
-    interpolation: Interpolation | None = None
-    """How an image is resized."""
-    epsilon: float | None = None
-    """What the norms add to the variance."""
-    multi_label: bool | None = None
-    """Whether each class is answered on its own."""
-    regression: bool | None = None
-    """Whether the head gives values, not classes."""
-    classes: tuple[str, ...] | None = None
-    """Class names in the order of the logits."""
-    tap: int | None = None
-    """Block, counted from 1, that patch aggregation reads (9 of 12, 21 of 24 as published)."""
-    taps: tuple[int, ...] | None = None
-    """Blocks that a segmentation head reads, 0 is the first."""
-    pools: tuple[int, ...] | None = None
-    """Cells per side of each pooling of a segmentation head."""
-
-    def over(self, other: Overrides) -> Overrides:
-        """What is said here, and where nothing is, what the other says."""
-        return replace(other, **{key: said for key, said in vars(self).items() if said is not None})
+Statistics = tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]
+"""Mean, standard deviation, and what there is to say about them."""
 
 
 class Trunk(NamedTuple):
@@ -75,7 +39,7 @@ class Trunk(NamedTuple):
     notes: tuple[str, ...]
 
 
-def backbone_config(tensors: Tensors, stated: Overrides, *, imagenet: bool = False) -> Trunk:
+def backbone_config(tensors: Tensors, known: Overrides, *, imagenet: bool = False) -> Trunk:
     """The config of a trunk with published names, and the choices that the file does not settle.
 
     `imagenet` says that the family was trained with the pixel statistics of ImageNet. Raises
@@ -94,12 +58,12 @@ def backbone_config(tensors: Tensors, stated: Overrides, *, imagenet: bool = Fal
     shared, own = f"rel_pos_bias.{TABLE}", f"blocks.0.attn.{TABLE}"
     table = next((name for name in (shared, own) if name in tensors), None)
     rows, columns = shape_of(tensors, table, 2) if table else (None, 0)
-    heads = _heads(columns, width, stated)
-    grid = _grid(tensors, rows, patch, stated)
+    heads = _heads(columns, width, known)
+    grid = _grid(tensors, rows, patch, known)
     scaled = "blocks.0.gamma_1" in tensors
     plain = "pos_embed" in tensors and not table
-    statistics = _statistics(channels, stated, imagenet=imagenet or (plain and not scaled),
-                             documents=plain and scaled)  # fmt: skip
+    mean, std, notes = _statistics(channels, known, imagenet=imagenet or (plain and not scaled),
+                                   documents=plain and scaled)  # fmt: skip
     config = VisionTransformerConfig(
         size=(grid[0] * patch, grid[1] * patch),
         patch=patch,
@@ -113,13 +77,13 @@ def backbone_config(tensors: Tensors, stated: Overrides, *, imagenet: bool = Fal
         else "none",
         layer_scale=(0.1 if depth <= 12 else 1e-5) if scaled else None,
         mask_token="mask_token" in tensors,
-        mean=statistics.mean,
-        std=statistics.std,
-        norm_epsilon=stated.epsilon or NORM_EPSILON,
+        mean=mean,
+        std=std,
+        norm_epsilon=known.epsilon or NORM_EPSILON,
     )  # fmt: skip
-    guessed = not columns and not stated.heads
-    counted = (f"{heads} heads of width {HEAD_WIDTH}, as published",) if guessed else ()
-    return Trunk(config, counted + statistics.notes)
+    if not columns and not known.heads:
+        notes = (f"{heads} heads of width {HEAD_WIDTH}, as published", *notes)
+    return Trunk(config, notes)
 
 
 def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
@@ -134,11 +98,11 @@ def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _heads(columns: int, width: int, stated: Overrides) -> int:
+def _heads(columns: int, width: int, known: Overrides) -> int:
     if columns:
         return columns
-    if stated.heads:
-        return stated.heads
+    if known.heads:
+        return known.heads
     if width % HEAD_WIDTH:
         raise CheckpointError(
             f"the file does not say how many heads share its width of {width}: it has no relative "
@@ -148,14 +112,14 @@ def _heads(columns: int, width: int, stated: Overrides) -> int:
     return width // HEAD_WIDTH
 
 
-def _grid(tensors: Tensors, rows: int | None, patch: int, stated: Overrides) -> Grid:
+def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> Grid:
     """Patches per side: stated, told by the persisted index, or a square; checked against all."""
     indices = {name: value for name, value in tensors.items() if name.endswith(INDEX)}
     count = shape_of(tensors, next(iter(indices)), 2)[0] - 1 if indices else None
     if "pos_embed" in tensors:
         count = shape_of(tensors, "pos_embed", 3)[1] - 1
-    if stated.size is not None:
-        grid = stated.size[0] // patch, stated.size[1] // patch
+    if known.size is not None:
+        grid = known.size[0] // patch, known.size[1] // patch
     elif count is None and rows is None:
         raise CheckpointError(
             "the file has no positions of any kind, so its image size is unknown",
@@ -191,49 +155,36 @@ def _grid(tensors: Tensors, rows: int | None, patch: int, stated: Overrides) -> 
 
 
 def _oblong(count: int | None, rows: int | None, indices: Tensors) -> Grid | None:
-    """The sides from h * w patches and (2h-1)(2w-1)+3 rows; the index tells which is which."""
-    if count is None or rows is None or not indices:
+    """The sides of a grid by its persisted index; a strip of one patch has the same upright and
+    flat."""
+    if count is None or rows is None or not indices or count > MOST_PATCHES:
         return None
-    total = (4 * count + 1 - (rows - 3)) // 2
-    inner = total * total - 4 * count
-    if total < 2 or inner < 0:
-        return None
-    short = (total - math.isqrt(inner)) // 2
-    if short == 1 and total > 2:
-        return None  # a strip of one patch has the same index upright and flat
-    index = next(iter(indices.values()))
-    for grid in ((short, total - short), (total - short, short)):
-        if grid[0] * grid[1] == count and torch.equal(index.long(), relative_position_index(grid)):
+    index = next(iter(indices.values())).long()
+    for height in range(2, count // 2 + 1):
+        grid = height, count // height
+        fits = height * grid[1] == count and table_length(grid) == rows
+        if fits and torch.equal(index, relative_position_index(grid)):
             return grid
     return None
 
 
-class _Statistics(NamedTuple):
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    notes: tuple[str, ...]
-
-
-def _statistics(
-    channels: int, stated: Overrides, *, imagenet: bool, documents: bool
-) -> _Statistics:
+def _statistics(channels: int, known: Overrides, *, imagenet: bool, documents: bool) -> Statistics:
     """Mean and standard deviation: stated, or by family (beit-reference, trap 8)."""
-    if stated.mean is not None and stated.std is not None:
-        return _Statistics(stated.mean, stated.std, ())
+    if known.mean is not None and known.std is not None:
+        return known.mean, known.std, ()
+    half = (0.5,) * channels
     if channels != 3:
-        note = f"mean and std 0.5 for {channels} channels: the file does not say"
-        return _Statistics((0.5,) * channels, (0.5,) * channels, (note,))
+        return half, half, (f"mean and std 0.5 for {channels} channels: the file does not say",)
     if imagenet:
         note = "mean and std of ImageNet, as its family was trained"
-        return _Statistics(IMAGENET_MEAN, IMAGENET_STD, (note,))
+        return IMAGENET_MEAN, IMAGENET_STD, (note,)
+    note = (
+        "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
+        "look the same and need those of ImageNet: then " + TO_STATE
+    )
     if documents:
         note = (
             "mean and std 0.5, as DiT was trained, whose architecture this is (absolute positions "
             "with layer scale); if it was trained otherwise, " + TO_STATE
         )
-        return _Statistics(HALF, HALF, (note,))
-    note = (
-        "mean and std 0.5, as BEiT v1 on ImageNet-22k was trained; fine-tuned files of BEiT v2 "
-        "look the same and need those of ImageNet: then " + TO_STATE
-    )
-    return _Statistics(HALF, HALF, (note,))
+    return half, half, (note,)

@@ -18,7 +18,6 @@ from beit.models.heads import BackboneModel, PretrainedBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.vqkd import VQKDTokenizer
-from beit.weights.architecture import Overrides
 from beit.weights.hf_timm_export import (
     check_epsilon,
     family_and_names,
@@ -26,8 +25,9 @@ from beit.weights.hf_timm_export import (
     write_timm,
     write_transformers,
 )
+from beit.weights.keymap import INDEX, TABLE, Tensors, to_published
 from beit.weights.load import NOTHING, open_artifact
-from beit.weights.names import INDEX, TABLE, Tensors, to_published
+from beit.weights.overrides import Overrides
 from beit.weights.store import Artifact, save_artifact
 from beit.weights.transfer import start_from
 
@@ -41,7 +41,7 @@ def convert(
     *,
     to: Layout,
     bias: Bias | None = None,
-    stated: Overrides = NOTHING,
+    overrides: Overrides = NOTHING,
     sha256: str = "",
 ) -> tuple[Path, list[str]]:
     """Write a model in another layout; the place, and what was left out or assumed.
@@ -53,7 +53,7 @@ def convert(
     place = Path(destination)
     folder = to != "unilm"
     with claim_output(place, folder=folder, remedy="choose another destination") as temporary:
-        artifact = open_artifact(source, stated=stated, sha256=sha256)
+        artifact = open_artifact(source, overrides=overrides, sha256=sha256)
         notes = _write(artifact, temporary, to, bias)
     return place, notes
 

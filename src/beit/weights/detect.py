@@ -1,28 +1,38 @@
-"""What a file of weights is: whose names it has, what it is for, and what its files say of it.
+"""What a file of weights is: its network, what it is for, and what its files say of it.
 
-From `Foreign`, as it was read, to `Detected`: tensors under published names, with what is stated.
+From `Foreign`, as it was read, to `Detected`: tensors under published names, with what is known.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from beit.errors import CheckpointError
-from beit.weights import timm_config, transformers_config
-from beit.weights.architecture import Overrides
-from beit.weights.container import read_contents
-from beit.weights.entries import Entries
 from beit.weights.foreign import CONFIG, PREPROCESSOR, Foreign
-from beit.weights.image_processor import state_processor
-from beit.weights.keymap import Published, summed_bias, to_published_names, without_head
-from beit.weights.locate import Located, Naming, locate
-from beit.weights.names import Family, Tensors, from_dalle
+from beit.weights.image_processor import read_processor
+from beit.weights.keymap import Family, Tensors, from_dalle
+from beit.weights.library_configs import (
+    EPSILON,
+    as_read,
+    check_architecture,
+    read_timm,
+    read_transformers,
+)
+from beit.weights.locate import (
+    Located,
+    Mapped,
+    Naming,
+    locate,
+    summed_bias,
+    to_published_names,
+    without_head,
+)
+from beit.weights.overrides import Entries, Overrides
 from beit.weights.published import is_published_hub, recognise_name
+from beit.weights.read import read_contents
 
-# What else a file may be, told by a part of a name, the most telling first.
 STRANGERS = {
     "lora_A.": "an adapter (LoRA) to other weights",
     "decoder_embed": "a masked autoencoder (MAE)",
@@ -38,6 +48,7 @@ STRANGERS = {
     "backbone.": "a network of no family that is known here",
     "running_mean": "a convolutional network",
 }
+"""What else a file may be, by a part of a name, the most telling first."""
 OTHER_BLOCKS = re.compile(
     r"attn\.(qkv\.bias|in_proj_)|attention\.(attention\.key|k_proj)\.bias|decoder_embed|\.lora_"
 )
@@ -49,71 +60,62 @@ MERGE = "merge it first: PeftModel.merge_and_unload(), then save_pretrained()"
 
 
 class Detected(NamedTuple):
-    """Weights under published names, what they are for, and what is stated of them."""
+    """Weights under published names, what they are for, and what is known of them."""
 
     family: Family
     tensors: Tensors
-    stated: Overrides
+    known: Overrides
     notes: tuple[str, ...]
 
 
 def detect(foreign: Foreign, overrides: Overrides) -> Detected:
-    """What the weights are. `overrides` stands over what their files state.
+    """What the weights are. `overrides` take precedence over what their files say.
 
     Raises CheckpointError for other architectures, and for what BEiT has no place for.
     """
-    config = Entries(foreign.place / CONFIG, foreign.config)
-    if "model_type" in foreign.config:
-        transformers_config.check_architecture(config)
-    elif foreign.config:
-        timm_config.check_architecture(config)
-    tensors, widened = _widened(foreign.tensors)
+    check_architecture(Entries(foreign.place / CONFIG, foreign.config))
+    tensors, notes = _in_float32(foreign.tensors)
     located = locate(tensors)
     if located is None or _is_stranger(located):
         raise _stranger(foreign.tensors)
-    published = to_published_names(located)
-    notes = foreign.notes + widened + located.notes + published.notes
-    if published.family == "dalle":
-        published = _with_decoder(published, foreign)
-        return Detected("dalle", published.tensors, overrides, notes + published.notes)
-    stated, said = _state(foreign, published.family)
-    if located.naming == "transformers" and not foreign.config:
-        stated = stated.over(Overrides(epsilon=transformers_config.EPSILON))
-        said += (f"norms with an epsilon of {transformers_config.EPSILON}, its library's default",)
-    stated = overrides.over(stated)
-    published = _classifying(published._replace(notes=()), stated)
-    found, added = summed_bias(published.tensors)
-    if located.naming == "transformers":
-        found, reading = transformers_config.as_read(found, _of_patch(stated, found), _patch(found))
-        said += reading
-    return Detected(published.family, found, stated, notes + added + said + published.notes)
+    mapped = to_published_names(located)
+    notes = (*foreign.notes, *notes, *located.notes, *mapped.notes)
+    if mapped.family == "dalle":
+        tensors, note = _with_decoder(mapped.tensors, foreign)
+        return Detected("dalle", tensors, overrides, notes + note)
+    known, said = _known(foreign, mapped.family)
+    transformers = located.naming == "transformers"
+    if transformers and not foreign.config:
+        known = known.over(Overrides(epsilon=EPSILON))
+        said += (f"norms with an epsilon of {EPSILON}, its library's default",)
+    known = overrides.over(known)
+    family, tensors, unread = _classifying(mapped._replace(notes=()), known)
+    tensors, summed = summed_bias(tensors)
+    if transformers:
+        tensors, positions = as_read(tensors, known.size)
+        said += positions
+    return Detected(family, tensors, known, notes + summed + said + unread)
 
 
-def _widened(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """Floating tensors in float32, which all models here keep their weights in."""
-    narrow = {str(value.dtype).removeprefix("torch.") for value in tensors.values()
-              if value.is_floating_point() and value.dtype.itemsize != 4}  # fmt: skip
-    if not narrow:
+def _in_float32(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """Floating tensors in float32, in which all models here keep their weights."""
+    found = {name: each.float() if each.is_floating_point() else each
+             for name, each in tensors.items()}  # fmt: skip
+    types = {str(each.dtype).removeprefix("torch.") for name, each in tensors.items()
+             if each.dtype != found[name].dtype}  # fmt: skip
+    if not types:
         return tensors, ()
-    note = (f"weights of {', '.join(sorted(narrow))} are widened to float32"
-            if "float64" not in narrow else "weights are brought to float32")  # fmt: skip
-    widened = {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-    }
-    return widened, (note,)
-
-
-# -- other architectures ---------------------------------------------------------------------------
+    if "float64" in types:
+        return found, ("weights are brought to float32",)
+    return found, (f"weights of {', '.join(sorted(types))} are widened to float32",)
 
 
 def _is_stranger(located: Located) -> bool:
     """A Vision Transformer with a patch embedding like BEiT's, but other blocks, or an adapter."""
-    names = list(located.trunk)
-    if any(map(OTHER_BLOCKS.search, names)):
+    if any(map(OTHER_BLOCKS.search, located.trunk)):
         return True
     blocks = BLOCKS.get(located.naming)
-    return blocks is not None and not any(map(blocks.match, names))
+    return blocks is not None and not any(map(blocks.match, located.trunk))
 
 
 def _stranger(tensors: Tensors) -> CheckpointError:
@@ -128,41 +130,32 @@ def _stranger(tensors: Tensors) -> CheckpointError:
     )
 
 
-# -- what is stated --------------------------------------------------------------------------------
-
-
-def _state(foreign: Foreign, family: Family) -> tuple[Overrides, tuple[str, ...]]:
-    """What the configuration beside the weights says, or the name and the entries of a file."""
+def _known(foreign: Foreign, family: Family) -> tuple[Overrides, tuple[str, ...]]:
+    """What the configs beside the weights say, or the name and the entries of a file."""
     config = Entries(foreign.place / CONFIG, foreign.config)
     if "model_type" in foreign.config:
-        stated, notes = transformers_config.state_transformers(config, family, foreign.name)
-        return _processed(foreign, stated, family), notes
+        known, notes = read_transformers(config, family, foreign.name)
+        if foreign.preprocessor is None or known.size is None:
+            return known, notes
+        processor = Entries(foreign.place / PREPROCESSOR, foreign.preprocessor)
+        # A published classifier is tested as it was published.
+        fixed = family != "segmenter" and not is_published_hub(foreign.name)
+        channels = config.integer("num_channels") or 3
+        return read_processor(processor, known.size, channels, fixed=fixed).over(known), notes
     if foreign.config:
-        return timm_config.state_timm(config), ()
-    known = recognise_name(foreign.name, foreign.sha256)
-    stated = _from_metadata(foreign.metadata)
-    if known is None:
-        return stated, ()
-    listed = Overrides(mean=known.mean, std=known.std, crop=known.crop)
-    return listed.over(stated), (f"known as the published {known.name}",)
+        return read_timm(config), ()
+    classes = Overrides(classes=_class_names(foreign.metadata))
+    published = recognise_name(foreign.name, foreign.sha256)
+    if published is None:
+        return classes, ()
+    listed = Overrides(mean=published.mean, std=published.std, crop=published.crop)
+    return listed.over(classes), (f"known as the published {published.name}",)
 
 
-def _processed(foreign: Foreign, stated: Overrides, family: Family) -> Overrides:
-    """With what its image processor does; a published classifier is tested as it was published."""
-    if foreign.preprocessor is None or stated.size is None:
-        return stated
-    said = Entries(foreign.place / PREPROCESSOR, foreign.preprocessor)
-    channels = Entries(foreign.place / CONFIG, foreign.config).integer("num_channels") or 3
-    fixed = family != "segmenter" and not is_published_hub(foreign.name)
-    return state_processor(said, stated.size, channels, fixed=fixed).over(stated)
-
-
-def _from_metadata(metadata: Mapping[str, object]) -> Overrides:
+def _class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
     """The class names that files of OpenMMLab carry."""
-    places = [metadata.get("meta", metadata)]
-    if isinstance(places[0], Mapping):
-        places.append(places[0].get("dataset_meta"))
-    for place in places:
+    meta = metadata.get("meta", metadata)
+    for place in (meta, meta.get("dataset_meta") if isinstance(meta, Mapping) else None):
         for key in ("CLASSES", "classes"):
             names = place.get(key) if isinstance(place, Mapping) else None
             if (
@@ -170,43 +163,25 @@ def _from_metadata(metadata: Mapping[str, object]) -> Overrides:
                 and names
                 and all(isinstance(name, str) for name in names)
             ):
-                return Overrides(classes=tuple(names))
-    return Overrides()
+                return tuple(names)
+    return None
 
 
-def _classifying(published: Published, stated: Overrides) -> Published:
-    """A head that does not tell classes apart is left out: one output, or values."""
-    if published.family != "classifier":
-        return published
-    head = published.tensors["head.weight"]
-    if not stated.regression and (head.ndim != 2 or len(head) != 1 or stated.multi_label):
-        return published
-    backbone = without_head(published._replace(notes=()))
-    what = "gives values (regression)" if stated.regression else "has one output"
+def _classifying(mapped: Mapped, known: Overrides) -> Mapped:
+    """A head that does not tell classes apart is skipped: one output, or values."""
+    if mapped.family != "classifier":
+        return mapped
+    head = mapped.tensors["head.weight"]
+    if not known.regression and (head.ndim != 2 or len(head) != 1 or known.multi_label):
+        return mapped
+    what = "gives values (regression)" if known.regression else "has one output"
     note = f"its head {what} and tells no classes apart, which is not answered here; left out"
-    return backbone._replace(notes=(note,))
+    return without_head(mapped)._replace(notes=(note,))
 
 
-def _patch(tensors: Tensors) -> int:
-    name = "patch_embed.proj.weight"
-    embedding = tensors.get(name, tensors.get(f"backbone.{name}"))
-    return int(embedding.shape[-1]) if embedding is not None and embedding.ndim == 4 else 1
-
-
-def _of_patch(stated: Overrides, tensors: Tensors) -> Overrides:
-    """Sizes that the patch does not divide are refused later, when the model is built."""
-    patch = _patch(tensors)
-    if stated.size is None or patch == 0 or any(side % patch for side in stated.size):
-        return replace(stated, size=None)
-    return stated
-
-
-# -- DALL-E ----------------------------------------------------------------------------------------
-
-
-def _with_decoder(published: Published, foreign: Foreign) -> Published:
-    """The encoder, with the decoder that lies beside it, if one does."""
-    tensors, path = published.tensors, foreign.place
+def _with_decoder(tensors: Tensors, foreign: Foreign) -> tuple[Tensors, tuple[str, ...]]:
+    """The encoder of DALL-E's tokenizer, with the decoder that lies beside it, if one does."""
+    path = foreign.place
     entrance = tensors.get("encoder.blocks.input.weight")
     if entrance is None or entrance.ndim != 4 or entrance.shape[-1] == 1:
         raise CheckpointError(
@@ -215,9 +190,8 @@ def _with_decoder(published: Published, foreign: Foreign) -> Published:
         )
     decoder = path.with_name("decoder.pkl")
     if "decoder.blocks.input.weight" in tensors:
-        return published
+        return tensors, ()
     if path.name == "encoder.pkl" and decoder.is_file():
-        tensors = tensors | from_dalle(read_contents(decoder).tensors, "decoder")
-        return Published("dalle", tensors, (f"images are painted by {decoder.name}",))
-    note = "without a decoder.pkl beside it: it gives tokens, but paints no images"
-    return Published("dalle", tensors, (note,))
+        decoded = from_dalle(read_contents(decoder).tensors, "decoder")
+        return tensors | decoded, (f"images are painted by {decoder.name}",)
+    return tensors, ("without a decoder.pkl beside it: it gives tokens, but paints no images",)

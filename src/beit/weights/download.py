@@ -1,4 +1,7 @@
-"""A file from a server, over as many attempts as it takes; what has come is never fetched twice."""
+"""Download a file over as many attempts as it takes; what has arrived is never fetched twice.
+
+Written here because the libraries for it (pooch, torch.hub) start again after every interruption.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,9 @@ from beit.errors import CheckpointError, ResourceError
 logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
-REDIRECTS = 5
 PARTIAL = 206
 UNSATISFIABLE = 416
-WORTH_RETRYING = (408, 416, 429)  # and whatever is the server's own fault
+WORTH_RETRYING = (408, 416, 429)  # and all errors of the server itself
 
 
 class Patience(NamedTuple):
@@ -41,12 +43,11 @@ PATIENCE = Patience()
 
 
 class _InterruptedError(Exception):
-    """Ends an attempt that another may finish."""
+    """Ends an attempt; another one may finish the download."""
 
 
 def shown(url: str) -> str:
-    """An address for messages: what follows the path, or stands before the host, may be a
-    secret."""
+    """An address for messages, without user, password, query and fragment: they may be secret."""
     return re.sub("//[^/]*@", "//", re.split(r"[?#]", url)[0]) if "://" in url else url
 
 
@@ -71,9 +72,9 @@ def _is_local(url: str) -> bool:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows a server a few times, and only to where the user could have gone."""
+    """Follows a few redirects, and only to addresses that the user could have given."""
 
-    max_redirections = REDIRECTS
+    max_redirections = 5
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -84,7 +85,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def download(url: str, part: Path, patience: Patience) -> None:
-    """Bring the file `part` to its full length, going on after the bytes it has.
+    """Bring the file `part` to its full length, continuing after the bytes it has.
 
     Raises CheckpointError if the server has no such file, ResourceError if the attempts run out,
     OSError if the disk is full.
@@ -109,11 +110,11 @@ def _size(part: Path) -> int:
 
 
 def _attempt(url: str, part: Path, timeout: float) -> None:
-    """Ask for what is missing, and append it. Raises _InterruptedError if it breaks off."""
+    """Request what is missing, and append it. Raises _InterruptedError if it breaks off."""
     marker = part.with_suffix(".etag")
     known = marker.read_text(encoding="utf-8") if marker.exists() else ""
     have = _size(part) if known else 0
-    request = Request(url, headers={"User-Agent": "beit"})  # noqa: S310 (check_address was asked)
+    request = Request(url, headers={"User-Agent": "beit"})  # noqa: S310 (by check_address)
     if have:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", known)
@@ -123,9 +124,16 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         error.close()
         if error.code == UNSATISFIABLE:
             if error.headers.get("Content-Range") == f"bytes */{have}":
-                return  # all of it had come before
+                return  # all of it had arrived before
             part.unlink(missing_ok=True)
-        raise _refusal(error) from error
+        answer = f"the server answers {error.code} {error.reason}".partition("\n")[0]
+        if error.code >= 500 or error.code in WORTH_RETRYING:
+            raise _InterruptedError(answer) from error
+        raise CheckpointError(
+            f"{shown(error.url)} is not to be had: {answer}",
+            remedy="check the address; the released files have moved, docs/checkpoints.md has the "
+            "addresses that are known",
+        ) from error
     except (OSError, HTTPException) as error:
         raise _InterruptedError(str(error)) from error
     with response:
@@ -142,20 +150,8 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         _append(response, part)
 
 
-def _refusal(error: HTTPError) -> Exception:
-    """What to make of an answer that is no file."""
-    answer = f"{error.code} {error.reason}".partition("\n")[0]
-    if error.code >= 500 or error.code in WORTH_RETRYING:
-        return _InterruptedError(f"the server answers {answer}")
-    return CheckpointError(
-        f"{shown(error.url)} is not to be had: the server answers {answer}",
-        remedy="check the address; the released files have moved, docs/checkpoints.md has the "
-        "addresses that are known",
-    )
-
-
 def _check_answer(url: str, response: HTTPResponse) -> None:
-    """Raise CheckpointError if what comes is no file, or one whose end cannot be told."""
+    """Raise CheckpointError for an answer that is no file, or whose end cannot be known."""
     if response.headers.get_content_type() == "text/html":
         raise CheckpointError(
             f"{shown(url)} answers with a web page, not with a file",

@@ -1,7 +1,7 @@
 """Weights from a path, a hub id or an address. Nothing is fetched but what the user names.
 
-Hub ids go through huggingface_hub and its cache. What lies at an address goes into our own, and
-gets its name there only once its SHA-256 is right.
+Hub ids go through huggingface_hub and its cache. Files from other addresses go into our own cache,
+and get their name there only once their SHA-256 is right.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from beit.atomic_io import cache_dir
+from beit.atomic_io import cache_dir, replace_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.json_object import parse_json
 from beit.weights.download import PATIENCE, Patience, check_address, download, shown
@@ -57,10 +57,10 @@ class Fetched(NamedTuple):
     path: Path
     """A file, or a folder for a whole repository."""
     reference: str
-    """What may be told of where they come from: a hub id, an address without what may be secret in
-    it, or the name of a file or folder without what is above it."""
+    """Where they come from, fit to be published: a hub id, an address without its secrets, or the
+    name of a file or folder without those above it."""
     sha256: str
-    """Of a file that was fetched, or held to a hash that was given; else empty."""
+    """Of a file that was fetched, or checked against a given hash; else empty."""
 
 
 def fetch(
@@ -72,12 +72,17 @@ def fetch(
 ) -> Fetched:
     """Find weights, or fetch them.
 
-    `reference`: a file or folder; `hf:org/name`, where `/file` and `@revision` may follow;
-    `timm/name`, short for `hf:timm/name`; or `https://...`. `sha256`: what the file must have; an
-    address may carry it as `#sha256=HEX`, and "record" trusts the first download from an address,
-    to hold later ones to it. `folder`: where to keep what is fetched, instead of the usual caches.
-    Raises CheckpointError if there is no such file or it is the wrong one, ResourceError if
-    network or disk fail.
+    Args:
+        reference: A file or folder; `hf:org/name`, where `/file` and `@revision` may follow;
+            `timm/name`, short for `hf:timm/name`; or `https://...`.
+        sha256: What the file must have; an address may carry it as `#sha256=HEX`. "record" trusts
+            the first download from an address, and holds later ones to it.
+        folder: Where to keep what is fetched, instead of the usual caches.
+        patience: How long to wait for the server of an address.
+
+    Raises:
+        CheckpointError: There is no such file, or it is the wrong one.
+        ResourceError: Network or disk fail.
     """
     text, sha256 = str(reference), sha256.lower()
     if sha256 not in ("", RECORD) and not SHA256.fullmatch(sha256):
@@ -114,7 +119,7 @@ def file_hash(path: Path) -> str:
 
 
 def _check_file(path: Path, sha256: str) -> None:
-    """Hold what is on this machine to the hash it should have."""
+    """Check what is on this machine against the hash it should have."""
     if not sha256:
         return
     if path.is_dir() or sha256 == RECORD:
@@ -131,7 +136,7 @@ def _check_file(path: Path, sha256: str) -> None:
 
 
 def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
-    """One file of a repository, or what describes and holds the weights in it."""
+    """One file of a repository, or its weights with their configs."""
     parts = HUB_ID.fullmatch(reference)
     if parts is None:
         raise CheckpointError(
@@ -182,7 +187,7 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without what follows."""
+    """The first line of an error's message."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -222,7 +227,7 @@ def _snapshot(
 def _from_address(reference: str, sha256: str, folder: Path, patience: Patience) -> Fetched:
     """The file at an address: from the cache if it is there as it should be, else downloaded.
 
-    What shares a folder on the server shares one here, and keeps its name.
+    Files of one folder on the server share a folder here, and keep their names.
     """
     url, fragment = urldefrag(quote(reference, safe=string.punctuation))
     check_address(url)
@@ -238,14 +243,17 @@ def _from_address(reference: str, sha256: str, folder: Path, patience: Patience)
     place.mkdir(parents=True, exist_ok=True)
     file = place / (name if re.fullmatch(r"\w[\w.-]{,99}", name) else _key(name))
     record = file.with_name(f".{file.name}.json")
-    with _locked(file.with_name(f".{file.name}.lock")):
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel, also of a process that dies
         start = _expected(url, stated or sha256, record)
         found = file_hash(file) if file.exists() else ""
         if not found or not found.startswith(start):
             found = _downloaded(url, file, start, patience)
         if not SHA256.fullmatch(start):
             logger.warning("%s has the SHA-256 %s; later downloads must too", shown(url), found)
-        _remember(url, found, record)
+        text = json.dumps({"url": url, "sha256": found}, indent=1).encode()
+        if not record.exists() or record.read_bytes() != text:
+            replace_file(record, [text])
     return Fetched(file, shown(url), found)
 
 
@@ -253,18 +261,10 @@ def _key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Alone among processes and threads; the kernel frees the lock of a process that dies."""
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
 def _expected(url: str, sha256: str, record: Path) -> str:
     """What the SHA-256 must begin with: all of it, or less where the user trusts the address.
 
-    Raises CheckpointError if nothing is known and nobody was trusted.
+    Raises CheckpointError if nothing is known and the address is not trusted.
     """
     if sha256 not in ("", RECORD):
         return sha256
@@ -301,12 +301,3 @@ def _downloaded(url: str, file: Path, start: str, patience: Patience) -> str:
         )
     part.replace(file)
     return found
-
-
-def _remember(url: str, sha256: str, record: Path) -> None:
-    """Write down what the address gave, for those who ask without a hash."""
-    text = json.dumps({"url": url, "sha256": sha256}, indent=1)
-    if not record.exists() or record.read_text(encoding="utf-8") != text:
-        temporary = record.with_suffix(".writing")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(record)

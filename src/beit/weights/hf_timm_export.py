@@ -18,7 +18,7 @@ from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 from beit.weights.foreign import CONFIG, PREPROCESSOR
-from beit.weights.names import (
+from beit.weights.keymap import (
     CLASSIFIER,
     MASKED,
     SEGMENTER,
@@ -30,8 +30,8 @@ from beit.weights.names import (
     to_published,
     to_transformers,
 )
+from beit.weights.library_configs import TAP
 from beit.weights.store import WEIGHTS, Artifact
-from beit.weights.transformers_config import TAP
 
 PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
@@ -237,15 +237,15 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             "transformers only has segmenters with a UperNet head as wide as the backbone",
             remedy="use --to unilm or beit",
         )
-    if max(model.taps) + TAP > model.backbone.config.depth:
+    if max(model.out_indices) + TAP > model.backbone.config.depth:
         raise ConfigError(
-            f"the head reads block {max(model.taps)} of {model.backbone.config.depth}, which "
-            "transformers cannot: its BeitForSemanticSegmentation reads the output of block i - 2 "
-            "where out_indices says i, and i may not exceed the depth",
+            f"the head reads block {max(model.out_indices)} of {model.backbone.config.depth}, "
+            "which transformers cannot: its BeitForSemanticSegmentation reads the output of block "
+            "i - 2 where out_indices says i, and i may not exceed the depth",
             remedy="use --to unilm or beit",
         )
     return {
-        "out_indices": [tap + TAP for tap in model.taps],
+        "out_indices": [tap + TAP for tap in model.out_indices],
         "pool_scales": list(head.pools),
         "use_auxiliary_head": head.auxiliary,
         "auxiliary_channels": head.auxiliary_channels,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from beit.config.data import Resize
 from beit.config.tokenizer import Interpolation
-from beit.weights.architecture import Overrides
-from beit.weights.entries import Entries
+from beit.weights.overrides import Entries, Overrides
 
 PILLOW: dict[int, Interpolation] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 SILENT = {
@@ -27,7 +26,7 @@ BILINEAR = ("ViT", "Segformer", "LayoutLMv", "Donut")  # the rest resizes bicubi
 TRAINED = "train, and save the processor, with a size the model has"
 
 
-def state_processor(
+def read_processor(
     said: Entries, size: tuple[int, int], channels: int, *, fixed: bool
 ) -> Overrides:
     """Mean and standard deviation for pixels in [0, 1], and how an image is resized and cropped.

@@ -1,70 +1,211 @@
-"""Published names for those of other libraries: transformers, old and new, and OpenMMLab.
+"""The names of weights: ours, the published ones, and those of transformers, OpenMMLab and OpenAI.
 
-Rules are read from top to bottom, each on what those before it left. `names` has the way back, and
-how published names relate to ours.
+Released files and timm name the trunk as we do (ours below `backbone.`); what differs is the head,
+and where a block keeps its relative table. transformers names everything its own way and keeps
+queries, keys and values apart; its version 5 has new names for the same modules. OpenMMLab differs
+in a few beginnings. Everything goes through the published names.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from beit.config.runs import Pooling
 from beit.errors import CheckpointError
-from beit.weights.locate import BASES, Located
-from beit.weights.names import TABLE, Family, Tensors, from_dalle
 
+Tensors = dict[str, Tensor]
+Pairs = tuple[tuple[str, str], ...]
 Rules = tuple[tuple[re.Pattern[str], str], ...]
+Family = Literal["masked", "backbone", "classifier", "segmenter", "vqkd", "dalle"]
 
-QKV = re.compile(
-    r"(blocks\.\d+)\.attention\.(attention\.)?(?P<part>query|key|value|[qkv]_proj)\.weight"
+TABLE = "relative_position_bias_table"
+INDEX = "relative_position_index"
+PARTS = ("query", "key", "value")
+
+# -- ours and the published names: the first beginning that fits is replaced -----------------------
+
+MASKED: Pairs = (
+    ("norm.", "norm."),
+    ("head.", "lm_head."),
+    ("aggregation.blocks.", "cls_pt_layers."),
+    ("aggregation.norm.", "cls_pt_norm."),
+    ("aggregation.head.", "cls_pt_lm_head."),
+    ("backbone.", ""),
 )
+CLASSIFIER: dict[Pooling, Pairs] = {
+    "mean": (("norm.", "fc_norm."), ("head.", "head."), ("backbone.", "")),
+    "cls": (("norm.", "norm."), ("head.", "head."), ("backbone.", "")),
+}
+SEGMENTER: Pairs = (
+    ("neck.fpn", "backbone.fpn"),
+    ("decode_head.", "decode_head."),
+    ("auxiliary_head.", "auxiliary_head."),
+    ("backbone.", "backbone."),
+)
+VQKD: Pairs = (
+    ("encoder_norm.", "encoder.fc_norm."),
+    ("decoder_norm.", "decoder.fc_norm."),
+    ("", ""),
+)
+
+
+def from_published(tensors: Tensors, pairs: Pairs) -> Tensors:
+    """Our names for published ones. The index of the relative bias is not stored by us."""
+    return {
+        _begin(name, _reversed(pairs)).replace(f"attn.{TABLE}", f"attn.rel_pos_bias.{TABLE}"): value
+        for name, value in tensors.items()
+        if not name.endswith(INDEX)
+    }
+
+
+def to_published(tensors: Tensors, pairs: Pairs) -> Tensors:
+    """Published names for ours."""
+    return {
+        _begin(name.replace(f"attn.rel_pos_bias.{TABLE}", f"attn.{TABLE}"), pairs): value
+        for name, value in tensors.items()
+    }
+
+
+def below(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _reversed(pairs: Pairs) -> Pairs:
+    return tuple((right, left) for left, right in pairs)
+
+
+def _begin(name: str, pairs: Pairs) -> str:
+    for old, new in pairs:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _within(name: str, pairs: Pairs) -> str:
+    for old, new in pairs:
+        name = name.replace(old, new)
+    return name
+
+
+# -- transformers and the published names: version 4, both ways ------------------------------------
+
+TRUNK: Pairs = (
+    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("encoder.relative_position_bias.", "rel_pos_bias."),
+    ("encoder.layer.", "blocks."),
+    ("pooler.layernorm.", "fc_norm."),
+    ("layernorm.", "norm."),
+    ("embeddings.", ""),
+)
+BLOCK: Pairs = (
+    (f".attention.attention.relative_position_bias.{TABLE}", f".attn.{TABLE}"),
+    (f".attention.attention.relative_position_bias.{INDEX}", f".attn.{INDEX}"),
+    (".attention.attention.query.bias", ".attn.q_bias"),
+    (".attention.attention.value.bias", ".attn.v_bias"),
+    (".attention.output.dense.", ".attn.proj."),
+    (".intermediate.dense.", ".mlp.fc1."),
+    (".output.dense.", ".mlp.fc2."),
+    (".layernorm_before.", ".norm1."),
+    (".layernorm_after.", ".norm2."),
+    (".lambda_", ".gamma_"),
+)
+"""The parts of a block, anywhere in a name."""
+HEADS: dict[str, Pairs] = {
+    "masked": (("layernorm.", "norm."), ("lm_head.", "lm_head.")),
+    "classifier": (("classifier.", "head."),),
+    "segmenter": (
+        ("fpn", "backbone.fpn"),
+        ("decode_head.classifier.", "decode_head.conv_seg."),
+        ("decode_head.", "decode_head."),
+        ("auxiliary_head.classifier.", "auxiliary_head.conv_seg."),
+        ("auxiliary_head.", "auxiliary_head."),
+    ),
+}
+FLAVA: Pairs = (  # its copy of the DALL-E encoder has two more levels of modules
+    (".group.block_", ".block_"),
+    (".res_path.path.", ".res_path."),
+)
+
+
+def to_transformers(tensors: Tensors, family: Family) -> Tensors:
+    """The names of transformers for published ones; versions 4 and 5 read them."""
+    front = "backbone." if family == "segmenter" else ""
+    pairs = HEADS[family] + tuple((f"beit.{theirs}", front + ours) for theirs, ours in TRUNK)
+    renamed: Tensors = {}
+    for name, value in tensors.items():
+        theirs = _within(_begin(name, _reversed(pairs)), _reversed(BLOCK))
+        if name.endswith(".attn.qkv.weight"):
+            for part, piece in zip(PARTS, value.chunk(3), strict=True):
+                inner = theirs.replace("attn.qkv", f"attention.attention.{part}")
+                renamed[inner] = piece.contiguous()
+        else:
+            renamed[theirs] = value
+    return renamed
+
+
+def to_flava(tensors: Tensors) -> Tensors:
+    """The names of transformers' FLAVA codebook for those of our DALL-E encoder."""
+    return {
+        _within(name.removeprefix("encoder."), _reversed(FLAVA)): value
+        for name, value in tensors.items()
+        if name.startswith("encoder.")
+    }
+
+
+def from_dalle(tensors: Tensors, part: Literal["encoder", "decoder"]) -> Tensors:
+    """Our names for those in OpenAI's files (`.w`, `.b`), or in transformers' FLAVA codebook."""
+    spelled = ((r"\.w$", ".weight"), (r"\.b$", ".bias"))
+    renamed = _renamed(tensors, _rules(*spelled))
+    return {f"{part}.{_within(name, FLAVA)}": value for name, value in renamed.items()}
+
+
+# -- the names of others, by rules that are applied one after the other ----------------------------
 
 
 def _rules(*pairs: tuple[str, str]) -> Rules:
     return tuple((re.compile(old), new) for old, new in pairs)
 
 
-TRANSFORMERS = _rules(
-    (rf"^({'|'.join(map(re.escape, BASES))})", ""),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.", ""),
-    (r"^(encoder\.relative_position_bias|shared_position_bias)\.", "rel_pos_bias."),
-    (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
-    (r"^(blocks\.\d+)\.(attention\.attention\.)?relative_position_bias\.", r"\1.attn."),
-    (r"^(blocks\.\d+)\.attention\.attention\.(q)uery\.bias$", r"\1.attn.\2_bias"),
-    (r"^(blocks\.\d+)\.attention\.attention\.(v)alue\.bias$", r"\1.attn.\2_bias"),
-    (r"^(blocks\.\d+)\.attention\.([qv])_proj\.bias$", r"\1.attn.\2_bias"),
-    (r"^(blocks\.\d+)\.attention\.(output\.dense|o_proj)\.", r"\1.attn.proj."),
-    (r"^(blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-    (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-    (r"^(blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
-    (r"^(blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
-    (r"^(blocks\.\d+)\.lambda_", r"\1.gamma_"),
-    (r"^pooler\.layernorm\.", "fc_norm."),
-    (r"^layernorm\.", "norm."),
-)
-TRANSFORMERS_HEADS = _rules(
-    (r"^layernorm\.", "norm."),
-    (r"^fpn\.fpn1\.conv_transpose1\.", "backbone.fpn1.0."),
-    (r"^fpn\.fpn1\.normalization\.", "backbone.fpn1.1."),
-    (r"^fpn\.fpn1\.conv_transpose2\.", "backbone.fpn1.3."),
-    (r"^fpn\.fpn2\.", "backbone.fpn2.0."),
-    (r"^(fpn\d\.)", r"backbone.\1"),
+VERSION_5 = _rules(
+    (r"^(beit|data2vec_vision)\.", ""),  # of some names of a backbone alone
+    (r"^layers\.(\d+)\.", r"encoder.layer.\1."),
+    (r"^shared_position_bias\.", "encoder.relative_position_bias."),
+    (r"^(encoder\.layer\.\d+)\.relative_position_bias\.",
+     r"\1.attention.attention.relative_position_bias."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+)  # fmt: skip
+VERSION_5_HEADS = _rules(
+    (r"^fpn\.fpn1\.conv_transpose1\.", "fpn1.0."),
+    (r"^fpn\.fpn1\.normalization\.", "fpn1.1."),
+    (r"^fpn\.fpn1\.conv_transpose2\.", "fpn1.3."),
+    (r"^fpn\.fpn2\.", "fpn2.0."),
     (r"^decode_head\.psp_modules\.blocks\.(\d+)\.conv\.", r"decode_head.psp_modules.\1.1."),
     (r"^decode_head\.psp_bottleneck\.", "decode_head.bottleneck."),
-    (r"^(decode_head|auxiliary_head)\.classifier\.", r"\1.conv_seg."),
     (r"\.convolution\.", ".conv."),
     (r"\.normalization\.", ".bn."),
 )
+OPENMMLAB_BLOCK = (
+    (r"\.ln([12])\.", r".norm\1."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+)
 OPENMMLAB = _rules(
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
-    (r"^layers\.(\d+)\.", r"blocks.\1."),
-    (r"^(blocks\.\d+)\.ln([12])\.", r"\1.norm\2."),
-    (r"^(blocks\.\d+)\.ffn\.layers\.0\.0\.", r"\1.mlp.fc1."),
-    (r"^(blocks\.\d+)\.ffn\.layers\.1\.", r"\1.mlp.fc2."),
+    (r"^layers\.", "blocks."),
+    *OPENMMLAB_BLOCK,
     (r"^(ln|norm)1\.", "norm."),
     (r"^(ln|norm)2\.", "fc_norm."),
 )
@@ -74,51 +215,31 @@ OPENMMLAB_HEADS = _rules(
     (r"^neck\.upsample_4x\.", "backbone.fpn1."),
     (r"^neck\.upsample_2x\.", "backbone.fpn2."),
     (r"^neck\.norm\.", "norm."),
-    (r"^neck\.patch_aggregation\.(\d+)\.", r"cls_pt_layers.\1."),
-    (r"^(cls_pt_layers\.\d+)\.ln([12])\.", r"\1.norm\2."),
-    (r"^(cls_pt_layers\.\d+)\.ffn\.layers\.0\.0\.", r"\1.mlp.fc1."),
-    (r"^(cls_pt_layers\.\d+)\.ffn\.layers\.1\.", r"\1.mlp.fc2."),
-)
-NORMS = ("norm.weight", "fc_norm.weight")
-OF_HEADS = re.compile(
-    r"(head|head_dist|lm_head|decode_head|auxiliary_head|classifier|fc|linear|neck|pre_logits"
-    r"|(backbone\.)?fpn\d*)\."
+    (r"^neck\.patch_aggregation\.", "cls_pt_layers."),
+    *OPENMMLAB_BLOCK,
 )
 
 
-class Published(NamedTuple):
-    """Tensors under published names, and what they are for."""
+def from_transformers(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]:
+    """Published names for those of transformers: of a trunk, and of what lies beside it.
 
-    family: Family
-    tensors: Tensors
-    notes: tuple[str, ...]
-
-
-def to_published_names(located: Located) -> Published:
-    """The tensors of a network of any library under the published names.
-
-    Raises CheckpointError for weights of ours, whose config says what their names do not, and for
-    a norm after a norm.
+    Raises CheckpointError for a block without its queries, keys or values.
     """
-    if located.naming == "vqkd":
-        return Published("vqkd", located.trunk, ())
-    if located.naming == "dalle":
-        return Published("dalle", _dalle(located.trunk), ())
-    trunk, heads = located.trunk, located.heads
-    if located.naming == "transformers":
-        trunk, heads = _joined(renamed(trunk, TRANSFORMERS)), renamed(heads, TRANSFORMERS_HEADS)
-    elif located.naming == "openmmlab":
-        trunk, heads = renamed(trunk, OPENMMLAB), renamed(heads, OPENMMLAB_HEADS)
-    _check_not_ours(trunk, heads)
-    if "decode_head.conv_seg.weight" in heads:
-        return _segmenter(trunk, heads)
-    if "lm_head.weight" in trunk | heads:
-        _check_one_norm(trunk, heads)
-        return Published("masked", trunk | heads, ())
-    return _classifier(trunk, heads, located)
+    trunk = {
+        _within(_begin(name, TRUNK), BLOCK): value
+        for name, value in _renamed(trunk, VERSION_5).items()
+    }
+    pairs = HEADS["masked"] + HEADS["segmenter"]
+    beside = _renamed(heads, VERSION_5_HEADS)
+    return _joined(trunk), {_begin(name, pairs): value for name, value in beside.items()}
 
 
-def renamed(tensors: Tensors, rules: Rules) -> Tensors:
+def from_openmmlab(trunk: Tensors, heads: Tensors) -> tuple[Tensors, Tensors]:
+    """Published names for those of OpenMMLab: of a trunk, and of what lies beside it."""
+    return _renamed(trunk, OPENMMLAB), _renamed(heads, OPENMMLAB_HEADS)
+
+
+def _renamed(tensors: Tensors, rules: Rules) -> Tensors:
     """The tensors with every rule applied to every name."""
     found: Tensors = {}
     for name, value in tensors.items():
@@ -128,92 +249,22 @@ def renamed(tensors: Tensors, rules: Rules) -> Tensors:
     return found
 
 
-def summed_bias(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """A relative bias of each block and one for all are added up, as every library does."""
-    fronts = [name.removesuffix(f"rel_pos_bias.{TABLE}") for name in tensors
-              if name in (f"rel_pos_bias.{TABLE}", f"backbone.rel_pos_bias.{TABLE}")]  # fmt: skip
-    own = [name for name in tensors if name.endswith(f".attn.{TABLE}")]
-    if not fronts or not own:
-        return tensors, ()
-    shared = tensors[f"{fronts[0]}rel_pos_bias.{TABLE}"]
-    found = {name: value for name, value in tensors.items()
-             if not name.startswith(f"{fronts[0]}rel_pos_bias.")}  # fmt: skip
-    for name in own:
-        if found[name].shape == shared.shape:
-            found[name] = found[name] + shared
-    return found, ("the relative bias that all blocks share is added to that of each",)
-
-
 def _joined(tensors: Tensors) -> Tensors:
     """Queries, keys and values as one matrix."""
     whole: Tensors = {}
     parts: dict[str, Tensors] = {}
     for name, value in tensors.items():
-        found = QKV.fullmatch(name)
-        if found:
-            parts.setdefault(found[1], {})[found["part"][0]] = value
+        block, inner, part = name.partition(".attention.attention.")
+        if inner and part in [f"{each}.weight" for each in PARTS]:
+            parts.setdefault(block, {})[part.removesuffix(".weight")] = value
         else:
             whole[name] = value
     for block, apart in parts.items():
         alike = len({value.shape for value in apart.values()}) == 1
-        if apart.keys() != {"q", "k", "v"} or not alike or apart["q"].ndim != 2:
+        if apart.keys() != {*PARTS} or not alike or apart["query"].ndim != 2:
             raise CheckpointError(
                 f"{block} has not three matrices of one shape for queries, keys and values",
                 remedy="give a file with all of its blocks",
             )
-        whole[f"{block}.attn.qkv.weight"] = torch.cat([apart[part] for part in "qkv"])
+        whole[f"{block}.attn.qkv.weight"] = torch.cat([apart[part] for part in PARTS])
     return whole
-
-
-def _segmenter(trunk: Tensors, heads: Tensors) -> Published:
-    """The trunk and neck go below `backbone.`; a last norm is not read by the head."""
-    unread = [name for name in trunk if name.startswith(("norm.", "fc_norm."))]
-    notes = (f"left out: {', '.join(unread)}, which the head does not read",) if unread else ()
-    kept = {f"backbone.{name}": value for name, value in trunk.items() if name not in unread}
-    return Published("segmenter", kept | heads, notes)
-
-
-def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> Published:
-    """With a linear head and the norm before it; else it is a backbone alone."""
-    whole, head = trunk | heads, located.head
-    if head and not (trunk.keys() & heads.keys()) and any(norm in whole for norm in NORMS):
-        named = {re.sub(rf"^{re.escape(head)}\.", "head.", name): value
-                 for name, value in whole.items()}  # fmt: skip
-        how = "the class token" if "norm.weight" in named else "the mean of the patches"
-        guessed = located.naming == "published" and f"{head}.weight" in heads
-        notes = (f"the head '{head}' beside the trunk reads {how}",) if guessed else ()
-        return Published("classifier", named, notes)
-    return without_head(Published("backbone", whole, ()))
-
-
-def without_head(published: Published) -> Published:
-    """The backbone alone, with the norm after it if there is one."""
-    kept = {name: value for name, value in published.tensors.items() if not OF_HEADS.match(name)}
-    left = [name for name in published.tensors if name not in kept]
-    notes = (f"left out: {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}",) if left else ()
-    return Published("backbone", kept, (*published.notes, *notes))
-
-
-def _check_not_ours(trunk: Tensors, heads: Tensors) -> None:
-    apart = {"norm.weight", "head.weight"} <= heads.keys() and not trunk.keys() & {*NORMS}
-    if apart or any(".attn.rel_pos_bias." in name for name in trunk):
-        raise CheckpointError(
-            "the file holds weights of ours without their config.json",
-            remedy="give the folder with both",
-        )
-
-
-def _check_one_norm(trunk: Tensors, heads: Tensors) -> None:
-    if "norm.weight" in trunk and "norm.weight" in heads:
-        raise CheckpointError(
-            "the trunk of the model ends with a norm, and its head begins with another, which BEiT "
-            "has no place for",
-            remedy="give one that was trained with use_mean_pooling=True",
-        )
-
-
-def _dalle(tensors: Tensors) -> Tensors:
-    """Our names for those of OpenAI and FLAVA; a file of ours has them already."""
-    if any(name.startswith("encoder.") for name in tensors):
-        return tensors
-    return from_dalle(tensors, "encoder")

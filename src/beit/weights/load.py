@@ -1,4 +1,8 @@
-"""The one entrance for weights: an artifact of ours, or any released file of the BEiT family."""
+"""The entrance for weights: an artifact of ours, or any released file of the BEiT family.
+
+The road of a foreign file: fetch, read (`foreign`), detect, build; each step returns what the next
+one takes, and what it assumed is noted in the artifact.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from pathlib import Path
 
 from torch import nn
 
-from beit.atomic_io import cache_dir
 from beit.config.plugins import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
@@ -16,14 +19,14 @@ from beit.models.heads import BackboneModel
 from beit.models.segmenter import Segmenter
 from beit.terminal import printable
 from beit.tokenizers.base import VisualTokenizer
-from beit.weights.architecture import Overrides
 from beit.weights.build import build_model
 from beit.weights.detect import MERGE, Detected, detect
-from beit.weights.fetch import Fetched, fetch, file_hash
+from beit.weights.fetch import Fetched, fetch
 from beit.weights.foreign import Foreign, is_foreign, read_foreign
+from beit.weights.keymap import Family
 from beit.weights.kinds import Kind
-from beit.weights.names import Family
-from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact, save_artifact
+from beit.weights.overrides import Overrides
+from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
 logger = logging.getLogger(__name__)
 
@@ -39,25 +42,30 @@ NOTHING = Overrides()
 
 
 def open_artifact(
-    reference: str | Path, *, stated: Overrides = NOTHING, sha256: str = ""
+    reference: str | Path, *, overrides: Overrides = NOTHING, sha256: str = ""
 ) -> Artifact:
     """A model ready for use, wherever it comes from.
 
-    `reference` is the folder of a run or an artifact, a released weight file, a folder of timm or
-    transformers, `hf:org/name`, `timm/name`, or a URL. `stated` is what is known about a foreign
-    file beside its weights, and stands over what the file says. Raises CheckpointError.
+    Args:
+        reference: The folder of a run or an artifact, a released weight file, a folder of timm or
+            transformers, `hf:org/name`, `timm/name`, or a URL.
+        overrides: What is known about a foreign file beside its weights; it takes precedence over
+            what the file says.
+        sha256: What a file must have; see `fetch`.
+
+    Raises:
+        CheckpointError: There is no such model, or it is damaged, or not of the BEiT family.
+        ConfigError: Overrides for an artifact of ours, which needs none.
     """
     fetched = _with_its_config(fetch(reference, sha256=sha256))
-    if not is_foreign(fetched.path):
-        if stated != NOTHING:
-            raise ConfigError(
-                f"{reference} is an artifact of ours, which says all about itself",
-                remedy="leave size, heads, mean, std, crop and classes out",
-            )
-        return load_artifact(fetched.path)
-    if fetched.path.is_file():
-        return _imported_once(fetched, str(reference), stated)
-    return _imported(read_foreign(fetched.path, str(reference)), fetched.reference, stated)
+    if is_foreign(fetched.path):
+        return _imported(fetched, str(reference), overrides)
+    if overrides != NOTHING:
+        raise ConfigError(
+            f"{reference} is an artifact of ours, which says all about itself",
+            remedy="leave size, heads, mean, std, crop and classes out",
+        )
+    return load_artifact(fetched.path)
 
 
 def _with_its_config(fetched: Fetched) -> Fetched:
@@ -82,8 +90,16 @@ def open_tokenizer(
     `may_import` is for names that a user typed, not for those that a file holds. `artifact` is what
     is at the reference, if it was opened already.
     """
-    if names_outside(str(reference)):
-        return _outside_tokenizer(str(reference), may_import)
+    name = str(reference)
+    if names_outside(name):
+        function = find_outside(name, "tokenizer", may_import=may_import)
+        tokenizer = call_outside(function, name, "tokenizer") if callable(function) else function
+        if not isinstance(tokenizer, VisualTokenizer):
+            raise ConfigError(
+                f"tokenizer '{name}' gives {type(tokenizer).__name__}",
+                remedy="name a function without arguments that returns a VisualTokenizer",
+            )
+        return tokenizer.freeze()
     artifact = artifact or open_artifact(reference)
     if not isinstance(artifact.model, VisualTokenizer):
         raise CheckpointError(
@@ -100,94 +116,64 @@ def value_range_of(reference: str | Path) -> tuple[float, float] | None:
     return open_artifact(reference).details.value_range
 
 
-def _outside_tokenizer(name: str, may_import: bool) -> VisualTokenizer:
-    function = find_outside(name, "tokenizer", may_import=may_import)
-    tokenizer = call_outside(function, name, "tokenizer") if callable(function) else function
-    if not isinstance(tokenizer, VisualTokenizer):
-        raise ConfigError(
-            f"tokenizer '{name}' gives {type(tokenizer).__name__}",
-            remedy="name a function without arguments that returns a VisualTokenizer",
-        )
-    return tokenizer.freeze()
-
-
 def read_class_names(file: Path) -> tuple[str, ...]:
     """One class name per line. Raises CheckpointError for a file that cannot be read."""
     try:
-        names = tuple(file.read_text(encoding="utf-8").splitlines())
+        return tuple(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"the class names in {file} cannot be read: {error}",
             remedy="give a text file with one name per line",
         ) from error
-    return names
 
 
-def _imported_once(fetched: Fetched, reference: str, stated: Overrides) -> Artifact:
-    """A tokenizer out of a pickle is kept as an artifact under the hash of its files."""
-    file = fetched.path
-    pickles = [file, file.with_name("decoder.pkl")] if file.name == "encoder.pkl" else []
-    hashes = [file_hash(each) for each in pickles if each.is_file()]
-    place = cache_dir() / "imported" / "-".join(hashes)
-    if pickles and place.is_dir() and stated == NOTHING:
-        logger.info("%s was imported before, to %s", file, place)
-        return load_artifact(place)
-    foreign = read_foreign(file, reference)
-    expected = fetched.sha256 or "".join(hashes[:1])
-    if expected and foreign.sha256 not in ("", expected):
+def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifact:
+    """The model of another library's file or folder, with all that was noted on the way."""
+    foreign = read_foreign(fetched.path, reference)
+    if fetched.sha256 and foreign.sha256 not in ("", fetched.sha256):
         raise CheckpointError(
-            f"{file} was replaced while it was opened: its SHA-256 was {expected}, and is "
-            f"{foreign.sha256}",
+            f"{fetched.path} was replaced while it was opened: its SHA-256 was {fetched.sha256}, "
+            f"and is {foreign.sha256}",
             remedy="see who writes there, and open it again",
         )
-    artifact = _imported(foreign, fetched.reference, stated)
-    if pickles and stated == NOTHING and isinstance(artifact.model, VisualTokenizer):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_artifact(place, artifact.model, artifact.details)
-        logger.info("kept as %s", place)
-    return artifact
-
-
-def _imported(foreign: Foreign, origin: str, stated: Overrides) -> Artifact:
-    """Read, detected, built: what the road ends with, and all that was noted on it."""
     try:
-        detected = detect(foreign, stated)
+        detected = detect(foreign, overrides)
     except CheckpointError as error:
         if str(foreign.place) in error.problem:
             raise
         raise CheckpointError(f"{foreign.place}: {error.problem}", remedy=error.remedy) from error
-    family, said = detected.family, detected.stated
+    family, known = detected.family, detected.known
     try:
-        model, assumed = build_model(detected.tensors, family, said)
+        model, assumed = build_model(detected.tensors, family, known)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(
             f"{foreign.place} seems to be a BEiT file ({family}), but {error.problem}",
             remedy=error.remedy,
         ) from error
-    classes, how = _classes(detected, foreign)
-    inference, tested = _inference(model)
-    notes = (*detected.notes, *assumed, *tested, *how)
+    classes, naming = _classes(detected, foreign)
+    inference, testing = _inference(model)
+    notes = (*detected.notes, *assumed, *testing, *naming)
     details = Details(
         classes=classes,
-        multi_label=bool(said.multi_label) and family == "classifier",
-        crop=_crop(model, family, said),
-        resize=said.resize or "cover",
-        interpolation=said.interpolation or "bicubic",
+        multi_label=bool(known.multi_label) and family == "classifier",
+        crop=_crop(model, known),
+        resize=known.resize or "cover",
+        interpolation=known.interpolation or "bicubic",
         inference=inference,
-        trained={"from": origin, "notes": list(notes)},
+        trained={"from": fetched.reference, "notes": list(notes)},
     )
     for note in notes:
         logger.info("%s: %s", printable(foreign.place.name), note)
     return Artifact(kind=KINDS[family], model=model, details=details)
 
 
-def _crop(model: nn.Module, family: Family, stated: Overrides) -> float:
+def _crop(model: nn.Module, known: Overrides) -> float:
     """The evaluation crop: stated, or as published: 0.875 below 384 pixels, else 1."""
-    if stated.crop is not None:
-        return stated.crop
-    if family != "segmenter" and isinstance(model, BackboneModel):
-        return 0.875 if min(model.backbone.config.size) < 384 else 1.0
-    return 1.0
+    if known.crop is not None:
+        return known.crop
+    if isinstance(model, Segmenter) or not isinstance(model, BackboneModel):
+        return 1.0
+    return 0.875 if min(model.backbone.config.size) < 384 else 1.0
 
 
 def _inference(model: nn.Module) -> tuple[InferenceConfig, tuple[str, ...]]:
@@ -202,23 +188,25 @@ def _inference(model: nn.Module) -> tuple[InferenceConfig, tuple[str, ...]]:
 def _classes(detected: Detected, foreign: Foreign) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Class names and how they were found: stated, or those of ImageNet or ADE20K where the number
     of outputs is its."""
-    family, names = detected.family, detected.stated.classes
-    if family not in ("classifier", "segmenter"):
+    heads: dict[Family, str] = {
+        "classifier": "head.weight", "segmenter": "decode_head.conv_seg.weight",
+    }  # fmt: skip
+    family, names = detected.family, detected.known.classes
+    if family not in heads:
         return (), ()
-    head = "head.weight" if family == "classifier" else "decode_head.conv_seg.weight"
-    count = len(detected.tensors[head])
-    if names is None and family == "classifier" and count in IMAGENET:
+    count = len(detected.tensors[heads[family]])
+    if names is not None:
+        if len(names) != count:
+            raise CheckpointError(
+                f"{len(names)} class names are given for the {count} outputs of {foreign.place}",
+                remedy="give one name per output, in their order",
+            )
+        return names, ()
+    if family == "classifier" and count in IMAGENET:
         info = imagenet_classes(count)
         found = tuple(info.index_to_description(index) for index in range(count))
         return found, (f"class names of {IMAGENET[count]}, as it has {count} outputs",)
-    if names is None and family == "segmenter" and count == len(ADE20K_CLASSES):
+    if family == "segmenter" and count == len(ADE20K_CLASSES):
         return ADE20K_CLASSES, (f"class names of ADE20K, as it has {count} outputs",)
-    if names is None:
-        numbered = tuple(f"class {index}" for index in range(count))
-        return numbered, ("classes have numbers for names: the file does not name them",)
-    if len(names) != count:
-        raise CheckpointError(
-            f"{len(names)} class names are given for the {count} outputs of {foreign.place}",
-            remedy="give one name per output, in their order",
-        )
-    return names, ()
+    numbered = tuple(f"class {index}" for index in range(count))
+    return numbered, ("classes have numbers for names: the file does not name them",)

@@ -1,4 +1,4 @@
-"""Where in a file the network lies: behind which prefixes its names begin, and those of its heads.
+"""Where in a file the network lies, and what it is for.
 
 Wrappers put their own names before those of a network: DDP `module.`, `torch.compile` `_orig_mod.`,
 Lightning the attribute (`model.`, `net.`), averages `ema_model.` or `teacher.`, and all of them at
@@ -11,7 +11,16 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from beit.weights.names import Tensors
+from beit.errors import CheckpointError
+from beit.weights.keymap import (
+    TABLE,
+    Family,
+    Tensors,
+    below,
+    from_dalle,
+    from_openmmlab,
+    from_transformers,
+)
 
 Naming = Literal["published", "transformers", "openmmlab", "vqkd", "dalle"]
 """Whose names the tensors have. unilm, timm and the released files share the published ones."""
@@ -42,6 +51,11 @@ HEADS: dict[Naming, tuple[str, ...]] = {
 """The weight of a head, wherever it lies; the first that is there is taken."""
 BESIDE = re.compile(r"(norm|fc_norm|layernorm)\.|cls_pt_|(decode_head|auxiliary_head|neck)\.|fpn")
 """What else beside a trunk belongs to its head."""
+NORMS = ("norm.weight", "fc_norm.weight")
+OF_HEADS = re.compile(
+    r"(head|head_dist|lm_head|decode_head|auxiliary_head|classifier|fc|linear|neck|pre_logits"
+    r"|(backbone\.)?fpn\d*)\."
+)
 LATER = re.compile(r"ema|averaged?|avg|shadow|momentum|target|k")
 """Words for an average, which is taken after what was trained."""
 
@@ -73,12 +87,12 @@ def locate(tensors: Tensors) -> Located | None:
 
 def _within(tensors: Tensors, naming: Naming, roots: list[str]) -> Located:
     root, *others = sorted(roots, key=lambda each: (_rank(each), each))
-    trunk = _below(tensors, root)
+    trunk = below(tensors, root)
     level, weight = _head(tensors, root, HEADS[naming])
     if not weight and naming == "transformers":
         level = next((root.removesuffix(base) for base in BASES if root.endswith(base)), root)
     head = weight.removesuffix("weight")
-    beside = {} if level == root else _below(tensors, level)
+    beside = {} if level == root else below(tensors, level)
     heads = {
         name: value
         for name, value in beside.items()
@@ -97,14 +111,6 @@ def _notes(root: str, others: list[str], left: list[str]) -> list[str]:
         listed = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         notes.append(f"left out: {len(left)} tensors outside the network ({listed})")
     return notes
-
-
-def _below(tensors: Tensors, prefix: str) -> Tensors:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def _head(tensors: Tensors, root: str, heads: tuple[str, ...]) -> tuple[str, str]:
@@ -133,3 +139,100 @@ def _parent(roots: list[str]) -> list[str]:
     """Encoder and decoder of DALL-E's tokenizer under our names are one network."""
     parents = [root.removesuffix("encoder.") for root in roots if root.endswith("encoder.")]
     return [parent for parent in parents if f"{parent}decoder." in roots] or roots
+
+
+# -- what it is for --------------------------------------------------------------------------------
+
+
+class Mapped(NamedTuple):
+    """Tensors under published names, and what they are for."""
+
+    family: Family
+    tensors: Tensors
+    notes: tuple[str, ...] = ()
+
+
+def to_published_names(located: Located) -> Mapped:
+    """The tensors of a network of any library under the published names.
+
+    Raises CheckpointError for weights of ours, whose config says what their names do not, and for
+    a norm after a norm.
+    """
+    trunk, heads = located.trunk, located.heads
+    if located.naming == "vqkd":
+        return Mapped("vqkd", trunk)
+    if located.naming == "dalle":
+        ours = any(name.startswith("encoder.") for name in trunk)
+        return Mapped("dalle", trunk if ours else from_dalle(trunk, "encoder"))
+    if located.naming == "transformers":
+        trunk, heads = from_transformers(trunk, heads)
+    elif located.naming == "openmmlab":
+        trunk, heads = from_openmmlab(trunk, heads)
+    _check_ours(trunk, heads)
+    if "decode_head.conv_seg.weight" in heads:
+        return _segmenter(trunk, heads)
+    if "lm_head.weight" not in trunk | heads:
+        return _classifier(trunk, heads, located)
+    if "norm.weight" in trunk and "norm.weight" in heads:
+        raise CheckpointError(
+            "the trunk of the model ends with a norm, and its head begins with another, which BEiT "
+            "has no place for",
+            remedy="give one that was trained with use_mean_pooling=True",
+        )
+    return Mapped("masked", trunk | heads)
+
+
+def _segmenter(trunk: Tensors, heads: Tensors) -> Mapped:
+    """The trunk and neck go below `backbone.`; a last norm is not read by the head."""
+    unread = [name for name in trunk if name.startswith(("norm.", "fc_norm."))]
+    notes = (f"left out: {', '.join(unread)}, which the head does not read",) if unread else ()
+    kept = {f"backbone.{name}": value for name, value in trunk.items() if name not in unread}
+    return Mapped("segmenter", kept | heads, notes)
+
+
+def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> Mapped:
+    """With a linear head and the norm before it; else it is a backbone alone."""
+    whole, head = trunk | heads, located.head
+    if not head or trunk.keys() & heads.keys() or not whole.keys() & {*NORMS}:
+        return without_head(Mapped("backbone", whole))
+    named = {
+        f"head.{name.removeprefix(f'{head}.')}" if name.startswith(f"{head}.") else name: value
+        for name, value in whole.items()
+    }
+    how = "the class token" if "norm.weight" in named else "the mean of the patches"
+    guessed = located.naming == "published" and f"{head}.weight" in heads
+    notes = (f"the head '{head}' beside the trunk reads {how}",) if guessed else ()
+    return Mapped("classifier", named, notes)
+
+
+def without_head(mapped: Mapped) -> Mapped:
+    """The backbone alone, with the norm after it if there is one."""
+    kept = {name: value for name, value in mapped.tensors.items() if not OF_HEADS.match(name)}
+    left = [name for name in mapped.tensors if name not in kept]
+    notes = (f"left out: {', '.join(left[:3])}{', ...' if len(left) > 3 else ''}",) if left else ()
+    return Mapped("backbone", kept, (*mapped.notes, *notes))
+
+
+def _check_ours(trunk: Tensors, heads: Tensors) -> None:
+    apart = {"norm.weight", "head.weight"} <= heads.keys() and not trunk.keys() & {*NORMS}
+    if apart or any(".attn.rel_pos_bias." in name for name in trunk):
+        raise CheckpointError(
+            "the file holds weights of ours without their config.json",
+            remedy="give the folder with both",
+        )
+
+
+def summed_bias(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
+    """A relative bias of each block and one for all are added up, as every library does."""
+    shared = [name for name in tensors
+              if name in (f"rel_pos_bias.{TABLE}", f"backbone.rel_pos_bias.{TABLE}")]  # fmt: skip
+    own = [name for name in tensors if name.endswith(f".attn.{TABLE}")]
+    if not shared or not own:
+        return tensors, ()
+    found, front = dict(tensors), shared[0].removesuffix(TABLE)
+    table = found[shared[0]]
+    found = {name: value for name, value in found.items() if not name.startswith(front)}
+    for name in own:
+        if found[name].shape == table.shape:
+            found[name] = found[name] + table
+    return found, ("the relative bias that all blocks share is added to that of each",)

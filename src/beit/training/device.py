@@ -1,0 +1,97 @@
+"""How a step runs on its device: its precision, its compiled blocks, memory that runs out."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from beit.config.training import Compile, Precision, TrainingConfig
+from beit.errors import ConfigError, ResourceError
+from beit.hardware import multiplies_bfloat16
+from beit.objectives.base import AnyObjective
+
+# Random numbers are drawn as without compiling, so that both train the same way.
+COMPILER: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The autocast type: as requested, or bfloat16 where the hardware multiplies it fast."""
+    if precision == "auto":
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "fp16 training needs a GPU", remedy="use precision bf16 or fp32 on the CPU"
+        )
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Run matrix products in `dtype`, everything that needs it in float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def set_up_blocks(objective: AnyObjective, config: TrainingConfig, device: torch.device) -> None:
+    """Choose what the blocks keep for the backward pass, and their kernel of attention."""
+    if config.attention == "triton":
+        if device.type != "cuda":
+            raise ConfigError(
+                f"the Triton kernel of attention runs on a GPU, and this is {device.type}",
+                remedy="use attention auto",
+            )
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError(
+                "the Triton kernel of attention needs the package triton, which is missing",
+                remedy="install it, or use attention auto",
+            )
+    objective.set_up_blocks(config.recompute, config.attention)
+
+
+def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.device) -> bool:
+    """Compile the blocks, and a frozen tokenizer, in place; returns whether the choice says so.
+
+    A block is compiled once for all that are alike. Names of weights do not change, and copies of
+    the model are not compiled. The compiling happens in the first steps.
+    """
+    problem = compiler_problem(device)
+    if choice == "off" or (choice == "auto" and (device.type != "cuda" or problem)):
+        return False
+    if problem:
+        raise ConfigError(
+            f"the blocks cannot be compiled: {problem}", remedy="install it, or use compile off"
+        )
+    for part in objective.worth_compiling():
+        part.compile(**COMPILER)
+    return True
+
+
+def compiler_problem(device: torch.device) -> str:
+    """What compiling for this device needs and does not find; empty if nothing."""
+    if not any(shutil.which(name) for name in ("cc", "gcc", "g++", "clang")):
+        return "there is no C compiler"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "the package triton is missing"
+    return ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for all the ways in which Python and torch report that there is no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def smaller_micro_batch(micro_batch: int, delivered: int) -> int:
+    """The largest divisor of what the loader delivers that is at most half of a micro-batch.
+
+    Raises ResourceError if a single image was already too much.
+    """
+    if micro_batch == 1:
+        raise ResourceError(
+            "memory ran out with a single image in the micro-batch",
+            remedy="use a smaller model or --size, or a machine with more memory",
+        )
+    return max(size for size in range(1, micro_batch // 2 + 1) if delivered % size == 0)
