@@ -170,7 +170,8 @@ class Predictor:
         said = self.artifact.details
         return central_view(pixels, self.size, said.crop, said.resize, said.interpolation)
 
-    def _batch(self, images: Iterable[ImageLike]) -> Tensor:
+    def batch(self, images: Iterable[ImageLike]) -> Tensor:
+        """Images as the model takes them: uint8 [B, C, H, W], on its device."""
         return torch.stack([self.prepare(image) for image in images]).to(self.device)
 
     @torch.no_grad()
@@ -183,7 +184,7 @@ class Predictor:
                 if isinstance(self.model, Segmenter)
                 else "fine-tune it with `beit finetune --init`, or use embed()",
             )
-        logits: Tensor = self.model(self._batch(images))
+        logits: Tensor = self.model(self.batch(images))
         return self.answering.probabilities(logits).cpu()
 
     def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
@@ -218,7 +219,7 @@ class Predictor:
             raise ConfigError("a tokenizer has no features", remedy="use tokens()")
         index = self._backbone.block(block)
         output: Tensor = self.model.backbone(
-            self._batch(images), out_indices=(index,)
+            self.batch(images), out_indices=(index,)
         ).intermediates[0]
         return output[:, 1:].float().mean(dim=1).cpu()
 
@@ -228,7 +229,7 @@ class Predictor:
             raise ConfigError(
                 f"a {self.artifact.kind} model gives no tokens", remedy="load a tokenizer"
             )
-        return self.model.encode(self._batch(images)).cpu()
+        return self.model.encode(self.batch(images)).cpu()
 
 
 def to_pixels(image: ImageLike, channels: int, value_range: ValueRange | None = None) -> np.ndarray:

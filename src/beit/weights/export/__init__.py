@@ -21,7 +21,6 @@ from beit.weights.export import formats
 from beit.weights.export.formats import NAMES, Format
 from beit.weights.export.graph import (
     LARGEST,
-    Answer,
     Precision,
     Shape,
     build_graph,
@@ -31,6 +30,7 @@ from beit.weights.export.graph import (
 from beit.weights.export.parity import TOLERANCE, Parity, check
 from beit.weights.export.preprocessing import RESIZING_LEVELS, Preprocess
 from beit.weights.export.samples import Samples, built_in, from_data
+from beit.weights.kinds import Answer
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 

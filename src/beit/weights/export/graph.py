@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from beit.config.validation import require
 from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, Classifier
+from beit.models.heads import BackboneModel
 from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.setr import NormNeck
@@ -19,9 +19,9 @@ from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.vqkd import VQKDTokenizer
 from beit.weights.export.positions import read_any_grid
 from beit.weights.export.preprocessing import Normalise, Preprocess, central_view_graph
+from beit.weights.kinds import KINDS, Answer
 from beit.weights.store import Artifact
 
-Answer = Literal["logits", "features", "tokens"]
 Precision = Literal["fp32", "fp16", "int8"]
 LARGEST = 64
 """Patches per side that a graph of dynamic size reads at most: 1024 pixels at patches of 16."""
@@ -77,11 +77,7 @@ def names_of(answer: Answer) -> list[str]:
 
 def choose_answer(artifact: Artifact, asked: Answer | None) -> Answer:
     """What the model can give, or the answer asked for. Raises ConfigError if it cannot."""
-    possible: list[Answer] = ["features"]
-    if isinstance(artifact.model, Classifier | Segmenter):
-        possible = ["logits", "features"]
-    elif isinstance(artifact.model, VisualTokenizer):
-        possible = ["tokens"]
+    possible = KINDS[artifact.kind].answers
     require(
         asked is None or asked in possible,
         f"a {artifact.kind} gives no {asked}",

@@ -14,9 +14,10 @@ from beit.models.heads import BackboneModel
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.answering import answering
 from beit.weights.export.formats import Run
-from beit.weights.export.graph import LARGEST, Answer, Graph, Precision, Shape
+from beit.weights.export.graph import LARGEST, Graph, Precision, Shape
 from beit.weights.export.preprocessing import RESIZING_LEVELS, CentralView
 from beit.weights.export.samples import Samples
+from beit.weights.kinds import Answer
 from beit.weights.store import Artifact
 
 BATCHES = (1, 2, 7)
