@@ -90,7 +90,8 @@ def _descendants(kind: type[Any]) -> Iterator[type[Any]]:
 def _find_type(name: str, expected: type[Config]) -> type[Any]:
     """The config type of this name, of this package or of a module that was imported already: what
     a file says is never a reason to import anything."""
-    outside = {type_name(kind): kind for kind in _descendants(expected) if ":" in type_name(kind)}
+    kinds = (expected, *_descendants(expected))
+    outside = {type_name(kind): kind for kind in kinds if ":" in type_name(kind)}
     kind = TYPES.get(name) or outside.get(name)
     if kind is not None and issubclass(kind, expected):
         return kind

@@ -126,7 +126,8 @@ class _Start:
             return
         both = isinstance(self.model, Classifier) and isinstance(self.source, Classifier)
         if not mine:
-            why = "a segmentation head reads blocks without it"
+            segments = isinstance(self.model, Segmenter)
+            why = "a segmentation head reads blocks without it" if segments else "none is here"
         elif mine == "after pooling":
             why = "it normalises before pooling, and mean pooling is normalised after it"
             why += "; --pooling cls keeps it" * both
