@@ -26,7 +26,7 @@ from beit.data.visualize import (
     to_rgb,
     token_map,
 )
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.objectives.reconstruction import decode_tokens, reconstruct
