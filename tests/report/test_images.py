@@ -16,7 +16,7 @@ from PIL import Image
 from beit.batch import MaskedBatch
 from beit.config import MaskedConfig, PretrainRunConfig, UniformMasking
 from beit.config.masking import FixedMasking
-from beit.data.sources import open_source
+from beit.data.dataset import open_source
 from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.errors import ConfigError
 from beit.models.features import attention_maps

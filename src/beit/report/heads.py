@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.data.visualize import Grid, heat, mark, to_rgb
 from beit.errors import ConfigError
 from beit.models.features import attention_maps

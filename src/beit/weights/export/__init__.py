@@ -11,7 +11,7 @@ import torch
 
 from beit.atomic_io import beside
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, weights_digest
 from beit.tokenizers.base import VisualTokenizer

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
 from beit.config.validation import require
+from beit.data.dataset import open_source
 from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.data.sources import ImageSource, evenly, open_source
+from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError
 
 BUILT_IN = 32
