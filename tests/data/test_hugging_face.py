@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_part, open_source
 from beit.data.hugging_face import HuggingFaceSource, open_hugging_face
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part
+from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
 from beit.errors import ConfigError, DataError, ResourceError
 

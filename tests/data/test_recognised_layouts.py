@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from beit.config.data import FolderConfig
-from beit.config.reading import Reading
+from beit.config.data import FolderConfig, Reading
 from beit.data.check import check
+from beit.data.dataset import open_part, open_parts, open_source
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part, open_parts
+from beit.data.sources import ImageSource
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

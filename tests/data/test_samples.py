@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from beit.data.dataset import open_parts, open_source
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_parts
+from beit.data.sources import ImageSource
 from beit.errors import DataError
 from encoding import encoded
 

@@ -18,12 +18,12 @@ import pytest
 from beit.atomic_io import replace_file
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data import shard_index
+from beit.data.dataset import open_part, open_parts, open_source
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part, open_parts
+from beit.data.sources import ImageSource
 from beit.data.storage import expand, expand_braces
 from beit.data.transforms import SingleView
 from beit.errors import ConfigError, DataError, ResourceError, RunFolderError

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from beit.config import PretrainRunConfig
-from beit.config.reading import AS_RECOGNISED, Reading
+from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.account import Account
 from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
+from beit.data.dataset import open_parts
 from beit.data.decode import read_header
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
-from beit.data.splits import open_parts
 from beit.doctor.finding import Finding, Level, judge
 from beit.errors import BeitError
 from beit.recipes import RECIPES

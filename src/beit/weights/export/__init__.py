@@ -11,9 +11,9 @@ import torch
 
 from beit.atomic_io import beside
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.config.validation import require
-from beit.models.digest import weights_digest
+from beit.models.heads import weights_digest
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.answering import answering
 from beit.weights.export import formats

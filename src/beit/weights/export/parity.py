@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
 from beit.config.validation import require
 from beit.data.augment import central_view
+from beit.data.dataset import open_source
 from beit.data.decode import decode
 from beit.data.labelled import open_labelled
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.data.sources import ImageSource, evenly, open_source
+from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError, ExportError
 from beit.models.heads import BackboneModel
 from beit.weights.answering import answering
