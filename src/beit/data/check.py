@@ -16,9 +16,9 @@ import numpy as np
 
 from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
+from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
 from beit.data.dataset import open_parts
 from beit.data.decode import decode, read_header
-from beit.data.depth import Depth, depth_of, narrow
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import quoted
 from beit.data.name_array import short_hash
@@ -113,7 +113,7 @@ class _Decoding(NamedTuple):
 class _Seen(NamedTuple):
     hashed: int
     findings: list[Finding]
-    depth: Depth | None = None
+    depth: BitDepth | None = None
 
 
 def _look(source: ImageSource, index: int, decoding: _Decoding) -> _Seen:
@@ -128,12 +128,12 @@ def _look(source: ImageSource, index: int, decoding: _Decoding) -> _Seen:
     except UnreadableError as error:
         findings = [Finding(UNREADABLE, key, error.reason)]
         return _Seen(short_hash(data), findings)
-    depth = None if decoding.value_range else depth_of(data)
+    depth = None if decoding.value_range else bit_depth_of(data)
     return _Seen(short_hash(data), findings, depth)
 
 
 def _look_through(
-    source: ImageSource, decoding: _Decoding, findings: list[Finding], depths: dict[str, Depth]
+    source: ImageSource, decoding: _Decoding, findings: list[Finding], depths: dict[str, BitDepth]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The hash of every image, uint64 [n], and whether it could be read at all."""
     hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
@@ -266,7 +266,7 @@ def check_parts(
     with fewer images for training are named. Errors: ConfigError for numbers without sense.
     """
     _must_make_sense(channels, few, value_range)
-    decoding, depths = _Decoding(channels, value_range), dict[str, Depth]()
+    decoding, depths = _Decoding(channels, value_range), dict[str, BitDepth]()
     findings: list[Finding] = []
     read = parts if sample is None else _sample(parts, sample)
     looked = [_look_through(source, decoding, findings, depths) for source in read.values()]
