@@ -12,7 +12,7 @@ import torch
 from beit.config import PretrainRunConfig
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.account import Account
-from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
+from beit.data.check import KINDS, UNREADABLE, Checked, check
 from beit.data.dataset import open_parts
 from beit.data.decode import read_header
 from beit.data.pixel_types import UnreadableError
@@ -77,7 +77,7 @@ def _examine(
 ) -> Iterator[Finding]:
     try:
         parts = open_parts(data, reading)
-        found = check_parts(data, parts, channels=channels, sample=sample)
+        found = check(data, parts=parts, channels=channels, sample=sample)
     except BeitError as error:
         yield Finding("fail", "images", error.problem, error.remedy)
         return
