@@ -17,7 +17,7 @@ import numpy as np
 from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
 from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
-from beit.data.dataset import open_parts
+from beit.data.dataset import Dataset
 from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import quoted
@@ -211,7 +211,7 @@ def check(
             f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
         )
     check_value_range(value_range)
-    parts = open_parts(data, reading) if parts is None else parts
+    parts = Dataset(data, reading).splits() if parts is None else parts
     fraction = 1.0 if sample is None else sample / max(sum(map(len, parts.values())), 1)
     read = {
         part: evenly(source, max(1, math.ceil(fraction * len(source))))
