@@ -13,8 +13,7 @@ from beit.atomic_io import beside
 from beit.claim import claim_output
 from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.errors import ConfigError
-from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel
+from beit.models.heads import BackboneModel, weights_digest
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.answering import answering
 from beit.weights.export import formats
