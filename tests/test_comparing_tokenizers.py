@@ -13,7 +13,7 @@ from beit.batch import ImageBatch
 from beit.cli import main
 from beit.config import RandomProjectionConfig, VQKDConfig
 from beit.errors import ConfigError, RunFolderError
-from beit.evaluation.token_stability import steadiness, token_histograms
+from beit.evaluation.tokenizer import token_histograms, token_stability
 from beit.tasks.comparing import compare_tokenizers
 from beit.weights.store import Details, save_artifact
 from miniature import draw_images
@@ -25,12 +25,12 @@ RANDOM = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width
 def test_tokens_of_patches_alone_are_steady_under_crops_and_not_under_flips():
     """A random projection sees no neighbours, and a mirrored patch is another patch."""
     tokenizer, images = RANDOM.build(), draw_images()
-    found = steadiness(tokenizer, [ImageBatch(images, ())], device=CPU)
+    found = token_stability(tokenizer, [ImageBatch(images, ())], device=CPU)
     assert found.crops == 1.0
     mirrored = tokenizer.encode(images.flip(3)).reshape(-1, 4, 4).flip(2).flatten(1)
     assert found.flips == float((mirrored == tokenizer.encode(images)).float().mean()) < 1
     symmetric = images[:, :, :, :1].expand_as(images).contiguous()
-    assert steadiness(tokenizer, [ImageBatch(symmetric, ())], device=CPU).flips == 1.0
+    assert token_stability(tokenizer, [ImageBatch(symmetric, ())], device=CPU).flips == 1.0
 
 
 def test_neighbours_matter_to_a_transformer():
@@ -38,7 +38,7 @@ def test_neighbours_matter_to_a_transformer():
         size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
         codebook_width=6,
     ).build().eval()  # fmt: skip
-    assert steadiness(tokenizer, [ImageBatch(draw_images(), ())], device=CPU).crops < 1
+    assert token_stability(tokenizer, [ImageBatch(draw_images(), ())], device=CPU).crops < 1
 
 
 def test_histograms_are_of_length_one():

@@ -17,7 +17,7 @@ from beit.config import LabelFileConfig
 from beit.data.check import check
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.run_folder import read_run_config
-from beit.weights.store import read_config
+from beit.weights.store import read_described
 
 QUICK: dict[str, Any] = {
     "workers": 0, "quiet": True, "report": False, "device": "cpu", "precision": "fp32",
@@ -54,7 +54,7 @@ def test_a_classifier_its_page_and_what_measures_it(
     config = read_run_config(out)
     assert config.label_file == LabelFileConfig(label_column="finding")  # type: ignore[attr-defined]
     assert "The surest answers" in (out / "report.html").read_text()
-    trained = read_config(run.artifact)["trained"]
+    trained = read_described(run.artifact).details.trained
     assert trained["label_file"]["label_column"] == "finding"
     found = beit.evaluate(str(out), data=data)
     assert found.images == 4

@@ -37,7 +37,7 @@ from beit.tasks.finished import report_run
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
-from beit.weights.store import load_artifact, read_config
+from beit.weights.store import load_artifact, read_described
 
 QUICK: dict[str, Any] = {
     "accept_collapsed": True,
@@ -124,7 +124,7 @@ def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypat
     tokenizer_run = tmp_path / "run-tokenizer"
     tokenizer = open_tokenizer(tokenizer_run)
     assert (tokenizer.grid, tokenizer.size) == ((6, 10), (12, 20))
-    assert read_config(run.artifact)["tokenizer"] == tokenizer.digest()
+    assert read_described(run.artifact).details.tokenizer == tokenizer.digest()
     assert read_run_config(out).tokenizer == str(tmp_path / "run-tokenizer")
     first, second = ((folder / "log.txt").read_text() for folder in (run.folder, tokenizer_run))
     assert f"data: {class_folders}: the same images as for {tokenizer_run}" in first

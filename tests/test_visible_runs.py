@@ -28,7 +28,7 @@ from beit.tasks.pretraining import PRETRAIN
 from beit.tokenizers.teachers import OurTeacher
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_artifact
-from beit.weights.store import load_artifact, read_config
+from beit.weights.store import load_artifact, read_described
 from finished import assert_same, losses
 
 QUICK: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_the_loss_falls_and_a_backbone_is_left(pretrained):
     )
     artifact = load_artifact(pretrained)
     assert artifact.kind == "backbone"
-    assert read_config(pretrained)["tokenizer"]
+    assert read_described(pretrained).details.tokenizer
     assert not any("decoder" in name for name in artifact.model.state_dict())
 
 
@@ -153,7 +153,7 @@ def test_recipes():
         ({"mask_token": True}, "has a mask token[\\s\\S]*--no-mask-token"),
         ({"masking": PublishedBlockMasking()}, "hides at most a number"),
         ({"mask_ratio": 0.0}, "mask_ratio is 0"),
-        ({"tap": 2}, "tap is 2, and patch aggregation"),
+        ({"early_layer": 2}, "early_layer is 2, and patch aggregation"),
         ({"decoder_heads": 5}, "decoder_width 24 cannot be divided among 5"),
         ({"decoder_depth": 0}, "decoder_depth"),
         ({"predict": "all"}, "no option 'predict'"),

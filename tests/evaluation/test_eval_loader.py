@@ -12,11 +12,11 @@ import torch
 from beit.batch import LabelledBatch
 from beit.config import LoaderConfig, PretrainRunConfig
 from beit.data.augment import EvaluationView
+from beit.data.dataset import open_source
 from beit.data.labelled import open_labelled
-from beit.data.sources import open_source
 from beit.evaluation import eval_loader as module
-from beit.evaluation.eval_loader import CentreView, Passes
-from beit.evaluation.pretraining import NeighbourScore, RetrievalScore
+from beit.evaluation.eval_loader import CentreView, EvalLoader
+from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.models.heads import MaskedImageModel
 from beit.recipes import find_recipe
 
@@ -29,14 +29,15 @@ def source(class_folders):
     return open_source(str(class_folders))
 
 
-def passes(source):
-    return Passes(
+def passes(source, batch=64):
+    return EvalLoader(
         LabelledBatch,
         source,
         EvaluationView((16, 16), 1.0),
         size=(16, 16),
         channels=3,
         loader=LOADER,
+        batch=batch,
     )
 
 
@@ -45,8 +46,7 @@ def test_held_or_read_again_is_the_same(source, monkeypatch):
     first, second = list(held), list(held)
     assert all(one is other for one, other in zip(first, second, strict=True))
     monkeypatch.setattr(module, "HELD_BYTES", 0)
-    monkeypatch.setattr(module, "BATCH", 10)
-    read = passes(source)
+    read = passes(source, batch=10)
     for one, other in ((first, list(read)), (first, list(read))):
         assert len(other) == 4
         assert torch.equal(torch.cat([b.images for b in one]), torch.cat([b.images for b in other]))
@@ -66,9 +66,9 @@ def test_scores_of_a_pretraining_are_repeatable(class_folders, source, labelled)
     device = torch.device("cpu")
     if labelled:
         splits = open_labelled(str(class_folders), split=0.25, per_class=None, seed=0)
-        score, name = NeighbourScore(splits, RECIPE, device), "neighbours"
+        score, name = neighbour_score(splits, RECIPE, device), "neighbours"
     else:
-        score, name = RetrievalScore(source, RECIPE, device), "retrieval"
+        score, name = retrieval_score(source, RECIPE, device), "retrieval"
     values = score(model)
     assert values.keys() == {name, f"{name}_block"}
     assert values == score(model)

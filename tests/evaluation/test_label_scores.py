@@ -12,14 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from beit.batch import LabelledBatch
-from beit.evaluation.multilabel import (
-    LabelAnswers,
-    answer_labels,
-    average_precision,
-    best_thresholds,
-    flip_averaged_labels,
-    score_labels,
-)
+from beit.evaluation.classify import LabelAnswers, answer_labels, flip_averaged, score_labels
+from beit.evaluation.metrics import average_precision, best_thresholds
 
 
 def answers(seed: int, images: int = 60, classes: int = 5, ties: bool = False) -> LabelAnswers:
@@ -149,6 +143,6 @@ def test_flips_average_probabilities():
     def model(some):
         return some[:, :2, 0, 0].float() / 20 - 6
 
-    averaged = flip_averaged_labels(model)(images).sigmoid()
+    averaged = flip_averaged(model, multi_label=True)(images).sigmoid()
     expected = (model(images).sigmoid() + model(images.flip(-1)).sigmoid()) / 2
     assert torch.allclose(averaged, expected, atol=1e-6)

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from beit.config.probe import ProbeConfig
-from beit.evaluation.attentive import attentive_accuracy, train_attentive
 from beit.evaluation.features import FeatureTable, PatchTable
-from beit.evaluation.heads import train_heads
 from beit.evaluation.neighbours import neighbour_accuracy
+from beit.evaluation.probe import attentive_accuracy, train_attentive, train_heads
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,

@@ -1,4 +1,4 @@
-"""How well a classifier does: top-1, top-5, likelihood, calibration, and each class."""
+"""How well a classifier does: with one class for each image, and with several labels."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from beit.batch import LabelledBatch
-from beit.evaluation.metrics import calibration_error
+from beit.evaluation.metrics import average_precision, calibration_error
 
 Logits = Callable[[UInt8[Tensor, "batch channels height width"]], Tensor]
 
 
 class Scores(NamedTuple):
-    """Shares in [0, 1] and means over the images."""
+    """Fractions in [0, 1] and means over the images."""
 
     top1: float
     top5: float
@@ -54,7 +55,9 @@ def score_classifier(
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for batch in batches:
         log_odds = model(batch.images.to(device)).float().log_softmax(dim=1).cpu()
-        allowed = _allowed(batch.targets, classes, accepted)
+        allowed = torch.zeros(len(batch.targets), classes, dtype=torch.bool)
+        for row, target in enumerate(batch.targets.tolist()):
+            allowed[row, [target] if accepted is None else list(accepted[target])] = True
         confidence, ranked = log_odds.topk(min(5, classes), dim=1)
         hits = allowed.gather(1, ranked)
         loss = -log_odds.masked_fill(~allowed, -torch.inf).logsumexp(dim=1)
@@ -74,21 +77,18 @@ def score_classifier(
     )
 
 
-def _allowed(
-    targets: Int64[Tensor, " batch"], classes: int, accepted: Sequence[tuple[int, ...]] | None
-) -> Bool[Tensor, "batch classes"]:
-    allowed = torch.zeros(len(targets), classes, dtype=torch.bool)
-    for row, target in enumerate(targets.tolist()):
-        allowed[row, [target] if accepted is None else list(accepted[target])] = True
-    return allowed
+def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
+    """Logits of the mean of the probabilities of an image and of its mirror image.
 
-
-def flip_averaged(model: Logits) -> Logits:
-    """Logits of the mean of the probabilities of an image and of its mirror image."""
+    Probabilities are a softmax over the classes or, with `multi_label`, independent.
+    """
 
     def logits(images: Tensor) -> Tensor:
         views = torch.stack([model(images), model(images.flip(-1))]).float()
-        return views.log_softmax(dim=-1).logsumexp(dim=0)
+        if not multi_label:
+            return views.log_softmax(dim=-1).logsumexp(dim=0)
+        present, absent = (F.logsigmoid(sign * views).logsumexp(dim=0) for sign in (1, -1))
+        return present - absent
 
     return logits
 
@@ -103,3 +103,77 @@ def answering_among(model: Logits, classes: Sequence[int]) -> Logits:
         return kept
 
     return logits
+
+
+class LabelAnswers(NamedTuple):
+    """What a model says of every label of some images, and what is right."""
+
+    logits: Float[Tensor, "images classes"]
+    targets: Bool[Tensor, "images classes"]
+
+    @property
+    def probabilities(self) -> Float[Tensor, "images classes"]:
+        """Independent probabilities, in float32 as they are when the model is used."""
+        return self.logits.sigmoid()
+
+
+class LabelScores(NamedTuple):
+    """How well each label is answered; NaN for labels that no image has."""
+
+    average_precision: Float[Tensor, " classes"]
+    f1: Float[Tensor, " classes"]
+    """At the thresholds."""
+    support: Int64[Tensor, " classes"]
+    """Images that have the label."""
+    thresholds: tuple[float, ...]
+    micro_f1: float
+    """Of all decisions together, also those for labels that no image has."""
+    loss: float
+    """Mean binary cross-entropy in nats."""
+    images: int
+
+    @property
+    def mean_average_precision(self) -> float:
+        """Over the labels that some image has; each counts the same."""
+        return float(self.average_precision.nanmean())
+
+    @property
+    def chance_average_precision(self) -> float:
+        """What answering at random scores: how frequent a label is, over the same labels."""
+        occurring = self.support[self.support > 0].double()
+        return float((occurring / self.images).mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the labels that some image has."""
+        return float(self.f1.nanmean())
+
+
+@torch.no_grad()
+def answer_labels(
+    model: Logits, batches: Iterable[LabelledBatch], device: torch.device
+) -> LabelAnswers:
+    """One pass over images with their labels; the model should be in evaluation mode."""
+    rows = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    assert rows, "an evaluation needs at least one image"
+    logits, targets = (torch.cat(column) for column in zip(*rows, strict=True))
+    return LabelAnswers(logits, targets)
+
+
+def score_labels(answers: LabelAnswers, thresholds: tuple[float, ...]) -> LabelScores:
+    """The measures of these answers; a label counts from its threshold on."""
+    logits, targets = answers
+    selected = answers.probabilities.double() >= torch.tensor(thresholds, dtype=torch.float64)
+    support = targets.sum(dim=0)
+    both, either = (selected & targets).sum(dim=0), selected.sum(dim=0) + support
+    f1 = (2 * both.double() / either).masked_fill(support == 0, torch.nan)
+    loss = F.binary_cross_entropy_with_logits(logits.double(), targets.double())
+    return LabelScores(
+        average_precision=average_precision(logits, targets),
+        f1=f1,
+        support=support,
+        thresholds=thresholds,
+        micro_f1=float(2 * both.sum().double() / either.sum().clamp_min(1)),
+        loss=float(loss),
+        images=len(targets),
+    )

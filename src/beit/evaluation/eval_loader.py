@@ -1,4 +1,4 @@
-"""Repeated passes over the same evaluation images."""
+"""Evaluation images, read in order as often as needed, and a log of those that were skipped."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from beit.batch import Batch, ImageBatch, SegmentedBatch, Unreadable
+from beit.batch import Batch, ImageBatch, Unreadable
 from beit.config.data import LoaderConfig, Resize
 from beit.config.tokenizer import Interpolation
 from beit.data.augment import central_view
 from beit.data.loader import View, evaluate_batches
-from beit.data.segmentation_transforms import WholeView
 from beit.data.sources import ImageSource, Target
 
 HELD_BYTES = 512 * 2**20
@@ -41,30 +40,33 @@ class CentreView:
         )
 
 
-class Told:
-    """What batches say of their images, gathered over all passes."""
+class SkipLog:
+    """What batches report of their images, gathered over all passes."""
 
     def __init__(self) -> None:
         self._unreadable: dict[str, Unreadable] = {}
-        self._several: dict[str, None] = {}
+        self._multi_frame: dict[str, None] = {}
 
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """Images that no pass so far could read."""
+        """Images that could not be read so far."""
         return tuple(self._unreadable.values())
 
-    def several(self) -> tuple[str, ...]:
+    def multi_frame(self) -> tuple[str, ...]:
         """Images that are the first of several in their file."""
-        return tuple(self._several)
+        return tuple(self._multi_frame)
 
-    def note(self, batch: Batch) -> None:
-        """Gather what a batch says."""
+    def add(self, batch: Batch) -> None:
+        """Gather what a batch reports."""
         self._unreadable.update((found.key, found) for found in batch.unreadable)
-        self._several.update(dict.fromkeys(batch.multi_frame))
+        self._multi_frame.update(dict.fromkeys(batch.multi_frame))
 
 
-class Passes(Told, Generic[Kind]):
-    """Every iteration is one ordered pass over views [channels, *size] of the images, which are
-    read once where they fit in memory."""
+class EvalLoader(SkipLog, Generic[Kind]):
+    """Every iteration is one ordered pass over views of the images, `batch` at a time.
+
+    With `size`, that of the views [channels, *size], they are read once where they fit in memory;
+    without it every pass reads them anew. Of several processes each reads its own part.
+    """
 
     def __init__(
         self,
@@ -72,22 +74,33 @@ class Passes(Told, Generic[Kind]):
         source: ImageSource,
         view: View,
         *,
-        size: tuple[int, int],
         channels: int,
         loader: LoaderConfig,
+        size: tuple[int, int] | None = None,
+        batch: int = BATCH,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         self._kind, self._source, self._view = kind, source, view
-        self._channels, self._loader = channels, loader
-        self._fits = len(source) * channels * math.prod(size) <= HELD_BYTES
+        self._channels, self._loader, self._batch = channels, loader, batch
+        self._rank, self._world = rank, world
+        bytes_held = math.inf if size is None else len(source) * channels * math.prod(size)
+        self._fits = bytes_held <= HELD_BYTES
         self._held: list[Kind] = []
 
     def _read(self) -> Iterator[Kind]:
         for batch in evaluate_batches(
-            self._source, self._view, channels=self._channels, batch=BATCH, config=self._loader
+            self._source,
+            self._view,
+            channels=self._channels,
+            batch=self._batch,
+            rank=self._rank,
+            world=self._world,
+            config=self._loader,
         ):
             assert isinstance(batch, self._kind)
-            self.note(batch)
+            self.add(batch)
             yield batch
 
     def __iter__(self) -> Iterator[Kind]:
@@ -96,37 +109,3 @@ class Passes(Told, Generic[Kind]):
         if not self._held:
             self._held = list(self._read())
         return iter(self._held)
-
-
-class WholeImages(Told):
-    """Every iteration is one ordered pass over whole images with their labels, read anew.
-
-    Batches hold one image, since sizes differ. Of several processes each reads its share.
-    """
-
-    def __init__(
-        self,
-        source: ImageSource,
-        *,
-        channels: int,
-        loader: LoaderConfig,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        super().__init__()
-        self._source, self._channels, self._loader = source, channels, loader
-        self._rank, self._world = rank, world
-
-    def __iter__(self) -> Iterator[SegmentedBatch]:
-        for batch in evaluate_batches(
-            self._source,
-            WholeView(),
-            channels=self._channels,
-            batch=1,
-            rank=self._rank,
-            world=self._world,
-            config=self._loader,
-        ):
-            assert isinstance(batch, SegmentedBatch)
-            self.note(batch)
-            yield batch

@@ -1,16 +1,38 @@
-"""Numbers that say how good predictions are."""
+"""Measures of predictions that are already there: counts, calibration, average precision."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+UNDECIDED = 0.5
+"""The threshold of a label that no image has."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def in_float32(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Switch autocast off around a function of features on the CPU, whatever precision the model
+    around it runs in."""
+
+    @functools.wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.autocast("cpu", enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
 
 def confusion_matrix(
     predicted: Int64[Tensor, " images"], targets: Int64[Tensor, " images"], classes: int
 ) -> Int64[Tensor, "classes classes"]:
-    """How many images of each true class (row) were called which class (column)."""
+    """How many images of each true class (row) were given which class (column)."""
     cells = torch.bincount(targets * classes + predicted, minlength=classes**2)
     return cells.reshape(classes, classes)
 
@@ -34,3 +56,64 @@ def calibration_error(
     gaps = torch.zeros(bins, dtype=torch.float64)
     gaps.index_add_(0, places, confidences.double() - right.double())
     return float(gaps.abs().sum() / len(right))
+
+
+def average_precision(
+    scores: Float[Tensor, "images classes"], targets: Bool[Tensor, "images classes"]
+) -> Float[Tensor, " classes"]:
+    """Average precision of each label; NaN for a label that no image has.
+
+    The sum over all different scores s, from the largest down, of (R(s) - R(s')) P(s): P and R are
+    precision and recall when every image with at least the score s is given the label, and s' is
+    the score before s. Nothing is interpolated, and images with the same score count as one step,
+    so that their order cannot matter: the definition of scikit-learn and torchmetrics, and that of
+    PASCAL VOC from 2010 on without its interpolation.
+    """
+
+    def measure(steps: _Steps) -> float:
+        if not steps.found[-1]:
+            return torch.nan
+        gained = steps.found.diff(prepend=steps.found.new_zeros(1))
+        return float((gained.double() * steps.found / steps.given).sum() / steps.found[-1])
+
+    columns = zip(scores.double().T, targets.T, strict=True)
+    return torch.tensor([measure(_steps(*column)) for column in columns], dtype=torch.float64)
+
+
+def best_thresholds(
+    probabilities: Float[Tensor, "images classes"], targets: Bool[Tensor, "images classes"]
+) -> tuple[float, ...]:
+    """The probability from which each label counts, for the largest F1 on these images.
+
+    It lies halfway between the two neighbouring probabilities that it separates; of equally good
+    ones the largest is taken. 0.5 for a label that no image has.
+    """
+
+    def best(steps: _Steps) -> float:
+        if not steps.found[-1]:
+            return UNDECIDED
+        f1 = 2 * steps.found.double() / (steps.given + steps.found[-1])
+        place = int(f1.argmax())  # the first of equal ones
+        below = steps.scores[place + 1] if place + 1 < len(steps.scores) else 0.0
+        return float((steps.scores[place] + below) / 2)
+
+    columns = zip(probabilities.double().T, targets.T, strict=True)
+    return tuple(best(_steps(*column)) for column in columns)
+
+
+class _Steps(NamedTuple):
+    """One row per different score, from the largest down, counted from the first to it."""
+
+    scores: Float[Tensor, " steps"]
+    found: Int64[Tensor, " steps"]
+    """Images with the label among those with at least this score."""
+    given: Int64[Tensor, " steps"]
+    """Images with at least this score."""
+
+
+def _steps(scores: Float[Tensor, " images"], targets: Bool[Tensor, " images"]) -> _Steps:
+    ranked, order = scores.sort(descending=True)
+    last = torch.ones_like(targets)
+    last[:-1] = ranked[1:] != ranked[:-1]
+    given = torch.arange(1, len(ranked) + 1)
+    return _Steps(ranked[last], targets[order].cumsum(dim=0)[last], given[last])

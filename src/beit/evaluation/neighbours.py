@@ -1,42 +1,57 @@
-"""Nearest neighbours among frozen features: accuracy with labels, retrieval without."""
+"""Nearest neighbours among frozen features: accuracy with labels, retrieval without.
+
+Also for watching a pre-training, where the best of all blocks counts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from beit.evaluation.features import standardised
-from beit.evaluation.precision import in_float32
+from beit.batch import ImageBatch, LabelledBatch, Unreadable
+from beit.config.data import ViewConfig
+from beit.config.runs import PretrainRunConfig
+from beit.data.augment import EvaluationView
+from beit.data.labelled import LabelledSplits
+from beit.data.loader import View
+from beit.data.sources import ImageSource, evenly
+from beit.data.transforms import SingleView
+from beit.evaluation.eval_loader import CentreView, EvalLoader, Kind
+from beit.evaluation.features import FeatureTable, every_block, standardised
+from beit.evaluation.metrics import in_float32
+
+SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
 
 
 @in_float32
 def neighbour_accuracies(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
-    queries: Float[Tensor, "asked width"],
-    query_targets: Int64[Tensor, " asked"],
+    queries: Float[Tensor, "queries width"],
+    query_targets: Int64[Tensor, " queries"],
     *,
     neighbours: tuple[int, ...],
     temperatures: tuple[float, ...],
 ) -> Float[Tensor, "neighbours temperatures"]:
-    """Share of queries whose class wins a vote of the nearest known images, for all settings.
+    """Fraction of queries whose class wins a vote of the nearest known images, for all settings.
 
     Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
     standardised with the known images' mean and deviation first, since raw patch means are
     dominated by a few large dimensions.
     """
-    known, asked = _directions(features, features), _directions(queries, features)
+    known, directions = _directions(features, features), _directions(queries, features)
     classes = int(max(targets.max(), query_targets.max())) + 1
-    similarity, nearest = (asked @ known.t()).topk(min(max(neighbours), len(known)), dim=1)
+    similarity, nearest = (directions @ known.t()).topk(min(max(neighbours), len(known)), dim=1)
     behind = similarity - similarity[:, :1]  # the nearest weighs 1: no temperature overflows
     accuracies = torch.zeros(len(neighbours), len(temperatures))
     for row, number in enumerate(neighbours):
         for column, temperature in enumerate(temperatures):
-            votes = torch.zeros(len(asked), classes)
+            votes = torch.zeros(len(directions), classes)
             weights = (behind[:, :number] / temperature).exp()
             votes.scatter_add_(1, targets[nearest[:, :number]], weights)
             accuracies[row, column] = (votes.argmax(dim=1) == query_targets).float().mean()
@@ -46,29 +61,23 @@ def neighbour_accuracies(
 def neighbour_accuracy(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
-    queries: Float[Tensor, "asked width"],
-    query_targets: Int64[Tensor, " asked"],
+    queries: Float[Tensor, "queries width"],
+    query_targets: Int64[Tensor, " queries"],
     *,
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> float:
     """`neighbour_accuracies` of one setting."""
-    found = neighbour_accuracies(
-        features,
-        targets,
-        queries,
-        query_targets,
-        neighbours=(neighbours,),
-        temperatures=(temperature,),
-    )
-    return float(found)
+    parts = features, targets, queries, query_targets
+    temperatures = (temperature,)
+    return float(neighbour_accuracies(*parts, neighbours=(neighbours,), temperatures=temperatures))
 
 
 @in_float32
 def retrieval_accuracy(
     first: Float[Tensor, "images width"], second: Float[Tensor, "images width"]
 ) -> float:
-    """Share of images whose nearest second view is their own: needs no labels."""
+    """Fraction of images whose nearest second view is their own: needs no labels."""
     similarity = _directions(first, second) @ _directions(second, second).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
 
@@ -76,18 +85,18 @@ def retrieval_accuracy(
 class Nearest(NamedTuple):
     """The nearest other images of some, the nearest first."""
 
-    indices: Int64[Tensor, "asked most"]
-    cosines: Float[Tensor, "asked most"]
+    indices: Int64[Tensor, "queries most"]
+    cosines: Float[Tensor, "queries most"]
 
 
 @in_float32
 def nearest_others(
-    features: Float[Tensor, "images width"], asked: Int64[Tensor, " asked"], most: int
+    features: Float[Tensor, "images width"], queries: Int64[Tensor, " queries"], most: int
 ) -> Nearest:
     """For each of these images the others whose standardised features point most the same way."""
     directions = _directions(features, features)
-    cosines = directions[asked] @ directions.t()
-    cosines[torch.arange(len(asked)), asked] = -torch.inf
+    cosines = directions[queries] @ directions.t()
+    cosines[torch.arange(len(queries)), queries] = -torch.inf
     order = cosines.argsort(dim=1, descending=True, stable=True)[:, : min(most, len(features) - 1)]
     return Nearest(order, cosines.gather(1, order))
 
@@ -96,3 +105,79 @@ def _directions(
     features: Float[Tensor, "rows width"], reference: Float[Tensor, "known width"]
 ) -> Float[Tensor, "rows width"]:
     return F.normalize(standardised(features, reference), dim=1)
+
+
+class BlockScore:
+    """Called with a model: the score of its best block by two sets of images, and which it is.
+
+    The best block is chosen on the very images it is measured on: a curve to watch, not a result.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loaders: tuple[EvalLoader[LabelledBatch], ...] | tuple[EvalLoader[ImageBatch], ...],
+        score: Callable[[FeatureTable, FeatureTable, int], float],
+        device: torch.device,
+    ) -> None:
+        self._name, self._loaders, self._score, self._device = name, loaders, score, device
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Images that could not be read."""
+        return tuple(one for loader in self._loaders for one in loader.unreadable())
+
+    def multi_frame(self) -> tuple[str, ...]:
+        """Images that are the first of several in their file."""
+        return tuple(key for loader in self._loaders for key in loader.multi_frame())
+
+    def __call__(self, model: nn.Module) -> Mapping[str, float]:
+        first, second = (every_block(model, loader, self._device) for loader in self._loaders)
+        scores = [self._score(first, second, block) for block in range(first.features.shape[1])]
+        best = max(scores)
+        return {self._name: best, f"{self._name}_block": float(scores.index(best))}
+
+
+def neighbour_score(
+    splits: LabelledSplits, config: PretrainRunConfig, device: torch.device
+) -> BlockScore:
+    """Accuracy of a nearest-neighbour vote among labelled images."""
+    view = EvaluationView(config.model.size, config.evaluation_crop)
+
+    def score(known: FeatureTable, queries: FeatureTable, block: int) -> float:
+        return neighbour_accuracy(
+            known.features[:, block], known.targets, queries.features[:, block], queries.targets
+        )
+
+    parts = splits.train, splits.validation
+    loaders = tuple(_loader(LabelledBatch, part, view, config) for part in parts)
+    return BlockScore("neighbours", loaders, score, device)
+
+
+def retrieval_score(
+    source: ImageSource, config: PretrainRunConfig, device: torch.device
+) -> BlockScore:
+    """Fraction of images found again among second views: needs no labels."""
+    size = config.model.size
+
+    def score(first: FeatureTable, second: FeatureTable, block: int) -> float:
+        return retrieval_accuracy(first.features[:, block], second.features[:, block])
+
+    views: tuple[View, ...] = (
+        CentreView(size, config.evaluation_crop),
+        SingleView(config=SECOND_VIEW, size=size),
+    )
+    loaders = tuple(_loader(ImageBatch, source, view, config) for view in views)
+    return BlockScore("retrieval", loaders, score, device)
+
+
+def _loader(
+    kind: type[Kind], source: ImageSource, view: View, config: PretrainRunConfig
+) -> EvalLoader[Kind]:
+    return EvalLoader(
+        kind,
+        evenly(source, config.knn_images),
+        view,
+        size=config.model.size,
+        channels=config.model.channels,
+        loader=config.loader,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,12 +12,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from beit.config.probe import ProbeConfig
-from beit.evaluation.attentive import attentive_accuracy, train_attentive
 from beit.evaluation.features import FeatureTable, PatchTable, standardised
-from beit.evaluation.heads import train_heads
-from beit.evaluation.linear import linear_accuracy
 from beit.evaluation.neighbours import neighbour_accuracies, neighbour_accuracy
-from beit.evaluation.probes import Chosen, Few
+from beit.evaluation.probe import (
+    attentive_accuracy,
+    linear_accuracy,
+    train_attentive,
+    train_heads,
+)
 
 BOTH = "linear, class token and mean"
 MEAN = "linear, mean"
@@ -26,6 +30,52 @@ Tables = Mapping[str, FeatureTable]
 """The features of `train`, `validation` and, where there is one, `test`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A method with the setting that is best on validation; scores in [0, 1]."""
+
+    method: str
+    block: int
+    setting: dict[str, float]
+    validation: float
+    test: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Few:
+    """A method with few labels per class: an accuracy per seed."""
+
+    method: str
+    labels: int
+    accuracies: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Over the seeds; 0 with a single one."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Everything that was measured: per method the best validation accuracy of each block, the
+    choice, and few labels on test (validation without one), at the block of the linear mean."""
+
+    images: dict[str, int]
+    blocks: dict[str, list[float]]
+    chosen: list[Chosen]
+    few: list[Few]
+    unreadable: dict[str, str]
+    several: list[str]
+    """Images that are the first of several in their file."""
+    notes: list[str]
+    measure: str = "accuracy"
+    """What the scores are; of images with several labels each, the mean average precision."""
+
+
 class Sweep(NamedTuple):
     """The best validation score of each block, and the best of all."""
 
@@ -34,10 +84,28 @@ class Sweep(NamedTuple):
 
 
 class FewLabels(NamedTuple):
-    """What few labels per class give, and what was left out."""
+    """What few labels per class give, and what was skipped."""
 
     rows: list[Few]
     notes: list[str]
+
+
+def _sweep(
+    method: str,
+    scores: Float[Tensor, "blocks settings"],
+    settings: Sequence[dict[str, float]],
+    test: Callable[[int, int], float] | None,
+) -> Sweep:
+    """The best of validation (the first of equal ones), measured by `test(block, setting)`."""
+    block, place = divmod(int(scores.argmax()), len(settings))
+    best = Chosen(
+        method=method,
+        block=block,
+        setting=settings[place],
+        validation=float(scores[block, place]),
+        test=test(block, place) if test else None,
+    )
+    return Sweep(scores.amax(dim=1).tolist(), best)
 
 
 def sweep_linear(method: str, tables: Tables, *, classes: int, config: ProbeConfig) -> Sweep:
@@ -51,57 +119,42 @@ def sweep_linear(method: str, tables: Tables, *, classes: int, config: ProbeConf
             part: standardised(values, features["train"]) for part, values in features.items()
         }
     heads = train_heads(features["train"], tables["train"].targets, classes=classes, config=config)
-    scores = heads.score(features["validation"], tables["validation"].targets)
-    block, rate = _best(scores)
-    test = None
-    if "test" in tables:
-        test = float(heads.score(features["test"], tables["test"].targets)[block, rate])
-    best = Chosen(
-        method=method,
-        block=block,
-        setting={"lr": config.learning_rates[rate]},
-        validation=float(scores[block, rate]),
-        test=test,
-    )
-    return Sweep(scores.amax(dim=1).tolist(), best)
+
+    def score(part: str) -> Tensor:
+        return heads.score(features[part], tables[part].targets)
+
+    def test(block: int, rate: int) -> float:
+        return float(score("test")[block, rate])
+
+    settings = [{"lr": rate} for rate in config.learning_rates]
+    return _sweep(method, score("validation"), settings, test if "test" in tables else None)
 
 
 def sweep_neighbours(tables: Tables, *, config: ProbeConfig) -> Sweep:
     """Votes of every block, number of neighbours and temperature."""
     known = tables["train"]
+    numbers, temperatures = config.neighbours, config.temperatures
 
     def accuracies(
         part: str, block: int, numbers: tuple[int, ...], temperatures: tuple[float, ...]
     ) -> Tensor:
-        asked = tables[part]
         return neighbour_accuracies(
             known.features[:, block],
             known.targets,
-            asked.features[:, block],
-            asked.targets,
+            tables[part].features[:, block],
+            tables[part].targets,
             neighbours=numbers,
             temperatures=temperatures,
-        )
+        ).flatten()
 
-    scores = torch.stack(
-        [
-            accuracies("validation", block, config.neighbours, config.temperatures).flatten()
-            for block in range(known.features.shape[1])
-        ]
-    )
-    block, place = _best(scores)
-    row, column = divmod(place, len(config.temperatures))
-    number, temperature = config.neighbours[row], config.temperatures[column]
-    best = Chosen(
-        method=NEIGHBOURS,
-        block=block,
-        setting={"neighbours": float(number), "temperature": temperature},
-        validation=float(scores[block, place]),
-        test=float(accuracies("test", block, (number,), (temperature,)))
-        if "test" in tables
-        else None,
-    )
-    return Sweep(scores.amax(dim=1).tolist(), best)
+    def test(block: int, place: int) -> float:
+        row, column = divmod(place, len(temperatures))
+        return float(accuracies("test", block, (numbers[row],), (temperatures[column],)))
+
+    blocks = range(known.features.shape[1])
+    scores = torch.stack([accuracies("validation", at, numbers, temperatures) for at in blocks])
+    settings = [{"neighbours": float(n), "temperature": t} for n in numbers for t in temperatures]
+    return _sweep(NEIGHBOURS, scores, settings, test if "test" in tables else None)
 
 
 def sweep_attentive(
@@ -112,21 +165,20 @@ def sweep_attentive(
         train_attentive(tables["train"], heads=heads, classes=classes, rate=rate, config=config)
         for rate in config.learning_rates
     ]
-    scores = [attentive_accuracy(each, tables["validation"]) for each in probes]
-    place = scores.index(max(scores))
-    return Chosen(
-        method=ATTENTIVE,
-        block=block,
-        setting={"lr": config.learning_rates[place]},
-        validation=scores[place],
-        test=attentive_accuracy(probes[place], tables["test"]) if "test" in tables else None,
-    )
+    scores = torch.tensor([[attentive_accuracy(each, tables["validation"]) for each in probes]])
+    settings = [{"lr": rate} for rate in config.learning_rates]
+
+    def test(_: int, place: int) -> float:
+        return attentive_accuracy(probes[place], tables["test"])
+
+    sweep = _sweep(ATTENTIVE, scores, settings, test if "test" in tables else None)
+    return replace(sweep.best, block=block)
 
 
 def few_labels(tables: Tables, *, block: int, classes: int, config: ProbeConfig) -> FewLabels:
     """Some labels per class at one block, on test or, without one, on validation; both methods see
     the same draws."""
-    known, asked = tables["train"], tables.get("test", tables["validation"])
+    known, queries = tables["train"], tables.get("test", tables["validation"])
     least = int(torch.bincount(known.targets, minlength=classes).min())
     found = FewLabels([], [])
     for labels in config.shots:
@@ -142,8 +194,8 @@ def few_labels(tables: Tables, *, block: int, classes: int, config: ProbeConfig)
                 method(
                     known.features[rows, block],
                     known.targets[rows],
-                    asked.features[:, block],
-                    asked.targets,
+                    queries.features[:, block],
+                    queries.targets,
                 )
                 for rows in draws
             ]
@@ -157,8 +209,3 @@ def draw(
     """So many images of each class."""
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     return torch.cat([order[targets[order] == index][:labels] for index in range(classes)])
-
-
-def _best(scores: Float[Tensor, "blocks settings"]) -> tuple[int, int]:
-    """Row and column of the largest score; the first of equal ones."""
-    return divmod(int(scores.argmax()), scores.shape[1])

@@ -1,4 +1,5 @@
-"""The health of a tokenizer: how well it paints, and how many of its codes it uses."""
+"""The health of a tokenizer: how well it reconstructs, how many codes it uses, how stable and how
+telling its tokens are."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.objectives.base import entropy
 from beit.tokenizers.base import VisualTokenizer
 
-COLLAPSED_SHARE = 0.05
+COLLAPSED_FRACTION = 0.05
 
 
 class TokenizerHealth(NamedTuple):
@@ -21,7 +24,7 @@ class TokenizerHealth(NamedTuple):
 
     psnr: float
     """Peak signal-to-noise ratio of the reconstructions in dB, from the error over all images;
-    nan if the tokenizer paints none."""
+    nan if the tokenizer cannot decode."""
     codes_in_use: int
     perplexity: float
     """exp of the entropy of the tokens: how many codes are in even use."""
@@ -31,7 +34,7 @@ class TokenizerHealth(NamedTuple):
     @property
     def collapsed(self) -> bool:
         """Fewer than one code in twenty in even use: pre-training would learn next to nothing."""
-        return self.perplexity < max(2.0, COLLAPSED_SHARE * len(self.counts))
+        return self.perplexity < max(2.0, COLLAPSED_FRACTION * len(self.counts))
 
 
 @torch.no_grad()
@@ -45,9 +48,9 @@ def tokenizer_health(
         images = batch.images.to(device)
         tokens = tokenizer.encode(images)
         if tokenizer.can_decode:
-            painted = tokenizer.decode(tokens)
-            error += float((painted - tokenizer.pixels(images)).double().square().sum())
-            values += painted.numel()
+            decoded = tokenizer.decode(tokens)
+            error += float((decoded - tokenizer.pixels(images)).double().square().sum())
+            values += decoded.numel()
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.codes).cpu()
     assert counts.any(), "health needs at least one image"
     return TokenizerHealth(
@@ -56,3 +59,45 @@ def tokenizer_health(
         perplexity=float(entropy(counts.float()).exp()),
         counts=counts,
     )
+
+
+class TokenStability(NamedTuple):
+    """Fractions of places that keep their token."""
+
+    flips: float
+    """When the image is mirrored left to right, and the tokens back."""
+    crops: float
+    """When the first row and column of places are cut off, and so their neighbours see less."""
+
+
+@torch.no_grad()
+def token_stability(
+    tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
+) -> TokenStability:
+    """One pass over images of the tokenizer's size, which has at least 2 x 2 places."""
+    stride, (height, width) = tokenizer.config.downsampling, tokenizer.grid
+    mirrored = cropped = whole = inner = 0
+    for batch in batches:
+        images = batch.images.to(device)
+        tokens = tokenizer.encode(images).reshape(-1, height, width)
+        again = tokenizer.encode(images.flip(3)).reshape(-1, height, width).flip(2)
+        mirrored += int((again == tokens).sum())
+        whole += tokens.numel()
+        part = tokenizer.encode(images[:, :, stride:, stride:].contiguous())
+        kept = tokens[:, 1:, 1:]
+        cropped += int((part.reshape(kept.shape) == kept).sum())
+        inner += kept.numel()
+    assert whole, "stability needs at least one image"
+    return TokenStability(flips=mirrored / whole, crops=cropped / inner)
+
+
+@torch.no_grad()
+def token_histograms(
+    tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
+) -> Float[Tensor, "images codes"]:
+    """The square roots of how frequent each code is in an image, whose cosine is their overlap."""
+    rows = []
+    for batch in batches:
+        tokens = tokenizer.encode(batch.images.to(device))
+        rows.append(F.one_hot(tokens, tokenizer.codes).float().mean(dim=1).sqrt().cpu())
+    return torch.cat(rows)

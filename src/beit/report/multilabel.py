@@ -15,7 +15,7 @@ from beit.data.augment import EvaluationView
 from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource
 from beit.data.visualize import to_rgb
-from beit.evaluation.multilabel import LabelAnswers, LabelScores, score_labels
+from beit.evaluation.classify import LabelAnswers, LabelScores, score_labels
 from beit.models.heads import Classifier
 from beit.report.images import show
 from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.config.tree import to_json
-from beit.evaluation.linear import linear_accuracy
 from beit.evaluation.neighbours import neighbour_accuracy
+from beit.evaluation.probe import linear_accuracy
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE, DemoPlan
 from beit.rng import seed_everything

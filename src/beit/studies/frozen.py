@@ -11,9 +11,8 @@ from beit.config import LoaderConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource
-from beit.evaluation.eval_loader import Passes
-from beit.evaluation.features import FeatureTable
-from beit.evaluation.pretraining import every_block
+from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.features import FeatureTable, every_block
 from beit.models.heads import BackboneModel
 
 CPU = torch.device("cpu")
@@ -25,8 +24,8 @@ def feature_tables(
     """The features of every block for train, val and test."""
     config = model.backbone.config
 
-    def passes(source: ImageSource) -> Passes[LabelledBatch]:
-        return Passes(
+    def passes(source: ImageSource) -> EvalLoader[LabelledBatch]:
+        return EvalLoader(
             LabelledBatch,
             source,
             EvaluationView(config.size, crop),

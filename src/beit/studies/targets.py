@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from beit.config import MaskedConfig
 from beit.config.tree import to_json
-from beit.evaluation.linear import linear_accuracy
 from beit.evaluation.neighbours import neighbour_accuracy
+from beit.evaluation.probe import linear_accuracy
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE
 from beit.recipes.studies import TokenizersPlan

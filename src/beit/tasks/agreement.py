@@ -11,7 +11,7 @@ import torch
 from beit.config import RunConfig
 from beit.config.tree import differences
 from beit.errors import ConfigError
-from beit.models.digest import weights_digest
+from beit.models.heads import weights_digest
 from beit.objectives.base import AnyObjective
 from beit.training.distributed import Processes, lost_process
 from beit.training.run_folder import PLACES

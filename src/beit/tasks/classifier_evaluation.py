@@ -8,16 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from beit.batch import Batch, LabelledBatch
+from beit.config.data import LabelFileConfig, Reading
 from beit.config.evaluate import EvaluateConfig
-from beit.config.label_file import LabelFileConfig
-from beit.config.reading import Reading
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
-from beit.data.label_files import is_label_file, read_label_file
-from beit.data.labelled import open_labelled
+from beit.data.dataset import Dataset
+from beit.data.label_file import is_label_file, read_label_file
+from beit.data.labelled import divide
 from beit.data.loader import evaluate_batches
 from beit.data.sources import ImageSource, check_readable, is_multi_label, select
-from beit.data.splits import open_part
 from beit.errors import BeitError, DataError
 from beit.evaluation.classify import (
     Logits,
@@ -26,7 +25,7 @@ from beit.evaluation.classify import (
     flip_averaged,
     score_classifier,
 )
-from beit.evaluation.eval_loader import CentreView, Told
+from beit.evaluation.eval_loader import CentreView, SkipLog
 from beit.evaluation.label_mapping import Answers, find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
@@ -122,10 +121,10 @@ def evaluate_classifier(
         batch=config.batch or BATCH,
         config=config.loader(artifact.details.value_range),
     )
-    told = Told()
+    skips = SkipLog()
     scores = score_classifier(
         logits,
-        _labelled(source, answers, read, told),
+        _labelled(source, answers, read, skips),
         classes=len(classes),
         device=device,
         accepted=answers.accepted,
@@ -139,8 +138,8 @@ def evaluate_classifier(
         account=source.account,
         images=scores.images,
         left_out=len(source) - len(answers.answerable),
-        unreadable=told.unreadable(),
-        several=told.several(),
+        unreadable=skips.unreadable(),
+        several=skips.multi_frame(),
         top1=scores.top1,
         top5=scores.top5,
         mean_per_class=scores.mean_per_class,
@@ -158,19 +157,18 @@ def _opened(
     parts those that the model did not learn from, as far as that can be told."""
     reading, notes = reading_for(artifact, config)
     mapped = bool(config.classified.labels)
-    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
+    data = Dataset(config.data, reading)
+    place, source = data.part(config.split, labelled=not mapped)
     if place != config.data or mapped:
         return place, source, notes
 
-    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+    def divided(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = open_labelled(
-            place, split=split, per_class=per_class, seed=seed, reading=reading
-        )
+        train, validation, _ = divide(data, split=split, per_class=per_class, seed=seed)
         return train, validation
 
     trained = artifact.details.trained
-    found = judged(model, trained, place, source, split=config.split, divide=divide)
+    found = judged(model, trained, place, source, split=config.split, divide=divided)
     return place, found.source, (*notes, found.note)
 
 
@@ -203,15 +201,15 @@ def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
 
 
 def _labelled(
-    source: ImageSource, answers: Answers, batches: Iterable[Batch], told: Told
+    source: ImageSource, answers: Answers, batches: Iterable[Batch], skips: SkipLog
 ) -> Iterator[LabelledBatch]:
     """The batches with the place of each image in `answers` as target; what else they say goes to
-    `told`."""
+    `skips`."""
     places = {source.key(index): index for index in answers.answerable}
     if len(places) < len(answers.answerable):
         raise DataError("some images are listed twice", remedy="list every image once")
     for batch in batches:
-        told.note(batch)
+        skips.add(batch)
         targets = torch.tensor([places[key] for key in batch.keys])
         yield LabelledBatch(batch.images, targets, batch.keys)
 

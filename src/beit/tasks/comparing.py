@@ -13,16 +13,15 @@ from beit.atomic_io import write_file
 from beit.batch import ImageBatch, LabelledBatch
 from beit.claim import claim_output
 from beit.config import LoaderConfig
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
 from beit.data.augment import EvaluationView
+from beit.data.dataset import open_source
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, open_source
+from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import CentreView, Passes
+from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.neighbours import neighbour_accuracy
-from beit.evaluation.token_stability import steadiness, token_histograms
-from beit.evaluation.tokenizer import tokenizer_health
+from beit.evaluation.tokenizer import token_histograms, token_stability, tokenizer_health
 from beit.hardware import find_device
 from beit.report.tokenizers import ComparedTokenizer, write_tokenizers
 from beit.tokenizers.base import VisualTokenizer
@@ -101,8 +100,8 @@ def _compared(
 
 def _passes(
     tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
-) -> Passes[ImageBatch]:
-    return Passes(
+) -> EvalLoader[ImageBatch]:
+    return EvalLoader(
         ImageBatch,
         source,
         CentreView(tokenizer.size, 1.0),
@@ -122,7 +121,7 @@ def _measured(
     device = shared.device
     seen = _passes(tokenizer, shared.source, loader)
     health = tokenizer_health(tokenizer, seen, device=device)
-    steady = steadiness(tokenizer, seen, device=device)
+    steady = token_stability(tokenizer, seen, device=device)
     shown = next(iter(_passes(tokenizer, evenly(shared.source, SHOWN), loader))).images
     tokens = tokenizer.encode(shown.to(device))
     return ComparedTokenizer(
@@ -163,7 +162,7 @@ def _labelled(
     tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
 ) -> list[LabelledBatch]:
     return list(
-        Passes(
+        EvalLoader(
             LabelledBatch,
             source,
             EvaluationView(tokenizer.size, 1.0),

@@ -14,12 +14,13 @@ from beit.config import FinetuneRunConfig
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
-from beit.evaluation.classify import score_classifier
-from beit.evaluation.eval_loader import Passes
-from beit.evaluation.multilabel import answer_labels, best_thresholds, score_labels
+from beit.evaluation.classify import answer_labels, score_classifier, score_labels
+from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.metrics import best_thresholds
+from beit.inference.abilities import ATTENTION, EMBED, PREDICT
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
@@ -88,7 +89,7 @@ def prepare(
     several = is_multi_label(splits.train)
     details = Details(classes=classes, multi_label=several, crop=config.crop)
     start = inputs.take_over(model, details, config.init)
-    passes = Passes(
+    passes = EvalLoader(
         LabelledBatch,
         splits.validation,
         EvaluationView(built.size, config.crop),
@@ -108,7 +109,7 @@ def prepare(
             learning.measure,
             best=learning.best,
             unreadable=passes.unreadable,
-            several=passes.several,
+            several=passes.multi_frame,
         ),
         details=details,
         start=start,
@@ -122,7 +123,7 @@ def _one_class(
     config: FinetuneRunConfig,
     model: Classifier,
     splits: LabelledSplits,
-    passes: Passes[LabelledBatch],
+    passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     classes = len(splits.train.classes)
@@ -143,7 +144,7 @@ def _several_labels(
     config: FinetuneRunConfig,
     model: Classifier,
     splits: LabelledSplits,
-    passes: Passes[LabelledBatch],
+    passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     """Thresholds are chosen anew at every evaluation, and the artifact has those of its weights."""
@@ -209,6 +210,7 @@ FINETUNE = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("classifier",),
+        abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(config.split, config.subset_seed, config.per_class),
         evaluate=evaluate_classified,

@@ -12,21 +12,15 @@ import torch
 from beit.batch import Batch, LabelledBatch
 from beit.config.evaluate import EvaluateConfig
 from beit.data.copies import merge_copies
-from beit.data.labelled import open_labelled
+from beit.data.dataset import Dataset
+from beit.data.labelled import divide
 from beit.data.listing import quoted
 from beit.data.loader import evaluate_batches
 from beit.data.sources import FileSource, ImageSource, check_readable, is_multi_label, target_at
-from beit.data.splits import open_part
 from beit.errors import DataError, nearest
-from beit.evaluation.classify import Logits
-from beit.evaluation.eval_loader import Told
+from beit.evaluation.classify import LabelScores, Logits, answer_labels, flip_averaged, score_labels
+from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
-from beit.evaluation.multilabel import (
-    LabelScores,
-    answer_labels,
-    flip_averaged_labels,
-    score_labels,
-)
 from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.tasks.classifier_evaluation import BATCH, reading_for, view_of
@@ -63,7 +57,7 @@ class MultiLabelEvaluation(Measurement):
     crop: float
     flip: bool
     mean_average_precision: float
-    """Over the labels that some image has: see `beit.evaluation.multilabel.average_precision`."""
+    """Over the labels that some image has: see `beit.evaluation.metrics.average_precision`."""
     chance_average_precision: float
     """That of answering at random: the mean prevalence of the same labels."""
     macro_f1: float
@@ -133,8 +127,8 @@ def evaluate_multi_label(
             remedy="name images with their labels",
         )
     logits: Logits = classifier.to(device).eval()
-    logits = flip_averaged_labels(logits) if config.flip else logits
-    told = Told()
+    logits = flip_averaged(logits, multi_label=True) if config.flip else logits
+    skips = SkipLog()
     read = evaluate_batches(
         source,
         view,
@@ -142,7 +136,7 @@ def evaluate_multi_label(
         batch=config.batch or BATCH,
         config=config.loader(value_range),
     )
-    answers = answer_labels(logits, _with_labels(source, labels, read, told), device)
+    answers = answer_labels(logits, _with_labels(source, labels, read, skips), device)
     scores = score_labels(answers, reads.thresholds)
     one_each = source.targets is not None and not is_multi_label(source)
     chosen = "those of the model, chosen by the best F1 on its validation images"
@@ -155,8 +149,8 @@ def evaluate_multi_label(
         flip=config.flip,
         account=source.account,
         images=scores.images,
-        unreadable=told.unreadable(),
-        several=told.several(),
+        unreadable=skips.unreadable(),
+        several=skips.multi_frame(),
         mean_average_precision=scores.mean_average_precision,
         chance_average_precision=scores.chance_average_precision,
         macro_f1=scores.macro_f1,
@@ -177,27 +171,23 @@ def _opened(
     """What the images are called, and what to say of them."""
     reading, notes = reading_for(artifact, config)
     mapped = bool(config.classified.labels)
-    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
+    data = Dataset(config.data, reading)
+    place, source = data.part(config.split, labelled=not mapped)
     if mapped:
         return place, source, notes
     source = merge_copies(source) if isinstance(source, FileSource) else source
     if place != config.data:
         return place, source, notes
 
-    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+    def divided(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = open_labelled(
-            place,
-            split=split,
-            per_class=per_class,
-            seed=seed,
-            reading=reading,
-            multi_label=True,
+        train, validation, _ = divide(
+            data, split=split, per_class=per_class, seed=seed, multi_label=True
         )
         return train, validation
 
     trained = artifact.details.trained
-    found = judged(model, trained, place, source, split=config.split, divide=divide)
+    found = judged(model, trained, place, source, split=config.split, divide=divided)
     return place, found.source, (*notes, found.note)
 
 
@@ -230,14 +220,14 @@ def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.nd
 
 
 def _with_labels(
-    source: ImageSource, labels: np.ndarray, batches: Iterable[Batch], told: Told
+    source: ImageSource, labels: np.ndarray, batches: Iterable[Batch], skips: SkipLog
 ) -> Iterator[LabelledBatch]:
-    """The batches with their labels; what else they say goes to `told`."""
+    """The batches with their labels; what else they say goes to `skips`."""
     rows = {source.key(index): index for index in range(len(source))}
     if len(rows) < len(source):
         raise DataError("some images are listed twice", remedy="list every image once")
     for batch in batches:
-        told.note(batch)
+        skips.add(batch)
         targets = torch.from_numpy(labels[[rows[key] for key in batch.keys]])
         yield LabelledBatch(batch.images, targets, batch.keys)
 

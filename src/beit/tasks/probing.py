@@ -19,13 +19,13 @@ from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable, is_multi_label
 from beit.errors import ConfigError, DataError
-from beit.evaluation.eval_loader import Passes
-from beit.evaluation.features import FeatureTable, extract_patches
-from beit.evaluation.pretraining import every_block
-from beit.evaluation.probes import Chosen, Probes
+from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.features import FeatureTable, every_block, extract_patches
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,
+    Chosen,
+    Probes,
     Sweep,
     few_labels,
     sweep_attentive,
@@ -121,7 +121,7 @@ class _Measuring:
         for source in sources.values():
             check_readable(source, built.channels, config.loader.value_range)
         self.passes = {
-            part: Passes(
+            part: EvalLoader(
                 LabelledBatch,
                 source,
                 view,
@@ -163,7 +163,7 @@ class _Measuring:
             chosen=[sweep.best for sweep in sweeps],
             few=[],
             unreadable=unreadable,
-            several=[key for passes in self.passes.values() for key in passes.several()],
+            several=[key for passes in self.passes.values() for key in passes.multi_frame()],
             notes=[SEVERAL] if self.multi_label else [],
             measure="mean average precision" if self.multi_label else "accuracy",
         )
@@ -173,7 +173,7 @@ class _Measuring:
         if self.config.attentive_epochs:
             backbone = self.model.backbone
             tables = {
-                part: extract_patches(backbone, passes, tap=block, device=self.device)
+                part: extract_patches(backbone, passes, block=block, device=self.device)
                 for part, passes in self.passes.items()
             }
             yield sweep_attentive(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
 from beit.config.segment_run import IGNORE, InferenceConfig
+from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import WholeImages
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
@@ -114,7 +115,9 @@ def evaluate_segmenter(
     source.account.log()
     loader = config.loader(artifact.details.value_range)
     check_readable(source, built.channels, loader.value_range)
-    images = WholeImages(source, channels=built.channels, loader=loader)
+    images = EvalLoader(
+        SegmentedBatch, source, WholeView(), batch=1, channels=built.channels, loader=loader
+    )
     counts = _Counts()
     scores = score_segmenter(
         segmenter.to(device).eval(),
@@ -129,7 +132,7 @@ def evaluate_segmenter(
         inference=inference,
         images=counts.images,
         unreadable=images.unreadable(),
-        several=images.several(),
+        several=images.multi_frame(),
         pixels=int(scores.confusion.sum()),
         ignored_pixels=counts.ignored,
         miou=scores.mean_iou,
@@ -164,7 +167,7 @@ class _Counts:
     def __init__(self) -> None:
         self.images = self.ignored = 0
 
-    def counted(self, batches: WholeImages) -> Iterator[SegmentedBatch]:
+    def counted(self, batches: Iterable[SegmentedBatch]) -> Iterator[SegmentedBatch]:
         for batch in batches:
             self.images += len(batch.labels)
             self.ignored += int((batch.labels == IGNORE).sum())

@@ -22,8 +22,9 @@ from beit.config.tree import to_json
 from beit.data.sources import ImageSource, select
 from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import CentreView, Passes
+from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.tokenizer import tokenizer_health
+from beit.inference.abilities import TOKENS
 from beit.objectives.base import AnyObjective
 from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
 from beit.recipes import DEFAULT
@@ -74,7 +75,7 @@ def prepare(
         precision = resolve_precision(config.training.precision, processes.device)
         bank = feature_bank(config, built, teacher, precision, training)
     seed_everything(config.training.seed)
-    passes = Passes(
+    passes = EvalLoader(
         ImageBatch,
         held_out,
         CentreView(built.size, 1.0),
@@ -100,7 +101,7 @@ def prepare(
         source=training,
         view=CachedViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
-        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.several),
+        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.multi_frame),
         details=Details(),
         notes=(
             *((bank.check_room(),) if bank else ()),
@@ -205,6 +206,7 @@ TOKENIZER = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("tokenizer",),
+        abilities={"tokens": TOKENS},
         title=lambda _: "Visual tokenizer",
         use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
         next="beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",

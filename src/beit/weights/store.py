@@ -16,9 +16,9 @@ from typing import Annotated, Any, NamedTuple
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from beit.atomic_io import make_folder, replace_folder, write_file
+from beit.atomic_io import beside, make_folder, replace_folder, write_file
 from beit.config.artifact import ClassifierArchitecture, SegmenterArchitecture
 from beit.config.data import Resize, check_value_range
 from beit.config.model import VisionTransformerConfig
@@ -44,11 +44,10 @@ from beit.errors import (
     of_another_format,
 )
 from beit.json_object import parse_object, read_bytes
-from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel
+from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
 from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
-from beit.weights.shapes import check_shapes
+from beit.weights.strict import build_strictly
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -82,7 +81,7 @@ class Details(Config):
     """The values that become black and white in images of more than 8 bits, as in training; None:
     what each file states, or all of its type."""
     crop: Crop = 1.0
-    """Share of the image that evaluation looks at: centre crop of size / crop."""
+    """Fraction of the image that evaluation looks at: centre crop of size / crop."""
     resize: Resize = "cover"
     """Whether an image keeps its proportions when it is resized."""
     interpolation: Interpolation = "bicubic"
@@ -125,23 +124,15 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
 
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     data = safetensors.torch.save(tensors)
+    said = {name: value for name, value in to_json(details).items() if name != "type"}
     config = {
         "format": FORMAT,
         "architecture": describe(model),
-        "classes": list(details.classes),
-        "multi_label": details.multi_label,
-        "thresholds": list(details.thresholds),
-        "value_range": details.value_range,
-        "crop": details.crop,
-        "resize": details.resize,
-        "interpolation": details.interpolation,
-        "inference": to_json(details.inference),
-        "tokenizer": details.tokenizer,
-        "trained": details.trained,
+        **said,
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {"beit": beit.__version__, "torch": torch.__version__},
     }
-    temporary = folder.with_name(f".writing-{folder.name}")
+    temporary = beside(folder, "writing")
     try:
         make_folder(folder.parent)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -176,15 +167,6 @@ def find_artifact(path: str | Path) -> Path:
     )
 
 
-class ArtifactFiles(NamedTuple):
-    """The files of an artifact, read once and verified: what is used is what was hashed, whatever
-    becomes of the files meanwhile."""
-
-    folder: Path
-    config: bytes
-    weights: bytes
-
-
 class Described(NamedTuple):
     """What the config of an artifact says, checked; weights are another matter."""
 
@@ -196,7 +178,7 @@ class Described(NamedTuple):
 def read_described(path: str | Path) -> Described:
     """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
     file = find_artifact(path) / CONFIG
-    return _described(file.parent, _parsed(file, read_bytes(file, CheckpointError, AGAIN)))
+    return _described(file, read_bytes(file, CheckpointError, AGAIN))
 
 
 def described(path: str | Path) -> Described | None:
@@ -207,7 +189,8 @@ def described(path: str | Path) -> Described | None:
         return None
 
 
-def _described(folder: Path, config: dict[str, Any]) -> Described:
+def _described(file: Path, content: bytes) -> Described:
+    config = _parsed(file, content)
     try:
         names = [item.name for item in fields(Details)]
         known = {*names, "format", "architecture", "sha256", "versions"}
@@ -221,15 +204,9 @@ def _described(folder: Path, config: dict[str, Any]) -> Described:
         _check_classes(details, architecture)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(
-            f"{folder / CONFIG} is not understood: {error.problem}", remedy=error.remedy
+            f"{file} is not understood: {error.problem}", remedy=error.remedy
         ) from error
     return Described(architecture, details, config["versions"])
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The config of an artifact, checked for its format. Reads no weights."""
-    file = find_artifact(path) / CONFIG
-    return _parsed(file, read_bytes(file, CheckpointError, AGAIN))
 
 
 def _parsed(file: Path, content: bytes) -> dict[str, Any]:
@@ -244,6 +221,27 @@ def _parsed(file: Path, content: bytes) -> dict[str, Any]:
             made_by=versions.get("beit") if isinstance(versions, dict) else None,
         )
     return config
+
+
+def _check_classes(details: Details, architecture: Architecture) -> None:
+    """Raise CheckpointError unless a model of classes has a name for each, or none."""
+    if not isinstance(architecture, ClassifierArchitecture | SegmenterArchitecture):
+        return
+    for what, values in (("class names", details.classes), ("thresholds", details.thresholds)):
+        if values and len(values) != architecture.outputs:
+            raise CheckpointError(
+                f"{len(values)} {what} are given for {architecture.outputs} outputs",
+                remedy="give one for each output, in their order",
+            )
+
+
+class ArtifactFiles(NamedTuple):
+    """The files of an artifact, read once and verified: what is used is what was hashed, whatever
+    becomes of the files meanwhile."""
+
+    folder: Path
+    config: bytes
+    weights: bytes
 
 
 def read_artifact(path: str | Path) -> ArtifactFiles:
@@ -275,14 +273,11 @@ def load_artifact(path: str | Path) -> Artifact:
 
 def artifact_of(files: ArtifactFiles) -> Artifact:
     """The model in the files of an artifact. Raises CheckpointError as `load_artifact` does."""
-    folder, config = files.folder, _parsed(files.folder / CONFIG, files.config)
-    architecture, details, _ = _described(folder, config)
+    folder = files.folder
+    architecture, details, _ = _described(folder / CONFIG, files.config)
     try:
         weights = safetensors.torch.load(files.weights)
-        check_shapes(partial(build, architecture), weights, CONFIG)
-        model = build(architecture)
-        _refuse_narrowing(weights, model)
-        model.load_state_dict(weights)
+        model = build_strictly(partial(build, architecture), weights, CONFIG)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{folder}: {error.problem}", remedy=error.remedy) from error
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -291,33 +286,4 @@ def artifact_of(files: ArtifactFiles) -> Artifact:
             remedy=AGAIN,
         ) from error
     model.eval()
-    return Artifact(kind=config["architecture"]["kind"], model=model, details=details)
-
-
-def _check_classes(details: Details, architecture: Architecture) -> None:
-    """Raise CheckpointError unless a model of classes has a name for each, or none."""
-    if not isinstance(architecture, ClassifierArchitecture | SegmenterArchitecture):
-        return
-    for what, values in (("class names", details.classes), ("thresholds", details.thresholds)):
-        if values and len(values) != architecture.outputs:
-            raise CheckpointError(
-                f"{len(values)} {what} are given for {architecture.outputs} outputs",
-                remedy="give one for each output, in their order",
-            )
-
-
-def _refuse_narrowing(weights: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise CheckpointError for weights of which the model, in the types of its own, would lose
-    digits. Narrower ones are widened, which changes no value."""
-    own = model.state_dict()
-    lost = [
-        f"{name} in {value.dtype}, not {own[name].dtype}"
-        for name, value in weights.items()
-        if name in own and torch.promote_types(value.dtype, own[name].dtype) != own[name].dtype
-    ]
-    if lost:
-        raise CheckpointError(
-            f"it holds {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}: loading it "
-            "would lose digits",
-            remedy="save it again from a model in float32: `model.float()`",
-        )
+    return Artifact(kind=describe(model)["kind"], model=model, details=details)

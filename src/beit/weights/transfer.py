@@ -1,25 +1,28 @@
-"""Start a backbone from another one's weights: the one place where positions change their layout.
+"""Weights of one model for another: backbones with their positions, and heads by their classes.
 
 From pre-training to fine-tuning a shared relative table is copied into every block, tables are
 resized to the new grid, and what only pre-training needs is left behind (beit-reference, section
-5.3).
+5.3). Nowhere else do positions change their layout.
 """
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit.config.model import VisionTransformerConfig
+from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
 from beit.errors import CheckpointError
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
+from beit.terminal import printable
 from beit.weights.keymap import TABLE
+from beit.weights.strict import load_strictly
 
 SHARED = f"rel_pos_bias.{TABLE}"
-
-
 SAME = ("patch", "channels", "width", "depth", "heads", "hidden", "absolute_position")
 """What a backbone must share with the one that its weights come from."""
 
@@ -38,15 +41,15 @@ def check_same_architecture(
 
     Shapes alone would not tell: a backbone without relative bias takes any number of heads.
     """
-    found: list[tuple[str, object, object]] = [
-        (name, getattr(target, name), getattr(source, name)) for name in SAME
-    ]
-    scaled = ["absent" if each.layer_scale is None else "present" for each in (target, source)]
-    found.append(("layer_scale", scaled[0], scaled[1]))
+    mine, theirs = (
+        {name: getattr(each, name) for name in SAME}
+        | {"layer_scale": "absent" if each.layer_scale is None else "present"}
+        for each in (target, source)
+    )
     differing = [
-        f"{name} is {mine}, and {theirs} in the weights"
-        for name, mine, theirs in found
-        if mine != theirs
+        f"{name} is {mine[name]}, and {theirs[name]} in the weights"
+        for name in mine
+        if mine[name] != theirs[name]
     ]
     remedy = "leave these options out: the architecture is that of the weights"
     positions = source.relative_position, target.relative_position
@@ -102,28 +105,49 @@ def start_from(
     return Transfer(changed, left)
 
 
-def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights that must be exactly those of the model.
+# -- heads -----------------------------------------------------------------------------------------
 
-    Raises CheckpointError that lists the keys that are missing, unexpected or of another shape.
+LISTED = 3
+
+
+class Match(NamedTuple):
+    """Which output of a head belongs to each class, or why none does."""
+
+    order: list[int] | None
+    note: str = ""
+
+
+def match_classes(source: Sequence[str], target: Sequence[str]) -> Match:
+    """The output of a head with the classes `source` for each of the classes `target`.
+
+    The names must be the same, in any order and in any Unicode spelling; for ImageNet's classes
+    they may be WordNet ids. Classes that a file leaves without names are matched by number only,
+    and only to names that are numbers from 0: that the counts agree says nothing of the order.
     """
-    wanted = model.state_dict()
-    missing = sorted(wanted.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - wanted.keys())
-    reshaped = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & weights.keys())
-        if weights[name].shape != wanted[name].shape
-    ]
-    groups = [("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)]
-    if any(names for _, names in groups):
-        listed = "; ".join(
-            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in groups
-            if names
-        )
-        raise CheckpointError(
-            f"the file belongs to another architecture: {listed}",
-            remedy="use the same patch, channels, width, depth, heads and layer scale as it",
-        )
-    model.load_state_dict(weights)
+    theirs, ours = [[unicodedata.normalize("NFC", name) for name in names]
+                    for names in (source, target)]  # fmt: skip
+    if theirs == ours:
+        return Match(list(range(len(ours))))
+    for names, note in ((theirs, "rows in the order of the classes here"),
+                        (wordnet_ids(source), "matched by WordNet ids")):  # fmt: skip
+        at = {name: index for index, name in enumerate(names)}
+        if len(at) == len(names) and at.keys() == set(ours):
+            return Match([at[name] for name in ours], note)
+    if len(theirs) == len(ours) and are_unnamed(theirs):
+        numbers = as_numbers(ours, len(theirs))
+        if numbers is not None:
+            return Match(numbers, "its classes have no names, these are numbers")
+        return Match(None, "it does not name its classes; `beit convert --to beit --classes FILE` "
+                     "names them")  # fmt: skip
+    lacking = [name for name in ours if name not in set(theirs)]
+    besides = [name for name in theirs if name not in set(ours)]
+    parts = [f"{what} {_listed(names)}"
+             for what, names in (("it lacks", lacking), ("it has besides", besides))
+             if names]  # fmt: skip
+    differing = " and ".join(parts) or "one name stands for several"
+    return Match(None, f"its classes are others: {differing}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{printable(name)}'" for name in names[:LISTED])
+    return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
