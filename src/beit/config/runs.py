@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
-from beit.config.label_file import LabelFileConfig
+from beit.config.data import (
+    AugmentConfig,
+    FolderConfig,
+    LabelFileConfig,
+    LoaderConfig,
+    Reading,
+    ViewConfig,
+)
 from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
-from beit.config.reading import Reading
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (

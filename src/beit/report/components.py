@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.data.visualize import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
 from beit.evaluation.metrics import in_float32

@@ -14,7 +14,7 @@ from beit.config import FinetuneRunConfig
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels

@@ -13,7 +13,7 @@ from beit.config import SegmentRunConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.segmentation import check_statistics
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.segmentation_transforms import JointView, WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
