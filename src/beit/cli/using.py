@@ -44,9 +44,7 @@ def predict(args: list[str]) -> None:
         from beit.serve.files import (
             must_be_readable,
             predict_files,
-            print_csv,
-            print_json,
-            print_table,
+            print_predictions,
             segment_files,
         )
 
@@ -54,8 +52,7 @@ def predict(args: list[str]) -> None:
             must_be_readable(segment_files(artifact, images, Path(out), device=device))
             return
         found = predict_files(artifact, images, top=top, batch=batch, device=device)
-        forms = {"table": print_table, "json": print_json, "csv": print_csv}
-        must_be_readable(forms[format](found))
+        must_be_readable(print_predictions(found, format))
 
     tyro.cli(command, args=args, prog="beit predict")
 

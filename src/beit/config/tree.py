@@ -60,6 +60,8 @@ OLD_NAMES = {
     "auxiliary_tap": ("auxiliary_level",),
 }
 """Options under the names they had when configs that lie on disk were written; `tap` was two."""
+DROPPED = {"attention"}
+"""Options that such configs may still have, and that change no result."""
 
 
 def to_json(config: object) -> Json:
@@ -126,7 +128,7 @@ def from_json(values: object, expected: type[Config]) -> Config:
     arguments: dict[str, object] = {}
     for written, value in values.items():
         key = next((new for new in OLD_NAMES.get(written, ()) if new in hints), written)
-        if key == "type":
+        if key == "type" or (key in DROPPED and key not in hints):
             continue
         if key not in hints:
             raise ConfigError(f"{name} has no option {shown(key)}", remedy=nearest(key, hints))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -16,19 +15,20 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch
 from beit.config.masking import BlockMasking
-from beit.data.augment import central_view
 from beit.data.visualize import (
     PALETTE,
     data_uri,
     hide,
     label_map_png,
     overlay_labels,
+    png_uri,
     to_rgb,
     token_map,
 )
-from beit.inference.predictor import Predictor
-from beit.models.attention_maps import attention_maps
+from beit.inference.predictor import Predictor, as_rgb
+from beit.models.features import attention_maps
 from beit.models.heads import BackboneModel, MaskedImageModel
+from beit.models.vit import VisionTransformer
 from beit.objectives.reconstruction import decode_tokens, reconstruct
 from beit.tokenizers.base import VisualTokenizer
 
@@ -58,95 +58,80 @@ def _check_finite(*values: Tensor) -> None:
         raise NotFiniteError("not_finite")
 
 
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
 def view(predictor: Predictor, pixels: np.ndarray, _options: Options) -> Tensor:
     """The image as the model sees it, uint8 [C, H, W]."""
     return predictor.prepare(pixels)
 
 
-def to_batch(predictor: Predictor, views: Sequence[Tensor]) -> Tensor:
-    """Views [C, H, W] on the device of the model."""
-    return torch.stack(list(views)).to(predictor.device)
-
-
-def _png(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    image.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-@torch.no_grad()
 def _predict(predictor: Predictor, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
-    logits: Tensor = predictor.model(to_batch(predictor, views))
-    answering = predictor.answering
-    rows = answering.probabilities(logits).cpu()
+    rows = predictor.probabilities(views)
     _check_finite(rows)
-    return [
-        {"labels": [label.answer() for label in answering.labels(row, options["top"])]}
-        for row in rows
-    ]
+    labels = predictor.answering.labels
+    return [{"labels": [label.answer() for label in labels(row, options["top"])]} for row in rows]
 
 
-@torch.no_grad()
 def _embed(predictor: Predictor, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
-    model = predictor.model
-    assert isinstance(model, BackboneModel)
-    block = model.backbone.config.block(options["block"])
-    output = model.backbone(to_batch(predictor, views), out_indices=(block,)).intermediates[0]
-    rows = output[:, 1:].float().mean(dim=1).cpu()
+    block = _backbone(predictor).config.block(options["block"])
+    rows = predictor.embed(views, block=block)
     _check_finite(rows)
     return [{"block": block, "features": row.tolist()} for row in rows]
 
 
 def _attention(predictor: Predictor, views: Sequence[Tensor], options: Options) -> Sequence[Answer]:
-    model = predictor.model
-    assert isinstance(model, BackboneModel)
-    block = model.backbone.config.block(options["block"])
-    (maps,) = attention_maps(model.backbone, to_batch(predictor, views), [block])
+    backbone = _backbone(predictor)
+    block = backbone.config.block(options["block"])
+    (maps,) = attention_maps(backbone, predictor.batch(views), [block])
     means = maps.mean(dim=1)[:, 1:, 1:]
     _check_finite(means)
     scaled = (means / means.amax(dim=2, keepdim=True).clamp(min=1e-12) * 255).round()
     return [
         {
             "block": block,
-            "grid": list(model.backbone.config.grid),
-            "weights": base64.b64encode(one.to(torch.uint8).numpy().tobytes()).decode("ascii"),
+            "grid": list(backbone.config.grid),
+            "weights": _base64(weights.numpy().tobytes()),
             "view": data_uri(to_rgb(view)),
         }
-        for one, view in zip(scaled, views, strict=True)
+        for weights, view in zip(scaled.to(torch.uint8), views, strict=True)
     ]
+
+
+def _backbone(predictor: Predictor) -> VisionTransformer:
+    assert isinstance(predictor.model, BackboneModel)
+    return predictor.model.backbone
 
 
 def _segment(
     predictor: Predictor, images: Sequence[np.ndarray], _options: Options
 ) -> Sequence[Answer]:
-    answers = []
-    for pixels in images:
-        labels = predictor.segment(pixels)
-        ids, counts = np.unique(labels, return_counts=True)
-        colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
-        names = predictor.classes
-        found = [
-            {
-                "id": number,
-                "name": names[number] if number < len(names) else str(number),
-                "share": count / labels.size,
-                "colour": "#" + bytes(PALETTE[number]).hex(),
-            }
-            for number, count in zip(ids.tolist(), counts.tolist(), strict=True)
-        ]
-        answers.append(
-            {
-                "height": labels.shape[0],
-                "width": labels.shape[1],
-                "classes": sorted(found, key=lambda one: -float(one["share"])),
-                "label_map": "data:image/png;base64,"
-                + base64.b64encode(label_map_png(labels)).decode("ascii"),
-                "overlay": _png(overlay_labels(colours, labels)),
-            }
-        )
-    return answers
+    return [_segmentation(predictor, pixels) for pixels in images]
+
+
+def _segmentation(predictor: Predictor, pixels: np.ndarray) -> Answer:
+    labels = predictor.segment(pixels)
+    ids, counts = np.unique(labels, return_counts=True)
+    names = predictor.classes
+    found = [
+        {
+            "id": number,
+            "name": names[number] if number < len(names) else str(number),
+            "fraction": count / labels.size,
+            "colour": "#" + bytes(PALETTE[number]).hex(),
+        }
+        for number, count in zip(ids.tolist(), counts.tolist(), strict=True)
+    ]
+    overlay = Image.fromarray(overlay_labels(as_rgb(pixels), labels))
+    overlay.thumbnail((MOST_SHOWN, MOST_SHOWN), Image.Resampling.NEAREST)
+    return {
+        "height": labels.shape[0],
+        "width": labels.shape[1],
+        "classes": sorted(found, key=lambda one: -float(one["fraction"])),
+        "label_map": "data:image/png;base64," + _base64(label_map_png(labels)),
+        "overlay": png_uri(np.asarray(overlay)),
+    }
 
 
 def _tokens(predictor: Predictor, views: Sequence[Tensor], _options: Options) -> Sequence[Answer]:
@@ -159,7 +144,7 @@ def _tokens(predictor: Predictor, views: Sequence[Tensor], _options: Options) ->
             "tokens": row.tolist(),
             "colours": data_uri(token_map(row, model.grid, model.codes)),
         }
-        for row in model.encode(to_batch(predictor, views)).cpu()
+        for row in predictor.tokens(views)
     ]
 
 
@@ -167,12 +152,10 @@ def _two_views(
     predictor: Predictor, pixels: np.ndarray, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the image: what the model sees, what the tokenizer sees, and a mask."""
-    tokenizer, details = predictor.tokenizer, predictor.artifact.details
+    tokenizer = predictor.tokenizer
     assert tokenizer is not None
     mask = BlockMasking().build(tokenizer.grid)(random.Random(options["seed"]))
-    token_view = central_view(
-        pixels, tokenizer.size, details.crop, details.resize, details.interpolation
-    )
+    token_view = predictor.prepare(pixels, tokenizer.size)
     return predictor.prepare(pixels), token_view, torch.from_numpy(mask)
 
 
@@ -182,27 +165,26 @@ def _reconstruct(
     model, tokenizer = predictor.model, predictor.tokenizer
     assert isinstance(model, MaskedImageModel)
     assert tokenizer is not None
-    images, token_images, masks = (to_batch(predictor, part) for part in zip(*triples, strict=True))
-    keys = tuple(str(index) for index in range(len(triples)))
+    images, token_images, masks = map(predictor.batch, zip(*triples, strict=True))
+    keys = tuple(map(str, range(len(triples))))
     answers = []
     for one in reconstruct(model, tokenizer, MaskedBatch(images, token_images, masks, keys)):
         if not math.isfinite(one.score):
             raise NotFiniteError("not_finite")
-        filled = one.filled
-        shown = [
+        target, prediction = (
             to_rgb(decode_tokens(row, tokenizer))
             if tokenizer.can_decode
             else token_map(row, tokenizer.grid, tokenizer.codes)
-            for row in (one.target, filled)
-        ]
+            for row in (one.target, one.filled)
+        )
         answers.append(
             {
                 "right": one.score,
                 "hidden": int(one.hidden.sum()),
                 "input": data_uri(hide(to_rgb(one.image), one.hidden, tokenizer.grid)),
-                "target": data_uri(shown[0]),
-                "prediction": data_uri(shown[1]),
-                "tokens": filled.tolist(),
+                "target": data_uri(target),
+                "prediction": data_uri(prediction),
+                "tokens": one.filled.tolist(),
             }
         )
     return answers

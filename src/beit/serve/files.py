@@ -1,14 +1,14 @@
-"""Predict and embed files and folders; what cannot be read is named, never left out silently."""
+"""Predict, segment and embed files and folders; what cannot be read is named, never dropped."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -24,7 +24,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource
 from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
-from beit.inference.predictor import Predictor, load
+from beit.inference.predictor import Predictor, as_rgb, load
 from beit.terminal import TextTable, print_tables, printable
 from beit.weights.answering import Label
 
@@ -50,15 +50,10 @@ class Opened(NamedTuple):
     unreadable: str = ""
 
 
-def _pixels(images: Sequence[Opened]) -> list[np.ndarray]:
-    """Of those that could be read."""
-    return [one.pixels for one in images if one.pixels is not None]
-
-
-def _opened(path: str) -> ImageSource:
+def _open(path: str) -> ImageSource:
     """Every image below a folder, those of a list or of a data set, or one file of any name.
 
-    Errors: DataError if there is nothing, or no image.
+    Raises DataError if there is nothing, or no image.
     """
     place = Path(path)
     if form_of(path) == "folder":
@@ -74,9 +69,10 @@ def _read(paths: Sequence[str], predictor: Predictor) -> Iterator[Opened]:
     """All images below the paths, in their order."""
     if not paths:
         raise ConfigError("no images were given", remedy="name files or folders")
+    channels, value_range = predictor.channels, predictor.value_range
     for path in paths:
         try:
-            source = _opened(path)
+            source = _open(path)
         except DataError as error:  # of one place: the others are answered
             yield Opened(path, None, error.problem)
             continue
@@ -84,24 +80,19 @@ def _read(paths: Sequence[str], predictor: Predictor) -> Iterator[Opened]:
         for index in range(len(source)):
             name = str(root / source.key(index)) if root.is_dir() else path
             try:
-                pixels = decode(
-                    source.read(index).data,
-                    channels=predictor.channels,
-                    value_range=predictor.value_range,
-                )
+                data = source.read(index).data
+                yield Opened(name, decode(data, channels=channels, value_range=value_range))
             except UnreadableError as error:
                 yield Opened(name, None, error.reason)
-            else:
-                yield Opened(name, pixels)
 
 
 def _in_batches(
     paths: Sequence[str], predictor: Predictor, batch: int
-) -> Iterator[tuple[Opened, ...]]:
-    """All images below the paths, `batch` at a time."""
+) -> Iterator[tuple[tuple[Opened, ...], list[np.ndarray]]]:
+    """All images below the paths, `batch` at a time, and the pixels of those that can be read."""
     images = _read(paths, predictor)
     while chunk := tuple(islice(images, batch)):
-        yield chunk
+        yield chunk, [one.pixels for one in chunk if one.pixels is not None]
 
 
 def predict_files(
@@ -109,42 +100,49 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """The classes of every image below the paths; `top` as in `Predictor.predict`."""
     predictor = load(artifact, device=device)
-    for chunk in _in_batches(paths, predictor, batch):
-        pixels = _pixels(chunk)
+    for chunk, pixels in _in_batches(paths, predictor, batch):
         rows = iter(predictor.probabilities(pixels) if pixels else ())
         for one in chunk:
-            if one.pixels is None:
-                yield Prediction(one.path, [], one.unreadable)
-            else:
-                yield Prediction(one.path, predictor.answering.labels(next(rows), top))
+            labels = []
+            if one.pixels is not None:
+                labels = predictor.answering.labels(next(rows), top)
+            yield Prediction(one.path, labels, one.unreadable)
 
 
-def print_json(predictions: Iterator[Prediction]) -> list[str]:
-    """One JSON object per image and line. Returns the images that could not be read."""
-    lost = []
-    for prediction in predictions:
-        row: dict[str, object] = {"image": prediction.path}
-        if prediction.unreadable:
-            row["unreadable"] = prediction.unreadable
-            lost.append(prediction.path)
-        else:
-            row["labels"] = [label.answer() for label in prediction.labels]
-        print(json.dumps(row), flush=True)
-    return lost
+def print_predictions(
+    predictions: Iterable[Prediction], form: Literal["table", "json", "csv"]
+) -> list[str]:
+    """Print them; returns the images that could not be read.
+
+    `table` is for people, `json` gives one object per image and line, `csv` one line for each class
+    of each image.
+    """
+    unreadable: list[str] = []
+
+    def each() -> Iterator[Prediction]:
+        for one in predictions:
+            if one.unreadable:
+                unreadable.append(one.path)
+            yield one
+
+    {"table": _print_table, "json": _print_json, "csv": _print_csv}[form](each())
+    return unreadable
 
 
-def print_table(predictions: Iterator[Prediction]) -> list[str]:
-    """A table for people. Returns the images that could not be read."""
-    lost = []
+def _print_json(predictions: Iterable[Prediction]) -> None:
+    for one in predictions:
+        answer: dict[str, object] = {"unreadable": one.unreadable}
+        if not one.unreadable:
+            answer = {"labels": [label.answer() for label in one.labels]}
+        print(json.dumps({"image": one.path, **answer}), flush=True)
+
+
+def _print_table(predictions: Iterable[Prediction]) -> None:
     table = TextTable("image", "class", "probability", "then", folded=0)
-    for prediction in predictions:
-        if prediction.unreadable:
-            table.add_row(prediction.path, "unreadable", "", prediction.unreadable)
-            lost.append(prediction.path)
-            continue
-        table.add_row(prediction.path, *_cells(prediction.labels))
+    for one in predictions:
+        cells = ("unreadable", "", one.unreadable) if one.unreadable else _cells(one.labels)
+        table.add_row(one.path, *cells)
     print_tables(table)
-    return lost
 
 
 def _cells(labels: list[Label]) -> tuple[str, str, str]:
@@ -159,90 +157,85 @@ def _cells(labels: list[Label]) -> tuple[str, str, str]:
     )
 
 
-def print_csv(predictions: Iterator[Prediction]) -> list[str]:
-    """One line for each class of each image, best first; an image without any has an empty one.
-    Names are made printable: JSON has them as they are. Returns the images that could not be
-    read."""
-    lost = []
+def _print_csv(predictions: Iterable[Prediction]) -> None:
+    """An image without any class has an empty line. Names are made printable: JSON has them as
+    they are."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "class", "probability", "threshold", "unreadable"])
-    for prediction in predictions:
-        path = printable(prediction.path)
-        if prediction.unreadable:
-            lost.append(prediction.path)
-        for name, probability, threshold in prediction.labels:
+    for one in predictions:
+        path = printable(one.path)
+        for name, probability, threshold in one.labels:
             writer.writerow([path, printable(name), probability, threshold, ""])
-        if not prediction.labels:
-            writer.writerow([path, "", "", "", prediction.unreadable])
-    return lost
+        if not one.labels:
+            writer.writerow([path, "", "", "", one.unreadable])
 
 
-def must_be_readable(lost: Sequence[str]) -> None:
-    """DataError, which names some, if an image could not be read: whoever asks in a script must
-    not take it for answered."""
-    if lost:
+def must_be_readable(unreadable: Sequence[str]) -> None:
+    """Raises DataError, which names some, if an image could not be read: a script must not take it
+    for answered."""
+    if unreadable:
         raise DataError(
-            f"not answered, as they cannot be read: {quoted(list(lost))}",
+            f"not answered, as they cannot be read: {quoted(list(unreadable))}",
             remedy="repair or convert these files, or leave them out; all others were answered",
         )
 
 
-def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
-    """Write label maps and overlays of every image below the paths, and say what was written.
-    Returns the images that could not be read.
+def _report(unreadable: Sequence[Opened], answered: int) -> str:
+    """Name on stderr what could not be read; the end of a summary. Raises DataError if nothing
+    could be."""
+    for one in unreadable:
+        print(printable(f"unreadable: {one.path}: {one.unreadable}"), file=sys.stderr)
+    if not answered:
+        raise DataError("no image could be read", remedy="see the reasons above")
+    return f", {len(unreadable)} unreadable" if unreadable else ""
 
-    They lie in OUT/labels and OUT/overlays, named and nested as the images are.
-    Errors: RunFolderError if OUT holds something, DataError for two images that would be written
-    to one file, or if none can be read.
+
+def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
+    """Write label maps and overlays of every image below the paths, and print a summary.
+
+    They lie in OUT/labels and OUT/overlays, named and nested as the images are. Returns the images
+    that could not be read. Raises RunFolderError if OUT holds something, DataError for two images
+    that would be written to one file, or if none can be read.
     """
     with claim_output(out, folder=True) as folder:
-        written, unreadable = _segmented(artifact, paths, folder, device)
-    lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    images = "1 image" if written == 1 else f"{written} images"
-    print(printable(f"{out}: labels and overlays of {images}{lost}"))
-    return unreadable
+        predictor = load(artifact, device=device)
+        written: dict[Path, str] = {}
+        unreadable: list[Opened] = []
+        for path in paths:
+            root = Path(path) if Path(path).is_dir() else Path(path).parent
+            for one in _read([path], predictor):
+                if one.pixels is None:
+                    unreadable.append(one)
+                    continue
+                place = Path(one.path).relative_to(root).with_suffix(".png")
+                if place in written:
+                    raise DataError(
+                        f"{one.path} and {written[place]} would both be written to {place}",
+                        remedy="segment them one after the other, into different folders",
+                    )
+                written[place] = one.path
+                _segment(predictor, one.pixels, folder, place)
+        suffix = _report(unreadable, len(written))
+    images = "1 image" if len(written) == 1 else f"{len(written)} images"
+    print(printable(f"{out}: labels and overlays of {images}{suffix}"))
+    return [one.path for one in unreadable]
 
 
-def _segmented(
-    artifact: str, paths: Sequence[str], out: Path, device: str
-) -> tuple[int, list[str]]:
-    """How many images were written to a new folder, and those that could not be read."""
-    predictor = load(artifact, device=device)
-    written: dict[Path, str] = {}
-    unreadable: list[tuple[str, str]] = []
-    for path in paths:
-        root = Path(path) if Path(path).is_dir() else Path(path).parent
-        for name, pixels, reason in _read([path], predictor):
-            if pixels is None:
-                unreadable.append((name, reason))
-                continue
-            place = Path(name).relative_to(root).with_suffix(".png")
-            if place in written:
-                raise DataError(
-                    f"{name} and {written[place]} would both be written to {place}",
-                    remedy="segment them one after the other, into different folders",
-                )
-            written[place] = name
-            labels = predictor.segment(pixels)
-            # One channel is shown as grey; of more than three the first are.
-            colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
-            for folder in ("labels", "overlays"):
-                (out / folder / place).parent.mkdir(parents=True, exist_ok=True)
-            (out / "labels" / place).write_bytes(label_map_png(labels))
-            Image.fromarray(overlay_labels(colours, labels)).save(out / "overlays" / place)
-    for name, reason in unreadable:
-        print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
-    if not written:
-        raise DataError("no image could be read", remedy="name files or folders of images")
-    return len(written), [name for name, _ in unreadable]
+def _segment(predictor: Predictor, pixels: np.ndarray, folder: Path, place: Path) -> None:
+    labels, overlays = folder / "labels" / place, folder / "overlays" / place
+    for file in (labels, overlays):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    found = predictor.segment(pixels)
+    labels.write_bytes(label_map_png(found))
+    Image.fromarray(overlay_labels(as_rgb(pixels), found)).save(overlays)
 
 
 def embed_files(
     artifact: str, paths: Sequence[str], out: Path, *, block: int | None, batch: int, device: str
 ) -> str:
-    """Write the features of every image below the paths; what was written, in a sentence.
+    """Write the features of every image below the paths; returns a summary in one line.
 
-    Errors: RunFolderError if OUT exists, ConfigError for an unknown format or block, DataError if
+    Raises RunFolderError if OUT exists, ConfigError for an unknown format or block, DataError if
     no image can be read.
     """
     if out.suffix not in FORMATS:
@@ -250,39 +243,27 @@ def embed_files(
             f"features cannot be written as '{out.suffix}'", remedy=f"use one of {FORMATS}"
         )
     with claim_output(out) as place:
-        written = _embedded(artifact, paths, place, block, batch, device)
-    return f"{printable(out)}: {written}"
+        predictor = load(artifact, device=device)
+        keys: list[str] = []
+        rows: list[np.ndarray] = []
+        unreadable: list[Opened] = []
+        for chunk, pixels in _in_batches(paths, predictor, batch):
+            unreadable += [one for one in chunk if one.pixels is None]
+            keys += [one.path for one in chunk if one.pixels is not None]
+            if pixels:
+                rows.append(predictor.embed(pixels, block=block).numpy())
+        suffix = _report(unreadable, len(keys))
+        features = np.concatenate(rows)
+        _write(place, keys, features, predictor.artifact.kind)
+    return f"{printable(out)}: {len(keys)} images x {features.shape[1]} features{suffix}"
 
 
-def _embedded(
-    artifact: str, paths: Sequence[str], out: Path, block: int | None, batch: int, device: str
-) -> str:
-    """Write the features to a new file; what was written."""
-    predictor = load(artifact, device=device)
-    keys: list[str] = []
-    rows: list[np.ndarray] = []
-    unreadable: list[tuple[str, str]] = []
-    for chunk in _in_batches(paths, predictor, batch):
-        unreadable += [(one.path, one.unreadable) for one in chunk if one.pixels is None]
-        keys += [one.path for one in chunk if one.pixels is not None]
-        if pixels := _pixels(chunk):
-            rows.append(predictor.embed(pixels, block=block).numpy())
-    for name, reason in unreadable:
-        print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
-    if not rows:
-        raise DataError("no image could be read", remedy="see the reasons above")
-    features = np.concatenate(rows)
-    _write(out, keys, features, predictor)
-    lost = f", {len(unreadable)} unreadable" if unreadable else ""
-    return f"{len(keys)} images x {features.shape[1]} features{lost}"
-
-
-def _write(out: Path, keys: list[str], features: np.ndarray, predictor: Predictor) -> None:
+def _write(out: Path, keys: list[str], features: np.ndarray, kind: str) -> None:
     if out.suffix == ".npz":
         with out.open("wb") as file:
             np.savez(file, features=features, keys=np.array(keys))
     elif out.suffix == ".safetensors":
-        metadata = {"keys": json.dumps(keys), "kind": predictor.artifact.kind}
+        metadata = {"keys": json.dumps(keys), "kind": kind}
         write_file(out, [safetensors.numpy.save({"features": features}, metadata=metadata)])
     else:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

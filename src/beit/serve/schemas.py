@@ -52,11 +52,11 @@ class Labels(BaseModel):
 
 
 class Region(BaseModel):
-    """A class and its share of the pixels."""
+    """A class and its fraction of the pixels."""
 
     id: int
     name: str
-    share: float
+    fraction: float
     colour: str
 
 

@@ -30,7 +30,7 @@ from beit.inference.predictor import Predictor, load
 from beit.process import end_with_parent
 from beit.serve.http_errors import (
     BAD_OPTION,
-    NOT_A_IMAGE,
+    NOT_AN_IMAGE,
     NOT_FINITE,
     TOO_MANY_PIXELS,
     UNREADABLE,
@@ -149,7 +149,7 @@ def read_image(
         header = read_header(data)
     except UnreadableError as error:
         unknown = error.reason.startswith("its content is none of")
-        raise Refused(NOT_A_IMAGE if unknown else UNREADABLE) from None
+        raise Refused(NOT_AN_IMAGE if unknown else UNREADABLE) from None
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)
     try:
