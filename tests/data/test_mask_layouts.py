@@ -212,7 +212,7 @@ def test_a_split_of_which_no_image_has_a_mask_is_refused(tmp_path):
     (root / "ImageSets/Segmentation").mkdir(parents=True)
     for split, names in (("train", "s0\ns1"), ("val", "s2")):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(names)
-    with pytest.raises(DataError, match="no image of val .* has a mask"):
+    with pytest.raises(DataError, match=r"no image of val .* has a mask"):
         opened(root, unmasked="skip")
     with pytest.raises(DataError, match="has no LabelMe file"):
         opened(root, unmasked="skip", layout="labelme")
