@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from beit.data.copies import shared_images
-from beit.data.dataset import open_part, open_source
+from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import open_labelled
 from beit.data.pack import pack
 from beit.data.sources import ImageSource, select
@@ -46,7 +46,7 @@ def test_parts_of_one_folder_and_of_shards(
     }
     shards = tmp_path_factory.mktemp("packed") / "shards"
     pack(root, str(shards))
-    train, validation = (open_part(str(shards), part)[1] for part in ("train", "val"))
+    train, validation = (Dataset(str(shards)).part(part)[1] for part in ("train", "val"))
     assert shared_images(train, validation) == {
         learned.removeprefix("train/"): judged.removeprefix("val/")
         for learned, judged in SAME.items()

@@ -14,7 +14,7 @@ import pytest
 
 from beit.config import LabelFileConfig
 from beit.data.account import Account
-from beit.data.dataset import open_part, open_parts, open_source
+from beit.data.dataset import Dataset, open_source
 from beit.data.label_file import LabelFile, read_label_file
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, class_names_at
@@ -281,8 +281,8 @@ def test_splits(root: Path) -> None:
     assert parts.test is not None
     assert [keys(part) for part in parts if part] == [NAMES[:2], NAMES[2:4], NAMES[4:]]
     assert keys(open_source(path)) == NAMES[:2]
-    assert keys(open_part(path, "test")[1]) == NAMES[4:]
-    assert list(open_parts(path)) == ["train", "val", "test"]
+    assert keys(Dataset(path).part("test")[1]) == NAMES[4:]
+    assert list(Dataset(path).splits()) == ["train", "val", "test"]
 
 
 def test_without_a_validation_split_some_of_training_is_held_out_and_test_stays(

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from beit.config.data import FolderConfig, LabelFileConfig, Reading
-from beit.data.dataset import open_part, open_parts, open_source, reading_for
+from beit.data.dataset import Dataset, open_source, reading_for
 from beit.data.labelled import open_labelled
 from beit.errors import ConfigError, DataError
 
 OPENED = (
     open_source,
-    open_parts,
-    lambda path, reading: open_part(path, "val", reading),
+    lambda path, reading: Dataset(path, reading).splits(),
+    lambda path, reading: Dataset(path, reading).part("val"),
     lambda path, reading: (
         open_labelled(path, split=0.5, per_class=None, seed=0, reading=reading).train
     ),

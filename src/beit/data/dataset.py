@@ -82,6 +82,10 @@ class Dataset:
         images are relative to that folder. Errors: as for `training`."""
         return {**(self._folders.parts() if self.form == "folder" else self._splits)}
 
+    def splits(self) -> dict[str, ImageSource]:
+        """Every split, by its name. Errors: as for `training`."""
+        return {split_of(place): source for place, source in self.parts().items()}
+
     def part(self, split: str, *, labelled: bool = False) -> Part:
         """One split where there are splits, else all.
 
@@ -186,16 +190,6 @@ class Dataset:
 def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
     """The images to learn from without labels, of data in any form: see `Dataset.training`."""
     return Dataset(path, reading).training()
-
-
-def open_parts(path: str, reading: Reading = AS_RECOGNISED) -> dict[str, ImageSource]:
-    """Every split of data in any form, by its name; undivided data are the split `WHOLE`."""
-    return {split_of(place): part for place, part in Dataset(path, reading).parts().items()}
-
-
-def open_part(path: str, split: str, reading: Reading = AS_RECOGNISED) -> Part:
-    """One split of data in any form: see `Dataset.part`."""
-    return Dataset(path, reading).part(split)
 
 
 def split_of(place: str) -> str:

@@ -12,8 +12,8 @@ import torch
 from beit.config import PretrainRunConfig
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.account import Account
-from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
-from beit.data.dataset import open_parts
+from beit.data.check import KINDS, UNREADABLE, Checked, check
+from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
@@ -76,8 +76,8 @@ def _examine(
     data: str, channels: int, sample: int, size: int, reading: Reading
 ) -> Iterator[Finding]:
     try:
-        parts = open_parts(data, reading)
-        found = check_parts(data, parts, channels=channels, sample=sample)
+        parts = Dataset(data, reading).splits()
+        found = check(data, parts=parts, channels=channels, sample=sample)
     except BeitError as error:
         yield Finding("fail", "images", error.problem, error.remedy)
         return

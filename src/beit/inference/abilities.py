@@ -26,7 +26,7 @@ from beit.data.visualize import (
     token_map,
 )
 from beit.inference.predictor import Predictor, as_rgb
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.models.vit import VisionTransformer
 from beit.objectives.reconstruction import decode_tokens, reconstruct

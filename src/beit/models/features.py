@@ -1,4 +1,4 @@
-"""A backbone as timm's models are used: for libraries of detection, segmentation and the like."""
+"""What is inside a backbone: features as timm's models give them, and attention weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from beit.config.data import Resize
 from beit.config.tokenizer import Interpolation
 from beit.errors import ConfigError
+from beit.models.attention import attention_weights
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
+from beit.models.layers import Block
 from beit.models.vit import Images, VisionTransformer, draw
 
 GlobalPool = Literal["", "avg", "token"]
@@ -202,3 +204,29 @@ def cut(backbone: VisionTransformer, depth: int) -> VisionTransformer:
     shorter._modules = {**backbone._modules, "blocks": backbone.blocks[:depth]}
     shorter.config = replace(backbone.config, depth=depth)
     return shorter
+
+
+@torch.no_grad()
+def attention_maps(
+    backbone: VisionTransformer,
+    images: UInt8[Tensor, "batch channels height width"],
+    blocks: Sequence[int],
+) -> list[Float[Tensor, "batch heads tokens tokens"]]:
+    """The attention weights of these blocks, for images without a mask; each row sums to one."""
+    heard: dict[nn.Module, Tensor] = {}
+
+    def listen(module: nn.Module, inputs: tuple[Tensor, Tensor | None, tuple[int, int]]) -> None:
+        assert isinstance(module, Block)
+        x, shared_bias, grid = inputs
+        query, key, _ = module.attn.project(module.norm1(x))
+        weights = attention_weights(query, key, module.attn.bias(shared_bias, grid))
+        heard[module] = weights.float().cpu()
+
+    listened = [backbone.blocks[index] for index in blocks]
+    hooks = [module.register_forward_pre_hook(listen) for module in listened]
+    try:
+        backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [heard[module] for module in listened]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 
 import torch
 from jaxtyping import Float
@@ -150,3 +151,13 @@ class Classifier(BackboneModel):
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.head(self.embed(images))
         return logits
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the names and values of the weights, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from beit.config.training import AttentionKernel, Recompute
+from beit.config.training import Recompute
 from beit.models.attention import attention
 from beit.models.position import Grid, RelativePositionBias
 from beit.models.recompute import recomputed
@@ -38,7 +38,6 @@ class Attention(nn.Module):
     def __init__(self, *, width: int, heads: int, relative_grid: Grid | None) -> None:
         super().__init__()
         self.heads = heads
-        self.kernel: AttentionKernel = "auto"
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -75,7 +74,7 @@ class Attention(nn.Module):
         grid: Grid,
         select: TokenIndices | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        attended = attention(*self.project(x), self.bias(shared_bias, grid), self.kernel)
+        attended = attention(*self.project(x), self.bias(shared_bias, grid))
         mixed: Tensor = self.proj(gather_tokens(attended.transpose(1, 2).flatten(2), select))
         return mixed
 

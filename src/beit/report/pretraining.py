@@ -23,7 +23,7 @@ from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.models.heads import MaskedImageModel, PretrainedBackbone
 from beit.models.vit import VisionTransformer
 from beit.objectives.reconstruction import (

@@ -22,7 +22,7 @@ from beit.evaluation.features import extract_features, standardised
 from beit.evaluation.metrics import in_float32
 from beit.evaluation.neighbours import nearest_others
 from beit.hardware import find_device
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
 from beit.report.inputs import Inputs, Request, read_all, read_inputs
 from beit.report.tokenizer import Encoded, encode, vocabulary

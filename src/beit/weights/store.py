@@ -44,10 +44,9 @@ from beit.errors import (
     of_another_format,
 )
 from beit.json_object import parse_object, read_bytes
-from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel
+from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
-from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
+from beit.weights.kinds import Architecture, architecture_of, build, describe
 from beit.weights.strict import build_strictly
 
 FORMAT = 1
@@ -103,7 +102,8 @@ class Details(Config):
 class Artifact:
     """A model in evaluation mode, on the CPU, with its details."""
 
-    kind: Kind
+    kind: str
+    """The name of its `ModelKind`."""
     model: nn.Module
     details: Details
 
