@@ -31,6 +31,23 @@ class PatchTable(NamedTuple):
     targets: Int64[Tensor, " images"]
 
 
+class PooledBlocks(NamedTuple):
+    """The output of some blocks, one vector per image."""
+
+    means: Float[Tensor, "batch taps width"]
+    """Over all patches."""
+    cls: Float[Tensor, "batch taps width"]
+
+
+def pool_blocks(backbone: VisionTransformer, images: Tensor, taps: tuple[int, ...]) -> PooledBlocks:
+    """Mean patch and class token of the raw output of each tapped block, fp32."""
+    outputs = backbone(images, taps=taps).taps
+    return PooledBlocks(
+        torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1),
+        torch.stack([output[:, 0].float() for output in outputs], dim=1),
+    )
+
+
 @torch.no_grad()
 def extract_features(
     backbone: VisionTransformer,
@@ -46,9 +63,7 @@ def extract_features(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     keys: list[str] = []
     for batch in batches:
-        outputs = backbone(batch.images.to(device), taps=taps).taps
-        means = torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1)
-        tokens = torch.stack([output[:, 0].float() for output in outputs], dim=1)
+        means, tokens = pool_blocks(backbone, batch.images.to(device), taps)
         unlabelled = torch.full((len(batch.keys),), -1)
         targets = batch.targets if isinstance(batch, LabelledBatch) else unlabelled
         rows.append((means.cpu(), targets, tokens.cpu()))
