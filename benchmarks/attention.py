@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 
-from beit.models.attention import Backend, Case, attention, attention_by, fits_triton
+from beit.models.attention import Backend, attention, attention_by
 from benchmarks.race import OURS, Clock, Contest, Contestant
 from benchmarks.setting import TYPES, Setting
+
+Kernel = Callable[..., torch.Tensor]
+TRITON = "triton"
 
 
 def contests(setting: Setting) -> Iterator[Contest]:
@@ -25,33 +29,33 @@ def contests(setting: Setting) -> Iterator[Contest]:
         names: list[Backend] = ["explicit", "fused"]
         if setting.device.type == "cuda":
             names.append("efficient")
-            if fits_triton(Case(setting.device, dtype, tokens, "learned", width)):
-                names.append("triton")
+        kernels: dict[str, Kernel] = {OURS: attention}
+        kernels |= {name: functools.partial(attention_by, name) for name in names}
         for learned in (True, False):
+            if learned and setting.device.type == "cuda":
+                kernels |= _triton(setting.device, dtype, tokens, width)
             yield Contest(
                 case=f"{precision}, bias {'learned' if learned else 'fixed'}",
                 contestants={
-                    OURS: _by(None, vectors, bias, learned),
-                    **{
-                        name: _by(name, vectors, bias, learned)
-                        for name in names
-                        if learned or name != "triton"
-                    },
+                    name: _by(kernel, vectors, bias, learned)
+                    for name, kernel in kernels.items()
+                    if learned or name != TRITON
                 },
                 precision=precision,
             )
 
 
-def _by(
-    name: Backend | None, vectors: torch.Tensor, bias: torch.Tensor, learned: bool
-) -> Contestant:
+def _triton(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> dict[str, Kernel]:
+    from benchmarks.triton_attention import biased_attention, fits
+
+    return {TRITON: biased_attention} if fits(device, dtype, tokens, width) else {}
+
+
+def _by(kernel: Kernel, vectors: torch.Tensor, bias: torch.Tensor, learned: bool) -> Contestant:
     def attend(_clock: Clock) -> None:
         query, key, value = vectors.detach().requires_grad_(learned)
         table = bias.detach().requires_grad_(learned)
-        if name is None:
-            mixed = attention(query, key, value, table)
-        else:
-            mixed = attention_by(name, query, key, value, table)
+        mixed = kernel(query, key, value, table.to(dtype=query.dtype))
         if learned:
             mixed.sum().backward()
 

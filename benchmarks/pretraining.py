@@ -85,7 +85,7 @@ class Task:
         encoded in the first step and found on disk in the others."""
         fastest = encoding_precision("auto", self.setting.device)
         objective = MaskedImageModeling(self.model, MaskedConfig(), self.tokenizer, fastest)
-        objective.set_up_blocks(recompute, "auto")
+        objective.set_recompute(recompute)
         tokenizer = objective.tokenizer
         assert tokenizer is not None
         views = torch.tensor([[0, image] for image in range(self.setting.batch)])

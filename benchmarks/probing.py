@@ -30,7 +30,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
     taps = tuple(range(model.backbone.config.depth))
     contestants: dict[str, Contestant] = {
         "beit": lambda _clock: extract_features(
-            model.backbone, [batch], taps=taps, device=setting.device
+            model.backbone, [batch], out_indices=taps, device=setting.device
         )
     }
     for name, peer in peers.items():

@@ -29,7 +29,7 @@ def contests(setting: Setting) -> Iterator[Contest]:
     depth = 6 if setting.quick else 12
     backbone = replace(setting.classifying, size=(side, side), depth=depth)
     torch.manual_seed(0)
-    model = Segmenter(backbone, CLASSES, UperNetConfig(taps=taps, dropout=0.0))
+    model = Segmenter(backbone, CLASSES, UperNetConfig(out_indices=taps, dropout=0.0))
     model = model.to(setting.device)
     peers, skipped = gather({"transformers": lambda: in_transformers(model)})
     images = setting.images((side, side), number=2)  # fewer cannot train: batch norm

@@ -12,7 +12,7 @@ import torch
 import beit
 from beit.config import TokenizerRunConfig
 from beit.config.tree import override
-from beit.data.sources import open_source
+from beit.data.dataset import open_source
 from beit.errors import CheckpointError, ConfigError
 from beit.recipes import find_recipe
 from beit.tasks.tokenizing import feature_bank, rebuilding

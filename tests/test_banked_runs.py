@@ -14,7 +14,7 @@ import torch
 import beit
 from beit.config import PretrainRunConfig
 from beit.config.tree import override
-from beit.data.sources import open_source
+from beit.data.dataset import open_source
 from beit.errors import ConfigError, Preempted
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe

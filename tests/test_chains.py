@@ -62,7 +62,7 @@ def tokenizer_of(run: Path) -> VisualTokenizer:
 def second(trained, class_folders, tmp_path_factory) -> Path:
     """A pre-training with patch aggregation."""
     return beit.pretrain(
-        "tiny", data=str(class_folders), tokenizer=str(trained.tokenizer), tap=2, lr=1e-2,
+        "tiny", data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2, lr=1e-2,
         out=str(tmp_path_factory.mktemp("second") / "run"), **PRETRAIN, **QUIET,
     ).folder  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_pre_training_starts_at_the_loss_where_its_source_ended(trained, class_f
     before = MaskedImageModeling(ended, MaskedConfig(), tokenizer).eval()(batch, 0.0).terms
     config = config_of(
         "pretrain", PretrainRunConfig, second,
-        data=str(class_folders), tokenizer=str(trained.tokenizer), tap=2, **PRETRAIN,
+        data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2, **PRETRAIN,
     )  # fmt: skip
     task = pretraining.prepare(config, CPU, Inputs())
     after = task.objective.eval()(batch, 0.0).terms
@@ -118,14 +118,14 @@ def test_drop_path_and_tap_are_the_recipe_s(second):
     mine = replace(
         recipe,
         model=replace(recipe.model, drop_path=0.3, layer_scale=0.2),
-        aggregation=AggregationConfig(tap=1),
+        aggregation=AggregationConfig(early_layer=1),
     )
     config = starting_from(mine, str(second))
     theirs = load_artifact(second).backbone
     assert (theirs.drop_path, theirs.layer_scale) == (0.0, 0.1)
     assert replace(config.model, drop_path=0.0, layer_scale=0.1) == theirs
     assert (config.model.drop_path, config.model.layer_scale) == (0.3, 0.2)
-    assert config.aggregation.tap == 1
+    assert config.aggregation.early_layer == 1
     plain = replace(mine, model=replace(mine.model, layer_scale=None))
     assert starting_from(plain, str(second)).model.layer_scale == 0.1  # which it has
     assert (config.views, config.masking, config.training) == (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from beit.data.sources import open_source
+from beit.data.dataset import open_source
 from beit.training.checkpoint import newest_checkpoint
 from beit.weights.store import Details, load_artifact
 from formats import EXPECTED, FORMATS, PLACE, answer, state, write

@@ -77,7 +77,7 @@ def test_the_repository_alone_is_enough(trained: Any, tmp_path: Path) -> None:
 def test_the_dependencies_are_what_loading_imports() -> None:
     """torch.hub refuses to load where one is missing; those of training alone are not needed."""
     code = (
-        "import sys, beit.serve.predictor\n"
+        "import sys, beit.inference.predictor\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'beit'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

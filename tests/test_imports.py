@@ -18,8 +18,9 @@ LINES = [
     {"__init__", "__main__"},
     {"cli"},
     {"studies", "doctor"},
+    {"serve"},
     {"tasks"},
-    {"serve", "report", "evaluation", "training", "recipes"},
+    {"report", "evaluation", "training", "recipes", "inference"},
     {"weights"},
     {"objectives"},
     {"data", "tokenizers"},
@@ -139,7 +140,7 @@ LIGHT_UNITS = [f"beit.{name}" for name in sorted(LIGHT) if list(ROOT.glob(f"{nam
     [
         (LIGHT_UNITS, {"torch", "numpy"}),
         # They take seconds to import, at every start of every process.
-        (["beit.tasks", "beit.serve.predictor"], {"timm", "torchvision", "transformers"}),
+        (["beit.tasks", "beit.inference.predictor"], {"timm", "torchvision", "transformers"}),
     ],
 )
 def test_what_must_start_soon_leaves_heavy_libraries_out(loaded, left):

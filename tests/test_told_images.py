@@ -12,8 +12,8 @@ from PIL import Image
 
 from beit import tasks
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader
-from beit.data.sources import open_source
 from beit.data.transforms import SingleView
 from beit.errors import DataError, RunFolderError
 from beit.tasks.finished import report_run

@@ -153,7 +153,7 @@ def test_recipes():
         ({"mask_token": True}, "has a mask token[\\s\\S]*--no-mask-token"),
         ({"masking": PublishedBlockMasking()}, "hides at most a number"),
         ({"mask_ratio": 0.0}, "mask_ratio is 0"),
-        ({"tap": 2}, "tap is 2, and patch aggregation"),
+        ({"early_layer": 2}, "early_layer is 2, and patch aggregation"),
         ({"decoder_heads": 5}, "decoder_width 24 cannot be divided among 5"),
         ({"decoder_depth": 0}, "decoder_depth"),
         ({"predict": "all"}, "no option 'predict'"),

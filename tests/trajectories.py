@@ -77,7 +77,7 @@ def pretraining(facts: dict[str, Any], device: torch.device) -> Started:
     settings = facts["settings"]
     tap = settings["aggregation_tap"]
     model = MaskedImageModel(
-        backbone(settings), settings["codes"], AggregationConfig(tap=tap) if tap else None
+        backbone(settings), settings["codes"], AggregationConfig(early_layer=tap) if tap else None
     )
     model.load_state_dict(ours(facts["before"]))
     tokens = Told(facts["tokens"][0], codes=settings["codes"], size=(8, 8), stride=2)

@@ -63,7 +63,7 @@ def _logits(device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
     image = facts["image"].to(device)
     yield "published classifier", classifier.to(device).eval()(image), facts["logits"]
     facts = _facts("v2_mim_cls_shared")
-    model = MaskedImageModel(replace(TINY, depth=4), 64, AggregationConfig(tap=2))
+    model = MaskedImageModel(replace(TINY, depth=4), 64, AggregationConfig(early_layer=2))
     model.load_state_dict(ours(facts["model"]))
     image, mask = facts["image"].to(device), facts["mask"].to(device)
     main, aggregated = model.to(device).eval().predictions(image, mask)

@@ -17,8 +17,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from beit.inference.predictor import Predictor, load
     from beit.models.inference import optimize_for_inference
-    from beit.serve.predictor import Predictor, load
     from beit.tasks import evaluate, finetune, pretrain, probe, segment, tokenizer
     from beit.weights.export import export
     from beit.weights.push import push_to_hub
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Predictor": "beit.serve.predictor",
+    "Predictor": "beit.inference.predictor",
     "evaluate": "beit.tasks",
     "export": "beit.weights.export",
     "finetune": "beit.tasks",
-    "load": "beit.serve.predictor",
+    "load": "beit.inference.predictor",
     "optimize_for_inference": "beit.models.inference",
     "pretrain": "beit.tasks",
     "probe": "beit.tasks",

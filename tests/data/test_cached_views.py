@@ -11,8 +11,9 @@ import torch
 from beit.batch import MaskedBatch, to_device
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.config.masking import BlockMasking
+from beit.data.dataset import open_source
 from beit.data.loader import Loader, View
-from beit.data.sources import ImageSource, open_source
+from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
 
 IMAGES = 6

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
+from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import open_labelled
 from beit.data.pack import pack
-from beit.data.sources import ImageSource, open_source, select
-from beit.data.splits import open_part
+from beit.data.sources import ImageSource, select
 
 Draw = Callable[..., Path]
 NAMES = [f"{part}/{label}/{n}.png" for part in ("train", "val") for label in "ab" for n in range(4)]
@@ -46,7 +46,7 @@ def test_parts_of_one_folder_and_of_shards(
     }
     shards = tmp_path_factory.mktemp("packed") / "shards"
     pack(root, str(shards))
-    train, validation = (open_part(str(shards), part)[1] for part in ("train", "val"))
+    train, validation = (Dataset(str(shards)).part(part)[1] for part in ("train", "val"))
     assert shared_images(train, validation) == {
         learned.removeprefix("train/"): judged.removeprefix("val/")
         for learned, judged in SAME.items()
@@ -82,5 +82,5 @@ def test_only_files_of_the_size_of_another_are_read(root: str) -> None:
     assert shared_images(learned, judged) == SAME  # type: ignore[arg-type]
     assert learned.read_keys == set(SAME)
     assert judged.read_keys >= set(SAME.values())
-    few = shared_images(splits.train, splits.validation, asked=1, sized=1)
+    few = shared_images(splits.train, splits.validation, sought=1, sized=1)
     assert few == {}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import evaluate_batches
-from beit.data.sources import open_source
 from beit.data.transforms import SingleView
 from beit.errors import DataError
 from children import become_nobody, in_a_child

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import Dataset, open_source
 from beit.data.hugging_face import HuggingFaceSource, open_hugging_face
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part
+from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
 from beit.errors import ConfigError, DataError, ResourceError
 
@@ -65,7 +65,7 @@ def test_saved_dataset_with_splits(root: Path, tmp_path: Path) -> None:
     assert splits.validation.targets is not None
     assert splits.validation.targets.tolist() == [0, 1, 0, 1]
     assert splits.validation.read(1).target == 1
-    name, validation = open_part(place, "val")
+    name, validation = Dataset(place).part("val")
     assert data(validation) == draw_images(root, 4)
     assert name.endswith("(val)")
     with pytest.raises(IndexError):

@@ -10,14 +10,14 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from beit.config import LabelFileConfig
-from beit.data.label_files import LabelFile, read_label_file
+from beit.data.account import Account
+from beit.data.dataset import Dataset, open_source
+from beit.data.label_file import LabelFile, read_label_file
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part, open_parts
+from beit.data.sources import ImageSource, class_names_at
 from beit.errors import BeitError, ConfigError, DataError
 
 Draw = Callable[..., Path]
@@ -45,18 +45,25 @@ def read(root: Path, text: str | bytes, name: str = "list.csv", **options: str) 
     return read_label_file(str(root / name), LabelFileConfig(**options))  # type: ignore[arg-type]
 
 
+def keys(source: ImageSource) -> list[str]:
+    return [source.key(index) for index in range(len(source))]
+
+
+def paths(found: LabelFile) -> dict[str, list[str]]:
+    return {split: keys(source) for split, source in found.splits.items()}
+
+
+def account(found: LabelFile) -> Account:
+    return next(iter(found.splits.values())).account
+
+
 def labels(found: LabelFile, split: str = "") -> list[tuple[str, str | tuple[str, ...]]]:
     """Every image with the name of its class, or those of several."""
-    images = found.splits[split]
-    if images.targets is None:
-        return [(path, "") for path in images.paths]
-    if images.targets.ndim == 2:
-        named = [tuple(np.array(found.classes)[row].tolist()) for row in images.targets]
-        return list(zip(images.paths, named, strict=True))
-    return [
-        (path, found.classes[target])
-        for path, target in zip(images.paths, images.targets.tolist(), strict=True)
-    ]
+    source = found.splits[split]
+    several = source.targets is not None and source.targets.ndim == 2
+    named = [class_names_at(source, index) for index in range(len(source))]
+    return [(key, names if several else "".join(names))
+            for key, names in zip(keys(source), named, strict=True)]  # fmt: skip
 
 
 CATS = [(name, ("cat", "dog")[number % 2]) for number, name in enumerate(NAMES)]
@@ -132,7 +139,7 @@ def test_any_separator_encoding_and_quoting(draw: Draw, seed: int) -> None:
     (root / "list.csv").write_bytes(text.getvalue().encode(encoding))
     found = read_label_file(str(root / "list.csv"), LabelFileConfig(label_separator="none"))
     assert labels(found) == [(name, classes[at % 3]) for at, name in enumerate(names)]
-    assert ("Windows-1252" in str(found.notes)) == (
+    assert ("Windows-1252" in str(account(found).notes)) == (
         encoding == "cp1252" and not "".join(classes).isascii()
     )
 
@@ -143,7 +150,7 @@ def test_names_are_looked_for_below_the_list(draw: Draw) -> None:
     assert [path for path, _ in labels(found)] == [
         "train_images/a.png", "train_images/deep/b.jpg", "test_images/c.png", "d.png",
     ]  # fmt: skip
-    assert [(one.reason, one.count) for one in found.skipped] == [("listed twice", 1)]
+    assert [(one.reason, one.count) for one in account(found).skipped] == [("listed twice", 1)]
 
 
 def test_a_name_of_several_images_is_refused_until_the_folder_is_named(draw: Draw) -> None:
@@ -154,7 +161,7 @@ def test_a_name_of_several_images_is_refused_until_the_folder_is_named(draw: Dra
     assert "--image-folder" in caught.value.remedy
     found = read(root, text, image_folder=str(root / "train"))
     assert labels(found) == [("1.png", "cat"), ("2.png", "dog")]
-    assert found.folder == str(root / "train")
+    assert found.splits[""].path(0) == root / "train" / "1.png"
     with pytest.raises(DataError, match="may be more than one image: line 2"):
         read(root, "id,label\nx,1\n", image_folder=str(root / "here"))
     with pytest.raises(ConfigError, match="no such folder"):
@@ -173,7 +180,7 @@ def test_folders_of_another_machine_are_taken_off_only_where_all_images_lie_belo
     root = draw("dog/1.png", "dog/2.png")
     found = read(root, "image,label\n/home/x/dog/1.png,a\n/home/x/dog/2.png,b\n")
     assert labels(found) == [("dog/1.png", "a"), ("dog/2.png", "b")]
-    assert "names are read without '/home/x/', which is not here" in found.notes
+    assert "names are read without '/home/x/', which is not here" in account(found).notes
     with pytest.raises(DataError, match="2 of the 2 images"):
         read(root, "image,label\ncat/1.png,a\ncat/2.png,b\n")
     with pytest.raises(DataError, match="1 of the 2 images") as caught:
@@ -205,9 +212,9 @@ def test_columns_of_zeros_and_ones(root: Path, values: tuple[str, str]) -> None:
 
     found = read(root, text((1, 0, 0), (0, 1, 0), (1, 0, 0)))
     assert labels(found) == [("p0.png", "b10"), ("p1.png", "b2"), ("p2.png", "b10")]
-    assert found.classes == ("b2", "b10")
-    assert "no image is of 'a'" in found.notes
-    assert "one of them for every image" in found.layout
+    assert found.splits[""].classes == ("b2", "b10")
+    assert "no image is of 'a'" in account(found).notes
+    assert "one of them for every image" in account(found).layout
     found = read(root, text((1, 0, 1), (0, 1, 0), (0, 0, 0)))
     assert labels(found) == [("p0.png", ("b10", "a")[::-1]), ("p1.png", ("b2",)), ("p2.png", ())]
     assert found.splits[""].targets is not None
@@ -231,7 +238,7 @@ def test_tags(root: Path, heading: str, cells: list[str], mark: str) -> None:
     found = read(root, text.getvalue())
     tags = [{tag.strip("'[] ") for tag in cell.split(mark)} for cell in cells]
     assert [set(each) for _, each in labels(found)] == tags
-    assert list(found.classes) == sorted(found.classes)
+    assert list(found.splits[""].classes) == sorted(found.splits[""].classes)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +273,7 @@ def test_splits(root: Path) -> None:
     splits = ["Training", "train", "dev", "valid", "TEST", "testing"]
     lines = [f"p{at}.png,{split},{at % 2}" for at, split in enumerate(splits)]
     found = read(root, "\n".join(["image,set,label", *lines]))
-    assert {split: images.paths for split, images in found.splits.items()} == {
+    assert paths(found) == {
         "train": NAMES[:2], "val": NAMES[2:4], "test": NAMES[4:],
     }  # fmt: skip
     path = str(root / "list.csv")
@@ -274,12 +281,8 @@ def test_splits(root: Path) -> None:
     assert parts.test is not None
     assert [keys(part) for part in parts if part] == [NAMES[:2], NAMES[2:4], NAMES[4:]]
     assert keys(open_source(path)) == NAMES[:2]
-    assert keys(open_part(path, "test")[1]) == NAMES[4:]
-    assert list(open_parts(path)) == ["train", "val", "test"]
-
-
-def keys(source: ImageSource) -> list[str]:
-    return [source.key(index) for index in range(len(source))]
+    assert keys(Dataset(path).part("test")[1]) == NAMES[4:]
+    assert list(Dataset(path).splits()) == ["train", "val", "test"]
 
 
 def test_without_a_validation_split_some_of_training_is_held_out_and_test_stays(
@@ -289,7 +292,7 @@ def test_without_a_validation_split_some_of_training_is_held_out_and_test_stays(
              for at in range(NUMBER)]  # fmt: skip
     found = read(root, "\n".join(["image,split,label", *lines]))
     assert found.splits["test"].targets is None
-    assert "the split test has no labels" in found.notes
+    assert "the split test has no labels" in account(found).notes
     train, validation, test = open_labelled(
         str(root / "list.csv"), split=0.5, per_class=None, seed=0
     )
@@ -302,10 +305,10 @@ def test_folders_of_splits_are_splits_and_test_is_not_learned_from(draw: Draw) -
     names = [f"{part}/{at}.png" for part in ("train", "Testing") for at in range(4)]
     text = "\n".join(["image,label", *(f"{name},{at % 2}" for at, name in enumerate(names))])
     found = read(root, text)
-    assert {split: images.paths for split, images in found.splits.items()} == {
+    assert paths(found) == {
         "train": names[:4], "test": names[4:],
     }  # fmt: skip
-    assert "splits by the folders of the images" in found.layout
+    assert "splits by the folders of the images" in account(found).layout
     assert list(read(root, text, split_column="none").splits) == [""]
     assert list(read(root, "image,label\ntrain/0.png,a\ntrain/1.png,b\n").splits) == [""]
 
@@ -316,7 +319,7 @@ def test_folds(root: Path) -> None:
         read(root, text)
     assert "--validation-fold" in caught.value.remedy
     found = read(root, text, validation_fold="1", test_fold="2")
-    assert {split: images.paths for split, images in found.splits.items()} == {
+    assert paths(found) == {
         "train": ["p0.png", "p3.png"], "val": ["p1.png", "p4.png"], "test": ["p2.png", "p5.png"],
     }  # fmt: skip
     assert list(read(root, text, split_column="none").splits) == [""]
@@ -332,10 +335,10 @@ def test_options_name_columns(root: Path) -> None:
     assert found.problem is not None
     assert "'image', 'site', 'sort', 'good'" in found.problem.problem
     assert "--label-column" in found.problem.remedy
-    assert any("labels are not used" in note for note in found.notes)
+    assert any("labels are not used" in note for note in account(found).notes)
     assert labels(read(root, text, label_column="sort")) == CATS
     assert labels(read(root, text, label_column="SORT")) == CATS
-    assert "'site', 'good'" in str(read(root, text, label_column="sort").notes)
+    assert "'site', 'good'" in str(account(read(root, text, label_column="sort")).notes)
     with pytest.raises(ConfigError, match="label_column is sorts") as caught:
         read(root, text, label_column="sorts")
     assert "sort" in caught.value.remedy
@@ -418,9 +421,9 @@ def test_what_is_refused_for_labels_only(root: Path, text: str, match: str) -> N
 
 def test_numbers_that_are_classes(root: Path) -> None:
     found = read(root, rows("", "p{n}.png,1{b}"))
-    assert found.classes == ("10", "11")
+    assert found.splits[""].classes == ("10", "11")
     found = read(root, "\n".join(f"p{at}.png,{value}" for at, value in enumerate([10, 2, 10, 9])))
-    assert found.classes == ("2", "9", "10")
+    assert found.splits[""].classes == ("2", "9", "10")
 
 
 def test_many_numbers_with_gaps_are_no_classes_until_they_are_named(draw: Draw) -> None:
@@ -429,9 +432,9 @@ def test_many_numbers_with_gaps_are_no_classes_until_they_are_named(draw: Draw) 
     found = read(root, text)
     assert found.problem is not None
     assert "25 different numbers, from 0 to 168" in found.problem.problem
-    assert len(read(root, text, label_column="label").classes) == 25
+    assert len(read(root, text, label_column="label").splits[""].classes) == 25
     counted = "\n".join(["image,label", *(f"{at}.png,{at // 2 + 1}" for at in range(50))])
-    assert len(read(root, counted).classes) == 25
+    assert len(read(root, counted).splits[""].classes) == 25
 
 
 def test_an_image_with_several_rows(root: Path) -> None:
@@ -439,13 +442,13 @@ def test_an_image_with_several_rows(root: Path) -> None:
     assert "--multi-label" in str(read(root, text).problem)
     found = read_label_file(str(root / "list.csv"), PLAIN, multi_label=True)
     assert labels(found) == [("p0.png", ("cat", "dog")), ("p1.png", ("dog",))]
-    assert found.layout.endswith("the rows of an image taken together")
+    assert account(found).layout.endswith("the rows of an image taken together")
     (root / "list.csv").write_text("image,label\np0.png,cat\np1.png,dog\n")
     once = read_label_file(str(root / "list.csv"), PLAIN, multi_label=True)
-    assert "taken together" not in once.layout
+    assert "taken together" not in account(once).layout
     again = read(root, "image,label\np0.png,cat\np1.png,dog\np0.png,cat\n")
     assert labels(again) == [("p0.png", "cat"), ("p1.png", "dog")]
-    assert [(one.reason, one.count, one.examples) for one in again.skipped] == [
+    assert [(one.reason, one.count, one.examples) for one in account(again).skipped] == [
         ("listed twice", 1, ("p0.png",))
     ]
 
@@ -485,7 +488,7 @@ def test_rubbish_ends_in_an_error_of_ours(root: Path, seed: int) -> None:
     except BeitError as error:
         assert error.remedy  # noqa: PT017
     else:
-        assert all(set(images.paths) <= set(NAMES) for images in found.splits.values())
+        assert all(set(keys(source)) <= set(NAMES) for source in found.splits.values())
 
 
 @pytest.mark.parametrize(
@@ -496,4 +499,4 @@ def test_a_folder_is_searched_only_if_names_are_not_there_as_written(
 ) -> None:
     """A tree of a million files takes seconds."""
     monkeypatch.setattr("beit.data.image_names.find_images", None)
-    assert len(read(root, text).splits[""].paths) == NUMBER
+    assert len(read(root, text).splits[""]) == NUMBER

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from beit.data.dataset import open_source
 from beit.data.listing import natural_key
 from beit.data.order import step_samples
-from beit.data.sources import open_source
 
 FILES = 20_000
 

@@ -21,8 +21,9 @@ from beit.batch import Batch, ImageBatch, LabelledBatch, MaskedBatch
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.config.masking import BlockMasking
 from beit.data.augment import EvaluationView
+from beit.data.dataset import open_source
 from beit.data.loader import Loader, View, choose_workers, evaluate_batches
-from beit.data.sources import ImageSource, open_source
+from beit.data.sources import ImageSource
 from beit.data.transforms import MaskedViews, SingleView
 from beit.errors import ConfigError, DataError, ResourceError
 

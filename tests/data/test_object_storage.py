@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, open_source
+from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
 from beit.errors import DataError
 

@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.config.data import FolderConfig
-from beit.config.label_file import LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import FolderConfig, LabelFileConfig, Reading
+from beit.data.dataset import Dataset, open_source, reading_for
 from beit.data.labelled import open_labelled
-from beit.data.options import check_options_apply, reading_for
-from beit.data.sources import open_source
-from beit.data.splits import open_part, open_parts
 from beit.errors import ConfigError, DataError
 
 OPENED = (
     open_source,
-    open_parts,
-    lambda path, reading: open_part(path, "val", reading),
+    lambda path, reading: Dataset(path, reading).splits(),
+    lambda path, reading: Dataset(path, reading).part("val"),
     lambda path, reading: (
         open_labelled(path, split=0.5, per_class=None, seed=0, reading=reading).train
     ),
@@ -99,7 +95,6 @@ def test_options_that_apply_are_taken(places, opened, place, reading) -> None:
 
 def test_a_path_that_is_not_there_is_said_first() -> None:
     for reading in (CLASS_LEVEL, LABEL_FILE):
-        check_options_apply("nowhere/at.csv", reading)
         with pytest.raises(DataError, match="there is nothing at nowhere"):
             open_source("nowhere/at.csv", reading)
 

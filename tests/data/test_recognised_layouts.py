@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from beit.config.data import FolderConfig
-from beit.config.reading import Reading
+from beit.config.data import FolderConfig, Reading
 from beit.data.check import check
+from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part, open_parts
+from beit.data.sources import ImageSource
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]
@@ -64,8 +63,8 @@ def test_a_test_split_is_never_trained_on(draw: Draw, train: str, other: str) ->
     learned = open_source(str(root))
     assert {key.split("/")[0] for key in keys(learned)} == {train}
     assert learned.account.notes == ("only 'train' is read: no image of test (4)",)
-    assert set(open_parts(str(root))) == set(check(str(root)).images) == {"train", "test"}
-    place, part = open_part(str(root), "testing")
+    assert set(Dataset(str(root)).splits()) == set(check(str(root)).images) == {"train", "test"}
+    place, part = Dataset(str(root)).part("testing")
     assert (place, len(part), part.classes) == (str(root / other), 4, classes)
     assert keys(part)[0] == "cat/0.png"
 
@@ -76,7 +75,7 @@ def test_validation_has_many_names(draw: Draw, other: str) -> None:
     splits = labelled(root)
     assert splits.test is None
     assert {key.split("/")[0] for key in keys(splits.validation)} == {other}
-    assert len(open_part(str(root), "valid")[1]) == 4
+    assert len(Dataset(str(root)).part("valid")[1]) == 4
 
 
 def test_a_test_split_without_classes_is_not_measured(draw: Draw) -> None:
@@ -168,7 +167,7 @@ def test_deeper_levels_of_a_split(draw: Draw) -> None:
     splits = labelled(root, class_level=2)
     assert splits.validation.classes == ("a", "b")
     assert len(splits.validation) == 8
-    place, part = open_part(str(root), "val", Reading(FolderConfig(class_level=2)))
+    place, part = Dataset(str(root), Reading(FolderConfig(class_level=2))).part("val")
     assert (place, part.classes) == (str(root / "val"), ("a", "b"))
 
 
@@ -202,12 +201,12 @@ def test_a_split_alone(draw: Draw) -> None:
     root = draw(*some("train/a", "train/b"))
     assert labelled(root).train.classes == ("a", "b")
     with pytest.raises(DataError, match="none called val"):
-        open_part(str(root), "val")
+        Dataset(str(root)).part("val")
     (root / "train").rename(root / "testing")
     for use in (labelled, lambda root: open_source(str(root))):
         with pytest.raises(DataError, match="no split for training, only 'test'"):
             use(root)
-    assert open_part(str(root), "test")[1].classes == ("a", "b")
+    assert Dataset(str(root)).part("test")[1].classes == ("a", "b")
 
 
 def test_folds(draw: Draw) -> None:
@@ -220,8 +219,8 @@ def test_folds(draw: Draw) -> None:
     assert splits.train.account.images == {"train": 8, "val": 4}
     assert len(open_source(str(root))) == 12
     assert len(open_source(str(root), Reading(FolderConfig(fold="fold_1")))) == 8
-    assert len(open_part(str(root), "fold_10")[1]) == 4
-    assert set(open_parts(str(root))) == {"fold_1", "fold_2", "fold_10"}
+    assert len(Dataset(str(root)).part("fold_10")[1]) == 4
+    assert set(Dataset(str(root)).splits()) == {"fold_1", "fold_2", "fold_10"}
     with pytest.raises(ConfigError, match="has no fold fold_3"):
         labelled(root, fold="fold_3")
     with pytest.raises(ConfigError, match="is not in folds"):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_parts
+from beit.data.sources import ImageSource
 from beit.errors import DataError
 from encoding import encoded
 
@@ -121,7 +121,7 @@ def test_shards_without_images_say_what_they_hold(tmp_path: Path) -> None:
 def test_splits_of_shards_have_many_names(tmp_path: Path) -> None:
     for name in ("Training", "Testing"):
         tar(tmp_path / name / "0.tar", [*IMAGES, *LABELS])
-    assert set(open_parts(str(tmp_path))) == {"train", "test"}
+    assert set(Dataset(str(tmp_path)).splits()) == {"train", "test"}
     splits = open_labelled(str(tmp_path), split=0.25, per_class=None, seed=0)
     assert splits.test is not None
     assert splits.test.key(0) == "Testing/0000.jpg"

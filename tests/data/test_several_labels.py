@@ -16,23 +16,16 @@ import pytest
 import torch
 
 import several_labels
-from beit.config.data import FolderConfig, LoaderConfig
-from beit.config.reading import Reading
+from beit.config.data import FolderConfig, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
 from beit.data.check import check
 from beit.data.copies import merge_copies
+from beit.data.dataset import Dataset, open_source
 from beit.data.images import Images
-from beit.data.labelled import open_labelled, open_single_label
+from beit.data.labelled import divide, open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.pack import pack
-from beit.data.sources import (
-    FileSource,
-    class_counts,
-    class_names_at,
-    is_multi_label,
-    open_source,
-    select,
-)
+from beit.data.sources import FileSource, class_counts, class_names_at, is_multi_label, select
 from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
 
@@ -283,7 +276,7 @@ def test_what_takes_one_class_says_so(tmp_path):
     datasets = pytest.importorskip("datasets")
     place = saved(datasets, tmp_path, [[0], [0, 1], [], [1]] * 4)
     with pytest.raises(DataError, match="several labels each, and the probe takes one class"):
-        open_single_label(str(place), split=0.5, seed=0, use="the probe")
+        divide(Dataset(str(place)), split=0.5, seed=0, use="the probe")
 
 
 def saved(datasets: Any, tmp_path: Path, labels: list[Any], inner: Any = None) -> Path:

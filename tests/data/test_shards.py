@@ -18,12 +18,12 @@ import pytest
 from beit.atomic_io import replace_file
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data import shard_index
+from beit.data.dataset import Dataset, open_source
 from beit.data.labelled import open_labelled
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, open_source
-from beit.data.splits import open_part, open_parts
+from beit.data.sources import ImageSource
 from beit.data.storage import expand, expand_braces
 from beit.data.transforms import SingleView
 from beit.errors import ConfigError, DataError, ResourceError, RunFolderError
@@ -77,10 +77,10 @@ def test_packed_folder_is_the_same_data(draw: Draw, elsewhere: Path) -> None:
     a, b = (open_labelled(str(where), split=0.5, per_class=3, seed=1) for where in (root, out))
     assert [contents(part) for part in b[:2]] == [contents(part) for part in a[:2]]
     assert contents(open_source(str(out))) == contents(open_source(str(root)))
-    assert open_part(str(out), "valid")[0] == str(out / "val")
-    assert set(open_parts(str(out))) == {"train", "val"}
+    assert Dataset(str(out)).part("valid")[0] == str(out / "val")
+    assert set(Dataset(str(out)).splits()) == {"train", "val"}
     with pytest.raises(DataError, match="none called test"):
-        open_part(str(out), "test")
+        Dataset(str(out)).part("test")
 
 
 def test_flat_folder_trains_alike(draw: Draw, elsewhere: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader, evaluate_batches
-from beit.data.sources import open_source
 from beit.data.transforms import SingleView
 from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts

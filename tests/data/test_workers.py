@@ -16,8 +16,9 @@ import torch
 
 from beit.batch import Batch
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader, evaluate_batches
-from beit.data.sources import ImageSource, open_source
+from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
 from beit.errors import ResourceError
 

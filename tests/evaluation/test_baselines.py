@@ -60,10 +60,10 @@ def test_they_are_collected_while_batches_pass():
     ]
     blocks = tuple(range(BACKBONE.depth))
     baselines = Baselines(untrained, CPU)
-    table = extract_features(trained, baselines.passing(batches), taps=blocks, device=CPU)
+    table = extract_features(trained, baselines.passing(batches), out_indices=blocks, device=CPU)
     tables = baselines.tables(table)
     assert list(tables) == [HISTOGRAM, PIXELS, UNTRAINED]
-    alone = extract_features(untrained, batches, taps=blocks, device=CPU)
+    alone = extract_features(untrained, batches, out_indices=blocks, device=CPU)
     assert torch.equal(tables[UNTRAINED].features, alone.features)
     assert torch.equal(tables[HISTOGRAM].features[:, 0], colour_histogram(images))
     for found in tables.values():

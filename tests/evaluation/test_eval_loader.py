@@ -12,8 +12,8 @@ import torch
 from beit.batch import LabelledBatch
 from beit.config import LoaderConfig, PretrainRunConfig
 from beit.data.augment import EvaluationView
+from beit.data.dataset import open_source
 from beit.data.labelled import open_labelled
-from beit.data.sources import open_source
 from beit.evaluation import eval_loader as module
 from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.neighbours import neighbour_score, retrieval_score

@@ -87,7 +87,7 @@ def test_retrieval():
 def test_features_are_mean_patches_of_the_raw_blocks():
     backbone = BACKBONE.build().eval()
     batch = labelled_batch(0)
-    table = extract_features(backbone, [batch, batch], taps=(0, 1), device=CPU)
+    table = extract_features(backbone, [batch, batch], out_indices=(0, 1), device=CPU)
     assert table.features.shape == (16, 2, 24)
     assert table.keys == batch.keys * 2
     assert torch.equal(table.targets, batch.targets.repeat(2))
@@ -97,6 +97,9 @@ def test_features_are_mean_patches_of_the_raw_blocks():
 
 def test_images_without_labels_have_features_too():
     table = extract_features(
-        BACKBONE.build(), [ImageBatch(draw_images(), tuple("abcdefgh"))], taps=(1,), device=CPU
+        BACKBONE.build(),
+        [ImageBatch(draw_images(), tuple("abcdefgh"))],
+        out_indices=(1,),
+        device=CPU,
     )
     assert table.targets.tolist() == [-1] * 8

@@ -138,9 +138,9 @@ def test_an_attentive_probe_starts_as_the_mean():
 def test_class_tokens_and_patches_are_kept():
     backbone, batch = BACKBONE.build().eval(), labelled_batch(0)
     cpu = torch.device("cpu")
-    table = extract_features(backbone, [batch], taps=(0, 1), device=cpu)
-    patches = extract_patches(backbone, [batch, batch], tap=1, device=cpu)
-    outputs = backbone(batch.images, taps=(1,))
+    table = extract_features(backbone, [batch], out_indices=(0, 1), device=cpu)
+    patches = extract_patches(backbone, [batch, batch], block=1, device=cpu)
+    outputs = backbone(batch.images, out_indices=(1,))
     assert torch.allclose(table.cls[:, 1], outputs.cls)
     assert patches.patches.dtype == torch.float16
     assert torch.allclose(patches.patches[8:].float(), outputs.patches, atol=1e-3)

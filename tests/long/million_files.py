@@ -16,8 +16,9 @@ from pathlib import Path
 from PIL import Image
 
 from beit.config.data import LoaderConfig, ViewConfig
+from beit.data.dataset import open_source
 from beit.data.loader import Loader
-from beit.data.sources import ImageSource, check_readable, open_source
+from beit.data.sources import ImageSource, check_readable
 from beit.data.transforms import SingleView
 
 BATCH = 256

@@ -29,7 +29,7 @@ from miniature import BACKBONE, VAE, Told, masked_batch
 from reference import TINY, close, disturb, from_published
 
 FOUR = replace(TINY, depth=4)
-TAP = AggregationConfig(tap=2)
+TAP = AggregationConfig(early_layer=2)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def published(golden):
 
 
 def small(**options) -> MaskedImageModel:
-    model = MaskedImageModel(FOUR, 9, AggregationConfig(**({"tap": 2} | options)))
+    model = MaskedImageModel(FOUR, 9, AggregationConfig(**({"early_layer": 2} | options)))
     disturb(model)
     return model
 
@@ -66,7 +66,7 @@ def test_published_predictions(published):
 )
 def test_published_size(name, tap, parameters):
     with torch.device("meta"):
-        model = MaskedImageModel(sized(name), 8192, AggregationConfig(tap=tap))
+        model = MaskedImageModel(sized(name), 8192, AggregationConfig(early_layer=tap))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
@@ -97,7 +97,7 @@ def test_published_recipes_at_full_size(recipe, parameters, epochs, betas, drop_
 
 def test_blocks_are_drawn_as_those_they_stand_beside():
     backbone = replace(BACKBONE, width=192, hidden=768, depth=6, drop_path=0.5)
-    model = MaskedImageModel(backbone, 5, AggregationConfig(tap=3))
+    model = MaskedImageModel(backbone, 5, AggregationConfig(early_layer=3))
     for extra, beside in zip(model.aggregation.blocks, model.backbone.blocks[3:5], strict=True):
         assert extra.drop_path1.probability == beside.drop_path2.probability > 0
         for name, weight in extra.state_dict().items():
@@ -110,7 +110,7 @@ def test_blocks_are_drawn_as_those_they_stand_beside():
 
 
 def test_more_blocks_than_the_backbone_has_left():
-    model = MaskedImageModel(FOUR, 5, AggregationConfig(tap=3, blocks=3))
+    model = MaskedImageModel(FOUR, 5, AggregationConfig(early_layer=3, blocks=3))
     assert len(model.aggregation.blocks) == 3
     assert model.predictions(torch.randn(2, 3, 64, 64))[1].shape == (32, 5)
 
@@ -165,7 +165,7 @@ def test_shared_and_own_heads():
 
 def test_own_head_starts_as_the_main_one():
     head = MaskedImageModel(
-        replace(TINY, width=192), 512, AggregationConfig(tap=1, shared_head=False)
+        replace(TINY, width=192), 512, AggregationConfig(early_layer=1, shared_head=False)
     ).aggregation.head
     assert float(head.weight.detach().std()) == pytest.approx(0.0108, rel=0.05)
     assert not head.bias.any()
@@ -209,7 +209,7 @@ def test_all_positions_of_both_predictions(published):
 
 def test_pixels_can_be_predicted_twice():
     batch = masked_batch(0)
-    model = MaskedImageModel(BACKBONE, 48, AggregationConfig(tap=1))
+    model = MaskedImageModel(BACKBONE, 48, AggregationConfig(early_layer=1))
     total, terms = MaskedImageModeling(model, MaskedConfig(target="pixels"), None)(batch, 0.0)
     pixels = patchify(model.backbone.normalise(batch.images), 4)[batch.mask]
     expected = [F.mse_loss(rows, pixels) for rows in model.predictions(batch.images, batch.mask)]
@@ -219,7 +219,9 @@ def test_pixels_can_be_predicted_twice():
 
 @pytest.mark.parametrize("shared_head", [True, False])
 def test_every_parameter_learns(shared_head):
-    model = MaskedImageModel(BACKBONE, VAE.codes, AggregationConfig(tap=1, shared_head=shared_head))
+    model = MaskedImageModel(
+        BACKBONE, VAE.codes, AggregationConfig(early_layer=1, shared_head=shared_head)
+    )
     MaskedImageModeling(model, MaskedConfig(), VAE.build())(masked_batch(0), 0.0).total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -252,19 +254,19 @@ RUN = PretrainRunConfig(training=TrainingConfig(steps=9, batch=8, lr=1e-3), mode
 
 
 def test_options_by_name():
-    changed = override(RUN, {"tap": 9, "shared_head": False})
-    assert changed.aggregation == AggregationConfig(tap=9, shared_head=False)
+    changed = override(RUN, {"early_layer": 9, "shared_head": False})
+    assert changed.aggregation == AggregationConfig(early_layer=9, shared_head=False)
     assert from_json(to_json(changed), PretrainRunConfig) == changed
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"tap": 12}, "tap is 12, and the backbone has 12 blocks"),
-        ({"tap": 0}, "tap is 0"),
+        ({"early_layer": 12}, "early_layer is 12, and the backbone has 12 blocks"),
+        ({"early_layer": 0}, "early_layer is 0"),
         ({"blocks": 0}, "blocks is 0"),
-        ({"blocks": 3}, "blocks is 3 and shared_head True, but without a tap"),
-        ({"shared_head": False}, "blocks is 2 and shared_head False, but without a tap"),
+        ({"blocks": 3}, "blocks is 3 and shared_head True, but without early_layer"),
+        ({"shared_head": False}, "blocks is 2 and shared_head False, but without early_layer"),
     ],
 )
 def test_wrong_options(options, problem):

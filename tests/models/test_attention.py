@@ -11,7 +11,7 @@ from beit.models import attention as module
 from beit.models.attention import Backend, Case, attention, attention_by, attention_weights, choose
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-BACKENDS = tuple(name for name in get_args(Backend) if name != "triton")  # which has its own test
+BACKENDS = get_args(Backend)
 KINDS = ("none", "fixed", "learned")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -71,7 +71,7 @@ def test_every_kernel_is_the_formula(backend, kind, dtype, tolerance):
 def test_gpu_kernels(backend, kind, tokens, dtype):
     """With a float32 bias, and at the numbers of tokens where kernels were wrong."""
     tensors, pull = inputs(kind, tokens=tokens, dtype=dtype, device=GPU, width=64)
-    if backend == "fused" and choose(Case(GPU, dtype, tokens, kind, 64)) != "fused":
+    if backend == "fused" and choose(Case(GPU, dtype, tokens, kind)) != "fused":
         pytest.skip("never chosen here")
     compare(backend, tensors, pull, 0.02)
 
@@ -87,41 +87,25 @@ def test_a_wide_bias_does_not_widen_the_rest(backend):
 
 @pytest.mark.parametrize("tokens", [64, 192, 320, 576])
 def test_the_broken_lengths_are_never_left_to_cudnn(tokens):
-    assert choose(Case(GPU, torch.bfloat16, tokens, "fixed", 64)) == "efficient"
-    assert choose(Case(GPU, torch.bfloat16, tokens + 1, "fixed", 64)) == "fused"
-    assert choose(Case(GPU, torch.bfloat16, tokens, "none", 64)) == "fused"
+    assert choose(Case(GPU, torch.bfloat16, tokens, "fixed")) == "efficient"
+    assert choose(Case(GPU, torch.bfloat16, tokens + 1, "fixed")) == "fused"
+    assert choose(Case(GPU, torch.bfloat16, tokens, "none")) == "fused"
 
 
 def test_a_learned_bias_goes_where_its_gradient_is_made():
     for dtype in (torch.float32, torch.bfloat16):
-        assert choose(Case(GPU, dtype, 197, "learned", 64)) == "efficient"
-
-
-def test_the_triton_kernel_is_never_chosen_unless_wished_for():
-    case = Case(GPU, torch.bfloat16, 197, "learned", 64)
-    assert choose(case) == "efficient"
-    assert choose(case, "triton") == "triton"
-    assert choose(case._replace(tokens=256), "triton") == "triton"
-    for other in (
-        case._replace(tokens=257),
-        case._replace(width=80),
-        case._replace(dtype=torch.float32),
-        case._replace(bias="fixed"),
-        case._replace(bias="none"),
-        case._replace(device=CPU),
-    ):
-        assert choose(other, "triton") == choose(other) != "triton"
+        assert choose(Case(GPU, dtype, 197, "learned")) == "efficient"
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_choices_for_cpus(monkeypatch, fast):
     monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: fast)
     for dtype in (torch.bfloat16, torch.float16):
-        assert choose(Case(CPU, dtype, 197, "learned", 64)) == ("explicit" if fast else "fused")
+        assert choose(Case(CPU, dtype, 197, "learned")) == ("explicit" if fast else "fused")
     for kind in KINDS:
         expected = "explicit" if kind == "learned" else "fused"
-        assert choose(Case(CPU, torch.float32, 197, kind, 64)) == expected
-    assert choose(Case(torch.device("meta"), torch.float32, 197, "none", 64)) == "fused"
+        assert choose(Case(CPU, torch.float32, 197, kind)) == expected
+    assert choose(Case(torch.device("meta"), torch.float32, 197, "none")) == "fused"
 
 
 @pytest.mark.parametrize(
@@ -131,11 +115,11 @@ def test_choices_for_cpus(monkeypatch, fast):
 )  # fmt: skip
 def test_the_case_is_read_off_the_tensors(monkeypatch, kind, grad, expected):
     cases = []
-    monkeypatch.setattr(module, "choose", lambda case, wish: cases.append(case) or "explicit")
+    monkeypatch.setattr(module, "choose", lambda case: cases.append(case) or "explicit")
     tensors, _ = inputs(kind, dtype=torch.float32)
     with torch.set_grad_enabled(grad):
         out = attention(*tensors)
-    assert cases == [Case(CPU, torch.float32, 17, expected, 8)]
+    assert cases == [Case(CPU, torch.float32, 17, expected)]
     torch.testing.assert_close(out, formula(*tensors), atol=1e-5, rtol=1e-5)
 
 

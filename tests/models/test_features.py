@@ -177,7 +177,7 @@ def test_other_models_give_features_too():
     disturb(masked)
     raw = masked.backbone(IMAGES)
     close(FeatureExtractor(masked)(IMAGES), masked.norm(raw.cls), 1e-6)
-    head = UperNetConfig(taps=(0, 1, 2, 3), auxiliary_channels=8)
+    head = UperNetConfig(out_indices=(0, 1, 2, 3), auxiliary_channels=8)
     segmenter = Segmenter(BACKBONE, 3, head).eval()
     disturb(segmenter)
     raw = segmenter.backbone(IMAGES)

@@ -12,9 +12,8 @@ from torch import nn
 from beit.config import UperNetConfig
 from beit.errors import ConfigError
 from beit.models import inference
-from beit.models.cuda_graph import Replay
 from beit.models.heads import Classifier, MaskedImageModel
-from beit.models.inference import KeptBias, optimize_for_inference
+from beit.models.inference import CUDAGraphs, KeptBias, optimize_for_inference
 from beit.models.segmenter import Segmenter
 from reference import FINE, TINY, close, disturb
 
@@ -137,7 +136,7 @@ def test_elsewhere_a_replay_passes_on():
     model = made("classifier")
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.equal(Replay(model)(images), model(images))
+        assert torch.equal(CUDAGraphs(model)(images), model(images))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

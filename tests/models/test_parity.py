@@ -47,7 +47,7 @@ def test_published_classifier(golden):
     model.load_state_dict(from_published(facts["model"]))
     close(model(facts["image"]), facts["logits"], 1e-5)
     close(model.embed(facts["image"]), facts["features"], 1e-5)
-    taps = model.backbone(facts["image"], taps=range(3)).taps
+    taps = model.backbone(facts["image"], out_indices=range(3)).intermediates
     for ours, theirs in zip(taps, facts["intermediate"], strict=True):
         close(ours, theirs, 1e-5)
 

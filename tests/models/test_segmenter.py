@@ -53,7 +53,7 @@ def test_published_numbers_of_parameters(name, size, parameters):
 def test_blocks_that_upernet_reads(depth, blocks):
     assert UperNetConfig().blocks(depth) == blocks
     assert SETRConfig().blocks(depth) == (depth - 1,)
-    assert LinearHeadConfig(tap=0).blocks(depth) == (0,)
+    assert LinearHeadConfig(out_index=0).blocks(depth) == (0,)
 
 
 @every_head
@@ -74,10 +74,10 @@ def test_any_size_patch_and_channels(head, size, patch, channels, height, width)
 
 
 def test_linear_head_maps_each_patch_of_its_block():
-    model = Segmenter(replace(FINE, size=(48, 80)), 5, LinearHeadConfig(tap=1)).eval()
+    model = Segmenter(replace(FINE, size=(48, 80)), 5, LinearHeadConfig(out_index=1)).eval()
     disturb(model)
     images = torch.randn(2, 3, 48, 80)
-    (tokens,) = model.backbone(images, taps=(1,)).taps
+    (tokens,) = model.backbone(images, out_indices=(1,)).intermediates
     rows = F.layer_norm(tokens[:, 1:], (48,), *model.neck.norm.parameters(), 1e-6)
     weight, bias = model.decode_head.conv_seg.parameters()
     expected = F.linear(rows, weight[:, :, 0, 0], bias).reshape(2, 3, 5, 5)
@@ -172,18 +172,21 @@ def test_bf16_autocast_stays_close(head):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: UperNetConfig(taps=(1, 2, 3)), r"taps \(1, 2, 3\) are not 4 blocks"),
-        (lambda: UperNetConfig(taps=(0, 1, 2, 3)).blocks(3), "blocks .* of a backbone with 3"),
-        (lambda: LinearHeadConfig(tap=-1), "tap is -1"),
+        (lambda: UperNetConfig(out_indices=(1, 2, 3)), r"out_indices \(1, 2, 3\) are not 4 blocks"),
+        (
+            lambda: UperNetConfig(out_indices=(0, 1, 2, 3)).blocks(3),
+            "blocks .* of a backbone with 3",
+        ),
+        (lambda: LinearHeadConfig(out_index=-1), "out_index is -1"),
         (lambda: UperNetConfig(head_channels=0), "head_channels is 0"),
         (lambda: UperNetConfig(pools=()), "pools is"),
         (lambda: UperNetConfig(pools=(1, 0)), "pools is"),
         (lambda: UperNetConfig(dropout=1.5), "dropout is 1.5"),
-        (lambda: UperNetConfig(auxiliary_tap=4), "auxiliary_tap is 4"),
+        (lambda: UperNetConfig(auxiliary_level=4), "auxiliary_level is 4"),
         (lambda: UperNetConfig(auxiliary_channels=0), "auxiliary_channels is 0"),
         (lambda: SETRConfig(head_channels=-1), "head_channels is -1"),
         (lambda: SETRConfig(dropout=-0.1), "dropout is -0.1"),
-        (lambda: Segmenter(FINE, 2, SETRConfig(tap=3)), "blocks .* of a backbone with 3"),
+        (lambda: Segmenter(FINE, 2, SETRConfig(out_index=3)), "blocks .* of a backbone with 3"),
         (lambda: UperNetConfig().normed_cells((1, 9)), "1 x 9 patches has no pyramid"),
     ],
 )

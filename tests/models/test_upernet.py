@@ -83,7 +83,7 @@ def test_transformers(training):
     """
     from transformers import BeitForSemanticSegmentation
 
-    ours = disturbed(Segmenter(BACKBONE, 7, UperNetConfig(taps=TAPS, dropout=0.0)))
+    ours = disturbed(Segmenter(BACKBONE, 7, UperNetConfig(out_indices=TAPS, dropout=0.0)))
     theirs = BeitForSemanticSegmentation(
         transformers_config(
             BACKBONE,
@@ -127,7 +127,7 @@ def test_published_names():
 
 @pytest.mark.parametrize(("level", "side"), [(0, 16), (1, 8), (2, 4), (3, 2)])
 def test_auxiliary_head_reads_its_level(level, side):
-    model = Segmenter(FINE, 3, UperNetConfig(auxiliary_tap=level, auxiliary_channels=5))
+    model = Segmenter(FINE, 3, UperNetConfig(auxiliary_level=level, auxiliary_channels=5))
     assert model.auxiliary_head.convs[0].conv.out_channels == 5
     main, auxiliary = model.logits(torch.randn(2, 3, 64, 64))
     assert main.shape == (2, 3, 16, 16)

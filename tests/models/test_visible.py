@@ -38,10 +38,13 @@ def test_with_every_patch_kept_nothing_changes():
     backbone, images = SEEING.build().eval(), torch.randn(2, 3, 64, 64)
     disturb(backbone)
     everything = torch.arange(16).expand(2, -1)
-    whole, kept = backbone(images, taps=(1,)), backbone(images, taps=(1,), kept=everything)
+    whole, kept = (
+        backbone(images, out_indices=(1,)),
+        backbone(images, out_indices=(1,), keep_indices=everything),
+    )
     assert torch.equal(kept.cls, whole.cls)
     assert torch.equal(kept.patches, whole.patches)
-    assert torch.equal(kept.taps[0], whole.taps[0])
+    assert torch.equal(kept.intermediates[0], whole.intermediates[0])
 
 
 def test_kept_patches_come_in_the_order_asked_with_their_own_positions():
@@ -49,10 +52,15 @@ def test_kept_patches_come_in_the_order_asked_with_their_own_positions():
     disturb(backbone)
     kept = torch.tensor([[3, 0, 15, 8], [7, 9, 1, 2]])
     order = torch.tensor([2, 0, 3, 1])
-    found, other = backbone(images, kept=kept), backbone(images, kept=kept[:, order])
+    found, other = (
+        backbone(images, keep_indices=kept),
+        backbone(images, keep_indices=kept[:, order]),
+    )
     close(other.cls, found.cls, 1e-5)
     close(other.patches, found.patches[:, order], 1e-5)
-    chosen = backbone(images, kept=kept, wanted=order.expand(2, -1))  # counts among the kept
+    chosen = backbone(
+        images, keep_indices=kept, select=order.expand(2, -1)
+    )  # counts among the kept
     close(chosen.patches, found.patches[:, order], 1e-5)
 
 
@@ -63,7 +71,7 @@ def test_kept_patches_equal_blocks_over_them_alone():
     x = torch.cat([backbone.cls_token[0] + backbone.pos_embed[0, :1], x])[None]
     for block in backbone.blocks:
         x = block(x, None, (4, 4))
-    close(backbone(images, kept=torch.tensor([[2, 5, 11]])).patches, x[:, 1:], 1e-5)
+    close(backbone(images, keep_indices=torch.tensor([[2, 5, 11]])).patches, x[:, 1:], 1e-5)
 
 
 def test_hidden_pixels_reach_nothing():
@@ -98,7 +106,7 @@ def test_predictions_equal_a_decoder_with_every_token_in_its_place():
     decoder, rows = model.decoder, []
     for image, hidden in zip(images, mask, strict=True):
         kept = (~hidden).nonzero()[:, 0]
-        seen = model.backbone(image[None], kept=kept[None])
+        seen = model.backbone(image[None], keep_indices=kept[None])
         x = decoder.mask_token[0].repeat(17, 1)
         x[1 + kept] = decoder.embed(model.norm(seen.patches[0]))
         x[0] = decoder.embed(model.norm(seen.cls[0]))
@@ -125,7 +133,7 @@ def test_everything_hidden_or_nothing():
 
 def test_the_backbone_is_what_is_left():
     model, images = built(), torch.randn(3, 3, 64, 64)
-    bare = model.bare()
+    bare = model.strip_decoder()
     assert isinstance(bare, PretrainedBackbone)
     assert_same(
         dict(bare.named_parameters()),
@@ -157,5 +165,5 @@ def test_numbers_of_hidden_patches_that_differ():
 def test_a_relative_bias_is_refused(position):
     backbone = replace(SEEING, relative_position=position).build()
     with pytest.raises(ConfigError, match="relative position bias") as caught:
-        backbone(torch.randn(1, 3, 64, 64), kept=torch.tensor([[0, 1]]))
+        backbone(torch.randn(1, 3, 64, 64), keep_indices=torch.tensor([[0, 1]]))
     assert "absolute_position" in caught.value.remedy

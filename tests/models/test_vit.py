@@ -29,12 +29,12 @@ def test_any_size_patch_and_channels(size, patch, channels, position):
     patches = size[0] * size[1] // patch**2
     assert config.patches == patches
     images = torch.randint(256, (2, channels, *size), dtype=torch.uint8)
-    features = config.build()(images, taps=(1, 0))
+    features = config.build()(images, out_indices=(1, 0))
     assert features.cls.shape == (2, 16)
     assert features.patches.shape == (2, patches, 16)
-    assert [tap.shape for tap in features.taps] == [(2, 1 + patches, 16)] * 2
-    assert torch.equal(features.taps[0][:, 1:], features.patches)
-    assert torch.equal(features.taps[0][:, 0], features.cls)
+    assert [tap.shape for tap in features.intermediates] == [(2, 1 + patches, 16)] * 2
+    assert torch.equal(features.intermediates[0][:, 1:], features.patches)
+    assert torch.equal(features.intermediates[0][:, 0], features.cls)
 
 
 @pytest.mark.parametrize("position", ["shared", "per-block"])
@@ -178,7 +178,7 @@ def test_drop_path_grows_linearly():
 def test_drop_path_acts_on_both_branches():
     model = replace(TINY, depth=2, drop_path=0.999999).build()
     images = torch.randn(2, 3, 64, 64)
-    (after_first,) = model(images, taps=(0,)).taps
+    (after_first,) = model(images, out_indices=(0,)).intermediates
     torch.manual_seed(1)
     assert torch.equal(model(images).patches, after_first[:, 1:])
 

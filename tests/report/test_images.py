@@ -16,10 +16,10 @@ from PIL import Image
 from beit.batch import MaskedBatch
 from beit.config import MaskedConfig, PretrainRunConfig, UniformMasking
 from beit.config.masking import FixedMasking
-from beit.data.sources import open_source
+from beit.data.dataset import open_source
 from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
 from beit.errors import ConfigError
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruction import Reconstruction, reconstruct, unpatchify
 from beit.objectives.targets import patchify

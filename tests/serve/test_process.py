@@ -88,13 +88,13 @@ def test_it_knows_the_code_that_the_user_named(tmp_path, environment, monkeypatc
 
 FAILING = """
 import torch
-from beit.serve.handlers import Abilities
-well = Abilities._predict
+from beit.tasks.finetuning import FINETUNE
+well = FINETUNE.abilities['predict']
 def predict(self, views, options):
     if options["top"] == 2:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-    return well(self, views, options)
-Abilities._predict = predict
+    return well.answer(self, views, options)
+FINETUNE.abilities['predict'] = well._replace(answer=predict)
 """
 
 

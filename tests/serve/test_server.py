@@ -80,8 +80,8 @@ def test_answers_are_those_of_the_artifacts(server, artifacts):
     assert server.ask("POST", "/tokens", data)[1]["tokens"] == tokenizer.tokens([data])[0].tolist()
     answer = server.ask("POST", "/segment", data)[1]
     ids, counts = np.unique(segmenter.segment(data), return_counts=True)
-    shares = {one["id"]: one["share"] for one in answer["classes"]}
-    assert shares == {number: count / 768 for number, count in zip(ids, counts, strict=True)}
+    fractions = {one["id"]: one["fraction"] for one in answer["classes"]}
+    assert fractions == {number: count / 768 for number, count in zip(ids, counts, strict=True)}
     assert len(server.ask("POST", "/reconstruct", data)[1]["tokens"]) == 16
     assert server.ask("POST", "/attention?model=masked", data)[1]["grid"] == [4, 4]
 
@@ -103,7 +103,7 @@ def test_many_at_once_get_each_their_own_answer(server, artifacts):
 PNG = {"content-type": "image/png"}
 REFUSALS = {
     "empty": ("/predict", b"", PNG, 400, "empty_body"),
-    "no image": ("/predict", b"rubbish", PNG, 415, "not_a_image"),
+    "no image": ("/predict", b"rubbish", PNG, 415, "not_an_image"),
     "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_image"),
     "too many bytes": ("/predict", bytes(100001), PNG, 413, "body_too_large"),
     "too many pixels": ("/predict", png(1, (1001, 1000)), PNG, 413, "too_many_pixels"),

@@ -87,7 +87,7 @@ def segmented_batch(step: int) -> SegmentedBatch:
 
 
 def aggregated() -> MaskedImageModeling:
-    model = MaskedImageModel(BACKBONE, VAE.codes, AggregationConfig(tap=1))
+    model = MaskedImageModel(BACKBONE, VAE.codes, AggregationConfig(early_layer=1))
     return MaskedImageModeling(model, MaskedConfig(), VAE.build())
 
 

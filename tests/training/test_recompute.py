@@ -9,10 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit.config import TrainingConfig
-from beit.errors import ConfigError
-from beit.training import device as devices
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.device import set_up_blocks
 from beit.training.loop import fit
 from miniature import (
     InMemory,
@@ -23,7 +20,6 @@ from miniature import (
     opened,
 )
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MAKE = {
     "pretrain": (masked, masked_batch),
     "finetune": (lambda: classification(drop_path=0.3), labelled_batch),
@@ -69,7 +65,7 @@ class Counted(TorchDispatchMode):
 
 def calls(recompute):
     objective = masked().train()
-    set_up_blocks(objective, training(recompute=recompute), CPU)
+    objective.set_recompute(recompute)
     with Counted() as counted:
         objective(masked_batch(0), 0.0).total.backward()
     return counted.calls, len(objective.blocks())
@@ -82,14 +78,3 @@ def test_what_is_done_twice():
     linear = ("aten::mm", "aten::addmm")
     assert sum(selective[name] for name in linear) == sum(plain[name] for name in linear)
     assert sum(whole[name] for name in linear) >= sum(plain[name] for name in linear) + 3 * blocks
-
-
-def test_the_wished_kernel_reaches_every_block(monkeypatch):
-    objective = masked()
-    set_up_blocks(objective, training(attention="triton"), GPU)
-    assert {block.attn.kernel for block in objective.blocks()} == {"triton"}
-    with pytest.raises(ConfigError, match=r"runs on a GPU, and this is cpu"):
-        set_up_blocks(objective, training(attention="triton"), CPU)
-    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="package triton"):
-        set_up_blocks(objective, training(attention="triton"), GPU)

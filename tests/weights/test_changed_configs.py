@@ -34,7 +34,7 @@ MODELS = {
         size=(16, 16), patch=8, codes=8, codebook_width=4, width=8, heads=2, hidden=8, depth=1,
         decoder_depth=1,
     ).build(),
-    "masked": lambda: MaskedImageModel(BACKBONE, 12, AggregationConfig(tap=1, blocks=1)),
+    "masked": lambda: MaskedImageModel(BACKBONE, 12, AggregationConfig(early_layer=1, blocks=1)),
     "backbone": lambda: PretrainedBackbone(BACKBONE),
     "classifier": lambda: Classifier(BACKBONE, 3, HeadConfig(pooling="cls")),
     "upernet": lambda: Segmenter(BACKBONE, 3, UperNetConfig(head_channels=4, auxiliary_channels=4)),

@@ -50,7 +50,7 @@ MODELS = {
     "classifier, cls": lambda: Classifier(FINE, 3, HeadConfig(pooling="cls")),
     "classifier, not square": lambda: Classifier(replace(FINE, size=(64, 32)), 3),
     "segmenter": lambda: Segmenter(
-        replace(FINE, depth=5), 3, UperNetConfig(taps=(0, 1, 2, 3), auxiliary_channels=8)
+        replace(FINE, depth=5), 3, UperNetConfig(out_indices=(0, 1, 2, 3), auxiliary_channels=8)
     ),
 }
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 import beit
 from beit.errors import CheckpointError, ConfigError
+from beit.inference.predictor import Predictor
 from beit.models.heads import Classifier
-from beit.serve.predictor import Predictor
 from beit.weights.convert import convert
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, load_artifact, save_artifact

@@ -63,7 +63,7 @@ def test_patch_aggregation(golden, tmp_path):
     close(main, facts["logits"], 1e-5)
     close(aggregated, facts["logits_cls"], 1e-5)
     artifact = open_artifact(path)
-    assert artifact.model.aggregation.config.tap == 1
+    assert artifact.model.aggregation.config.early_layer == 1
     assert "patch aggregation reads block 1, as published" in artifact.details.trained["notes"]
     assert artifact.backbone.mean == IMAGENET_MEAN
 

@@ -37,7 +37,7 @@ MODELS: dict[str, Any] = {
     "classifier": lambda: Classifier(FINE, 3),
     "masked": lambda: MaskedImageModel(TINY, 11),
     "segmenter": lambda: Segmenter(
-        replace(FINE, depth=4), 3, UperNetConfig(taps=(0, 1, 2, 3), auxiliary_channels=8)
+        replace(FINE, depth=4), 3, UperNetConfig(out_indices=(0, 1, 2, 3), auxiliary_channels=8)
     ),
     "tokenizer": lambda: DiscreteVAEConfig(
         size=(8, 8), stride=2, codes=12, width=12, narrowest=8, codebook_width=6

@@ -32,7 +32,7 @@ from reference import close, disturb, from_published
 
 FINE = replace(BACKBONE, relative_position="per-block", mask_token=False)
 ABSOLUTE = replace(BACKBONE, relative_position="none")
-UPER = UperNetConfig(head_channels=8, auxiliary_channels=4, taps=(0, 0, 1, 1), pools=(1, 2))
+UPER = UperNetConfig(head_channels=8, auxiliary_channels=4, out_indices=(0, 0, 1, 1), pools=(1, 2))
 CLASSES = ("ant", "bee", "cat")
 IMAGES = torch.randn(2, 3, 16, 16)
 MASK = torch.arange(16).expand(2, -1) % 3 == 0
@@ -118,7 +118,10 @@ def test_one_answer_and_several_are_not_the_same_head():
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_from_pre_training_the_norm_goes_to_the_class_token_only(pooling):
     """`norm` is not copied to `fc_norm`, as published (beit-reference, trap 14)."""
-    source, model = masked(aggregation=AggregationConfig(tap=1)), classifier(pooling=pooling)
+    source, model = (
+        masked(aggregation=AggregationConfig(early_layer=1)),
+        classifier(pooling=pooling),
+    )
     start = warm_start(model, Details(classes=CLASSES), artifact(source, tokenizer="x"))
     assert start.taken[0] == "backbone (shared relative position bias copied into every block)"
     assert ("final norm" in start.taken) == (pooling == "cls")
@@ -180,8 +183,8 @@ def test_names_from_outside_are_printed_safely():
 
 # -- pre-training --------------------------------------------------------------------------------
 
-TAP = AggregationConfig(tap=1)
-APART = AggregationConfig(tap=1, shared_head=False)
+TAP = AggregationConfig(early_layer=1)
+APART = AggregationConfig(early_layer=1, shared_head=False)
 
 
 @pytest.mark.parametrize("aggregation", [None, TAP, APART], ids=["v1", "v2", "v2 own head"])
@@ -230,10 +233,10 @@ def test_pixels_are_the_same_target_only_under_the_same_statistics():
 @pytest.mark.parametrize(
     ("here", "there", "left", "new"),
     [
-        (None, TAP, "--tap 1 keeps it", ()),
+        (None, TAP, "--early-layer 1 keeps it", ()),
         (TAP, None, "", ("patch aggregation",)),
         (TAP, APART, "this recipe has another", ("patch aggregation",)),
-        (replace(TAP, blocks=1), TAP, "--tap 1 --blocks 2", ("patch aggregation",)),
+        (replace(TAP, blocks=1), TAP, "--early-layer 1 --blocks 2", ("patch aggregation",)),
     ],
 )
 def test_the_tap_is_the_recipe_s(here, there, left, new):
@@ -303,7 +306,10 @@ def test_other_classes_take_all_but_the_last_layers():
     ("head", "why"),
     [
         (LinearHeadConfig(), "it is a UperNet, this recipe has a LinearHead"),
-        (replace(UPER, taps=(0, 1, 1, 1)), "its taps is (0, 0, 1, 1), here (0, 1, 1, 1)"),
+        (
+            replace(UPER, out_indices=(0, 1, 1, 1)),
+            "its out_indices is (0, 0, 1, 1), here (0, 1, 1, 1)",
+        ),
         (replace(UPER, pools=(1, 3)), "its pools is (1, 2), here (1, 3)"),
         (replace(UPER, head_channels=6), "its head_channels is 8, here 6"),
     ],
@@ -324,7 +330,7 @@ def test_dropout_is_training_and_no_part_of_a_head():
 
 def test_an_auxiliary_head_of_another_kind_is_new():
     source = artifact(segmenter(), classes=CLASSES)
-    other = replace(UPER, auxiliary_tap=1)
+    other = replace(UPER, auxiliary_level=1)
     start = warm_start(segmenter(head=other), Details(classes=CLASSES), source)
     assert start.left == ("auxiliary head (this recipe has another or none)",)
     assert start.new == ("auxiliary head",)
@@ -388,7 +394,7 @@ def test_a_released_file_of_beit_v2_goes_on_as_it_was_published(golden, tmp_path
     facts = golden("v2_mim_cls_shared")
     torch.save({"model": facts["model"]}, tmp_path / "released.pth")
     source = open_artifact(tmp_path / "released.pth", overrides=Overrides(tap=2))
-    model = MaskedImageModel(source.backbone, 64, AggregationConfig(tap=2)).eval()
+    model = MaskedImageModel(source.backbone, 64, AggregationConfig(early_layer=2)).eval()
     start = warm_start(model, Details(tokenizer="of its 64 codes"), source)
     assert start.taken[1:3] == (
         "final norm",

@@ -31,7 +31,7 @@ DEEP = replace(FINE, size=(64, 64), depth=4)
 MODELS = {
     "masked": lambda: MaskedImageModel(TINY, 11),
     "aggregation": lambda: MaskedImageModel(
-        replace(TINY, depth=4), 11, AggregationConfig(tap=1, blocks=2)
+        replace(TINY, depth=4), 11, AggregationConfig(early_layer=1, blocks=2)
     ),
     "classifier": lambda: Classifier(FINE, 3),
     "classifier, cls": lambda: Classifier(FINE, 3, HeadConfig(pooling="cls")),
@@ -181,7 +181,7 @@ def test_any_wrapper_any_prefix_any_names(tmp_path, family, naming, prefix, wrap
     weights = KEYS[naming](published(model))
     torch.save(WRAPPERS[wrapper]({prefix + name: value for name, value in weights.items()}),
                tmp_path / "weights.pth")  # fmt: skip
-    taps = Overrides(taps=model.taps) if family == "segmenter" else Overrides()
+    taps = Overrides(taps=model.out_indices) if family == "segmenter" else Overrides()
     artifact = open_artifact(tmp_path / "weights.pth", overrides=taps)
     same(artifact, model)
     notes = " ".join(artifact.details.trained["notes"])

@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import LabelFile, run_subcommand
-from beit.config.data import FolderConfig
-from beit.config.label_file import BY_HEADINGS
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, FolderConfig, Reading
 from beit.terminal import print_lines
 
 Data = Annotated[str, tyro.conf.Positional]

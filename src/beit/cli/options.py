@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from beit.config.label_file import LabelFileConfig
+from beit.config.data import LabelFileConfig
 from beit.errors import BeitError, ConfigError, nearest
 
 Paths = Annotated[tuple[str, ...], tyro.conf.Positional]

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from beit.cli.options import Artifact, LabelFile, Paths, run_subcommand
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.terminal import print_lines
 

@@ -12,7 +12,7 @@ import tyro
 
 from beit.cli.options import LabelFile, config_errors, gathered, pixels, value_of
 from beit.config import RunConfig
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 from beit.terminal import print_lines

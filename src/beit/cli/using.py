@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from beit.cli.options import Artifact, LabelFile, Paths, pixels
-from beit.config.label_file import BY_HEADINGS
+from beit.config.data import BY_HEADINGS
 from beit.terminal import print_lines
 
 
@@ -41,12 +41,10 @@ def predict(args: list[str]) -> None:
             batch: Images at a time.
             device: cpu or cuda.
         """
-        from beit.serve.files import (
+        from beit.inference.files import (
             must_be_readable,
             predict_files,
-            print_csv,
-            print_json,
-            print_table,
+            print_predictions,
             segment_files,
         )
 
@@ -54,8 +52,7 @@ def predict(args: list[str]) -> None:
             must_be_readable(segment_files(artifact, images, Path(out), device=device))
             return
         found = predict_files(artifact, images, top=top, batch=batch, device=device)
-        forms = {"table": print_table, "json": print_json, "csv": print_csv}
-        must_be_readable(forms[format](found))
+        must_be_readable(print_predictions(found, format))
 
     tyro.cli(command, args=args, prog="beit predict")
 
@@ -81,7 +78,7 @@ def embed(args: list[str]) -> None:
             batch: Images at a time.
             device: cpu or cuda.
         """
-        from beit.serve.files import embed_files
+        from beit.inference.files import embed_files
 
         print_lines(
             embed_files(artifact, images, Path(out), block=block, batch=batch, device=device)

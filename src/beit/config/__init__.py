@@ -1,9 +1,8 @@
 """Every option of this package: frozen dataclasses that validate themselves and build what they
 describe. Nothing here imports torch."""
 
-from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
+from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, LoaderConfig, ViewConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
-from beit.config.label_file import LabelFileConfig
 from beit.config.masking import (
     BlockMasking,
     FixedMasking,

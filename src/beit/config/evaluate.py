@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from beit.config.data import FolderConfig, LoaderConfig, Workers
-from beit.config.label_file import LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import FolderConfig, LabelFileConfig, LoaderConfig, Reading, Workers
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 from beit.config.validation import Config, Crop, PositiveInt, Range, Sides
 

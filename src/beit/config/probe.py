@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from beit.config.data import FolderConfig, LoaderConfig
-from beit.config.label_file import LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import FolderConfig, LabelFileConfig, LoaderConfig, Reading
 from beit.config.validation import (
     Config,
     Crop,

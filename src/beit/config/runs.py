@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from beit.config.data import AugmentConfig, FolderConfig, LoaderConfig, ViewConfig
-from beit.config.label_file import LabelFileConfig
+from beit.config.data import (
+    AugmentConfig,
+    FolderConfig,
+    LabelFileConfig,
+    LoaderConfig,
+    Reading,
+    ViewConfig,
+)
 from beit.config.masking import BlockMasking, MaskingConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
-from beit.config.reading import Reading
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (
@@ -70,7 +75,7 @@ class QuantiseConfig(TokenizerObjectiveConfig):
 class AggregationConfig(Config):
     """Patch aggregation: predict again through the last class token (BEiT v2, section 2.3)."""
 
-    tap: PositiveInt | None = None
+    early_layer: PositiveInt | None = None
     """Block, counted from 1, whose patches it reads: 9 for base, 21 for large; None: no second."""
     blocks: Depth = 2
     """Extra blocks over those patches and the class token; only pre-training uses them."""
@@ -81,10 +86,10 @@ class AggregationConfig(Config):
         super().__post_init__()
         usual = self.blocks == AggregationConfig.blocks and self.shared_head
         require(
-            self.tap is not None or usual,
-            f"blocks is {self.blocks} and shared_head {self.shared_head}, but without a tap there "
-            "is no patch aggregation",
-            "name the block to read with --tap, or leave both out",
+            self.early_layer is not None or usual,
+            f"blocks is {self.blocks} and shared_head {self.shared_head}, but without "
+            "early_layer there is no patch aggregation",
+            "name the block to read with --early-layer, or leave both out",
         )
 
 
@@ -212,16 +217,17 @@ class PretrainRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tap, depth = self.aggregation.tap, self.model.depth
+        early_layer, depth = self.aggregation.early_layer, self.model.depth
         require(
-            tap is None or tap < depth,
-            f"tap is {tap}, and the backbone has {depth} blocks",
+            early_layer is None or early_layer < depth,
+            f"early_layer is {early_layer}, and the backbone has {depth} blocks",
             f"read an early block: 1 to {depth - 1}",
         )
         require(
-            tap is None or self.objective.shows_hidden,
-            f"tap is {tap}, and patch aggregation reads hidden patches in the backbone",
-            "leave --tap out, or use a recipe of masked image modeling",
+            early_layer is None or self.objective.shows_hidden,
+            f"early_layer is {early_layer}, and patch aggregation reads hidden patches in the "
+            "backbone",
+            "leave --early-layer out, or use a recipe of masked image modeling",
         )
         self.objective.check_fits(self.model, self.masking)
         check_bank("token", self.token_views, self.token_bank, "tokens")

@@ -73,7 +73,7 @@ class SegmentationHeadConfig(Config, abc.ABC):
 class UperNetConfig(SegmentationHeadConfig):
     """UperNet with an auxiliary head: the published ADE20K models (unilm, `upernet_beit.py`)."""
 
-    taps: tuple[NonNegativeInt, ...] | None = None
+    out_indices: tuple[NonNegativeInt, ...] | None = None
     """Blocks behind the four levels; None: after a third, half, two thirds and all of the depth, as
     published: 3, 5, 7, 11 of 12 and 7, 11, 15, 23 of 24."""
     head_channels: Width | None = None
@@ -86,14 +86,14 @@ class UperNetConfig(SegmentationHeadConfig):
     """Add a second, small head, which only training uses."""
     auxiliary_channels: Width = 256
     """Channels of the auxiliary head."""
-    auxiliary_tap: Annotated[int, Range(0, LEVELS - 1)] = 2
+    auxiliary_level: Annotated[int, Range(0, LEVELS - 1)] = 2
     """The level that the auxiliary head reads, 0 to 3."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.taps is None or len(self.taps) == LEVELS,
-            f"taps {shown(self.taps)} are not {LEVELS} blocks",
+            self.out_indices is None or len(self.out_indices) == LEVELS,
+            f"out_indices {shown(self.out_indices)} are not {LEVELS} blocks",
             f"name one block for each of the {LEVELS} levels, or None for the published ones",
         )
         require(
@@ -103,8 +103,8 @@ class UperNetConfig(SegmentationHeadConfig):
         )
 
     def _blocks(self, depth: int) -> tuple[int, ...]:
-        if self.taps is not None:
-            return self.taps
+        if self.out_indices is not None:
+            return self.out_indices
         return tuple(
             max(blocks, 1) - 1 for blocks in (depth // 3, depth // 2, 2 * depth // 3, depth)
         )
@@ -133,7 +133,7 @@ class UperNetConfig(SegmentationHeadConfig):
                 channels=self.auxiliary_channels,
                 classes=classes,
                 dropout=self.dropout,
-                level=self.auxiliary_tap,
+                level=self.auxiliary_level,
             )
         return HeadParts(PyramidNeck(width=width), head, auxiliary)
 
@@ -142,11 +142,11 @@ class UperNetConfig(SegmentationHeadConfig):
 class OneBlockConfig(SegmentationHeadConfig):
     """A head that reads one block."""
 
-    tap: NonNegativeInt | None = None
+    out_index: NonNegativeInt | None = None
     """The block that the head reads; None: the last."""
 
     def _blocks(self, depth: int) -> tuple[int, ...]:
-        return (depth - 1 if self.tap is None else self.tap,)
+        return (depth - 1 if self.out_index is None else self.out_index,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 Compile = Literal["auto", "off", "blocks"]
 Recompute = Literal["off", "selective", "blocks"]
-AttentionKernel = Literal["auto", "triton"]
 Sharding = Literal["off", "blocks"]
 Schedule = Literal["cosine", "linear"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
@@ -72,9 +71,6 @@ class TrainingConfig(Config):
     """Keep less for the backward pass and compute it again there: `selective` keeps the results of
     linear layers and fused attention, `blocks` only what enters a block. Same numbers, less memory,
     more time."""
-    attention: AttentionKernel = "auto"
-    """Kernel of attention while the position bias learns: `triton` is our own, for a GPU, half
-    precision and up to 256 tokens; `auto` leaves it out until it was raced."""
     sharding: Sharding = "off"
     """Of several processes, each holds only a part of the weights, gradients and optimizer, and
     `blocks` are put together where they are computed: for models that do not fit otherwise. Same

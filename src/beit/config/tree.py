@@ -13,7 +13,6 @@ from beit.config import (
     artifact,
     data,
     evaluate,
-    label_file,
     masking,
     model,
     objective,
@@ -36,7 +35,6 @@ _MODULES = (
     artifact,
     data,
     evaluate,
-    label_file,
     masking,
     model,
     objective,
@@ -55,8 +53,15 @@ TYPES: dict[str, type] = {
 }
 
 
-OLD_NAMES = {"neighbour_pictures": "knn_images"}
-"""Options under the names they had when configs that lie on disk were written."""
+OLD_NAMES = {
+    "neighbour_pictures": ("knn_images",),
+    "tap": ("early_layer", "out_index"),
+    "taps": ("out_indices",),
+    "auxiliary_tap": ("auxiliary_level",),
+}
+"""Options under the names they had when configs that lie on disk were written; `tap` was two."""
+DROPPED = {"attention"}
+"""Options that such configs may still have, and that change no result."""
 
 
 def to_json(config: object) -> Json:
@@ -122,8 +127,8 @@ def from_json(values: object, expected: type[Config]) -> Config:
     hints = field_types(kind)
     arguments: dict[str, object] = {}
     for written, value in values.items():
-        key = OLD_NAMES.get(written) or written
-        if key == "type":
+        key = next((new for new in OLD_NAMES.get(written, ()) if new in hints), written)
+        if key == "type" or (key in DROPPED and key not in hints):
             continue
         if key not in hints:
             raise ConfigError(f"{name} has no option {shown(key)}", remedy=nearest(key, hints))

@@ -9,10 +9,11 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from posixpath import splitext
-from typing import NamedTuple
+from typing import TypeVar
 
+from beit.config.validation import NonNegativeInt, checked, field_types
 from beit.json_object import parse_json
 from beit.terminal import printable, shown
 
@@ -35,7 +36,7 @@ class Skipped:
     """In the field's words: "not an image", "thumbnails", "hidden", "no label"."""
     extension: str
     """Lower case with its dot; empty where there is none, "/" for folders that are not entered."""
-    count: int
+    count: NonNegativeInt
     examples: tuple[str, ...]
     """The first names."""
 
@@ -78,15 +79,12 @@ class SkippedFiles:
 
     def found(self) -> tuple[Skipped, ...]:
         """By reason and extension, most frequent first."""
-        order = sorted(self._counts, key=lambda kind: (-self._counts[kind], kind))
+        order = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return tuple(
             Skipped(
-                reason=kind[0],
-                extension=kind[1],
-                count=self._counts[kind],
-                examples=tuple(self._kinds[kind]),
+                reason=kind[0], extension=kind[1], count=count, examples=tuple(self._kinds[kind])
             )
-            for kind in order
+            for kind, count in order
         )
 
 
@@ -98,9 +96,9 @@ class Account:
     """The path or address as given."""
     layout: str
     """What was recognised: "one folder per class, under train/ and test/"."""
-    images: Mapping[str, int] = field(default_factory=dict)
+    images: dict[str, NonNegativeInt] = field(default_factory=dict)
     """Images of each split; undivided data are the split ``."""
-    classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    classes: dict[str, dict[str, NonNegativeInt]] = field(default_factory=dict)
     """Images of each class, by split; for masks, how many masks show each class."""
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
@@ -154,76 +152,19 @@ def only_read(splits: Sequence[str], others: Mapping[str, int]) -> Iterator[str]
         yield f"{ONLY}{read} is read: no image of {named}"
 
 
-class Counted(NamedTuple):
-    """How many images a split has, and of which classes."""
-
-    images: int
-    classes: Mapping[str, int]
-
-
-def joined(
-    data: str, accounts: Sequence[Account], splits: Mapping[str, Counted], notes: Sequence[str] = ()
-) -> Account:
-    """One account of several splits of the same data, as they are used in the end."""
-    # Splits of one folder share what was skipped while it was listed.
-    skipped = {id(one): one for account in accounts for one in account.skipped}
-    noted = dict.fromkeys(note for account in accounts for note in account.notes)
-    return Account(
-        data=data,
-        layout=accounts[0].layout,
-        images={name: counted.images for name, counted in splits.items()},
-        classes={name: counted.classes for name, counted in splits.items()},
-        skipped=SkippedFiles(skipped.values()).found(),
-        notes=(*(note for note in noted if not note.startswith(ONLY)), *notes),
-    )
+Kind = TypeVar("Kind", Account, Skipped)
 
 
 def account_from_json(text: str) -> Account:
     """What `Account.to_json` wrote. Errors: ValueError for anything else."""
-    values = _object(parse_json(text), [item.name for item in fields(Account)])
-    return Account(
-        data=_text(values["data"]),
-        layout=_text(values["layout"]),
-        images=_counts(values["images"]),
-        classes={split: _counts(each) for split, each in _object(values["classes"]).items()},
-        skipped=tuple(map(_skipped, _list(values["skipped"]))),
-        notes=tuple(map(_text, _list(values["notes"]))),
-    )
+    values = parse_json(text)
+    if isinstance(values, dict) and isinstance(skipped := values.get("skipped"), list):
+        values["skipped"] = [_from_json(one, Skipped) for one in skipped]
+    return _from_json(values, Account)
 
 
-def _skipped(value: object) -> Skipped:
-    entry = _object(value, [item.name for item in fields(Skipped)])
-    return Skipped(
-        reason=_text(entry["reason"]),
-        extension=_text(entry["extension"]),
-        count=_count(entry["count"]),
-        examples=tuple(map(_text, _list(entry["examples"]))),
-    )
-
-
-def _object(value: object, keys: Sequence[str] | None = None) -> dict[str, object]:
-    if not isinstance(value, dict) or (keys is not None and value.keys() != set(keys)):
-        raise ValueError(f"{shown(value)} is no object with the right keys")
-    return value
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise ValueError(f"{shown(value)} is no list")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{shown(value)} is no text")
-    return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise ValueError(f"{shown(value)} is no number of files")
-    return value
-
-
-def _counts(value: object) -> dict[str, int]:
-    return {name: _count(number) for name, number in _object(value).items()}
+def _from_json(values: object, kind: type[Kind]) -> Kind:
+    hints = field_types(kind)
+    if not isinstance(values, dict) or values.keys() != hints.keys():
+        raise ValueError(f"{shown(values)} is no object with the right keys")
+    return kind(**{name: checked(name, value, hints[name]) for name, value in values.items()})  # type: ignore[arg-type]

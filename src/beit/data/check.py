@@ -14,17 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import check_value_range
-from beit.config.reading import AS_RECOGNISED, Reading
+from beit.config.data import AS_RECOGNISED, Reading, check_value_range
 from beit.data.account import Account
+from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
+from beit.data.dataset import Dataset
 from beit.data.decode import decode, read_header
-from beit.data.depth import Depth, depth_of, narrow
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import quoted
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly, images_per_class
-from beit.data.splits import account_of, open_parts
+from beit.data.sources import ImageSource, account_of, class_names_at, evenly, images_per_class
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
 from beit.terminal import TextTable, print_tables, printable
@@ -104,99 +103,67 @@ def _odd(data: bytes, key: str) -> Iterator[tuple[str, str]]:
         yield "turned", f"orientation {header.orientation}"
 
 
-class _Decoding(NamedTuple):
-    """As what the images are decoded."""
-
-    channels: int
-    value_range: ValueRange | None
-
-
 class _Seen(NamedTuple):
-    hashed: int
+    """What was seen of one image."""
+
+    hashed: int | None
+    """Of its bytes; None if it cannot be read."""
     findings: list[Finding]
-    depth: Depth | None = None
+    depth: BitDepth | None = None
 
 
-def _look(source: ImageSource, index: int, decoding: _Decoding) -> _Seen:
+def _look(source: ImageSource, index: int, channels: int, value_range: ValueRange | None) -> _Seen:
     key = source.key(index)
     try:
         data = source.read(index).data
-    except UnreadableError as error:
-        return _Seen(index, [Finding(UNREADABLE, key, error.reason)])
-    try:
-        decode(data, channels=decoding.channels, value_range=decoding.value_range)
+        decode(data, channels=channels, value_range=value_range)
         findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
-        findings = [Finding(UNREADABLE, key, error.reason)]
-        return _Seen(short_hash(data), findings)
-    depth = None if decoding.value_range else depth_of(data)
-    return _Seen(short_hash(data), findings, depth)
+        return _Seen(None, [Finding(UNREADABLE, key, error.reason)])
+    return _Seen(short_hash(data), findings, None if value_range else bit_depth_of(data))
 
 
 def _look_through(
-    source: ImageSource, decoding: _Decoding, findings: list[Finding], depths: dict[str, Depth]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The hash of every image, uint64 [n], and whether it could be read at all."""
-    hashes, there = np.zeros(len(source), np.uint64), np.ones(len(source), bool)
+    source: ImageSource, channels: int, value_range: ValueRange | None
+) -> Iterator[_Seen]:
+    """Every image, by several threads, a bounded number ahead."""
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(source), AT_A_TIME):
             indices = range(start, min(start + AT_A_TIME, len(source)))
-            for index, seen in zip(
-                indices, threads.map(lambda one: _look(source, one, decoding), indices), strict=True
-            ):
-                hashes[index] = seen.hashed
-                there[index] = not any(one.kind == UNREADABLE for one in seen.findings)
-                findings.extend(seen.findings)
-                if seen.depth is not None:
-                    depths[source.key(index)] = seen.depth
+            yield from threads.map(lambda at: _look(source, at, channels, value_range), indices)
             if start % (20 * AT_A_TIME) == 0 and start:
                 logger.info("%d of %d images looked at", start, len(source))
-    return hashes, there
 
 
-class _Copies:
-    """Images with the same bytes, over all parts."""
+def _copies(
+    parts: Mapping[str, ImageSource], hashes: np.ndarray, readable: np.ndarray
+) -> Iterator[Finding]:
+    """Images with the same bytes, over all parts, of their hashes uint64 [n] one part after the
+    other."""
+    names, starts = list(parts), np.cumsum([0, *map(len, parts.values())])
 
-    def __init__(self, parts: Mapping[str, ImageSource], hashes: list[np.ndarray]) -> None:
-        self._sources = list(parts.values())
-        self._names = list(parts)
-        self._starts = np.cumsum([0, *map(len, hashes)])
-        self._hashes = np.concatenate(hashes)
-
-    def groups(self, there: np.ndarray) -> Iterator[np.ndarray]:
-        """Places of readable images that have the same hash, two or more."""
-        places = np.flatnonzero(there)
-        order = places[np.argsort(self._hashes[places], kind="stable")]
-        changes = np.flatnonzero(np.diff(self._hashes[order])) + 1
-        return (group for group in np.split(order, changes) if len(group) > 1)
-
-    def _who(self, place: int) -> tuple[str, str, str | None]:
-        part = int(np.searchsorted(self._starts, place, side="right")) - 1
-        source, index = self._sources[part], int(place - self._starts[part])
+    def who(place: int) -> tuple[str, str, str | None]:
+        at = int(np.searchsorted(starts, place, side="right")) - 1
+        source, index = parts[names[at]], int(place - starts[at])
         label = None if source.targets is None else " + ".join(class_names_at(source, index))
-        return self._names[part], source.key(index), label
+        return names[at], source.key(index), label
 
-    def findings(self, there: np.ndarray) -> Iterator[Finding]:
-        for group in self.groups(there):
-            first_part, first_key, first_label = self._who(int(group[0]))
-            for place in group[1:]:
-                part, key, label = self._who(int(place))
-                detail = f"the same as {first_key}"
-                if part != first_part:
-                    yield Finding("in two parts", key, f"{detail} ({first_part})")
-                if label != first_label and None not in (label, first_label):
-                    yield Finding("in two classes", key, f"{detail} ({first_label})")
-                if part == first_part and label == first_label:
-                    yield Finding("duplicate", key, detail)
-
-
-def _class_counts(parts: Mapping[str, ImageSource]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for part, source in parts.items():
-        if source.targets is not None:
-            for name, number in images_per_class(source).items():
-                counts.setdefault(name, {})[part] = number
-    return counts
+    places = np.flatnonzero(readable)
+    order = places[np.argsort(hashes[places], kind="stable")]
+    changes = np.flatnonzero(np.diff(hashes[order])) + 1
+    for group in np.split(order, changes):
+        if len(group) < 2:
+            continue
+        first_part, first_key, first_label = who(int(group[0]))
+        for place in group[1:]:
+            part, key, label = who(int(place))
+            detail = f"the same as {first_key}"
+            if part != first_part:
+                yield Finding("in two parts", key, f"{detail} ({first_part})")
+            if label != first_label and None not in (label, first_label):
+                yield Finding("in two classes", key, f"{detail} ({first_label})")
+            if part == first_part and label == first_label:
+                yield Finding("duplicate", key, detail)
 
 
 def _class_findings(
@@ -212,26 +179,10 @@ def _class_findings(
             yield Finding("few in class", name, f"{numbers[training]} images")
 
 
-def _sample(parts: Mapping[str, ImageSource], sample: int) -> dict[str, ImageSource]:
-    """Of each part as large a share as of all."""
-    share = sample / max(sum(map(len, parts.values())), 1)
-    return {
-        part: evenly(source, max(1, math.ceil(share * len(source))))
-        for part, source in parts.items()
-    }
-
-
-def _must_make_sense(channels: int, few: int, value_range: ValueRange | None) -> None:
-    if channels < 1 or few < 0:
-        raise ConfigError(
-            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
-        )
-    check_value_range(value_range)
-
-
 def check(
     data: str,
     *,
+    parts: Mapping[str, ImageSource] | None = None,
     channels: int = 3,
     few: int = 10,
     sample: int | None = None,
@@ -240,48 +191,57 @@ def check(
 ) -> Checked:
     """Read every image of data in any form, and find what is unreadable, there twice or odd.
 
-    `reading`: what settles data that can be read in two ways. Errors: DataError if there are no
-    data, or for a layout with two readings; as `check_parts`.
+    Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits).
+
+    Args:
+        data: Where they are.
+        parts: Their splits, if they are open already.
+        channels: As how many each image is decoded.
+        few: Classes with fewer images for training are named.
+        sample: Read about so many, spread evenly over every part; classes are counted in full.
+        reading: What settles data that can be read in two ways.
+        value_range: As what values of more than 8 bits are decoded.
+
+    Raises:
+        DataError: If there are no data, or for a layout with two readings.
+        ConfigError: For numbers without sense.
     """
-    _must_make_sense(channels, few, value_range)
-    parts = open_parts(data, reading)
-    return check_parts(
-        data, parts, channels=channels, few=few, sample=sample, value_range=value_range
-    )
-
-
-def check_parts(
-    data: str,
-    parts: Mapping[str, ImageSource],
-    *,
-    channels: int = 3,
-    few: int = 10,
-    sample: int | None = None,
-    value_range: ValueRange | None = None,
-) -> Checked:
-    """`check` of data that are open already.
-
-    `sample`: read about so many, spread evenly over every part; classes are counted in full.
-
-    Files count as the same if their bytes have the same hash (BLAKE2b, 64 bits). `few`: classes
-    with fewer images for training are named. Errors: ConfigError for numbers without sense.
-    """
-    _must_make_sense(channels, few, value_range)
-    decoding, depths = _Decoding(channels, value_range), dict[str, Depth]()
+    if channels < 1 or few < 0:
+        raise ConfigError(
+            f"channels is {channels}, few is {few}", remedy="use 1 or more channels, 0 or more few"
+        )
+    check_value_range(value_range)
+    parts = Dataset(data, reading).splits() if parts is None else parts
+    fraction = 1.0 if sample is None else sample / max(sum(map(len, parts.values())), 1)
+    read = {
+        part: evenly(source, max(1, math.ceil(fraction * len(source))))
+        for part, source in parts.items()
+    }
+    total = sum(map(len, read.values()))
+    hashes, readable = np.zeros(total, np.uint64), np.zeros(total, np.bool_)
     findings: list[Finding] = []
-    read = parts if sample is None else _sample(parts, sample)
-    looked = [_look_through(source, decoding, findings, depths) for source in read.values()]
+    depths: dict[str, BitDepth] = {}
+    keys = (source.key(index) for source in read.values() for index in range(len(source)))
+    looked = (seen for one in read.values() for seen in _look_through(one, channels, value_range))
+    for place, (key, seen) in enumerate(zip(keys, looked, strict=True)):
+        findings += seen.findings
+        if seen.hashed is not None:
+            hashes[place], readable[place] = seen.hashed, True
+        if seen.depth is not None:
+            depths[key] = seen.depth
     if narrow(depths.values()) is not None:
-        findings.extend(Finding("narrow", key, str(depth)) for key, depth in depths.items())
-    copies = _Copies(read, [hashes for hashes, _ in looked])
-    findings.extend(copies.findings(np.concatenate([there for _, there in looked])))
-    classes = _class_counts(parts)
-    findings.extend(_class_findings(parts, classes, few))
+        findings += [Finding("narrow", key, str(depth)) for key, depth in depths.items()]
+    findings += _copies(read, hashes, readable)
+    classes: dict[str, dict[str, int]] = {}
+    for part, source in parts.items():
+        for name, number in images_per_class(source).items():
+            classes.setdefault(name, {})[part] = number
+    findings += _class_findings(parts, classes, few)
     return Checked(
         data=data,
         account=account_of(data, parts),
         images={part: len(source) for part, source in parts.items()},
-        looked_at=sum(map(len, read.values())),
+        looked_at=total,
         classes=classes,
         findings=tuple(findings),
     )

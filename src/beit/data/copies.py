@@ -1,16 +1,25 @@
-"""Images that lie in several class folders, as links or as copies: each is one with all labels."""
+"""The same image several times: in several class folders, or in two parts of the data."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from beit.data.sources import FileSource, is_multi_label
+from beit.data.name_array import short_hash
+from beit.data.pixel_types import UnreadableError
+from beit.data.sources import FileSource, ImageSource, is_multi_label, spread
 
 CHUNK = 2**20
+SOUGHT = 1024
+"""Images for validation that are looked for; more are a sample."""
+SIZED = 100_000
+"""Images to learn from whose sizes are compared; more are a sample."""
+READ = 2048
+"""Images to learn from that are read because their size is that of one looked for."""
 
 
 def merge_copies(source: FileSource) -> FileSource:
@@ -38,39 +47,73 @@ def merge_copies(source: FileSource) -> FileSource:
 
 def _same_files(source: FileSource) -> list[list[int]]:
     """The indices of the same image together, in the order of the first of each."""
-    by_file: dict[object, list[int]] = defaultdict(list)
-    for index in range(len(source)):
-        by_file[_identity(source.path(index), index)].append(index)
-    by_size: dict[int, list[list[int]]] = defaultdict(list)
-    for members in by_file.values():
-        by_size[source.size(members[0])].append(members)
-    groups: list[list[int]] = []
-    for size, files in by_size.items():
-        if size < 0 or len(files) == 1:
-            groups += files
-            continue
-        by_content: dict[object, list[int]] = defaultdict(list)
-        for members in files:
-            by_content[_content(source.path(members[0]), members[0])] += members
-        groups += map(sorted, by_content.values())
+    files = _grouped(range(len(source)), lambda index: _identity(source.path(index)))
+    firsts = {members[0]: members for members in files}
+    groups = []
+    for alike in _grouped(firsts, lambda index: _known_size(source, index)):
+        same = _grouped(alike, lambda index: _digest(source.path(index))) if alike[1:] else [alike]
+        groups += [sorted(at for first in each for at in firsts[first]) for each in same]
     return sorted(groups)
 
 
-def _identity(path: Path, index: int) -> object:
+def _known_size(source: FileSource, index: int) -> int | None:
+    size = source.size(index)
+    return size if size >= 0 else None
+
+
+def _grouped(indices: Iterable[int], key: Callable[[int], Hashable | None]) -> list[list[int]]:
+    """Those with the same key together; each without one by itself."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index in indices:
+        found = key(index)
+        groups[("alone", index) if found is None else found].append(index)
+    return list(groups.values())
+
+
+def _identity(path: Path) -> Hashable | None:
     """What the links to a file have in common; of one that is gone, nothing."""
     try:
         found = path.stat()
     except OSError:
-        return index
-    return (found.st_dev, found.st_ino) if found.st_ino else index
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else None
 
 
-def _content(path: Path, index: int) -> object:
+def _digest(path: Path) -> Hashable | None:
     digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     except OSError:
-        return index
+        return None
     return digest.digest()
+
+
+def shared_images(
+    learned: ImageSource, judged: ImageSource, *, sought: int = SOUGHT, sized: int = SIZED
+) -> dict[str, str]:
+    """Keys of images to learn from, each with that of an image for validation of the same bytes:
+    scores of what was learned come out too high.
+
+    Nothing is decoded, and only files are read that have the size of one of the others. Of large
+    data a sample is compared, spread evenly over either part.
+    """
+    looked_for, there = spread(len(judged), sought), spread(len(learned), sized)
+    sizes = np.array([judged.size(index) for index in looked_for])
+    candidates = np.array([learned.size(index) for index in there])
+    alike = np.flatnonzero(np.isin(candidates, sizes[sizes >= 0]))
+    alike = alike[spread(len(alike), READ)]
+    read = [looked_for[at] for at in np.flatnonzero(np.isin(sizes, candidates[alike]))]
+    known = {_content(judged, index): judged.key(index) for index in read}
+    known.pop(None, None)
+    found = {learned.key(there[at]): _content(learned, there[at]) for at in alike}
+    return {key: known[content] for key, content in found.items() if content in known}
+
+
+def _content(source: ImageSource, index: int) -> int | None:
+    """The hash of the encoded image, or None if it cannot be read."""
+    try:
+        return short_hash(source.read(index).data)
+    except UnreadableError:
+        return None

@@ -11,13 +11,10 @@ from pathlib import PurePosixPath
 
 from PIL import features
 
-AVIF = bool(features.check("avif"))
-JPEG2000 = bool(features.check("jpg_2000"))
-
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"),
-    *(("JPEG2000",) if JPEG2000 else ()),
-    *(("AVIF",) if AVIF else ()),
+    *(("JPEG2000",) if features.check("jpg_2000") else ()),
+    *(("AVIF",) if features.check("avif") else ()),
 )
 """What is decoded, by Pillow's names; the last two where Pillow was built with them."""
 
@@ -41,15 +38,13 @@ IMAGE_EXTENSIONS = frozenset(
 
 NOT_AN_IMAGE = "not an image"
 
+_DICOM = "DICOM is not decoded: convert it to PNG or TIFF with pydicom or dcm2img"
 _CAMERA = (".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".dng")
 _SLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi")
 _VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 UNDECODED: dict[str, str] = {
-    ".heic": "HEIC is not decoded: convert it to JPEG or PNG",
-    ".heif": "HEIC is not decoded: convert it to JPEG or PNG",
-    ".hif": "HEIC is not decoded: convert it to JPEG or PNG",
-    ".dcm": "DICOM is not decoded: convert it to PNG or TIFF with pydicom or dcm2img",
-    ".dicom": "DICOM is not decoded: convert it to PNG or TIFF with pydicom or dcm2img",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is not decoded: convert it to JPEG or PNG"),
+    **dict.fromkeys((".dcm", ".dicom"), _DICOM),
     ".nii": "a NIfTI volume: write its slices as PNG or TIFF with nibabel",
     ".jxl": "JPEG XL is not decoded: convert it to JPEG or PNG",
     ".svg": "a drawing of lines: render it to PNG",
@@ -85,11 +80,24 @@ SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "
 HEAD_BYTES = 132
 """As many first bytes tell every format here."""
 
-_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a")
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-_PORTABLE = re.compile(rb"P[1-6][\s#]")
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_HEADS: tuple[tuple[int, str, bytes], ...] = (
+    (0, "JPEG", rb"\xff\xd8\xff"),
+    (0, "PNG", rb"\x89PNG\r\n\x1a\n"),
+    (0, "BMP", rb"BM"),
+    (0, "GIF", rb"GIF8[79]a"),
+    (0, "TIFF", rb"II[*+]\0|MM\0[*+]"),
+    (0, "PPM", rb"P[1-6][\s#]"),
+    (0, "WEBP", rb"RIFF....WEBP"),
+    (0, "JPEG2000", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    (4, "AVIF", rb"ftyp(avi[fs]|....(....)*?avi[fs])"),
+    (4, ".heic", rb"ftyp(hei[cxms]|hev[cx]|mif1|msf1)"),
+    (128, ".dcm", rb"DICM"),
+    (0, ".jxl", rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+)
+"""Where the first bytes of a format stand, and what they are: a format of Pillow, or an extension
+of `UNDECODED`."""
+_KNOWN = [(at, kind, re.compile(head, re.DOTALL)) for at, kind, head in _HEADS]
+_LIBRARIES = {"JPEG2000": ("JPEG 2000", "OpenJPEG"), "AVIF": ("AVIF", "libavif")}
 
 
 def folder_to_skip(name: str) -> str:
@@ -128,24 +136,10 @@ def known_by_name(extension: str) -> str | None:
 
 def known_by_head(head: bytes) -> str:
     """By the first bytes: empty for an image that can be decoded, else the reason why not."""
-    if head.startswith((*_HEADS, *_TIFF)) or _PORTABLE.match(head):
+    kind = next((kind for at, kind, known in _KNOWN if known.match(head, at)), "")
+    if kind in FORMATS:
         return ""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return ""
-    if head.startswith(_JPEG2000):
-        return "" if JPEG2000 else "JPEG 2000 needs a Pillow that was built with OpenJPEG"
-    return _undecoded_by_head(head)
-
-
-def _undecoded_by_head(head: bytes) -> str:
-    if head[4:8] == b"ftyp":
-        brands = {head[8:12], *(head[at : at + 4] for at in range(16, len(head) - 3, 4))}
-        if brands & {b"avif", b"avis"}:
-            return "" if AVIF else "AVIF needs a Pillow that was built with libavif"
-        if head[8:12] in _HEIF_BRANDS:
-            return UNDECODED[".heic"]
-    if head[128:132] == b"DICM":
-        return UNDECODED[".dcm"]
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
-        return UNDECODED[".jxl"]
-    return NOT_AN_IMAGE
+    if kind in _LIBRARIES:
+        name, library = _LIBRARIES[kind]
+        return f"{name} needs a Pillow that was built with {library}"
+    return UNDECODED.get(kind, NOT_AN_IMAGE)

@@ -2,179 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from beit.config.data import FolderConfig
-from beit.data.account import Account, Skipped, SkippedFiles, only_read
-from beit.data.layout import (
-    MASKS,
-    WHOLE,
-    FolderTree,
-    class_levels,
-    class_name,
-    empty_classes,
-    names_at,
-    read_layout,
-    two_readings,
-    words_for,
-)
+from beit.data.account import SkippedFiles, only_read
+from beit.data.image_names import composed
+from beit.data.layout import MASKS, WHOLE, FolderTree, Layout, last_name, read_layout
 from beit.data.listing import find_images, natural_key, no_images, quoted
-from beit.data.sources import FileSource, images_per_class
+from beit.data.sources import FileSource, account_for, number_labels
 from beit.errors import ConfigError, DataError
 
-PLAIN = FolderConfig()
 TRAIN = "train"
 LAYOUTS = (
     "one folder per class, either directly or under train/ and val/, or a list file with a label "
     "after each path"
 )
-LABEL_FILES = (".csv", ".tsv", ".jsonl")
-
-
 TABLES = (".csv", ".tsv", ".jsonl")
-
-
-def _tables(folder: str) -> list[str]:
-    """The files in a folder that may say the class of each image in it."""
-    return sorted(str(one) for one in Path(folder).iterdir() if one.suffix.lower() in TABLES)
+"""Extensions of files that may say the class of each image beside them."""
 
 
 class Folders:
     """The images below a folder, and what its folders mean.
 
-    Errors: DataError if there are no images, or for a layout with two plausible readings.
+    Errors: DataError if there are no images, or for a layout with two plausible readings;
+    ConfigError for a fold that there is not.
     """
 
-    def __init__(self, path: str, options: FolderConfig = PLAIN) -> None:
+    def __init__(self, path: str, options: FolderConfig) -> None:
         found = find_images(path)
         if not found.paths:
             raise no_images(path, found.skipped)
-        self.path, self.options = path, options
-        self.tree = FolderTree(found.counts)
-        self.layout = read_layout(path, self.tree)
-        self._paths = found.paths
-        self._skipped = self._skipped_by_all(found.skipped)
-        self._level = options.class_level
-        self._check_fold()
+        self.path, self._options, self._paths = path, options, found.paths
+        self._tree = FolderTree(path, found.counts)
+        self._layout = read_layout(self._tree)
+        self._passed_over = tuple(f"{folder}/" for folder in self._layout.skipped)
+        for folder, reason in self._layout.skipped.items():
+            first = next(one for one in self._paths if one.startswith(f"{folder}/"))
+            found.skipped.add(reason, first, self._tree.total(folder))
+        self._skipped = found.skipped.found()
+        self._check_fold(options.fold)
 
-    def _check_fold(self) -> None:
-        fold, splits = self.options.fold, self.layout.splits
-        if fold and not self.layout.folds:
-            raise ConfigError(
-                f"the fold {fold} was requested, and {self.path} is not in folds",
-                remedy="leave --fold out, or name data with folders fold1/, fold2/, ...",
-            )
-        if fold and fold not in splits:
-            raise ConfigError(
-                f"{self.path} has no fold {fold}", remedy=f"use one of {quoted(list(splits), 20)}"
-            )
+    @property
+    def splits(self) -> Mapping[str, str]:
+        """The folder of each split, relative to the path; undivided data are the split `WHOLE`."""
+        return self._layout.splits
 
-    def training(self) -> tuple[str, ...]:
-        """The splits that are trained on. Errors: DataError if there is none."""
-        splits = self.layout.splits
-        if self.layout.folds:
-            return tuple(name for name in splits if name != self.options.fold)
-        for name in (WHOLE, TRAIN):
-            if name in splits:
-                return (name,)
-        raise DataError(
-            f"{self.path} has no split for training, only {quoted(list(splits))}",
-            remedy="call one of them train",
-        )
+    def training(self) -> FileSource:
+        """The images that are learned from, for what needs no classes."""
+        return self.source(self._training())
 
-    def levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
-        """The levels at which classes may lie, by the first of the splits that has any."""
-        for place in (self.layout.splits[name] for name in splits or self.layout.splits):
-            level = self._level
-            if level is not None:
-                return {level: names_at(self.tree, place, level)}
-            if found := class_levels(self.tree, place):
-                return found
-        return {}
+    def part(self, split: str) -> FileSource:
+        """One split, with names relative to its folder, or undivided data."""
+        return self.source([split], below=self.splits[split] if split else "")
 
-    def _level_or_nothing(self) -> int:
-        """Where the classes lie; 0 where there are none, or that can be read in two ways."""
-        levels = self.levels()
-        return next(iter(levels)) if len(levels) == 1 else 0
+    def parts(self) -> dict[str, FileSource]:
+        """Every split that holds images, by its folder."""
+        return {
+            place if name else WHOLE: self.part(name)
+            for name, place in self.splits.items()
+            if self._tree.total(place)
+        }
 
-    def class_level(self) -> int:
-        """Where the classes lie, for what needs them.
+    def labelled(self) -> dict[str, FileSource]:
+        """Training, and validation and test where they have folders, each with its classes.
 
-        Errors: DataError if there are none, only one, empty ones, or two readings.
+        Errors: DataError if there are no classes, only one, empty ones, or two readings.
         """
-        levels = self.levels(self.training())
-        if len(levels) > 1:
-            raise two_readings(self.path, levels)
-        place = self.layout.splits[self.training()[0]]
-        where = str(Path(self.path, place))
-        level, names = next(iter(levels.items()), (1, names_at(self.tree, place, 1)))
-        if not names and place and self.layout.splits.get(WHOLE) == place and not self._masked():
-            names = [place.rpartition("/")[2]]  # the only folder there is was gone into
-        if self._level is None:
-            self._refuse_repeated(place, names)
-        empty = empty_classes(self.tree, place, level)
-        if empty and names:
+        splits, fold = self.splits, self._options.fold
+        if self._layout.folds and not fold:
             raise DataError(
-                f"class folders without images in {where}: {quoted(empty)}",
-                remedy="add images to them or remove them",
+                f"{self.path} is divided into the folds {quoted(list(splits), 10)}, and none is "
+                "chosen",
+                remedy=f"say which one is held out for validation: --fold {next(iter(splits))}",
             )
-        if not names:
-            because = f": {'; '.join(self.layout.notes)}" if self._masked() else ""
-            instead = "; or learn from the masks with `beit segment`" if because else ""
-            if not because and (tables := _tables(where)):
-                because = f", and {quoted(tables)} may hold them"
-                instead = f"; to read such a list, give its path itself: {tables[0]}"
-            raise DataError(
-                f"{where} has no class folders{because}",
-                remedy=f"use {LAYOUTS}{instead}{self._label_files()}",
-            )
-        if len(names) < 2:
-            raise DataError(
-                f"{where} has only one class, {quoted(names)}",
-                remedy=f"a classifier needs at least two; use {LAYOUTS}{self._label_files()}",
-            )
-        return level
-
-    def _label_files(self) -> str:
-        """For a remedy: the files beside the images that may hold their labels."""
-        place = Path(self.path)
-        found = [one for one in place.iterdir() if one.suffix.lower() in LABEL_FILES]
-        names = sorted((str(one) for one in found if one.is_file()), key=natural_key)
-        return f"; these may be such files: {quoted(names)}" if names else ""
-
-    def _masked(self) -> bool:
-        return MASKS in self.layout.skipped.values()
-
-    def _refuse_repeated(self, place: str, names: Sequence[str]) -> None:
-        """DataError for a class folder that holds folders called as the classes beside it."""
-        known = set(names)
-        for folder in self.tree.filled(place):
-            inside = [each.rpartition("/")[2] for each in self.tree.filled(folder)]
-            repeated = [name for name in inside if class_name(name) in known]
-            if repeated and len(names) > 1:
-                raise DataError(
-                    f"{self.path}/{folder} holds {quoted(repeated)}, which are classes beside it: "
-                    "it may be a class, or a part of the data once more",
-                    remedy="move it away; or take it for a class with --class-level 1",
-                )
-
-    def _skipped_by_all(self, skipped: SkippedFiles) -> tuple[Skipped, ...]:
-        """What no split reads: found while listing, and in folders that mean something else."""
-        for folder, reason in self.layout.skipped.items():
-            first = next(path for path in self._paths if path.startswith(f"{folder}/"))
-            skipped.add(reason, first, self.tree.total(folder))
-        return skipped.found()
-
-    def _members(self, place: str) -> Iterator[str]:
-        """The paths below a folder, without those that are skipped."""
-        skipped = tuple(f"{folder}/" for folder in self.layout.skipped)
-        start = f"{place}/" if place else ""
-        if not start and not skipped:
-            return iter(self._paths)
-        return (p for p in self._paths if p.startswith(start) and not p.startswith(skipped))
+        level = self._class_level()
+        train = self.source(self._training(), level=level)
+        found = {TRAIN: train}
+        if fold:
+            found["val"] = self.source([fold], level=level)
+        for name in ("val", "test"):
+            if name not in splits:
+                continue
+            if self._has_classes(name, level):
+                found[name] = self.source([name], level=level)
+            else:
+                note = f"{splits[name]}/ has no class folders and is not measured"
+                train.account = replace(train.account, notes=(*train.account.notes, note))
+        return found
 
     def source(
         self, splits: Sequence[str], *, level: int | None = None, below: str = ""
@@ -185,46 +101,71 @@ class Folders:
         where every image has one. `below`: a folder to which names are relative instead.
         Errors: DataError if the splits hold no images.
         """
-        depth = self._level_or_nothing() if level is None else level
+        levels = self._levels()
+        depth = level or (next(iter(levels)) if len(levels) == 1 else 0)
         beside = SkippedFiles()
         paths: list[str] = []
         folders: list[str] = []
-        once: dict[str, str] = {}  # one text for each folder, not for each image
-        for place in (self.layout.splits[name] for name in splits):
+        classes: dict[str, str] = {}  # one text for each folder, not for each image
+        for place in (self.splits[name] for name in splits):
             start = len(place) + 1 if place else 0
             for path in self._members(place):
-                parts = path[start:].split("/", depth) if depth else []
+                parts = path[start:].split("/", depth)
                 if len(parts) > depth > 0:
-                    folders.append(once.setdefault(parts[depth - 1], parts[depth - 1]))
+                    name = parts[depth - 1]
+                    folders.append(classes.get(name) or classes.setdefault(name, composed(name)))
                 elif level is not None:
                     beside.add(f"no label: beside the class folders of {place or 'all'}/", path)
                     continue
                 paths.append(path[len(below) + 1 :] if below else path)
         if not paths:
-            where = str(Path(self.path, self.layout.splits[splits[0]]))
+            where = str(Path(self.path, self.splits[splits[0]]))
             raise no_images(where, find_images(where).skipped)
-        if len(folders) < len(paths):
-            folders = []
-        source = _labelled(str(Path(self.path, below)) if below else self.path, paths, folders)
-        source.account = self._account(source, beside, splits, max(depth, 1))
+        named, targets = number_labels(folders) if len(folders) == len(paths) else ((), None)
+        root = str(Path(self.path, below)) if below else self.path
+        source = FileSource(root, paths, targets=targets, classes=named)
+        source.account = account_for(
+            source,
+            self.path,
+            _in_words(self._layout, self._tree, named, max(depth, 1)),
+            split=splits[0] if len(splits) == 1 else TRAIN,
+            skipped=(*self._skipped, *beside.found()),
+            notes=(*self._layout.notes, *self._notes(splits, named)),
+        )
         return source
 
-    def _account(
-        self, source: FileSource, beside: SkippedFiles, splits: Sequence[str], level: int
-    ) -> Account:
-        split = splits[0] if len(splits) == 1 else TRAIN
-        return Account(
-            data=self.path,
-            layout=words_for(self.layout, self.tree, source.classes, level),
-            images={split: len(source)},
-            classes={split: images_per_class(source)},
-            skipped=(*self._skipped, *beside.found()),
-            notes=(*self.layout.notes, *self._notes(splits, source.classes)),
+    def _check_fold(self, fold: str) -> None:
+        if fold and not self._layout.folds:
+            raise ConfigError(
+                f"the fold {fold} was requested, and {self.path} is not in folds",
+                remedy="leave --fold out, or name data with folders fold1/, fold2/, ...",
+            )
+        if fold and fold not in self.splits:
+            raise ConfigError(
+                f"{self.path} has no fold {fold}",
+                remedy=f"use one of {quoted(list(self.splits), 20)}",
+            )
+
+    def _training(self) -> tuple[str, ...]:
+        """The splits that are learned from. Errors: DataError if there is none."""
+        if self._layout.folds:
+            return tuple(name for name in self.splits if name != self._options.fold)
+        for name in (WHOLE, TRAIN):
+            if name in self.splits:
+                return (name,)
+        raise DataError(
+            f"{self.path} has no split for training, only {quoted(list(self.splits))}",
+            remedy="call one of them train",
         )
 
+    def _members(self, place: str) -> Iterator[str]:
+        """The paths below a folder, without those that are skipped."""
+        start, skipped = f"{place}/" if place else "", self._passed_over
+        return (p for p in self._paths if p.startswith(start) and not p.startswith(skipped))
+
     def _notes(self, splits: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
-        places = self.layout.splits.items()
-        others = {name: self.tree.total(at) for name, at in places if name not in splits}
+        places = self.splits.items()
+        others = {name: self._tree.total(at) for name, at in places if name not in splits}
         yield from only_read(splits, others)
         alike: dict[str, list[str]] = {}
         for name in classes:
@@ -232,9 +173,147 @@ class Folders:
         for names in alike.values():
             if len(names) > 1:
                 yield f"the classes {quoted(names, 8)} differ in case or blanks only"
-        levels = self.levels()
+        if len(levels := self._levels()) > 1:
+            yield f"no classes are taken: {self._two_readings(levels).problem}"
+
+    def _levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
+        """The levels at which classes may lie, by the first of the splits that has any."""
+        stated = self._options.class_level
+        for place in (self.splits[name] for name in splits or self.splits):
+            if stated is not None:
+                return {stated: _names_at(self._tree, place, stated)}
+            if found := _class_levels(self._tree, place):
+                return found
+        return {}
+
+    def _two_readings(self, levels: Mapping[int, list[str]]) -> DataError:
+        """What to say where folders at several levels may be the classes."""
+        readings = "; or ".join(
+            f"the folders {'inside these' if level > 1 else 'at the top'}, {quoted(names, 4)} "
+            f"(--class-level {level})"
+            for level, names in levels.items()
+        )
+        return DataError(
+            f"the classes of {self.path} may be {readings}",
+            remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}",
+        )
+
+    def _class_level(self) -> int:
+        """Where the classes lie, for what needs them. Errors: as for `labelled`."""
+        training = self._training()
+        levels = self._levels(training)
         if len(levels) > 1:
-            yield f"no classes are taken: {two_readings(self.path, levels).problem}"
+            raise self._two_readings(levels)
+        place = self.splits[training[0]]
+        where, masked = str(Path(self.path, place)), MASKS in self._layout.skipped.values()
+        level, names = next(iter(levels.items()), (1, _names_at(self._tree, place, 1)))
+        if not names and place and self.splits.get(WHOLE) == place and not masked:
+            names = [last_name(place)]  # the only folder there is was gone into
+        if self._options.class_level is None:
+            self._refuse_repeated(place, names)
+        if names:
+            self._refuse_empty(place, level)
+        if len(names) == 1:
+            raise DataError(
+                f"{where} has only one class, {quoted(names)}",
+                remedy=f"a classifier needs at least two; use {LAYOUTS}{self._label_files()}",
+            )
+        if names:
+            return level
+        because = f": {'; '.join(self._layout.notes)}" if masked else ""
+        instead = "; or learn from the masks with `beit segment`" if masked else ""
+        if not masked and (tables := _tables(where)):
+            because = f", and {quoted(tables)} may hold them"
+            instead = f"; to read such a list, give its path itself: {tables[0]}"
+        raise DataError(
+            f"{where} has no class folders{because}",
+            remedy=f"use {LAYOUTS}{instead}{self._label_files()}",
+        )
+
+    def _label_files(self) -> str:
+        """For a remedy: the files beside the images that may hold their labels."""
+        tables = _tables(self.path)
+        return f"; these may be such files: {quoted(tables)}" if tables else ""
+
+    def _refuse_empty(self, place: str, level: int) -> None:
+        every = {composed(last_name(each)) for each in self._tree.below(place, level)}
+        empty = sorted(every - set(_names_at(self._tree, place, level)), key=natural_key)
+        if empty:
+            raise DataError(
+                f"class folders without images in {Path(self.path, place)}: {quoted(empty)}",
+                remedy="add images to them or remove them",
+            )
+
+    def _refuse_repeated(self, place: str, names: Sequence[str]) -> None:
+        """DataError for a class folder that holds folders called as the classes beside it."""
+        for folder in self._tree.filled(place):
+            inside = [last_name(each) for each in self._tree.filled(folder)]
+            repeated = [name for name in inside if composed(name) in names]
+            if repeated and len(names) > 1:
+                raise DataError(
+                    f"{self.path}/{folder} holds {quoted(repeated)}, which are classes beside it: "
+                    "it may be a class, or a part of the data once more",
+                    remedy="move it away; or take it for a class with --class-level 1",
+                )
+
+    def _has_classes(self, split: str, level: int) -> bool:
+        """Whether a split has class folders; a test set that comes without answers needs none."""
+        place = self.splits[split]
+        if not self._options.accept_missing_classes:
+            self._refuse_empty(place, level)
+        named = _names_at(self._tree, place, level)
+        if not named and split == "val" and self._tree.total(place):
+            raise DataError(
+                f"{Path(self.path, place)} has no class folders", remedy=f"use {LAYOUTS}"
+            )
+        return bool(named) or split == "val"
+
+
+def _tables(folder: str) -> list[str]:
+    """The files in a folder that may say the class of each image in it."""
+    found = [one for one in Path(folder).iterdir() if one.suffix.lower() in TABLES]
+    return sorted((str(one) for one in found if one.is_file()), key=natural_key)
+
+
+def _names_at(tree: FolderTree, folder: str, level: int) -> list[str]:
+    """The classes that folders so many levels below a split stand for, in natural order."""
+    filled = [each for each in tree.below(folder, level) if tree.total(each)]
+    return sorted({composed(last_name(each)) for each in filled}, key=natural_key)
+
+
+def _class_levels(tree: FolderTree, folder: str) -> dict[int, list[str]]:
+    """The levels of folders below a split that may be its classes, with their names.
+
+    Those at which there are two names or more, down to the first folder with images of its own; and
+    the second level, where all folders of the first hold the same ones.
+    """
+    deepest, here = 0, tree.filled(folder)
+    while here:
+        deepest += 1
+        if any(map(tree.direct, here)):
+            break
+        here = [child for each in here for child in tree.filled(each)]
+    tops = tree.filled(folder)
+    inside = [{composed(last_name(each)) for each in tree.filled(top)} for top in tops]
+    if len(tops) > 1 and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
+        deepest = max(deepest, 2)
+    found = {level: _names_at(tree, folder, level) for level in range(1, deepest + 1)}
+    return {level: names for level, names in found.items() if len(names) > 1}
+
+
+def _in_words(layout: Layout, tree: FolderTree, classes: Collection[str], level: int) -> str:
+    """The layout in a few words, for the account."""
+    what = "one folder per class" if classes else "images without classes"
+    if classes and level > 1:
+        what += f" at level {level}"
+    if layout.folds:
+        return f"{what}, in folds: {', '.join(f'{name}/' for name in layout.splits)}"
+    places = [f"{place}/" for split, place in layout.splits.items() if split]
+    if places:
+        return f"{what}, in the splits {', '.join(places)}"
+    place = layout.splits[WHOLE]
+    nested = not classes and bool(tree.filled(place))
+    return what + ", in nested folders" * nested + (f", in {place}/" if place else "")
 
 
 def open_every_image(path: str) -> FileSource:
@@ -247,29 +326,15 @@ def open_every_image(path: str) -> FileSource:
     if not found.paths:
         raise no_images(path, found.skipped)
     try:
-        skipped = read_layout(path, FolderTree(found.counts)).skipped
+        skipped = read_layout(FolderTree(path, found.counts)).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same
         skipped = {}
     masks = tuple(f"{folder}/" for folder, reason in skipped.items() if reason == MASKS)
-    paths = []
     for one in found.paths:
         if one.startswith(masks):
             found.skipped.add(MASKS, one)
-        else:
-            paths.append(one)
-    account = Account(
-        data=path,
-        layout="every image below it",
-        images={WHOLE: len(paths)},
-        skipped=found.skipped.found(),
+    source = FileSource(path, [one for one in found.paths if not one.startswith(masks)])
+    source.account = account_for(
+        source, path, "every image below it", skipped=found.skipped.found()
     )
-    return FileSource(path, paths, account=account)
-
-
-def _labelled(root: str, paths: list[str], folders: list[str]) -> FileSource:
-    """A source whose classes are the names of these folders, one for each path, or none."""
-    names = {folder: class_name(folder) for folder in set(folders)}
-    classes = tuple(sorted(set(names.values()), key=natural_key))
-    numbers = {name: number for number, name in enumerate(classes)}
-    targets = np.fromiter((numbers[names[one]] for one in folders), np.int64, len(folders))
-    return FileSource(root, paths, targets=targets if folders else None, classes=classes)
+    return source

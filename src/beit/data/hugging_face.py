@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from beit.data.account import Account
 from beit.data.layout import WHOLE
-from beit.data.listing import natural_key, quoted
+from beit.data.listing import quoted
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import Record, images_per_class, target_at
+from beit.data.sources import Record, account_for, number_labels, target_at
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
@@ -31,18 +30,16 @@ class HuggingFaceSource:
 
     def __init__(self, dataset: Any, split: str) -> None:
         self._column = _image_column(dataset)
-        self.classes, self.targets = _labels(dataset)
         self._split = split
-        self.account = Account(
-            data=split or "dataset",
-            layout=f"a Hugging Face dataset, images in its column {self._column}",
-            images={split: len(dataset)},
-            classes={split: images_per_class(self)},
-        )
         features = importlib.import_module("datasets")
-        if isinstance(dataset.features[self._column], features.Image):
-            dataset = dataset.cast_column(self._column, features.Image(decode=False))
-        self._rows = dataset.select_columns([self._column])
+        decoded = isinstance(dataset.features[self._column], features.Image)
+        raw = (
+            dataset.cast_column(self._column, features.Image(decode=False)) if decoded else dataset
+        )
+        self._rows = raw.select_columns([self._column])
+        self.classes, self.targets = _labels(dataset)
+        layout = f"a Hugging Face dataset, images in its column {self._column}"
+        self.account = account_for(self, split or "dataset", layout, split=split)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -72,8 +69,7 @@ class HuggingFaceSource:
         if self.targets is not None:
             digest.update(self.targets.tobytes())
         for batch in self._rows.with_format("arrow").iter(ROWS):
-            column = batch.column(self._column)
-            for chunk in column.chunks:
+            for chunk in batch.column(self._column).chunks:
                 digest.update(json.dumps(_lengths(chunk)).encode())
         return digest.hexdigest()
 
@@ -108,11 +104,13 @@ def _bytes(value: Any) -> bytes:
 
 
 def _holds_images(feature: Any) -> bool:
-    if type(feature).__name__ == "Image":
-        return True
     if isinstance(feature, dict):
         return {"bytes", "path"} <= feature.keys()
-    return getattr(feature, "dtype", "") in ("binary", "large_binary")
+    return _is(feature, "Image") or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def _is(feature: Any, kind: str) -> bool:
+    return type(feature).__name__ == kind
 
 
 def _image_column(dataset: Any) -> str:
@@ -128,63 +126,34 @@ def _image_column(dataset: Any) -> str:
 
 
 def _labels(dataset: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Class names and ids: as the dataset names them, else what a column named `label` holds."""
+    """Classes and targets: of a column of classes, or of words or whole numbers that is called
+    `label`; where it holds a list for each image, of any number per image."""
     features = dataset.features
-    named = [name for name, one in features.items() if _is_class_label(one)]
+    inner = {name: getattr(one, "feature", None) or one for name, one in features.items()}
+    named = [name for name, one in inner.items() if _is(one, "ClassLabel")]
     usual = [name for name in LABEL_COLUMNS if name in (named or features)]
     if not usual and len(named) != 1:
         return (), None
     column = (usual or named)[0]
     values = list(dataset[column])
-    if (several := _several(features[column], values)) is not None:
-        return several
-    if named:
-        targets = np.array([-1 if value is None else value for value in values], np.int64)
-        if len(targets) and targets.min() < 0:  # test splits come without answers
-            return (), None
-        return tuple(features[column].names), targets
-    if not all(isinstance(value, int | str) for value in values):
+    several = inner[column] is not features[column]
+    lists = values if several else [[value] for value in values]
+    if not all(isinstance(value, list) for value in lists):
         return (), None
-    words = [str(value) for value in values]
-    classes = tuple(sorted(set(words), key=natural_key))
-    ids = {name: number for number, name in enumerate(classes)}
-    return classes, np.array([ids[word] for word in words], np.int64)
-
-
-def _several(feature: Any, values: list[Any]) -> tuple[tuple[str, ...], np.ndarray | None] | None:
-    """Class names and labels bool [n, C] of a column that holds a list for each image, of classes,
-    words or whole numbers; None for another one."""
-    inner = getattr(feature, "feature", None)
-    if inner is None or not all(isinstance(value, list) for value in values):
-        return None
-    if not all(isinstance(one, int | str) for value in values for one in value):
-        return None
-    if type(inner).__name__ == "ClassLabel":
-        names = inner.names
-        if any(number < 0 for value in values for number in value):  # without answers
-            return (), None
-        words = [[names[number] for number in value] for value in values]
-        classes = tuple(names)
-    else:
-        if all(one in (0, 1) for value in values for one in value) and any(values):
-            raise DataError(
-                "the lists of labels hold nothing but 0 and 1: these may be the numbers of two "
-                "classes, or say of each class whether the image has it",
-                remedy="write the names of the classes, or numbers with ClassLabel",
-            )
-        words = [[str(one) for one in value] for value in values]
-        classes = tuple(sorted({word for value in words for word in value}, key=natural_key))
-    ids = {name: number for number, name in enumerate(classes)}
-    targets = np.zeros((len(values), len(classes)), np.bool_)
-    for row, value in enumerate(words):
-        targets[row, [ids[word] for word in value]] = True
-    return classes, targets
-
-
-def _is_class_label(feature: Any) -> bool:
-    """A class, or a list of classes."""
-    kinds = (feature, getattr(feature, "feature", None))
-    return any(type(kind).__name__ == "ClassLabel" for kind in kinds)
+    if not all(isinstance(one, int | str) for value in lists for one in value):
+        return (), None
+    names = tuple(inner[column].names) if column in named else ()
+    if names and any(number < 0 for value in lists for number in value):
+        return (), None  # test splits come without answers
+    zeros_and_ones = all(one in (0, 1) for value in lists for one in value) and any(lists)
+    if several and not names and zeros_and_ones:
+        raise DataError(
+            "the lists of labels hold nothing but 0 and 1: these may be the numbers of two "
+            "classes, or say of each class whether the image has it",
+            remedy="write the names of the classes, or numbers with ClassLabel",
+        )
+    words = [[names[one] if names else str(one) for one in value] for value in lists]
+    return number_labels(words if several else [word for (word,) in words], names)
 
 
 def is_hugging_face(path: str) -> bool:

@@ -6,12 +6,38 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PurePosixPath
-from typing import NamedTuple
 
-from beit.data.listing import find_images, quoted
-from beit.data.tables import as_text, cell_lines
+from beit.data.listing import cell_lines, find_images, quoted
 from beit.errors import DataError
-from beit.terminal import printable
+
+
+def as_text(cell: str) -> str:
+    """A cell whose bytes were not UTF-8 as Windows-1252, else Latin-1, has them: é, ü, ñ."""
+    if cell.isascii():
+        return cell
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        data = cell.encode("utf-8", "surrogateescape")
+        try:
+            return data.decode("cp1252")
+        except UnicodeDecodeError:
+            return data.decode("latin-1")
+    return cell
+
+
+def composed(text: str) -> str:
+    """é as one code point, which macOS writes as two."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _slashed(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _stem(path: str) -> str:
+    stem, dot, extension = path.rpartition(".")
+    return stem if dot and "/" not in extension and not stem.endswith("/") else path
 
 
 class ImageNames:
@@ -32,8 +58,7 @@ class ImageNames:
     def as_written(self, name: str) -> str | None:
         """The path of a file that lies where its name says; None if none does."""
         read = as_text(name)
-        slashed = (name.replace("\\", "/"), read.replace("\\", "/"))
-        for text in dict.fromkeys((name, read, *slashed)):
+        for text in dict.fromkeys((name, read, _slashed(name), _slashed(read))):
             try:
                 if text and os.path.isfile(self._folder / text):  # noqa: PTH113 - as in listing
                     return self._relative(text)
@@ -52,108 +77,68 @@ class ImageNames:
         there = self.as_written(name)
         if there is not None:
             return [there]
-        wanted = _alike(str(PurePosixPath(as_text(name).replace("\\", "/"))))
-        last = wanted.rpartition("/")[2]
-        if not last or last in (".", "..") or wanted.startswith("/"):
+        searched = composed(str(PurePosixPath(_slashed(as_text(name)))))
+        last = searched.rpartition("/")[2]
+        if not last or last in (".", "..") or searched.startswith("/"):
             return []
-        found = [
-            path
-            for path in self._index().get(last, ())
-            if f"/{_alike(path)}".endswith(f"/{wanted}")
-            or f"/{_without_extension(_alike(path))}".endswith(f"/{wanted}")
-        ]
-        here = [
-            path for path in found if wanted in (_alike(path), _without_extension(_alike(path)))
-        ]
-        return here or found
-
-    def names_image(self, name: str) -> bool:
-        """Whether at least one image may be meant."""
-        return bool(self.find(name))
+        found: list[str] = []
+        exact: list[str] = []
+        for path in self._index().get(last, ()):
+            whole = composed(path)
+            spellings = (whole, _stem(whole))
+            if any(f"/{one}".endswith(f"/{searched}") for one in spellings):
+                found.append(path)
+            if searched in spellings:
+                exact.append(path)
+        return exact or found
 
     def _index(self) -> dict[str, list[str]]:
         """Images below the folder by their last name, with and without extension."""
         if self._below is None:
             self._below = {}
-            for path in find_images(str(self._folder)).paths:
-                last = _alike(path).rpartition("/")[2]
-                for name in dict.fromkeys((last, _without_extension(last))):
+            for path in find_images(self.folder).paths:
+                last = composed(path).rpartition("/")[2]
+                for name in {last, _stem(last)}:
                     self._below.setdefault(name, []).append(path)
         return self._below
 
 
-def _alike(path: str) -> str:
-    """Composed letters: é as one code point, which macOS writes as two."""
-    return path if path.isascii() else unicodedata.normalize("NFC", path)
-
-
-def _without_extension(path: str) -> str:
-    stem, dot, extension = path.rpartition(".")
-    return stem if dot and "/" not in extension and not stem.endswith("/") else path
-
-
-class FoundImages(NamedTuple):
-    """What the names of a column mean."""
-
-    images: list[str]
-    """One for every cell."""
-    note: str
-    """What was decided; may be empty."""
-
-
 def find_named_images(
     path: str, lines: Sequence[int], cells: Sequence[str], names: ImageNames
-) -> FoundImages:
-    """The image of every cell of a column.
+) -> tuple[list[str], tuple[str, ...]]:
+    """The image of every cell of a column of the label file at `path`, and a note on how the names
+    were read. `lines` are where the cells stand, for messages.
 
     Where no name is found, the first folders that all names share are taken off, if all images lie
-    there without them.
-
-    Args:
-        path: The label file, for messages.
-        lines: Where the cells stand in it.
-        cells: Names of images.
-        names: The folder they are looked up in.
-
-    Returns:
-        One image per cell.
-
-    Raises:
-        DataError: If a name means no image, or more than one.
+    there without them. Errors: DataError if a name means no image, or more than one.
     """
     found = [names.find(cell) for cell in cells]
-    note = ""
-    if not any(found):
-        shared = _elsewhere(cells, names)
-        if shared:
-            found = [names.find(_below(cell, shared)) for cell in cells]
-            note = f"names are read without '{printable(shared)}/', which is not here"
-    missing = [(line, cell or "an empty cell")
-               for line, cell, images in zip(lines, cells, found, strict=True)
-               if not images]  # fmt: skip
-    several = [(line, f"{cell}: {quoted(images)}")
-               for line, cell, images in zip(lines, cells, found, strict=True)
-               if len(images) > 1]  # fmt: skip
+    notes: tuple[str, ...] = ()
+    if not any(found) and (shared := _elsewhere(cells, names)):
+        found = [names.find(_below(cell, shared)) for cell in cells]
+        notes = (f"names are read without '{shared}/', which is not here",)
+    rows = list(zip(lines, cells, found, strict=True))
+    missing = [(line, cell or "an empty cell") for line, cell, images in rows if not images]
     if missing:
         raise DataError(
             f"{len(missing)} of the {len(cells)} images in {path} do not exist: "
             + cell_lines(missing),
             remedy=_where_to_look(missing[0][1], names),
         )
+    several = [(line, f"{cell}: {quoted(images)}") for line, cell, images in rows if images[1:]]
     if several:
         raise DataError(
             f"{len(several)} names in {path} may be more than one image: {cell_lines(several)}",
             remedy="name the folder of the images with --image-folder, or write their extension",
         )
-    return FoundImages([images[0] for images in found], note)
+    return [images[0] for images in found], notes
 
 
 def _elsewhere(cells: Sequence[str], names: ImageNames) -> str:
     """The folders of another machine that all names begin with, where all are found without them;
     empty without any."""
-    parts = [PurePosixPath(cell.replace("\\", "/")).parts[:-1] for cell in cells]
     folder = PurePosixPath()
-    for level in zip(*parts, strict=False):
+    for level in zip(*(PurePosixPath(_slashed(cell)).parts[:-1] for cell in cells), strict=False):
         if len(set(level)) > 1:
             break
         folder /= level[0]
@@ -164,7 +149,7 @@ def _elsewhere(cells: Sequence[str], names: ImageNames) -> str:
 
 
 def _below(cell: str, folder: str) -> str:
-    return str(PurePosixPath(cell.replace("\\", "/")).relative_to(folder))
+    return str(PurePosixPath(_slashed(cell)).relative_to(folder))
 
 
 def _where_to_look(name: str, names: ImageNames) -> str:

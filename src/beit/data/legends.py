@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from beit.data.listing import quoted
 from beit.errors import DataError
-from beit.json_object import parse_json
+from beit.json_object import read_object
 from beit.terminal import printable
 
 Legend = dict[int, str | None]
@@ -21,17 +20,16 @@ _JSON_REMEDY = 'write an object such as {"#ff0000": "roof", "#000000": null}'
 _CVAT_REMEDY = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
 
 
-def _text(path: Path, what: str, remedy: str) -> str:
+def _lines(path: Path, what: str, remedy: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"the {what} {path} cannot be read: {error}", remedy=remedy) from error
 
 
 def read_names(path: Path) -> tuple[str, ...]:
     """The lines of a list that are not empty. Errors: DataError."""
-    lines = map(str.strip, _text(path, "list", "check it").splitlines())
-    found = tuple(filter(None, lines))
+    found = tuple(filter(None, map(str.strip, _lines(path, "list", "check it"))))
     if not found:
         raise DataError(f"the list {path} is empty", remedy="write one name per line")
     return found
@@ -41,7 +39,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Class names in the order of their labels: a line each, or a table of values and names."""
     if path.suffix.lower() != ".csv":
         return read_names(path)
-    rows = [row for row in csv.reader(_text(path, "list", "check it").splitlines()) if any(row)]
+    rows = [row for row in csv.reader(_lines(path, "list", "check it")) if any(row)]
     named = {row[0].strip(): row[1].strip() for row in rows[1:] if len(row) == 2}
     if len(named) != len(rows) - 1 or list(named) != [str(value) for value in range(len(named))]:
         raise DataError(
@@ -80,14 +78,8 @@ def read_legend(path: Path) -> Legend:
 
 
 def _json_legend(path: Path) -> Legend:
-    try:
-        values: Any = parse_json(_text(path, "legend", _JSON_REMEDY))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}", remedy=_JSON_REMEDY) from error
-    if not isinstance(values, dict):
-        raise DataError(f"the legend {path} holds no colours", remedy=_JSON_REMEDY)
     legend: Legend = {}
-    for colour, name in values.items():
+    for colour, name in read_object(path, DataError, _JSON_REMEDY).items():
         digits = colour.removeprefix("#")
         if len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
             raise DataError(f"'{printable(colour)}' in {path} is no colour", remedy=_JSON_REMEDY)
@@ -100,7 +92,7 @@ def _json_legend(path: Path) -> Legend:
 def _cvat_legend(path: Path) -> Legend:
     """Source: CVAT's formats "CamVid" and "Segmentation mask", whose first line is a comment."""
     legend: Legend = {}
-    for number, line in enumerate(_text(path, "legend", _CVAT_REMEDY).splitlines(), start=1):
+    for number, line in enumerate(_lines(path, "legend", _CVAT_REMEDY), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")

@@ -30,11 +30,6 @@ class Names:
         names.block, names.ends = block, ends
         return names
 
-    @property
-    def nbytes(self) -> int:
-        """Memory they take."""
-        return self.block.nbytes + self.ends.nbytes
-
     def __len__(self) -> int:
         return len(self.ends)
 

@@ -16,15 +16,15 @@ import numpy as np
 
 from beit.atomic_io import replace_file
 from beit.claim import check_name, claim_folder, is_free
-from beit.config.reading import AS_RECOGNISED, Reading
+from beit.config.data import AS_RECOGNISED, Reading
+from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, ShardIndex, build_index, read_index, write_index
 from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
-from beit.data.sources import ImageSource, Record
-from beit.data.splits import account_of, open_places
+from beit.data.sources import ImageSource, Record, account_of
 from beit.data.storage import Stamp
 from beit.errors import (
     ConfigError,
@@ -232,7 +232,7 @@ def pack(data: str, out: str, *, shard_size: int = 500, reading: Reading = AS_RE
     """
     if shard_size < 1:
         raise ConfigError(f"shard_size is {shard_size} megabytes", remedy="use 1 or more")
-    parts, folder = open_places(data, reading), Path(out)
+    parts, folder = Dataset(data, reading).parts(), Path(out)
     account_of(data, parts).log()
     check_name(folder, ELSEWHERE)
     if folder.exists() and not folder.is_dir():

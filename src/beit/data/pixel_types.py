@@ -17,6 +17,7 @@ ValueRange = tuple[float, float]
 NOT_FINITE = "it holds values that are not finite numbers"
 _WHOLE_BITS = tuple(2**bits for bits in range(9, 16))
 
+# 65535 to 255, rounded.
 _EIGHT_BITS = (
     (np.arange(LARGEST_16_BIT + 1) * 255 + LARGEST_16_BIT // 2) // LARGEST_16_BIT
 ).astype(np.uint8)
@@ -35,12 +36,6 @@ class UnreadableError(DataError):
         return type(self), (self.reason,)
 
 
-def _from_16_bits(values: np.ndarray) -> np.ndarray:
-    """65535 to 255, rounded."""
-    found: np.ndarray = _EIGHT_BITS[values]
-    return found
-
-
 def _within(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Numbers to uint8, linearly: the ends of the range become 0 and 255."""
     first, last = value_range
@@ -55,20 +50,6 @@ def _within(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     return found
 
 
-def _scaled(values: np.ndarray, ranges: tuple[int, ...]) -> np.ndarray:
-    """Numbers of any size to uint8 by the first range that holds them all."""
-    low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise UnreadableError(NOT_FINITE)
-    for largest in ranges:
-        if low >= 0 and high <= largest:
-            return _within(values, (0, largest))
-    raise UnreadableError(
-        f"its values run from {low:g} to {high:g}: models trained with --value-range LOW HIGH read "
-        f"them, or convert them to a range from 0 to {ranges[-1]}"
-    )
-
-
 def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> np.ndarray:
     """Pixels of any type of number to uint8; those that are uint8 stay as they are.
 
@@ -79,8 +60,18 @@ def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> 
     if value_range is not None:
         return _within(values, value_range)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return _from_16_bits(values)
-    return _scaled(values, REAL if values.dtype.kind == "f" else WHOLE)
+        found: np.ndarray = _EIGHT_BITS[values]
+        return found
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UnreadableError(NOT_FINITE)
+    for largest in REAL if values.dtype.kind == "f" else WHOLE:
+        if low >= 0 and high <= largest:
+            return _within(values, (0, largest))
+    raise UnreadableError(
+        f"its values run from {low:g} to {high:g}: models trained with --value-range LOW HIGH read "
+        f"them, or convert them to a range from 0 to {LARGEST_16_BIT}"
+    )
 
 
 def stated_range(

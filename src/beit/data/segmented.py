@@ -205,19 +205,14 @@ class SegmentationData:
 
     def _refuse_options_of_files(self) -> None:
         config, layout = self.config, self._found.layout
-        options = {
-            "--legend": config.legend,
-            "--mask-values": config.mask_values == "binary",
-            "--ignore-values": config.ignore_values,
-            "--reduce-zero-label": config.reduce_zero_label,
-            "--mask-suffix": config.mask_suffix,
-            "--image-suffix": config.image_suffix,
-            "--class-names": config.class_names if layout == "coco" else "",
-        }
-        given = [option for option, value in options.items() if value]
+        names = ["legend", "ignore_values", "reduce_zero_label", "mask_suffix", "image_suffix"]
+        names += ["class_names"] if layout == "coco" else []
+        given = [name for name in names if getattr(config, name)]
+        given += ["mask_values"] if config.mask_values == "binary" else []
         if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(
-                f"{', '.join(given)} is for masks in image files, and these are shapes ({layout})",
+                f"{options} is for masks in image files, and these are shapes ({layout})",
                 remedy="leave it out",
             )
 
@@ -250,7 +245,7 @@ class SegmentationData:
             layout=self._found.description,
             images={split: len(part) for split, part in parts.items()} | unused,
             classes={
-                split: masks_per_class(classes, each, numbers=numbers)
+                split: dict(masks_per_class(classes, each, numbers=numbers))
                 for split, each in counts.items()
             },
             skipped=self._search.skipped.found(),

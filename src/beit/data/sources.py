@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.config.reading import AS_RECOGNISED, Reading
-from beit.data.account import Account
+from beit.data.account import ONLY, Account, Skipped, SkippedFiles
 from beit.data.decode import decode
-from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
+from beit.data.listing import natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.errors import DataError
@@ -27,7 +24,6 @@ CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
 """Folders up to this size are known by their contents; of larger ones a sample of files is."""
 CONTENT_SAMPLE = 256
-
 
 Target = int | np.ndarray
 """A class id or, of an image that may have several labels, bool [C]."""
@@ -86,6 +82,24 @@ def target_at(targets: np.ndarray | None, index: int) -> Target | None:
     return target if target.ndim else int(target)
 
 
+def number_labels(
+    labels: Sequence[str | Collection[str]], classes: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Classes in natural order, if they are not given, and the targets of images with these labels:
+    of one for each image int64 [n], of any number for each bool [n, C]."""
+    several = any(not isinstance(one, str) for one in labels)
+    words = [(one,) if isinstance(one, str) else one for one in labels]
+    if not classes:
+        classes = tuple(sorted({word for each in words for word in each}, key=natural_key))
+    ids = {name: number for number, name in enumerate(classes)}
+    if not several:
+        return classes, np.fromiter((ids[word] for (word,) in words), np.int64, len(labels))
+    targets = np.zeros((len(labels), len(classes)), np.bool_)
+    for row, each in enumerate(words):
+        targets[row, [ids[word] for word in each]] = True
+    return classes, targets
+
+
 def is_multi_label(source: ImageSource) -> bool:
     """Whether its images may have several labels each."""
     return source.targets is not None and source.targets.ndim == 2
@@ -116,6 +130,48 @@ def class_names_at(source: ImageSource, index: int) -> tuple[str, ...]:
     return tuple(source.classes[number] for number in ids)
 
 
+def account_for(
+    source: ImageSource,
+    data: str,
+    layout: str,
+    *,
+    split: str = WHOLE,
+    skipped: Sequence[Skipped] = (),
+    notes: Sequence[str] = (),
+) -> Account:
+    """The account of one split, with the images that a source has."""
+    return Account(
+        data=data,
+        layout=layout,
+        images={split: len(source)},
+        classes={split: images_per_class(source)},
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+    )
+
+
+def account_of(
+    data: str,
+    parts: Mapping[str, ImageSource],
+    accounts: Sequence[Account] = (),
+    notes: Sequence[str] = (),
+) -> Account:
+    """One account of several splits of the same data, as they are used in the end; `accounts` are
+    those of the splits as they were read, by default the ones they have."""
+    accounts = accounts or [source.account for source in parts.values()]
+    # Splits of one folder share what was skipped while it was listed.
+    skipped = {id(one): one for account in accounts for one in account.skipped}
+    noted = dict.fromkeys(note for account in accounts for note in account.notes)
+    return Account(
+        data=data,
+        layout=accounts[0].layout,
+        images={name: len(source) for name, source in parts.items()},
+        classes={name: images_per_class(source) for name, source in parts.items()},
+        skipped=SkippedFiles(skipped.values()).found(),
+        notes=(*(note for note in noted if not note.startswith(ONLY)), *notes),
+    )
+
+
 def _read_file(path: Path, most: int = -1) -> bytes:
     """A file's content, or the most of it that is asked for.
 
@@ -141,7 +197,6 @@ class FileSource:
         *,
         targets: Sequence[int] | np.ndarray | None = None,  # as `ImageSource.targets`
         classes: tuple[str, ...] = (),
-        account: Account | None = None,
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
@@ -149,23 +204,20 @@ class FileSource:
         several = given is not None and given.dtype == np.bool_
         self.targets = given if given is None or several else given.astype(np.int64)
         self.classes = classes
-        self.account = account or Account(
-            data=root,
-            layout="images in files",
-            images={WHOLE: len(self)},
-            classes={WHOLE: images_per_class(self)},
-        )
+        self.account = account_for(self, root, "images in files")
 
     def relabelled(self, indices: Sequence[int], targets: np.ndarray, note: str) -> FileSource:
         """Some of the files, with other targets of the same classes, and a note on why."""
         paths = [os.fsdecode(self._names[index]) for index in indices]
         source = FileSource(self._root, paths, targets=targets, classes=self.classes)
-        split = next(iter(self.account.images), WHOLE)
-        source.account = replace(
-            self.account,
-            images={split: len(source)},
-            classes={split: images_per_class(source)},
-            notes=(*self.account.notes, note),
+        was = self.account
+        source.account = account_for(
+            source,
+            was.data,
+            was.layout,
+            split=next(iter(was.images), WHOLE),
+            skipped=was.skipped,
+            notes=(*was.notes, note),
         )
         return source
 
@@ -230,11 +282,19 @@ class FileSource:
 class SelectedSource:
     """Some images of another source, in the order of the indices; made by `select`."""
 
-    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        indices: np.ndarray,
+        targets: np.ndarray | None,
+        classes: tuple[str, ...],
+    ) -> None:
         self._source = source
         self._indices = indices
-        self.classes = source.classes
-        self.targets = None if source.targets is None else source.targets[indices]
+        self._relabelled = targets is not None
+        old = None if source.targets is None else source.targets[indices]
+        self.targets = old if targets is None else targets
+        self.classes = source.classes if targets is None else classes
         self.account = source.account
 
     def __len__(self) -> int:
@@ -244,20 +304,35 @@ class SelectedSource:
         return self._source.key(int(self._indices[index]))
 
     def read(self, index: int) -> Record:
-        return self._source.read(int(self._indices[index]))
+        record = self._source.read(int(self._indices[index]))
+        if not self._relabelled:
+            return record
+        return record._replace(target=target_at(self.targets, index))
 
     def size(self, index: int) -> int:
         return self._source.size(int(self._indices[index]))
 
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(self._source.fingerprint().encode(), digest_size=16)
-        digest.update(self._indices.tobytes())
-        return digest.hexdigest()
+        digest = self._source.fingerprint()
+        changes = [self._indices.tobytes()]
+        if self._relabelled and self.targets is not None:
+            changes.append("\n".join(self.classes).encode("utf-8", "surrogateescape"))
+            changes[1] += self.targets.tobytes()
+        for change in changes:
+            digest = hashlib.blake2b(digest.encode() + change, digest_size=16).hexdigest()
+        return digest
 
 
-def select(source: ImageSource, indices: Sequence[int] | np.ndarray) -> SelectedSource:
-    """The source restricted to some indices; class names and ids stay as they are."""
-    return SelectedSource(source, np.array(indices, dtype=np.int64))
+def select(
+    source: ImageSource,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    targets: np.ndarray | None = None,
+    classes: tuple[str, ...] = (),
+) -> SelectedSource:
+    """The source restricted to some indices; class names and ids stay as they are, unless others
+    are given: `targets` of the images that are left, in their order."""
+    return SelectedSource(source, np.array(indices, dtype=np.int64), targets, classes)
 
 
 def must_exist(path: str) -> None:
@@ -267,45 +342,6 @@ def must_exist(path: str) -> None:
             f"there is nothing at {path}",
             remedy="check the path: a folder of images, a list file or one image",
         )
-
-
-def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
-    """Images to learn from without labels: a folder, a label file, one image, tar shards or a
-    Hugging Face dataset (see `beit.data.splits.open_stored`).
-
-    Folders are searched to every depth. Of data in splits only the one for training is read, of
-    images beside masks the images, and `account` says so. Folders count as classes, which training
-    without labels may use to score itself, where they can be read in one way only; labels of a file
-    that cannot be used are left out, and `account` says why.
-    Errors: DataError if nothing is there, no image is found, or the layout has two readings;
-    ConfigError for options of label files that do not fit.
-    """
-    from beit.data.folders import Folders  # they are sources, too
-    from beit.data.label_files import sources_from_list
-    from beit.data.options import check_options_apply
-    from beit.data.splits import open_stored, part_to_learn_from
-
-    check_options_apply(path, reading)
-    stored = open_stored(path)
-    if stored:
-        return part_to_learn_from(path, stored)
-    must_exist(path)
-    place = Path(path)
-    if place.is_dir():
-        found = Folders(path, reading.folders)
-        return found.source(found.training())
-    if place.suffix.lower() in LIST_EXTENSIONS:
-        return part_to_learn_from(path, sources_from_list(path, reading.label_file))
-    reason = reason_to_skip(path)
-    if not reason:
-        return FileSource(str(place.parent), [place.name])
-    raise DataError(
-        f"{path} is neither a folder nor a list file nor an image: {reason}",
-        remedy="give a folder, a list ("
-        + ", ".join(LIST_EXTENSIONS)
-        + "), shards (.tar), Parquet, or an image: "
-        + ", ".join(sorted(IMAGE_EXTENSIONS)),
-    )
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beit.config.reading import AS_RECOGNISED, Reading
+from beit.config.data import AS_RECOGNISED, Reading
 from beit.config.serve import ServeConfig
 from beit.doctor import environment
 from beit.doctor.agreement import check_agreement

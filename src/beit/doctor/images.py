@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from beit.config import PretrainRunConfig
-from beit.config.reading import AS_RECOGNISED, Reading
+from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.account import Account
-from beit.data.check import KINDS, UNREADABLE, Checked, check_parts
+from beit.data.check import KINDS, UNREADABLE, Checked, check
+from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
-from beit.data.splits import open_parts
 from beit.doctor.finding import Finding, Level, judge
 from beit.errors import BeitError
 from beit.recipes import RECIPES
@@ -76,8 +76,8 @@ def _examine(
     data: str, channels: int, sample: int, size: int, reading: Reading
 ) -> Iterator[Finding]:
     try:
-        parts = open_parts(data, reading)
-        found = check_parts(data, parts, channels=channels, sample=sample)
+        parts = Dataset(data, reading).splits()
+        found = check(data, parts=parts, channels=channels, sample=sample)
     except BeitError as error:
         yield Finding("fail", "images", error.problem, error.remedy)
         return

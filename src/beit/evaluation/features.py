@@ -17,10 +17,10 @@ from beit.models.vit import VisionTransformer
 class FeatureTable(NamedTuple):
     """One row per image: mean patch vector of each selected block, with labels and keys."""
 
-    features: Float[Tensor, "images taps width"]
+    features: Float[Tensor, "images blocks width"]
     targets: Int64[Tensor, " images"] | Bool[Tensor, "images classes"]
     keys: tuple[str, ...]
-    cls: Float[Tensor, "images taps width"]
+    cls: Float[Tensor, "images blocks width"]
     """The class token after each of these blocks."""
 
 
@@ -34,14 +34,16 @@ class PatchTable(NamedTuple):
 class PooledBlocks(NamedTuple):
     """The output of some blocks, one vector per image."""
 
-    means: Float[Tensor, "batch taps width"]
+    means: Float[Tensor, "batch blocks width"]
     """Over all patches."""
-    cls: Float[Tensor, "batch taps width"]
+    cls: Float[Tensor, "batch blocks width"]
 
 
-def pool_blocks(backbone: VisionTransformer, images: Tensor, taps: tuple[int, ...]) -> PooledBlocks:
-    """Mean patch and class token of the raw output of each tapped block, fp32."""
-    outputs = backbone(images, taps=taps).taps
+def pool_blocks(
+    backbone: VisionTransformer, images: Tensor, out_indices: tuple[int, ...]
+) -> PooledBlocks:
+    """Mean patch and class token of the raw output of each selected block, fp32."""
+    outputs = backbone(images, out_indices=out_indices).intermediates
     return PooledBlocks(
         torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1),
         torch.stack([output[:, 0].float() for output in outputs], dim=1),
@@ -53,7 +55,7 @@ def extract_features(
     backbone: VisionTransformer,
     batches: Iterable[ImageBatch | LabelledBatch],
     *,
-    taps: tuple[int, ...],
+    out_indices: tuple[int, ...],
     device: torch.device,
 ) -> FeatureTable:
     """Class token and mean over the other patches of the raw output of each tapped block, fp32.
@@ -63,7 +65,7 @@ def extract_features(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     keys: list[str] = []
     for batch in batches:
-        means, tokens = pool_blocks(backbone, batch.images.to(device), taps)
+        means, tokens = pool_blocks(backbone, batch.images.to(device), out_indices)
         unlabelled = torch.full((len(batch.keys),), -1)
         targets = batch.targets if isinstance(batch, LabelledBatch) else unlabelled
         rows.append((means.cpu(), targets, tokens.cpu()))
@@ -78,7 +80,7 @@ def every_block(
     """`extract_features` of all blocks of a model with a backbone."""
     assert isinstance(model, BackboneModel)
     blocks = tuple(range(model.backbone.config.depth))
-    return extract_features(model.backbone, batches, taps=blocks, device=device)
+    return extract_features(model.backbone, batches, out_indices=blocks, device=device)
 
 
 @torch.no_grad()
@@ -86,13 +88,13 @@ def extract_patches(
     backbone: VisionTransformer,
     batches: Iterable[LabelledBatch],
     *,
-    tap: int,
+    block: int,
     device: torch.device,
 ) -> PatchTable:
     """The raw patch vectors of one block, kept in fp16."""
     rows: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
-        output = backbone(batch.images.to(device), taps=(tap,)).taps[0]
+        output = backbone(batch.images.to(device), out_indices=(block,)).intermediates[0]
         rows.append((output[:, 1:].half().cpu(), batch.targets))
     return PatchTable(*(torch.cat(column) for column in zip(*rows, strict=True)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -165,15 +165,14 @@ def sweep_attentive(
         train_attentive(tables["train"], heads=heads, classes=classes, rate=rate, config=config)
         for rate in config.learning_rates
     ]
-    scores = [attentive_accuracy(each, tables["validation"]) for each in probes]
-    place = scores.index(max(scores))
-    return Chosen(
-        method=ATTENTIVE,
-        block=block,
-        setting={"lr": config.learning_rates[place]},
-        validation=scores[place],
-        test=attentive_accuracy(probes[place], tables["test"]) if "test" in tables else None,
-    )
+    scores = torch.tensor([[attentive_accuracy(each, tables["validation"]) for each in probes]])
+    settings = [{"lr": rate} for rate in config.learning_rates]
+
+    def test(_: int, place: int) -> float:
+        return attentive_accuracy(probes[place], tables["test"])
+
+    sweep = _sweep(ATTENTIVE, scores, settings, test if "test" in tables else None)
+    return replace(sweep.best, block=block)
 
 
 def few_labels(tables: Tables, *, block: int, classes: int, config: ProbeConfig) -> FewLabels:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig
-from beit.models.layers import Wanted, layer_norm
+from beit.models.layers import TokenIndices, layer_norm
 from beit.models.position import Grid
 from beit.models.vit import Features, VisionTransformer, draw, with_class_token
 
@@ -30,12 +30,12 @@ class PatchAggregation(nn.Module):
         self, config: AggregationConfig, backbone: VisionTransformerConfig, outputs: int
     ) -> None:
         super().__init__()
-        assert config.tap is not None
+        assert config.early_layer is not None
         self.config = config
-        self.tap = config.tap - 1  # of the backbone, which counts its blocks from 0
-        end = config.tap + config.blocks
+        self.out_index = config.early_layer - 1  # of the backbone, which counts blocks from 0
+        end = config.early_layer + config.blocks
         depth = max(backbone.depth, end)
-        self.blocks = replace(backbone, depth=depth).build().blocks[config.tap : end]
+        self.blocks = replace(backbone, depth=depth).build().blocks[config.early_layer : end]
         self.norm: nn.LayerNorm | None = None
         self.head: nn.Linear | None = None
         if not config.shared_head:
@@ -49,14 +49,14 @@ class PatchAggregation(nn.Module):
         backbone: VisionTransformer,
         features: Features,
         grid: Grid,
-        wanted: Wanted | None = None,
+        select: TokenIndices | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        """The patches after the extra blocks, all or the wanted ones; `features` have the tap, and
-        no other."""
-        (early,) = features.taps
+        """The patches after the extra blocks, all or the selected ones; `features` have the early
+        block as their only intermediate."""
+        (early,) = features.intermediates
         shared_bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(grid)
         x = torch.cat([features.cls[:, None], early[:, 1:]], dim=1)
-        rows = None if wanted is None else with_class_token(wanted)
+        rows = None if select is None else with_class_token(select)
         for index, block in enumerate(self.blocks, start=1):
-            x = block(x, shared_bias, grid, wanted=rows if index == len(self.blocks) else None)
+            x = block(x, shared_bias, grid, select=rows if index == len(self.blocks) else None)
         return x[:, 1:]

@@ -10,17 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from beit.config.training import AttentionKernel
 from beit.hardware import multiplies_bfloat16
 
 Heads = Float[Tensor, "batch heads tokens width"]
 Bias = Float[Tensor, "heads tokens tokens"]
-Backend = Literal["explicit", "fused", "efficient", "triton"]
-
-TRITON_TOKENS = 256
-"""Most tokens of the Triton kernel, which never cuts a row of scores."""
-TRITON_WIDTHS = (16, 32, 64, 128)
-"""Channels of a head that it can have."""
+Backend = Literal["explicit", "fused", "efficient"]
 
 
 class Case(NamedTuple):
@@ -31,8 +25,6 @@ class Case(NamedTuple):
     tokens: int
     bias: Literal["none", "fixed", "learned"]
     """Learned means that this call has to give its gradient."""
-    width: int
-    """Channels of a head."""
 
 
 def attention(
@@ -40,21 +32,19 @@ def attention(
     key: Heads,
     value: Heads,
     bias: Bias | None,
-    wish: AttentionKernel = "auto",
 ) -> Heads:
-    """softmax(q kᵀ / sqrt(width) + bias) v, by the kernel that is fastest in this case, or by
-    another where it can be wished for."""
+    """softmax(q kᵀ / sqrt(width) + bias) v, by the kernel that is fastest in this case."""
     if torch.compiler.is_exporting():  # for any device and number of tokens
         return attention_by("explicit", query, key, value, bias)
     learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     kind: Literal["none", "fixed", "learned"] = (
         "none" if bias is None else "learned" if learned else "fixed"
     )
-    case = Case(query.device, query.dtype, query.shape[-2], kind, query.shape[-1])
-    return attention_by(choose(case, wish), query, key, value, bias)
+    case = Case(query.device, query.dtype, query.shape[-2], kind)
+    return attention_by(choose(case), query, key, value, bias)
 
 
-def choose(case: Case, wish: AttentionKernel = "auto") -> Backend:
+def choose(case: Case) -> Backend:
     """The kernel for a case.
 
     | device | numbers                  | bias            | kernel    | why                        |
@@ -68,8 +58,6 @@ def choose(case: Case, wish: AttentionKernel = "auto") -> Backend:
     |        |                          |                 |           | takes 2.5 times as long    |
     | CPU    | half, emulated           | any             | fused     | multiplies in float32, in  |
     |        |                          |                 |           | an eighth of the time      |
-    | GPU    | half, up to 256 tokens   | learned         | triton,   | sums its gradient over the |
-    |        |                          |                 | if wished | images; not raced yet    |
     | GPU    | any                      | learned         | efficient | flash and cuDNN give no    |
     |        |                          |                 |           | gradient of a bias         |
     | GPU    | any, tokens % 128 == 64  | fixed           | efficient | cuDNN's gradient of the    |
@@ -77,8 +65,6 @@ def choose(case: Case, wish: AttentionKernel = "auto") -> Backend:
     |        |                          |                 |           | issue 196678)              |
     | GPU    | any                      | else            | fused     | flash or cuDNN             |
     """
-    if wish == "triton" and case.bias == "learned" and fits_triton(case):
-        return "triton"
     if case.device.type == "cuda":
         broken = case.bias == "fixed" and case.tokens % 128 == 64
         return "efficient" if case.bias == "learned" or broken else "fused"
@@ -89,31 +75,15 @@ def choose(case: Case, wish: AttentionKernel = "auto") -> Backend:
     return "explicit" if case.bias == "learned" else "fused"
 
 
-def fits_triton(case: Case) -> bool:
-    """Whether the Triton kernel is made for such tensors."""
-    return (
-        case.device.type == "cuda"
-        and case.dtype in (torch.bfloat16, torch.float16)
-        and case.tokens <= TRITON_TOKENS
-        and case.width in TRITON_WIDTHS
-    )
-
-
 def attention_by(
     backend: Backend, query: Heads, key: Heads, value: Heads, bias: Bias | None
 ) -> Heads:
-    """The same by a given kernel: the products written out, those of PyTorch's SDPA, or our own,
-    which is for a bias and `fits_triton` only."""
+    """The same by a given kernel: the products written out, or one of PyTorch's SDPA."""
     if bias is not None:
         # A wider bias would widen the scores, or be read wrongly (PyTorch issue 191612).
         bias = bias.to(query.dtype)
     if backend == "explicit":
         return attention_weights(query, key, bias) @ value
-    if backend == "triton":
-        from beit.models.biased_attention import biased_attention  # not every PyTorch has Triton
-
-        assert bias is not None
-        return biased_attention(query, key, value, bias)
     # A mask of three dimensions would keep SDPA from its fast kernel on a CPU.
     mask = None if bias is None else bias[None]
     if backend == "fused":

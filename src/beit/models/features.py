@@ -1,4 +1,4 @@
-"""A backbone as timm's models are used: for libraries of detection, segmentation and the like."""
+"""What is inside a backbone: features as timm's models give them, and attention weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from beit.config.data import Resize
 from beit.config.tokenizer import Interpolation
 from beit.errors import ConfigError
+from beit.models.attention import attention_weights
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
+from beit.models.layers import Block
 from beit.models.vit import Images, VisionTransformer, draw
 
 GlobalPool = Literal["", "avg", "token"]
@@ -105,11 +107,11 @@ class FeatureExtractor(nn.Module):
             raise ConfigError(f"there is no format '{output_fmt}'", remedy="use NCHW or NLC")
         taken = self._taken(indices)
         backbone = cut(self.backbone, taken[-1] + 1) if stop_early else self.backbone
-        last, taps = self._normalised(backbone, x, taken)
+        last, outputs = self._normalised(backbone, x, taken)
         height, width = (side // self.backbone.config.patch for side in x.shape[2:])
         found, prefixes = [], []
-        for tap in taps:
-            tokens = self.norm(tap) if norm else tap
+        for output in outputs:
+            tokens = self.norm(output) if norm else output
             patches = tokens[:, 1:]
             if output_fmt == "NCHW":
                 patches = patches.transpose(1, 2).unflatten(2, (height, width)).contiguous()
@@ -121,12 +123,12 @@ class FeatureExtractor(nn.Module):
         return intermediates if intermediates_only else (last, intermediates)
 
     def _normalised(
-        self, backbone: VisionTransformer, x: Images, taps: Sequence[int]
+        self, backbone: VisionTransformer, x: Images, out_indices: Sequence[int]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All tokens after the last block, normalised; and after others, as they are."""
-        features = backbone(x, taps=taps)
+        features = backbone(x, out_indices=out_indices)
         tokens = torch.cat([features.cls[:, None], features.patches], dim=1)
-        return self.norm(tokens), features.taps
+        return self.norm(tokens), features.intermediates
 
     def _taken(self, indices: Indices) -> list[int]:
         """The blocks that are named, each once, in their order."""
@@ -202,3 +204,29 @@ def cut(backbone: VisionTransformer, depth: int) -> VisionTransformer:
     shorter._modules = {**backbone._modules, "blocks": backbone.blocks[:depth]}
     shorter.config = replace(backbone.config, depth=depth)
     return shorter
+
+
+@torch.no_grad()
+def attention_maps(
+    backbone: VisionTransformer,
+    images: UInt8[Tensor, "batch channels height width"],
+    blocks: Sequence[int],
+) -> list[Float[Tensor, "batch heads tokens tokens"]]:
+    """The attention weights of these blocks, for images without a mask; each row sums to one."""
+    heard: dict[nn.Module, Tensor] = {}
+
+    def listen(module: nn.Module, inputs: tuple[Tensor, Tensor | None, tuple[int, int]]) -> None:
+        assert isinstance(module, Block)
+        x, shared_bias, grid = inputs
+        query, key, _ = module.attn.project(module.norm1(x))
+        weights = attention_weights(query, key, module.attn.bias(shared_bias, grid))
+        heard[module] = weights.float().cpu()
+
+    listened = [backbone.blocks[index] for index in blocks]
+    hooks = [module.register_forward_pre_hook(listen) for module in listened]
+    try:
+        backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [heard[module] for module in listened]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,7 @@ class MaskedImageModel(BackboneModel):
         nn.init.zeros_(self.head.bias)
         self.aggregation = (
             PatchAggregation(aggregation, backbone, outputs)
-            if aggregation is not None and aggregation.tap is not None
+            if aggregation is not None and aggregation.early_layer is not None
             else None
         )
 
@@ -78,7 +79,7 @@ class MaskedImageModel(BackboneModel):
         chosen = None if every_position else masked
         places = None if chosen is None else chosen.places
         hidden = None if masked is None else masked.mask
-        patches = self.backbone(images, hidden, wanted=places).patches
+        patches = self.backbone(images, hidden, select=places).patches
         predictions: Tensor = self.head(self.norm(_rows(patches, chosen)))
         return predictions
 
@@ -98,7 +99,7 @@ class MaskedImageModel(BackboneModel):
         chosen = None if every_position else masked
         places = None if chosen is None else chosen.places
         hidden = None if masked is None else masked.mask
-        features = self.backbone(images, hidden, taps=(extra.tap,), wanted=places)
+        features = self.backbone(images, hidden, out_indices=(extra.out_index,), select=places)
         rows = _rows(features.patches, chosen)
         aggregated = _rows(extra(self.backbone, features, grid, places), chosen)
         norm, head = extra.norm or self.norm, extra.head or self.head
@@ -150,3 +151,13 @@ class Classifier(BackboneModel):
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.head(self.embed(images))
         return logits
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the names and values of the weights, whatever file they came in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

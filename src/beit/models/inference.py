@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, TypeVar
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,16 +13,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from beit.errors import ConfigError
 from beit.hardware import multiplies_bfloat16
-from beit.models.cuda_graph import Replay
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.layers import Block
 from beit.models.position import Grid, RelativePositionBias
-from beit.models.quantization import quantize_linears
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import ConvNorm, PyramidNeck
 
 Model = TypeVar("Model", bound=BackboneModel)
 InferencePrecision = Literal["fp32", "bf16", "int8", "auto"]
+
+MOST_GRAPHS = 16
+"""Shapes of input that are recorded; each keeps the memory of one pass."""
+WARM_UPS = 3
+"""Passes before the recording, in which kernels are chosen and compiled."""
 
 
 def optimize_for_inference(
@@ -70,7 +74,7 @@ def optimize_for_inference(
         for part in fast.children():
             part.compile()
     if graphs:
-        fast.forward = Replay(fast.forward)
+        fast.forward = CUDAGraphs(fast.forward)
     return fast
 
 
@@ -139,3 +143,72 @@ def narrow(model: BackboneModel) -> None:
     model.backbone.mean, model.backbone.std = mean, std
     embedding = model.backbone.patch_embed
     embedding.register_forward_pre_hook(lambda _, inputs: tuple(x.bfloat16() for x in inputs))
+
+
+def quantize_linears(model: nn.Module) -> None:
+    """Replace the weights of all linear layers by int8, in place.
+
+    One scale per output channel of a weight, and one per token, found while computing, of what it
+    is multiplied with; products are added up in int32. Norms, softmax and attention stay as they
+    are. Where the processor adds int8 products in 16 bits (no VNNI), seven bits are used.
+
+    Raises `ConfigError` if torchao is not installed.
+    """
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        from torchao.utils import should_reduce_range
+    except ImportError as error:
+        raise ConfigError(
+            f"answers in int8 need torchao: {error}", remedy='pip install "beit[int8]"'
+        ) from error
+    device = next(model.parameters()).device
+    recipe = Int8DynamicActivationInt8WeightConfig(
+        set_inductor_config=False,  # it would change settings of the whole process
+        reduce_range=should_reduce_range(device),
+    )
+    quantize_(model, recipe)
+
+
+class _Recorded(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    images: Tensor
+    answer: Tensor
+
+
+class CUDAGraphs:
+    """A function of one batch of images, recorded once for each shape and type, then replayed.
+
+    The function must give a tensor, do the same whatever the numbers are, and not wait for the GPU.
+    Images on another device, and shapes beyond the sixteenth, are passed on to it as they are.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self._recorded: dict[tuple[torch.Size, torch.dtype], _Recorded] = {}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        key = images.shape, images.dtype
+        if images.device.type != "cuda" or (
+            key not in self._recorded and len(self._recorded) >= MOST_GRAPHS
+        ):
+            return self.function(images)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(images)
+        graph, place, answer = self._recorded[key]
+        place.copy_(images)
+        graph.replay()
+        return answer.clone()  # the next replay writes into the same memory
+
+    def _record(self, images: Tensor) -> _Recorded:
+        place = images.clone()
+        stream = torch.cuda.Stream(images.device)
+        stream.wait_stream(torch.cuda.current_stream(images.device))
+        with torch.cuda.stream(stream):  # a recording may not be the first use of a library
+            for _ in range(WARM_UPS):
+                self.function(place)
+        torch.cuda.current_stream(images.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            answer = self.function(place)
+        return _Recorded(graph, place, answer)

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from beit.config.training import AttentionKernel, Recompute
+from beit.config.training import Recompute
 from beit.models.attention import attention
 from beit.models.position import Grid, RelativePositionBias
 from beit.models.recompute import recomputed
 
 NORM_EPSILON = 1e-6
 
-Wanted = Int64[Tensor, "batch wanted"]
+TokenIndices = Int64[Tensor, "batch selected"]
 """Places of some tokens (or patches) in each image."""
 
 
@@ -23,13 +23,13 @@ def layer_norm(width: int, epsilon: float = NORM_EPSILON) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=epsilon)
 
 
-def pick(
-    x: Float[Tensor, "batch tokens width"], wanted: Wanted | None
+def gather_tokens(
+    x: Float[Tensor, "batch tokens width"], select: TokenIndices | None
 ) -> Float[Tensor, "batch _ width"]:
-    """The rows of the wanted tokens; all of them if none are named."""
-    if wanted is None:
+    """The rows of the selected tokens; all of them if none are named."""
+    if select is None:
         return x
-    return x.gather(1, wanted[..., None].expand(-1, -1, x.shape[-1]))
+    return x.gather(1, select[..., None].expand(-1, -1, x.shape[-1]))
 
 
 class Attention(nn.Module):
@@ -38,7 +38,6 @@ class Attention(nn.Module):
     def __init__(self, *, width: int, heads: int, relative_grid: Grid | None) -> None:
         super().__init__()
         self.heads = heads
-        self.kernel: AttentionKernel = "auto"
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -73,10 +72,10 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch tokens width"],
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
-        wanted: Wanted | None = None,
+        select: TokenIndices | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        attended = attention(*self.project(x), self.bias(shared_bias, grid), self.kernel)
-        mixed: Tensor = self.proj(pick(attended.transpose(1, 2).flatten(2), wanted))
+        attended = attention(*self.project(x), self.bias(shared_bias, grid))
+        mixed: Tensor = self.proj(gather_tokens(attended.transpose(1, 2).flatten(2), select))
         return mixed
 
 
@@ -158,23 +157,23 @@ class Block(nn.Module):
         x: Float[Tensor, "batch tokens width"],
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
-        wanted: Wanted | None = None,
+        select: TokenIndices | None = None,
     ) -> Float[Tensor, "batch _ width"]:
-        """All tokens, or the wanted ones: after the attention the others need no computing."""
+        """All tokens, or the selected ones: after the attention the others need no computing."""
         if self.recompute == "off" or not torch.is_grad_enabled():
-            return self.compute(x, shared_bias, grid, wanted)
-        return recomputed(self.recompute, self.compute, x, shared_bias, grid, wanted)
+            return self.compute(x, shared_bias, grid, select)
+        return recomputed(self.recompute, self.compute, x, shared_bias, grid, select)
 
     def compute(
         self,
         x: Float[Tensor, "batch tokens width"],
         shared_bias: Float[Tensor, "heads tokens tokens"] | None,
         grid: Grid,
-        wanted: Wanted | None,
+        select: TokenIndices | None,
     ) -> Float[Tensor, "batch _ width"]:
         """The same, keeping everything for the backward pass."""
-        branch: Tensor = self.attn(self.norm1(x), shared_bias, grid, wanted)
-        x = pick(x, wanted) + self.drop_path1(
+        branch: Tensor = self.attn(self.norm1(x), shared_bias, grid, select)
+        x = gather_tokens(x, select) + self.drop_path1(
             branch if self.gamma_1 is None else self.gamma_1 * branch
         )
         branch = self.mlp(self.norm2(x))

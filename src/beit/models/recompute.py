@@ -20,7 +20,6 @@ KEPT = {
     "aten::_scaled_dot_product_flash_attention_for_cpu",
     "aten::_scaled_dot_product_efficient_attention",
     "aten::_scaled_dot_product_cudnn_attention",
-    "beit::biased_attention",
 }
 """Operators whose results `selective` keeps: the linear layers are nearly all of the work, and
 fused attention keeps no scores. Norms, GELU, softmax, residuals and attention that is written out

@@ -42,15 +42,15 @@ class Segmenter(BackboneModel):
         super().__init__(backbone)
         self.config = head
         self.classes = classes
-        self.taps = head.blocks(backbone.depth)
+        self.out_indices = head.blocks(backbone.depth)
         self.neck, self.decode_head, self.auxiliary_head = head.build(backbone, classes)
 
     def _levels(self, images: Images) -> Maps:
         """What the heads read."""
         patch = self.backbone.config.patch
         grid = images.shape[-2] // patch, images.shape[-1] // patch
-        taps = self.backbone(images, taps=self.taps).taps
-        levels: Maps = self.neck([tap[:, 1:].transpose(1, 2).unflatten(2, grid) for tap in taps])
+        outputs = self.backbone(images, out_indices=self.out_indices).intermediates
+        levels: Maps = self.neck([x[:, 1:].transpose(1, 2).unflatten(2, grid) for x in outputs])
         return levels
 
     def logits(self, images: Images) -> Predictions:

@@ -19,7 +19,7 @@ from beit.config.objective import VisibleConfig
 from beit.errors import ConfigError
 from beit.masked_patches import Mask, read_mask
 from beit.models.heads import BackboneModel, PretrainedBackbone
-from beit.models.layers import layer_norm, pick
+from beit.models.layers import gather_tokens, layer_norm
 from beit.models.vit import Features, Images, draw, with_class_token
 
 
@@ -67,11 +67,11 @@ class LightDecoder(nn.Module):
         batch, seen = encoded.shape[:2]
         count = 1 + order.shape[1] - seen
         masks = self.mask_token.expand(batch, count, -1)
-        positions = pick(self.pos_embed.expand(batch, -1, -1), with_class_token(order))
+        positions = gather_tokens(self.pos_embed.expand(batch, -1, -1), with_class_token(order))
         x = torch.cat([self.embed(encoded), masks.to(encoded.dtype)], dim=1) + positions
         last = torch.arange(seen, seen + count, device=x.device).expand(batch, -1)
         for index, block in enumerate(self.blocks, start=1):
-            x = block(x, None, self.grid, wanted=last if index == len(self.blocks) else None)
+            x = block(x, None, self.grid, select=last if index == len(self.blocks) else None)
         predictions: Tensor = self.head(self.norm(x.flatten(0, 1)))
         return predictions
 
@@ -106,12 +106,12 @@ class VisibleOnlyModel(BackboneModel):
                 remedy="use masks of an exact number, such as BlockMasking or UniformMasking",
             )
         order = masked.mask.to(torch.uint8).argsort(dim=1, stable=True)
-        features: Features = self.backbone(images, kept=order[:, : order.shape[1] - most])
+        features: Features = self.backbone(images, keep_indices=order[:, : order.shape[1] - most])
         encoded = torch.cat([features.cls[:, None], features.patches], dim=1)
         predictions: Tensor = self.decoder(self.norm(encoded), order)
         return predictions
 
-    def bare(self) -> PretrainedBackbone:
+    def strip_decoder(self) -> PretrainedBackbone:
         """The same weights without the decoder: all that is of use after pre-training."""
         with torch.device("meta"):
             model = PretrainedBackbone(self.backbone.config)

@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
-from beit.models.layers import Block, Wanted, pick
+from beit.models.layers import Block, TokenIndices, gather_tokens
 from beit.models.position import Grid, RelativePositionBias, resize_absolute_position
 
 Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 
 
 class Features(NamedTuple):
-    """What the backbone returns: the raw output of its last block, and of the blocks asked for.
+    """What the backbone returns: the raw output of its last block, and of the requested ones.
 
     The backbone ends without a norm: pre-training norms each patch, classification norms the mean
     or the class token, segmentation norms nothing, so the norm belongs to the head.
     """
 
     cls: Float[Tensor, "batch width"]
-    patches: Float[Tensor, "batch patches width"]  # all that entered, or those wanted
-    taps: tuple[Float[Tensor, "batch tokens width"], ...]
+    patches: Float[Tensor, "batch patches width"]  # all that entered, or those selected
+    intermediates: tuple[Float[Tensor, "batch tokens width"], ...]
 
 
 class PatchEmbedding(nn.Module):
@@ -155,16 +155,16 @@ class VisionTransformer(nn.Module):
         self,
         images: Images,
         mask: Bool[Tensor, "batch patches"] | None = None,
-        taps: Sequence[int] = (),
-        wanted: Wanted | None = None,
-        kept: Wanted | None = None,
+        out_indices: Sequence[int] = (),
+        select: TokenIndices | None = None,
+        keep_indices: TokenIndices | None = None,
     ) -> Features:
         """Features of the images; patches where `mask` is true are hidden from the start.
 
-        `taps` names blocks (0 is the first) whose raw output [B, 1+N, D] is wanted too. `wanted`
-        names the only patches of each image that are returned, [B, W, D]: the last block then
-        computes no others. `kept` names the only patches of each image that enter the blocks,
-        each with its position; N is their number then, and `wanted` counts among them.
+        `out_indices` names blocks (0 is the first) whose raw output [B, 1+N, D] is returned too.
+        `select` names the only patches of each image that are returned, [B, W, D]: the last block
+        then computes no others. `keep_indices` names the only patches of each image that enter the
+        blocks, each with its position; N is their number then, and `select` counts among them.
         """
         grid = self._grid(images)
         x = self.patch_embed(self.normalise(images))
@@ -178,21 +178,21 @@ class VisionTransformer(nn.Module):
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         if self.pos_embed is not None:
             x = x + resize_absolute_position(self.pos_embed, self.config.grid, grid)
-        if kept is not None:
+        if keep_indices is not None:
             self._check_keeps()
-            x = pick(x, with_class_token(kept))
+            x = gather_tokens(x, with_class_token(keep_indices))
         shared_bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
-        rows = None if wanted is None else with_class_token(wanted)
+        rows = None if select is None else with_class_token(select)
         last = len(self.blocks) - 1
         outputs = {}
         for index, block in enumerate(self.blocks):
-            only = rows if index == last and index not in taps else None
-            x = block(x, shared_bias, grid, wanted=only)
-            if index in taps:
+            only = rows if index == last and index not in out_indices else None
+            x = block(x, shared_bias, grid, select=only)
+            if index in out_indices:
                 outputs[index] = x
-        if last in taps:
-            x = pick(x, rows)
-        return Features(x[:, 0], x[:, 1:], tuple(outputs[index] for index in taps))
+        if last in out_indices:
+            x = gather_tokens(x, rows)
+        return Features(x[:, 0], x[:, 1:], tuple(outputs[index] for index in out_indices))
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter for layer-wise decay: 0 embedding, k+1 block k, depth+1 the rest."""
@@ -214,7 +214,7 @@ class VisionTransformer(nn.Module):
         )
 
 
-def with_class_token(patches: Wanted) -> Int64[Tensor, "batch _"]:
+def with_class_token(patches: TokenIndices) -> Int64[Tensor, "batch _"]:
     """The places of these patches among the tokens, and that of the class token before them."""
     return F.pad(patches + 1, (1, 0))
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from beit.config.training import AttentionKernel, Recompute
-from beit.models.layers import Attention, Block, Dropping
+from beit.config.training import Recompute
+from beit.models.layers import Block, Dropping
 from beit.rng import SampleRNG, seed_everything
 
 BatchType = TypeVar("BatchType")
@@ -83,13 +83,11 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         """The modules that take most of the time, many of them alike."""
         return self.blocks()
 
-    def set_up_blocks(self, recompute: Recompute, attention: AttentionKernel) -> None:
-        """Choose what blocks keep for the backward pass, and their attention kernel."""
+    def set_recompute(self, recompute: Recompute) -> None:
+        """Choose what blocks compute again in the backward pass."""
         for module in self.modules():
             if isinstance(module, Block):
                 module.recompute = recompute
-            elif isinstance(module, Attention):
-                module.kernel = attention
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter of `model`, for layer-wise learning-rate decay."""

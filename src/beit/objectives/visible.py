@@ -28,4 +28,4 @@ class VisibleOnlyPrediction(MaskedImageModeling):
     def publish(self, model: nn.Module) -> nn.Module:
         """The backbone alone."""
         assert isinstance(model, VisibleOnlyModel)
-        return model.bare()
+        return model.strip_decoder()

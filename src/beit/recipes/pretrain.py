@@ -168,7 +168,7 @@ def base_v2_in1k() -> PretrainRunConfig:
         config,
         masking=BlockMasking(),
         views=ViewConfig(crop_scale=(0.2, 1.0)),
-        aggregation=AggregationConfig(tap=9),
+        aggregation=AggregationConfig(early_layer=9),
         training=replace(config.training, steps=1600 * IMAGENET_1K_EPOCH),
     )
 
@@ -182,7 +182,7 @@ def large_v2_in1k() -> PretrainRunConfig:
     """BEiT v2 large, 1600 epochs: block 21 of 24, layer scale 1e-5; 87.3 (PRETRAINING.md)."""
     config = base_v2_in1k()
     large = replace(sized("large"), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return replace(config, model=large, aggregation=AggregationConfig(tap=21))
+    return replace(config, model=large, aggregation=AggregationConfig(early_layer=21))
 
 
 def large_v2_in1k_300() -> PretrainRunConfig:

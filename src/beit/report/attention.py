@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from beit.data.visualize import Rgb, heat, mark, to_rgb
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.models.vit import VisionTransformer
 from beit.report.images import show
 from beit.report.markup import Markup, Section, block, element, join

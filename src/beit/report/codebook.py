@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
-from beit.data.sources import evenly, open_source
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.data.dataset import open_source
+from beit.data.sources import evenly
 from beit.data.visualize import Rgb, to_rgb
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import CentreView

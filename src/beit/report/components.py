@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.data.visualize import Grid, Rgb, per_pixel, to_rgb
 from beit.evaluation.features import standardised
 from beit.evaluation.metrics import in_float32
@@ -55,7 +55,10 @@ def as_shares(places: Float[Tensor, "rows components"]) -> Float[Tensor, "rows c
 @torch.no_grad()
 def _patches(looking: Looking, block: int) -> Float[Tensor, "images patches width"]:
     found = [
-        looking.backbone(images.to(looking.device), taps=(block,)).taps[0][:, 1:].float().cpu()
+        looking.backbone(images.to(looking.device), out_indices=(block,))
+        .intermediates[0][:, 1:]
+        .float()
+        .cpu()
         for images in looking.images.split(8)
     ]
     return torch.cat(found)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.data.visualize import Grid, heat, mark, to_rgb
 from beit.errors import ConfigError
-from beit.models.attention_maps import attention_maps
+from beit.models.features import attention_maps
 from beit.report.image_grid import Cell, Sheet, check_place, write_sheet
 from beit.report.inputs import Looking, look_at
 

@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from beit.batch import ImageBatch
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.data.dataset import open_source
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly, open_source
+from beit.data.sources import ImageSource, class_names_at, evenly
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import CentreView
 from beit.hardware import find_device

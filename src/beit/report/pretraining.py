@@ -13,8 +13,8 @@ import torch
 from beit.batch import MaskedBatch
 from beit.config.objective import VisibleConfig
 from beit.config.runs import PretrainRunConfig
-from beit.data.options import reading_for
-from beit.data.sources import ImageSource, Target, evenly, open_source
+from beit.data.dataset import open_source, reading_for
+from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import hide, judge, to_rgb, token_map
 from beit.errors import ConfigError

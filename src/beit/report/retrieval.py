@@ -8,7 +8,7 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.claim import claim_output
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
+from beit.config.data import BY_HEADINGS, LabelFileConfig
 from beit.data.sources import spread
 from beit.data.visualize import RIGHT, WRONG, to_rgb
 from beit.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ def retrieve(looking: Looking, *, block: int, queries: int, neighbours: int) -> 
     table = extract_features(
         looking.backbone,
         (ImageBatch(images, keys) for images, keys in parts),
-        taps=(block,),
+        out_indices=(block,),
         device=looking.device,
     )
     asked = spread(len(looking.keys), queries)

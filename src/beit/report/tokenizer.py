@@ -12,7 +12,8 @@ from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
-from beit.data.sources import evenly, open_source, spread
+from beit.data.dataset import open_source
+from beit.data.sources import evenly, spread
 from beit.data.visualize import to_rgb, token_map
 from beit.evaluation.eval_loader import CentreView
 from beit.objectives.base import entropy

@@ -44,6 +44,7 @@ from beit.serve.schemas import (
     Labels,
     ModelOption,
     Models,
+    OwnAnswer,
     PredictOptions,
     Reconstruction,
     ReconstructOptions,
@@ -205,6 +206,17 @@ def make_application(service: Service) -> RequestGuard:
         request: Request, options: Annotated[ReconstructOptions, Query()]
     ) -> Response:
         return await service.answer(request, "reconstruct", options)
+
+    def post_own(ability: str) -> None:
+        @post(f"/{ability}", OwnAnswer)
+        async def own(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
+            return await service.answer(request, ability, options)
+
+    fixed = {route.path for route in application.routes if isinstance(route, Route)}
+    able = {ability for model in service.models.models for ability in model["abilities"]}
+    for ability in sorted(able):
+        if f"/{ability}" not in fixed:
+            post_own(ability)
 
     @application.get("/models", response_model=Models, responses={400: {"model": Failure}})
     async def models() -> Response:

@@ -38,7 +38,9 @@ TOO_MANY_PIXELS = Reason(413, "too_many_pixels", "The image has more pixels than
 WRONG_TYPE = Reason(
     415, "wrong_content_type", "Send the bytes of one image as image/* without encoding."
 )
-NOT_A_IMAGE = Reason(415, "not_a_image", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF image.")
+NOT_AN_IMAGE = Reason(
+    415, "not_an_image", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF image."
+)
 UNREADABLE = Reason(422, "unreadable_image", "The image is damaged or of an unknown mode.")
 BAD_OPTION = Reason(422, "bad_option", "An option in the query is unknown or out of its range.")
 MODEL_NEEDED = Reason(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from beit.serve.supervisor import Reload
 
@@ -50,11 +52,11 @@ class Labels(BaseModel):
 
 
 class Region(BaseModel):
-    """A class and its share of the pixels."""
+    """A class and its fraction of the pixels."""
 
     id: int
     name: str
-    share: float
+    fraction: float
     colour: str
 
 
@@ -102,6 +104,10 @@ class Reconstruction(BaseModel):
     target: str
     prediction: str
     tokens: list[int]
+
+
+class OwnAnswer(RootModel[dict[str, Any]]):
+    """What a task of somebody's own answers."""
 
 
 class Model(BaseModel):

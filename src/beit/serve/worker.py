@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,19 +24,39 @@ import torch
 from beit.config.plugins import import_outside
 from beit.data.decode import decode, read_header
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.errors import BeitError, CheckpointError, ResourceError
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.inference.abilities import Ability, NotFiniteError, Options
+from beit.inference.predictor import Predictor, load
 from beit.process import end_with_parent
-from beit.serve.handlers import Abilities, Options
-from beit.serve.http_errors import NOT_A_IMAGE, TOO_MANY_PIXELS, UNREADABLE, Refused
+from beit.serve.http_errors import (
+    BAD_OPTION,
+    NOT_AN_IMAGE,
+    NOT_FINITE,
+    TOO_MANY_PIXELS,
+    UNREADABLE,
+    Reason,
+    Refused,
+)
 from beit.serve.model_process import Frame, read
-from beit.serve.predictor import load
+from beit.tasks.task import task_of_kind
 from beit.terminal import log_to_terminal
 from beit.tokenizers.base import VisualTokenizer
 
 DECODERS = 2
 TOLERANCE = 1e-4
 TRIED: Options = {"top": 1, "block": None, "seed": 0}
-Models = Mapping[str, Abilities]
+REASONS: dict[type[BaseException], Reason] = {ConfigError: BAD_OPTION, NotFiniteError: NOT_FINITE}
+"""What an ability raises, as clients see it."""
+
+
+class Model(NamedTuple):
+    """A model that is served, and what it can do."""
+
+    predictor: Predictor
+    abilities: Mapping[str, Ability]
+
+
+Models = Mapping[str, Model]
 Outcome = tuple[dict[str, str], bytes]
 """Empty and the answer as JSON, or why there is none."""
 
@@ -52,9 +72,19 @@ def load_models(places: Mapping[str, str], device: str) -> Models:
         for predictor in predictors.values()
         if isinstance(predictor.model, VisualTokenizer)
     }
+    for predictor in predictors.values():
+        predictor.tokenizer = tokenizers.get(predictor.artifact.details.tokenizer)
+    return {name: Model(predictor, _abilities(predictor)) for name, predictor in predictors.items()}
+
+
+def _abilities(predictor: Predictor) -> dict[str, Ability]:
+    """What the task of a model lets it do here."""
+    task = task_of_kind(predictor.artifact.kind)
+    known = {} if task is None else task.abilities
     return {
-        name: Abilities(predictor, tokenizers.get(predictor.artifact.details.tokenizer))
-        for name, predictor in predictors.items()
+        name: ability
+        for name, ability in known.items()
+        if predictor.tokenizer is not None or not ability.by_tokenizer
     }
 
 
@@ -65,7 +95,7 @@ def describe(models: Models) -> list[dict[str, Any]]:
             "name": name,
             "kind": model.predictor.artifact.kind,
             "version": model.predictor.artifact.version(),
-            "abilities": list(model.of),
+            "abilities": list(model.abilities),
             "classes": list(model.predictor.classes),
             "multi_label": model.predictor.artifact.details.multi_label,
             "size": list(model.predictor.size),
@@ -81,14 +111,14 @@ def try_models(models: Models) -> None:
     otherwise than its images one by one.
     """
     rng = np.random.default_rng(0)
-    for name, model in models.items():
-        images = rng.integers(0, 256, (2, 48, 64, model.predictor.channels), np.uint8)
-        for word, ability in model.of.items():
+    for name, (predictor, abilities) in models.items():
+        images = rng.integers(0, 256, (2, 48, 64, predictor.channels), np.uint8)
+        for word, ability in abilities.items():
             try:
-                items = [ability.prepare(pixels, TRIED) for pixels in images]
-                alone = [ability.answer([item], TRIED)[0] for item in items]
-                both = ability.answer(items, TRIED)
-            except (BeitError, Refused, RuntimeError) as error:
+                items = [ability.prepare(predictor, pixels, TRIED) for pixels in images]
+                alone = [ability.answer(predictor, [item], TRIED)[0] for item in items]
+                both = ability.answer(predictor, items, TRIED)
+            except (BeitError, RuntimeError) as error:
                 raise CheckpointError(
                     f"the model '{name}' fails its self-test of {word}: {error}",
                     remedy="evaluate the artifact, or train it again",
@@ -119,7 +149,7 @@ def read_image(
         header = read_header(data)
     except UnreadableError as error:
         unknown = error.reason.startswith("its content is none of")
-        raise Refused(NOT_A_IMAGE if unknown else UNREADABLE) from None
+        raise Refused(NOT_AN_IMAGE if unknown else UNREADABLE) from None
     if header.height * header.width > most:
         raise Refused(TOO_MANY_PIXELS)
     try:
@@ -147,10 +177,9 @@ class Worker:
         )
 
     def _prepare(self, head: dict[str, Any], data: bytes) -> Any:
-        model = self._models[head["model"]]
-        predictor = model.predictor
+        predictor, abilities = self._models[head["model"]]
         pixels = read_image(data, predictor.channels, self._pixels, predictor.value_range)
-        return model.of[head["ability"]].prepare(pixels, head["options"])
+        return abilities[head["ability"]].prepare(predictor, pixels, head["options"])
 
     def _answer_batches(self) -> None:
         while True:
@@ -162,8 +191,9 @@ class Worker:
         faults = [one.exception() for one in prepared]
         items = [one.result() for one, fault in zip(prepared, faults, strict=True) if fault is None]
         try:
-            ability = self._models[head["model"]].of[head["ability"]]
-            answered = iter(ability.answer(items, head["options"]) if items else ())
+            predictor, abilities = self._models[head["model"]]
+            ability = abilities[head["ability"]]
+            answered = iter(ability.answer(predictor, items, head["options"]) if items else ())
             return [_done(next(answered)) if fault is None else _failed(fault) for fault in faults]
         except Exception as error:  # the thread lives on, and whoever waits hears of it
             return [_failed(fault or error) for fault in faults]
@@ -174,8 +204,9 @@ def _done(answer: dict[str, Any]) -> Outcome:
 
 
 def _failed(error: BaseException) -> Outcome:
-    if isinstance(error, Refused):
-        return {"refused": error.reason.code}, b""
+    reason = error.reason if isinstance(error, Refused) else REASONS.get(type(error))
+    if reason is not None:
+        return {"refused": reason.code}, b""
     text = "".join(traceback.format_exception(error))
     if isinstance(error, torch.AcceleratorError):  # the server starts another process
         print(text, "the accelerator failed, which lasts as long as the process", sep="",

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from beit.batch import Batch, LabelledBatch
+from beit.config.data import LabelFileConfig, Reading
 from beit.config.evaluate import EvaluateConfig
-from beit.config.label_file import LabelFileConfig
-from beit.config.reading import Reading
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
-from beit.data.label_files import is_label_file, read_label_file
-from beit.data.labelled import open_labelled
+from beit.data.dataset import Dataset
+from beit.data.label_file import is_label_file, read_label_file
+from beit.data.labelled import divide
 from beit.data.loader import evaluate_batches
 from beit.data.sources import ImageSource, check_readable, is_multi_label, select
-from beit.data.splits import open_part
 from beit.errors import BeitError, DataError
 from beit.evaluation.classify import (
     Logits,
@@ -158,19 +157,18 @@ def _opened(
     parts those that the model did not learn from, as far as that can be told."""
     reading, notes = reading_for(artifact, config)
     mapped = bool(config.classified.labels)
-    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
+    data = Dataset(config.data, reading)
+    place, source = data.part(config.split, labelled=not mapped)
     if place != config.data or mapped:
         return place, source, notes
 
-    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+    def divided(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = open_labelled(
-            place, split=split, per_class=per_class, seed=seed, reading=reading
-        )
+        train, validation, _ = divide(data, split=split, per_class=per_class, seed=seed)
         return train, validation
 
     trained = artifact.details.trained
-    found = judged(model, trained, place, source, split=config.split, divide=divide)
+    found = judged(model, trained, place, source, split=config.split, divide=divided)
     return place, found.source, (*notes, found.note)
 
 

@@ -13,11 +13,11 @@ from beit.atomic_io import write_file
 from beit.batch import ImageBatch, LabelledBatch
 from beit.claim import claim_output
 from beit.config import LoaderConfig
-from beit.config.label_file import BY_HEADINGS, LabelFileConfig
-from beit.config.reading import Reading
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
 from beit.data.augment import EvaluationView
+from beit.data.dataset import open_source
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, open_source
+from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.neighbours import neighbour_accuracy

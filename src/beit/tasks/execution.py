@@ -17,7 +17,7 @@ from beit.config import LabelFileConfig, RunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tree import override, to_json
 from beit.data.account import Account
-from beit.data.depth import narrow_note, range_note
+from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, ResourceError

@@ -14,12 +14,13 @@ from beit.config import FinetuneRunConfig
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import best_thresholds
+from beit.inference.abilities import ATTENTION, EMBED, PREDICT
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
@@ -209,6 +210,7 @@ FINETUNE = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("classifier",),
+        abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(config.split, config.subset_seed, config.per_class),
         evaluate=evaluate_classified,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from beit.config.data import Reading
 from beit.config.model import VisionTransformerConfig
-from beit.config.reading import Reading
 from beit.data.account import Account
+from beit.data.dataset import Dataset
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, check_readable, open_source
+from beit.data.sources import ImageSource, check_readable
 from beit.errors import CheckpointError
 from beit.models.heads import BackboneModel
 from beit.weights.load import open_artifact
@@ -19,6 +20,7 @@ class Inputs:
 
     def __init__(self) -> None:
         self._artifacts: dict[str, Artifact] = {}
+        self._data: dict[tuple[str, Reading], Dataset] = {}
         self._images: dict[tuple[object, ...], ImageSource] = {}
         self._accounts: dict[str, str] = {}
 
@@ -49,13 +51,19 @@ class Inputs:
         by line. Without `init` the model stays as it is, and there is nothing to say."""
         return tuple(warm_start(model, details, self.take(init)).lines(init)) if init else ()
 
+    def data(self, path: str, reading: Reading) -> Dataset:
+        """The data at a path, which are walked through once."""
+        if (path, reading) not in self._data:
+            self._data[path, reading] = Dataset(path, reading)
+        return self._data[path, reading]
+
     def images(
         self, data: str, reading: Reading, channels: int, value_range: ValueRange | None
     ) -> ImageSource:
         """The images of `data`, of which at least some can be read."""
         key = (data, reading, channels, value_range)
         if key not in self._images:
-            source = open_source(data, reading)
+            source = self.data(data, reading).training()
             check_readable(source, channels, value_range)
             self._images[key] = source
         return self._images[key]

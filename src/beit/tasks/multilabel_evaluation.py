@@ -12,11 +12,11 @@ import torch
 from beit.batch import Batch, LabelledBatch
 from beit.config.evaluate import EvaluateConfig
 from beit.data.copies import merge_copies
-from beit.data.labelled import open_labelled
+from beit.data.dataset import Dataset
+from beit.data.labelled import divide
 from beit.data.listing import quoted
 from beit.data.loader import evaluate_batches
 from beit.data.sources import FileSource, ImageSource, check_readable, is_multi_label, target_at
-from beit.data.splits import open_part
 from beit.errors import DataError, nearest
 from beit.evaluation.classify import LabelScores, Logits, answer_labels, flip_averaged, score_labels
 from beit.evaluation.eval_loader import SkipLog
@@ -171,27 +171,23 @@ def _opened(
     """What the images are called, and what to say of them."""
     reading, notes = reading_for(artifact, config)
     mapped = bool(config.classified.labels)
-    place, source = open_part(config.data, config.split, reading, labelled=not mapped)
+    data = Dataset(config.data, reading)
+    place, source = data.part(config.split, labelled=not mapped)
     if mapped:
         return place, source, notes
     source = merge_copies(source) if isinstance(source, FileSource) else source
     if place != config.data:
         return place, source, notes
 
-    def divide(division: Division) -> tuple[ImageSource, ImageSource]:
+    def divided(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = open_labelled(
-            place,
-            split=split,
-            per_class=per_class,
-            seed=seed,
-            reading=reading,
-            multi_label=True,
+        train, validation, _ = divide(
+            data, split=split, per_class=per_class, seed=seed, multi_label=True
         )
         return train, validation
 
     trained = artifact.details.trained
-    found = judged(model, trained, place, source, split=config.split, divide=divide)
+    found = judged(model, trained, place, source, split=config.split, divide=divided)
     return place, found.source, (*notes, found.note)
 
 

@@ -18,12 +18,13 @@ from beit.config import (
 from beit.config.model import VisionTransformerConfig
 from beit.config.plugins import names_outside
 from beit.config.tree import to_json
-from beit.data.labelled import LabelledSplits, open_single_label
-from beit.data.options import reading_for
+from beit.data.dataset import reading_for
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
+from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
@@ -158,7 +159,7 @@ def prepare(
     )
     start = inputs.take_over(objective.model, details, config.init)
     views = _masked_views(config, visual)
-    evaluation, notes = _score(config, source, processes)
+    evaluation, notes = _score(config, source, processes, inputs)
     return Setup(
         config=config,
         objective=objective,
@@ -266,13 +267,13 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
 
 
 def _score(
-    config: PretrainRunConfig, source: ImageSource, processes: Processes
+    config: PretrainRunConfig, source: ImageSource, processes: Processes, inputs: Inputs
 ) -> tuple[Evaluation | None, tuple[str, ...]]:
     """The online nearest-neighbour score: accuracy with labels, retrieval of views without; and
     what to say of it."""
     if not config.knn_images:
         return None, ()
-    splits, notes = _labelled(config, source)
+    splits, notes = _labelled(config, source, inputs)
     score = (
         neighbour_score(splits, config, processes.device)
         if splits is not None
@@ -282,7 +283,7 @@ def _score(
 
 
 def _labelled(
-    config: PretrainRunConfig, source: ImageSource
+    config: PretrainRunConfig, source: ImageSource, inputs: Inputs
 ) -> tuple[LabelledSplits | None, tuple[str, ...]]:
     """The images of the score, if there are labels that can be used for it; those of `data` need
     not be, since nothing is learned from them."""
@@ -290,12 +291,9 @@ def _labelled(
     if not labelled:
         return None, ()
     try:
-        splits = open_single_label(
-            labelled,
-            split=0.2,
-            seed=config.training.seed,
-            use="the nearest-neighbour score",
-            reading=reading_for(labelled, config.reading, other=config.data),
+        data = inputs.data(labelled, reading_for(labelled, config.reading, other=config.data))
+        splits = divide(
+            data, split=0.2, seed=config.training.seed, use="the nearest-neighbour score"
         )
     except DataError as error:
         if config.labelled:
@@ -311,6 +309,7 @@ PRETRAIN = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("masked", "backbone"),
+        abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
         start_from=_start_from,
         take_up=_take_up,
         complete=_complete,

@@ -173,7 +173,7 @@ class _Measuring:
         if self.config.attentive_epochs:
             backbone = self.model.backbone
             tables = {
-                part: extract_patches(backbone, passes, tap=block, device=self.device)
+                part: extract_patches(backbone, passes, block=block, device=self.device)
                 for part, passes in self.passes.items()
             }
             yield sweep_attentive(

@@ -13,13 +13,15 @@ from beit.config import SegmentRunConfig
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.segmentation import check_statistics
-from beit.data.duplicates import shared_images
+from beit.data.copies import shared_images
 from beit.data.segmentation_transforms import JointView, WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.segment import SegmentationScores, score_segmenter
+from beit.inference import abilities
+from beit.inference.abilities import ATTENTION, EMBED
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
@@ -175,6 +177,7 @@ SEGMENT = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("segmenter",),
+        abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
         division=lambda config: Division(config.split, config.split_seed),

@@ -14,6 +14,7 @@ from beit.config.model import VisionTransformerConfig
 from beit.data.loader import View
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError
+from beit.inference.abilities import Ability
 from beit.objectives.base import AnyObjective
 from beit.recipes import RECIPES
 from beit.report.run_kind import RunKind
@@ -83,6 +84,8 @@ class Task(RunKind[Config]):
     complete: Callable[[Config, RunOptions, Inputs], Config] = lambda config, *_: config
     """The config with what must be there before the processes start, such as a tokenizer."""
     division: Callable[[Config], Division] | None = None
+    abilities: Mapping[str, Ability] = field(default_factory=dict)
+    """What a server does with those models, by the path for it."""
     evaluate: Callable[[Artifact, str, EvaluateConfig], Measurement] | None = None
     """What `beit evaluate` does with the models that it publishes."""
 

@@ -24,6 +24,7 @@ from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.tokenizer import tokenizer_health
+from beit.inference.abilities import TOKENS
 from beit.objectives.base import AnyObjective
 from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
 from beit.recipes import DEFAULT
@@ -205,6 +206,7 @@ TOKENIZER = register(
         recipes=RECIPES,
         prepare=prepare,
         publishes=("tokenizer",),
+        abilities={"tokens": TOKENS},
         title=lambda _: "Visual tokenizer",
         use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
         next="beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",

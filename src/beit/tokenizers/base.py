@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from beit.config.tokenizer import TokenizerConfig
 from beit.errors import ConfigError
 from beit.masked_patches import Mask, read_mask
-from beit.models.digest import weights_digest
+from beit.models.heads import weights_digest
 
 Pixels = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 

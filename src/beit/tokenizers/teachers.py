@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.errors import ConfigError
-from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel, MaskedImageModel, PretrainedBackbone
+from beit.models.heads import BackboneModel, MaskedImageModel, PretrainedBackbone, weights_digest
 from beit.models.layers import layer_norm
 
 Grid = tuple[int, int]

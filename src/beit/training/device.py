@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from beit.config.training import Compile, Precision, TrainingConfig
+from beit.config.training import Compile, Precision
 from beit.errors import ConfigError, ResourceError
 from beit.hardware import multiplies_bfloat16
 from beit.objectives.base import AnyObjective
@@ -32,22 +32,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
     """Run matrix products in `dtype`, everything that needs it in float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-
-
-def set_up_blocks(objective: AnyObjective, config: TrainingConfig, device: torch.device) -> None:
-    """Choose what the blocks keep for the backward pass, and their kernel of attention."""
-    if config.attention == "triton":
-        if device.type != "cuda":
-            raise ConfigError(
-                f"the Triton kernel of attention runs on a GPU, and this is {device.type}",
-                remedy="use attention auto",
-            )
-        if importlib.util.find_spec("triton") is None:
-            raise ConfigError(
-                "the Triton kernel of attention needs the package triton, which is missing",
-                remedy="install it, or use attention auto",
-            )
-    objective.set_up_blocks(config.recompute, config.attention)
 
 
 def compile_blocks(objective: AnyObjective, choice: Compile, device: torch.device) -> bool:

@@ -24,7 +24,6 @@ from beit.training.device import (
     compile_blocks,
     is_out_of_memory,
     resolve_precision,
-    set_up_blocks,
     smaller_micro_batch,
 )
 from beit.training.distributed import Processes, whole
@@ -59,7 +58,7 @@ class Updater:
     ) -> None:
         self.config, self.processes, self._log = config, processes, log
         self.device = processes.device
-        set_up_blocks(objective, config, self.device)
+        objective.set_recompute(config.recompute)
         self.compiled = compile_blocks(objective, config.compile, self.device)
         self.objective = objective.to(self.device)
         self.precision = resolve_precision(config.precision, self.device)

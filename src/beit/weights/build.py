@@ -63,7 +63,7 @@ def _masked(tensors: Tensors, known: Overrides) -> Built:
         tap = known.tap or trunk.config.depth - 3
         notes += (f"patch aggregation reads block {tap}, as published",)
         aggregation = AggregationConfig(
-            tap=tap, blocks=len(extra), shared_head="cls_pt_lm_head.weight" not in tensors
+            early_layer=tap, blocks=len(extra), shared_head="cls_pt_lm_head.weight" not in tensors
         )
     outputs = shape_of(tensors, "lm_head.weight", 2)[0]
     return _loaded(MaskedImageModel(trunk.config, outputs, aggregation), tensors, MASKED, notes)
@@ -108,7 +108,7 @@ def _segmenter(tensors: Tensors, known: Overrides) -> Built:
                   "training",)  # fmt: skip
     default = UperNetConfig()
     head = UperNetConfig(
-        taps=known.taps,
+        out_indices=known.taps,
         head_channels=decoded[1],
         pools=known.pools or default.pools,
         auxiliary=auxiliary,

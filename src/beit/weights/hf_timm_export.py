@@ -237,15 +237,15 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             "transformers only has segmenters with a UperNet head as wide as the backbone",
             remedy="use --to unilm or beit",
         )
-    if max(model.taps) + TAP > model.backbone.config.depth:
+    if max(model.out_indices) + TAP > model.backbone.config.depth:
         raise ConfigError(
-            f"the head reads block {max(model.taps)} of {model.backbone.config.depth}, which "
-            "transformers cannot: its BeitForSemanticSegmentation reads the output of block i - 2 "
-            "where out_indices says i, and i may not exceed the depth",
+            f"the head reads block {max(model.out_indices)} of {model.backbone.config.depth}, "
+            "which transformers cannot: its BeitForSemanticSegmentation reads the output of block "
+            "i - 2 where out_indices says i, and i may not exceed the depth",
             remedy="use --to unilm or beit",
         )
     return {
-        "out_indices": [tap + TAP for tap in model.taps],
+        "out_indices": [tap + TAP for tap in model.out_indices],
         "pool_scales": list(head.pools),
         "use_auxiliary_head": head.auxiliary,
         "auxiliary_channels": head.auxiliary_channels,

@@ -44,8 +44,7 @@ from beit.errors import (
     of_another_format,
 )
 from beit.json_object import parse_object, read_bytes
-from beit.models.digest import weights_digest
-from beit.models.heads import BackboneModel
+from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
 from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
 from beit.weights.strict import build_strictly

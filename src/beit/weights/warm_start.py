@@ -214,9 +214,9 @@ class _Start:
         theirs: PatchAggregation | None = source.aggregation
         assert theirs is not None
         if model.aggregation is None:
-            return f"this recipe has none; --tap {theirs.config.tap} keeps it"
+            return f"this recipe has none; --early-layer {theirs.config.early_layer} keeps it"
         if model.aggregation.config != theirs.config:
-            options = f"--tap {theirs.config.tap} --blocks {theirs.config.blocks}"
+            options = f"--early-layer {theirs.config.early_layer} --blocks {theirs.config.blocks}"
             return f"this recipe has another; {options} and its kind of head keep it"
         if model.backbone.config.relative_position != source.backbone.config.relative_position:
             return "its blocks have another relative position bias"
@@ -264,7 +264,7 @@ def _other_head(model: Segmenter, source: Segmenter) -> str:
     if kinds[0] != kinds[1]:
         return f"it is a {kinds[0]}, this recipe has a {kinds[1]}"
     return _differing(
-        ("taps", source.taps, model.taps),
+        ("out_indices", source.out_indices, model.out_indices),
         ("pools", getattr(source.config, "pools", ()), getattr(model.config, "pools", ())),
         ("head_channels", _channels(source.decode_head), _channels(model.decode_head)),
     )

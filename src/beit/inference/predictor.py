@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from beit.config.model import VisionTransformerConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.data.pixel_types import ValueRange
@@ -35,6 +35,10 @@ from beit.weights.store import Artifact, save_artifact
 PNG_MODES = ("1", "I;16", "L", "LA", "P", "RGB", "RGBA")
 TIFF_MODES = ("CMYK", "F", "I", "LAB", "YCbCr")
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
+PreparedOrNot = ImageLike | Tensor
+"""An image, or what `Predictor.prepare` made of one."""
+Model = TypeVar("Model", bound=nn.Module)
+NO_BACKBONE = "load the artifact of a pre-training or a classifier"
 
 
 class Predictor:
@@ -48,6 +52,8 @@ class Predictor:
         self.artifact = artifact
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
+        self.tokenizer: VisualTokenizer | None = None
+        """The one that a pre-training was trained with, where somebody has opened it."""
         self._may_be_saved = True
 
     @property
@@ -57,31 +63,27 @@ class Predictor:
 
     @property
     def answering(self) -> Answering:
-        """How the logits are read: as shares of one answer, or as independent labels."""
+        """How the logits are read: as one answer among the classes, or as independent labels."""
         return answering(self.artifact.details)
+
+    def _expect(self, kind: type[Model], fault: str, remedy: str) -> Model:
+        if not isinstance(self.model, kind):
+            raise ConfigError(f"a {self.artifact.kind} {fault}", remedy=remedy)
+        return self.model
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels that images are brought to."""
         if isinstance(self.model, VisualTokenizer):
             return self.model.size
-        return self._backbone.size
-
-    @property
-    def _backbone(self) -> VisionTransformerConfig:
-        if not isinstance(self.model, BackboneModel):
-            raise ConfigError(
-                f"a {self.artifact.kind} has no backbone",
-                remedy="load the artifact of a pre-training or a classifier",
-            )
-        return self.model.backbone.config
+        return self._expect(BackboneModel, "has no backbone", NO_BACKBONE).backbone.config.size
 
     @property
     def channels(self) -> int:
         """Channels of an image."""
         if isinstance(self.model, VisualTokenizer):
             return self.model.config.channels
-        return self._backbone.channels
+        return self._expect(BackboneModel, "has no backbone", NO_BACKBONE).backbone.config.channels
 
     @property
     def value_range(self) -> ValueRange | None:
@@ -96,12 +98,9 @@ class Predictor:
         graphs: bool = False,
     ) -> Predictor:
         """A predictor that answers faster: see `optimize_for_inference`."""
-        if not isinstance(self.model, BackboneModel):
-            raise ConfigError("a tokenizer has nothing to fold", remedy="use it as it is")
-        model = optimize_for_inference(
-            self.model, precision=precision, compile=compile, graphs=graphs
-        )
-        fast = Predictor(replace(self.artifact, model=model), self.device)
+        model = self._expect(BackboneModel, "has nothing to fold", "use it as it is")
+        faster = optimize_for_inference(model, precision=precision, compile=compile, graphs=graphs)
+        fast = Predictor(replace(self.artifact, model=faster), self.device)
         fast._may_be_saved = False
         return fast
 
@@ -152,37 +151,36 @@ class Predictor:
 
     def feature_extractor(self) -> FeatureExtractor:
         """A copy of the backbone as timm's models are used, for other libraries."""
-        if not isinstance(self.model, BackboneModel):
-            raise ConfigError("a tokenizer has no backbone", remedy="use tokens()")
-        said = self.artifact.details
+        model = self._expect(BackboneModel, "has no backbone", "use tokens()")
+        view = self.artifact.details
         return FeatureExtractor(
-            self.model, crop=said.crop, resize=said.resize, interpolation=said.interpolation
+            model, crop=view.crop, resize=view.resize, interpolation=view.interpolation
         )
 
-    def prepare(self, image: ImageLike) -> Tensor:
+    def prepare(self, image: PreparedOrNot, size: tuple[int, int] | None = None) -> Tensor:
         """The image as the model sees it: uint8 [C, H, W], resized and centre-cropped.
 
         Paths and bytes are decoded, PIL images converted; arrays are uint8 [H, W, C] or [H, W].
+        Tensors are prepared images, and returned as they are. `size`: another than the model's.
         """
+        if isinstance(image, Tensor):
+            return image
         pixels = to_pixels(image, self.channels, self.value_range)
-        said = self.artifact.details
-        return central_view(pixels, self.size, said.crop, said.resize, said.interpolation)
+        view = self.artifact.details
+        return central_view(pixels, size or self.size, view.crop, view.resize, view.interpolation)
 
-    def _batch(self, images: Iterable[ImageLike]) -> Tensor:
+    def batch(self, images: Iterable[PreparedOrNot]) -> Tensor:
+        """Several prepared images, on the device of the model."""
         return torch.stack([self.prepare(image) for image in images]).to(self.device)
 
     @torch.no_grad()
-    def probabilities(self, images: Iterable[ImageLike]) -> Float[Tensor, "batch classes"]:
+    def probabilities(self, images: Iterable[PreparedOrNot]) -> Float[Tensor, "batch classes"]:
         """Class probabilities of several images; those of a multi-label model are independent."""
-        if not isinstance(self.model, Classifier):
-            raise ConfigError(
-                f"a {self.artifact.kind} model does not classify",
-                remedy="use segment(), or `beit predict --out FOLDER`"
-                if isinstance(self.model, Segmenter)
-                else "fine-tune it with `beit finetune --init`, or use embed()",
-            )
-        logits: Tensor = self.model(self._batch(images))
-        return self.answering.probabilities(logits).cpu()
+        remedy = "fine-tune it with `beit finetune --init`, or use embed()"
+        if isinstance(self.model, Segmenter):
+            remedy = "use segment(), or `beit predict --out FOLDER`"
+        model = self._expect(Classifier, "model does not classify", remedy)
+        return self.answering.probabilities(model(self.batch(images))).cpu()
 
     def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
         """The classes of one image, most probable first.
@@ -197,37 +195,34 @@ class Predictor:
 
         It is read as the run's evaluation reads images: through a window, at the same scales.
         """
-        if not isinstance(self.model, Segmenter):
-            raise ConfigError(
-                f"a {self.artifact.kind} model does not segment",
-                remedy="train one with `beit segment --init`",
-            )
-        pixels = torch.from_numpy(to_pixels(image, self.channels, self.value_range)).permute(
-            2, 0, 1
-        )
-        return label_map(self.model, pixels, self.artifact.details.inference).cpu().numpy()
+        remedy = "train one with `beit segment --init`"
+        model = self._expect(Segmenter, "model does not segment", remedy)
+        pixels = torch.from_numpy(to_pixels(image, self.channels, self.value_range))
+        inference = self.artifact.details.inference
+        return label_map(model, pixels.permute(2, 0, 1), inference).cpu().numpy()
 
     @torch.no_grad()
     def embed(
-        self, images: Iterable[ImageLike], *, block: int | None = None
+        self, images: Iterable[PreparedOrNot], *, block: int | None = None
     ) -> Float[Tensor, "batch width"]:
         """One vector per image: the mean patch vector after a block (the last one by default)."""
-        if not isinstance(self.model, BackboneModel):
-            raise ConfigError("a tokenizer has no features", remedy="use tokens()")
-        index = self._backbone.block(block)
-        output: Tensor = self.model.backbone(self._batch(images), taps=(index,)).taps[0]
-        return output[:, 1:].float().mean(dim=1).cpu()
+        model = self._expect(BackboneModel, "has no features", "use tokens()")
+        index = model.backbone.config.block(block)
+        found = model.backbone(self.batch(images), out_indices=(index,)).intermediates[0]
+        vectors: Tensor = found[:, 1:].float().mean(dim=1).cpu()
+        return vectors
 
-    def tokens(self, images: Iterable[ImageLike]) -> Int64[Tensor, "batch patches"]:
+    def tokens(self, images: Iterable[PreparedOrNot]) -> Int64[Tensor, "batch patches"]:
         """Visual tokens in row-major order."""
-        if not isinstance(self.model, VisualTokenizer):
-            raise ConfigError(
-                f"a {self.artifact.kind} model gives no tokens", remedy="load a tokenizer"
-            )
-        return self.model.encode(self._batch(images)).cpu()
+        tokenizer = self._expect(VisualTokenizer, "model gives no tokens", "load a tokenizer")
+        return tokenizer.encode(self.batch(images)).cpu()
 
 
-def to_pixels(image: ImageLike, channels: int, value_range: ValueRange | None = None) -> np.ndarray:
+def to_pixels(
+    image: ImageLike,
+    channels: int,
+    value_range: ValueRange | None = None,
+) -> UInt8[np.ndarray, "height width channels"]:
     """Any form of an image as uint8 [H, W, C]."""
     if isinstance(image, str | Path):
         path = Path(image)
@@ -251,6 +246,11 @@ def to_pixels(image: ImageLike, channels: int, value_range: ValueRange | None = 
             remedy=f"give uint8 [height, width, {channels}]",
         )
     return np.broadcast_to(pixels, (*pixels.shape[:2], channels)).copy()
+
+
+def as_rgb(pixels: UInt8[np.ndarray, "height width channels"]) -> np.ndarray:
+    """Pixels to look at: one channel is shown as grey; of more than three the first are."""
+    return pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., [0, 0, 0]]
 
 
 def load(

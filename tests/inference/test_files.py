@@ -14,7 +14,7 @@ from safetensors import safe_open
 import beit
 from beit.cli import main
 from beit.errors import ConfigError, DataError, RunFolderError
-from beit.serve.files import embed_files, predict_files, print_json, print_table
+from beit.inference.files import embed_files, predict_files, print_predictions
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def predictions(trained, paths, batch=2):
 
 
 def test_every_image_has_its_line(trained, folder, capsys):
-    print_json(predictions(trained, [str(folder)]))
+    print_predictions(predictions(trained, [str(folder)]), "json")
     rows = {row["image"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert len(rows) == 6
     broken = rows.pop(str(folder / "broken.png"))
@@ -56,7 +56,7 @@ def test_answers_come_in_the_order_asked(trained, folder):
 
 def test_the_table_names_what_cannot_be_read(trained, folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    print_table(predictions(trained, [str(folder), str(folder / "1.png")]))
+    print_predictions(predictions(trained, [str(folder), str(folder / "1.png")]), "table")
     lines = capsys.readouterr().out.splitlines()
     assert sum("1.png" in line for line in lines) == 2
     (broken,) = [line for line in lines if "broken.png" in line]

@@ -2,7 +2,8 @@
 
 PyTorch's fast kernels give no gradient of a bias, or write one per image. Here it is summed over
 the images inside the kernel, without atomic additions: the same inputs give the same gradients,
-bit for bit. Imported only where it is asked for, as not every PyTorch comes with Triton.
+bit for bit. It is no part of the package until it has won the race on a GPU (`scripts/gpu
+kernels`); not every PyTorch comes with Triton.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from beit.models.attention_kernels import backward_kernel, bias_kernel, forward_kernel
+from benchmarks.triton_kernels import backward_kernel, bias_kernel, forward_kernel
 
+MOST_TOKENS = 256
+"""A row of scores is never cut."""
+WIDTHS = (16, 32, 64, 128)
+"""Channels that a head can have."""
 SHARES = 4
 """Parts of a batch whose bias gradients are summed side by side, to keep a GPU's cores at work."""
 TILE = 64
@@ -24,6 +29,12 @@ TILE = 64
 Heads = Float[Tensor, "batch heads tokens width"]
 Bias = Float[Tensor, "heads tokens tokens"]
 Rows = Float[Tensor, "batch heads tokens"]
+
+
+def fits(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> bool:
+    """Whether the kernels are made for such tensors."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and tokens <= MOST_TOKENS and width in WIDTHS
 
 
 def biased_attention(query: Heads, key: Heads, value: Heads, bias: Bias) -> Heads:

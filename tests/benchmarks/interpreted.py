@@ -1,6 +1,6 @@
 """The Triton kernels of attention on a CPU, in Triton's interpreter: prints relative errors.
 
-`TRITON_INTERPRET=1 python tests/models/interpreted.py` prints a line of JSON for each case: the
+`TRITON_INTERPRET=1 python tests/benchmarks/interpreted.py` prints a line of JSON for each case: the
 errors against float64 of the output and of the gradients of query, key, value and bias, and whether
 a second run gave the same bits. The variable has to be set before Triton is imported, so this is a
 process of its own. The interpreter cannot multiply bfloat16.
@@ -12,7 +12,7 @@ import json
 
 import torch
 
-from beit.models.biased_attention import biased_attention
+from benchmarks.triton_attention import biased_attention
 
 
 def formula(query, key, value, bias):

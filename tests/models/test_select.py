@@ -37,7 +37,7 @@ def loss_and_gradients(model, rows):
 def test_the_loss_and_its_gradient_stay(counts, relative, tap):
     """Against all positions computed and then chosen from; tap 3 is the last block."""
     config = replace(TINY, relative_position=relative, drop_path=0.4)
-    extra = None if tap is None else AggregationConfig(tap=tap)
+    extra = None if tap is None else AggregationConfig(early_layer=tap)
     model = MaskedImageModel(config, 9, extra).double().train()
     disturb(model)
     images, mask = torch.randn(3, 3, 64, 64, dtype=torch.float64), hiding(counts)
@@ -66,19 +66,19 @@ def test_chosen_patches_come_in_the_order_asked():
     backbone = TINY.build().eval()
     disturb(backbone)
     images, wanted = torch.randn(2, 3, 64, 64), torch.tensor([[3, 0, 15], [7, 7, 1]])
-    every = backbone(images, taps=(0, 2))
+    every = backbone(images, out_indices=(0, 2))
     for taps in ((), (1,), (2, 0)):
-        found = backbone(images, taps=taps, wanted=wanted)
+        found = backbone(images, out_indices=taps, select=wanted)
         close(found.patches, every.patches[torch.arange(2)[:, None], wanted], 1e-6)
         close(found.cls, every.cls, 1e-6)
-    assert torch.equal(found.taps[0], every.taps[1])  # taps stay whole
-    assert torch.equal(found.taps[1], every.taps[0])
+    assert torch.equal(found.intermediates[0], every.intermediates[1])  # taps stay whole
+    assert torch.equal(found.intermediates[1], every.intermediates[0])
 
 
 def test_no_patch_is_wanted():
     model = Classifier(FINE, 4)
     images = torch.randn(2, 3, 64, 64)
-    found = model.backbone(images, wanted=torch.empty(2, 0, dtype=torch.int64))
+    found = model.backbone(images, select=torch.empty(2, 0, dtype=torch.int64))
     assert found.patches.shape == (2, 0, 48)
     close(found.cls, model.backbone(images).cls, 1e-6)
     assert MaskedImageModel(TINY, 9)(images, hiding((0, 0))).shape == (0, 9)

@@ -94,7 +94,9 @@ def test_features(trained, image, block):
     predictor = beit.load(trained.pretrained)
     vectors = predictor.embed([image, image], block=block)
     assert vectors.shape == (2, 48)
-    taps = predictor.model.backbone(predictor.prepare(image)[None], taps=range(4)).taps
+    taps = predictor.model.backbone(
+        predictor.prepare(image)[None], out_indices=range(4)
+    ).intermediates
     close(vectors[0], taps[3 if block is None else block][0, 1:].mean(dim=0).detach(), 1e-5)
 
 

@@ -21,7 +21,7 @@ NARROW_BITS = 14
 of full range; what uses fewer loses more than all that eight bits would keep."""
 
 
-class Depth(NamedTuple):
+class BitDepth(NamedTuple):
     """What the values of an image of 16 bits use, where the file states no range of its own."""
 
     largest: int
@@ -40,42 +40,41 @@ class Depth(NamedTuple):
         return f"values up to {self.largest}, {self.bits} of 16 bits{lost}"
 
 
-def depth_of(data: bytes) -> Depth | None:
+def bit_depth_of(data: bytes) -> BitDepth | None:
     """Of an encoded image; None if it has another depth, states its range, or cannot be read."""
     try:
-        with pillow_is_quiet, Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with pillow_is_quiet:
+            return _bit_depth_of(data)
+    except Exception:  # reported when the image itself is read
+        return None
+
+
+def _bit_depth_of(data: bytes) -> BitDepth | None:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        bands = count_bands(data) if is_tiff(data) else None
+        if bands is None or bands.height * bands.width > PIXEL_LIMIT:
+            return None
+        values = read_all_bands(data)
+    else:
+        with image:
             if stored_bits(image, data) != 16 or image.width * image.height > PIXEL_LIMIT:
                 return None
             image.load()
             if not is_deep(image):  # Pillow gives the upper eight bits
                 upper = np.asarray(image.convert("RGB"))
-                return Depth(int(upper.max()) << 8 | 0xFF, 0, len(np.unique(upper)))
-            return None if own_range(image, data) else _depth(np.asarray(image))
-    except UnidentifiedImageError:
-        return _depth_of_bands(data) if is_tiff(data) else None
-    except Exception:  # reported when the image itself is read
-        return None
-
-
-def _depth_of_bands(data: bytes) -> Depth | None:
-    try:
-        with pillow_is_quiet:
-            found = count_bands(data)
-            if found is None or found.height * found.width > PIXEL_LIMIT:
+                return BitDepth(int(upper.max()) << 8 | 0xFF, 0, len(np.unique(upper)))
+            if own_range(image, data):
                 return None
-            return _depth(read_all_bands(data))
-    except Exception:  # as above
-        return None
-
-
-def _depth(values: np.ndarray) -> Depth | None:
+            values = np.asarray(image)
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 2 or int(values.min()) < 0:
         return None
     found = np.unique(values)
-    return Depth(int(found[-1]), len(found), len(np.unique(to_eight_bits(found))))
+    return BitDepth(int(found[-1]), len(found), len(np.unique(to_eight_bits(found))))
 
 
-def narrow(depths: Iterable[Depth | None]) -> int | None:
+def narrow(depths: Iterable[BitDepth | None]) -> int | None:
     """The bits that all these images take together, if they are few; None if not, or for none of
     them: a single dark image among others is no sign of a narrow range."""
     found = [depth.bits for depth in depths if depth is not None]
@@ -83,11 +82,11 @@ def narrow(depths: Iterable[Depth | None]) -> int | None:
 
 
 def narrow_note(source: ImageSource) -> str:
-    """What to say of a source of which a few images, spread over it, use few of their 16 bits."""
+    """The note on a source of which a few images, spread over it, use few of their 16 bits."""
     depths = []
     for index in spread(len(source), PROBES):
         try:
-            depths.append(depth_of(source.read(index).data))
+            depths.append(bit_depth_of(source.read(index).data))
         except UnreadableError:
             continue
     bits = narrow(depths)
@@ -100,6 +99,6 @@ def narrow_note(source: ImageSource) -> str:
 
 
 def range_note(value_range: ValueRange) -> str:
-    """What to say of the range that images are read with."""
+    """The note on the range that images are read with."""
     first, last = value_range
     return f"values of more than 8 bits are scaled from {first:g} to {last:g} (--value-range)"

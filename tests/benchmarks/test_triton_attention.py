@@ -13,6 +13,8 @@ import torch
 
 pytest.importorskip("triton")
 
+ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "src")])
 INTERPRETED = Path(__file__).with_name("interpreted.py")
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -20,10 +22,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 def test_outputs_and_gradients_are_those_of_the_formula():
     """In an odd number of tokens too; and twice the same bits, as nothing is added atomically."""
-    done = subprocess.run(
-        [sys.executable, INTERPRETED],
-        capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"},
-    )  # fmt: skip
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": PATH}
+    command = [sys.executable, INTERPRETED]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     cases = [json.loads(line) for line in done.stdout.splitlines()]
     assert {(case["dtype"], case["tokens"], case["width"]) for case in cases} >= {
@@ -45,7 +46,7 @@ def test_they_compile_for_gpus_and_fit_their_shared_memory(capability, number):
     from triton.compiler import ASTSource
     from triton.compiler import compile as compile_kernel
 
-    from beit.models import attention_kernels as kernels
+    from benchmarks import triton_kernels as kernels
 
     types = dict.fromkeys(("logsum", "delta", "bias_pull"), "*fp32")
     types |= dict.fromkeys(
@@ -75,16 +76,24 @@ def test_they_compile_for_gpus_and_fit_their_shared_memory(capability, number):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("tokens", "width"), [(197, 64), (64, 32), (192, 64), (256, 128)])
 def test_on_a_gpu(dtype, tokens, width):
-    from test_attention import GPU, compare, inputs
+    from interpreted import formula, results
 
-    tensors, pull = inputs("learned", tokens=tokens, dtype=dtype, device=GPU, width=width)
-    compare("triton", tensors, pull, 0.02)
+    from benchmarks.triton_attention import biased_attention
+
+    shape = (2, 3, tokens, width)
+    query, key, value, pull = torch.randn(4, *shape, dtype=dtype, device="cuda").unbind()
+    bias = torch.randn(3, tokens, tokens, dtype=dtype, device="cuda")
+    tensors = [tensor.clone().requires_grad_() for tensor in (query, key, value, bias)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    found, expected = results(biased_attention, tensors, pull), results(formula, exact, pull)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.double() - theirs).norm() / theirs.norm() < 0.02
 
 
 @needs_gpu
 def test_the_operators_are_whole():
     """Their shapes, strides and gradients as PyTorch's compiler expects them."""
-    from beit.models.biased_attention import _forward
+    from benchmarks.triton_attention import _forward
 
     tensors = [
         torch.randn(2, 3, 17, 32, device="cuda", dtype=torch.float16, requires_grad=True)

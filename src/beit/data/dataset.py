@@ -1,0 +1,309 @@
+"""Data in any form, recognised and opened once: folders, label files, shards, datasets, one image.
+
+What a run learns from, measures on or packs are the splits of one `Dataset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from beit.config.data import AS_RECOGNISED, FolderConfig, LabelFileConfig, Reading
+from beit.data.account import only_read
+from beit.data.file_types import IMAGE_EXTENSIONS
+from beit.data.folders import LAYOUTS, Folders
+from beit.data.hugging_face import is_hugging_face, open_hugging_face
+from beit.data.label_file import LabelFile, is_label_file, read_label_file
+from beit.data.layout import ROLES, WHOLE, split_name
+from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
+from beit.data.shards import open_shards, shard_parts
+from beit.data.sources import FileSource, ImageSource, account_of, class_counts, must_exist
+from beit.errors import ConfigError, DataError
+
+Form = Literal["folder", "label file", "stored", "file", "nothing"]
+"""What lies at a path: `stored` are images in shards or in a Hugging Face dataset."""
+Splits = Mapping[str, ImageSource]
+
+FOR_STORED = ("accept_missing_classes",)
+"""Options of folders that apply to everything whose splits may have classes of their own."""
+_NO_FOLDER: Mapping[Form, str] = {
+    "label file": "label files have options of their own: --split-column, --validation-fold",
+    "stored": "of shards and datasets, classes and splits are as they are stored",
+    "file": "it is a single file",
+}
+
+
+class Part(NamedTuple):
+    """One split of data, and what to call it."""
+
+    name: str
+    source: ImageSource
+
+
+class Dataset:
+    """Data at one path, of which each form is walked through or read once, however often its
+    splits are requested.
+
+    - A folder of images: see `beit.data.layout`.
+    - A label file: see `beit.data.label_file`.
+    - Tar shards in the layout of WebDataset: `shards/{000..127}.tar`, `shards/*.tar`, a folder of
+      them, a folder that `beit data pack` wrote; also behind an address such as s3://... or https://...
+    - Hugging Face datasets: `hf:NAME`, a folder that `save_to_disk` wrote, Parquet files.
+    - One image.
+
+    Raises ConfigError for options of reading that do not fit the form; of a path where nothing lies
+    only what is requested of it is refused.
+    """
+
+    def __init__(self, path: str, reading: Reading = AS_RECOGNISED) -> None:
+        self.path, self.reading = path, reading
+        self._stored = _stored(path)
+        self.form = "stored" if self._stored else _form_of_files(path)
+        self._check_options()
+
+    def training(self) -> ImageSource:
+        """The images to learn from without labels: the split for training, or undivided data.
+
+        Folders count as classes, which training without labels may use to score itself, where they
+        can be read in one way only; labels of a file that cannot be used are skipped, and `account`
+        says why. Errors: DataError if nothing is there, no image is found, or the layout has two
+        readings.
+        """
+        if self.form == "folder":
+            return self._folders.training()
+        return _to_learn_from(self.path, self._splits)
+
+    def parts(self) -> dict[str, ImageSource]:
+        """Every split, by the folder it lies in; undivided data are the split `WHOLE`. The names of
+        images are relative to that folder. Errors: as for `training`."""
+        return {**(self._folders.parts() if self.form == "folder" else self._splits)}
+
+    def splits(self) -> dict[str, ImageSource]:
+        """Every split, by its name. Errors: as for `training`."""
+        return {split_of(place): source for place, source in self.parts().items()}
+
+    def part(self, split: str, *, labelled: bool = False) -> Part:
+        """One split where there are splits, else all.
+
+        `val`, `valid`, `validation` and `dev` mean the same, as do `test` and `testing`. Errors:
+        DataError if there are splits, but not this one, and for labels of a label file that cannot
+        be used if the images must be `labelled`.
+        """
+        if labelled and self.form == "label file" and self._label_file.problem:
+            raise self._label_file.problem
+        found: Mapping[str, object]
+        found = self._folders.splits if self.form == "folder" else self._splits
+        role = WHOLE if set(found) == {WHOLE} else split_name(split)
+        if role not in found:
+            names = list(found)
+            raise DataError(
+                f"{self.path} has the splits {quoted(names)}, but none called {split}",
+                remedy=f"choose one of them, as with --split {names[-1]}, or give the folder "
+                "itself",
+            )
+        if self.form == "folder":
+            name = str(Path(self.path, self._folders.splits[role])) if role else self.path
+            return Part(name, self._folders.part(role))
+        if not role:
+            return Part(self.path, self._splits[WHOLE])
+        own = [one for one in _folders_in(self.path) if split_name(one.name) == role]
+        if own and shard_parts(str(own[0])):  # named as by itself, wherever it is read from
+            return Part(str(own[0]), open_source(str(own[0])))
+        return Part(f"{self.path} ({role})", self._splits[role])
+
+    def labelled(self, *, multi_label: bool = False) -> dict[str, ImageSource]:
+        """Training, and validation and test where there are images for them, with the classes that
+        each has. `multi_label`: an image that a list names several times has all these labels.
+
+        Errors: DataError for what is no labelled data.
+        """
+        if self.form == "folder":
+            return {**self._folders.labelled()}
+        if self.form == "file":
+            raise DataError(f"{self.path} is neither a folder nor a list file",
+                            remedy=f"use {LAYOUTS}")  # fmt: skip
+        splits = self._splits
+        if self.form == "label file":
+            listed = self._read_label_file(multi_label=True) if multi_label else self._label_file
+            if listed.problem is not None:
+                raise listed.problem
+            splits = listed.splits
+        found = _with_labels(self.path, splits)
+        if self.form == "label file":
+            _check_learnable(self.path, found["train"])
+        return found
+
+    @cached_property
+    def _folders(self) -> Folders:
+        return Folders(self.path, self.reading.folders)
+
+    @cached_property
+    def _label_file(self) -> LabelFile:
+        return self._read_label_file()
+
+    def _read_label_file(self, *, multi_label: bool = False) -> LabelFile:
+        return read_label_file(self.path, self.reading.label_file, multi_label=multi_label)
+
+    @cached_property
+    def _splits(self) -> Splits:
+        """The splits of what is no folder, called train, val and test, however they are called
+        there; others keep their names."""
+        if self.form == "label file":
+            return self._label_file.splits
+        if self._stored is None:
+            return {WHOLE: _single_image(self.path)}
+        found = self._stored()
+        named: dict[str, ImageSource] = {}
+        for name, source in found.items():
+            split = split_of(name)
+            if split in named:
+                raise DataError(
+                    f"{self.path} has several splits for {split}: {quoted(list(found), 8)}",
+                    remedy="keep one of them",
+                )
+            named[split] = source
+            source.account = account_of(self.path, {split: source})
+        return named
+
+    def _check_options(self) -> None:
+        label_file, folders = self.reading.label_file.given, self.reading.folders.given
+        if self.form == "nothing":
+            return
+        if label_file and self.form != "label file":
+            raise self._no_option(label_file[0], "label file", ", ".join(LIST_EXTENSIONS))
+        applying = {"folder": folders, "stored": FOR_STORED}.get(self.form, ())
+        for option in folders:
+            if option not in applying:
+                raise self._no_option(option, "folder of images", _NO_FOLDER[self.form])
+
+    def _no_option(self, option: str, kind: str, example: str) -> ConfigError:
+        return ConfigError(
+            f"{option} was given, and {self.path} is no {kind}",
+            remedy=f"leave --{option.replace('_', '-')} out, or name a {kind} ({example})",
+        )
+
+
+def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
+    """The images to learn from without labels, of data in any form: see `Dataset.training`."""
+    return Dataset(path, reading).training()
+
+
+def split_of(place: str) -> str:
+    """The split that a folder stands for, by the last of its names that says it."""
+    names = place.split("/")
+    roles = [split_name(name) for name in names if split_name(name) in ROLES]
+    return roles[-1] if roles else names[-1]
+
+
+def form_of(path: str) -> Form:
+    """What lies at a path."""
+    return "stored" if _stored(path) else _form_of_files(path)
+
+
+def reading_for(path: str, reading: Reading, other: str) -> Reading:
+    """The options for one of two places that share them: those that only the other takes are left
+    to it."""
+    if not other or other == path:
+        return reading
+    here, there = form_of(path), form_of(other)
+    folders, label_file = reading
+    if there == "label file" != here:
+        label_file = LabelFileConfig()
+    if there == "folder" != here:
+        folders = FolderConfig()
+    return Reading(folders, label_file)
+
+
+def _stored(path: str) -> Callable[[], Splits] | None:
+    """What opens data that are no images in files of their own; None if they are."""
+    if is_hugging_face(path):
+        return lambda: open_hugging_face(path)
+    shards = shard_parts(path)
+    if shards is None:
+        return None
+    return lambda: {part: open_shards(places, part) for part, places in shards.items()}
+
+
+def _form_of_files(path: str) -> Form:
+    if is_label_file(path):
+        return "label file"
+    place = Path(path)
+    return "folder" if place.is_dir() else "file" if place.exists() else "nothing"
+
+
+def _folders_in(path: str) -> list[Path]:
+    """The folders directly in one; none in an address."""
+    return [one for one in Path(path).iterdir() if one.is_dir()] if Path(path).is_dir() else []
+
+
+def _single_image(path: str) -> ImageSource:
+    must_exist(path)
+    reason = reason_to_skip(path)
+    if reason:
+        raise DataError(
+            f"{path} is neither a folder nor a list file nor an image: {reason}",
+            remedy=f"give a folder, a list ({', '.join(LIST_EXTENSIONS)}), shards (.tar), Parquet, "
+            f"or an image: {', '.join(sorted(IMAGE_EXTENSIONS))}",
+        )
+    return FileSource(str(Path(path).parent), [Path(path).name])
+
+
+def _to_learn_from(path: str, parts: Splits) -> ImageSource:
+    """The whole if data are not divided, else the part for training."""
+    for name in (WHOLE, "train"):
+        if name in parts:
+            source = copy(parts[name])
+            others = {other: len(parts[other]) for other in parts if other != name}
+            notes = (*source.account.notes, *only_read([name], others))
+            source.account = replace(source.account, notes=notes)
+            return source
+    raise DataError(
+        f"{path} has no part for training, only {quoted(list(parts))}",
+        remedy="call one of them train",
+    )
+
+
+def _with_labels(path: str, parts: Splits) -> dict[str, ImageSource]:
+    """The splits of shards, datasets and lists; one for testing may lack labels and is then not
+    measured. Errors: DataError if the others lack labels."""
+    found = {"train": _to_learn_from(path, parts)}
+    found |= {
+        name: copy(parts[name])  # whose account is its own
+        for name in ("val", "test")
+        if name in parts and not (name == "test" and parts[name].targets is None)
+    }
+    for source in found.values():
+        if source.targets is None:
+            skipped = [f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped]
+            facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
+            raise DataError(
+                "; ".join([f"{path} has no label for every image", *facts]),
+                remedy="label all: shards with .cls or .json beside each image (their folders are "
+                "no classes), datasets in a column called label",
+            )
+    return found
+
+
+def _check_learnable(path: str, train: ImageSource) -> None:
+    """DataError if the labels of a label file are nothing to learn classes from: some classes have
+    no image, or none has two."""
+    if train.targets is None or train.targets.ndim > 1:
+        return
+    counts = class_counts(train).tolist()
+    absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if absent:
+        raise DataError(
+            f"{path} has no image to learn from of the classes {quoted(absent, 5)}",
+            remedy="add some to the training split, or remove these classes from all splits",
+        )
+    if max(counts) == 1 and len(counts) > 2:
+        raise DataError(
+            f"each of the {len(train)} images to learn from in {path} has a label of its own: "
+            + quoted(list(train.classes)),
+            remedy="a class needs several images: name the column of the classes with "
+            "--label-column",
+        )

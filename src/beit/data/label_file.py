@@ -1,0 +1,231 @@
+"""Label files: the images they list, with their labels and splits; and what was understood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from beit.config.data import NO_COLUMN, LabelFileConfig
+from beit.data.account import SkippedFiles
+from beit.data.image_names import ImageNames, find_named_images
+from beit.data.label_columns import LabelTable, is_heading
+from beit.data.labels import Labels, read_labels
+from beit.data.layout import WHOLE, split_called
+from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.sources import FileSource, account_for
+from beit.data.tables import read_table
+from beit.errors import ConfigError, DataError
+
+
+class LabelFile(NamedTuple):
+    """A label file as it was understood."""
+
+    splits: dict[str, FileSource]
+    """The images of train, val and test in the order of the file; undivided ones are `WHOLE`."""
+    problem: DataError | None
+    """Why the images have no labels; None where they have."""
+
+
+def is_label_file(path: str) -> bool:
+    """Whether a path is that of a label file, by its extension."""
+    return Path(path).suffix.lower() in LIST_EXTENSIONS and Path(path).is_file()
+
+
+def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = False) -> LabelFile:
+    """The images of a label file, their labels and their splits.
+
+    Args:
+        path: A table of one row per image (see `beit.data.tables.read_table`). Names are looked up
+            as `beit.data.image_names.ImageNames` says.
+        config: Options that settle what the headings leave open.
+        multi_label: Images may have several labels: one that is listed several times has all.
+
+    Returns:
+        The images. Without labels that can be used, `problem` says why, so that what needs none
+        can read the images.
+
+    Raises:
+        DataError: If the file names no images, some that do not exist or that may be several, one
+            image in two splits, or splits that are not known.
+        ConfigError: If an option names what the file does not have.
+    """
+    names = ImageNames(_folder(path, config))
+    rows = read_table(path, names, is_heading)
+    table = LabelTable(path, rows, names, config)
+    images, notes = find_named_images(path, table.lines, table.image.cells, names)
+    splits, divided = _splits(table, images)
+    labels, problem = _labels(table, splits)
+    if labels is not None and multi_label:
+        labels = _gathered(labels, images)
+    kept, repeated, twice = _without_repeats(table, images, splits, labels)
+    if twice:
+        labels, problem = None, twice
+    where = "" if len(table.columns) == 1 else f": images in {table.image.title}"
+    layout = f"a list of images{where}"
+    if rows.comments:
+        notes += (f"comment lines (#) passed over: {rows.comments}",)
+    if labels is not None:
+        layout = f"a label file{where}, {labels.layout}"
+        notes += labels.notes
+    if len(table.columns) > 1:
+        notes += () if table.headed else ("the file has no headings",)
+        notes += (f"labels are not used: {problem.problem}",) if problem else ()
+    members: dict[str, list[int]] = {}
+    for row in kept:
+        members.setdefault(splits[row], []).append(row)
+    bare = [split for split, found in members.items() if labels and labels.unread & {*found}]
+    notes += tuple(f"the split {split} has no labels" for split in bare)
+    sources = {}
+    for split, found in members.items():
+        labelled = labels is not None and split not in bare
+        sources[split] = FileSource(
+            names.folder,
+            [images[row] for row in found],
+            targets=labels.targets[found] if labels and labelled else None,
+            classes=labels.classes if labels and labelled else (),
+        )
+        sources[split].account = account_for(
+            sources[split],
+            path,
+            layout + divided,
+            split=split,
+            # Of an image with several labels nothing of the further rows is lost.
+            skipped=() if multi_label else repeated.found(),
+            notes=notes,
+        )
+    return LabelFile(sources, problem)
+
+
+def _folder(path: str, config: LabelFileConfig) -> str:
+    folder = config.image_folder
+    if folder and not Path(folder).is_dir():
+        raise ConfigError(
+            f"image_folder is {folder}, and there is no such folder",
+            remedy="name the folder that the names in the label file count from",
+        )
+    return folder or str(Path(path).parent)
+
+
+def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
+    """The split of every row, and where it was found, as the end of a sentence.
+
+    It is what the cell says or, without a column for it, the folder of the image, where all images
+    lie in folders of splits. Errors: DataError if a cell is empty, a number that may be a fold, or
+    another word; ConfigError if folds are named that there are not.
+    """
+    config, column = table.config, table.split
+    folds = {
+        option: value
+        for option in ("validation_fold", "test_fold")
+        if (value := getattr(config, option))
+    }
+    if column is None:
+        if folds:
+            raise ConfigError(
+                f"a fold was named, and no column of {table.path} is recognised as the split",
+                remedy="name the column with --split-column",
+            )
+        splits = [next(filter(None, map(split_called, image.split("/")[:-1])), "")
+                  for image in images]  # fmt: skip
+        if config.split_column == NO_COLUMN or not all(splits) or len(set(splits)) < 2:
+            return [WHOLE] * len(images), ""
+        return splits, ", splits by the folders of the images"
+    for option, value in folds.items():
+        if value not in column.cells:
+            held = quoted(sorted(set(column.cells)), 8)
+            raise ConfigError(
+                f"{option} is {value}, and {column.title} of {table.path} holds {held}",
+                remedy="name one of these values",
+            )
+    meaning: dict[str, str] = {cell: split_called(cell) or "" for cell in set(column.cells)}
+    if folds:
+        meaning |= {cell: split or "train" for cell, split in meaning.items() if cell}
+        named = {config.test_fold: "test", config.validation_fold: "val"}
+        meaning |= {value: split for value, split in named.items() if value}
+    for line, cell in zip(table.lines, column.cells, strict=True):
+        if not meaning[cell]:
+            raise _no_split(table, line, cell)
+    return [meaning[cell] for cell in column.cells], f", splits in {column.title}"
+
+
+def _no_split(table: LabelTable, line: int, cell: str) -> DataError:
+    assert table.split is not None
+    held = f"{cell!r}" if cell else "nothing"
+    where = f"line {line} of {table.path} has {held} in {table.split.title}"
+    options = (
+        "say with --validation-fold and --test-fold which values these are (all others are for "
+        "training), or with --split-column none that the column is not read"
+    )
+    if cell.replace(".", "", 1).isdecimal():
+        return DataError(
+            f"{where}: a number may be a fold, or stand for train, val or test", remedy=options
+        )
+    return DataError(
+        f"{where}, which is no split", remedy=f"write train, val or test; or {options}"
+    )
+
+
+def _labels(table: LabelTable, splits: Sequence[str]) -> tuple[Labels | None, DataError | None]:
+    """The labels, or why there are none; a column that was named must do."""
+    testing = {row for row, split in enumerate(splits) if split == "test"}
+    try:
+        return read_labels(table, testing), None
+    except DataError as problem:
+        if table.config.label_column or table.config.label_separator != "auto":
+            raise
+        return None, problem
+
+
+def _gathered(labels: Labels, images: Sequence[str]) -> Labels:
+    """Every row with all labels that its image has in any row, bool [n, C]."""
+    targets = labels.targets
+    if targets.ndim == 1:
+        targets = targets[:, None] == np.arange(len(labels.classes))
+    _, number = np.unique(np.array(images, object), return_inverse=True)
+    together = np.zeros((number.max() + 1, targets.shape[1]), np.bool_)
+    np.logical_or.at(together, number, targets)
+    layout = labels.layout
+    if len(together) < len(images):
+        layout += ", the rows of an image taken together"
+    return labels._replace(targets=together[number], layout=layout)
+
+
+def _without_repeats(
+    table: LabelTable, images: Sequence[str], splits: Sequence[str], labels: Labels | None
+) -> tuple[list[int], SkippedFiles, DataError | None]:
+    """The rows that name an image for the first time, the others, and the problem if labels differ.
+
+    Raises DataError for an image in two splits: what is measured would have been learned.
+    """
+    first: dict[str, int] = {}
+    repeated = SkippedFiles()
+    different, divided = [], []
+    for row, image in enumerate(images):
+        before = first.setdefault(image, row)
+        if before == row:
+            continue
+        lines = f"lines {table.lines[before]} and {table.lines[row]} ('{image}')"
+        repeated.add("listed twice", image)
+        if splits[before] != splits[row]:
+            divided.append(lines)
+        if labels is not None and not np.array_equal(labels.targets[before], labels.targets[row]):
+            different.append(lines)
+    if divided:
+        raise DataError(
+            f"{table.path} lists images in two splits: {_few(divided)}",
+            remedy="leave each image in one split",
+        )
+    problem = different and DataError(
+        f"{table.path} gives images two different labels: {_few(different)}",
+        remedy="list each image once; if an image has several labels, say so with --multi-label, "
+        "or write them into one cell under the heading tags",
+    )
+    return list(first.values()), repeated, problem or None
+
+
+def _few(lines: list[str], limit: int = 3) -> str:
+    more = f" and {len(lines) - limit} more" if len(lines) > limit else ""
+    return ", ".join(lines[:limit]) + more

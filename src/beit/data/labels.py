@@ -1,0 +1,303 @@
+"""What the columns of a label file say of each image: a class, several tags, or zeros and ones."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections import Counter
+from collections.abc import Sequence, Set
+from typing import NamedTuple
+
+import numpy as np
+
+from beit.data.image_names import as_text, composed
+from beit.data.label_columns import LABEL, PERHAPS_LABEL, Column, LabelTable, plain
+from beit.data.listing import cell_lines, natural_key, quoted
+from beit.data.sources import number_labels
+from beit.errors import ConfigError, DataError
+
+SEVERAL = (
+    "tags", "tag", "labels", "classes", "categories", "keywords", "attributes", "findinglabels",
+    "findings", "targets",
+)  # fmt: skip
+"""Headings of columns whose cells may hold several labels."""
+TAGS = ("tag", "tags", "keywords")
+"""Headings of columns whose cells surely do."""
+MARKS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " "}
+"""What stands between several labels, in the order in which it is looked for."""
+MOST_FRACTIONS = 10
+MOST_NUMBERS = 20
+IMAGES_PER_NUMBER = 5
+
+
+class Labels(NamedTuple):
+    """The labels of the rows of a label file."""
+
+    classes: tuple[str, ...]
+    """In natural order."""
+    targets: np.ndarray
+    """As `ImageSource.targets`; -1 or no label at all in a row that was not read."""
+    layout: str
+    """Where the labels were found."""
+    notes: tuple[str, ...]
+    unread: frozenset[int] = frozenset()
+    """Rows for testing that come without labels."""
+
+
+def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
+    """The labels of the rows; those of the rows for testing may be missing, if all of them are.
+
+    Errors: DataError if it cannot be told which column holds labels, cells are empty, numbers are
+    measurements, or a cell may be one label or several; ConfigError if a named column does not
+    exist.
+    """
+    columns, notes = _label_columns(table)
+    unanswered = all(_is_missing(column.cells[row]) for column in columns for row in testing)
+    rows = [row for row in range(len(table.lines)) if not (unanswered and row in testing)]
+    if not rows:
+        raise _no_labels(table, "label the images")
+    found = (_zeros_and_ones if len(columns) > 1 else _one_column)(table, columns, rows)
+    several = found.targets.ndim > 1
+    shape = (len(table.lines), *found.targets.shape[1:])
+    targets = np.full(shape, False if several else -1, found.targets.dtype)
+    targets[rows] = found.targets
+    unused = [column for column in table.others() if column not in columns]
+    if unused:
+        names = [column.heading or str(column.number) for column in unused]
+        notes = (*notes, f"columns that are not read: {quoted(names, 8)}")
+    unread = frozenset(range(len(targets))).difference(rows)
+    return found._replace(targets=targets, notes=(*found.notes, *notes), unread=unread)
+
+
+def _no_labels(table: LabelTable, remedy: str) -> DataError:
+    return DataError(f"the list {table.path} has no labels", remedy=remedy)
+
+
+def _label_columns(table: LabelTable) -> tuple[list[Column], tuple[str, ...]]:
+    """The column of the labels, or those of zeros and ones; and what was decided."""
+    option = table.config.label_column
+    if option:
+        whole = option in [column.heading for column in table.columns]
+        names = [option] if whole else option.split(",")
+        found = [table.called("label_column", name.strip()) for name in names]
+        if table.image in found:
+            raise ConfigError(
+                f"label_column is {option}, which names the images of {table.path}",
+                remedy="name the column of the labels",
+            )
+        return found, ()
+    rest = table.others()
+    if not rest:
+        raise _no_labels(table, "write a label behind each path, as a second column")
+    for known in (LABEL, PERHAPS_LABEL):
+        called = [column for column in table.known(known) if column in rest]
+        if len(called) > 1:
+            return _the_same_classes(table, called)
+        if called:
+            return called, ()
+    if len(rest) == 1 or all(column.heading and _is_switch(column.cells) for column in rest):
+        return rest, ()
+    raise DataError(
+        f"it cannot be told which column of {table.path} holds the labels: it has {table.listed}",
+        remedy=f"name it with --label-column{table.by_number}; several, separated by commas, where "
+        "each holds 0 or 1 for one class",
+    )
+
+
+def _the_same_classes(
+    table: LabelTable, called: list[Column]
+) -> tuple[list[Column], tuple[str, ...]]:
+    """Of columns that divide the images alike, such as numbers beside names, the one of names."""
+    groups = len(set(zip(*(column.cells for column in called), strict=True)))
+    if any(len(set(column.cells)) != groups for column in called):
+        remedy = "say with --label-column which of them is meant"
+        raise table.ambiguous("may hold the labels", called, remedy)
+    words = [column for column in called if None in map(_number, column.cells)]
+    chosen = (words or called)[0]
+    others = ", ".join(column.title for column in called if column is not chosen)
+    return [chosen], (f"{others} divides the images as {chosen.title} does",)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _switch(cell: str) -> float | None:
+    named = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
+    return named.get(cell.lower(), _number(cell))
+
+
+def _is_switch(cells: Sequence[str]) -> bool:
+    """Whether cells hold only zeros and ones, or only -1 and 1."""
+    values = set(map(_switch, set(cells)))
+    return values <= {0, 1} or values <= {-1, 1}
+
+
+def _zeros_and_ones(table: LabelTable, columns: Sequence[Column], rows: Sequence[int]) -> Labels:
+    """A column for each class. Where every image has one class it is plain classification."""
+    names = {column: _label(column.heading) or str(column.number) for column in columns}
+    twice = [name for name, times in Counter(names.values()).items() if times > 1]
+    if twice:
+        raise DataError(
+            f"more than one column of {table.path} is called {quoted(twice)}",
+            remedy="give each class a heading of its own",
+        )
+    order = sorted(columns, key=lambda column: natural_key(names[column]))
+    values = np.array([_switches(table, column, rows) for column in order]).T
+    if values.min(initial=0) < 0 and (values == 0).any():
+        raise DataError(
+            f"the columns of the classes in {table.path} hold -1, 0 and 1",
+            remedy="write 0 and 1 only: decide what -1 stands for",
+        )
+    flags = values > 0
+    classes = [names[column] for column in order]
+    never = [classes[at] for at in np.flatnonzero(~flags.any(axis=0))]
+    notes = (f"no image is of {quoted(never, 8)}",) if never else ()
+    layout = f"a column of zeros and ones for each of {len(classes)} classes"
+    if (flags.sum(axis=1) == 1).all():
+        layout += ", one of them for every image"
+        kept = np.flatnonzero(flags.any(axis=0))
+        classes = [classes[at] for at in kept]
+        return Labels(tuple(classes), flags[:, kept].argmax(axis=1), layout, notes)
+    return Labels(tuple(classes), flags, f"{layout}, any number per image", notes)
+
+
+def _switches(table: LabelTable, column: Column, rows: Sequence[int]) -> list[float]:
+    values = [_switch(column.cells[row]) for row in rows]
+    wrong = [
+        (table.lines[row], column.cells[row] or "empty")
+        for row, value in zip(rows, values, strict=True)
+        if value not in (-1, 0, 1)
+    ]
+    if wrong:
+        raise DataError(
+            f"{column.title} of {table.path} holds other cells than 0 and 1: {cell_lines(wrong)}",
+            remedy="write 1 where the class is right for the image, and 0 elsewhere",
+        )
+    return [value for value in values if value is not None]
+
+
+def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int]) -> Labels:
+    """Classes, or tags where a cell holds several."""
+    (column,) = columns
+    cells = [_label(column.cells[row]) for row in rows]
+    bare = [(table.lines[row], table.image.cells[row])
+            for row, cell in zip(rows, cells, strict=True) if _is_missing(cell)]  # fmt: skip
+    if bare:
+        raise DataError(
+            f"{len(bare)} of the {len(cells)} images in {table.path} have no label: "
+            + cell_lines(bare),
+            remedy="label every line, or remove those without a label; images with none of several "
+            "labels need a column of 0 and 1 for each label",
+        )
+    layout = f"labels in {column.title}"
+    notes: tuple[str, ...] = ()
+    if any(as_text(column.cells[row]) is not column.cells[row] for row in rows):
+        notes = ("labels that are not UTF-8 are read as Windows-1252",)
+    mark = _mark(table, column, cells)
+    if mark is None:
+        cells, whole = _without_points(cells)
+        notes += whole
+        _check_classes(table, column, cells)
+        classes, targets = number_labels(cells)
+    else:
+        layout = f"several {layout}, separated by {mark}"
+        classes, targets = number_labels([_tags(cell, mark) for cell in cells])
+    times = Counter(name.casefold() for name in classes)
+    alike = [name for name in classes if times[name.casefold()] > 1]
+    if alike:
+        notes += (f"classes that differ in capitals only: {quoted(alike, 8)}",)
+    return Labels(classes, targets, layout, notes)
+
+
+def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:
+    """What stands between labels of one cell; None where every cell is one label."""
+    option = table.config.label_separator
+    if option != "auto":
+        return None if option == "none" else option
+    heading = plain(column.heading)
+    different = dict.fromkeys(cells)
+    if heading in SEVERAL and any(map(_is_list, different)):
+        return "comma"
+    for mark in MARKS:
+        broken = [cell for cell in different if len(_tags(cell, mark)) > 1]
+        if not broken or (mark == "space" and heading not in SEVERAL):
+            continue
+        alone = any(tag in different for cell in broken for tag in _tags(cell, mark))
+        if heading in SEVERAL and (heading in TAGS or mark != "space" or alone):
+            return mark
+        if heading in SEVERAL or alone:
+            parts = quoted(_tags(broken[0], mark))
+            raise DataError(
+                f"'{broken[0]}' in {column.title} of {table.path} may be one label or "
+                f"several, {parts}",
+                remedy=f"say with --label-separator {mark} that these are several labels, or with "
+                "--label-separator none that a cell is one",
+            )
+    return None
+
+
+def _check_classes(table: LabelTable, column: Column, cells: list[str]) -> None:
+    """DataError for measurements, and for descriptions: a heading that is not known over cells that
+    all differ."""
+    different = set(cells)
+    named = bool(table.config.label_column)
+    values = {value for value in map(_number, different) if value is not None}
+    if values and len(values) == len(different):
+        low, high, every = min(values), max(values), len(values) == len(cells)
+        counted = high - low == len(values) - 1 and low in (0, 1)
+        if any(value != int(value) for value in values):
+            measured = len(values) > MOST_FRACTIONS or (every and len(values) > 2)
+        else:
+            many = len(values) > MOST_NUMBERS and len(cells) < IMAGES_PER_NUMBER * len(values)
+            measured = many and not (counted or named)
+        if measured:
+            raise DataError(
+                f"{column.title} of {table.path} holds {len(values)} different numbers, from "
+                f"{low:g} to {high:g}: a measurement, and no class",
+                remedy="name another column with --label-column, or write the name of a range of "
+                "values, such as low and high, as the label",
+            )
+    known = plain(column.heading) in (*LABEL, *PERHAPS_LABEL)
+    if table.headed and not (known or named) and len(cells) == len(different) > 2:
+        raise DataError(
+            f"every cell of {column.title} of {table.path} is different: {quoted(cells)}",
+            remedy="name the column of the classes with --label-column",
+        )
+
+
+def _label(cell: str) -> str:
+    return composed(as_text(cell))
+
+
+def _is_missing(cell: str) -> bool:
+    return not cell or cell.lower() in ("nan", "[]")
+
+
+def _is_list(cell: str) -> bool:
+    return cell.startswith("[") and cell.endswith("]")
+
+
+def _tags(cell: str, mark: str) -> list[str]:
+    """The tags of a cell, each once; a list as Python or JSON writes it is read as one."""
+    if mark == "comma" and _is_list(cell):
+        try:
+            values = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            values = cell[1:-1].split(",")
+        return [*dict.fromkeys(str(value).strip() for value in values)]
+    return [tag for tag in dict.fromkeys(map(str.strip, cell.split(MARKS[mark]))) if tag]
+
+
+def _without_points(cells: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Class numbers that were written with a point, as pandas does beside missing cells."""
+    parts = [cell.partition(".") for cell in cells]
+    if not all(whole.isdecimal() and point and not rest.strip("0") for whole, point, rest in parts):
+        return cells, ()
+    return [whole for whole, _, _ in parts], (
+        f"labels such as {cells[0]} are read as {parts[0][0]}",
+    )
