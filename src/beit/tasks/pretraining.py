@@ -42,7 +42,7 @@ from beit.tasks.inputs import Inputs
 from beit.tasks.task import RunOptions, Setup, Task, register
 from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder

@@ -16,7 +16,7 @@ from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.setr import NormNeck
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.export.positions import read_any_grid
 from beit.weights.export.preprocessing import Normalise, Preprocess, central_view_graph
 from beit.weights.store import Artifact
