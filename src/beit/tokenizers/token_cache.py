@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from beit.atomic_io import flush, make_folder, write_file
+from beit.atomic_io import make_folder, replace_file
 from beit.errors import CheckpointError, ResourceError
 
 IDENTITY = "bank.json"
@@ -137,10 +136,7 @@ class RowCache(abc.ABC):
         path = self.folder / IDENTITY
         if not path.exists():
             make_folder(self.folder)
-            temporary = self.folder / f".writing-{uuid.uuid4().hex}"
-            write_file(temporary, [self._identity])
-            temporary.replace(path)
-            flush(self.folder)
+            replace_file(path, [self._identity])
         if path.read_bytes() != self._identity:
             raise self._foreign(f"{path} describes another bank or is damaged")
         self._opened = True
