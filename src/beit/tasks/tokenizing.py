@@ -45,6 +45,7 @@ from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Details
 from beit.weights.teachers import open_teacher
 
@@ -204,7 +205,7 @@ TOKENIZER = register(
         config=TokenizerRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("tokenizer",),
+        publishes=(kinds.TOKENIZER,),
         abilities={"tokens": TOKENS},
         title=lambda _: "Visual tokenizer",
         use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
