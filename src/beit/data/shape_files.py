@@ -281,6 +281,11 @@ def read_labelme(search: Search) -> FoundMasks:
         shapes = _labelme_shapes(search, name, content)
         labels |= {shape.label for shape in shapes.shapes}
         pairs.append((images[others[0]], shapes))
+    if not pairs:
+        raise DataError(
+            f"{search.path} has no LabelMe file: JSON with shapes, beside its image",
+            remedy="choose another --layout, or auto",
+        )
     bare = sorted({*images.values()} - {name for name, _ in pairs}, key=natural_key)
     if search.unmasked_are_background(bare, len(images), "in a LabelMe file"):
         pairs += [(name, None) for name in bare]

@@ -69,7 +69,7 @@ NormPlace = Literal["before pooling", "after pooling", ""]
 
 def _norm_place(model: BackboneModel) -> NormPlace:
     """Where the final norm stands: `norm` and `fc_norm` of the published files are two things."""
-    if isinstance(model, Segmenter):
+    if getattr(model, "norm", None) is None:
         return ""
     after = isinstance(model, Classifier) and model.pooling == "mean"
     return "after pooling" if after else "before pooling"
@@ -86,7 +86,8 @@ def _head_parts(model: BackboneModel) -> list[str]:
     if isinstance(model, Segmenter):
         auxiliary = model.auxiliary_head is not None
         return ["neck", "decode head"] + ["auxiliary head"] * auxiliary
-    return []
+    children = (name.replace("_", " ") for name, _ in model.named_children())
+    return [name for name in children if name not in ("backbone", "norm")]
 
 
 class _Start:
@@ -125,7 +126,8 @@ class _Start:
             return
         both = isinstance(self.model, Classifier) and isinstance(self.source, Classifier)
         if not mine:
-            why = "a segmentation head reads blocks without it"
+            segments = isinstance(self.model, Segmenter)
+            why = "a segmentation head reads blocks without it" if segments else "none is here"
         elif mine == "after pooling":
             why = "it normalises before pooling, and mean pooling is normalised after it"
             why += "; --pooling cls keeps it" * both
