@@ -23,6 +23,7 @@ from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
+from beit.masking import build_sampler
 from beit.models.features import attention_maps
 from beit.models.heads import MaskedImageModel, PretrainedBackbone
 from beit.models.vit import VisionTransformer
@@ -77,7 +78,7 @@ class CentralMasks:
 
     def __init__(self, config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> None:
         self._config, self._tokenizer = config, tokenizer
-        self._sampler = config.masking.build(config.model.grid)
+        self._sampler = build_sampler(config.masking, config.model.grid)
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random

@@ -37,9 +37,8 @@ from beit.tasks.task import Setup, Task, register
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
-from beit.tokenizers.token_cache import FeatureBank
-from beit.tokenizers.vq import VQTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.token_cache import FeatureCache
+from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
@@ -114,7 +113,7 @@ def feature_bank(
     teacher: Teacher,
     precision: torch.dtype,
     source: ImageSource,
-) -> FeatureBank:
+) -> FeatureCache:
     """Where this run's features of the teacher are kept, apart from those that anything else
     decided."""
     identity = {
@@ -128,7 +127,7 @@ def feature_bank(
         "seed": config.training.seed,
         "data": source.fingerprint(),
     }
-    return FeatureBank(
+    return FeatureCache(
         Path(config.teacher_bank or Path(config.out) / "features"),
         identity,
         views=config.teacher_views,
@@ -163,7 +162,7 @@ def objective_of(
     config: TokenizerRunConfig,
     built: TokenizerConfig,
     teacher: Teacher | None,
-    bank: FeatureBank | None,
+    bank: FeatureCache | None,
 ) -> AnyObjective:
     """The tokenizer and how it is trained, by its kind."""
     model, how, seed = built.build(), config.objective, config.training.seed

@@ -15,7 +15,7 @@ from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.setr import NormNeck
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.export.layers import Normalise, central_view_graph, read_any_grid
 from beit.weights.kinds import KINDS, Answer
 from beit.weights.store import Artifact
