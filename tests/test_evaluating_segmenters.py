@@ -287,7 +287,7 @@ def test_labels_beyond_the_model_s_classes_are_refused(saved, data):
         ({"crop": 0.9}, "crop was given, and .* is a segmenter"),
         ({"size": (16, 16)}, "size was given"),
         ({"labels": "map.json"}, "labels was given"),
-        ({"whole": True, "stride": (4, 4)}, "whole was asked for, and window None with stride"),
+        ({"whole": True, "stride": (4, 4)}, "whole was requested, and window None with stride"),
         ({"whole": True, "batch": 2}, "batch 2 counts windows"),
         ({"window": (18, 16)}, "window 18 is not a multiple of 4"),
         ({"stride": (17, 16)}, "does not fit window"),

@@ -11,8 +11,8 @@ from PIL import Image
 
 import beit
 from beit.errors import CheckpointError, ConfigError
+from beit.inference.files import predict_files
 from beit.inference.predictor import to_pixels
-from beit.serve.files import predict_files
 from beit.serve.worker import read_image
 from beit.weights.export import choose_target, describe
 from beit.weights.export.parity import from_data

@@ -20,7 +20,7 @@ from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.report.figure import write_strip
 from beit.tasks.finished import report_run
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import BACKBONE, draw_images, masked_batch
 from reference import close

@@ -81,6 +81,9 @@ def test_training_is_the_same_and_resumes(tmp_path, monkeypatch, kind):
     assert ", compiled" in (tmp_path / "whole" / "log.txt").read_text()
     assert ", compiled" not in (tmp_path / "plain" / "log.txt").read_text()
 
+    if kind == "pretrain":
+        return  # that it resumes is shown by the other, in which more is random
+
     def stop(step):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)

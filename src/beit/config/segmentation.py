@@ -40,7 +40,7 @@ class SegmentationHeadConfig(Config, abc.ABC):
     """A head that turns outputs of blocks into a class for each pixel."""
 
     dropout: Fraction = 0.0
-    """Share of the channels dropped before the last convolution, in training."""
+    """Fraction of the channels dropped before the last convolution, in training."""
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """The blocks (0 is the first) whose raw outputs the head reads, for a backbone of `depth`.
@@ -81,7 +81,7 @@ class UperNetConfig(SegmentationHeadConfig):
     pools: tuple[Side, ...] = (1, 2, 3, 6)
     """Cells per side of each pooling of the deepest level."""
     dropout: Fraction = 0.1
-    """Share of the channels dropped before the last convolution of both heads, in training."""
+    """Fraction of the channels dropped before the last convolution of both heads, in training."""
     auxiliary: bool = True
     """Add a second, small head, which only training uses."""
     auxiliary_channels: Width = 256

@@ -39,6 +39,7 @@ from beit.tasks.multilabel_evaluation import evaluate_multi_label
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Artifact, Details
 
 
@@ -209,7 +210,7 @@ FINETUNE = register(
         config=FinetuneRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("classifier",),
+        publishes=(kinds.CLASSIFIER,),
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(config.split, config.subset_seed, config.per_class),

@@ -42,11 +42,12 @@ from beit.tasks.inputs import Inputs
 from beit.tasks.task import RunOptions, Setup, Task, register
 from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.load import open_tokenizer
 from beit.weights.store import Details, find_artifact
 
@@ -308,7 +309,7 @@ PRETRAIN = register(
         config=PretrainRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("masked", "backbone"),
+        publishes=(kinds.MASKED, kinds.BACKBONE),
         abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
         start_from=_start_from,
         take_up=_take_up,

@@ -38,6 +38,7 @@ from beit.tasks.segmenter_evaluation import SegmenterEvaluation, evaluate_segmen
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Artifact, Details
 
 
@@ -176,7 +177,7 @@ SEGMENT = register(
         config=SegmentRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("segmenter",),
+        publishes=(kinds.SEGMENTER,),
         abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,

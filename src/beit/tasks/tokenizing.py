@@ -40,12 +40,12 @@ from beit.tasks.task import Setup, Task, register
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
-from beit.tokenizers.token_cache import FeatureBank
-from beit.tokenizers.vq import VQTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.token_cache import FeatureCache
+from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Details
 from beit.weights.teachers import open_teacher
 
@@ -116,7 +116,7 @@ def feature_bank(
     teacher: Teacher,
     precision: torch.dtype,
     source: ImageSource,
-) -> FeatureBank:
+) -> FeatureCache:
     """Where this run's features of the teacher are kept, apart from those that anything else
     decided."""
     identity = {
@@ -130,7 +130,7 @@ def feature_bank(
         "seed": config.training.seed,
         "data": source.fingerprint(),
     }
-    return FeatureBank(
+    return FeatureCache(
         Path(config.teacher_bank or Path(config.out) / "features"),
         identity,
         views=config.teacher_views,
@@ -165,7 +165,7 @@ def objective_of(
     config: TokenizerRunConfig,
     built: TokenizerConfig,
     teacher: Teacher | None,
-    bank: FeatureBank | None,
+    bank: FeatureCache | None,
 ) -> AnyObjective:
     """The tokenizer and how it is trained, by its kind."""
     model, how, seed = built.build(), config.objective, config.training.seed
@@ -205,7 +205,7 @@ TOKENIZER = register(
         config=TokenizerRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("tokenizer",),
+        publishes=(kinds.TOKENIZER,),
         abilities={"tokens": TOKENS},
         title=lambda _: "Visual tokenizer",
         use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',

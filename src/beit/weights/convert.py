@@ -17,7 +17,7 @@ from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel, PretrainedBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.hf_timm_export import (
     check_epsilon,
     family_and_names,

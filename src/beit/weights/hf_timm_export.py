@@ -17,7 +17,7 @@ from beit.models.heads import BackboneModel, Classifier, MaskedImageModel, Pretr
 from beit.models.layers import NORM_EPSILON
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.foreign import CONFIG, PREPROCESSOR
 from beit.weights.keymap import (
     CLASSIFIER,

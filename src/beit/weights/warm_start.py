@@ -94,7 +94,8 @@ def _head_parts(model: BackboneModel) -> tuple[str, ...]:
         return (f"head for {model.head.out_features} classes",)
     if isinstance(model, Segmenter):
         return "neck", "decode head", *("auxiliary head",) * (model.auxiliary_head is not None)
-    return ()
+    children = [name.replace("_", " ") for name, _ in model.named_children()]
+    return tuple(name for name in children if name not in ("backbone", "norm"))
 
 
 def _backbone(model: BackboneModel, source: BackboneModel) -> WarmStart:
@@ -106,13 +107,13 @@ def _backbone(model: BackboneModel, source: BackboneModel) -> WarmStart:
 
 def _norm(model: BackboneModel, source: BackboneModel) -> WarmStart:
     """`norm` and `fc_norm` of the published files are two things."""
+    own, other = getattr(model, "norm", None), getattr(source, "norm", None)
     mine, theirs = (
-        "" if isinstance(each, Segmenter)
+        "" if norm is None
         else "mean" if isinstance(each, Classifier) and each.pooling == "mean"
         else "tokens"
-        for each in (model, source)
+        for each, norm in ((model, own), (source, other))
     )  # fmt: skip
-    own, other = getattr(model, "norm", None), getattr(source, "norm", None)
     if mine and mine == theirs:
         assert isinstance(own, nn.Module)
         assert isinstance(other, nn.Module)
@@ -122,7 +123,8 @@ def _norm(model: BackboneModel, source: BackboneModel) -> WarmStart:
         return WarmStart(new=new)
     both = isinstance(model, Classifier) and isinstance(source, Classifier)
     if not mine:
-        why = "a segmentation head reads blocks without it"
+        segments = isinstance(model, Segmenter)
+        why = "a segmentation head reads blocks without it" if segments else "none is here"
     elif mine == "mean":
         why = "it normalises before pooling, and mean pooling is normalised after it"
         why += "; --pooling cls keeps it" * both

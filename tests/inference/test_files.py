@@ -14,7 +14,7 @@ from safetensors import safe_open
 import beit
 from beit.cli import main
 from beit.errors import ConfigError, DataError, RunFolderError
-from beit.serve.files import embed_files, predict_files, print_predictions
+from beit.inference.files import embed_files, predict_files, print_predictions
 
 
 @pytest.fixture
