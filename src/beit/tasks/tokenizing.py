@@ -212,6 +212,6 @@ TOKENIZER = register(
         findings=page.findings,
         facts=page.facts,
         sections=page.sections,
-        answers=page.answers,
+        examples=page.examples,
     )
 )
