@@ -145,6 +145,6 @@ def test_wrong_maps(label_map, content, words):
 
 def test_unreadable_map(tmp_path):
     (tmp_path / "map.json").write_text("{")
-    for name, words in (("map.json", "is not JSON"), ("missing.json", "cannot be read")):
-        with pytest.raises(DataError, match=f"{name} {words}"):
+    for name, reason in (("map.json", "is not JSON"), ("missing.json", "cannot be read")):
+        with pytest.raises(DataError, match=f"{name} {reason}"):
             find_answers(folders("x"), CLASSES, str(tmp_path / name))

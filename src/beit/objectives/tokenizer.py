@@ -22,11 +22,9 @@ from beit.objectives.base import Loss, Objective, entropy
 from beit.objectives.targets import patchify
 from beit.tokenizers.base import VisualTokenizer, count_codes
 from beit.tokenizers.dvae import DiscreteVAE
-from beit.tokenizers.quantised import QuantisedTokenizer
 from beit.tokenizers.teachers import Teacher
-from beit.tokenizers.token_cache import FeatureBank, Views
-from beit.tokenizers.vq import VQTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.token_cache import FeatureCache, Views
+from beit.tokenizers.vq import QuantisedTokenizer, VQKDTokenizer, VQTokenizer
 
 Pixels = Float[Tensor, "batch channels height width"]
 Patches = Float[Tensor, "batch patches outputs"]
@@ -206,7 +204,7 @@ class VQDistillation(Quantisation):
         teacher: Teacher,
         *,
         seed: int,
-        cache: FeatureBank | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
         """With a `cache` the teacher computes only what is missing there.
 

@@ -46,7 +46,7 @@ from beit.errors import (
 from beit.json_object import parse_object, read_bytes
 from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
-from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
+from beit.weights.kinds import Architecture, architecture_of, build, describe
 from beit.weights.strict import build_strictly
 
 FORMAT = 1
@@ -102,7 +102,8 @@ class Details(Config):
 class Artifact:
     """A model in evaluation mode, on the CPU, with its details."""
 
-    kind: Kind
+    kind: str
+    """The name of its `ModelKind`."""
     model: nn.Module
     details: Details
 

@@ -19,7 +19,6 @@ from beit.weights.answering import answering
 from beit.weights.export import formats
 from beit.weights.export.graph import (
     LARGEST,
-    Answer,
     Format,
     Precision,
     Preprocess,
@@ -30,6 +29,7 @@ from beit.weights.export.graph import (
 )
 from beit.weights.export.layers import RESIZING_LEVELS
 from beit.weights.export.parity import TOLERANCE, Parity, built_in, check, from_data
+from beit.weights.kinds import Answer
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 

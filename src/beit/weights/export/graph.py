@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from beit.config.validation import require
-from beit.models.heads import BackboneModel, Classifier
+from beit.models.heads import BackboneModel
 from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.setr import NormNeck
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.export.layers import Normalise, central_view_graph, read_any_grid
+from beit.weights.kinds import KINDS, Answer
 from beit.weights.store import Artifact
 
 Format = Literal["torch", "onnx", "openvino"]
-Answer = Literal["logits", "features", "tokens"]
 Precision = Literal["fp32", "fp16", "int8"]
 Preprocess = Literal["none", "normalise", "resize"]
 """none: floats [B,C,H,W] as the model reads them (normalised; of a tokenizer in [0, 1]).
@@ -67,14 +67,11 @@ def choose_target(
     Raises ConfigError for what it cannot give or read.
     """
     model = artifact.model
-    possible: list[Answer] = ["features"]
+    possible = KINDS[artifact.kind].answers
     if isinstance(model, VisualTokenizer):
-        possible = ["tokens"]
         channels, own, unit = model.config.channels, model.size, model.config.downsampling
     else:
         assert isinstance(model, BackboneModel)
-        if isinstance(model, Classifier | Segmenter):
-            possible = ["logits", "features"]
         config = model.backbone.config
         channels, own, unit = config.channels, config.size, config.patch
     require(

@@ -21,8 +21,9 @@ from beit.errors import DataError, ExportError
 from beit.models.heads import BackboneModel
 from beit.weights.answering import answering
 from beit.weights.export.formats import Run
-from beit.weights.export.graph import LARGEST, Answer, Graph, Precision, Target, answer_of
+from beit.weights.export.graph import LARGEST, Graph, Precision, Target, answer_of
 from beit.weights.export.layers import RESIZING_LEVELS, CentralView
+from beit.weights.kinds import Answer
 from beit.weights.store import Artifact
 
 BUILT_IN = 32
