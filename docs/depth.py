@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from beit.config.reading import AS_RECOGNISED
 from PIL import Image
 from torch import Tensor, nn
 
 from beit.batch import SegmentedBatch
 from beit.config import RunConfig
 from beit.config.artifact import BackboneArchitecture
+from beit.config.data import AS_RECOGNISED
 from beit.config.model import VisionTransformerConfig, sized
 from beit.config.training import TrainingConfig
 from beit.config.tree import to_json
