@@ -18,7 +18,7 @@ from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
 from beit.data.visualize import hide, judge, to_rgb, token_map
 from beit.errors import ConfigError
-from beit.masking import MaskSampler
+from beit.masking import MaskSampler, build_sampler
 from beit.models.heads import MaskedImageModel, PretrainedBackbone
 from beit.objectives.reconstruction import (
     Reconstruction,
@@ -71,7 +71,7 @@ class CentralMasks:
 
 def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> CentralMasks:
     """The view of a report for this run."""
-    sampler = config.masking.build(config.model.grid)
+    sampler = build_sampler(config.masking, config.model.grid)
     return CentralMasks(config=config, tokenizer=tokenizer, sampler=sampler)
 
 

@@ -25,6 +25,7 @@ from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
+from beit.masking import build_sampler
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
@@ -263,7 +264,7 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
         size=config.model.size,
         token_size=None if visual is None else visual.size,
         token_interpolation="bicubic" if visual is None else visual.config.interpolation,
-        sampler=config.masking.build(config.model.grid),
+        sampler=build_sampler(config.masking, config.model.grid),
     )
 
 
