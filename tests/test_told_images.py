@@ -61,8 +61,8 @@ def test_a_run_tells_of_animations_and_of_images_in_both_parts(
     assert rows[-1]["step"] == 4
     assert [row for row in rows if row["kind"] == "train"][-1]["several"] == 2
     page = report_run(out).read_text()
-    assert "2 files held several images, of which the first was taken" in page
-    assert "1 image to learn from came again for validation" in page
+    assert "2 files with several images, of which the first was used" in page
+    assert "1 image in both the training and the validation data" in page
     assert "could not be read" not in page
 
 

@@ -18,7 +18,7 @@ from beit.errors import ConfigError
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.report.figure import write_strip
+from beit.report.pretraining import write_strip
 from beit.tasks.finished import report_run
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.store import Details, load_artifact, save_artifact

@@ -26,10 +26,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
 from beit.recipes import DEFAULT
 from beit.recipes.finetune import RECIPES, for_classifying
-from beit.report import chart_specs
-from beit.report.classification import classification_sections
-from beit.report.compare_images import classifier_contender
-from beit.report.summary import classification_figures
+from beit.report import classification as page
 from beit.rng import seed_everything
 from beit.tasks.classifier_evaluation import evaluate_classifier
 from beit.tasks.execution import Run, run
@@ -218,9 +215,10 @@ FINETUNE = register(
         title=lambda _: "Classification",
         use='predictor.predict("image.jpg")    # classes with probabilities, best first',
         next="beit predict {run} image.jpg",
-        charts=chart_specs.CLASSIFICATION,
-        headline=classification_figures,
-        sections=classification_sections,
-        contender=classifier_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
     )
 )

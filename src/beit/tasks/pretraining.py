@@ -33,10 +33,7 @@ from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import DEFAULT, find_recipe
 from beit.recipes.pretrain import RECIPES, for_pretraining
-from beit.report import chart_specs
-from beit.report.compare_images import pretraining_contender
-from beit.report.pretraining import pretraining_sections
-from beit.report.summary import pretraining_figures, pretraining_title
+from beit.report import pretraining as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
@@ -315,12 +312,13 @@ PRETRAIN = register(
         start_from=_start_from,
         take_up=_take_up,
         complete=_complete,
-        title=pretraining_title,
+        title=page.title,
         use='predictor.embed(["image.jpg"])    # a vector per image, [1, D]',
         next="beit finetune --data LABELLED --init {run} --out runs/classifier",
-        charts=chart_specs.PRETRAINING,
-        headline=pretraining_figures,
-        sections=pretraining_sections,
-        contender=pretraining_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
     )
 )

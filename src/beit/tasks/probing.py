@@ -36,7 +36,7 @@ from beit.hardware import find_device
 from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
-from beit.report.probe import write_probe_page
+from beit.report.page import write_probe_page
 from beit.terminal import TextTable, print_tables, printable
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact

@@ -17,7 +17,7 @@ from beit.errors import ConfigError
 from beit.inference.abilities import Ability
 from beit.objectives.base import AnyObjective
 from beit.recipes import RECIPES
-from beit.report.run_kind import RunKind
+from beit.report.page import RunKind
 from beit.tasks.inputs import Inputs
 from beit.tasks.measurement import Measurement
 from beit.training.distributed import Processes

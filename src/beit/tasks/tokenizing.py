@@ -29,10 +29,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
 from beit.recipes import DEFAULT
 from beit.recipes.tokenizers import RECIPES
-from beit.report import chart_specs
-from beit.report.compare_images import tokenizer_contender
-from beit.report.summary import tokenizer_facts, tokenizer_figures
-from beit.report.tokenizer import tokenizer_sections
+from beit.report import tokenizer as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
@@ -210,10 +207,11 @@ TOKENIZER = register(
         title=lambda _: "Visual tokenizer",
         use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
         next="beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
-        charts=chart_specs.TOKENIZER,
-        headline=tokenizer_figures,
-        facts=tokenizer_facts,
-        sections=tokenizer_sections,
-        contender=tokenizer_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        facts=page.facts,
+        sections=page.sections,
+        answers=page.answers,
     )
 )
