@@ -12,7 +12,7 @@ import torch
 from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
 from beit.claim import claim_output
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
