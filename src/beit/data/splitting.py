@@ -37,6 +37,9 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
     for members, labelled in _classes(source, seed, "split"):
         quota = min(max(round(len(members) * split), 1), len(members) - 1)
         missing = quota - int(held[members].sum())
+        if targets.ndim == 1:
+            held[members[: max(missing, 0)]] = True
+            continue
         for index in members[~held[members]].tolist():
             if missing < 1:
                 break
