@@ -79,7 +79,9 @@ def test_help_loads_no_torch():
 def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
     shutil.copytree(class_folders, tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(environment, "compiler_problem", lambda _: "not tried here")  # it takes a minute
+    monkeypatch.setattr(
+        environment, "compiler_problem", lambda _: "not tried here"
+    )  # it takes a minute
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     lines = re.findall(r"^beit (doctor.*)$", page, re.MULTILINE)
     assert len(lines) == 3
