@@ -25,6 +25,7 @@ from beit.data.augment import TrainView
 from beit.data.decode import decode
 from beit.data.loader import View
 from beit.data.transforms import MaskedViews
+from beit.masking import build_sampler
 from beit.studies.packages import folder_of
 from benchmarks.masks import GRID, algorithm_1
 from benchmarks.race import OURS, Contest, Contestant
@@ -92,7 +93,7 @@ def _masked_views(pipeline: str, interpolation: str) -> MaskedViews:
         size=SIZE,
         token_size=TOKEN_SIZE,
         token_interpolation=interpolation,  # type: ignore[arg-type]
-        sampler=BlockMasking().build(GRID),
+        sampler=build_sampler(BlockMasking(), GRID),
     )
 
 

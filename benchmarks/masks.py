@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from beit.config import BlockMasking, PublishedBlockMasking
+from beit.masking import build_sampler
 from benchmarks.race import Clock, Contest, Contestant
 from benchmarks.setting import Setting
 
@@ -23,7 +24,7 @@ def contests(_setting: Setting) -> Iterator[Contest]:
     chance = random.Random(0)
     samplers = {"exact count": BlockMasking(), "at most": PublishedBlockMasking()}
     for case, config in samplers.items():
-        sampler = config.build(GRID)
+        sampler = build_sampler(config, GRID)
         yield Contest(
             case=f"{DRAWS} masks, {case}",
             contestants={

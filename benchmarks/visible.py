@@ -22,7 +22,7 @@ from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.optim import Optimizer
 from benchmarks.pretraining import CLIP, TRAINING

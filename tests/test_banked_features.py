@@ -17,7 +17,7 @@ from beit.errors import CheckpointError, ConfigError
 from beit.recipes import find_recipe
 from beit.tasks.tokenizing import feature_bank, rebuilding
 from beit.tokenizers.teachers import Teacher
-from beit.tokenizers.token_cache import FeatureBank
+from beit.tokenizers.token_cache import FeatureCache
 from beit.weights.teachers import open_teacher
 from finished import assert_same
 
@@ -65,7 +65,7 @@ def test_the_teacher_is_asked_once_for_a_view(distill, asked, tmp_path, monkeypa
     """And the numbers are those of asking it for the same view in every epoch."""
     with monkeypatch.context() as patch:
         patch.setattr(
-            FeatureBank, "features", lambda self, views, compute: compute(list(range(len(views))))
+            FeatureCache, "features", lambda self, views, compute: compute(list(range(len(views))))
         )
         uncached = distill("uncached", teacher_views=1)
     assert asked == [BATCH] * 6

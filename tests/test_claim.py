@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from beit import claim
-from beit.atomic_io import beside, replace_file
+from beit.atomic_io import NO_LOCKS, beside, replace_file
 from beit.claim import claim_output
 from beit.errors import ConfigError, ResourceError, RunFolderError
 from children import in_a_child
@@ -131,7 +130,7 @@ def test_an_error_about_something_else_is_not_taken_for_one_about_the_place(tmp_
 
 def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog) -> None:
     def unknown(*_: object) -> None:
-        raise OSError(claim.NO_LOCKS[0], "no locks")
+        raise OSError(NO_LOCKS[0], "no locks")
 
     monkeypatch.setattr("fcntl.flock", unknown)
     with claim_output(tmp_path / "x") as place:

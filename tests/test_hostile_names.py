@@ -22,7 +22,7 @@ from safetensors import safe_open
 import beit
 from beit.cli import main
 from beit.errors import DataError
-from beit.report.markup import escape
+from beit.report.markup import render
 from beit.terminal import PrintableFormatter, printable_lines
 from beit.weights.store import load_artifact
 from served import png, serving
@@ -257,7 +257,9 @@ def test_errors_and_logs_of_hostile_names():
     )
     assert PrintableFormatter("%(message)s").format(record) == "a\\nb\\x1b of 3:\nc\\r"
     assert record.args == ("a\nb\x1b", 3, Path("c\r"))  # others may format it, too
-    assert str(escape("<b>\x00\udce9\u202e")) == "&lt;b&gt;\\x00\\udce9\\u202e"
+    name = "<b>\x00\udce9\u202e"
+    page = render("no-images.html.j2", problem=name, remedy="", again=name)
+    assert page.count("&lt;b&gt;\\x00\\udce9\\u202e") == 2
 
 
 @pytest.mark.parametrize("content", ["a.png,\x00b\n", "\x00", "a.png,\x1b[31mb\n", "a\udcff,b\n"])

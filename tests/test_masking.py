@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from beit.config import BlockMasking, FixedMasking, PublishedBlockMasking, UniformMasking
 from beit.errors import ConfigError
+from beit.masking import build_sampler
 
 GRID = (14, 14)
 SIDES = st.integers(1, 20)
@@ -20,7 +21,7 @@ settings.load_profile("masks")
 
 
 def draws(config, grid, number, seed=0):
-    sampler, generator = config.build(grid), random.Random(seed)
+    sampler, generator = build_sampler(config, grid), random.Random(seed)
     return np.stack([sampler(generator) for _ in range(number)])
 
 
@@ -36,7 +37,7 @@ def test_exactly_the_asked_number(height, width, ratio, blocks, seed):
     if ratio > 0 and asked == 0:
         return
     config = (BlockMasking if blocks else UniformMasking)(mask_ratio=ratio)
-    sampler = config.build((height, width))
+    sampler = build_sampler(config, (height, width))
     mask = sampler(random.Random(seed))
     assert mask.dtype == bool
     assert mask.shape == (patches,)
@@ -45,7 +46,7 @@ def test_exactly_the_asked_number(height, width, ratio, blocks, seed):
 
 @given(SIDES, SIDES, st.floats(0.51, 1), st.integers(0, 2**32))
 def test_published_sampler_never_exceeds_the_number(height, width, ratio, seed):
-    sampler = PublishedBlockMasking(mask_ratio=ratio).build((height, width))
+    sampler = build_sampler(PublishedBlockMasking(mask_ratio=ratio), (height, width))
     mask = sampler(random.Random(seed))
     assert mask.shape == (height * width,)
     assert mask.sum() <= sampler.count == round(ratio * height * width)
@@ -76,7 +77,7 @@ def test_published_sampler_hides_what_the_published_code_hid(golden):
 
 def test_default_sampler_tops_the_published_one_up():
     config, generators = PublishedBlockMasking(), (random.Random(3), random.Random(3))
-    published, exact = config.build(GRID), BlockMasking().build(GRID)
+    published, exact = build_sampler(config, GRID), build_sampler(BlockMasking(), GRID)
     topped_up = 0
     for _ in range(30):
         hidden, more = published(generators[0]), exact(generators[1])
@@ -131,7 +132,7 @@ def test_everything_hidden(scheme):
 
 
 def test_fixed_masks():
-    sampler = FixedMasking(hidden_patches=(5, 0)).build((2, 3))
+    sampler = build_sampler(FixedMasking(hidden_patches=(5, 0)), (2, 3))
     mask = sampler(random.Random(0))
     assert mask.tolist() == [True, False, False, False, False, True]
     assert sampler.count == 2
@@ -141,9 +142,9 @@ def test_fixed_masks():
 
 def test_ratio_too_small_for_the_grid():
     with pytest.raises(ConfigError, match=r"mask_ratio 0\.1 hides 0 of 4 patches"):
-        UniformMasking(mask_ratio=0.1).build((2, 2))
+        build_sampler(UniformMasking(mask_ratio=0.1), (2, 2))
 
 
 def test_fixed_patches_outside_the_grid():
     with pytest.raises(ConfigError, match=r"\[6, 7\] lie outside the 2 x 3 grid"):
-        FixedMasking(hidden_patches=(6, 0, 7)).build((2, 3))
+        build_sampler(FixedMasking(hidden_patches=(6, 0, 7)), (2, 3))

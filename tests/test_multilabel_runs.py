@@ -22,7 +22,8 @@ from beit.cli import main
 from beit.config import AugmentConfig
 from beit.errors import DataError, Preempted
 from beit.objectives.classify import MultiLabelClassification
-from beit.report.multilabel import answer_images
+from beit.report.classification import Validation
+from beit.training.run_folder import read_run_config
 from beit.weights.answering import EVEN, answering
 from beit.weights.convert import convert
 from beit.weights.model_card import model_card
@@ -420,21 +421,12 @@ def test_the_page_shows_each_label_and_independent_bars(run):
     assert "No images" not in text
 
 
-def test_the_surest_answers_are_ordered_by_their_distance(run, data):
-    from beit.data.augment import EvaluationView
-    from beit.data.labelled import open_labelled
-
-    artifact = load_artifact(run)
-    source = open_labelled(
-        str(data), split=0.2, per_class=None, seed=0, multi_label=True
-    ).validation
-    reads = answering(artifact.details)
-    found = answer_images(
-        artifact.model, reads, source, EvaluationView((32, 32), 1.0), torch.device("cpu")
-    )
-    given = reads.decided(found.answers.logits)
-    assert torch.equal((given == found.answers.targets).all(dim=1), found.wrong < 0)
-    assert (found.wrong.abs() <= 1).all()
+def test_the_surest_answers_are_ordered_by_their_distance(run):
+    validation = Validation(run, read_run_config(run))
+    found = validation.predict(validation.source)
+    given = found.reads.decided(found.logits)
+    assert torch.equal((given == found.targets).all(dim=1), found.margins > 0)
+    assert (found.margins.abs() <= 1).all()
 
 
 def test_two_runs_are_compared(run, data, tmp_path):

@@ -371,4 +371,4 @@ def test_vq_paints_without_a_teacher(class_folders, tmp_path):
     run = beit.tokenizer("vq-tiny", data=str(class_folders), out=str(tmp_path / "run"),
                          **options(steps=4))  # fmt: skip
     assert run.metrics["psnr"] > 0
-    assert "The image from its tokens" in report_run(run.folder).read_text()
+    assert "Decoded from its tokens" in report_run(run.folder).read_text()

@@ -11,11 +11,11 @@ from PIL import Image
 
 import beit
 from beit.errors import CheckpointError, ConfigError
+from beit.inference.files import predict_files
 from beit.inference.predictor import to_pixels
-from beit.serve.files import predict_files
 from beit.serve.worker import read_image
-from beit.weights.export import choose_shape, describe
-from beit.weights.export.samples import from_data
+from beit.weights.export import choose_target, describe
+from beit.weights.export.parity import from_data
 from beit.weights.load import open_artifact
 
 RANGE = (0, 4095)
@@ -107,8 +107,8 @@ def test_files_requests_and_exports_are_read_by_the_range_of_the_model(classifie
     samples = from_data(str(images), 3, 12, predictor.classes, value_range=predictor.value_range)
     assert max(each.max() for each in samples.images) > 200
     model = open_artifact(classifier)
-    shape = choose_shape(model, "logits", size=None, dynamic=False, preprocess="none")
-    assert describe(model, "logits", shape, "fp32", "onnx")["value_range"] == "[0.0, 4095.0]"
+    target = choose_target(model)
+    assert describe(model, target)["value_range"] == "[0.0, 4095.0]"
 
 
 def test_an_evaluation_reads_by_the_range_of_the_model(classifier, images, tmp_path):

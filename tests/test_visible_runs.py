@@ -23,7 +23,7 @@ from beit.config.tree import override
 from beit.errors import ConfigError, Preempted
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import find_recipe
-from beit.report.figure import write_strip
+from beit.report.pretraining import write_strip
 from beit.tasks.pretraining import PRETRAIN
 from beit.tokenizers.teachers import OurTeacher
 from beit.training.run_folder import read_run_config
@@ -69,7 +69,7 @@ def test_it_is_never_called_beit(pretrained):
     assert "BEiT" not in re.sub("<style>.*?</style>|<script>.*?</script>", "", page, flags=re.S)
     assert 'id="attention"' in page
     assert 'id="predictions"' not in page
-    assert PRETRAIN.contender(pretrained, read_run_config(pretrained)).keys == []
+    assert PRETRAIN.answers(pretrained, read_run_config(pretrained)).keys == []
     with pytest.raises(ConfigError, match="is a backbone alone"):
         write_strip(pretrained, pretrained / "strip.png")
 

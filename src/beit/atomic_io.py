@@ -7,8 +7,10 @@ the folder that holds the name is flushed too.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,10 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+logger = logging.getLogger(__name__)
+
 PIECE = 8 * 2**20
 """Bytes that are hashed and written at a time: between two of them other threads get a turn."""
 LONGEST = 255
 """Bytes of a name that file systems take."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def cache_dir() -> Path:
@@ -35,7 +40,7 @@ class Written(NamedTuple):
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> Written:
-    """Write a file, flush it, and tell what is in it. Its name is durable once `flush` was called
+    """Write a file and flush it; returns what it holds. Its name is durable once `flush` was called
     on its folder."""
     digest, total = hashlib.sha256(), 0
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -87,7 +92,7 @@ def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     Of several processes that do so at once, each writes the whole of it: the last one's stays.
     """
     temporary = beside(path, "writing")
-    handle = _alone(temporary)
+    handle = lock_file(temporary)
     try:
         write_file(temporary, pieces)
         temporary.replace(path)
@@ -99,16 +104,29 @@ def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     flush(path.parent)
 
 
-def _alone(path: Path) -> int:
-    """Open a file that no other process writes to; where locks are unknown, as any other."""
+def lock_file(path: Path, *, wait: bool = True) -> int:
+    """Open a file, made if need be, that no other process has locked; closing it unlocks it.
+
+    On a file system without locks it is merely opened. Raises OSError with EWOULDBLOCK or EACCES
+    if the file is locked and the caller does not `wait`.
+    """
     while True:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(handle)
+                raise
+            logger.warning(
+                "the file system of %s has no locks: make sure that no other process writes there",
+                path.parent,
+            )
+            return handle
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
-        os.close(handle)  # it was published, or given up, by who had it
+        os.close(handle)  # who had it has renamed or removed it: the name is another file's now
 
 
 def replace_folder(temporary: Path, final: Path) -> None:

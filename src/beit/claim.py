@@ -7,8 +7,6 @@ gone, however that ended: what a dead process left behind is taken over.
 from __future__ import annotations
 
 import errno
-import fcntl
-import logging
 import os
 import shutil
 import socket
@@ -16,17 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from beit.atomic_io import LONGEST, beside, flush, make_folder
+from beit.atomic_io import LONGEST, beside, flush, lock_file, make_folder
 from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
-
-logger = logging.getLogger(__name__)
 
 LOCK = "run.lock"
 """The file that is locked in a folder that is worked in."""
 UNFINISHED = ".writing-"
 """What the names of files begin with until they are whole."""
 ANOTHER = "choose another --out"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 LITTLE = 2**16
 """Bytes free below which a library that fails in words of its own is taken to lack room."""
@@ -52,37 +47,22 @@ class Claim:
             raise _unwritable(place, error.strerror or str(error), remedy) from error
 
     def _locked(self, remedy: str) -> int:
-        while True:
-            handle = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in NO_LOCKS:
-                    logger.warning(
-                        "the file system of %s has no locks: see to it yourself that no other "
-                        "process writes there", self._place,
-                    )  # fmt: skip
-                    return handle
-                holder = os.read(handle, 200).decode(errors="replace").strip()
-                os.close(handle)
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                raise RunFolderError(
-                    f"{self._place} is in use by {holder or 'another process'}",
-                    remedy=f"wait for that to end, or {remedy}",
-                ) from error
-            if self._is_there(handle):
-                os.truncate(handle, 0)
-                with suppress(OSError):  # for people to read; a full disk is noticed soon enough
-                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return handle
-            os.close(handle)  # its holder has released it meanwhile: it is another file's name now
-
-    def _is_there(self, handle: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(handle), self._lock.stat())
-        except FileNotFoundError:
-            return False
+            handle = lock_file(self._lock, wait=False)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            holder = ""
+            with suppress(OSError):
+                holder = self._lock.read_text(errors="replace").strip()
+            raise RunFolderError(
+                f"{self._place} is in use by {holder[:200] or 'another process'}",
+                remedy=f"wait for that to end, or {remedy}",
+            ) from error
+        with suppress(OSError):  # for people to read; a full disk is noticed soon enough
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        return handle
 
     def release(self) -> None:
         """Let others in."""

@@ -32,6 +32,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def read_json(path: Path, error: type[BeitError], remedy: str) -> Any:
+    """The value in a file. Raises `error` if the file cannot be read or holds no JSON."""
+    return _parse(path, read_bytes(path, error, remedy), error, remedy)
+
+
 def read_object(path: Path, error: type[BeitError], remedy: str) -> dict[str, Any]:
     """The object in a file. Raises `error` if the file cannot be read or holds none."""
     return parse_object(path, read_bytes(path, error, remedy), error, remedy)
@@ -47,13 +52,17 @@ def read_bytes(path: Path, error: type[BeitError], remedy: str) -> bytes:
 
 def parse_object(path: Path, data: bytes, error: type[BeitError], remedy: str) -> dict[str, Any]:
     """The object in the content of a file. Raises `error` if it holds none."""
-    try:
-        values: dict[str, Any] = parse_json(data)
-    except ValueError as cause:
-        raise error(f"{path} is not JSON: {cause}", remedy=remedy) from cause
+    values = _parse(path, data, error, remedy)
     if not isinstance(values, dict):
         raise error(f"{path} holds no JSON object", remedy=remedy)
     return values
+
+
+def _parse(path: Path, data: bytes, error: type[BeitError], remedy: str) -> Any:
+    try:
+        return parse_json(data)
+    except ValueError as cause:
+        raise error(f"{path} is not JSON: {cause}", remedy=remedy) from cause
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,18 @@ from __future__ import annotations
 import abc
 import math
 import random
+from functools import singledispatch
 
 import numpy as np
 
-from beit.config.masking import BlockMasking, FixedMasking, RatioMasking
+from beit.config.masking import (
+    BlockMasking,
+    FixedMasking,
+    MaskingConfig,
+    PublishedBlockMasking,
+    RatioMasking,
+    UniformMasking,
+)
 from beit.errors import ConfigError
 
 ATTEMPTS = 10
@@ -33,6 +41,19 @@ class MaskSampler(abc.ABC):
     @abc.abstractmethod
     def __call__(self, generator: random.Random) -> np.ndarray:
         """A mask, bool [N] in row-major order."""
+
+
+@singledispatch
+def build_sampler(config: MaskingConfig, grid: tuple[int, int]) -> MaskSampler:
+    """The sampler of a masking scheme on a grid of h x w patches.
+
+    A scheme of your own is registered as those at the end of this file.
+    Raises ConfigError if none is registered for the type of `config`.
+    """
+    raise ConfigError(
+        f"no sampler is registered for {type(config).__name__} ({grid[0]} x {grid[1]} patches)",
+        remedy="register it: build_sampler.register(YourMasking, YourMasks)",
+    )
 
 
 class PublishedBlockMasks(MaskSampler):
@@ -138,3 +159,9 @@ class FixedMasks(MaskSampler):
 
     def __call__(self, generator: random.Random) -> np.ndarray:
         return self._mask.copy()
+
+
+build_sampler.register(PublishedBlockMasking, PublishedBlockMasks)
+build_sampler.register(BlockMasking, BlockMasks)
+build_sampler.register(UniformMasking, UniformMasks)
+build_sampler.register(FixedMasking, FixedMasks)

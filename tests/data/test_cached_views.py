@@ -15,6 +15,7 @@ from beit.data.dataset import open_source
 from beit.data.loader import Loader, View
 from beit.data.sources import ImageSource
 from beit.data.transforms import CachedViews, MaskedViews
+from beit.masking import build_sampler
 
 IMAGES = 6
 
@@ -29,7 +30,7 @@ def masked_views(pipeline: str) -> MaskedViews:
         config=ViewConfig(pipeline=pipeline),
         size=(16, 16),
         token_size=(8, 8),
-        sampler=BlockMasking().build((8, 8)),
+        sampler=build_sampler(BlockMasking(), (8, 8)),
     )
 
 

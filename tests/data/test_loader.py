@@ -26,6 +26,7 @@ from beit.data.loader import Loader, View, choose_workers, evaluate_batches
 from beit.data.sources import ImageSource
 from beit.data.transforms import MaskedViews, SingleView
 from beit.errors import ConfigError, DataError, ResourceError
+from beit.masking import build_sampler
 
 Draw = Callable[..., Path]
 
@@ -114,7 +115,7 @@ def test_kinds_of_batches(source: ImageSource) -> None:
             config=ViewConfig(),
             size=(16, 16),
             token_size=token_size,
-            sampler=BlockMasking().build((4, 4)),
+            sampler=build_sampler(BlockMasking(), (4, 4)),
         )
         (masked,) = make(source, views).batches(0, 1)
         assert isinstance(masked, MaskedBatch)

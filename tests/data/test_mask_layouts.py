@@ -198,6 +198,26 @@ def test_a_split_of_another_name_can_be_measured(tmp_path):
     assert part.key(0) == "images/night/s0.jpg"
 
 
+def test_a_split_of_another_name_with_masks_beside_their_images(tmp_path):
+    for part in ("train", "val", "night"):
+        pairs(tmp_path, f"{part}/{{}}.jpg", f"{part}/{{}}_mask.png", 3)
+    data = SegmentationData(str(tmp_path), MaskConfig(), extra_split="night")
+    part = data.part("night", classes=("0", "1"))
+    assert part.key(0) == "night/s0.jpg"
+
+
+def test_a_split_of_which_no_image_has_a_mask_is_refused(tmp_path):
+    root = pairs(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", 3)
+    (root / "SegmentationClass/s2.png").unlink()
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, names in (("train", "s0\ns1"), ("val", "s2")):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(names)
+    with pytest.raises(DataError, match=r"no image of val .* has a mask"):
+        opened(root, unmasked="skip")
+    with pytest.raises(DataError, match="has no LabelMe file"):
+        opened(root, unmasked="skip", layout="labelme")
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [("train2017", "train"), ("Training", "train"), ("training_set", "train"), ("testset", "test"),

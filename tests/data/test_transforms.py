@@ -28,6 +28,7 @@ from beit.data.transforms import (
 )
 from beit.errors import ConfigError, DataError
 from beit.jitter import changed, draw_jitter
+from beit.masking import build_sampler
 
 PLAIN = ViewConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), symmetry="none", jitter=0.0)
 
@@ -139,7 +140,7 @@ def test_tiny_and_thin_images(sides: tuple[int, int]) -> None:
 
 
 def test_both_views_show_the_same_crop() -> None:
-    sampler = BlockMasking().build((8, 8))
+    sampler = build_sampler(BlockMasking(), (8, 8))
     views = MaskedViews(
         config=ViewConfig(symmetry="all"),
         size=(64, 64),
@@ -171,7 +172,7 @@ def test_all_symmetries_occur_and_are_symmetries() -> None:
 def test_both_views_are_given_the_same_jitter(pipeline: str) -> None:
     """Of flat images, the jitter is the same before and after the crop."""
     config = ViewConfig(pipeline=pipeline)
-    sampler = BlockMasking().build((4, 4))
+    sampler = build_sampler(BlockMasking(), (4, 4))
     views = MaskedViews(config=config, size=(16, 16), token_size=(8, 8), sampler=sampler)
     single = SingleView(config=config, size=(16, 16))
     image = np.full((30, 40, 3), (90, 120, 150), np.uint8)
@@ -190,7 +191,7 @@ def test_both_views_are_given_the_same_jitter(pipeline: str) -> None:
 
 
 def test_fast_views_are_nearly_those_of_parity() -> None:
-    image, sampler = smooth(150, 120), BlockMasking().build((4, 4))
+    image, sampler = smooth(150, 120), build_sampler(BlockMasking(), (4, 4))
     for seed in range(5):
         batches = []
         for pipeline in ("parity", "fast"):

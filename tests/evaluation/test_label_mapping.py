@@ -128,7 +128,7 @@ def test_a_list_goes_by_file_name(label_map):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         ({"x": 3}, "'x': 3 is no class"),
         ({"x": True}, "True is no class"),
@@ -138,13 +138,13 @@ def test_a_list_goes_by_file_name(label_map):
         ("cat", "no object and no list"),
     ],
 )
-def test_wrong_maps(label_map, content, told):
-    with pytest.raises(DataError, match=told):
+def test_wrong_maps(label_map, content, words):
+    with pytest.raises(DataError, match=words):
         find_answers(folders("x"), CLASSES, label_map(content))
 
 
 def test_unreadable_map(tmp_path):
     (tmp_path / "map.json").write_text("{")
-    for name in ("map.json", "missing.json"):
-        with pytest.raises(DataError, match=f"{name} cannot be read"):
+    for name, reason in (("map.json", "is not JSON"), ("missing.json", "cannot be read")):
+        with pytest.raises(DataError, match=f"{name} {reason}"):
             find_answers(folders("x"), CLASSES, str(tmp_path / name))

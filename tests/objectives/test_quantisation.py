@@ -91,7 +91,7 @@ def test_what_is_painted_is_what_was_rebuilt():
     close(corner, ((values[:, 1] + 1) / 2).clamp(0, 1), 1e-6)
 
 
-def test_only_the_tokenizer_learns_and_the_codes_follow():
+def test_only_the_tokenizer_learns_and_the_codes_follow(unchecked):
     objective = distill(revive_every=2)
     objective.train()
     assert not any(module.training for module in objective.teacher.modules())

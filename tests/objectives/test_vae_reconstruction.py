@@ -124,6 +124,6 @@ def collapsed_training(**options) -> int:
     return len(task.model.encode(draw_images(99, 64, 8)).unique())
 
 
-def test_revival_leads_out_of_collapse_and_nothing_else_does():
+def test_revival_leads_out_of_collapse_and_nothing_else_does(unchecked):
     assert collapsed_training(revive_every=0) == 1
     assert collapsed_training(revive_every=5) > 3

@@ -7,16 +7,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from beit.config import RunConfig
 from beit.data.account import Account, Skipped, account_from_json
-from beit.report import page
-from beit.report.chart_specs import curves
-from beit.report.history import History, read_history
+from beit.report.page import RunPage, curves, header
 from beit.tasks.finetuning import FINETUNE
 from beit.training.run_folder import read_run_config
 from changes import changes
@@ -30,7 +28,6 @@ ACCOUNT = Account(
     skipped=(Skipped(reason="hidden", extension=".png", count=2, examples=("x.png",)),),
     notes=("a note",),
 )
-Make = Callable[[Path, RunConfig, History], list[Any]]
 
 
 @pytest.fixture
@@ -38,18 +35,18 @@ def run(trained: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained.classifier, tmp_path / "run"))
 
 
-def notices(run: Path, config: RunConfig, history: History) -> list[Any]:
-    return page._notices(run, config, history)
+def notices(page: RunPage) -> str:
+    return header(page, [])
 
 
-def figures(run: Path, config: RunConfig, history: History) -> list[Any]:
-    return [*FINETUNE.headline(config, history), curves(FINETUNE.charts, history).body]
+def figures(page: RunPage) -> str:
+    return header(page, []) + curves(page.charts(), "").body
 
 
-def written(run: Path, config: RunConfig, make: Make) -> str:
+def written(page: RunPage, make: Callable[[RunPage], str]) -> str:
     """What the page shows of the run, made quickly; nothing in it acts."""
     start = time.process_time()
-    text = "".join(map(str, make(run, config, read_history(run))))
+    text = make(replace(page))
     assert time.process_time() - start < SECONDS
     text.encode()
     assert "\x1b" not in text
@@ -65,24 +62,24 @@ def as_text(document: Any) -> str | None:
 
 
 def test_every_account(run: Path) -> None:
-    config, shown = read_run_config(run), 0
+    page, shown = RunPage(run, read_run_config(run), FINETUNE), 0
     for path, value, document in changes(json.loads(ACCOUNT.to_json())):
         text = as_text(document)
         if text is None:
             continue
         (run / "account.json").write_text(text)
         try:
-            found = written(run, config, notices)
+            found = written(page, notices)
         except Exception as error:
             raise AssertionError((path, repr(value)[:80])) from error
         shown += "one folder per class" in found
     assert shown > 30
     (run / "account.json").write_text("[" * 100_000)
-    written(run, config, notices)
+    written(page, notices)
 
 
 def test_every_row_of_metrics(run: Path) -> None:
-    config = read_run_config(run)
+    page = RunPage(run, read_run_config(run), FINETUNE)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     for at in (len(lines) - 1,):
         for path, value, document in changes(json.loads(lines[at])):
@@ -91,21 +88,21 @@ def test_every_row_of_metrics(run: Path) -> None:
                 continue
             (run / "metrics.jsonl").write_text("\n".join([*lines[:at], text, *lines[at + 1 :]]))
             try:
-                written(run, config, figures)
+                written(page, figures)
             except Exception as error:
                 raise AssertionError((path, repr(value)[:80])) from error
 
 
 @pytest.mark.parametrize("name", ["unreadable", "several", "shared"])
 def test_every_named_image(run: Path, name: str) -> None:
-    config = read_run_config(run)
+    page = RunPage(run, read_run_config(run), FINETUNE)
     for path, value, document in changes({"key": "a.png", "reason": "cut"}):
         text = as_text(document)
         if text is None:
             continue
         (run / f"{name}.jsonl").write_text(text + "\n")
         try:
-            written(run, config, notices)
+            written(page, notices)
         except Exception as error:
             raise AssertionError((path, repr(value)[:80])) from error
 

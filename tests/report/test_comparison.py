@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 import beit
 from beit.cli import main
 from beit.errors import ConfigError, ResourceError, RunFolderError
-from beit.report.chart_specs import draw
+from beit.report.charts import draw
 from beit.report.comparison import overlaid, read_runs
 from beit.report.markup import percent
 from beit.tasks.finished import report_comparison, report_plots
@@ -140,8 +139,8 @@ def test_the_commands_of_the_page_on_runs(runs, tmp_path, monkeypatch, read):
 def answered(run):
     """What a run makes of all the images that it can be asked about."""
     config = read_run_config(run)
-    asked = task_of(config).contender(run, config)
-    return asked.answers(asked.keys)
+    answers = task_of(config).answers(run, config)
+    return answers.of(answers.keys)
 
 
 def test_classifiers_side_by_side(runs, tmp_path, read):
@@ -153,11 +152,11 @@ def test_classifiers_side_by_side(runs, tmp_path, read):
     found = answered(runs.classifier)
     assert len(found) > 2
     for key, one in found.items():
-        truth = escape(Path(key).parent.name)
+        truth = Path(key).parent.name
         best = model.predict(runs.data / key, top=1)[0]
-        assert f"is {truth}" in one.image
-        assert ("<b>right</b>" in one.answer) == (escape(best.name) == truth)
-        assert f"{escape(best.name)}</" in one.answer.partition("<li>")[2].partition("</li>")[0]
+        assert one.shown[0].alt == f"An image of {truth}"
+        assert (one.verdict == "right") == (best.name == truth)
+        assert (one.labels[0].name, one.labels[0].is_given) == (best.name, True)
 
 
 def test_segmenters_side_by_side(runs, tmp_path, read):
@@ -180,6 +179,6 @@ def test_segmenters_side_by_side(runs, tmp_path, read):
         mask = np.asarray(Image.open(data / "masks" / f"{Path(key).stem}.png"))
         labels = model.segment(data / key)
         right = (labels == mask)[mask != 255].mean()
-        assert percent(float(right)) in one.answer
+        assert percent(float(right)) in one.pictures[0].caption
     page = read(report_comparison([made[0], runs.classifier], tmp_path / "d.html"))
     assert "share no images" in page.words

@@ -23,14 +23,14 @@ from beit.models.features import attention_maps
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruction import Reconstruction, reconstruct, unpatchify
 from beit.objectives.targets import patchify
-from beit.report.attention import queries
-from beit.report.classification import Answers, confusion_list, confusion_table, most_confident
-from beit.report.figure import write_strip
-from beit.report.pretraining import central_masks
-from beit.report.samples import FEWEST, affordable, batches, best_typical_worst
-from beit.report.settings import changed_options, command
-from beit.report.tokenizer import vocabulary
+from beit.report.classification import Predicted, confusions
+from beit.report.inputs import FEWEST, affordable, batches, best_typical_worst
+from beit.report.page import changed_options, command
+from beit.report.pretraining import CentralMasks, queries, write_strip
+from beit.report.tokenizer import Encoded, vocabulary
+from beit.tasks.finished import report_run
 from beit.training.run_folder import read_run_config
+from beit.weights.answering import Answering
 from beit.weights.store import load_artifact
 
 
@@ -46,7 +46,7 @@ def pretrained(runs):
 @pytest.fixture(scope="module")
 def batch(runs, pretrained):
     config = read_run_config(runs.pretraining)
-    view = central_masks(config, pretrained[1])
+    view = CentralMasks(config, pretrained[1])
     return next(batches(MaskedBatch, open_source(str(runs.data)), view, 3))
 
 
@@ -93,7 +93,7 @@ def test_pixel_guesses_agree_with_the_objective(runs):
     model = load_artifact(runs.pixels).model
     config = read_run_config(runs.pixels)
     source = open_source(str(runs.data))
-    batch = next(batches(MaskedBatch, source, central_masks(config, None), 3))
+    batch = next(batches(MaskedBatch, source, CentralMasks(config, None), 3))
     found = reconstruct(model, None, batch)
     loss = MaskedImageModeling(model, config.objective, None)(batch, 0.0).terms["loss"]
     assert -np.mean([one.score for one in found]) == pytest.approx(float(loss), rel=1e-5)
@@ -103,7 +103,7 @@ def test_pixel_guesses_agree_with_the_objective(runs):
 
 def test_the_view_of_the_report_has_no_chance(runs, pretrained):
     config = replace(read_run_config(runs.pretraining), evaluation_crop=1.0)
-    view = central_masks(config, pretrained[1])
+    view = CentralMasks(config, pretrained[1])
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     sample = view(image, None, random.Random(0))
     assert torch.equal(sample.images[0].permute(1, 2, 0), torch.from_numpy(image[:, 8:40]))
@@ -112,7 +112,7 @@ def test_the_view_of_the_report_has_no_chance(runs, pretrained):
 def test_the_view_of_the_report_is_the_crop_of_the_evaluation(runs, pretrained):
     config = replace(read_run_config(runs.pretraining), evaluation_crop=0.5)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    sample = central_masks(config, pretrained[1])(image, None, random.Random(0))
+    sample = CentralMasks(config, pretrained[1])(image, None, random.Random(0))
     assert torch.equal(sample.images[0].permute(1, 2, 0), torch.from_numpy(image[16:48, 16:48]))
 
 
@@ -161,10 +161,8 @@ def test_each_code_has_its_colour():
 
 
 def test_the_vocabulary_is_the_mean_of_its_patches(runs):
-    from beit.report.tokenizer import Painting
-
     image = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
-    one = Painting("a", image, torch.tensor([2, 2, 0, 2]), image, 0.0)
+    one = Encoded("a", image, torch.tensor([2, 2, 0, 2]), image, 0.0)
     found = vocabulary([one], codes=4, stride=2)
     assert found.counts.tolist() == [1, 0, 3, 0]
     patches = patchify(image[None].float() / 255, 2)[0]
@@ -173,17 +171,22 @@ def test_the_vocabulary_is_the_mean_of_its_patches(runs):
 
 def test_the_surest_answers_come_first():
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
-    answers = Answers(probabilities, torch.tensor([0, 0, 1, 0]), ("a", "b", "c", "d"))
-    assert most_confident(answers, right=True, most=8) == [0, 2]
-    assert most_confident(answers, right=False, most=1) == [1]
+    reads = Answering(("cat", "dog"), False, ())
+    keys = ("a", "b", "c", "d")
+    found = Predicted(probabilities.log(), torch.tensor([0, 0, 1, 0]), keys, reads)
+    assert found.surest(right=True) == [0, 2]
+    assert found.surest(right=False, most=1) == [1]
+    assert [(bar.name, bar.is_true, bar.is_given) for bar in found.bars(1)] == [
+        ("dog", False, True), ("cat", True, False),
+    ]  # fmt: skip
 
 
 def test_confusions_are_named():
     confusion = torch.tensor([[5, 1, 0], [0, 4, 0], [0, 3, 0]])
-    shown = confusion_table(confusion, ("a", "<b>", "c"))
+    shown = confusions(confusion, ("a", "<b>", "c"))
     assert 'title="c answered as &lt;b&gt;: 3"' in shown
     assert shown.count('class="hit"') == 2
-    listed = confusion_list(confusion, ("a", "<b>", "c"))
+    listed = confusions(confusion, ("a", "<b>", "c"), most=2)
     assert listed.index("3 of 3") < listed.index("1 of 6")
 
 
@@ -224,8 +227,6 @@ def test_what_the_command_line_cannot_say_is_told(runs):
 
 
 def test_a_foreign_recipe_is_not_imported(runs, tmp_path, read):
-    from beit.tasks.finished import report_run
-
     run = shutil.copytree(runs.tokenizer, tmp_path / "run")
     place = run / "config.json"
     place.write_text(place.read_text().replace('"recipe": "tiny"', '"recipe": "no.such:module"'))

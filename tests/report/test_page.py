@@ -13,10 +13,10 @@ from beit.tasks.finished import report_run
 
 KINDS = ("tokenizer", "pretraining", "pixels", "classifier")
 SECTIONS = {
-    "tokenizer": ["curves", "reconstructions", "codes", "settings"],
-    "pretraining": ["curves", "predictions", "attention", "settings"],
-    "pixels": ["curves", "predictions", "attention", "settings"],
-    "classifier": ["curves", "classes", "answers", "settings"],
+    "tokenizer": ["next", "curves", "reconstructions", "codes", "settings"],
+    "pretraining": ["next", "curves", "predictions", "attention", "settings"],
+    "pixels": ["next", "curves", "predictions", "attention", "settings"],
+    "classifier": ["next", "curves", "classes", "answers", "settings"],
 }
 
 
@@ -76,7 +76,8 @@ def test_without_the_images_the_page_says_so(copy, read, kind):
     (run / "config.json").write_text(json.dumps(config))
     page = read(report_run(run))
     assert "No images: there is nothing at /nowhere/<b>images" in page.words
-    assert [section["id"] for section in page.all("section")] == ["curves", "images", "settings"]
+    sections = [section["id"] for section in page.all("section")]
+    assert sections == ["next", "curves", "images", "settings"]
     assert not page.all("b") or "images" not in dict(page.all("b")[0])
 
 
@@ -87,9 +88,10 @@ def test_a_run_under_way_has_its_curves(copy, read, kind):
     rows = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(rows[:2]) + '\n{"step": 3, "ki')
     page = read(report_run(run))
-    assert "This run is not finished: its journal ends at step 2" in page.words
+    assert "This run is not finished: the last step in its log is 2 of" in page.words
     assert "No images" in page.words
     assert page.all("circle")
+    assert "--resume" in page.words
 
 
 @pytest.mark.parametrize("kind", KINDS)

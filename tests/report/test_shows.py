@@ -16,11 +16,22 @@ from beit.cli import main
 from beit.data.file_types import FORMATS
 from beit.errors import ConfigError
 from beit.evaluation.neighbours import nearest_others
-from beit.report.components import as_shares, principal_components
-from beit.report.heads import find_query, heads
 from beit.report.image_grid import Cell, Sheet, fit, wrap, write_sheet
-from beit.report.inputs import look_at
-from beit.report.retrieval import HIT, MISS, retrieve
+from beit.report.inputs import Request
+from beit.report.sheets import (
+    HIT,
+    MISS,
+    attention,
+    find_query,
+    neighbours,
+    principal_components,
+    stretched,
+)
+from beit.weights.store import load_artifact
+
+
+def requested(trained, data, images) -> Request:
+    return Request(model=str(trained.pretrained), data=str(data), images=images, device="cpu")
 
 
 def show(kind, model, data, out, *options) -> int:
@@ -89,8 +100,7 @@ def test_the_nearest_other_points_the_same_way():
 
 
 def test_frames_tell_the_same_class(trained, class_folders):
-    looking = look_at(str(trained.pretrained), str(class_folders), images=36, device="cpu")
-    sheet = retrieve(looking, block=1, queries=5, neighbours=4)
+    sheet = neighbours(requested(trained, class_folders, 36), block=1, queries=5, neighbours=4)
     assert [len(row) for row in sheet.rows] == [5] * 5
     for query, *others in sheet.rows:
         label = query.words[0].removeprefix("query · ")
@@ -109,18 +119,18 @@ def test_components_are_those_of_the_spread_and_their_signs_are_stable():
     order = torch.randperm(400, generator=chance)
     again = principal_components(rows[order], 3).places
     assert torch.allclose(again, places[order], atol=1e-3)
-    stretched = as_shares(places)
-    assert float(stretched.min()) == 0
-    assert float(stretched.max()) == 1
+    colours = stretched(places)
+    assert float(colours.min()) == 0
+    assert float(colours.max()) == 1
 
 
 def test_attention_has_a_map_for_every_head(trained, class_folders):
-    looking = look_at(str(trained.pretrained), str(class_folders), images=2, device="cpu")
-    config = looking.backbone.config
+    request = requested(trained, class_folders, 2)
+    config = load_artifact(trained.pretrained).backbone
     assert find_query("cls", config.grid) is None
     assert find_query("1,2", config.grid) == config.grid[1] + 2
-    for patch in (None, 3):
-        sheet = heads(looking, block=0, patch=patch)
+    for query in ("cls", "0,3"):
+        sheet = attention(request, block=0, query=query)
         assert [len(row) for row in sheet.rows] == [config.heads + 2] * 2
     with pytest.raises(ConfigError, match="ROW,COLUMN"):
         find_query("1;2", config.grid)

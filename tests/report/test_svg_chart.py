@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from beit.report.svg_chart import (
+from beit.report.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -14,9 +14,10 @@ from beit.report.svg_chart import (
     RIGHT,
     TOP,
     WIDTH,
+    Chart,
     Frame,
     Line,
-    chart,
+    draw,
     frame_of,
     smooth,
     thin,
@@ -34,10 +35,10 @@ def test_a_frame_maps_its_corners_to_the_corners_of_the_plot():
 
 def test_a_chart_has_the_path_of_its_points():
     line = Line("loss", ((0.0, 0.0), (5.0, 50.0), (10.0, 100.0)))
-    svg = chart("Loss", [line], "falls", from_zero=True)
+    svg = draw(Chart("Loss", "falls", (line,), from_zero=True))
     frame = frame_of([line], from_zero=True)
     assert frame == Frame(0, 10, 0, 106)
-    path = re.findall(r'class="line  colour-0" d="M([^"]+)"', svg)[-1]  # the first is the legend's
+    path = re.findall(r'class="line colour-0" d="M([^"]+)"', svg)[-1]  # the first is the legend's
     places = [tuple(map(float, pair.split())) for pair in path.split("L")]
     assert places == [
         (pytest.approx(frame.x(s), abs=0.06), pytest.approx(frame.y(v), abs=0.06))
@@ -47,18 +48,18 @@ def test_a_chart_has_the_path_of_its_points():
 
 
 def test_lines_without_points_are_left_out():
-    assert chart("Loss", [Line("loss", ())], "") == ""
-    svg = chart("Loss", [Line("loss", ((1.0, 2.0), (2.0, 1.0))), Line("chance", ())], "")
+    assert draw(Chart("Loss", "", (Line("loss"),))) == ""
+    svg = draw(Chart("Loss", "", (Line("loss", ((1.0, 2.0), (2.0, 1.0))), Line("chance"))))
     assert "chance" not in svg
 
 
 def test_a_single_point_and_a_constant_are_visible():
-    assert 'class="dot' in chart("Loss", [Line("loss", ((3.0, 2.0),))], "")
-    assert "nan" not in chart("Loss", [Line("loss", ((0.0, 0.0), (1.0, 0.0)))], "")
+    assert 'class="dot' in draw(Chart("Loss", "", (Line("loss", ((3.0, 2.0),)),)))
+    assert "nan" not in draw(Chart("Loss", "", (Line("loss", ((0.0, 0.0), (1.0, 0.0))),)))
 
 
 def test_references_are_dashed_and_have_no_marks():
-    svg = chart("Loss", [Line("chance", ((0.0, 1.0), (1.0, 1.0)), "reference")], "")
+    svg = draw(Chart("Loss", "", (Line("chance", ((0.0, 1.0), (1.0, 1.0)), "reference"),)))
     assert "dashed" in svg
     assert "circle" not in svg
 

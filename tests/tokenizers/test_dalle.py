@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from beit.config import DalleConfig
-from beit.tokenizers.dalle import DalleTokenizer
-from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+from beit.tokenizers.dalle import DalleTokenizer, from_logit_laplace, to_logit_laplace
 from beit.weights.keymap import from_dalle
 from beit.weights.read import read_contents
 from miniature import spread_codes

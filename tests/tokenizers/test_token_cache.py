@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from beit.errors import CheckpointError, ResourceError
-from beit.tokenizers.token_cache import IDENTITY, FeatureBank, TokenCache
+from beit.tokenizers.token_cache import IDENTITY, FeatureCache, TokenCache
 
 IMAGES, PATCHES = 10, 6
 
@@ -151,12 +151,12 @@ def test_several_may_write_at_once(tmp_path):
 WIDTH = 5
 
 
-def features(root: Path, **shape: Any) -> FeatureBank:
+def features(root: Path, **shape: Any) -> FeatureCache:
     given = {"views": 2, "images": IMAGES, "patches": PATCHES, "width": WIDTH}
-    return FeatureBank(root, {"teacher": "a"}, **(given | shape))
+    return FeatureCache(root, {"teacher": "a"}, **(given | shape))
 
 
-def look(of: FeatureBank, pairs: list[tuple[int, int]], known: Tensor) -> tuple[Tensor, list[int]]:
+def look(of: FeatureCache, pairs: list[tuple[int, int]], known: Tensor) -> tuple[Tensor, list[int]]:
     """What is kept of the pairs, and which had to be computed, to `known`."""
     computed = []
 

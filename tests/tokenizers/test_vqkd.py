@@ -18,9 +18,9 @@ from beit.errors import ConfigError
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.report.figure import write_strip
+from beit.report.pretraining import write_strip
 from beit.tasks.finished import report_run
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import BACKBONE, draw_images, masked_batch
 from reference import close

@@ -45,9 +45,14 @@ def once(at: int, error: Exception):
     return before
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "error", [DataError("rotten"), OSError(errno.EIO, "gone"), ResourceError("no memory")], ids=repr
+    ("kind", "error"),
+    [
+        ("tokenizer", DataError("rotten")),
+        ("pretrain", OSError(errno.EIO, "gone")),
+        ("finetune", ResourceError("no memory")),
+    ],
+    ids=repr,
 )
 def test_an_error_ends_a_run_after_a_save_of_what_it_learned(tmp_path, kind, error):
     objective, make = KINDS[kind]

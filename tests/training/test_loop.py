@@ -73,9 +73,10 @@ def ask_to_stop(at, number):
     return lambda step: os.kill(os.getpid(), number) if step == at else None
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
-@pytest.mark.parametrize("kind", KINDS)
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path, kind, average):
+@pytest.mark.parametrize(
+    ("kind", "average"), [*((kind, 0.9) for kind in KINDS), ("finetune", None)]
+)
+def test_stopped_and_resumed_equals_uninterrupted(unchecked, tmp_path, kind, average):
     """Weights, optimizer, average, best score and journal, bit for bit, wherever it stopped."""
     make, batches = KINDS[kind]
     options = {"average": average, "evaluation": evaluation("score")}
@@ -133,7 +134,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert_same_state(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_damaged_checkpoint_is_named_and_left_aside(tmp_path):
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path):
     train(tmp_path / "whole", masked(), InMemory(masked_batch), keep=9)
     weights = tmp_path / "whole" / "checkpoints" / "step-00000006" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -321,8 +322,7 @@ def test_unreadable_images_are_told_and_too_many_stop_the_run(tmp_path):
     def some_lost(step):
         return image_batch(step)._replace(unreadable=(Unreadable("lost.png", "it is empty"),))
 
-    fitted = train(tmp_path / "one", Line(), InMemory(some_lost))
-    assert fitted.unreadable == 1
+    train(tmp_path / "one", Line(), InMemory(some_lost))
     assert state(tmp_path / "one")[1][0]["unreadable"] == 1
 
     def many_lost(step):
@@ -345,7 +345,7 @@ def test_half_precision_needs_a_gpu(tmp_path):
         train(tmp_path, masked(), InMemory(masked_batch), precision="fp16")
 
 
-def test_training_learns(tmp_path):
+def test_training_learns(unchecked, tmp_path):
     objective = classification(replace(PLAIN, smoothing=0.1))
     train(tmp_path, objective, InMemory(labelled_batch), steps=60, log_every=10)
     accuracies = [row["accuracy"] for row in state(tmp_path)[1] if row["kind"] == "train"]

@@ -12,6 +12,7 @@ from beit.errors import CheckpointError, DivergedError
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.loop import fit
 from beit.training.nan_report import read_record, replay
+from beit.training.update import Updater
 from miniature import InMemory, masked, masked_batch, opened
 
 PLACE = "the output of model.backbone.blocks.1.mlp"
@@ -30,6 +31,10 @@ def touchy(objective, image):
     objective.register_forward_pre_hook(note)
     objective.model.backbone.blocks[1].mlp.register_forward_hook(spoil)
     return objective
+
+
+def updater(objective, run):
+    return Updater(objective, run.config, run.processes, print)
 
 
 @pytest.fixture
@@ -70,11 +75,11 @@ def test_the_step_is_repeated_from_the_newest_checkpoint(broken):
     run, _ = broken
     file = run.folder.diverged / "step-00000003.safetensors"
     before = sorted(run.folder.path.rglob("*"))
-    done = replay(touchy(masked(), "3/5"), run, file)
+    done = replay(updater(touchy(masked(), "3/5"), run), run.loader, run.folder, file)
     assert (done.step, done.restored) == (3, 2)
     assert done.where == done.recorded
     assert done.where.startswith(PLACE)
-    mended = replay(masked(), run, file)
+    mended = replay(updater(masked(), run), run.loader, run.folder, file)
     assert (mended.step, mended.where) == (3, "")
     assert sorted(run.folder.path.rglob("*")) == before
 
@@ -85,7 +90,7 @@ def test_what_is_no_record(broken):
         if name.endswith("json"):
             (run.folder.diverged / name).write_text("{}")
         with pytest.raises(CheckpointError, match=f"{name} is no record"):
-            replay(masked(), run, run.folder.diverged / name)
+            replay(updater(masked(), run), run.loader, run.folder, run.folder.diverged / name)
 
 
 def test_a_full_disk_does_not_hide_the_divergence(tmp_path):

@@ -69,8 +69,10 @@ def test_round_trips_are_identical_bit_for_bit(tmp_path, kind, to):
     there, left_out = convert(ours, tmp_path / "there", to=to)
     assert left_out == []
     size = model.backbone.config.size
-    taps = Overrides(taps=(0, 1, 2, 3)) if (kind, to) == ("segmenter", "unilm") else Overrides()
-    back = open_artifact(there, overrides=taps)
+    read = (
+        Overrides(out_indices=(0, 1, 2, 3)) if (kind, to) == ("segmenter", "unilm") else Overrides()
+    )
+    back = open_artifact(there, overrides=read)
     same_weights(model.state_dict(), back.model.state_dict())
     assert back.backbone.size == size
     if to != "unilm" and kind != "segmenter":  # which reads images of any size
@@ -82,7 +84,7 @@ def test_round_trips_are_identical_bit_for_bit(tmp_path, kind, to):
     if named and (to != "unilm" or kind == "segmenter"):
         assert back.details.classes == CLASSES
     if to == "unilm":
-        again, _ = convert(there, tmp_path / "again", to="unilm", overrides=taps)
+        again, _ = convert(there, tmp_path / "again", to="unilm", overrides=read)
         same_weights(read_contents(there).tensors, read_contents(again).tensors)
 
 

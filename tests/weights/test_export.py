@@ -28,8 +28,7 @@ from beit.models.heads import Classifier
 from beit.models.position import RelativePositionBias
 from beit.models.segmenter import Segmenter
 from beit.weights.export import ENDINGS, formats
-from beit.weights.export.positions import AnyGridBias
-from beit.weights.export.preprocessing import CentralView
+from beit.weights.export.layers import AnyGridBias, CentralView
 from beit.weights.store import Details, save_artifact
 from miniature import VAE
 

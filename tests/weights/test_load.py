@@ -58,7 +58,7 @@ def test_patch_aggregation(golden, tmp_path):
     """The golden file taps block 2 of 4, which no file can say; a published one taps 3 before."""
     facts = golden("v2_mim_cls_shared")
     path = file_of(facts["model"], tmp_path)
-    model = open_artifact(path, overrides=Overrides(tap=2)).model
+    model = open_artifact(path, overrides=Overrides(early_layer=2)).model
     main, aggregated = model.predictions(facts["image"], facts["mask"])
     close(main, facts["logits"], 1e-5)
     close(aggregated, facts["logits_cls"], 1e-5)

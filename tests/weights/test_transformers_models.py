@@ -171,7 +171,7 @@ def check(tmp_path: Path, found: Trial, family: str = "Beit") -> str:
         heads=found.settings["num_attention_heads"],
         epsilon=found.settings["layer_norm_eps"],
         pools=artifact.model.config.pools if segments else None,
-        taps=artifact.model.out_indices if segments else None,
+        out_indices=artifact.model.out_indices if segments else None,
         classes=artifact.details.classes or None,
     )
     again = open_artifact(tmp_path / "state.pth", overrides=stated)

@@ -393,7 +393,7 @@ def test_a_released_file_of_beit_v2_goes_on_as_it_was_published(golden, tmp_path
     """Both predictions of the released code, before the first step of a run of ours."""
     facts = golden("v2_mim_cls_shared")
     torch.save({"model": facts["model"]}, tmp_path / "released.pth")
-    source = open_artifact(tmp_path / "released.pth", overrides=Overrides(tap=2))
+    source = open_artifact(tmp_path / "released.pth", overrides=Overrides(early_layer=2))
     model = MaskedImageModel(source.backbone, 64, AggregationConfig(early_layer=2)).eval()
     start = warm_start(model, Details(tokenizer="of its 64 codes"), source)
     assert start.taken[1:3] == (

@@ -181,8 +181,8 @@ def test_any_wrapper_any_prefix_any_names(tmp_path, family, naming, prefix, wrap
     weights = KEYS[naming](published(model))
     torch.save(WRAPPERS[wrapper]({prefix + name: value for name, value in weights.items()}),
                tmp_path / "weights.pth")  # fmt: skip
-    taps = Overrides(taps=model.out_indices) if family == "segmenter" else Overrides()
-    artifact = open_artifact(tmp_path / "weights.pth", overrides=taps)
+    read = Overrides(out_indices=model.out_indices) if family == "segmenter" else Overrides()
+    artifact = open_artifact(tmp_path / "weights.pth", overrides=read)
     same(artifact, model)
     notes = " ".join(artifact.details.trained["notes"])
     if wrapper == "with average":

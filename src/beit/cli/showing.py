@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -27,7 +28,7 @@ def report(args: list[str]) -> None:
             plots: Also write every curve of the run to this folder, as SVG and PNG (needs
                 matplotlib: the extra `plots`).
         """
-        from beit.report.figure import write_strip
+        from beit.report.pretraining import write_strip
         from beit.tasks.finished import report_comparison, report_plots, report_run
 
         if len(runs) != 1:
@@ -84,22 +85,14 @@ def neighbours(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.retrieval import show_neighbours
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_neighbours(
-            artifact,
-            data,
-            out,
-            block=block,
-            images=images,
-            queries=queries,
-            neighbours=neighbours,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.neighbours, request, block=block, queries=queries, neighbours=neighbours)
+    print_lines(sheets.show(sheet, out, side))
 
 
 def components(
@@ -124,20 +117,14 @@ def components(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.components import show_components
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_components(
-            artifact,
-            data,
-            out,
-            block=block,
-            images=images,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.components, request, block=block)
+    print_lines(sheets.show(sheet, out, side))
 
 
 def attention(
@@ -164,21 +151,14 @@ def attention(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.heads import show_attention
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_attention(
-            artifact,
-            data,
-            out,
-            block=block,
-            query=query,
-            images=images,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.attention, request, block=block, query=query)
+    print_lines(sheets.show(sheet, out, side))
 
 
 def codebook(
@@ -203,17 +183,11 @@ def codebook(
         device: cpu or cuda.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.report.codebook import show_codebook
+    from beit.report import sheets
+    from beit.report.inputs import Request
 
-    print_lines(
-        show_codebook(
-            artifact,
-            data,
-            out,
-            images=images,
-            most=most,
-            side=side,
-            device=device,
-            label_file=label_file,
-        )
+    request = Request(
+        model=artifact, data=data, images=images, device=device, label_file=label_file
     )
+    sheet = partial(sheets.codebook, request, most=most)
+    print_lines(sheets.show(sheet, out, side))

@@ -113,7 +113,7 @@ def compare(args: list[str]) -> None:
             device: cpu or cuda.
             label_file: How a label file is read, where its headings do not say it.
         """
-        from beit.report.tokenizers import HEAD
+        from beit.report.tokenizer import HEAD
         from beit.tasks.comparing import compare_tokenizers
 
         rows = compare_tokenizers(

@@ -41,7 +41,7 @@ def predict(args: list[str]) -> None:
             batch: Images at a time.
             device: cpu or cuda.
         """
-        from beit.serve.files import (
+        from beit.inference.files import (
             must_be_readable,
             predict_files,
             print_predictions,
@@ -78,7 +78,7 @@ def embed(args: list[str]) -> None:
             batch: Images at a time.
             device: cpu or cuda.
         """
-        from beit.serve.files import embed_files
+        from beit.inference.files import embed_files
 
         print_lines(
             embed_files(artifact, images, Path(out), block=block, batch=batch, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from beit.config.validation import (
     Config,
@@ -18,27 +18,25 @@ from beit.config.validation import (
 from beit.errors import ConfigError
 from beit.terminal import shown
 
-if TYPE_CHECKING:
-    from beit.masking import MaskSampler
-
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig(Config, abc.ABC):
-    """A masking scheme; `build(grid)` returns its sampler."""
+    """A masking scheme; `beit.masking.build_sampler` makes its sampler."""
 
     @abc.abstractmethod
-    def build(self, grid: tuple[int, int]) -> MaskSampler: ...
+    def count(self, grid: tuple[int, int]) -> int:
+        """Number of hidden patches M on this grid; of the published sampler the most it can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RatioMasking(MaskingConfig):
-    """A scheme that hides a given share of the patches."""
+    """A scheme that hides a given fraction of the patches."""
 
     mask_ratio: Fraction = 75 / 196
-    """Share of the patches to hide; the published value is 75 of 196."""
+    """Fraction of the patches to hide; the published value is 75 of 196."""
 
     def count(self, grid: tuple[int, int]) -> int:
-        """Number of hidden patches M on this grid: at least one, unless the ratio is 0."""
+        """At least one, unless the ratio is 0."""
         patches = grid[0] * grid[1]
         if self.mask_ratio == 0:
             return 0
@@ -64,30 +62,15 @@ class BlockMasking(RatioMasking):
         """Fewest patches in a block on this grid."""
         return max(1, math.ceil(self.smallest_block * grid[0] * grid[1] / 196))
 
-    def build(self, grid: tuple[int, int]) -> MaskSampler:
-        from beit.masking import BlockMasks
-
-        return BlockMasks(self, grid)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedBlockMasking(BlockMasking):
     """The sampler of the published code: gives up after ten misses, hides *at most* the count."""
 
-    def build(self, grid: tuple[int, int]) -> MaskSampler:
-        from beit.masking import PublishedBlockMasks
-
-        return PublishedBlockMasks(self, grid)
-
 
 @dataclass(frozen=True, kw_only=True)
 class UniformMasking(RatioMasking):
     """Each patch equally likely (the ablation of table 4)."""
-
-    def build(self, grid: tuple[int, int]) -> MaskSampler:
-        from beit.masking import UniformMasks
-
-        return UniformMasks(self, grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +87,5 @@ class FixedMasking(MaskingConfig):
             "name each patch once",
         )
 
-    def build(self, grid: tuple[int, int]) -> MaskSampler:
-        from beit.masking import FixedMasks
-
-        return FixedMasks(self, grid)
+    def count(self, grid: tuple[int, int]) -> int:
+        return len(self.hidden_patches)

@@ -99,8 +99,8 @@ class JointConfig(Config):
     """Length of the shorter side at ratio 1, the longer one at most four times that; None: the
     shorter side of the crop, as published."""
     largest_class: Fraction = 0.75
-    """Ten crops are tried for one with two classes and none of them above this share; 1 takes the
-    first."""
+    """Ten crops are tried for one with two classes and none of them above this fraction; 1 takes
+    the first."""
     symmetry: Symmetry = "horizontal"
     """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
     distortion: bool = True
@@ -139,13 +139,9 @@ class InferenceConfig(Config):
         )
         require(
             not self.whole or self.window is self.stride is None,
-            f"whole was asked for, and window {self.window} with stride {self.stride}",
+            f"whole was requested, and window {self.window} with stride {self.stride}",
             "read the image at once or through a window",
         )
-
-    def windows(self, backbone: VisionTransformerConfig) -> tuple[Size, Size]:
-        """Window and stride for a backbone. Raises ConfigError for those that do not fit it."""
-        return window_and_stride(backbone, self.window, self.stride)
 
 
 def window_and_stride(
@@ -182,7 +178,7 @@ class SegmentRunConfig(RunConfig):
     auxiliary_weight: PositiveFloat = 0.4
     """Weight of the auxiliary head's loss (published configs)."""
     split: Fraction = 0.2
-    """Share of the images kept for validation when the data has no `val` folder."""
+    """Fraction of the images held out for validation when the data has no `val` folder."""
     split_seed: NonNegativeInt = 0
     """Decides which images `split` draws."""
 
@@ -190,4 +186,4 @@ class SegmentRunConfig(RunConfig):
         super().__post_init__()
         self.head.blocks(self.model.depth)
         self.head.normed_cells(self.model.grid)
-        self.inference.windows(self.model)
+        window_and_stride(self.model, self.inference.window, self.inference.stride)

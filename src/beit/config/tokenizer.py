@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from beit.tokenizers.dalle import DalleTokenizer
     from beit.tokenizers.dvae import DiscreteVAE
     from beit.tokenizers.random_projection import RandomProjection
-    from beit.tokenizers.vq import VQTokenizer
-    from beit.tokenizers.vqkd import VQKDTokenizer
+    from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 
 MAX_CODES = 8192
 MAX_MATRIX = 2**28  # 1 GB of float32
@@ -207,7 +206,7 @@ class VQKDConfig(QuantisedConfig):
         return self.teacher_width
 
     def build(self) -> VQKDTokenizer:
-        from beit.tokenizers.vqkd import VQKDTokenizer
+        from beit.tokenizers.vq import VQKDTokenizer
 
         return VQKDTokenizer(self)
 

@@ -67,14 +67,15 @@ DROPPED = {"attention"}
 def to_json(config: object) -> Json:
     """The whole tree as JSON values; every node names its type, a type from outside its module."""
     assert dataclasses.is_dataclass(config)
-    values: Json = {"type": _type_name(type(config))}
+    values: Json = {"type": type_name(type(config))}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         values[item.name] = to_json(value) if dataclasses.is_dataclass(value) else _plain(value)
     return values
 
 
-def _type_name(kind: type) -> str:
+def type_name(kind: type) -> str:
+    """How JSON names a type of config: one from outside with its module."""
     known = TYPES.get(kind.__name__) is kind
     return kind.__name__ if known else f"{kind.__module__}:{kind.__qualname__}"
 
@@ -89,7 +90,8 @@ def _descendants(kind: type[Any]) -> Iterator[type[Any]]:
 def _find_type(name: str, expected: type[Config]) -> type[Any]:
     """The config type of this name, of this package or of a module that was imported already: what
     a file says is never a reason to import anything."""
-    outside = {_type_name(kind): kind for kind in _descendants(expected) if ":" in _type_name(kind)}
+    kinds = (expected, *_descendants(expected))
+    outside = {type_name(kind): kind for kind in kinds if ":" in type_name(kind)}
     kind = TYPES.get(name) or outside.get(name)
     if kind is not None and issubclass(kind, expected):
         return kind
@@ -225,7 +227,7 @@ def differences(old: object, new: object) -> dict[str, tuple[object, object]]:
 
 def _kinds(config: object, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """The type of every node of the tree, as the option `type` of its path."""
-    yield (*prefix, "type"), _type_name(type(config))
+    yield (*prefix, "type"), type_name(type(config))
     assert dataclasses.is_dataclass(config)
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)

@@ -1,4 +1,4 @@
-"""Values of pixels to eight bits, and what is said of an image that cannot be read."""
+"""Pixel values to eight bits, and the error for an image that cannot be read."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _balanced(labels: np.ndarray, largest: float) -> bool:
-    """Whether there are two classes, and none has more than this share of what is not ignored."""
+    """Whether there are two classes, none of them above this fraction of what is not ignored."""
     counts = np.bincount(labels.reshape(-1), minlength=256)[:IGNORE]
     return int((counts > 0).sum()) > 1 and bool(counts.max() < largest * counts.sum())
 

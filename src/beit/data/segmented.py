@@ -220,6 +220,13 @@ class SegmentationData:
         self, parts: Mapping[str, Pairs], reading: MaskReading, *, training: bool, note: str = ""
     ) -> tuple[list[SegmentedSource], MaskReading]:
         """The sources of some splits, and how their masks are read: decided over all of them."""
+        empty = [name or "data" for name, part in parts.items() if not part]
+        if empty:
+            raise DataError(
+                f"no image of {empty[0]} in {self.path} has a mask",
+                remedy="give images masks of the same names, or say that they are all background "
+                "(--unmasked background)",
+            )
         surveyed = [SegmentedSource(self.path, part, reading).survey() for part in parts.values()]
         values = Values([mask for masks in surveyed for mask in masks])
         reading, remarks = decide(values, reading, self.config, self.path)

@@ -13,7 +13,7 @@ from beit.data.listing import natural_key, quoted
 from beit.data.mask_pairs import FoundMasks, Pairs, Search
 from beit.data.shapes import Shape, Shapes
 from beit.errors import DataError
-from beit.json_object import parse_json
+from beit.json_object import read_json
 from beit.terminal import printable
 
 BACKGROUND = "background"
@@ -32,12 +32,7 @@ _LEAST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 
 
 def _json(place: Path) -> Any:
-    try:
-        return parse_json(place.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{place} cannot be read as JSON: {error}", remedy="export it anew, or move it away"
-        ) from error
+    return read_json(place, DataError, "export it anew, or move it away")
 
 
 def _holds(place: Path, *keys: str) -> bool:
@@ -286,6 +281,11 @@ def read_labelme(search: Search) -> FoundMasks:
         shapes = _labelme_shapes(search, name, content)
         labels |= {shape.label for shape in shapes.shapes}
         pairs.append((images[others[0]], shapes))
+    if not pairs:
+        raise DataError(
+            f"{search.path} has no LabelMe file: JSON with shapes, beside its image",
+            remedy="choose another --layout, or auto",
+        )
     bare = sorted({*images.values()} - {name for name, _ in pairs}, key=natural_key)
     if search.unmasked_are_background(bare, len(images), "in a LabelMe file"):
         pairs += [(name, None) for name in bare]

@@ -80,13 +80,13 @@ def hide(image: Rgb, mask: Bool[Tensor, " patches"], grid: Grid) -> Rgb:
 
 
 def judge(
-    image: Rgb, asked: Bool[Tensor, " patches"], right: Bool[Tensor, " patches"], grid: Grid
+    image: Rgb, masked: Bool[Tensor, " patches"], right: Bool[Tensor, " patches"], grid: Grid
 ) -> Rgb:
     """Where the predictions were right (teal) and wrong (orange), over a pale grey image."""
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.6 + 90
     colours = np.where(right.cpu().numpy()[:, None], RIGHT, WRONG)
     colour = per_pixel(colours, grid, image.shape[:2])
-    tinted = per_pixel(asked.cpu().numpy(), grid, image.shape[:2])[..., None]
+    tinted = per_pixel(masked.cpu().numpy(), grid, image.shape[:2])[..., None]
     mixed = np.where(tinted, 0.3 * grey + 0.7 * colour, grey)
     tinted_image: Rgb = mixed.clip(0, 255).astype(np.uint8)
     return tinted_image

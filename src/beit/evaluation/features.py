@@ -31,6 +31,25 @@ class PatchTable(NamedTuple):
     targets: Int64[Tensor, " images"]
 
 
+class PooledBlocks(NamedTuple):
+    """The output of some blocks, one vector per image."""
+
+    means: Float[Tensor, "batch blocks width"]
+    """Over all patches."""
+    cls: Float[Tensor, "batch blocks width"]
+
+
+def pool_blocks(
+    backbone: VisionTransformer, images: Tensor, out_indices: tuple[int, ...]
+) -> PooledBlocks:
+    """Mean patch and class token of the raw output of each selected block, fp32."""
+    outputs = backbone(images, out_indices=out_indices).intermediates
+    return PooledBlocks(
+        torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1),
+        torch.stack([output[:, 0].float() for output in outputs], dim=1),
+    )
+
+
 @torch.no_grad()
 def extract_features(
     backbone: VisionTransformer,
@@ -46,9 +65,7 @@ def extract_features(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     keys: list[str] = []
     for batch in batches:
-        outputs = backbone(batch.images.to(device), out_indices=out_indices).intermediates
-        means = torch.stack([output[:, 1:].float().mean(dim=1) for output in outputs], dim=1)
-        tokens = torch.stack([output[:, 0].float() for output in outputs], dim=1)
+        means, tokens = pool_blocks(backbone, batch.images.to(device), out_indices)
         unlabelled = torch.full((len(batch.keys),), -1)
         targets = batch.targets if isinstance(batch, LabelledBatch) else unlabelled
         rows.append((means.cpu(), targets, tokens.cpu()))

@@ -12,7 +12,7 @@ from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
 from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
-from beit.json_object import parse_json
+from beit.json_object import read_json
 from beit.terminal import printable
 
 MOST_NAMED = 50
@@ -122,10 +122,7 @@ def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
 
 
 def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
-    try:
-        content = parse_json(Path(labels).read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"the label map {labels} cannot be read: {error}", remedy=FORMAT) from error
+    content = read_json(Path(labels), DataError, FORMAT)
     keys = [source.key(index) for index in range(len(source))]
     if isinstance(content, list):
         if len(content) != len(keys):

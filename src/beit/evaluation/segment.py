@@ -17,7 +17,7 @@ from beit.models.sliding import label_map
 
 
 class SegmentationScores(NamedTuple):
-    """Scores of a confusion matrix of pixels (rows: true class), shares in [0, 1].
+    """Scores of a confusion matrix of pixels (rows: true class), fractions in [0, 1].
 
     Matrices of parts of the images add up to that of all: take the scores of the sum, since means
     of means are others.
@@ -33,7 +33,7 @@ class SegmentationScores(NamedTuple):
 
     @property
     def accuracy(self) -> Float[Tensor, " classes"]:
-        """Share of each class's pixels that are right; nan for a class not in the masks."""
+        """Fraction of each class's pixels that are right; nan for a class not in the masks."""
         return self.confusion.diagonal().double() / self.confusion.sum(1)
 
     @property
@@ -48,7 +48,7 @@ class SegmentationScores(NamedTuple):
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of all pixels that are right."""
+        """Fraction of all pixels that are right."""
         return float(self.confusion.diagonal().sum().double() / self.confusion.sum())
 
     @property

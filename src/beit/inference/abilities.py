@@ -26,6 +26,7 @@ from beit.data.visualize import (
     token_map,
 )
 from beit.inference.predictor import Predictor, as_rgb
+from beit.masking import build_sampler
 from beit.models.features import attention_maps
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.models.vit import VisionTransformer
@@ -154,7 +155,7 @@ def _two_views(
     """Of the image: what the model sees, what the tokenizer sees, and a mask."""
     tokenizer = predictor.tokenizer
     assert tokenizer is not None
-    mask = BlockMasking().build(tokenizer.grid)(random.Random(options["seed"]))
+    mask = build_sampler(BlockMasking(), tokenizer.grid)(random.Random(options["seed"]))
     token_view = predictor.prepare(pixels, tokenizer.size)
     return predictor.prepare(pixels), token_view, torch.from_numpy(mask)
 

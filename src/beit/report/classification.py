@@ -2,185 +2,180 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
+from markupsafe import Markup
 from torch import Tensor
 
 from beit.batch import LabelledBatch
-from beit.config.runs import FinetuneRunConfig
+from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
-from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, evenly
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
+from beit.evaluation.classify import LabelAnswers, LabelScores, score_labels
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
-from beit.report.images import show
-from beit.report.markup import Markup, Section, block, count, element, join, note, percent, table
-from beit.report.multilabel import answer_images, multi_label_sections
-from beit.report.samples import affordable, batches, named
-from beit.report.trained import trained
+from beit.report.charts import CHANCE, Chart, evaluated, trained
+from beit.report.history import History
+from beit.report.inputs import RunModel, batches, images_named, keys_of, open_model
+from beit.report.markup import Picture, ScoreRow, Section, number, percent, render
+from beit.report.page import (
+    Answer,
+    Answers,
+    Figure,
+    Finding,
+    LabelBar,
+    best_figure,
+)
+from beit.weights.answering import Answering, answering
 
 MOST_IMAGES = 5000
 MOST_CLASSES = 20
 MOST_ROWS = 100
 SHOWN = 8
+LISTED = {False: 3, True: 5}
+"""Classes listed for an image (multi-label or not), beside those that it has or is given."""
+
+CHARTS = (
+    Chart("Loss",
+          "Training loss is of augmented and mixed images, so it may lie above validation. "
+          "Unhealthy: validation rises while training falls (overfitting).",
+          (trained("loss", "training"), evaluated("loss", "validation"), CHANCE)),
+    Chart("Right answers",
+          "Fraction of images whose class is the first answer, or among the first five.",
+          (trained("accuracy", "training"), evaluated("top1", "validation, top-1"),
+           # With five classes or fewer, the first five answers always hold the right one.
+           evaluated("top5", "validation, top-5", trivial=1.0)), as_fraction=True),
+    Chart("Mean average precision",
+          "How well the images with a label are ranked before those without it, over all labels. "
+          "Healthy: rising, far above random.",
+          (evaluated("map", "mean average precision"),
+           evaluated("chance_map", "at random", "reference")), as_fraction=True, from_zero=True),
+    Chart("Labels right",
+          "F1 is at the thresholds that are best for it. Where labels are rare, nearly all "
+          "decisions are right even if no label is ever given: look at F1.",
+          (trained("labels_right", "training, of all decisions"),
+           evaluated("macro_f1", "validation, macro F1"),
+           evaluated("micro_f1", "validation, micro F1")), as_fraction=True),
+)  # fmt: skip
 
 
-class Answers(NamedTuple):
-    """The probabilities of every class for every image that could be read."""
+class Predicted(NamedTuple):
+    """The logits for every image that could be read, and what is true."""
 
-    probabilities: Float[Tensor, "images classes"]
-    targets: Int64[Tensor, " images"]
+    logits: Float[Tensor, "images classes"]
+    targets: Tensor
+    """Class ids [images], or of a multi-label model bool [images, classes]."""
     keys: tuple[str, ...]
+    reads: Answering
 
     @property
-    def predicted(self) -> Int64[Tensor, " images"]:
-        """The most probable class."""
-        return self.probabilities.argmax(dim=1)
+    def probabilities(self) -> Float[Tensor, "images classes"]:
+        """Of one class per image they add up to one; of labels each is independent."""
+        return self.reads.probabilities(self.logits)
 
     @property
-    def confidence(self) -> Float[Tensor, " images"]:
-        """The probability of that class."""
-        return self.probabilities.amax(dim=1)
+    def truth(self) -> Tensor:
+        """bool [images, classes]."""
+        if self.reads.multi_label:
+            return self.targets
+        return torch.nn.functional.one_hot(self.targets, len(self.reads.classes)).bool()
+
+    @property
+    def margins(self) -> Float[Tensor, " images"]:
+        """How surely each image is answered, in [-1, 1]: above 0 rightly, otherwise wrongly.
+
+        Of labels, how far the worst one lies on the right side of its threshold.
+        """
+        probabilities = self.probabilities
+        if not self.reads.multi_label:
+            surest, given = probabilities.max(dim=1)
+            return torch.where(given == self.targets, surest, -surest)
+        thresholds = torch.tensor(self.reads.thresholds)
+        # Both sides of a threshold reach from 0 to 1, wherever it lies.
+        above = probabilities - thresholds
+        scaled = above / torch.where(above >= 0, 1 - thresholds, thresholds).clamp_min(1e-6)
+        return torch.where(self.targets, scaled, -scaled).amin(dim=1)
+
+    def surest(self, *, right: bool, most: int = SHOWN) -> list[int]:
+        """Images answered rightly (or wrongly), the surest first."""
+        margins = self.margins
+        order = margins.argsort(descending=right, stable=True).tolist()
+        return [index for index in order if bool(margins[index] > 0) == right][:most]
+
+    def bars(self, index: int) -> tuple[LabelBar, ...]:
+        """The classes that an image has or is given, and the next most probable ones."""
+        reads, truth = self.reads, self.truth[index]
+        probabilities = self.probabilities[index]
+        given = reads.decided(self.logits[index, None])[0]
+        lines: list[LabelBar] = []
+        for place in probabilities.argsort(descending=True, stable=True).tolist():
+            bar = LabelBar(
+                reads.classes[place],
+                float(probabilities[place]),
+                reads.thresholds[place] if reads.multi_label else None,
+                bool(truth[place]),
+                bool(given[place]),
+            )
+            if bar.is_true or bar.is_given or len(lines) < LISTED[reads.multi_label]:
+                lines.append(bar)
+        return tuple(lines)
+
+    def alt(self, index: int) -> str:
+        """An image in words."""
+        labels = self.truth[index].nonzero().flatten().tolist()
+        names = [self.reads.classes[label] for label in labels]
+        if self.reads.multi_label:
+            return f"An image with {', '.join(names)}" if names else "An image without a label"
+        return f"An image of {names[0]}"
 
 
-@torch.no_grad()
-def answer(
-    model: Classifier,
-    source: ImageSource,
-    view: EvaluationView,
-    device: torch.device,
-    value_range: ValueRange | None = None,
-) -> Answers:
-    """One pass over labelled images."""
-    channels = model.backbone.config.channels
-    rows: list[Tensor] = []
-    targets: list[Tensor] = []
-    keys: list[str] = []
-    for batch in batches(LabelledBatch, source, view, channels, value_range):
-        logits: Tensor = model(batch.images.to(device))
-        rows.append(logits.float().softmax(dim=1).cpu())
-        targets.append(batch.targets)
-        keys += batch.keys
-    return Answers(torch.cat(rows), torch.cat(targets), tuple(keys))
+class Validation:
+    """A run's classifier and its validation images.
 
+    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
+    """
 
-def most_confident(answers: Answers, *, right: bool, most: int) -> list[int]:
-    """Images answered right (or wrong), the surest first."""
-    hits = answers.predicted == answers.targets
-    order = answers.confidence.argsort(descending=True, stable=True).tolist()
-    return [index for index in order if bool(hits[index]) == right][:most]
+    def __init__(self, run: Path, config: FinetuneRunConfig) -> None:
+        self.opened: RunModel[Classifier] = open_model(run, Classifier)
+        self.reads = answering(self.opened.details)
+        self.source = held_out(config, self.reads.classes)
+        self._view = EvaluationView(config.model.size, config.crop)
+        self._channels, self._range = config.model.channels, config.loader.value_range
 
+    def batches(self, source: ImageSource) -> Iterable[LabelledBatch]:
+        """One pass over images."""
+        return batches(LabelledBatch, source, self._view, self._channels, self._range)
 
-def confusion_table(
-    confusion: Int64[Tensor, "classes classes"], classes: tuple[str, ...]
-) -> Markup:
-    """Rows: true class, columns: answer; shaded by the share of the row."""
-    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp_min(1)
-    columns = [element("th", element("span", name), {"scope": "col"}) for name in classes]
-    corner = element("th", "true class \\ answer", {"class": "corner"})
-    rows = [element("tr", [corner, *columns])]
-    for row, name in enumerate(classes):
-        cells = [element("th", name, {"scope": "row"})]
-        for column in range(len(classes)):
-            cell = int(confusion[row, column])
-            kind = ("hit" if row == column else "miss") if cell else "none"
-            strength = f"--share:{float(shares[row, column]):.3f}"
-            title = f"{name} answered as {classes[column]}: {cell}"
-            attributes = {"class": kind, "style": strength, "title": title}
-            cells.append(element("td", str(cell) if cell else "·", attributes))
-        rows.append(element("tr", cells))
-    return block("scroll", element("table", rows, {"class": "confusion"}))
+    @torch.no_grad()
+    def predict(self, source: ImageSource) -> Predicted:
+        """The model's answers for images that can be read."""
+        model, device = self.opened.model, self.opened.device
+        rows: list[tuple[Tensor, Tensor, tuple[str, ...]]] = [
+            (model(batch.images.to(device)).float().cpu(), batch.targets, batch.keys)
+            for batch in self.batches(source)
+        ]
+        logits, targets, keys = zip(*rows, strict=True)
+        return Predicted(torch.cat(logits), torch.cat(targets), sum(keys, ()), self.reads)
 
-
-def confusion_list(confusion: Int64[Tensor, "classes classes"], classes: tuple[str, ...]) -> Markup:
-    """The most frequent confusions, where a whole matrix would be too large to read."""
-    wrong = confusion.clone()
-    wrong.fill_diagonal_(0)
-    totals = confusion.sum(dim=1)
-    cells = wrong.flatten().argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
-    pairs = [divmod(cell, len(classes)) for cell in cells if wrong.flatten()[cell]]
-    rows = [(classes[a], classes[b], f"{int(wrong[a, b])} of {int(totals[a])}") for a, b in pairs]
-    return table(["true class", "answered as", "images"], rows)
-
-
-def class_table(confusion: Int64[Tensor, "classes classes"], classes: tuple[str, ...]) -> Markup:
-    """Accuracy of each class with its number of images, the worst first."""
-    totals = confusion.sum(dim=1)
-    shares = confusion.diagonal() / totals.clamp_min(1)
-    order = [index for index in shares.argsort(stable=True).tolist() if totals[index]]
-    rows = []
-    for index in order[:MOST_ROWS]:
-        width = f"--share:{float(shares[index]):.3f}"
-        bar = element("span", "", {"class": "bar", "style": width})
-        rows.append([classes[index], bar, percent(float(shares[index])), str(int(totals[index]))])
-    return table(["class", "", "right", "images"], rows, "classes")
-
-
-def _gallery(
-    answers: Answers,
-    indices: list[int],
-    source: ImageSource,
-    view: EvaluationView,
-    channels: int,
-    value_range: ValueRange | None,
-) -> Markup:
-    """These images with the answer, its probability and, where it is wrong, the truth."""
-    classes = source.classes
-    wanted = named(source, [answers.keys[index] for index in indices])
-    images = [
-        image
-        for batch in batches(LabelledBatch, wanted, view, channels, value_range)
-        for image in batch.images
-    ]
-    cells = []
-    for index, image in zip(indices, images, strict=True):
-        true, said = int(answers.targets[index]), int(answers.predicted[index])
-        words = [element("b", classes[said]), f" {percent(float(answers.confidence[index]))}"]
-        if true != said:
-            chance = percent(float(answers.probabilities[index, true]))
-            words += [Markup("<br>"), f"is {classes[true]} {chance}"]
-        words += [Markup("<br>"), element("code", answers.keys[index].rsplit("/", 1)[-1])]
-        alt = f"An image of {classes[true]}, answered as {classes[said]}"
-        cells.append(show(to_rgb(image), alt, words))
-    return block("gallery", cells)
-
-
-def _matrix(answers: Answers, classes: tuple[str, ...]) -> Section:
-    confusion = confusion_matrix(answers.predicted, answers.targets, len(classes))
-    if len(classes) <= MOST_CLASSES:
-        shown = confusion_table(confusion, classes)
-        words = "Rows: true class, columns: answer. Healthy: numbers on the diagonal only."
-    else:
-        shown = confusion_list(confusion, classes)
-        words = f"The most frequent confusions of {len(classes)} classes."
-    advice = element(
-        "p",
-        "A class far below the others often has few or doubtful labels: look at its images.",
-        {"class": "explain"},
-    )
-    body = [shown, element("h3", "Class by class, worst first"), advice]
-    return Section("classes", "Classes", words, join([*body, class_table(confusion, classes)]))
-
-
-def _summary(answers: Answers, available: int, classes: int) -> str:
-    images = len(answers.targets)
-    top1 = top_k_hits(answers.probabilities, answers.targets, 1) / images
-    text = f"Validation, measured for this page: top-1 {percent(top1)}"
-    if classes > 5:
-        top5 = top_k_hits(answers.probabilities, answers.targets, 5) / images
-        text += f", top-5 {percent(top5)}"
-    of = f" of {available:,}" if images < available else ""
-    usual = float(answers.targets.bincount().max()) / images
-    return (
-        f"{text}, on {images:,}{of} images, in float32. Always answering the most frequent "
-        f"class: {percent(usual)}."
-    )
+    def answers(self, keys: Sequence[str], found: Predicted | None = None) -> dict[str, Answer]:
+        """What the model says about some images, with the images."""
+        source = images_named(self.source, keys)
+        found = found or self.predict(source)
+        images = [image for batch in self.batches(source) for image in batch.images]
+        margins, answered = found.margins, {}
+        for key, image in zip(keys_of(source), images, strict=True):
+            index = found.keys.index(key)
+            shown = Picture(to_rgb(image), found.alt(index), key.rsplit("/", 1)[-1])
+            verdict = "right" if margins[index] > 0 else "wrong"
+            answered[key] = Answer((shown,), verdict, found.bars(index))
+        return answered
 
 
 def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource:
@@ -201,46 +196,132 @@ def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource
     return found
 
 
-def classification_sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
-    """The confusion matrix (of a multi-label model, each label) and the surest answers, on the
-    validation images of the run.
-
-    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
-    """
-    published = trained(run, Classifier)
-    model, classes, device = published.model, published.classes, published.device
-    everything = held_out(config, classes)
-    view = EvaluationView(config.model.size, config.crop)
-    source = evenly(everything, affordable(model, config.model.patches + 1, device, MOST_IMAGES))
-    if published.answering.multi_label:
-        labels = answer_images(
-            model, published.answering, source, view, device, config.loader.value_range
-        )
-        return multi_label_sections(labels, source, view, config, len(everything))
-    answers = answer(model, source, view, device, config.loader.value_range)
-    body = [_surest(answers, source, view, config, right) for right in (False, True)]
-    lead = _summary(answers, len(everything), len(classes))
-    images = Section("answers", "The surest answers", lead, join(body))
-    return [_matrix(answers, classes), images]
-
-
-def _surest(
-    answers: Answers,
-    source: ImageSource,
-    view: EvaluationView,
-    config: FinetuneRunConfig,
-    right: bool,
+def confusions(
+    confusion: Int64[Tensor, "classes classes"], classes: Sequence[str], most: int = MOST_CLASSES
 ) -> Markup:
-    title = "Sure and right" if right else "Sure and wrong"
-    words = (
-        "The images the model finds clearest."
-        if right
-        else "Wrong labels and doubtful images gather here: look at them first."
+    """Which classes are taken for which: a matrix, or of many classes the most frequent cases."""
+    totals = confusion.sum(dim=1)
+    wrong = confusion.clone().fill_diagonal_(0).flatten()
+    cells = wrong.argsort(descending=True, stable=True)[:MOST_CLASSES].tolist()
+    pairs = [divmod(cell, len(classes)) for cell in cells if wrong[cell]]
+    return render(
+        "confusions.html.j2",
+        classes=classes,
+        as_matrix=len(classes) <= most,
+        confusion=confusion.tolist(),
+        fractions=(confusion / totals.clamp_min(1)[:, None]).tolist(),
+        pairs=[
+            (classes[true], classes[given], f"{int(confusion[true, given])} of {int(totals[true])}")
+            for true, given in pairs
+        ],
     )
-    indices, channels = most_confident(answers, right=right, most=SHOWN), config.model.channels
-    head = [element("h3", title), element("p", words, {"class": "explain"})]
-    if not indices:
-        return join([*head, note(f"None of {count(len(answers.targets), 'image')}.")])
-    return join(
-        [*head, _gallery(answers, indices, source, view, channels, config.loader.value_range)]
+
+
+def _class_rows(
+    confusion: Int64[Tensor, "classes classes"], classes: Sequence[str]
+) -> list[ScoreRow]:
+    """Accuracy of each class with its number of images, the worst first."""
+    totals = confusion.sum(dim=1)
+    right = confusion.diagonal() / totals.clamp_min(1)
+    order = [index for index in right.argsort(stable=True).tolist() if totals[index]]
+    return [
+        ScoreRow(classes[index], score, (percent(score), str(int(totals[index]))))
+        for index in order[:MOST_ROWS]
+        for score in [float(right[index])]
+    ]
+
+
+def _label_rows(scores: LabelScores, classes: Sequence[str]) -> list[ScoreRow]:
+    """The labels that occur, those of the lowest average precision first."""
+    order = scores.average_precision.nan_to_num(nan=2).argsort(stable=True).tolist()
+    rows = []
+    for index in [index for index in order if scores.support[index]][:MOST_ROWS]:
+        precision, support = float(scores.average_precision[index]), int(scores.support[index])
+        rows.append(ScoreRow(classes[index], precision, (
+            percent(precision), percent(support / scores.images), percent(float(scores.f1[index])),
+            f"{scores.thresholds[index]:.3f}", str(support),
+        )))  # fmt: skip
+    return rows
+
+
+def _classes(found: Predicted, available: int) -> Section:
+    """How each class does."""
+    images, classes = len(found.targets), found.reads.classes
+    if found.reads.multi_label:
+        answers = LabelAnswers(found.logits, found.targets)
+        scores = score_labels(answers, found.reads.thresholds)
+        rows, absent = _label_rows(scores, classes), int((scores.support == 0).sum())
+        values = {"scores": scores, "rows": rows, "absent": absent, "available": available}
+        return Section("classes", "Labels", render("labels.html.j2", **values))
+    confusion = confusion_matrix(found.probabilities.argmax(dim=1), found.targets, len(classes))
+    body = render(
+        "classes.html.j2",
+        top1=top_k_hits(found.probabilities, found.targets, 1) / images,
+        top5=top_k_hits(found.probabilities, found.targets, 5) / images
+        if len(classes) > 5
+        else None,
+        usual=float(found.targets.bincount().max()) / images,
+        images=images,
+        available=available,
+        confusions=confusions(confusion, classes),
+        rows=_class_rows(confusion, classes),
     )
+    return Section("classes", "Classes", body)
+
+
+def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
+    validation = Validation(run, config)
+    amount = validation.opened.affordable(config.model.patches + 1, MOST_IMAGES)
+    found = validation.predict(evenly(validation.source, amount))
+    galleries = []
+    for right in (False, True):
+        keys = [found.keys[index] for index in found.surest(right=right)]
+        galleries.append((right, list(validation.answers(keys, found).values()) if keys else []))
+    body = render(
+        "answers.html.j2",
+        galleries=galleries,
+        multi_label=found.reads.multi_label,
+        images=len(found.keys),
+    )
+    return [
+        _classes(found, len(validation.source)),
+        Section("answers", "The surest answers", body),
+    ]
+
+
+def answers(run: Path, config: FinetuneRunConfig) -> Answers:
+    """About held-out images."""
+    validation = Validation(run, config)
+    return Answers(keys_of(validation.source), validation.answers)
+
+
+def headline(_config: RunConfig, history: History) -> list[Figure]:
+    loss = number(history.last("evaluate", "loss"))
+    if history.points("evaluate", "map"):
+        chance = percent(history.last("evaluate", "chance_map"))
+        score, f1 = history.last("evaluate", "map"), history.last("evaluate", "macro_f1")
+        return [
+            best_figure(history, "map", "mean average precision"),
+            Figure(percent(score), "mean average precision, last", f"at random: {chance}"),
+            Figure(percent(f1), "macro F1, last", "validation, last step"),
+            Figure(loss, "validation loss", "per label"),
+        ]
+    top1, top5 = history.last("evaluate", "top1"), history.last("evaluate", "top5")
+    figures = [
+        best_figure(history, "top1", "top-1"),
+        Figure(percent(top1), "top-1, last", "validation, last step"),
+    ]
+    if top5 is not None and top5 < 1:
+        figures.append(Figure(percent(top5), "top-5, last", "validation, last step"))
+    chance = number(history.last("train", "chance_loss"))
+    return [*figures, Figure(loss, "validation loss", f"chance {chance}")]
+
+
+def findings(history: History) -> list[Finding]:
+    losses = [value for _, value in history.points("evaluate", "loss")]
+    if len(losses) > 2 and losses[-1] > 1.1 * min(losses):
+        return [Finding(
+            f"The validation loss has risen from {number(min(losses))} to {number(losses[-1])}: "
+            "the model is overfitting. Train for fewer steps, augment more, or label more images.",
+        )]  # fmt: skip
+    return []

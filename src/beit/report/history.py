@@ -1,4 +1,4 @@
-"""What a run has told so far: the rows of metrics.jsonl, and the images it named."""
+"""What a run has logged: the rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ class History(NamedTuple):
         points = self.points(kind, name)
         return points[-1][1] if points else None
 
+    def best(self, name: str) -> Point | None:
+        """The evaluation with the highest value of a metric, the last of equal ones."""
+        return max(self.points("evaluate", name), key=lambda point: point[::-1], default=None)
+
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Every metric of a kind, in the order of its first appearance."""
         found = {key: None for row in self.rows if row.get("kind") == kind for key in row}
@@ -37,7 +41,7 @@ class History(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The newest step told of; 0 before the first."""
+        """The newest logged step; 0 before the first."""
         return max((int(row["step"]) for row in self.rows), default=0)
 
     def seconds(self, batch: int) -> float:
@@ -55,6 +59,5 @@ def _is_finite(value: object) -> bool:
 
 
 def read_history(run: Path) -> History:
-    """The journal of a run, empty if there is none yet."""
-    rows = read_metrics(run / "metrics.jsonl")
-    return History(tuple(sorted(rows, key=lambda row: row["step"])))
+    """The metrics of a run, empty if there are none yet."""
+    return History(tuple(sorted(read_metrics(run / "metrics.jsonl"), key=lambda row: row["step"])))

@@ -1,33 +1,139 @@
-"""A model and the images it is shown, for the sheets of `beit show`."""
+"""What pages and sheets look at: a model, and always the same images, no more than it affords."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from beit.batch import ImageBatch
-from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.batch import Batch, ImageBatch
+from beit.config.data import BY_HEADINGS, LabelFileConfig, LoaderConfig, Reading
 from beit.data.dataset import open_source
+from beit.data.loader import View, evaluate_batches
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly
-from beit.errors import ConfigError
+from beit.data.sources import ImageSource, class_names_at, evenly, select
+from beit.errors import CheckpointError, ConfigError
 from beit.evaluation.eval_loader import CentreView
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
-from beit.report.samples import batches
 from beit.weights.load import open_artifact
+from beit.weights.store import Details, load_artifact
 
+BatchKind = TypeVar("BatchKind", bound=Batch)
+Model = TypeVar("Model", bound=nn.Module)
+
+FEWEST = 8
+BATCH = 16
+BUDGET = {"cpu": 4e11, "cuda": 4e13}
+"""Operations spent on one section: some seconds on two cores, or on any GPU."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looking:
+class RunModel(Generic[Model]):
+    """What a run published, on the device of its page."""
+
+    model: Model
+    details: Details
+    device: torch.device
+
+    def affordable(self, positions: int, most: int) -> int:
+        """How many images of so many positions a section reads."""
+        return affordable(self.model, positions, self.device, most)
+
+
+def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
+    """The artifact of a run, of the kind that such a run trains. Errors: BeitError if it is not
+    there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    artifact = load_artifact(run)
+    model = artifact.model.to(device)
+    if not isinstance(model, kind):
+        raise CheckpointError(
+            f"the model in {run} is a {artifact.kind}, which is not what its run trains",
+            remedy="copy the whole folder of the run again from where it was made",
+        )
+    return RunModel(model=model, details=artifact.details, device=device)
+
+
+def affordable(model: nn.Module, positions: int, device: torch.device, most: int) -> int:
+    """How many images of so many positions a section reads: from FEWEST to `most`.
+
+    A function of the model, not of a clock, so that the same page shows the same images.
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    operations = 2 * max(weights, 1) * positions
+    return max(FEWEST, min(most, int(BUDGET.get(device.type, BUDGET["cpu"]) / operations)))
+
+
+def images_named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
+    """The images of these names, in this order."""
+    places = {source.key(index): index for index in range(len(source))}
+    return select(source, [places[key] for key in keys])
+
+
+def keys_of(source: ImageSource) -> list[str]:
+    """The names of all images."""
+    return [source.key(index) for index in range(len(source))]
+
+
+def batches(
+    kind: type[BatchKind],
+    source: ImageSource,
+    view: View,
+    channels: int,
+    value_range: ValueRange | None = None,
+    batch: int = BATCH,
+) -> Iterator[BatchKind]:
+    """One ordered pass, read in this process. Errors: DataError if no image can be read."""
+    loader = LoaderConfig(workers=0, cache=False, value_range=value_range)
+    for found in evaluate_batches(source, view, channels=channels, batch=batch, config=loader):
+        assert isinstance(found, kind)
+        yield found
+
+
+def best_typical_worst(scores: Sequence[float], each: int) -> list[tuple[str, int]]:
+    """Indices with their names: `each` from the middle of the scores, best and worst; few: all."""
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    if len(order) <= 3 * each:
+        return [("", index) for index in order]
+    middle = (len(order) - each) // 2
+    groups = {
+        "typical": order[middle : middle + each],
+        "best": order[:each],
+        "worst": order[-each:],
+    }
+    return [(name, index) for name, members in groups.items() for index in members]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a sheet of `beit show` is to be about."""
+
+    model: str
+    """A run, an artifact, or any released model that loads."""
+    data: str
+    images: int
+    """At most so many, spread evenly over the data."""
+    device: str
+    label_file: LabelFileConfig = BY_HEADINGS
+
+    def source(self) -> ImageSource:
+        """The images. Errors: ConfigError for none, DataError if there are none."""
+        if self.images < 1:
+            raise ConfigError(f"images is {self.images}", remedy="use 1 or more")
+        return evenly(open_source(self.data, Reading(label_file=self.label_file)), self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
     """A backbone, and some images as it sees them."""
 
     backbone: VisionTransformer
@@ -38,16 +144,10 @@ class Looking:
     """The class or classes of each image, empty where the data have none."""
 
 
-def _labels(source: ImageSource) -> dict[str, str]:
-    return {
-        source.key(index): " + ".join(class_names_at(source, index)) for index in range(len(source))
-    }
-
-
 def read_all(
     source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None = None
 ) -> Iterator[ImageBatch]:
-    """Every image that can be read, in order; the others are named and left out.
+    """Every image that can be read, in order; the others are logged and skipped.
 
     Errors: DataError if none can be read.
     """
@@ -57,41 +157,31 @@ def read_all(
         yield batch
 
 
-def look_at(
-    reference: str,
-    data: str,
-    *,
-    images: int,
-    device: str,
-    label_file: LabelFileConfig = BY_HEADINGS,
-) -> Looking:
-    """Load a model and at most so many images, spread evenly over the data.
+def read_inputs(request: Request) -> Inputs:
+    """Load the model and read the images; those that cannot be read are logged and skipped.
 
-    Images that cannot be read are named and left out.
     Errors: ConfigError if the model has no backbone, CheckpointError and DataError if model or
     images are not there or none of them can be read.
     """
-    if images < 1:
-        raise ConfigError(f"images is {images}", remedy="use 1 or more")
-    where = find_device(device)
-    artifact = open_artifact(reference)
-    model = artifact.model
+    source, device = request.source(), find_device(request.device)
+    artifact = open_artifact(request.model)
+    model, details = artifact.model, artifact.details
     if not isinstance(model, BackboneModel):
         raise ConfigError(
-            f"{reference} is a {artifact.kind}, which has no backbone to look into",
+            f"{request.model} is a {artifact.kind}, which has no backbone to look into",
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    source = evenly(open_source(data, Reading(label_file=label_file)), images)
-    said = artifact.details
-    view = CentreView(config.size, said.crop, said.resize, said.interpolation)
-    read = list(read_all(source, view, config.channels, said.value_range))
+    view = CentreView(config.size, details.crop, details.resize, details.interpolation)
+    read = list(read_all(source, view, config.channels, details.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
-    named = _labels(source)
-    return Looking(
-        backbone=model.backbone.to(where),
-        device=where,
+    classes = {
+        key: " + ".join(class_names_at(source, index)) for index, key in enumerate(keys_of(source))
+    }
+    return Inputs(
+        backbone=model.backbone.to(device),
+        device=device,
         images=torch.cat([batch.images for batch in read]),
         keys=keys,
-        labels=tuple(named.get(key, "") for key in keys),
+        labels=tuple(classes.get(key, "") for key in keys),
     )

@@ -1,93 +1,105 @@
-"""HTML and SVG from Python values: whatever is not markup already is escaped."""
+"""Pages from templates: everything that comes from outside is escaped, numbers are for people."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+import functools
 from typing import NamedTuple
 
+import jinja2
+from markupsafe import Markup
+
+from beit.data.visualize import Rgb, data_uri
 from beit.terminal import printable_lines
 
-VOID = {"img", "meta"}
+SHARP_UP_TO = 96
+"""Images up to this side keep sharp pixels when a page enlarges them."""
+UNKNOWN = "?"
 
 
-class Markup(str):
-    """Text that is markup already and goes into a page as it is."""
+class Picture(NamedTuple):
+    """An image of a page with its alternative text and its caption."""
 
-    __slots__ = ()
+    pixels: Rgb
+    alt: str
+    caption: str = ""
+    colours: int | None = None
+    """Colours of its palette, where fewer do."""
+
+    @property
+    def uri(self) -> str:
+        """The image as a data URI, no larger than a page shows it."""
+        return data_uri(self.pixels, self.colours)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its pixels stay sharp."""
+        return bool(max(self.pixels.shape[:2]) <= SHARP_UP_TO)
 
 
-Content = str | Sequence[str]
-Attributes = Mapping[str, str | int | float]
+class Row(NamedTuple):
+    """Pictures side by side, below a line about them."""
+
+    pictures: tuple[Picture, ...]
+    name: str = ""
+    words: str = ""
+    key: str = ""
+    """The name of the image."""
+
+
+class ScoreRow(NamedTuple):
+    """A row of a table of scores: the score as a bar, then further cells."""
+
+    name: str
+    score: float
+    cells: tuple[str, ...]
+    colour: str = ""
+    """Of the class in label maps, as CSS."""
 
 
 class Section(NamedTuple):
-    """A part of the page with a heading, one sentence below it, and what it shows."""
+    """A part of a page with a heading."""
 
     anchor: str
     title: str
-    lead: str
     body: Markup
 
 
-def escape(text: str) -> Markup:
-    """Text as markup; markup stays as it is. What does not show itself is written as an escape."""
-    if isinstance(text, Markup):
-        return text
-    return Markup(html.escape(printable_lines(text)))
-
-
-def join(parts: Content) -> Markup:
-    """Several parts, each escaped unless it is markup, one after the other."""
-    return escape(parts) if isinstance(parts, str) else Markup("".join(map(escape, parts)))
-
-
-def element(name: str, content: Content = "", attributes: Attributes | None = None) -> Markup:
-    """An element with its attributes and its content."""
-    listed = "".join(
-        f' {key}="{escape(str(value) if not isinstance(value, str) else value)}"'
-        for key, value in (attributes or {}).items()
-    )
-    if name in VOID:
-        return Markup(f"<{name}{listed}>")
-    return Markup(f"<{name}{listed}>{join(content)}</{name}>")
-
-
-def block(kind: str, content: Content) -> Markup:
-    """A `div` of a class that style.css describes."""
-    return element("div", content, {"class": kind})
-
-
-def figure(content: Content, caption: Content, kind: str = "") -> Markup:
-    """Something to look at with the words that say what it is."""
-    return element("figure", [join(content), element("figcaption", caption)], {"class": kind})
-
-
-def note(text: Content, kind: str = "note") -> Markup:
-    """A remark that stands out; kind `warning` stands out more."""
-    return element("p", text, {"class": kind})
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
-    """A table that scrolls sideways on its own where the screen is narrow."""
-    titles = element("tr", [element("th", cell, {"scope": "col"}) for cell in head])
-    lines = [element("tr", [element("td", cell) for cell in row]) for row in rows]
-    inner = [element("thead", titles), element("tbody", lines)]
-    return block("scroll", element("table", inner, {"class": kind}))
-
-
-def number(value: float) -> str:
-    """A number for people: four digits (three of a tiny one), thousands apart."""
+def number(value: float | None) -> str:
+    """Four digits (three of a tiny number), thousands apart."""
+    if value is None:
+        return UNKNOWN
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
-def percent(share: float) -> str:
-    """A share in [0, 1] for people."""
-    return f"{100 * share:.1f}%"
+def percent(fraction: float | None) -> str:
+    """A fraction in [0, 1] in per cent."""
+    return UNKNOWN if fraction is None else f"{100 * fraction:.1f}%"
 
 
-def count(amount: int, noun: str) -> str:
-    """`1 image`, `2,000 images`; without a number for none."""
+def counted(amount: int, noun: str) -> str:
+    """`1 image`, `2,000 images`."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("beit.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "counted": counted}
+    return environment
+
+
+def render(template: str, **values: object) -> Markup:
+    """The text of a template.
+
+    Values are escaped unless they are markup; characters that do not show themselves (terminal
+    sequences, bidi marks, bytes that are no UTF-8) are written as escapes.
+    """
+    return Markup(printable_lines(_environment().get_template(template).render(values)))  # noqa: S704

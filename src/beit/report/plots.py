@@ -1,4 +1,4 @@
-"""The curves of a run as files, for a paper or a slide."""
+"""The charts of a run as files, drawn by matplotlib for a paper or a slide."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from typing import Any
 from beit.atomic_io import replace_file
 from beit.claim import claim_folder
 from beit.errors import ResourceError, RunFolderError
-from beit.report.chart_specs import charts
+from beit.report.charts import Chart, charts, strokes
 from beit.report.history import read_history
-from beit.report.run_kind import RunKind
-from beit.report.svg_chart import MOST_POINTS, SMOOTH_FROM, Chart, smooth, thin
-from beit.training.run_folder import read_run_config
+from beit.report.page import RunKind
 
 FORMATS = ("svg", "png")
 SIZE, DOTS = (5.0, 3.2), 200
@@ -39,71 +37,62 @@ def _matplotlib() -> Any:
         return importlib.import_module("matplotlib")
     except ImportError as error:
         raise ResourceError(
-            f"curves as files are drawn with matplotlib, which is not installed: {error}",
+            f"plots are drawn with matplotlib, which is not installed: {error}",
             remedy='pip install "beit[plots]"',
         ) from error
 
 
-def _draw(one: Chart, matplotlib: Any) -> Any:
+def _draw(chart: Chart, matplotlib: Any) -> Any:
     figure = matplotlib.figure.Figure(figsize=SIZE, layout="constrained")
     axes, patterns = figure.subplots(), itertools.cycle(DASHES)
-    for line, colour in zip(one.lines, COLOURS, strict=False):
-        if not line.points:
-            continue
-        points = thin(line.points, MOST_POINTS)
+    for line, colour in zip(chart.lines, COLOURS, strict=False):
+        looks: dict[str, Any] = {"color": colour, "lw": 1.6}
         if line.role == "reference":
-            dashes = next(patterns)
-            axes.plot(*zip(*points, strict=True), dashes, color=GREY, lw=1, label=line.label)
-            continue
-        dot = "o" if line.role == "marks" or len(points) == 1 else None
-        if one.noisy and line.role == "curve" and len(points) >= SMOOTH_FROM:
-            axes.plot(*zip(*points, strict=True), color=colour, lw=0.8, alpha=0.3)
-            points = smooth(points)
-        axes.plot(
-            *zip(*points, strict=True), color=colour, lw=1.6, marker=dot, ms=3, label=line.label
-        )
-    axes.set(title=one.title, xlabel="step")
+            looks = {"color": GREY, "lw": 1, "ls": next(patterns) if line.points else ""}
+        elif line.role == "marks" or len(line.points) == 1:
+            looks |= {"marker": "o", "ms": 3}
+        drawn = strokes(line, chart.noisy) or []
+        for stroke in drawn[:-1]:  # the pale one
+            axes.plot(*zip(*stroke.points, strict=True), color=colour, lw=0.8, alpha=0.3)
+        points = drawn[-1].points if drawn else line.points
+        if points:
+            axes.plot(*zip(*points, strict=True), label=line.label, **looks)
+    axes.set(title=chart.title, xlabel=chart.along)
     axes.grid(alpha=0.25, lw=0.6)
-    if one.from_zero and min(value for line in one.lines for _, value in line.points) >= 0:
+    if chart.from_zero and min(value for line in chart.lines for _, value in line.points) >= 0:
         axes.set_ylim(bottom=0)
-    if one.as_share:
+    if chart.as_fraction:
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(xmax=1))
     axes.legend(frameon=False)
     return figure
 
 
-def _name(title: str) -> str:
-    """`Right tokens` to `right-tokens`."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
 def write_plots(run: Path, folder: Path, kind: RunKind[Any]) -> list[Path]:
-    """Write every curve of a run to FOLDER, each as SVG and as PNG; files there are replaced.
+    """Write every chart of a run to FOLDER, each as SVG and as PNG; files there are replaced.
 
-    Errors: RunFolderError if there is no run or nothing was logged, ResourceError if matplotlib is
-    not installed or nothing can be written.
+    Errors: RunFolderError if nothing was logged, ResourceError if matplotlib is not installed or
+    nothing can be written.
     """
-    read_run_config(run)  # or there is no run
     matplotlib = _matplotlib()
-    drawn = [
-        one
-        for one in charts(kind.charts, read_history(run))
-        if any(line.points for line in one.lines)
+    shown = [
+        chart
+        for chart in charts(kind.charts, read_history(run))
+        if any(line.points for line in chart.lines)
     ]
-    if not drawn:
+    if not shown:
         raise RunFolderError(f"{run} has logged no step yet", remedy="wait for its first step")
     written = []
     try:
         with claim_folder(folder, "name another folder"), matplotlib.rc_context(STYLE):
-            for one in drawn:
-                figure = _draw(one, matplotlib)
+            for chart in shown:
+                figure = _draw(chart, matplotlib)
                 for form in FORMATS:
                     data = BytesIO()
                     metadata = {"Date": None} if form == "svg" else {}
                     figure.savefig(data, format=form, dpi=DOTS, metadata=metadata)
-                    place = folder / f"{_name(one.title)}.{form}"
-                    replace_file(place, [data.getvalue()])
-                    written.append(place)
+                    name = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")
+                    written.append(folder / f"{name}.{form}")
+                    replace_file(written[-1], [data.getvalue()])
     except OSError as error:
         raise ResourceError(
             f"{folder} cannot be written: {error.strerror}", remedy="make room or permit writing"

@@ -1,200 +1,124 @@
-"""What a pre-training run has learned: hidden patches and what the model thinks they are."""
+"""What a pre-training has learned: hidden patches and what the model predicts for them, and where
+its attention goes."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
 
 from beit.batch import MaskedBatch
+from beit.claim import claim_output
 from beit.config.objective import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.dataset import open_source, reading_for
 from beit.data.sources import ImageSource, Target, evenly
 from beit.data.transforms import Box, resize_crop
-from beit.data.visualize import hide, judge, to_rgb, token_map
+from beit.data.visualize import Grid, heat, hide, judge, mark, to_rgb, token_map
 from beit.errors import ConfigError
-from beit.masking import MaskSampler
+from beit.masking import build_sampler
+from beit.models.features import attention_maps
 from beit.models.heads import MaskedImageModel, PretrainedBackbone
+from beit.models.vit import VisionTransformer
 from beit.objectives.reconstruction import (
     Reconstruction,
     decode_tokens,
     reconstruct,
     unpatchify,
 )
-from beit.report.attention import attention_section
-from beit.report.images import show
-from beit.report.markup import Markup, Section, block, element, join, number, percent
-from beit.report.samples import affordable, batches, best_typical_worst
-from beit.report.trained import trained
+from beit.report.charts import CHANCE, Chart, evaluated, trained
+from beit.report.history import History
+from beit.report.inputs import batches, best_typical_worst, open_model
+from beit.report.markup import Picture, Row, Section, number, percent, render
+from beit.report.page import Answer, Answers, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
+from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
 
 MOST_IMAGES = 64
 EACH = 2
 WITH_ATTENTION = 2
-LEGEND = "teal: the tokenizer's token, orange: another one"
+SINGLE_HEADS = 3
+QUERIES = ((0.3, 0.3), (0.5, 0.7), (0.8, 0.45))
+"""Places of the query patches, as fractions of height and width."""
+COLOURS = 64
+"""Enough for a heat map."""
+BORDER = 6
+
+CHARTS = (
+    Chart("Loss",
+          "Healthy: below chance within the warm-up, then below the entropy of the tokens (or the "
+          "variance of the pixels): from there on the surroundings of a patch are used.",
+          (trained("loss", "loss"), trained("token_entropy", "token entropy", "reference"), CHANCE,
+           trained("target_variance", "always the mean", "reference"))),
+    Chart("Right tokens",
+          "Fraction of predicted tokens that are the tokenizer's. Healthy: rising slowly to the "
+          "end.",
+          (trained("accuracy", "hidden patches"),), as_fraction=True, from_zero=True),
+    Chart("Features, measured on the way",
+          "The frozen features of the best block: do nearest neighbours have the same label, or, "
+          "without labels, is an image found again from another crop? Healthy: rising.",
+          (evaluated("neighbours", "nearest neighbours right"),
+           evaluated("retrieval", "images found again")), as_fraction=True),
+    Chart("Codes in a batch",
+          "Healthy: steady, and many. With a handful there is little to learn.",
+          (trained("codes_in_use", "different tokens"),), from_zero=True),
+)  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
 class CentralMasks:
-    """The views of the run without chance: the centre that evaluation looks at, and a mask."""
+    """The view of a run without randomness: the centre that evaluation looks at, and a mask."""
 
-    config: PretrainRunConfig
-    tokenizer: VisualTokenizer | None
-    sampler: MaskSampler
+    def __init__(self, config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> None:
+        self._config, self._tokenizer = config, tokenizer
+        self._sampler = build_sampler(config.masking, config.model.grid)
 
     def __call__(
         self, decoded: np.ndarray, _target: Target | None, generator: random.Random
     ) -> MaskedBatch:
         box = self._box(*decoded.shape[:2])
-        images = resize_crop(decoded, box, self.config.model.size, "bicubic")[None]
+        images = resize_crop(decoded, box, self._config.model.size, "bicubic")[None]
         token_images = images
-        if self.tokenizer is not None:
-            how = self.tokenizer.config.interpolation
-            token_images = resize_crop(decoded, box, self.tokenizer.size, how)[None]
-        mask = torch.from_numpy(self.sampler(generator))[None]
+        if self._tokenizer is not None:
+            how = self._tokenizer.config.interpolation
+            token_images = resize_crop(decoded, box, self._tokenizer.size, how)[None]
+        mask = torch.from_numpy(self._sampler(generator))[None]
         return MaskedBatch(images, token_images, mask)
 
     def _box(self, height: int, width: int) -> Box:
-        """The centred crop, of the model's shape and the evaluation's share of the image."""
-        model_height, model_width = self.config.model.size
-        scale = self.config.evaluation_crop * min(height / model_height, width / model_width)
+        """The centred crop, of the model's shape and the evaluation's fraction of the image."""
+        model_height, model_width = self._config.model.size
+        scale = self._config.evaluation_crop * min(height / model_height, width / model_width)
         tall = max(1, round(model_height * scale))
         wide = max(1, round(model_width * scale))
         return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
-
-
-def central_masks(config: PretrainRunConfig, tokenizer: VisualTokenizer | None) -> CentralMasks:
-    """The view of a report for this run."""
-    sampler = config.masking.build(config.model.grid)
-    return CentralMasks(config=config, tokenizer=tokenizer, sampler=sampler)
-
-
-def _token_row(one: Reconstruction, tokenizer: VisualTokenizer) -> list[Markup]:
-    grid, image = tokenizer.grid, to_rgb(one.image)
-    filled = one.filled
-    right = one.prediction == one.target
-    decoded = [
-        show(to_rgb(decode_tokens(tokens, tokenizer)), f"{what} tokens decoded", label)
-        for tokens, what, label in (
-            (one.target, "Target", "target, decoded"),
-            (filled, "Predicted", "prediction, decoded"),
-        )
-        if tokenizer.can_decode
-    ]
-    return [
-        show(image, "The image", "image"),
-        show(hide(image, one.hidden, grid), "What the model sees", "model's input"),
-        *decoded,
-        show(judge(image, one.hidden, right, grid), f"Right and wrong; {LEGEND}", "right or wrong"),
-        show(token_map(filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"),
-    ]
-
-
-def _pixel_row(one: Reconstruction, model: MaskedImageModel) -> list[Markup]:
-    grid, image = model.backbone.config.grid, to_rgb(one.image)
-    filled = one.filled
-    return [
-        show(image, "The image", "image"),
-        show(hide(image, one.hidden, grid), "What the model sees", "model's input"),
-        show(to_rgb(unpatchify(filled, model.backbone)), "Predicted pixels", "prediction"),
-    ]
-
-
-def _rows(guesses: list[Reconstruction], model: MaskedImageModel, tokenizer: VisualTokenizer | None
-) -> list[Markup]:  # fmt: skip
-    rows = []
-    for name, index in best_typical_worst([one.score for one in guesses], EACH):
-        one = guesses[index]
-        if tokenizer is None:
-            cells, score = _pixel_row(one, model), f"squared error {number(-one.score)}"
-        else:
-            cells = _token_row(one, tokenizer)
-            score = f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
-        head = [element("b", f"{name} " if name else ""), f"{score} · ", element("code", one.key)]
-        rows.append(join([element("p", head, {"class": "row-title"}), block("strip", cells)]))
-    return rows
-
-
-def _summary(guesses: list[Reconstruction], config: PretrainRunConfig, codes: int) -> str:
-    """The mean over the images beside what knowing nothing would give."""
-    mean = sum(one.score for one in guesses) / len(guesses)
-    targets = torch.cat([one.target[one.hidden] for one in guesses])
-    if config.objective.target == "pixels":
-        variance = float(targets.var(dim=0, correction=0).mean())
-        return (
-            f"Over {len(guesses)} images the squared error at the hidden places is "
-            f"{number(-mean)} (normalised pixels); the mean patch would have {number(variance)}."
-        )
-    usual = float(targets.bincount(minlength=codes).max()) / len(targets)
-    return (
-        f"Over {len(guesses)} images {percent(mean)} of the asked tokens are right. By chance: "
-        f"{percent(1 / codes)}; always guessing the most frequent token: {percent(usual)}."
-    )
-
-
-def _predictions(
-    guesses: list[Reconstruction],
-    config: PretrainRunConfig,
-    model: MaskedImageModel,
-    tokenizer: VisualTokenizer | None,
-) -> Section:
-    if tokenizer is None:
-        advice = (
-            "Visible places show the image, hidden ones the predicted pixels, which are blurred "
-        )
-        advice += "by nature. Healthy: shapes and colours go on across the border."
-        codes = 0
-    else:
-        decoded = (
-            "Decoded images show tokens, not pixels: even the target is as coarse as the "
-            "tokenizer. In the prediction visible places keep their tokens. Healthy: it looks like "
-            "the target. "
-        )
-        advice = (
-            f"{decoded if tokenizer.can_decode else ''}Far inside a large hidden block nobody can "
-            f"be right, near its border the model should be. Right or wrong: {LEGEND}."
-        )
-        codes = tokenizer.codes
-    body = [element("p", advice, {"class": "explain"}), *_rows(guesses, model, tokenizer)]
-    lead = _summary(guesses, config, codes)
-    return Section("predictions", "Hidden patches, predicted", lead, join(body))
-
-
-def predicts(config: PretrainRunConfig) -> bool:
-    """Whether the artifact of such a run predicts hidden patches: visible-only prediction leaves a
-    backbone alone."""
-    return not isinstance(config.objective, VisibleConfig)
 
 
 def _images(config: PretrainRunConfig) -> ImageSource:
     return open_source(config.data, reading_for(config.data, config.reading, config.labelled))
 
 
-def _attention_alone(run: Path, config: PretrainRunConfig) -> Section:
-    published = trained(run, PretrainedBackbone)
-    source = evenly(_images(config), WITH_ATTENTION)
-    view = central_masks(config, None)
-    batch = next(
-        iter(batches(MaskedBatch, source, view, config.model.channels, config.loader.value_range))
-    )
-    return attention_section(published.model.backbone, batch.images.to(published.device))
-
-
-class Guesses(NamedTuple):
-    """What a run's model makes of some images of its data."""
+class Predicted(NamedTuple):
+    """A run's model, and what it predicts for some images of its data."""
 
     model: MaskedImageModel
     tokenizer: VisualTokenizer | None
     images: list[Reconstruction]
 
 
-def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
+def predicts(config: PretrainRunConfig) -> bool:
+    """Whether the artifact predicts hidden patches: visible-only prediction leaves a backbone."""
+    return not isinstance(config.objective, VisibleConfig)
+
+
+def predict(run: Path, config: PretrainRunConfig) -> Predicted:
     """Let the run's artifact predict hidden patches.
 
     Errors: BeitError if the artifact, its tokenizer or the images are not there, or if it holds
@@ -205,40 +129,241 @@ def make_guesses(run: Path, config: PretrainRunConfig) -> Guesses:
             f"the artifact of {run} is a backbone alone: what predicted hidden patches is not kept",
             remedy="look at its features: beit show neighbours, beit probe",
         )
-    published = trained(run, MaskedImageModel)
-    model, device = published.model, published.device
+    opened = open_model(run, MaskedImageModel)
     tokenizer = None
     if config.objective.target == "tokens":
         tokenizer = open_tokenizer(config.tokenizer, may_import=False)
-        tokenizer.to(device)
-    source = _images(config)
-    positions = config.model.patches + 1
-    source = evenly(source, affordable(model, positions, device, MOST_IMAGES))
-    view = central_masks(config, tokenizer)
-    guesses: list[Reconstruction] = []
-    for batch in batches(
-        MaskedBatch, source, view, config.model.channels, config.loader.value_range
-    ):
+        tokenizer.to(opened.device)
+    source = evenly(_images(config), opened.affordable(config.model.patches + 1, MOST_IMAGES))
+    view, value_range = CentralMasks(config, tokenizer), config.loader.value_range
+    found: list[Reconstruction] = []
+    for batch in batches(MaskedBatch, source, view, config.model.channels, value_range):
         moved = batch._replace(
-            images=batch.images.to(device),
-            token_images=batch.token_images.to(device),
-            mask=batch.mask.to(device),
+            images=batch.images.to(opened.device),
+            token_images=batch.token_images.to(opened.device),
+            mask=batch.mask.to(opened.device),
         )
-        guesses += reconstruct(model, tokenizer, moved)
-    return Guesses(model, tokenizer, guesses)
+        found += reconstruct(opened.model, tokenizer, moved)
+    return Predicted(opened.model, tokenizer, found)
 
 
-def pretraining_sections(run: Path, config: PretrainRunConfig) -> list[Section]:
+def _judged(one: Reconstruction, grid: Grid) -> Picture:
+    colours = "teal: the tokenizer's token, orange: another one"
+    pixels = judge(to_rgb(one.image), one.hidden, one.prediction == one.target, grid)
+    return Picture(pixels, f"Right and wrong; {colours}", "right or wrong")
+
+
+def _token_pictures(one: Reconstruction, tokenizer: VisualTokenizer) -> list[Picture]:
+    """The image, what the model sees, both sets of tokens decoded, and the predicted tokens."""
+    grid, image = tokenizer.grid, to_rgb(one.image)
+    sets = {"Target": one.target, "Prediction": one.filled} if tokenizer.can_decode else {}
+    return [
+        Picture(image, "The image", "image"),
+        Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
+        *(
+            Picture(
+                to_rgb(decode_tokens(tokens, tokenizer)),
+                f"{name} tokens decoded",
+                f"{name.lower()}, decoded",
+            )
+            for name, tokens in sets.items()
+        ),
+        Picture(
+            token_map(one.filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"
+        ),
+    ]
+
+
+def _pixel_pictures(one: Reconstruction, model: MaskedImageModel) -> list[Picture]:
+    grid, image = model.backbone.config.grid, to_rgb(one.image)
+    return [
+        Picture(image, "The image", "image"),
+        Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
+        Picture(to_rgb(unpatchify(one.filled, model.backbone)), "Predicted pixels", "prediction"),
+    ]
+
+
+def _rows(found: Predicted) -> Iterable[Row]:
+    model, tokenizer, images = found
+    for name, index in best_typical_worst([one.score for one in images], EACH):
+        one = images[index]
+        if tokenizer is None:
+            pictures, words = _pixel_pictures(one, model), f"squared error {number(-one.score)}"
+        else:
+            pictures, words = _token_pictures(one, tokenizer), _score(one)
+            pictures.insert(-1, _judged(one, tokenizer.grid))
+        yield Row(tuple(pictures), name, words, one.key)
+
+
+def _score(one: Reconstruction) -> str:
+    return f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
+
+
+def _predictions(found: Predicted) -> Section:
+    """What was predicted, beside what knowing nothing would give."""
+    _, tokenizer, images = found
+    targets = torch.cat([one.target[one.hidden] for one in images])
+    if tokenizer is None:
+        blind = float(targets.var(dim=0, correction=0).mean())
+    else:
+        blind = float(targets.bincount(minlength=tokenizer.codes).max()) / len(targets)
+    body = render(
+        "predictions.html.j2",
+        rows=list(_rows(found)),
+        images=len(images),
+        mean=sum(one.score for one in images) / len(images),
+        blind=blind,
+        tokenizer=tokenizer,
+    )
+    return Section("predictions", "Hidden patches, predicted", body)
+
+
+def queries(grid: Grid) -> list[int]:
+    """The patches whose attention is shown."""
+    places = [(int(row * grid[0]), int(column * grid[1])) for row, column in QUERIES]
+    return list(dict.fromkeys(row * grid[1] + column for row, column in places))
+
+
+def title(config: PretrainRunConfig) -> str:
+    """Which pre-training this is."""
+    return "BEiT pre-training" if predicts(config) else "Visible-only pre-training"
+
+
+def attention_section(
+    backbone: VisionTransformer, images: UInt8[Tensor, "batch channels height width"]
+) -> Section:
+    """Attention of a few patches of a few images, from a middle block and the last."""
+    config, grid = backbone.config, backbone.config.grid
+    blocks = sorted({config.depth // 2, config.depth - 1})
+    maps = attention_maps(backbone, images, blocks)
+    rows = []
+    for index, pixels in enumerate(images):
+        image = to_rgb(pixels)
+        for patch in queries(grid):
+            weights = [each[index, :, 1 + patch, 1:] for each in maps]
+            shown = {
+                f"block {block}": of.mean(dim=0) for block, of in zip(blocks, weights, strict=True)
+            }
+            shown |= {f"head {head}": one for head, one in enumerate(weights[-1][:SINGLE_HEADS])}
+            rows.append(Row((
+                Picture(mark(image, patch, grid), "Image, query patch framed", "query"),
+                *(Picture(heat(image, of, grid), f"Attention of {name}", name, COLOURS)
+                  for name, of in shown.items()),
+            )))  # fmt: skip
+    body = render("attention.html.j2", rows=rows, last=blocks[-1])
+    return Section("attention", "Attention", body)
+
+
+def sections(run: Path, config: PretrainRunConfig) -> list[Section]:
     """Predictions and attention on a few images of the run's data; of a backbone alone attention.
 
     Errors: BeitError if the artifact, its tokenizer or the images are not there.
     """
     if not predicts(config):
-        return [_attention_alone(run, config)]
-    model, tokenizer, guesses = make_guesses(run, config)
-    typical = best_typical_worst([one.score for one in guesses], EACH)[:WITH_ATTENTION]
-    images = torch.stack([guesses[index].image for _, index in typical])
+        opened = open_model(run, PretrainedBackbone)
+        source, view = evenly(_images(config), WITH_ATTENTION), CentralMasks(config, None)
+        value_range = config.loader.value_range
+        batch = next(batches(MaskedBatch, source, view, config.model.channels, value_range))
+        return [attention_section(opened.model.backbone, batch.images.to(opened.device))]
+    found = predict(run, config)
+    typical = best_typical_worst([one.score for one in found.images], EACH)[:WITH_ATTENTION]
+    images = torch.stack([found.images[index].image for _, index in typical])
+    backbone = found.model.backbone
     return [
-        _predictions(guesses, config, model, tokenizer),
-        attention_section(model.backbone, images.to(model.backbone.cls_token.device)),
+        _predictions(found),
+        attention_section(backbone, images.to(backbone.cls_token.device)),
     ]
+
+
+def answers(run: Path, config: PretrainRunConfig) -> Answers:
+    """Of a run that predicts tokens."""
+    found: dict[str, Answer] = {}
+    if config.objective.target == "tokens" and predicts(config):
+        _, tokenizer, images = predict(run, config)
+        assert tokenizer is not None
+        for one in images:
+            judged = _judged(one, tokenizer.grid)._replace(caption=_score(one))
+            found[one.key] = Answer(
+                (Picture(to_rgb(one.image), "The image", "image"),), pictures=(judged,)
+            )
+    return Answers(list(found), lambda keys: {key: found[key] for key in keys})
+
+
+def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
+    loss = number(history.last("train", "loss"))
+    if config.objective.target == "pixels":
+        mean = number(history.last("train", "target_variance"))
+        figures = [Figure(loss, "squared error", f"always the mean: {mean}")]
+    else:
+        chance = number(history.last("train", "chance_loss"))
+        entropy = number(history.last("train", "token_entropy"))
+        right = percent(history.last("train", "accuracy"))
+        figures = [
+            Figure(right, "hidden tokens right", "training, last steps"),
+            Figure(loss, "loss", f"chance {chance}, token entropy {entropy}"),
+        ]
+    for name, label in (("neighbours", "nearest neighbours"), ("retrieval", "found again")):
+        score, best = history.last("evaluate", name), history.last("evaluate", f"{name}_block")
+        if score is not None:
+            place = "" if best is None else f", block {best:.0f}"
+            figures.append(Figure(percent(score), label, f"frozen features{place}"))
+    return figures
+
+
+def findings(history: History) -> list[Finding]:
+    loss, entropy = history.last("train", "loss"), history.last("train", "token_entropy")
+    if loss is None or entropy is None:
+        return []
+    if loss > entropy:
+        return [Finding(
+            f"The loss ({number(loss)}) has not fallen below the entropy of the tokens "
+            f"({number(entropy)}): so far the model knows little more than which tokens are "
+            "frequent. Train longer, or on more images.", True,
+        )]  # fmt: skip
+    return [Finding(
+        f"The loss ({number(loss)}) is below the entropy of the tokens ({number(entropy)}): the "
+        "model predicts hidden patches from what surrounds them.",
+    )]  # fmt: skip
+
+
+def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
+    """Write typical rows of a pre-training as one PNG: image, input, target, prediction, tokens.
+
+    Target and prediction are omitted if the tokenizer cannot decode.
+
+    Errors: ConfigError if the run predicts no tokens.
+    """
+    with claim_output(place, replaces=True) as file, file.open("wb") as handle:
+        config = read_run_config(run)
+        if not isinstance(config, PretrainRunConfig) or config.objective.target != "tokens":
+            raise ConfigError(
+                f"{run} is no pre-training with tokens",
+                remedy="give the run of `beit pretrain`",
+            )
+        _, tokenizer, images = predict(run, config)
+        assert tokenizer is not None
+        lines = [
+            [
+                _framed(picture.pixels, config.model.size, zoom)
+                for picture in _token_pictures(one, tokenizer)
+            ]
+            for one in _worth_showing(images, rows)
+        ]
+        strip = np.concatenate([np.concatenate(line, axis=1) for line in lines])
+        Image.fromarray(strip).save(handle, "PNG", optimize=True)
+    return place
+
+
+def _worth_showing(images: Sequence[Reconstruction], most: int) -> list[Reconstruction]:
+    """Of the images predicted about as well as the middle one, those with the most to see."""
+    order = sorted(images, key=lambda one: one.score)
+    middle = order[len(order) // 4 : -(len(order) // 4) or None]
+    return sorted(middle, key=lambda one: -float(one.image.float().std()))[:most]
+
+
+def _framed(pixels: np.ndarray, size: tuple[int, int], zoom: int) -> np.ndarray:
+    scaled = Image.fromarray(pixels).resize(
+        (size[1] * zoom, size[0] * zoom), Image.Resampling.NEAREST
+    )
+    border = ((BORDER, BORDER), (BORDER, BORDER), (0, 0))
+    return np.pad(np.asarray(scaled), border, constant_values=255)

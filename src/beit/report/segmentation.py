@@ -1,7 +1,9 @@
-"""How a segmenter does on validation: which classes, and what it paints."""
+"""How a segmenter does on validation: which classes, and what it predicts."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from beit.batch import SegmentedBatch
+from beit.config.runs import RunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import SegmentationData
@@ -18,10 +21,11 @@ from beit.data.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
-from beit.report.images import show
-from beit.report.markup import Markup, Section, block, element, join, percent, table
-from beit.report.samples import affordable, batches, best_typical_worst
-from beit.report.trained import trained
+from beit.report.charts import CHANCE, Chart, evaluated, trained
+from beit.report.history import History
+from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
+from beit.report.markup import Picture, Row, ScoreRow, Section, percent, render
+from beit.report.page import Answer, Answers, Figure, Finding, best_figure
 
 MOST_IMAGES = 48
 MOST_ROWS = 150
@@ -29,9 +33,23 @@ EACH = 2
 HEAD_COST = 5
 """Work of a head beside that of the trunk: four fifths are UperNet's."""
 
+CHARTS = (
+    Chart("Loss", "Of random crops; ignored pixels count as zero. Healthy: falling, then flat.",
+          (trained("loss", "main head"), trained("auxiliary_loss", "auxiliary head"), CHANCE)),
+    Chart("Mean IoU",
+          "Over the classes of the validation images, each of them counting the same. Far below "
+          "the fraction of right pixels: rare classes are missed.",
+          (evaluated("miou", "mean IoU"), evaluated("mean_accuracy", "mean accuracy")),
+          as_fraction=True, from_zero=True),
+    Chart("Right pixels",
+          "Fraction of labelled pixels. Healthy: rising; frequent classes decide it.",
+          (trained("accuracy", "training"), evaluated("pixel_accuracy", "validation")),
+          as_fraction=True),
+)  # fmt: skip
 
-class Answer(NamedTuple):
-    """An image with its mask, the labels it was given, and how well they agree."""
+
+class Predicted(NamedTuple):
+    """An image with its mask, the predicted labels, and how well they agree."""
 
     key: str
     image: UInt8[Tensor, "channels height width"]
@@ -39,8 +57,17 @@ class Answer(NamedTuple):
     predicted: UInt8[Tensor, "height width"]
     scores: SegmentationScores
 
+    def pictures(self) -> tuple[Picture, Picture, Picture]:
+        """Image, mask and predicted labels."""
+        image = to_rgb(self.image)
+        return (
+            Picture(image, f"Image {self.key}", "image"),
+            Picture(overlay_labels(image, self.labels.numpy()), "Its mask", "mask"),
+            Picture(overlay_labels(image, self.predicted.numpy()), "Its labels", "prediction"),
+        )
 
-def answers(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Answer]:
+
+def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> list[Predicted]:
     """One pass over whole images, as the run's evaluation reads them."""
     found = []
     channels, value_range = config.model.channels, config.loader.value_range
@@ -48,59 +75,22 @@ def answers(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> 
         image, labels = batch.images[0], batch.labels[0]
         predicted = label_map(model, image, config.inference).cpu()
         scores = SegmentationScores(pixel_confusion(predicted, labels, model.classes))
-        found.append(Answer(batch.keys[0], image, labels, predicted, scores))
+        found.append(Predicted(batch.keys[0], image, labels, predicted, scores))
     return found
 
 
-def _swatch(label: int) -> Markup:
-    colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[label])
-    style = f"display:inline-block;background:{colour};border:1px solid var(--rule)"
-    return element("span", "", {"class": "swatch", "style": style})
-
-
-def class_table(scores: SegmentationScores, classes: tuple[str, ...]) -> Markup:
-    """IoU and accuracy of each class with its share of the pixels, the worst first."""
-    share = scores.confusion.sum(dim=1).double() / scores.confusion.sum().clamp_min(1)
-    iou, accuracy = scores.iou, scores.accuracy
-    rows = []
-    for label in iou.argsort(stable=True).tolist()[:MOST_ROWS]:
-        value = float(iou[label])
-        if value != value:
+def _class_rows(scores: SegmentationScores, classes: Sequence[str]) -> Iterable[ScoreRow]:
+    """IoU and accuracy of each class with its fraction of the pixels, the worst first."""
+    pixels = scores.confusion.sum(dim=1).double() / scores.confusion.sum().clamp_min(1)
+    accuracy = scores.accuracy.tolist()
+    for label in scores.iou.argsort(stable=True).tolist()[:MOST_ROWS]:
+        iou, right = float(scores.iou[label]), accuracy[label]
+        if math.isnan(iou):
             continue  # neither in the masks nor predicted
-        right = float(accuracy[label])
-        bar = element("span", "", {"class": "bar", "style": f"--share:{value:.3f}"})
-        rows.append([join([_swatch(label), f" {classes[label]}"]), bar, percent(value),
-                     percent(right) if right == right else "not in the masks",
-                     percent(float(share[label]))])  # fmt: skip
-    return table(["class", "", "IoU", "accuracy", "of the pixels"], rows, "classes")
-
-
-def _classes(found: list[Answer], available: int, classes: tuple[str, ...]) -> Section:
-    scores = SegmentationScores(torch.stack([one.scores.confusion for one in found]).sum(dim=0))
-    of = f" of {available:,}" if len(found) < available else ""
-    lead = (
-        f"Measured for this page on {len(found):,}{of} validation images: mean IoU "
-        f"{percent(scores.mean_iou)} over {scores.scored} classes, mean accuracy "
-        f"{percent(scores.mean_accuracy)}, {percent(scores.pixel_accuracy)} of the pixels right."
-    )
-    absent = [name for name, value in zip(classes, scores.iou.tolist(), strict=True)
-              if value != value]  # fmt: skip
-    words = f"Left out, since they neither occur nor are predicted: {', '.join(absent)}."
-    explanation = element("p", words, {"class": "explain"}) if absent else ""
-    return Section("classes", "Classes", lead, join([explanation, class_table(scores, classes)]))
-
-
-def _row(name: str, one: Answer) -> Markup:
-    """Image, mask and answer side by side."""
-    image = to_rgb(one.image)
-    right = one.scores.pixel_accuracy
-    cells = [
-        show(image, f"Image {one.key}", element("code", one.key.rsplit("/", 1)[-1])),
-        show(overlay_labels(image, one.labels.numpy()), "Its mask", "mask"),
-        show(overlay_labels(image, one.predicted.numpy()), "Its labels", [
-            element("b", name), f" answer, {percent(right)} right"]),
-    ]  # fmt: skip
-    return block("strip", cells)
+        known = "not in the masks" if math.isnan(right) else percent(right)
+        cells = (percent(iou), known, percent(float(pixels[label])))
+        colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[label])
+        yield ScoreRow(classes[label], iou, cells, colour)
 
 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
@@ -109,20 +99,75 @@ def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     return data.divide(split=config.split, seed=config.split_seed, known=classes).validation
 
 
-def segmentation_sections(run: Path, config: SegmentRunConfig) -> list[Section]:
-    """The classes and some overlays, on the validation images of the run.
+def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
+    """The classes and some images, of the validation part.
 
     Errors: BeitError if the artifact or the images are not there, or the classes have changed.
     """
-    published = trained(run, Segmenter)
-    model, classes = published.model, published.classes
+    opened = open_model(run, Segmenter)
+    classes = opened.details.classes
     everything = held_out(config, classes)
     positions = HEAD_COST * (config.model.patches + 1)
-    source = evenly(everything, affordable(model, positions, published.device, MOST_IMAGES))
-    found = answers(model, source, config)
+    source = evenly(everything, opened.affordable(positions, MOST_IMAGES))
+    found = predict(opened.model, source, config)
+    scores = SegmentationScores(torch.stack([one.scores.confusion for one in found]).sum(dim=0))
+    absent = [name for name, iou in zip(classes, scores.iou.tolist(), strict=True) if iou != iou]
+    measured = render(
+        "segmentation.html.j2",
+        scores=scores,
+        rows=list(_class_rows(scores, classes)),
+        images=len(found),
+        available=len(everything),
+        absent=absent,
+    )
     labelled = [one for one in found if one.scores.confusion.any()]
     order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)
-    rows = [_row(name, labelled[index]) for name, index in order]
-    lead = "Pixels that the mask ignores are left uncovered there."
-    images = Section("overlays", "Images", lead, block("pairs", rows))
-    return [_classes(found, len(everything), classes), images]
+    rows = [
+        Row(one.pictures(), name, f"{percent(one.scores.pixel_accuracy)} right", one.key)
+        for name, index in order
+        for one in [labelled[index]]
+    ]
+    return [
+        Section("classes", "Classes", measured),
+        Section("overlays", "Images", render("overlays.html.j2", rows=rows)),
+    ]
+
+
+def answers(run: Path, config: SegmentRunConfig) -> Answers:
+    """About held-out images."""
+    opened = open_model(run, Segmenter)
+    source = held_out(config, opened.details.classes)
+
+    def answers(keys: Sequence[str]) -> dict[str, Answer]:
+        found = {}
+        for one in predict(opened.model, images_named(source, keys), config):
+            *shown, predicted = one.pictures()
+            words = f"{percent(one.scores.pixel_accuracy)} right"
+            labelled = predicted._replace(alt=f"Its labels, {words}", caption=words)
+            found[one.key] = Answer(tuple(shown), pictures=(labelled,))
+        return found
+
+    return Answers(keys_of(source), answers)
+
+
+def headline(_config: RunConfig, history: History) -> list[Figure]:
+    occurring = history.last("evaluate", "scored_classes")
+    beside = "" if occurring is None else f"last step; {occurring:.0f} classes occur"
+    labels = {
+        "miou": "mean IoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixels right",
+    }  # fmt: skip
+    return [
+        best_figure(history, "miou", "mean IoU"),
+        *(
+            Figure(percent(history.last("evaluate", name)), f"{label}, last", beside)
+            for name, label in labels.items()
+        ),
+    ]
+
+
+def findings(history: History) -> list[Finding]:
+    iou, right = history.last("evaluate", "miou"), history.last("evaluate", "pixel_accuracy")
+    if iou is None or right is None:
+        return []
+    text = f"On validation images {percent(right)} of the pixels are right, mean IoU {percent(iou)}"
+    return [Finding(f"{text}: the table of classes below shows which ones hold it back.")]

@@ -1,8 +1,10 @@
-"""What a tokenizer has learned: how well it paints, which codes it uses, what they look like."""
+"""What a tokenizer has learned: what survives its tokens, which codes it uses, what they look
+like."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,32 +14,57 @@ from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
+from beit.config.tokenizer import VQKDConfig
 from beit.data.dataset import open_source
 from beit.data.sources import evenly, spread
 from beit.data.visualize import to_rgb, token_map
 from beit.evaluation.eval_loader import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
-from beit.report.images import show
-from beit.report.markup import Markup, Section, block, element, figure, join
-from beit.report.samples import affordable, batches, best_typical_worst
-from beit.report.svg_chart import HEIGHT, WIDTH
-from beit.report.trained import trained
+from beit.report.charts import Chart, draw_usage, evaluated, trained
+from beit.report.history import History
+from beit.report.inputs import batches, best_typical_worst, open_model
+from beit.report.markup import UNKNOWN, Picture, Row, Section, number, percent, render
+from beit.report.page import Answer, Answers, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_IMAGES = 256
 EACH = 2
 CODES_SHOWN = 64
 
+VOCABULARY = trained("perplexity_limit", "vocabulary", "reference")
+CHARTS = (
+    Chart("Loss",
+          "Reconstruction error, and with it the weighted penalties. Healthy: falling, then flat.",
+          (trained("loss", "loss"), trained("reconstruction", "reconstruction"))),
+    Chart("Reconstruction quality (dB)",
+          "Peak signal-to-noise ratio on held-out images. Healthy: rising; above 20 dB coarse "
+          "shapes and colours are right, above 25 dB much of the texture.",
+          (evaluated("psnr", "PSNR"),)),
+    Chart("Codes in use",
+          "How many codes occur at all. Healthy: rising towards the vocabulary.",
+          (trained("codes_in_use", "in a batch"), evaluated("codes_in_use", "held-out"),
+           VOCABULARY), from_zero=True),
+    Chart("Perplexity of the codes",
+          "How many codes there would be if all were used evenly. Healthy: rising, far above one; "
+          "a fall to a handful is collapse.",
+          (trained("perplexity", "in a batch"), evaluated("perplexity", "held-out"), VOCABULARY),
+          from_zero=True),
+    Chart("KL to even odds (nats per token)",
+          "How decided the encoder is: 0 is a blind draw, ln K is certainty. Healthy: above 0, "
+          "with many codes in use; ln K with few in use is collapse.",
+          (trained("kl", "KL"),), from_zero=True),
+)  # fmt: skip
 
-class Painting(NamedTuple):
-    """An image, its tokens and what the tokenizer makes of them again."""
+
+class Encoded(NamedTuple):
+    """An image, its tokens, and what the tokenizer decodes from them."""
 
     key: str
     image: UInt8[Tensor, "channels height width"]
     tokens: Int64[Tensor, " patches"]
-    painted: UInt8[Tensor, "channels height width"] | None = None
-    """None if the tokenizer paints no images."""
+    decoded: UInt8[Tensor, "channels height width"] | None = None
+    """None if the tokenizer cannot decode."""
     psnr: float = math.nan
 
 
@@ -47,157 +74,228 @@ class Vocabulary(NamedTuple):
     counts: Int64[Tensor, " codes"]
     means: Float[Tensor, "codes values"]
 
+    @property
+    def used(self) -> int:
+        """How many codes occur."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def perplexity(self) -> float:
+        """How many codes there would be if all were used evenly."""
+        return float(entropy(self.counts.float()).exp())
+
+    def most_used(self, most: int) -> list[int]:
+        """Codes that occur, the most used first."""
+        order = self.counts.argsort(descending=True, stable=True)[: min(most, self.used)]
+        return [int(code) for code in order]
+
 
 @torch.no_grad()
-def paint(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Painting]:
-    """Encode and decode a batch, image by image."""
-    pixels = tokenizer.pixels(batch.images)
-    tokens = tokenizer.encode(batch.images)
-    if not tokenizer.can_decode:
-        return [
-            Painting(*one) for one in zip(batch.keys, batch.images.cpu(), tokens.cpu(), strict=True)
-        ]
-    painted = tokenizer.decode(tokens)
-    errors = (painted - pixels).square().flatten(1).mean(dim=1).clamp_min(1e-12)
-    qualities = (-10 * errors.log10()).tolist()
-    written = (painted.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    return [
-        Painting(key, image, code, again, quality)
-        for key, image, code, again, quality in zip(
-            batch.keys, batch.images.cpu(), tokens.cpu(), written, qualities, strict=True
-        )
-    ]
+def encode(tokenizer: VisualTokenizer, batch: ImageBatch) -> list[Encoded]:
+    """Encode and, if the tokenizer can, decode a batch."""
+    pixels, tokens = tokenizer.pixels(batch.images), tokenizer.encode(batch.images)
+    columns = [batch.keys, batch.images.cpu(), tokens.cpu()]
+    if tokenizer.can_decode:
+        decoded = tokenizer.decode(tokens)
+        errors = (decoded - pixels).square().flatten(1).mean(dim=1).clamp_min(1e-12)
+        columns.append((decoded.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+        columns.append((-10 * errors.log10()).tolist())
+    return [Encoded(*row) for row in zip(*columns, strict=True)]
 
 
-def vocabulary(paintings: list[Painting], codes: int, stride: int) -> Vocabulary:
+def vocabulary(encoded: Sequence[Encoded], codes: int, stride: int) -> Vocabulary:
     """The codes as the images use them."""
+    assert encoded, "there is at least one image"
     counts = torch.zeros(codes, dtype=torch.int64)
-    sums: Tensor | None = None
-    for one in paintings:
-        patches = patchify(one.image[None].float() / 255, stride)[0]
+    sums = torch.zeros(codes, encoded[0].image.shape[0] * stride**2)
+    for one in encoded:
         counts += torch.bincount(one.tokens, minlength=codes)
-        sums = patches.new_zeros(codes, patches.shape[1]) if sums is None else sums
-        sums.index_add_(0, one.tokens, patches)
-    assert sums is not None, "there is at least one image"
+        sums.index_add_(0, one.tokens, patchify(one.image[None].float() / 255, stride)[0])
     return Vocabulary(counts, sums / counts.clamp_min(1)[:, None])
 
 
-def usage_chart(counts: Int64[Tensor, " codes"]) -> Markup:
-    """A bar per code, the most used first, with the height that even use would have."""
-    shares = (counts.float() / counts.sum()).sort(descending=True).values.tolist()
-    left, bottom, top = 46.0, HEIGHT - 30, 10.0
-    step = (WIDTH - left - 8) / len(shares)
-    unit = (bottom - top) / shares[0]
-    gap = 0.15 * step if step > 2 else 0.0
-    bars = "".join(
-        f"M{left + rank * step:.2f} {bottom}h{step - gap:.2f}v{-share * unit:.2f}h{gap - step:.2f}z"
-        for rank, share in enumerate(shares)
-        if share
-    )
-    even = bottom - unit / len(shares)
-    used = int((counts > 0).sum())
-    ends = {"y": bottom + 16}
-    parts = [
-        element("title", f"Use of each code: {used} of {len(shares)} occur"),
-        element("path", "", {"class": "bars", "d": bars}),
-        element("path", "", {"class": "line dashed", "d": f"M{left} {even:.1f}H{WIDTH - 8}"}),
-        element(
-            "text", f"{100 * shares[0]:.3g}%", {"x": left - 6, "y": top + 5, "text-anchor": "end"}
-        ),
-        element("text", "0", {"x": left - 6, "y": bottom + 4, "text-anchor": "end"}),
-        element("text", "most used", {**ends, "x": left}),
-        element("text", f"{len(shares)} codes", {**ends, "x": WIDTH - 8, "text-anchor": "end"}),
-    ]
-    svg = {"viewBox": f"0 0 {WIDTH:g} {HEIGHT:g}", "role": "img", "class": "chart"}
-    caption = (
-        f"Share of all tokens per code, sorted; {used} of {len(shares)} codes occur. Dashed: even "
-        "use. Healthy: a gentle slope. A single high bar with nothing beside it is collapse."
-    )
-    return figure([element("h3", "Use of the codes"), element("svg", parts, svg)], caption, "curve")
-
-
-def code_gallery(found: Vocabulary, channels: int, stride: int) -> Markup:
-    """The mean patch of the most used codes, each under its number."""
-    order = found.counts.argsort(descending=True, stable=True)[:CODES_SHOWN].tolist()
-    total = int(found.counts.sum())
-    cells = []
-    for code in order:
-        if found.counts[code]:
-            patch = to_rgb(found.means[code].reshape(channels, stride, stride))
-            part = int(found.counts[code]) / total
-            share = f"{part:.0%}" if part >= 0.01 else "<1%"
-            cells.append(show(patch, f"Mean patch of code {code}, {share} of the tokens", share))
-    caption = (
-        f"Mean of all patches that got a code, for the {len(cells)} most used codes, with their "
-        "share of the tokens. Healthy: many colours, shades and edges; no two alike."
-    )
-    return figure([element("h3", "What the codes stand for"), block("codes", cells)], caption)
-
-
-def _row(name: str, one: Painting, tokenizer: VisualTokenizer) -> Markup:
-    mapped = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
-    different = len(one.tokens.unique())
-    words = f"{different} different codes · "
-    cells = [show(to_rgb(one.image), "The image", "image")]
-    if one.painted is not None:
-        words = f"{one.psnr:.1f} dB, {words}"
-        again = show(to_rgb(one.painted), "The image from its tokens", "from its tokens")
-        cells.append(again)
-    cells.append(show(mapped, "The tokens, a colour per code", "tokens"))
-    head = [element("b", f"{name} " if name else ""), words, element("code", one.key)]
-    title = element("p", head, {"class": "row-title"})
-    return block("pair", join([title, block("strip", cells)]))
-
-
-def make_paintings(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, list[Painting]]:
-    """The run's tokenizer, and what it makes of some images of the data.
-
-    Errors: BeitError if the artifact or the images are not there.
-    """
-    published = trained(run, VisualTokenizer)
-    tokenizer, device = published.model, published.device
-    grid = tokenizer.grid
-    channels = tokenizer.config.channels
-    amount = affordable(tokenizer, grid[0] * grid[1] * 4, device, MOST_IMAGES)
+def _encoded(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, list[Encoded]]:
+    """The run's tokenizer, and some images of the data in its tokens."""
+    opened = open_model(run, VisualTokenizer)
+    tokenizer = opened.model
+    amount = opened.affordable(tokenizer.grid[0] * tokenizer.grid[1] * 4, MOST_IMAGES)
     source = evenly(open_source(config.data, config.reading), amount)
-    paintings: list[Painting] = []
-    view, value_range = CentreView(tokenizer.size, 1.0), config.loader.value_range
-    for batch in batches(ImageBatch, source, view, channels, value_range):
-        paintings += paint(tokenizer, batch._replace(images=batch.images.to(device)))
-    return tokenizer, paintings
+    view, channels = CentreView(tokenizer.size, 1.0), tokenizer.config.channels
+    found: list[Encoded] = []
+    for batch in batches(ImageBatch, source, view, channels, config.loader.value_range):
+        found += encode(tokenizer, batch._replace(images=batch.images.to(opened.device)))
+    return tokenizer, found
 
 
-def tokenizer_sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
-    """Reconstructions and the vocabulary, on a few images of the run's data.
+def _pictures(one: Encoded, tokenizer: VisualTokenizer) -> tuple[Picture, ...]:
+    tokens = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
+    found = [Picture(to_rgb(one.image), "The image", "image")]
+    if one.decoded is not None:
+        found.append(Picture(to_rgb(one.decoded), "Decoded from its tokens", "decoded"))
+    return (*found, Picture(tokens, "The tokens, a colour per code", "tokens"))
 
-    Errors: BeitError if the artifact or the images are not there.
-    """
-    tokenizer, paintings = make_paintings(run, config)
+
+def _rows(encoded: Sequence[Encoded], tokenizer: VisualTokenizer) -> Iterable[Row]:
+    """The best, typical and worst images; of a tokenizer that cannot decode, some."""
+    order = [("", index) for index in spread(len(encoded), 3 * EACH)]
+    if tokenizer.can_decode:
+        order = best_typical_worst([one.psnr for one in encoded], EACH)
+    for name, index in order:
+        one = encoded[index]
+        words = f"{len(one.tokens.unique())} different codes"
+        if tokenizer.can_decode:
+            words = f"{one.psnr:.1f} dB, {words}"
+        yield Row(_pictures(one, tokenizer), name, words, one.key)
+
+
+def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[Picture]:
+    """The mean patch of the most used codes."""
     channels, stride = tokenizer.config.channels, tokenizer.config.downsampling
-    found = vocabulary(paintings, tokenizer.codes, stride)
-    in_use, even = int((found.counts > 0).sum()), float(entropy(found.counts.float()).exp())
-    words = f"{in_use} of {tokenizer.codes} codes occur; in even use there would be {even:.1f}."
-    images = [usage_chart(found.counts), code_gallery(found, channels, stride)]
+    for code in found.most_used(CODES_SHOWN):
+        part = int(found.counts[code]) / int(found.counts.sum())
+        words = f"{part:.0%}" if part >= 0.01 else "<1%"
+        patch = to_rgb(found.means[code].reshape(channels, stride, stride))
+        yield Picture(patch, f"Mean patch of code {code}, {words} of the tokens", words)
+
+
+def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
+    tokenizer, encoded = _encoded(run, config)
+    found = vocabulary(encoded, tokenizer.codes, tokenizer.config.downsampling)
+    images = render(
+        "encoded.html.j2",
+        rows=list(_rows(encoded, tokenizer)),
+        can_decode=tokenizer.can_decode,
+        images=len(encoded),
+        psnr=sum(one.psnr for one in encoded) / len(encoded),
+    )
+    codes = render(
+        "vocabulary.html.j2",
+        found=found,
+        codes=tokenizer.codes,
+        usage=draw_usage(found.counts.tolist()),
+        pictures=list(_codes(found, tokenizer)),
+    )
+    title = "Images from their tokens" if tokenizer.can_decode else "Images and their tokens"
     return [
-        _reconstructions(paintings, tokenizer),
-        Section("codes", "The vocabulary", words, block("vocabulary", images)),
+        Section("reconstructions", title, images),
+        Section("codes", "The vocabulary", codes),
     ]
 
 
-def _reconstructions(paintings: list[Painting], tokenizer: VisualTokenizer) -> Section:
-    """Some images with their tokens and, if the tokenizer can, what it paints from them."""
-    advice = "Healthy: equal surfaces get equal tokens (the same colour on the right), different "
-    advice += "ones differ"
-    if tokenizer.can_decode:
-        title = "Images from their tokens"
-        mean = sum(one.psnr for one in paintings) / len(paintings)
-        lead = f"Mean PSNR over {len(paintings)} images of the data: {mean:.1f} dB."
-        advice += "; shapes and colours survive, fine texture does not"
-        order = best_typical_worst([one.psnr for one in paintings], EACH)
+def answers(run: Path, config: TokenizerRunConfig) -> Answers:
+    tokenizer, encoded = _encoded(run, config)
+    found = {}
+    for one in encoded:
+        image, again, *_ = _pictures(one, tokenizer)
+        caption = f"{one.psnr:.1f} dB" if tokenizer.can_decode else again.caption
+        found[one.key] = Answer((image,), pictures=(again._replace(caption=caption),))
+    return Answers(list(found), lambda keys: {key: found[key] for key in keys})
+
+
+def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
+    psnr, error = history.last("evaluate", "psnr"), history.last("train", "reconstruction")
+    if isinstance(config.tokenizer, VQKDConfig):
+        value = UNKNOWN if error is None else f"{1 - error:.2f}"
+        quality = Figure(value, "cosine", "with the teacher's features")
     else:
-        title = "Images and their tokens"
-        lead = "This tokenizer rebuilds the features of a teacher, so there is nothing to paint."
-        order = [("", index) for index in spread(len(paintings), 3 * EACH)]
-    rows = [_row(name, paintings[index], tokenizer) for name, index in order]
-    body = [element("p", f"{advice}.", {"class": "explain"}), block("pairs", rows)]
-    return Section("reconstructions", title, lead, join(body))
+        value = UNKNOWN if psnr is None else f"{psnr:.1f} dB"
+        quality = Figure(value, "PSNR", "held-out images")
+    used = number(history.last("evaluate", "codes_in_use"))
+    even = number(history.last("evaluate", "perplexity"))
+    return [
+        quality,
+        Figure(used, "codes in use", f"of {config.tokenizer.codes:,}"),
+        Figure(even, "perplexity", "codes, if used evenly"),
+    ]
+
+
+def findings(history: History) -> list[Finding]:
+    if history.last("evaluate", "collapsed"):
+        text = (
+            "The tokenizer has collapsed: it uses fewer than one code in twenty evenly, and "
+            "pre-training on it would learn next to nothing. Try a smaller vocabulary (--codes), a "
+            "smaller --kl-weight, a --balance-weight above 0, or more steps."
+        )
+        return [Finding(text, True)]
+    even = history.last("evaluate", "perplexity")
+    if even is None:
+        return []
+    text = f"On held-out images the codes are used as if there were {number(even)} in even use. "
+    return [Finding(f"{text}Look at the images below before you pre-train on these tokens.")]
+
+
+def facts(config: TokenizerRunConfig) -> list[str]:
+    """The tokenizer of a run, and the size of its images."""
+    tokenizer = config.tokenizer
+    return [
+        f"{tokenizer.codes:,} codes, stride {tokenizer.downsampling}",
+        f"{tokenizer.size[0]} x {tokenizer.size[1]} pixels",
+    ]
+
+
+class ComparedTokenizer(NamedTuple):
+    """What was measured about one tokenizer, and some images in its tokens."""
+
+    name: str
+    kind: str
+    grid: tuple[int, int]
+    codes: int
+    codes_in_use: int
+    perplexity: float
+    psnr: float | None
+    """None if it cannot decode."""
+    flips: float
+    crops: float
+    neighbours: float | None
+    """None without labels."""
+    images: UInt8[Tensor, "images channels height width"]
+    tokens: Int64[Tensor, "images patches"]
+    painted: Float[Tensor, "images channels height width"] | None
+
+    def figures(self) -> dict[str, object]:
+        """All but the images."""
+        kept = self._asdict()
+        for name in ("images", "tokens", "painted"):
+            del kept[name]
+        return kept
+
+    def row(self) -> tuple[str, ...]:
+        """Its row of the table."""
+        return (
+            self.name,
+            self.kind,
+            f"{self.grid[0]} x {self.grid[1]}",
+            f"{self.codes_in_use:,} of {self.codes:,}",
+            f"{self.perplexity:.1f}",
+            "" if self.psnr is None else f"{self.psnr:.1f}",
+            percent(self.flips),
+            percent(self.crops),
+            "" if self.neighbours is None else percent(self.neighbours),
+        )
+
+    def rows(self) -> list[Row]:
+        """The images, their tokens and, if it can, what it decodes from them."""
+        maps = [token_map(tokens, self.grid, self.codes) for tokens in self.tokens]
+        kinds = [
+            ("The image", "image", [to_rgb(image) for image in self.images]),
+            ("The tokens, a colour each", "tokens", maps),
+        ]
+        if self.painted is not None:
+            decoded = [to_rgb(image) for image in self.painted]
+            kinds.append(("Decoded from its tokens", "from its tokens", decoded))
+        return [
+            Row(tuple(Picture(pixels, alt, caption) for pixels in images))
+            for alt, caption, images in kinds
+        ]
+
+
+HEAD = (
+    "tokenizer", "kind", "grid", "codes in use", "perplexity", "PSNR (dB)", "kept when mirrored",
+    "kept when cropped", "nearest neighbours",
+)  # fmt: skip
+
+
+def write_tokenizers(place: Path, compared: Sequence[ComparedTokenizer]) -> Path:
+    """Write the page of `beit tokenizer compare`."""
+    place.write_text(render("tokenizers.html.j2", head=HEAD, compared=compared), "utf-8")
+    return place

@@ -13,7 +13,7 @@ from beit.config.tree import differences
 from beit.errors import ConfigError
 from beit.models.heads import weights_digest
 from beit.objectives.base import AnyObjective
-from beit.training.distributed import Processes, is_lost_process, lost_process
+from beit.training.distributed import Processes, lost_process
 from beit.training.run_folder import PLACES
 
 REMEDIES = {
@@ -54,10 +54,11 @@ def check_agreement(
     try:
         first, *others = processes.gather(start)
     except RuntimeError as error:
-        if not is_lost_process(error):
-            raise
         timeout = config.training.process_timeout
-        raise lost_process(error, timeout, "before the first step") from error
+        lost = lost_process(error, timeout, "before the first step")
+        if lost is None:
+            raise
+        raise lost from error
     for rank, other in enumerate(others, start=1):
         found = dict(_differences(first, other))
         if found:

@@ -23,7 +23,7 @@ from beit.evaluation.eval_loader import CentreView, EvalLoader
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.tokenizer import token_histograms, token_stability, tokenizer_health
 from beit.hardware import find_device
-from beit.report.tokenizers import ComparedTokenizer, write_tokenizers
+from beit.report.tokenizer import ComparedTokenizer, write_tokenizers
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.load import open_tokenizer, value_range_of
 

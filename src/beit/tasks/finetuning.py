@@ -26,10 +26,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
 from beit.recipes import DEFAULT
 from beit.recipes.finetune import RECIPES, for_classifying
-from beit.report import chart_specs
-from beit.report.classification import classification_sections
-from beit.report.compare_images import classifier_contender
-from beit.report.summary import classification_figures
+from beit.report import classification as page
 from beit.rng import seed_everything
 from beit.tasks.classifier_evaluation import evaluate_classifier
 from beit.tasks.execution import Run, run
@@ -39,6 +36,7 @@ from beit.tasks.multilabel_evaluation import evaluate_multi_label
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Artifact, Details
 
 
@@ -209,7 +207,7 @@ FINETUNE = register(
         config=FinetuneRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("classifier",),
+        publishes=(kinds.CLASSIFIER,),
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(config.split, config.subset_seed, config.per_class),
@@ -217,9 +215,10 @@ FINETUNE = register(
         title=lambda _: "Classification",
         use='predictor.predict("image.jpg")    # classes with probabilities, best first',
         next="beit predict {run} image.jpg",
-        charts=chart_specs.CLASSIFICATION,
-        headline=classification_figures,
-        sections=classification_sections,
-        contender=classifier_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
     )
 )

@@ -18,7 +18,7 @@ from beit.tasks.task import task_of, task_of_kind
 from beit.training.distributed import start_processes
 from beit.training.nan_report import Replayed, replay
 from beit.training.run_folder import RunFolder, read_run_config
-from beit.training.spec import FitSpec
+from beit.training.update import Updater
 from beit.weights.load import open_artifact
 
 PLAIN = EvaluateConfig()
@@ -75,14 +75,5 @@ def replay_step(file: str) -> Replayed:
     config = read_run_config(folder.path)
     processes = start_processes(config.training)
     setup = task_of(config).prepare(config, processes, Inputs())
-    spec = FitSpec(
-        config=config.training,
-        folder=folder,
-        processes=processes,
-        loader=open_loader(setup, processes),
-        images=len(setup.source),
-        bad_limit=config.loader.bad_limit,
-        evaluation=None,
-        publish=lambda *_: None,
-    )
-    return replay(setup.objective, spec, path)
+    updater = Updater(setup.objective, config.training, processes, print)
+    return replay(updater, open_loader(setup, processes), folder, path)

@@ -25,6 +25,7 @@ from beit.data.transforms import CachedViews, MaskedViews
 from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
+from beit.masking import build_sampler
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
@@ -32,21 +33,19 @@ from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.recipes import DEFAULT, find_recipe
 from beit.recipes.pretrain import RECIPES, for_pretraining
-from beit.report import chart_specs
-from beit.report.compare_images import pretraining_contender
-from beit.report.pretraining import pretraining_sections
-from beit.report.summary import pretraining_figures, pretraining_title
+from beit.report import pretraining as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import RunOptions, Setup, Task, register
 from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.precision import encoding_precision
+from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.load import open_tokenizer
 from beit.weights.store import Details, find_artifact
 
@@ -262,7 +261,7 @@ def _masked_views(config: PretrainRunConfig, visual: VisualTokenizer | None) -> 
         size=config.model.size,
         token_size=None if visual is None else visual.size,
         token_interpolation="bicubic" if visual is None else visual.config.interpolation,
-        sampler=config.masking.build(config.model.grid),
+        sampler=build_sampler(config.masking, config.model.grid),
     )
 
 
@@ -308,17 +307,18 @@ PRETRAIN = register(
         config=PretrainRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("masked", "backbone"),
+        publishes=(kinds.MASKED, kinds.BACKBONE),
         abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
         start_from=_start_from,
         take_up=_take_up,
         complete=_complete,
-        title=pretraining_title,
+        title=page.title,
         use='predictor.embed(["image.jpg"])    # a vector per image, [1, D]',
         next="beit finetune --data LABELLED --init {run} --out runs/classifier",
-        charts=chart_specs.PRETRAINING,
-        headline=pretraining_figures,
-        sections=pretraining_sections,
-        contender=pretraining_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
     )
 )

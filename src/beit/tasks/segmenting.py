@@ -26,10 +26,7 @@ from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
 from beit.recipes.segment import RECIPES, for_segmenting
-from beit.report import chart_specs
-from beit.report.compare_images import segmenter_contender
-from beit.report.segmentation import segmentation_sections
-from beit.report.summary import segmentation_figures
+from beit.report import segmentation as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
@@ -38,6 +35,7 @@ from beit.tasks.segmenter_evaluation import SegmenterEvaluation, evaluate_segmen
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Artifact, Details
 
 
@@ -176,7 +174,7 @@ SEGMENT = register(
         config=SegmentRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("segmenter",),
+        publishes=(kinds.SEGMENTER,),
         abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
@@ -185,9 +183,10 @@ SEGMENT = register(
         title=lambda _: "Semantic segmentation",
         use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
         next="beit predict {run} image.jpg --out predicted",
-        charts=chart_specs.SEGMENTATION,
-        headline=segmentation_figures,
-        sections=segmentation_sections,
-        contender=segmenter_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        sections=page.sections,
+        answers=page.answers,
     )
 )

@@ -17,11 +17,12 @@ from beit.errors import ConfigError
 from beit.inference.abilities import Ability
 from beit.objectives.base import AnyObjective
 from beit.recipes import RECIPES
-from beit.report.run_kind import RunKind
+from beit.report.page import RunKind
 from beit.tasks.inputs import Inputs
 from beit.tasks.measurement import Measurement
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights.kinds import KINDS, ModelKind, add_kind
 from beit.weights.store import Artifact, Details
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -75,7 +76,7 @@ class Task(RunKind[Config]):
     """Its runs are recognised by it, so each task has a type of its own."""
     recipes: Mapping[str, Callable[[], Config]]
     prepare: Callable[[Config, Processes, Inputs], Setup[Config]]
-    publishes: tuple[str, ...] = ()
+    publishes: tuple[ModelKind, ...]
     """The kinds of model that it trains; of several tasks the first one answers for a kind."""
     start_from: Callable[[Config, VisionTransformerConfig, str], Config] | None = None
     """The config with the architecture of the model `init`; None: it starts from nothing."""
@@ -106,6 +107,8 @@ def register(task: Task[Config]) -> Task[Config]:
             f"there is a task '{task.verb}', or one with a {task.config.__name__}",
             remedy="give the task a verb and a type of config of its own",
         )
+    for kind in task.publishes:
+        add_kind(kind)
     TASKS[task.verb] = task
     RECIPES[task.verb] = task.recipes
     return task
@@ -124,4 +127,4 @@ def task_of(config: RunConfig) -> AnyTask:
 
 def task_of_kind(kind: str) -> AnyTask | None:
     """The task that answers for a kind of model."""
-    return next((task for task in TASKS.values() if kind in task.publishes), None)
+    return next((task for task in TASKS.values() if KINDS[kind] in task.publishes), None)

@@ -29,10 +29,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.tokenizer import VAEReconstruction, VQDistillation, VQReconstruction
 from beit.recipes import DEFAULT
 from beit.recipes.tokenizers import RECIPES
-from beit.report import chart_specs
-from beit.report.compare_images import tokenizer_contender
-from beit.report.summary import tokenizer_facts, tokenizer_figures
-from beit.report.tokenizer import tokenizer_sections
+from beit.report import tokenizer as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
@@ -40,12 +37,12 @@ from beit.tasks.task import Setup, Task, register
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
-from beit.tokenizers.token_cache import FeatureBank
-from beit.tokenizers.vq import VQTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.token_cache import FeatureCache
+from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
+from beit.weights import kinds
 from beit.weights.store import Details
 from beit.weights.teachers import open_teacher
 
@@ -116,7 +113,7 @@ def feature_bank(
     teacher: Teacher,
     precision: torch.dtype,
     source: ImageSource,
-) -> FeatureBank:
+) -> FeatureCache:
     """Where this run's features of the teacher are kept, apart from those that anything else
     decided."""
     identity = {
@@ -130,7 +127,7 @@ def feature_bank(
         "seed": config.training.seed,
         "data": source.fingerprint(),
     }
-    return FeatureBank(
+    return FeatureCache(
         Path(config.teacher_bank or Path(config.out) / "features"),
         identity,
         views=config.teacher_views,
@@ -165,7 +162,7 @@ def objective_of(
     config: TokenizerRunConfig,
     built: TokenizerConfig,
     teacher: Teacher | None,
-    bank: FeatureBank | None,
+    bank: FeatureCache | None,
 ) -> AnyObjective:
     """The tokenizer and how it is trained, by its kind."""
     model, how, seed = built.build(), config.objective, config.training.seed
@@ -205,15 +202,16 @@ TOKENIZER = register(
         config=TokenizerRunConfig,
         recipes=RECIPES,
         prepare=prepare,
-        publishes=("tokenizer",),
+        publishes=(kinds.TOKENIZER,),
         abilities={"tokens": TOKENS},
         title=lambda _: "Visual tokenizer",
         use='predictor.tokens(["image.jpg"])   # ids of the visual tokens, [1, N]',
         next="beit pretrain --data {data} --tokenizer {run} --out runs/pretrain",
-        charts=chart_specs.TOKENIZER,
-        headline=tokenizer_figures,
-        facts=tokenizer_facts,
-        sections=tokenizer_sections,
-        contender=tokenizer_contender,
+        charts=page.CHARTS,
+        headline=page.headline,
+        findings=page.findings,
+        facts=page.facts,
+        sections=page.sections,
+        answers=page.answers,
     )
 )

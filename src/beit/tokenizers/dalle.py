@@ -18,10 +18,21 @@ from torch.nn import functional as F
 from beit.config.tokenizer import DalleConfig
 from beit.errors import ConfigError
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
 from beit.tokenizers.scoring import best_codes
 
 GROUPS = 4
+EPSILON = 0.1
+"""Margin of the pixel map of the logit-Laplace likelihood (appendix A.3)."""
+
+
+def to_logit_laplace(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Squeeze [0, 1] into [0.1, 0.9], where the likelihood is finite."""
+    return (1 - 2 * EPSILON) * pixels + EPSILON
+
+
+def from_logit_laplace(location: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The image in [0, 1] whose logit the decoder gave."""
+    return ((location.sigmoid() - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1)
 
 
 def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 from beit.config.tokenizer import DiscreteVAEConfig
 from beit.rng import SampleRNG
 from beit.tokenizers.base import VisualTokenizer, count_codes
-from beit.tokenizers.pixel_map import from_logit_laplace, to_logit_laplace
+from beit.tokenizers.dalle import from_logit_laplace, to_logit_laplace
 from beit.tokenizers.scoring import best_codes
 
 

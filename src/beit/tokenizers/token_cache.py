@@ -1,6 +1,6 @@
-"""What frozen models say of views that come again, kept on disk: not computed a second time.
+"""What frozen models say of views that recur, cached on disk: not computed a second time.
 
-A folder, named by the digest of all that decides what is kept, holds that identity as `bank.json`
+A folder, named by the digest of all that decides what is cached, holds that identity as `bank.json`
 and a file per view: a row of words per image, none of them zero. Zero is what was never written.
 So whatever a kill or a loss of power leaves, in whatever order it reached the disk, a row either is
 whole or is known to lack some.
@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,67 +23,62 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from beit.atomic_io import flush, make_folder, write_file
+from beit.atomic_io import make_folder, replace_file
 from beit.errors import CheckpointError, ResourceError
 
 IDENTITY = "bank.json"
 FORMAT = 1
-"""Of the files; banks of another one lie apart, as those of other models do."""
+"""Of the files; caches of another one lie apart, as those of other models do."""
 GIGABYTE = 2**30
 Views = Int64[Tensor, "batch 2"]
 """(view, image) pairs."""
 Compute = Callable[[list[int]], Tensor]
-"""Numbers of images of a batch, to what is kept of them [images, ...]."""
+"""Numbers of images of a batch, to what is cached of them [images, ...]."""
 
 
-class Bank(abc.ABC):
+class RowCache(abc.ABC):
     """Rows of `views` views of each of `images` images.
 
-    Several processes of one machine may use it at once: who finds a row missing writes it, and all
-    would write the same. Nothing is made on disk before the first rows are asked for.
+    Several processes of one machine may use it at once: whichever finds a row missing writes it,
+    and all would write the same. Nothing is made on disk before the first rows are requested.
     """
 
-    kept: str
-    """What is kept, for the user: also the ending of the files."""
-    made: str
+    content: str
+    """What is cached, for the user: also the ending of the files."""
+    verb: str
     """How it comes about, for the user."""
     options: tuple[str, str]
     """The options that say how many views, and where."""
 
     def __init__(
-        self,
-        root: Path,
-        identity: Mapping[str, object],
-        *,
-        views: int,
-        images: int,
-        words: int,
-        word: np.dtype[np.unsignedinteger],
-    ) -> None:
-        """`identity` is all that decides what is kept of a view, as JSON values: the model, its
-        precision, how views are drawn, and of which images. A row has `words` words."""
+        self, root: Path, identity: Mapping[str, object], *, views: int, images: int, words: int,
+        word: str,
+    ) -> None:  # fmt: skip
+        """`identity` is all that decides what is cached of a view, as JSON values: the model, its
+        precision, how views are drawn, and of which images. A row has `words` unsigned integers of
+        the type `word`."""
         self._identity = json.dumps(
             {"format": FORMAT, **identity}, indent=1, sort_keys=True
         ).encode()
         self.folder = root / hashlib.sha256(self._identity).hexdigest()
-        self._views, self._images = views, images
-        self._words, self._type = words, word
-        self._row = words * word.itemsize  # bytes
+        self._views, self._images, self._words = views, images, words
+        self._type = np.dtype(word)
+        self._row_bytes = words * self._type.itemsize
         self._opened = False
 
     @abc.abstractmethod
     def _problem(self, row: np.ndarray) -> str:
-        """What is wrong with a whole row, or nothing."""
+        """What is wrong with a whole row; empty if nothing is."""
 
     @abc.abstractmethod
     def _described(self) -> str:
         """What a row holds, for the user."""
 
     def _rows(self, views: Views, compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
-        """The rows of (view, image) pairs; `compute` is asked for those that are missing.
+        """The rows of (view, image) pairs; `compute` gives those that are missing.
 
-        Raises CheckpointError if what is found on disk is damaged or another bank, ResourceError if
-        the disk cannot be read or written to.
+        Raises CheckpointError if what is found on disk is damaged or another cache, ResourceError
+        if the disk cannot be read or written to.
         """
         pairs: list[list[int]] = views.tolist()
         rows = np.zeros((len(pairs), self._words), self._type)
@@ -99,10 +93,14 @@ class Bank(abc.ABC):
                     rows[missing] = compute(missing)
                 for number in missing:
                     view, image = pairs[number]
-                    self._write(files[view], image, rows[number])
+                    data, place = memoryview(rows[number].tobytes()), image * self._row_bytes
+                    while data:
+                        written = os.pwrite(files[view], data, place)
+                        data, place = data[written:], place + written
         except OSError as error:
             raise ResourceError(
-                f"the {self.kept} in {self.folder} cannot be read or written to: {error.strerror}",
+                f"the {self.content} in {self.folder} cannot be read or written to: "
+                f"{error.strerror}",
                 remedy="make room or permit writing, then go on with --resume; or name another "
                 f"{self.options[1]}",
             ) from error
@@ -110,7 +108,7 @@ class Bank(abc.ABC):
 
     def check_room(self) -> str:
         """What it takes on disk, for the user. Raises ResourceError if there is not so much."""
-        whole = self._views * self._images * self._row
+        whole = self._views * self._images * self._row_bytes
         paths = [self._path(view) for view in range(self._views)]
         taken = sum(path.stat().st_blocks * 512 for path in paths if path.exists())
         place = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
@@ -118,30 +116,27 @@ class Bank(abc.ABC):
         needed = max(whole - taken, 0)
         if needed > free:
             raise ResourceError(
-                f"the {self.kept} of {self._views} views of {self._images:,} images take "
+                f"the {self.content} of {self._views} views of {self._images:,} images take "
                 f"{needed / GIGABYTE:.2f} GB more, and {place} has {free / GIGABYTE:.2f} GB left",
                 remedy=f"use fewer {self.options[0]}, or name a {self.options[1]} on a larger disk",
             )
         return (
-            f"{self.kept} of {self._views} views of {self._images:,} images are kept in "
+            f"{self.content} of {self._views} views of {self._images:,} images are kept in "
             f"{self.folder}: {whole / GIGABYTE:.2f} GB, of which {taken / GIGABYTE:.2f} are there"
         )
 
     def _path(self, view: int) -> Path:
-        return self.folder / f"view-{view:04d}.{self.kept}"
+        return self.folder / f"view-{view:04d}.{self.content}"
 
     def _open(self) -> None:
-        """Make the folder, or make sure that it is of this bank; several processes may come here at
+        """Make the folder, or make sure that it is of this cache; several processes may do so at
         once."""
         if self._opened:
             return
         path = self.folder / IDENTITY
         if not path.exists():
             make_folder(self.folder)
-            temporary = self.folder / f".writing-{uuid.uuid4().hex}"
-            write_file(temporary, [self._identity])
-            temporary.replace(path)
-            flush(self.folder)
+            replace_file(path, [self._identity])
         if path.read_bytes() != self._identity:
             raise self._foreign(f"{path} describes another bank or is damaged")
         self._opened = True
@@ -149,7 +144,7 @@ class Bank(abc.ABC):
     @contextmanager
     def _file(self, view: int) -> Iterator[int]:
         """The file of a view; a new one is all zeros and takes room only where it is written."""
-        expected = self._images * self._row
+        expected = self._images * self._row_bytes
         file = os.open(self._path(view), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if os.fstat(file).st_size == 0:
@@ -165,46 +160,35 @@ class Bank(abc.ABC):
             os.close(file)
 
     def _read(self, file: int, view: int, image: int) -> np.ndarray:
-        row = np.frombuffer(os.pread(file, self._row, image * self._row), self._type)
+        data = os.pread(file, self._row_bytes, image * self._row_bytes)
+        row = np.frombuffer(data, self._type)
         if row.all() and (problem := self._problem(row)):
             raise self._foreign(f"{self._path(view)} has for image {image} {problem}")
         return row
 
-    def _write(self, file: int, image: int, row: np.ndarray) -> None:
-        data, place = memoryview(row.tobytes()), image * self._row
-        while data:
-            written = os.pwrite(file, data, place)
-            data, place = data[written:], place + written
-
     def _foreign(self, problem: str) -> CheckpointError:
         return CheckpointError(
-            problem, remedy=f"remove {self.folder}: what it held is {self.made} again"
+            problem, remedy=f"remove {self.folder}: what it held is {self.verb} again"
         )
 
 
-class TokenCache(Bank):
+class TokenCache(RowCache):
     """Tokens of images, N = `patches` of each: per token its id plus one."""
 
-    kept, made = "tokens", "encoded"
+    content, verb = "tokens", "encoded"
     options = ("--token-views", "--token-bank")
 
     def __init__(
-        self,
-        root: Path,
-        identity: Mapping[str, object],
-        *,
-        views: int,
-        images: int,
-        patches: int,
+        self, root: Path, identity: Mapping[str, object], *, views: int, images: int, patches: int,
         codes: int,
-    ) -> None:
-        """See `Bank`; the vocabulary has `codes` codes."""
-        word = np.dtype("<u2" if codes <= np.iinfo("<u2").max else "<u4")
+    ) -> None:  # fmt: skip
+        """See `RowCache`; the vocabulary has `codes` codes."""
+        word = "<u2" if codes <= np.iinfo("<u2").max else "<u4"
         super().__init__(root, identity, views=views, images=images, words=patches, word=word)
         self._codes = codes
 
     def tokens(self, views: Views, encode: Compute) -> Int64[Tensor, "batch patches"]:
-        """The tokens of these views; `encode` is asked for those that are missing."""
+        """The tokens of these views; `encode` gives those that are missing."""
         rows = self._rows(views, lambda missing: encode(missing).cpu().numpy() + 1)
         return torch.from_numpy(rows.astype(np.int64) - 1)
 
@@ -217,53 +201,45 @@ class TokenCache(Bank):
         return f"{self._words} tokens"
 
 
-class FeatureBank(Bank):
+class FeatureCache(RowCache):
     """Features of images, float32 [patches, width]: the bits that were computed.
 
-    They are kept inverted, as zero is then a not-a-number that no model gives; a check sum ends the
+    They are kept inverted, as zero is then a not-a-number that no model gives; a checksum ends the
     row.
     """
 
-    kept, made = "features", "computed"
+    content, verb = "features", "computed"
     options = ("--teacher-views", "--teacher-bank")
 
     def __init__(
-        self,
-        root: Path,
-        identity: Mapping[str, object],
-        *,
-        views: int,
-        images: int,
-        patches: int,
+        self, root: Path, identity: Mapping[str, object], *, views: int, images: int, patches: int,
         width: int,
-    ) -> None:
-        """See `Bank`."""
-        super().__init__(
-            root, identity, views=views, images=images, words=patches * width + 1,
-            word=np.dtype("<u4"),
-        )  # fmt: skip
+    ) -> None:  # fmt: skip
+        """See `RowCache`."""
+        words = patches * width + 1
+        super().__init__(root, identity, views=views, images=images, words=words, word="<u4")
         self._shape = (patches, width)
 
     def features(self, views: Views, compute: Compute) -> Float[Tensor, "batch patches width"]:
-        """The features of these views; `compute` is asked for those that are missing."""
+        """The features of these views; `compute` gives those that are missing."""
 
         def words(missing: list[int]) -> np.ndarray:
             values = compute(missing).flatten(1).cpu().numpy().astype("<f4", copy=False)
             inverted = ~np.ascontiguousarray(values).view(self._type)
-            return np.column_stack([inverted, [_check_sum(row) for row in inverted]])
+            return np.column_stack([inverted, [_checksum(row) for row in inverted]])
 
         rows = self._rows(views, words)
         values = (~rows[:, :-1]).view("<f4").astype(np.float32, copy=False)
         return torch.from_numpy(values.reshape(-1, *self._shape))
 
     def _problem(self, row: np.ndarray) -> str:
-        return "" if _check_sum(row[:-1]) == row[-1] else "features of another check sum"
+        return "" if _checksum(row[:-1]) == row[-1] else "features of another check sum"
 
     def _described(self) -> str:
         patches, width = self._shape
         return f"{patches} x {width} features"
 
 
-def _check_sum(words: np.ndarray) -> np.uint32:
+def _checksum(words: np.ndarray) -> np.uint32:
     """CRC-32 of a row, never zero."""
     return np.uint32(zlib.crc32(words.tobytes()) or 1)

@@ -130,15 +130,12 @@ LOST = re.compile("timed out|connection (closed|reset|refused)|broken pipe", re.
 """What gloo reports of a process that no longer answers; NCCL's errors have a type of their own."""
 
 
-def is_lost_process(error: Exception) -> bool:
-    """True if an error means that another process hangs or is gone."""
+def lost_process(error: Exception, timeout: float, when: str) -> ResourceError | None:
+    """What to raise for an error, if it means that another process hangs or has ended."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return False
-    return isinstance(error, distributed.DistError) or bool(LOST.search(str(error)))
-
-
-def lost_process(error: Exception, timeout: float, when: str) -> ResourceError:
-    """What to raise where `is_lost_process`."""
+        return None
+    if not (isinstance(error, distributed.DistError) or LOST.search(str(error))):
+        return None
     return ResourceError(
         f"another process ended, or did not answer for {timeout:g} seconds, {when}: {error}",
         remedy="see what it printed last; torchrun --max-restarts 3 goes on by itself, the same "

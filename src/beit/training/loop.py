@@ -22,7 +22,7 @@ from beit.training.dataset_manifest import (
     save_manifest,
 )
 from beit.training.device import is_out_of_memory
-from beit.training.distributed import is_lost_process, lost_process
+from beit.training.distributed import lost_process
 from beit.training.nan_report import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.optim import longer_schedule
 from beit.training.run_logger import RunLogger, Throughput, progress_line
@@ -64,8 +64,7 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
             else:
                 run.info(f"this run was already done: {run.step} of {config.steps} steps")
             run.publish()
-    best_step = run.best[0] if run.best else 0
-    return FitResult(run.metrics, best_step, len(run.skipped.unreadable))
+    return FitResult(run.metrics, best_step=run.best[0] if run.best else 0)
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -179,7 +178,7 @@ class _Run:
         try:
             result = self.updater.update(self.step, self._arriving(batches))
         except OverflowedError as error:
-            raise diverged(OVERFLOWED, self.spec, self.updater, self.step) from error
+            raise self._diverged(OVERFLOWED, self.step) from error
         for name, value in result.terms.items():
             self.totals[name] = self.totals[name] + value if name in self.totals else value
         for name, count in result.events.items():
@@ -210,8 +209,10 @@ class _Run:
         next log line and before every save."""
         broken = self.updater.broken_step()
         if self.processes.any(broken is not None):
-            step = self.step if broken is None else broken
-            raise diverged(NOT_FINITE, self.spec, self.updater, step)
+            raise self._diverged(NOT_FINITE, self.step if broken is None else broken)
+
+    def _diverged(self, problem: str, step: int) -> DivergedError:
+        return diverged(problem, self.updater, self.spec.loader, self.spec.folder, step)
 
     def log(self) -> None:
         """The means since the last line, and the throughput."""
@@ -285,10 +286,11 @@ class _Run:
                     remedy="free memory: fewer --workers, --cache False, a smaller evaluation; "
                     "then go on with --resume",
                 ) from error
-            if is_lost_process(error):
-                when = f"after step {self.step}"
-                raise lost_process(error, self.config.process_timeout, when) from error
-            raise
+            timeout = self.config.process_timeout
+            lost = lost_process(error, timeout, f"after step {self.step}")
+            if lost is None:
+                raise
+            raise lost from error
         finally:
             self.saver.close()
             self._announce()

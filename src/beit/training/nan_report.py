@@ -20,11 +20,11 @@ from beit.atomic_io import flush, make_folder, write_file
 from beit.batch import Batch, Unreadable, to_device
 from beit.errors import CheckpointError, DivergedError
 from beit.json_object import parse_json
-from beit.objectives.base import AnyObjective
 from beit.rng import SampleRNG
 from beit.training.checkpoint import newest_checkpoint, safetensors_pieces
 from beit.training.device import autocast
-from beit.training.spec import FitSpec
+from beit.training.run_folder import RunFolder
+from beit.training.spec import Batches
 from beit.training.update import Updater
 
 NOT_FINITE = "the loss or its gradient is not finite"
@@ -111,29 +111,31 @@ def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(value.isfinite().all())
 
 
-def diverged(problem: str, run: FitSpec, updater: Updater, step: int) -> DivergedError:
+def diverged(
+    problem: str, updater: Updater, loader: Batches, folder: RunFolder, step: int
+) -> DivergedError:
     """The error for a broken step, the same in every process, all of which must call this.
 
     What is needed to see it again is recorded in the run, by the processes with whose images it
-    breaks; by all of them where none can tell.
+    breaks; by all of them where none knows.
     """
-    processes = run.processes
-    where, text, remedy = "", "", ""
+    processes = updater.processes
+    record: Record | None = None
+    text = remedy = ""
     try:
-        record: Record | None = _find(run, updater, step)
-        where = record.where if record else ""
+        record = _find(updater, loader, step)
     except (OSError, RuntimeError, ValueError) as error:  # the divergence is what matters
-        record, text = None, f"no record could be made: {error}"
+        text = f"no record could be made: {error}"
+    where = record.where if record else ""
     known = processes.any(bool(where))
     if record is not None and (where or not known):
         try:
-            file = write_record(run.folder.diverged, record)
-            text, remedy = (
-                _describe(record, updater),
-                f"; `beit doctor replay {file}` repeats the step",
-            )
+            file = write_record(folder.diverged, record)
         except (OSError, RuntimeError, ValueError) as error:
             text = f"no record could be made: {error}"
+        else:
+            text = _describe(record, updater)
+            remedy = f"; `beit doctor replay {file}` repeats the step"
     reports = processes.gather((where, text, remedy))
     _, text, remedy = next((report for report in reports if report[0]), reports[0])
     return DivergedError(
@@ -142,17 +144,16 @@ def diverged(problem: str, run: FitSpec, updater: Updater, step: int) -> Diverge
     )
 
 
-def _find(run: FitSpec, updater: Updater, step: int) -> Record:
+def _find(updater: Updater, loader: Batches, step: int) -> Record:
     """The first micro-batch of the step that is broken by itself, else the last.
 
     The loader gives the same images for the same step again. The weights are those of before it:
     a broken step changes none. Every process looks at all its micro-batches, for a forward pass may
-    wait for the other processes. Where weights are spread over processes, or statistics of batch
-    norm are, a backward pass would wait, too, and for ever: there a replay, in one process, has to
-    find the place.
+    wait for the other processes. Where processes sync in a forward pass, a backward pass would wait
+    for ever: there a replay, in one process, has to find the place.
     """
     records = []
-    with closing(run.loader.batches(step, step + 1)) as batches:
+    with closing(loader.batches(step, step + 1)) as batches:
         for first, batch in updater.micro_batches([], batches):
             context = StepContext(
                 seed=updater.config.seed,
@@ -163,21 +164,20 @@ def _find(run: FitSpec, updater: Updater, step: int) -> Record:
                 progress=step / updater.config.steps,
                 scale=updater.scaler.get_scale() if updater.scaler.is_enabled() else 1.0,
             )
-            waits = updater.weights.syncs_in_forward
-            where = "" if waits else first_bad_value(updater, batch, context)
+            syncs = updater.weights.syncs_in_forward
+            where = "" if syncs else first_bad_value(updater, batch, context)
             records.append(Record(batch, context, where))
     return next((record for record in records if record.where), records[-1])
 
 
 def _describe(record: Record, updater: Updater) -> str:
-    place = record.where or (
-        "a place that the replay finds"
-        if updater.weights.syncs_in_forward
-        else "nothing but the sum of its micro-batches"
-    )
-    processes = updater.processes
-    whose = f" of process {processes.rank}" if processes.world > 1 else ""
-    return f"first in {place}, with the images {', '.join(record.batch.keys[:MOST_NAMED])}{whose}"
+    unknown = "nothing but the sum of its micro-batches"
+    if updater.weights.syncs_in_forward:
+        unknown = "a place that the replay finds"
+    images = ", ".join(record.batch.keys[:MOST_NAMED])
+    world = updater.processes.world
+    whose = f" of process {record.context.rank}" if world > 1 else ""
+    return f"first in {record.where or unknown}, with the images {images}{whose}"
 
 
 class Replayed(NamedTuple):
@@ -189,26 +189,25 @@ class Replayed(NamedTuple):
     recorded: str
 
 
-def replay(objective: AnyObjective, run: FitSpec, file: Path) -> Replayed:
+def replay(updater: Updater, loader: Batches, folder: RunFolder, file: Path) -> Replayed:
     """Repeat the step of a record from the newest checkpoint before it; writes nothing, unless
-    tokens that the run had cached are gone: they are cached again.
+    tokens that the run had cached are missing: they are cached again.
 
     Raises CheckpointError if the run has no such checkpoint, unless the record is of a step before
     the first one.
     """
     record = read_record(file)
     step, restored = record.context.step, 0
-    updater = Updater(objective, run.config, run.processes, print)
-    found = newest_checkpoint(run.folder.checkpoints, up_to=step)
+    found = newest_checkpoint(folder.checkpoints, up_to=step)
     if found.checkpoint is not None:
         updater.load(found.checkpoint)
         restored = found.checkpoint.step
-    elif found.damaged or newest_checkpoint(run.folder.checkpoints).checkpoint is not None:
+    elif found.damaged or newest_checkpoint(folder.checkpoints).checkpoint is not None:
         raise CheckpointError(
-            f"{run.folder.checkpoints} holds no whole checkpoint of step {step} or before",
+            f"{folder.checkpoints} holds no whole checkpoint of step {step} or before",
             remedy="repeat the run with --keep large enough, from the settings of its config.json",
         )
-    with closing(run.loader.batches(restored, step)) as batches:
+    with closing(loader.batches(restored, step)) as batches:
         for again in range(restored, step):
             updater.update(again, batches)
     where = first_bad_value(updater, record.batch, record.context)

@@ -26,7 +26,7 @@ class Batches(Protocol):
 
 
 class Evaluation(NamedTuple):
-    """How a run is judged: metrics of a model, and the one whose largest value is the best."""
+    """How a run is evaluated: metrics of a model, and the one whose largest value is the best."""
 
     measure: Callable[[nn.Module], Mapping[str, float]]
     best: str = ""
@@ -41,7 +41,6 @@ class FitResult(NamedTuple):
 
     metrics: dict[str, float]
     best_step: int
-    unreadable: int
 
 
 class FitSpec(NamedTuple):
@@ -58,7 +57,7 @@ class FitSpec(NamedTuple):
     """Writes the artifact of a model: whether it is the best so far, and its metrics."""
     quiet: bool = False
     notes: tuple[str, ...] = ()
-    """What the user should know before, and find in the log."""
+    """What the log begins with."""
     manifest: DatasetManifest | None = None
     """Which images these are; compared when the run goes on."""
     accept_changed_data: bool = False

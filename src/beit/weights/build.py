@@ -60,7 +60,7 @@ def _masked(tensors: Tensors, known: Overrides) -> Built:
     trunk = backbone_config(tensors, known, imagenet=bool(extra))
     aggregation, notes = None, trunk.notes
     if extra:
-        tap = known.tap or trunk.config.depth - 3
+        tap = known.early_layer or trunk.config.depth - 3
         notes += (f"patch aggregation reads block {tap}, as published",)
         aggregation = AggregationConfig(
             early_layer=tap, blocks=len(extra), shared_head="cls_pt_lm_head.weight" not in tensors
@@ -108,7 +108,7 @@ def _segmenter(tensors: Tensors, known: Overrides) -> Built:
                   "training",)  # fmt: skip
     default = UperNetConfig()
     head = UperNetConfig(
-        out_indices=known.taps,
+        out_indices=known.out_indices,
         head_channels=decoded[1],
         pools=known.pools or default.pools,
         auxiliary=auxiliary,
@@ -116,9 +116,9 @@ def _segmenter(tensors: Tensors, known: Overrides) -> Built:
         if auxiliary
         else default.auxiliary_channels,
     )
-    if known.taps is None:
-        taps = ", ".join(map(str, head.blocks(trunk.config.depth)))
-        notes += (f"the head reads blocks {taps}, as published",)
+    if known.out_indices is None:
+        blocks = ", ".join(map(str, head.blocks(trunk.config.depth)))
+        notes += (f"the head reads blocks {blocks}, as published",)
     return _loaded(Segmenter(trunk.config, decoded[0], head), tensors, SEGMENTER, notes)
 
 

@@ -17,7 +17,7 @@ from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel, PretrainedBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.hf_timm_export import (
     check_epsilon,
     family_and_names,
@@ -46,31 +46,23 @@ def convert(
 ) -> tuple[Path, list[str]]:
     """Write a model in another layout; the place, and what was left out or assumed.
 
-    `unilm` is a file as Microsoft released them, `timm` and `hf` (transformers) are folders that
-    these libraries load strictly, `beit` is an artifact. `bias` copies a shared relative bias into
-    every block, or joins equal tables. An existing destination is refused.
+    Args:
+        source: Whatever `open_artifact` takes.
+        destination: A file or folder that does not exist yet.
+        to: `unilm` is a file as Microsoft released them, `timm` and `hf` (transformers) are folders
+            that these libraries load strictly, `beit` is an artifact.
+        bias: Copy a shared relative bias into every block, or join equal tables.
+        overrides: What is known about a foreign file beside its weights.
+        sha256: What a file must have.
     """
     place = Path(destination)
     folder = to != "unilm"
     with claim_output(place, folder=folder, remedy="choose another destination") as temporary:
         artifact = open_artifact(source, overrides=overrides, sha256=sha256)
-        notes = _write(artifact, temporary, to, bias)
+        if bias is not None:
+            artifact = replace(artifact, model=rebiased(artifact.model, bias))
+        notes = WRITERS[to](artifact, temporary)
     return place, notes
-
-
-def _write(artifact: Artifact, place: Path, to: Layout, bias: Bias | None) -> list[str]:
-    """Write a file or a folder that does not exist yet; what was left out or assumed."""
-    if bias is not None:
-        artifact = replace(artifact, model=rebiased(artifact.model, bias))
-    if to == "beit":
-        save_artifact(place, artifact.model, artifact.details)
-        return []
-    write: dict[str, Callable[[Artifact, Path], list[str]]] = {
-        "unilm": _unilm,
-        "timm": write_timm,
-        "hf": write_transformers,
-    }
-    return write[to](artifact, place)
 
 
 def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
@@ -139,3 +131,16 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
     torch.save(content, whole)
     write_file(place, [whole.getbuffer()])
     return [without_sigmoid("a released file")] if artifact.details.multi_label else []
+
+
+def _ours(artifact: Artifact, place: Path) -> list[str]:
+    save_artifact(place, artifact.model, artifact.details)
+    return []
+
+
+WRITERS: dict[Layout, Callable[[Artifact, Path], list[str]]] = {
+    "beit": _ours,
+    "unilm": _unilm,
+    "timm": write_timm,
+    "hf": write_transformers,
+}

@@ -11,12 +11,13 @@ from torch import nn
 
 from beit.config import UperNetConfig, VisionTransformerConfig
 from beit.config.tokenizer import Interpolation
+from beit.config.validation import require
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.layers import NORM_EPSILON
 from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
+from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.foreign import CONFIG, PREPROCESSOR
 from beit.weights.keymap import (
     CLASSIFIER,
@@ -30,10 +31,15 @@ from beit.weights.keymap import (
     to_published,
     to_transformers,
 )
-from beit.weights.library_configs import TAP
+from beit.weights.library_configs import OFFSET
 from beit.weights.store import WEIGHTS, Artifact
 
 PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+ARCHITECTURES: dict[Family, str] = {
+    "masked": "BeitForMaskedImageModeling",
+    "classifier": "BeitForImageClassification",
+    "segmenter": "BeitForSemanticSegmentation",
+}
 
 
 def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
@@ -48,16 +54,21 @@ def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
     return "vqkd", VQKD
 
 
-def without_thresholds(reader: str) -> str:
-    """What a multi-label model loses where there is a place for the kind alone."""
-    return f"left out, as {reader} has no place for them: the thresholds of the labels"
-
-
 def without_sigmoid(reader: str) -> str:
-    """What a multi-label model loses where there is no place for either."""
+    """What a multi-label model loses where there is no place for its kind."""
     return (
         f"left out, as {reader} has no place for it: that this is a multi-label model, whose "
         "logits are read by a sigmoid each, and its thresholds"
+    )
+
+
+def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
+    """Raise ConfigError for norms that a reader of BEiT's own epsilon would change much."""
+    require(
+        backbone.norm_epsilon <= 10 * NORM_EPSILON,
+        f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
+        f"{NORM_EPSILON}",
+        "use --to hf or beit",
     )
 
 
@@ -69,16 +80,6 @@ def _write(folder: Path, tensors: Tensors, files: dict[str, dict[str, Any]]) -> 
         (folder / name).write_text(json.dumps(content, indent=1))
 
 
-def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
-    """Raises ConfigError for norms that a reader, which knows of BEiT's only, would change much."""
-    if backbone.norm_epsilon > 10 * NORM_EPSILON:
-        raise ConfigError(
-            f"{reader} has no place for the epsilon of its norms, {backbone.norm_epsilon}: it uses "
-            f"{NORM_EPSILON}",
-            remedy="use --to hf or beit",
-        )
-
-
 # -- timm ----------------------------------------------------------------------------------------
 
 
@@ -87,26 +88,24 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
 
     Pre-trained models go without what only pre-training needs, as timm has no such model.
     """
-    model, notes = artifact.model, []
+    model, said, notes = artifact.model, artifact.details, []
     if not isinstance(model, MaskedImageModel | PretrainedBackbone | Classifier):
         raise ConfigError(
             f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
         )
-    check_epsilon(model.backbone.config, "timm")
+    backbone = model.backbone.config
+    check_epsilon(backbone, "timm")
     tensors = to_published(model.state_dict(), family_and_names(model)[1])
     if isinstance(model, MaskedImageModel):
-        dropped = [
-            name for name in tensors
-            if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"
-        ]  # fmt: skip
-        for name in dropped:
-            del tensors[name]
+        dropped = [name for name in tensors
+                   if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"]  # fmt: skip
+        tensors = {name: value for name, value in tensors.items() if name not in dropped}
         notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
-    if artifact.details.multi_label:
+    if said.multi_label:
         notes.append(without_sigmoid("timm"))
-    backbone = model.backbone.config
-    mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
+    classifies = isinstance(model, Classifier)
     outputs = model.head.out_features if isinstance(model, Classifier) else 0
+    mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
     config = {
         "architecture": "beit_base_patch16_224",  # the rest of it follows in model_args
         "num_classes": outputs,
@@ -129,14 +128,14 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
             "input_size": [backbone.channels, *backbone.size],
             "mean": list(backbone.mean),
             "std": list(backbone.std),
-            "crop_pct": artifact.details.crop,
-            "crop_mode": "center" if artifact.details.resize == "cover" else "squash",
-            "interpolation": artifact.details.interpolation,
+            "crop_pct": said.crop,
+            "crop_mode": "center" if said.resize == "cover" else "squash",
+            "interpolation": said.interpolation,
             "fixed_input_size": True,
             "num_classes": outputs,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **({"label_names": list(artifact.details.classes)} if outputs else {}),
+            **({"label_names": list(said.classes)} if classifies else {}),
         },
     }
     _write(place, tensors, {CONFIG: config})
@@ -160,21 +159,14 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
     family, pairs = family_and_names(model)
     tensors, notes = to_published(model.state_dict(), pairs), []
     second = [name for name in tensors if name.startswith("cls_pt_")]
-    for name in second:
-        del tensors[name]
+    tensors = {name: value for name, value in tensors.items() if name not in second}
     if second:
         notes.append(f"left out, as transformers has no place for them: {', '.join(second)}")
     outputs = model.head.out_features if isinstance(model, Classifier) else 0
     count = model.classes if isinstance(model, Segmenter) else outputs
     names = artifact.details.classes or tuple(f"LABEL_{index}" for index in range(count))
     config = beit_config(backbone) | {
-        "architectures": [
-            {
-                "masked": "BeitForMaskedImageModeling",
-                "classifier": "BeitForImageClassification",
-                "segmenter": "BeitForSemanticSegmentation",
-            }[family]
-        ],
+        "architectures": [ARCHITECTURES[family]],
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
@@ -182,30 +174,29 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         # The final norm is that of the head, so the trunk must not have one of its own.
         config |= {"vocab_size": model.outputs, "use_mean_pooling": True}
     if isinstance(model, Classifier):
-        config |= {"use_mean_pooling": model.pooling == "mean"}
+        config["use_mean_pooling"] = model.pooling == "mean"
         if artifact.details.multi_label:
-            config |= {"problem_type": "multi_label_classification"}
-            notes.append(without_thresholds("transformers"))
+            config["problem_type"] = "multi_label_classification"
+            notes.append(
+                "left out, as transformers has no place for them: the thresholds of the labels"
+            )
     if isinstance(model, Segmenter):
         config |= _segmentation_config(model)
-    _write(
-        place,
-        to_transformers(tensors, family),
-        {CONFIG: config, PREPROCESSOR: _preprocessor(artifact, backbone)},
-    )
+    preprocessor = _preprocessor(artifact, backbone)
+    _write(place, to_transformers(tensors, family), {CONFIG: config, PREPROCESSOR: preprocessor})
     return notes
 
 
 def _check_square(backbone: VisionTransformerConfig) -> None:
     """transformers takes the positions of other grids for those of another shape, and resizes them
-    on every forward pass, which no table can make up for: see `transformers_config.as_read`."""
+    on every forward pass, which no table can make up for: see `library_configs.as_read`."""
     placed = backbone.absolute_position or backbone.relative_position != "none"
-    if placed and backbone.grid[0] != backbone.grid[1]:
-        raise ConfigError(
-            f"transformers computes wrong positions for images of {backbone.size[0]} x "
-            f"{backbone.size[1]} pixels, which are not square",
-            remedy="use --to timm, unilm or beit",
-        )
+    require(
+        not placed or backbone.grid[0] == backbone.grid[1],
+        f"transformers computes wrong positions for images of {backbone.size[0]} x "
+        f"{backbone.size[1]} pixels, which are not square",
+        "use --to timm, unilm or beit",
+    )
 
 
 def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
@@ -237,15 +228,15 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
             "transformers only has segmenters with a UperNet head as wide as the backbone",
             remedy="use --to unilm or beit",
         )
-    if max(model.out_indices) + TAP > model.backbone.config.depth:
-        raise ConfigError(
-            f"the head reads block {max(model.out_indices)} of {model.backbone.config.depth}, "
-            "which transformers cannot: its BeitForSemanticSegmentation reads the output of block "
-            "i - 2 where out_indices says i, and i may not exceed the depth",
-            remedy="use --to unilm or beit",
-        )
+    require(
+        max(model.out_indices) + OFFSET <= model.backbone.config.depth,
+        f"the head reads block {max(model.out_indices)} of {model.backbone.config.depth}, "
+        "which transformers cannot: its BeitForSemanticSegmentation reads the output of block "
+        "i - 2 where out_indices says i, and i may not exceed the depth",
+        "use --to unilm or beit",
+    )
     return {
-        "out_indices": [tap + TAP for tap in model.out_indices],
+        "out_indices": [index + OFFSET for index in model.out_indices],
         "pool_scales": list(head.pools),
         "use_auxiliary_head": head.auxiliary,
         "auxiliary_channels": head.auxiliary_channels,
@@ -258,10 +249,8 @@ def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict
     """The image processor: that of BEiT stretches images, that of CLIP keeps their proportions."""
     (height, width), said = backbone.size, artifact.details
     whole = int(height / said.crop), int(width / said.crop)
-    size: dict[str, int] = {"height": whole[0], "width": whole[1]}
     keeps = said.resize == "cover" and artifact.kind != "segmenter"
-    if keeps:
-        size = {"shortest_edge": whole[0]}
+    size = {"shortest_edge": whole[0]} if keeps else {"height": whole[0], "width": whole[1]}
     return {
         "image_processor_type": "CLIPImageProcessor" if keeps else "BeitImageProcessor",
         "do_resize": True,
@@ -280,20 +269,15 @@ def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict
 
 
 def _flava(tokenizer: DalleTokenizer, place: Path) -> list[str]:
-    config = tokenizer.config
-    _write(
-        place,
-        to_flava(tokenizer.state_dict()),
-        {
-            CONFIG: {
-                "model_type": "flava_image_codebook",
-                "architectures": ["FlavaImageCodebook"],
-                "num_groups": 4,
-                "input_channels": config.channels,
-                "num_blocks_per_group": config.blocks_per_group,
-                "hidden_size": config.hidden,
-                "vocab_size": config.codes,
-            }
-        },
-    )
-    return ["the decoder, as transformers has no place for it"] if config.decoder else []
+    said = tokenizer.config
+    config = {
+        "model_type": "flava_image_codebook",
+        "architectures": ["FlavaImageCodebook"],
+        "num_groups": 4,
+        "input_channels": said.channels,
+        "num_blocks_per_group": said.blocks_per_group,
+        "hidden_size": said.hidden,
+        "vocab_size": said.codes,
+    }
+    _write(place, to_flava(tokenizer.state_dict()), {CONFIG: config})
+    return ["the decoder, as transformers has no place for it"] if said.decoder else []

@@ -1,7 +1,10 @@
-"""The kinds of model that an artifact holds: described as JSON, and built from that."""
+"""The kinds of model that an artifact holds, each in one value: described as JSON, built from that,
+exported, and presented on its card."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -14,78 +17,145 @@ from beit.config.artifact import (
     TokenizerArchitecture,
 )
 from beit.config.runs import HeadConfig
-from beit.config.tree import from_json, to_json
-from beit.errors import CheckpointError
+from beit.config.tree import from_json, to_json, type_name
+from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.terminal import shown
 from beit.tokenizers.base import VisualTokenizer
 
 Architecture = TokenizerArchitecture | BackboneArchitecture
-Kind = Literal["tokenizer", "masked", "backbone", "classifier", "segmenter"]
-ARCHITECTURES: dict[Kind, type[Architecture]] = {
-    "tokenizer": TokenizerArchitecture,
-    "masked": MaskedArchitecture,
-    "backbone": BackboneArchitecture,
-    "classifier": ClassifierArchitecture,
-    "segmenter": SegmenterArchitecture,
-}
+Answer = Literal["logits", "features", "tokens"]
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
-    """Kind and architecture of a model."""
-    if isinstance(model, VisualTokenizer):
-        return {"kind": "tokenizer", "tokenizer": to_json(model.config)}
-    if isinstance(model, MaskedImageModel):
-        extra = model.aggregation
-        return {
-            "kind": "masked",
-            "backbone": to_json(model.backbone.config),
-            "outputs": model.outputs,
-            "aggregation": None if extra is None else to_json(extra.config),
-        }
-    if isinstance(model, PretrainedBackbone):
-        return {"kind": "backbone", "backbone": to_json(model.backbone.config)}
-    if isinstance(model, Segmenter):
-        return {
-            "kind": "segmenter",
-            "backbone": to_json(model.backbone.config),
-            "head": to_json(model.config),
-            "outputs": model.classes,
-        }
-    assert isinstance(model, Classifier)
-    return {
-        "kind": "classifier",
+@dataclass(frozen=True, kw_only=True)
+class ModelKind:
+    """One kind of model."""
+
+    name: str
+    """As the config of an artifact has it."""
+    model: type[nn.Module]
+    architecture: type[Architecture]
+    describe: Callable[[Any], dict[str, object]]
+    """A model to the values of its architecture, as JSON."""
+    build: Callable[[Any], nn.Module]
+    """An architecture to a model with fresh weights."""
+    answers: tuple[Answer, ...] = ("features",)
+    """What a graph of the model can give; the first, if nothing else is requested."""
+    summary: str = "A Vision Transformer."
+    """What it is, on its card."""
+    use: str = 'answer = model.model(model.batch(["image.jpg"]))'
+    """Python that uses it, where `model` is loaded."""
+    pipeline: str = "image-feature-extraction"
+    """The task that the hub lists it under."""
+
+
+TOKENIZER = ModelKind(
+    name="tokenizer",
+    model=VisualTokenizer,
+    architecture=TokenizerArchitecture,
+    describe=lambda model: {"tokenizer": to_json(model.config)},
+    build=lambda architecture: architecture.tokenizer.build(),
+    answers=("tokens",),
+    summary="A visual tokenizer: it turns images into tokens of a learned vocabulary.",
+    use='tokens = model.tokens(["image.jpg"])  # [1, N]',
+)
+MASKED = ModelKind(
+    name="masked",
+    model=MaskedImageModel,
+    architecture=MaskedArchitecture,
+    describe=lambda model: {
+        "backbone": to_json(model.backbone.config),
+        "outputs": model.outputs,
+        "aggregation": None if model.aggregation is None else to_json(model.aggregation.config),
+    },
+    build=lambda shape: MaskedImageModel(shape.backbone, shape.outputs, shape.aggregation),
+    summary="A Vision Transformer, pre-trained without labels to predict hidden patches.",
+    use='features = model.embed(["image.jpg"])  # [1, D]',
+)
+BACKBONE = ModelKind(
+    name="backbone",
+    model=PretrainedBackbone,
+    architecture=BackboneArchitecture,
+    describe=lambda model: {"backbone": to_json(model.backbone.config)},
+    build=lambda shape: PretrainedBackbone(shape.backbone),
+    summary="A Vision Transformer, pre-trained without labels.",
+    use='features = model.embed(["image.jpg"])  # [1, D]',
+)
+CLASSIFIER = ModelKind(
+    name="classifier",
+    model=Classifier,
+    architecture=ClassifierArchitecture,
+    describe=lambda model: {
         "backbone": to_json(model.backbone.config),
         "head": {"pooling": model.pooling},
         "outputs": model.head.out_features,
-    }
+    },
+    build=lambda shape: Classifier(
+        shape.backbone, shape.outputs, HeadConfig(pooling=shape.head.pooling)
+    ),
+    answers=("logits", "features"),
+    summary="A Vision Transformer that names the class of an image.",
+    use='for label in model.predict("image.jpg"):\n    print(label.name, label.probability)',
+    pipeline="image-classification",
+)
+SEGMENTER = ModelKind(
+    name="segmenter",
+    model=Segmenter,
+    architecture=SegmenterArchitecture,
+    describe=lambda model: {
+        "backbone": to_json(model.backbone.config),
+        "head": to_json(model.config),
+        "outputs": model.classes,
+    },
+    build=lambda shape: Segmenter(shape.backbone, shape.outputs, shape.head),
+    answers=("logits", "features"),
+    summary="A Vision Transformer that gives each pixel of an image a class.",
+    use='classes = model.segment("image.jpg")  # an id for each pixel',
+    pipeline="image-segmentation",
+)
+KINDS = {kind.name: kind for kind in (TOKENIZER, MASKED, BACKBONE, CLASSIFIER, SEGMENTER)}
+
+
+def add_kind(kind: ModelKind) -> None:
+    """Make a kind known. Raises ConfigError if another one has its name or its architecture."""
+    for known in KINDS.values():
+        same = known.name == kind.name or known.architecture is kind.architecture
+        if same and known is not kind:
+            raise ConfigError(
+                f"there is a kind of model named '{kind.name}', or one of its architecture",
+                remedy="choose another name, and derive a config from `BackboneArchitecture`",
+            )
+    KINDS[kind.name] = kind
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Kind and architecture of a model. Raises ConfigError for one of no known kind."""
+    # The last one first: a kind of one's own may be a class derived from one of these.
+    for kind in reversed(KINDS.values()):
+        if isinstance(model, kind.model):
+            return {"kind": kind.name, **kind.describe(model)}
+    raise ConfigError(
+        f"a {type(model).__name__} is no model that an artifact can hold",
+        remedy="let its task publish a `ModelKind` for it: see docs/own-task.md",
+    )
 
 
 def architecture_of(values: object) -> Architecture:
     """What `describe` described. Raises CheckpointError, or ConfigError for a wrong value."""
-    kind = values.get("kind") if isinstance(values, dict) else None
-    known = ARCHITECTURES.get(kind) if isinstance(kind, str) else None  # type: ignore[call-overload]
-    if known is None or not isinstance(values, dict):
+    name = values.get("kind") if isinstance(values, dict) else None
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None or not isinstance(values, dict):
         raise CheckpointError(
-            f"the artifact holds a model of kind {shown(kind)}, which this version does not know",
-            remedy="use the version of beit that wrote it",
+            f"the artifact holds a model of kind {shown(name)}, which this version does not know",
+            remedy="use the version of beit that wrote it, or import the task that it is of: "
+            "`beit --import MODULE VERB ...`",
         )
     rest = {key: value for key, value in values.items() if key != "kind"}
-    found: Architecture = from_json({"type": known.__name__, **rest}, known)
-    return found
+    return from_json({"type": type_name(kind.architecture), **rest}, kind.architecture)
 
 
 def build(architecture: Architecture) -> nn.Module:
     """The model of an architecture, with fresh weights."""
-    if isinstance(architecture, TokenizerArchitecture):
-        return architecture.tokenizer.build()
-    backbone = architecture.backbone
-    if isinstance(architecture, MaskedArchitecture):
-        return MaskedImageModel(backbone, architecture.outputs, architecture.aggregation)
-    if isinstance(architecture, SegmenterArchitecture):
-        return Segmenter(backbone, architecture.outputs, architecture.head)
-    if isinstance(architecture, ClassifierArchitecture):
-        head = HeadConfig(pooling=architecture.head.pooling)
-        return Classifier(backbone, architecture.outputs, head)
-    return PretrainedBackbone(backbone)
+    (kind,) = (one for one in KINDS.values() if one.architecture is type(architecture))
+    return kind.build(architecture)

@@ -53,7 +53,7 @@ def read_timm(config: Entries) -> Overrides:
 
 MODELS = ("beit", "data2vec-vision")
 CODEBOOKS = ("flava", "flava_image_codebook")
-TAP = 2  # its out_indices count from the embedding, and from 1
+OFFSET = 2  # its out_indices count from the embedding, and from 1
 EPSILON = 1e-12  # its default
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
 
@@ -99,8 +99,8 @@ def read_transformers(
     stated = replace(stated, pools=config.integers("pool_scales") or (1, 2, 3, 6))
     if published:
         return stated, ()
-    taps, note = _taps(config)
-    return replace(stated, taps=taps), (note,)
+    blocks, note = _blocks_read(config)
+    return replace(stated, out_indices=blocks), (note,)
 
 
 def _size(config: Entries) -> tuple[int, int]:
@@ -130,7 +130,7 @@ def _classes(config: Entries) -> tuple[str, ...] | None:
     return None if all(map(UNTRAINED_NAME.fullmatch, names)) else names
 
 
-def _taps(config: Entries) -> tuple[tuple[int, ...], str]:
+def _blocks_read(config: Entries) -> tuple[tuple[int, ...], str]:
     """The blocks that a segmenter reads in truth, not those it names.
 
     Its `out_indices` are those that unilm counts from 0, but it reads two blocks earlier. The files
@@ -139,15 +139,15 @@ def _taps(config: Entries) -> tuple[tuple[int, ...], str]:
     indices = config.integers("out_indices") or config.integers("segmentation_indices")
     indices = indices or (3, 5, 7, 11)
     depth = config.integer("num_hidden_layers") or 12
-    taps = tuple(index - TAP if index > 0 else index - 1 + depth for index in indices)
-    if len(taps) != 4 or min(taps) < 0 or max(taps) >= depth:
+    blocks = tuple(index - OFFSET if index > 0 else index - 1 + depth for index in indices)
+    if len(blocks) != 4 or min(blocks) < 0 or max(blocks) >= depth:
         config.refuse(
             f"has out_indices {list(indices)} of {depth} blocks: one reads the patch embedding, "
             "which is no block, or none",
             "only four outputs of blocks can be read here",
         )
-    return taps, (
-        f"the head reads blocks {', '.join(map(str, taps))}, as transformers does where its "
+    return blocks, (
+        f"the head reads blocks {', '.join(map(str, blocks))}, as transformers does where its "
         f"out_indices say {', '.join(map(str, indices))}"
     )
 

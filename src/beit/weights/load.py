@@ -24,13 +24,12 @@ from beit.weights.detect import MERGE, Detected, detect
 from beit.weights.fetch import Fetched, fetch
 from beit.weights.foreign import Foreign, is_foreign, read_foreign
 from beit.weights.keymap import Family
-from beit.weights.kinds import Kind
 from beit.weights.overrides import Overrides
 from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Family, Kind] = {
+KINDS: dict[Family, str] = {
     "masked": "masked",
     "backbone": "backbone",
     "classifier": "classifier",

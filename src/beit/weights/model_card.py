@@ -11,35 +11,16 @@ import safetensors.torch
 from huggingface_hub import ModelCardData
 
 from beit.terminal import printable
-from beit.weights.kinds import Kind
+from beit.weights.kinds import KINDS
 from beit.weights.store import CONFIG, WEIGHTS, ArtifactFiles
 
 CARD = "README.md"
 LIBRARY = "beit"
 MOST_CLASSES = 200
-PIPELINES: dict[Kind, str] = {
-    "tokenizer": "image-feature-extraction",
-    "masked": "image-feature-extraction",
-    "classifier": "image-classification",
-    "segmenter": "image-segmentation",
-}
-WHAT: dict[Kind, str] = {
-    "tokenizer": "A visual tokenizer: it turns images into tokens of a learned vocabulary.",
-    "masked": "A Vision Transformer, pre-trained without labels to predict hidden patches.",
-    "classifier": "A Vision Transformer that names the class of an image.",
-    "segmenter": "A Vision Transformer that gives each pixel of an image a class.",
-}
 SEVERAL = (
     "A Vision Transformer that names the labels of an image, any number of them: each has a "
     "probability of its own."
 )
-USE: dict[Kind, str] = {
-    "tokenizer": 'tokens = model.tokens(["image.jpg"])  # [1, N]',
-    "masked": 'features = model.embed(["image.jpg"])  # [1, D]',
-    "classifier": 'for label in model.predict("image.jpg"):\n'
-    "    print(label.name, label.probability)",
-    "segmenter": 'classes = model.segment("image.jpg")  # an id for each pixel',
-}
 BACKBONE = ("width", "depth", "heads", "patch", "size", "channels", "mean", "std")
 ORIGIN = {
     "recipe": "recipe",
@@ -57,12 +38,12 @@ def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> s
     `license` is an identifier of the hub's list, e.g. apache-2.0.
     """
     config = json.loads(files.config)
-    kind: Kind = config["architecture"]["kind"]
+    kind = KINDS[config["architecture"]["kind"]]
     head = ModelCardData(
         library_name=LIBRARY,
-        pipeline_tag=PIPELINES[kind],
+        pipeline_tag=kind.pipeline,
         license=license or None,
-        tags=[LIBRARY, kind],
+        tags=[LIBRARY, kind.name],
     )
     name = repository.rpartition("/")[2]
     stated = f"Licence: {license}." if license else (
@@ -71,9 +52,9 @@ def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> s
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# {name}",
-        f"{SEVERAL if config.get('multi_label') else WHAT[kind]} {stated}",
+        f"{SEVERAL if config.get('multi_label') else kind.summary} {stated}",
         "## Use",
-        f'```python\nimport beit\n\nmodel = beit.load("hf:{repository}")\n{USE[kind]}\n```',
+        f'```python\nimport beit\n\nmodel = beit.load("hf:{repository}")\n{kind.use}\n```',
         f"It takes the library `{LIBRARY}`, version {config['versions']['beit']} or later. "
         "`hf:OWNER/NAME@COMMIT` holds on to one state of this repository.",
         "## Model",

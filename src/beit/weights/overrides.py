@@ -41,9 +41,9 @@ class Overrides:
     """Whether the head gives values, not classes."""
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits."""
-    tap: int | None = None
+    early_layer: int | None = None
     """Block, counted from 1, that patch aggregation reads (9 of 12, 21 of 24 as published)."""
-    taps: tuple[int, ...] | None = None
+    out_indices: tuple[int, ...] | None = None
     """Blocks that a segmentation head reads, 0 is the first."""
     pools: tuple[int, ...] | None = None
     """Cells per side of each pooling of a segmentation head."""

@@ -46,7 +46,7 @@ from beit.errors import (
 from beit.json_object import parse_object, read_bytes
 from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
-from beit.weights.kinds import Architecture, Kind, architecture_of, build, describe
+from beit.weights.kinds import Architecture, architecture_of, build, describe
 from beit.weights.strict import build_strictly
 
 FORMAT = 1
@@ -102,7 +102,8 @@ class Details(Config):
 class Artifact:
     """A model in evaluation mode, on the CPU, with its details."""
 
-    kind: Kind
+    kind: str
+    """The name of its `ModelKind`."""
     model: nn.Module
     details: Details
 
@@ -195,7 +196,8 @@ def _described(file: Path, content: bytes) -> Described:
         names = [item.name for item in fields(Details)]
         known = {*names, "format", "architecture", "sha256", "versions"}
         for key in config:
-            require(key in known, f"there is no entry {shown(key)}", nearest(key, known))
+            if key not in known:
+                raise ConfigError(f"there is no entry {shown(key)}", remedy=nearest(key, known))
         for key in ("classes", "crop", "tokenizer", "trained", "versions"):
             require(key in config, f"the entry '{key}' is missing", AGAIN)  # others are younger
         checked("versions", config["versions"], dict[str, str])

@@ -12,24 +12,24 @@ import torch
 from beit.atomic_io import beside
 from beit.claim import claim_output
 from beit.config.data import BY_HEADINGS, LabelFileConfig
-from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, weights_digest
+from beit.config.validation import require
+from beit.models.heads import weights_digest
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.answering import answering
 from beit.weights.export import formats
-from beit.weights.export.formats import NAMES, Format
 from beit.weights.export.graph import (
     LARGEST,
-    Answer,
+    Format,
     Precision,
-    Shape,
+    Preprocess,
+    Target,
     build_graph,
-    choose_answer,
-    choose_shape,
+    choose_target,
+    pixel_statistics,
 )
-from beit.weights.export.parity import TOLERANCE, Parity, check
-from beit.weights.export.preprocessing import RESIZING_LEVELS, Preprocess
-from beit.weights.export.samples import Samples, built_in, from_data
+from beit.weights.export.layers import RESIZING_LEVELS
+from beit.weights.export.parity import TOLERANCE, Parity, built_in, check, from_data
+from beit.weights.kinds import Answer
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 
@@ -101,97 +101,68 @@ def export(
 ) -> Exported:
     """Write a model for another runtime, check it against the model, and only then publish it.
 
-    `artifact` is whatever `beit.load` takes; `out` is a file (.pt2, .onnx) or, for OpenVINO, a
-    folder. The answer is what the model is for: logits, tokens, or the features of the last block.
-    The batch size is free; with `dynamic` the size of the images too. `data` are the images it
-    is checked on, `samples` of them; without it a built-in set. `label_file` says how a label file
-    among these is read.
-    Raises ExportError for a file that does not give what the model gives; then nothing is
-    published. ConfigError, before any work, for what cannot be exported.
+    Args:
+        artifact: Whatever `beit.load` takes.
+        out: A file (.pt2, .onnx) or, for OpenVINO, a folder; it must not exist.
+        to: The format.
+        answer: What the file gives, if not what the model is for: logits, tokens, or the features
+            of the last block.
+        precision: Of the weights.
+        size: Height and width in pixels, if not those of the model. The batch size is free.
+        dynamic: Read images of any size that the patch divides.
+        preprocess: What the file does to images before the model; see `Preprocess`.
+        data: Images it is checked on, `samples` of them; without it a built-in set.
+        samples: How many.
+        label_file: How a label file among the images is read.
+
+    Raises:
+        ExportError: The file does not give what the model gives; then nothing is published.
+        ConfigError: Before any work, for what cannot be exported.
+        ResourceError: A library is not installed, or the disk is full.
     """
     place = Path(out)
     ending = ENDINGS.get(to, place.suffix)
-    if place.suffix != ending:
-        raise ConfigError(
-            f"{place.name} does not end in {ending}, as a file for {to} does",
-            remedy=f"name it {place.stem}{ending}",
-        )
-    if _is_foreign(place.absolute()):
-        raise ConfigError(
-            f"the path {place.absolute()} is not UTF-8, and the libraries that write models for "
-            "other runtimes take no other",
-            remedy="export into a folder whose path is UTF-8, and move the file",
-        )
-    formats.check_libraries(to, quantised=precision == "int8")
+    require(
+        place.suffix == ending,
+        f"{place.name} does not end in {ending}, as a file for {to} does",
+        f"name it {place.stem}{ending}",
+    )
+    require(
+        not any("\ud800" <= character <= "\udfff" for character in str(place.absolute())),
+        f"the path {place.absolute()} is not UTF-8, and the libraries that write models for other "
+        "runtimes take no other",
+        "export into a folder whose path is UTF-8, and move the file",
+    )
+    formats.check_libraries(to, precision)
     with claim_output(place, folder=to == "openvino", remedy="choose another name") as temporary:
         source = open_artifact(artifact)
-        what = choose_answer(source, answer)
-        shape = choose_shape(source, what, size=size, dynamic=dynamic, preprocess=preprocess)
-        images = (
-            from_data(
-                data,
-                shape.channels,
-                samples,
-                _one_of(source),
-                label_file,
-                source.details.value_range,
+        target = choose_target(
+            source, to=to, answer=answer, precision=precision, size=size, dynamic=dynamic,
+            preprocess=preprocess,
+        )  # fmt: skip
+        images = built_in(target.channels)
+        if data:
+            said = source.details
+            # A multi-label model has no classes of which an image has one: no accuracy is compared.
+            classes = () if said.multi_label else said.classes
+            images = from_data(
+                data, target.channels, samples, classes, label_file, said.value_range
             )
-            if data
-            else built_in(shape.channels)
-        )
-        metadata = describe(source, what, shape, precision, to)
+        metadata = describe(source, target)
         folder = beside(place, "exporting")
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         try:
             folder.mkdir()
-            parity = _write(source, what, shape, precision, to, folder, metadata, images)
-            (folder if to == "openvino" else folder / NAMES[to]).rename(temporary)
+            graph = build_graph(source, target)
+            file = formats.write(graph, folder, metadata)
+            parity = check(formats.open_file(file, to), source, graph, images)
+            (folder if to == "openvino" else file).rename(temporary)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return Exported(path=place, metadata=metadata, parity=parity, samples=images.origin)
 
 
-def _one_of(source: Artifact) -> tuple[str, ...]:
-    """The classes of which an image has one; a multi-label model has none, so that no accuracy is
-    compared."""
-    return () if source.details.multi_label else source.details.classes
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether the path holds bytes that are not UTF-8, which Python writes as surrogates."""
-    return any("\ud800" <= character <= "\udfff" for character in str(path))
-
-
-def _write(
-    source: Artifact,
-    what: Answer,
-    shape: Shape,
-    precision: Precision,
-    to: Format,
-    folder: Path,
-    metadata: dict[str, str],
-    images: Samples,
-) -> Parity:
-    graph = build_graph(source, what, shape, precision)
-    program = formats.trace(graph, shape)
-    file = folder / NAMES[to]
-    if to == "torch":
-        formats.write_torch(program, file, metadata)
-    else:
-        onnx_file = folder / NAMES["onnx"]
-        formats.write_onnx(program, graph, onnx_file, metadata)
-        if precision == "int8":
-            formats.quantise(onnx_file)
-        if to == "openvino":
-            formats.write_openvino(onnx_file, file, metadata)
-            onnx_file.unlink()
-    run = formats.open_file(file, to)
-    return check(run, source, graph, shape, images, precision)
-
-
-def describe(
-    source: Artifact, answer: Answer, shape: Shape, precision: Precision, to: Format
-) -> dict[str, str]:
+def describe(source: Artifact, target: Target) -> dict[str, str]:
     """What the file says about itself: all that using it takes, and where it comes from.
 
     Neither paths nor anything of the run's settings.
@@ -199,32 +170,31 @@ def describe(
     import beit
 
     model, details = source.model, source.details
-    mean: tuple[float, ...] = (0.0,) * shape.channels
-    std: tuple[float, ...] = (1.0,) * shape.channels
-    if isinstance(model, BackboneModel):
-        mean, std = model.backbone.config.mean, model.backbone.config.std
+    mean, std = pixel_statistics(source, target)
+    logits = target.answer == "logits"
     values = {
         "format": FORMAT,
         "kind": source.kind,
-        "answer": answer,
-        "precision": precision,
-        "preprocess": shape.preprocess,
-        "classes": list(details.classes) if answer == "logits" else [],
+        "answer": target.answer,
+        "precision": target.precision,
+        "preprocess": target.preprocess,
+        "classes": list(details.classes) if logits else [],
         "multi_label": details.multi_label,
-        "thresholds": list(answering(details).thresholds) if answer == "logits" else [],
+        "thresholds": list(answering(details).thresholds) if logits else [],
         "mean": list(mean),
         "std": list(std),
-        "channels": shape.channels,
-        "size": list(shape.size),
-        "multiple_of": shape.unit,
-        "largest": LARGEST * shape.unit if shape.dynamic else 0,
-        "dynamic": shape.dynamic,
+        "channels": target.channels,
+        "size": list(target.size),
+        "multiple_of": target.unit,
+        "largest": LARGEST * target.unit if target.dynamic else 0,
+        "dynamic": target.dynamic,
         "value_range": details.value_range or "",
         "crop": details.crop,
         "interpolation": "bicubic, antialiased",
         "tokenizer": model.digest() if isinstance(model, VisualTokenizer) else details.tokenizer,
         "weights_sha256": weights_digest(model),
-        "versions": {"beit": beit.__version__, "torch": torch.__version__} | formats.versions(to),
+        "versions": {"beit": beit.__version__, "torch": torch.__version__}
+        | formats.versions(target.to),
     }
     return {
         name: value if isinstance(value, str) else json.dumps(value)

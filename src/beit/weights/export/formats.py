@@ -7,32 +7,28 @@ import importlib.metadata
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
 from beit.atomic_io import write_file
-from beit.errors import ConfigError, ExportError, ResourceError
-from beit.weights.export.graph import (
-    LARGEST,
-    MOST_IMAGES,
-    MOST_PIXELS,
-    SMALLEST,
-    Graph,
-    Shape,
-    names_of,
-)
+from beit.config.validation import require
+from beit.errors import ExportError, ResourceError
+from beit.weights.export.graph import LARGEST, SMALLEST, Format, Graph, Precision, Target
 
-Format = Literal["torch", "onnx", "openvino"]
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """Images in, every output of the graph."""
 INPUT = "images"
 METADATA = "metadata.json"
+MOST_IMAGES = 4096
+MOST_PIXELS = 16384
+"""Per side of an image that a graph resizes."""
 NAMES: dict[Format, str] = {"torch": "model.pt2", "onnx": "model.onnx", "openvino": "model.xml"}
 LARGEST_FILE = 2**31 - 2**20
 """Bytes that one ONNX file can hold."""
@@ -50,13 +46,14 @@ def _library(name: str, extra: str) -> Any:
         ) from error
 
 
-def check_libraries(to: Format, *, quantised: bool) -> None:
+def check_libraries(to: Format, precision: Precision) -> None:
     """Raise ResourceError or ConfigError, before any work, for what cannot be written."""
     if to == "torch":
-        if quantised:
-            raise ConfigError(
-                "int8 is a precision of ONNX files", remedy="use --to onnx, or another precision"
-            )
+        require(
+            precision != "int8",
+            "int8 is a precision of ONNX files",
+            "use --to onnx, or another precision",
+        )
         return
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name, "export")
@@ -70,31 +67,59 @@ def versions(to: Format) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def example(shape: Shape) -> torch.Tensor:
+def write(graph: Graph, folder: Path, metadata: Mapping[str, str]) -> Path:
+    """Write the graph into an empty folder, in the format of its target; the file to open.
+
+    Raises ExportError for a model that PyTorch, or the format, has no place for.
+    """
+    target = graph.target
+    program = _trace(graph)
+    file = folder / NAMES[target.to]
+    if target.to == "torch":
+        whole = BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(program, whole, extra_files={METADATA: json.dumps(dict(metadata))})
+        write_file(file, [whole.getbuffer()])
+        return file
+    onnx_file = folder / NAMES["onnx"]
+    _write_onnx(program, graph, onnx_file, metadata)
+    if target.precision == "int8":
+        _quantise(onnx_file)
+    if target.to == "openvino":
+        openvino = _library("openvino", "openvino")
+        model = openvino.Core().read_model(str(onnx_file))
+        for key, value in metadata.items():
+            model.set_rt_info(value, ["beit", key])
+        openvino.save_model(model, str(file), compress_to_fp16=False)
+        onnx_file.unlink()
+    return file
+
+
+def _example(target: Target) -> torch.Tensor:
     """Images to trace a graph with, of a size that is not special in any way."""
-    height, width = shape.size
-    if shape.dynamic:
-        rows = height // shape.unit
-        width = (rows + 1 if rows < LARGEST else rows - 1) * shape.unit
-    if shape.preprocess == "none":
-        return torch.rand(2, shape.channels, height, width)
-    if shape.preprocess == "resize":
+    height, width = target.size
+    if target.dynamic:
+        rows = height // target.unit
+        width = (rows + 1 if rows < LARGEST else rows - 1) * target.unit
+    if target.preprocess == "none":
+        return torch.rand(2, target.channels, height, width)
+    if target.preprocess == "resize":
         height, width = height + 5, width + 9
-    return torch.zeros(2, height, width, shape.channels, dtype=torch.uint8)
+    return torch.zeros(2, height, width, target.channels, dtype=torch.uint8)
 
 
-def trace(graph: Graph, shape: Shape) -> ExportedProgram:
+def _trace(graph: Graph) -> ExportedProgram:
     """The graph as a program of any batch size. Raises ExportError if PyTorch cannot follow it."""
-    first = 2 if shape.preprocess == "none" else 1
+    target = graph.target
+    first = 2 if target.preprocess == "none" else 1
     dynamic: dict[int, Any] = {0: Dim("batch", min=1, max=MOST_IMAGES)}
     for axis, name in ((first, "rows"), (first + 1, "columns")):
-        if shape.dynamic:
-            dynamic[axis] = shape.unit * Dim(name, min=SMALLEST, max=LARGEST)
-        elif shape.preprocess == "resize":
+        if target.dynamic:
+            dynamic[axis] = target.unit * Dim(name, min=SMALLEST, max=LARGEST)
+        elif target.preprocess == "resize":
             dynamic[axis] = Dim(name, min=1, max=MOST_PIXELS)
     try:
         with torch.no_grad():
-            program = torch.export.export(graph, (example(shape),), dynamic_shapes=(dynamic,))
+            program = torch.export.export(graph, (_example(target),), dynamic_shapes=(dynamic,))
     except Exception as error:  # of many types, none of them public
         raise ExportError(
             f"PyTorch cannot export this model: {str(error).strip().splitlines()[0]}",
@@ -108,14 +133,18 @@ def trace(graph: Graph, shape: Shape) -> ExportedProgram:
     return program
 
 
-def write_torch(program: ExportedProgram, file: Path, metadata: Mapping[str, str]) -> None:
-    """A program of `torch.export`, with its metadata beside it in the archive."""
-    whole = BytesIO()  # torch's own writer ends the process where the disk is full
-    torch.export.save(program, whole, extra_files={METADATA: json.dumps(dict(metadata))})
-    write_file(file, [whole.getbuffer()])
+@contextmanager
+def _errors_only(logger: logging.Logger) -> Iterator[None]:
+    """Without the warnings of a library, which concern nothing here."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
-def write_onnx(
+def _write_onnx(
     program: ExportedProgram, graph: Graph, file: Path, metadata: Mapping[str, str]
 ) -> None:
     """An ONNX file. Raises ExportError for a model that is too large for one."""
@@ -126,24 +155,20 @@ def write_onnx(
             f"the weights have {size / 2**30:.1f} GiB, and one ONNX file holds 2",
             remedy="use --precision fp16, or --to torch",
         )
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
     try:
-        logger.setLevel(logging.ERROR)
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=[INPUT],
-            output_names=names_of(graph.answer),
-            verbose=False,
-        )
+        with _errors_only(logging.getLogger("torch.onnx")):
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=graph.target.outputs,
+                verbose=False,
+            )
     except Exception as error:  # of many types, none of them public
         raise ExportError(
             f"PyTorch cannot write this model as ONNX: {str(error).strip().splitlines()[0]}",
             remedy="use --to torch; and report it",
         ) from error
-    finally:
-        logger.setLevel(level)
     assert made is not None
     model = made.model_proto
     _name_sides(model.graph)
@@ -184,18 +209,16 @@ def _forget_places(model: Any) -> None:
         del value.metadata_props[:]
 
 
-def quantise(file: Path) -> int:
-    """Weights of the matrix products in int8, in place; how many products it were.
+def _quantise(file: Path) -> None:
+    """Weights of the matrix products in int8, in place.
 
-    Their inputs are quantised as they come, each with a scale of its own.
+    Their inputs are quantised as they come, each with a scale of its own. Raises ExportError for a
+    model without such products.
     """
     onnx = _library("onnx", "export")
     quantization = _library("onnxruntime.quantization", "export")
     metadata = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
-    root = logging.getLogger()
-    level = root.level
-    try:
-        root.setLevel(logging.ERROR)  # it would ask for a step that changes nothing here
+    with _errors_only(logging.getLogger()):  # it would ask for a step that changes nothing here
         quantization.quantize_dynamic(
             str(file),
             str(file),
@@ -205,27 +228,14 @@ def quantise(file: Path) -> int:
             reduce_range=True,  # sums of full ranges overflow on CPUs without VNNI
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
-    finally:
-        root.setLevel(level)
     model = onnx.load(str(file))
-    products = sum(node.op_type == "MatMulInteger" for node in model.graph.node)
-    if not products:
+    if all(node.op_type != "MatMulInteger" for node in model.graph.node):
         raise ExportError(
             "the model has no matrix product with weights, so int8 would change nothing",
             remedy="use --precision fp32 or fp16",
         )
     onnx.helper.set_model_props(model, metadata)
     onnx.save_model(model, str(file))
-    return int(products)
-
-
-def write_openvino(onnx_file: Path, file: Path, metadata: Mapping[str, str]) -> None:
-    """The ONNX file as OpenVINO keeps models: `model.xml` and `model.bin`."""
-    openvino = _library("openvino", "openvino")
-    model = openvino.Core().read_model(str(onnx_file))
-    for key, value in metadata.items():
-        model.set_rt_info(value, ["beit", key])
-    openvino.save_model(model, str(file), compress_to_fp16=False)
 
 
 def open_file(file: Path, to: Format) -> Run:

@@ -10,31 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from beit.config.validation import require
-from beit.errors import ConfigError
-from beit.models.heads import BackboneModel, Classifier
+from beit.models.heads import BackboneModel
 from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.setr import NormNeck
 from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.vqkd import VQKDTokenizer
-from beit.weights.export.positions import read_any_grid
-from beit.weights.export.preprocessing import Normalise, Preprocess, central_view_graph
+from beit.tokenizers.vq import VQKDTokenizer
+from beit.weights.export.layers import Normalise, central_view_graph, read_any_grid
+from beit.weights.kinds import KINDS, Answer
 from beit.weights.store import Artifact
 
-Answer = Literal["logits", "features", "tokens"]
+Format = Literal["torch", "onnx", "openvino"]
 Precision = Literal["fp32", "fp16", "int8"]
+Preprocess = Literal["none", "normalise", "resize"]
+"""none: floats [B,C,H,W] as the model reads them (normalised; of a tokenizer in [0, 1]).
+normalise: uint8 [B,H,W,C] of the model's size. resize: uint8 [B,H,W,C] of any size."""
 LARGEST = 64
 """Patches per side that a graph of dynamic size reads at most: 1024 pixels at patches of 16."""
 SMALLEST = 2
 """A program of torch.export takes a side of one patch for a case of its own."""
-MOST_IMAGES = 4096
-MOST_PIXELS = 16384
-"""Per side of an image that a graph resizes."""
 
 
-class Shape(NamedTuple):
-    """What the images of a graph look like."""
+class Target(NamedTuple):
+    """What is exported: the file, what it answers, and the images it reads."""
 
+    to: Format
+    answer: Answer
+    precision: Precision
     channels: int
     size: tuple[int, int]
     """Height and width in pixels that the model is given."""
@@ -44,81 +46,53 @@ class Shape(NamedTuple):
     """Whether other sizes than `size` are read, up to LARGEST units per side."""
     preprocess: Preprocess
 
-
-class Graph(nn.Module):
-    """Images in, the answer out; nothing else is needed to use it."""
-
-    def __init__(
-        self, model: nn.Module, answer: Answer, before: Sequence[nn.Module], half: bool
-    ) -> None:
-        super().__init__()
-        self.before = nn.Sequential(*before)
-        self.model = model
-        self.answer = answer
-        self.half_precision = half
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The logits, the tokens, or the mean patch vector [B,D] and all patch vectors [B,N,D]."""
-        pixels = self.before(images)
-        if isinstance(self.model, VisualTokenizer):
-            return (self.model.encode(pixels),)
-        pixels = pixels.half() if self.half_precision else pixels
-        if self.answer == "logits":
-            return (self.model(pixels).float(),)
-        assert isinstance(self.model, BackboneModel)
-        patches = self.model.backbone(pixels).patches.float()
-        return patches.mean(dim=1), patches
+    @property
+    def outputs(self) -> list[str]:
+        """The names of what the graph gives."""
+        return ["features", "patches"] if self.answer == "features" else [self.answer]
 
 
-def names_of(answer: Answer) -> list[str]:
-    """The names of what the graph gives."""
-    return ["features", "patches"] if answer == "features" else [answer]
-
-
-def choose_answer(artifact: Artifact, asked: Answer | None) -> Answer:
-    """What the model can give, or the answer asked for. Raises ConfigError if it cannot."""
-    possible: list[Answer] = ["features"]
-    if isinstance(artifact.model, Classifier | Segmenter):
-        possible = ["logits", "features"]
-    elif isinstance(artifact.model, VisualTokenizer):
-        possible = ["tokens"]
-    require(
-        asked is None or asked in possible,
-        f"a {artifact.kind} gives no {asked}",
-        f"use --answer {' or '.join(possible)}",
-    )
-    return asked or possible[0]
-
-
-def choose_shape(
+def choose_target(
     artifact: Artifact,
-    answer: Answer,
     *,
-    size: tuple[int, int] | None,
-    dynamic: bool,
-    preprocess: Preprocess,
-) -> Shape:
-    """The images that the graph will read. Raises ConfigError for what it cannot."""
+    to: Format = "onnx",
+    answer: Answer | None = None,
+    precision: Precision = "fp32",
+    size: tuple[int, int] | None = None,
+    dynamic: bool = False,
+    preprocess: Preprocess = "none",
+) -> Target:
+    """What to export of a model; its own answer and size where none is given.
+
+    Raises ConfigError for what it cannot give or read.
+    """
     model = artifact.model
+    possible = KINDS[artifact.kind].answers
     if isinstance(model, VisualTokenizer):
         channels, own, unit = model.config.channels, model.size, model.config.downsampling
     else:
         assert isinstance(model, BackboneModel)
         config = model.backbone.config
         channels, own, unit = config.channels, config.size, config.patch
-    chosen = size or own
-    if min(chosen) < 1 or chosen[0] % unit or chosen[1] % unit:
-        raise ConfigError(
-            f"{chosen[0]} x {chosen[1]} pixels cannot be cut into patches of {unit}",
-            remedy=f"use multiples of {unit}",
-        )
+    require(
+        answer is None or answer in possible,
+        f"a {artifact.kind} gives no {answer}",
+        f"use --answer {' or '.join(possible)}",
+    )
+    answer, (height, width) = answer or possible[0], size or own
+    require(
+        min(height, width) > 0 and height % unit == width % unit == 0,
+        f"{height} x {width} pixels cannot be cut into patches of {unit}",
+        f"use multiples of {unit}",
+    )
     require(
         not (dynamic and preprocess == "resize"),
         "a graph that resizes its images has one size to resize to",
         "leave --dynamic or --preprocess resize out",
     )
     require(
-        not dynamic or SMALLEST * unit <= min(chosen) <= max(chosen) <= LARGEST * unit,
+        not dynamic
+        or SMALLEST * unit <= min(height, width) <= max(height, width) <= LARGEST * unit,
         f"graphs of dynamic size read {SMALLEST} to {LARGEST} patches per side",
         "leave --dynamic out",
     )
@@ -135,33 +109,72 @@ def choose_shape(
             "which ONNX has no operator",
             "leave --dynamic out, and export one file per --size",
         )
-    return Shape(channels, chosen, unit, dynamic, preprocess)
+    return Target(to, answer, precision, channels, (height, width), unit, dynamic, preprocess)
 
 
-def build_graph(artifact: Artifact, answer: Answer, shape: Shape, precision: Precision) -> Graph:
+class Graph(nn.Module):
+    """Images in, the answer out; nothing else is needed to use it."""
+
+    def __init__(
+        self, model: nn.Module, target: Target, before: Sequence[nn.Module], half: bool
+    ) -> None:
+        super().__init__()
+        self.before = nn.Sequential(*before)
+        self.model = model
+        self.target = target
+        self.half_precision = half
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The logits, the tokens, or the mean patch vector [B,D] and all patch vectors [B,N,D]."""
+        pixels = self.before(images)
+        if self.half_precision and not isinstance(self.model, VisualTokenizer):
+            pixels = pixels.half()
+        return answer_of(self.model, self.target.answer, pixels)
+
+
+def answer_of(model: nn.Module, answer: Answer, pixels: Tensor) -> tuple[Tensor, ...]:
+    """What a model says about pixels, in float32."""
+    if isinstance(model, VisualTokenizer):
+        return (model.encode(pixels),)
+    if answer == "logits":
+        return (model(pixels).float(),)
+    assert isinstance(model, BackboneModel)
+    patches = model.backbone(pixels).patches.float()
+    return patches.mean(dim=1), patches
+
+
+def build_graph(artifact: Artifact, target: Target) -> Graph:
     """The graph of an artifact, whose own model stays as it is. int8 comes after exporting."""
     model: nn.Module
-    half = precision == "fp16"
+    half = target.precision == "fp16"
     if isinstance(artifact.model, VisualTokenizer):
         model = copy.deepcopy(artifact.model).freeze()
         if half:
             model = artifact.model.in_precision(torch.float16)
-        if shape.dynamic and isinstance(model, VQKDTokenizer):
+        if target.dynamic and isinstance(model, VQKDTokenizer):
             read_any_grid(model.encoder, LARGEST)
-        mean, std = (0.0,) * shape.channels, (1.0,) * shape.channels
     else:
         assert isinstance(artifact.model, BackboneModel)
         model = optimize_for_inference(artifact.model)
-        mean, std = model.backbone.config.mean, model.backbone.config.std
-        if shape.dynamic:
+        if target.dynamic:
             read_any_grid(model.backbone, LARGEST)
         model = model.half() if half else model
     before: list[nn.Module] = []
-    if shape.preprocess == "resize":
-        before.append(central_view_graph(shape.size, artifact.details))
-    if shape.preprocess != "none":
-        before.append(Normalise(mean, std))
-    graph = Graph(model, answer, before, half).eval().requires_grad_(False)
+    if target.preprocess == "resize":
+        before.append(central_view_graph(target.size, artifact.details))
+    if target.preprocess != "none":
+        before.append(Normalise(*pixel_statistics(artifact, target)))
+    graph = Graph(model, target, before, half).eval().requires_grad_(False)
     for tensor in (*graph.parameters(), *graph.buffers()):
         tensor.data = tensor.data.contiguous().clone()  # files hold no other strides, and no views
     return graph
+
+
+def pixel_statistics(
+    artifact: Artifact, target: Target
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels that the model reads; a tokenizer reads [0, 1]."""
+    backbone = artifact.backbone
+    if backbone is None:
+        return (0.0,) * target.channels, (1.0,) * target.channels
+    return backbone.mean, backbone.std

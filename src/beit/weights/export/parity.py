@@ -1,47 +1,128 @@
-"""Does the file give what the model gives? Asked of the file itself, before it is published."""
+"""Does the file give what the model gives? Checked on the file itself, before it is published."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.config.validation import require
 from beit.data.augment import central_view
-from beit.errors import ExportError
+from beit.data.dataset import open_source
+from beit.data.decode import decode
+from beit.data.labelled import open_labelled
+from beit.data.pixel_types import UnreadableError, ValueRange
+from beit.data.sources import ImageSource, evenly
+from beit.errors import DataError, ExportError
 from beit.models.heads import BackboneModel
-from beit.tokenizers.base import VisualTokenizer
 from beit.weights.answering import answering
 from beit.weights.export.formats import Run
-from beit.weights.export.graph import LARGEST, Answer, Graph, Precision, Shape
-from beit.weights.export.preprocessing import RESIZING_LEVELS, CentralView
-from beit.weights.export.samples import Samples
+from beit.weights.export.graph import LARGEST, Graph, Precision, Target, answer_of
+from beit.weights.export.layers import RESIZING_LEVELS, CentralView
+from beit.weights.kinds import Answer
 from beit.weights.store import Artifact
 
+BUILT_IN = 32
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4
 """Largest difference of an output from the model's, in fp32."""
-LEAST_SAME: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.0}
-"""Share of the best classes or tokens that must be the same. The cost of int8 is told, not judged:
-it depends on the use."""
+LEAST_SAME: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.9, "int8": 0.0}
+"""Fraction of the best classes or tokens that must be the same. In fp32, of very many pixels one
+that lies between two classes may fall to either side by rounding. The cost of int8 is reported, not
+judged: it depends on the use."""
 
 
-class Parity(NamedTuple):
+# -- the images ------------------------------------------------------------------------------------
+
+
+class Samples(NamedTuple):
+    """Images uint8 [H, W, C] of any sizes, and where they come from."""
+
+    images: list[np.ndarray]
+    origin: str
+    targets: list[int] | None = None
+    """Their classes, numbered as the model's, where the images have labels of its classes."""
+
+
+def built_in(channels: int) -> Samples:
+    """Thirty-two computed images of 96 x 128 pixels: waves of several lengths and directions,
+    over a gradient, with some noise; the same in every process."""
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:96j, -1:1:128j]
+    images = []
+    for _ in range(BUILT_IN):
+        lengths, turns = draw.uniform(1, 12, channels), draw.uniform(0, 6.3, channels)
+        levels = draw.uniform(40, 215, channels)
+        waves = np.sin(lengths * (np.cos(turns) * x[..., None] + np.sin(turns) * y[..., None]) * 3)
+        noise = draw.normal(0, 8, (96, 128, channels))
+        pixels = levels + 60 * waves + 30 * x[..., None] + noise
+        images.append(pixels.clip(0, 255).astype(np.uint8))
+    return Samples(images, f"{BUILT_IN} built-in images (waves, gradients, noise)")
+
+
+def from_data(
+    place: str,
+    channels: int,
+    limit: int,
+    classes: tuple[str, ...],
+    label_file: LabelFileConfig = BY_HEADINGS,
+    value_range: ValueRange | None = None,
+) -> Samples:
+    """Up to `limit` images, evenly spread over a source of any kind; with their labels, if it has
+    any and they are all among `classes`. Raises DataError for unreadable ones."""
+    source = _open(place, limit, label_file)
+    known = {name: number for number, name in enumerate(classes)}
+    labelled = bool(source.classes) and known.keys() >= set(source.classes)
+    images, targets = [], []
+    for index in range(len(source)):
+        try:
+            record = source.read(index)
+            images.append(decode(record.data, channels=channels, value_range=value_range))
+            if labelled and isinstance(record.target, int):
+                targets.append(known[source.classes[record.target]])
+        except UnreadableError as error:
+            raise DataError(
+                f"{source.key(index)} cannot be read: {error.reason}",
+                remedy="repair or remove it: `beit data check` names all of them",
+            ) from error
+    whole = len(targets) == len(images)
+    return Samples(images, f"{len(images)} images of --data", targets if whole else None)
+
+
+def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
+    """Labelled images of the validation part; without labels, all images."""
+    require(limit > 0, f"samples is {limit}", "check on one image at least")
+    reading = Reading(label_file=label_file)
+    try:
+        splits = open_labelled(place, split=0.5, per_class=None, seed=0, reading=reading)
+    except DataError:
+        return evenly(open_source(place, reading), limit)
+    return evenly(splits.test or splits.validation, limit)
+
+
+# -- the comparison --------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Parity:
     """What was compared, and how it came out."""
 
-    images: int
-    """Compared at all, over all batch sizes and sizes."""
-    batches: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
-    difference: float
+    batches: tuple[int, ...] = BATCHES
+    images: int = 0
+    """Compared at all, over all batch sizes and sizes."""
+    difference: float = 0.0
     """Largest absolute difference of an output."""
-    scale: float
+    scale: float = 0.0
     """Largest absolute value of an output."""
-    same: float | None
-    """Share of best classes (of pixels, for a segmenter), of decided labels or of tokens that are
-    the same."""
-    levels: int | None
+    same: float | None = None
+    """Fraction of best classes (of pixels, for a segmenter), of decided labels or of tokens that
+    are the same."""
+    levels: int | None = None
     """Largest difference of a resized pixel from ours, out of 255."""
     accuracy: tuple[float, float] | None = None
     """Of the model and of the file, where the images have labels."""
@@ -52,74 +133,67 @@ class Pair(NamedTuple):
 
     given: np.ndarray
     pixels: Tensor
-    levels: int
+    levels: int = 0
 
 
-def reference(model: nn.Module, answer: Answer, pixels: Tensor) -> list[np.ndarray]:
-    """What the model itself says about uint8 images [B,C,H,W]."""
-    with torch.no_grad():
-        if isinstance(model, VisualTokenizer):
-            return [model.encode(pixels).numpy()]
-        if answer == "logits":
-            return [model(pixels).numpy()]
-        assert isinstance(model, BackboneModel)
-        patches = model.backbone(pixels).patches
-        return [patches.mean(dim=1).numpy(), patches.numpy()]
-
-
-def check(
-    run: Run, artifact: Artifact, graph: Graph, shape: Shape, samples: Samples, precision: Precision
-) -> Parity:
+def check(run: Run, artifact: Artifact, graph: Graph, samples: Samples) -> Parity:
     """Compare over batch sizes, sizes and all images. Raises ExportError if they differ."""
-    worst, scale, equal, places, count, levels = 0.0, 0.0, 0, 0, 0, 0
-    hits = np.zeros(2)
-    sizes = checked_sizes(shape, samples)
-    for size in sizes:
+    target = graph.target
+    parity = Parity(sizes=tuple(checked_sizes(target, samples)))
+    ours: list[np.ndarray] = []  # the best classes or tokens, of every batch
+    theirs: list[np.ndarray] = []
+    hits, levels = np.zeros(2), 0
+    count = len(samples.images)
+    for size in parity.sizes:
         for batch in BATCHES:
-            for start in range(0, max(len(samples.images) - batch + 1, 1), batch):
-                chosen = [(start + i) % len(samples.images) for i in range(batch)]
-                pair = _pair(
-                    [samples.images[index] for index in chosen], artifact, graph, shape, size
-                )
-                found = run(pair.given)
-                if any(
-                    not np.array_equal(*two) for two in zip(found, run(pair.given), strict=True)
-                ):
-                    raise _failed("the same images twice give different answers")
-                expected = reference(artifact.model, graph.answer, pair.pixels)
-                for ours, theirs in zip(expected, found, strict=True):
-                    if ours.shape != theirs.shape or not np.isfinite(theirs).all():
-                        raise _failed(
-                            f"{batch} images of {size[0]} x {size[1]} give {theirs.shape} "
-                            f"instead of {ours.shape}, or values that are not finite"
-                        )
-                    if ours.dtype.kind == "f":
-                        worst = max(worst, float(np.abs(ours - theirs).max()))
-                        scale = max(scale, float(np.abs(ours).max()))
+            for start in range(0, max(count - batch + 1, 1), batch):
+                chosen = [samples.images[(start + i) % count] for i in range(batch)]
+                pair = _pair(chosen, artifact, graph, size)
+                expected, found = _answers(run, artifact, target.answer, pair, size)
+                parity.images += batch
                 levels = max(levels, pair.levels)
-                count += batch
-                if graph.answer != "features":
-                    best = [_best(each[0], graph.answer, artifact) for each in (expected, found)]
-                    equal += int((best[0] == best[1]).sum())
-                    places += best[0].size
-                    if samples.targets and best[0].ndim == 1 and batch == 1:
-                        target = samples.targets[start]
-                        hits += [best[0][0] == target, best[1][0] == target]
-    labelled = len(samples.images) * len(sizes)
-    parity = Parity(
-        count,
-        BATCHES,
-        tuple(sizes),
-        worst,
-        scale,
-        equal / places if places else None,
-        levels if shape.preprocess == "resize" else None,
-        (float(hits[0]) / labelled, float(hits[1]) / labelled)
-        if samples.targets and graph.answer == "logits"
-        else None,
-    )
-    _judge(parity, precision)
+                for mine, other in zip(expected, found, strict=True):
+                    if mine.dtype.kind == "f":
+                        parity.difference = max(parity.difference, _largest(mine - other))
+                        parity.scale = max(parity.scale, _largest(mine))
+                if target.answer == "features":
+                    continue
+                ours.append(_best(expected[0], target.answer, artifact))
+                theirs.append(_best(found[0], target.answer, artifact))
+                if samples.targets and ours[-1].ndim == 1 and batch == 1:
+                    hits += [best[-1][0] == samples.targets[start] for best in (ours, theirs)]
+    if ours:
+        equal = sum(int((mine == other).sum()) for mine, other in zip(ours, theirs, strict=True))
+        parity.same = equal / sum(best.size for best in ours)
+    if target.preprocess == "resize":
+        parity.levels = levels
+    if samples.targets and target.answer == "logits":
+        model, file = hits / (count * len(parity.sizes))
+        parity.accuracy = float(model), float(file)
+    _judge(parity, target.precision)
     return parity
+
+
+def _answers(
+    run: Run, artifact: Artifact, answer: Answer, pair: Pair, size: tuple[int, int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Those of the model and of the file. Raises ExportError if they cannot be compared."""
+    with torch.no_grad():
+        expected = [each.numpy() for each in answer_of(artifact.model, answer, pair.pixels)]
+    found = run(pair.given)
+    if any(not np.array_equal(*two) for two in zip(found, run(pair.given), strict=True)):
+        raise _failed("the same images twice give different answers")
+    for ours, theirs in zip(expected, found, strict=True):
+        if ours.shape != theirs.shape or not np.isfinite(theirs).all():
+            raise _failed(
+                f"{len(pair.given)} images of {size[0]} x {size[1]} give {theirs.shape} "
+                f"instead of {ours.shape}, or values that are not finite"
+            )
+    return expected, found
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max())
 
 
 def _best(values: np.ndarray, answer: Answer, artifact: Artifact) -> np.ndarray:
@@ -147,54 +221,46 @@ def _judge(parity: Parity, precision: Precision) -> None:
         )
     if parity.levels is not None and parity.levels > RESIZING_LEVELS:
         raise _failed(f"resized pixels differ by {parity.levels} levels of 255")
-    least = LEAST_SAME[precision]
-    # A pixel between two classes, of very many, may fall to either side by rounding.
-    least = min(least, 0.9999) if len(parity.sizes) and precision == "fp32" else least
-    if parity.same is not None and parity.same < least:
+    if parity.same is not None and parity.same < LEAST_SAME[precision]:
         raise _failed(f"only {parity.same:.2%} of the best classes, labels or tokens are the same")
 
 
-def checked_sizes(shape: Shape, samples: Samples) -> list[tuple[int, int]]:
+def checked_sizes(target: Target, samples: Samples) -> list[tuple[int, int]]:
     """The one size of a fixed graph; of a dynamic one its own, a smaller and a larger one that are
     not square; three sizes of images for a graph that resizes."""
-    height, width = shape.size
-    unit = shape.unit
-    if shape.dynamic:
+    (height, width), unit = target.size, target.unit
+    if target.dynamic:
         rows, columns = height // unit, width // unit
         smaller = max(rows // 2, 2) * unit, max(columns - 1, 3) * unit
         larger = min(rows + 3, LARGEST) * unit, min(columns + 1, LARGEST) * unit
-        return [shape.size, smaller, larger]
-    if shape.preprocess == "resize":
+        return [target.size, smaller, larger]
+    if target.preprocess == "resize":
         side = min(min(image.shape[:2]) for image in samples.images)
         return [(side, side), (max(side * 2 // 3, 1), side), (side, max(side // 2, 1))]
-    return [shape.size]
-
-
-def _prepared(image: np.ndarray, size: tuple[int, int], artifact: Artifact) -> Tensor:
-    said = artifact.details
-    return central_view(image, size, said.crop, said.resize, said.interpolation)
+    return [target.size]
 
 
 def _pair(
-    images: list[np.ndarray],
-    artifact: Artifact,
-    graph: Graph,
-    shape: Shape,
-    size: tuple[int, int],
+    images: list[np.ndarray], artifact: Artifact, graph: Graph, size: tuple[int, int]
 ) -> Pair:
     """A batch for the file and for the model."""
-    if shape.preprocess == "resize":
+    said, target = artifact.details, graph.target
+
+    def prepared(batch: list[np.ndarray], side: tuple[int, int]) -> Tensor:
+        views = [central_view(each, side, said.crop, said.resize, said.interpolation)
+                 for each in batch]  # fmt: skip
+        return torch.stack(views).contiguous()
+
+    if target.preprocess == "resize":
         cut = np.stack([image[: size[0], : size[1]] for image in images])
         view = graph.before[0]
         assert isinstance(view, CentralView)
         pixels = view(torch.from_numpy(cut)).permute(0, 3, 1, 2).contiguous()
-        ours = torch.stack([_prepared(each, shape.size, artifact) for each in cut])
+        ours = prepared(list(cut), target.size)
         return Pair(cut, pixels, int((pixels.int() - ours.int()).abs().max()))
-    pixels = torch.stack([_prepared(each, size, artifact) for each in images]).contiguous()
-    if shape.preprocess == "normalise":
-        return Pair(pixels.permute(0, 2, 3, 1).contiguous().numpy(), pixels, 0)
+    pixels = prepared(images, size)
+    if target.preprocess == "normalise":
+        return Pair(pixels.permute(0, 2, 3, 1).contiguous().numpy(), pixels)
     if isinstance(artifact.model, BackboneModel):
-        floats = artifact.model.backbone.normalise(pixels)
-    else:
-        floats = pixels.float() / 255
-    return Pair(floats.numpy(), pixels, 0)
+        return Pair(artifact.model.backbone.normalise(pixels).numpy(), pixels)
+    return Pair((pixels.float() / 255).numpy(), pixels)

@@ -1,0 +1,249 @@
+"""Charts of what a run logged: data first, drawn as SVG for a page (and as files by `plots`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from markupsafe import Markup
+
+from beit.report.history import History, Kind, Point
+from beit.report.markup import number, percent, render
+
+Role = Literal["curve", "reference", "marks"]
+
+WIDTH, HEIGHT = 360.0, 212.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0
+MOST_POINTS = 300
+MOST_MARKS = 60
+MOST_ROWS = 12
+"""Rows of the table below a chart."""
+SMOOTH_FROM = 40
+LEAST_BAR = 2.0
+"""Bars that are wider than this have a gap between them."""
+
+
+class Line(NamedTuple):
+    """A curve, a reference to compare it with (dashed), or single measurements (with dots)."""
+
+    label: str
+    points: tuple[Point, ...] = ()
+    role: Role = "curve"
+    metric: tuple[Kind, str] = ("train", "")
+    """Where its points are logged."""
+    trivial: float | None = None
+    """A line that has only this value says nothing, and is not drawn."""
+
+
+class Chart(NamedTuple):
+    """Lines under a title, with what a healthy one looks like."""
+
+    title: str
+    explanation: str
+    lines: tuple[Line, ...]
+    as_fraction: bool = False
+    """Whether values are written in per cent."""
+    from_zero: bool = False
+    noisy: bool = True
+    """Whether curves of many points are smoothed over their pale selves."""
+    along: str = "step"
+
+
+def trained(name: str, label: str, role: Role = "curve") -> Line:
+    """A metric of the training rows."""
+    return Line(label, role=role, metric=("train", name))
+
+
+def evaluated(name: str, label: str, role: Role = "marks", trivial: float | None = None) -> Line:
+    """A metric of the evaluations."""
+    return Line(label, role=role, metric=("evaluate", name), trivial=trivial)
+
+
+CHANCE = trained("chance_loss", "chance", "reference")
+ALWAYS = (
+    Chart("Gradient norm",
+          "Healthy: steady or falling. Single spikes are harmless, a steady rise is not.",
+          (trained("grad_norm", "before clipping"),), from_zero=True),
+    Chart("Learning rate", "Linear warm-up, then a decay to the end.",
+          (trained("lr", "learning rate"),), from_zero=True, noisy=False),
+    Chart("Speed (images per second)",
+          "Healthy: level. Drops come from other work on the machine, or from waiting for data.",
+          (trained("images_per_second", "speed"),), from_zero=True),
+    Chart("Waiting for data",
+          "Healthy: near zero. Otherwise reading images limits the speed: use more workers.",
+          (trained("data_wait", "fraction of the time"),), as_fraction=True, from_zero=True),
+)  # fmt: skip
+NOT_DRAWN = {"seconds_left", "memory_gib", "unreadable", "several", "collapsed", "neighbours_block"}
+NOT_DRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss"}
+NOT_DRAWN |= {"codes_revived"}
+
+
+def charts(specs: Sequence[Chart], history: History) -> list[Chart]:
+    """Charts with their points, also those that have none yet; then one for each logged metric that
+    no chart foresees, so that a new objective's are seen at once."""
+    specs = [*specs, *ALWAYS]
+    foreseen = {line.metric for spec in specs for line in spec.lines}
+    kinds: tuple[tuple[Kind, Role], ...] = (("train", "curve"), ("evaluate", "marks"))
+    for kind, role in kinds:
+        for name in history.names(kind):
+            if (kind, name) not in foreseen and name not in NOT_DRAWN:
+                line = Line(name, role=role, metric=(kind, name))
+                specs.append(Chart(name.replace("_", " "), f"From the {kind} rows.", (line,)))
+    return [
+        spec._replace(lines=tuple(
+            line._replace(points=points)
+            for line in spec.lines
+            for points in [history.points(*line.metric)]
+            if line.trivial is None or any(value != line.trivial for _, value in points)
+        ))
+        for spec in specs
+    ]  # fmt: skip
+
+
+class Frame(NamedTuple):
+    """The part of the plane that a chart shows."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def x(self, step: float) -> float:
+        """Horizontal place of a step."""
+        return LEFT + (step - self.left) / (self.right - self.left) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Vertical place of a value; values outside stop at the border."""
+        part = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        return HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
+
+    def path(self, points: Sequence[Point]) -> str:
+        """The commands of an SVG path through the points."""
+        return "M" + " L".join(f"{self.x(step):.1f} {self.y(value):.1f}" for step, value in points)
+
+
+def frame_of(lines: Sequence[Line], from_zero: bool) -> Frame:
+    """The smallest frame around all points, with some air above and below."""
+    steps = [step for line in lines for step, _ in line.points]
+    values = [value for line in lines for _, value in line.points]
+    low, high = min(values), max(values)
+    if from_zero and low >= 0:
+        low = 0.0
+    air = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    left, right = min(0.0, *steps), max(steps)
+    return Frame(
+        left, right if right > left else left + 1, low if low == 0 else low - air, high + air
+    )
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from low to high, at most so many: steps of 1, 2 or 5 times a power of 10."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for factor in (1, 2, 5, 10, 20):
+        step = factor * power
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first + 1 <= most:
+            return [round(index * step, 12) for index in range(first, last + 1)]
+    return [low, high]
+
+
+def thin(points: Sequence[Point], most: int) -> list[Point]:
+    """At most so many points: means of equally large neighbourhoods, the last point kept."""
+    if len(points) <= most:
+        return list(points)
+    thinned = []
+    for index in range(most):
+        part = points[index * len(points) // most : (index + 1) * len(points) // most]
+        thinned.append((part[-1][0], sum(value for _, value in part) / len(part)))
+    return thinned
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """A centred mean over a tenth of the curve, narrower towards both ends so that none shifts."""
+    reach = max(len(points) // 20, 1)
+    smoothed = []
+    for index, (step, _) in enumerate(points):
+        side = min(reach, index, len(points) - 1 - index)
+        part = points[index - side : index + side + 1]
+        smoothed.append((step, sum(value for _, value in part) / len(part)))
+    return smoothed
+
+
+class Stroke(NamedTuple):
+    """Points that are joined."""
+
+    points: list[Point]
+    style: Literal["solid", "pale", "dashed"]
+
+
+def strokes(line: Line, noisy: bool) -> list[Stroke]:
+    """What draws a line; nothing joins a single point."""
+    points = thin(line.points, MOST_POINTS)
+    if len(points) < 2:
+        return []
+    if line.role == "reference":
+        return [Stroke(points, "dashed")]
+    if noisy and line.role == "curve" and len(points) >= SMOOTH_FROM:
+        return [Stroke(points, "pale"), Stroke(smooth(points), "solid")]
+    return [Stroke(points, "solid")]
+
+
+def _table(lines: Sequence[Line]) -> list[tuple[float, list[float | None]]]:
+    """A few steps with the value of each line there."""
+    columns = [dict(thin(line.points, MOST_ROWS)) for line in lines]
+    steps = sorted({step for column in columns for step in column})
+    return [(step, [column.get(step) for column in columns]) for step in steps]
+
+
+def draw(chart: Chart) -> Markup:
+    """The chart as a figure of a page; nothing if no line has a point.
+
+    A line without points keeps its colour free.
+    """
+    drawn = [(f"colour-{index}", line) for index, line in enumerate(chart.lines) if line.points]
+    if not drawn:
+        return Markup("")
+    lines = [line for _, line in drawn]
+    frame = frame_of(lines, chart.from_zero)
+    return render(
+        "chart.html.j2",
+        chart=chart,
+        drawn=drawn,
+        # References lie below, so that they do not hide the curve they are for.
+        layers=sorted(drawn, key=lambda pair: pair[1].role != "reference"),
+        frame=frame,
+        shown=percent if chart.as_fraction else number,
+        strokes=lambda line: strokes(line, chart.noisy),
+        marks=lambda line: thin(line.points, MOST_MARKS),
+        values=ticks(frame.low, frame.high),
+        steps=[step for step in ticks(frame.left, frame.right) if step.is_integer()],
+        table=_table(lines),
+        left=LEFT, right=WIDTH - RIGHT, bottom=HEIGHT - BOTTOM, width=WIDTH, height=HEIGHT,
+    )  # fmt: skip
+
+
+def draw_usage(counts: Sequence[int]) -> Markup:
+    """A bar per code of a tokenizer, the most used first, with the height of even use dashed."""
+    total = sum(counts)
+    fractions = sorted((amount / total for amount in counts), reverse=True)
+    bottom = HEIGHT - 30
+    step = (WIDTH - LEFT - 8) / len(fractions)
+    unit = (bottom - TOP) / fractions[0]
+    gap = 0.15 * step if step > LEAST_BAR else 0.0
+    bars = "".join(
+        f"M{LEFT + rank * step:.2f} {bottom}h{step - gap:.2f}v{-part * unit:.2f}h{gap - step:.2f}z"
+        for rank, part in enumerate(fractions)
+        if part
+    )
+    return render(
+        "usage.html.j2",
+        bars=bars,
+        even=bottom - unit / len(fractions),
+        most=fractions[0],
+        used=sum(part > 0 for part in fractions),
+        codes=len(fractions),
+        left=LEFT, right=WIDTH - 8, top=TOP, bottom=bottom, width=WIDTH, height=HEIGHT,
+    )  # fmt: skip

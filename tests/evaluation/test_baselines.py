@@ -1,0 +1,71 @@
+"""Features that any backbone must beat."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from beit.batch import LabelledBatch
+from beit.evaluation.baselines import (
+    HISTOGRAM,
+    PIXELS,
+    UNTRAINED,
+    Baselines,
+    colour_histogram,
+    thumbnail,
+)
+from beit.evaluation.features import extract_features
+from beit.models.vit import VisionTransformer
+from miniature import BACKBONE
+
+CPU = torch.device("cpu")
+
+
+def test_a_histogram_by_hand():
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    images[0, 0, 0, 0] = 255  # one red pixel of sixteen
+    counts = colour_histogram(images)
+    assert counts.shape == (2, 216)
+    assert counts[0, 0] == 15 / 16
+    assert counts[0, 5 * 36] == 1 / 16
+    assert counts[1, 0] == 1
+    assert torch.equal(counts.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_other_channels_have_a_histogram_each(channels):
+    images = torch.randint(256, (3, channels, 5, 5), dtype=torch.uint8)
+    counts = colour_histogram(images)
+    assert counts.shape == (3, 36 * channels)
+    assert torch.allclose(counts.sum(dim=1), torch.full((3,), float(channels)))
+
+
+def test_a_histogram_knows_no_places_and_a_thumbnail_does():
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    turned = images.flip(3)
+    assert torch.equal(colour_histogram(images), colour_histogram(turned))
+    small = thumbnail(images)
+    assert small.shape == (2, 3 * 16 * 16)
+    assert torch.allclose(thumbnail(turned), small.unflatten(1, (3, 16, 16)).flip(3).flatten(1))
+    assert torch.allclose(small[0, 0], images[0, 0, :2, :2].float().mean() / 255)
+
+
+def test_they_are_collected_while_batches_pass():
+    torch.manual_seed(0)
+    trained, untrained = VisionTransformer(BACKBONE).eval(), VisionTransformer(BACKBONE).eval()
+    images = torch.randint(256, (5, 3, *BACKBONE.size), dtype=torch.uint8)
+    batches = [
+        LabelledBatch(images[part], torch.arange(5)[part], tuple("abcde"[part]))
+        for part in (slice(0, 3), slice(3, 5))
+    ]
+    blocks = tuple(range(BACKBONE.depth))
+    baselines = Baselines(untrained, CPU)
+    table = extract_features(trained, baselines.passing(batches), out_indices=blocks, device=CPU)
+    tables = baselines.tables(table)
+    assert list(tables) == [HISTOGRAM, PIXELS, UNTRAINED]
+    alone = extract_features(untrained, batches, out_indices=blocks, device=CPU)
+    assert torch.equal(tables[UNTRAINED].features, alone.features)
+    assert torch.equal(tables[HISTOGRAM].features[:, 0], colour_histogram(images))
+    for found in tables.values():
+        assert found.keys == table.keys
+        assert torch.equal(found.targets, table.targets)
