@@ -237,9 +237,9 @@ def test_a_legend_may_only_name_labels(tmp_path):
 
 def test_what_is_ignored_is_no_background(tmp_path):
     root = write(tmp_path, masks_of(np.nan, 1, kind=np.float32))
-    with pytest.raises(DataError, match="not ignored are of one class, '1'") as told:
+    with pytest.raises(DataError, match="not ignored are of one class, '1'") as refused:
         opened(root, ignore_values=("nan",))
-    assert "write it into the masks as label 0" in told.value.remedy
+    assert "write it into the masks as label 0" in refused.value.remedy
     assert opened(write(root, masks_of(np.nan, 0, 1, kind=np.float32)), ignore_values=("nan",))
     with pytest.raises(DataError, match="not ignored are of one class, '1'"):
         opened(write(tmp_path / "255", masks_of(255, 1)))
@@ -250,9 +250,9 @@ def test_what_is_ignored_is_no_background(tmp_path):
 )
 def test_labels_spread_over_grey_levels_are_two_readings(tmp_path, values):
     root = write(tmp_path, masks_of(*values))
-    with pytest.raises(DataError, match="spread over the grey levels") as told:
+    with pytest.raises(DataError, match="spread over the grey levels") as refused:
         opened(root)
-    assert f'"#{values[1]:02x}{values[1]:02x}{values[1]:02x}"' in told.value.remedy
+    assert f'"#{values[1]:02x}{values[1]:02x}{values[1]:02x}"' in refused.value.remedy
     classes = max(value for value in values if value < 255) + 1
     assert len(opened(root, mask_values="labels").train.classes) == classes
     names = {f"#{value:02x}{value:02x}{value:02x}": f"level {value}" for value in values}
