@@ -196,7 +196,8 @@ def _described(file: Path, content: bytes) -> Described:
         names = [item.name for item in fields(Details)]
         known = {*names, "format", "architecture", "sha256", "versions"}
         for key in config:
-            require(key in known, f"there is no entry {shown(key)}", nearest(key, known))
+            if key not in known:
+                raise ConfigError(f"there is no entry {shown(key)}", remedy=nearest(key, known))
         for key in ("classes", "crop", "tokenizer", "trained", "versions"):
             require(key in config, f"the entry '{key}' is missing", AGAIN)  # others are younger
         checked("versions", config["versions"], dict[str, str])
