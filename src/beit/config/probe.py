@@ -62,6 +62,8 @@ class ProbeConfig(Config):
     """Labels per class of the low-shot settings; those that a class is too small for are named."""
     seeds: PositiveInt = 5
     """Draws of the few labels."""
+    baselines: bool = True
+    """Measure colours, a thumbnail and an untrained backbone beside it, which any must beat."""
     device: str = "cpu"
     """cpu or cuda, for the backbone."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)

@@ -68,6 +68,9 @@ class Probes:
     blocks: dict[str, list[float]]
     chosen: list[Chosen]
     few: list[Few]
+    baselines: list[Chosen]
+    """The same linear probe of what any features must beat, chosen by the same search."""
+    few_baselines: list[Few]
     unreadable: dict[str, str]
     several: list[str]
     """Images that are the first of several in their file."""
