@@ -25,7 +25,7 @@ from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.weights.convert import published
 from beit.weights.hf_timm_export import write_timm, write_transformers
-from beit.weights.store import Artifact, Details, Kind
+from beit.weights.store import Artifact, Details
 
 OFFICIAL = "BEIT_UNILM"
 """Environment variable that names a checkout of the official code (microsoft/unilm)."""
@@ -47,7 +47,7 @@ def gather(makers: dict[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[s
 
 
 def _artifact(model: nn.Module) -> Artifact:
-    kinds: dict[type[nn.Module], Kind] = {
+    kinds: dict[type[nn.Module], str] = {
         MaskedImageModel: "masked",
         Classifier: "classifier",
         Segmenter: "segmenter",

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from beit.config.reading import AS_RECOGNISED
 from PIL import Image
 from torch import Tensor, nn
 
 from beit.batch import SegmentedBatch
 from beit.config import RunConfig
 from beit.config.artifact import BackboneArchitecture
+from beit.config.data import AS_RECOGNISED
 from beit.config.model import VisionTransformerConfig, sized
 from beit.config.training import TrainingConfig
 from beit.config.tree import to_json
 from beit.data.augment import central_view
 from beit.data.sources import ImageSource, Record, SelectedSource, Target
 from beit.evaluation.eval_loader import EvalLoader
-from beit.inference.abilities import EMBED, Ability, to_batch, view
+from beit.inference.abilities import EMBED, Ability, view
 from beit.inference.predictor import Predictor
 from beit.models.heads import BackboneModel
 from beit.objectives.base import Loss, Objective
@@ -72,7 +72,7 @@ class DepthSource(SelectedSource):
     """Images, each with a depth map of the same name below another folder."""
 
     def __init__(self, source: ImageSource, depths: Path) -> None:
-        super().__init__(source, np.arange(len(source)))
+        super().__init__(source, np.arange(len(source)), None, ())
         self._depths = depths
 
     def read(self, index: int) -> Record:
@@ -178,7 +178,7 @@ def prepare(config: DepthRunConfig, processes: Processes, inputs: Inputs) -> Set
 def depths_of(
     predictor: Predictor, views: Sequence[Tensor], _options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    maps = predictor.model(to_batch(predictor, views))
+    maps = predictor.model(predictor.batch(views))
     return [{"depth": one.tolist()} for one in maps.cpu()]
 
 

@@ -129,10 +129,10 @@ GIVEN = {
 @pytest.mark.parametrize("name", GIVEN)
 def test_the_model_says_how_images_are_read_unless_an_option_does(saved, data, name):
     plain = measured(saved(), data)
-    asked = measured(saved(), data, **GIVEN[name])
+    requested = measured(saved(), data, **GIVEN[name])
     carried = measured(saved(**GIVEN[name]), data)
-    assert scores(asked) == scores(carried) != scores(plain)
-    assert asked.inference == carried.inference
+    assert scores(requested) == scores(carried) != scores(plain)
+    assert requested.inference == carried.inference
 
 
 def test_an_option_stands_over_what_the_model_carries(saved, data):
@@ -336,12 +336,12 @@ def test_the_command(saved, data, capsys):
     model = saved()
     words = ["evaluate", model, "--data", str(data), "--workers", "0"]
     assert main([*words, "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     found = measured(model, data)
-    assert (told["miou"], told["pixels"], told["images"]) == (found.miou, found.pixels, 3)
-    assert told["inference"]["window"] == [16, 16]
-    assert [score["name"] for score in told["classes"]] == list(NAMES)
-    assert all(math.isfinite(score["iou"]) for score in told["classes"])
+    assert (output["miou"], output["pixels"], output["images"]) == (found.miou, found.pixels, 3)
+    assert output["inference"]["window"] == [16, 16]
+    assert [score["name"] for score in output["classes"]] == list(NAMES)
+    assert all(math.isfinite(score["iou"]) for score in output["classes"])
 
     assert main([*words, "--scales", "1", "1.5", "--flip", "--window", "20", "--stride", "8"]) == 0
     table = " ".join(capsys.readouterr().out.split())
@@ -355,6 +355,6 @@ def test_the_command(saved, data, capsys):
     assert "1, of a shorter side of 24" in table
 
     assert main([*words, "--labels", "map.json"]) == 2
-    told = capsys.readouterr().err
-    assert "labels was given" in told
-    assert "only a classifier takes it" in told
+    output = capsys.readouterr().err
+    assert "labels was given" in output
+    assert "only a classifier takes it" in output

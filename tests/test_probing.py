@@ -52,6 +52,15 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
         ("nearest neighbours", 2),
     ]
     assert all(len(few["accuracies"]) == 2 for few in found["few"])
+    trivial = ["colour histogram", "16 x 16 pixels", "untrained backbone"]
+    assert [each["method"] for each in found["baselines"]] == [
+        f"{name}, linear" for name in trivial
+    ]
+    assert [each["method"] for each in found["few_baselines"]] == [
+        f"{name}, linear" for name in trivial
+    ]
+    assert any("not clearly better than the baseline" in note for note in found["notes"])
+    assert sum("the most frequent class alone gives 33.3%" in note for note in found["notes"]) == 1
     assert set(found["account"]["images"]) == {"train", "val", "test"}
     page = (out / "probe.html").read_text()
     assert page.count("<circle") == 3 * BACKBONE.depth

@@ -40,8 +40,8 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
                str(trained.pretrained), "--steps", "60", "--lr", "3e-3", "--short-side", "40",
                "--warmup-steps", "2", *QUICK]  # fmt: skip
     assert main(command) == 0, capsys.readouterr().err
-    told = capsys.readouterr().out
-    assert "evaluation: miou" in told
+    output = capsys.readouterr().out
+    assert "evaluation: miou" in output
     assert main([*command, "--resume", "--quiet"]) == 0
 
     artifact = load_artifact(run)
@@ -67,11 +67,11 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     capsys.readouterr()
 
     (tmp_path / "words.jpg").write_text("words")
-    asked = [str(image), str(tmp_path / "words.jpg")]
-    assert main(["predict", str(run), *asked, "--out", str(tmp_path / "some")]) == 3
-    told = capsys.readouterr()
-    assert "overlays of 1 image, 1 unreadable" in told.out
-    assert f"error: not answered, as they cannot be read: '{asked[1]}'" in told.err
+    given = [str(image), str(tmp_path / "words.jpg")]
+    assert main(["predict", str(run), *given, "--out", str(tmp_path / "some")]) == 3
+    output = capsys.readouterr()
+    assert "overlays of 1 image, 1 unreadable" in output.out
+    assert f"error: not answered, as they cannot be read: '{given[1]}'" in output.err
     assert np.array_equal(pixels(tmp_path / "some" / "labels" / "01.png"), labels)
 
     with pytest.raises(ConfigError, match=r"does not classify[\s\S]*--out"):

@@ -70,6 +70,17 @@ def test_black_and_white_are_background_and_object(tmp_path, white, kind, names)
     assert np.unique(part.read(0).labels).tolist() == [0, 1]
 
 
+def test_black_and_white_beside_images_without_a_mask(tmp_path):
+    """Those are read before it is known that 255 is the object."""
+    root = write(tmp_path, masks_of(0, 255, count=6))
+    (root / "masks/0.png").unlink()
+    found = opened(root, unmasked="background")
+    every = [source.read(at) for source in found[:2] for at in range(len(source))]
+    assert {one.key: int(one.labels.max()) for one in every} == {
+        f"images/{number}.jpg": int(number > 0) for number in range(6)
+    }
+
+
 def test_255_among_labels_is_ignored_and_said_to_be(tmp_path):
     found = opened(write(tmp_path, masks_of(0, 1, 255)))
     assert found.train.classes == ("0", "1")
@@ -237,9 +248,9 @@ def test_a_legend_may_only_name_labels(tmp_path):
 
 def test_what_is_ignored_is_no_background(tmp_path):
     root = write(tmp_path, masks_of(np.nan, 1, kind=np.float32))
-    with pytest.raises(DataError, match="not ignored are of one class, '1'") as told:
+    with pytest.raises(DataError, match="not ignored are of one class, '1'") as refused:
         opened(root, ignore_values=("nan",))
-    assert "write it into the masks as label 0" in told.value.remedy
+    assert "write it into the masks as label 0" in refused.value.remedy
     assert opened(write(root, masks_of(np.nan, 0, 1, kind=np.float32)), ignore_values=("nan",))
     with pytest.raises(DataError, match="not ignored are of one class, '1'"):
         opened(write(tmp_path / "255", masks_of(255, 1)))
@@ -250,9 +261,9 @@ def test_what_is_ignored_is_no_background(tmp_path):
 )
 def test_labels_spread_over_grey_levels_are_two_readings(tmp_path, values):
     root = write(tmp_path, masks_of(*values))
-    with pytest.raises(DataError, match="spread over the grey levels") as told:
+    with pytest.raises(DataError, match="spread over the grey levels") as refused:
         opened(root)
-    assert f'"#{values[1]:02x}{values[1]:02x}{values[1]:02x}"' in told.value.remedy
+    assert f'"#{values[1]:02x}{values[1]:02x}{values[1]:02x}"' in refused.value.remedy
     classes = max(value for value in values if value < 255) + 1
     assert len(opened(root, mask_values="labels").train.classes) == classes
     names = {f"#{value:02x}{value:02x}{value:02x}": f"level {value}" for value in values}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from beit.config.data import FolderConfig, Reading
+from beit.data import folders, label_file
 from beit.data.check import check
 from beit.data.dataset import Dataset, open_source
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide, open_labelled
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, DataError
 
@@ -303,6 +304,33 @@ def test_images_beside_the_class_folders_are_counted(draw: Draw) -> None:
     assert (skipped.examples, skipped.count) == (("stray.png",), 1)
     assert "no label" in skipped.reason
     assert len(splits.train) + len(splits.validation) == 4
+
+
+def test_a_folder_is_walked_once_and_a_label_file_read_once(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often what is in them is requested."""
+    names = some("train/a", "train/b", "val/a", "val/b")
+    root = draw(*names)
+    (root / "list.csv").write_text("".join(f"{name},{name[-7]}\n" for name in names))
+    done: list[str] = []
+    for module, name in ((folders, "find_images"), (label_file, "read_table")):
+        function = getattr(module, name)
+
+        def counted(*given: object, do: Callable[..., object] = function) -> object:
+            done.append(str(given[0]))
+            return do(*given)
+
+        monkeypatch.setattr(module, name, counted)
+    for path in (str(root), str(root / "list.csv")):
+        data = Dataset(path)
+        learned = data.training()
+        before = learned.account
+        splits = divide(data, split=0.5, seed=0)
+        assert len(data.part("val").source) == len(data.splits()["val"]) == 4
+        assert keys(splits.train) == keys(learned) == names[:4]
+        assert learned.account is before  # of what is learned from, not of all splits
+        assert done.count(path) == 1
 
 
 @pytest.mark.parametrize("inside", ["imgs/", ""])

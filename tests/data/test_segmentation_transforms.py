@@ -82,16 +82,16 @@ def test_base_side_and_ratio():
     assert int((labels != 255).sum()) == 8 * 8
 
 
-def test_crops_with_one_class_above_the_share_are_drawn_again():
+def test_crops_with_one_class_above_the_fraction_are_drawn_again():
     image = np.zeros((64, 64, 4), np.uint8)
     image[:8, :, 3] = 1  # an eighth of it
-    shares = {}
+    fractions = {}
     for largest in (1.0, 0.75):
         draw = view((8, 8), base_side=64, largest_class=largest)
         found = [draw(image, None, random.Random(seed)).labels for seed in range(60)]
-        shares[largest] = sum(0 < int(labels.sum()) < 64 for labels in found) / len(found)
-    assert shares[1.0] < 0.3
-    assert shares[0.75] > shares[1.0] + 0.2
+        fractions[largest] = sum(0 < int(labels.sum()) < 64 for labels in found) / len(found)
+    assert fractions[1.0] < 0.3
+    assert fractions[0.75] > fractions[1.0] + 0.2
 
 
 def _after_the_crop(seed: int) -> random.Random:

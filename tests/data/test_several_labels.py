@@ -22,11 +22,10 @@ from beit.data.check import check
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset, open_source
 from beit.data.images import Images
-from beit.data.labelled import divide, open_labelled
+from beit.data.labelled import divide, few, hold_out, open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.pack import pack
 from beit.data.sources import FileSource, class_counts, class_names_at, is_multi_label, select
-from beit.data.splitting import few, hold_out
 from beit.errors import ConfigError, DataError
 
 LABELS = ("a", "b", "c", "rare")

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from beit import doctor
-from beit.cli import doctoring, main
+from beit.cli import doctor as doctor_verb
+from beit.cli import main
 from beit.config.serve import ServeConfig
 from beit.data.file_types import FORMATS
 from beit.doctor import environment
@@ -79,7 +80,9 @@ def test_help_loads_no_torch():
 def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
     shutil.copytree(class_folders, tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(environment, "missing", lambda _: "not tried here")  # it takes a minute
+    monkeypatch.setattr(
+        environment, "compiler_problem", lambda _: "not tried here"
+    )  # it takes a minute
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
     lines = re.findall(r"^beit (doctor.*)$", page, re.MULTILINE)
     assert len(lines) == 3
@@ -91,7 +94,7 @@ def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
 
 
 def test_the_port_is_that_of_the_server():
-    for function in (doctoring.examine, doctor.examine):
+    for function in (doctor_verb.examine, doctor.examine):
         assert signature(function).parameters["port"].default == ServeConfig().port
 
 
@@ -174,10 +177,10 @@ def test_a_driver_whose_gpu_torch_cannot_use(monkeypatch):
 
 
 def test_a_compiler_that_is_missing_or_fails(monkeypatch):
-    monkeypatch.setattr(environment, "missing", lambda _: "there is no C compiler")
+    monkeypatch.setattr(environment, "compiler_problem", lambda _: "there is no C compiler")
     [found] = environment.check_compile()
     assert "no C compiler" in found.found
-    monkeypatch.setattr(environment, "missing", lambda _: "")
+    monkeypatch.setattr(environment, "compiler_problem", lambda _: "")
     monkeypatch.setattr(environment, "COMPILED", "raise OSError('broken on {device}')")
     [found] = environment.check_compile()
     assert "OSError: broken on" in found.found

@@ -34,8 +34,8 @@ def test_scores_equal_a_plain_loop(batch):
         chosen = batch.targets == name
         assert scores.total[name] == chosen.sum()
         assert scores.right[name] == right[chosen].sum()
-    shares = [float(right[batch.targets == name].double().mean()) for name in range(CLASSES)]
-    assert scores.mean_per_class == pytest.approx(sum(shares) / CLASSES, abs=1e-12)
+    fractions = [float(right[batch.targets == name].double().mean()) for name in range(CLASSES)]
+    assert scores.mean_per_class == pytest.approx(sum(fractions) / CLASSES, abs=1e-12)
     five = [int(t) in row.argsort(descending=True)[:5] for row, t in zip(*batch[:2], strict=True)]
     assert scores.top5 == pytest.approx(sum(five) / 200)
 

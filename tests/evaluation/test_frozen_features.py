@@ -27,10 +27,10 @@ def separable():
 
 @pytest.mark.parametrize("accuracy", [neighbour_accuracy, linear_accuracy])
 def test_separable_classes_are_told_apart_and_shuffled_ones_are_not(separable, accuracy):
-    known, targets, asked, asked_targets = separable
-    assert accuracy(known, targets, asked, asked_targets) == 1.0
+    known, targets, queries, query_targets = separable
+    assert accuracy(known, targets, queries, query_targets) == 1.0
     shuffled = targets[torch.randperm(len(targets))]
-    assert accuracy(known, shuffled, asked, asked_targets) == pytest.approx(1 / CLASSES, abs=0.2)
+    assert accuracy(known, shuffled, queries, query_targets) == pytest.approx(1 / CLASSES, abs=0.2)
 
 
 @pytest.mark.parametrize("accuracy", [neighbour_accuracy, linear_accuracy])
@@ -44,18 +44,18 @@ def test_autocast_changes_nothing(separable, accuracy):
 def test_scale_and_offset_of_features_do_not_matter(accuracy):
     features, targets = torch.randn(80, 6), torch.randint(3, (80,))
     features[:, 0] += targets
-    known, asked = features[:50], features[50:]
-    expected = accuracy(known, targets[:50], asked, targets[50:])
-    moved = accuracy(known * 7 + 3, targets[:50], asked * 7 + 3, targets[50:])
+    known, queries = features[:50], features[50:]
+    expected = accuracy(known, targets[:50], queries, targets[50:])
+    moved = accuracy(known * 7 + 3, targets[:50], queries * 7 + 3, targets[50:])
     assert moved == pytest.approx(expected, abs=0.04)  # rounding may turn one image of thirty
 
 
 def test_neighbours_vote_with_their_similarity():
     known = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [-1.0, -0.1], [1.0, 0.2]])
     targets = torch.tensor([0, 1, 1, 0])
-    asked = torch.tensor([[1.0, 0.1]])
+    queries = torch.tensor([[1.0, 0.1]])
     for neighbours in (1, 4, 99):
-        accuracy = neighbour_accuracy(known, targets, asked, targets[:1], neighbours=neighbours)
+        accuracy = neighbour_accuracy(known, targets, queries, targets[:1], neighbours=neighbours)
         assert accuracy == 1.0
 
 

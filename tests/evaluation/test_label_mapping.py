@@ -128,7 +128,7 @@ def test_a_list_goes_by_file_name(label_map):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         ({"x": 3}, "'x': 3 is no class"),
         ({"x": True}, "True is no class"),
@@ -138,8 +138,8 @@ def test_a_list_goes_by_file_name(label_map):
         ("cat", "no object and no list"),
     ],
 )
-def test_wrong_maps(label_map, content, told):
-    with pytest.raises(DataError, match=told):
+def test_wrong_maps(label_map, content, words):
+    with pytest.raises(DataError, match=words):
         find_answers(folders("x"), CLASSES, label_map(content))
 
 

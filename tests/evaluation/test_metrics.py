@@ -10,7 +10,7 @@ from torch import nn
 
 from beit.batch import LabelledBatch
 from beit.evaluation.classify import score_classifier
-from beit.evaluation.metrics import confusion_matrix, top_k_hits
+from beit.evaluation.metrics import confusion_matrix, top_k_hits, wilson_interval
 from beit.objectives.base import entropy
 
 LOGITS = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [3.0, 1.0, 2.0]])
@@ -44,3 +44,16 @@ def test_scores_do_not_depend_on_the_batches(size):
     assert scores.loss == pytest.approx(float(expected))
     assert scores.right.tolist() == [1, 0, 0]
     assert scores.total.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("count", [10, 254, 4000])
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_a_wilson_interval_bounds_what_is_compatible(fraction, count):
+    """At its ends the observed fraction lies 1.96 standard errors away."""
+    low, high = wilson_interval(fraction, count)
+    assert -1e-12 <= low <= fraction + 1e-12
+    assert fraction - 1e-12 <= high <= 1 + 1e-12
+    for end in (low, high):
+        if 1e-9 < end < 1 - 1e-9:
+            error = math.sqrt(end * (1 - end) / count)
+            assert abs(fraction - end) == pytest.approx(1.96 * error)

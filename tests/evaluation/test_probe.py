@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import PatchTable, extract_features, extract_patches
 from beit.evaluation.metrics import average_precision
 from beit.evaluation.neighbours import neighbour_accuracies
@@ -95,16 +95,16 @@ def test_the_informative_block_is_found(table):
 
 def test_neighbours_equal_a_plain_vote(table):
     features, targets = table[0][:, 1], table[1]
-    known, asked = features[:35], features[35:]
+    known, queries = features[:35], features[35:]
     numbers, temperatures = (1, 3, 99), (0.05, 1.0)
     found = neighbour_accuracies(
-        known, targets[:35], asked, targets[35:], neighbours=numbers, temperatures=temperatures
+        known, targets[:35], queries, targets[35:], neighbours=numbers, temperatures=temperatures
     )
     mean, deviation = known.mean(dim=0), known.std(dim=0, correction=0)
     for row, number in enumerate(numbers):
         for column, temperature in enumerate(temperatures):
             right = 0
-            for image, target in zip(asked, targets[35:], strict=True):
+            for image, target in zip(queries, targets[35:], strict=True):
                 cosines = torch.cosine_similarity(
                     (known - mean) / deviation, ((image - mean) / deviation)[None]
                 )

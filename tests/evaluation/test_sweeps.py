@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, PatchTable
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.probe import attentive_accuracy, train_attentive, train_heads
@@ -80,9 +80,9 @@ def test_the_best_vote_on_validation_is_measured_on_test(tables):
     blocks, best = sweep_neighbours(tables, config=CONFIG)
 
     def accuracy(part, block, number, temperature):
-        known, asked = tables["train"], tables[part]
+        known, queries = tables["train"], tables[part]
         return neighbour_accuracy(
-            known.features[:, block], known.targets, asked.features[:, block], asked.targets,
+            known.features[:, block], known.targets, queries.features[:, block], queries.targets,
             neighbours=number, temperature=temperature,
         )  # fmt: skip
 
@@ -123,11 +123,11 @@ def test_few_labels_are_measured_on_test_or_else_on_validation(tables):
         (method, labels, 3) for labels in (1, 4) for method in ("linear", "nearest neighbours")
     ]
     assert notes == ["30 labels per class left out: one class has 20"]
-    known, asked = tables["train"], tables["test"]
+    known, queries = tables["train"], tables["test"]
     drawn = [draw(known.targets, 4, CLASSES, seed) for seed in range(3)]
     assert rows[3].accuracies == [
         neighbour_accuracy(
-            known.features[some, 1], known.targets[some], asked.features[:, 1], asked.targets
+            known.features[some, 1], known.targets[some], queries.features[:, 1], queries.targets
         )
         for some in drawn
     ]

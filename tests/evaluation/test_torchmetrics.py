@@ -54,9 +54,9 @@ def test_classification(answered):
     pairs = zip(logits.split(300), targets.split(300), strict=True)
     batches = [LabelledBatch(*pair, ()) for pair in pairs]
     found = score_classifier(nn.Identity(), batches, classes=CLASSES, device=torch.device("cpu"))
-    for k, share in ((1, found.top1), (5, found.top5)):
+    for k, fraction in ((1, found.top1), (5, found.top5)):
         theirs = multiclass_accuracy(logits, targets, CLASSES, average="micro", top_k=k)
-        assert share == pytest.approx(float(theirs), abs=1e-6)
+        assert fraction == pytest.approx(float(theirs), abs=1e-6)
         assert top_k_hits(logits, targets, k) / 500 == pytest.approx(float(theirs), abs=1e-6)
     theirs = multiclass_accuracy(logits, targets, CLASSES, average=None)
     occurs = found.total > 0

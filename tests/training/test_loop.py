@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
     assert_same_state(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_damaged_checkpoint_is_named_and_left_aside(tmp_path):
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path):
     train(tmp_path / "whole", masked(), InMemory(masked_batch), keep=9)
     weights = tmp_path / "whole" / "checkpoints" / "step-00000006" / "model.safetensors"
     content = bytearray(weights.read_bytes())

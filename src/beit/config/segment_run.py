@@ -143,10 +143,6 @@ class InferenceConfig(Config):
             "read the image at once or through a window",
         )
 
-    def windows(self, backbone: VisionTransformerConfig) -> tuple[Size, Size]:
-        """Window and stride for a backbone. Raises ConfigError for those that do not fit it."""
-        return window_and_stride(backbone, self.window, self.stride)
-
 
 def window_and_stride(
     backbone: VisionTransformerConfig, window: Size | None, stride: Size | None
@@ -190,4 +186,4 @@ class SegmentRunConfig(RunConfig):
         super().__post_init__()
         self.head.blocks(self.model.depth)
         self.head.normed_cells(self.model.grid)
-        self.inference.windows(self.model)
+        window_and_stride(self.model, self.inference.window, self.inference.stride)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from beit.config.model import VisionTransformerConfig
 from beit.config.validation import Config, Fraction, NonNegativeInt, Range, Side, Width, require
 from beit.terminal import shown
-
-if TYPE_CHECKING:
-    from beit.models.segmenter import HeadParts
 
 LEVELS = 4  # of the feature pyramid
 
@@ -37,7 +33,10 @@ def check_statistics(values: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationHeadConfig(Config, abc.ABC):
-    """A head that turns outputs of blocks into a class for each pixel."""
+    """A head that turns outputs of blocks into a class for each pixel.
+
+    `beit.models.segmenter.build_head` makes it.
+    """
 
     dropout: Fraction = 0.0
     """Fraction of the channels dropped before the last convolution, in training."""
@@ -64,9 +63,6 @@ class SegmentationHeadConfig(Config, abc.ABC):
 
         Raises ConfigError for a crop with too few patches for the head.
         """
-
-    @abc.abstractmethod
-    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,29 +110,6 @@ class UperNetConfig(SegmentationHeadConfig):
         deepest = (grid[0] // 2) * (grid[1] // 2)
         return min(min(self.pools) ** 2, deepest)
 
-    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
-        from beit.models.segmenter import HeadParts
-        from beit.models.upernet import FCNHead, PyramidNeck, UperNetHead
-
-        width = backbone.width
-        head = UperNetHead(
-            width=width,
-            channels=self.head_channels or width,
-            classes=classes,
-            dropout=self.dropout,
-            pools=self.pools,
-        )
-        auxiliary = None
-        if self.auxiliary:
-            auxiliary = FCNHead(
-                width=width,
-                channels=self.auxiliary_channels,
-                classes=classes,
-                dropout=self.dropout,
-                level=self.auxiliary_level,
-            )
-        return HeadParts(PyramidNeck(width=width), head, auxiliary)
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneBlockConfig(SegmentationHeadConfig):
@@ -159,19 +132,6 @@ class SETRConfig(OneBlockConfig):
     def normed_cells(self, grid: tuple[int, int]) -> int:
         return grid[0] * grid[1]
 
-    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
-        from beit.models.segmenter import HeadParts
-        from beit.models.setr import NormNeck, SETRHead
-
-        head = SETRHead(
-            width=backbone.width,
-            channels=self.head_channels,
-            classes=classes,
-            dropout=self.dropout,
-            patch=backbone.patch,
-        )
-        return HeadParts(NormNeck(width=backbone.width), head, None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LinearHeadConfig(OneBlockConfig):
@@ -179,10 +139,3 @@ class LinearHeadConfig(OneBlockConfig):
 
     def normed_cells(self, grid: tuple[int, int]) -> None:
         return None
-
-    def build(self, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
-        from beit.models.segmenter import HeadParts
-        from beit.models.setr import LinearHead, NormNeck
-
-        head = LinearHead(width=backbone.width, classes=classes, dropout=self.dropout)
-        return HeadParts(NormNeck(width=backbone.width), head, None)

@@ -51,8 +51,6 @@ class ImageNames:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._folder = Path(folder)
-        self._absolute = self._folder.absolute()
         self._below: dict[str, list[str]] | None = None
 
     def as_written(self, name: str) -> str | None:
@@ -60,17 +58,18 @@ class ImageNames:
         read = as_text(name)
         for text in dict.fromkeys((name, read, _slashed(name), _slashed(read))):
             try:
-                if text and os.path.isfile(self._folder / text):  # noqa: PTH113 - as in listing
+                # Strings, not paths: of a million rows each object would take as long as the disk.
+                if text and os.path.isfile(os.path.join(self.folder, text)):  # noqa: PTH113, PTH118
                     return self._relative(text)
             except ValueError:  # what no name can hold
                 return None
         return None
 
     def _relative(self, name: str) -> str:
-        path = PurePath(name)
-        if path.is_absolute() and path.is_relative_to(self._absolute):
-            return str(path.relative_to(self._absolute))
-        return str(PurePosixPath(name))  # without ./ and //
+        if os.path.isabs(name):  # noqa: PTH117
+            path, folder = PurePath(name), Path(self.folder).absolute()
+            return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        return "/".join(part for part in name.split("/") if part not in ("", "."))
 
     def find(self, name: str) -> list[str]:
         """The images that a name may mean: one, none, or several where it is ambiguous."""

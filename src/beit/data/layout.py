@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from beit.data.listing import natural_key, quoted
@@ -34,6 +35,7 @@ MASKS = "masks"
 """Why a folder of masks beside images is skipped."""
 
 
+@lru_cache(maxsize=1024)
 def split_called(name: str) -> Role | None:
     """`train`, `val` or `test` for what a split may be called, in any case; else None."""
     word = name.strip().lower()

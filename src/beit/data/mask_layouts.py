@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from beit.config.segment_run import Layout
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
@@ -44,7 +45,7 @@ def _recognised(search: Search) -> Layout:
     if annotations:
         return "coco" if annotations.lower().endswith(".json") else "folders"
     voc = {"JPEGImages", "SegmentationClass"} <= {*search.folders()}
-    files: Layout | None = "voc" if voc else "folders" if _folder_pairs(search) else None
+    files: Layout | None = "voc" if voc else "folders" if _paired_folders(search).by_split else None
     coco = coco_files(search)
     shapes: Layout = "coco" if coco else "labelme"
     names = quoted(coco) if coco else example_of_labelme(search)
@@ -59,22 +60,59 @@ def _recognised(search: Search) -> Layout:
 # -- images and masks in folders -----------------------------------------------------------------
 
 
-def _folder_pairs(search: Search) -> dict[str, tuple[str, str]]:
-    """Folders of images and of masks, relative to the data's folder, by split: directly below, or
-    below folders that are splits."""
-    found = {}
+class _Folders(NamedTuple):
+    """Folders of images and of masks, relative to the data's folder, by split; and in words."""
+
+    description: str
+    by_split: dict[str, tuple[str, str]]
+
+
+def _paired_folders(search: Search) -> _Folders:
+    """images/ and masks/ directly below, undivided or with the same splits in both; or below
+    folders that are splits. Empty if there are none."""
+    found: dict[str, tuple[str, str]] = {}
     for split, base in {WHOLE: "", **search.splits()}.items():
-        names = search.folders(base)
-        images = [name for name in names if name.casefold() in IMAGE_FOLDERS]
-        masks = _mask_folder(search, base, names) if images else None
-        if masks:
-            if len(images) > 1:
+        inside = search.folders(base)
+        usual = [name for name in inside if name.casefold() in IMAGE_FOLDERS]
+        mask_folder = _mask_folder(search, base, inside) if usual else None
+        if mask_folder:
+            if len(usual) > 1:
                 raise DataError(
-                    f"{search.path} has several folders of images: {quoted(images)}",
+                    f"{search.path} has several folders of images: {quoted(usual)}",
                     remedy="keep one of them there",
                 )
-            found[split] = str(PurePosixPath(base, images[0])), masks
-    return found
+            found[split] = str(PurePosixPath(base, usual[0])), mask_folder
+    if not found:
+        return _Folders("", {})
+    images, masks = found.get(WHOLE, next(iter(found.values())))
+    words = f"{images}/ and {masks}/"
+    if WHOLE not in found:
+        return _Folders(f"{words}, and so for each split", found)
+    in_images, in_masks = search.splits(images), search.splits(masks)
+    for one, other, splits, others in (
+        (images, masks, in_images, in_masks),
+        (masks, images, in_masks, in_images),
+    ):
+        for split, name in splits.items():
+            # Test images are often published without their masks.
+            if split not in others and (split != "test" or not others):
+                raise DataError(
+                    f"{search.path}/{one}/ has {name}/, {other}/ has not",
+                    remedy="use the same folders in both",
+                )
+    if not in_images:
+        return _Folders(words, {WHOLE: (images, masks)})
+    for split in in_images.keys() - in_masks.keys():
+        search.note(f"{images}/{in_images[split]}/ has no masks, and is not used")
+    names = [f"{name}/" for name in in_images.values()]
+    return _Folders(
+        f"{words}, with {', '.join(names)} below both",
+        {
+            split: (f"{images}/{name}", f"{masks}/{in_masks[split]}")
+            for split, name in in_images.items()
+            if split in in_masks
+        },
+    )
 
 
 def _mask_folder(search: Search, base: str, names: list[str]) -> str | None:
@@ -97,17 +135,14 @@ def _mask_folder(search: Search, base: str, names: list[str]) -> str | None:
 
 
 def _folders(search: Search) -> FoundMasks:
-    found = _folder_pairs(search)
-    suffix = search.config.mask_suffix
-    if WHOLE in found:
-        return _parallel_folders(search, *found[WHOLE])
+    description, found = _paired_folders(search)
     if found:
+        suffix = search.config.mask_suffix
         pairs = {
             split: search.pair_up(search.side(images), search.side(masks), suffix)
             for split, (images, masks) in found.items()
         }
-        images, masks = next(iter(found.values()))
-        return FoundMasks("folders", f"{images}/ and {masks}/, and so for each split", pairs)
+        return FoundMasks("folders", description, pairs)
     beside = _beside_images(search)
     if beside:
         return FoundMasks("folders", "masks beside their images", beside)
@@ -119,36 +154,6 @@ def _folders(search: Search) -> FoundMasks:
         remedy="use one of these layouts, with train/ and val/ above or below, or without; or "
         "--layout voc, coco or labelme; --annotations names a folder of masks with another name",
     )
-
-
-def _parallel_folders(search: Search, images: str, masks: str) -> FoundMasks:
-    """images/ and masks/, undivided or with the same splits below both."""
-    suffix = search.config.mask_suffix
-    image_splits, mask_splits = search.splits(images), search.splits(masks)
-    for one, other, splits, others in (
-        (images, masks, image_splits, mask_splits),
-        (masks, images, mask_splits, image_splits),
-    ):
-        for split, name in splits.items():
-            # Test images are often published without their masks.
-            if split not in others and (split != "test" or not others):
-                raise DataError(
-                    f"{search.path}/{one}/ has {name}/, {other}/ has not",
-                    remedy="use the same folders in both",
-                )
-    words = f"{images}/ and {masks}/"
-    if not image_splits:
-        pairs = search.pair_up(search.side(images), search.side(masks), suffix)
-        return FoundMasks("folders", words, {WHOLE: pairs})
-    found = {}
-    for split, name in image_splits.items():
-        if split in mask_splits:
-            sides = search.side(f"{images}/{name}"), search.side(f"{masks}/{mask_splits[split]}")
-            found[split] = search.pair_up(*sides, suffix)
-        else:
-            search.note(f"{images}/{name}/ has no masks, and is not used")
-    names = ", ".join(f"{name}/" for name in image_splits.values())
-    return FoundMasks("folders", f"{words}, with {names} below both", found)
 
 
 def _beside_images(search: Search) -> dict[str, Pairs]:

@@ -17,8 +17,8 @@ from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import find_images, natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError
-from beit.data.shard_index import Label, ShardIndex, find_index
-from beit.data.sources import Record, images_per_class, target_at
+from beit.data.shard_index import ShardIndex, find_index
+from beit.data.sources import Record, account_for, number_labels, target_at
 from beit.data.storage import expand, is_remote, read_all, read_range
 from beit.errors import BeitError, DataError, of_another_format
 from beit.json_object import parse_json
@@ -93,7 +93,7 @@ class ShardSource:
 
 
 def _check_header(header: bytes, name: bytes, size: int) -> None:
-    """The index may be older than the shard: what lies there must be what is looked for."""
+    """The index may be older than the shard: what is there must be what is expected."""
     found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     short = len(name) <= tarfile.LENGTH_NAME and name.isascii()
     if found.size != size or (short and os.fsencode(found.name) != name):
@@ -105,40 +105,25 @@ def _labels(indexes: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray 
     labels, if any image has a list of them."""
     if any((index.labels < 0).any() for index in indexes):
         return (), None
-    every = [one for index in indexes for one in index.label_names]
-    words = {word for one in every for word in ((one,) if isinstance(one, str) else one)}
-    classes = tuple(sorted(words, key=natural_key))
-    ids = {name: number for number, name in enumerate(classes)}
-    several = any(not isinstance(one, str) for one in every)
-
-    def target(one: Label) -> np.ndarray:
-        numbers = [ids[word] for word in ((one,) if isinstance(one, str) else one)]
-        return np.isin(np.arange(len(ids)), numbers) if several else np.array(numbers[0])
-
-    translated = [
-        np.stack([*map(target, index.label_names)])[index.labels]
-        for index in indexes
-        if len(index.labels)
-    ]
-    return classes, np.concatenate(translated) if translated else np.zeros(0, np.int64)
+    classes, targets = number_labels([one for index in indexes for one in index.label_names])
+    starts = np.cumsum([0, *(len(index.label_names) for index in indexes)])
+    pairs = zip(indexes, starts.tolist(), strict=False)
+    return classes, targets[np.concatenate([index.labels + start for index, start in pairs])]
 
 
 def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: ShardSource) -> Account:
     skipped = SkippedFiles(one for index in indexes for one in index.skipped)
     labelled = any(index.label_names for index in indexes)
     unlabelled = sum(int((index.labels < 0).sum()) for index in indexes)
-    notes = []
-    if unlabelled and labelled:
-        notes.append(f"{unlabelled} images have no label, so that none is used")
-    split = source.part
-    return Account(
-        data=places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
-        layout="tar shards in the layout of WebDataset"
+    note = f"{unlabelled} images have no label, so that none is used"
+    return account_for(
+        source,
+        places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
+        "tar shards in the layout of WebDataset"
         + (", with a label for each image" if source.classes else ""),
-        images={split: len(source)},
-        classes={split: images_per_class(source)},
+        split=source.part,
         skipped=skipped.found(),
-        notes=tuple(notes),
+        notes=(note,) if unlabelled and labelled else (),
     )
 
 
@@ -156,8 +141,8 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
         raise DataError(
             f"no images in {len(places)} shards: {quoted(list(places))}"
             + (f"; they hold {met}" if met else ""),
-            remedy="an image is told by what follows the first dot of its name, such as .jpg; "
-            "`beit data pack` names the images of a folder so",
+            remedy="an image is recognised by what follows the first dot of its name, such as "
+            ".jpg; `beit data pack` names the images of a folder so",
         )
     return source
 
@@ -165,7 +150,7 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
 def shard_parts(path: str) -> dict[str, list[str]] | None:
     """The shards that a path, an address or a pattern stands for, by part; None if it is none.
 
-    A folder that was packed says itself what it has, also behind an address. Any other folder
+    A folder that was packed lists itself what it has, also behind an address. Any other folder
     counts if .tar files lie in it or in its train/, val/ and so on, and images nowhere.
     Errors: DataError for shards that are not there.
     """
@@ -192,7 +177,7 @@ def _split_folders(path: str) -> list[str]:
             return sorted(one.name for one in entries if split_name(one.name) in ROLES
                           and one.is_dir())  # fmt: skip
     except OSError:
-        return []  # said when the folder itself is listed
+        return []  # reported when the folder itself is listed
 
 
 def _tars(folder: Path) -> list[str]:

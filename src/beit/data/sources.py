@@ -88,12 +88,12 @@ def number_labels(
     """Classes in natural order, if they are not given, and the targets of images with these labels:
     of one for each image int64 [n], of any number for each bool [n, C]."""
     several = any(not isinstance(one, str) for one in labels)
-    words = [(one,) if isinstance(one, str) else one for one in labels]
+    words = [(one,) if isinstance(one, str) else one for one in (labels if several else {*labels})]
     if not classes:
         classes = tuple(sorted({word for each in words for word in each}, key=natural_key))
-    ids = {name: number for number, name in enumerate(classes)}
+    ids: dict[str | Collection[str], int] = {name: at for at, name in enumerate(classes)}
     if not several:
-        return classes, np.fromiter((ids[word] for (word,) in words), np.int64, len(labels))
+        return classes, np.fromiter(map(ids.__getitem__, labels), np.int64, len(labels))
     targets = np.zeros((len(labels), len(classes)), np.bool_)
     for row, each in enumerate(words):
         targets[row, [ids[word] for word in each]] = True

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, PatchTable, standardised
 from beit.evaluation.neighbours import neighbour_accuracies, neighbour_accuracy
 from beit.evaluation.probe import (
@@ -68,6 +68,9 @@ class Probes:
     blocks: dict[str, list[float]]
     chosen: list[Chosen]
     few: list[Few]
+    baselines: list[Chosen]
+    """The same linear probe of what any features must beat, chosen by the same search."""
+    few_baselines: list[Few]
     unreadable: dict[str, str]
     several: list[str]
     """Images that are the first of several in their file."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.config.model import VisionTransformerConfig
-from beit.config.segmentation import SegmentationHeadConfig
+from beit.config.segmentation import (
+    LinearHeadConfig,
+    SegmentationHeadConfig,
+    SETRConfig,
+    UperNetConfig,
+)
+from beit.errors import ConfigError
 from beit.models.heads import BackboneModel
-from beit.models.upernet import Maps, resize
+from beit.models.setr import LinearHead, NormNeck, SETRHead
+from beit.models.upernet import FCNHead, Maps, PyramidNeck, UperNetHead, resize
 from beit.models.vit import Images
 
 
@@ -20,6 +28,61 @@ class HeadParts(NamedTuple):
     neck: nn.Module
     decode_head: nn.Module
     auxiliary_head: nn.Module | None
+
+
+@singledispatch
+def build_head(
+    config: SegmentationHeadConfig, backbone: VisionTransformerConfig, classes: int
+) -> HeadParts:
+    """Neck and heads for a backbone. A head of your own is registered as those below.
+
+    Raises ConfigError if none is registered for the type of `config`.
+    """
+    raise ConfigError(
+        f"no head of {classes} classes on a width of {backbone.width} is registered for "
+        f"{type(config).__name__}",
+        remedy="register one: @build_head.register",
+    )
+
+
+@build_head.register
+def _(config: UperNetConfig, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
+    width, dropout = backbone.width, config.dropout
+    head = UperNetHead(
+        width=width,
+        channels=config.head_channels or width,
+        classes=classes,
+        dropout=dropout,
+        pools=config.pools,
+    )
+    auxiliary = None
+    if config.auxiliary:
+        auxiliary = FCNHead(
+            width=width,
+            channels=config.auxiliary_channels,
+            classes=classes,
+            dropout=dropout,
+            level=config.auxiliary_level,
+        )
+    return HeadParts(PyramidNeck(width=width), head, auxiliary)
+
+
+@build_head.register
+def _(config: SETRConfig, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
+    head = SETRHead(
+        width=backbone.width,
+        channels=config.head_channels,
+        classes=classes,
+        dropout=config.dropout,
+        patch=backbone.patch,
+    )
+    return HeadParts(NormNeck(width=backbone.width), head, None)
+
+
+@build_head.register
+def _(config: LinearHeadConfig, backbone: VisionTransformerConfig, classes: int) -> HeadParts:
+    head = LinearHead(width=backbone.width, classes=classes, dropout=config.dropout)
+    return HeadParts(NormNeck(width=backbone.width), head, None)
 
 
 class Predictions(NamedTuple):
@@ -43,7 +106,7 @@ class Segmenter(BackboneModel):
         self.config = head
         self.classes = classes
         self.out_indices = head.blocks(backbone.depth)
-        self.neck, self.decode_head, self.auxiliary_head = head.build(backbone, classes)
+        self.neck, self.decode_head, self.auxiliary_head = build_head(head, backbone, classes)
 
     def _levels(self, images: Images) -> Maps:
         """What the heads read."""

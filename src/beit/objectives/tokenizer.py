@@ -34,14 +34,13 @@ class TokenizerObjective(Objective[ImageBatch]):
     """What every tokenizer has: a vocabulary whose use is logged, and dead codes to revive."""
 
     model: VisualTokenizer
+    config: ReconstructConfig | QuantiseConfig
 
     def __init__(
         self, tokenizer: VisualTokenizer, config: ReconstructConfig | QuantiseConfig, *, seed: int
     ) -> None:
         super().__init__()
-        self.model = tokenizer
-        self._revive_every = config.revive_every
-        self._seed = seed
+        self.model, self.config, self._seed = tokenizer, config, seed
 
     @abc.abstractmethod
     def update_codes(self) -> None:
@@ -53,7 +52,8 @@ class TokenizerObjective(Objective[ImageBatch]):
 
     def after_step(self, step: int) -> dict[str, float]:
         self.update_codes()
-        if not self._revive_every or (step + 1) % self._revive_every:
+        every = self.config.revive_every
+        if not every or (step + 1) % every:
             return {}
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         return {"codes_revived": float(self.revive(generator))}
@@ -81,19 +81,15 @@ class VAEReconstruction(TokenizerObjective):
     """
 
     model: DiscreteVAE
-
-    def __init__(self, tokenizer: DiscreteVAE, config: ReconstructConfig, *, seed: int) -> None:
-        super().__init__(tokenizer, config, seed=seed)
-        self.config = config
+    config: ReconstructConfig
 
     def temperature(self, progress: float) -> float:
         """Gumbel-softmax temperature, annealed on a cosine."""
         config = self.config
         done = min(progress / config.annealing, 1.0) if config.annealing else 1.0
-        fall = (1 + math.cos(math.pi * done)) / 2
-        return config.final_temperature + (config.first_temperature - config.final_temperature) * (
-            fall
-        )
+        left = (1 + math.cos(math.pi * done)) / 2
+        first, final = config.first_temperature, config.final_temperature
+        return final + (first - final) * left
 
     def kl_weight(self, progress: float) -> float:
         """Weight of the KL, raised linearly."""
@@ -114,8 +110,8 @@ class VAEReconstruction(TokenizerObjective):
         log_vocabulary = math.log(self.model.codes)
         kl = log_vocabulary + (codes * log_codes).sum(dim=1).mean()
         imbalance = log_vocabulary - entropy(codes.mean(dim=(0, 2, 3)))
-        weight = self.kl_weight(progress)
-        total = reconstruction + weight * kl + self.config.balance_weight * imbalance
+        total = reconstruction + self.kl_weight(progress) * kl
+        total = total + self.config.balance_weight * imbalance
         detached = logits.detach()
         if self.training:
             self.model.observe(detached)
@@ -159,10 +155,7 @@ class Quantisation(TokenizerObjective):
     """
 
     model: QuantisedTokenizer
-
-    def __init__(self, tokenizer: QuantisedTokenizer, config: QuantiseConfig, *, seed: int) -> None:
-        super().__init__(tokenizer, config, seed=seed)
-        self._commitment_weight = config.commitment_weight
+    config: QuantiseConfig
 
     @abc.abstractmethod
     def distance(self, values: Patches, pixels: Pixels, views: Views | None) -> Float[Tensor, ""]:
@@ -173,7 +166,7 @@ class Quantisation(TokenizerObjective):
         pixels = self.model.pixels(batch.images)
         values, commitment, tokens = self.model(pixels)
         reconstruction = self.distance(values.float(), pixels, batch.views)
-        total = reconstruction + self._commitment_weight * commitment
+        total = reconstruction + self.config.commitment_weight * commitment
         terms = {
             "loss": total.detach(),
             "reconstruction": reconstruction.detach(),

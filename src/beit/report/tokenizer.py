@@ -15,10 +15,10 @@ from torch import Tensor
 from beit.batch import ImageBatch
 from beit.config.runs import TokenizerRunConfig
 from beit.config.tokenizer import VQKDConfig
+from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.sources import evenly, spread
 from beit.data.visualize import to_rgb, token_map
-from beit.evaluation.eval_loader import CentreView
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
 from beit.report.charts import Chart, Line, draw, read_charts
@@ -98,7 +98,7 @@ def _encoded(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, li
     tokenizer = opened.model
     amount = opened.affordable(tokenizer.grid[0] * tokenizer.grid[1] * 4, MOST_IMAGES)
     source = evenly(open_source(config.data, config.reading), amount)
-    view, channels = CentreView(tokenizer.size, 1.0), tokenizer.config.channels
+    view, channels = EvaluationView(tokenizer.size, 1.0, labelled=False), tokenizer.config.channels
     found: list[Encoded] = []
     for batch in batches(ImageBatch, source, view, channels, config.loader.value_range):
         found += encode(tokenizer, batch._replace(images=batch.images.to(opened.device)))

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
 from beit.claim import claim_output
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable, is_multi_label
 from beit.errors import ConfigError, DataError
+from beit.evaluation.baselines import Baselines
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.features import FeatureTable, every_block, extract_patches
+from beit.evaluation.metrics import wilson_interval
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,
     Chosen,
+    Few,
     Probes,
     Sweep,
     few_labels,
@@ -34,6 +39,7 @@ from beit.evaluation.sweeps import (
 )
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
+from beit.models.vit import VisionTransformer
 from beit.recipes import DEFAULT
 from beit.recipes.probe import find_probe
 from beit.report.page import write_probe_page
@@ -135,21 +141,60 @@ class _Measuring:
     def run(self) -> Probes:
         """All methods, one after the other."""
         config, classes = self.config, self.classes
-        tables = {
-            part: every_block(self.model, passes, self.device)
-            for part, passes in self.passes.items()
-        }
+        tables, baselines = self._tables()
         unreadable = self._unreadable(tables)
         linear = sweep_linear(MEAN, tables, classes=classes, config=config)
         block = linear.best.block
         sweeps = [sweep_linear(BOTH, tables, classes=classes, config=config), linear]
+        trivial = [
+            replace(
+                sweep_linear(MEAN, found, classes=classes, config=config).best,
+                method=f"{name}, linear",
+            )
+            for name, found in baselines.items()
+        ]
         if self.multi_label:
-            return self._found(tables, sweeps, unreadable)
+            return replace(self._found(tables, sweeps, unreadable), baselines=trivial)
         sweeps.append(sweep_neighbours(tables, config=config))
         few = few_labels(tables, block=block, classes=classes, config=config)
         found = self._found(tables, sweeps, unreadable)
         chosen = [*found.chosen, *self._attentive(block)]
-        return replace(found, chosen=chosen, few=few.rows, notes=few.notes)
+        targets = tables.get("test", tables["validation"]).targets
+        notes = [*few.notes, *_verdict(chosen, trivial, targets)] if trivial else few.notes
+        return replace(
+            found,
+            chosen=chosen,
+            few=few.rows,
+            baselines=trivial,
+            few_baselines=list(self._few_baselines(baselines, trivial)),
+            notes=notes,
+        )
+
+    def _tables(self) -> tuple[dict[str, FeatureTable], dict[str, dict[str, FeatureTable]]]:
+        """The features of every part, and those of every baseline."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            untrained = VisionTransformer(self.model.backbone.config)
+        untrained.to(self.device).eval()
+        tables: dict[str, FeatureTable] = {}
+        baselines: dict[str, dict[str, FeatureTable]] = {}
+        for part, batches in self.passes.items():
+            passing = Baselines(untrained, self.device) if self.config.baselines else None
+            seen = passing.passing(batches) if passing else batches
+            tables[part] = every_block(self.model, seen, self.device)
+            for name, table in passing.tables(tables[part]).items() if passing else ():
+                baselines.setdefault(name, {})[part] = table
+        return tables, baselines
+
+    def _few_baselines(
+        self, baselines: dict[str, dict[str, FeatureTable]], chosen: list[Chosen]
+    ) -> Iterator[Few]:
+        """Linear probes of the baselines with few labels, at the block that their probe chose."""
+        for (name, tables), best in zip(baselines.items(), chosen, strict=True):
+            few = few_labels(tables, block=best.block, classes=self.classes, config=self.config)
+            for row in few.rows:
+                if row.method == "linear":
+                    yield replace(row, method=f"{name}, linear")
 
     def _found(
         self,
@@ -162,6 +207,8 @@ class _Measuring:
             blocks={sweep.best.method: sweep.blocks for sweep in sweeps},
             chosen=[sweep.best for sweep in sweeps],
             few=[],
+            baselines=[],
+            few_baselines=[],
             unreadable=unreadable,
             several=[key for passes in self.passes.values() for key in passes.multi_frame()],
             notes=[SEVERAL] if self.multi_label else [],
@@ -200,18 +247,51 @@ class _Measuring:
         return lost
 
 
+def _verdict(chosen: list[Chosen], baselines: list[Chosen], targets: Tensor) -> Iterator[str]:
+    """What the numbers say of the features, on test or, without one, on validation."""
+
+    def score(each: Chosen) -> float:
+        return each.validation if each.test is None else each.test
+
+    best, trivial = max(chosen, key=score), max(baselines, key=score)
+    images, gain = len(targets), score(best) - score(trivial)
+    variance = sum(score(each) * (1 - score(each)) for each in (best, trivial)) / images
+    doubt = 1.96 * math.sqrt(variance)
+    frequent = int(targets.bincount().max()) / images
+    yield (
+        f"on these {images} images the most frequent class alone gives {frequent:.1%}, the best "
+        f"baseline ({trivial.method}) {score(trivial):.1%}, the best probe ({best.method}) "
+        f"{score(best):.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points (95 %)"
+    )
+    if gain <= doubt:
+        yield (
+            "these features are not clearly better than the baseline here: pre-train longer or on "
+            "more images, start from a released model, or ask whether the classes differ in "
+            "anything but colour and brightness"
+        )
+
+
 def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
     """What was chosen, and few labels: method, setting, validation, test."""
+
+    def score(value: float | None, part: str) -> str:
+        if value is None:
+            return ""
+        if found.measure != "accuracy":
+            return f"{value:.1%}"
+        low, high = wilson_interval(value, found.images[part])
+        return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
     rows = [
         (
             each.method,
             f"block {each.block}, " + ", ".join(f"{k} {v:g}" for k, v in each.setting.items()),
-            f"{each.validation:.1%}",
-            "" if each.test is None else f"{each.test:.1%}",
+            score(each.validation, "validation"),
+            score(each.test, "test"),
         )
-        for each in found.chosen
+        for each in (*found.chosen, *found.baselines)
     ]
-    for few in found.few:
+    for few in (*found.few, *found.few_baselines):
         spread = f"{few.mean:.1%} ± {few.deviation:.1%}"
         cells = ("", spread) if "test" in found.images else (spread, "")
         rows.append((few.method, f"{few.labels} labels per class", *cells))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import EvaluateConfig
-from beit.config.segment_run import IGNORE, InferenceConfig
+from beit.config.segment_run import IGNORE, InferenceConfig, window_and_stride
 from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
@@ -101,7 +101,7 @@ def evaluate_segmenter(
     built = segmenter.backbone.config
     inference = asked.inference(artifact.details.inference, flip=config.flip)
     if not inference.whole:
-        window, stride = inference.windows(built)
+        window, stride = window_and_stride(built, inference.window, inference.stride)
         inference = replace(inference, window=window, stride=stride)
     elif config.batch is not None:
         raise ConfigError(

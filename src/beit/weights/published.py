@@ -10,9 +10,6 @@ from typing import Literal
 
 from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
 
-PAGES = "https://github.com/microsoft/unilm/blob/master"
-CLASSES = {"intermediate": 21841, "fine-tuned": 1000, "segmenter": 150}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -56,24 +53,10 @@ class Published:
         return {"half": HALF, "imagenet": IMAGENET_STD}.get(self.statistics)
 
     @property
-    def classes(self) -> int:
-        """Classes C of its head, 0 without one."""
-        return CLASSES.get(self.kind, 0)
-
-    @property
     def hash_start(self) -> str:
         """What its SHA-256 begins with: all of it, eight digits in its name, or nothing."""
         named = re.search(r"-([0-9a-f]{8})\.pth$", self.name)
         return self.sha256 or (named[1] if named else "")
-
-    @property
-    def command(self) -> str:
-        """The command that measures `expected`; empty where nothing is stated."""
-        if not self.expected:
-            return ""
-        ade20k = self.kind == "segmenter"
-        data = "ADEChallengeData2016 --layout ade20k" if ade20k else "imagenet/val"
-        return f"beit evaluate {self.name} --data {data}"
 
 
 PUBLISHED: tuple[Published, ...] = tuple(
@@ -105,30 +88,3 @@ def is_published_hub(reference: str) -> bool:
     """Whether a hub id (`hf:org/name`) is one that the authors' weights were put under."""
     plain = reference.removeprefix("hf:").split("@")[0]
     return any(plain == file.hub for file in PUBLISHED if file.hub)
-
-
-def as_markdown() -> str:
-    """The table of `docs/checkpoints.md`."""
-    rows = [
-        "| file | what | size | SHA-256 | expected | stated in | command |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for file in PUBLISHED:
-        known = f"begins with `{file.hash_start}`" if file.hash_start else ""
-        if file.sha256:
-            known = (
-                f"`{file.sha256}`, measured by "
-                f"[{file.hash_source}](https://github.com/{file.hash_source})"
-            )
-        metric = "mIoU" if file.kind == "segmenter" else "top-1"
-        cells = (
-            f"[{file.name}]({file.url})" if file.url else file.name,
-            f"{file.family}, {file.kind}",
-            f"{file.backbone}, {file.size} px".removeprefix(", "),
-            known,
-            f"{file.expected} % {metric}" if file.expected else "",
-            f"[{file.source}]({PAGES}/{file.source})" if file.source else "",
-            f"`{file.command}`" if file.command else "",
-        )
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
