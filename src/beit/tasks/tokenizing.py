@@ -43,8 +43,8 @@ from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
+from beit.weights.load import open_teacher
 from beit.weights.store import Details
-from beit.weights.teachers import open_teacher
 
 
 def tokenizer(
