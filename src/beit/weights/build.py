@@ -28,7 +28,7 @@ from beit.weights.strict import load_strictly
 
 
 class Built(NamedTuple):
-    """A model in evaluation mode, and what was assumed or left out to build it."""
+    """A model in evaluation mode, and what was assumed or skipped to build it."""
 
     model: nn.Module
     notes: tuple[str, ...]

@@ -24,7 +24,7 @@ from beit.weights.strict import load_strictly
 
 SHARED = f"rel_pos_bias.{TABLE}"
 SAME = ("patch", "channels", "width", "depth", "heads", "hidden", "absolute_position")
-"""What a backbone must share with the one that its weights come from."""
+"""What a backbone must have in common with the one that its weights come from."""
 
 
 class Transfer(NamedTuple):
