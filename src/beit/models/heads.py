@@ -95,7 +95,7 @@ class MaskedImageModel(BackboneModel):
         masked: MaskedPatches | None,
         selected: MaskedPatches | None,
         extra: PatchAggregation | None = None,
-    ) -> list[Float[Tensor, "rows width"]]:
+    ) -> list[Float[Tensor, "rows features"]]:
         """The selected patches, or all, after the backbone and after the aggregation."""
         places = None if selected is None else selected.places
         hidden = None if masked is None else masked.mask
