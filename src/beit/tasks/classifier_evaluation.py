@@ -15,6 +15,7 @@ from beit.config.data import LabelFileConfig, Reading
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
+from beit.data.augment import EvaluationView
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.label_file import is_label_file, read_label_file
@@ -40,7 +41,7 @@ from beit.evaluation.classify import (
     score_classifier,
     score_labels,
 )
-from beit.evaluation.eval_loader import CentreView, SkipLog
+from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
@@ -103,7 +104,7 @@ class _Measuring(NamedTuple):
     artifact: Artifact
     model: str
     config: EvaluateConfig
-    view: CentreView
+    view: EvaluationView
     device: torch.device
     skips: SkipLog
 
@@ -142,7 +143,7 @@ class _Measuring(NamedTuple):
             "model": self.model,
             "data": opened.place,
             "size": self.view.size,
-            "crop": self.view.crop_share,
+            "crop": self.view.crop,
             "flip": self.config.flip,
             "account": opened.source.account,
             "unreadable": self.skips.unreadable(),
@@ -255,14 +256,14 @@ def _reading(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tuple
     return given._replace(label_file=options), (note,)
 
 
-def _view(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
     """How each image is read: as the model says, but for what the config gives."""
     backbone, details, given = artifact.backbone, artifact.details, config.classified
     assert backbone is not None
     size = given.size or backbone.size
     check_multiple("size", size, backbone.patch)
     crop = details.crop if given.crop is None else given.crop
-    return CentreView(size, crop, details.resize, details.interpolation)
+    return EvaluationView(size, crop, details.resize, details.interpolation, labelled=False)
 
 
 def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.ndarray:
