@@ -295,13 +295,13 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
     value, more = strange[0], ""
     shown = reading.written(value)
     if reading.legend is not None:
-        have = f"colours that are not in the legend, such as {shown}"
+        fault = f"have colours that are not in the legend, such as {shown}"
         advice = (
             "complete the legend; or, where the masks hold labels and the legend only names them, "
             "add --mask-values labels"
         )
     else:
-        have = f"the value {shown}"
+        fault = f"have the value {shown}"
         if len(strange) <= MOST_IGNORED:  # else measurements or probabilities
             more = "; where these stand for no data, add --ignore-values "
             more += " ".join(map(written, strange))
@@ -318,7 +318,7 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
             advice = f"labels are whole numbers from 0 to {IGNORE - 1}"
     raise DataError(
         f"{values.pixels[value]} pixels in {values.masks_with[value]} of {len(values.masks)} masks "
-        f"have {have}: first in {values.first_in[value]}",
+        f"{fault}: first in {values.first_in[value]}",
         remedy=advice + more,
     )
 
