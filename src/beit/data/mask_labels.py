@@ -44,7 +44,9 @@ class MaskReading:
     """With it values are colours."""
     classes: tuple[str, ...] = ()
     """In the order of their labels; empty if only the masks can tell."""
-    _tables: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _tables: dict[int, np.ndarray] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @classmethod
     def configured(
@@ -295,13 +297,13 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
     value, more = strange[0], ""
     shown = reading.written(value)
     if reading.legend is not None:
-        fault = f"have colours that are not in the legend, such as {shown}"
+        have = f"colours that are not in the legend, such as {shown}"
         advice = (
             "complete the legend; or, where the masks hold labels and the legend only names them, "
             "add --mask-values labels"
         )
     else:
-        fault = f"have the value {shown}"
+        have = f"the value {shown}"
         if len(strange) <= MOST_IGNORED:  # else measurements or probabilities
             more = "; where these stand for no data, add --ignore-values "
             more += " ".join(map(written, strange))
@@ -318,7 +320,7 @@ def _refuse_strange(values: Values, reading: MaskReading) -> None:
             advice = f"labels are whole numbers from 0 to {IGNORE - 1}"
     raise DataError(
         f"{values.pixels[value]} pixels in {values.masks_with[value]} of {len(values.masks)} masks "
-        f"{fault}: first in {values.first_in[value]}",
+        f"have {have}: first in {values.first_in[value]}",
         remedy=advice + more,
     )
 
