@@ -44,7 +44,7 @@ def test_devices_that_are_there(monkeypatch):
     ("name", "count", "problem"),
     [
         ("cuda", 0, "torch finds 0 GPUs"),
-        ("cuda:2", 2, "device cuda:2 was asked for, and torch finds 2 GPUs"),
+        ("cuda:2", 2, "device cuda:2 was requested, and torch finds 2 GPUs"),
         ("gpu", 1, "no device 'gpu'"),
     ],
 )

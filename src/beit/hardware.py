@@ -26,7 +26,7 @@ def find_device(name: str | torch.device) -> torch.device:
         raise ConfigError(f"there is no device '{name}'", remedy="use cpu or cuda") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device {name} was asked for, and torch finds {torch.cuda.device_count()} GPUs",
+            f"device {name} was requested, and torch finds {torch.cuda.device_count()} GPUs",
             remedy="use device cpu, or install the driver that this torch was built for",
         )
     return device

@@ -277,7 +277,7 @@ SCRIPT = """
 import multiprocessing, sys
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.loader import Loader
-from beit.data.sources import open_source
+from beit.data.dataset import open_source
 from beit.data.transforms import SingleView
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def test_black_and_white_are_background_and_object(tmp_path, white, kind, names)
     assert np.unique(part.read(0).labels).tolist() == [0, 1]
 
 
+def test_black_and_white_beside_images_without_a_mask(tmp_path):
+    """Those are read before it is known that 255 is the object."""
+    root = write(tmp_path, masks_of(0, 255, count=6))
+    (root / "masks/0.png").unlink()
+    found = opened(root, unmasked="background")
+    every = [source.read(at) for source in found[:2] for at in range(len(source))]
+    assert {one.key: int(one.labels.max()) for one in every} == {
+        f"images/{number}.jpg": int(number > 0) for number in range(6)
+    }
+
+
 def test_255_among_labels_is_ignored_and_said_to_be(tmp_path):
     found = opened(write(tmp_path, masks_of(0, 1, 255)))
     assert found.train.classes == ("0", "1")

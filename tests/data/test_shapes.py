@@ -12,6 +12,7 @@ from PIL import Image
 
 from beit.config import MaskConfig
 from beit.data.segmented import SegmentationData
+from beit.data.shapes import Shape, Shapes
 from beit.errors import BeitError, ConfigError, DataError
 
 HEIGHT, WIDTH = 20, 30
@@ -319,3 +320,12 @@ def test_the_fingerprint_knows_the_shapes(tmp_path):
     after = opened(tmp_path).train.fingerprint(), opened(tmp_path).validation.fingerprint()
     assert before[0] != after[0]
     assert before[1] != after[1]
+
+
+def test_runs_know_their_shapes_by_how_they_were_always_written():
+    """Fingerprints of data are kept in runs and models."""
+    shapes = Shapes("a.json", 2, 3, (Shape("bitmap", "x", ([0, 0], "iVBO")),))
+    assert repr(shapes) == (
+        "Shapes(name='a.json', height=2, width=3, shapes=(Shape(kind='bitmap', label='x', "
+        "data=([0, 0], 'iVBO')),))"
+    )

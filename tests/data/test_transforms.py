@@ -125,7 +125,7 @@ def test_right_size_is_untouched() -> None:
     view = SingleView(config=PLAIN, size=(32, 32), interpolation="lanczos")
     sample = view(image, None, random.Random(0))
     np.testing.assert_array_equal(sample.images[0].permute(1, 2, 0).numpy(), image)
-    evaluation = EvaluationView((32, 32), crop_share=1.0)(image, 3, random.Random(0))
+    evaluation = EvaluationView((32, 32), crop=1.0)(image, 3, random.Random(0))
     np.testing.assert_array_equal(evaluation.images[0].permute(1, 2, 0).numpy(), image)
     assert evaluation.targets.tolist() == [3]
 
@@ -243,8 +243,8 @@ def test_views_refuse_what_they_cannot_do() -> None:
         TrainView(AugmentConfig(), (16, 16), channels=1)
     with pytest.raises(ConfigError, match="not a policy"):
         TrainView(AugmentConfig(rand_augment="rnd-m9"), (16, 16))
-    with pytest.raises(ConfigError, match="crop_share"):
-        EvaluationView((16, 16), crop_share=0.0)
+    with pytest.raises(ConfigError, match="crop is"):
+        EvaluationView((16, 16), crop=0.0)
     with pytest.raises(DataError, match="without a label"):
         EvaluationView((16, 16))(noise(20, 20), None, random.Random(0))
 

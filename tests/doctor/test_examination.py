@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from beit import doctor
-from beit.cli import doctoring, main
+from beit.cli import doctor as doctor_verb
+from beit.cli import main
 from beit.config.serve import ServeConfig
 from beit.data.file_types import FORMATS
 from beit.doctor import environment
@@ -93,7 +94,7 @@ def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
 
 
 def test_the_port_is_that_of_the_server():
-    for function in (doctoring.examine, doctor.examine):
+    for function in (doctor_verb.examine, doctor.examine):
         assert signature(function).parameters["port"].default == ServeConfig().port
 
 

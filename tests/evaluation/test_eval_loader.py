@@ -15,7 +15,7 @@ from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.labelled import open_labelled
 from beit.evaluation import eval_loader as module
-from beit.evaluation.eval_loader import CentreView, EvalLoader
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.models.heads import MaskedImageModel
 from beit.recipes import find_recipe
@@ -56,7 +56,7 @@ def test_held_or_read_again_is_the_same(source, monkeypatch):
 
 def test_centre_view_has_no_label():
     image = np.zeros((20, 30, 3), np.uint8)
-    sample = CentreView((8, 12), 0.5)(image, 3, random.Random(0))
+    sample = EvaluationView((8, 12), 0.5, labelled=False)(image, 3, random.Random(0))
     assert sample.images.shape == (1, 3, 8, 12)
 
 

@@ -51,7 +51,8 @@ def test_scores_do_not_depend_on_the_batches(size):
 def test_a_wilson_interval_bounds_what_is_compatible(fraction, count):
     """At its ends the observed fraction lies 1.96 standard errors away."""
     low, high = wilson_interval(fraction, count)
-    assert -1e-12 <= low <= fraction <= high <= 1 + 1e-12
+    assert -1e-12 <= low <= fraction + 1e-12
+    assert fraction - 1e-12 <= high <= 1 + 1e-12
     for end in (low, high):
         if 1e-9 < end < 1 - 1e-9:
             error = math.sqrt(end * (1 - end) / count)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import PatchTable, extract_features, extract_patches
 from beit.evaluation.metrics import average_precision
 from beit.evaluation.neighbours import neighbour_accuracies

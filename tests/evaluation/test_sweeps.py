@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, PatchTable
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.probe import attentive_accuracy, train_attentive, train_heads

@@ -191,5 +191,5 @@ def test_the_optimized_predictor_says_the_same(classifier, image, trained):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_refused(classifier):
-    with pytest.raises(ConfigError, match="device cuda was asked for, and torch finds 0 GPUs"):
+    with pytest.raises(ConfigError, match="device cuda was requested, and torch finds 0 GPUs"):
         beit.Predictor(classifier.artifact, "cuda")

@@ -26,7 +26,7 @@ from beit.training import trackers
 from beit.training.loop import fit
 from beit.training.run_folder import RunFolder
 from beit.training.run_logger import RunLogger
-from beit.training.trackers import TRACKERS, Kind, TrackedRun, Tracker, check_trackers, flat
+from beit.training.trackers import TRACKERS, Tracker, check_trackers, flat
 from miniature import InMemory, classification, labelled_batch, opened
 
 CONFIG = {"type": "FinetuneRunConfig", "recipe": "tiny", "training": {"lr": 0.1, "clip": None}}
@@ -36,17 +36,18 @@ KEPT = {"recipe": "tiny", "training.lr": 0.1}
 class Told(Tracker):
     """Writes down what it is told, class-wide, and does what `mood` says first."""
 
+    library = "json"
     calls: list[tuple[Any, ...]] = []  # noqa: RUF012
     mood: Callable[[str], None] = staticmethod(lambda call: None)
 
-    def begin(self, run: TrackedRun) -> str:
-        self.note("begin", run.first_step, dict(run.config), run.identity)
-        return run.identity or "number one"
+    def begin(self, config: Mapping[str, object], identity: str) -> str:
+        self.note("begin", self.first_step, dict(config), identity)
+        return identity or "number one"
 
-    def record(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         self.note("record", step, dict(values))
 
-    def finish(self, artifact: Path | None) -> None:
+    def end(self, artifact: Path | None) -> None:
         self.note("finish", artifact)
 
     def note(self, *call: Any) -> None:
@@ -57,7 +58,7 @@ class Told(Tracker):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> type[Told]:
     """Stands in for the library of `wandb`."""
-    monkeypatch.setitem(TRACKERS, "wandb", Kind(Told, "json"))
+    monkeypatch.setitem(TRACKERS, "wandb", Told)
     monkeypatch.setattr(Told, "calls", [])
     monkeypatch.setattr(Told, "mood", staticmethod(lambda call: None))
     return Told
@@ -101,7 +102,7 @@ def test_makers_are_told_nothing_unless_the_user_wants_it(folder, told, monkeypa
     for set_by_user, expected in ((None, "true"), ("false", "false")):
         if set_by_user:
             monkeypatch.setenv("NO_REPORTS", set_by_user)
-        monkeypatch.setitem(TRACKERS, "wandb", Kind(Told, "json", ("NO_REPORTS", "true")))
+        monkeypatch.setattr(told, "no_telemetry", ("NO_REPORTS", "true"))
         journal(folder, "wandb").close()
         assert os.environ["NO_REPORTS"] == expected
         monkeypatch.delenv("NO_REPORTS")
@@ -227,7 +228,7 @@ def test_names_of_trackers():
 def test_a_library_that_is_missing_is_told_before_the_run(
     monkeypatch, class_folders, tmp_path, capsys
 ):
-    monkeypatch.setitem(TRACKERS, "mlflow", Kind(Told, "no_such_library"))
+    monkeypatch.setattr(TRACKERS["mlflow"], "library", "no_such_library")
     check_trackers(("none", "tensorboard"))
     with pytest.raises(ResourceError, match=r'pip install "beit\[mlflow\]"'):
         check_trackers(("tensorboard", "mlflow"))

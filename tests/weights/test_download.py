@@ -176,7 +176,7 @@ def test_a_file_damaged_in_the_cache_is_fetched_again(get, shelf):
 @pytest.mark.parametrize(
     ("mood", "problem"),
     [
-        ("404", "is not to be had: the server answers 404 Not Found"),
+        ("404", "cannot be downloaded: the server answers 404 Not Found"),
         ("403", "403 Forbidden"),
         ("409", "409 Conflict"),
         ("web page", "answers with a web page"),

@@ -109,7 +109,7 @@ def test_a_tokenizer_out_of_pickles(base: Path, tmp_path: Path) -> None:
     assert_tells_nothing(tmp_path / "home", base)
     trained = load_artifact(tmp_path / "ours").details.trained
     assert trained["from"] == "encoder.pkl"
-    assert "images are painted by decoder.pkl" in trained["notes"]
+    assert "images are decoded by decoder.pkl" in trained["notes"]
 
 
 @pytest.mark.parametrize("to", ["torch", "onnx"])

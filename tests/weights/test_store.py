@@ -195,6 +195,13 @@ def test_configs_that_do_not_fit(folder, change, problem):
     assert caught.value.remedy
 
 
+def test_old_names_are_read(folder):
+    config = config_of(folder)
+    config["trained"] = {"pictures": 36}
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert load_artifact(folder).details.trained == {"images": 36}
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]"])
 def test_a_config_that_is_none(folder, content):
     (folder / CONFIG).write_text(content)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import LabelFile, run_subcommand
+from beit.cli.options import LabelFile
 from beit.config.data import BY_HEADINGS, FolderConfig, Reading
 from beit.terminal import print_lines
 
 Data = Annotated[str, tyro.conf.Positional]
-
-
-def data(args: list[str]) -> None:
-    """Look through images for faults, or pack them into tar shards."""
-    run_subcommand("data", {"check": check, "pack": pack}, args, data.__doc__ or "")
 
 
 def check(
@@ -76,3 +72,6 @@ def pack(
     done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
     written = f"{numbered(done.images, 'image')} in {numbered(done.shards, 'shard')}"
     print_lines(f"{written}: {done.folder}")
+
+
+DATA: Mapping[str, Callable[..., None]] = {"check": check, "pack": pack}

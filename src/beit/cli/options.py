@@ -1,8 +1,9 @@
-"""What the verbs share: positional arguments, sizes in pixels, subcommands, errors of configs."""
+"""From words to calls: a verb is a function, and its options are the function's parameters."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import sys
 import typing
@@ -18,10 +19,85 @@ Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 Artifact = Annotated[str, tyro.conf.Positional]
 LabelFile = Annotated[LabelFileConfig, tyro.conf.arg(name="")]
 """How a label file is read, among the options of a verb."""
+Verb = Callable[[list[str]], None]
+MARKS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
-def pixels() -> tyro.constructors.ConstructorRegistry:
-    """Let `--size 224` stand for `--size 224 224`."""
+def call(function: Callable[..., None], args: Sequence[str], prog: str) -> None:
+    """Call a function with what the words say of its parameters, once all of it is understood."""
+    with parsing():
+        bound = tyro.cli(_binding(function), args=args, prog=prog, config=MARKS)
+    bound()
+
+
+def verb(name: str, function: Callable[..., None]) -> Verb:
+    """A verb of the command line; the first line of the function's docstring describes it."""
+
+    def run(args: list[str]) -> None:
+        call(function, args, f"beit {name}")
+
+    run.__doc__ = (function.__doc__ or "").split("\n\n")[0]
+    return run
+
+
+def verb_with_subcommands(
+    name: str, commands: Mapping[str, Callable[..., None]], description: str
+) -> Verb:
+    """A verb whose next word chooses one of several functions."""
+
+    def run(args: list[str]) -> None:
+        check_subcommand(name, commands, args)
+        with parsing():
+            bound = tyro.extras.subcommand_cli_from_dict(
+                {word: _binding(function) for word, function in commands.items()},
+                args=args,
+                prog=f"beit {name}",
+                description=description,
+                config=MARKS,
+            )
+        bound()
+
+    run.__doc__ = description
+    return run
+
+
+def _binding(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    @functools.wraps(function)
+    def bind(*values: object, **options: object) -> Callable[[], None]:
+        return functools.partial(function, *values, **options)
+
+    return bind
+
+
+def check_subcommand(name: str, known: Collection[str], args: Sequence[str]) -> None:
+    """Raise ConfigError if the first word is no option and none of the known."""
+    if args and not args[0].startswith("-") and args[0] not in known:
+        raise ConfigError(f"{name} has no subcommand '{args[0]}'", remedy=nearest(args[0], known))
+
+
+@contextlib.contextmanager
+def parsing() -> Iterator[None]:
+    """Let `--size 224` stand for `--size 224 224`, and let out the error of a config that refuses
+    its options, as every other error: the parser prints it in a box of its own, and leaves.
+
+    Only for parsing: nothing is printed before its end.
+    """
+    printed = io.StringIO()
+    try:
+        with _pixels(), contextlib.redirect_stderr(printed):
+            yield
+    except SystemExit as left:
+        cause = left.__context__
+        while cause is not None and not isinstance(cause, BeitError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(printed.getvalue())
+        raise
+    sys.stderr.write(printed.getvalue())
+
+
+def _pixels() -> tyro.constructors.ConstructorRegistry:
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -72,39 +148,3 @@ def gathered(option: str, args: Sequence[str]) -> list[str]:
             into = others if word.startswith("-") else into
             into.append(word)
     return [*others, option, *values] if values else list(args)
-
-
-@contextlib.contextmanager
-def config_errors() -> Iterator[None]:
-    """Let out the error of a config that refuses its options, as every other error: the parser
-    prints it in a box of its own, and leaves. Only for parsing: nothing is printed before its end.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            yield
-    except SystemExit as left:
-        cause = left.__context__
-        while cause is not None and not isinstance(cause, BeitError):
-            cause = cause.__context__
-        if cause is not None:
-            raise cause from None
-        sys.stderr.write(said.getvalue())
-        raise
-    sys.stderr.write(said.getvalue())
-
-
-def check_subcommand(verb: str, known: Collection[str], args: Sequence[str]) -> None:
-    """Raise ConfigError if the first word is no option and none of the known."""
-    if args and not args[0].startswith("-") and args[0] not in known:
-        raise ConfigError(f"{verb} has no subcommand '{args[0]}'", remedy=nearest(args[0], known))
-
-
-def run_subcommand(
-    verb: str, commands: Mapping[str, Callable[..., None]], args: list[str], description: str
-) -> None:
-    """Run one of the commands of a verb. Raises ConfigError for an unknown one."""
-    check_subcommand(verb, commands, args)
-    tyro.extras.subcommand_cli_from_dict(
-        dict(commands), args=args, prog=f"beit {verb}", description=description
-    )

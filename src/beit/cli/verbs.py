@@ -6,52 +6,56 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from beit.cli import (
-    FOR_ALL,
-    command_of,
-    data,
-    doctoring,
-    measuring,
-    serving,
-    sharing,
-    showing,
-    studying,
-    training,
-    using,
-)
+from beit.cli import FOR_ALL, command_of
+from beit.cli.convert import convert, export, push
+from beit.cli.data import DATA
+from beit.cli.demo import demo, study
+from beit.cli.doctor import doctor
+from beit.cli.evaluate import evaluate, probe
+from beit.cli.options import Verb, verb, verb_with_subcommands
+from beit.cli.predict import embed, predict
+from beit.cli.report import SHEETS, report
+from beit.cli.serve import serve
+from beit.cli.train import finetune, pretrain, segment, tokenizer, train
 from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error
 from beit.process import failure_of
 from beit.recipes import RECIPES
 from beit.terminal import log_to_terminal
 
-VERBS: dict[str, Callable[[list[str]], None]] = {
-    "data": data.data,
-    "tokenizer": training.tokenizer,
-    "pretrain": training.pretrain,
-    "finetune": training.finetune,
-    "segment": training.segment,
-    "evaluate": measuring.evaluate,
-    "probe": measuring.probe,
-    "predict": using.predict,
-    "embed": using.embed,
-    "convert": using.convert,
-    "export": using.export,
-    "push": sharing.push,
-    "serve": serving.serve,
-    "report": showing.report,
-    "show": showing.show,
-    "doctor": doctoring.doctor,
-    "demo": studying.demo,
-    "study": studying.study,
+VERBS: dict[str, Verb] = {
+    "data": verb_with_subcommands(
+        "data", DATA, "Look through images for faults, or pack them into tar shards."
+    ),
+    "tokenizer": tokenizer,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "segment": segment,
+    "evaluate": verb("evaluate", evaluate),
+    "probe": probe,
+    "predict": verb("predict", predict),
+    "embed": verb("embed", embed),
+    "convert": verb("convert", convert),
+    "export": verb("export", export),
+    "push": verb("push", push),
+    "serve": verb("serve", serve),
+    "report": verb("report", report),
+    "show": verb_with_subcommands(
+        "show",
+        SHEETS,
+        "Show what a model has learned: neighbours, components, attention, codebook.",
+    ),
+    "doctor": doctor,
+    "demo": verb("demo", demo),
+    "study": verb("study", study),
 }
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:<10} {run.__doc__}" for name, run in VERBS.items())
     return (
         "usage: beit VERB [OPTIONS]\n\n"
         "Pre-train a vision backbone on your own images, and use it.\n\n"
@@ -148,11 +152,11 @@ def _run(modules: Sequence[str], words: list[str]) -> None:
         return
     for module in modules:
         import_outside(module)
-    verb, args = words[0], words[1:]
-    if verb not in VERBS and verb not in RECIPES:
-        raise ConfigError(f"there is no verb '{verb}'", remedy=nearest(verb, VERBS))
+    name, args = words[0], words[1:]
+    if name not in VERBS and name not in RECIPES:
+        raise ConfigError(f"there is no verb '{name}'", remedy=nearest(name, VERBS))
     _check_order(words)
-    if verb in VERBS:
-        VERBS[verb](args)
+    if name in VERBS:
+        VERBS[name](args)
     else:  # of a task in a module that was imported
-        training.train(verb, args)
+        train(name, args)

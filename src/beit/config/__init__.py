@@ -2,7 +2,7 @@
 describe. Nothing here imports torch."""
 
 from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, LoaderConfig, ViewConfig
-from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, SegmentedConfig
+from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, ProbeConfig, SegmentedConfig
 from beit.config.masking import (
     BlockMasking,
     FixedMasking,
@@ -12,7 +12,6 @@ from beit.config.masking import (
 )
 from beit.config.model import SIZES, VisionTransformerConfig, sized
 from beit.config.objective import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
-from beit.config.probe import ProbeConfig
 from beit.config.runs import (
     AggregationConfig,
     FinetuneRunConfig,

@@ -74,7 +74,7 @@ class TrainingConfig(Config):
     sharding: Sharding = "off"
     """Of several processes, each holds only a part of the weights, gradients and optimizer, and
     `blocks` are put together where they are computed: for models that do not fit otherwise. Same
-    numbers, less memory, more communication. One process has nothing to share out."""
+    numbers, less memory, more communication. With one process nothing changes."""
     device: Device = "auto"
     """Where to train."""
     seed: NonNegativeInt = 0
@@ -88,7 +88,7 @@ class TrainingConfig(Config):
     keep: PositiveInt = 2
     """Newest checkpoints that stay on disk."""
     tracker: tuple[TrackerName, ...] = ("tensorboard",)
-    """Who is told of the run beside its folder; several may be named, or `none`."""
+    """Where the run is tracked beside its folder; several may be named, or `none`."""
     process_timeout: PositiveFloat = 600.0
     """Seconds that one of several processes waits for the others before the run ends."""
 

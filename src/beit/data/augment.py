@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from beit.batch import LabelledBatch
+from beit.batch import ImageBatch, LabelledBatch
 from beit.config.data import AugmentConfig, Resize
 from beit.config.tokenizer import Interpolation
 from beit.data.sources import Target
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from timm.data.auto_augment import RandAugment
 
 TRANSLATION = 0.45
-"""Largest shift of RandAugment as a share of the shorter side, as in timm."""
+"""Largest shift of RandAugment as a fraction of the shorter side, as in timm."""
 GREY = 128
 
 
@@ -78,7 +78,7 @@ class TrainView:
     """The random view of fine-tuning: crop, mirroring, RandAugment or jitter (table 13).
 
     Symmetries are applied before the crop: the same in distribution, and right for quarter turns of
-    targets that are not square. Errors: ConfigError if RandAugment is asked for with other than
+    targets that are not square. Errors: ConfigError if RandAugment is requested with other than
     three channels.
     """
 
@@ -87,7 +87,7 @@ class TrainView:
             raise ConfigError(
                 f"rand_augment '{config.rand_augment}' needs 3 channels, the images have "
                 f"{channels}",
-                remedy="use rand_augment '' and, if wanted, jitter",
+                remedy="use rand_augment '' and perhaps jitter",
             )
         self.config = config
         self.size = size
@@ -95,14 +95,14 @@ class TrainView:
 
     def _augmented(self, policy: RandAugment, image: Tensor, generator: random.Random) -> Tensor:
         """RandAugment draws from two global generators: lend them ours, then put theirs back."""
-        kept, kept_numpy = random.getstate(), np.random.get_state()
+        state, numpy_state = random.getstate(), np.random.get_state()
         try:
             random.seed(generator.getrandbits(64))
             np.random.seed(generator.getrandbits(32))
             changed_view = policy(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
         finally:
-            random.setstate(kept)
-            np.random.set_state(kept_numpy)
+            random.setstate(state)
+            np.random.set_state(numpy_state)
         return torch.from_numpy(np.array(changed_view)).permute(2, 0, 1)
 
     def __call__(
@@ -126,18 +126,18 @@ class TrainView:
 def central_view(
     image: np.ndarray,
     size: tuple[int, int],
-    crop_share: float,
+    crop: float,
     resize: Resize = "cover",
     interpolation: Interpolation = "bicubic",
 ) -> UInt8[Tensor, "channels height width"]:
     """Resize an image uint8 [H,W,C], keeping its proportions or not, then take the centre.
 
-    It is made just large enough to cover int(size / crop_share): for a square size, its short side
+    It is made just large enough to cover int(size / crop): for a square size, its short side
     becomes that long; for another, the side that needs the larger factor decides. To stretch it
     makes it exactly that high and wide.
     """
     height, width = image.shape[:2]
-    cover_height, cover_width = (int(side / crop_share) for side in size)
+    cover_height, cover_width = (int(side / crop) for side in size)
     if resize == "stretch":
         scaled = cover_height, cover_width
     elif cover_height * width >= cover_width * height:
@@ -151,22 +151,22 @@ def central_view(
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """The fixed view of evaluation; published with a share of 0.875, and 1.0 from 384 pixels up."""
+    """The fixed view of evaluation; published with a crop of 0.875, and 1.0 from 384 pixels up."""
 
     size: tuple[int, int]
-    crop_share: float = 0.875
+    crop: float = 0.875
     resize: Resize = "cover"
     interpolation: Interpolation = "bicubic"
+    labelled: bool = True
+    """Whether the label goes with it."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop_share <= 1:
-            raise ConfigError(
-                f"crop_share is {self.crop_share}", remedy="use a share above 0, up to 1"
-            )
+        if not 0 < self.crop <= 1:
+            raise ConfigError(f"crop is {self.crop}", remedy="use a fraction above 0, up to 1")
 
     def __call__(
         self, image: np.ndarray, target: Target | None, _generator: random.Random
-    ) -> LabelledBatch:
-        """The centre of an image uint8 [H,W,C], without chance; DataError if it has no label."""
-        view = central_view(image, self.size, self.crop_share, self.resize, self.interpolation)
-        return _labelled(view, target)
+    ) -> LabelledBatch | ImageBatch:
+        """The centre of an image uint8 [H,W,C]; DataError if a label is missing."""
+        view = central_view(image, self.size, self.crop, self.resize, self.interpolation)
+        return _labelled(view, target) if self.labelled else ImageBatch(view[None])

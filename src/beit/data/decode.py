@@ -178,7 +178,7 @@ def decode(
 
 
 class Header(NamedTuple):
-    """What an image says of itself before any pixel is decoded."""
+    """What the header of an image states; no pixel is decoded."""
 
     format: str
     """One of `FORMATS`."""

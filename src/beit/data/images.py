@@ -1,4 +1,4 @@
-"""Decoded images of a source: decoded when asked for, or all at once and kept."""
+"""Decoded images of a source: decoded on request, or all at once and cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beit.data.sources import ImageSource, Record, Target, spread, target_at
 from beit.hardware import cores
 
 CACHE_LIMIT = 512 * 2**20
-"""Bytes of decoded images that are kept without being asked to."""
+"""Bytes of decoded images that are cached without a request."""
 ESTIMATE_FROM = 16
 
 

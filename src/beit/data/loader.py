@@ -88,7 +88,7 @@ def _check_filled(source: ImageSource) -> None:
 
 
 class Loader:
-    """One process's share of an endless, resumable stream of micro-batches.
+    """One process's part of an endless, resumable stream of micro-batches.
 
     What is read in a step follows from (seed, step) alone, see `order.step_samples`. Unreadable
     images are skipped in their micro-batch and listed in it, never replaced.
@@ -183,18 +183,18 @@ def evaluate_batches(
     config: LoaderConfig,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """One ordered pass over exactly this rank's contiguous share, `batch` images at a time.
+    """One ordered pass over exactly this rank's contiguous part, `batch` images at a time.
 
-    Nothing is repeated, padded or cached; the last batch may be smaller, and a share may be empty.
+    Nothing is repeated, padded or cached; the last batch may be smaller, and a part may be empty.
     The images of a batch of which none can be read are listed in a neighbouring batch.
-    Errors: DataError if no image of the share can be read; ResourceError as for `Loader`.
+    Errors: DataError if no image of the part can be read; ResourceError as for `Loader`.
     """
     _check_filled(source)
     images = Images(source, channels, value_range=config.value_range)
-    share = range(len(source) * rank // world, len(source) * (rank + 1) // world)
+    part = range(len(source) * rank // world, len(source) * (rank + 1) // world)
     plan = [
-        [(0, index) for index in share[start : start + batch]]
-        for start in range(0, len(share), batch)
+        [(0, index) for index in part[start : start + batch]]
+        for start in range(0, len(part), batch)
     ]
     reader = _Reader(images, view, seed=0)
     held: Batch | None = None

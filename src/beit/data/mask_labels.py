@@ -44,7 +44,9 @@ class MaskReading:
     """With it values are colours."""
     classes: tuple[str, ...] = ()
     """In the order of their labels; empty if only the masks can tell."""
-    _tables: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _tables: dict[int, np.ndarray] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @classmethod
     def configured(

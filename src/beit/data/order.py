@@ -79,10 +79,12 @@ def step_samples(
     check_division(batch, world, micro_batch)
     if length < 1:
         raise DataError("there are no images to read", remedy="name a folder with images")
-    share = batch // world
-    first = step * batch + rank * share
+    per_rank = batch // world
+    first = step * batch + rank * per_rank
     samples = [
         (epoch, int(permutation(length, seed, epoch)[offset]))
-        for epoch, offset in (divmod(position, length) for position in range(first, first + share))
+        for epoch, offset in (
+            divmod(position, length) for position in range(first, first + per_rank)
+        )
     ]
-    return [samples[start : start + micro_batch] for start in range(0, share, micro_batch)]
+    return [samples[start : start + micro_batch] for start in range(0, per_rank, micro_batch)]

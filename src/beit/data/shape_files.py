@@ -341,6 +341,8 @@ def _labelme_shapes(search: Search, name: str, content: dict[str, Any]) -> Shape
                 f"shape {number} of {place} is a '{printable(kind)}' of {len(points)} points",
                 remedy="use polygons, rectangles, circles or masks, with all of their points",
             )
-        data = (points[0], entry.get("mask")) if kind == "mask" else points
-        shapes.append(Shape(kind, _class(label), data))
+        if kind == "mask":
+            shapes.append(Shape("bitmap", _class(label), (points[0], entry.get("mask"))))
+        else:
+            shapes.append(Shape(kind, _class(label), points))
     return Shapes(place, height, width, tuple(shapes))

@@ -18,16 +18,17 @@ from beit.data.pixel_types import UnreadableError
 from beit.errors import ResourceError
 from beit.terminal import printable
 
-Kind = Literal["coco", "polygon", "rectangle", "circle", "mask"]
+Kind = Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
 
 
 class Shape(NamedTuple):
-    """A region with one label."""
+    """A region with one label. How it is written goes into fingerprints: other names in here would
+    make known data look changed."""
 
     kind: Kind
     label: str
     data: Any
-    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a mask its corner
+    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a bitmap its corner
     and a PNG file in base64."""
 
 
@@ -66,7 +67,7 @@ def draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
 
 def _labelme_region(shape: Shape, height: int, width: int) -> np.ndarray:
     canvas = Image.new("1", (width, height))
-    if shape.kind == "mask":
+    if shape.kind == "bitmap":
         (left, top), encoded = shape.data
         with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
             bitmap = np.asarray(image.convert("L")) > 0

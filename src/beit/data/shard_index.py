@@ -202,7 +202,7 @@ def build_index(file: IO[bytes]) -> ShardIndex:
 
 
 def write_index(index: ShardIndex, stamp: Stamp) -> bytes:
-    """The content of an index file, which says of which version of the shard it is."""
+    """The content of an index file, which states of which version of the shard it is."""
     about = {
         "format": FORMAT,
         "size": stamp.size,

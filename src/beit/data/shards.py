@@ -93,7 +93,7 @@ class ShardSource:
 
 
 def _check_header(header: bytes, name: bytes, size: int) -> None:
-    """The index may be older than the shard: what lies there must be what is looked for."""
+    """The index may be older than the shard: what is there must be what is expected."""
     found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     short = len(name) <= tarfile.LENGTH_NAME and name.isascii()
     if found.size != size or (short and os.fsencode(found.name) != name):
@@ -141,8 +141,8 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
         raise DataError(
             f"no images in {len(places)} shards: {quoted(list(places))}"
             + (f"; they hold {met}" if met else ""),
-            remedy="an image is told by what follows the first dot of its name, such as .jpg; "
-            "`beit data pack` names the images of a folder so",
+            remedy="an image is recognised by what follows the first dot of its name, such as "
+            ".jpg; `beit data pack` names the images of a folder so",
         )
     return source
 
@@ -150,7 +150,7 @@ def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
 def shard_parts(path: str) -> dict[str, list[str]] | None:
     """The shards that a path, an address or a pattern stands for, by part; None if it is none.
 
-    A folder that was packed says itself what it has, also behind an address. Any other folder
+    A folder that was packed lists itself what it has, also behind an address. Any other folder
     counts if .tar files lie in it or in its train/, val/ and so on, and images nowhere.
     Errors: DataError for shards that are not there.
     """
@@ -177,7 +177,7 @@ def _split_folders(path: str) -> list[str]:
             return sorted(one.name for one in entries if split_name(one.name) in ROLES
                           and one.is_dir())  # fmt: skip
     except OSError:
-        return []  # said when the folder itself is listed
+        return []  # reported when the folder itself is listed
 
 
 def _tars(folder: Path) -> list[str]:

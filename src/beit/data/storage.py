@@ -58,7 +58,7 @@ def _file_system(place: str) -> tuple[Any, str]:
 
 
 def stamp(place: str) -> Stamp:
-    """What tells this version of a file. Errors: OSError if there is none."""
+    """What identifies this version of a file. Errors: OSError if there is none."""
     if not is_remote(place):
         status = Path(place).stat()
         return Stamp(status.st_size, str(status.st_mtime_ns))

@@ -43,7 +43,7 @@ class Box(NamedTuple):
 def crop_box(
     height: int, width: int, scale: CropScale, ratio: CropScale, generator: random.Random
 ) -> Box:
-    """A random crop: area share uniform in `scale`, width over height log-uniform in `ratio`.
+    """A random crop: part of the area uniform in `scale`, width over height log-uniform in `ratio`.
 
     After ten misses the largest centred crop within `ratio`, as torchvision's RandomResizedCrop.
     """

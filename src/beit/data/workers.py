@@ -35,7 +35,7 @@ from beit.errors import ResourceError
 from beit.process import end_with_parent
 
 REQUESTS = 2
-"""Micro-batches that each worker is asked for ahead of time."""
+"""Micro-batches that are requested of each worker ahead of time."""
 GRACE_SECONDS = 30
 """Within which a killed process is gone, unless a disk keeps it."""
 

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
-
-from beit.batch import Batch, ImageBatch, Unreadable
-from beit.config.data import LoaderConfig, Resize
-from beit.config.tokenizer import Interpolation
-from beit.data.augment import central_view
+from beit.batch import Batch, Unreadable
+from beit.config.data import LoaderConfig
 from beit.data.loader import View, evaluate_batches
-from beit.data.sources import ImageSource, Target
+from beit.data.sources import ImageSource
 
 HELD_BYTES = 512 * 2**20
 BATCH = 64
 
 Kind = TypeVar("Kind", bound=Batch)
-
-
-@dataclass(frozen=True)
-class CentreView:
-    """The fixed view of an image, without its label."""
-
-    size: tuple[int, int]
-    crop_share: float
-    resize: Resize = "cover"
-    interpolation: Interpolation = "bicubic"
-
-    def __call__(
-        self, image: np.ndarray, _target: Target | None, _generator: random.Random
-    ) -> ImageBatch:
-        return ImageBatch(
-            central_view(image, self.size, self.crop_share, self.resize, self.interpolation)[None]
-        )
 
 
 class SkipLog:

@@ -21,7 +21,7 @@ from beit.data.labelled import LabelledSplits
 from beit.data.loader import View
 from beit.data.sources import ImageSource, evenly
 from beit.data.transforms import SingleView
-from beit.evaluation.eval_loader import CentreView, EvalLoader, Kind
+from beit.evaluation.eval_loader import EvalLoader, Kind
 from beit.evaluation.features import FeatureTable, every_block, standardised
 from beit.evaluation.metrics import in_float32
 
@@ -163,7 +163,7 @@ def retrieval_score(
         return retrieval_accuracy(first.features[:, block], second.features[:, block])
 
     views: tuple[View, ...] = (
-        CentreView(size, config.evaluation_crop),
+        EvaluationView(size, config.evaluation_crop, labelled=False),
         SingleView(config=SECOND_VIEW, size=size),
     )
     loaders = tuple(_loader(ImageBatch, source, view, config) for view in views)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, PatchTable, standardised
 from beit.evaluation.neighbours import neighbour_accuracies, neighbour_accuracy
 from beit.evaluation.probe import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.errors import ConfigError, nearest
 
 

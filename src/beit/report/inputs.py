@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from beit.batch import Batch, ImageBatch
 from beit.config.data import BY_HEADINGS, LabelFileConfig, LoaderConfig, Reading
+from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.loader import View, evaluate_batches
 from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, select
 from beit.errors import CheckpointError, ConfigError
-from beit.evaluation.eval_loader import CentreView
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
@@ -145,7 +145,7 @@ class Inputs:
 
 
 def read_all(
-    source: ImageSource, view: CentreView, channels: int, value_range: ValueRange | None = None
+    source: ImageSource, view: EvaluationView, channels: int, value_range: ValueRange | None = None
 ) -> Iterator[ImageBatch]:
     """Every image that can be read, in order; the others are logged and skipped.
 
@@ -172,7 +172,9 @@ def read_inputs(request: Request) -> Inputs:
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    view = CentreView(config.size, details.crop, details.resize, details.interpolation)
+    view = EvaluationView(
+        config.size, details.crop, details.resize, details.interpolation, labelled=False
+    )
     read = list(read_all(source, view, config.channels, details.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
     classes = {

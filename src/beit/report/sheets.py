@@ -14,10 +14,10 @@ from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.claim import claim_output
+from beit.data.augment import EvaluationView
 from beit.data.sources import spread
 from beit.data.visualize import RIGHT, WRONG, Grid, Rgb, heat, mark, per_pixel, to_rgb
 from beit.errors import ConfigError, DataError
-from beit.evaluation.eval_loader import CentreView
 from beit.evaluation.features import extract_features, standardised
 from beit.evaluation.metrics import in_float32
 from beit.evaluation.neighbours import nearest_others
@@ -251,7 +251,8 @@ def codebook(request: Request, *, most: int) -> Sheet:
     tokenizer = open_tokenizer(request.model)
     tokenizer.to(device)
     stride, channels = tokenizer.config.downsampling, tokenizer.config.channels
-    view, value_range = CentreView(tokenizer.size, 1.0), value_range_of(request.model)
+    view = EvaluationView(tokenizer.size, 1.0, labelled=False)
+    value_range = value_range_of(request.model)
     encoded: list[Encoded] = []
     for batch in read_all(request.source(), view, channels, value_range):
         encoded += encode(tokenizer, batch._replace(images=batch.images.to(device)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,6 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
@@ -35,23 +34,7 @@ from beit.serve.http_errors import (
     Refused,
 )
 from beit.serve.middleware import RequestGuard, refusal
-from beit.serve.schemas import (
-    Attention,
-    BlockOptions,
-    Failure,
-    Features,
-    Health,
-    Labels,
-    ModelOption,
-    Models,
-    OwnAnswer,
-    PredictOptions,
-    Reconstruction,
-    ReconstructOptions,
-    Segmentation,
-    State,
-    Tokens,
-)
+from beit.serve.schemas import ABILITIES, OWN_ABILITY, Failure, Health, ModelOption, Models, State
 from beit.serve.supervisor import Answer, Supervisor
 
 PAGE = Path(__file__).with_name("page.html")
@@ -172,51 +155,10 @@ def make_application(service: Service) -> RequestGuard:
     for kind in (Refused, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         application.add_exception_handler(kind, _answer_error)
 
-    def post(path: str, answer: type[BaseModel]) -> Callable[[Any], Any]:
-        return application.post(
-            path,
-            summary=answer.__doc__,
-            response_model=answer,
-            responses=RESPONSES,
-            openapi_extra=BODY,
-        )
-
-    @post("/predict", Labels)
-    async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
-        return await service.answer(request, "predict", options)
-
-    @post("/segment", Segmentation)
-    async def segment(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
-        return await service.answer(request, "segment", options)
-
-    @post("/embed", Features)
-    async def embed(request: Request, options: Annotated[BlockOptions, Query()]) -> Response:
-        return await service.answer(request, "embed", options)
-
-    @post("/tokens", Tokens)
-    async def tokens(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
-        return await service.answer(request, "tokens", options)
-
-    @post("/attention", Attention)
-    async def attention(request: Request, options: Annotated[BlockOptions, Query()]) -> Response:
-        return await service.answer(request, "attention", options)
-
-    @post("/reconstruct", Reconstruction)
-    async def reconstruct(
-        request: Request, options: Annotated[ReconstructOptions, Query()]
-    ) -> Response:
-        return await service.answer(request, "reconstruct", options)
-
-    def post_own(ability: str) -> None:
-        @post(f"/{ability}", OwnAnswer)
-        async def own(request: Request, options: Annotated[ModelOption, Query()]) -> Response:
-            return await service.answer(request, ability, options)
-
-    fixed = {route.path for route in application.routes if isinstance(route, Route)}
-    able = {ability for model in service.models.models for ability in model["abilities"]}
-    for ability in sorted(able):
-        if f"/{ability}" not in fixed:
-            post_own(ability)
+    # A task of somebody's own may have abilities that only its models announce.
+    announced = {ability for model in service.models.models for ability in model["abilities"]}
+    for ability in [*ABILITIES, *sorted(announced - ABILITIES.keys())]:
+        _add_ability(application, service, ability)
 
     @application.get("/models", response_model=Models, responses={400: {"model": Failure}})
     async def models() -> Response:
@@ -246,6 +188,23 @@ def make_application(service: Service) -> RequestGuard:
     paths = [route.path for route in application.routes if isinstance(route, Route)]
     hosts = service.limits.allow_host
     return RequestGuard(application, hosts, paths, lambda: service.stopping)
+
+
+def _add_ability(application: FastAPI, service: Service, ability: str) -> None:
+    form = ABILITIES.get(ability, OWN_ABILITY)
+
+    async def ask(request: Request, options: ModelOption) -> Response:
+        return await service.answer(request, ability, options)
+
+    ask.__annotations__["options"] = Annotated[form.options, Query()]  # each path has its own
+    application.post(
+        f"/{ability}",
+        name=ability,
+        summary=form.answer.__doc__,
+        response_model=form.answer,
+        responses=RESPONSES,
+        openapi_extra=BODY,
+    )(ask)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
@@ -108,6 +108,24 @@ class Reconstruction(BaseModel):
 
 class OwnAnswer(RootModel[dict[str, Any]]):
     """What a task of somebody's own answers."""
+
+
+class Form(NamedTuple):
+    """How an ability is asked and answered."""
+
+    answer: type[BaseModel]
+    options: type[ModelOption] = ModelOption
+
+
+ABILITIES = {
+    "predict": Form(Labels, PredictOptions),
+    "segment": Form(Segmentation),
+    "embed": Form(Features, BlockOptions),
+    "tokens": Form(Tokens),
+    "attention": Form(Attention, BlockOptions),
+    "reconstruct": Form(Reconstruction, ReconstructOptions),
+}
+OWN_ABILITY = Form(OwnAnswer)
 
 
 class Model(BaseModel):

@@ -12,6 +12,7 @@ from beit.config.data import LabelFileConfig, Reading
 from beit.config.evaluate import EvaluateConfig
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
+from beit.data.augment import EvaluationView
 from beit.data.dataset import Dataset
 from beit.data.label_file import is_label_file, read_label_file
 from beit.data.labelled import divide
@@ -25,7 +26,7 @@ from beit.evaluation.classify import (
     flip_averaged,
     score_classifier,
 )
-from beit.evaluation.eval_loader import CentreView, SkipLog
+from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import Answers, find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
@@ -133,7 +134,7 @@ def evaluate_classifier(
         model=model,
         data=place,
         size=view.size,
-        crop=view.crop_share,
+        crop=view.crop,
         flip=config.flip,
         account=source.account,
         images=scores.images,
@@ -189,7 +190,7 @@ def reading_for(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tu
     return given._replace(label_file=options), (noted,)
 
 
-def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
+def view_of(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
     """How each image is read: as the model says, but for what the config gives."""
     backbone, asked = artifact.backbone, config.classified
     assert backbone is not None
@@ -197,7 +198,7 @@ def view_of(artifact: Artifact, config: EvaluateConfig) -> CentreView:
     check_multiple("size", size, backbone.patch)
     said = artifact.details
     crop = said.crop if asked.crop is None else asked.crop
-    return CentreView(size, crop, said.resize, said.interpolation)
+    return EvaluationView(size, crop, said.resize, said.interpolation, labelled=False)
 
 
 def _labelled(

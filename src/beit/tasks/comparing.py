@@ -19,7 +19,7 @@ from beit.data.dataset import open_source
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import CentreView, EvalLoader
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.tokenizer import token_histograms, token_stability, tokenizer_health
 from beit.hardware import find_device
@@ -104,7 +104,7 @@ def _passes(
     return EvalLoader(
         ImageBatch,
         source,
-        CentreView(tokenizer.size, 1.0),
+        EvaluationView(tokenizer.size, 1.0, labelled=False),
         size=tokenizer.size,
         channels=tokenizer.config.channels,
         loader=loader,

@@ -184,7 +184,7 @@ def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
     origin: dict[str, object] = {
         "recipe": config.recipe,
         "steps": config.training.steps,
-        "pictures": len(setup.source),
+        "images": len(setup.source),
         "data": data,
     }
     label_file = getattr(config, "label_file", None)

@@ -219,6 +219,6 @@ FINETUNE = register(
         headline=page.headline,
         findings=page.findings,
         sections=page.sections,
-        answers=page.answers,
+        examples=page.examples,
     )
 )

@@ -145,7 +145,7 @@ def evaluate_multi_label(
         model=model,
         data=place,
         size=view.size,
-        crop=view.crop_share,
+        crop=view.crop,
         flip=config.flip,
         account=source.account,
         images=scores.images,

@@ -14,7 +14,7 @@ from torch import Tensor
 from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
 from beit.claim import claim_output
-from beit.config.probe import ProbeConfig
+from beit.config.evaluate import ProbeConfig
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled

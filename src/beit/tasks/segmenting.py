@@ -187,6 +187,6 @@ SEGMENT = register(
         headline=page.headline,
         findings=page.findings,
         sections=page.sections,
-        answers=page.answers,
+        examples=page.examples,
     )
 )

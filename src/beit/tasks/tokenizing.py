@@ -19,10 +19,11 @@ from beit.config import (
     VQKDConfig,
 )
 from beit.config.tree import to_json
+from beit.data.augment import EvaluationView
 from beit.data.sources import ImageSource, select
 from beit.data.transforms import CachedViews, SingleView
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import CentreView, EvalLoader
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.tokenizer import tokenizer_health
 from beit.inference.abilities import TOKENS
 from beit.objectives.base import AnyObjective
@@ -43,8 +44,8 @@ from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
+from beit.weights.load import open_teacher
 from beit.weights.store import Details
-from beit.weights.teachers import open_teacher
 
 
 def tokenizer(
@@ -75,7 +76,7 @@ def prepare(
     passes = EvalLoader(
         ImageBatch,
         held_out,
-        CentreView(built.size, 1.0),
+        EvaluationView(built.size, 1.0, labelled=False),
         size=built.size,
         channels=built.channels,
         loader=config.loader,
@@ -212,6 +213,6 @@ TOKENIZER = register(
         findings=page.findings,
         facts=page.facts,
         sections=page.sections,
-        answers=page.answers,
+        examples=page.examples,
     )
 )

@@ -24,7 +24,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
 
     Pixels are uint8, or floats in [0, 1]; any further map of them is the tokenizer's own business.
     `encode` is deterministic, without gradients, and in float32 even under autocast, unless another
-    precision was asked for. Once frozen, a tokenizer stays in evaluation mode whatever its parent
+    precision was requested. Once frozen, a tokenizer stays in evaluation mode whatever its parent
     does.
     """
 
@@ -56,7 +56,7 @@ class VisualTokenizer(nn.Module, abc.ABC):
     def encode(self, images: Pixels, mask: Mask | None = None) -> Int64[Tensor, "*places"]:
         """Token ids in row-major order: [B, N], or with a mask only those where it is true, [M].
 
-        The K codes are scored at the places that are asked for, and at no others.
+        The K codes are scored at the requested places, and at no others.
         """
         with torch.autocast(images.device.type, enabled=False):
             vectors = self._vectors(self.pixels(images))

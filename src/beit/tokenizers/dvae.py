@@ -122,12 +122,12 @@ class DiscreteVAE(VisualTokenizer):
         self,
         pixels: Float[Tensor, "batch channels height width"],
         temperature: float,
-        chance: SampleRNG,
+        rng: SampleRNG,
     ) -> Reconstruction:
         """Reconstruct images in [0, 1] through codes sampled at a temperature."""
         logits = self.to_codes(self.encoder(self.target(pixels)))
         scores = logits.float()
-        soft = ((scores + chance.gumbel("codes", scores)) / temperature).softmax(dim=1)
+        soft = ((scores + rng.gumbel("codes", scores)) / temperature).softmax(dim=1)
         vectors = torch.einsum("bkhw,kd->bdhw", soft.to(self.codebook.dtype), self.codebook)
         return Reconstruction(logits, self.decoder(vectors))
 

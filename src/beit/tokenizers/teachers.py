@@ -34,7 +34,7 @@ class Teacher(nn.Module, abc.ABC):
         size: tuple[int, int], described: str,
     ) -> None:  # fmt: skip
         """`size` is height and width that the model was made for. It is tried on a black image,
-        which tells its stride and the length of its vectors. `described` is what decides its
+        which shows its stride and the length of its vectors. `described` is what decides its
         features beside the weights and the modules, in whatever words."""
         super().__init__()
         self.name = name
@@ -88,8 +88,8 @@ class Teacher(nn.Module, abc.ABC):
 
     def digest(self) -> str:
         """SHA-256 of all that decides its features: weights, statistics, and how they are used."""
-        told = f"{type(self).__name__} {self._described} {self.model} {weights_digest(self)}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        described = f"{type(self).__name__} {self._described} {self.model} {weights_digest(self)}"
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def train(self, mode: bool = True) -> Teacher:
         """Always in evaluation mode."""

@@ -19,7 +19,7 @@ from beit.config.training import TrackerName
 from beit.process import failures
 from beit.terminal import printable
 from beit.training.run_folder import RunFolder, read_metrics
-from beit.training.trackers import AsyncTracker
+from beit.training.trackers import TRACKERS
 
 # What is printed beside a metric on the progress line, and the expectation it comes from.
 BESIDE = {"loss": ("chance", "chance_loss"), "perplexity": ("of", "perplexity_limit")}
@@ -75,7 +75,9 @@ class RunLogger:
         self._metrics = _Lines(folder.metrics)
         self._artifact: Path | None = None
         self._trackers = [
-            AsyncTracker(name, folder, first_step=first_step) for name in trackers if name != "none"
+            TRACKERS[name](name, folder, first_step=first_step)
+            for name in trackers
+            if name != "none"
         ]
 
     def info(self, text: str) -> None:

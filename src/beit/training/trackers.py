@@ -3,8 +3,6 @@
 A tracker gets the config of a run, its metrics by step and, in the end, the path of its artifact.
 Its name for the run is kept in the run's folder, so that a run that goes on is the same run there.
 Where it writes to is its own matter: its environment variables and log-ins are as ever.
-
-Each runs in a thread of its own: a slow or broken one neither ends nor holds up the run.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -39,200 +37,56 @@ PATIENCE = 30.0
 """Seconds that the end of a run waits for a tracker to take up the rest."""
 
 
-class TrackedRun(NamedTuple):
-    """A run as a tracker sees it."""
-
-    folder: Path
-    first_step: int
-    config: Mapping[str, object]
-    """Options by their names with dots."""
-    identity: str
-    """What the tracker called it before; empty the first time."""
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-
 class Tracker(abc.ABC):
-    """One way to follow a run. What it raises is logged once, and the run goes on without it."""
+    """One way to follow a run. It works in a thread of its own, on what is recorded, in order: a
+    slow or broken one neither ends nor holds up the run."""
 
-    overwrites_steps = False
-    """Whether steps that are done again replace what it had of them; else they are skipped."""
-
-    @abc.abstractmethod
-    def begin(self, run: TrackedRun) -> str:
-        """Take up a run; returns its name there, or nothing if none is needed to go on."""
-
-    @abc.abstractmethod
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics of a step, finite ones, by their names."""
-
-    @abc.abstractmethod
-    def finish(self, artifact: Path | None) -> None:
-        """The end: the artifact, or None if the run was stopped or failed."""
-
-
-class TensorBoard(Tracker):
-    """Events in `tensorboard/` of the run."""
-
-    overwrites_steps = True
-
-    def begin(self, run: TrackedRun) -> str:
-        again = run.first_step + 1  # the first of the steps whose events are to be forgotten
-        self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=again)
-        if run.config and not run.first_step:
-            lines = (f"    {name}: {value}" for name, value in run.config.items())
-            self._board.add_text("config", "\n".join(lines))
-        return ""
-
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-
-    def finish(self, artifact: Path | None) -> None:
-        if artifact is not None:
-            self._board.add_text("artifact", str(artifact))
-        self._board.close()
-
-
-class WeightsAndBiases(Tracker):
-    """A run of Weights & Biases; its files lie in `trackers/` of ours."""
-
-    def begin(self, run: TrackedRun) -> str:
-        import wandb
-
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=os.environ.get("WANDB_NAME", run.name),
-            id=run.identity or secrets.token_hex(4),
-            resume="allow",
-            dir=str(run.folder / "trackers"),
-            config=None if run.identity else dict(run.config),
-            settings=wandb.Settings(console="off", silent=True),
-        )
-        return str(self._run.id)
-
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def finish(self, artifact: Path | None) -> None:
-        if artifact is not None:
-            self._run.summary["artifact"] = str(artifact)
-        self._run.finish(exit_code=int(artifact is None))
-
-
-class MLflow(Tracker):
-    """A run of MLflow, in the store of MLFLOW_TRACKING_URI."""
-
-    def begin(self, run: TrackedRun) -> str:
-        from mlflow.entities import Param
-        from mlflow.tracking import MlflowClient
-
-        self._client = MlflowClient()
-        if run.identity:
-            self._identity = run.identity
-            self._client.update_run(run.identity, status="RUNNING")
-            return run.identity
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        experiment = self._client.get_experiment_by_name(name)
-        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        self._identity = str(self._client.create_run(place, run_name=run.name).info.run_id)
-        parameters = [Param(key, str(value)[:MOST_LETTERS]) for key, value in run.config.items()]
-        for start in range(0, len(parameters), MOST_PARAMETERS):
-            some = parameters[start : start + MOST_PARAMETERS]
-            self._client.log_batch(self._identity, params=some)
-        return self._identity
-
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        now = round(1000 * time.time())
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._identity, metrics=metrics)
-
-    def finish(self, artifact: Path | None) -> None:
-        if artifact is not None:
-            self._client.set_tag(self._identity, "artifact", str(artifact))
-        self._client.set_terminated(self._identity, "KILLED" if artifact is None else "FINISHED")
-
-
-class Trackio(Tracker):
-    """A run of Trackio, on this machine or where TRACKIO_SPACE_ID says."""
-
-    def begin(self, run: TrackedRun) -> str:
-        import trackio
-
-        identity = run.identity or f"{run.name}-{secrets.token_hex(4)}"
-        self._run = trackio.init(
-            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-            name=identity,
-            resume="allow",
-            config=dict(run.config),
-            embed=False,
-            auto_log_gpu=False,
-            auto_log_cpu=False,
-        )
-        return identity
-
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        self._last = step
-        self._run.log(dict(values), step=step)
-
-    def finish(self, artifact: Path | None) -> None:
-        if artifact is not None:
-            self._run.log({"artifact": str(artifact)}, step=self._last)
-        self._run.finish()
-
-
-class Kind(NamedTuple):
-    """A tracker, and the library that it takes."""
-
-    make: type[Tracker]
     library: str
+    """The package it needs."""
     no_telemetry: tuple[str, str] | None = None
     """The variable, and its value, that turn the library's own telemetry off; set unless the user
     has set it."""
-
-
-TRACKERS: dict[TrackerName, Kind] = {
-    "tensorboard": Kind(TensorBoard, "tensorboard"),
-    "wandb": Kind(WeightsAndBiases, "wandb", ("WANDB_ERROR_REPORTING", "false")),
-    "mlflow": Kind(MLflow, "mlflow", ("MLFLOW_DISABLE_TELEMETRY", "true")),
-    "trackio": Kind(Trackio, "trackio", ("HF_HUB_DISABLE_TELEMETRY", "1")),
-}
-
-
-class AsyncTracker:
-    """A tracker in a thread: it gets what is recorded, in order, when it has time."""
+    overwrites_steps = False
+    """Whether steps that are done again replace what it had of them; else they are skipped."""
 
     def __init__(self, name: TrackerName, folder: RunFolder, *, first_step: int) -> None:
-        self.name = name
-        self._tracker = TRACKERS[name].make()
-        self._folder, self._first_step = folder, first_step
+        self.name, self.first_step = name, first_step
+        self.path = folder.path.resolve()
+        self._folder = folder
         self._rows: queue.SimpleQueue[tuple[int, Mapping[str, float]] | None] = queue.SimpleQueue()
         self._artifact: Path | None = None
         self._problem = ""
         self._thread = threading.Thread(target=self._follow, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    @property
-    def overwrites_steps(self) -> bool:
-        return self._tracker.overwrites_steps
+    @abc.abstractmethod
+    def begin(self, config: Mapping[str, object], identity: str) -> str:
+        """Take up a run with these options, by the name it had there before, or none.
+
+        Returns its name there, or nothing if none is needed to go on.
+        """
+
+    @abc.abstractmethod
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of a step, finite ones, by their names."""
+
+    @abc.abstractmethod
+    def end(self, artifact: Path | None) -> None:
+        """The artifact of the run, or None if it was stopped or failed."""
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Metrics of a step; numbers that are not finite are dropped."""
+        """Have metrics of a step written; numbers that are not finite are dropped."""
         named = {f"{kind}/{key}": value for key, value in values.items() if math.isfinite(value)}
         if self._thread.is_alive():
             self._rows.put((step, named))
 
     def problem(self) -> str:
-        """Why the tracker no longer follows; returned once, empty otherwise."""
+        """Why it no longer follows; returned once, empty otherwise."""
         problem, self._problem = self._problem, ""
         return problem
 
     def finish(self, artifact: Path | None) -> None:
-        """Have the tracker take up the rest and the artifact, and let go of it after a while."""
+        """Have it take up the rest and the artifact, and let go of it after a while."""
         self._artifact = artifact
         self._rows.put(None)
         self._thread.join(PATIENCE)
@@ -243,25 +97,154 @@ class AsyncTracker:
         try:
             self._begin()
             while (row := self._rows.get()) is not None:
-                self._tracker.record(*row)
-            self._tracker.finish(self._artifact)
+                self.write(*row)
+            self.end(self._artifact)
         except (Exception, SystemExit) as error:
             self._problem = " ".join(f"{type(error).__name__}: {error}".split())
 
     def _begin(self) -> None:
         folder, config = self._folder.trackers, self._folder.config
         file = folder / f"{self.name}.json"
-        if variable := TRACKERS[self.name].no_telemetry:
-            os.environ.setdefault(*variable)
+        if self.no_telemetry is not None:
+            os.environ.setdefault(*self.no_telemetry)
         if self.name != "tensorboard":
             make_folder(folder)
         known = parse_json(file.read_bytes())["run"] if file.exists() else ""
         options = flat(parse_json(config.read_bytes())) if config.exists() else {}
-        identity = self._tracker.begin(
-            TrackedRun(self._folder.path.resolve(), self._first_step, options, known)
-        )
+        identity = self.begin(options, known)
         if identity and identity != known:
             replace_file(file, [json.dumps({"run": identity}).encode()])
+
+
+class TensorBoard(Tracker):
+    """Events in `tensorboard/` of the run."""
+
+    library = "tensorboard"
+    overwrites_steps = True
+
+    def begin(self, config: Mapping[str, object], identity: str) -> str:
+        again = self.first_step + 1  # the first of the steps whose events are to be forgotten
+        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=again)
+        if config and not self.first_step:
+            lines = (f"    {name}: {value}" for name, value in config.items())
+            self._board.add_text("config", "\n".join(lines))
+        return ""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def end(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._board.add_text("artifact", str(artifact))
+        self._board.close()
+
+
+class WeightsAndBiases(Tracker):
+    """A run of Weights & Biases; its files lie in `trackers/` of ours."""
+
+    library = "wandb"
+    no_telemetry = ("WANDB_ERROR_REPORTING", "false")
+
+    def begin(self, config: Mapping[str, object], identity: str) -> str:
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=os.environ.get("WANDB_NAME", self.path.name),
+            id=identity or secrets.token_hex(4),
+            resume="allow",
+            dir=str(self.path / "trackers"),
+            config=None if identity else dict(config),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        return str(self._run.id)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def end(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._run.summary["artifact"] = str(artifact)
+        self._run.finish(exit_code=int(artifact is None))
+
+
+class MLflow(Tracker):
+    """A run of MLflow, in the store of MLFLOW_TRACKING_URI."""
+
+    library = "mlflow"
+    no_telemetry = ("MLFLOW_DISABLE_TELEMETRY", "true")
+
+    def begin(self, config: Mapping[str, object], identity: str) -> str:
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient()
+        if identity:
+            self._identity = identity
+            self._client.update_run(identity, status="RUNNING")
+            return identity
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        run = self._client.create_run(place, run_name=self.path.name)
+        self._identity = str(run.info.run_id)
+        parameters = [Param(key, str(value)[:MOST_LETTERS]) for key, value in config.items()]
+        for start in range(0, len(parameters), MOST_PARAMETERS):
+            some = parameters[start : start + MOST_PARAMETERS]
+            self._client.log_batch(self._identity, params=some)
+        return self._identity
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._identity, metrics=metrics)
+
+    def end(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._client.set_tag(self._identity, "artifact", str(artifact))
+        self._client.set_terminated(self._identity, "KILLED" if artifact is None else "FINISHED")
+
+
+class Trackio(Tracker):
+    """A run of Trackio, on this machine or where TRACKIO_SPACE_ID says."""
+
+    library = "trackio"
+    no_telemetry = ("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    def begin(self, config: Mapping[str, object], identity: str) -> str:
+        import trackio
+
+        identity = identity or f"{self.path.name}-{secrets.token_hex(4)}"
+        self._run = trackio.init(
+            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+            name=identity,
+            resume="allow",
+            config=dict(config),
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        return identity
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._last = step
+        self._run.log(dict(values), step=step)
+
+    def end(self, artifact: Path | None) -> None:
+        if artifact is not None:
+            self._run.log({"artifact": str(artifact)}, step=self._last)
+        self._run.finish()
+
+
+TRACKERS: dict[TrackerName, type[Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+}
 
 
 def check_trackers(names: Iterable[TrackerName]) -> None:

@@ -1,6 +1,6 @@
 """The architecture of a backbone, read off the shapes of published weights.
 
-What shapes cannot say (the pixel statistics, the heads of a backbone without relative bias, the
+What shapes do not show (the pixel statistics, the heads of a backbone without relative bias, the
 sides of a grid that is not square) comes from whoever opens the file, from the configuration beside
 it, or is the convention of the family; each such choice is noted.
 """
@@ -29,7 +29,7 @@ TO_STATE = "give mean and std to beit.load, or --mean and --std to `beit convert
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]
-"""Mean, standard deviation, and what there is to say about them."""
+"""Mean, standard deviation, and notes on where they come from."""
 
 
 class Trunk(NamedTuple):
@@ -107,13 +107,13 @@ def _heads(columns: int, width: int, known: Overrides) -> int:
         raise CheckpointError(
             f"the file does not say how many heads share its width of {width}: it has no relative "
             f"bias, and the published width of a head, {HEAD_WIDTH}, does not divide it",
-            remedy="say it: heads=... in Python, --heads ... on the command line",
+            remedy="state it: heads=... in Python, --heads ... on the command line",
         )
     return width // HEAD_WIDTH
 
 
 def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> Grid:
-    """Patches per side: stated, told by the persisted index, or a square; checked against all."""
+    """Patches per side: given, read off the persisted index, or a square; checked against all."""
     indices = {name: value for name, value in tensors.items() if name.endswith(INDEX)}
     count = shape_of(tensors, next(iter(indices)), 2)[0] - 1 if indices else None
     if "pos_embed" in tensors:
@@ -123,7 +123,7 @@ def _grid(tensors: Tensors, rows: int | None, patch: int, known: Overrides) -> G
     elif count is None and rows is None:
         raise CheckpointError(
             "the file has no positions of any kind, so its image size is unknown",
-            remedy="say it: size=(height, width) in Python, --size on the command line",
+            remedy="state it: size=(height, width) in Python, --size on the command line",
         )
     else:
         root = math.isqrt(max((rows or 0) - 3, 0))

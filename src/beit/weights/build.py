@@ -24,11 +24,11 @@ from beit.weights.keymap import (
     from_published,
 )
 from beit.weights.overrides import Overrides
-from beit.weights.strict import load_strictly
+from beit.weights.transfer import load_strictly
 
 
 class Built(NamedTuple):
-    """A model in evaluation mode, and what was assumed or left out to build it."""
+    """A model in evaluation mode, and what was assumed or skipped to build it."""
 
     model: nn.Module
     notes: tuple[str, ...]

@@ -60,7 +60,7 @@ DOWNLOAD = "download the file itself; a browser shows what the address gives"
 UNPACK = "unpack it, and give the weight file in it"
 CONVERT = "load it with the library that wrote it, and save its tensors as safetensors"
 IMAGE = rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}"
-STRANGERS: tuple[tuple[bytes, str, str], ...] = (
+OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (IMAGE, "is an image", "give a model; in a command it stands before the images"),
     (rb"\Z", "is empty", DOWNLOAD),
     (rb"\s*(<!doctype html|<html|<\?xml)", "is a web page, no weights", DOWNLOAD),
@@ -87,7 +87,7 @@ def recognise(data: bytes) -> Container:
     for container, begins in CONTAINERS.items():
         if re.match(begins, head, re.DOTALL):
             return container
-    for begins, what, remedy in STRANGERS:
+    for begins, what, remedy in OTHERS:
         if re.match(begins, head, re.DOTALL | re.IGNORECASE):
             raise CheckpointError(what, remedy=remedy)
     raise CheckpointError(f"is no weight file: it begins with {data[:8]!r}", remedy=CONVERT)

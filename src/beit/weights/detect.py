@@ -1,4 +1,4 @@
-"""What a file of weights is: its network, what it is for, and what its files say of it.
+"""What a file of weights is: its network, what it is for, and what its config adds.
 
 From `Foreign`, as it was read, to `Detected`: tensors under published names, with what is known.
 """
@@ -33,7 +33,7 @@ from beit.weights.overrides import Entries, Overrides
 from beit.weights.published import is_published_hub, recognise_name
 from beit.weights.read import read_contents
 
-STRANGERS = {
+OTHERS = {
     "lora_A.": "an adapter (LoRA) to other weights",
     "decoder_embed": "a masked autoencoder (MAE)",
     "visual.": "a CLIP model",
@@ -76,8 +76,8 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
     check_architecture(Entries(foreign.place / CONFIG, foreign.config))
     tensors, notes = _in_float32(foreign.tensors)
     located = locate(tensors)
-    if located is None or _is_stranger(located):
-        raise _stranger(foreign.tensors)
+    if located is None or _is_unknown(located):
+        raise _unknown(foreign.tensors)
     mapped = to_published_names(located)
     notes = (*foreign.notes, *notes, *located.notes, *mapped.notes)
     if mapped.family == "dalle":
@@ -110,7 +110,7 @@ def _in_float32(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     return found, (f"weights of {', '.join(sorted(types))} are widened to float32",)
 
 
-def _is_stranger(located: Located) -> bool:
+def _is_unknown(located: Located) -> bool:
     """A Vision Transformer with a patch embedding like BEiT's, but other blocks, or an adapter."""
     if any(map(OTHER_BLOCKS.search, located.trunk)):
         return True
@@ -118,9 +118,9 @@ def _is_stranger(located: Located) -> bool:
     return blocks is not None and not any(map(blocks.match, located.trunk))
 
 
-def _stranger(tensors: Tensors) -> CheckpointError:
+def _unknown(tensors: Tensors) -> CheckpointError:
     what = next(
-        (what for part, what in STRANGERS.items() if any(part in name for name in tensors)),
+        (what for part, what in OTHERS.items() if any(part in name for name in tensors)),
         "no model that is known here",
     )
     listed = ", ".join(sorted(tensors)[:3])
@@ -193,5 +193,5 @@ def _with_decoder(tensors: Tensors, foreign: Foreign) -> tuple[Tensors, tuple[st
         return tensors, ()
     if path.name == "encoder.pkl" and decoder.is_file():
         decoded = from_dalle(read_contents(decoder).tensors, "decoder")
-        return tensors | decoded, (f"images are painted by {decoder.name}",)
-    return tensors, ("without a decoder.pkl beside it: it gives tokens, but paints no images",)
+        return tensors | decoded, (f"images are decoded by {decoder.name}",)
+    return tensors, ("without a decoder.pkl beside it: it gives tokens, but cannot decode them",)

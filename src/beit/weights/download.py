@@ -130,7 +130,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         if error.code >= 500 or error.code in WORTH_RETRYING:
             raise _InterruptedError(answer) from error
         raise CheckpointError(
-            f"{shown(error.url)} is not to be had: {answer}",
+            f"{shown(error.url)} cannot be downloaded: {answer}",
             remedy="check the address; the released files have moved, docs/checkpoints.md has the "
             "addresses that are known",
         ) from error

@@ -10,7 +10,6 @@ import safetensors.torch
 from torch import nn
 
 from beit.config import UperNetConfig, VisionTransformerConfig
-from beit.config.tokenizer import Interpolation
 from beit.config.validation import require
 from beit.errors import ConfigError
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel, PretrainedBackbone
@@ -19,6 +18,7 @@ from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.foreign import CONFIG, PREPROCESSOR
+from beit.weights.image_processor import PILLOW
 from beit.weights.keymap import (
     CLASSIFIER,
     MASKED,
@@ -34,7 +34,6 @@ from beit.weights.keymap import (
 from beit.weights.library_configs import OFFSET
 from beit.weights.store import WEIGHTS, Artifact
 
-PILLOW: dict[Interpolation, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 ARCHITECTURES: dict[Family, str] = {
     "masked": "BeitForMaskedImageModeling",
     "classifier": "BeitForImageClassification",
@@ -262,7 +261,7 @@ def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict
         "do_normalize": True,
         "image_mean": list(backbone.mean),
         "image_std": list(backbone.std),
-        "resample": PILLOW[said.interpolation],
+        "resample": next(key for key, name in PILLOW.items() if name == said.interpolation),
         "do_convert_rgb": backbone.channels == 3,
         **({} if keeps else {"do_reduce_labels": False}),
     }

@@ -22,7 +22,7 @@ SILENT = {
 """Entries that are read here, or change nothing."""
 SHORT_EDGE = ("CLIP", "Bit")  # processors for which one number is the shorter side
 HALVES = ("Beit", "ViT")  # processors whose own mean and deviation are 0.5
-BILINEAR = ("ViT", "Segformer", "LayoutLMv", "Donut")  # the rest resizes bicubically unless told
+BILINEAR = ("ViT", "Segformer", "LayoutLMv", "Donut")  # the rest resizes bicubically by default
 TRAINED = "train, and save the processor, with a size the model has"
 
 
@@ -82,28 +82,41 @@ def _view(said: Entries, size: tuple[int, int]) -> Overrides:
         if crops:
             said.refuse("crops images without resizing them", TRAINED)
         return Overrides(crop=1.0, resize="stretch")
-    resize, whole = _whole(said, size, crops)
-    cut = _sides(said, "crop_size") or size
-    if (crops and cut != size) or (not crops and whole != size):
-        made = cut if crops else whole
+    resize, whole = _resized(said, size, crops)
+    made = (_sides(said, "crop_size") or size) if crops else whole
+    if made != size:
         said.refuse(
             f"makes images of {made[0]} x {made[1]} pixels for a model of {size[0]} x {size[1]}",
             TRAINED,
         )
-    return Overrides(
-        crop=_crop_fraction(said, size, whole), resize=resize, interpolation=_interpolation(said)
-    )
+    # The fraction that the centre crop keeps, from which `central_view` finds `whole` again.
+    fractions = (size[0] / whole[0], size[0] / (whole[0] + 0.5))
+    fitting = [each for each in fractions if each <= 1
+               and tuple(int(side / each) for side in size) == whole]  # fmt: skip
+    if not fitting:
+        said.refuse(
+            f"resizes to {whole[0]} x {whole[1]} pixels for crops of {size[0]} x {size[1]}",
+            "use a crop that keeps the same fraction of both sides, and no more than there is",
+        )
+    resample = said.integer("resample")
+    if resample is None:
+        resample = 2 if _kind(said).startswith(BILINEAR) else 3
+    if resample not in PILLOW:
+        said.refuse(
+            f"resizes with Pillow's filter {resample}",
+            "only lanczos (1), bilinear (2) and bicubic (3) are done here",
+        )
+    return Overrides(crop=fitting[0], resize=resize, interpolation=PILLOW[resample])
 
 
-def _whole(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, tuple[int, int]]:
+def _resized(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, tuple[int, int]]:
     """How it resizes, and to which height and width; of a shorter side, both are that long."""
-    table = said.content.get("size")
-    if isinstance(table, dict):
-        entries = Entries(said.file, table)
-        given = {name for name in table if table[name] is not None}
+    value = said.content.get("size")
+    if isinstance(value, dict):
+        given = {name for name in value if value[name] is not None}
         if given == {"shortest_edge"}:
-            edge = entries.integer("shortest_edge") or 0
-            if not crops or size[0] != size[1]:
+            edge = Entries(said.file, value).integer("shortest_edge") or 0
+            if not edge or not crops or size[0] != size[1]:
                 said.refuse(
                     f"resizes the shorter side to {edge} pixels for a model of {size[0]} x "
                     f"{size[1]}" + ("" if crops else ", and does not crop"),
@@ -112,14 +125,13 @@ def _whole(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, t
                 )
             return "cover", (edge, edge)
         if given != {"height", "width"}:
-            said.refuse(f"resizes to {table!r:.80}", "use height and width, or shortest_edge")
+            said.refuse(f"resizes to {value!r:.80}", "use height and width, or shortest_edge")
     sides = _sides(said, "size")
     if sides is None:
         return "stretch", size
     short = _kind(said).startswith(SHORT_EDGE)
-    if isinstance(table, int) and not said.flag("default_to_square", not short):
-        return "cover", sides
-    return "stretch", sides
+    keeps = isinstance(value, int) and not said.flag("default_to_square", not short)
+    return "cover" if keeps else "stretch", sides
 
 
 def _sides(said: Entries, name: str) -> tuple[int, int] | None:
@@ -136,28 +148,3 @@ def _sides(said: Entries, name: str) -> tuple[int, int] | None:
     if value is not None and (not height or not width):
         said.refuse(f"says {name} = {value!r:.80}", "give height and width")
     return (height, width) if height and width else None
-
-
-def _crop_fraction(said: Entries, size: tuple[int, int], whole: tuple[int, int]) -> float:
-    """The fraction that the centre crop keeps, from which `central_view` finds `whole` again."""
-    fractions = (size[0] / whole[0], size[0] / (whole[0] + 0.5))
-    fitting = [each for each in fractions if each <= 1
-               and tuple(int(side / each) for side in size) == whole]  # fmt: skip
-    if not fitting:
-        said.refuse(
-            f"resizes to {whole[0]} x {whole[1]} pixels for crops of {size[0]} x {size[1]}",
-            "use a crop that keeps the same fraction of both sides, and no more than there is",
-        )
-    return fitting[0]
-
-
-def _interpolation(said: Entries) -> Interpolation:
-    resample = said.integer("resample")
-    if resample is None:
-        return "bilinear" if _kind(said).startswith(BILINEAR) else "bicubic"
-    if resample not in PILLOW:
-        said.refuse(
-            f"resizes with Pillow's filter {resample}",
-            "only lanczos (1), bilinear (2) and bicubic (3) are done here",
-        )
-    return PILLOW[resample]

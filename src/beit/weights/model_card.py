@@ -1,4 +1,4 @@
-"""The model card: what an artifact says of itself, for people and for the hub."""
+"""The model card: what an artifact states about itself, for people and for the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ BACKBONE = ("width", "depth", "heads", "patch", "size", "channels", "mean", "std
 ORIGIN = {
     "recipe": "recipe",
     "steps": "steps",
-    "pictures": "images",
+    "images": "images",
+    "pictures": "images",  # an old name
     "data": "fingerprint of the images",
     "from": "converted from",
 }

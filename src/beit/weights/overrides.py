@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What is said about a model beside its weights; None where nothing is."""
+    """What is known about a model beside its weights; None where nothing is."""
 
     size: tuple[int, int] | None = None
     """Height and width in pixels."""
@@ -49,8 +49,10 @@ class Overrides:
     """Cells per side of each pooling of a segmentation head."""
 
     def over(self, other: Overrides) -> Overrides:
-        """What is said here, and where nothing is, what the other says."""
-        return replace(other, **{key: said for key, said in vars(self).items() if said is not None})
+        """These values, and those of `other` where there are none."""
+        return replace(
+            other, **{key: value for key, value in vars(self).items() if value is not None}
+        )
 
 
 @dataclass(frozen=True)

@@ -103,16 +103,16 @@ def _upload(contents: dict[str, bytes], name: str, public: bool, update: bool, m
     operations = [CommitOperationAdd(file, content) for file, content in contents.items()]
     with no_bars_in_logs():
         if not update:
-            with _told(name, f"{name} was not made on the hub", "run it again"):
+            with _typed_errors(name, f"{name} was not made on the hub", "run it again"):
                 api.create_repo(name, private=not public)
-        with _told(name, f"nothing was committed to {name}", "run it again, with --update"):
+        with _typed_errors(name, f"nothing was committed to {name}", "run it again, with --update"):
             commit = api.create_commit(name, operations, commit_message=message)
     return commit.oid
 
 
 @contextmanager
-def _told(name: str, what: str, remedy: str) -> Iterator[None]:
-    """The errors of the hub in our words."""
+def _typed_errors(name: str, what: str, remedy: str) -> Iterator[None]:
+    """Errors of the hub as typed errors with a remedy."""
     try:
         yield
     except BeitError:

@@ -1,7 +1,8 @@
 """Artifacts: a model that works alone. `model.safetensors` with `config.json` beside it.
 
-The config says everything that using the model takes: architecture, classes, pixel statistics, the
-evaluation crop, the identity of the tokenizer, versions, and the SHA-256 of the weights.
+The config holds everything that is needed to use the model: architecture, classes, pixel
+statistics, the evaluation crop, the identity of the tokenizer, versions, and the SHA-256 of the
+weights.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from beit.json_object import parse_object, read_bytes
 from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
 from beit.weights.kinds import Architecture, architecture_of, build, describe
-from beit.weights.strict import build_strictly
+from beit.weights.transfer import build_strictly
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -57,7 +58,7 @@ TRAINED = Entries(
     {
         "recipe": str,
         "steps": NonNegativeInt,
-        "pictures": NonNegativeInt,
+        "images": NonNegativeInt,
         "data": str,
         "division": dict[str, Any],
         "metrics": dict[str, Measured],
@@ -69,7 +70,7 @@ TRAINED = Entries(
 
 @dataclass(frozen=True, kw_only=True)
 class Details(Config):
-    """What an artifact says beside its architecture."""
+    """What an artifact states beside its architecture."""
 
     classes: tuple[str, ...] = ()
     """Class names in the order of the logits."""
@@ -115,8 +116,8 @@ class Artifact:
     def version(self) -> str:
         """16 hex digits that differ where answers do: from weights, architecture and details."""
         answers = replace(self.details, trained={})
-        told = [describe(self.model), to_json(answers), weights_digest(self.model)]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        parts = [describe(self.model), to_json(answers), weights_digest(self.model)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
@@ -169,7 +170,7 @@ def find_artifact(path: str | Path) -> Path:
 
 
 class Described(NamedTuple):
-    """What the config of an artifact says, checked; weights are another matter."""
+    """What the config of an artifact states, checked, without its weights."""
 
     architecture: Architecture
     details: Details
@@ -177,13 +178,13 @@ class Described(NamedTuple):
 
 
 def read_described(path: str | Path) -> Described:
-    """What an artifact says of itself. Raises CheckpointError if its config is not understood."""
+    """What an artifact states about itself. Raises CheckpointError for a config with errors."""
     file = find_artifact(path) / CONFIG
     return _described(file, read_bytes(file, CheckpointError, AGAIN))
 
 
 def described(path: str | Path) -> Described | None:
-    """What an artifact says of itself; None where there is none that can be read."""
+    """What an artifact states about itself; None where there is none that can be read."""
     try:
         return read_described(path)
     except (BeitError, OSError):
@@ -201,6 +202,8 @@ def _described(file: Path, content: bytes) -> Described:
         for key in ("classes", "crop", "tokenizer", "trained", "versions"):
             require(key in config, f"the entry '{key}' is missing", AGAIN)  # others are younger
         checked("versions", config["versions"], dict[str, str])
+        if isinstance(config["trained"], dict) and "pictures" in config["trained"]:
+            config["trained"]["images"] = config["trained"].pop("pictures")  # an old name
         details = from_json({name: config[name] for name in names if name in config}, Details)
         architecture = architecture_of(config.get("architecture"))
         _check_classes(details, architecture)

@@ -163,7 +163,7 @@ def export(
 
 
 def describe(source: Artifact, target: Target) -> dict[str, str]:
-    """What the file says about itself: all that using it takes, and where it comes from.
+    """The metadata of the file: all that is needed to use it, and where it comes from.
 
     Neither paths nor anything of the run's settings.
     """

@@ -133,7 +133,7 @@ class Graph(nn.Module):
 
 
 def answer_of(model: nn.Module, answer: Answer, pixels: Tensor) -> tuple[Tensor, ...]:
-    """What a model says about pixels, in float32."""
+    """What a model answers for pixels, in float32."""
     if isinstance(model, VisualTokenizer):
         return (model.encode(pixels),)
     if answer == "logits":

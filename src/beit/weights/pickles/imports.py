@@ -124,7 +124,7 @@ def _empty_dict(*_: object) -> dict[str, object]:
 
 
 def _itself(items: object) -> object:
-    return items  # a set stays a list, and no copy is made: it could be asked for endlessly
+    return items  # a set stays a list, and no copy is made: a pickle could request it endlessly
 
 
 def _placeholder(path: str) -> Callable[..., Placeholder]:

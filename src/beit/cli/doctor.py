@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import LabelFile, check_subcommand
+from beit.cli.options import LabelFile, call, check_subcommand
 from beit.config.data import BY_HEADINGS, FolderConfig, Reading
 from beit.config.serve import ServeConfig
 
@@ -15,9 +15,9 @@ def doctor(args: list[str]) -> None:
     """Find out what is wrong: with this machine, with images, with a run that broke."""
     check_subcommand("doctor", ["replay"], args)
     if args[:1] == ["replay"]:
-        tyro.cli(replay, args=args[1:], prog="beit doctor replay")
+        call(replay, args[1:], "beit doctor replay")
     else:
-        tyro.cli(examine, args=args, prog="beit doctor", config=(tyro.conf.FlagCreatePairsOff,))
+        call(examine, args, "beit doctor")
 
 
 def examine(

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import tyro
 
-from beit.cli.options import LabelFile, config_errors, gathered, pixels, value_of
+from beit.cli.options import LabelFile, call, gathered, parsing, value_of
 from beit.config import RunConfig
 from beit.config.data import BY_HEADINGS
 from beit.errors import ConfigError
@@ -58,7 +58,7 @@ def train(verb: str, args: list[str]) -> None:
         description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    with pixels(), config_errors():
+    with parsing():
         command, unknown = parse(return_unknown_args=True)
         for word in unknown:
             if word in known:
@@ -84,51 +84,46 @@ def train(verb: str, args: list[str]) -> None:
         print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
 
 
+def compare(
+    tokenizers: tyro.conf.Positional[tuple[str, ...]],
+    data: str,
+    out: str,
+    images: int = 512,
+    device: str = "cpu",
+    label_file: LabelFile = BY_HEADINGS,
+) -> None:
+    """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
+
+    Args:
+        tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
+        data: Images; with classes, the tokens are also judged by nearest neighbours.
+        out: Folder for tokenizers.json and tokenizers.html.
+        images: At most so many of them, spread evenly; with classes, as many of each part.
+        device: cpu or cuda.
+        label_file: How a label file is read, where its headings do not say it.
+    """
+    from beit.report.tokenizer import HEAD
+    from beit.tasks.comparing import compare_tokenizers
+
+    rows = compare_tokenizers(
+        tokenizers,
+        data=data,
+        out=out,
+        images=images,
+        device=device,
+        label_file=label_file,
+    )
+    for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
+        print_lines(f"| {' | '.join(line)} |")
+    print_lines("", f"page   {Path(out) / 'tokenizers.html'}")
+
+
 def tokenizer(args: list[str]) -> None:
     """Train a visual tokenizer on your images; `tokenizer compare` measures several."""
     if args[:1] == ["compare"]:
-        compare(args[1:])
-        return
-    train("tokenizer", args)
-
-
-def compare(args: list[str]) -> None:
-    """Several tokenizers on the same images."""
-
-    def command(
-        tokenizers: tyro.conf.Positional[tuple[str, ...]],
-        data: str,
-        out: str,
-        images: int = 512,
-        device: str = "cpu",
-        label_file: LabelFile = BY_HEADINGS,
-    ) -> None:
-        """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
-
-        Args:
-            tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
-            data: Images; with classes, the tokens are also judged by nearest neighbours.
-            out: Folder for tokenizers.json and tokenizers.html.
-            images: At most so many of them, spread evenly; with classes, as many of each part.
-            device: cpu or cuda.
-            label_file: How a label file is read, where its headings do not say it.
-        """
-        from beit.report.tokenizer import HEAD
-        from beit.tasks.comparing import compare_tokenizers
-
-        rows = compare_tokenizers(
-            tokenizers,
-            data=data,
-            out=out,
-            images=images,
-            device=device,
-            label_file=label_file,
-        )
-        for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
-            print_lines(f"| {' | '.join(line)} |")
-        print_lines("", f"page   {Path(out) / 'tokenizers.html'}")
-
-    tyro.cli(command, args=args, prog="beit tokenizer compare")
+        call(compare, args[1:], "beit tokenizer compare")
+    else:
+        train("tokenizer", args)
 
 
 def pretrain(args: list[str]) -> None:

@@ -1,0 +1,66 @@
+"""The verbs that measure: evaluate, probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from beit.cli.options import Artifact, call, value_of
+from beit.config import EvaluateConfig, ProbeConfig
+from beit.errors import ConfigError
+from beit.recipes import DEFAULT
+from beit.recipes.probe import RECIPES, find_probe
+from beit.terminal import print_lines
+
+PLAIN = EvaluateConfig()
+
+
+def evaluate(
+    model: Artifact,
+    config: EvaluateConfig = PLAIN,
+    format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
+) -> None:
+    """Measure a classifier or a segmenter on labelled images.
+
+    A classifier: accuracy, likelihood, calibration (with several labels per image: average
+    precision, F1); a segmenter: intersection over union, accuracy.
+
+    Args:
+        model: A run, an artifact, a released file, a folder of timm or transformers,
+            hf:org/name, timm/name, or a URL.
+        config: On which images, and how they are read.
+        format: A table for people, or JSON.
+    """
+    from beit.tasks.finished import evaluate as measure
+    from beit.tasks.measurement import print_json, print_table
+
+    (print_json if format == "json" else print_table)(measure(model, config))
+
+
+def probe(args: list[str]) -> None:
+    """Find the block with the best frozen features: linear, nearest neighbours, attentive."""
+    if args[:1] and args[0] in RECIPES and not Path(args[0]).exists():
+        raise ConfigError(
+            f"{args[0]} is a recipe, and no model",
+            remedy=f"of this verb a recipe is an option: beit probe MODEL --recipe {args[0]} ...",
+        )
+    default = find_probe(value_of("--recipe", args) or DEFAULT)
+
+    def command(artifact: Artifact, config: ProbeConfig = default) -> None:
+        """Measure what the frozen features of every block are worth.
+
+        Args:
+            artifact: A run, an artifact, a released file, a folder of timm or transformers,
+                hf:org/name, timm/name, or a URL.
+            config: What is measured, and how.
+        """
+        from beit.tasks.probing import print_table
+        from beit.tasks.probing import probe as measure
+
+        print_table(measure(artifact, config))
+        print_lines(
+            f"results {Path(config.out) / 'probe.json'}",
+            f"plot    {Path(config.out) / 'probe.html'}",
+        )
+
+    call(command, args, "beit probe")

@@ -1,0 +1,141 @@
+"""The verbs that show what was done and learned: report, show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from beit.cli.options import Artifact, LabelFile, Paths
+from beit.config.data import BY_HEADINGS
+from beit.errors import ConfigError
+from beit.terminal import print_lines
+
+
+def report(runs: Paths, out: str = "comparison.html", image: str = "", plots: str = "") -> None:
+    """Write the page of a run again, or one that compares several.
+
+    That of one run is RUN/report.html.
+
+    Args:
+        runs: Folder of a run, or of up to eight.
+        out: Of several runs, the page to write.
+        image: Of a pre-training, also write some rows of its images to this PNG file.
+        plots: Also write every curve of the run to this folder, as SVG and PNG (needs
+            matplotlib: the extra `plots`).
+    """
+    from beit.report.pretraining import write_strip
+    from beit.tasks.finished import report_comparison, report_plots, report_run
+
+    if len(runs) != 1:
+        if image or plots:
+            raise ConfigError(
+                "--image and --plots are of a single run", remedy="name one run with them"
+            )
+        print_lines(report_comparison([Path(run) for run in runs], Path(out)))
+        return
+    run = Path(runs[0])
+    print_lines(report_run(run))
+    if image:
+        print_lines(write_strip(run, Path(image)))
+    if plots:
+        print_lines(*report_plots(run, Path(plots)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """What is common to all sheets."""
+
+    artifact: Artifact = tyro.MISSING
+    """A run, an artifact, or any released model that loads."""
+    data: str = tyro.MISSING
+    """Images, as for every other verb; classes are used to frame what is right."""
+    out: str = tyro.MISSING
+    """File to write, .png or .svg."""
+    images: int
+    """At most so many are looked at, spread evenly over the data."""
+    side: int
+    """Pixels of an image in the sheet."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    label_file: LabelFile = BY_HEADINGS
+
+    def write(self, name: str, **options: object) -> None:
+        """Make the sheet of this name, and write it."""
+        from beit.report import sheets
+        from beit.report.inputs import Request
+
+        request = Request(
+            model=self.artifact,
+            data=self.data,
+            images=self.images,
+            device=self.device,
+            label_file=self.label_file,
+        )
+        sheet = partial(getattr(sheets, name), request, **options)
+        print_lines(sheets.show(sheet, self.out, self.side))
+
+
+def neighbours(
+    sheet: Sheet = Sheet(images=500, side=112),
+    block: int | None = None,
+    queries: int = 6,
+    neighbours: int = 8,
+) -> None:
+    """Images, each with those that the model finds most like it.
+
+    Args:
+        block: Block whose patch vectors are compared, 0 is the first; the last one by default.
+        queries: Rows of the sheet.
+        neighbours: Neighbours in a row.
+    """
+    sheet.write("neighbours", block=block, queries=queries, neighbours=neighbours)
+
+
+def components(
+    sheet: Sheet = Sheet(images=6, side=160),
+    block: int | None = None,
+) -> None:
+    """The first three principal components of the patch vectors, as colours.
+
+    Args:
+        block: Block whose patch vectors are taken, 0 is the first; the last one by default.
+    """
+    sheet.write("components", block=block)
+
+
+def attention(
+    sheet: Sheet = Sheet(images=4, side=128),
+    block: int | None = None,
+    query: str = "centre",
+) -> None:
+    """Where each head of a block looks.
+
+    Args:
+        block: Block, 0 is the first; the last one by default.
+        query: Who looks: centre, a patch as ROW,COLUMN, or cls, the class token.
+    """
+    sheet.write("attention", block=block, query=query)
+
+
+def codebook(
+    sheet: Sheet = Sheet(images=256, side=60),
+    most: int = 256,
+) -> None:
+    """What each code of a tokenizer looks like, and how often it is used.
+
+    Args:
+        most: At most so many codes, the most used first.
+    """
+    sheet.write("codebook", most=most)
+
+
+SHEETS: Mapping[str, Callable[..., None]] = {
+    "neighbours": neighbours,
+    "components": components,
+    "attention": attention,
+    "codebook": codebook,
+}
