@@ -69,7 +69,7 @@ def test_it_is_never_called_beit(pretrained):
     assert "BEiT" not in re.sub("<style>.*?</style>|<script>.*?</script>", "", page, flags=re.S)
     assert 'id="attention"' in page
     assert 'id="predictions"' not in page
-    assert PRETRAIN.answers(pretrained, read_run_config(pretrained)).keys == []
+    assert PRETRAIN.examples(pretrained, read_run_config(pretrained)).keys == ()
     with pytest.raises(ConfigError, match="is a backbone alone"):
         write_strip(pretrained, pretrained / "strip.png")
 

@@ -139,7 +139,7 @@ def test_the_commands_of_the_page_on_runs(runs, tmp_path, monkeypatch, read):
 def answered(run):
     """What a run makes of all the images that it can be asked about."""
     config = read_run_config(run)
-    answers = task_of(config).answers(run, config)
+    answers = task_of(config).examples(run, config)
     return answers.of(answers.keys)
 
 
@@ -154,8 +154,8 @@ def test_classifiers_side_by_side(runs, tmp_path, read):
     for key, one in found.items():
         truth = Path(key).parent.name
         best = model.predict(runs.data / key, top=1)[0]
-        assert one.shown[0].alt == f"An image of {truth}"
-        assert (one.verdict == "right") == (best.name == truth)
+        assert one.given[0].alt == f"An image of {truth}"
+        assert (one.words == "right") == (best.name == truth)
         assert (one.labels[0].name, one.labels[0].is_given) == (best.name, True)
 
 
@@ -179,6 +179,6 @@ def test_segmenters_side_by_side(runs, tmp_path, read):
         mask = np.asarray(Image.open(data / "masks" / f"{Path(key).stem}.png"))
         labels = model.segment(data / key)
         right = (labels == mask)[mask != 255].mean()
-        assert percent(float(right)) in one.pictures[0].caption
+        assert percent(float(right)) in one.words
     page = read(report_comparison([made[0], runs.classifier], tmp_path / "d.html"))
     assert "share no images" in page.words

@@ -222,7 +222,7 @@ def test_what_the_command_line_cannot_say_is_told(runs):
     assert isinstance(config, PretrainRunConfig)
     for masking in (UniformMasking(), FixedMasking(hidden_patches=(1, 2))):
         text, missing = command("pretrain", replace(config, masking=masking))
-        assert "masking" in missing
+        assert missing == ["masking"]
         assert "--hidden-patches" not in text
 
 

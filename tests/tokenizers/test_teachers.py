@@ -15,8 +15,8 @@ from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.tokenizers import build_tokenizer
 from beit.tokenizers.teachers import OurTeacher, TimmTeacher
+from beit.weights.load import open_teacher
 from beit.weights.store import Details, save_artifact
-from beit.weights.teachers import open_teacher
 from miniature import BACKBONE, VAE, draw_images
 from reference import close
 

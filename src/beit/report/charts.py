@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Sequence
+from importlib import resources
+from itertools import starmap
 from typing import Literal, NamedTuple
 
 from markupsafe import Markup
@@ -20,8 +23,6 @@ MOST_MARKS = 60
 MOST_ROWS = 12
 """Rows of the table below a chart."""
 SMOOTH_FROM = 40
-LEAST_BAR = 2.0
-"""Bars that are wider than this have a gap between them."""
 
 
 class Line(NamedTuple):
@@ -50,30 +51,22 @@ class Chart(NamedTuple):
     along: str = "step"
 
 
-def trained(name: str, label: str, role: Role = "curve") -> Line:
-    """A metric of the training rows."""
-    return Line(label, role=role, metric=("train", name))
+def read_charts(task: str) -> tuple[Chart, ...]:
+    """The charts of a task as charts.toml describes them, without points."""
+    text = resources.files("beit.report").joinpath("charts.toml").read_text("utf-8")
+    return tuple(
+        Chart(**chart | {"lines": tuple(starmap(_line, chart["lines"]))})
+        for chart in tomllib.loads(text)[task]
+    )
 
 
-def evaluated(name: str, label: str, role: Role = "marks", trivial: float | None = None) -> Line:
-    """A metric of the evaluations."""
-    return Line(label, role=role, metric=("evaluate", name), trivial=trivial)
+def _line(
+    kind: Kind, metric: str, label: str, role: Role | None = None, trivial: float | None = None
+) -> Line:
+    usual: Role = "curve" if kind == "train" else "marks"
+    return Line(label, (), role or usual, (kind, metric), trivial)
 
 
-CHANCE = trained("chance_loss", "chance", "reference")
-ALWAYS = (
-    Chart("Gradient norm",
-          "Healthy: steady or falling. Single spikes are harmless, a steady rise is not.",
-          (trained("grad_norm", "before clipping"),), from_zero=True),
-    Chart("Learning rate", "Linear warm-up, then a decay to the end.",
-          (trained("lr", "learning rate"),), from_zero=True, noisy=False),
-    Chart("Speed (images per second)",
-          "Healthy: level. Drops come from other work on the machine, or from waiting for data.",
-          (trained("images_per_second", "speed"),), from_zero=True),
-    Chart("Waiting for data",
-          "Healthy: near zero. Otherwise reading images limits the speed: use more workers.",
-          (trained("data_wait", "fraction of the time"),), as_fraction=True, from_zero=True),
-)  # fmt: skip
 NOT_DRAWN = {"seconds_left", "memory_gib", "unreadable", "several", "collapsed", "neighbours_block"}
 NOT_DRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss"}
 NOT_DRAWN |= {"codes_revived"}
@@ -82,7 +75,7 @@ NOT_DRAWN |= {"codes_revived"}
 def charts(specs: Sequence[Chart], history: History) -> list[Chart]:
     """Charts with their points, also those that have none yet; then one for each logged metric that
     no chart foresees, so that a new objective's are seen at once."""
-    specs = [*specs, *ALWAYS]
+    specs = [*specs, *read_charts("always")]
     foreseen = {line.metric for spec in specs for line in spec.lines}
     kinds: tuple[tuple[Kind, Role], ...] = (("train", "curve"), ("evaluate", "marks"))
     for kind, role in kinds:
@@ -222,28 +215,4 @@ def draw(chart: Chart) -> Markup:
         steps=[step for step in ticks(frame.left, frame.right) if step.is_integer()],
         table=_table(lines),
         left=LEFT, right=WIDTH - RIGHT, bottom=HEIGHT - BOTTOM, width=WIDTH, height=HEIGHT,
-    )  # fmt: skip
-
-
-def draw_usage(counts: Sequence[int]) -> Markup:
-    """A bar per code of a tokenizer, the most used first, with the height of even use dashed."""
-    total = sum(counts)
-    fractions = sorted((amount / total for amount in counts), reverse=True)
-    bottom = HEIGHT - 30
-    step = (WIDTH - LEFT - 8) / len(fractions)
-    unit = (bottom - TOP) / fractions[0]
-    gap = 0.15 * step if step > LEAST_BAR else 0.0
-    bars = "".join(
-        f"M{LEFT + rank * step:.2f} {bottom}h{step - gap:.2f}v{-part * unit:.2f}h{gap - step:.2f}z"
-        for rank, part in enumerate(fractions)
-        if part
-    )
-    return render(
-        "usage.html.j2",
-        bars=bars,
-        even=bottom - unit / len(fractions),
-        most=fractions[0],
-        used=sum(part > 0 for part in fractions),
-        codes=len(fractions),
-        left=LEFT, right=WIDTH - 8, top=TOP, bottom=bottom, width=WIDTH, height=HEIGHT,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from markupsafe import Markup
 from torch import Tensor
 
@@ -21,18 +21,20 @@ from beit.errors import DataError
 from beit.evaluation.classify import LabelAnswers, LabelScores, score_labels
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
-from beit.report.charts import CHANCE, Chart, evaluated, trained
+from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import RunModel, batches, images_named, keys_of, open_model
-from beit.report.markup import Picture, ScoreRow, Section, number, percent, render
-from beit.report.page import (
-    Answer,
-    Answers,
-    Figure,
-    Finding,
+from beit.report.markup import (
+    Example,
     LabelBar,
-    best_figure,
+    Picture,
+    ScoreRow,
+    Section,
+    number,
+    percent,
+    render,
 )
+from beit.report.page import Examples, Figure, Finding, best_figure
 from beit.weights.answering import Answering, answering
 
 MOST_IMAGES = 5000
@@ -42,28 +44,7 @@ SHOWN = 8
 LISTED = {False: 3, True: 5}
 """Classes listed for an image (multi-label or not), beside those that it has or is given."""
 
-CHARTS = (
-    Chart("Loss",
-          "Training loss is of augmented and mixed images, so it may lie above validation. "
-          "Unhealthy: validation rises while training falls (overfitting).",
-          (trained("loss", "training"), evaluated("loss", "validation"), CHANCE)),
-    Chart("Right answers",
-          "Fraction of images whose class is the first answer, or among the first five.",
-          (trained("accuracy", "training"), evaluated("top1", "validation, top-1"),
-           # With five classes or fewer, the first five answers always hold the right one.
-           evaluated("top5", "validation, top-5", trivial=1.0)), as_fraction=True),
-    Chart("Mean average precision",
-          "How well the images with a label are ranked before those without it, over all labels. "
-          "Healthy: rising, far above random.",
-          (evaluated("map", "mean average precision"),
-           evaluated("chance_map", "at random", "reference")), as_fraction=True, from_zero=True),
-    Chart("Labels right",
-          "F1 is at the thresholds that are best for it. Where labels are rare, nearly all "
-          "decisions are right even if no label is ever given: look at F1.",
-          (trained("labels_right", "training, of all decisions"),
-           evaluated("macro_f1", "validation, macro F1"),
-           evaluated("micro_f1", "validation, micro F1")), as_fraction=True),
-)  # fmt: skip
+CHARTS = read_charts("classification")
 
 
 class Predicted(NamedTuple):
@@ -127,13 +108,17 @@ class Predicted(NamedTuple):
                 lines.append(bar)
         return tuple(lines)
 
-    def alt(self, index: int) -> str:
-        """An image in words."""
-        labels = self.truth[index].nonzero().flatten().tolist()
-        names = [self.reads.classes[label] for label in labels]
-        if self.reads.multi_label:
-            return f"An image with {', '.join(names)}" if names else "An image without a label"
-        return f"An image of {names[0]}"
+    def example(self, index: int, image: UInt8[Tensor, "channels height width"]) -> Example:
+        """An image with its classes."""
+        reads, key = self.reads, self.keys[index]
+        names = [reads.classes[label] for label in self.truth[index].nonzero().flatten().tolist()]
+        alt = f"An image {'with' if reads.multi_label else 'of'} {', '.join(names)}"
+        shown = Picture(
+            to_rgb(image), alt if names else "An image without a label", key.rsplit("/", 1)[-1]
+        )
+        margin = float(self.margins[index])
+        words = "right" if margin > 0 else "wrong"
+        return Example(key, (shown,), (), words, margin, self.bars(index))
 
 
 class Validation:
@@ -164,18 +149,17 @@ class Validation:
         logits, targets, keys = zip(*rows, strict=True)
         return Predicted(torch.cat(logits), torch.cat(targets), sum(keys, ()), self.reads)
 
-    def answers(self, keys: Sequence[str], found: Predicted | None = None) -> dict[str, Answer]:
+    def examples(self, keys: Sequence[str], found: Predicted | None = None) -> dict[str, Example]:
         """What the model says about some images, with the images."""
+        if not keys:
+            return {}
         source = images_named(self.source, keys)
         found = found or self.predict(source)
-        images = [image for batch in self.batches(source) for image in batch.images]
-        margins, answered = found.margins, {}
-        for key, image in zip(keys_of(source), images, strict=True):
-            index = found.keys.index(key)
-            shown = Picture(to_rgb(image), found.alt(index), key.rsplit("/", 1)[-1])
-            verdict = "right" if margins[index] > 0 else "wrong"
-            answered[key] = Answer((shown,), verdict, found.bars(index))
-        return answered
+        return {
+            key: found.example(found.keys.index(key), image)
+            for batch in self.batches(source)
+            for key, image in zip(batch.keys, batch.images, strict=True)
+        }
 
 
 def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource:
@@ -270,13 +254,17 @@ def _classes(found: Predicted, available: int) -> Section:
 
 
 def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
+    """How each class does, and the surest answers, on the validation images of the run.
+
+    Errors: BeitError if the artifact or the images are not there, or the classes have changed.
+    """
     validation = Validation(run, config)
     amount = validation.opened.affordable(config.model.patches + 1, MOST_IMAGES)
     found = validation.predict(evenly(validation.source, amount))
     galleries = []
     for right in (False, True):
         keys = [found.keys[index] for index in found.surest(right=right)]
-        galleries.append((right, list(validation.answers(keys, found).values()) if keys else []))
+        galleries.append((right, list(validation.examples(keys, found).values())))
     body = render(
         "answers.html.j2",
         galleries=galleries,
@@ -289,10 +277,10 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     ]
 
 
-def answers(run: Path, config: FinetuneRunConfig) -> Answers:
-    """About held-out images."""
+def examples(run: Path, config: FinetuneRunConfig) -> Examples:
+    """About held-out images. Errors: as for `sections`."""
     validation = Validation(run, config)
-    return Answers(keys_of(validation.source), validation.answers)
+    return Examples(keys_of(validation.source), validation.examples)
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:

@@ -14,9 +14,9 @@ from beit.claim import claim_output
 from beit.config.runs import RunConfig
 from beit.config.tree import leaves
 from beit.errors import BeitError, ConfigError
-from beit.report.charts import Chart, Line
+from beit.report.charts import Chart, Line, draw
 from beit.report.markup import Section, render
-from beit.report.page import RunKind, RunPage, curves, without_images
+from beit.report.page import RunKind, RunPage, without_images
 from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8
@@ -26,6 +26,8 @@ MOST_IMAGES = 6
 KindOf = Callable[[RunConfig], RunKind[Any]]
 Compared = dict[str, RunPage]
 """Runs by the names that they have on the page."""
+Cells = dict[str, dict[str, tuple[str, str]]]
+"""Rows by their label: for each run that has it a value, and a remark on it."""
 
 
 def read_runs(paths: Sequence[Path], kind_of: KindOf) -> Compared:
@@ -81,46 +83,36 @@ def _agree(lines: list[Line], runs: int) -> bool:
     return len(values) == 1 and sum(bool(line.points) for line in lines) == runs
 
 
-def _figures(runs: Compared) -> Section:
-    rows: dict[str, dict[str, tuple[str, str]]] = {
-        "kind": {name: (page.title, "") for name, page in runs.items()}
-    }
+def _figures(runs: Compared) -> Cells:
+    rows: Cells = {"kind": {name: (page.title, "") for name, page in runs.items()}}
     for name, page in runs.items():
         for figure in page.figures():
             rows.setdefault(figure.label, {})[name] = (figure.value, figure.beside)
-    body = render("compared.html.j2", runs=runs, rows=rows, lead="The newest of each run.")
-    return Section("figures", "Figures", body)
+    return rows
 
 
-def _settings(runs: Compared) -> Section:
-    rows: dict[str, dict[str, tuple[str, str]]] = {}
+def _options(runs: Compared) -> Cells:
+    rows: Cells = {}
     for name, page in runs.items():
         for path, value in leaves(page.config):
             rows.setdefault(".".join(path), {})[name] = (json.dumps(value), "")
-    differing = {
-        option: values
-        for option, values in rows.items()
-        if len(values) < len(runs) or len(set(values.values())) > 1
-    }
-    lead = f"{len(differing)} of {len(rows)} options differ between these runs."
-    body = render("compared.html.j2", runs=runs, rows=differing, lead=lead)
-    return Section("settings", "Settings that differ", body)
+    return rows
 
 
 def _images(runs: Compared, again: str) -> Section:
     """The same images, and what each run's model makes of them."""
     try:
-        found = [page.kind.answers(page.run, page.config) for page in runs.values()]
+        found = [page.kind.examples(page.run, page.config) for page in runs.values()]
         known = [set(one.keys) for one in found]
         shared = [key for key in found[0].keys if all(key in keys for keys in known)]
         chosen = shared[:: max(1, len(shared) // MOST_IMAGES)][:MOST_IMAGES]
-        answers = [one.of(chosen) for one in found] if chosen else []
+        examples = [one.of(chosen) for one in found] if chosen else []
     except (BeitError, OSError, RuntimeError) as error:
         return without_images(error, again)
     rows = {
-        key: [of[key] for of in answers]
+        key: [of[key] for of in examples]
         for key in chosen
-        if all(key in of for of in answers)  # others cannot be read
+        if all(key in of for of in examples)  # others cannot be read
     }
     title = "Images side by side" if rows else "Images"
     return Section("images", title, render("side-by-side.html.j2", runs=runs, rows=rows))
@@ -139,16 +131,13 @@ def write_comparison(paths: Sequence[Path], place: Path, kind_of: KindOf) -> Pat
     with claim_output(place, replaces=True) as file:
         runs = read_runs(paths, kind_of)
         words = ["beit", "report", *map(str, paths), "--out", str(place)]
-        lead = "A run has the same colour everywhere. Dashed: the same for all of them."
         text = render(
             "comparison.html.j2",
-            names=", ".join(runs),
-            sections=[
-                _figures(runs),
-                curves(overlaid(runs), lead),
-                _images(runs, shlex.join(words)),
-                _settings(runs),
-            ],
+            runs=runs,
+            figures=_figures(runs),
+            charts=[figure for figure in map(draw, overlaid(runs)) if figure],
+            sections=[_images(runs, shlex.join(words))],
+            options=_options(runs),
         )
         write_file(file, [text.encode()])
     return place

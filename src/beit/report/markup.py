@@ -21,7 +21,7 @@ class Picture(NamedTuple):
 
     pixels: Rgb
     alt: str
-    caption: str = ""
+    caption: str
     colours: int | None = None
     """Colours of its palette, where fewer do."""
 
@@ -36,14 +36,27 @@ class Picture(NamedTuple):
         return bool(max(self.pixels.shape[:2]) <= SHARP_UP_TO)
 
 
-class Row(NamedTuple):
-    """Pictures side by side, below a line about them."""
+class LabelBar(NamedTuple):
+    """A class with its probability, as an answer about one image lists it."""
 
-    pictures: tuple[Picture, ...]
-    name: str = ""
+    name: str
+    probability: float
+    threshold: float | None
+    """Of a multi-label model."""
+    is_true: bool
+    is_given: bool
+
+
+class Example(NamedTuple):
+    """One image: what a model is given and should say, what it makes of it, and how well."""
+
+    key: str
+    given: tuple[Picture, ...]
+    made: tuple[Picture, ...] = ()
+    """The first one says most."""
     words: str = ""
-    key: str = ""
-    """The name of the image."""
+    score: float = 0.0
+    labels: tuple[LabelBar, ...] = ()
 
 
 class ScoreRow(NamedTuple):

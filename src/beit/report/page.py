@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from markupsafe import Markup
 
 from beit.atomic_io import replace_file
 from beit.config.model import VisionTransformerConfig
@@ -24,7 +23,7 @@ from beit.errors import BeitError, ResourceError
 from beit.recipes import RECIPES
 from beit.report.charts import Chart, Line, charts, draw
 from beit.report.history import History, read_history
-from beit.report.markup import Picture, Section, percent, render
+from beit.report.markup import Example, Section, percent, render
 from beit.training.run_folder import RunFolder, read_reasons
 from beit.weights.store import Described, described
 
@@ -49,36 +48,11 @@ class Finding(NamedTuple):
     is_warning: bool = False
 
 
-class LabelBar(NamedTuple):
-    """A class with its probability, as an answer about one image lists it."""
-
-    name: str
-    probability: float
-    threshold: float | None
-    """Of a multi-label model."""
-    is_true: bool
-    is_given: bool
-
-
-class Answer(NamedTuple):
-    """One image, with its label or mask where it has one, and what a model makes of it."""
-
-    shown: tuple[Picture, ...]
-    verdict: str = ""
-    labels: tuple[LabelBar, ...] = ()
-    pictures: tuple[Picture, ...] = ()
-
-
-class Answers(NamedTuple):
+class Examples(NamedTuple):
     """The names of the images that a run's model can be asked about, and its answers to some."""
 
-    keys: Sequence[str]
-    of: Callable[[Sequence[str]], Mapping[str, Answer]]
-
-
-def no_answers(_run: Path, _config: RunConfig) -> Answers:
-    """Of a run whose model cannot be asked about single images."""
-    return Answers((), lambda _: {})
+    keys: Sequence[str] = ()
+    of: Callable[[Sequence[str]], Mapping[str, Example]] = lambda _: {}
 
 
 def model_facts(config: RunConfig) -> list[str]:
@@ -114,13 +88,13 @@ class RunKind(Generic[Config]):
     """Model and size, for the line below the title."""
     sections: Callable[[Path, Config], list[Section]] = lambda _run, _config: []
     """The sections with images. They may raise: the page then says why there are none."""
-    answers: Callable[[Path, Config], Answers] = no_answers
+    examples: Callable[[Path, Config], Examples] = lambda _run, _config: Examples()
     """What the model makes of some images, on a page that compares runs."""
 
 
 @dataclass(frozen=True)
 class RunPage:
-    """A run with the kind of its page."""
+    """A run with what its page shows."""
 
     run: Path
     config: RunConfig
@@ -146,6 +120,11 @@ class RunPage:
         """What was logged when it was first looked at."""
         return read_history(self.run)
 
+    @property
+    def finished(self) -> bool:
+        """Whether it has taken all its steps."""
+        return self.history.step >= self.config.training.steps
+
     def charts(self) -> list[Chart]:
         """Every chart, also those without points."""
         return charts(self.kind.charts, self.history)
@@ -157,6 +136,36 @@ class RunPage:
         beside = f"about {_duration(seconds)} of training" if history.rows else ""
         steps = Figure(f"{history.step:,}", f"of {training.steps:,} steps", beside)
         return [*self.kind.headline(self.config, history), steps]
+
+    def findings(self) -> list[Finding]:
+        """What a reader should know first."""
+        step, steps = self.history.step, self.config.training.steps
+        text = f"This run is not finished: the last step in its log is {step:,} of {steps:,}."
+        found = [] if self.finished else [Finding(text, is_warning=True)]
+        return [*found, *self.kind.findings(self.history)]
+
+    def facts(self) -> list[str]:
+        """Recipe, data, model, batch."""
+        made = None if self.described is None else self.described.details.trained.get("images")
+        return [
+            f"recipe {self.config.recipe or 'from elsewhere'}",
+            f"images from {self.config.data}",
+            *([f"{made:,} for training"] if isinstance(made, int) else []),
+            *self.kind.facts(self.config),
+            f"batch {self.config.training.batch:,}",
+        ]
+
+    def named(self) -> dict[str, dict[str, str]]:
+        """The images that the run noted, with the reasons."""
+        names = ("unreadable", "several", "shared")
+        return {name: read_reasons(self.run / f"{name}.jsonl") for name in names}
+
+    def account(self) -> Account | None:
+        """How the data was read; runs of older versions did not keep it."""
+        try:
+            return account_from_json(RunFolder(self.run).account.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
 
 def _duration(seconds: float) -> str:
@@ -206,106 +215,19 @@ def _option(name: str, value: object) -> str:
     return " ".join([f"--{flag}", *(shlex.quote(str(entry)) for entry in values)])
 
 
-def command(verb: str, config: RunConfig) -> tuple[str, str]:
-    """The command that makes this run, and what it cannot express (empty: nothing)."""
-    changed = changed_options(verb, config)
-    # The type of a part is chosen in Python, and the options of another type go with it.
-    parts = [name.removesuffix(".type") for name in changed or {} if name.endswith(".type")]
+def command(verb: str, config: RunConfig) -> tuple[str, list[str]]:
+    """The command that makes this run, and the parts that it cannot express: their type is chosen
+    in Python, and the options of another type go with it."""
+    changed = changed_options(verb, config) or {}
+    parts = [name.removesuffix(".type") for name in changed if name.endswith(".type")]
     options = {"data": config.data, "out": config.out} | {
         name: value
-        for name, value in (changed or {}).items()
+        for name, value in changed.items()
         if not any(name.startswith(f"{part}.") for part in parts)
     }
     start = " ".join(filter(None, ["beit", verb, shlex.quote(config.recipe)]))
     lines = [start] + [_option(name, value) for name, value in options.items() if value != ""]
-    missing = ""
-    if changed is None:
-        missing = (
-            "The recipe is not one of this package, so options that were changed from it are not "
-            "listed; the table below has all values."
-        )
-    elif parts:
-        missing = f"Chosen in Python, not by this command: {', '.join(parts)} (see the table below)"
-    return " \\\n  ".join(lines), missing
-
-
-def _settings(page: RunPage) -> Section:
-    from beit import __version__
-
-    again, missing = command(page.kind.verb, page.config)
-    changed = changed_options(page.kind.verb, page.config) or {}
-    body = render(
-        "settings.html.j2",
-        versions={} if page.described is None else page.described.versions,
-        here=f"beit {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        command=again,
-        missing=missing,
-        options=[
-            (name, json.dumps(value), name in changed)
-            for name, value in ((".".join(path), value) for path, value in leaves(page.config))
-        ],
-    )
-    return Section("settings", "Settings", body)
-
-
-def _next(page: RunPage) -> Section:
-    finished = page.history.step >= page.config.training.steps
-    places = {"data": shlex.quote(page.config.data), "run": shlex.quote(str(page.run))}
-    further = page.kind.next.format(**places)
-    if not finished:
-        further = f"{command(page.kind.verb, page.config)[0]} \\\n  --resume"
-    body = render(
-        "next.html.j2",
-        finished=finished,
-        further=further,
-        run=repr(str(page.run)),
-        usage=page.kind.use,
-    )
-    return Section("next", "What next", body)
-
-
-def _account(run: Path) -> Account | None:
-    """How the data was read; runs of older versions did not keep it."""
-    try:
-        return account_from_json(RunFolder(run).account.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def header(page: RunPage, sections: Sequence[Section]) -> Markup:
-    """The run in a few numbers, what stands out, what the run noted about its images."""
-    step, steps = page.history.step, page.config.training.steps
-    unfinished = Finding(
-        f"This run is not finished: the last step in its log is {step:,} of {steps:,}.", True
-    )
-    made = None if page.described is None else page.described.details.trained.get("images")
-    facts = [
-        f"recipe {page.config.recipe or 'from elsewhere'}",
-        f"images from {page.config.data}",
-        *([f"{made:,} for training"] if isinstance(made, int) else []),
-        *page.kind.facts(page.config),
-        f"batch {page.config.training.batch:,}",
-    ]
-    return render(
-        "header.html.j2",
-        page=page,
-        facts=facts,
-        figures=page.figures(),
-        findings=[*([unfinished] if step < steps else []), *page.kind.findings(page.history)],
-        account=_account(page.run),
-        named={
-            name: read_reasons(page.run / f"{name}.jsonl")
-            for name in ("unreadable", "several", "shared")
-        },
-        most=MOST_NAMED,
-        sections=sections,
-    )
-
-
-def curves(all_charts: Sequence[Chart], lead: str) -> Section:
-    """The section with charts."""
-    drawn = [figure for figure in map(draw, all_charts) if figure]
-    return Section("curves", "Curves", render("curves.html.j2", charts=drawn, lead=lead))
+    return " \\\n  ".join(lines), parts
 
 
 def without_images(error: BeitError | OSError | RuntimeError, again: str) -> Section:
@@ -318,18 +240,39 @@ def without_images(error: BeitError | OSError | RuntimeError, again: str) -> Sec
     return Section("images", "Images", body)
 
 
-def _sections(page: RunPage) -> list[Section]:
-    """Everything below the header.
-
-    A page closes a run that took days, so nothing outside may end it: data that have moved, a disk
-    that fails, a device without memory.
-    """
+def _images(page: RunPage) -> list[Section]:
+    """A page closes a run that took days, so nothing outside may end it: data that have moved, a
+    disk that fails, a device without memory."""
     try:
-        images = page.kind.sections(page.run, page.config)
+        return page.kind.sections(page.run, page.config)
     except (BeitError, OSError, RuntimeError) as error:
-        images = [without_images(error, f"beit report {page.run}")]
-    lead = "Point at a line for its numbers. Pale: as logged, solid: smoothed, dashed: to compare."
-    return [_next(page), curves(page.charts(), lead), *images, _settings(page)]
+        return [without_images(error, f"beit report {page.run}")]
+
+
+def page_html(page: RunPage, images: Sequence[Section]) -> str:
+    """The whole document around the sections with images."""
+    from beit import __version__
+
+    verb, config = page.kind.verb, page.config
+    changed = changed_options(verb, config)
+    again, in_python = command(verb, config)
+    places = {"data": shlex.quote(config.data), "run": shlex.quote(str(page.run))}
+    return render(
+        "run.html.j2",
+        page=page,
+        most=MOST_NAMED,
+        next=page.kind.next.format(**places) if page.finished else f"{again} \\\n  --resume",
+        loaded=repr(str(page.run)),
+        charts=[figure for figure in map(draw, page.charts()) if figure],
+        sections=images,
+        versions={} if page.described is None else page.described.versions,
+        here=f"beit {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        command=again,
+        is_foreign=changed is None,
+        in_python=in_python,
+        changed=changed or {},
+        options={".".join(path): json.dumps(value) for path, value in leaves(config)},
+    )
 
 
 def write_page(run: Path, config: RunConfig, kind: RunKind[Any]) -> Path:
@@ -337,12 +280,8 @@ def write_page(run: Path, config: RunConfig, kind: RunKind[Any]) -> Path:
 
     Errors: ResourceError if it cannot be written.
     """
-    page = RunPage(run, config, kind)
-    sections = _sections(page)
-    title = f"{page.name} · {page.title}"
-    top = header(page, sections)
-    text = render("document.html.j2", title=title, header=top, sections=sections)
-    place = page.run / "report.html"
+    page, place = RunPage(run, config, kind), run / "report.html"
+    text = page_html(page, _images(page))
     try:
         replace_file(place, [text.encode()])
     except OSError as error:

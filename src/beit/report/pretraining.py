@@ -4,7 +4,7 @@ its attention goes."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,11 +33,11 @@ from beit.objectives.reconstruction import (
     reconstruct,
     unpatchify,
 )
-from beit.report.charts import CHANCE, Chart, evaluated, trained
+from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
-from beit.report.markup import Picture, Row, Section, number, percent, render
-from beit.report.page import Answer, Answers, Figure, Finding
+from beit.report.markup import Example, Picture, Section, number, percent, render
+from beit.report.page import Examples, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
@@ -52,25 +52,7 @@ COLOURS = 64
 """Enough for a heat map."""
 BORDER = 6
 
-CHARTS = (
-    Chart("Loss",
-          "Healthy: below chance within the warm-up, then below the entropy of the tokens (or the "
-          "variance of the pixels): from there on the surroundings of a patch are used.",
-          (trained("loss", "loss"), trained("token_entropy", "token entropy", "reference"), CHANCE,
-           trained("target_variance", "always the mean", "reference"))),
-    Chart("Right tokens",
-          "Fraction of predicted tokens that are the tokenizer's. Healthy: rising slowly to the "
-          "end.",
-          (trained("accuracy", "hidden patches"),), as_fraction=True, from_zero=True),
-    Chart("Features, measured on the way",
-          "The frozen features of the best block: do nearest neighbours have the same label, or, "
-          "without labels, is an image found again from another crop? Healthy: rising.",
-          (evaluated("neighbours", "nearest neighbours right"),
-           evaluated("retrieval", "images found again")), as_fraction=True),
-    Chart("Codes in a batch",
-          "Healthy: steady, and many. With a handful there is little to learn.",
-          (trained("codes_in_use", "different tokens"),), from_zero=True),
-)  # fmt: skip
+CHARTS = read_charts("pretraining")
 
 
 class CentralMasks:
@@ -147,56 +129,32 @@ def predict(run: Path, config: PretrainRunConfig) -> Predicted:
     return Predicted(opened.model, tokenizer, found)
 
 
-def _judged(one: Reconstruction, grid: Grid) -> Picture:
+def _example(one: Reconstruction, found: Predicted) -> Example:
+    """The image and what the model sees; right and wrong, the tokens decoded, the tokens."""
+    model, tokenizer, _ = found
+    image, grid = to_rgb(one.image), model.backbone.config.grid
+    hidden = hide(image, one.hidden, grid)
+    given = (
+        Picture(image, "The image", "image"),
+        Picture(hidden, "What the model sees", "model's input"),
+    )
+    if tokenizer is None:
+        pixels = to_rgb(unpatchify(one.filled, model.backbone))
+        made = [Picture(pixels, "Predicted pixels", "prediction")]
+        return Example(
+            one.key, given, tuple(made), f"squared error {number(-one.score)}", one.score
+        )
     colours = "teal: the tokenizer's token, orange: another one"
-    pixels = judge(to_rgb(one.image), one.hidden, one.prediction == one.target, grid)
-    return Picture(pixels, f"Right and wrong; {colours}", "right or wrong")
-
-
-def _token_pictures(one: Reconstruction, tokenizer: VisualTokenizer) -> list[Picture]:
-    """The image, what the model sees, both sets of tokens decoded, and the predicted tokens."""
-    grid, image = tokenizer.grid, to_rgb(one.image)
-    sets = {"Target": one.target, "Prediction": one.filled} if tokenizer.can_decode else {}
-    return [
-        Picture(image, "The image", "image"),
-        Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
-        *(
-            Picture(
-                to_rgb(decode_tokens(tokens, tokenizer)),
-                f"{name} tokens decoded",
-                f"{name.lower()}, decoded",
-            )
-            for name, tokens in sets.items()
-        ),
-        Picture(
-            token_map(one.filled, grid, tokenizer.codes), "Predicted tokens as colours", "tokens"
-        ),
-    ]
-
-
-def _pixel_pictures(one: Reconstruction, model: MaskedImageModel) -> list[Picture]:
-    grid, image = model.backbone.config.grid, to_rgb(one.image)
-    return [
-        Picture(image, "The image", "image"),
-        Picture(hide(image, one.hidden, grid), "What the model sees", "model's input"),
-        Picture(to_rgb(unpatchify(one.filled, model.backbone)), "Predicted pixels", "prediction"),
-    ]
-
-
-def _rows(found: Predicted) -> Iterable[Row]:
-    model, tokenizer, images = found
-    for name, index in best_typical_worst([one.score for one in images], EACH):
-        one = images[index]
-        if tokenizer is None:
-            pictures, words = _pixel_pictures(one, model), f"squared error {number(-one.score)}"
-        else:
-            pictures, words = _token_pictures(one, tokenizer), _score(one)
-            pictures.insert(-1, _judged(one, tokenizer.grid))
-        yield Row(tuple(pictures), name, words, one.key)
-
-
-def _score(one: Reconstruction) -> str:
-    return f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
+    judged = judge(image, one.hidden, one.prediction == one.target, grid)
+    made = [Picture(judged, f"Right and wrong; {colours}", "right or wrong")]
+    if tokenizer.can_decode:
+        for name, tokens in (("Target", one.target), ("Prediction", one.filled)):
+            decoded = to_rgb(decode_tokens(tokens, tokenizer))
+            made.append(Picture(decoded, f"{name} tokens decoded", f"{name.lower()}, decoded"))
+    filled = token_map(one.filled, grid, tokenizer.codes)
+    made.append(Picture(filled, "Predicted tokens as colours", "tokens"))
+    words = f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
+    return Example(one.key, given, tuple(made), words, one.score)
 
 
 def _predictions(found: Predicted) -> Section:
@@ -207,9 +165,10 @@ def _predictions(found: Predicted) -> Section:
         blind = float(targets.var(dim=0, correction=0).mean())
     else:
         blind = float(targets.bincount(minlength=tokenizer.codes).max()) / len(targets)
+    order = best_typical_worst([one.score for one in images], EACH)
     body = render(
         "predictions.html.j2",
-        rows=list(_rows(found)),
+        rows=[(name, _example(images[index], found)) for name, index in order],
         images=len(images),
         mean=sum(one.score for one in images) / len(images),
         blind=blind,
@@ -245,11 +204,11 @@ def attention_section(
                 f"block {block}": of.mean(dim=0) for block, of in zip(blocks, weights, strict=True)
             }
             shown |= {f"head {head}": one for head, one in enumerate(weights[-1][:SINGLE_HEADS])}
-            rows.append(Row((
-                Picture(mark(image, patch, grid), "Image, query patch framed", "query"),
-                *(Picture(heat(image, of, grid), f"Attention of {name}", name, COLOURS)
-                  for name, of in shown.items()),
-            )))  # fmt: skip
+            framed = Picture(mark(image, patch, grid), "Image, query patch framed", "query")
+            rows.append(Example("", (framed, *(
+                Picture(heat(image, of, grid), f"Attention of {name}", name, COLOURS)
+                for name, of in shown.items()
+            ))))  # fmt: skip
     body = render("attention.html.j2", rows=rows, last=blocks[-1])
     return Section("attention", "Attention", body)
 
@@ -275,18 +234,13 @@ def sections(run: Path, config: PretrainRunConfig) -> list[Section]:
     ]
 
 
-def answers(run: Path, config: PretrainRunConfig) -> Answers:
-    """Of a run that predicts tokens."""
-    found: dict[str, Answer] = {}
-    if config.objective.target == "tokens" and predicts(config):
-        _, tokenizer, images = predict(run, config)
-        assert tokenizer is not None
-        for one in images:
-            judged = _judged(one, tokenizer.grid)._replace(caption=_score(one))
-            found[one.key] = Answer(
-                (Picture(to_rgb(one.image), "The image", "image"),), pictures=(judged,)
-            )
-    return Answers(list(found), lambda keys: {key: found[key] for key in keys})
+def examples(run: Path, config: PretrainRunConfig) -> Examples:
+    """About images of its data, if it predicts tokens. Errors: as for `sections`."""
+    if config.objective.target != "tokens" or not predicts(config):
+        return Examples()
+    found = predict(run, config)
+    images = {one.key: one for one in found.images}
+    return Examples(list(images), lambda keys: {key: _example(images[key], found) for key in keys})
 
 
 def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
@@ -340,15 +294,12 @@ def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path
                 f"{run} is no pre-training with tokens",
                 remedy="give the run of `beit pretrain`",
             )
-        _, tokenizer, images = predict(run, config)
-        assert tokenizer is not None
-        lines = [
-            [
-                _framed(picture.pixels, config.model.size, zoom)
-                for picture in _token_pictures(one, tokenizer)
-            ]
-            for one in _worth_showing(images, rows)
-        ]
+        found = predict(run, config)
+        lines = []
+        for one in _worth_showing(found.images, rows):
+            example = _example(one, found)
+            pictures = (*example.given, *example.made[1:])
+            lines.append([_framed(each.pixels, config.model.size, zoom) for each in pictures])
         strip = np.concatenate([np.concatenate(line, axis=1) for line in lines])
         Image.fromarray(strip).save(handle, "PNG", optimize=True)
     return place

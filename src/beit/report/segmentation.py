@@ -21,11 +21,11 @@ from beit.data.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
-from beit.report.charts import CHANCE, Chart, evaluated, trained
+from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
-from beit.report.markup import Picture, Row, ScoreRow, Section, percent, render
-from beit.report.page import Answer, Answers, Figure, Finding, best_figure
+from beit.report.markup import Example, Picture, ScoreRow, Section, percent, render
+from beit.report.page import Examples, Figure, Finding, best_figure
 
 MOST_IMAGES = 48
 MOST_ROWS = 150
@@ -33,19 +33,7 @@ EACH = 2
 HEAD_COST = 5
 """Work of a head beside that of the trunk: four fifths are UperNet's."""
 
-CHARTS = (
-    Chart("Loss", "Of random crops; ignored pixels count as zero. Healthy: falling, then flat.",
-          (trained("loss", "main head"), trained("auxiliary_loss", "auxiliary head"), CHANCE)),
-    Chart("Mean IoU",
-          "Over the classes of the validation images, each of them counting the same. Far below "
-          "the fraction of right pixels: rare classes are missed.",
-          (evaluated("miou", "mean IoU"), evaluated("mean_accuracy", "mean accuracy")),
-          as_fraction=True, from_zero=True),
-    Chart("Right pixels",
-          "Fraction of labelled pixels. Healthy: rising; frequent classes decide it.",
-          (trained("accuracy", "training"), evaluated("pixel_accuracy", "validation")),
-          as_fraction=True),
-)  # fmt: skip
+CHARTS = read_charts("segmentation")
 
 
 class Predicted(NamedTuple):
@@ -57,13 +45,17 @@ class Predicted(NamedTuple):
     predicted: UInt8[Tensor, "height width"]
     scores: SegmentationScores
 
-    def pictures(self) -> tuple[Picture, Picture, Picture]:
+    def example(self) -> Example:
         """Image, mask and predicted labels."""
-        image = to_rgb(self.image)
-        return (
-            Picture(image, f"Image {self.key}", "image"),
-            Picture(overlay_labels(image, self.labels.numpy()), "Its mask", "mask"),
-            Picture(overlay_labels(image, self.predicted.numpy()), "Its labels", "prediction"),
+        image, right = to_rgb(self.image), self.scores.pixel_accuracy
+        mask = overlay_labels(image, self.labels.numpy())
+        predicted = overlay_labels(image, self.predicted.numpy())
+        return Example(
+            self.key,
+            (Picture(image, f"Image {self.key}", "image"), Picture(mask, "Its mask", "mask")),
+            (Picture(predicted, "Its labels", "prediction"),),
+            f"{percent(right)} right",
+            right,
         )
 
 
@@ -120,34 +112,25 @@ def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
         available=len(everything),
         absent=absent,
     )
-    labelled = [one for one in found if one.scores.confusion.any()]
-    order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)
-    rows = [
-        Row(one.pictures(), name, f"{percent(one.scores.pixel_accuracy)} right", one.key)
-        for name, index in order
-        for one in [labelled[index]]
-    ]
+    shown = [one.example() for one in found if one.scores.confusion.any()]
+    order = best_typical_worst([one.score for one in shown], EACH)
+    rows = [(name, shown[index]) for name, index in order]
     return [
         Section("classes", "Classes", measured),
         Section("overlays", "Images", render("overlays.html.j2", rows=rows)),
     ]
 
 
-def answers(run: Path, config: SegmentRunConfig) -> Answers:
-    """About held-out images."""
+def examples(run: Path, config: SegmentRunConfig) -> Examples:
+    """About held-out images. Errors: as for `sections`."""
     opened = open_model(run, Segmenter)
     source = held_out(config, opened.details.classes)
 
-    def answers(keys: Sequence[str]) -> dict[str, Answer]:
-        found = {}
-        for one in predict(opened.model, images_named(source, keys), config):
-            *shown, predicted = one.pictures()
-            words = f"{percent(one.scores.pixel_accuracy)} right"
-            labelled = predicted._replace(alt=f"Its labels, {words}", caption=words)
-            found[one.key] = Answer(tuple(shown), pictures=(labelled,))
-        return found
+    def some(keys: Sequence[str]) -> dict[str, Example]:
+        found = predict(opened.model, images_named(source, keys), config)
+        return {one.key: one.example() for one in found}
 
-    return Answers(keys_of(source), answers)
+    return Examples(keys_of(source), some)
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:

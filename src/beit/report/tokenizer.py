@@ -21,40 +21,18 @@ from beit.data.sources import evenly, spread
 from beit.data.visualize import to_rgb, token_map
 from beit.objectives.base import entropy
 from beit.objectives.targets import patchify
-from beit.report.charts import Chart, draw_usage, evaluated, trained
+from beit.report.charts import Chart, Line, draw, read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
-from beit.report.markup import UNKNOWN, Picture, Row, Section, number, percent, render
-from beit.report.page import Answer, Answers, Figure, Finding
+from beit.report.markup import UNKNOWN, Example, Picture, Section, number, percent, render
+from beit.report.page import Examples, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_IMAGES = 256
 EACH = 2
 CODES_SHOWN = 64
 
-VOCABULARY = trained("perplexity_limit", "vocabulary", "reference")
-CHARTS = (
-    Chart("Loss",
-          "Reconstruction error, and with it the weighted penalties. Healthy: falling, then flat.",
-          (trained("loss", "loss"), trained("reconstruction", "reconstruction"))),
-    Chart("Reconstruction quality (dB)",
-          "Peak signal-to-noise ratio on held-out images. Healthy: rising; above 20 dB coarse "
-          "shapes and colours are right, above 25 dB much of the texture.",
-          (evaluated("psnr", "PSNR"),)),
-    Chart("Codes in use",
-          "How many codes occur at all. Healthy: rising towards the vocabulary.",
-          (trained("codes_in_use", "in a batch"), evaluated("codes_in_use", "held-out"),
-           VOCABULARY), from_zero=True),
-    Chart("Perplexity of the codes",
-          "How many codes there would be if all were used evenly. Healthy: rising, far above one; "
-          "a fall to a handful is collapse.",
-          (trained("perplexity", "in a batch"), evaluated("perplexity", "held-out"), VOCABULARY),
-          from_zero=True),
-    Chart("KL to even odds (nats per token)",
-          "How decided the encoder is: 0 is a blind draw, ln K is certainty. Healthy: above 0, "
-          "with many codes in use; ln K with few in use is collapse.",
-          (trained("kl", "KL"),), from_zero=True),
-)  # fmt: skip
+CHARTS = read_charts("tokenizer")
 
 
 class Encoded(NamedTuple):
@@ -127,25 +105,15 @@ def _encoded(run: Path, config: TokenizerRunConfig) -> tuple[VisualTokenizer, li
     return tokenizer, found
 
 
-def _pictures(one: Encoded, tokenizer: VisualTokenizer) -> tuple[Picture, ...]:
-    tokens = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
-    found = [Picture(to_rgb(one.image), "The image", "image")]
+def _example(one: Encoded, tokenizer: VisualTokenizer) -> Example:
+    words, made = f"{len(one.tokens.unique())} different codes", []
     if one.decoded is not None:
-        found.append(Picture(to_rgb(one.decoded), "Decoded from its tokens", "decoded"))
-    return (*found, Picture(tokens, "The tokens, a colour per code", "tokens"))
-
-
-def _rows(encoded: Sequence[Encoded], tokenizer: VisualTokenizer) -> Iterable[Row]:
-    """The best, typical and worst images; of a tokenizer that cannot decode, some."""
-    order = [("", index) for index in spread(len(encoded), 3 * EACH)]
-    if tokenizer.can_decode:
-        order = best_typical_worst([one.psnr for one in encoded], EACH)
-    for name, index in order:
-        one = encoded[index]
-        words = f"{len(one.tokens.unique())} different codes"
-        if tokenizer.can_decode:
-            words = f"{one.psnr:.1f} dB, {words}"
-        yield Row(_pictures(one, tokenizer), name, words, one.key)
+        words = f"{one.psnr:.1f} dB, {words}"
+        made = [Picture(to_rgb(one.decoded), "Decoded from its tokens", "decoded")]
+    tokens = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
+    made.append(Picture(tokens, "The tokens, a colour per code", "tokens"))
+    image = Picture(to_rgb(one.image), "The image", "image")
+    return Example(one.key, (image,), tuple(made), words, one.psnr)
 
 
 def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[Picture]:
@@ -159,20 +127,27 @@ def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[Picture]:
 
 
 def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
+    """Reconstructions and the vocabulary, on a few images of the run's data.
+
+    Errors: BeitError if the artifact or the images are not there.
+    """
     tokenizer, encoded = _encoded(run, config)
-    found = vocabulary(encoded, tokenizer.codes, tokenizer.config.downsampling)
+    order = [("", index) for index in spread(len(encoded), 3 * EACH)]
+    if tokenizer.can_decode:
+        order = best_typical_worst([one.psnr for one in encoded], EACH)
     images = render(
         "encoded.html.j2",
-        rows=list(_rows(encoded, tokenizer)),
+        rows=[(name, _example(encoded[index], tokenizer)) for name, index in order],
         can_decode=tokenizer.can_decode,
         images=len(encoded),
         psnr=sum(one.psnr for one in encoded) / len(encoded),
     )
+    found = vocabulary(encoded, tokenizer.codes, tokenizer.config.downsampling)
     codes = render(
         "vocabulary.html.j2",
         found=found,
         codes=tokenizer.codes,
-        usage=draw_usage(found.counts.tolist()),
+        usage=draw(_usage(found)),
         pictures=list(_codes(found, tokenizer)),
     )
     title = "Images from their tokens" if tokenizer.can_decode else "Images and their tokens"
@@ -182,14 +157,30 @@ def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
     ]
 
 
-def answers(run: Path, config: TokenizerRunConfig) -> Answers:
+def _usage(found: Vocabulary) -> Chart:
+    """How often each code is used, the most used first."""
+    fractions = (found.counts / found.counts.sum()).sort(descending=True).values.tolist()
+    ranked = tuple((float(rank), part) for rank, part in enumerate(fractions, 1))
+    even = tuple((rank, 1 / len(fractions)) for rank in (1.0, float(len(fractions))))
+    return Chart(
+        "Use of the codes",
+        f"Fraction of all tokens per code, sorted; {found.used} of {len(fractions)} codes occur. "
+        "Healthy: a gentle slope. A single high peak with nothing beside it is collapse.",
+        (Line("least used", ranked), Line("even use", even, "reference")),
+        as_fraction=True,
+        from_zero=True,
+        noisy=False,
+        along="code, the most used first",
+    )
+
+
+def examples(run: Path, config: TokenizerRunConfig) -> Examples:
+    """About images of its data. Errors: as for `sections`."""
     tokenizer, encoded = _encoded(run, config)
-    found = {}
-    for one in encoded:
-        image, again, *_ = _pictures(one, tokenizer)
-        caption = f"{one.psnr:.1f} dB" if tokenizer.can_decode else again.caption
-        found[one.key] = Answer((image,), pictures=(again._replace(caption=caption),))
-    return Answers(list(found), lambda keys: {key: found[key] for key in keys})
+    found = {one.key: one for one in encoded}
+    return Examples(
+        list(found), lambda keys: {key: _example(found[key], tokenizer) for key in keys}
+    )
 
 
 def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
@@ -273,8 +264,8 @@ class ComparedTokenizer(NamedTuple):
             "" if self.neighbours is None else percent(self.neighbours),
         )
 
-    def rows(self) -> list[Row]:
-        """The images, their tokens and, if it can, what it decodes from them."""
+    def strips(self) -> list[Example]:
+        """The images, their tokens and, if it can decode, what it makes of them."""
         maps = [token_map(tokens, self.grid, self.codes) for tokens in self.tokens]
         kinds = [
             ("The image", "image", [to_rgb(image) for image in self.images]),
@@ -284,7 +275,7 @@ class ComparedTokenizer(NamedTuple):
             decoded = [to_rgb(image) for image in self.painted]
             kinds.append(("Decoded from its tokens", "from its tokens", decoded))
         return [
-            Row(tuple(Picture(pixels, alt, caption) for pixels in images))
+            Example("", tuple(Picture(pixels, alt, caption) for pixels in images))
             for alt, caption, images in kinds
         ]
 
@@ -297,5 +288,6 @@ HEAD = (
 
 def write_tokenizers(place: Path, compared: Sequence[ComparedTokenizer]) -> Path:
     """Write the page of `beit tokenizer compare`."""
-    place.write_text(render("tokenizers.html.j2", head=HEAD, compared=compared), "utf-8")
+    rows = [(one.row(), one.strips()) for one in compared]
+    place.write_text(render("tokenizers.html.j2", head=HEAD, compared=rows), "utf-8")
     return place

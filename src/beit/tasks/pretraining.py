@@ -319,6 +319,6 @@ PRETRAIN = register(
         headline=page.headline,
         findings=page.findings,
         sections=page.sections,
-        answers=page.answers,
+        examples=page.examples,
     )
 )

@@ -45,8 +45,8 @@ from beit.training.device import resolve_precision
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
+from beit.weights.load import open_teacher
 from beit.weights.store import Details
-from beit.weights.teachers import open_teacher
 
 
 def tokenizer(
@@ -214,6 +214,6 @@ TOKENIZER = register(
         findings=page.findings,
         facts=page.facts,
         sections=page.sections,
-        answers=page.answers,
+        examples=page.examples,
     )
 )

@@ -25,7 +25,7 @@ from beit.weights.keymap import (
     from_published,
 )
 from beit.weights.overrides import Overrides
-from beit.weights.strict import load_strictly
+from beit.weights.transfer import load_strictly
 
 
 class Built(NamedTuple):
