@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 RECORD = "record"
 SHA256 = re.compile("[0-9a-f]{64}")
 HUB_ID = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?")
+NOT_THERE = (
+    EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError,
+)  # fmt: skip
 DESCRIPTION = ("config.json", "preprocessor_config.json", "*.index.json", "*.index.*.json")
 SAFE = ("*.safetensors",)
 PICKLED = ("*.bin", "*.pth")
@@ -155,35 +158,34 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
                 path = _snapshot(repository, revision, folder, endpoint)
     except BeitError:
         raise
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{reference} is given only to those who accept its terms",
-            remedy="accept them on its page on the hub, then log in with `hf auth login`",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ResourceError(
-            f"{reference} is not in the hub's cache, and the hub was not reached: "
-            f"{first_line(error)}",
-            remedy="connect to the network, and unset HF_HUB_OFFLINE",
-        ) from error
-    except (
-        EntryNotFoundError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    ) as error:
-        raise CheckpointError(
-            f"the hub has no {reference}",
-            remedy="check the name on the hub; if it is private, log in with `hf auth login`",
-        ) from error
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
-        raise ResourceError(
-            f"{reference} did not come from the hub: {first_line(error)}",
-            remedy="run it again; see that the network holds and the disk has room",
-        ) from error
+        raise _hub_error(reference, error) from error
     found = Path(path)
     _check_file(found, sha256)
     return Fetched(found, reference, "" if found.is_dir() else file_hash(found))
+
+
+def _hub_error(reference: str, error: Exception) -> BeitError:
+    if isinstance(error, GatedRepoError):
+        return CheckpointError(
+            f"{reference} is given only to those who accept its terms",
+            remedy="accept them on its page on the hub, then log in with `hf auth login`",
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        return ResourceError(
+            f"{reference} is not in the hub's cache, and the hub was not reached: "
+            f"{first_line(error)}",
+            remedy="connect to the network, and unset HF_HUB_OFFLINE",
+        )
+    if isinstance(error, NOT_THERE):
+        return CheckpointError(
+            f"the hub has no {reference}",
+            remedy="check the name on the hub; if it is private, log in with `hf auth login`",
+        )
+    return ResourceError(
+        f"{reference} did not come from the hub: {first_line(error)}",
+        remedy="run it again; see that the network holds and the disk has room",
+    )
 
 
 def first_line(error: BaseException) -> str:
