@@ -361,7 +361,7 @@ def test_a_column_of_images_is_found_or_asked_for(draw: Draw) -> None:
     assert labels(read(root, text, image_column="path")) == [("m1.png", "x"), ("m2.png", "y")]
     both = read(root, "id,path,label\na,a.png,x\nb,b.png,y\n")
     assert labels(both) == [("a.png", "x"), ("b.png", "y")]
-    with pytest.raises(DataError, match=r"cannot be told which column .* names the images"):
+    with pytest.raises(DataError, match=r"no column of .* clearly names the images"):
         read(root, "who,where,what\nx,y,z\n")
 
 

@@ -30,7 +30,7 @@ NO_COLUMN = "none"
 def _check_crop(scale: CropScale, ratio: CropScale) -> None:
     require(
         0 < scale[0] <= scale[1] <= 1,
-        f"crop_scale {scale} is not a range of area shares",
+        f"crop_scale {scale} is not a range of fractions of the area",
         "use two numbers with 0 < smallest <= largest <= 1",
     )
     require(
@@ -55,7 +55,7 @@ class ViewConfig(Config):
     """The random view of an image for tokenizer training and pre-training (section 2.5)."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    """Share of the image's area in a crop, smallest and largest."""
+    """Fraction of the image's area in a crop, smallest and largest."""
     crop_ratio: CropScale = (3 / 4, 4 / 3)
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
@@ -75,7 +75,7 @@ class AugmentConfig(Config):
     """The random view of a labelled image for fine-tuning (table 13)."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    """Share of the image's area in a crop, smallest and largest."""
+    """Fraction of the image's area in a crop, smallest and largest."""
     crop_ratio: CropScale = (3 / 4, 4 / 3)
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
@@ -100,7 +100,7 @@ class AugmentConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig(Config):
-    """Options for data of one form, which do not say by themselves how they are read."""
+    """Options for reading data of one form, where the data leave it open."""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class ReadingConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(ReadingConfig):
-    """What folders mean, where it cannot be told from them."""
+    """What folders mean, where they leave it open."""
 
     class_level: PositiveInt | None = None
     """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
@@ -133,14 +133,14 @@ class LabelFileConfig(ReadingConfig):
     """Column of a label file that holds the labels; several, separated by commas, each hold 0 or 1
     for one class."""
     split_column: str = ""
-    """Column of a label file that says train, val or test; `none` reads none."""
+    """Column of a label file that holds train, val or test; `none` reads none."""
     validation_fold: str = ""
     """Value of the split column that stands for validation, where it holds numbers of folds."""
     test_fold: str = ""
     """Value of the split column that stands for test, where it holds numbers of folds."""
     label_separator: LabelSeparator = "auto"
     """What stands between several labels in one cell of a label file; `none`: a cell is one label;
-    `auto`: told by the heading (`tags`, `labels`) and the cells."""
+    `auto`: decided by the heading (`tags`, `labels`) and the cells."""
     image_folder: str = ""
     """Folder that the names in a label file count from; empty: that of the label file."""
 
@@ -187,8 +187,8 @@ class LoaderConfig(Config):
     """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
     bits kept in 16; None: what each file states, or all of its type. It goes with the model."""
     bad_limit: Fraction = 0.01
-    """Largest share of unreadable images before a run stops; each is named in the report.
-    A single one is always left out, unless this is 0."""
+    """Largest fraction of unreadable images before a run stops; each is named in the report.
+    A single one is always skipped, unless this is 0."""
     worker_timeout: PositiveFloat = 300.0
     """Seconds without an image after which a loader process counts as hung."""
     worker_restarts: NonNegativeInt = 3

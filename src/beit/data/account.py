@@ -22,7 +22,7 @@ MOST_KINDS = 12
 MOST_CLASSES = 12
 FOLDER = "/"
 ONLY = "only "
-"""How a note begins that says which splits were opened; it ends with the opening of the rest."""
+"""How a note begins that names the splits that were read; dropped once the others are, too."""
 
 _USUAL = re.compile(r"\.[a-z][a-z0-9_]{0,9}")
 logger = logging.getLogger(__name__)

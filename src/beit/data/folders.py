@@ -20,7 +20,7 @@ LAYOUTS = (
     "after each path"
 )
 TABLES = (".csv", ".tsv", ".jsonl")
-"""Extensions of files that may say the class of each image beside them."""
+"""Extensions of files that may hold the labels of the images beside them."""
 
 
 class Folders:
@@ -187,7 +187,7 @@ class Folders:
         return {}
 
     def _two_readings(self, levels: Mapping[int, list[str]]) -> DataError:
-        """What to say where folders at several levels may be the classes."""
+        """The error where folders at several levels may be the classes."""
         readings = "; or ".join(
             f"the folders {'inside these' if level > 1 else 'at the top'}, {quoted(names, 4)} "
             f"(--class-level {level})"
@@ -270,7 +270,7 @@ class Folders:
 
 
 def _tables(folder: str) -> list[str]:
-    """The files in a folder that may say the class of each image in it."""
+    """The files in a folder that may hold the labels of its images."""
     found = [one for one in Path(folder).iterdir() if one.suffix.lower() in TABLES]
     return sorted((str(one) for one in found if one.is_file()), key=natural_key)
 

@@ -127,7 +127,7 @@ class _Walk:
         for entry in _entries(folder):
             name = f"{relative}/{entry.name}" if relative else entry.name
             if _is_named_as_image(entry.name) and _is(entry, "file"):
-                self.paths.append(name)  # of nearly all, which asks nothing else of the system
+                self.paths.append(name)  # nearly always, and without another system call
             elif _is(entry, "folder"):
                 reason = folder_to_skip(entry.name)
                 if reason:
@@ -166,7 +166,7 @@ def find_images(root: str) -> Found:
 
 
 def no_images(path: str, files: SkippedFiles) -> DataError:
-    """What to say of a folder without an image: it is empty, or what it has instead."""
+    """The error for a folder without an image: it is empty, or holds other files."""
     skipped = files.found()
     if not skipped:
         return DataError(
