@@ -14,7 +14,7 @@ from beit.config.runs import AggregationConfig, HeadConfig, Pooling
 from beit.masked_patches import Mask, MaskedPatches, read_mask
 from beit.models.aggregation import PatchAggregation
 from beit.models.layers import layer_norm
-from beit.models.vit import Images, draw
+from beit.models.vit import Images, VisionTransformer, draw
 
 
 class BackboneModel(nn.Module, abc.ABC):
@@ -22,7 +22,7 @@ class BackboneModel(nn.Module, abc.ABC):
 
     def __init__(self, backbone: VisionTransformerConfig) -> None:
         super().__init__()
-        self.backbone = backbone.build()
+        self.backbone = VisionTransformer(backbone)
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter for layer-wise decay; the head comes last."""
