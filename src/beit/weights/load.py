@@ -27,19 +27,12 @@ from beit.weights.detect import MERGE, Detected, detect
 from beit.weights.fetch import Fetched, fetch
 from beit.weights.foreign import Foreign, is_foreign, read_foreign
 from beit.weights.keymap import Family
+from beit.weights.kinds import describe
 from beit.weights.overrides import Overrides
 from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Family, str] = {
-    "masked": "masked",
-    "backbone": "backbone",
-    "classifier": "classifier",
-    "segmenter": "segmenter",
-    "vqkd": "tokenizer",
-    "dalle": "tokenizer",
-}
 NOTHING = Overrides()
 PRESETS = {
     "clip": "vit_base_patch16_clip_quickgelu_224.openai",
@@ -197,7 +190,7 @@ def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifac
     )
     for note in notes:
         logger.info("%s: %s", printable(foreign.place.name), note)
-    return Artifact(kind=KINDS[family], model=model, details=details)
+    return Artifact(kind=describe(model)["kind"], model=model, details=details)
 
 
 def _crop(model: nn.Module, known: Overrides) -> float:
