@@ -90,7 +90,7 @@ def test_every_stage_is_done_once(
     assert len(blocks_as_markdown(probed).splitlines()) == 2 + BACKBONE.depth
     for name in ("climate", "characters"):
         assert len(json.loads((folder / f"{name}.json").read_text())) == len(results[name].rows)
-    monkeypatch.setattr(stages.runs, "finetune", lambda *_, **__: pytest.fail("done already"))
+    monkeypatch.setattr(stages.tasks, "finetune", lambda *_, **__: pytest.fail("done already"))
     monkeypatch.setattr(characters, "folder_of", lambda *_, **__: pytest.fail("cut already"))
     monkeypatch.setattr(tiles, "read_map", lambda *_: pytest.fail("cut already"))
     assert study_classification(folder, brief(), init=init) == results
