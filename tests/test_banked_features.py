@@ -18,7 +18,7 @@ from beit.recipes import find_recipe
 from beit.tasks.tokenizing import feature_bank, rebuilding
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureCache
-from beit.weights.teachers import open_teacher
+from beit.weights.load import open_teacher
 from finished import assert_same
 
 BATCH = 12

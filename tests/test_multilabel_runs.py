@@ -97,25 +97,30 @@ def test_evaluation_repeats_what_the_run_measured(run, data):
     assert found.chance_average_precision == pytest.approx(metrics["chance_map"])
 
 
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps that nothing stopped."""
+    out = tmp_path_factory.mktemp("short") / "whole"
+    beit.finetune("tiny", data=str(data), out=str(out), **SHORT)
+    return out
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_stopped_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatch, stop_after):
+def test_stopped_and_resumed_equals_uninterrupted(data, whole, tmp_path, monkeypatch, stop_after):
     def after_step(self: object, step: int) -> dict[str, float]:
         if step + 1 == stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    def train(out: str, **more: Any) -> None:
-        beit.finetune("tiny", data=str(data), out=str(tmp_path / out), **SHORT, **more)
-
-    train("whole")
+    stopped = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(MultiLabelClassification, "after_step", after_step)
         with pytest.raises(Preempted):
-            train("stopped")
-    train("stopped", resume=True)
-    assert_same(tmp_path / "whole", tmp_path / "stopped")
+            beit.finetune("tiny", data=str(data), out=str(stopped), **SHORT)
+    beit.finetune("tiny", data=str(data), out=str(stopped), **SHORT, resume=True)
+    assert_same(whole, stopped)
     for artifact in ("model", "last"):
-        one, other = (load_artifact(tmp_path / run / artifact) for run in ("whole", "stopped"))
+        one, other = (load_artifact(run / artifact) for run in (whole, stopped))
         assert one.details == other.details
         assert one.version() == other.version()
 

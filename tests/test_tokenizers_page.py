@@ -12,7 +12,7 @@ import pytest
 
 from beit.cli import main
 from beit.recipes import RECIPES
-from beit.weights.teachers import PRESETS
+from beit.weights.load import PRESETS
 
 PAGE = "tokenizers"
 TEXT = (Path(__file__).parents[1] / "docs" / "tokenizers.md").read_text()

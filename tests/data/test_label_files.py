@@ -361,7 +361,7 @@ def test_a_column_of_images_is_found_or_asked_for(draw: Draw) -> None:
     assert labels(read(root, text, image_column="path")) == [("m1.png", "x"), ("m2.png", "y")]
     both = read(root, "id,path,label\na,a.png,x\nb,b.png,y\n")
     assert labels(both) == [("a.png", "x"), ("b.png", "y")]
-    with pytest.raises(DataError, match=r"cannot be told which column .* names the images"):
+    with pytest.raises(DataError, match=r"no column of .* clearly names the images"):
         read(root, "who,where,what\nx,y,z\n")
 
 
@@ -405,7 +405,7 @@ def test_what_is_refused(root: Path, text: str | bytes, match: str) -> None:
         (rows("image,label", "p{n}.png,{c}", range(5)) + "p5.png,nan\n", r"no label: line 7"),
         (rows("image,a,b", "p{n}.png,{b},{b}").replace("5.png,1,1", "5.png,1,-1"), "holds the lab"),
         (rows("image", "p{n}.png"), "has no labels"),
-        (rows("image,set,label", "p{n}.png,val,{c}"), "no part for training"),
+        (rows("image,set,label", "p{n}.png,val,{c}"), "no split for training"),
         ("image,set,label\np0.png,train,a\np1.png,train,b\np2.png,val,c\n", "learn from .* 'c'"),
     ],
 )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 
 import numpy as np
@@ -79,11 +78,10 @@ def test_no_threshold_gives_a_better_f1(seed, ties):
     thresholds = best_thresholds(found.probabilities, found.targets)
     assert thresholds[-1] == 0.5
     best = score_labels(found, thresholds).f1
-    for label, cut in itertools.product(range(4), [0.0, *found.probabilities.flatten().tolist()]):
-        others = list(thresholds)
-        others[label] = cut
-        f1 = float(score_labels(found, tuple(others)).f1[label])
-        assert f1 <= float(best[label]) + 1e-12
+    cuts = torch.cat([torch.zeros(1, 5), found.probabilities])  # each parts a label's images anew
+    for others in cuts.tolist():
+        f1 = score_labels(found, tuple(others)).f1
+        assert (f1[:-1] <= best[:-1] + 1e-12).all()
     for label, threshold in enumerate(thresholds[:-1]):
         values = found.probabilities[:, label].double()
         assert (values != threshold).all()  # halfway between two of them

@@ -18,6 +18,7 @@ from beit.recipes.studies import ClassificationPlan, classification
 from beit.studies import characters, stages, tiles
 from beit.studies.characters import make_characters
 from beit.studies.classification import blocks_as_markdown, study_classification
+from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
 
@@ -89,7 +90,7 @@ def test_every_stage_is_done_once(
     assert len(blocks_as_markdown(probed).splitlines()) == 2 + BACKBONE.depth
     for name in ("climate", "characters"):
         assert len(json.loads((folder / f"{name}.json").read_text())) == len(results[name].rows)
-    monkeypatch.setattr(stages.runs, "finetune", lambda *_, **__: pytest.fail("done already"))
+    monkeypatch.setattr(stages.tasks, "finetune", lambda *_, **__: pytest.fail("done already"))
     monkeypatch.setattr(characters, "folder_of", lambda *_, **__: pytest.fail("cut already"))
     monkeypatch.setattr(tiles, "read_map", lambda *_: pytest.fail("cut already"))
     assert study_classification(folder, brief(), init=init) == results
@@ -100,7 +101,7 @@ def test_every_stage_is_done_once(
 def test_a_tokenizer_or_absent_images_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = save_artifact(tmp_path / "tokenizer", VAE.build(), Details())
+    tokenizer = save_artifact(tmp_path / "tokenizer", build_tokenizer(VAE), Details())
     with pytest.raises(CheckpointError, match="such as demo/pretrain after"):
         study_classification(tmp_path / "study", brief(), init=str(tokenizer))
     assert not (tmp_path / "study").exists()

@@ -81,6 +81,6 @@ def test_every_stage_is_done_once(
         assert (arm.pop("init"), arm["training"].pop("layer_decay")) == (start, decay)
         arm.pop("out")
     assert arms[0] == arms[1]
-    monkeypatch.setattr(stages.runs, "segment", lambda *_, **__: pytest.fail("done already"))
+    monkeypatch.setattr(stages.tasks, "segment", lambda *_, **__: pytest.fail("done already"))
     monkeypatch.setattr(regions, "read_map", lambda *_: pytest.fail("cut already"))
     assert study_segmentation(folder, brief(), init=init) == rows

@@ -13,9 +13,10 @@ from torch import nn
 
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import MaskedImageModel
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.teachers import OurTeacher, TimmTeacher
+from beit.weights.load import open_teacher
 from beit.weights.store import Details, save_artifact
-from beit.weights.teachers import open_teacher
 from miniature import BACKBONE, VAE, draw_images
 from reference import close
 
@@ -65,12 +66,12 @@ def test_clip_is_projected():
 
 
 def test_presets_are_the_published_models(monkeypatch):
-    """With initial weights, as nothing is downloaded here."""
+    """With initial weights, as nothing is downloaded here, and few blocks."""
     asked = []
 
     def create(name, *, pretrained, **options):
         asked.append((name, pretrained))
-        return timm_create(name, pretrained=False, **options)
+        return timm_create(name, pretrained=False, depth=2, **options)
 
     timm_create = timm.create_model
     monkeypatch.setattr(timm, "create_model", create)
@@ -148,7 +149,7 @@ def test_runs_and_artifacts(tmp_path):
     model = MaskedImageModel(BACKBONE, 5)
     teacher = open_teacher(str(save_artifact(tmp_path / "model", model, Details())))
     assert isinstance(teacher, OurTeacher)
-    tokenizer = save_artifact(tmp_path / "tokenizer", VAE.build(), Details())
+    tokenizer = save_artifact(tmp_path / "tokenizer", build_tokenizer(VAE), Details())
     with pytest.raises(CheckpointError, match="has no backbone whose features"):
         open_teacher(str(tokenizer))
 

@@ -27,19 +27,6 @@ LabelSeparator = Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
 NO_COLUMN = "none"
 
 
-def _check_crop(scale: CropScale, ratio: CropScale) -> None:
-    require(
-        0 < scale[0] <= scale[1] <= 1,
-        f"crop_scale {scale} is not a range of area shares",
-        "use two numbers with 0 < smallest <= largest <= 1",
-    )
-    require(
-        0 < ratio[0] <= ratio[1],
-        f"crop_ratio {ratio} is not a range of aspect ratios",
-        "use two positive numbers, smallest first",
-    )
-
-
 def check_value_range(value_range: tuple[float, float] | None) -> None:
     """Raise ConfigError unless it is two finite numbers, the smaller first."""
     require(
@@ -51,35 +38,44 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig(Config):
-    """The random view of an image for tokenizer training and pre-training (section 2.5)."""
+class CropConfig(Config):
+    """A random crop of an image, and how it is turned."""
 
     crop_scale: CropScale = (0.08, 1.0)
-    """Share of the image's area in a crop, smallest and largest."""
+    """Fraction of the image's area in a crop, smallest and largest."""
     crop_ratio: CropScale = (3 / 4, 4 / 3)
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
     """Random mirrorings: none, left-right, or all eight rotations and mirrorings (no upright)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
+            f"crop_scale {self.crop_scale} is not a range of fractions of the area",
+            "use two numbers with 0 < smallest <= largest <= 1",
+        )
+        require(
+            0 < self.crop_ratio[0] <= self.crop_ratio[1],
+            f"crop_ratio {self.crop_ratio} is not a range of aspect ratios",
+            "use two positive numbers, smallest first",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig(CropConfig):
+    """The random view of an image for tokenizer training and pre-training (section 2.5)."""
+
     jitter: Fraction = 0.4
     """Strength of the random brightness, contrast and saturation; 0 switches it off."""
     pipeline: Pipeline = "parity"
     """Jitter before the crop is resized, as published; or after it, on the device: fast."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_crop(self.crop_scale, self.crop_ratio)
-
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig(Config):
+class AugmentConfig(CropConfig):
     """The random view of a labelled image for fine-tuning (table 13)."""
 
-    crop_scale: CropScale = (0.08, 1.0)
-    """Share of the image's area in a crop, smallest and largest."""
-    crop_ratio: CropScale = (3 / 4, 4 / 3)
-    """Width over height of a crop, smallest and largest."""
-    symmetry: Symmetry = "horizontal"
-    """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment policy in timm's notation; empty switches it off."""
     jitter: Fraction = 0.0
@@ -93,14 +89,10 @@ class AugmentConfig(Config):
     smoothing: Fraction = 0.1
     """Label smoothing."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_crop(self.crop_scale, self.crop_ratio)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig(Config):
-    """Options for data of one form, which do not say by themselves how they are read."""
+    """Options for reading data of one form, where the data leave it open."""
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -110,7 +102,7 @@ class ReadingConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig(ReadingConfig):
-    """What folders mean, where it cannot be told from them."""
+    """What folders mean, where they leave it open."""
 
     class_level: PositiveInt | None = None
     """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
@@ -133,14 +125,14 @@ class LabelFileConfig(ReadingConfig):
     """Column of a label file that holds the labels; several, separated by commas, each hold 0 or 1
     for one class."""
     split_column: str = ""
-    """Column of a label file that says train, val or test; `none` reads none."""
+    """Column of a label file that holds train, val or test; `none` reads none."""
     validation_fold: str = ""
     """Value of the split column that stands for validation, where it holds numbers of folds."""
     test_fold: str = ""
     """Value of the split column that stands for test, where it holds numbers of folds."""
     label_separator: LabelSeparator = "auto"
     """What stands between several labels in one cell of a label file; `none`: a cell is one label;
-    `auto`: told by the heading (`tags`, `labels`) and the cells."""
+    `auto`: decided by the heading (`tags`, `labels`) and the cells."""
     image_folder: str = ""
     """Folder that the names in a label file count from; empty: that of the label file."""
 
@@ -187,8 +179,8 @@ class LoaderConfig(Config):
     """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
     bits kept in 16; None: what each file states, or all of its type. It goes with the model."""
     bad_limit: Fraction = 0.01
-    """Largest share of unreadable images before a run stops; each is named in the report.
-    A single one is always left out, unless this is 0."""
+    """Largest fraction of unreadable images before a run stops; each is named in the report.
+    A single one is always skipped, unless this is 0."""
     worker_timeout: PositiveFloat = 300.0
     """Seconds without an image after which a loader process counts as hung."""
     worker_restarts: NonNegativeInt = 3

@@ -40,7 +40,7 @@ KINDS = {
     "few in class": "classes with few images for training",
     "class missing": "classes that only some parts have",
     "several images": "animated, or with several pages: the first image is taken",
-    "wrong extension": "the content is another format than the name says: the content counts",
+    "wrong extension": "the content has another format than the extension: the content counts",
     "tiny": "a side of few pixels: it is enlarged",
     "deep": "more than 8 bits for each colour: scaled to 8",
     "narrow": "few of 16 bits are used, so that grey levels are lost: give --value-range",
@@ -282,5 +282,5 @@ def must_be_readable(found: Checked) -> None:
         everything = sum(found.images.values())
         raise DataError(
             f"{len(lost)} of {everything} images cannot be read: {quoted(lost)}",
-            remedy="repair or remove these files, or read them as is said of each",
+            remedy="repair or remove these files, or follow the reason given for each",
         )

@@ -71,9 +71,9 @@ class Column:
 
 
 class LabelTable:
-    """The columns of a label file, and which of them names the images and which says the split.
+    """The columns of a label file, and which of them holds the images' names and which the split.
 
-    Errors: DataError if rows have more cells than there are columns, or a column cannot be told;
+    Errors: DataError if rows have more cells than there are columns, or a column is ambiguous;
     ConfigError if a named column does not exist.
     """
 
@@ -160,7 +160,7 @@ class LabelTable:
         )
 
     def ambiguous(self, what: str, found: Sequence[Column], remedy: str) -> DataError:
-        """What to say of several columns that may be the same thing."""
+        """The error for several columns that may be the same thing."""
         titles = ", ".join(column.title for column in found)
         return DataError(f"more than one column of {self.path} {what}: {titles}", remedy=remedy)
 
@@ -185,13 +185,13 @@ class LabelTable:
             if found:
                 return self._the_one(found, names)
         if called := self.known((*IMAGE, *IDENTITY)):
-            return called[0]  # none of its images is there, as will be said
+            return called[0]  # none of its images exists, which is reported later
         if not self.headed and len(self.columns) == 2:
             return self.columns[0]
         raise DataError(
-            f"it cannot be told which column of {self.path} names the images: it has {self.listed}",
+            f"no column of {self.path} clearly names the images: it has {self.listed}",
             remedy=f"name it with --image-column{self.by_number}; if none of the images was found, "
-            "--image-folder says where they lie",
+            "give their folder with --image-folder",
         )
 
     def _the_one(self, found: Sequence[Column], names: ImageNames) -> Column:

@@ -44,7 +44,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         multi_label: Images may have several labels: one that is listed several times has all.
 
     Returns:
-        The images. Without labels that can be used, `problem` says why, so that what needs none
+        The images. Without usable labels `problem` is the reason, so that training without labels
         can read the images.
 
     Raises:
@@ -66,7 +66,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     where = "" if len(table.columns) == 1 else f": images in {table.image.title}"
     layout = f"a list of images{where}"
     if rows.comments:
-        notes += (f"comment lines (#) passed over: {rows.comments}",)
+        notes += (f"comment lines (#) skipped: {rows.comments}",)
     if labels is not None:
         layout = f"a label file{where}, {labels.layout}"
         notes += labels.notes
@@ -112,8 +112,8 @@ def _folder(path: str, config: LabelFileConfig) -> str:
 def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
     """The split of every row, and where it was found, as the end of a sentence.
 
-    It is what the cell says or, without a column for it, the folder of the image, where all images
-    lie in folders of splits. Errors: DataError if a cell is empty, a number that may be a fold, or
+    It is the cell's or, without a column for it, that of the image's folder, if all images are in
+    folders of splits. Errors: DataError if a cell is empty, a number that may be a fold, or
     another word; ConfigError if folds are named that there are not.
     """
     config, column = table.config, table.split

@@ -1,4 +1,4 @@
-"""What the columns of a label file say of each image: a class, several tags, or zeros and ones."""
+"""The labels in the columns of a label file: one class, several tags, or zeros and ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Labels(NamedTuple):
 def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
     """The labels of the rows; those of the rows for testing may be missing, if all of them are.
 
-    Errors: DataError if it cannot be told which column holds labels, cells are empty, numbers are
+    Errors: DataError if the column of the labels is ambiguous, cells are empty, numbers are
     measurements, or a cell may be one label or several; ConfigError if a named column does not
     exist.
     """
@@ -98,7 +98,7 @@ def _label_columns(table: LabelTable) -> tuple[list[Column], tuple[str, ...]]:
     if len(rest) == 1 or all(column.heading and _is_switch(column.cells) for column in rest):
         return rest, ()
     raise DataError(
-        f"it cannot be told which column of {table.path} holds the labels: it has {table.listed}",
+        f"no column of {table.path} clearly holds the labels: it has {table.listed}",
         remedy=f"name it with --label-column{table.by_number}; several, separated by commas, where "
         "each holds 0 or 1 for one class",
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.data.account import ONLY, Account, Skipped, SkippedFiles
+from beit.data.account import Account, Skipped, SkippedFiles
 from beit.data.decode import decode
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
@@ -53,7 +53,7 @@ class ImageSource(Protocol):
         without any is legal; None without labels."""
 
     account: Account
-    """What was understood of the place the images come from, and what was skipped there."""
+    """What was recognised where the images come from, and what was skipped there."""
 
     def __len__(self) -> int: ...
 
@@ -61,10 +61,10 @@ class ImageSource(Protocol):
         """The stable name of an image."""
 
     def read(self, index: int) -> Record:
-        """The encoded image. Errors: UnreadableError if it cannot be had (any more)."""
+        """The encoded image. Errors: UnreadableError if it cannot be read (any more)."""
 
     def size(self, index: int) -> int:
-        """Bytes of the encoded image; -1 if it cannot be had (any more)."""
+        """Bytes of the encoded image; -1 if it cannot be read (any more)."""
 
     def fingerprint(self) -> str:
         """Changes with every added, removed, renamed, relabelled or resized file; 32 hex digits.
@@ -161,22 +161,20 @@ def account_of(
     accounts = accounts or [source.account for source in parts.values()]
     # Splits of one folder share what was skipped while it was listed.
     skipped = {id(one): one for account in accounts for one in account.skipped}
-    noted = dict.fromkeys(note for account in accounts for note in account.notes)
+    shared = dict.fromkeys(note for account in accounts for note in account.notes)
     return Account(
         data=data,
         layout=accounts[0].layout,
         images={name: len(source) for name, source in parts.items()},
         classes={name: images_per_class(source) for name, source in parts.items()},
         skipped=SkippedFiles(skipped.values()).found(),
-        notes=(*(note for note in noted if not note.startswith(ONLY)), *notes),
+        notes=(*shared, *notes),
     )
 
 
 def _read_file(path: Path, most: int = -1) -> bytes:
-    """A file's content, or the most of it that is asked for.
-
-    What became a pipe after it was listed would be waited for without end.
-    """
+    """A file's content, or its first bytes. Reading what became a pipe after it was listed would
+    never end."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -200,9 +198,7 @@ class FileSource:
     ) -> None:
         self._root = root
         self._names = Names(map(os.fsencode, paths))
-        given = None if targets is None else np.array(targets)
-        several = given is not None and given.dtype == np.bool_
-        self.targets = given if given is None or several else given.astype(np.int64)
+        self.targets = None if targets is None else np.asarray(targets)
         self.classes = classes
         self.account = account_for(self, root, "images in files")
 
@@ -262,7 +258,7 @@ class FileSource:
         return digest.hexdigest()
 
     def _labels(self, index: int) -> bytes:
-        """What is known of an image, as it goes into the fingerprint."""
+        """The target of an image, as it goes into the fingerprint."""
         target = target_at(self.targets, index)
         if target is None:
             return b"-1"
@@ -271,7 +267,7 @@ class FileSource:
         return b"+".join(b"%d" % number for number in np.flatnonzero(target).tolist())
 
     def _beginning(self, index: int) -> bytes:
-        """Of the content, hashed; as much as the contents of a folder may have together."""
+        """The hash of the content, of at most as much as counts as a small folder."""
         try:
             content = _read_file(self.path(index), CONTENT_BYTES)
         except (OSError, UnreadableError):
@@ -313,14 +309,15 @@ class SelectedSource:
         return self._source.size(int(self._indices[index]))
 
     def fingerprint(self) -> str:
-        digest = self._source.fingerprint()
-        changes = [self._indices.tobytes()]
+        digest = _changed(self._source.fingerprint(), self._indices.tobytes())
         if self._relabelled and self.targets is not None:
-            changes.append("\n".join(self.classes).encode("utf-8", "surrogateescape"))
-            changes[1] += self.targets.tobytes()
-        for change in changes:
-            digest = hashlib.blake2b(digest.encode() + change, digest_size=16).hexdigest()
+            classes = "\n".join(self.classes).encode("utf-8", "surrogateescape")
+            digest = _changed(digest, classes + self.targets.tobytes())
         return digest
+
+
+def _changed(fingerprint: str, change: bytes) -> str:
+    return hashlib.blake2b(fingerprint.encode() + change, digest_size=16).hexdigest()
 
 
 def select(
@@ -369,5 +366,5 @@ def check_readable(
             return
     raise DataError(
         f"none of {len(indices)} images tried can be read: " + quoted(reasons),
-        remedy="do what is said of each file; `beit data check` names all of them",
+        remedy="follow the reason given for each file; `beit data check` lists all of them",
     )

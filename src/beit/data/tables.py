@@ -54,7 +54,7 @@ class Table(NamedTuple):
     keyed: bool = False
     """Whether the headings are the keys of JSON objects, and surely headings."""
     comments: int = 0
-    """Lines that begin with # and are passed over."""
+    """Lines that begin with # and are skipped."""
 
 
 def read_table(path: str, names: ImageNames, is_heading: IsHeading) -> Table:
@@ -186,7 +186,7 @@ def _separator(
         if best is None or rank > best:
             best, chosen = rank, separator
     if best is None and '"' in sample:
-        _parse(path, text, ",")  # says where a quote is not closed
+        _parse(path, text, ",")  # raises the error that names where a quote is not closed
     return chosen, best is not None and best[1] > 0
 
 

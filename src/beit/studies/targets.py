@@ -24,6 +24,7 @@ from beit.studies.finetuned import arm_config
 from beit.studies.frozen import best_block, feature_tables, few_keys
 from beit.studies.stages import ARMS, Stages, spread
 from beit.studies.tiles import make_tiles
+from beit.tokenizers import build_tokenizer
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, load_artifact, save_artifact
 
@@ -109,7 +110,7 @@ class TokenizersStudy:
         """Random tokens need no training."""
         place = self.folder / "tokenizer" / "random"
         if not place.exists():
-            save_artifact(place, self.plan.random.build(), Details())
+            save_artifact(place, build_tokenizer(self.plan.random), Details())
         return place
 
     def _add(self, rows: dict[str, Target], name: str, seed: int) -> None:

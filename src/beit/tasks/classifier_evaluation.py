@@ -1,179 +1,245 @@
-"""How well a classifier answers for labelled images."""
+"""How well a classifier answers for labelled images: one class each, or any number of labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from beit.batch import Batch, LabelledBatch
+from beit.batch import LabelledBatch
 from beit.config.data import LabelFileConfig, Reading
-from beit.config.evaluate import EvaluateConfig
+from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
 from beit.data.augment import EvaluationView
+from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.label_file import is_label_file, read_label_file
 from beit.data.labelled import divide
+from beit.data.listing import quoted
 from beit.data.loader import evaluate_batches
-from beit.data.sources import ImageSource, check_readable, is_multi_label, select
-from beit.errors import BeitError, DataError
+from beit.data.sources import (
+    FileSource,
+    ImageSource,
+    check_readable,
+    is_multi_label,
+    select,
+    target_at,
+)
+from beit.errors import BeitError, DataError, nearest
 from beit.evaluation.classify import (
+    LabelScores,
     Logits,
     Scores,
+    answer_labels,
     answering_among,
     flip_averaged,
     score_classifier,
+    score_labels,
 )
 from beit.evaluation.eval_loader import SkipLog
-from beit.evaluation.label_mapping import Answers, find_answers
+from beit.evaluation.label_mapping import find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
 from beit.tasks.held_out import judged
-from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.measurement import (
+    ClassifierEvaluation,
+    ClassScore,
+    LabelScore,
+    MultiLabelEvaluation,
+    refuse_options,
+)
 from beit.tasks.task import Division
-from beit.terminal import TextTable
+from beit.weights.answering import answering
 from beit.weights.store import Artifact
 
 BATCH = 32
+ONE_EACH = "every image has one class here: it counts as an image without any other label"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
-    """One class that is right for some of the images."""
+class _Opened(NamedTuple):
+    """The images to measure on: what they are called, and what to say of them."""
 
-    name: str
-    accuracy: float
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierEvaluation(Measurement):
-    """How well a classifier does."""
-
-    size: tuple[int, int]
-    crop: float
-    flip: bool
-    left_out: int
-    """Images for which the label map calls no class right."""
-    top1: float
-    top5: float
-    mean_per_class: float
-    negative_log_likelihood: float
-    """In nats."""
-    calibration_error: float
-    """Expected calibration error of the first answer, 15 bins of equal width."""
-    classes: tuple[ClassScore, ...]
-
-    def rows(self) -> dict[str, str]:
-        height, width = self.size
-        return {
-            "left out, without a right class": f"{self.left_out:,}",
-            "view": f"{height} x {width}, crop {self.crop:g}" + (", mirrored too" * self.flip),
-            "top-1": f"{self.top1:.2%}",
-            "top-5": f"{self.top5:.2%}",
-            "mean over classes": f"{self.mean_per_class:.2%}",
-            "negative log-likelihood": f"{self.negative_log_likelihood:.4f}",
-            "calibration error (15 equal bins)": f"{self.calibration_error:.2%}",
-        }
-
-    def class_table(self) -> TextTable:
-        worst = sorted(self.classes, key=lambda each: each.accuracy)[:WORST]
-        table = TextTable(f"class (worst {len(worst)} of {len(self.classes)})", "right", "images")
-        for score in worst:
-            table.add_row(score.name, f"{score.accuracy:.1%}", str(score.images))
-        return table
+    place: str
+    source: ImageSource
+    notes: tuple[str, ...]
 
 
 def evaluate_classifier(
     artifact: Artifact, model: str, config: EvaluateConfig
-) -> ClassifierEvaluation:
+) -> ClassifierEvaluation | MultiLabelEvaluation:
     """Measure a classifier on labelled images in any form, or those that a label map names.
 
     Images are resized bicubically and cropped as the model says (published: 0.875 of the side
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
     `labels` see `beit.evaluation.label_mapping.find_answers`. Of images without parts those that
-    the model learned from are left out, unless there is a label map: see
-    `beit.tasks.held_out.judged`.
-    Raises DataError if labels do not fit the model's classes.
+    the model learned from are not measured, unless there is a label map: see
+    `beit.tasks.held_out.judged`. For a multi-label model, class folders are read as one image per
+    file, however many folders hold it.
+
+    Raises:
+        ConfigError: For options of segmenters.
+        DataError: If labels do not fit the model's classes.
     """
-    classifier = artifact.model
+    refuse_options(SegmentedConfig(), config.segmented, "segmenter", f"{model} is a classifier")
+    classifier, details = artifact.model, artifact.details
     assert isinstance(classifier, Classifier)
-    channels, classes = classifier.backbone.config.channels, artifact.details.classes
-    view, device = view_of(artifact, config), find_device(config.device)
-    place, source, notes = _opened(artifact, model, config)
-    source.account.log()
-    if is_multi_label(source) and not config.classified.labels:
+    measure = _of_labels if details.multi_label else _of_classes
+    view, device = _view(artifact, config), find_device(config.device)
+    opened = _open(artifact, model, config)
+    opened.source.account.log()
+    logits: Logits = classifier.to(device).eval()
+    if config.flip:
+        logits = flip_averaged(logits, multi_label=details.multi_label)
+    return measure(_Measuring(artifact, model, config, view, device, SkipLog()), opened, logits)
+
+
+class _Measuring(NamedTuple):
+    """One model on one set of images."""
+
+    artifact: Artifact
+    model: str
+    config: EvaluateConfig
+    view: EvaluationView
+    device: torch.device
+    skips: SkipLog
+
+    def check(self, source: ImageSource) -> None:
+        """Raise DataError if no image can be read."""
+        check_readable(source, self._channels, self.artifact.details.value_range)
+
+    @property
+    def _channels(self) -> int:
+        backbone = self.artifact.backbone
+        assert backbone is not None
+        return backbone.channels
+
+    def batches(
+        self, source: ImageSource, indices: Sequence[int], targets: Tensor
+    ) -> Iterator[LabelledBatch]:
+        """Some images of a source, each with its row of `targets`."""
+        rows = {source.key(index): index for index in indices}
+        if len(rows) < len(indices):
+            raise DataError("some images are listed twice", remedy="list every image once")
+        for batch in evaluate_batches(
+            select(source, indices),
+            self.view,
+            channels=self._channels,
+            batch=self.config.batch or BATCH,
+            config=self.config.loader(self.artifact.details.value_range),
+        ):
+            self.skips.add(batch)
+            yield LabelledBatch(
+                batch.images, targets[[rows[key] for key in batch.keys]], batch.keys
+            )
+
+    def common(self, opened: _Opened, *notes: str) -> dict[str, Any]:
+        """What both kinds of evaluation say."""
+        return {
+            "model": self.model,
+            "data": opened.place,
+            "size": self.view.size,
+            "crop": self.view.crop,
+            "flip": self.config.flip,
+            "account": opened.source.account,
+            "unreadable": self.skips.unreadable(),
+            "several": self.skips.multi_frame(),
+            "notes": tuple(note for note in (*opened.notes, *notes) if note),
+        }
+
+
+def _of_classes(measuring: _Measuring, opened: _Opened, logits: Logits) -> ClassifierEvaluation:
+    source, labels = opened.source, measuring.config.classified.labels
+    classes = measuring.artifact.details.classes
+    if is_multi_label(source) and not labels:
         raise DataError(
-            f"the images of {place} may have several labels each, and {model} answers one class",
+            f"the images of {opened.place} may have several labels each, and {measuring.model} "
+            "answers one class",
             remedy="fine-tune on such labels with `beit finetune`; or say with --labels FILE which "
             "answers count as right for each image",
         )
-    check_readable(source, channels, artifact.details.value_range)
-    answers = find_answers(source, classes, config.classified.labels)
-    logits: Logits = classifier.to(device).eval()
-    logits = flip_averaged(logits) if config.flip else logits
-    logits = logits if answers.among is None else answering_among(logits, answers.among)
-    read = evaluate_batches(
-        select(source, answers.answerable),
-        view,
-        channels=channels,
-        batch=config.batch or BATCH,
-        config=config.loader(artifact.details.value_range),
-    )
-    skips = SkipLog()
+    measuring.check(source)
+    answers = find_answers(source, classes, labels)
     scores = score_classifier(
-        logits,
-        _labelled(source, answers, read, skips),
+        logits if answers.among is None else answering_among(logits, answers.among),
+        measuring.batches(source, answers.answerable, torch.arange(len(source))),
         classes=len(classes),
-        device=device,
+        device=measuring.device,
         accepted=answers.accepted,
     )
     return ClassifierEvaluation(
-        model=model,
-        data=place,
-        size=view.size,
-        crop=view.crop,
-        flip=config.flip,
-        account=source.account,
+        **measuring.common(opened, answers.note),
         images=scores.images,
         left_out=len(source) - len(answers.answerable),
-        unreadable=skips.unreadable(),
-        several=skips.multi_frame(),
         top1=scores.top1,
         top5=scores.top5,
         mean_per_class=scores.mean_per_class,
         negative_log_likelihood=scores.loss,
         calibration_error=scores.calibration_error,
         classes=_class_scores(classes, scores),
-        notes=tuple(note for note in (*notes, answers.note) if note),
     )
 
 
-def _opened(
-    artifact: Artifact, model: str, config: EvaluateConfig
-) -> tuple[str, ImageSource, tuple[str, ...]]:
-    """What the images are called, and what to say of them: those of a part, or where there are no
-    parts those that the model did not learn from, as far as that can be told."""
-    reading, notes = reading_for(artifact, config)
-    mapped = bool(config.classified.labels)
+def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiLabelEvaluation:
+    source, details = opened.source, measuring.artifact.details
+    measuring.check(source)
+    reads = answering(details)
+    labels = _labels(source, reads.classes, measuring.config.classified.labels)
+    if not labels.any():
+        raise DataError(
+            f"no image of {opened.place} has a label: there is nothing to measure",
+            remedy="name images with their labels",
+        )
+    batches = measuring.batches(source, range(len(source)), torch.from_numpy(labels))
+    answers = answer_labels(logits, batches, measuring.device)
+    scores = score_labels(answers, reads.thresholds)
+    one_each = source.targets is not None and not is_multi_label(source)
+    chosen = "those of the model, chosen by the best F1 on its validation images"
+    how = chosen if details.thresholds else "0.5, as the model has none of its own"
+    return MultiLabelEvaluation(
+        **measuring.common(opened, ONE_EACH * one_each, f"thresholds are {how}"),
+        images=scores.images,
+        mean_average_precision=scores.mean_average_precision,
+        chance_average_precision=scores.chance_average_precision,
+        macro_f1=scores.macro_f1,
+        micro_f1=scores.micro_f1,
+        binary_cross_entropy=scores.loss,
+        without_labels=int((~answers.targets.any(dim=1)).sum()),
+        unmeasured=int((scores.support == 0).sum()),
+        classes=_label_scores(reads.classes, scores),
+    )
+
+
+def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
+    """The images of a part, or where there are no parts those that the model did not learn from,
+    as far as that is known."""
+    details, mapped = artifact.details, bool(config.classified.labels)
+    reading, notes = _reading(artifact, config)
     data = Dataset(config.data, reading)
     place, source = data.part(config.split, labelled=not mapped)
-    if place != config.data or mapped:
-        return place, source, notes
+    if mapped:
+        return _Opened(place, source, notes)
+    if details.multi_label and isinstance(source, FileSource):
+        source = merge_copies(source)
+    if place != config.data:
+        return _Opened(place, source, notes)
 
     def divided(division: Division) -> tuple[ImageSource, ImageSource]:
         split, seed, per_class = division
-        train, validation, _ = divide(data, split=split, per_class=per_class, seed=seed)
+        train, validation, _ = divide(
+            data, split=split, per_class=per_class, seed=seed, multi_label=details.multi_label
+        )
         return train, validation
 
-    trained = artifact.details.trained
-    found = judged(model, trained, place, source, split=config.split, divide=divided)
-    return place, found.source, (*notes, found.note)
+    found = judged(model, details.trained, place, source, split=config.split, divide=divided)
+    return _Opened(place, found.source, (*notes, found.note))
 
 
-def reading_for(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tuple[str, ...]]:
+def _reading(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tuple[str, ...]]:
     """How the data are read: as given, or else a label file with the columns that the model was
     trained with, if the file has them."""
     given = config.classified.reading
@@ -186,33 +252,46 @@ def reading_for(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tu
     except BeitError:  # another file, or an artifact of another version
         return given, ()
     named = ", ".join(f"{name} {getattr(options, name)}" for name in options.given)
-    noted = f"the label file is read as the model was trained: {named}"
-    return given._replace(label_file=options), (noted,)
+    note = f"the label file is read as the model was trained: {named}"
+    return given._replace(label_file=options), (note,)
 
 
-def view_of(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
+def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
     """How each image is read: as the model says, but for what the config gives."""
-    backbone, asked = artifact.backbone, config.classified
+    backbone, details, given = artifact.backbone, artifact.details, config.classified
     assert backbone is not None
-    size = asked.size or backbone.size
+    size = given.size or backbone.size
     check_multiple("size", size, backbone.patch)
-    said = artifact.details
-    crop = said.crop if asked.crop is None else asked.crop
-    return EvaluationView(size, crop, said.resize, said.interpolation, labelled=False)
+    crop = details.crop if given.crop is None else given.crop
+    return EvaluationView(size, crop, details.resize, details.interpolation, labelled=False)
 
 
-def _labelled(
-    source: ImageSource, answers: Answers, batches: Iterable[Batch], skips: SkipLog
-) -> Iterator[LabelledBatch]:
-    """The batches with the place of each image in `answers` as target; what else they say goes to
-    `skips`."""
-    places = {source.key(index): index for index in answers.answerable}
-    if len(places) < len(answers.answerable):
-        raise DataError("some images are listed twice", remedy="list every image once")
-    for batch in batches:
-        skips.add(batch)
-        targets = torch.tensor([places[key] for key in batch.keys])
-        yield LabelledBatch(batch.images, targets, batch.keys)
+def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.ndarray:
+    """The labels of every image in the classes of the model, bool [n, C]."""
+    found = np.zeros((len(source), len(classes)), np.bool_)
+    if labels:
+        for index, right in enumerate(find_answers(source, classes, labels).accepted):
+            found[index, list(right)] = True
+        return found
+    if source.targets is None:
+        notes = "; ".join(source.account.notes)
+        raise DataError(
+            "the images have no labels" + (f": {notes}" if notes else ""),
+            remedy="give a label file, class folders, or --labels FILE",
+        )
+    ids = {name: number for number, name in enumerate(classes)}
+    unknown = [name for name in source.classes if name not in ids]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} of {len(source.classes)} labels are none of the model's: "
+            + quoted(unknown),
+            remedy="spell them as the model does, or take them away: "
+            + nearest(unknown[0], list(ids)),
+        )
+    columns = np.array([ids[name] for name in source.classes])
+    for index in range(len(source)):
+        found[index, columns[target_at(source.targets, index)]] = True
+    return found
 
 
 def _class_scores(classes: tuple[str, ...], scores: Scores) -> tuple[ClassScore, ...]:
@@ -221,4 +300,26 @@ def _class_scores(classes: tuple[str, ...], scores: Scores) -> tuple[ClassScore,
         ClassScore(name=name, accuracy=right / total, images=total)
         for name, right, total in columns
         if total
+    )
+
+
+def _label_scores(classes: tuple[str, ...], scores: LabelScores) -> tuple[LabelScore, ...]:
+    columns = zip(
+        classes,
+        scores.average_precision.tolist(),
+        scores.f1.tolist(),
+        scores.thresholds,
+        scores.support.tolist(),
+        strict=True,
+    )
+    return tuple(
+        LabelScore(
+            name=name,
+            average_precision=None if math.isnan(precision) else precision,
+            f1=None if math.isnan(f1) else f1,
+            threshold=threshold,
+            support=support,
+            prevalence=support / scores.images,
+        )
+        for name, precision, f1, threshold, support in columns
     )

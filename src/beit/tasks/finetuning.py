@@ -11,7 +11,6 @@ from torch import nn
 
 from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
-from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.model import VisionTransformerConfig
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
@@ -31,13 +30,11 @@ from beit.rng import seed_everything
 from beit.tasks.classifier_evaluation import evaluate_classifier
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
-from beit.tasks.measurement import Measurement, refuse_options
-from beit.tasks.multilabel_evaluation import evaluate_multi_label
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
-from beit.weights.store import Artifact, Details
+from beit.weights.store import Details
 
 
 def finetune(
@@ -194,13 +191,6 @@ def _start_from(
     return replace(config, init=init, model=for_classifying(backbone, config))
 
 
-def evaluate_classified(artifact: Artifact, model: str, config: EvaluateConfig) -> Measurement:
-    """Measure a classifier of either kind. Raises ConfigError for options of segmenters."""
-    refuse_options(SegmentedConfig(), config.segmented, "segmenter", f"{model} is a classifier")
-    several = artifact.details.multi_label
-    return (evaluate_multi_label if several else evaluate_classifier)(artifact, model, config)
-
-
 FINETUNE = register(
     Task(
         verb="finetune",
@@ -211,7 +201,7 @@ FINETUNE = register(
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(config.split, config.subset_seed, config.per_class),
-        evaluate=evaluate_classified,
+        evaluate=evaluate_classifier,
         title=lambda _: "Classification",
         use='predictor.predict("image.jpg")    # classes with probabilities, best first',
         next="beit predict {run} image.jpg",

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from beit.batch import Unreadable
+from beit.config.segment_run import InferenceConfig
 from beit.config.tree import differences
 from beit.data.account import Account
 from beit.errors import ConfigError
@@ -36,6 +37,189 @@ class Measurement(abc.ABC):
     @abc.abstractmethod
     def class_table(self) -> TextTable:
         """The classes, the worst first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewedMeasurement(Measurement):
+    """A measurement of images that are resized and cropped."""
+
+    size: tuple[int, int]
+    crop: float
+    flip: bool
+
+    def view_row(self) -> dict[str, str]:
+        """How the images were seen."""
+        height, width = self.size
+        mirrored = ", mirrored too" * self.flip
+        return {"view": f"{height} x {width}, crop {self.crop:g}{mirrored}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class that is right for some of the images."""
+
+    name: str
+    accuracy: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation(ViewedMeasurement):
+    """How well a classifier does."""
+
+    left_out: int
+    """Images for which the label map calls no class right."""
+    top1: float
+    top5: float
+    mean_per_class: float
+    negative_log_likelihood: float
+    """In nats."""
+    calibration_error: float
+    """Expected calibration error of the first answer, 15 bins of equal width."""
+    classes: tuple[ClassScore, ...]
+
+    def rows(self) -> dict[str, str]:
+        return {
+            "left out, without a right class": f"{self.left_out:,}",
+            **self.view_row(),
+            "top-1": f"{self.top1:.2%}",
+            "top-5": f"{self.top5:.2%}",
+            "mean over classes": f"{self.mean_per_class:.2%}",
+            "negative log-likelihood": f"{self.negative_log_likelihood:.4f}",
+            "calibration error (15 equal bins)": f"{self.calibration_error:.2%}",
+        }
+
+    def class_table(self) -> TextTable:
+        worst = sorted(self.classes, key=lambda each: each.accuracy)[:WORST]
+        table = TextTable(f"class (worst {len(worst)} of {len(self.classes)})", "right", "images")
+        for score in worst:
+            table.add_row(score.name, f"{score.accuracy:.1%}", str(score.images))
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScore:
+    """One label; without an image that has it there is nothing to measure."""
+
+    name: str
+    average_precision: float | None
+    f1: float | None
+    """At the threshold."""
+    threshold: float
+    support: int
+    """Images that have it."""
+    prevalence: float
+    """The fraction of the images that has it: the average precision of answering at random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLabelEvaluation(ViewedMeasurement):
+    """How well a multi-label classifier does."""
+
+    mean_average_precision: float
+    """Over the labels that some image has: see `beit.evaluation.metrics.average_precision`."""
+    chance_average_precision: float
+    """That of answering at random: the mean prevalence of the same labels."""
+    macro_f1: float
+    """Mean F1 of the same labels, at their thresholds."""
+    micro_f1: float
+    """F1 of all decisions together."""
+    binary_cross_entropy: float
+    """In nats, the mean over images and labels."""
+    without_labels: int
+    """Images that have no label at all."""
+    unmeasured: int
+    """Labels that no image has."""
+    classes: tuple[LabelScore, ...]
+
+    def rows(self) -> dict[str, str]:
+        return {
+            "without any label": f"{self.without_labels:,}",
+            "labels that no image has": f"{self.unmeasured:,} of {len(self.classes):,}",
+            **self.view_row(),
+            "mean average precision": f"{self.mean_average_precision:.2%}",
+            "  of answering at random": f"{self.chance_average_precision:.2%}",
+            "macro F1": f"{self.macro_f1:.2%}",
+            "micro F1": f"{self.micro_f1:.2%}",
+            "binary cross-entropy": f"{self.binary_cross_entropy:.4f}",
+        }
+
+    def class_table(self) -> TextTable:
+        measured = [each for each in self.classes if each.average_precision is not None]
+        worst = sorted(measured, key=lambda each: each.average_precision or 0.0)[:WORST]
+        head = f"label (worst {len(worst)} of {len(self.classes)})"
+        table = TextTable(head, "average precision", "at random", "F1", "threshold", "images")
+        for each in worst:
+            table.add_row(
+                each.name,
+                f"{each.average_precision:.1%}",
+                f"{each.prevalence:.1%}",
+                f"{each.f1:.1%}",
+                f"{each.threshold:.3f}",
+                str(each.support),
+            )
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPixels:
+    """One class that occurs in the masks or was predicted."""
+
+    name: str
+    iou: float
+    accuracy: float | None
+    """None for a class that is not in the masks."""
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterEvaluation(Measurement):
+    """How well a segmenter does."""
+
+    inference: InferenceConfig
+    """How images were read; window and stride are said, unless they were read at once."""
+    pixels: int
+    """That were scored."""
+    ignored_pixels: int
+    miou: float
+    """Over the classes that occur in the masks or were predicted."""
+    mean_accuracy: float
+    """Over the classes that occur in the masks."""
+    pixel_accuracy: float
+    classes: tuple[ClassPixels, ...]
+
+    def rows(self) -> dict[str, str]:
+        return {
+            "pixels": f"{self.pixels:,}",
+            "ignored pixels": f"{self.ignored_pixels:,}",
+            "reading": self._reading(),
+            "scales": self._scales(),
+            f"mean IoU of {len(self.classes)} classes": f"{self.miou:.2%}",
+            "mean accuracy": f"{self.mean_accuracy:.2%}",
+            "pixel accuracy": f"{self.pixel_accuracy:.2%}",
+        }
+
+    def _reading(self) -> str:
+        asked = self.inference
+        if asked.window is None or asked.stride is None:
+            return "at once"
+        window, stride = (f"{down} x {across}" for down, across in (asked.window, asked.stride))
+        return f"window {window}, stride {stride}"
+
+    def _scales(self) -> str:
+        asked = self.inference
+        words = ", ".join(f"{scale:g}" for scale in asked.scales)
+        words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
+        return words + ", mirrored too" * asked.flip
+
+    def class_table(self) -> TextTable:
+        worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
+        title = f"class (worst {len(worst)} of {len(self.classes)})"
+        table = TextTable(title, "IoU", "accuracy", "pixels")
+        for score in worst:
+            right = "not in the masks" if score.accuracy is None else f"{score.accuracy:.1%}"
+            table.add_row(score.name, f"{score.iou:.1%}", right, f"{score.pixels:,}")
+        return table
 
 
 def refuse_options(plain: object, given: object, taker: str, problem: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from beit.batch import SegmentedBatch
-from beit.config.evaluate import EvaluateConfig
-from beit.config.segment_run import IGNORE, InferenceConfig, window_and_stride
+from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
+from beit.config.segment_run import IGNORE, window_and_stride
 from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
@@ -17,73 +17,11 @@ from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import judged
-from beit.tasks.measurement import WORST, Measurement
+from beit.tasks.measurement import ClassPixels, SegmenterEvaluation, refuse_options
 from beit.tasks.task import Division
-from beit.terminal import TextTable
 from beit.weights.store import Artifact
 
 BATCH = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassPixels:
-    """One class that occurs in the masks or was predicted."""
-
-    name: str
-    iou: float
-    accuracy: float | None
-    """None for a class that is not in the masks."""
-    pixels: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterEvaluation(Measurement):
-    """How well a segmenter does."""
-
-    inference: InferenceConfig
-    """How images were read; window and stride are said, unless they were read at once."""
-    pixels: int
-    """That were scored."""
-    ignored_pixels: int
-    miou: float
-    """Over the classes that occur in the masks or were predicted."""
-    mean_accuracy: float
-    """Over the classes that occur in the masks."""
-    pixel_accuracy: float
-    classes: tuple[ClassPixels, ...]
-
-    def rows(self) -> dict[str, str]:
-        return {
-            "pixels": f"{self.pixels:,}",
-            "ignored pixels": f"{self.ignored_pixels:,}",
-            "reading": self._reading(),
-            "scales": self._scales(),
-            f"mean IoU of {len(self.classes)} classes": f"{self.miou:.2%}",
-            "mean accuracy": f"{self.mean_accuracy:.2%}",
-            "pixel accuracy": f"{self.pixel_accuracy:.2%}",
-        }
-
-    def _reading(self) -> str:
-        asked = self.inference
-        if asked.window is None or asked.stride is None:
-            return "at once"
-        window, stride = (f"{down} x {across}" for down, across in (asked.window, asked.stride))
-        return f"window {window}, stride {stride}"
-
-    def _scales(self) -> str:
-        asked = self.inference
-        words = ", ".join(f"{scale:g}" for scale in asked.scales)
-        words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
-        return words + ", mirrored too" * asked.flip
-
-    def class_table(self) -> TextTable:
-        worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
-        title = f"class (worst {len(worst)} of {len(self.classes)})"
-        table = TextTable(title, "IoU", "accuracy", "pixels")
-        for score in worst:
-            right = "not in the masks" if score.accuracy is None else f"{score.accuracy:.1%}"
-            table.add_row(score.name, f"{score.iou:.1%}", right, f"{score.pixels:,}")
-        return table
 
 
 def evaluate_segmenter(
@@ -94,8 +32,10 @@ def evaluate_segmenter(
     Images are read as the model carries it (`Details.inference`), but for the options given; the
     classes of the data must be the model's. Ignored pixels count nowhere. Of images without parts
     those that the model learned from are left out: see `beit.tasks.held_out.judged`.
-    Raises ConfigError for a window that does not fit, DataError for masks that do not fit.
+    Raises ConfigError for a window that does not fit or options of classifiers, DataError for masks
+    that do not fit.
     """
+    refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
     segmenter, asked, device = artifact.model, config.segmented, find_device(config.device)
     assert isinstance(segmenter, Segmenter)
     built = segmenter.backbone.config

@@ -10,7 +10,6 @@ from torch import nn
 
 from beit.batch import SegmentedBatch
 from beit.config import SegmentRunConfig
-from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.segmentation import check_statistics
 from beit.data.copies import shared_images
@@ -30,13 +29,12 @@ from beit.report import segmentation as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
-from beit.tasks.measurement import refuse_options
-from beit.tasks.segmenter_evaluation import SegmenterEvaluation, evaluate_segmenter
+from beit.tasks.segmenter_evaluation import evaluate_segmenter
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
-from beit.weights.store import Artifact, Details
+from beit.weights.store import Details
 
 
 class _Validation:
@@ -160,14 +158,6 @@ def prepare(
     )
 
 
-def evaluate_segmented(
-    artifact: Artifact, model: str, config: EvaluateConfig
-) -> SegmenterEvaluation:
-    """Measure a segmenter. Raises ConfigError for options of classifiers."""
-    refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
-    return evaluate_segmenter(artifact, model, config)
-
-
 SEGMENT = register(
     Task(
         verb="segment",
@@ -179,7 +169,7 @@ SEGMENT = register(
         start_from=_start_from,
         take_up=_take_up,
         division=lambda config: Division(config.split, config.split_seed),
-        evaluate=evaluate_segmented,
+        evaluate=evaluate_segmenter,
         title=lambda _: "Semantic segmentation",
         use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',
         next="beit predict {run} image.jpg --out predicted",

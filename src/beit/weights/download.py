@@ -11,7 +11,7 @@ import sys
 import time
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -27,26 +27,18 @@ CHUNK = 1 << 16
 PARTIAL = 206
 UNSATISFIABLE = 416
 WORTH_RETRYING = (408, 416, 429)  # and all errors of the server itself
-
-
-class Patience(NamedTuple):
-    """How long to wait for a server."""
-
-    timeout: float = 30.0
-    """Seconds without a byte."""
-    retries: int = 3
-    pause: float = 1.0
-    """Seconds before the first retry; each further one waits twice as long."""
-
-
-PATIENCE = Patience()
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+RETRIES = 3
+PAUSE = 1.0
+"""Seconds before the first retry; each further one waits twice as long."""
 
 
 class _InterruptedError(Exception):
     """Ends an attempt; another one may finish the download."""
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """An address for messages, without user, password, query and fragment: they may be secret."""
     return re.sub("//[^/]*@", "//", re.split(r"[?#]", url)[0]) if "://" in url else url
 
@@ -58,10 +50,10 @@ def check_address(url: str, *, local: bool = True) -> None:
     except ValueError:
         host = None
     if not host:
-        raise CheckpointError(f"'{shown(url)}' is no address", remedy="write https://host/file")
+        raise CheckpointError(f"'{redacted(url)}' is no address", remedy="write https://host/file")
     if not url.startswith("https://") and not (local and _is_local(url)):
         raise CheckpointError(
-            f"{shown(url)} is refused: without https anybody on the way can change the file",
+            f"{redacted(url)} is refused: without https anybody on the way can change the file",
             remedy="use the https:// address of the same file",
         )
 
@@ -84,23 +76,23 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def download(url: str, part: Path, patience: Patience) -> None:
+def download(url: str, part: Path) -> None:
     """Bring the file `part` to its full length, continuing after the bytes it has.
 
     Raises CheckpointError if the server has no such file, ResourceError if the attempts run out,
     OSError if the disk is full.
     """
     reason = ""
-    for attempt in range(patience.retries + 1):
+    for attempt in range(RETRIES + 1):
         if attempt:
-            logger.info("%s: %s; trying again", shown(url), reason)
-            time.sleep(patience.pause * 2 ** (attempt - 1))
+            logger.info("%s: %s; trying again", redacted(url), reason)
+            time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            return _attempt(url, part, patience.timeout)
+            return _attempt(url, part)
         except _InterruptedError as interruption:
             reason = str(interruption)
     raise ResourceError(
-        f"{shown(url)} did not come in {patience.retries + 1} attempts: {reason}",
+        f"{redacted(url)} did not come in {RETRIES + 1} attempts: {reason}",
         remedy=f"run it again: it goes on after the {_size(part)} bytes that did",
     )
 
@@ -109,7 +101,7 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _attempt(url: str, part: Path, timeout: float) -> None:
+def _attempt(url: str, part: Path) -> None:
     """Request what is missing, and append it. Raises _InterruptedError if it breaks off."""
     marker = part.with_suffix(".etag")
     known = marker.read_text(encoding="utf-8") if marker.exists() else ""
@@ -119,7 +111,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", known)
     try:
-        response: HTTPResponse = build_opener(_Redirects()).open(request, timeout=timeout)
+        response: HTTPResponse = build_opener(_Redirects()).open(request, timeout=TIMEOUT)
     except HTTPError as error:
         error.close()
         if error.code == UNSATISFIABLE:
@@ -130,7 +122,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         if error.code >= 500 or error.code in WORTH_RETRYING:
             raise _InterruptedError(answer) from error
         raise CheckpointError(
-            f"{shown(error.url)} cannot be downloaded: {answer}",
+            f"{redacted(error.url)} cannot be downloaded: {answer}",
             remedy="check the address; the released files have moved, docs/checkpoints.md has the "
             "addresses that are known",
         ) from error
@@ -154,12 +146,12 @@ def _check_answer(url: str, response: HTTPResponse) -> None:
     """Raise CheckpointError for an answer that is no file, or whose end cannot be known."""
     if response.headers.get_content_type() == "text/html":
         raise CheckpointError(
-            f"{shown(url)} answers with a web page, not with a file",
+            f"{redacted(url)} answers with a web page, not with a file",
             remedy="open it in a browser, and copy the address of the download itself",
         )
     if response.length is None and not response.chunked:
         raise CheckpointError(
-            f"{shown(url)} does not say how long the file is: one cut short would look whole",
+            f"{redacted(url)} does not say how long the file is: one cut short would look whole",
             remedy="download it by other means, and give its path",
         )
 

@@ -38,7 +38,7 @@ from huggingface_hub.utils.tqdm import (
 from beit.atomic_io import cache_dir, replace_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.json_object import parse_json
-from beit.weights.download import PATIENCE, Patience, check_address, download, shown
+from beit.weights.download import check_address, download, redacted
 from beit.weights.published import recognise_name
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 RECORD = "record"
 SHA256 = re.compile("[0-9a-f]{64}")
 HUB_ID = re.compile(r"hf:(?!.*\.\.)([\w.-]+/[\w.-]+)(?:/([\w./-]+))?(?:@([\w./-]+))?")
+NOT_THERE = (
+    EntryNotFoundError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError,
+)  # fmt: skip
 DESCRIPTION = ("config.json", "preprocessor_config.json", "*.index.json", "*.index.*.json")
 SAFE = ("*.safetensors",)
 PICKLED = ("*.bin", "*.pth")
@@ -63,13 +66,7 @@ class Fetched(NamedTuple):
     """Of a file that was fetched, or checked against a given hash; else empty."""
 
 
-def fetch(
-    reference: str | Path,
-    *,
-    sha256: str = "",
-    folder: Path | None = None,
-    patience: Patience = PATIENCE,
-) -> Fetched:
+def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
     """Find weights, or fetch them.
 
     Args:
@@ -77,8 +74,6 @@ def fetch(
             `timm/name`, short for `hf:timm/name`; or `https://...`.
         sha256: What the file must have; an address may carry it as `#sha256=HEX`. "record" trusts
             the first download from an address, and holds later ones to it.
-        folder: Where to keep what is fetched, instead of the usual caches.
-        patience: How long to wait for the server of an address.
 
     Raises:
         CheckpointError: There is no such file, or it is the wrong one.
@@ -92,18 +87,18 @@ def fetch(
     scheme = "" if isinstance(reference, Path) else text.partition(":")[0]
     try:
         if scheme in ("http", "https"):
-            return _from_address(text, sha256, folder or cache_dir() / "downloads", patience)
+            return _from_address(text, sha256)
         if scheme == "hf":
-            return _from_hub(text, sha256, folder)
+            return _from_hub(text, sha256)
         path = Path(text).expanduser()
         if text and path.exists():
             _check_file(path, sha256)
             return Fetched(path, path.resolve().name, sha256)
         if text.startswith("timm/"):
-            return _from_hub(f"hf:{text}", sha256, folder)._replace(reference=text)
+            return _from_hub(f"hf:{text}", sha256)._replace(reference=text)
     except OSError as error:
         raise ResourceError(
-            f"{shown(text)} cannot be fetched: {error}",
+            f"{redacted(text)} cannot be fetched: {error}",
             remedy="make room, or permit reading and writing there; what has come so far is kept",
         ) from error
     raise CheckpointError(
@@ -135,7 +130,7 @@ def _check_file(path: Path, sha256: str) -> None:
         )
 
 
-def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
+def _from_hub(reference: str, sha256: str) -> Fetched:
     """One file of a repository, or its weights with their configs."""
     parts = HUB_ID.fullmatch(reference)
     if parts is None:
@@ -148,42 +143,39 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
     try:
         with no_bars_in_logs():
             if file:
-                path = hf_hub_download(
-                    repository, file, revision=revision, cache_dir=folder, endpoint=endpoint
-                )
+                path = hf_hub_download(repository, file, revision=revision, endpoint=endpoint)
             else:
-                path = _snapshot(repository, revision, folder, endpoint)
+                path = _snapshot(repository, revision, endpoint)
     except BeitError:
         raise
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{reference} is given only to those who accept its terms",
-            remedy="accept them on its page on the hub, then log in with `hf auth login`",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ResourceError(
-            f"{reference} is not in the hub's cache, and the hub was not reached: "
-            f"{first_line(error)}",
-            remedy="connect to the network, and unset HF_HUB_OFFLINE",
-        ) from error
-    except (
-        EntryNotFoundError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    ) as error:
-        raise CheckpointError(
-            f"the hub has no {reference}",
-            remedy="check the name on the hub; if it is private, log in with `hf auth login`",
-        ) from error
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
-        raise ResourceError(
-            f"{reference} did not come from the hub: {first_line(error)}",
-            remedy="run it again; see that the network holds and the disk has room",
-        ) from error
+        raise _hub_error(reference, error) from error
     found = Path(path)
     _check_file(found, sha256)
     return Fetched(found, reference, "" if found.is_dir() else file_hash(found))
+
+
+def _hub_error(reference: str, error: Exception) -> BeitError:
+    if isinstance(error, GatedRepoError):
+        return CheckpointError(
+            f"{reference} is given only to those who accept its terms",
+            remedy="accept them on its page on the hub, then log in with `hf auth login`",
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        return ResourceError(
+            f"{reference} is not in the hub's cache, and the hub was not reached: "
+            f"{first_line(error)}",
+            remedy="connect to the network, and unset HF_HUB_OFFLINE",
+        )
+    if isinstance(error, NOT_THERE):
+        return CheckpointError(
+            f"the hub has no {reference}",
+            remedy="check the name on the hub; if it is private, log in with `hf auth login`",
+        )
+    return ResourceError(
+        f"{reference} did not come from the hub: {first_line(error)}",
+        remedy="run it again; see that the network holds and the disk has room",
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -204,15 +196,12 @@ def no_bars_in_logs() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _snapshot(
-    repository: str, revision: str | None, folder: Path | None, endpoint: str | None
-) -> str:
+def _snapshot(repository: str, revision: str | None, endpoint: str | None) -> str:
     """The folder of a repository; pickles are fetched only where there are no safetensors."""
     for weights in (SAFE, PICKLED):
         path = snapshot_download(
             repository,
             revision=revision,
-            cache_dir=folder,
             endpoint=endpoint,
             allow_patterns=[*DESCRIPTION, *weights],
         )
@@ -224,7 +213,7 @@ def _snapshot(
     )
 
 
-def _from_address(reference: str, sha256: str, folder: Path, patience: Patience) -> Fetched:
+def _from_address(reference: str, sha256: str) -> Fetched:
     """The file at an address: from the cache if it is there as it should be, else downloaded.
 
     Files of one folder on the server share a folder here, and keep their names.
@@ -239,7 +228,7 @@ def _from_address(reference: str, sha256: str, folder: Path, patience: Patience)
         )
     parts = urlsplit(url)
     above, _, name = parts.path.rpartition("/")
-    place = folder / _key(parts._replace(path=above).geturl())
+    place = cache_dir() / "downloads" / _key(parts._replace(path=above).geturl())
     place.mkdir(parents=True, exist_ok=True)
     file = place / (name if re.fullmatch(r"\w[\w.-]{,99}", name) else _key(name))
     record = file.with_name(f".{file.name}.json")
@@ -248,13 +237,13 @@ def _from_address(reference: str, sha256: str, folder: Path, patience: Patience)
         start = _expected(url, stated or sha256, record)
         found = file_hash(file) if file.exists() else ""
         if not found or not found.startswith(start):
-            found = _downloaded(url, file, start, patience)
+            found = _downloaded(url, file, start)
         if not SHA256.fullmatch(start):
-            logger.warning("%s has the SHA-256 %s; later downloads must too", shown(url), found)
+            logger.warning("%s has the SHA-256 %s; later downloads must too", redacted(url), found)
         text = json.dumps({"url": url, "sha256": found}, indent=1).encode()
         if not record.exists() or record.read_bytes() != text:
             replace_file(record, [text])
-    return Fetched(file, shown(url), found)
+    return Fetched(file, redacted(url), found)
 
 
 def _key(text: str) -> str:
@@ -280,22 +269,22 @@ def _expected(url: str, sha256: str, record: Path) -> str:
             ) from error
     if not sha256:
         raise CheckpointError(
-            f"nothing says which file {shown(url)} should be: its SHA-256 is not known",
+            f"nothing says which file {redacted(url)} should be: its SHA-256 is not known",
             remedy="end the address with #sha256= and the hash; or, to trust it as it is now, give "
             f"sha256='{RECORD}': later downloads are then held to this one",
         )
     return published.hash_start if published is not None else ""
 
 
-def _downloaded(url: str, file: Path, start: str, patience: Patience) -> str:
+def _downloaded(url: str, file: Path, start: str) -> str:
     """Download a file, which gets its name if its SHA-256 begins as it must. Returns the hash."""
     part = file.with_name(f".{file.name}.part")
-    download(url, part, patience)
+    download(url, part)
     found = file_hash(part)
     if not found.startswith(start):
         part.unlink()
         raise CheckpointError(
-            f"{shown(url)} has the SHA-256 {found}, and should have {start}",
+            f"{redacted(url)} has the SHA-256 {found}, and should have {start}",
             remedy="it has changed, or is another file of that name: ask its publisher, and give "
             "the hash of the one you want",
         )

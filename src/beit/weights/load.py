@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,29 +16,29 @@ from beit.config.plugins import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
 from beit.errors import CheckpointError, ConfigError
+from beit.json_object import parse_json
 from beit.models.heads import BackboneModel
 from beit.models.segmenter import Segmenter
 from beit.terminal import printable
 from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.teachers import OurTeacher, Teacher, TimmTeacher, TransformersTeacher
 from beit.weights.build import build_model
 from beit.weights.detect import MERGE, Detected, detect
-from beit.weights.fetch import Fetched, fetch
+from beit.weights.fetch import Fetched, fetch, first_line
 from beit.weights.foreign import Foreign, is_foreign, read_foreign
 from beit.weights.keymap import Family
+from beit.weights.kinds import describe
 from beit.weights.overrides import Overrides
 from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Family, str] = {
-    "masked": "masked",
-    "backbone": "backbone",
-    "classifier": "classifier",
-    "segmenter": "segmenter",
-    "vqkd": "tokenizer",
-    "dalle": "tokenizer",
-}
 NOTHING = Overrides()
+PRESETS = {
+    "clip": "vit_base_patch16_clip_quickgelu_224.openai",
+    "dino": "vit_base_patch16_224.dino",
+}
+"""The teachers of the released tokenizers, by their names in timm."""
 
 
 def open_artifact(
@@ -108,6 +109,32 @@ def open_tokenizer(
     return artifact.model.freeze()
 
 
+def open_teacher(reference: str) -> Teacher:
+    """`clip` or `dino` as published, `timm:NAME`, `hf:ORG/NAME`, a folder of timm or transformers,
+    or any model of ours or of the BEiT family.
+
+    Raises CheckpointError if there is none, ResourceError if it cannot be fetched.
+    """
+    if reference in PRESETS:
+        model = _from_timm(PRESETS[reference], reference)
+        return TimmTeacher(reference, model, project=reference == "clip")
+    if reference.startswith("timm:"):
+        return TimmTeacher(reference, _from_timm(reference.removeprefix("timm:"), reference))
+    folder = fetch(reference).path
+    described = _description(folder)
+    if isinstance(described.get("architecture"), str):
+        return TimmTeacher(reference, _from_timm(f"local-dir:{folder}", reference))
+    if "model_type" in described:
+        return _from_transformers(folder, described, reference)
+    found = open_artifact(reference).model
+    if not isinstance(found, BackboneModel):
+        raise CheckpointError(
+            f"{reference} has no backbone whose features could be taught",
+            remedy="give a pre-trained or fine-tuned model as --teacher",
+        )
+    return OurTeacher(reference, found)
+
+
 def value_range_of(reference: str | Path) -> tuple[float, float] | None:
     """The range of values that the model of an artifact has seen images in, if it states one."""
     if not reference or names_outside(str(reference)):
@@ -163,7 +190,7 @@ def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifac
     )
     for note in notes:
         logger.info("%s: %s", printable(foreign.place.name), note)
-    return Artifact(kind=KINDS[family], model=model, details=details)
+    return Artifact(kind=describe(model)["kind"], model=model, details=details)
 
 
 def _crop(model: nn.Module, known: Overrides) -> float:
@@ -209,3 +236,65 @@ def _classes(detected: Detected, foreign: Foreign) -> tuple[tuple[str, ...], tup
         return ADE20K_CLASSES, (f"class names of ADE20K, as it has {count} outputs",)
     numbered = tuple(f"class {index}" for index in range(count))
     return numbered, ("classes have numbers for names: the file does not name them",)
+
+
+# -- teachers --------------------------------------------------------------------------------------
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """The config beside weights, if there is one that can be read."""
+    try:
+        found = parse_json((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _from_timm(name: str, reference: str) -> nn.Module:
+    """A model of timm with its weights; where it can, one that reads images of any size."""
+    import timm  # here, as it takes seconds to import
+
+    model: nn.Module
+    try:
+        try:
+            model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
+        except TypeError:  # convolutional: it reads any size as it is
+            model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # of timm, the hub or its HTTP library
+        raise CheckpointError(
+            f"the teacher {reference} does not come from timm: {first_line(error)}",
+            remedy="check the name with timm.list_pretrained(), and that the hub is reached",
+        ) from error
+    return model
+
+
+def _from_transformers(folder: Path, described: dict[str, Any], reference: str) -> Teacher:
+    """A vision model of transformers, from safetensors only."""
+    try:
+        from transformers import AutoModel, CLIPVisionModelWithProjection
+    except ImportError as error:
+        raise ConfigError(
+            f"the teacher {reference} is a model of transformers, which is not installed",
+            remedy="pip install transformers",
+        ) from error
+    clip = described["model_type"] in ("clip", "clip_vision_model")
+    kind: Any = CLIPVisionModelWithProjection if clip else AutoModel
+    try:
+        model = kind.from_pretrained(str(folder), use_safetensors=True)
+        stated = parse_json((folder / "preprocessor_config.json").read_bytes())
+        mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"the teacher {reference} cannot be opened: {first_line(error)}",
+            remedy="give a folder with config.json, preprocessor_config.json and safetensors",
+        ) from error
+    side = getattr(model.config, "image_size", 224)
+    return TransformersTeacher(
+        reference,
+        model,
+        mean=mean,
+        std=std,
+        size=(side, side) if isinstance(side, int) else tuple(side),
+        patch=getattr(model.config, "patch_size", None),
+        project=clip,
+    )

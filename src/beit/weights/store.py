@@ -48,7 +48,7 @@ from beit.json_object import parse_object, read_bytes
 from beit.models.heads import BackboneModel, weights_digest
 from beit.terminal import shown
 from beit.weights.kinds import Architecture, architecture_of, build, describe
-from beit.weights.strict import build_strictly
+from beit.weights.transfer import build_strictly
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"

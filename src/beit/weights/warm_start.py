@@ -19,8 +19,7 @@ from beit.models.upernet import FCNHead, PixelClassifier
 from beit.models.visible import VisibleOnlyModel
 from beit.terminal import printable
 from beit.weights.store import Artifact, Details
-from beit.weights.strict import load_strictly
-from beit.weights.transfer import Match, match_classes, resize_positions, start_from
+from beit.weights.transfer import Match, load_strictly, match_classes, resize_positions, start_from
 
 
 @dataclass(frozen=True)
