@@ -57,7 +57,7 @@ class ReconstructConfig(TokenizerObjectiveConfig):
     revive_every: NonNegativeInt = 100
     """Steps between revivals of dead codes: each takes half of a busy code; 0 never revives."""
     usage_decay: Fraction = 0.96
-    """Decay of the running usage of each code, from which dead codes are told."""
+    """Decay of the running usage of each code, by which dead codes are found."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Handwritten digits and letters: 62 classes of 50 images, from the package `miniworld`.
 
 Black on white, 128 x 128 pixels, with a margin of at least 23; they look like crops of NIST Special
-Database 19. 0 and O, 1 and l and the like can hardly be told apart without a neighbour.
+Database 19. 0 and O, 1 and l and the like are hard to distinguish without a neighbour.
 """
 
 from __future__ import annotations

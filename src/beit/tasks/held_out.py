@@ -1,4 +1,4 @@
-"""Which of the images to be measured a model has learned from, as far as that can be told."""
+"""Which of the images to be measured a model has learned from, as far as that is known."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNKNOWN = (
 
 
 class Judged(NamedTuple):
-    """The images to measure on, and what to say of them; may be empty."""
+    """The images to measure on, and a note on them, which may be empty."""
 
     source: ImageSource
     note: str
@@ -52,14 +52,14 @@ def judged(
     split: str,
     divide: Divide,
 ) -> Judged:
-    """Of images without parts those that a model did not learn from, where that can be told.
+    """Of images without splits those that a model did not learn from, where that is known.
 
     `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
     artifact says of its training. The images of its training are recognised, wherever they lie,
-    by their fingerprint once they are divided as they were then: the share held out is left. If
-    they have changed since, those whose names the run learned from are left out, where it is the
-    same place; of other places it is only said that names are the same. Where another part than
-    the one for validation was asked for, all are measured.
+    by their fingerprint once they are divided as they were then: the fraction held out is left. If
+    they have changed since, those whose names the run learned from are skipped, where it is the
+    same place; of other places only the number of equal names is reported. If a split other than
+    validation is requested, all are measured.
     """
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
@@ -117,10 +117,10 @@ def _stated(trained: Mapping[str, Any]) -> Division | None:
 
 
 def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSource | None:
-    """The share held out, if the rest is what the model learned from."""
+    """The fraction held out, if the rest is what the model learned from."""
     try:
         train, validation = divide(division)
-    except (DataError, ConfigError):  # so these are others; what is wrong is told elsewhere
+    except (DataError, ConfigError):  # so these are others; the error is reported elsewhere
         return None
     return validation if train.fingerprint() == fingerprint else None
 
@@ -141,7 +141,7 @@ def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:
 
 def _data_of(run: _Run) -> str:
     """Where the data of a run lie. A relative path counts from where the run was started, which
-    the end of its own path tells, or else from here."""
+    the end of its own path shows, or else from here."""
     data, out = run.config.data, Path(run.config.out)
     if _is_address(data):
         return data

@@ -18,7 +18,7 @@ WORST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(abc.ABC):
-    """What was measured, and of what: shares in [0, 1]."""
+    """What was measured, and of what: fractions in [0, 1]."""
 
     model: str
     data: str
@@ -177,7 +177,7 @@ class SegmenterEvaluation(Measurement):
     """How well a segmenter does."""
 
     inference: InferenceConfig
-    """How images were read; window and stride are said, unless they were read at once."""
+    """How images were read; window and stride are given, unless they were read at once."""
     pixels: int
     """That were scored."""
     ignored_pixels: int
@@ -200,17 +200,19 @@ class SegmenterEvaluation(Measurement):
         }
 
     def _reading(self) -> str:
-        asked = self.inference
-        if asked.window is None or asked.stride is None:
+        inference = self.inference
+        if inference.window is None or inference.stride is None:
             return "at once"
-        window, stride = (f"{down} x {across}" for down, across in (asked.window, asked.stride))
+        sides = (inference.window, inference.stride)
+        window, stride = (f"{down} x {across}" for down, across in sides)
         return f"window {window}, stride {stride}"
 
     def _scales(self) -> str:
-        asked = self.inference
-        words = ", ".join(f"{scale:g}" for scale in asked.scales)
-        words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
-        return words + ", mirrored too" * asked.flip
+        inference = self.inference
+        words = ", ".join(f"{scale:g}" for scale in inference.scales)
+        if inference.short_side:
+            words += f", of a shorter side of {inference.short_side}"
+        return words + ", mirrored too" * inference.flip
 
     def class_table(self) -> TextTable:
         worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]

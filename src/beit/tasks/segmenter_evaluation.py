@@ -36,10 +36,10 @@ def evaluate_segmenter(
     that do not fit.
     """
     refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
-    segmenter, asked, device = artifact.model, config.segmented, find_device(config.device)
+    segmenter, options, device = artifact.model, config.segmented, find_device(config.device)
     assert isinstance(segmenter, Segmenter)
     built = segmenter.backbone.config
-    inference = asked.inference(artifact.details.inference, flip=config.flip)
+    inference = options.inference(artifact.details.inference, flip=config.flip)
     if not inference.whole:
         window, stride = window_and_stride(built, inference.window, inference.stride)
         inference = replace(inference, window=window, stride=stride)
@@ -49,7 +49,7 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    data = SegmentationData(config.data, asked.masks, extra_split=config.split)
+    data = SegmentationData(config.data, options.masks, extra_split=config.split)
     only, note = _unlearned(artifact, model, config, data)
     source = data.part(config.split, classes=names, only=only)
     source.account.log()
