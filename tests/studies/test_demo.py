@@ -13,8 +13,7 @@ from beit.errors import RunFolderError
 from beit.recipes.demo import Budget, DemoPlan, full, short
 from beit.studies import stages, tiles
 from beit.studies.demo import Demo
-from beit.studies.finetuned import arm_config
-from beit.studies.stages import ARMS, Row, as_markdown
+from beit.studies.stages import ARMS, Row, arm_config, as_markdown
 
 
 def tiny_plan() -> DemoPlan:
@@ -66,7 +65,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
         for labels, seed in (("2", 0), ("2", 1), ("all", 0))
     ]
     for verb in ("tokenizer", "pretrain", "finetune"):
-        monkeypatch.setattr(stages.runs, verb, lambda *_, **__: pytest.fail("done already"))
+        monkeypatch.setattr(stages.tasks, verb, lambda *_, **__: pytest.fail("done already"))
     assert Demo(tmp_path, plan).run() == rows
     with pytest.raises(RunFolderError, match="another length"):
         Demo(tmp_path, full()).run()

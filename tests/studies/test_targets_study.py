@@ -84,7 +84,7 @@ def test_every_stage_is_done_once(
         raise AssertionError("this was done before")
 
     for verb in ("tokenizer", "pretrain", "finetune", "evaluate"):
-        monkeypatch.setattr(stages.runs, verb, never)
+        monkeypatch.setattr(stages.tasks, verb, never)
     assert TokenizersStudy(folder, brief()).run() == rows
     table = (folder / "results.md").read_text().splitlines()
     assert table == targets_as_markdown(rows).splitlines()
