@@ -20,7 +20,7 @@ except ImportError:  # what torch.hub fetched is not
 
 def beit(reference, sha256=""):
     """The backbone as a feature extractor with the verbs of timm's models, in evaluation mode."""
-    from beit.serve.predictor import load
+    from beit.inference.predictor import load
 
     return load(reference, sha256=sha256).feature_extractor()
 
@@ -28,7 +28,7 @@ def beit(reference, sha256=""):
 def classifier(reference, sha256=""):
     """A classifier: images to logits. uint8 is normalised by it, floats are taken as they are."""
     from beit.errors import CheckpointError
-    from beit.serve.predictor import load
+    from beit.inference.predictor import load
 
     found = load(reference, sha256=sha256)
     if found.artifact.kind != "classifier":

@@ -17,6 +17,7 @@ from beit.config import MaskedConfig, TrainingConfig
 from beit.config.training import Recompute
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.ema import average_of
@@ -71,7 +72,7 @@ class Task:
     def __init__(self, setting: Setting) -> None:
         torch.manual_seed(0)
         self.setting = setting
-        self.tokenizer = setting.tokenizer.build().to(setting.device)
+        self.tokenizer = build_tokenizer(setting.tokenizer).to(setting.device)
         model = MaskedImageModel(setting.pretraining, self.tokenizer.codes)
         self.model = model.to(setting.device).train()
         self.images = setting.images(model.backbone.config.size)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.scoring import encoding_precision
 from benchmarks.peers import dalle_encoder, gather
@@ -20,7 +21,7 @@ EQUAL = "share of ids equal to the published encoder's"
 def contests(setting: Setting) -> Iterator[Contest]:
     """The peer scores every place in either case: that is how it is published."""
     torch.manual_seed(0)
-    tokenizer = setting.tokenizer.build().to(setting.device)
+    tokenizer = build_tokenizer(setting.tokenizer).to(setting.device)
     images = setting.images(tokenizer.size)
     mask = setting.mask(setting.pretraining)
     peers, skipped = gather({"dall-e": lambda: dalle_encoder(tokenizer)})

@@ -21,6 +21,7 @@ from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.visible import VisibleOnlyPrediction
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
@@ -34,7 +35,7 @@ PUBLISHED, MOST = 75 / 196, 0.75
 
 def contests(setting: Setting) -> Iterator[Contest]:
     """With tokens that are encoded in every step, and with tokens found on disk."""
-    tokenizer = setting.tokenizer.build().to(setting.device)
+    tokenizer = build_tokenizer(setting.tokenizer).to(setting.device)
     for precision in setting.precisions:
         yield _contest(setting, tokenizer, precision, None)
         with tempfile.TemporaryDirectory() as folder:

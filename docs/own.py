@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from beit.config import PretrainRunConfig, TokenizerConfig, UniformMasking
 from beit.recipes.pretrain import tiny
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 
 
@@ -22,9 +23,6 @@ class GreysConfig(TokenizerConfig):
     @property
     def downsampling(self) -> int:
         return self.stride
-
-    def build(self) -> Greys:
-        return Greys(self)
 
 
 class Greys(VisualTokenizer):
@@ -57,9 +55,12 @@ class Greys(VisualTokenizer):
         return grey.repeat_interleave(stride, dim=2).repeat_interleave(stride, dim=3)
 
 
+build_tokenizer.register(GreysConfig, Greys)
+
+
 def greys() -> Greys:
     """16 greys for the 8 x 8 patches of the recipe `tiny`."""
-    return GreysConfig(size=(32, 32), codes=16).build()
+    return Greys(GreysConfig(size=(32, 32), codes=16))
 
 
 def recipe() -> PretrainRunConfig:

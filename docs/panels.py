@@ -74,7 +74,7 @@ REFERENCES = ((0, (6, 3)), (0, (1, 2)))
 
 
 def draw(panel: Panel, axes: Axes, histories: Mapping[str, History]) -> None:
-    """One panel; steps are numbered as in the journal. A run that ended before its first row has no
+    """One panel; steps are numbered as in the log. A run that ended before its first row has no
     line."""
 
     def line(label: str, points: tuple[Point, ...], **looks: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from beit.config import TokenizerRunConfig
 from beit.recipes import RECIPES
+from beit.tokenizers import build_tokenizer
 
 PAGE = Path(__file__).with_name("sizes.md")
 GIB = 2**30
@@ -27,7 +28,7 @@ def rows() -> list[str]:
                 else:
                     part = config.model
                     what = f"{part.depth} x {part.width}, patch {part.patch}"
-                count = sum(each.numel() for each in part.build().parameters())
+                count = sum(each.numel() for each in build_tokenizer(part).parameters())
             steps = config.training.steps
             images = steps * config.training.batch
             state = count * BYTES / GIB

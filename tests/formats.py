@@ -23,6 +23,7 @@ from beit.data import shards
 from beit.data.pack import pack
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
+from beit.tokenizers import build_tokenizer
 from beit.training import checkpoint as checkpoints
 from beit.training.checkpoint import Checkpoint, save_checkpoint
 from beit.weights import store
@@ -80,7 +81,7 @@ def state() -> Checkpoint:
 
 def write_artifacts(place: Path) -> None:
     models = {
-        "tokenizer": VAE.build(),
+        "tokenizer": build_tokenizer(VAE),
         "masked": MaskedImageModel(BACKBONE, 12),
         "backbone": PretrainedBackbone(BACKBONE),
         "classifier": Classifier(BACKBONE, 2, HeadConfig(pooling="cls")),

@@ -24,6 +24,7 @@ from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.tokenizer import VAEReconstruction
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.distributed import Processes
 from beit.training.run_folder import RunFolder
@@ -102,14 +103,14 @@ def names(step: int) -> tuple[str, ...]:
 def reconstruct() -> VAEReconstruction:
     torch.manual_seed(1)
     return VAEReconstruction(
-        VAE.build(), ReconstructConfig(revive_every=2, usage_decay=0.2), seed=0
+        build_tokenizer(VAE), ReconstructConfig(revive_every=2, usage_decay=0.2), seed=0
     )
 
 
 def masked(**options: Any) -> MaskedImageModeling:
     torch.manual_seed(1)
     model = MaskedImageModel(BACKBONE, VAE.codes)
-    return MaskedImageModeling(model, MaskedConfig(**options), VAE.build())
+    return MaskedImageModeling(model, MaskedConfig(**options), build_tokenizer(VAE))
 
 
 def classification(augment: AugmentConfig = PLAIN, **backbone: Any) -> Classification:

@@ -23,6 +23,7 @@ from PIL import Image
 from beit.config import LinearHeadConfig
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
+from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
 
@@ -42,7 +43,7 @@ def write_classifier(place: Path, seed: int = 0) -> Path:
 def write_artifacts(folder: Path) -> dict[str, Path]:
     """An artifact of each kind with random weights."""
     classifier = write_classifier(folder / "classifier")
-    tokenizer = VAE.build()
+    tokenizer = build_tokenizer(VAE)
     models = {
         "segmenter": (Segmenter(BACKBONE, 3, LinearHeadConfig()), CLASSES),
         "masked": (MaskedImageModel(BACKBONE, VAE.codes), Details(tokenizer=tokenizer.digest())),

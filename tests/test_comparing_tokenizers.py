@@ -15,6 +15,7 @@ from beit.config import RandomProjectionConfig, VQKDConfig
 from beit.errors import ConfigError, RunFolderError
 from beit.evaluation.tokenizer import token_histograms, token_stability
 from beit.tasks.comparing import compare_tokenizers
+from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import draw_images
 
@@ -24,7 +25,7 @@ RANDOM = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width
 
 def test_tokens_of_patches_alone_are_steady_under_crops_and_not_under_flips():
     """A random projection sees no neighbours, and a mirrored patch is another patch."""
-    tokenizer, images = RANDOM.build(), draw_images()
+    tokenizer, images = build_tokenizer(RANDOM), draw_images()
     found = token_stability(tokenizer, [ImageBatch(images, ())], device=CPU)
     assert found.crops == 1.0
     mirrored = tokenizer.encode(images.flip(3)).reshape(-1, 4, 4).flip(2).flatten(1)
@@ -34,15 +35,15 @@ def test_tokens_of_patches_alone_are_steady_under_crops_and_not_under_flips():
 
 
 def test_neighbours_matter_to_a_transformer():
-    tokenizer = VQKDConfig(
+    tokenizer = build_tokenizer(VQKDConfig(
         size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
         codebook_width=6,
-    ).build().eval()  # fmt: skip
+    )).eval()  # fmt: skip
     assert token_stability(tokenizer, [ImageBatch(draw_images(), ())], device=CPU).crops < 1
 
 
 def test_histograms_are_of_length_one():
-    tokenizer, images = RANDOM.build(), draw_images()
+    tokenizer, images = build_tokenizer(RANDOM), draw_images()
     rows = token_histograms(tokenizer, [ImageBatch(images, ())], device=CPU)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(images)))
     counts = torch.bincount(tokenizer.encode(images)[2], minlength=20)
@@ -50,7 +51,7 @@ def test_histograms_are_of_length_one():
 
 
 def test_one_table_and_one_page(trained, class_folders, tmp_path, capsys):
-    random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
+    random = save_artifact(tmp_path / "random", build_tokenizer(RANDOM), Details())
     out = tmp_path / "compared"
     args = ["tokenizer", "compare", str(trained.tokenizer), str(random), "--data",
             str(class_folders), "--out", str(out), "--images", "20"]  # fmt: skip
@@ -77,7 +78,7 @@ def test_histograms_know_the_classes_that_the_tokens_tell_apart(told_apart, tmp_
         for number in range(16):
             pixels = chance.integers(least, least + 50, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
-    random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
+    random = save_artifact(tmp_path / "random", build_tokenizer(RANDOM), Details())
     (row,) = compare_tokenizers(
         [str(random)], data=str(tmp_path / "data"), out=str(tmp_path / "out")
     )
@@ -86,7 +87,7 @@ def test_histograms_know_the_classes_that_the_tokens_tell_apart(told_apart, tmp_
 
 
 def test_images_without_classes(class_folders, tmp_path):
-    random = save_artifact(tmp_path / "random", RANDOM.build(), Details())
+    random = save_artifact(tmp_path / "random", build_tokenizer(RANDOM), Details())
     (row,) = compare_tokenizers(
         [str(random)], data=str(class_folders / "disc"), out=str(tmp_path / "out")
     )

@@ -88,7 +88,7 @@ def test_weights_that_are_spread_over_processes_learn_the_same(
     options = {"sharding": "blocks", "micro_batch": 2} | options
     for found in together(train, kind, data[kind], tmp_path / "two", options):
         assert found == pytest.approx(metrics, abs=1e-5)
-    assert "blocks shared out" in (tmp_path / "two" / "log.txt").read_text()
+    assert ", sharded" in (tmp_path / "two" / "log.txt").read_text()
     assert_same_numbers(one, tmp_path / "two")
 
 

@@ -20,6 +20,7 @@ from beit.config import MaskedConfig, TrainingConfig, sized
 from beit.config.model import VisionTransformerConfig
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
+from beit.tokenizers import build_tokenizer
 from beit.training.distributed import Processes
 from beit.training.update import Updater
 from benchmarks import finetuning, inference, segmentation
@@ -57,7 +58,7 @@ class Race:
         )
         self.steps = 12 if setting.on_gpu else 2
         torch.manual_seed(0)
-        self.tokenizer = self.size.tokenizer.build().to(setting.device)
+        self.tokenizer = build_tokenizer(self.size.tokenizer).to(setting.device)
         self.mask = self.size.mask(self.backbone).cpu()
         self.images = self.size.images(self.backbone.size).cpu()
         self.small = self.size.images(self.tokenizer.size, seed=1).cpu()

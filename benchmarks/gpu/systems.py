@@ -18,6 +18,7 @@ from beit.doctor.agreement import _batch as small_batch
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes.finetune import for_finetuning
+from beit.tokenizers import build_tokenizer
 from beit.training.distributed import Processes, shard, whole
 from beit.training.update import Updater
 from beit.weights.store import Details, save_artifact
@@ -36,7 +37,7 @@ def checks(setting: Setting) -> Iterator[Check]:
 def _objective() -> MaskedImageModeling:
     torch.manual_seed(0)
     model = MaskedImageModel(BACKBONE, TOKENIZER.codes)
-    return MaskedImageModeling(model, MaskedConfig(), TOKENIZER.build())
+    return MaskedImageModeling(model, MaskedConfig(), build_tokenizer(TOKENIZER))
 
 
 def _collectives(setting: Setting) -> Iterator[Check]:

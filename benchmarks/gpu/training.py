@@ -22,6 +22,7 @@ from beit.errors import Preempted
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import demo
+from beit.tokenizers import build_tokenizer
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.distributed import Processes
 from beit.training.update import Updater
@@ -129,7 +130,7 @@ def _waits(setting: Setting) -> Iterator[Check]:
         return
     device = setting.device
     size = peers.Setting(quick=setting.quick, device=device, threads=1, rounds=1, batch=32)
-    tokenizer = size.tokenizer.build().to(device)
+    tokenizer = build_tokenizer(size.tokenizer).to(device)
     model = MaskedImageModel(size.pretraining, tokenizer.codes)
     objective = MaskedImageModeling(model, MaskedConfig(), tokenizer, torch.float16)
     config = TrainingConfig(

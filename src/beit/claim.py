@@ -1,7 +1,7 @@
 """A place for results belongs to one process at a time, from before its work until its end.
 
-Every verb that writes comes here. The claim is a lock that the kernel frees when its holder is
-gone, however that ended: what a dead process left behind is taken over.
+Every verb that writes uses it. The claim is a lock that the kernel frees when its holder ends,
+however it ends: what a dead process left behind is taken over.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from beit.atomic_io import LONGEST, beside, flush, lock_file, make_folder
 from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
 
 LOCK = "run.lock"
-"""The file that is locked in a folder that is worked in."""
+"""The locked file in a folder that is in use."""
 UNFINISHED = ".writing-"
-"""What the names of files begin with until they are whole."""
+"""Names of files begin with this until they are complete."""
 ANOTHER = "choose another --out"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 LITTLE = 2**16
-"""Bytes free below which a library that fails in words of its own is taken to lack room."""
+"""With fewer bytes free, an unknown failure of a library is put down to a full disk."""
 
 
 class Claim:
-    """Held until it is released, or the process is gone.
+    """Held until it is released or the process ends.
 
     Raises RunFolderError if another process holds it, ResourceError if the place cannot be written.
     """
@@ -73,14 +73,14 @@ class Claim:
             self._remove_empty()
 
     def _remove_empty(self) -> None:
-        """Folders that were made for a result that did not come."""
+        """Remove folders that were made for a result that was never written."""
         for folder in reversed(self._made):
             with suppress(OSError):
                 folder.rmdir()
 
 
 def is_free(folder: Path) -> bool:
-    """Whether nothing is in a folder but what a claim, or a process that was killed, leaves."""
+    """Whether a folder holds nothing but what a claim or a killed process leaves behind."""
     return all(file.name == LOCK or file.name.startswith(UNFINISHED) for file in folder.iterdir())
 
 
@@ -99,12 +99,18 @@ def claim_folder(folder: Path, remedy: str = ANOTHER) -> Iterator[None]:
 def claim_output(
     place: Path, *, folder: bool = False, replaces: bool = False, remedy: str = ANOTHER
 ) -> Iterator[Path]:
-    """The path to write a result to, a file or a folder, which gets its place once the block has
-    ended; after an error nothing is left.
+    """A temporary path to write a result to, which is moved to its place when the block ends; after
+    an error nothing is left.
 
-    The place must be free, but for an empty folder where the result is a `folder`, and unless the
-    result `replaces` what is there. Raises RunFolderError if it is not, or if another process is at
-    work on the same place, ResourceError if it cannot be written.
+    Args:
+        place: Where the result belongs. It must be free.
+        folder: The result is a folder, which may take the place of an empty one.
+        replaces: The result may replace a file.
+        remedy: What the user can do if the place is taken.
+
+    Raises:
+        RunFolderError: The place is not free, or another process is writing there.
+        ResourceError: It cannot be written.
     """
     check_name(place, remedy)
     real = _real(place)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from beit.models.heads import Classifier, MaskedImageModel
+from beit.tokenizers import build_tokenizer
 from benchmarks.peers import (
     Absent,
     MaskedTimm,
@@ -55,7 +56,7 @@ def test_classifiers():
 def test_absent_peers_are_told(masked, monkeypatch):
     monkeypatch.delenv("BEIT_UNILM", raising=False)
     monkeypatch.setitem(sys.modules, "dall_e", None)
-    tokenizer = SETTING.tokenizer.build()
+    tokenizer = build_tokenizer(SETTING.tokenizer)
     makers = {"unilm": lambda: official(masked[0]), "dall-e": lambda: dalle_encoder(tokenizer)}
     made, skipped = gather({**makers, "here": lambda: 1})
     assert made == {"here": 1}

@@ -405,7 +405,7 @@ def test_what_is_refused(root: Path, text: str | bytes, match: str) -> None:
         (rows("image,label", "p{n}.png,{c}", range(5)) + "p5.png,nan\n", r"no label: line 7"),
         (rows("image,a,b", "p{n}.png,{b},{b}").replace("5.png,1,1", "5.png,1,-1"), "holds the lab"),
         (rows("image", "p{n}.png"), "has no labels"),
-        (rows("image,set,label", "p{n}.png,val,{c}"), "no part for training"),
+        (rows("image,set,label", "p{n}.png,val,{c}"), "no split for training"),
         ("image,set,label\np0.png,train,a\np1.png,train,b\np2.png,val,c\n", "learn from .* 'c'"),
     ],
 )  # fmt: skip

@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from beit.batch import Batch
+from beit.batch import Batch, ImageBatch
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.dataset import open_source
-from beit.data.loader import Loader, evaluate_batches
+from beit.data.loader import Loader, View, evaluate_batches
 from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
-from beit.errors import ResourceError
+from beit.errors import ConfigError, ResourceError
 
 Draw = Callable[..., Path]
 STEPS = 60
+SINGLE = SingleView(config=ViewConfig(), size=(16, 16))
 NAMES = [f"{number}.png" for number in range(10)]
 
 SAID = {
@@ -38,11 +40,16 @@ def source(draw: Draw) -> ImageSource:
 
 
 def loader(
-    source: ImageSource, workers: int, restarts: int = 9, worker_timeout: float = 240.0
+    source: ImageSource,
+    workers: int,
+    restarts: int = 9,
+    worker_timeout: float = 240.0,
+    view: View = SINGLE,
+    pin_memory: bool = False,
 ) -> Loader:
     return Loader(
         source,
-        SingleView(config=ViewConfig(), size=(16, 16)),
+        view,
         channels=3,
         batch=4,
         micro_batch=2,
@@ -50,6 +57,7 @@ def loader(
         config=LoaderConfig(
             workers=workers, cache=False, worker_timeout=worker_timeout, worker_restarts=restarts
         ),
+        pin_memory=pin_memory,
     )
 
 
@@ -155,3 +163,57 @@ def test_a_pipe_in_place_of_a_image_is_not_waited_for(
     batches = list(loader(source, workers).batches(0, 5))
     lost = {entry for batch in batches for entry in batch.unreadable}
     assert lost == {("3.png", "it is a pipe or a device")}
+
+
+class UnusualError(Exception):
+    """Cannot be made again from its message, as pickle does."""
+
+    def __init__(self, code: int, *, text: str) -> None:
+        super().__init__(f"{text} {code}")
+
+
+def unusual(*_: object) -> ImageBatch:
+    raise UnusualError(7, text="number")
+
+
+def refused(*_: object) -> ImageBatch:
+    raise ConfigError("no such crop", remedy="use another")
+
+
+@pytest.mark.parametrize(
+    ("view", "kind", "text"),
+    [
+        (unusual, RuntimeError, r"Traceback[\s\S]*in unusual[\s\S]*number 7"),
+        (refused, ConfigError, "no such crop"),
+    ],
+)
+def test_an_error_of_a_worker_is_raised_here(
+    source: ImageSource, view: View, kind: type[Exception], text: str
+) -> None:
+    batches = loader(source, 1, view=view).batches(0, 2)
+    with pytest.raises(kind, match=text):
+        next(batches)
+    assert none_left(readers())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_tensor_is_pinned(
+    source: ImageSource, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[bool] = []
+    empty = torch.empty
+
+    def counted(*size: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        pinned.append(pin_memory)
+        return empty(*size, **options)
+
+    expected = list(loader(source, 0).batches(0, 2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch, "empty", counted)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(True) or self)
+    view = SingleView(config=ViewConfig(pipeline="fast"), size=(16, 16))
+    fast = list(loader(source, workers, view=view, pin_memory=True).batches(0, 2))
+    assert [batch.keys for batch in fast] == [batch.keys for batch in expected]
+    assert sum(pinned) == 2 * len(fast)  # images and their jitter

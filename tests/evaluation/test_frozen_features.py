@@ -9,6 +9,7 @@ from beit.batch import ImageBatch
 from beit.evaluation.features import extract_features
 from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
 from beit.evaluation.probe import linear_accuracy
+from beit.models.vit import VisionTransformer
 from miniature import BACKBONE, draw_images, labelled_batch
 from reference import close
 
@@ -85,7 +86,7 @@ def test_retrieval():
 
 
 def test_features_are_mean_patches_of_the_raw_blocks():
-    backbone = BACKBONE.build().eval()
+    backbone = VisionTransformer(BACKBONE).eval()
     batch = labelled_batch(0)
     table = extract_features(backbone, [batch, batch], out_indices=(0, 1), device=CPU)
     assert table.features.shape == (16, 2, 24)
@@ -97,7 +98,7 @@ def test_features_are_mean_patches_of_the_raw_blocks():
 
 def test_images_without_labels_have_features_too():
     table = extract_features(
-        BACKBONE.build(),
+        VisionTransformer(BACKBONE),
         [ImageBatch(draw_images(), tuple("abcdefgh"))],
         out_indices=(1,),
         device=CPU,

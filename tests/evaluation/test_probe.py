@@ -12,6 +12,7 @@ from beit.evaluation.features import PatchTable, extract_features, extract_patch
 from beit.evaluation.metrics import average_precision
 from beit.evaluation.neighbours import neighbour_accuracies
 from beit.evaluation.probe import attentive_accuracy, train_attentive, train_heads
+from beit.models.vit import VisionTransformer
 from miniature import BACKBONE, labelled_batch
 
 CONFIG = ProbeConfig(epochs=3, batch=16, learning_rates=(1e-3, 1e-2), attentive_epochs=30)
@@ -136,7 +137,7 @@ def test_an_attentive_probe_starts_as_the_mean():
 
 
 def test_class_tokens_and_patches_are_kept():
-    backbone, batch = BACKBONE.build().eval(), labelled_batch(0)
+    backbone, batch = VisionTransformer(BACKBONE).eval(), labelled_batch(0)
     cpu = torch.device("cpu")
     table = extract_features(backbone, [batch], out_indices=(0, 1), device=cpu)
     patches = extract_patches(backbone, [batch, batch], block=1, device=cpu)

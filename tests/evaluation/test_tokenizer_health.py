@@ -7,6 +7,7 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.evaluation.tokenizer import TokenizerHealth, tokenizer_health
+from beit.tokenizers import build_tokenizer
 from miniature import VAE, Told, draw_images
 
 CPU = torch.device("cpu")
@@ -56,6 +57,8 @@ def test_collapse_is_less_than_one_code_in_twenty(used, codes, collapsed):
 
 
 def test_health_of_a_real_tokenizer():
-    health = tokenizer_health(VAE.build(), [ImageBatch(draw_images(size=8), ())], device=CPU)
+    health = tokenizer_health(
+        build_tokenizer(VAE), [ImageBatch(draw_images(size=8), ())], device=CPU
+    )
     assert health.counts.sum() == 8 * 16
     assert 0 < health.psnr < 60

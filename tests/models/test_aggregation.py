@@ -24,6 +24,7 @@ from beit.models.vit import Features
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import patchify
 from beit.recipes.pretrain import RECIPES
+from beit.tokenizers import build_tokenizer
 from beit.training.ema import average_of
 from miniature import BACKBONE, VAE, Told, masked_batch
 from reference import TINY, close, disturb, from_published
@@ -222,7 +223,9 @@ def test_every_parameter_learns(shared_head):
     model = MaskedImageModel(
         BACKBONE, VAE.codes, AggregationConfig(early_layer=1, shared_head=shared_head)
     )
-    MaskedImageModeling(model, MaskedConfig(), VAE.build())(masked_batch(0), 0.0).total.backward()
+    MaskedImageModeling(model, MaskedConfig(), build_tokenizer(VAE))(
+        masked_batch(0), 0.0
+    ).total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

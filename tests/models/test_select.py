@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from beit.config import AggregationConfig
 from beit.models.heads import Classifier, MaskedImageModel
+from beit.models.vit import VisionTransformer
 from reference import FINE, TINY, assert_same, close, disturb, gradients
 
 COUNTS = {"equal": (6, 6, 6), "unequal": (6, 0, 11), "all": (16, 16, 16), "one": (0, 0, 1)}
@@ -63,7 +64,7 @@ def test_the_last_block_computes_no_more():
 
 
 def test_chosen_patches_come_in_the_order_asked():
-    backbone = TINY.build().eval()
+    backbone = VisionTransformer(TINY).eval()
     disturb(backbone)
     images, wanted = torch.randn(2, 3, 64, 64), torch.tensor([[3, 0, 15], [7, 7, 1]])
     every = backbone(images, out_indices=(0, 2))

@@ -11,6 +11,7 @@ from beit.config import VisibleConfig
 from beit.errors import ConfigError
 from beit.models.heads import PretrainedBackbone
 from beit.models.visible import VisibleOnlyModel
+from beit.models.vit import VisionTransformer
 from reference import TINY, assert_same, close, disturb, gradients
 
 SEEING = replace(TINY, absolute_position=True, relative_position="none", mask_token=False)
@@ -35,7 +36,7 @@ def places(mask: torch.Tensor, pixels: bool = False) -> torch.Tensor:
 
 
 def test_with_every_patch_kept_nothing_changes():
-    backbone, images = SEEING.build().eval(), torch.randn(2, 3, 64, 64)
+    backbone, images = VisionTransformer(SEEING).eval(), torch.randn(2, 3, 64, 64)
     disturb(backbone)
     everything = torch.arange(16).expand(2, -1)
     whole, kept = (
@@ -48,7 +49,7 @@ def test_with_every_patch_kept_nothing_changes():
 
 
 def test_kept_patches_come_in_the_order_asked_with_their_own_positions():
-    backbone, images = SEEING.build().eval(), torch.randn(2, 3, 64, 64)
+    backbone, images = VisionTransformer(SEEING).eval(), torch.randn(2, 3, 64, 64)
     disturb(backbone)
     kept = torch.tensor([[3, 0, 15, 8], [7, 9, 1, 2]])
     order = torch.tensor([2, 0, 3, 1])
@@ -65,7 +66,7 @@ def test_kept_patches_come_in_the_order_asked_with_their_own_positions():
 
 
 def test_kept_patches_equal_blocks_over_them_alone():
-    backbone, images = SEEING.build().eval(), torch.randn(1, 3, 64, 64)
+    backbone, images = VisionTransformer(SEEING).eval(), torch.randn(1, 3, 64, 64)
     disturb(backbone)
     x = backbone.patch_embed(images)[0, [2, 5, 11]] + backbone.pos_embed[0, [3, 6, 12]]
     x = torch.cat([backbone.cls_token[0] + backbone.pos_embed[0, :1], x])[None]
@@ -163,7 +164,7 @@ def test_numbers_of_hidden_patches_that_differ():
 
 @pytest.mark.parametrize("position", ["shared", "per-block"])
 def test_a_relative_bias_is_refused(position):
-    backbone = replace(SEEING, relative_position=position).build()
+    backbone = VisionTransformer(replace(SEEING, relative_position=position))
     with pytest.raises(ConfigError, match="relative position bias") as caught:
         backbone(torch.randn(1, 3, 64, 64), keep_indices=torch.tensor([[0, 1]]))
     assert "absolute_position" in caught.value.remedy

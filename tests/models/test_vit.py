@@ -12,6 +12,7 @@ from beit.config import HeadConfig
 from beit.errors import ConfigError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.layers import DropPath
+from beit.models.vit import VisionTransformer
 from reference import FINE, TINY, close, disturb, thin
 
 BOTH = replace(TINY, absolute_position=True)
@@ -29,7 +30,7 @@ def test_any_size_patch_and_channels(size, patch, channels, position):
     patches = size[0] * size[1] // patch**2
     assert config.patches == patches
     images = torch.randint(256, (2, channels, *size), dtype=torch.uint8)
-    features = config.build()(images, out_indices=(1, 0))
+    features = VisionTransformer(config)(images, out_indices=(1, 0))
     assert features.cls.shape == (2, 16)
     assert features.patches.shape == (2, patches, 16)
     assert [tap.shape for tap in features.intermediates] == [(2, 1 + patches, 16)] * 2
@@ -42,9 +43,9 @@ def test_another_size_than_built_for_equals_resized_tables(position):
     from beit.models.position import resize_absolute_position, resize_relative_table
 
     config = replace(BOTH, relative_position=position)
-    built = config.build().eval()
+    built = VisionTransformer(config).eval()
     disturb(built)
-    larger = replace(config, size=(96, 48)).build().eval()
+    larger = VisionTransformer(replace(config, size=(96, 48))).eval()
     weights = built.state_dict()
     for name, tensor in weights.items():
         if name.endswith("relative_position_bias_table"):
@@ -56,7 +57,7 @@ def test_another_size_than_built_for_equals_resized_tables(position):
 
 
 def test_without_positions_patches_have_no_order():
-    model = replace(TINY, relative_position="none").build()
+    model = VisionTransformer(replace(TINY, relative_position="none"))
     disturb(model)
     images = torch.randn(1, 3, 64, 64)
     rolled = images.roll((16, 32), dims=(2, 3))
@@ -66,7 +67,7 @@ def test_without_positions_patches_have_no_order():
 
 def test_bytes_and_normalised_floats_agree():
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
-    model = replace(TINY, mean=mean, std=std).build()
+    model = VisionTransformer(replace(TINY, mean=mean, std=std))
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     shape = (1, 3, 1, 1)
     floats = (images / 255 - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
@@ -76,7 +77,7 @@ def test_bytes_and_normalised_floats_agree():
 @pytest.mark.parametrize(("kind", "std"), [("pretrain", 0.0108), ("finetune", 0.0200)])
 def test_initial_values(kind, std):
     config = replace(BOTH, width=192, hidden=768, initialisation=kind, layer_scale=0.03)
-    model = config.build()
+    model = VisionTransformer(config)
 
     def measured(weight):
         return pytest.approx(float(weight.detach().std()), rel=0.05)
@@ -120,7 +121,9 @@ def test_initial_heads():
 
 
 def test_layer_scale_can_be_left_out():
-    names = [name for name, _ in replace(TINY, layer_scale=None).build().named_parameters()]
+    names = [
+        name for name, _ in VisionTransformer(replace(TINY, layer_scale=None)).named_parameters()
+    ]
     assert not [name for name in names if "gamma" in name]
 
 
@@ -166,17 +169,19 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
 
 
 def test_drop_path_grows_linearly():
-    model = replace(TINY, depth=5, drop_path=0.2).build()
+    model = VisionTransformer(replace(TINY, depth=5, drop_path=0.2))
     probabilities = [block.drop_path1.probability for block in model.blocks]
     assert probabilities == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert [block.drop_path2.probability for block in replace(TINY, depth=1).build().blocks] == [0]
+    assert [
+        block.drop_path2.probability for block in VisionTransformer(replace(TINY, depth=1)).blocks
+    ] == [0]
     images = torch.randn(4, 3, 64, 64)
     assert not torch.equal(model(images).cls, model(images).cls)
     assert torch.equal(model.eval()(images).cls, model(images).cls)
 
 
 def test_drop_path_acts_on_both_branches():
-    model = replace(TINY, depth=2, drop_path=0.999999).build()
+    model = VisionTransformer(replace(TINY, depth=2, drop_path=0.999999))
     images = torch.randn(2, 3, 64, 64)
     (after_first,) = model(images, out_indices=(0,)).intermediates
     torch.manual_seed(1)
@@ -192,12 +197,12 @@ def test_drop_path_acts_on_both_branches():
 )
 def test_unfitting_images(images, problem, remedy):
     with pytest.raises(ConfigError, match=f"{problem}\n  remedy: .*{remedy}"):
-        TINY.build()(torch.zeros(images))
+        VisionTransformer(TINY)(torch.zeros(images))
 
 
 def test_mask_without_a_mask_token():
     with pytest.raises(ConfigError, match="without a mask token"):
-        FINE.build()(torch.zeros(1, 3, 64, 64), torch.ones(1, 16, dtype=torch.bool))
+        VisionTransformer(FINE)(torch.zeros(1, 3, 64, 64), torch.ones(1, 16, dtype=torch.bool))
 
 
 def test_depth_of_each_parameter():
@@ -255,7 +260,7 @@ def assert_all_learn(model, output):
 
 @pytest.mark.parametrize("config", [TINY, FINE], ids=["shared", "per-block"])
 def test_bf16_autocast_stays_close(config):
-    model = config.build()
+    model = VisionTransformer(config)
     disturb(model)
     images = torch.randn(2, 3, 64, 64)
     exact = model(images).patches

@@ -16,6 +16,7 @@ from beit.models.heads import MaskedImageModel
 from beit.objectives.base import entropy
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import patchify
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from miniature import BACKBONE, VAE, Told, masked, masked_batch, split
 from reference import TINY, close, from_published
@@ -173,7 +174,7 @@ def test_tokenizer_stays_frozen():
     ],
 )
 def test_tokenizers_that_do_not_fit(tokenizer, problem):
-    built = tokenizer and tokenizer.build()
+    built = tokenizer and build_tokenizer(tokenizer)
     with pytest.raises(ConfigError, match=problem) as caught:
         MaskedImageModeling(MaskedImageModel(BACKBONE, VAE.codes), MaskedConfig(), built)
     assert caught.value.remedy

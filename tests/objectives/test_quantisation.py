@@ -21,6 +21,7 @@ from beit.errors import ConfigError
 from beit.models.heads import MaskedImageModel
 from beit.objectives.tokenizer import VQDistillation, VQReconstruction
 from beit.recipes.tokenizers import RECIPES
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.teachers import OurTeacher
 from beit.tokenizers.vq import VQTokenizer
 from miniature import BACKBONE, draw_images
@@ -43,7 +44,7 @@ def teacher(backbone=BACKBONE) -> OurTeacher:
 
 def distill(**options: object) -> VQDistillation:
     torch.manual_seed(0)
-    return VQDistillation(PARTS.build(), QuantiseConfig(**options), teacher(), seed=3)
+    return VQDistillation(build_tokenizer(PARTS), QuantiseConfig(**options), teacher(), seed=3)
 
 
 def batch() -> ImageBatch:
@@ -64,7 +65,7 @@ def test_cosine_and_commitment_are_added():
 
 
 def test_pixels_of_each_patch_are_repainted():
-    objective = VQReconstruction(PIXELS.build(), QuantiseConfig(), seed=0).eval()
+    objective = VQReconstruction(build_tokenizer(PIXELS), QuantiseConfig(), seed=0).eval()
     images = batch().images
     _, terms = objective(batch(), 0.0)
     values = objective.model(images / 255).values
@@ -79,7 +80,7 @@ def test_pixels_of_each_patch_are_repainted():
 
 
 def test_what_is_painted_is_what_was_rebuilt():
-    tokenizer = PIXELS.build().eval()
+    tokenizer = build_tokenizer(PIXELS).eval()
     assert isinstance(tokenizer, VQTokenizer)
     assert tokenizer.can_decode
     images = batch().images
@@ -142,12 +143,12 @@ def test_decay_spares_vectors_tokens_and_positions():
 
 
 def test_teachers_that_do_not_fit():
-    wide = replace(PARTS, teacher_width=5).build()
+    wide = build_tokenizer(replace(PARTS, teacher_width=5))
     with pytest.raises(ConfigError, match=r"have 24 values, and the tokenizer rebuilds 5"):
         VQDistillation(wide, QuantiseConfig(), teacher(), seed=0)
     grey = teacher(replace(BACKBONE, channels=1, mean=(0.5,), std=(0.5,)))
     with pytest.raises(ConfigError, match="reads 1 channels, the tokenizer 3"):
-        VQDistillation(PARTS.build(), QuantiseConfig(), grey, seed=0)
+        VQDistillation(build_tokenizer(PARTS), QuantiseConfig(), grey, seed=0)
 
 
 def test_objectives_belong_to_their_tokenizers():
@@ -179,7 +180,7 @@ def test_wrong_options(options):
 def test_published_recipes_at_full_size(recipe, weights, teacher):
     config = RECIPES[recipe]()
     with torch.device("meta"):
-        model = config.tokenizer.build()
+        model = build_tokenizer(config.tokenizer)
     assert sum(parameter.numel() for parameter in model.parameters()) == weights
     assert config.teacher == teacher
     assert model.state_dict()["quantize.embedding.weight"].shape == (8192, 32)

@@ -12,13 +12,14 @@ from torch.distributions import Laplace, SigmoidTransform, TransformedDistributi
 from beit.batch import ImageBatch
 from beit.config import ReconstructConfig
 from beit.objectives.tokenizer import VAEReconstruction, logit_laplace_loss
+from beit.tokenizers import build_tokenizer
 from miniature import VAE, draw_images, image_batch
 from reference import close
 
 
 def objective(likelihood="l2", **options) -> VAEReconstruction:
     return VAEReconstruction(
-        replace(VAE, likelihood=likelihood).build(), ReconstructConfig(**options), seed=0
+        build_tokenizer(replace(VAE, likelihood=likelihood)), ReconstructConfig(**options), seed=0
     )
 
 

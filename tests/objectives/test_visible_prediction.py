@@ -15,6 +15,7 @@ from beit.models.heads import PretrainedBackbone
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.targets import patchify
 from beit.objectives.visible import VisibleOnlyPrediction
+from beit.tokenizers import build_tokenizer
 from miniature import BACKBONE, VAE, masked_batch, split
 from reference import close
 
@@ -25,7 +26,7 @@ LIGHT = VisibleConfig(decoder_width=16, decoder_depth=1, decoder_heads=2)
 def visible(config: VisibleConfig = LIGHT) -> VisibleOnlyPrediction:
     tokens = config.target == "tokens"
     model = VisibleOnlyModel(SEEING, VAE.codes if tokens else 48, config)
-    return VisibleOnlyPrediction(model, config, VAE.build() if tokens else None)
+    return VisibleOnlyPrediction(model, config, build_tokenizer(VAE) if tokens else None)
 
 
 def test_the_loss_is_of_the_tokens_of_hidden_patches():

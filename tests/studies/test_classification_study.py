@@ -18,6 +18,7 @@ from beit.recipes.studies import ClassificationPlan, classification
 from beit.studies import packages, stages, tiles
 from beit.studies.classification import blocks_as_markdown, study_classification
 from beit.studies.packages import make_characters
+from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
 
@@ -100,7 +101,7 @@ def test_every_stage_is_done_once(
 def test_a_tokenizer_or_absent_images_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer = save_artifact(tmp_path / "tokenizer", VAE.build(), Details())
+    tokenizer = save_artifact(tmp_path / "tokenizer", build_tokenizer(VAE), Details())
     with pytest.raises(CheckpointError, match="such as demo/pretrain after"):
         study_classification(tmp_path / "study", brief(), init=str(tokenizer))
     assert not (tmp_path / "study").exists()

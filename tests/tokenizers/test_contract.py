@@ -14,6 +14,7 @@ from beit.config import (
     VQKDConfig,
 )
 from beit.errors import ConfigError
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.scoring import encoding_precision
 from miniature import spread_codes
 
@@ -40,7 +41,7 @@ def images():
 @pytest.fixture(params=CONFIGS)
 def tokenizer(request, images):
     torch.manual_seed(0)
-    tokenizer = CONFIGS[request.param].build().freeze()
+    tokenizer = build_tokenizer(CONFIGS[request.param]).freeze()
     if request.param == "dalle":
         spread_codes(tokenizer, tokenizer.encoder.score.bias, images)
     elif request.param == "dvae":
@@ -62,7 +63,7 @@ def test_masked_places_only(tokenizer, images, monkeypatch):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_freezing_changes_no_weight(name):
-    tokenizer = CONFIGS[name].build()
+    tokenizer = build_tokenizer(CONFIGS[name])
     digest = tokenizer.digest()
     assert tokenizer.freeze().digest() == digest
 

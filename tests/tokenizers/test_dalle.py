@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from beit.config import DalleConfig
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.dalle import DalleTokenizer, from_logit_laplace, to_logit_laplace
 from beit.weights.keymap import from_dalle
 from beit.weights.read import read_contents
@@ -42,7 +43,7 @@ def test_published_files(golden):
 
 def test_published_size():
     with torch.device("meta"):
-        tokenizer = DalleConfig().build()
+        tokenizer = build_tokenizer(DalleConfig())
     parts = [list(part.parameters()) for part in (tokenizer.encoder, tokenizer.decoder)]
     assert [len(part) for part in parts] == [74, 76]
     counts = [sum(parameter.numel() for parameter in part) for part in parts]
@@ -51,13 +52,13 @@ def test_published_size():
 
 
 def test_residual_gain_counts_all_blocks():
-    encoder = DalleConfig(codes=4, hidden=4, decoder_input=4).build().encoder
+    encoder = build_tokenizer(DalleConfig(codes=4, hidden=4, decoder_input=4)).encoder
     gains = {module.gain for module in encoder.modules() if hasattr(module, "gain")}
     assert gains == {1 / 64}
 
 
 def test_frozen_from_the_start():
-    tokenizer = DalleConfig(codes=4, hidden=4, decoder_input=4, blocks_per_group=1).build()
+    tokenizer = build_tokenizer(DalleConfig(codes=4, hidden=4, decoder_input=4, blocks_per_group=1))
     assert tokenizer.frozen
     assert not tokenizer.training
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
@@ -76,7 +77,7 @@ def narrow():
     """Two blocks per group, as published, and images of many codes."""
     torch.manual_seed(0)
     config = DalleConfig(size=(32, 32), codes=64, hidden=16, decoder_input=4)
-    tokenizer, images = config.build(), torch.rand(4, 3, 32, 32)
+    tokenizer, images = build_tokenizer(config), torch.rand(4, 3, 32, 32)
     spread_codes(tokenizer, tokenizer.encoder.score.bias, images)
     return tokenizer, images
 

@@ -10,6 +10,7 @@ from torch import nn
 from beit.config import DiscreteVAEConfig
 from beit.errors import ConfigError
 from beit.rng import SampleRNG
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.dvae import DiscreteVAE, prime_factors
 
 CHANCE = SampleRNG(0, 0, 0)
@@ -17,7 +18,7 @@ CHANCE = SampleRNG(0, 0, 0)
 
 def small(**options) -> DiscreteVAE:
     values = {"size": (16, 16), "codes": 12, "width": 16, "narrowest": 8, "codebook_width": 6}
-    return DiscreteVAEConfig(**(values | options)).build()
+    return build_tokenizer(DiscreteVAEConfig(**(values | options)))
 
 
 def draw_images(number=2, channels=3, height=16, width=16):

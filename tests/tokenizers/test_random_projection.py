@@ -9,6 +9,7 @@ import torch
 
 from beit.config import RandomProjectionConfig
 from beit.errors import ConfigError
+from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import draw_images
 
@@ -16,7 +17,7 @@ CONFIG = RandomProjectionConfig(size=(16, 16), patch=4, codes=20, codebook_width
 
 
 def test_the_nearest_code_by_angle():
-    tokenizer = CONFIG.build()
+    tokenizer = build_tokenizer(CONFIG)
     images = draw_images() / 255
     tokens = tokenizer.encode(images)
     patch = 2 * images[3, :, 4:8, 8:12] - 1  # second row, third column
@@ -29,18 +30,20 @@ def test_the_nearest_code_by_angle():
 
 
 def test_the_seed_decides_and_nothing_else():
-    first, again, other = (replace(CONFIG, seed=seed).build().digest() for seed in (1, 1, 2))
+    first, again, other = (
+        build_tokenizer(replace(CONFIG, seed=seed)).digest() for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
 def test_statistics_of_the_images():
     images = torch.full((1, 3, 16, 16), 0.25)
-    grey = replace(CONFIG, mean=(0.25, 0.25, 0.25), std=(0.1, 0.2, 0.3)).build()
+    grey = build_tokenizer(replace(CONFIG, mean=(0.25, 0.25, 0.25), std=(0.1, 0.2, 0.3)))
     assert not grey._vectors(images).any()
 
 
 def test_it_is_kept_and_paints_nothing(tmp_path):
-    tokenizer = CONFIG.build()
+    tokenizer = build_tokenizer(CONFIG)
     kept = load_artifact(save_artifact(tmp_path / "random", tokenizer, Details())).model
     images = draw_images()
     assert torch.equal(kept.encode(images), tokenizer.encode(images))

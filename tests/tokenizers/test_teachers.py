@@ -13,6 +13,7 @@ from torch import nn
 
 from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import MaskedImageModel
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.teachers import OurTeacher, TimmTeacher
 from beit.weights.load import open_teacher
 from beit.weights.store import Details, save_artifact
@@ -148,7 +149,7 @@ def test_runs_and_artifacts(tmp_path):
     model = MaskedImageModel(BACKBONE, 5)
     teacher = open_teacher(str(save_artifact(tmp_path / "model", model, Details())))
     assert isinstance(teacher, OurTeacher)
-    tokenizer = save_artifact(tmp_path / "tokenizer", VAE.build(), Details())
+    tokenizer = save_artifact(tmp_path / "tokenizer", build_tokenizer(VAE), Details())
     with pytest.raises(CheckpointError, match="has no backbone whose features"):
         open_teacher(str(tokenizer))
 

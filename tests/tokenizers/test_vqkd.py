@@ -20,6 +20,7 @@ from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.report.pretraining import write_strip
 from beit.tasks.finished import report_run
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.store import Details, load_artifact, save_artifact
 from miniature import BACKBONE, draw_images, masked_batch
@@ -47,10 +48,10 @@ def published(golden):
     counts tell) moved 53 of the 128 codes. `embed_avg` holds the codes as they were.
     """
     facts = golden("v2_vqkd")
-    tokenizer = VQKDConfig(
+    tokenizer = build_tokenizer(VQKDConfig(
         size=(64, 64), width=48, depth=2, decoder_depth=1, heads=3, hidden=192, codes=128,
         codebook_width=8, teacher_width=20,
-    ).build()  # fmt: skip
+    ))  # fmt: skip
     names = {name: name.replace("coder.fc_norm", "coder_norm") for name in facts["model"]}
     tokenizer.load_state_dict({names[name]: value for name, value in facts["model"].items()})
     tokenizer.quantize.embedding.weight.copy_(tokenizer.quantize.embedding.embed_avg)
@@ -74,7 +75,7 @@ def test_published_tokens_and_features(published):
 @pytest.mark.parametrize(("decoder_depth", "total"), [(3, 108_829_216), (1, 94_655_008)])
 def test_published_size(decoder_depth, total):
     with torch.device("meta"):
-        tokenizer = VQKDConfig(decoder_depth=decoder_depth).build()
+        tokenizer = build_tokenizer(VQKDConfig(decoder_depth=decoder_depth))
 
     def count(*parts):
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
@@ -88,7 +89,7 @@ def test_published_size(decoder_depth, total):
 
 
 def test_initial_weights_are_not_cut():
-    tokenizer = replace(SMALL, width=192).build()
+    tokenizer = build_tokenizer(replace(SMALL, width=192))
     for linear in (tokenizer.encode_task_layer[0], tokenizer.decode_task_layer[0],
                    tokenizer.encoder.blocks[0].mlp.fc1):  # fmt: skip
         assert float(linear.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
@@ -97,7 +98,7 @@ def test_initial_weights_are_not_cut():
 
 @pytest.mark.parametrize(("size", "channels"), [((16, 16), 3), ((8, 20), 2), ((24, 12), 1)])
 def test_grid_and_codes(size, channels):
-    tokenizer = replace(SMALL, size=size, channels=channels).build()
+    tokenizer = build_tokenizer(replace(SMALL, size=size, channels=channels))
     grid = (size[0] // 4, size[1] // 4)
     assert tokenizer.grid == grid
     images = torch.randint(256, (3, channels, *size), dtype=torch.uint8)
@@ -110,7 +111,7 @@ def test_grid_and_codes(size, channels):
 
 
 def test_another_size_than_its_own():
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     images = torch.rand(2, 3, 8, 24)
     assert tokenizer.encode(images).shape == (2, 12)
     assert tokenizer.features(images).shape == (2, 12, 10)
@@ -119,7 +120,7 @@ def test_another_size_than_its_own():
 
 
 def test_use_in_training_mode_changes_nothing():
-    tokenizer, images = SMALL.build().train(), draw_images()
+    tokenizer, images = build_tokenizer(SMALL).train(), draw_images()
     digest = tokenizer.digest()
     tokens, features = tokenizer.encode(images), tokenizer.features(images)
     tokenizer.quantize.update()
@@ -132,7 +133,7 @@ def test_use_in_training_mode_changes_nothing():
 
 
 def test_frozen_statistics_survive_the_parent():
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     tokenizer(torch.rand(4, 3, 16, 16))
     tokenizer.freeze()
     digest = tokenizer.digest()
@@ -142,7 +143,7 @@ def test_frozen_statistics_survive_the_parent():
 
 
 def test_every_parameter_learns():
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     features, commitment, _ = tokenizer(torch.rand(4, 3, 16, 16))
     (features.square().sum() + commitment).backward()
     for name, parameter in tokenizer.named_parameters():
@@ -151,7 +152,7 @@ def test_every_parameter_learns():
 
 
 def test_vectors_are_quantised_in_float32_under_autocast():
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     seen = []
     tokenizer.quantize.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -161,7 +162,7 @@ def test_vectors_are_quantised_in_float32_under_autocast():
 
 
 def test_training_rebuilds_a_teacher():
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     torch.manual_seed(1)
     images = torch.rand(16, 3, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     # The teacher sees the colour of each patch.
@@ -185,7 +186,7 @@ def test_training_rebuilds_a_teacher():
 def test_masked_image_modeling_learns_its_tokens():
     batch = masked_batch(0)
     batch = batch._replace(token_images=batch.images)
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     objective = MaskedImageModeling(MaskedImageModel(BACKBONE, 32), MaskedConfig(), tokenizer)
     total, terms = objective(batch, 0.0)
     total.backward()
@@ -194,7 +195,7 @@ def test_masked_image_modeling_learns_its_tokens():
 
 
 def test_no_images_are_painted():
-    tokenizer = SMALL.build()
+    tokenizer = build_tokenizer(SMALL)
     assert not tokenizer.can_decode
     with pytest.raises(ConfigError, match=r"not images\n.*`features`"):
         tokenizer.decode(tokenizer.encode(draw_images()))
@@ -202,7 +203,7 @@ def test_no_images_are_painted():
 
 def test_health_without_images():
     health = tokenizer_health(
-        SMALL.build(), [ImageBatch(draw_images(), ())], device=torch.device("cpu")
+        build_tokenizer(SMALL), [ImageBatch(draw_images(), ())], device=torch.device("cpu")
     )
     assert math.isnan(health.psnr)
     assert health.counts.sum() == 8 * 16
@@ -215,7 +216,9 @@ def other_tokenizer(trained, tmp_path):
     run = shutil.copytree(trained.pretrained, tmp_path / "pretrained")
     backbone = load_artifact(run).model.backbone.config
     codes = load_artifact(run).model.outputs
-    tokenizer = replace(SMALL, size=backbone.size, patch=backbone.patch, codes=codes).build()
+    tokenizer = build_tokenizer(
+        replace(SMALL, size=backbone.size, patch=backbone.patch, codes=codes)
+    )
     place = shutil.copytree(trained.tokenizer, tmp_path / "tokenizer")
     save_artifact(place / "model", tokenizer, Details())
     config = json.loads((run / "config.json").read_text())

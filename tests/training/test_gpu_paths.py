@@ -12,6 +12,8 @@ from beit.batch import MaskedBatch, to_device
 from beit.config import DalleConfig
 from beit.models.heads import MaskedImageModel
 from beit.models.layers import Block
+from beit.models.vit import VisionTransformer
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from miniature import BACKBONE, VAE, masked_batch
 
@@ -23,7 +25,7 @@ PER_BLOCK = replace(BACKBONE, relative_position="per-block", mask_token=False)
 def test_a_block_is_one_graph(config, unchecked):
     """`compile_blocks` compiles each: a break would wait for the GPU in the midst of it."""
     torch.compiler.reset()
-    backbone = config.build().train()
+    backbone = VisionTransformer(config).train()
     block = next(part for part in backbone.modules() if isinstance(part, Block))
     x = torch.randn(2, 1 + config.patches, config.width, requires_grad=True)
     bias = None
@@ -42,7 +44,7 @@ def test_a_block_is_one_graph(config, unchecked):
 )  # fmt: skip
 def test_the_trunk_of_a_tokenizer_is_one_graph(config, unchecked):
     torch.compiler.reset()
-    tokenizer: VisualTokenizer = config.build().freeze()
+    tokenizer: VisualTokenizer = build_tokenizer(config).freeze()
     pixels = tokenizer.pixels(torch.rand(2, 3, *tokenizer.size))
     expected = tokenizer.encode(pixels)
     for part in tokenizer._trunk():

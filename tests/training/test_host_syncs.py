@@ -39,6 +39,7 @@ from beit.objectives.segment import Segmentation
 from beit.objectives.tokenizer import VQReconstruction
 from beit.objectives.visible import VisibleOnlyPrediction
 from beit.rng import SampleRNG
+from beit.tokenizers import build_tokenizer
 from beit.training.ema import average_of
 from beit.training.update import Updater
 from miniature import (
@@ -88,7 +89,7 @@ def segmented_batch(step: int) -> SegmentedBatch:
 
 def aggregated() -> MaskedImageModeling:
     model = MaskedImageModel(BACKBONE, VAE.codes, AggregationConfig(early_layer=1))
-    return MaskedImageModeling(model, MaskedConfig(), VAE.build())
+    return MaskedImageModeling(model, MaskedConfig(), build_tokenizer(VAE))
 
 
 def pixels() -> MaskedImageModeling:
@@ -99,7 +100,9 @@ def pixels() -> MaskedImageModeling:
 def visible() -> VisibleOnlyPrediction:
     seeing = replace(BACKBONE, relative_position="none", mask_token=False)
     config = VisibleConfig(decoder_width=16, decoder_depth=1, decoder_heads=2)
-    return VisibleOnlyPrediction(VisibleOnlyModel(seeing, VAE.codes, config), config, VAE.build())
+    return VisibleOnlyPrediction(
+        VisibleOnlyModel(seeing, VAE.codes, config), config, build_tokenizer(VAE)
+    )
 
 
 def repaint() -> VQReconstruction:
@@ -107,7 +110,7 @@ def repaint() -> VQReconstruction:
         size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
         codebook_width=6,
     )  # fmt: skip
-    return VQReconstruction(config.build(), QuantiseConfig(revive_every=0), seed=0)
+    return VQReconstruction(build_tokenizer(config), QuantiseConfig(revive_every=0), seed=0)
 
 
 def segmentation() -> Segmentation:

@@ -20,20 +20,21 @@ from beit.config import (
 from beit.errors import BeitError, CheckpointError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
+from beit.tokenizers import build_tokenizer
 from beit.weights.store import CONFIG, WEIGHTS, Details, artifact_of, read_artifact, save_artifact
 from changes import changes
 from miniature import BACKBONE, VAE
 
 SECONDS = 2.0
 MODELS = {
-    "dvae": lambda: VAE.build(),
-    "random": lambda: RandomProjectionConfig(
+    "dvae": lambda: build_tokenizer(VAE),
+    "random": lambda: build_tokenizer(RandomProjectionConfig(
         size=(16, 16), patch=8, codes=8, codebook_width=4
-    ).build(),
-    "vq": lambda: VQConfig(
+    )),
+    "vq": lambda: build_tokenizer(VQConfig(
         size=(16, 16), patch=8, codes=8, codebook_width=4, width=8, heads=2, hidden=8, depth=1,
         decoder_depth=1,
-    ).build(),
+    )),
     "masked": lambda: MaskedImageModel(BACKBONE, 12, AggregationConfig(early_layer=1, blocks=1)),
     "backbone": lambda: PretrainedBackbone(BACKBONE),
     "classifier": lambda: Classifier(BACKBONE, 3, HeadConfig(pooling="cls")),

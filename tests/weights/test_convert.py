@@ -13,6 +13,7 @@ from beit.errors import CheckpointError, ConfigError, RunFolderError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.recipes.finetune import for_finetuning
+from beit.tokenizers import build_tokenizer
 from beit.weights.convert import convert, published, rebiased
 from beit.weights.keymap import CLASSIFIER, MASKED, from_published
 from beit.weights.load import open_artifact
@@ -311,8 +312,9 @@ def test_nothing_is_written_over_and_nothing_is_left_behind(tmp_path):
     assert (tmp_path / "there").read_text() == "mine"
     with pytest.raises(ConfigError, match="timm has no model for a segmenter"):
         convert(ours, tmp_path / "new", to="timm")
-    vqkd = VQKDConfig(size=(32, 32), width=24, depth=1, decoder_depth=1, heads=2, hidden=24,
-                      codes=4, codebook_width=4, teacher_width=4).build()  # fmt: skip
+    small = VQKDConfig(size=(32, 32), width=24, depth=1, decoder_depth=1, heads=2, hidden=24,
+                       codes=4, codebook_width=4, teacher_width=4)  # fmt: skip
+    vqkd = build_tokenizer(small)
     place = save_artifact(tmp_path / "vqkd", vqkd, Details())
     with pytest.raises(ConfigError, match="transformers has no model"):
         convert(place, tmp_path / "new", to="hf")

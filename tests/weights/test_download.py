@@ -14,14 +14,13 @@ import pytest
 import beit.weights.download as downloading
 import beit.weights.fetch as fetching
 from beit.errors import CheckpointError, ConfigError, ResourceError
-from beit.weights.download import Patience, check_address
+from beit.weights.download import check_address
 from beit.weights.fetch import fetch
 from beit.weights.published import PUBLISHED, Published
 from servers import Shelf, serving
 
 CONTENT = bytes(range(256)) * 1200  # several reads long
 OTHER = CONTENT[::-1]
-QUICK = Patience(timeout=20, pause=0.001)
 
 
 def sha(content: bytes) -> str:
@@ -32,7 +31,13 @@ RIGHT = sha(CONTENT)
 
 
 @pytest.fixture
-def shelf(monkeypatch):
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+    return tmp_path / "downloads"
+
+
+@pytest.fixture
+def shelf(cache, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(Shelf, content=CONTENT, etag='"one"', moods=[]) as server:
         server.file = f"{server.url}/files/weights.pth"
@@ -40,11 +45,12 @@ def shelf(monkeypatch):
 
 
 @pytest.fixture
-def get(shelf, tmp_path):
+def get(shelf, cache, monkeypatch):
     """Fetch the file of the shelf into the test's folder, quickly."""
+    monkeypatch.setattr(downloading, "PAUSE", 0.001)
 
-    def get(url=shelf.file, *, sha256=RIGHT, patience=QUICK):
-        return fetch(url, sha256=sha256, folder=tmp_path, patience=patience)
+    def get(url=shelf.file, *, sha256=RIGHT):
+        return fetch(url, sha256=sha256)
 
     return get
 
@@ -70,10 +76,9 @@ def test_a_whole_download_once(get, shelf, tmp_path, caplog):
     assert not caplog.text
 
 
-def test_the_usual_cache(shelf, tmp_path, monkeypatch):
-    monkeypatch.setenv("BEIT_HOME", str(tmp_path))
+def test_the_hash_may_stand_in_the_address(shelf, cache):
     path = fetch(f"{shelf.file}#sha256={RIGHT.upper()}").path
-    assert path.is_relative_to(tmp_path / "downloads")
+    assert path.is_relative_to(cache)
 
 
 def test_files_of_one_folder_stay_together(get, shelf):
@@ -83,11 +88,11 @@ def test_files_of_one_folder_stay_together(get, shelf):
     assert get(f"{shelf.url}/a/encoder?version=2").path.parent != encoder.parent
 
 
-def test_odd_names_are_kept_apart(get, shelf, tmp_path):
+def test_odd_names_are_kept_apart(get, shelf, cache):
     urls = [f"{shelf.url}/{name}" for name in ("a b", "a%20b", "a_b", "ü", "", ".json", "x" * 200)]
     paths = {get(url).path for url in urls}
     assert len(paths) == len(urls) - 1  # a blank is written %20
-    assert all(path.parents[1] == tmp_path for path in paths)
+    assert all(path.parents[1] == cache for path in paths)
 
 
 def test_going_on_after_a_cut(get, shelf):
@@ -200,10 +205,11 @@ def test_a_server_that_recovers(get, shelf):
     assert len(shelf.requests) == 4
 
 
-def test_a_server_that_hangs(get, shelf):
+def test_a_server_that_hangs(get, shelf, monkeypatch):
+    monkeypatch.setattr(downloading, "TIMEOUT", 0.2)
     shelf.moods = ["hangs"] * 9
     with pytest.raises(ResourceError, match=r"in 4 attempts: .*timed out"):
-        get(patience=QUICK._replace(timeout=0.2))
+        get()
     assert len(shelf.requests) == 4
 
 
@@ -212,7 +218,7 @@ def test_waiting_longer_each_time(shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(downloading.time, "sleep", pauses.append)
     shelf.moods = ["500"] * 9
     with pytest.raises(ResourceError, match="in 4 attempts: the server answers 500"):
-        fetch(shelf.file, sha256="record", folder=tmp_path)
+        fetch(shelf.file, sha256="record")
     assert pauses == [1, 2, 4]
 
 
@@ -284,10 +290,11 @@ def test_a_full_disk(get, shelf, tmp_path):
     assert ranges(shelf) == [None, "bytes=100000-"]
 
 
-def test_a_folder_that_cannot_be_written(shelf, tmp_path):
+def test_a_folder_that_cannot_be_written(shelf, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
+    monkeypatch.setenv("BEIT_HOME", str(tmp_path / "file"))
     with pytest.raises(ResourceError, match=r"cannot be fetched: .*Not a directory"):
-        fetch(shelf.file, sha256="record", folder=tmp_path / "file")
+        fetch(shelf.file, sha256="record")
 
 
 def test_an_address_without_a_hash_is_refused(get, shelf):

@@ -27,6 +27,7 @@ from beit.errors import ConfigError, ExportError, RunFolderError
 from beit.models.heads import Classifier
 from beit.models.position import RelativePositionBias
 from beit.models.segmenter import Segmenter
+from beit.tokenizers import build_tokenizer
 from beit.weights.export import ENDINGS, formats
 from beit.weights.export.layers import AnyGridBias, CentralView
 from beit.weights.store import Details, save_artifact
@@ -170,7 +171,7 @@ def test_a_segmenter_of_any_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["dvae", "vqkd"])
 def test_tokenizers(tmp_path: Path, golden: Callable[[str], Any], kind: str) -> None:
     if kind == "dvae":
-        source: Path = save_artifact(tmp_path / "t", VAE.build(), Details())
+        source: Path = save_artifact(tmp_path / "t", build_tokenizer(VAE), Details())
     else:
         torch.save({"model": golden("v2_vqkd")["model"]}, tmp_path / "v.pth")
         loaded = beit.load(tmp_path / "v.pth", heads=3).artifact

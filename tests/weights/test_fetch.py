@@ -41,8 +41,9 @@ def sha(content: bytes) -> str:
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A hub that the real client talks to."""
+def hub(tmp_path, monkeypatch):
+    """A hub that the real client talks to, and an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with serving(Hub, repositories=REPOSITORIES) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -111,7 +112,7 @@ def test_home_is_asked_for_when_it_is_needed(monkeypatch, tmp_path):
 
 
 def test_a_repository_without_its_pickles(hub, tmp_path):
-    found = fetch("hf:org/name", folder=tmp_path)
+    found = fetch("hf:org/name")
     assert found.path.name == COMMIT
     assert (found.reference, found.sha256) == ("hf:org/name", "")
     assert names(found.path) == ["config.json", "model.safetensors", "sub/model.safetensors"]
@@ -120,28 +121,28 @@ def test_a_repository_without_its_pickles(hub, tmp_path):
 
 
 def test_pickles_where_there_is_nothing_else(hub, tmp_path):
-    folder = fetch("hf:org/old", folder=tmp_path).path
+    folder = fetch("hf:org/old").path
     assert names(folder) == ["preprocessor_config.json", "pytorch_model.bin"]
 
 
 def test_the_second_time_comes_from_the_cache(hub, tmp_path):
-    first = fetch("hf:org/name@main", folder=tmp_path)
+    first = fetch("hf:org/name@main")
     hub.requests.clear()
-    assert fetch("hf:org/name@main", folder=tmp_path) == first
+    assert fetch("hf:org/name@main") == first
     assert not [path for _, path in hub.requests if "resolve" in path]
 
 
 def test_one_file(hub, tmp_path):
-    found = fetch("hf:org/name/sub/model.safetensors@main", folder=tmp_path)
+    found = fetch("hf:org/name/sub/model.safetensors@main")
     assert found.path.read_bytes() == WEIGHTS[1:]
     assert found.sha256 == sha(WEIGHTS[1:])
     assert names(found.path.parents[1]) == ["sub/model.safetensors"]
     with pytest.raises(CheckpointError, match="has the SHA-256"):
-        fetch("hf:org/name/model.safetensors", sha256="0" * 64, folder=tmp_path)
+        fetch("hf:org/name/model.safetensors", sha256="0" * 64)
 
 
 def test_timm_is_short_for_its_place_on_the_hub(hub, tmp_path):
-    found = fetch("timm/tiny", folder=tmp_path)
+    found = fetch("timm/tiny")
     assert found.reference == "timm/tiny"
     assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
 
@@ -166,16 +167,16 @@ def test_timm_is_short_for_its_place_on_the_hub(hub, tmp_path):
 )
 def test_what_the_hub_does_not_give(hub, tmp_path, reference, problem):
     with pytest.raises(CheckpointError, match=problem) as caught:
-        fetch(reference, folder=tmp_path)
+        fetch(reference)
     assert caught.value.remedy
 
 
 def test_no_hub(hub, tmp_path, monkeypatch):
-    kept = fetch("hf:org/name", folder=tmp_path)
+    kept = fetch("hf:org/name")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert fetch("hf:org/name", folder=tmp_path) == kept
+    assert fetch("hf:org/name") == kept
     with pytest.raises(ResourceError, match=r"the hub was not reached: .*refused"):
-        fetch("hf:org/old", folder=tmp_path)
+        fetch("hf:org/old")
 
 
 def test_a_file_that_comes_short(hub, tmp_path, monkeypatch):
@@ -185,7 +186,7 @@ def test_a_file_that_comes_short(hub, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Hub, "resolve", cut)
     with pytest.raises(ResourceError, match=r"did not come from the hub: .*size 699"):
-        fetch("hf:timm/tiny/model.safetensors", folder=tmp_path)
+        fetch("hf:timm/tiny/model.safetensors")
 
 
 def test_errors_of_the_http_library_are_told(monkeypatch, tmp_path):
@@ -196,7 +197,7 @@ def test_errors_of_the_http_library_are_told(monkeypatch, tmp_path):
     with pytest.raises(
         ResourceError, match=r"not come from the hub: peer closed connection\n  rem"
     ):
-        fetch("hf:org/name", folder=tmp_path)
+        fetch("hf:org/name")
 
 
 def test_offline_and_quiet(hub, tmp_path, environment):

@@ -132,7 +132,7 @@ def test_a_model_from_an_address(
     """It says where it came from, and not who may fetch it there."""
     there, _ = convert(trained.classifier, tmp_path / "there.pth", to="unilm")
 
-    def fetched(url: str, part: Path, patience: object) -> None:
+    def fetched(url: str, part: Path) -> None:
         part.write_bytes(there.read_bytes())
 
     monkeypatch.setattr("beit.weights.fetch.download", fetched)

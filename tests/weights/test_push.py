@@ -21,6 +21,7 @@ from beit.config import DiscreteVAEConfig, UperNetConfig
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, RunFolderError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
+from beit.tokenizers import build_tokenizer
 from beit.weights.fetch import file_hash
 from beit.weights.model_card import model_card
 from beit.weights.push import Pushed, push_to_hub
@@ -39,9 +40,9 @@ MODELS: dict[str, Any] = {
     "segmenter": lambda: Segmenter(
         replace(FINE, depth=4), 3, UperNetConfig(out_indices=(0, 1, 2, 3), auxiliary_channels=8)
     ),
-    "tokenizer": lambda: DiscreteVAEConfig(
-        size=(8, 8), stride=2, codes=12, width=12, narrowest=8, codebook_width=6
-    ).build(),
+    "tokenizer": lambda: build_tokenizer(
+        DiscreteVAEConfig(size=(8, 8), stride=2, codes=12, width=12, narrowest=8, codebook_width=6)
+    ),
 }
 TRAINED = {
     "recipe": "small", "steps": 300, "images": 890, "data": "f00d", "metrics": {"top1": 0.73812},

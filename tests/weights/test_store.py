@@ -13,6 +13,7 @@ import torch
 from beit.config import DalleConfig, HeadConfig
 from beit.errors import BeitError, CheckpointError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.weights.load import open_tokenizer
 from beit.weights.store import (
@@ -32,7 +33,7 @@ DETAILS = Details(
 )
 FINE = replace(BACKBONE, mask_token=False, relative_position="per-block", mean=(0.1, 0.2, 0.3))
 KINDS = {
-    "tokenizer": lambda: VAE.build(),
+    "tokenizer": lambda: build_tokenizer(VAE),
     "masked": lambda: MaskedImageModel(BACKBONE, 12),
     "backbone": lambda: PretrainedBackbone(FINE),
     "classifier": lambda: Classifier(FINE, 2, HeadConfig(pooling="cls")),
@@ -64,7 +65,7 @@ def test_round_trip(tmp_path, kind):
 
 def test_other_tokenizers_are_artifacts_too(tmp_path):
     config = DalleConfig(size=(16, 16), codes=8, hidden=8, decoder_input=4, blocks_per_group=1)
-    tokenizer = config.build()
+    tokenizer = build_tokenizer(config)
     save_artifact(tmp_path / "dalle", tokenizer, Details())
     assert open_tokenizer(tmp_path / "dalle").digest() == tokenizer.digest()
 

@@ -10,6 +10,7 @@ import torch
 from beit.config import VisionTransformerConfig
 from beit.errors import CheckpointError
 from beit.models.heads import Classifier
+from beit.models.vit import VisionTransformer
 from beit.weights.transfer import start_from
 from miniature import BACKBONE
 from reference import FINE, close, disturb, from_published
@@ -51,16 +52,16 @@ def test_published_transfer(golden):
 
 
 def test_a_mask_token_that_is_missing_stays_as_it_was_drawn():
-    model = replace(TUNED, mask_token=True).build()
+    model = VisionTransformer(replace(TUNED, mask_token=True))
     drawn = model.mask_token.detach().clone()
     assert drawn.any()
-    transfer = start_from(model, TUNED.build().state_dict(), TUNED)
+    transfer = start_from(model, VisionTransformer(TUNED).state_dict(), TUNED)
     assert transfer.changed == ["a mask token of its own, as there was none"]
     assert torch.equal(model.mask_token, drawn)
 
 
 def test_tables_of_the_blocks_are_their_own():
-    model, source = TUNED.build(), PRETRAINED.build()
+    model, source = VisionTransformer(TUNED), VisionTransformer(PRETRAINED)
     start_from(model, source.state_dict(), PRETRAINED)
     first, second = (model.blocks[index].attn.rel_pos_bias for index in (0, 1))
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_tables_of_the_blocks_are_their_own():
 
 
 def test_the_same_architecture_is_a_copy():
-    source, model = BACKBONE.build(), BACKBONE.build()
+    source, model = VisionTransformer(BACKBONE), VisionTransformer(BACKBONE)
     disturb(source)
     assert start_from(model, source.state_dict(), BACKBONE) == ([], [])
     for name, tensor in source.state_dict().items():
@@ -92,22 +93,22 @@ def test_the_same_architecture_is_a_copy():
 def test_other_architectures_are_refused(options, problem):
     config = VisionTransformerConfig(**(vars(BACKBONE) | options))
     with pytest.raises(CheckpointError, match=f"another architecture: {problem}") as caught:
-        start_from(config.build(), BACKBONE.build().state_dict(), BACKBONE)
+        start_from(VisionTransformer(config), VisionTransformer(BACKBONE).state_dict(), BACKBONE)
     assert "leave these options out" in caught.value.remedy
 
 
 def test_other_numbers_of_heads_are_refused_where_no_shape_tells_them():
     plain = replace(BACKBONE, relative_position="none")
     other = replace(plain, heads=4)
-    assert {name: value.shape for name, value in plain.build().state_dict().items()} == {
-        name: value.shape for name, value in other.build().state_dict().items()
+    assert {name: value.shape for name, value in VisionTransformer(plain).state_dict().items()} == {
+        name: value.shape for name, value in VisionTransformer(other).state_dict().items()
     }
     with pytest.raises(CheckpointError, match="heads is 4, and 2 in the weights"):
-        start_from(other.build(), plain.build().state_dict(), plain)
+        start_from(VisionTransformer(other), VisionTransformer(plain).state_dict(), plain)
 
 
 def test_tables_of_blocks_are_not_joined_on_the_way():
     apart = replace(BACKBONE, relative_position="per-block")
     with pytest.raises(CheckpointError, match="per-block in the weights") as caught:
-        start_from(BACKBONE.build(), apart.build().state_dict(), apart)
+        start_from(VisionTransformer(BACKBONE), VisionTransformer(apart).state_dict(), apart)
     assert "beit convert --bias shared" in caught.value.remedy

@@ -27,19 +27,6 @@ LabelSeparator = Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
 NO_COLUMN = "none"
 
 
-def _check_crop(scale: CropScale, ratio: CropScale) -> None:
-    require(
-        0 < scale[0] <= scale[1] <= 1,
-        f"crop_scale {scale} is not a range of fractions of the area",
-        "use two numbers with 0 < smallest <= largest <= 1",
-    )
-    require(
-        0 < ratio[0] <= ratio[1],
-        f"crop_ratio {ratio} is not a range of aspect ratios",
-        "use two positive numbers, smallest first",
-    )
-
-
 def check_value_range(value_range: tuple[float, float] | None) -> None:
     """Raise ConfigError unless it is two finite numbers, the smaller first."""
     require(
@@ -51,8 +38,8 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewConfig(Config):
-    """The random view of an image for tokenizer training and pre-training (section 2.5)."""
+class CropConfig(Config):
+    """A random crop of an image, and how it is turned."""
 
     crop_scale: CropScale = (0.08, 1.0)
     """Fraction of the image's area in a crop, smallest and largest."""
@@ -60,26 +47,35 @@ class ViewConfig(Config):
     """Width over height of a crop, smallest and largest."""
     symmetry: Symmetry = "horizontal"
     """Random mirrorings: none, left-right, or all eight rotations and mirrorings (no upright)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
+            f"crop_scale {self.crop_scale} is not a range of fractions of the area",
+            "use two numbers with 0 < smallest <= largest <= 1",
+        )
+        require(
+            0 < self.crop_ratio[0] <= self.crop_ratio[1],
+            f"crop_ratio {self.crop_ratio} is not a range of aspect ratios",
+            "use two positive numbers, smallest first",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig(CropConfig):
+    """The random view of an image for tokenizer training and pre-training (section 2.5)."""
+
     jitter: Fraction = 0.4
     """Strength of the random brightness, contrast and saturation; 0 switches it off."""
     pipeline: Pipeline = "parity"
     """Jitter before the crop is resized, as published; or after it, on the device: fast."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_crop(self.crop_scale, self.crop_ratio)
-
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig(Config):
+class AugmentConfig(CropConfig):
     """The random view of a labelled image for fine-tuning (table 13)."""
 
-    crop_scale: CropScale = (0.08, 1.0)
-    """Fraction of the image's area in a crop, smallest and largest."""
-    crop_ratio: CropScale = (3 / 4, 4 / 3)
-    """Width over height of a crop, smallest and largest."""
-    symmetry: Symmetry = "horizontal"
-    """Random mirrorings: none, left-right, or all eight rotations and mirrorings."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment policy in timm's notation; empty switches it off."""
     jitter: Fraction = 0.0
@@ -92,10 +88,6 @@ class AugmentConfig(Config):
     """Alpha of cutmix; 0 switches it off. With both, one of them is drawn per batch."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_crop(self.crop_scale, self.crop_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from beit.config.validation import (
     Config,
@@ -18,9 +18,6 @@ from beit.config.validation import (
     require,
 )
 from beit.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from beit.models.vit import VisionTransformer
 
 Position = Literal["none", "shared", "per-block"]
 Initialisation = Literal["pretrain", "finetune"]
@@ -135,11 +132,6 @@ class VisionTransformerConfig(Config):
                 f"there is no block {index}", remedy=f"use a block from 0 to {self.depth - 1}"
             )
         return index
-
-    def build(self) -> VisionTransformer:
-        from beit.models.vit import VisionTransformer
-
-        return VisionTransformer(self)
 
 
 def sized(

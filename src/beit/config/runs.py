@@ -185,7 +185,7 @@ class PretrainRunConfig(RunConfig):
     or `module:function` for code of one's own that returns a VisualTokenizer."""
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
-    fp32. In half precision a few ids in a thousand differ; the journal tells how many."""
+    fp32. In half precision a few ids in a thousand differ; the log reports how many."""
     token_views: NonNegativeInt = 0
     """Views of each image whose tokens are kept on disk; epochs go round them, each under new
     masks. 0 keeps none: every epoch has new views, which are encoded anew."""

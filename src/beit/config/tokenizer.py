@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from beit.config.model import HALF, MAX_PATCHES, VisionTransformerConfig
 from beit.config.validation import (
@@ -21,13 +21,6 @@ from beit.config.validation import (
     require,
 )
 from beit.terminal import shown
-
-if TYPE_CHECKING:
-    from beit.tokenizers.base import VisualTokenizer
-    from beit.tokenizers.dalle import DalleTokenizer
-    from beit.tokenizers.dvae import DiscreteVAE
-    from beit.tokenizers.random_projection import RandomProjection
-    from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 
 MAX_CODES = 8192
 MAX_MATRIX = 2**28  # 1 GB of float32
@@ -67,9 +60,6 @@ class TokenizerConfig(Config, abc.ABC):
         """Tokens per side, (h, w)."""
         return self.size[0] // self.downsampling, self.size[1] // self.downsampling
 
-    @abc.abstractmethod
-    def build(self) -> VisualTokenizer: ...
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteVAEConfig(TokenizerConfig):
@@ -92,11 +82,6 @@ class DiscreteVAEConfig(TokenizerConfig):
     def downsampling(self) -> int:
         return self.stride
 
-    def build(self) -> DiscreteVAE:
-        from beit.tokenizers.dvae import DiscreteVAE
-
-        return DiscreteVAE(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DalleConfig(TokenizerConfig):
@@ -115,11 +100,6 @@ class DalleConfig(TokenizerConfig):
     @property
     def downsampling(self) -> int:
         return 8  # three of the four groups halve the resolution
-
-    def build(self) -> DalleTokenizer:
-        from beit.tokenizers.dalle import DalleTokenizer
-
-        return DalleTokenizer(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,11 +185,6 @@ class VQKDConfig(QuantisedConfig):
     def outputs(self) -> int:
         return self.teacher_width
 
-    def build(self) -> VQKDTokenizer:
-        from beit.tokenizers.vq import VQKDTokenizer
-
-        return VQKDTokenizer(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig(QuantisedConfig):
@@ -218,11 +193,6 @@ class VQConfig(QuantisedConfig):
     @property
     def outputs(self) -> int:
         return self.patch**2 * self.channels
-
-    def build(self) -> VQTokenizer:
-        from beit.tokenizers.vq import VQTokenizer
-
-        return VQTokenizer(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +233,3 @@ class RandomProjectionConfig(TokenizerConfig):
     @property
     def downsampling(self) -> int:
         return self.patch
-
-    def build(self) -> RandomProjection:
-        from beit.tokenizers.random_projection import RandomProjection
-
-        return RandomProjection(self)

@@ -80,7 +80,7 @@ class TrainingConfig(Config):
     seed: NonNegativeInt = 0
     """Decides initial weights, order, augmentation and masks."""
     log_every: PositiveInt = 20
-    """Steps between lines of the journal."""
+    """Steps between log lines."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0 evaluates at the end only."""
     save_every: PositiveInt = 500

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from posixpath import splitext
 from typing import TypeVar
@@ -21,9 +21,6 @@ EXAMPLES = 3
 MOST_KINDS = 12
 MOST_CLASSES = 12
 FOLDER = "/"
-ONLY = "only "
-"""How a note begins that names the splits that were read; dropped once the others are, too."""
-
 _USUAL = re.compile(r"\.[a-z][a-z0-9_]{0,9}")
 logger = logging.getLogger(__name__)
 
@@ -142,14 +139,6 @@ class Account:
 def numbered(count: int, one: str, many: str = "") -> str:
     """A number of things in words: "1 image", "2,000 images"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def only_read(splits: Sequence[str], others: Mapping[str, int]) -> Iterator[str]:
-    """The note that of several splits some are read; with how many images the others have."""
-    if others:
-        named = ", ".join(f"{name} ({count:,})" for name, count in others.items())
-        read = ", ".join(f"'{name}'" for name in splits)
-        yield f"{ONLY}{read} is read: no image of {named}"
 
 
 Kind = TypeVar("Kind", Account, Skipped)

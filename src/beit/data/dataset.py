@@ -5,7 +5,7 @@ What a run learns from, measures on or packs are the splits of one `Dataset`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from beit.config.data import AS_RECOGNISED, FolderConfig, LabelFileConfig, Reading
-from beit.data.account import only_read
 from beit.data.file_types import IMAGE_EXTENSIONS
-from beit.data.folders import LAYOUTS, Folders
+from beit.data.folders import LAYOUTS, TRAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import ROLES, WHOLE, split_name
@@ -42,6 +41,25 @@ class Part(NamedTuple):
 
     name: str
     source: ImageSource
+
+
+class _Opened:
+    """The splits of what is no folder: they are open already. See `Folders` for the names."""
+
+    folds = False
+
+    def __init__(self, splits: Splits) -> None:
+        self.splits = splits
+        self.sizes = {name: len(source) for name, source in splits.items()}
+
+    def source(self, names: Sequence[str]) -> ImageSource:
+        return copy(self.splits[names[0]])  # whose account is its own
+
+    def part(self, name: str) -> ImageSource:
+        return self.source([name])
+
+    def place(self, name: str) -> str:
+        return name
 
 
 class Dataset:
@@ -73,14 +91,14 @@ class Dataset:
         says why. Errors: DataError if nothing is there, no image is found, or the layout has two
         readings.
         """
-        if self.form == "folder":
-            return self._folders.training()
-        return _to_learn_from(self.path, self._splits)
+        names = self._training()
+        return self._only(names, self._divided.source(names))
 
     def parts(self) -> dict[str, ImageSource]:
         """Every split, by the folder it lies in; undivided data are the split `WHOLE`. The names of
         images are relative to that folder. Errors: as for `training`."""
-        return {**(self._folders.parts() if self.form == "folder" else self._splits)}
+        found = self._divided
+        return {found.place(name): found.part(name) for name, size in found.sizes.items() if size}
 
     def splits(self) -> dict[str, ImageSource]:
         """Every split, by its name. Errors: as for `training`."""
@@ -95,25 +113,22 @@ class Dataset:
         """
         if labelled and self.form == "label file" and self._label_file.problem:
             raise self._label_file.problem
-        found: Mapping[str, object]
-        found = self._folders.splits if self.form == "folder" else self._splits
-        role = WHOLE if set(found) == {WHOLE} else split_name(split)
-        if role not in found:
-            names = list(found)
+        sizes = self._divided.sizes
+        name = WHOLE if set(sizes) == {WHOLE} else split_name(split)
+        if name not in sizes:
             raise DataError(
-                f"{self.path} has the splits {quoted(names)}, but none called {split}",
-                remedy=f"choose one of them, as with --split {names[-1]}, or give the folder "
+                f"{self.path} has the splits {quoted(list(sizes))}, but none called {split}",
+                remedy=f"choose one of them, as with --split {list(sizes)[-1]}, or give the folder "
                 "itself",
             )
-        if self.form == "folder":
-            name = str(Path(self.path, self._folders.splits[role])) if role else self.path
-            return Part(name, self._folders.part(role))
-        if not role:
-            return Part(self.path, self._splits[WHOLE])
-        own = [one for one in _folders_in(self.path) if split_name(one.name) == role]
-        if own and shard_parts(str(own[0])):  # named as by itself, wherever it is read from
+        own = [one for one in _folders_in(self.path) if split_name(one.name) == name]
+        if self.form == "stored" and own and shard_parts(str(own[0])):
+            # Named as by itself, wherever it is read from.
             return Part(str(own[0]), open_source(str(own[0])))
-        return Part(f"{self.path} ({role})", self._splits[role])
+        called = f"{self.path} ({name})" if name else self.path
+        if name and self.form == "folder":
+            called = str(Path(self.path, self._divided.place(name)))
+        return Part(called, self._only([name], self._divided.part(name)))
 
     def labelled(self, *, multi_label: bool = False) -> dict[str, ImageSource]:
         """Training, and validation and test where there are images for them, with the classes that
@@ -121,45 +136,63 @@ class Dataset:
 
         Errors: DataError for what is no labelled data.
         """
-        if self.form == "folder":
-            return {**self._folders.labelled()}
         if self.form == "file":
-            raise DataError(f"{self.path} is neither a folder nor a list file",
-                            remedy=f"use {LAYOUTS}")  # fmt: skip
-        splits = self._splits
+            raise DataError(
+                f"{self.path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}"
+            )
+        found = self._divided
+        if isinstance(found, Folders):
+            return {**found.labelled(self._training())}
         if self.form == "label file":
             listed = self._read_label_file(multi_label=True) if multi_label else self._label_file
             if listed.problem is not None:
                 raise listed.problem
-            splits = listed.splits
-        found = _with_labels(self.path, splits)
+            found = _Opened(listed.splits)
+        parts = {TRAIN: found.source(self._training())}
+        # A split for testing may lack labels and is then not measured.
+        parts |= {name: found.part(name) for name in ("val", "test") if name in found.sizes
+                  and not (name == "test" and found.splits[name].targets is None)}  # fmt: skip
+        for source in parts.values():
+            _check_labelled(self.path, source)
         if self.form == "label file":
-            _check_learnable(self.path, found["train"])
-        return found
+            _check_learnable(self.path, parts[TRAIN])
+        return parts
+
+    def _training(self) -> tuple[str, ...]:
+        """The splits that are learned from. Errors: DataError if there is none."""
+        sizes = self._divided.sizes
+        if self._divided.folds:
+            return tuple(name for name in sizes if name != self.reading.folders.fold)
+        for name in (WHOLE, TRAIN):
+            if name in sizes:
+                return (name,)
+        raise DataError(
+            f"{self.path} has no split for training, only {quoted(list(sizes))}",
+            remedy="call one of them train",
+        )
+
+    def _only(self, names: Sequence[str], source: ImageSource) -> ImageSource:
+        """The source, whose account names the splits that are not read."""
+        others = {name: n for name, n in self._divided.sizes.items() if name not in names}
+        if others:
+            skipped = ", ".join(f"{name} ({count:,})" for name, count in others.items())
+            read = ", ".join(f"'{name}'" for name in names)
+            note = f"only {read} is read: no image of {skipped}"
+            source.account = replace(source.account, notes=(*source.account.notes, note))
+        return source
 
     @cached_property
-    def _folders(self) -> Folders:
-        return Folders(self.path, self.reading.folders)
-
-    @cached_property
-    def _label_file(self) -> LabelFile:
-        return self._read_label_file()
-
-    def _read_label_file(self, *, multi_label: bool = False) -> LabelFile:
-        return read_label_file(self.path, self.reading.label_file, multi_label=multi_label)
-
-    @cached_property
-    def _splits(self) -> Splits:
-        """The splits of what is no folder, called train, val and test, however they are called
-        there; others keep their names."""
+    def _divided(self) -> Folders | _Opened:
+        if self.form == "folder":
+            return Folders(self.path, self.reading.folders)
         if self.form == "label file":
-            return self._label_file.splits
+            return _Opened(self._label_file.splits)
         if self._stored is None:
-            return {WHOLE: _single_image(self.path)}
+            return _Opened({WHOLE: _single_image(self.path)})
         found = self._stored()
         named: dict[str, ImageSource] = {}
         for name, source in found.items():
-            split = split_of(name)
+            split = split_of(name)  # others than train, val and test keep their names
             if split in named:
                 raise DataError(
                     f"{self.path} has several splits for {split}: {quoted(list(found), 8)}",
@@ -167,7 +200,14 @@ class Dataset:
                 )
             named[split] = source
             source.account = account_of(self.path, {split: source})
-        return named
+        return _Opened(named)
+
+    @cached_property
+    def _label_file(self) -> LabelFile:
+        return self._read_label_file()
+
+    def _read_label_file(self, *, multi_label: bool = False) -> LabelFile:
+        return read_label_file(self.path, self.reading.label_file, multi_label=multi_label)
 
     def _check_options(self) -> None:
         label_file, folders = self.reading.label_file.given, self.reading.folders.given
@@ -252,40 +292,15 @@ def _single_image(path: str) -> ImageSource:
     return FileSource(str(Path(path).parent), [Path(path).name])
 
 
-def _to_learn_from(path: str, parts: Splits) -> ImageSource:
-    """The whole if data are not divided, else the part for training."""
-    for name in (WHOLE, "train"):
-        if name in parts:
-            source = copy(parts[name])
-            others = {other: len(parts[other]) for other in parts if other != name}
-            notes = (*source.account.notes, *only_read([name], others))
-            source.account = replace(source.account, notes=notes)
-            return source
-    raise DataError(
-        f"{path} has no part for training, only {quoted(list(parts))}",
-        remedy="call one of them train",
-    )
-
-
-def _with_labels(path: str, parts: Splits) -> dict[str, ImageSource]:
-    """The splits of shards, datasets and lists; one for testing may lack labels and is then not
-    measured. Errors: DataError if the others lack labels."""
-    found = {"train": _to_learn_from(path, parts)}
-    found |= {
-        name: copy(parts[name])  # whose account is its own
-        for name in ("val", "test")
-        if name in parts and not (name == "test" and parts[name].targets is None)
-    }
-    for source in found.values():
-        if source.targets is None:
-            skipped = [f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped]
-            facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
-            raise DataError(
-                "; ".join([f"{path} has no label for every image", *facts]),
-                remedy="label all: shards with .cls or .json beside each image (their folders are "
-                "no classes), datasets in a column called label",
-            )
-    return found
+def _check_labelled(path: str, source: ImageSource) -> None:
+    if source.targets is None:
+        skipped = [f"{one.count:,} {one.kind} ({one.reason})" for one in source.account.skipped]
+        facts = [*source.account.notes, *(f"it holds besides {one}" for one in skipped[:3])]
+        raise DataError(
+            "; ".join([f"{path} has no label for every image", *facts]),
+            remedy="label all: shards with .cls or .json beside each image (their folders are "
+            "no classes), datasets in a column called label",
+        )
 
 
 def _check_learnable(path: str, train: ImageSource) -> None:

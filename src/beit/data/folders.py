@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from beit.config.data import FolderConfig
-from beit.data.account import SkippedFiles, only_read
+from beit.data.account import SkippedFiles
 from beit.data.image_names import composed
 from beit.data.layout import MASKS, WHOLE, FolderTree, Layout, last_name, read_layout
 from beit.data.listing import find_images, natural_key, no_images, quoted
@@ -24,7 +24,9 @@ TABLES = (".csv", ".tsv", ".jsonl")
 
 
 class Folders:
-    """The images below a folder, and what its folders mean.
+    """The images below a folder, and what its folders mean: `splits` with the folder of each,
+    relative to the path (undivided data are the split `WHOLE`), `sizes` with their images, and
+    whether they are `folds`, any of which may be held out.
 
     Errors: DataError if there are no images, or for a layout with two plausible readings;
     ConfigError for a fold that there is not.
@@ -37,6 +39,8 @@ class Folders:
         self.path, self._options, self._paths = path, options, found.paths
         self._tree = FolderTree(path, found.counts)
         self._layout = read_layout(self._tree)
+        self.splits, self.folds = self._layout.splits, self._layout.folds
+        self.sizes = {name: self._tree.total(place) for name, place in self.splits.items()}
         self._passed_over = tuple(f"{folder}/" for folder in self._layout.skipped)
         for folder, reason in self._layout.skipped.items():
             first = next(one for one in self._paths if one.startswith(f"{folder}/"))
@@ -44,41 +48,28 @@ class Folders:
         self._skipped = found.skipped.found()
         self._check_fold(options.fold)
 
-    @property
-    def splits(self) -> Mapping[str, str]:
-        """The folder of each split, relative to the path; undivided data are the split `WHOLE`."""
-        return self._layout.splits
+    def part(self, name: str) -> FileSource:
+        """One split, with names relative to its folder."""
+        return self.source([name], below=self.place(name))
 
-    def training(self) -> FileSource:
-        """The images that are learned from, for what needs no classes."""
-        return self.source(self._training())
+    def place(self, name: str) -> str:
+        """The folder of a split; none of its own for undivided data."""
+        return self.splits[name] if name else WHOLE
 
-    def part(self, split: str) -> FileSource:
-        """One split, with names relative to its folder, or undivided data."""
-        return self.source([split], below=self.splits[split] if split else "")
-
-    def parts(self) -> dict[str, FileSource]:
-        """Every split that holds images, by its folder."""
-        return {
-            place if name else WHOLE: self.part(name)
-            for name, place in self.splits.items()
-            if self._tree.total(place)
-        }
-
-    def labelled(self) -> dict[str, FileSource]:
+    def labelled(self, training: Sequence[str]) -> dict[str, FileSource]:
         """Training, and validation and test where they have folders, each with its classes.
 
         Errors: DataError if there are no classes, only one, empty ones, or two readings.
         """
         splits, fold = self.splits, self._options.fold
-        if self._layout.folds and not fold:
+        if self.folds and not fold:
             raise DataError(
                 f"{self.path} is divided into the folds {quoted(list(splits), 10)}, and none is "
                 "chosen",
-                remedy=f"say which one is held out for validation: --fold {next(iter(splits))}",
+                remedy=f"choose the one to hold out for validation: --fold {next(iter(splits))}",
             )
-        level = self._class_level()
-        train = self.source(self._training(), level=level)
+        level = self._class_level(training)
+        train = self.source(training, level=level)
         found = {TRAIN: train}
         if fold:
             found["val"] = self.source([fold], level=level)
@@ -130,12 +121,12 @@ class Folders:
             _in_words(self._layout, self._tree, named, max(depth, 1)),
             split=splits[0] if len(splits) == 1 else TRAIN,
             skipped=(*self._skipped, *beside.found()),
-            notes=(*self._layout.notes, *self._notes(splits, named)),
+            notes=(*self._layout.notes, *self._notes(named)),
         )
         return source
 
     def _check_fold(self, fold: str) -> None:
-        if fold and not self._layout.folds:
+        if fold and not self.folds:
             raise ConfigError(
                 f"the fold {fold} was requested, and {self.path} is not in folds",
                 remedy="leave --fold out, or name data with folders fold1/, fold2/, ...",
@@ -146,27 +137,12 @@ class Folders:
                 remedy=f"use one of {quoted(list(self.splits), 20)}",
             )
 
-    def _training(self) -> tuple[str, ...]:
-        """The splits that are learned from. Errors: DataError if there is none."""
-        if self._layout.folds:
-            return tuple(name for name in self.splits if name != self._options.fold)
-        for name in (WHOLE, TRAIN):
-            if name in self.splits:
-                return (name,)
-        raise DataError(
-            f"{self.path} has no split for training, only {quoted(list(self.splits))}",
-            remedy="call one of them train",
-        )
-
     def _members(self, place: str) -> Iterator[str]:
         """The paths below a folder, without those that are skipped."""
         start, skipped = f"{place}/" if place else "", self._passed_over
         return (p for p in self._paths if p.startswith(start) and not p.startswith(skipped))
 
-    def _notes(self, splits: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
-        places = self.splits.items()
-        others = {name: self._tree.total(at) for name, at in places if name not in splits}
-        yield from only_read(splits, others)
+    def _notes(self, classes: Sequence[str]) -> Iterator[str]:
         alike: dict[str, list[str]] = {}
         for name in classes:
             alike.setdefault(name.strip().casefold(), []).append(name)
@@ -198,9 +174,8 @@ class Folders:
             remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}",
         )
 
-    def _class_level(self) -> int:
+    def _class_level(self, training: Sequence[str]) -> int:
         """Where the classes lie, for what needs them. Errors: as for `labelled`."""
-        training = self._training()
         levels = self._levels(training)
         if len(levels) > 1:
             raise self._two_readings(levels)

@@ -103,49 +103,6 @@ def _is_named_as_image(name: str) -> bool:
     return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
 
 
-class _Walk:
-    """One pass over a folder."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._seen: set[tuple[int, int]] = set()
-        self.paths: list[str] = []
-        self.skipped = SkippedFiles()
-        self.counts: dict[str, int] = {}
-
-    def enter(self, relative: str) -> tuple[list[str], list[str]]:
-        """Take the images of one folder; returns the folders in it, and those that are links."""
-        folder = os.path.join(self._root, relative)  # noqa: PTH118 - of millions, none an object
-        status = os.stat(folder)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in self._seen:
-            self.skipped.add("a link to a folder that is read already", f"{relative}/")
-            return [], []
-        self._seen.add((status.st_dev, status.st_ino))
-        folders: list[str] = []
-        linked: list[str] = []
-        before = len(self.paths)
-        for entry in _entries(folder):
-            name = f"{relative}/{entry.name}" if relative else entry.name
-            if _is_named_as_image(entry.name) and _is(entry, "file"):
-                self.paths.append(name)  # nearly always, and without another system call
-            elif _is(entry, "folder"):
-                reason = folder_to_skip(entry.name)
-                if reason:
-                    self.skipped.add(reason, f"{name}/")
-                else:
-                    (linked if entry.is_symlink() else folders).append(name)
-            elif _is(entry, "file"):
-                reason = file_to_skip(entry.name) or reason_to_skip(entry.path)
-                if reason:
-                    self.skipped.add(reason, name)
-                else:
-                    self.paths.append(name)
-            else:
-                self.skipped.add("a broken link, a pipe or a device", name)
-        self.counts[relative] = len(self.paths) - before
-        return folders, linked
-
-
 def find_images(root: str) -> Found:
     """Every image below a folder: by extension in any case, where that is unknown by content.
 
@@ -154,15 +111,41 @@ def find_images(root: str) -> Found:
     keeps its real name. Pipes and devices are never images.
     Errors: DataError for a folder that cannot be listed.
     """
-    walk = _Walk(root)
+    found = Found([], SkippedFiles(), {})
+    seen: set[tuple[int, int]] = set()
     folders: list[str] = [""]
     links: list[str] = []
     while folders or links:
-        inside, linked = walk.enter(folders.pop() if folders else links.pop(0))
-        folders += inside
+        relative = folders.pop() if folders else links.pop(0)
+        folder = os.path.join(root, relative)  # noqa: PTH118 - of millions, none an object
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in seen:
+            found.skipped.add("a link to a folder that is read already", f"{relative}/")
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        before, linked = len(found.paths), list[str]()
+        for entry in _entries(folder):
+            name = f"{relative}/{entry.name}" if relative else entry.name
+            if _is_named_as_image(entry.name) and _is(entry, "file"):
+                reason = ""  # nearly always, and without another system call
+            elif _is(entry, "folder"):
+                reason = folder_to_skip(entry.name)
+                if not reason:
+                    (linked if entry.is_symlink() else folders).append(name)
+                    continue
+                name += "/"
+            elif _is(entry, "file"):
+                reason = file_to_skip(entry.name) or reason_to_skip(entry.path)
+            else:
+                reason = "a broken link, a pipe or a device"
+            if reason:
+                found.skipped.add(reason, name)
+            else:
+                found.paths.append(name)
+        found.counts[relative] = len(found.paths) - before
         links += sorted(linked)
-    walk.paths.sort(key=natural_key)
-    return Found(walk.paths, walk.skipped, walk.counts)
+    found.paths.sort(key=natural_key)
+    return found
 
 
 def no_images(path: str, files: SkippedFiles) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -64,6 +65,7 @@ class Search:
         self.path, self.root, self.config = path, Path(path), config
         self._extra_split = extra_split
         self._listings: dict[str, Found] = {}
+        self._folders: dict[str, list[str]] = {}
         self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
 
@@ -88,10 +90,14 @@ class Search:
         return Side(folder, paths)
 
     def folders(self, base: str = "") -> list[str]:
-        """The names of the folders directly in a folder."""
-        place = self.root / base
-        found = [each.name for each in place.iterdir() if each.is_dir()] if place.is_dir() else []
-        return sorted(found, key=natural_key)
+        """The names of the folders directly in a folder; none of what is no folder."""
+        if base not in self._folders:
+            found = list[str]()
+            if (self.root / base).is_dir():
+                with os.scandir(self.root / base) as entries:  # of a million images, asks none
+                    found = [entry.name for entry in entries if entry.is_dir()]
+            self._folders[base] = sorted(found, key=natural_key)
+        return self._folders[base]
 
     def splits(self, base: str = "") -> dict[str, str]:
         """The folders directly in a folder that are splits, or the extra one, by what they are."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.data.account import ONLY, Account, Skipped, SkippedFiles
+from beit.data.account import Account, Skipped, SkippedFiles
 from beit.data.decode import decode
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
@@ -161,14 +161,14 @@ def account_of(
     accounts = accounts or [source.account for source in parts.values()]
     # Splits of one folder share what was skipped while it was listed.
     skipped = {id(one): one for account in accounts for one in account.skipped}
-    noted = dict.fromkeys(note for account in accounts for note in account.notes)
+    shared = dict.fromkeys(note for account in accounts for note in account.notes)
     return Account(
         data=data,
         layout=accounts[0].layout,
         images={name: len(source) for name, source in parts.items()},
         classes={name: images_per_class(source) for name, source in parts.items()},
         skipped=SkippedFiles(skipped.values()).found(),
-        notes=(*(note for note in noted if not note.startswith(ONLY)), *notes),
+        notes=(*shared, *notes),
     )
 
 

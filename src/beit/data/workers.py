@@ -13,7 +13,6 @@ import itertools
 import logging
 import multiprocessing
 import os
-import pickle
 import queue
 import signal
 import socket
@@ -23,6 +22,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import NamedTuple
 
 import numpy as np
@@ -196,7 +196,7 @@ def _answer(read: Callable[[Places], Read], places: Places) -> Read | Exception:
     except Exception as error:  # raised again in the training process, whatever it is
         error.add_note(f"in a process that reads images:\n{traceback.format_exc()}")
         try:
-            pickle.loads(pickle.dumps(error))  # noqa: S301 - its own bytes
+            ForkingPickler.loads(ForkingPickler.dumps(error))  # as the connection does
         except Exception:  # not every type of error can be rebuilt from its message
             return RuntimeError(traceback.format_exc())
         return error

@@ -27,6 +27,7 @@ from beit.masked_patches import MaskedPatches
 from beit.models.attention import Backend, attention_by
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
+from beit.tokenizers import build_tokenizer
 from beit.training.distributed import Processes
 from beit.training.update import Updater
 
@@ -156,7 +157,7 @@ def model(device: torch.device) -> Iterator[Agreement]:
 def tokens(device: torch.device) -> Iterator[Agreement]:
     """Visual tokens: the fraction that differs in float32, and in the half precision of a GPU."""
     torch.manual_seed(0)
-    tokenizer, batch = TOKENIZER.build().freeze(), _batch(0)
+    tokenizer, batch = build_tokenizer(TOKENIZER).freeze(), _batch(0)
     expected = tokenizer.encode(batch.token_images)
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     for dtype, tolerance in ((torch.float32, 0.002), (half, 0.05)):
@@ -172,7 +173,7 @@ def training(device: torch.device) -> Iterator[Agreement]:
 
     def losses(where: torch.device) -> Tensor:
         torch.manual_seed(0)
-        objective = MaskedImageModeling(_masked_model(), MaskedConfig(), TOKENIZER.build())
+        objective = MaskedImageModeling(_masked_model(), MaskedConfig(), build_tokenizer(TOKENIZER))
         config = TrainingConfig(
             steps=STEPS, batch=BATCH, lr=2e-3, warmup_steps=3, clip=3.0, precision="fp32",
             compile="off",

@@ -35,7 +35,9 @@ class PatchAggregation(nn.Module):
         self.out_index = config.early_layer - 1  # of the backbone, which counts blocks from 0
         end = config.early_layer + config.blocks
         depth = max(backbone.depth, end)
-        self.blocks = replace(backbone, depth=depth).build().blocks[config.early_layer : end]
+        self.blocks = VisionTransformer(replace(backbone, depth=depth)).blocks[
+            config.early_layer : end
+        ]
         self.norm: nn.LayerNorm | None = None
         self.head: nn.Linear | None = None
         if not config.shared_head:

@@ -14,7 +14,7 @@ from beit.config.runs import AggregationConfig, HeadConfig, Pooling
 from beit.masked_patches import Mask, MaskedPatches, read_mask
 from beit.models.aggregation import PatchAggregation
 from beit.models.layers import layer_norm
-from beit.models.vit import Images, draw
+from beit.models.vit import Images, VisionTransformer, draw
 
 
 class BackboneModel(nn.Module, abc.ABC):
@@ -22,7 +22,7 @@ class BackboneModel(nn.Module, abc.ABC):
 
     def __init__(self, backbone: VisionTransformerConfig) -> None:
         super().__init__()
-        self.backbone = backbone.build()
+        self.backbone = VisionTransformer(backbone)
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter for layer-wise decay; the head comes last."""
@@ -66,51 +66,50 @@ class MaskedImageModel(BackboneModel):
         )
 
     def forward(
-        self,
-        images: Images,
-        mask: Mask | None = None,
-        every_position: bool = False,
+        self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> Float[Tensor, "rows outputs"]:
         """Predictions for the masked patches [M, K] in row-major order, or for all [B*N, K].
 
         Only the rows that are returned go through the rest of the last block, norm and head.
         """
         masked = read_mask(mask)
-        chosen = None if every_position else masked
-        places = None if chosen is None else chosen.places
-        hidden = None if masked is None else masked.mask
-        patches = self.backbone(images, hidden, select=places).patches
-        predictions: Tensor = self.head(self.norm(_rows(patches, chosen)))
+        selected = None if every_position else masked
+        predictions: Tensor = self.head(self.norm(self._rows(images, masked, selected)[0]))
         return predictions
 
     def predictions(
-        self,
-        images: Images,
-        mask: Mask | None = None,
-        every_position: bool = False,
+        self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[Float[Tensor, "rows outputs"], ...]:
         """What `forward` gives and, with patch aggregation, its prediction of the same."""
         extra = self.aggregation
         if extra is None:
             return (self(images, mask, every_position),)
-        patch = self.backbone.config.patch
-        grid = (images.shape[2] // patch, images.shape[3] // patch)
         masked = read_mask(mask)
-        chosen = None if every_position else masked
-        places = None if chosen is None else chosen.places
-        hidden = None if masked is None else masked.mask
-        features = self.backbone(images, hidden, out_indices=(extra.out_index,), select=places)
-        rows = _rows(features.patches, chosen)
-        aggregated = _rows(extra(self.backbone, features, grid, places), chosen)
+        rows, aggregated = self._rows(images, masked, None if every_position else masked, extra)
         norm, head = extra.norm or self.norm, extra.head or self.head
         return self.head(self.norm(rows)), head(norm(aggregated))
 
-
-def _rows(
-    patches: Float[Tensor, "batch _ width"], masked: MaskedPatches | None
-) -> Float[Tensor, "rows width"]:
-    """All patches, or the masked ones of what was computed at their places."""
-    return patches.flatten(0, 1) if masked is None else masked.rows(patches)
+    def _rows(
+        self,
+        images: Images,
+        masked: MaskedPatches | None,
+        selected: MaskedPatches | None,
+        extra: PatchAggregation | None = None,
+    ) -> list[Float[Tensor, "rows features"]]:
+        """The selected patches, or all, after the backbone and after the aggregation."""
+        places = None if selected is None else selected.places
+        hidden = None if masked is None else masked.mask
+        out_indices = () if extra is None else (extra.out_index,)
+        features = self.backbone(images, hidden, out_indices=out_indices, select=places)
+        found = [features.patches]
+        if extra is not None:
+            patch = self.backbone.config.patch
+            grid = (images.shape[2] // patch, images.shape[3] // patch)
+            found.append(extra(self.backbone, features, grid, places))
+        return [
+            patches.flatten(0, 1) if selected is None else selected.rows(patches)
+            for patches in found
+        ]
 
 
 class PretrainedBackbone(BackboneModel):

@@ -20,7 +20,7 @@ from beit.errors import ConfigError
 from beit.masked_patches import Mask, read_mask
 from beit.models.heads import BackboneModel, PretrainedBackbone
 from beit.models.layers import gather_tokens, layer_norm
-from beit.models.vit import Features, Images, draw, with_class_token
+from beit.models.vit import Features, Images, VisionTransformer, draw, with_class_token
 
 
 class LightDecoder(nn.Module):
@@ -34,15 +34,17 @@ class LightDecoder(nn.Module):
     ) -> None:
         super().__init__()
         width = config.decoder_width
-        narrow = replace(
-            backbone,
-            width=width,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-            hidden=4 * width,
-            mask_token=True,
-            drop_path=0.0,
-        ).build()
+        narrow = VisionTransformer(
+            replace(
+                backbone,
+                width=width,
+                depth=config.decoder_depth,
+                heads=config.decoder_heads,
+                hidden=4 * width,
+                mask_token=True,
+                drop_path=0.0,
+            )
+        )
         assert narrow.pos_embed is not None
         assert narrow.mask_token is not None
         self.grid = backbone.grid

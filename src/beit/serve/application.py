@@ -208,7 +208,7 @@ def _add_ability(application: FastAPI, service: Service, ability: str) -> None:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    """Every failure as a refusal; what is unforeseen reaches the log as well."""
+    """Every failure as a refusal; unforeseen ones are logged as well."""
     if isinstance(error, ClientDisconnect):
         LEFT.inc()
         return Response(status_code=499)  # nobody reads it

@@ -1,4 +1,4 @@
-"""Deadlines and a cap for connections, which uvicorn has not: nobody holds one for nothing.
+"""Deadlines and a cap for connections, which uvicorn lacks: nobody can hold one for free.
 
 Times are read from the loop's monotonic clock.
 """
@@ -25,7 +25,7 @@ Phase = Literal["idle", "head", "body", "answer"]
 
 
 def raw_response(reason: Reason) -> bytes:
-    """A whole refusal, for a connection that gets no request through."""
+    """A whole refusal, for a connection without a request that could be answered."""
     body = body_of(reason, uuid.uuid4().hex)
     head = (
         f"HTTP/1.1 {reason.status} Refused\r\ncontent-type: application/json\r\n"

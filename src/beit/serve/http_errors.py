@@ -1,6 +1,6 @@
-"""Why a request gets no answer: a status, a stable code and a fixed text.
+"""Why a request is refused: a status, a stable code and a fixed text.
 
-No text holds anything of the request, of the machine, or of a library's error.
+No text reveals anything about the request, the machine, or a library's error.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ class Refused(Exception):  # noqa: N818
 
 
 BAD_REQUEST = Reason(400, "bad_request", "The request breaks the rules of HTTP.")
-EMPTY_BODY = Reason(400, "empty_body", "The body is the image's bytes, and it is empty.")
+EMPTY_BODY = Reason(400, "empty_body", "The body must be the bytes of an image, and it is empty.")
 FOREIGN_HOST = Reason(400, "foreign_host", "The Host header names another server.")
-FOREIGN_ORIGIN = Reason(403, "foreign_origin", "Pages of another site may not ask here.")
+FOREIGN_ORIGIN = Reason(403, "foreign_origin", "Pages of another site may not send requests here.")
 NO_SUCH_PATH = Reason(404, "no_such_path", "There is nothing at this path.")
 NO_SUCH_MODEL = Reason(404, "no_such_model", "No model of that name is served; see /models.")
-WRONG_METHOD = Reason(405, "method_not_allowed", "This path is asked with another method.")
-TIMED_OUT = Reason(408, "too_slow", "The request came too slowly.")
-BODY_TOO_LARGE = Reason(413, "body_too_large", "The body has more bytes than are taken.")
-TOO_MANY_PIXELS = Reason(413, "too_many_pixels", "The image has more pixels than are taken.")
+WRONG_METHOD = Reason(405, "method_not_allowed", "This path takes another method.")
+TIMED_OUT = Reason(408, "too_slow", "The request arrived too slowly.")
+BODY_TOO_LARGE = Reason(413, "body_too_large", "The body has more bytes than the server accepts.")
+TOO_MANY_PIXELS = Reason(
+    413, "too_many_pixels", "The image has more pixels than the server accepts."
+)
 WRONG_TYPE = Reason(
     415, "wrong_content_type", "Send the bytes of one image as image/* without encoding."
 )
 NOT_AN_IMAGE = Reason(
-    415, "not_an_image", "The body is no JPEG, PNG, WebP, BMP, GIF or TIFF image."
+    415, "not_an_image", "The body is not a JPEG, PNG, WebP, BMP, GIF or TIFF image."
 )
 UNREADABLE = Reason(422, "unreadable_image", "The image is damaged or of an unknown mode.")
 BAD_OPTION = Reason(422, "bad_option", "An option in the query is unknown or out of its range.")
@@ -47,12 +49,11 @@ MODEL_NEEDED = Reason(
     422, "model_needed", "Several models can do this; choose one with ?model=NAME."
 )
 WRONG_MODEL = Reason(422, "wrong_model", "The model cannot do this; see /models.")
-QUEUE_FULL = Reason(429, "queue_full", "Too many requests are waiting; ask again later.")
-TOO_MANY_HEADERS = Reason(431, "head_too_large", "The head of the request is too large.")
+QUEUE_FULL = Reason(429, "queue_full", "Too many requests are waiting; try again later.")
 INTERNAL = Reason(500, "internal", "The server failed; its log has this request's id.")
 NOT_FINITE = Reason(500, "not_finite", "The model gave numbers that are not finite.")
 STOPPING = Reason(503, "stopping", "The server is stopping.")
-RESTARTING = Reason(503, "restarting", "The models failed and are started anew; ask again.")
+RESTARTING = Reason(503, "restarting", "The models failed and are being restarted; try again.")
 TOO_MANY_CONNECTIONS = Reason(503, "too_many_connections", "Too many connections are open.")
 DEADLINE = Reason(504, "deadline", "The model did not answer in time.")
 BY_CODE = {reason.code: reason for reason in list(vars().values()) if isinstance(reason, Reason)}

@@ -123,13 +123,13 @@ class ModelProcess:
         except TimeoutError:
             raise ResourceError(
                 f"the process of the models was not ready after {most:g} seconds",
-                remedy="look for what it waits for, a disk or a download; if it is only slow, "
-                "allow it more with --start-deadline",
+                remedy="find out what it waits for, a disk or a download; if it is merely slow, "
+                "allow more with --start-deadline",
             ) from None
         except GONE:
             raise ResourceError(
                 f"the process of the models {await self._kill()} while it was starting",
-                remedy="read what it wrote above; with memory too short, serve fewer models",
+                remedy="read its output above; if memory ran out, serve fewer models",
             ) from None
         finally:
             if not self.is_ready:
@@ -177,10 +177,10 @@ class ModelProcess:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     async def _kill(self) -> str:
-        """Make an end of the process; how it ended."""
+        """End the process; returns how it ended."""
         self.is_ready = False
         if self._process is None:
-            return "never was"
+            return "did not start"
         self._writer.close()
         with suppress(ProcessLookupError):
             self._process.kill()

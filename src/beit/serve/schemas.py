@@ -153,7 +153,7 @@ class State(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the server is well, and how it went when artifacts were last read again."""
+    """Whether the server is well, and how the last reload went."""
 
     state: str
     reload: Reload

@@ -1,4 +1,4 @@
-"""`beit serve`: load, try, listen, load anew, and stop without losing what was accepted."""
+"""`beit serve`: load, try, listen, reload, and stop without losing an accepted request."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
 
     Raises:
         BeitError: An artifact does not load or fails its self-test, before anything listens; or
-            later, if the models cannot be started anew.
+            later, if the models cannot be restarted.
         ResourceError: The port is taken.
     """
     for name in limits.allow_host:
         if "/" in name or "*" in name:
-            raise ConfigError(f"'{name}' is no host name", remedy="give names without port or *")
+            raise ConfigError(f"'{name}' is not a host name", remedy="give names without port or *")
     places = read_names(references)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with _reserve(limits.host, limits.port) as door:
@@ -82,8 +82,8 @@ def _reserve(host: str, port: int) -> socket.socket:
     except OSError as error:
         door.close()
         raise ResourceError(
-            f"nothing can listen on {host}, port {port}: {error.strerror}",
-            remedy="choose another --port, or stop what listens there",
+            f"cannot listen on {host}, port {port}: {error.strerror}",
+            remedy="choose another --port, or stop the program that listens there",
         ) from error
     return door
 
@@ -108,8 +108,8 @@ async def _serve(
 
 
 def _heed_hangups(models: Supervisor) -> None:
-    """Let SIGHUP mean to serve the artifacts anew, and what it always does where a terminal is
-    closed: there the server stops, unless it was started to outlive it (nohup)."""
+    """Reload on SIGHUP. Where a terminal was closed the server stops instead, as any program does,
+    unless it was started to outlive its terminal (nohup)."""
     ends_with_it = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     def hang_up() -> None:

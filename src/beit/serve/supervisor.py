@@ -18,10 +18,10 @@ from beit.serve.model_process import RESTARTS, ModelProcess
 
 LOG = logging.getLogger("beit.serve")
 MOST_STARTS = 5
-"""So many failed starts in a row, each after twice the pause of the one before, end the server."""
+"""After so many failed starts in a row, each after twice the pause, the server ends."""
 Reload = Literal["none", "loading", "done", "failed"]
 RELOADS = Counter(
-    "beit_models_reloads", "How often the artifacts were read again, by the outcome.", ["result"]
+    "beit_models_reloads", "How often the artifacts were reloaded, by the outcome.", ["result"]
 )
 for _result in ("done", "failed"):
     RELOADS.labels(_result)
@@ -123,7 +123,7 @@ class Supervisor:
         for failed in range(MOST_STARTS):
             if failed:
                 await asyncio.sleep(2 ** (failed - 1))
-            LOG.error("the models are started anew")
+            LOG.error("the models are restarted")
             try:
                 self._process = await self._started()
                 return
@@ -136,16 +136,16 @@ class Supervisor:
     async def _reload(self) -> None:
         self._reload_is_due.clear()
         self.reload = "loading"
-        LOG.info("the artifacts are read again")
+        LOG.info("the artifacts are reloaded")
         try:
             successor = await self._started()
         except BeitError as error:
             self.reload = "failed"
-            LOG.error("the artifacts are not served as they are now: %s", error)
+            LOG.error("the artifacts were not reloaded: %s", error)
         else:
             self._process.retire()
             self._process = successor
             self.reload = "done"
             versions = (f"{model['name']} {model['version']}" for model in self.models)
-            LOG.info("the artifacts are served as they are now: %s", ", ".join(versions))
+            LOG.info("the artifacts were reloaded: %s", ", ".join(versions))
         RELOADS.labels(self.reload).inc()

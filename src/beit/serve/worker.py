@@ -105,10 +105,10 @@ def describe(models: Models) -> list[dict[str, Any]]:
 
 
 def try_models(models: Models) -> None:
-    """Let each model do what it can with made images.
+    """Try every ability of every model on random images.
 
-    Raises CheckpointError if numbers are not finite, a model fails, or a batch is answered
-    otherwise than its images one by one.
+    Raises CheckpointError if numbers are not finite, a model fails, or a batch gets other answers
+    than its images one by one.
     """
     rng = np.random.default_rng(0)
     for name, (predictor, abilities) in models.items():
@@ -126,7 +126,7 @@ def try_models(models: Models) -> None:
             apart = max(map(_distance, alone, both))
             if apart > TOLERANCE:
                 raise CheckpointError(
-                    f"the model '{name}' answers a batch otherwise than single images: {apart:.2g}",
+                    f"the model '{name}' answers a batch unlike single images: {apart:.2g}",
                     remedy="serve it with --batch 1, and report the hardware and the artifact",
                 )
 
@@ -144,7 +144,14 @@ def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
 def read_image(
     data: bytes, channels: int, most: int, value_range: ValueRange | None = None
 ) -> np.ndarray:
-    """The image, uint8 [H, W, channels], if it has at most so many pixels. Raises Refused."""
+    """The image, uint8 [H, W, channels]. Raises Refused.
+
+    Args:
+        data: The bytes of an image file.
+        channels: How many the model reads.
+        most: Pixels, height x width, that are accepted.
+        value_range: Values that become black and white in images of more than 8 bits.
+    """
     try:
         header = read_header(data)
     except UnreadableError as error:
@@ -195,7 +202,7 @@ class Worker:
             ability = abilities[head["ability"]]
             answered = iter(ability.answer(predictor, items, head["options"]) if items else ())
             return [_done(next(answered)) if fault is None else _failed(fault) for fault in faults]
-        except Exception as error:  # the thread lives on, and whoever waits hears of it
+        except Exception as error:  # the thread lives on, and the requests are answered
             return [_failed(fault or error) for fault in faults]
 
 
@@ -209,7 +216,7 @@ def _failed(error: BaseException) -> Outcome:
         return {"refused": reason.code}, b""
     text = "".join(traceback.format_exception(error))
     if isinstance(error, torch.AcceleratorError):  # the server starts another process
-        print(text, "the accelerator failed, which lasts as long as the process", sep="",
+        print(text, "the accelerator failed, and stays so as long as this process lives", sep="",
               file=sys.stderr, flush=True)  # fmt: skip
         os._exit(ResourceError.exit_code)
     return {"failed": text}, b""

@@ -30,6 +30,7 @@ from beit.studies.stages import (
     spread,
 )
 from beit.studies.tiles import make_tiles
+from beit.tokenizers import build_tokenizer
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, load_artifact, save_artifact
 
@@ -115,7 +116,7 @@ class TokenizersStudy:
         """Random tokens need no training."""
         place = self.folder / "tokenizer" / "random"
         if not place.exists():
-            save_artifact(place, self.plan.random.build(), Details())
+            save_artifact(place, build_tokenizer(self.plan.random), Details())
         return place
 
     def _add(self, rows: dict[str, Target], name: str, seed: int) -> None:

@@ -35,6 +35,7 @@ from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import Setup, Task, register
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
 from beit.tokenizers.teachers import Teacher
@@ -166,7 +167,7 @@ def objective_of(
     bank: FeatureCache | None,
 ) -> AnyObjective:
     """The tokenizer and how it is trained, by its kind."""
-    model, how, seed = built.build(), config.objective, config.training.seed
+    model, how, seed = build_tokenizer(built), config.objective, config.training.seed
     if isinstance(how, QuantiseConfig):
         if isinstance(model, VQKDTokenizer):
             assert teacher is not None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from beit.config.tokenizer import QuantisedConfig, VQConfig, VQKDConfig
 from beit.errors import ConfigError
 from beit.models.layers import layer_norm
-from beit.models.vit import draw
+from beit.models.vit import VisionTransformer, draw
 from beit.tokenizers.base import Pixels, VisualTokenizer
 from beit.tokenizers.codebook import CosineCodebook
 
@@ -51,13 +51,13 @@ class QuantisedTokenizer(VisualTokenizer):
 
     def __init__(self, config: QuantisedConfig) -> None:
         super().__init__(config)
-        self.encoder = config.encoder.build()
+        self.encoder = VisionTransformer(config.encoder)
         self.encoder_norm = layer_norm(config.width)
         self.encode_task_layer = task_layer(config.width, config.codebook_width)
         self.quantize = CosineCodebook(
             codes=config.codes, width=config.codebook_width, decay=config.codebook_decay
         )
-        self.decoder = config.decoder.build()
+        self.decoder = VisionTransformer(config.decoder)
         self.decoder_norm = layer_norm(config.width)
         self.decode_task_layer = task_layer(config.width, config.outputs)
 

@@ -150,8 +150,7 @@ def check_shardable(objective: AnyObjective, precision: torch.dtype) -> None:
     """Raise ConfigError unless the model has blocks to spread, and gradients of full range."""
     if not _block_names(objective):
         raise ConfigError(
-            f"{type(objective.model).__name__} has no transformer blocks that processes could "
-            "share out",
+            f"{type(objective.model).__name__} has no transformer blocks to shard over processes",
             remedy="leave --sharding off: each process has room for such a model",
         )
     if precision == torch.float16:

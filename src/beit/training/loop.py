@@ -168,7 +168,7 @@ class _Run:
             f"x{self.processes.world} processes), {self.config.steps} steps, "
             f"{self.updater.precision} on {self.device}"
             + ", compiled" * self.updater.compiled
-            + ", blocks shared out" * self.updater.weights.sharded
+            + ", sharded" * self.updater.weights.sharded
         )
 
     # -- one step ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from beit.config import DalleConfig, HeadConfig, UperNetConfig, VQKDConfig
 from beit.config.runs import AggregationConfig, Pooling
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
+from beit.tokenizers import build_tokenizer
 from beit.weights.architecture import backbone_config, shape_of
 from beit.weights.keymap import (
     CLASSIFIER,
@@ -151,7 +152,7 @@ def _vqkd(tensors: Tensors, known: Overrides) -> Built:
         codebook_width=width,
         teacher_width=shape_of(tensors, "decode_task_layer.2.weight", 2)[0],
     )
-    return _loaded(config.build(), tensors, VQKD, notes)
+    return _loaded(build_tokenizer(config), tensors, VQKD, notes)
 
 
 def _dalle(tensors: Tensors, _known: Overrides) -> Built:
@@ -166,4 +167,4 @@ def _dalle(tensors: Tensors, _known: Overrides) -> Built:
         decoder_input=128 if decoder is None else len(decoder),
         decoder=decoder is not None,
     )
-    return _loaded(config.build(), tensors, (("", ""),), ())
+    return _loaded(build_tokenizer(config), tensors, (("", ""),), ())

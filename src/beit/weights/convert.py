@@ -17,6 +17,7 @@ from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import BackboneModel, PretrainedBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
+from beit.models.vit import VisionTransformer
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.hf_timm_export import (
     check_epsilon,
@@ -76,7 +77,7 @@ def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
     if old.config.relative_position == bias:
         return model
     weights = dict(old.state_dict())
-    new = replace(old.config, relative_position=bias).build()
+    new = VisionTransformer(replace(old.config, relative_position=bias))
     if bias == "shared":
         names = [f"blocks.{block}.attn.rel_pos_bias.{TABLE}" for block in range(old.config.depth)]
         tables = [weights.pop(name) for name in names]

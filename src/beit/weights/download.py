@@ -11,7 +11,7 @@ import sys
 import time
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -27,19 +27,11 @@ CHUNK = 1 << 16
 PARTIAL = 206
 UNSATISFIABLE = 416
 WORTH_RETRYING = (408, 416, 429)  # and all errors of the server itself
-
-
-class Patience(NamedTuple):
-    """How long to wait for a server."""
-
-    timeout: float = 30.0
-    """Seconds without a byte."""
-    retries: int = 3
-    pause: float = 1.0
-    """Seconds before the first retry; each further one waits twice as long."""
-
-
-PATIENCE = Patience()
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+RETRIES = 3
+PAUSE = 1.0
+"""Seconds before the first retry; each further one waits twice as long."""
 
 
 class _InterruptedError(Exception):
@@ -84,23 +76,23 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def download(url: str, part: Path, patience: Patience) -> None:
+def download(url: str, part: Path) -> None:
     """Bring the file `part` to its full length, continuing after the bytes it has.
 
     Raises CheckpointError if the server has no such file, ResourceError if the attempts run out,
     OSError if the disk is full.
     """
     reason = ""
-    for attempt in range(patience.retries + 1):
+    for attempt in range(RETRIES + 1):
         if attempt:
             logger.info("%s: %s; trying again", shown(url), reason)
-            time.sleep(patience.pause * 2 ** (attempt - 1))
+            time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            return _attempt(url, part, patience.timeout)
+            return _attempt(url, part)
         except _InterruptedError as interruption:
             reason = str(interruption)
     raise ResourceError(
-        f"{shown(url)} did not come in {patience.retries + 1} attempts: {reason}",
+        f"{shown(url)} did not come in {RETRIES + 1} attempts: {reason}",
         remedy=f"run it again: it goes on after the {_size(part)} bytes that did",
     )
 
@@ -109,7 +101,7 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _attempt(url: str, part: Path, timeout: float) -> None:
+def _attempt(url: str, part: Path) -> None:
     """Request what is missing, and append it. Raises _InterruptedError if it breaks off."""
     marker = part.with_suffix(".etag")
     known = marker.read_text(encoding="utf-8") if marker.exists() else ""
@@ -119,7 +111,7 @@ def _attempt(url: str, part: Path, timeout: float) -> None:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", known)
     try:
-        response: HTTPResponse = build_opener(_Redirects()).open(request, timeout=timeout)
+        response: HTTPResponse = build_opener(_Redirects()).open(request, timeout=TIMEOUT)
     except HTTPError as error:
         error.close()
         if error.code == UNSATISFIABLE:

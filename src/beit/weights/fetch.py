@@ -38,7 +38,7 @@ from huggingface_hub.utils.tqdm import (
 from beit.atomic_io import cache_dir, replace_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.json_object import parse_json
-from beit.weights.download import PATIENCE, Patience, check_address, download, shown
+from beit.weights.download import check_address, download, shown
 from beit.weights.published import recognise_name
 
 logger = logging.getLogger(__name__)
@@ -66,13 +66,7 @@ class Fetched(NamedTuple):
     """Of a file that was fetched, or checked against a given hash; else empty."""
 
 
-def fetch(
-    reference: str | Path,
-    *,
-    sha256: str = "",
-    folder: Path | None = None,
-    patience: Patience = PATIENCE,
-) -> Fetched:
+def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
     """Find weights, or fetch them.
 
     Args:
@@ -80,8 +74,6 @@ def fetch(
             `timm/name`, short for `hf:timm/name`; or `https://...`.
         sha256: What the file must have; an address may carry it as `#sha256=HEX`. "record" trusts
             the first download from an address, and holds later ones to it.
-        folder: Where to keep what is fetched, instead of the usual caches.
-        patience: How long to wait for the server of an address.
 
     Raises:
         CheckpointError: There is no such file, or it is the wrong one.
@@ -95,15 +87,15 @@ def fetch(
     scheme = "" if isinstance(reference, Path) else text.partition(":")[0]
     try:
         if scheme in ("http", "https"):
-            return _from_address(text, sha256, folder or cache_dir() / "downloads", patience)
+            return _from_address(text, sha256)
         if scheme == "hf":
-            return _from_hub(text, sha256, folder)
+            return _from_hub(text, sha256)
         path = Path(text).expanduser()
         if text and path.exists():
             _check_file(path, sha256)
             return Fetched(path, path.resolve().name, sha256)
         if text.startswith("timm/"):
-            return _from_hub(f"hf:{text}", sha256, folder)._replace(reference=text)
+            return _from_hub(f"hf:{text}", sha256)._replace(reference=text)
     except OSError as error:
         raise ResourceError(
             f"{shown(text)} cannot be fetched: {error}",
@@ -138,7 +130,7 @@ def _check_file(path: Path, sha256: str) -> None:
         )
 
 
-def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
+def _from_hub(reference: str, sha256: str) -> Fetched:
     """One file of a repository, or its weights with their configs."""
     parts = HUB_ID.fullmatch(reference)
     if parts is None:
@@ -151,11 +143,9 @@ def _from_hub(reference: str, sha256: str, folder: Path | None) -> Fetched:
     try:
         with no_bars_in_logs():
             if file:
-                path = hf_hub_download(
-                    repository, file, revision=revision, cache_dir=folder, endpoint=endpoint
-                )
+                path = hf_hub_download(repository, file, revision=revision, endpoint=endpoint)
             else:
-                path = _snapshot(repository, revision, folder, endpoint)
+                path = _snapshot(repository, revision, endpoint)
     except BeitError:
         raise
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
@@ -206,15 +196,12 @@ def no_bars_in_logs() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _snapshot(
-    repository: str, revision: str | None, folder: Path | None, endpoint: str | None
-) -> str:
+def _snapshot(repository: str, revision: str | None, endpoint: str | None) -> str:
     """The folder of a repository; pickles are fetched only where there are no safetensors."""
     for weights in (SAFE, PICKLED):
         path = snapshot_download(
             repository,
             revision=revision,
-            cache_dir=folder,
             endpoint=endpoint,
             allow_patterns=[*DESCRIPTION, *weights],
         )
@@ -226,7 +213,7 @@ def _snapshot(
     )
 
 
-def _from_address(reference: str, sha256: str, folder: Path, patience: Patience) -> Fetched:
+def _from_address(reference: str, sha256: str) -> Fetched:
     """The file at an address: from the cache if it is there as it should be, else downloaded.
 
     Files of one folder on the server share a folder here, and keep their names.
@@ -241,7 +228,7 @@ def _from_address(reference: str, sha256: str, folder: Path, patience: Patience)
         )
     parts = urlsplit(url)
     above, _, name = parts.path.rpartition("/")
-    place = folder / _key(parts._replace(path=above).geturl())
+    place = cache_dir() / "downloads" / _key(parts._replace(path=above).geturl())
     place.mkdir(parents=True, exist_ok=True)
     file = place / (name if re.fullmatch(r"\w[\w.-]{,99}", name) else _key(name))
     record = file.with_name(f".{file.name}.json")
@@ -250,7 +237,7 @@ def _from_address(reference: str, sha256: str, folder: Path, patience: Patience)
         start = _expected(url, stated or sha256, record)
         found = file_hash(file) if file.exists() else ""
         if not found or not found.startswith(start):
-            found = _downloaded(url, file, start, patience)
+            found = _downloaded(url, file, start)
         if not SHA256.fullmatch(start):
             logger.warning("%s has the SHA-256 %s; later downloads must too", shown(url), found)
         text = json.dumps({"url": url, "sha256": found}, indent=1).encode()
@@ -289,10 +276,10 @@ def _expected(url: str, sha256: str, record: Path) -> str:
     return published.hash_start if published is not None else ""
 
 
-def _downloaded(url: str, file: Path, start: str, patience: Patience) -> str:
+def _downloaded(url: str, file: Path, start: str) -> str:
     """Download a file, which gets its name if its SHA-256 begins as it must. Returns the hash."""
     part = file.with_name(f".{file.name}.part")
-    download(url, part, patience)
+    download(url, part)
     found = file_hash(part)
     if not found.startswith(start):
         part.unlink()

@@ -22,6 +22,7 @@ from beit.errors import CheckpointError, ConfigError
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.terminal import shown
+from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 
 Architecture = TokenizerArchitecture | BackboneArchitecture
@@ -55,7 +56,7 @@ TOKENIZER = ModelKind(
     model=VisualTokenizer,
     architecture=TokenizerArchitecture,
     describe=lambda model: {"tokenizer": to_json(model.config)},
-    build=lambda architecture: architecture.tokenizer.build(),
+    build=lambda architecture: build_tokenizer(architecture.tokenizer),
     answers=("tokens",),
     summary="A visual tokenizer: it turns images into tokens of a learned vocabulary.",
     use='tokens = model.tokens(["image.jpg"])  # [1, N]',
