@@ -60,7 +60,7 @@ def test_it_is_replaced_when_it_dies(artifact, environment):
         assert "was killed by signal 9" in running.log()
 
 
-def test_it_is_replaced_when_it_hangs(artifact, environment):
+def test_it_is_replaced_when_it_hangs_and_does_not_outlive_the_server(artifact, environment):
     with serving(str(artifact), "--deadline", "10", environment=environment) as running:
         hung = running.worker
         os.kill(hung, signal.SIGSTOP)
@@ -69,6 +69,9 @@ def test_it_is_replaced_when_it_hangs(artifact, environment):
         wait_for(running.is_well)
         assert running.number("beit_models_restarts_total") == 1
         assert running.ask("POST", "/predict", png(1))[0] == 200
+        worker = running.worker
+        running.process.kill()
+        wait_for(lambda: not exists(worker))
 
 
 def test_it_knows_the_code_that_the_user_named(tmp_path, environment, monkeypatch):
@@ -141,13 +144,6 @@ def test_a_start_that_hangs_is_tried_again(artifact, tmp_path, environment):
         assert running.number("beit_models_restarts_total") == 2  # it died, and a start hung
         assert "was not ready after 30 seconds" in running.log()
         assert running.ask("POST", "/predict", png(1))[0] == 200
-
-
-def test_it_does_not_outlive_the_server(artifact, environment):
-    with serving(str(artifact), environment=environment) as running:
-        worker = running.worker
-        running.process.kill()
-        wait_for(lambda: not exists(worker))
 
 
 @pytest.mark.slow

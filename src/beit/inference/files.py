@@ -98,7 +98,15 @@ def _in_batches(
 def predict_files(
     artifact: str, paths: Sequence[str], *, top: int | None, batch: int, device: str
 ) -> Iterator[Prediction]:
-    """The classes of every image below the paths; `top` as in `Predictor.predict`."""
+    """The classes of every image below the paths.
+
+    Args:
+        artifact: As for `load`.
+        paths: Files, folders, lists or data sets.
+        top: Classes per image, as for `Predictor.predict`.
+        batch: Images at a time.
+        device: cpu or cuda.
+    """
     predictor = load(artifact, device=device)
     for chunk, pixels in _in_batches(paths, predictor, batch):
         rows = iter(predictor.probabilities(pixels) if pixels else ())
@@ -193,9 +201,18 @@ def _report(unreadable: Sequence[Opened], answered: int) -> str:
 def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
     """Write label maps and overlays of every image below the paths, and print a summary.
 
-    They lie in OUT/labels and OUT/overlays, named and nested as the images are. Returns the images
-    that could not be read. Raises RunFolderError if OUT holds something, DataError for two images
-    that would be written to one file, or if none can be read.
+    Args:
+        artifact: Of a segmenter, as for `load`.
+        paths: Files or folders.
+        out: New folder for `labels/` and `overlays/`, named and nested as the images are.
+        device: cpu or cuda.
+
+    Returns:
+        The images that could not be read.
+
+    Raises:
+        RunFolderError: `out` holds something.
+        DataError: Two images would be written to one file, or none can be read.
     """
     with claim_output(out, folder=True) as folder:
         predictor = load(artifact, device=device)
@@ -233,10 +250,23 @@ def _segment(predictor: Predictor, pixels: np.ndarray, folder: Path, place: Path
 def embed_files(
     artifact: str, paths: Sequence[str], out: Path, *, block: int | None, batch: int, device: str
 ) -> str:
-    """Write the features of every image below the paths; returns a summary in one line.
+    """Write the features of every image below the paths.
 
-    Raises RunFolderError if OUT exists, ConfigError for an unknown format or block, DataError if
-    no image can be read.
+    Args:
+        artifact: As for `load`.
+        paths: Files, folders, lists or data sets.
+        out: File to write; its ending is one of FORMATS.
+        block: As for `Predictor.embed`.
+        batch: Images at a time.
+        device: cpu or cuda.
+
+    Returns:
+        A summary in one line.
+
+    Raises:
+        RunFolderError: `out` exists.
+        ConfigError: The format or the block is unknown.
+        DataError: No image can be read.
     """
     if out.suffix not in FORMATS:
         raise ConfigError(

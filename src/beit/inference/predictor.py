@@ -267,9 +267,20 @@ def load(
 ) -> Predictor:
     """A predictor from a run, an artifact, or any released file of the BEiT family.
 
-    `reference` is a path, `hf:org/name`, `timm/name`, or a URL whose `sha256` is given or recorded.
-    The other options say about a foreign file what it does not say itself. Raises CheckpointError
-    for a file that is missing, damaged, hostile, or of another architecture.
+    Args:
+        reference: A path, `hf:org/name`, `timm/name`, or a URL.
+        device: cpu or cuda.
+        sha256: Hash of the file behind a URL, where it is not known already.
+        size: Height and width of images. This and what follows is for foreign files, which may
+            not tell it themselves.
+        heads: Attention heads.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel.
+        crop: Fraction of the side that the evaluation crop keeps.
+        classes: Class names in the order of the logits.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, hostile, or of another architecture.
     """
     overrides = Overrides(size=size, heads=heads, mean=mean, std=std, crop=crop, classes=classes)
     return Predictor(open_artifact(reference, overrides=overrides, sha256=sha256), device)

@@ -144,7 +144,14 @@ def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
 def read_image(
     data: bytes, channels: int, most: int, value_range: ValueRange | None = None
 ) -> np.ndarray:
-    """The image, uint8 [H, W, channels], if it has at most so many pixels. Raises Refused."""
+    """The image, uint8 [H, W, channels]. Raises Refused.
+
+    Args:
+        data: The bytes of an image file.
+        channels: How many the model reads.
+        most: Pixels, height x width, that are accepted.
+        value_range: Values that become black and white in images of more than 8 bits.
+    """
     try:
         header = read_header(data)
     except UnreadableError as error:
