@@ -12,7 +12,7 @@ import torch
 
 import beit
 from beit.weights.convert import convert
-from beit.weights.download import shown
+from beit.weights.download import redacted
 from beit.weights.export.formats import Format
 from beit.weights.push import push_to_hub
 from beit.weights.store import load_artifact
@@ -122,8 +122,8 @@ def test_an_exported_tokenizer(trained: Any, base: Path, tmp_path: Path, to: For
 
 def test_an_address_is_told_without_what_may_be_secret() -> None:
     address = f"https://user:{SECRET}@host.org/a/b.pth?token={SECRET}#sha256=00"
-    assert shown(address) == "https://host.org/a/b.pth"
-    assert shown("/home/a@b/c#d") == "/home/a@b/c#d"
+    assert redacted(address) == "https://host.org/a/b.pth"
+    assert redacted("/home/a@b/c#d") == "/home/a@b/c#d"
 
 
 def test_a_model_from_an_address(

@@ -38,7 +38,7 @@ class _InterruptedError(Exception):
     """Ends an attempt; another one may finish the download."""
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """An address for messages, without user, password, query and fragment: they may be secret."""
     return re.sub("//[^/]*@", "//", re.split(r"[?#]", url)[0]) if "://" in url else url
 
@@ -50,10 +50,10 @@ def check_address(url: str, *, local: bool = True) -> None:
     except ValueError:
         host = None
     if not host:
-        raise CheckpointError(f"'{shown(url)}' is no address", remedy="write https://host/file")
+        raise CheckpointError(f"'{redacted(url)}' is no address", remedy="write https://host/file")
     if not url.startswith("https://") and not (local and _is_local(url)):
         raise CheckpointError(
-            f"{shown(url)} is refused: without https anybody on the way can change the file",
+            f"{redacted(url)} is refused: without https anybody on the way can change the file",
             remedy="use the https:// address of the same file",
         )
 
@@ -85,14 +85,14 @@ def download(url: str, part: Path) -> None:
     reason = ""
     for attempt in range(RETRIES + 1):
         if attempt:
-            logger.info("%s: %s; trying again", shown(url), reason)
+            logger.info("%s: %s; trying again", redacted(url), reason)
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
             return _attempt(url, part)
         except _InterruptedError as interruption:
             reason = str(interruption)
     raise ResourceError(
-        f"{shown(url)} did not come in {RETRIES + 1} attempts: {reason}",
+        f"{redacted(url)} did not come in {RETRIES + 1} attempts: {reason}",
         remedy=f"run it again: it goes on after the {_size(part)} bytes that did",
     )
 
@@ -122,7 +122,7 @@ def _attempt(url: str, part: Path) -> None:
         if error.code >= 500 or error.code in WORTH_RETRYING:
             raise _InterruptedError(answer) from error
         raise CheckpointError(
-            f"{shown(error.url)} cannot be downloaded: {answer}",
+            f"{redacted(error.url)} cannot be downloaded: {answer}",
             remedy="check the address; the released files have moved, docs/checkpoints.md has the "
             "addresses that are known",
         ) from error
@@ -146,12 +146,12 @@ def _check_answer(url: str, response: HTTPResponse) -> None:
     """Raise CheckpointError for an answer that is no file, or whose end cannot be known."""
     if response.headers.get_content_type() == "text/html":
         raise CheckpointError(
-            f"{shown(url)} answers with a web page, not with a file",
+            f"{redacted(url)} answers with a web page, not with a file",
             remedy="open it in a browser, and copy the address of the download itself",
         )
     if response.length is None and not response.chunked:
         raise CheckpointError(
-            f"{shown(url)} does not say how long the file is: one cut short would look whole",
+            f"{redacted(url)} does not say how long the file is: one cut short would look whole",
             remedy="download it by other means, and give its path",
         )
 

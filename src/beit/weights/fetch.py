@@ -38,7 +38,7 @@ from huggingface_hub.utils.tqdm import (
 from beit.atomic_io import cache_dir, replace_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.json_object import parse_json
-from beit.weights.download import check_address, download, shown
+from beit.weights.download import check_address, download, redacted
 from beit.weights.published import recognise_name
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
             return _from_hub(f"hf:{text}", sha256)._replace(reference=text)
     except OSError as error:
         raise ResourceError(
-            f"{shown(text)} cannot be fetched: {error}",
+            f"{redacted(text)} cannot be fetched: {error}",
             remedy="make room, or permit reading and writing there; what has come so far is kept",
         ) from error
     raise CheckpointError(
@@ -239,11 +239,11 @@ def _from_address(reference: str, sha256: str) -> Fetched:
         if not found or not found.startswith(start):
             found = _downloaded(url, file, start)
         if not SHA256.fullmatch(start):
-            logger.warning("%s has the SHA-256 %s; later downloads must too", shown(url), found)
+            logger.warning("%s has the SHA-256 %s; later downloads must too", redacted(url), found)
         text = json.dumps({"url": url, "sha256": found}, indent=1).encode()
         if not record.exists() or record.read_bytes() != text:
             replace_file(record, [text])
-    return Fetched(file, shown(url), found)
+    return Fetched(file, redacted(url), found)
 
 
 def _key(text: str) -> str:
@@ -269,7 +269,7 @@ def _expected(url: str, sha256: str, record: Path) -> str:
             ) from error
     if not sha256:
         raise CheckpointError(
-            f"nothing says which file {shown(url)} should be: its SHA-256 is not known",
+            f"nothing says which file {redacted(url)} should be: its SHA-256 is not known",
             remedy="end the address with #sha256= and the hash; or, to trust it as it is now, give "
             f"sha256='{RECORD}': later downloads are then held to this one",
         )
@@ -284,7 +284,7 @@ def _downloaded(url: str, file: Path, start: str) -> str:
     if not found.startswith(start):
         part.unlink()
         raise CheckpointError(
-            f"{shown(url)} has the SHA-256 {found}, and should have {start}",
+            f"{redacted(url)} has the SHA-256 {found}, and should have {start}",
             remedy="it has changed, or is another file of that name: ask its publisher, and give "
             "the hash of the one you want",
         )

@@ -24,22 +24,15 @@ from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.teachers import OurTeacher, Teacher, TimmTeacher, TransformersTeacher
 from beit.weights.build import build_model
 from beit.weights.detect import MERGE, Detected, detect
-from beit.weights.fetch import Fetched, fetch
+from beit.weights.fetch import Fetched, fetch, first_line
 from beit.weights.foreign import Foreign, is_foreign, read_foreign
 from beit.weights.keymap import Family
+from beit.weights.kinds import describe
 from beit.weights.overrides import Overrides
 from beit.weights.store import CONFIG, WEIGHTS, Artifact, Details, load_artifact
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[Family, str] = {
-    "masked": "masked",
-    "backbone": "backbone",
-    "classifier": "classifier",
-    "segmenter": "segmenter",
-    "vqkd": "tokenizer",
-    "dalle": "tokenizer",
-}
 NOTHING = Overrides()
 PRESETS = {
     "clip": "vit_base_patch16_clip_quickgelu_224.openai",
@@ -197,7 +190,7 @@ def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifac
     )
     for note in notes:
         logger.info("%s: %s", printable(foreign.place.name), note)
-    return Artifact(kind=KINDS[family], model=model, details=details)
+    return Artifact(kind=describe(model)["kind"], model=model, details=details)
 
 
 def _crop(model: nn.Module, known: Overrides) -> float:
@@ -261,14 +254,15 @@ def _from_timm(name: str, reference: str) -> nn.Module:
     """A model of timm with its weights; where it can, one that reads images of any size."""
     import timm  # here, as it takes seconds to import
 
+    model: nn.Module
     try:
         try:
-            model: nn.Module = timm.create_model(name, pretrained=True, dynamic_img_size=True)
+            model = timm.create_model(name, pretrained=True, dynamic_img_size=True)
         except TypeError:  # convolutional: it reads any size as it is
             model = timm.create_model(name, pretrained=True)
     except Exception as error:  # of timm, the hub or its HTTP library
         raise CheckpointError(
-            f"the teacher {reference} does not come from timm: {str(error).partition(chr(10))[0]}",
+            f"the teacher {reference} does not come from timm: {first_line(error)}",
             remedy="check the name with timm.list_pretrained(), and that the hub is reached",
         ) from error
     return model
@@ -291,7 +285,7 @@ def _from_transformers(folder: Path, described: dict[str, Any], reference: str) 
         mean, std = tuple(stated["image_mean"]), tuple(stated["image_std"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
-            f"the teacher {reference} cannot be opened: {str(error).partition(chr(10))[0]}",
+            f"the teacher {reference} cannot be opened: {first_line(error)}",
             remedy="give a folder with config.json, preprocessor_config.json and safetensors",
         ) from error
     side = getattr(model.config, "image_size", 224)
