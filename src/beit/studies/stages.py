@@ -188,8 +188,8 @@ def best_block(method: Any, tables: dict[str, FeatureTable], keys: set[str]) -> 
     rows = torch.tensor([index for index, key in enumerate(train.keys) if key in keys])
     known, targets = train.features[rows], train.targets[rows]
 
-    def score(block: int, asked: FeatureTable) -> float:
-        value: float = method(known[:, block], targets, asked.features[:, block], asked.targets)
+    def score(block: int, queries: FeatureTable) -> float:
+        value: float = method(known[:, block], targets, queries.features[:, block], queries.targets)
         return value
 
     best = max(range(known.shape[1]), key=lambda block: score(block, val))

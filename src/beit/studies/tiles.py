@@ -33,8 +33,8 @@ NAMES = tuple(TYPES.values())
 OTHER = 1 + len(TYPES)  # land of any other type
 ROWS, COLUMNS = range(150, 2250), range(5400)  # 80 north to 60 south, all longitudes
 REGION = 150  # side of a region
-LAND = 0.2  # least share of land in a tile
-PURITY = 0.5  # least share of that land that is of the labelled climate
+LAND = 0.2  # least fraction of land in a tile
+PURITY = 0.5  # least fraction of that land that is of the labelled climate
 COMPLETE = "tiles.json"
 
 
@@ -128,7 +128,7 @@ def make_tiles(
 GROUPS = {"A": "tropical", "B": "arid", "C": "temperate or cold", "D": "temperate or cold",
           "E": "polar"}  # fmt: skip
 CLASSES = ("water", *dict.fromkeys(GROUPS.values()))
-REGION_LAND = 0.1  # least share of land in a region
+REGION_LAND = 0.1  # least fraction of land in a region
 
 
 def group_of(zone: str) -> int:
