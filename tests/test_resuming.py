@@ -77,7 +77,7 @@ def test_another_tokenizer_is_refused_before_the_config_names_it(begun, class_fo
     ],
 )
 def test_what_cannot_go_on_is_refused_before_work(begun, class_folders, monkeypatch, options, told):
-    monkeypatch.setattr(inputs, "open_source", lambda *_: pytest.fail("reads images"))
+    monkeypatch.setattr(inputs, "Dataset", lambda *_: pytest.fail("reads images"))
     with pytest.raises(RunFolderError, match=f"other settings.*{told}"):
         pretrain(class_folders, begun, resume=True, **options)
 
