@@ -19,7 +19,7 @@ from beit.data.order import check_division, sample_generator, step_samples
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, Target
 from beit.data.transforms import CachedViews
-from beit.data.workers import Places, Read, Reading, read_batches
+from beit.data.workers import Places, Read, read_batches
 from beit.errors import DataError
 from beit.hardware import cores
 
@@ -54,7 +54,7 @@ class _Reader:
     view: View
     seed: int
 
-    def __call__(self, places: Places) -> Read:
+    def read(self, places: Places) -> Read:
         return collate([self._sample(epoch, index) for epoch, index in places])
 
     def _sample(self, epoch: int, index: int) -> Batch | Unreadable:
@@ -156,16 +156,12 @@ class Loader:
             return islice(self._plan(first_step + steps, last_step), more, None)
 
         for found in read_batches(
-            Reading(
-                self._reader,
-                plan,
-                self._reader.names,
-                workers=self.workers,
-                timeout=self._config.worker_timeout,
-                restarts=self._config.worker_restarts,
-                pin_memory=self._pin_memory,
-                restarted=self._restarted,
-            )
+            self._reader,
+            plan,
+            self.workers,
+            self._config,
+            pin_memory=self._pin_memory,
+            on_restart=self._restarted,
         ):
             if isinstance(found, list):
                 raise _none_readable(found)
@@ -199,17 +195,9 @@ def evaluate_batches(
     reader = _Reader(images, view, seed=0)
     held: Batch | None = None
     lost: tuple[Unreadable, ...] = ()
+    workers = min(choose_workers(config, world), len(plan) // 2)
     for found in read_batches(
-        Reading(
-            reader,
-            lambda delivered: plan[delivered:],
-            reader.names,
-            workers=min(choose_workers(config, world), len(plan) // 2),
-            timeout=config.worker_timeout,
-            restarts=config.worker_restarts,
-            pin_memory=pin_memory,
-            restarted=lambda: None,
-        )
+        reader, lambda delivered: plan[delivered:], workers, config, pin_memory=pin_memory
     ):
         if isinstance(found, list):
             lost += tuple(found)

@@ -23,13 +23,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from beit.batch import Batch, Unreadable, map_tensors
+from beit.config.data import LoaderConfig
 from beit.data.listing import quoted
 from beit.errors import ResourceError
 from beit.process import end_with_parent
@@ -47,21 +48,13 @@ Read = Batch | list[Unreadable]
 logger = logging.getLogger(__name__)
 
 
-class Reading(NamedTuple):
-    """What is read, in which portions, and by how many processes."""
+class Reader(Protocol):
+    """What is run in the workers; it is sent to them once."""
 
-    read: Callable[[Places], Read]
-    plan: Callable[[int], Iterable[Places]]
-    """The micro-batches in order, without the given number of first ones."""
-    names: Callable[[Places], list[str]]
-    workers: int
-    timeout: float
-    """Seconds without a micro-batch after which the workers count as hung."""
-    restarts: int
-    """How often the processes may be replaced."""
-    pin_memory: bool
-    restarted: Callable[[], None]
-    """Called each time that happens."""
+    def read(self, places: Places) -> Read: ...
+
+    def names(self, places: Places) -> list[str]:
+        """The names of the images, for messages."""
 
 
 class _LostError(Exception):
@@ -72,39 +65,58 @@ class _LostError(Exception):
         super().__init__(problem)
 
 
-def read_batches(reading: Reading) -> Iterator[Read]:
+def read_batches(
+    reader: Reader,
+    plan: Callable[[int], Iterable[Places]],
+    workers: int,
+    config: LoaderConfig,
+    *,
+    pin_memory: bool,
+    on_restart: Callable[[], None] = lambda: None,
+) -> Iterator[Read]:
     """The micro-batches of the plan, in order, each once.
 
-    When a worker process dies, or nothing comes for `timeout` seconds, all are ended and new ones
-    begin with the first micro-batch that was not delivered: what a sample is follows from its place
-    alone. Errors: ResourceError when that happens once more than `restarts` times.
+    When a worker process dies, or nothing comes for `worker_timeout` seconds, all are ended and new
+    ones begin with the first micro-batch that was not delivered: what a sample is follows from its
+    place alone.
+
+    Args:
+        reader: Reads a micro-batch, here or in a worker.
+        plan: The micro-batches in order, without the given number of first ones.
+        workers: Processes that read; with 0 this one does.
+        config: How long to wait for a worker, and how often they may be replaced.
+        pin_memory: Hand over page-locked memory, where there is a GPU.
+        on_restart: Called each time workers are replaced.
+
+    Raises:
+        ResourceError: A worker was lost once more than `worker_restarts` times.
     """
-    pin = reading.pin_memory and torch.cuda.is_available()
-    if reading.workers == 0:
-        for places in reading.plan(0):
-            found = reading.read(places)
+    pin = pin_memory and torch.cuda.is_available()
+    if workers == 0:
+        for places in plan(0):
+            found = reader.read(places)
             if pin and not isinstance(found, list):
                 found = map_tensors(found, Tensor.pin_memory)
             yield found
         return
     delivered = 0
     for attempt in itertools.count(1):
-        workers = _Workers(reading, delivered, pin)
+        pool = _Workers(reader, iter(plan(delivered)), workers, config.worker_timeout, pin)
         try:
-            for found in workers.batches():
+            for found in pool.batches():
                 delivered += 1
                 yield found
             return
         except _LostError as lost:
-            failure = _described(lost, reading.names(next(iter(reading.plan(delivered)), [])))
-            if attempt > reading.restarts:
+            failure = _described(lost, reader.names(next(iter(plan(delivered)), [])))
+            if attempt > config.worker_restarts:
                 raise failure from None
         finally:
-            workers.end()
-        reading.restarted()
+            pool.end()
+        on_restart()
         logger.warning(
             "%s: it is read again by new processes (%d of at most %d times)",
-            failure.problem, attempt, reading.restarts,
+            failure.problem, attempt, config.worker_restarts,
         )  # fmt: skip
 
 
@@ -125,9 +137,9 @@ def _described(lost: _LostError, waiting_for: list[str]) -> ResourceError:
 class _Worker:
     """A process and this side of its socket."""
 
-    def __init__(self, read: Callable[[Places], Read]) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.connection, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=_work, args=(theirs, read), daemon=True)
+        self.process = multiprocessing.Process(target=_work, args=(theirs, reader), daemon=True)
         with warnings.catch_warnings():
             # Safe although this process has threads: workers use neither its devices nor those.
             warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
@@ -176,7 +188,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return values.data
 
 
-def _work(connection: Connection, read: Callable[[Places], Read]) -> None:
+def _work(connection: Connection, reader: Reader) -> None:
     """Answer requests until the parent is gone. A request to stop that reaches the whole group of
     processes is the parent's to handle: it may still want the batches it needs for a step."""
     end_with_parent()
@@ -185,14 +197,14 @@ def _work(connection: Connection, read: Callable[[Places], Read]) -> None:
     torch.set_num_threads(1)
     try:
         while True:
-            _send(connection, _answer(read, connection.recv()))
+            _send(connection, _answer(reader, connection.recv()))
     except (EOFError, ConnectionError):
         return
 
 
-def _answer(read: Callable[[Places], Read], places: Places) -> Read | Exception:
+def _answer(reader: Reader, places: Places) -> Read | Exception:
     try:
-        return read(places)
+        return reader.read(places)
     except Exception as error:  # raised again in the training process, whatever it is
         error.add_note(f"in a process that reads images:\n{traceback.format_exc()}")
         try:
@@ -222,15 +234,16 @@ def _send(connection: Connection, answer: Read | Exception) -> None:
 class _Workers:
     """One set of processes, and a thread that receives from them in turn."""
 
-    def __init__(self, reading: Reading, delivered: int, pin: bool) -> None:
-        self._reading = reading
-        self._plan = iter(reading.plan(delivered))
-        self._pin = pin
+    def __init__(
+        self, reader: Reader, plan: Iterator[Places], number: int, timeout: float, pin: bool
+    ) -> None:
+        self._reader, self._plan, self._number = reader, plan, number
+        self._timeout, self._pin = timeout, pin
         self._device = torch.cuda.current_device() if pin else 0
         self._workers: list[_Worker] = []
         self._waiting: deque[_Worker] = deque()
         """Who answers next: one entry for each request."""
-        self._received: queue.Queue[Read | Exception | None] = queue.Queue(reading.workers)
+        self._received: queue.Queue[Read | Exception | None] = queue.Queue(number)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._owner = os.getpid()
 
@@ -240,12 +253,12 @@ class _Workers:
         Errors: _LostError; any that a worker met.
         """
         atexit.register(self.end)  # else multiprocessing would wait there for them to end
-        for _ in range(self._reading.workers):
-            self._workers.append(_Worker(self._reading.read))
+        for _ in range(self._number):
+            self._workers.append(_Worker(self._reader))
         self._thread.start()
         while True:
             try:
-                found = self._received.get(timeout=self._reading.timeout)
+                found = self._received.get(timeout=self._timeout)
             except queue.Empty:
                 raise _LostError("no answer in time", hung=True) from None
             if found is None:
