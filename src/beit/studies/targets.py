@@ -20,9 +20,15 @@ from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE
 from beit.recipes.studies import TokenizersPlan
 from beit.rng import seed_everything
-from beit.studies.finetuned import arm_config
-from beit.studies.frozen import best_block, feature_tables, few_keys
-from beit.studies.stages import ARMS, Stages, spread
+from beit.studies.stages import (
+    ARMS,
+    Stages,
+    arm_config,
+    best_block,
+    feature_tables,
+    few_keys,
+    spread,
+)
 from beit.studies.tiles import make_tiles
 from beit.tokenizers import build_tokenizer
 from beit.weights.load import open_artifact

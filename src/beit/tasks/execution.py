@@ -74,7 +74,7 @@ def run(
     Raises:
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
-    inputs = inputs or Inputs()
+    own, inputs = inputs is None, inputs or Inputs()
     config = resolve_config(task, recipe, options, inputs)
     folder = RunFolder(Path(config.out))
     manner = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
@@ -87,7 +87,10 @@ def run(
         _check_folder(folder, config, manner)
     config = task.complete(config, manner, inputs)
     processes = start_processes(config.training)
-    return run_training(task, task.prepare(config, processes, inputs), processes, manner, inputs)
+    setup = task.prepare(config, processes, inputs)
+    if own:
+        inputs.close_data()
+    return run_training(task, setup, processes, manner, inputs)
 
 
 def resolve_config(
