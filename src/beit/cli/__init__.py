@@ -46,9 +46,9 @@ class Command(NamedTuple):
     @property
     def answers(self) -> bool:
         """Whether it is for what it prints."""
-        verb, two_words = " ".join(self.words[:1]), " ".join(self.words[:2])
+        verb, verb_and_next = " ".join(self.words[:1]), " ".join(self.words[:2])
         to_files = any(word.partition("=")[0] == "--out" for word in self.words)
-        answered = verb in ANSWERS or two_words in ANSWERS
+        answered = verb in ANSWERS or verb_and_next in ANSWERS
         return not verb or bool(ABOUT.intersection(self.words)) or (answered and not to_files)
 
 
@@ -66,8 +66,8 @@ def command_of(arguments: Sequence[str]) -> Command:
 def program() -> None:
     """`beit`: the command that was typed, then the end of the process.
 
-    An interrupt shows no stack, and ends the process by the signal, as the shell expects. Once the
-    command is done, a request to stop is ignored: it would only change the exit code.
+    Who interrupts it sees no stack, and the shell is told as by any other program. Once the command
+    is done a request to stop would only break off the end, and with it change the exit code.
     """
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:  # while code is loaded there is nothing to put in order

@@ -74,7 +74,7 @@ def run(
     Raises:
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
-    inputs = inputs or Inputs()
+    own, inputs = inputs is None, inputs or Inputs()
     config = resolve_config(task, recipe, options, inputs)
     folder = RunFolder(Path(config.out))
     run_options = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
@@ -87,9 +87,10 @@ def run(
         _check_folder(folder, config, run_options)
     config = task.complete(config, run_options, inputs)
     processes = start_processes(config.training)
-    return run_training(
-        task, task.prepare(config, processes, inputs), processes, run_options, inputs
-    )
+    setup = task.prepare(config, processes, inputs)
+    if own:
+        inputs.close_data()
+    return run_training(task, setup, processes, run_options, inputs)
 
 
 def resolve_config(

@@ -26,8 +26,8 @@ UNKNOWN = (
 )
 
 
-class Judged(NamedTuple):
-    """The images to measure on, and a note on them, which may be empty."""
+class Unlearned(NamedTuple):
+    """The images to measure on, and what to say of them; may be empty."""
 
     source: ImageSource
     note: str
@@ -43,7 +43,7 @@ class _Run(NamedTuple):
     division: Division
 
 
-def judged(
+def unlearned(
     model: str,
     trained: Mapping[str, Any],
     place: str,
@@ -51,15 +51,15 @@ def judged(
     *,
     split: str,
     divide: Divide,
-) -> Judged:
-    """Of images without splits those that a model did not learn from, where that is known.
+) -> Unlearned:
+    """Of images without parts those that a model did not learn from, where that is known.
 
     `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
     artifact says of its training. The images of its training are recognised, wherever they lie,
     by their fingerprint once they are divided as they were then: the fraction held out is left. If
-    they have changed since, those whose names the run learned from are skipped, where it is the
-    same place; of other places only the number of equal names is reported. If a split other than
-    validation is requested, all are measured.
+    they have changed since, those whose names the run learned from are left out, where it is the
+    same place; of other places only a note says that names are the same. Where another part than
+    the one for validation was requested, all are measured.
     """
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
@@ -70,28 +70,28 @@ def judged(
         if held_out is not None:
             # A run that went on with changed images may have learned from some of them before.
             rest = _without(held_out, names or frozenset())
-            return Judged(_accounted(rest, source), NOTE)
+            return Unlearned(_accounted(rest, source), NOTE)
     if names is None:
-        return Judged(source, UNKNOWN if "data" in trained else "")
+        return Unlearned(source, UNKNOWN if "data" in trained else "")
     assert run is not None
     below = _below(_data_of(run), place)
     keys = [source.key(index) for index in range(len(source))]
     learned = frozenset(key for key in keys if (below or "") + key in names)
     if not learned:
-        return Judged(source, "")
+        return Unlearned(source, "")
     if below is None:
-        return Judged(
+        return Unlearned(
             source,
             f"{len(learned)} of these {len(keys)} images have names of images that the run "
             "learned from, and may be the same",
         )
     rest = _without(source, learned)
     if validating and len(rest):
-        return Judged(
+        return Unlearned(
             _accounted(rest, source),
             f"the run learned from {len(learned)} other images here, which are left out",
         )
-    return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} images")
+    return Unlearned(source, f"the run learned from {len(learned)} of these {len(keys)} images")
 
 
 def _run_of(model: str) -> _Run | None:
@@ -120,7 +120,7 @@ def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSourc
     """The fraction held out, if the rest is what the model learned from."""
     try:
         train, validation = divide(division)
-    except (DataError, ConfigError):  # so these are others; the error is reported elsewhere
+    except (DataError, ConfigError):  # so these are others; what is wrong is reported elsewhere
         return None
     return validation if train.fingerprint() == fingerprint else None
 
@@ -141,7 +141,7 @@ def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:
 
 def _data_of(run: _Run) -> str:
     """Where the data of a run lie. A relative path counts from where the run was started, which
-    the end of its own path shows, or else from here."""
+    the end of its own path tells, or else from here."""
     data, out = run.config.data, Path(run.config.out)
     if _is_address(data):
         return data

@@ -177,7 +177,7 @@ class SegmenterEvaluation(Measurement):
     """How well a segmenter does."""
 
     inference: InferenceConfig
-    """How images were read; window and stride are given, unless they were read at once."""
+    """How images were read; with window and stride, unless they were read at once."""
     pixels: int
     """That were scored."""
     ignored_pixels: int
@@ -200,19 +200,17 @@ class SegmenterEvaluation(Measurement):
         }
 
     def _reading(self) -> str:
-        inference = self.inference
-        if inference.window is None or inference.stride is None:
+        how = self.inference
+        if how.window is None or how.stride is None:
             return "at once"
-        sides = (inference.window, inference.stride)
-        window, stride = (f"{down} x {across}" for down, across in sides)
+        window, stride = (f"{down} x {across}" for down, across in (how.window, how.stride))
         return f"window {window}, stride {stride}"
 
     def _scales(self) -> str:
-        inference = self.inference
-        words = ", ".join(f"{scale:g}" for scale in inference.scales)
-        if inference.short_side:
-            words += f", of a shorter side of {inference.short_side}"
-        return words + ", mirrored too" * inference.flip
+        how = self.inference
+        words = ", ".join(f"{scale:g}" for scale in how.scales)
+        words += f", of a shorter side of {how.short_side}" if how.short_side else ""
+        return words + ", mirrored too" * how.flip
 
     def class_table(self) -> TextTable:
         worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
