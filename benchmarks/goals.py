@@ -12,7 +12,7 @@ from benchmarks.record import Record
 
 GOALS = Path(__file__).with_name("goals.toml")
 FALL = 0.05
-"""A ratio fell when it is lower than in the last record by more than this share."""
+"""A ratio fell when it is lower than in the last record by more than this fraction."""
 
 
 class Goal(NamedTuple):
@@ -47,9 +47,9 @@ def goals(path: Path = GOALS) -> list[Goal]:
     return [Goal(**values) for values in tomllib.loads(path.read_text())["goal"]]
 
 
-def judge(record: Record, asked: Iterable[Goal]) -> list[Verdict]:
-    """A verdict per goal. Small models are told apart: goals are for those of full size."""
-    return [_judge(record, goal) for goal in asked]
+def judge(record: Record, goals: Iterable[Goal]) -> list[Verdict]:
+    """A verdict per goal. Of small models there is none: goals are for those of full size."""
+    return [_judge(record, goal) for goal in goals]
 
 
 def _judge(record: Record, goal: Goal) -> Verdict:
@@ -70,18 +70,18 @@ def _limit(record: Record, ours: Row, peer: Row) -> float:
 
 def lines(verdicts: Iterable[Verdict]) -> list[str]:
     """For a terminal."""
-    told = []
+    lines = []
     for goal, word, ratio, limit in verdicts:
-        numbers = f": {ratio:.2f}, asked {goal.at_least:g}" if ratio else ""
+        numbers = f": {ratio:.2f}, required {goal.at_least:g}" if ratio else ""
         bound = f", at most {limit:.2f} here" if limit else ""
         place = f"{goal.case} / {goal.peer}"
-        told.append(f"{goal.name} [{place}]: {word}{numbers}{bound}")
-    return told
+        lines.append(f"{goal.name} [{place}]: {word}{numbers}{bound}")
+    return lines
 
 
 def table(verdicts: Iterable[Verdict]) -> str:
-    """For the page: what was asked, what was reached, and what this machine allows."""
-    rows = ["| goal | asked | reached | at most here | |", "| --- " * 5 + "|"]
+    """For the page: what is required, what was reached, and what this machine allows."""
+    rows = ["| goal | required | reached | at most here | |", "| --- " * 5 + "|"]
     for goal, word, ratio, limit in verdicts:
         numbers = [f"{number:.2f}" if number else "" for number in (ratio, limit)]
         rows.append(f"| {' | '.join([goal.name, f'{goal.at_least:g}', *numbers, word])} |")

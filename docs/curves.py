@@ -47,7 +47,7 @@ class Images(NamedTuple):
 
     unlabelled: str
     labelled: str
-    told: str
+    description: str
 
 
 class Runs(NamedTuple):
@@ -169,7 +169,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 
 
 def numbers(verb: str, history: History) -> dict[str, float]:
-    """What a table tells of a run, by the heads of its columns; without what was never logged."""
+    """The numbers of a run by the heads of its columns, without what was never logged."""
     found = {}
     for column in COLUMNS[verb]:
         values = [value for _, value in history.points(column.kind, column.metric)]
@@ -209,9 +209,9 @@ def table(verb: str, found: dict[str, Any]) -> str:
         "| --- " * (2 + len(COLUMNS[verb])) + "|",
     ]
     for name, run in found["runs"].items():
-        told = run["numbers"]
+        logged = run["numbers"]
         cells = [
-            f"{told[column.head]:.{column.digits}f}" if column.head in told else ""
+            f"{logged[column.head]:.{column.digits}f}" if column.head in logged else ""
             for column in COLUMNS[verb]
         ]
         lines.append(f"| {name} | {' | '.join([run['options'], *cells])} |")
@@ -232,7 +232,10 @@ def fill(page: str, record: dict[str, Any]) -> str:
 def make(folder: Path, images: Images, docs: Path, others: dict[str, Options]) -> dict[str, Any]:
     """Train in `folder`, and write what was found to `docs`. `others` are options of all runs of a
     verb."""
-    record: dict[str, Any] = {"machine": describe(torch.device("cpu")), "images": images.told}
+    record: dict[str, Any] = {
+        "machine": describe(torch.device("cpu")),
+        "images": images.description,
+    }
     record["machine"]["threads"] = torch.get_num_threads()
     record["verbs"] = {}
     histories: dict[str, dict[str, History]] = {}
@@ -267,11 +270,11 @@ def tiles(folder: Path) -> Images:
         sum(number for name, number in counts.items() if name.startswith(part))
         for part in ("train", "val")
     )
-    told = (
+    description = (
         f"{made['unlabelled']:,} satellite tiles of 64 pixels without labels, {training} labelled "
         f"ones to train on and {validation} to validate"
     )
-    return Images(str(folder / "unlabelled"), str(folder / "labelled"), told)
+    return Images(str(folder / "unlabelled"), str(folder / "labelled"), description)
 
 
 if __name__ == "__main__":

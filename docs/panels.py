@@ -1,4 +1,4 @@
-"""The figure of curves.md: one panel for each curve that tells runs apart."""
+"""The figure of curves.md: one panel for each curve that differs between runs."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_classifiers():
     close(in_timm(model).eval()(pixels), model(images), 1e-3)
 
 
-def test_absent_peers_are_told(masked, monkeypatch):
+def test_absent_peers_are_reported(masked, monkeypatch):
     monkeypatch.delenv("BEIT_UNILM", raising=False)
     monkeypatch.setitem(sys.modules, "dall_e", None)
     tokenizer = build_tokenizer(SETTING.tokenizer)

@@ -85,8 +85,8 @@ def test_goals_are_met_missed_or_not_measurable():
 
     ours = row("beit", 1.0)
     # 8 GFLOP at 40 a second take a tenth of the peer's two seconds.
-    assert verdict(made(ours, row())) == "met: 2.00, asked 2, at most 10.00 here"
-    assert verdict(made(ours, row(ratio=1.99))) == "missed: 1.99, asked 2, at most 10.00 here"
+    assert verdict(made(ours, row())) == "met: 2.00, required 2, at most 10.00 here"
+    assert verdict(made(ours, row(ratio=1.99))) == "missed: 1.99, required 2, at most 10.00 here"
     assert verdict(made()) == "not measured"
     assert verdict(made(row())) == "not measured"
     assert verdict(made(row()), needs="cuda") == "not measurable here: no GPU"
@@ -122,7 +122,7 @@ def test_parts_are_measured_again():
         old.renewed(made(row(), quick=True))
 
 
-def test_fallen_ratios_are_told():
+def test_fallen_ratios_are_reported():
     old = made(row(ratio=2.0), row(ratio=1.0, case="d"))
     new = made(row(ratio=1.8), row(ratio=0.96, case="d"), row(ratio=1.0, case="new"))
     assert goals.fallen(old, new) == ["p, c, peer: 2.00 fell to 1.80"]

@@ -66,8 +66,8 @@ def command_of(arguments: Sequence[str]) -> Command:
 def program() -> None:
     """`beit`: the command that was typed, then the end of the process.
 
-    Who interrupts it sees no stack, and the shell is told as by any other program. Once the command
-    is done a request to stop would only break off the end, and with it change the exit code.
+    An interrupt shows no stack, and ends the process by the signal, as a shell expects. Once the
+    command is done, a request to stop is ignored: it would only change the exit code.
     """
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:  # while code is loaded there is nothing to put in order

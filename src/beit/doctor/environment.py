@@ -250,7 +250,7 @@ def check_threads() -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Main memory, and the part of it through which loader processes hand over images."""
+    """Main memory, and the part of it through which several GPUs exchange gradients."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
@@ -262,7 +262,8 @@ def check_memory() -> Iterator[Finding]:
         size = shutil.disk_usage(SHARED)
         words = f"{size.free / GIB:.2f} GiB free of {size.total / GIB:.2f} in {SHARED}"
         change = (
-            "docker run --shm-size 8g (in Kubernetes an emptyDir of medium Memory), or --workers 0"
+            "for several GPUs, which exchange gradients through it: docker run --shm-size 2g "
+            "(in Kubernetes an emptyDir of medium Memory)"
         )
         yield judge("shared memory", words, change if size.free < LITTLE_SHARED else "")
 

