@@ -16,8 +16,8 @@ from beit.recipes.demo import Budget
 from beit.recipes.probe import tiny
 from beit.recipes.studies import ClassificationPlan, classification
 from beit.studies import packages, stages, tiles
-from beit.studies.classification import blocks_as_markdown, study_classification
 from beit.studies.packages import make_characters
+from beit.studies.transfer import blocks_as_markdown, study_classification
 from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from beit.recipes.demo import TILE
 from beit.studies.packages import read_map
 
 # The types (group and precipitation) that cover enough land for all three parts.
@@ -33,8 +34,8 @@ NAMES = tuple(TYPES.values())
 OTHER = 1 + len(TYPES)  # land of any other type
 ROWS, COLUMNS = range(150, 2250), range(5400)  # 80 north to 60 south, all longitudes
 REGION = 150  # side of a region
-LAND = 0.2  # least share of land in a tile
-PURITY = 0.5  # least share of that land that is of the labelled climate
+LAND = 0.2  # least fraction of land in a tile
+PURITY = 0.5  # least fraction of that land that is of the labelled climate
 COMPLETE = "tiles.json"
 
 
@@ -124,11 +125,18 @@ def make_tiles(
     return made
 
 
+def make_demo_tiles(folder: Path, stride: int, labelled_stride: int) -> tuple[str, str]:
+    """The tiles of the demo; the folders of those without and with labels."""
+    made = make_tiles(folder, side=TILE, stride=stride, labelled_stride=labelled_stride)
+    print(f"tiles: {made['unlabelled']} without labels, {made['labelled']}", flush=True)
+    return str(folder / "unlabelled"), str(folder / "labelled")
+
+
 # Temperate and cold are one class: from above their border is a matter of temperature alone.
 GROUPS = {"A": "tropical", "B": "arid", "C": "temperate or cold", "D": "temperate or cold",
           "E": "polar"}  # fmt: skip
 CLASSES = ("water", *dict.fromkeys(GROUPS.values()))
-REGION_LAND = 0.1  # least share of land in a region
+REGION_LAND = 0.1  # least fraction of land in a region
 
 
 def group_of(zone: str) -> int:
