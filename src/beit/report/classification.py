@@ -276,6 +276,7 @@ def examples(run: Path, config: FinetuneRunConfig) -> Examples:
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a classifier, of one class per image or of several labels."""
     loss = number(history.last("evaluate", "loss"))
     if history.points("evaluate", "map"):
         chance = percent(history.last("evaluate", "chance_map"))
@@ -298,6 +299,7 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
+    """Whether the model overfits."""
     losses = [value for _, value in history.points("evaluate", "loss")]
     if len(losses) > 2 and losses[-1] > 1.1 * min(losses):
         return [Finding(

@@ -104,9 +104,9 @@ def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
         images=len(found),
         available=len(everything),
     )
-    shown = [one.example() for one in found if one.scores.confusion.any()]
-    order = best_typical_worst([one.score for one in shown], EACH)
-    rows = [(name, shown[index]) for name, index in order]
+    labelled = [one for one in found if one.scores.confusion.any()]
+    order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)
+    rows = [(name, labelled[index].example()) for name, index in order]
     return [
         Section("classes", "Classes", measured),
         Section("overlays", "Images", render("overlays.html.j2", rows=rows)),
@@ -126,6 +126,7 @@ def examples(run: Path, config: SegmentRunConfig) -> Examples:
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a segmenter."""
     occurring = history.last("evaluate", "scored_classes")
     beside = "" if occurring is None else f"last step; {occurring:.0f} classes occur"
     labels = {
@@ -141,6 +142,7 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
+    """How the pixels of validation images are labelled."""
     iou, right = history.last("evaluate", "miou"), history.last("evaluate", "pixel_accuracy")
     if iou is None or right is None:
         return []

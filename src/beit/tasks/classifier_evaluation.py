@@ -44,7 +44,7 @@ from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
-from beit.tasks.held_out import judged
+from beit.tasks.held_out import unlearned
 from beit.tasks.measurement import (
     ClassifierEvaluation,
     ClassScore,
@@ -77,8 +77,8 @@ def evaluate_classifier(
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
     `labels` see `beit.evaluation.label_mapping.find_answers`. Of images without parts those that
     the model learned from are not measured, unless there is a label map: see
-    `beit.tasks.held_out.judged`. For a multi-label model, class folders are read as one image per
-    file, however many folders hold it.
+    `beit.tasks.held_out.unlearned`. For a multi-label model, class folders are read as one image
+    per file, however many folders hold it.
 
     Raises:
         ConfigError: For options of segmenters.
@@ -233,7 +233,7 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
         )
         return train, validation
 
-    found = judged(model, details.trained, place, source, split=config.split, divide=divided)
+    found = unlearned(model, details.trained, place, source, split=config.split, divide=divided)
     return _Opened(place, found.source, (*notes, found.note))
 
 
