@@ -259,22 +259,11 @@ def visible_tiny() -> PretrainRunConfig:
 
 
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
-    "small": small,
-    "base-in1k": base_in1k,
-    "base-in22k": base_in22k,
-    "base-plain-in1k": base_plain_in1k,
-    "large-plain-in1k": large_plain_in1k,
-    "base-v2-in1k": base_v2_in1k,
-    "base-v2-in1k-300": base_v2_in1k_300,
-    "large-v2-in1k": large_v2_in1k,
-    "large-v2-in1k-300": large_v2_in1k_300,
-    "ablation-beit": ablation_beit,
-    "ablation-uniform": ablation_uniform,
-    "ablation-pixels": ablation_pixels,
-    "ablation-pixels-uniform": ablation_pixels_uniform,
-    "ablation-all-tokens": ablation_all_tokens,
-    "ablation-no-masking": ablation_no_masking,
-    "tiny": tiny,
-    "visible-small": visible_small,
-    "visible-tiny": visible_tiny,
-}
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        small, base_in1k, base_in22k, base_plain_in1k, large_plain_in1k, base_v2_in1k,
+        base_v2_in1k_300, large_v2_in1k, large_v2_in1k_300, ablation_beit, ablation_uniform,
+        ablation_pixels, ablation_pixels_uniform, ablation_all_tokens, ablation_no_masking, tiny,
+        visible_small, visible_tiny,
+    )
+}  # fmt: skip
