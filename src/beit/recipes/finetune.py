@@ -35,7 +35,7 @@ def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTr
 def for_classifying(
     backbone: VisionTransformerConfig, recipe: FinetuneRunConfig
 ) -> VisionTransformerConfig:
-    """The backbone as a recipe wants it: its own size, or the recipe's if that is a larger one than
+    """The backbone as a recipe has it: its own size, or the recipe's if that is a larger one than
     models are pre-trained with."""
     model = for_finetuning(backbone, recipe.model.drop_path)
     enlarges = min(recipe.model.size) > PRETRAINING_SIZE

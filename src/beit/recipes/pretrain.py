@@ -247,8 +247,8 @@ def visible_small() -> PretrainRunConfig:
     """`small` as visible-only prediction, which is not BEiT: the backbone computes a quarter of the
     patches, two blocks of width 256 predict the tokens of the others.
 
-    Share hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or two
-    blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this size.
+    Fraction hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or
+    two blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this size.
     """
     return _visible_only(small(), VisibleConfig())
 

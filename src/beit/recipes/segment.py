@@ -31,7 +31,7 @@ from beit.recipes.finetune import for_finetuning
 def for_segmenting(
     backbone: VisionTransformerConfig, recipe: SegmentRunConfig
 ) -> VisionTransformerConfig:
-    """The backbone as a recipe wants it: a table per block, and the recipe's crop, of which each
+    """The backbone as a recipe has it: a table per block, and the recipe's crop, of which each
     side is brought to the nearest multiple of the patch.
 
     Pixel statistics are the backbone's own, unless the recipe has ImageNet's, for three channels:
