@@ -248,7 +248,8 @@ def visible_small() -> PretrainRunConfig:
     patches, two blocks of width 256 predict the tokens of the others.
 
     Fraction hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or
-    two blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this size.
+    two blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this
+    size.
     """
     return _visible_only(small(), VisibleConfig())
 
