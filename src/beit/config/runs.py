@@ -57,11 +57,7 @@ class ReconstructConfig(TokenizerObjectiveConfig):
     revive_every: NonNegativeInt = 100
     """Steps between revivals of dead codes: each takes half of a busy code; 0 never revives."""
     usage_decay: Fraction = 0.96
-<<<<<<< HEAD
-    """Decay of the running usage of each code, by which dead codes are recognised."""
-=======
     """Decay of the running usage of each code, by which dead codes are found."""
->>>>>>> main
 
 
 @dataclass(frozen=True, kw_only=True)

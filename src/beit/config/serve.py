@@ -33,11 +33,7 @@ class ServeConfig(Config):
     port: Annotated[int, Range(0, 65_535)] = 8080
     """0 takes a free one."""
     allow_host: tuple[str, ...] = ()
-<<<<<<< HEAD
-    """Names under which it answers (the Host and Origin headers), beside those of loopback."""
-=======
     """Host names that requests may use (Host and Origin headers), beside those of loopback."""
->>>>>>> main
     batch: PositiveInt = 8
     """Most images that go through the model together."""
     wait: NonNegativeFloat = 0.005
