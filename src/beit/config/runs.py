@@ -13,9 +13,8 @@ from beit.config.data import (
     Reading,
     ViewConfig,
 )
-from beit.config.masking import BlockMasking, MaskingConfig
+from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (

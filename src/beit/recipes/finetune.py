@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from beit.config import (
     AugmentConfig,
@@ -18,6 +19,8 @@ from beit.config import (
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 
 PRETRAINING_SIZE = 224
+Values = TypeVar("Values")
+Run = TypeVar("Run")
 
 
 def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTransformerConfig:
@@ -160,13 +163,10 @@ def build(row: Row) -> FinetuneRunConfig:
     )
 
 
-def published(name: str) -> Callable[[], FinetuneRunConfig]:
-    """The recipe of a row, with its source and the accuracy to expect as its description."""
-
-    def recipe() -> FinetuneRunConfig:
-        return build(PUBLISHED[name])
-
-    recipe.__doc__ = f"{PUBLISHED[name].source}. Not run by us."
+def from_row(build: Callable[[Values], Run], row: Values, description: str) -> Callable[[], Run]:
+    """The recipe that builds the config of one row of a table."""
+    recipe = partial(build, row)
+    recipe.__doc__ = description
     return recipe
 
 
@@ -216,7 +216,7 @@ def tiny() -> FinetuneRunConfig:
 RECIPES: dict[str, Callable[[], FinetuneRunConfig]] = {
     "small": small,
     "tiny": tiny,
-} | {name: published(name) for name in PUBLISHED}
+} | {name: from_row(build, row, f"{row.source}. Not run by us.") for name, row in PUBLISHED.items()}
 
 
 def probe_small() -> ProbeConfig:

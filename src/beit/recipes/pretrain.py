@@ -69,6 +69,15 @@ def base_in22k() -> PretrainRunConfig:
     )
 
 
+def _on_in1k(size: str) -> VisionTransformerConfig:
+    return replace(sized(size), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def _plain(model: VisionTransformerConfig) -> VisionTransformerConfig:
+    """The ViT of tables 1 to 4."""
+    return replace(model, relative_position="none", absolute_position=True, layer_scale=None)
+
+
 def base_in1k() -> PretrainRunConfig:
     """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2).
 
@@ -78,7 +87,7 @@ def base_in1k() -> PretrainRunConfig:
     config = base_in22k()
     return replace(
         config,
-        model=replace(config.model, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        model=_on_in1k("base"),
         training=replace(
             config.training,
             steps=800 * IMAGENET_1K_EPOCH,
@@ -96,10 +105,7 @@ def base_plain_in1k() -> PretrainRunConfig:
     patches and draws aspects uniformly.
     """
     config = base_in1k()
-    plain = replace(
-        config.model, relative_position="none", absolute_position=True, layer_scale=None
-    )
-    return replace(config, model=plain)
+    return replace(config, model=_plain(config.model))
 
 
 def large_plain_in1k() -> PretrainRunConfig:
@@ -108,16 +114,8 @@ def large_plain_in1k() -> PretrainRunConfig:
     No command was released; all else is as for `base-plain-in1k`.
     """
     config = base_plain_in1k()
-    large = replace(
-        sized("large"),
-        relative_position="none",
-        absolute_position=True,
-        layer_scale=None,
-        drop_path=0.1,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-    return replace(config, model=large, training=replace(config.training, clip=1.0))
+    training = replace(config.training, clip=1.0)
+    return replace(config, model=_plain(_on_in1k("large")), training=training)
 
 
 def _ablation(config: PretrainRunConfig) -> PretrainRunConfig:
@@ -181,8 +179,8 @@ def base_v2_in1k_300() -> PretrainRunConfig:
 def large_v2_in1k() -> PretrainRunConfig:
     """BEiT v2 large, 1600 epochs: block 21 of 24, layer scale 1e-5; 87.3 (PRETRAINING.md)."""
     config = base_v2_in1k()
-    large = replace(sized("large"), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return replace(config, model=large, aggregation=AggregationConfig(early_layer=21))
+    aggregation = AggregationConfig(early_layer=21)
+    return replace(config, model=_on_in1k("large"), aggregation=aggregation)
 
 
 def large_v2_in1k_300() -> PretrainRunConfig:

@@ -25,7 +25,7 @@ from beit.config import (
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
-from beit.recipes.finetune import for_finetuning
+from beit.recipes.finetune import for_finetuning, from_row
 
 
 def for_segmenting(
@@ -126,16 +126,6 @@ def build(row: Row) -> SegmentRunConfig:
     )
 
 
-def published(name: str) -> Callable[[], SegmentRunConfig]:
-    """The recipe of a row, described by its source."""
-
-    def recipe() -> SegmentRunConfig:
-        return build(PUBLISHED[name])
-
-    recipe.__doc__ = PUBLISHED[name].source
-    return recipe
-
-
 def small() -> SegmentRunConfig:
     """A folder of images and masks and one GPU: crops of 224 pixels, 5,000 updates of 16.
 
@@ -201,7 +191,7 @@ RECIPES: dict[str, Callable[[], SegmentRunConfig]] = {
     "small": small,
     "small-linear": small_linear,
     "small-setr": small_setr,
-    **{name: published(name) for name in PUBLISHED},
+    **{name: from_row(build, row, row.source) for name, row in PUBLISHED.items()},
     "tiny": tiny,
     "tiny-linear": tiny_linear,
 }
