@@ -5,6 +5,7 @@ What each kind of model keeps of each other is in `artifact/test_warm_start.py`;
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -145,12 +146,18 @@ def test_what_training_adds_is_the_recipe_s_in_every_verb(trained):
 # -- each model is opened once -------------------------------------------------------------------
 
 
-def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
+def test_models_and_folders_are_opened_once_and_no_backbone_is_built_in_vain(
     trained, class_folders, tmp_path, monkeypatch
 ):
     opened: list[str] = []
+    walked: list[str] = []
     built: list[VisionTransformer] = []
-    real, make = inputs.open_artifact, VisionTransformer.__init__
+    real, make, scan = inputs.open_artifact, VisionTransformer.__init__, os.scandir
+
+    def scanning(place: Any = ".") -> Any:
+        if Path(place).parent == class_folders:
+            walked.append(str(place))
+        return scan(place)
 
     def counting(reference: str) -> Any:
         opened.append(reference)
@@ -161,17 +168,20 @@ def test_a_model_is_opened_once_and_no_backbone_is_built_in_vain(
         if self.cls_token.device.type != "meta":  # where the shapes of weights are compared
             built.append(self)
 
+    monkeypatch.setattr(os, "scandir", scanning)
     monkeypatch.setattr(inputs, "open_artifact", counting)
     monkeypatch.setattr(VisionTransformer, "__init__", building)
     words = ["pretrain", "tiny", "--data", class_folders, "--out", tmp_path / "run", "--init",
              trained.pretrained, "--tokenizer", trained.tokenizer, "--steps", "1",
              "--warmup-steps", "0", "--workers", "0", "--accept-collapsed", "--quiet",
-             "--knn-images", "0", "--device", "cpu"]  # fmt: skip
+             "--device", "cpu"]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr("beit.tasks.execution.write_page", lambda folder, *_: folder)
         assert main([str(word) for word in words]) == 0
     assert sorted(opened) == sorted([str(trained.pretrained), str(trained.tokenizer)])
     assert len(built) == 2  # that of the artifact, and the one that learns
+    classes = [place for place in class_folders.iterdir() if place.is_dir()]
+    assert sorted(walked) == sorted(map(str, classes))
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune", "segment"])

@@ -153,7 +153,7 @@ LIGHT_UNITS = [f"beit.{name}" for name in sorted(LIGHT) if list(ROOT.glob(f"{nam
 @pytest.mark.parametrize(
     ("loaded", "left"),
     [
-        (LIGHT_UNITS, {"torch", "numpy"}),
+        (LIGHT_UNITS, {"torch", "numpy", "jinja2"}),
         # They take seconds to import, at every start of every process.
         (["beit.tasks", "beit.inference.predictor"], {"timm", "torchvision", "transformers"}),
     ],

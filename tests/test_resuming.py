@@ -11,7 +11,7 @@ import pytest
 
 import beit
 from beit.errors import CheckpointError, RunFolderError
-from beit.tasks import inputs, pretraining
+from beit.tasks import Inputs, pretraining
 from beit.training.run_folder import read_run_config
 
 OPTIONS: dict[str, Any] = {
@@ -77,7 +77,7 @@ def test_another_tokenizer_is_refused_before_the_config_names_it(begun, class_fo
     ],
 )
 def test_what_cannot_go_on_is_refused_before_work(begun, class_folders, monkeypatch, options, told):
-    monkeypatch.setattr(inputs, "open_source", lambda *_: pytest.fail("reads images"))
+    monkeypatch.setattr(Inputs, "images", lambda *_: pytest.fail("reads images"))
     with pytest.raises(RunFolderError, match=f"other settings.*{told}"):
         pretrain(class_folders, begun, resume=True, **options)
 

@@ -24,14 +24,14 @@ from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.reconstruction import Reconstruction, reconstruct, unpatchify
 from beit.objectives.targets import patchify
 from beit.report.classification import Predicted, confusions
-from beit.report.inputs import FEWEST, affordable, batches, best_typical_worst
+from beit.report.inputs import FEWEST, RunModel, batches, best_typical_worst
 from beit.report.page import changed_options, command
 from beit.report.pretraining import CentralMasks, queries, write_strip
 from beit.report.tokenizer import Encoded, vocabulary
 from beit.tasks.finished import report_run
 from beit.training.run_folder import read_run_config
 from beit.weights.answering import Answering
-from beit.weights.store import load_artifact
+from beit.weights.store import Details, load_artifact
 
 
 def decoded(uri):
@@ -191,10 +191,10 @@ def test_confusions_are_named():
 
 
 def test_large_models_see_fewer_images():
-    model = torch.nn.Linear(1000, 1000)
-    cpu = torch.device("cpu")
-    assert affordable(model, 10, cpu, 64) == 64
-    assert affordable(model, 10_000_000, cpu, 64) == FEWEST
+    model, cpu = torch.nn.Linear(1000, 1000), torch.device("cpu")
+    opened = RunModel(model=model, details=Details(), device=cpu)
+    assert opened.affordable(10, 64) == 64
+    assert opened.affordable(10_000_000, 64) == FEWEST
 
 
 def test_best_typical_and_worst_are_told_apart():

@@ -11,6 +11,7 @@ from beit.report.charts import (
     HEIGHT,
     LEFT,
     MOST_MARKS,
+    MOST_ROWS,
     RIGHT,
     TOP,
     WIDTH,
@@ -45,6 +46,18 @@ def test_a_chart_has_the_path_of_its_points():
         for s, v in line.points
     ]
     assert "<title>loss 50 at step 5</title>" in svg
+
+
+def test_a_chart_has_its_numbers_as_a_table():
+    lines = (
+        Line("loss", tuple((float(step), 2.0 * step) for step in range(1, 101))),
+        Line("validation", ((50.0, 7.5),), "marks"),
+    )
+    svg = draw(Chart("Loss", "", lines))
+    rows = re.findall(r'<tr><th scope="row">([\d,]+)</th>(.*?)</tr>', svg)
+    assert len(rows) <= 2 * MOST_ROWS
+    assert ("50", "<td>100</td><td>7.5</td>") in rows
+    assert rows[-1] == ("100", "<td>200</td><td></td>")
 
 
 def test_lines_without_points_are_left_out():

@@ -15,9 +15,9 @@ from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import Budget
 from beit.recipes.probe import tiny
 from beit.recipes.studies import ClassificationPlan, classification
-from beit.studies import characters, stages, tiles
-from beit.studies.characters import make_characters
+from beit.studies import packages, stages, tiles
 from beit.studies.classification import blocks_as_markdown, study_classification
+from beit.studies.packages import make_characters
 from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
@@ -36,7 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             pixels = noise.integers(200, 255, (128, 128, 3), dtype=np.uint8)
             pixels[35 + 20 * place : 50 + 20 * place] = 10
             Image.fromarray(pixels).save(textures / f"ch_0x{code}_{number}.png")
-    monkeypatch.setattr(characters, "folder_of", lambda *_, **__: tmp_path / "package")
+    monkeypatch.setattr(packages, "folder_of", lambda *_, **__: tmp_path / "package")
     climate = np.zeros((2700, 5400), np.uint8)
     climate[150:1650] = 1 + (np.arange(1500) // 150 % 2)[:, None]
     climate[:, 2100:] = 0
@@ -91,7 +91,7 @@ def test_every_stage_is_done_once(
     for name in ("climate", "characters"):
         assert len(json.loads((folder / f"{name}.json").read_text())) == len(results[name].rows)
     monkeypatch.setattr(stages.tasks, "finetune", lambda *_, **__: pytest.fail("done already"))
-    monkeypatch.setattr(characters, "folder_of", lambda *_, **__: pytest.fail("cut already"))
+    monkeypatch.setattr(packages, "folder_of", lambda *_, **__: pytest.fail("cut already"))
     monkeypatch.setattr(tiles, "read_map", lambda *_: pytest.fail("cut already"))
     assert study_classification(folder, brief(), init=init) == results
     with pytest.raises(RunFolderError, match="another length"):
@@ -106,6 +106,6 @@ def test_a_tokenizer_or_absent_images_are_refused(
         study_classification(tmp_path / "study", brief(), init=str(tokenizer))
     assert not (tmp_path / "study").exists()
     (tmp_path / "empty" / "textures" / "chars").mkdir(parents=True)
-    monkeypatch.setattr(characters, "folder_of", lambda *_, **__: tmp_path / "empty")
+    monkeypatch.setattr(packages, "folder_of", lambda *_, **__: tmp_path / "empty")
     with pytest.raises(ResourceError, match="holds no characters"):
         make_characters(tmp_path / "out")

@@ -13,8 +13,7 @@ from beit.errors import RunFolderError
 from beit.recipes.demo import Budget, DemoPlan, full, short
 from beit.studies import stages, tiles
 from beit.studies.demo import Demo
-from beit.studies.finetuned import arm_config
-from beit.studies.stages import ARMS, Row, as_markdown
+from beit.studies.stages import ARMS, Row, arm_config, as_markdown
 
 
 def tiny_plan() -> DemoPlan:

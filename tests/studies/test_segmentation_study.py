@@ -12,10 +12,9 @@ from PIL import Image
 
 from beit.models.heads import MaskedImageModel
 from beit.recipes.studies import SegmentationPlan, segmentation
-from beit.studies import regions, stages
-from beit.studies.regions import CLASSES, find_regions, group_of, make_regions
+from beit.studies import stages, tiles
 from beit.studies.segmentation import study_segmentation
-from beit.studies.tiles import REGION
+from beit.studies.tiles import CLASSES, REGION, find_regions, group_of, make_regions
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE
 
@@ -28,7 +27,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
     classes[150 + REGION // 2 : 150 + REGION, : 6 * REGION] = 2
     noise = np.random.default_rng(0).integers(0, 60, (2700, 5400, 3), dtype=np.uint8)
     pixels = noise + np.array([30, 100, 180, 0, 0], np.uint8)[classes][..., None]
-    monkeypatch.setattr(regions, "read_map", lambda class_of: (pixels, classes))
+    monkeypatch.setattr(tiles, "read_map", lambda class_of: (pixels, classes))
 
 
 def brief() -> SegmentationPlan:
@@ -57,7 +56,7 @@ def test_regions_are_whole_and_have_their_masks(world: None, tmp_path: Path) -> 
     top, left = map(int, first.stem.split("_"))
     with Image.open(first) as mask:
         labels = np.asarray(mask)
-    _, classes = regions.read_map(group_of)
+    _, classes = tiles.read_map(group_of)
     assert np.array_equal(labels, classes[top : top + REGION, left : left + REGION])
     assert not list(find_regions(np.zeros((2700, 5400), np.uint8)))
 
@@ -82,5 +81,5 @@ def test_every_stage_is_done_once(
         arm.pop("out")
     assert arms[0] == arms[1]
     monkeypatch.setattr(stages.tasks, "segment", lambda *_, **__: pytest.fail("done already"))
-    monkeypatch.setattr(regions, "read_map", lambda *_: pytest.fail("cut already"))
+    monkeypatch.setattr(tiles, "read_map", lambda *_: pytest.fail("cut already"))
     assert study_segmentation(folder, brief(), init=init) == rows

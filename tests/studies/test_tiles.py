@@ -11,7 +11,7 @@ from PIL import Image
 
 from beit.errors import ResourceError
 from beit.studies import packages, tiles
-from beit.studies.world import read_map
+from beit.studies.packages import read_map
 
 SIDE = 80
 

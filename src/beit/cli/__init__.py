@@ -46,9 +46,9 @@ class Command(NamedTuple):
     @property
     def answers(self) -> bool:
         """Whether it is for what it prints."""
-        verb, asked = " ".join(self.words[:1]), " ".join(self.words[:2])
+        verb, verb_and_next = " ".join(self.words[:1]), " ".join(self.words[:2])
         to_files = any(word.partition("=")[0] == "--out" for word in self.words)
-        answered = verb in ANSWERS or asked in ANSWERS
+        answered = verb in ANSWERS or verb_and_next in ANSWERS
         return not verb or bool(ABOUT.intersection(self.words)) or (answered and not to_files)
 
 

@@ -96,7 +96,7 @@ def compare(
 
     Args:
         tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
-        data: Images; with classes, the tokens are also judged by nearest neighbours.
+        data: Images; with classes, the tokens are also measured by nearest neighbours.
         out: Folder for tokenizers.json and tokenizers.html.
         images: At most so many of them, spread evenly; with classes, as many of each part.
         device: cpu or cuda.

@@ -185,10 +185,12 @@ def strokes(line: Line, noisy: bool) -> list[Stroke]:
 
 
 def _table(lines: Sequence[Line]) -> list[tuple[float, list[float | None]]]:
-    """A few steps with the value of each line there."""
-    columns = [dict(thin(line.points, MOST_ROWS)) for line in lines]
-    steps = sorted({step for column in columns for step in column})
-    return [(step, [column.get(step) for column in columns]) for step in steps]
+    """A few steps of each line, the last one among them, with the values of all lines there."""
+    columns = [dict(line.points) for line in lines]
+    steps = {
+        step for column in columns for step in [*column][:: -math.ceil(len(column) / MOST_ROWS)]
+    }
+    return [(step, [column.get(step) for column in columns]) for step in sorted(steps)]
 
 
 def draw(chart: Chart) -> Markup:

@@ -18,7 +18,7 @@ from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource, evenly
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
-from beit.evaluation.classify import LabelAnswers, LabelScores, score_labels
+from beit.evaluation.classify import LabelAnswers, score_labels
 from beit.evaluation.metrics import confusion_matrix, top_k_hits
 from beit.models.heads import Classifier
 from beit.report.charts import read_charts
@@ -28,7 +28,6 @@ from beit.report.markup import (
     Example,
     LabelBar,
     Picture,
-    ScoreRow,
     Section,
     number,
     percent,
@@ -39,6 +38,7 @@ from beit.weights.answering import Answering, answering
 
 MOST_IMAGES = 5000
 MOST_CLASSES = 20
+MOST_TOP = 5
 MOST_ROWS = 100
 SHOWN = 8
 LISTED = {False: 3, True: 5}
@@ -201,54 +201,45 @@ def confusions(
     )
 
 
-def _class_rows(
-    confusion: Int64[Tensor, "classes classes"], classes: Sequence[str]
-) -> list[ScoreRow]:
-    """Accuracy of each class with its number of images, the worst first."""
-    totals = confusion.sum(dim=1)
-    right = confusion.diagonal() / totals.clamp_min(1)
-    order = [index for index in right.argsort(stable=True).tolist() if totals[index]]
-    return [
-        ScoreRow(classes[index], score, (percent(score), str(int(totals[index]))))
-        for index in order[:MOST_ROWS]
-        for score in [float(right[index])]
-    ]
-
-
-def _label_rows(scores: LabelScores, classes: Sequence[str]) -> list[ScoreRow]:
-    """The labels that occur, those of the lowest average precision first."""
-    order = scores.average_precision.nan_to_num(nan=2).argsort(stable=True).tolist()
-    rows = []
-    for index in [index for index in order if scores.support[index]][:MOST_ROWS]:
-        precision, support = float(scores.average_precision[index]), int(scores.support[index])
-        rows.append(ScoreRow(classes[index], precision, (
-            percent(precision), percent(support / scores.images), percent(float(scores.f1[index])),
-            f"{scores.thresholds[index]:.3f}", str(support),
-        )))  # fmt: skip
-    return rows
+def _labels(found: Predicted, available: int) -> Section:
+    """How each label that occurs does, those of the lowest average precision first."""
+    reads = found.reads
+    scores = score_labels(LabelAnswers(found.logits, found.targets), reads.thresholds)
+    support = scores.support.tolist()
+    worst_first = scores.average_precision.nan_to_num(nan=2).argsort(stable=True).tolist()
+    body = render(
+        "labels.html.j2",
+        scores=scores,
+        classes=reads.classes,
+        order=[index for index in worst_first if support[index]][:MOST_ROWS],
+        precision=scores.average_precision.tolist(),
+        f1=scores.f1.tolist(),
+        support=support,
+        available=available,
+    )
+    return Section("classes", "Labels", body)
 
 
 def _classes(found: Predicted, available: int) -> Section:
-    """How each class does."""
+    """How each class does, the worst first, and which are taken for which."""
     images, classes = len(found.targets), found.reads.classes
-    if found.reads.multi_label:
-        answers = LabelAnswers(found.logits, found.targets)
-        scores = score_labels(answers, found.reads.thresholds)
-        rows, absent = _label_rows(scores, classes), int((scores.support == 0).sum())
-        values = {"scores": scores, "rows": rows, "absent": absent, "available": available}
-        return Section("classes", "Labels", render("labels.html.j2", **values))
-    confusion = confusion_matrix(found.probabilities.argmax(dim=1), found.targets, len(classes))
+    probabilities, targets = found.probabilities, found.targets
+    confusion = confusion_matrix(probabilities.argmax(dim=1), targets, len(classes))
+    totals = confusion.sum(dim=1)
+    right = confusion.diagonal() / totals.clamp_min(1)
+    many = len(classes) > MOST_TOP
     body = render(
         "classes.html.j2",
-        top1=top_k_hits(found.probabilities, found.targets, 1) / images,
-        top5=top_k_hits(found.probabilities, found.targets, 5) / images
-        if len(classes) > 5
-        else None,
-        usual=float(found.targets.bincount().max()) / images,
+        top1=top_k_hits(probabilities, targets, 1) / images,
+        top5=top_k_hits(probabilities, targets, MOST_TOP) / images if many else None,
+        usual=float(totals.max()) / images,
         images=images,
         available=available,
         confusions=confusions(confusion, classes),
-        rows=_class_rows(confusion, classes),
+        classes=classes,
+        order=[index for index in right.argsort(stable=True).tolist() if totals[index]][:MOST_ROWS],
+        right=right.tolist(),
+        totals=totals.tolist(),
     )
     return Section("classes", "Classes", body)
 
@@ -271,8 +262,9 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
         multi_label=found.reads.multi_label,
         images=len(found.keys),
     )
+    measured = _labels if found.reads.multi_label else _classes
     return [
-        _classes(found, len(validation.source)),
+        measured(found, len(validation.source)),
         Section("answers", "The surest answers", body),
     ]
 
@@ -284,6 +276,7 @@ def examples(run: Path, config: FinetuneRunConfig) -> Examples:
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a classifier, of one class per image or of several labels."""
     loss = number(history.last("evaluate", "loss"))
     if history.points("evaluate", "map"):
         chance = percent(history.last("evaluate", "chance_map"))
@@ -306,6 +299,7 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
+    """Whether the model overfits."""
     losses = [value for _, value in history.points("evaluate", "loss")]
     if len(losses) > 2 and losses[-1] > 1.1 * min(losses):
         return [Finding(

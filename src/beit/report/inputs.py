@@ -45,8 +45,13 @@ class RunModel(Generic[Model]):
     device: torch.device
 
     def affordable(self, positions: int, most: int) -> int:
-        """How many images of so many positions a section reads."""
-        return affordable(self.model, positions, self.device, most)
+        """How many images of so many positions a section reads: from FEWEST to `most`.
+
+        A function of the model, not of a clock, so that the same page shows the same images.
+        """
+        weights = sum(parameter.numel() for parameter in self.model.parameters())
+        budget = BUDGET.get(self.device.type, BUDGET["cpu"])
+        return max(FEWEST, min(most, int(budget / (2 * max(weights, 1) * positions))))
 
 
 def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
@@ -61,16 +66,6 @@ def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
             remedy="copy the whole folder of the run again from where it was made",
         )
     return RunModel(model=model, details=artifact.details, device=device)
-
-
-def affordable(model: nn.Module, positions: int, device: torch.device, most: int) -> int:
-    """How many images of so many positions a section reads: from FEWEST to `most`.
-
-    A function of the model, not of a clock, so that the same page shows the same images.
-    """
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    operations = 2 * max(weights, 1) * positions
-    return max(FEWEST, min(most, int(BUDGET.get(device.type, BUDGET["cpu"]) / operations)))
 
 
 def images_named(source: ImageSource, keys: Sequence[str]) -> ImageSource:

@@ -59,16 +59,6 @@ class Example(NamedTuple):
     labels: tuple[LabelBar, ...] = ()
 
 
-class ScoreRow(NamedTuple):
-    """A row of a table of scores: the score as a bar, then further cells."""
-
-    name: str
-    score: float
-    cells: tuple[str, ...]
-    colour: str = ""
-    """Of the class in label maps, as CSS."""
-
-
 class Section(NamedTuple):
     """A part of a page with a heading."""
 

@@ -244,6 +244,7 @@ def examples(run: Path, config: PretrainRunConfig) -> Examples:
 
 
 def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
+    """The big numbers of a pre-training."""
     loss = number(history.last("train", "loss"))
     if config.objective.target == "pixels":
         mean = number(history.last("train", "target_variance"))
@@ -265,6 +266,7 @@ def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
+    """Whether the model knows more than which tokens are frequent."""
     loss, entropy = history.last("train", "loss"), history.last("train", "token_entropy")
     if loss is None or entropy is None:
         return []

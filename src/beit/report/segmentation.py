@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from beit.models.sliding import label_map
 from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
-from beit.report.markup import Example, Picture, ScoreRow, Section, percent, render
+from beit.report.markup import Example, Picture, Section, percent, render
 from beit.report.page import Examples, Figure, Finding, best_figure
 
 MOST_IMAGES = 48
@@ -71,20 +70,6 @@ def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> 
     return found
 
 
-def _class_rows(scores: SegmentationScores, classes: Sequence[str]) -> Iterable[ScoreRow]:
-    """IoU and accuracy of each class with its fraction of the pixels, the worst first."""
-    pixels = scores.confusion.sum(dim=1).double() / scores.confusion.sum().clamp_min(1)
-    accuracy = scores.accuracy.tolist()
-    for label in scores.iou.argsort(stable=True).tolist()[:MOST_ROWS]:
-        iou, right = float(scores.iou[label]), accuracy[label]
-        if math.isnan(iou):
-            continue  # neither in the masks nor predicted
-        known = "not in the masks" if math.isnan(right) else percent(right)
-        cells = (percent(iou), known, percent(float(pixels[label])))
-        colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[label])
-        yield ScoreRow(classes[label], iou, cells, colour)
-
-
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation images of a run. Errors: DataError if the classes have changed."""
     data = SegmentationData(config.data, config.masks)
@@ -103,18 +88,25 @@ def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
     source = evenly(everything, opened.affordable(positions, MOST_IMAGES))
     found = predict(opened.model, source, config)
     scores = SegmentationScores(torch.stack([one.scores.confusion for one in found]).sum(dim=0))
-    absent = [name for name, iou in zip(classes, scores.iou.tolist(), strict=True) if iou != iou]
+    pixels = scores.confusion.sum(dim=1).double() / scores.confusion.sum().clamp_min(1)
+    worst_first = scores.iou.argsort(stable=True).tolist()
     measured = render(
         "segmentation.html.j2",
         scores=scores,
-        rows=list(_class_rows(scores, classes)),
+        classes=classes,
+        # A class that neither occurs nor is predicted has no IoU.
+        order=[label for label in worst_first if not scores.iou[label].isnan()],
+        most=MOST_ROWS,
+        iou=scores.iou.tolist(),
+        accuracy=scores.accuracy.tolist(),
+        pixels=pixels.tolist(),
+        palette=[tuple(colour) for colour in PALETTE],
         images=len(found),
         available=len(everything),
-        absent=absent,
     )
-    shown = [one.example() for one in found if one.scores.confusion.any()]
-    order = best_typical_worst([one.score for one in shown], EACH)
-    rows = [(name, shown[index]) for name, index in order]
+    labelled = [one for one in found if one.scores.confusion.any()]
+    order = best_typical_worst([one.scores.pixel_accuracy for one in labelled], EACH)
+    rows = [(name, labelled[index].example()) for name, index in order]
     return [
         Section("classes", "Classes", measured),
         Section("overlays", "Images", render("overlays.html.j2", rows=rows)),
@@ -134,6 +126,7 @@ def examples(run: Path, config: SegmentRunConfig) -> Examples:
 
 
 def headline(_config: RunConfig, history: History) -> list[Figure]:
+    """The big numbers of a segmenter."""
     occurring = history.last("evaluate", "scored_classes")
     beside = "" if occurring is None else f"last step; {occurring:.0f} classes occur"
     labels = {
@@ -149,6 +142,7 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
+    """How the pixels of validation images are labelled."""
     iou, right = history.last("evaluate", "miou"), history.last("evaluate", "pixel_accuracy")
     if iou is None or right is None:
         return []

@@ -76,13 +76,11 @@ def neighbours(request: Request, *, block: int | None, queries: int, neighbours:
         )
     config = inputs.backbone.config
     block = config.block(block)
-    parts = zip(inputs.images.split(BATCH), _parts(inputs.keys), strict=True)
-    table = extract_features(
-        inputs.backbone,
-        (ImageBatch(images, keys) for images, keys in parts),
-        out_indices=(block,),
-        device=inputs.device,
+    parts = (
+        ImageBatch(inputs.images[start : start + BATCH], inputs.keys[start : start + BATCH])
+        for start in range(0, len(inputs.keys), BATCH)
     )
+    table = extract_features(inputs.backbone, parts, out_indices=(block,), device=inputs.device)
     chosen = spread(len(inputs.keys), queries)
     found = nearest_others(table.features[:, 0], torch.tensor(chosen), neighbours)
     rows = []
@@ -102,10 +100,6 @@ def neighbours(request: Request, *, block: int | None, queries: int, neighbours:
     if any(inputs.labels):
         lead += " Teal frame: the same class, orange: another one."
     return Sheet("Nearest neighbours", lead, rows)
-
-
-def _parts(keys: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
 
 
 class Projected(NamedTuple):

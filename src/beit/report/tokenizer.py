@@ -184,6 +184,7 @@ def examples(run: Path, config: TokenizerRunConfig) -> Examples:
 
 
 def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
+    """The big numbers of a tokenizer."""
     psnr, error = history.last("evaluate", "psnr"), history.last("train", "reconstruction")
     if isinstance(config.tokenizer, VQKDConfig):
         value = UNKNOWN if error is None else f"{1 - error:.2f}"
@@ -201,6 +202,7 @@ def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
 
 
 def findings(history: History) -> list[Finding]:
+    """Whether the codes are used."""
     if history.last("evaluate", "collapsed"):
         text = (
             "The tokenizer has collapsed: it uses fewer than one code in twenty evenly, and "

@@ -19,9 +19,8 @@ from beit.recipes.demo import TILE
 from beit.recipes.finetune import for_finetuning
 from beit.recipes.studies import ClassificationPlan
 from beit.rng import seed_everything
-from beit.studies.characters import make_characters
-from beit.studies.finetuned import finetune_both
-from beit.studies.stages import ARMS, Row, Stages
+from beit.studies.packages import make_characters
+from beit.studies.stages import ARMS, Row, Stages, finetune_both
 from beit.studies.tiles import make_tiles
 from beit.tasks.probing import probe
 from beit.weights.load import open_artifact

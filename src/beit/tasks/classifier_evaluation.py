@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from beit.batch import LabelledBatch
-from beit.config.data import LabelFileConfig, Reading
+from beit.config.data import LabelFileConfig
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
 from beit.data.augment import EvaluationView
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
-from beit.data.label_file import is_label_file, read_label_file
 from beit.data.labelled import divide
 from beit.data.listing import quoted
 from beit.data.loader import evaluate_batches
@@ -45,7 +44,7 @@ from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
 from beit.hardware import find_device
 from beit.models.heads import Classifier
-from beit.tasks.held_out import judged
+from beit.tasks.held_out import unlearned
 from beit.tasks.measurement import (
     ClassifierEvaluation,
     ClassScore,
@@ -78,8 +77,8 @@ def evaluate_classifier(
     below 384 pixels, else all of it), unless `crop` or `size` say otherwise. For the format of
     `labels` see `beit.evaluation.label_mapping.find_answers`. Of images without parts those that
     the model learned from are not measured, unless there is a label map: see
-    `beit.tasks.held_out.judged`. For a multi-label model, class folders are read as one image per
-    file, however many folders hold it.
+    `beit.tasks.held_out.unlearned`. For a multi-label model, class folders are read as one image
+    per file, however many folders hold it.
 
     Raises:
         ConfigError: For options of segmenters.
@@ -218,8 +217,7 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
     """The images of a part, or where there are no parts those that the model did not learn from,
     as far as that is known."""
     details, mapped = artifact.details, bool(config.classified.labels)
-    reading, notes = _reading(artifact, config)
-    data = Dataset(config.data, reading)
+    data, notes = _dataset(artifact, config)
     place, source = data.part(config.split, labelled=not mapped)
     if mapped:
         return _Opened(place, source, notes)
@@ -235,25 +233,26 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
         )
         return train, validation
 
-    found = judged(model, details.trained, place, source, split=config.split, divide=divided)
+    found = unlearned(model, details.trained, place, source, split=config.split, divide=divided)
     return _Opened(place, found.source, (*notes, found.note))
 
 
-def _reading(artifact: Artifact, config: EvaluateConfig) -> tuple[Reading, tuple[str, ...]]:
-    """How the data are read: as given, or else a label file with the columns that the model was
-    trained with, if the file has them."""
+def _dataset(artifact: Artifact, config: EvaluateConfig) -> tuple[Dataset, tuple[str, ...]]:
+    """The data, read as given, or else a label file with the columns that the model was trained
+    with, if the file has them."""
     given = config.classified.reading
+    as_given = Dataset(config.data, given)
     known = artifact.details.trained.get("label_file")
-    if given.label_file.given or not isinstance(known, dict) or not is_label_file(config.data):
-        return given, ()
+    if given.label_file.given or not isinstance(known, dict) or as_given.form != "label file":
+        return as_given, ()
     try:
         options = from_json(known, LabelFileConfig)
-        read_label_file(config.data, options)
+        as_trained = Dataset(config.data, given._replace(label_file=options))
+        as_trained.splits()
     except BeitError:  # another file, or an artifact of another version
-        return given, ()
+        return as_given, ()
     named = ", ".join(f"{name} {getattr(options, name)}" for name in options.given)
-    note = f"the label file is read as the model was trained: {named}"
-    return given._replace(label_file=options), (note,)
+    return as_trained, (f"the label file is read as the model was trained: {named}",)
 
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:

@@ -154,8 +154,8 @@ def _looked_up(
         batches_read = [ImageBatch(batch.images, batch.keys) for batch in read]
         rows = token_histograms(tokenizer, batches_read, device=shared.device)
         found.append((rows, torch.cat([batch.targets for batch in read])))
-    (known, classes), (asked, right) = found
-    return neighbour_accuracy(known, classes, asked, right, neighbours=min(20, len(known)))
+    (known, classes), (queries, right) = found
+    return neighbour_accuracy(known, classes, queries, right, neighbours=min(20, len(known)))
 
 
 def _labelled(

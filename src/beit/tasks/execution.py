@@ -74,20 +74,23 @@ def run(
     Raises:
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
-    inputs = inputs or Inputs()
+    own, inputs = inputs is None, inputs or Inputs()
     config = resolve_config(task, recipe, options, inputs)
     folder = RunFolder(Path(config.out))
-    manner = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
-    if manner.resume and folder.config.exists():
+    run_options = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
+    if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
             config = task.take_up(config, recorded, inputs)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # Of several processes the first may have made the folder: they ask once they have met.
-        _check_folder(folder, config, manner)
-    config = task.complete(config, manner, inputs)
+        _check_folder(folder, config, run_options)
+    config = task.complete(config, run_options, inputs)
     processes = start_processes(config.training)
-    return run_training(task, task.prepare(config, processes, inputs), processes, manner, inputs)
+    setup = task.prepare(config, processes, inputs)
+    if own:
+        inputs.close_data()
+    return run_training(task, setup, processes, run_options, inputs)
 
 
 def resolve_config(
@@ -126,8 +129,8 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
     return started
 
 
-def _check_folder(folder: RunFolder, config: RunConfig, manner: RunOptions) -> None:
-    if manner.resume:
+def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions) -> None:
+    if run_options.resume:
         folder.check_resumable(config)
     else:
         folder.check_free()
@@ -201,12 +204,12 @@ def _open(
     setup: Setup[Any],
     manifest: DatasetManifest,
     parts: Mapping[str, str],
-    manner: RunOptions,
+    run_options: RunOptions,
 ) -> None:
-    if manner.resume:
+    if run_options.resume:
         folder.check_resumable(setup.config)
         check_moved(folder, setup.config, manifest, parts)
-    folder.open(setup.config, resume=manner.resume)
+    folder.open(setup.config, resume=run_options.resume)
     try:
         replace_file(folder.account, [setup.source.account.to_json().encode()])
     except OSError:
@@ -228,7 +231,7 @@ def run_training(
     task: AnyTask,
     setup: Setup[Any],
     processes: Processes,
-    manner: RunOptions,
+    run_options: RunOptions,
     inputs: Inputs,
 ) -> Run:
     """Open the folder, train, publish, report."""
@@ -237,16 +240,20 @@ def run_training(
     check_trackers(config.training.tracker)
     loader = open_loader(setup, processes)
     manifest = dataset_manifest(setup.source)
-    check_agreement(processes, config, setup.objective, manifest.fingerprint, resume=manner.resume)
+    check_agreement(
+        processes, config, setup.objective, manifest.fingerprint, resume=run_options.resume
+    )
     folder = RunFolder(Path(config.out))
     account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
-    processes.on_leader(lambda: _open(folder, setup, manifest, parts, manner))
+    processes.on_leader(lambda: _open(folder, setup, manifest, parts, run_options))
     if processes.leads:
         ImageList(folder.shared).add(
             {key: f"the same as {other}" for key, other in setup.shared.items()}
         )
-    begun = manner.resume and any(folder.checkpoints.glob("*"))  # these replace what was taken over
+    begun = run_options.resume and any(
+        folder.checkpoints.glob("*")
+    )  # these replace what was taken over
     origin = _origin(setup, task, manifest.fingerprint)
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
@@ -269,7 +276,7 @@ def run_training(
             bad_limit=config.loader.bad_limit,
             evaluation=evaluation,
             publish=publish,
-            quiet=manner.quiet,
+            quiet=run_options.quiet,
             notes=(
                 *_account_lines(account, inputs.same_account(account, config.out)),
                 *(() if begun else setup.start),
@@ -279,8 +286,8 @@ def run_training(
             accept_changed_data=config.accept_changed_data,
             parts=parts,
         )
-        fitted = fit(setup.objective, spec, resume=manner.resume)
-        if manner.report and processes.leads:
+        fitted = fit(setup.objective, spec, resume=run_options.resume)
+        if run_options.report and processes.leads:
             _report(folder, task)
     finally:
         folder.close()

@@ -53,7 +53,7 @@ def finetune(
 
 
 class Learning(NamedTuple):
-    """How labels are learned and judged."""
+    """How labels are learned and measured."""
 
     objective: AnyObjective
     measure: Callable[[nn.Module], Mapping[str, float]]

@@ -1,4 +1,4 @@
-"""Which of the images to be measured a model has learned from, as far as that can be told."""
+"""Which of the images to be measured a model has learned from, as far as that is known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNKNOWN = (
 )
 
 
-class Judged(NamedTuple):
+class Unlearned(NamedTuple):
     """The images to measure on, and what to say of them; may be empty."""
 
     source: ImageSource
@@ -43,7 +43,7 @@ class _Run(NamedTuple):
     division: Division
 
 
-def judged(
+def unlearned(
     model: str,
     trained: Mapping[str, Any],
     place: str,
@@ -51,15 +51,15 @@ def judged(
     *,
     split: str,
     divide: Divide,
-) -> Judged:
-    """Of images without parts those that a model did not learn from, where that can be told.
+) -> Unlearned:
+    """Of images without parts those that a model did not learn from, where that is known.
 
     `model` is the folder of a run, of an artifact in it, or anything else; `trained` is what its
     artifact says of its training. The images of its training are recognised, wherever they lie,
-    by their fingerprint once they are divided as they were then: the share held out is left. If
+    by their fingerprint once they are divided as they were then: the fraction held out is left. If
     they have changed since, those whose names the run learned from are left out, where it is the
-    same place; of other places it is only said that names are the same. Where another part than
-    the one for validation was asked for, all are measured.
+    same place; of other places only a note says that names are the same. Where another part than
+    the one for validation was requested, all are measured.
     """
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
@@ -70,28 +70,28 @@ def judged(
         if held_out is not None:
             # A run that went on with changed images may have learned from some of them before.
             rest = _without(held_out, names or frozenset())
-            return Judged(_accounted(rest, source), NOTE)
+            return Unlearned(_accounted(rest, source), NOTE)
     if names is None:
-        return Judged(source, UNKNOWN if "data" in trained else "")
+        return Unlearned(source, UNKNOWN if "data" in trained else "")
     assert run is not None
     below = _below(_data_of(run), place)
     keys = [source.key(index) for index in range(len(source))]
     learned = frozenset(key for key in keys if (below or "") + key in names)
     if not learned:
-        return Judged(source, "")
+        return Unlearned(source, "")
     if below is None:
-        return Judged(
+        return Unlearned(
             source,
             f"{len(learned)} of these {len(keys)} images have names of images that the run "
             "learned from, and may be the same",
         )
     rest = _without(source, learned)
     if validating and len(rest):
-        return Judged(
+        return Unlearned(
             _accounted(rest, source),
             f"the run learned from {len(learned)} other images here, which are left out",
         )
-    return Judged(source, f"the run learned from {len(learned)} of these {len(keys)} images")
+    return Unlearned(source, f"the run learned from {len(learned)} of these {len(keys)} images")
 
 
 def _run_of(model: str) -> _Run | None:
@@ -117,10 +117,10 @@ def _stated(trained: Mapping[str, Any]) -> Division | None:
 
 
 def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSource | None:
-    """The share held out, if the rest is what the model learned from."""
+    """The fraction held out, if the rest is what the model learned from."""
     try:
         train, validation = divide(division)
-    except (DataError, ConfigError):  # so these are others; what is wrong is told elsewhere
+    except (DataError, ConfigError):  # so these are others; what is wrong is reported elsewhere
         return None
     return validation if train.fingerprint() == fingerprint else None
 

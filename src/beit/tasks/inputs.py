@@ -57,6 +57,10 @@ class Inputs:
             self._data[path, reading] = Dataset(path, reading)
         return self._data[path, reading]
 
+    def close_data(self) -> None:
+        """Let go of what was listed: paths of millions of files are not held during a run."""
+        self._data.clear()
+
     def images(
         self, data: str, reading: Reading, channels: int, value_range: ValueRange | None
     ) -> ImageSource:

@@ -18,7 +18,7 @@ WORST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(abc.ABC):
-    """What was measured, and of what: shares in [0, 1]."""
+    """What was measured, and of what: fractions in [0, 1]."""
 
     model: str
     data: str
@@ -177,7 +177,7 @@ class SegmenterEvaluation(Measurement):
     """How well a segmenter does."""
 
     inference: InferenceConfig
-    """How images were read; window and stride are said, unless they were read at once."""
+    """How images were read; with window and stride, unless they were read at once."""
     pixels: int
     """That were scored."""
     ignored_pixels: int
@@ -200,17 +200,17 @@ class SegmenterEvaluation(Measurement):
         }
 
     def _reading(self) -> str:
-        asked = self.inference
-        if asked.window is None or asked.stride is None:
+        how = self.inference
+        if how.window is None or how.stride is None:
             return "at once"
-        window, stride = (f"{down} x {across}" for down, across in (asked.window, asked.stride))
+        window, stride = (f"{down} x {across}" for down, across in (how.window, how.stride))
         return f"window {window}, stride {stride}"
 
     def _scales(self) -> str:
-        asked = self.inference
-        words = ", ".join(f"{scale:g}" for scale in asked.scales)
-        words += f", of a shorter side of {asked.short_side}" if asked.short_side else ""
-        return words + ", mirrored too" * asked.flip
+        how = self.inference
+        words = ", ".join(f"{scale:g}" for scale in how.scales)
+        words += f", of a shorter side of {how.short_side}" if how.short_side else ""
+        return words + ", mirrored too" * how.flip
 
     def class_table(self) -> TextTable:
         worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]

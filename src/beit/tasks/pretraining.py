@@ -95,7 +95,9 @@ def _open_tokenizer(name: str, inputs: Inputs) -> VisualTokenizer:
     return open_tokenizer(name, artifact=artifact)
 
 
-def _complete(config: PretrainRunConfig, manner: RunOptions, inputs: Inputs) -> PretrainRunConfig:
+def _complete(
+    config: PretrainRunConfig, run_options: RunOptions, inputs: Inputs
+) -> PretrainRunConfig:
     """The config with a tokenizer: the one named, or one trained now to match the patch grid."""
     config = _as_its_tokenizer_reads(config, inputs)
     _images(config, inputs)  # before a tokenizer is trained for hours
@@ -110,7 +112,7 @@ def _complete(config: PretrainRunConfig, manner: RunOptions, inputs: Inputs) -> 
             matching_tokenizer(config, out),
             {},
             resume=RunFolder(Path(out)).config.exists(),
-            quiet=manner.quiet,
+            quiet=run_options.quiet,
             inputs=inputs,
         )
     return replace(config, tokenizer=out)

@@ -92,10 +92,10 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
-    said = opened.details
-    crop = said.crop if config.crop is None else config.crop
-    view = EvaluationView(model.backbone.config.size, crop, said.resize, said.interpolation)
-    value_range = config.loader.value_range or said.value_range
+    details = opened.details
+    crop = details.crop if config.crop is None else config.crop
+    view = EvaluationView(model.backbone.config.size, crop, details.resize, details.interpolation)
+    value_range = config.loader.value_range or details.value_range
     loader = replace(config.loader, value_range=value_range)
     measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
     measured = measuring.run()

@@ -16,7 +16,7 @@ from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
-from beit.tasks.held_out import judged
+from beit.tasks.held_out import unlearned
 from beit.tasks.measurement import ClassPixels, SegmenterEvaluation, refuse_options
 from beit.tasks.task import Division
 from beit.weights.store import Artifact
@@ -31,15 +31,15 @@ def evaluate_segmenter(
 
     Images are read as the model carries it (`Details.inference`), but for the options given; the
     classes of the data must be the model's. Ignored pixels count nowhere. Of images without parts
-    those that the model learned from are left out: see `beit.tasks.held_out.judged`.
+    those that the model learned from are left out: see `beit.tasks.held_out.unlearned`.
     Raises ConfigError for a window that does not fit or options of classifiers, DataError for masks
     that do not fit.
     """
     refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
-    segmenter, asked, device = artifact.model, config.segmented, find_device(config.device)
+    segmenter, given, device = artifact.model, config.segmented, find_device(config.device)
     assert isinstance(segmenter, Segmenter)
     built = segmenter.backbone.config
-    inference = asked.inference(artifact.details.inference, flip=config.flip)
+    inference = given.inference(artifact.details.inference, flip=config.flip)
     if not inference.whole:
         window, stride = window_and_stride(built, inference.window, inference.stride)
         inference = replace(inference, window=window, stride=stride)
@@ -49,7 +49,7 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    data = SegmentationData(config.data, asked.masks, extra_split=config.split)
+    data = SegmentationData(config.data, given.masks, extra_split=config.split)
     only, note = _unlearned(artifact, model, config, data)
     source = data.part(config.split, classes=names, only=only)
     source.account.log()
@@ -97,7 +97,9 @@ def _unlearned(
         found = data.divide(split=split, seed=seed, known=details.classes)
         return found.train, found.validation
 
-    found = judged(model, details.trained, config.data, source, split=config.split, divide=divide)
+    found = unlearned(
+        model, details.trained, config.data, source, split=config.split, divide=divide
+    )
     return frozenset(found.source.key(at) for at in range(len(found.source))), found.note
 
 

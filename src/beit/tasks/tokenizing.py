@@ -140,7 +140,7 @@ def feature_bank(
 
 
 def teacher_of(config: TokenizerRunConfig) -> Teacher | None:
-    """Whom VQ-KD learns from. Raises ConfigError if nobody was named."""
+    """The teacher of VQ-KD. Raises ConfigError if none was named."""
     if not isinstance(config.tokenizer, VQKDConfig):
         return None
     if not config.teacher:
@@ -187,9 +187,9 @@ def _told_of_held_out(training: ImageSource, held_out: ImageSource) -> Iterator[
         )
 
 
-def hold_out(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
+def hold_out(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSource]:
     """Images to train on, and every n-th to measure on; with very few, all serve for both."""
-    every = round(1 / share) if share else 0
+    every = round(1 / fraction) if fraction else 0
     if not every or len(source) < 2 * every:
         return source, source
     indices = range(len(source))
