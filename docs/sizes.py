@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from beit.config import TokenizerRunConfig
+from beit.models.vit import VisionTransformer
 from beit.recipes import RECIPES
 from beit.tokenizers import build_tokenizer
 
@@ -25,10 +26,12 @@ def rows() -> list[str]:
             with torch.device("meta"):
                 if isinstance(config, TokenizerRunConfig):
                     part, what = config.tokenizer, f"{config.tokenizer.codes:,} codes"
+                    model = build_tokenizer(part)
                 else:
                     part = config.model
                     what = f"{part.depth} x {part.width}, patch {part.patch}"
-                count = sum(each.numel() for each in build_tokenizer(part).parameters())
+                    model = VisionTransformer(part)
+                count = sum(each.numel() for each in model.parameters())
             steps = config.training.steps
             images = steps * config.training.batch
             state = count * BYTES / GIB

@@ -1,6 +1,6 @@
 """Chains of training: a run that starts from another one starts where that one ended, and says so.
 
-What each kind of model keeps of each other is in `artifact/test_warm_start.py`; here are the verbs.
+What each kind of model keeps of each other is in `weights/test_warm_start.py`; here are the verbs.
 """
 
 from __future__ import annotations

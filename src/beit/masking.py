@@ -1,8 +1,8 @@
 """Samplers of masks: a grid and a generator in, bool [N] out.
 
 Section 2.3 and Algorithm 1 of the paper. The published code draws the aspect log-uniformly, and
-stops early when ten attempts fail, so that only two images of three reach the asked number; here
-that sampler has a name of its own, and the default reaches the number exactly (static shapes).
+stops early when ten attempts fail, so that only two images of three reach the requested number;
+here that sampler has a name of its own, and the default always reaches it (static shapes).
 """
 
 from __future__ import annotations

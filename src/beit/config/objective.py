@@ -91,5 +91,5 @@ class VisibleConfig(PretrainObjectiveConfig):
             not isinstance(masking, PublishedBlockMasking),
             "PublishedBlockMasking hides at most a number of patches, and a batch of visible ones "
             "needs the same number of each image",
-            "use a recipe with BlockMasking or UniformMasking, which hide exactly as many as asked",
+            "use a recipe with BlockMasking or UniformMasking, which hide exactly that number",
         )

@@ -33,7 +33,7 @@ class ServeConfig(Config):
     port: Annotated[int, Range(0, 65_535)] = 8080
     """0 takes a free one."""
     allow_host: tuple[str, ...] = ()
-    """Names under which it may be asked (the Host and Origin headers), beside those of loopback."""
+    """Host names that requests may use (Host and Origin headers), beside those of loopback."""
     batch: PositiveInt = 8
     """Most images that go through the model together."""
     wait: NonNegativeFloat = 0.005

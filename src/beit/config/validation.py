@@ -65,7 +65,8 @@ PositiveFraction = Annotated[float, Range(0, 1, above=True)]
 Crop = Annotated[float, Range(0.05, 1)]
 """Fraction of the side that a centre crop keeps."""
 FractionBelowOne = Annotated[float, Range(0, 1, below=True)]
-# What memory is asked for by: far above every published model, far below what ends a process.
+# These decide how much memory is allocated: far above every published model, far below what would
+# end the process.
 Width = Annotated[int, Range(1, 65_536)]
 """Channels, or the length of a vector."""
 Depth = Annotated[int, Range(1, 1_024)]

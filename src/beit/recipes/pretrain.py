@@ -247,8 +247,9 @@ def visible_small() -> PretrainRunConfig:
     """`small` as visible-only prediction, which is not BEiT: the backbone computes a quarter of the
     patches, two blocks of width 256 predict the tokens of the others.
 
-    Share hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or two
-    blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this size.
+    Fraction hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or
+    two blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this
+    size.
     """
     return _visible_only(small(), VisibleConfig())
 
@@ -259,22 +260,11 @@ def visible_tiny() -> PretrainRunConfig:
 
 
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
-    "small": small,
-    "base-in1k": base_in1k,
-    "base-in22k": base_in22k,
-    "base-plain-in1k": base_plain_in1k,
-    "large-plain-in1k": large_plain_in1k,
-    "base-v2-in1k": base_v2_in1k,
-    "base-v2-in1k-300": base_v2_in1k_300,
-    "large-v2-in1k": large_v2_in1k,
-    "large-v2-in1k-300": large_v2_in1k_300,
-    "ablation-beit": ablation_beit,
-    "ablation-uniform": ablation_uniform,
-    "ablation-pixels": ablation_pixels,
-    "ablation-pixels-uniform": ablation_pixels_uniform,
-    "ablation-all-tokens": ablation_all_tokens,
-    "ablation-no-masking": ablation_no_masking,
-    "tiny": tiny,
-    "visible-small": visible_small,
-    "visible-tiny": visible_tiny,
-}
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        small, base_in1k, base_in22k, base_plain_in1k, large_plain_in1k, base_v2_in1k,
+        base_v2_in1k_300, large_v2_in1k, large_v2_in1k_300, ablation_beit, ablation_uniform,
+        ablation_pixels, ablation_pixels_uniform, ablation_all_tokens, ablation_no_masking, tiny,
+        visible_small, visible_tiny,
+    )
+}  # fmt: skip

@@ -27,7 +27,7 @@ from beit.report.inputs import RunModel, batches, images_named, keys_of, open_mo
 from beit.report.markup import (
     Example,
     LabelBar,
-    Picture,
+    PageImage,
     Section,
     number,
     percent,
@@ -113,7 +113,7 @@ class Predicted(NamedTuple):
         reads, key = self.reads, self.keys[index]
         names = [reads.classes[label] for label in self.truth[index].nonzero().flatten().tolist()]
         alt = f"An image {'with' if reads.multi_label else 'of'} {', '.join(names)}"
-        shown = Picture(
+        shown = PageImage(
             to_rgb(image), alt if names else "An image without a label", key.rsplit("/", 1)[-1]
         )
         margin = float(self.margins[index])

@@ -20,7 +20,7 @@ from beit.report.page import RunKind, RunPage, without_images
 from beit.training.run_folder import read_run_config
 
 MOST_RUNS = 8
-"""As many as there are colours that can be told apart."""
+"""The number of colours that are easy to distinguish."""
 MOST_IMAGES = 6
 
 KindOf = Callable[[RunConfig], RunKind[Any]]
@@ -33,7 +33,7 @@ Cells = dict[str, dict[str, tuple[str, str]]]
 def read_runs(paths: Sequence[Path], kind_of: KindOf) -> Compared:
     """The runs by name; by path, where two have the same name.
 
-    Errors: ConfigError for more than can be told apart, RunFolderError if one is no run.
+    Errors: ConfigError for fewer than 2 or more than `MOST_RUNS`, RunFolderError if one is no run.
     """
     if not 2 <= len(paths) <= MOST_RUNS or len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError(

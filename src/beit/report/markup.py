@@ -16,7 +16,7 @@ SHARP_UP_TO = 96
 UNKNOWN = "?"
 
 
-class Picture(NamedTuple):
+class PageImage(NamedTuple):
     """An image of a page with its alternative text and its caption."""
 
     pixels: Rgb
@@ -51,8 +51,8 @@ class Example(NamedTuple):
     """One image: what a model is given and should say, what it makes of it, and how well."""
 
     key: str
-    given: tuple[Picture, ...]
-    made: tuple[Picture, ...] = ()
+    given: tuple[PageImage, ...]
+    made: tuple[PageImage, ...] = ()
     """The first one says most."""
     words: str = ""
     score: float = 0.0

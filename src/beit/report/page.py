@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The names of the images that a run's model can be asked about, and its answers to some."""
+    """The names of the images that a run's model can answer for, and its answers to some."""
 
     keys: Sequence[str] = ()
     of: Callable[[Sequence[str]], Mapping[str, Example]] = lambda _: {}
@@ -156,7 +156,7 @@ class RunPage:
         ]
 
     def named(self) -> dict[str, dict[str, str]]:
-        """The images that the run noted, with the reasons."""
+        """The images that the run listed (unreadable, several, shared), with the reasons."""
         names = ("unreadable", "several", "shared")
         return {name: read_reasons(self.run / f"{name}.jsonl") for name in names}
 

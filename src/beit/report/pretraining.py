@@ -36,7 +36,7 @@ from beit.objectives.reconstruction import (
 from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
-from beit.report.markup import Example, Picture, Section, number, percent, render
+from beit.report.markup import Example, PageImage, Section, number, percent, render
 from beit.report.page import Examples, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.run_folder import read_run_config
@@ -135,24 +135,24 @@ def _example(one: Reconstruction, found: Predicted) -> Example:
     image, grid = to_rgb(one.image), model.backbone.config.grid
     hidden = hide(image, one.hidden, grid)
     given = (
-        Picture(image, "The image", "image"),
-        Picture(hidden, "What the model sees", "model's input"),
+        PageImage(image, "The image", "image"),
+        PageImage(hidden, "What the model sees", "model's input"),
     )
     if tokenizer is None:
         pixels = to_rgb(unpatchify(one.filled, model.backbone))
-        made = [Picture(pixels, "Predicted pixels", "prediction")]
+        made = [PageImage(pixels, "Predicted pixels", "prediction")]
         return Example(
             one.key, given, tuple(made), f"squared error {number(-one.score)}", one.score
         )
     colours = "teal: the tokenizer's token, orange: another one"
     judged = judge(image, one.hidden, one.prediction == one.target, grid)
-    made = [Picture(judged, f"Right and wrong; {colours}", "right or wrong")]
+    made = [PageImage(judged, f"Right and wrong; {colours}", "right or wrong")]
     if tokenizer.can_decode:
         for name, tokens in (("Target", one.target), ("Prediction", one.filled)):
             decoded = to_rgb(decode_tokens(tokens, tokenizer))
-            made.append(Picture(decoded, f"{name} tokens decoded", f"{name.lower()}, decoded"))
+            made.append(PageImage(decoded, f"{name} tokens decoded", f"{name.lower()}, decoded"))
     filled = token_map(one.filled, grid, tokenizer.codes)
-    made.append(Picture(filled, "Predicted tokens as colours", "tokens"))
+    made.append(PageImage(filled, "Predicted tokens as colours", "tokens"))
     words = f"{percent(one.score)} of {int(one.hidden.sum())} tokens right"
     return Example(one.key, given, tuple(made), words, one.score)
 
@@ -204,9 +204,9 @@ def attention_section(
                 f"block {block}": of.mean(dim=0) for block, of in zip(blocks, weights, strict=True)
             }
             shown |= {f"head {head}": one for head, one in enumerate(weights[-1][:SINGLE_HEADS])}
-            framed = Picture(mark(image, patch, grid), "Image, query patch framed", "query")
+            framed = PageImage(mark(image, patch, grid), "Image, query patch framed", "query")
             rows.append(Example("", (framed, *(
-                Picture(heat(image, of, grid), f"Attention of {name}", name, COLOURS)
+                PageImage(heat(image, of, grid), f"Attention of {name}", name, COLOURS)
                 for name, of in shown.items()
             ))))  # fmt: skip
     body = render("attention.html.j2", rows=rows, last=blocks[-1])
@@ -300,8 +300,8 @@ def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path
         lines = []
         for one in _worth_showing(found.images, rows):
             example = _example(one, found)
-            pictures = (*example.given, *example.made[1:])
-            lines.append([_framed(each.pixels, config.model.size, zoom) for each in pictures])
+            shown = (*example.given, *example.made[1:])
+            lines.append([_framed(each.pixels, config.model.size, zoom) for each in shown])
         strip = np.concatenate([np.concatenate(line, axis=1) for line in lines])
         Image.fromarray(strip).save(handle, "PNG", optimize=True)
     return place

@@ -23,7 +23,7 @@ from beit.models.sliding import label_map
 from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
-from beit.report.markup import Example, Picture, Section, percent, render
+from beit.report.markup import Example, PageImage, Section, percent, render
 from beit.report.page import Examples, Figure, Finding, best_figure
 
 MOST_IMAGES = 48
@@ -51,8 +51,8 @@ class Predicted(NamedTuple):
         predicted = overlay_labels(image, self.predicted.numpy())
         return Example(
             self.key,
-            (Picture(image, f"Image {self.key}", "image"), Picture(mask, "Its mask", "mask")),
-            (Picture(predicted, "Its labels", "prediction"),),
+            (PageImage(image, f"Image {self.key}", "image"), PageImage(mask, "Its mask", "mask")),
+            (PageImage(predicted, "Its labels", "prediction"),),
             f"{percent(right)} right",
             right,
         )

@@ -24,7 +24,7 @@ from beit.objectives.targets import patchify
 from beit.report.charts import Chart, Line, draw, read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
-from beit.report.markup import UNKNOWN, Example, Picture, Section, number, percent, render
+from beit.report.markup import UNKNOWN, Example, PageImage, Section, number, percent, render
 from beit.report.page import Examples, Figure, Finding
 from beit.tokenizers.base import VisualTokenizer
 
@@ -109,21 +109,21 @@ def _example(one: Encoded, tokenizer: VisualTokenizer) -> Example:
     words, made = f"{len(one.tokens.unique())} different codes", []
     if one.decoded is not None:
         words = f"{one.psnr:.1f} dB, {words}"
-        made = [Picture(to_rgb(one.decoded), "Decoded from its tokens", "decoded")]
+        made = [PageImage(to_rgb(one.decoded), "Decoded from its tokens", "decoded")]
     tokens = token_map(one.tokens, tokenizer.grid, tokenizer.codes)
-    made.append(Picture(tokens, "The tokens, a colour per code", "tokens"))
-    image = Picture(to_rgb(one.image), "The image", "image")
+    made.append(PageImage(tokens, "The tokens, a colour per code", "tokens"))
+    image = PageImage(to_rgb(one.image), "The image", "image")
     return Example(one.key, (image,), tuple(made), words, one.psnr)
 
 
-def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[Picture]:
+def _codes(found: Vocabulary, tokenizer: VisualTokenizer) -> Iterable[PageImage]:
     """The mean patch of the most used codes."""
     channels, stride = tokenizer.config.channels, tokenizer.config.downsampling
     for code in found.most_used(CODES_SHOWN):
         part = int(found.counts[code]) / int(found.counts.sum())
         words = f"{part:.0%}" if part >= 0.01 else "<1%"
         patch = to_rgb(found.means[code].reshape(channels, stride, stride))
-        yield Picture(patch, f"Mean patch of code {code}, {words} of the tokens", words)
+        yield PageImage(patch, f"Mean patch of code {code}, {words} of the tokens", words)
 
 
 def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
@@ -148,7 +148,7 @@ def sections(run: Path, config: TokenizerRunConfig) -> list[Section]:
         found=found,
         codes=tokenizer.codes,
         usage=draw(_usage(found)),
-        pictures=list(_codes(found, tokenizer)),
+        images=list(_codes(found, tokenizer)),
     )
     title = "Images from their tokens" if tokenizer.can_decode else "Images and their tokens"
     return [
@@ -277,7 +277,7 @@ class ComparedTokenizer(NamedTuple):
             decoded = [to_rgb(image) for image in self.painted]
             kinds.append(("Decoded from its tokens", "from its tokens", decoded))
         return [
-            Example("", tuple(Picture(pixels, alt, caption) for pixels in images))
+            Example("", tuple(PageImage(pixels, alt, caption) for pixels in images))
             for alt, caption, images in kinds
         ]
 

@@ -111,7 +111,7 @@ class OwnAnswer(RootModel[dict[str, Any]]):
 
 
 class Form(NamedTuple):
-    """How an ability is asked and answered."""
+    """The options and the answer of an ability."""
 
     answer: type[BaseModel]
     options: type[ModelOption] = ModelOption

@@ -97,7 +97,7 @@ class Supervisor:
         self, ability: str, name: str | None, options: Mapping[str, Any], data: bytes
     ) -> Answer:
         """What a model answers. Raises as `find` and `ModelProcess.ask` do."""
-        model = self.find(ability, name)  # of the very process that is asked: nothing waits between
+        model = self.find(ability, name)  # of the process that answers: no await in between
         answer = await self._process.ask(model["name"], ability, options, data)
         return Answer(answer, model["version"])
 

@@ -2,7 +2,7 @@
 
 What shapes do not show (the pixel statistics, the heads of a backbone without relative bias, the
 sides of a grid that is not square) comes from whoever opens the file, from the configuration beside
-it, or is the convention of the family; each such choice is noted.
+it, or is the convention of the family; each such choice is logged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The entrance for weights: an artifact of ours, or any released file of the BEiT family.
 
 The road of a foreign file: fetch, read (`foreign`), detect, build; each step returns what the next
-one takes, and what it assumed is noted in the artifact.
+one takes, and its assumptions are notes of the artifact.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
 
 
 def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifact:
-    """The model of another library's file or folder, with all that was noted on the way."""
+    """The model of another library's file or folder, with the notes on how it was read."""
     foreign = read_foreign(fetched.path, reference)
     if fetched.sha256 and foreign.sha256 not in ("", fetched.sha256):
         raise CheckpointError(

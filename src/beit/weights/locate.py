@@ -76,7 +76,7 @@ class Located(NamedTuple):
 def locate(tensors: Tensors) -> Located | None:
     """Find the network; None where nothing could be one of the BEiT family.
 
-    Of several, such as a model and its average, one is taken, and the others are noted.
+    Of several, such as a model and its average, one is taken, and the notes name the others.
     """
     for naming, anchor in ANCHORS:
         roots = sorted({found["root"] for found in map(anchor.fullmatch, tensors) if found})
