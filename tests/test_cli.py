@@ -274,10 +274,8 @@ def test_every_recipe_is_a_documented_valid_config(verb, name):
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_small_recipes_build(verb, name):
     config = find_recipe(verb, name, KINDS[verb])
-    if isinstance(config, TokenizerRunConfig):
-        model = build_tokenizer(config.tokenizer)
-    else:
-        model = VisionTransformer(config.model)
+    trains = isinstance(config, TokenizerRunConfig)
+    model = build_tokenizer(config.tokenizer) if trains else VisionTransformer(config.model)
     assert sum(parameter.numel() for parameter in model.parameters()) > 1000
 
 
