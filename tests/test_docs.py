@@ -16,7 +16,7 @@ import beit
 from beit.cli import main
 from beit.config.tree import TYPES
 from beit.recipes import RECIPES
-from beit.recipes.probe import RECIPES as PROBES
+from beit.recipes.finetune import PROBES
 from segmented_folder import write_folder
 
 DOCS = Path(__file__).parents[1] / "docs"

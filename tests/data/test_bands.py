@@ -14,7 +14,7 @@ from PIL import Image
 
 from beit.data.decode import decode, read_header
 from beit.data.pixel_types import UnreadableError
-from beit.doctor.finding import Finding
+from beit.doctor import Finding
 from beit.doctor.images import check_images
 
 BANDS = 8

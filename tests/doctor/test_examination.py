@@ -16,13 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from beit import doctor
 from beit.cli import doctor as doctor_verb
 from beit.cli import main
 from beit.config.serve import ServeConfig
 from beit.data.file_types import FORMATS
-from beit.doctor import environment
-from beit.doctor.finding import Finding, must_hold
+from beit.doctor import Finding, environment, must_hold
 from beit.doctor.images import check_images, suggest
 from beit.errors import DataError, ResourceError
 
@@ -94,8 +92,7 @@ def test_the_commands_of_the_page(capsys, class_folders, tmp_path, monkeypatch):
 
 
 def test_the_port_is_that_of_the_server():
-    for function in (doctor_verb.examine, doctor.examine):
-        assert signature(function).parameters["port"].default == ServeConfig().port
+    assert signature(doctor_verb.examine).parameters["port"].default == ServeConfig().port
 
 
 def test_a_port_that_is_in_use():

@@ -13,11 +13,11 @@ from PIL import Image
 from beit.errors import CheckpointError, ResourceError, RunFolderError
 from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import Budget
-from beit.recipes.probe import tiny
+from beit.recipes.finetune import probe_tiny
 from beit.recipes.studies import ClassificationPlan, classification
 from beit.studies import packages, stages, tiles
-from beit.studies.classification import blocks_as_markdown, study_classification
 from beit.studies.packages import make_characters
+from beit.studies.transfer import blocks_as_markdown, study_classification
 from beit.tokenizers import build_tokenizer
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE, VAE
@@ -60,7 +60,7 @@ def brief() -> ClassificationPlan:
     budget = Budget(per_class=2, steps=10, seeds=2, pretrained_lr=1e-3, scratch_lr=2e-3)
     return replace(
         plan,
-        probe=replace(tiny(), crop=1.0, loader=plan.probe.loader),
+        probe=replace(probe_tiny(), crop=1.0, loader=plan.probe.loader),
         finetune=replace(plan.finetune, training=training),
         budgets=(budget, replace(budget, per_class=None, seeds=1)),
     )

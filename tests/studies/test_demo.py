@@ -12,7 +12,7 @@ import pytest
 from beit.errors import RunFolderError
 from beit.recipes.demo import Budget, DemoPlan, full, short
 from beit.studies import stages, tiles
-from beit.studies.demo import Demo
+from beit.studies.demo import run_demo
 from beit.studies.stages import ARMS, Row, arm_config, as_markdown
 
 
@@ -50,7 +50,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
     world: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tiny_plan()
-    rows = Demo(tmp_path, plan).run()
+    rows = run_demo(tmp_path, plan)
     methods = ["fine-tuned", "frozen, nearest neighbours", "frozen, linear"]
     assert [(row.method, row.labels) for row in rows] == [
         (method, labels) for method in methods for labels in ("2", "all")
@@ -66,9 +66,9 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
     ]
     for verb in ("tokenizer", "pretrain", "finetune"):
         monkeypatch.setattr(stages.tasks, verb, lambda *_, **__: pytest.fail("done already"))
-    assert Demo(tmp_path, plan).run() == rows
+    assert run_demo(tmp_path, plan) == rows
     with pytest.raises(RunFolderError, match="another length"):
-        Demo(tmp_path, full()).run()
+        run_demo(tmp_path, full())
 
 
 def test_both_arms_share_everything_but_start_and_rates(tmp_path: Path) -> None:

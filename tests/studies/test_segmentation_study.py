@@ -13,8 +13,8 @@ from PIL import Image
 from beit.models.heads import MaskedImageModel
 from beit.recipes.studies import SegmentationPlan, segmentation
 from beit.studies import stages, tiles
-from beit.studies.segmentation import study_segmentation
 from beit.studies.tiles import CLASSES, REGION, find_regions, group_of, make_regions
+from beit.studies.transfer import study_segmentation
 from beit.weights.store import Details, save_artifact
 from miniature import BACKBONE
 
@@ -33,10 +33,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
 def brief() -> SegmentationPlan:
     plan = segmentation()
     heads = {
-        name: replace(config, training=replace(config.training, steps=2, batch=4, warmup_steps=1))
+        name: replace(config, training=replace(config.training, batch=4))
         for name, config in plan.heads.items()
     }
-    return replace(plan, heads=heads, seeds=2)
+    return replace(plan, heads=heads, budget=replace(plan.budget, steps=2, seeds=2))
 
 
 def test_zones_become_five_classes() -> None:

@@ -22,12 +22,12 @@ def demo(out: str = "demo", full: bool = False) -> None:
     from beit.claim import claim_folder
     from beit.recipes.demo import full as full_plan
     from beit.recipes.demo import short as short_plan
-    from beit.studies.demo import Demo
+    from beit.studies.demo import run_demo
     from beit.studies.stages import as_markdown
 
     folder = Path(out)
     with claim_folder(folder):
-        rows = Demo(folder, full_plan() if full else short_plan()).run()
+        rows = run_demo(folder, full_plan() if full else short_plan())
     labels = "5" if not full else "all"
     image = next((folder / "tiles" / "labelled" / "test").rglob("*.png"))
     print(
@@ -77,12 +77,12 @@ def compare(task: str, folder: Path, init: str) -> None:
         print(f"\nTest accuracy in per cent\n\n{targets_as_markdown(found)}")
         return
     if task == "segmentation":
-        from beit.studies.segmentation import study_segmentation
+        from beit.studies.transfer import study_segmentation
 
         rows = study_segmentation(folder, recipes.segmentation(), init=init)
         print(f"\nMean IoU in per cent on test\n\n{as_markdown(rows)}")
         return
-    from beit.studies.classification import blocks_as_markdown, study_classification
+    from beit.studies.transfer import blocks_as_markdown, study_classification
 
     for name, result in study_classification(folder, recipes.classification(), init=init).items():
         print(

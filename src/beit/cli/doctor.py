@@ -9,6 +9,7 @@ import tyro
 from beit.cli.options import LabelFile, call, check_subcommand
 from beit.config.data import BY_HEADINGS, FolderConfig, Reading
 from beit.config.serve import ServeConfig
+from beit.errors import ConfigError
 
 
 def doctor(args: list[str]) -> None:
@@ -50,19 +51,19 @@ def examine(
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.doctor import examine as look
-    from beit.doctor.finding import must_hold, print_json, print_table
+    if not (0 < port < 65536 and channels > 0 and size >= 0 and sample > 0):
+        raise ConfigError(
+            f"port is {port}, channels {channels}, size {size}, sample {sample}",
+            remedy="use a port below 65536 and numbers above 0",
+        )
+    from beit.doctor import must_hold, print_json, print_table
+    from beit.doctor.environment import check_environment
+    from beit.doctor.images import check_images
 
-    found = look(
-        data=data,
-        out=out,
-        compile=not skip_compile,
-        port=port,
-        channels=channels,
-        size=size,
-        sample=sample,
-        reading=Reading(FolderConfig(class_level=class_level), label_file),
-    )
+    found = list(check_environment(out, port, compile=not skip_compile))
+    if data:
+        reading = Reading(FolderConfig(class_level=class_level), label_file)
+        found += check_images(data, channels=channels, sample=sample, size=size, reading=reading)
     (print_json if format == "json" else print_table)(found)
     must_hold(found)
 

@@ -8,8 +8,8 @@ from typing import Literal
 from beit.cli.options import Artifact, call, value_of
 from beit.config import EvaluateConfig, ProbeConfig
 from beit.errors import ConfigError
-from beit.recipes import DEFAULT
-from beit.recipes.probe import RECIPES, find_probe
+from beit.recipes import DEFAULT, find_recipe
+from beit.recipes.finetune import PROBES
 from beit.terminal import print_lines
 
 PLAIN = EvaluateConfig()
@@ -39,12 +39,12 @@ def evaluate(
 
 def probe(args: list[str]) -> None:
     """Find the block with the best frozen features: linear, nearest neighbours, attentive."""
-    if args[:1] and args[0] in RECIPES and not Path(args[0]).exists():
+    if args[:1] and args[0] in PROBES and not Path(args[0]).exists():
         raise ConfigError(
             f"{args[0]} is a recipe, and no model",
             remedy=f"of this verb a recipe is an option: beit probe MODEL --recipe {args[0]} ...",
         )
-    default = find_probe(value_of("--recipe", args) or DEFAULT)
+    default = find_recipe("probe", value_of("--recipe", args) or DEFAULT, ProbeConfig)
 
     def command(artifact: Artifact, config: ProbeConfig = default) -> None:
         """Measure what the frozen features of every block are worth.

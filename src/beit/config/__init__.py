@@ -6,12 +6,14 @@ from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, ProbeConfig, 
 from beit.config.masking import (
     BlockMasking,
     FixedMasking,
+    MaskedConfig,
     MaskingConfig,
+    PretrainObjectiveConfig,
     PublishedBlockMasking,
     UniformMasking,
+    VisibleConfig,
 )
 from beit.config.model import SIZES, VisionTransformerConfig, sized
-from beit.config.objective import MaskedConfig, PretrainObjectiveConfig, VisibleConfig
 from beit.config.runs import (
     AggregationConfig,
     FinetuneRunConfig,

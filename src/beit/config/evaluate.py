@@ -26,7 +26,7 @@ class ClassifiedConfig(Config):
     """What only a classifier takes."""
 
     crop: Crop | None = None
-    """Share of the side that the centre crop keeps; the model's own by default."""
+    """Fraction of the side that the centre crop keeps; the model's own by default."""
     size: Sides | None = None
     """Height and width in pixels; the model's own by default."""
     class_level: int | None = None
@@ -120,15 +120,15 @@ class ProbeConfig(Config):
     out: str = ""
     """Folder for probe.json and probe.html."""
     crop: Crop | None = None
-    """Share of the side that the centre crop keeps; the model's own by default."""
+    """Fraction of the side that the centre crop keeps; the model's own by default."""
     folders: FolderConfig = field(default_factory=FolderConfig)
     split: Fraction = 0.2
-    """Share of each class held out for validation where there is no val/."""
+    """Fraction of each class held out for validation where there is no val/."""
     multi_label: bool = False
     """Take the same file in several class folders, or named several times in a list, for one image
     with several labels."""
     seed: NonNegativeInt = 0
-    """Decides the held-out share, the order of the images, and which few labels are used."""
+    """Decides the held-out fraction, the order of the images, and which few labels are used."""
     learning_rates: tuple[PositiveFloat, ...] = (1e-3, 4e-3, 1e-2)
     """Learning rates of the linear and the attentive probes, all tried."""
     epochs: PositiveInt = 100

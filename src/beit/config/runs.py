@@ -13,9 +13,8 @@ from beit.config.data import (
     Reading,
     ViewConfig,
 )
-from beit.config.masking import BlockMasking, MaskingConfig
+from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
 from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (
@@ -47,11 +46,11 @@ class ReconstructConfig(TokenizerObjectiveConfig):
     final_temperature: PositiveFloat = 1 / 16
     """Gumbel-softmax temperature once annealed (DALL-E, appendix A.2)."""
     annealing: Fraction = 0.5
-    """Share of the run over which the temperature falls, on a cosine."""
+    """Fraction of the run over which the temperature falls, on a cosine."""
     kl_weight: NonNegativeFloat = 0.0
     """Weight of the KL to the uniform code distribution, nats per token, beside the mean loss."""
     kl_warmup: Fraction = 0.1
-    """Share of the run over which the KL weight rises."""
+    """Fraction of the run over which the KL weight rises."""
     balance_weight: NonNegativeFloat = 0.0
     """Weight of ln K minus the entropy of the batch's mean code distribution: against collapse."""
     revive_every: NonNegativeInt = 100
@@ -146,7 +145,7 @@ class TokenizerRunConfig(RunConfig):
     views: ViewConfig = field(default_factory=ViewConfig)
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: Fraction = 0.05
-    """Share of the images kept aside to measure reconstruction and code usage on."""
+    """Fraction of the images kept aside to measure reconstruction and code usage on."""
 
     @property
     def reading(self) -> Reading:
@@ -208,7 +207,7 @@ class PretrainRunConfig(RunConfig):
     """Most images per part that the online nearest-neighbour score reads; 0 switches it off."""
     folders: FolderConfig = field(default_factory=FolderConfig)
     evaluation_crop: Crop = 0.875
-    """Share of the side kept by the centre crop of the nearest-neighbour score."""
+    """Fraction of the side kept by the centre crop of the nearest-neighbour score."""
 
     @property
     def reading(self) -> Reading:
@@ -251,7 +250,7 @@ class FinetuneRunConfig(RunConfig):
     folders: FolderConfig = field(default_factory=FolderConfig)
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: Fraction = 0.2
-    """Share of each class kept for validation when the data has no `val` folder."""
+    """Fraction of each class kept for validation when the data has no `val` folder."""
     per_class: PositiveInt | None = None
     """Use only this many labelled images per class, drawn by `subset_seed`."""
     subset_seed: NonNegativeInt = 0
@@ -260,7 +259,7 @@ class FinetuneRunConfig(RunConfig):
     """Take the same file in several class folders (linked or copied), or named several times in a
     list, for one image with several labels. Label files with several labels need no option."""
     evaluation_crop: Crop | None = None
-    """Share of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+    """Fraction of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
 
     @property
     def crop(self) -> float:

@@ -125,7 +125,7 @@ class QuantisedConfig(TokenizerConfig):
     codebook_width: Width = 32
     """Length of a code's vector."""
     codebook_decay: Fraction = 0.99
-    """Decay of the moving averages that the codes and their shares are."""
+    """Decay of the moving averages that the codes and their frequencies are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,56 +1,59 @@
-"""The doctor: everything that it examines, in the order in which it reports."""
+"""The doctor: what it found of this machine and of images, line by line."""
 
 from __future__ import annotations
 
-from beit.config.data import AS_RECOGNISED, Reading
-from beit.config.serve import ServeConfig
-from beit.doctor import environment
-from beit.doctor.agreement import check_agreement
-from beit.doctor.finding import Finding
-from beit.doctor.images import check_images
-from beit.errors import ConfigError
+import json
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-TORCHRUN = 29500
-"""The port at which the processes of one `torchrun` meet by default."""
+from rich.table import Table
+from rich.text import Text
+
+from beit.errors import DataError, ResourceError
+from beit.terminal import print_tables, printable_lines
+
+Level = Literal["ok", "warn", "fail"]
+COLOURS: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-def examine(
-    *,
-    data: str = "",
-    out: str = "runs",
-    compile: bool = True,  # noqa: A002 (the name of the option)
-    port: int = ServeConfig.port,
-    channels: int = 3,
-    size: int = 0,
-    sample: int = 2000,
-    reading: Reading = AS_RECOGNISED,
-) -> list[Finding]:
-    """Examine this machine and, if given, images. Nothing is changed and nothing left behind.
+class Finding(NamedTuple):
+    """One line: how it stands, what was examined, what was found, what to change."""
 
-    The arguments are the options of `beit doctor`. Raises ConfigError for ones that make no sense.
-    """
-    if not (0 < port < 65536 and channels > 0 and size >= 0 and sample > 0):
-        raise ConfigError(
-            f"port is {port}, channels {channels}, size {size}, sample {sample}",
-            remedy="use a port below 65536 and numbers above 0",
-        )
-    return [
-        *environment.check_versions(),
-        *environment.check_extras(),
-        *environment.check_gpus(),
-        *environment.check_bfloat16(),
-        *(environment.check_compile() if compile else ()),
-        *environment.check_decoder(),
-        *environment.check_threads(),
-        *environment.check_memory(),
-        *environment.check_open_files(),
-        *check_agreement(environment.device()),
-        *environment.check_disk(out),
-        *environment.check_port(port, "beit serve"),
-        *environment.check_port(TORCHRUN, "torchrun"),
-        *(
-            check_images(data, channels=channels, sample=sample, size=size, reading=reading)
-            if data
-            else ()
-        ),
-    ]
+    level: Level
+    subject: str
+    found: str
+    change: str = ""
+    about: Literal["environment", "images"] = "environment"
+
+
+def judge(subject: str, found: str, change: str = "", level: Level = "warn") -> Finding:
+    """A finding that is ok unless something should be changed; then it has this level."""
+    return Finding(level if change else "ok", subject, found, change)
+
+
+def print_table(findings: Sequence[Finding]) -> None:
+    """A table for people; what to change stands below what was found."""
+    table = Table("", "examined", "found", box=None, pad_edge=False)
+    for one in findings:
+        words = Text(printable_lines(one.found))
+        if one.change:
+            words.append(f"\n-> {printable_lines(one.change)}", style="dim")
+        table.add_row(Text(one.level, style=COLOURS[one.level]), Text(one.subject), words)
+    print_tables(table)
+
+
+def print_json(findings: Sequence[Finding]) -> None:
+    """One JSON object: the worst level, and every finding."""
+    worst = max((one.level for one in findings), key=list(COLOURS).index, default="ok")
+    rows = [one._asdict() for one in findings]
+    print(json.dumps({"level": worst, "findings": rows}, indent=1))
+
+
+def must_hold(findings: Sequence[Finding]) -> None:
+    """Raises ResourceError if the environment has a fault, else DataError if the images have."""
+    failed = [one for one in findings if one.level == "fail"]
+    environment = [one for one in failed if one.about == "environment"]
+    kind = ResourceError if environment else DataError
+    if failed:
+        named = ", ".join(one.subject for one in environment or failed)
+        raise kind(f"checks failed: {named}", remedy="follow the advice on the lines marked fail")

@@ -22,7 +22,7 @@ from beit.config import (
     TrainingConfig,
     VisionTransformerConfig,
 )
-from beit.doctor.finding import Finding
+from beit.doctor import Finding
 from beit.masked_patches import MaskedPatches
 from beit.models.attention import Backend, attention_by
 from beit.models.heads import MaskedImageModel

@@ -27,7 +27,8 @@ from PIL import Image
 from beit.data.decode import decode
 from beit.data.file_types import FORMATS
 from beit.data.pixel_types import UnreadableError
-from beit.doctor.finding import Finding, Level, judge
+from beit.doctor import Finding, Level, judge
+from beit.doctor.agreement import check_agreement
 from beit.hardware import cores, multiplies_bfloat16
 from beit.training.device import compiler_problem
 
@@ -50,6 +51,32 @@ SLOW_DISK = 50e6
 """Bytes per second: a checkpoint of a base model (about 1 GB) takes 20 seconds."""
 WRITTEN = 64 * 2**20
 CGROUP = Path("/sys/fs/cgroup")
+TORCHRUN = 29500
+"""The port at which the processes of one `torchrun` meet by default."""
+
+
+def check_environment(
+    out: str,
+    port: int,
+    *,
+    compile: bool,  # noqa: A002 (the name of the option)
+) -> Iterator[Finding]:
+    """Everything that is examined of this machine, in the order in which it is reported. Nothing
+    is changed and nothing left behind."""
+    yield from check_versions()
+    yield from check_extras()
+    yield from check_gpus()
+    yield from check_bfloat16()
+    if compile:
+        yield from check_compile()
+    yield from check_decoder()
+    yield from check_threads()
+    yield from check_memory()
+    yield from check_open_files()
+    yield from check_agreement(device())
+    yield from check_disk(out)
+    yield from check_port(port, "beit serve")
+    yield from check_port(TORCHRUN, "torchrun")
 
 
 def device() -> torch.device:
@@ -255,7 +282,7 @@ def check_memory() -> Iterator[Finding]:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return  # not Linux: nothing can be said
+        return  # not Linux
     change = "use fewer --workers and --cache False, and end other work"
     yield judge("memory", f"{free / GIB:.1f} GiB free", change if free < LITTLE_MEMORY else "")
     if SHARED.is_dir():

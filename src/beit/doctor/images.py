@@ -17,7 +17,7 @@ from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
-from beit.doctor.finding import Finding, Level, judge
+from beit.doctor import Finding, Level, judge
 from beit.errors import BeitError
 from beit.recipes import RECIPES
 

@@ -184,7 +184,8 @@ def must_be_readable(unreadable: Sequence[str]) -> None:
     if unreadable:
         raise DataError(
             f"not answered, as they cannot be read: {quoted(list(unreadable))}",
-            remedy="repair or convert these files, or leave them out; all others were answered",
+            remedy="the reason stands beside each: correct its path, repair or convert it, or "
+            "leave it out; all others were answered",
         )
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from beit.config.masking import VisibleConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.objective import VisibleConfig
 from beit.errors import ConfigError
 from beit.masked_patches import Mask, read_mask
 from beit.models.heads import BackboneModel, PretrainedBackbone

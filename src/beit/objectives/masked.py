@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
-from beit.config.objective import MaskedConfig, PretrainObjectiveConfig
+from beit.config.masking import MaskedConfig, PretrainObjectiveConfig
 from beit.errors import ConfigError
 from beit.masked_patches import MaskedPatches
 from beit.models.heads import MaskedImageModel

@@ -10,12 +10,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from beit.config import ProbeConfig, RunConfig
 from beit.config.plugins import call_outside, find_outside
-from beit.config.runs import RunConfig
 from beit.errors import ConfigError, nearest
 from beit.recipes import finetune, pretrain, segment, tokenizers
+from beit.recipes.finetune import PROBES
 
-Run = TypeVar("Run", bound=RunConfig)
+Recipe = TypeVar("Recipe", bound=RunConfig | ProbeConfig)
 Recipes = Mapping[str, Callable[[], RunConfig]]
 
 RECIPES: dict[str, Recipes] = {
@@ -27,12 +28,12 @@ RECIPES: dict[str, Recipes] = {
 DEFAULT = "small"
 
 
-def find_recipe(verb: str, name: str, kind: type[Run]) -> Run:
+def find_recipe(verb: str, name: str, kind: type[Recipe]) -> Recipe:
     """The config of a recipe of this package, or of `module:function`.
 
     Raises ConfigError for an unknown name, or a function that returns another kind of config.
     """
-    recipes = RECIPES[verb]
+    recipes: Mapping[str, Callable[[], object]] = PROBES if verb == "probe" else RECIPES[verb]
     if name in recipes:
         function = recipes[name]
     elif ":" in name:

@@ -69,6 +69,15 @@ def base_in22k() -> PretrainRunConfig:
     )
 
 
+def _on_in1k(size: str) -> VisionTransformerConfig:
+    return replace(sized(size), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def _plain(model: VisionTransformerConfig) -> VisionTransformerConfig:
+    """The ViT of tables 1 to 4."""
+    return replace(model, relative_position="none", absolute_position=True, layer_scale=None)
+
+
 def base_in1k() -> PretrainRunConfig:
     """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2).
 
@@ -78,7 +87,7 @@ def base_in1k() -> PretrainRunConfig:
     config = base_in22k()
     return replace(
         config,
-        model=replace(config.model, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        model=_on_in1k("base"),
         training=replace(
             config.training,
             steps=800 * IMAGENET_1K_EPOCH,
@@ -96,10 +105,7 @@ def base_plain_in1k() -> PretrainRunConfig:
     patches and draws aspects uniformly.
     """
     config = base_in1k()
-    plain = replace(
-        config.model, relative_position="none", absolute_position=True, layer_scale=None
-    )
-    return replace(config, model=plain)
+    return replace(config, model=_plain(config.model))
 
 
 def large_plain_in1k() -> PretrainRunConfig:
@@ -108,16 +114,8 @@ def large_plain_in1k() -> PretrainRunConfig:
     No command was released; all else is as for `base-plain-in1k`.
     """
     config = base_plain_in1k()
-    large = replace(
-        sized("large"),
-        relative_position="none",
-        absolute_position=True,
-        layer_scale=None,
-        drop_path=0.1,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-    return replace(config, model=large, training=replace(config.training, clip=1.0))
+    training = replace(config.training, clip=1.0)
+    return replace(config, model=_plain(_on_in1k("large")), training=training)
 
 
 def _ablation(config: PretrainRunConfig) -> PretrainRunConfig:
@@ -181,8 +179,8 @@ def base_v2_in1k_300() -> PretrainRunConfig:
 def large_v2_in1k() -> PretrainRunConfig:
     """BEiT v2 large, 1600 epochs: block 21 of 24, layer scale 1e-5; 87.3 (PRETRAINING.md)."""
     config = base_v2_in1k()
-    large = replace(sized("large"), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return replace(config, model=large, aggregation=AggregationConfig(early_layer=21))
+    aggregation = AggregationConfig(early_layer=21)
+    return replace(config, model=_on_in1k("large"), aggregation=aggregation)
 
 
 def large_v2_in1k_300() -> PretrainRunConfig:
@@ -247,8 +245,9 @@ def visible_small() -> PretrainRunConfig:
     """`small` as visible-only prediction, which is not BEiT: the backbone computes a quarter of the
     patches, two blocks of width 256 predict the tokens of the others.
 
-    Share hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or two
-    blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this size.
+    Fraction hidden and light decoder as in MAE (arXiv:2111.06377, section 4.1 and table 1: one or
+    two blocks fine-tune as well as eight), with visual tokens for pixels; not run by us at this
+    size.
     """
     return _visible_only(small(), VisibleConfig())
 
@@ -259,22 +258,11 @@ def visible_tiny() -> PretrainRunConfig:
 
 
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
-    "small": small,
-    "base-in1k": base_in1k,
-    "base-in22k": base_in22k,
-    "base-plain-in1k": base_plain_in1k,
-    "large-plain-in1k": large_plain_in1k,
-    "base-v2-in1k": base_v2_in1k,
-    "base-v2-in1k-300": base_v2_in1k_300,
-    "large-v2-in1k": large_v2_in1k,
-    "large-v2-in1k-300": large_v2_in1k_300,
-    "ablation-beit": ablation_beit,
-    "ablation-uniform": ablation_uniform,
-    "ablation-pixels": ablation_pixels,
-    "ablation-pixels-uniform": ablation_pixels_uniform,
-    "ablation-all-tokens": ablation_all_tokens,
-    "ablation-no-masking": ablation_no_masking,
-    "tiny": tiny,
-    "visible-small": visible_small,
-    "visible-tiny": visible_tiny,
-}
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        small, base_in1k, base_in22k, base_plain_in1k, large_plain_in1k, base_v2_in1k,
+        base_v2_in1k_300, large_v2_in1k, large_v2_in1k_300, ablation_beit, ablation_uniform,
+        ablation_pixels, ablation_pixels_uniform, ablation_all_tokens, ablation_no_masking, tiny,
+        visible_small, visible_tiny,
+    )
+}  # fmt: skip

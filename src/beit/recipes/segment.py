@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from beit.config import (
     InferenceConfig,
     JointConfig,
     LinearHeadConfig,
     MaskConfig,
+    SegmentationHeadConfig,
     SegmentRunConfig,
     SETRConfig,
     TrainingConfig,
@@ -23,13 +25,13 @@ from beit.config import (
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
-from beit.recipes.finetune import for_finetuning
+from beit.recipes.finetune import for_finetuning, from_row
 
 
 def for_segmenting(
     backbone: VisionTransformerConfig, recipe: SegmentRunConfig
 ) -> VisionTransformerConfig:
-    """The backbone as a recipe wants it: a table per block, and the recipe's crop, of which each
+    """The backbone as a recipe has it: a table per block, and the recipe's crop, of which each
     side is brought to the nearest multiple of the patch.
 
     Pixel statistics are the backbone's own, unless the recipe has ImageNet's, for three channels:
@@ -44,34 +46,79 @@ def for_segmenting(
     return model
 
 
-def _published(
-    name: str,
-    side: int,
-    *,
-    lr: float,
-    layer_decay: float,
-    drop_path: float,
-    layer_scale: float = 0.1,
-) -> SegmentRunConfig:
+class Row(NamedTuple):
+    """One published segmenter. What no row says is the same in all of them (`build`)."""
+
+    backbone: str
+    crop: int
+    lr: float
+    layer_decay: float
+    drop_path: float
+    layer_scale: float
+    source: str
+    """What it starts from and, where they are published, the mIoU to expect and where it is from;
+    the description of the recipe."""
+    head: SegmentationHeadConfig = UperNetConfig()
+
+
+B, L = "base", "large"
+PUBLISHED: dict[str, Row] = {
+    "base-ade20k": Row(B, 512, 7e-4, 0.65, 0.1, 0.1,
+        "Self-supervised base on ADE20K, UperNet: crop 512, lr 7e-4, layer decay 0.65, drop path "
+        "0.1.\n\n    The file's name ends in `_pt`; its result is not in the README.\n    "),
+    "base-ade20k-22k": Row(B, 512, 3e-5, 0.9, 0.1, 0.1,
+        "Base tuned on ImageNet-22k, on ADE20K, UperNet: crop 512, lr 3e-5, layer decay 0.9."),
+    "base-640-ade20k-22k": Row(B, 640, 3e-5, 0.9, 0.1, 0.1,
+        "The same with crop 640: 53.6 mIoU, 54.2 with multi-scale and flip (README)."),
+    "large-ade20k-22k": Row(L, 512, 2e-5, 0.95, 0.2, 1e-6,
+        "Large tuned on ImageNet-22k, on ADE20K: crop 512, lr 2e-5, layer decay 0.95, drop path "
+        ".2."),
+    "large-640-ade20k-22k": Row(L, 640, 2e-5, 0.95, 0.2, 1e-6,
+        """The same with crop 640: 56.7 mIoU, 57.0 with multi-scale and flip (README).
+
+    Its 320,000 iterations and 3,000 of warm-up each hold half a batch: 160,000 and 1,500 updates.
+    """),
+    "base-setr-ade20k": Row(B, 512, 1e-3, 0.65, 0.1, 0.1,
+        """Self-supervised base on ADE20K with the paper's SETR-PUP head: lr 1e-3 (tables 3 and 14).
+
+    Not released; the pipeline is that of the released configs, which resize positions otherwise
+    than table 14: by its spline, not bilinearly.
+    """, head=SETRConfig()),
+    "v2-base-ade20k": Row(B, 512, 5e-5, 0.75, 0.15, 0.1,
+        "Self-supervised base of BEiT v2 on ADE20K: lr 5e-5, layer decay 0.75; 53.1 mIoU "
+        "(README)."),
+    "v2-base-ade20k-21k": Row(B, 512, 5e-5, 0.85, 0.15, 0.1,
+        "Base of BEiT v2 tuned on ImageNet-21k: lr 5e-5, layer decay 0.85; 53.5 mIoU (README)."),
+    "v2-large-ade20k": Row(L, 512, 4e-5, 0.9, 0.2, 1e-6,
+        "Self-supervised large of BEiT v2 on ADE20K: lr 4e-5, layer decay 0.9; 56.7 mIoU "
+        "(README)."),
+    "v2-large-ade20k-21k": Row(L, 512, 3e-5, 0.9, 0.2, 1e-6,
+        "Large of BEiT v2 tuned on ImageNet-21k: lr 3e-5, layer decay 0.9; 57.5 mIoU (README)."),
+}  # fmt: skip
+
+
+def build(row: Row) -> SegmentRunConfig:
+    """The config of a row."""
     model = replace(
-        for_finetuning(sized(name, size=side), drop_path),
-        layer_scale=layer_scale,
+        for_finetuning(sized(row.backbone, size=row.crop), row.drop_path),
+        layer_scale=row.layer_scale,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
     return SegmentRunConfig(
         model=model,
+        head=row.head,
         masks=MaskConfig(layout="ade20k"),
-        inference=InferenceConfig(short_side=side),
+        inference=InferenceConfig(short_side=row.crop),
         training=TrainingConfig(
             steps=160_000,
             batch=16,
-            lr=lr,
+            lr=row.lr,
             min_lr=0.0,
             schedule="linear",
             warmup_steps=1500,
             weight_decay=0.05,
-            layer_decay=layer_decay,
+            layer_decay=row.layer_decay,
             log_every=50,
             evaluate_every=16_000,
             save_every=4_000,
@@ -79,73 +126,12 @@ def _published(
     )
 
 
-def base_ade20k() -> SegmentRunConfig:
-    """Self-supervised base on ADE20K, UperNet: crop 512, lr 7e-4, layer decay 0.65, drop path 0.1.
-
-    The file's name ends in `_pt`; its result is not in the README.
-    """
-    return _published("base", 512, lr=7e-4, layer_decay=0.65, drop_path=0.1)
-
-
-def base_ade20k_22k() -> SegmentRunConfig:
-    """Base tuned on ImageNet-22k, on ADE20K, UperNet: crop 512, lr 3e-5, layer decay 0.9."""
-    return _published("base", 512, lr=3e-5, layer_decay=0.9, drop_path=0.1)
-
-
-def base_640_ade20k_22k() -> SegmentRunConfig:
-    """The same with crop 640: 53.6 mIoU, 54.2 with multi-scale and flip (README)."""
-    return _published("base", 640, lr=3e-5, layer_decay=0.9, drop_path=0.1)
-
-
-def large_ade20k_22k() -> SegmentRunConfig:
-    """Large tuned on ImageNet-22k, on ADE20K: crop 512, lr 2e-5, layer decay 0.95, drop path .2."""
-    return _published("large", 512, lr=2e-5, layer_decay=0.95, drop_path=0.2, layer_scale=1e-6)
-
-
-def large_640_ade20k_22k() -> SegmentRunConfig:
-    """The same with crop 640: 56.7 mIoU, 57.0 with multi-scale and flip (README).
-
-    Its 320,000 iterations and 3,000 of warm-up each hold half a batch: 160,000 and 1,500 updates.
-    """
-    return _published("large", 640, lr=2e-5, layer_decay=0.95, drop_path=0.2, layer_scale=1e-6)
-
-
-def v2_base_ade20k() -> SegmentRunConfig:
-    """Self-supervised base of BEiT v2 on ADE20K: lr 5e-5, layer decay 0.75; 53.1 mIoU (README)."""
-    return _published("base", 512, lr=5e-5, layer_decay=0.75, drop_path=0.15)
-
-
-def v2_base_ade20k_21k() -> SegmentRunConfig:
-    """Base of BEiT v2 tuned on ImageNet-21k: lr 5e-5, layer decay 0.85; 53.5 mIoU (README)."""
-    return _published("base", 512, lr=5e-5, layer_decay=0.85, drop_path=0.15)
-
-
-def v2_large_ade20k() -> SegmentRunConfig:
-    """Self-supervised large of BEiT v2 on ADE20K: lr 4e-5, layer decay 0.9; 56.7 mIoU (README)."""
-    return _published("large", 512, lr=4e-5, layer_decay=0.9, drop_path=0.2, layer_scale=1e-6)
-
-
-def v2_large_ade20k_21k() -> SegmentRunConfig:
-    """Large of BEiT v2 tuned on ImageNet-21k: lr 3e-5, layer decay 0.9; 57.5 mIoU (README)."""
-    return _published("large", 512, lr=3e-5, layer_decay=0.9, drop_path=0.2, layer_scale=1e-6)
-
-
-def base_setr_ade20k() -> SegmentRunConfig:
-    """Self-supervised base on ADE20K with the paper's SETR-PUP head: lr 1e-3 (tables 3 and 14).
-
-    Not released; the pipeline is that of the released configs, which resize positions otherwise
-    than table 14: by its spline, not bilinearly.
-    """
-    config = _published("base", 512, lr=1e-3, layer_decay=0.65, drop_path=0.1)
-    return replace(config, head=SETRConfig())
-
-
 def small() -> SegmentRunConfig:
     """A folder of images and masks and one GPU: crops of 224 pixels, 5,000 updates of 16.
 
     `base-ade20k` with a head of 256 channels; crop, length and weight average are ours.
     """
-    config = base_ade20k()
+    config = build(PUBLISHED["base-ade20k"])
     return replace(
         config,
         model=for_finetuning(sized("small"), drop_path=0.1),
@@ -205,16 +191,7 @@ RECIPES: dict[str, Callable[[], SegmentRunConfig]] = {
     "small": small,
     "small-linear": small_linear,
     "small-setr": small_setr,
-    "base-ade20k": base_ade20k,
-    "base-ade20k-22k": base_ade20k_22k,
-    "base-640-ade20k-22k": base_640_ade20k_22k,
-    "large-ade20k-22k": large_ade20k_22k,
-    "large-640-ade20k-22k": large_640_ade20k_22k,
-    "base-setr-ade20k": base_setr_ade20k,
-    "v2-base-ade20k": v2_base_ade20k,
-    "v2-base-ade20k-21k": v2_base_ade20k_21k,
-    "v2-large-ade20k": v2_large_ade20k,
-    "v2-large-ade20k-21k": v2_large_ade20k_21k,
+    **{name: from_row(build, row, row.source) for name, row in PUBLISHED.items()},
     "tiny": tiny,
     "tiny-linear": tiny_linear,
 }

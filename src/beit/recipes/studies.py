@@ -61,9 +61,7 @@ class SegmentationPlan:
     """Heads by name, each trained in both arms with every seed."""
 
     heads: dict[str, SegmentRunConfig]
-    pretrained_lr: float
-    scratch_lr: float
-    seeds: int
+    budget: Budget
 
 
 def classification() -> ClassificationPlan:
@@ -100,35 +98,25 @@ def tokenizers() -> TokenizersPlan:
         loader=loader,
     )
     quantised = QuantiseConfig(revive_every=20)
-    vq = VQConfig(
-        size=(64, 64),
-        patch=8,
-        width=64,
-        depth=3,
-        decoder_depth=1,
-        heads=4,
-        hidden=256,
-        codes=128,
-        codebook_width=16,
-    )
-    vqkd = VQKDConfig(
-        size=vq.size,
-        patch=vq.patch,
-        width=vq.width,
-        depth=vq.depth,
-        decoder_depth=1,
-        heads=vq.heads,
-        hidden=vq.hidden,
-        codes=vq.codes,
-        codebook_width=vq.codebook_width,
+    vq, vqkd = (
+        kind(
+            size=(64, 64),
+            patch=8,
+            width=64,
+            depth=3,
+            decoder_depth=1,
+            heads=4,
+            hidden=256,
+            codes=128,
+            codebook_width=16,
+        )
+        for kind in (VQConfig, VQKDConfig)
     )
     model = replace(demo.backbone(), width=64, depth=4, heads=4, hidden=256)
     return TokenizersPlan(
         dvae=dvae,
         vq=replace(dvae, tokenizer=vq, objective=quantised),
-        vqkd=replace(
-            dvae, tokenizer=vqkd, objective=quantised
-        ),
+        vqkd=replace(dvae, tokenizer=vqkd, objective=quantised),
         random=RandomProjectionConfig(
             size=(64, 64), patch=8, codes=128, mean=demo.MEAN, std=demo.STD
         ),
@@ -179,7 +167,5 @@ def segmentation() -> SegmentationPlan:
     )
     return SegmentationPlan(
         heads={"linear head": replace(upernet, head=LinearHeadConfig()), "UperNet": upernet},
-        pretrained_lr=2e-3,
-        scratch_lr=2e-3,
-        seeds=3,
+        budget=Budget(per_class=None, steps=300, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
     )

@@ -187,14 +187,8 @@ def vq_tiny() -> TokenizerRunConfig:
 
 
 RECIPES: dict[str, Callable[[], TokenizerRunConfig]] = {
-    "small": small,
-    "dalle": dalle,
-    "vqkd": vqkd,
-    "vqkd-decoder1": vqkd_decoder1,
-    "vqkd-dino": vqkd_dino,
-    "vqkd-small": vqkd_small,
-    "vq": vq,
-    "tiny": tiny,
-    "vqkd-tiny": vqkd_tiny,
-    "vq-tiny": vq_tiny,
-}
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (
+        small, dalle, vqkd, vqkd_decoder1, vqkd_dino, vqkd_small, vq, tiny, vqkd_tiny, vq_tiny,
+    )
+}  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from beit.batch import MaskedBatch
 from beit.claim import claim_output
-from beit.config.objective import VisibleConfig
+from beit.config.masking import VisibleConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.dataset import open_source, reading_for
 from beit.data.sources import ImageSource, Target, evenly

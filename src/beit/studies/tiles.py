@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from beit.recipes.demo import TILE
 from beit.studies.packages import read_map
 
 # The types (group and precipitation) that cover enough land for all three parts.
@@ -122,6 +123,13 @@ def make_tiles(
     }
     record.write_text(json.dumps(made, indent=1))
     return made
+
+
+def make_demo_tiles(folder: Path, stride: int, labelled_stride: int) -> tuple[str, str]:
+    """The tiles of the demo; the folders of those without and with labels."""
+    made = make_tiles(folder, side=TILE, stride=stride, labelled_stride=labelled_stride)
+    print(f"tiles: {made['unlabelled']} without labels, {made['labelled']}", flush=True)
+    return str(folder / "unlabelled"), str(folder / "labelled")
 
 
 # Temperate and cold are one class: from above their border is a matter of temperature alone.

@@ -40,8 +40,7 @@ from beit.evaluation.sweeps import (
 from beit.hardware import find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
-from beit.recipes import DEFAULT
-from beit.recipes.probe import find_probe
+from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_probe_page
 from beit.terminal import TextTable, print_tables, printable
 from beit.training.skipped_images import allowed_unreadable
@@ -62,7 +61,7 @@ def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object)
     Raises ConfigError if the model has no backbone, DataError for images without classes,
     RunFolderError if `out` holds something already, ResourceError if it cannot be written to.
     """
-    config = find_probe(recipe) if isinstance(recipe, str) else recipe
+    config = find_recipe("probe", recipe, ProbeConfig) if isinstance(recipe, str) else recipe
     config = override(config, options)
     if not config.data or not config.out:
         raise ConfigError("data or out was not given", remedy="add --data FOLDER --out FOLDER")

@@ -1,6 +1,9 @@
-"""What a backbone pre-trained on satellite tiles is worth for classification, against the same one
-with its initial weights: probes of every block and few labels, on the climate of such tiles and on
-handwritten characters, which are nothing like them; and fine-tuning on the climate."""
+"""What a pre-trained backbone is worth, against the same one with its initial weights.
+
+For classification: probes of every block and few labels, on the climate of satellite tiles and on
+handwritten characters, which are nothing like them; and fine-tuning on the climate. For
+segmentation: climate groups of regions of the world, with a linear head and with UperNet.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit.config import ProbeConfig
+from beit.config import ProbeConfig, SegmentRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.tree import to_json
 from beit.errors import CheckpointError
-from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import TILE
 from beit.recipes.finetune import for_finetuning
-from beit.recipes.studies import ClassificationPlan
-from beit.rng import seed_everything
+from beit.recipes.segment import for_segmenting
+from beit.recipes.studies import ClassificationPlan, SegmentationPlan
 from beit.studies.packages import make_characters
-from beit.studies.stages import ARMS, Row, Stages, finetune_both
-from beit.studies.tiles import make_tiles
+from beit.studies.stages import (
+    ARMS,
+    Row,
+    Stages,
+    arm_training,
+    finetune_both,
+    markdown_table,
+    untrained,
+)
+from beit.studies.tiles import make_regions, make_tiles
 from beit.tasks.probing import probe
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, save_artifact
 
-Probed = dict[str, dict[str, Any]]
-"""What `beit probe` wrote, for each arm."""
+Probed = list[dict[str, Any]]
+"""What `beit probe` wrote, for each of `ARMS`."""
 
 
 class Result(NamedTuple):
@@ -37,11 +47,6 @@ class Result(NamedTuple):
     probed: Probed
 
 
-def make_climate(folder: Path) -> dict[str, object]:
-    """The labelled tiles of the demo."""
-    return make_tiles(folder, side=TILE, stride=None, labelled_stride=35)
-
-
 class Images(NamedTuple):
     """A set of images: how it is made in a folder, where the labelled ones lie in it, and the
     crop of evaluation, if not the backbone's own."""
@@ -49,6 +54,11 @@ class Images(NamedTuple):
     make: Callable[[Path], object]
     labelled: str
     crop: float | None
+
+
+def make_climate(folder: Path) -> dict[str, object]:
+    """The labelled tiles of the demo."""
+    return make_tiles(folder, side=TILE, stride=None, labelled_stride=35)
 
 
 IMAGES = {
@@ -82,34 +92,25 @@ def study_classification(folder: Path, plan: ClassificationPlan, *, init: str) -
         {"init": init, "finetune": to_json(base), "probe": to_json(plan.probe),
          "budgets": str(plan.budgets)},
     )  # fmt: skip
-    untrained = _untrained(folder / "untrained", init)
+    initial = folder / "untrained"
+    if not initial.exists():  # seen in the same way as the trained one
+        details = Details(crop=open_artifact(init).details.crop)
+        save_artifact(initial, untrained(backbone, 0), details)
     results = {}
     for name, images in IMAGES.items():
         print(f"{name}: {images.make(folder / name)}", flush=True)
-        data = str(folder / name / images.labelled)
-        config = replace(plan.probe, data=data, crop=images.crop)
-        probed = {
-            arm: _probed(folder / "probe" / f"{name}-{arm.replace(' ', '-')}", artifact, config)
-            for arm, artifact in zip(ARMS, (init, untrained), strict=True)
-        }
-        results[name] = Result(_frozen(probed), probed)
+        config = replace(plan.probe, data=str(folder / name / images.labelled), crop=images.crop)
+        probed = [
+            _probed(folder / "probe" / f"{name}-{arm.replace(' ', '-')}", artifact, config)
+            for arm, artifact in zip(ARMS, (init, str(initial)), strict=True)
+        ]
+        results[name] = Result(_frozen(*probed), probed)
     results["climate"].rows.extend(
         finetune_both(stages, base, budget, init=init) for budget in plan.budgets
     )
     for name, result in results.items():
         stages.write(result.rows, name)
     return results
-
-
-def _untrained(place: Path, init: str) -> str:
-    """The artifact of the same backbone with its initial weights, seen in the same way."""
-    if not place.exists():
-        trained = open_artifact(init)
-        assert trained.backbone is not None
-        seed_everything(0)
-        model = MaskedImageModel(replace(trained.backbone, initialisation="pretrain"), 2)
-        save_artifact(place, model, Details(crop=trained.details.crop))
-    return str(place)
 
 
 def _probed(out: Path, artifact: str, config: ProbeConfig) -> dict[str, Any]:
@@ -121,9 +122,8 @@ def _probed(out: Path, artifact: str, config: ProbeConfig) -> dict[str, Any]:
     return found
 
 
-def _frozen(probed: Probed) -> list[Row]:
+def _frozen(first: dict[str, Any], second: dict[str, Any]) -> list[Row]:
     """Few labels, then what was best on validation with all of them; accuracies on test."""
-    first, second = (probed[arm] for arm in ARMS)
     rows = [
         Row(
             f"frozen, {few['method']}",
@@ -141,15 +141,49 @@ def _frozen(probed: Probed) -> list[Row]:
 
 def blocks_as_markdown(probed: Probed) -> str:
     """Validation accuracy in per cent of every block, pre-trained / initial weights."""
-    first, second = (probed[arm]["blocks"] for arm in ARMS)
-    lines = [
-        "| block | " + " | ".join(first) + " |",
-        "| --- " * (1 + len(first)) + "|",
-    ]
-    for block in range(len(next(iter(first.values())))):
-        cells = [
-            f"{100 * first[method][block]:.1f} / {100 * second[method][block]:.1f}"
-            for method in first
-        ]
-        lines.append(f"| {block} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    first, second = (one["blocks"] for one in probed)
+    return markdown_table(
+        ("block", *first),
+        [
+            (str(block), *(
+                f"{100 * first[method][block]:.1f} / {100 * second[method][block]:.1f}"
+                for method in first
+            ))
+            for block in range(len(next(iter(first.values()))))
+        ],
+    )  # fmt: skip
+
+
+def study_segmentation(folder: Path, plan: SegmentationPlan, *, init: str) -> list[Row]:
+    """Do every stage that is not done yet; mean IoU in per cent on the test regions. The table is
+    also written as results.json."""
+    backbone, budget = backbone_of(init), plan.budget
+    heads = {
+        name: replace(config, model=for_segmenting(backbone, config), data=str(folder / "regions"))
+        for name, config in plan.heads.items()
+    }
+    stages = Stages(
+        folder,
+        {"init": init, "heads": {name: to_json(config) for name, config in heads.items()},
+         "rates": [budget.pretrained_lr, budget.scratch_lr], "seeds": budget.seeds},
+    )  # fmt: skip
+    print(f"regions: {make_regions(folder / 'regions')}", flush=True)
+    rows = []
+    for name, base in heads.items():
+        print(f"\n== {name}", flush=True)
+
+        def config(
+            arm: str, seed: int, *, name: str = name, base: SegmentRunConfig = base
+        ) -> SegmentRunConfig:
+            run = f"{name}-{arm}-{seed}".lower().replace(" ", "-")
+            return replace(
+                base,
+                out=str(folder / "segment" / run),
+                init=init if arm == ARMS[0] else "",
+                training=arm_training(base.training, budget, arm, seed),
+            )
+
+        scores = stages.compare("segment", config, budget, "miou")
+        rows.append(Row(name, budget.labels, *scores))
+    stages.write(rows)
+    return rows
