@@ -134,7 +134,7 @@ def plain_losses(config: PretrainRunConfig) -> Iterator[float]:
     optimizer = torch.optim.AdamW(
         groups, betas=training.betas, eps=training.epsilon, foreach=False, fused=False
     )
-    loader = open_loader(config, task, processes)
+    loader = open_loader(task, processes)
     for step, batch in enumerate(loader.batches(0, training.steps)):
         objective.train().draw(SampleRNG(training.seed, step, 0), len(batch.keys), processes.device)
         for group, decay in zip(

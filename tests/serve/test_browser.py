@@ -110,4 +110,4 @@ def test_what_is_no_image_is_said(browser, server, tmp_path):
     place = tmp_path / "a.png"
     place.write_bytes(b"rubbish")
     choose(browser, server, place)
-    assert text(browser, "status").startswith("The body is no JPEG, PNG")
+    assert text(browser, "status").startswith("The body is not a JPEG, PNG")

@@ -154,6 +154,7 @@ def prepare(
     bank = None
     if visual is not None and config.token_views:
         bank = token_bank(config, visual, precision, source)
+    seed_everything(config.training.seed)  # whatever was drawn while the tokenizer was opened
     objective = _objective(config, outputs, visual, precision, bank)
     details = Details(
         tokenizer="" if visual is None else visual.digest(), crop=config.evaluation_crop
