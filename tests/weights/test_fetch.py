@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 
 import beit.weights.fetch as fetching
 from beit.atomic_io import cache_dir
@@ -112,6 +112,7 @@ def test_home_is_asked_for_when_it_is_needed(monkeypatch, tmp_path):
 
 
 def test_a_repository_without_its_pickles(hub, tmp_path):
+    enable_progress_bars()  # which another library may have switched off
     found = fetch("hf:org/name")
     assert found.path.name == COMMIT
     assert (found.reference, found.sha256) == ("hf:org/name", "")
