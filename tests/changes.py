@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -20,6 +22,7 @@ WRONG: tuple[Any, ...] = (
     {"kind": [], "type": {}}, DEEP,
 )  # fmt: skip
 MISSING = object()
+LONG = 2.0
 
 
 def places(value: Any, path: Path = ()) -> Iterator[Path]:
@@ -64,3 +67,18 @@ def changes(document: Any, below: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
             values += [current + 1, current * 2, -current, str(current)]
         for value in values:
             yield path, value, changed(document, path, value)
+
+
+def takes_long(work: Callable[[], object]) -> bool:
+    """Whether it needs more than `LONG` seconds of the processor each of three times.
+
+    What a value makes slow always does; a machine that other work shares is slow now and then.
+    """
+
+    def seconds() -> float:
+        start = time.process_time()
+        with suppress(Exception):  # refusing may be slow, too
+            work()
+        return time.process_time() - start
+
+    return all(seconds() > LONG for _ in range(3))

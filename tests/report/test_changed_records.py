@@ -16,9 +16,8 @@ from beit.data.account import Account, Skipped, account_from_json
 from beit.report.page import RunPage, page_html
 from beit.tasks.finetuning import FINETUNE
 from beit.training.run_folder import read_run_config
-from changes import changes
+from changes import LONG, changes, takes_long
 
-SECONDS = 2.0
 ACCOUNT = Account(
     data="images",
     layout="one folder per class",
@@ -38,7 +37,8 @@ def written(page: RunPage) -> str:
     """What the page shows of the run, made quickly; nothing in it acts."""
     start = time.process_time()
     text = page_html(replace(page), [])
-    assert time.process_time() - start < SECONDS
+    quick = time.process_time() - start < LONG
+    assert quick or not takes_long(lambda: page_html(replace(page), []))
     text.encode()
     assert "\x1b" not in text
     assert "\x00" not in text

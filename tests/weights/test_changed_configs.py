@@ -22,10 +22,9 @@ from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.tokenizers import build_tokenizer
 from beit.weights.store import CONFIG, WEIGHTS, Details, artifact_of, read_artifact, save_artifact
-from changes import changes
+from changes import LONG, changes, takes_long
 from miniature import BACKBONE, VAE
 
-SECONDS = 2.0
 MODELS = {
     "dvae": lambda: build_tokenizer(VAE),
     "random": lambda: build_tokenizer(RandomProjectionConfig(
@@ -67,8 +66,12 @@ def test_every_change_is_refused_in_words_or_loads(name, tmp_path):
         start = time.process_time()
         shown = (path, repr(value)[:80])
         refused = None
+
+        def load(changed: bytes = text) -> str:
+            return artifact_of(files._replace(config=changed)).version()
+
         try:
-            artifact_of(files._replace(config=text)).version()
+            load()
             loaded += 1
         except Exception as error:
             refused = error
@@ -76,7 +79,7 @@ def test_every_change_is_refused_in_words_or_loads(name, tmp_path):
             assert isinstance(refused, CheckpointError), (shown, repr(refused))
             assert refused.remedy, shown
             assert len(str(refused)) < 3000, shown
-        assert time.process_time() - start < SECONDS, shown
+        assert time.process_time() - start < LONG or not takes_long(load), shown
     assert loaded > 10  # what a model is trained by, and what does not matter to it
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
