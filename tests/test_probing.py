@@ -60,11 +60,22 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
         f"{name}, linear" for name in trivial
     ]
     assert any("not clearly better than the baseline" in note for note in found["notes"])
-    assert sum("the most frequent class alone gives 33.3%" in note for note in found["notes"]) == 1
+    assert (
+        sum(
+            "the most frequent class of training alone gives 33.3%" in note
+            for note in found["notes"]
+        )
+        == 1
+    )
     assert set(found["account"]["images"]) == {"train", "val", "test"}
     page = (out / "probe.html").read_text()
     assert page.count("<circle") == 3 * BACKBONE.depth
     assert "at block 1" in page
+    alone = [*words[:4], "--out", str(tmp_path / "alone"), "--recipe", "tiny", "--no-baselines"]
+    assert main([*alone, "--shots", "2", "--workers", "0"]) == 0, capsys.readouterr().err
+    again = json.loads((tmp_path / "alone" / "probe.json").read_text())
+    assert again["baselines"] == again["few_baselines"] == again["notes"] == []
+    assert again["chosen"] == found["chosen"]
     strict = ["--out", str(tmp_path / "other"), "--bad-limit", "0", "--workers", "0"]
     assert main([*words[:4], *strict]) == 3
     told = capsys.readouterr().err

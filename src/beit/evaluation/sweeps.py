@@ -178,9 +178,25 @@ def sweep_attentive(
     return replace(sweep.best, block=block)
 
 
-def few_labels(tables: Tables, *, block: int, classes: int, config: ProbeConfig) -> FewLabels:
-    """Some labels per class at one block, on test or, without one, on validation; both methods see
-    the same draws."""
+LOW_SHOT: dict[str, Callable[..., float]] = {
+    "linear": linear_accuracy,
+    NEIGHBOURS: neighbour_accuracy,
+}
+"""What is measured with few labels."""
+
+
+def few_labels(
+    tables: Tables,
+    *,
+    block: int,
+    classes: int,
+    config: ProbeConfig,
+    methods: Mapping[str, Callable[..., float]] = LOW_SHOT,
+) -> FewLabels:
+    """Some labels per class at one block, on test or, without one, on validation.
+
+    All methods see the same draws.
+    """
     known, queries = tables["train"], tables.get("test", tables["validation"])
     least = int(torch.bincount(known.targets, minlength=classes).min())
     found = FewLabels([], [])
@@ -192,7 +208,7 @@ def few_labels(tables: Tables, *, block: int, classes: int, config: ProbeConfig)
             draw(known.targets, labels, classes, seed)
             for seed in range(config.seed, config.seed + config.seeds)
         ]
-        for name, method in (("linear", linear_accuracy), (NEIGHBOURS, neighbour_accuracy)):
+        for name, method in methods.items():
             accuracies = [
                 method(
                     known.features[rows, block],

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
@@ -25,6 +24,7 @@ from beit.evaluation.baselines import Baselines
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.features import FeatureTable, every_block, extract_patches
 from beit.evaluation.metrics import wilson_interval
+from beit.evaluation.probe import linear_accuracy
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,
@@ -158,30 +158,32 @@ class _Measuring:
         few = few_labels(tables, block=block, classes=classes, config=config)
         found = self._found(tables, sweeps, unreadable)
         chosen = [*found.chosen, *self._attentive(block)]
-        targets = tables.get("test", tables["validation"]).targets
-        notes = [*few.notes, *_verdict(chosen, trivial, targets)] if trivial else few.notes
+        verdict = _verdict(chosen, trivial, tables) if trivial else ()
         return replace(
             found,
             chosen=chosen,
             few=few.rows,
             baselines=trivial,
             few_baselines=list(self._few_baselines(baselines, trivial)),
-            notes=notes,
+            notes=[*few.notes, *verdict],
         )
 
     def _tables(self) -> tuple[dict[str, FeatureTable], dict[str, dict[str, FeatureTable]]]:
         """The features of every part, and those of every baseline."""
+        tables: dict[str, FeatureTable] = {}
+        baselines: dict[str, dict[str, FeatureTable]] = {}
+        if not self.config.baselines:
+            for part, batches in self.passes.items():
+                tables[part] = every_block(self.model, batches, self.device)
+            return tables, baselines
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             untrained = VisionTransformer(self.model.backbone.config)
         untrained.to(self.device).eval()
-        tables: dict[str, FeatureTable] = {}
-        baselines: dict[str, dict[str, FeatureTable]] = {}
         for part, batches in self.passes.items():
-            passing = Baselines(untrained, self.device) if self.config.baselines else None
-            seen = passing.passing(batches) if passing else batches
-            tables[part] = every_block(self.model, seen, self.device)
-            for name, table in passing.tables(tables[part]).items() if passing else ():
+            trivial = Baselines(untrained, self.device)
+            tables[part] = every_block(self.model, trivial.passing(batches), self.device)
+            for name, table in trivial.tables(tables[part]).items():
                 baselines.setdefault(name, {})[part] = table
         return tables, baselines
 
@@ -190,10 +192,13 @@ class _Measuring:
     ) -> Iterator[Few]:
         """Linear probes of the baselines with few labels, at the block that their probe chose."""
         for (name, tables), best in zip(baselines.items(), chosen, strict=True):
-            few = few_labels(tables, block=best.block, classes=self.classes, config=self.config)
-            for row in few.rows:
-                if row.method == "linear":
-                    yield replace(row, method=f"{name}, linear")
+            yield from few_labels(
+                tables,
+                block=best.block,
+                classes=self.classes,
+                config=self.config,
+                methods={f"{name}, linear": linear_accuracy},
+            ).rows
 
     def _found(
         self,
@@ -246,21 +251,25 @@ class _Measuring:
         return lost
 
 
-def _verdict(chosen: list[Chosen], baselines: list[Chosen], targets: Tensor) -> Iterator[str]:
+def _verdict(
+    chosen: list[Chosen], baselines: list[Chosen], tables: dict[str, FeatureTable]
+) -> Iterator[str]:
     """What the numbers say of the features, on test or, without one, on validation."""
 
     def score(each: Chosen) -> float:
         return each.validation if each.test is None else each.test
 
     best, trivial = max(chosen, key=score), max(baselines, key=score)
+    targets = tables.get("test", tables["validation"]).targets
     images, gain = len(targets), score(best) - score(trivial)
     variance = sum(score(each) * (1 - score(each)) for each in (best, trivial)) / images
     doubt = 1.96 * math.sqrt(variance)
-    frequent = int(targets.bincount().max()) / images
+    frequent = float((targets == tables["train"].targets.bincount().argmax()).float().mean())
     yield (
-        f"on these {images} images the most frequent class alone gives {frequent:.1%}, the best "
-        f"baseline ({trivial.method}) {score(trivial):.1%}, the best probe ({best.method}) "
-        f"{score(best):.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points (95 %)"
+        f"on these {images} images the most frequent class of training alone gives "
+        f"{frequent:.1%}, the best baseline ({trivial.method}) {score(trivial):.1%}, the best "
+        f"probe ({best.method}) {score(best):.1%}: a gain of {100 * gain:+.1f} ± "
+        f"{100 * doubt:.1f} points (95 %)"
     )
     if gain <= doubt:
         yield (
