@@ -31,7 +31,7 @@ from beit.errors import CheckpointError
 from beit.models.vit import VisionTransformer
 from beit.objectives.masked import MaskedImageModeling
 from beit.recipes import find_recipe
-from beit.tasks import Inputs, finetuning, inputs, pretraining, segmenting, starting_from
+from beit.tasks import Inputs, execution, finetuning, inputs, pretraining, segmenting, starting_from
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.distributed import Processes
 from beit.weights.store import load_artifact
@@ -153,6 +153,7 @@ def test_models_and_folders_are_opened_once_and_no_backbone_is_built_in_vain(
     walked: list[str] = []
     built: list[VisionTransformer] = []
     real, make, scan = inputs.open_artifact, VisionTransformer.__init__, os.scandir
+    train = execution.run_training
 
     def scanning(place: Any = ".") -> Any:
         if Path(place).parent == class_folders:
@@ -168,6 +169,11 @@ def test_models_and_folders_are_opened_once_and_no_backbone_is_built_in_vain(
         if self.cls_token.device.type != "meta":  # where the shapes of weights are compared
             built.append(self)
 
+    def training(*args: Any) -> Any:
+        assert not args[-1]._data  # paths of millions of files are not held while a model learns
+        return train(*args)
+
+    monkeypatch.setattr(execution, "run_training", training)
     monkeypatch.setattr(os, "scandir", scanning)
     monkeypatch.setattr(inputs, "open_artifact", counting)
     monkeypatch.setattr(VisionTransformer, "__init__", building)

@@ -59,6 +59,7 @@ def run(
     quiet: bool = False,
     report: bool = True,
     inputs: Inputs | None = None,
+    keep_data: bool = False,
 ) -> Run:
     """Carry out a run of a task: what every verb that trains does.
 
@@ -70,11 +71,12 @@ def run(
         quiet: Print nothing.
         report: Write the page of the run.
         inputs: What was opened for this run already.
+        keep_data: Keep what was listed of the data: the next run of these `inputs` reads it, too.
 
     Raises:
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
-    own, inputs = inputs is None, inputs or Inputs()
+    inputs = inputs or Inputs()
     config = resolve_config(task, recipe, options, inputs)
     folder = RunFolder(Path(config.out))
     run_options = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
@@ -88,7 +90,7 @@ def run(
     config = task.complete(config, run_options, inputs)
     processes = start_processes(config.training)
     setup = task.prepare(config, processes, inputs)
-    if own:
+    if not keep_data:
         inputs.close_data()
     return run_training(task, setup, processes, run_options, inputs)
 

@@ -114,6 +114,7 @@ def _complete(
             resume=RunFolder(Path(out)).config.exists(),
             quiet=run_options.quiet,
             inputs=inputs,
+            keep_data=True,
         )
     return replace(config, tokenizer=out)
 
