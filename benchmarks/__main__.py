@@ -1,7 +1,7 @@
 """`benchmarks/run [--quick] [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [PART ...]`
 
 Without a part all are measured, and the record is kept in benchmarks/results. `check` judges the
-newest record, `table` writes it into docs/performance.md.
+newest record, `table` writes it into the pages on speed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ project = "beit"
 release = version = importlib.metadata.version("beit")
 language = "en"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["*.ipynb", "notes/*"]
+exclude_patterns = ["*.ipynb"]
 
 html_theme = "furo"
 html_title = "beit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,13 +14,20 @@ from beit.recipes import RECIPES
 from beit.tokenizers import build_tokenizer
 
 PAGE = Path(__file__).with_name("sizes.md")
-GIB = 2**30
-BYTES = 16
-"""Per parameter: float32 weights, gradients, and AdamW's two averages."""
 
 
-def rows() -> list[str]:
-    found = []
+class Row(NamedTuple):
+    """What recipes share a row of the table."""
+
+    verb: str
+    size: tuple[int, int]
+    model: str
+    parameters: int
+
+
+def rows() -> dict[Row, dict[str, float]]:
+    """The millions of images that each recipe sees, by row."""
+    found: dict[Row, dict[str, float]] = {}
     for verb in ("tokenizer", "pretrain", "finetune"):
         for name, recipe in RECIPES[verb].items():
             config = recipe()
@@ -32,24 +40,27 @@ def rows() -> list[str]:
                     what = f"{part.depth} x {part.width}, patch {part.patch}"
                     model = VisionTransformer(part)
                 count = sum(each.numel() for each in model.parameters())
-            steps = config.training.steps
-            images = steps * config.training.batch
-            state = count * BYTES / GIB
-            found.append(
-                f"| `beit {verb}` | `{name}` | {part.size[0]} x {part.size[1]} | {what} "
-                f"| {count / 1e6:.1f} | {state:.2f} | {config.training.batch:,} | {steps:,} "
-                f"| {images / 1e6:.3g} |"
-            )
+            row = Row(verb, part.size, what, round(count / 1e5))
+            images = config.training.steps * config.training.batch / 1e6
+            found.setdefault(row, {})[name] = images
     return found
 
 
 def table() -> str:
     """The table of the page."""
-    head = (
-        "| verb | recipe | pixels | model | million parameters | GiB of state | batch | steps "
-        "| million images seen |"
-    )
-    return "\n".join([head, "| --- " * 9 + "|", *rows()])
+    lines = [
+        "| verb | recipes | pixels | model | million parameters | million images seen |",
+        "| --- " * 6 + "|",
+    ]
+    for row, recipes in rows().items():
+        names = ", ".join(f"`{name}`" for name in recipes)
+        extremes = min(recipes.values()), max(recipes.values())
+        seen = " to ".join(dict.fromkeys(f"{x:,.0f}" if x > 100 else f"{x:.2g}" for x in extremes))
+        lines.append(
+            f"| {row.verb} | {names} | {row.size[0]} x {row.size[1]} | {row.model} "
+            f"| {row.parameters / 10:.1f} | {seen} |"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_parts_are_measured_again():
     newer.machine["commit"] = "def"
     found = old.renewed(newer)
     assert [(entry.part, entry.ratio) for entry in found.rows] == [("a", 1.0), ("b", 2.0)]
-    assert "Measured again later: b at def." in page.page(found)
+    assert "Measured again later: b at def." in page.tables_part(found)
     with pytest.raises(AssertionError, match="kind"):
         old.renewed(made(row(), quick=True))
 
@@ -146,7 +146,8 @@ def test_goals_name_parts_and_peers():
 def test_the_docs_show_the_record():
     kept = record.shown(record.records())
     assert kept is not None
-    assert page.shown() == page.page(kept)
+    assert page.shown(page.GOALS) == page.goals_part(kept)
+    assert page.shown(page.TABLES) == page.tables_part(kept)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak")

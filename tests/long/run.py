@@ -50,8 +50,8 @@ TRIALS: dict[str, Trial] = {
     "model-swaps": model_swaps.TRIAL,
     "generated-requests": generated_requests.TRIAL,
 }
-RESULTS = ROOT / "docs" / "faults.json"
-PAGE = ROOT / "docs" / "faults.md"
+RESULTS = ROOT / "docs" / "notes" / "faults.json"
+PAGE = ROOT / "docs" / "notes" / "faults.md"
 CHANGED = (
     "status",
     "--short",
@@ -128,7 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/test --long", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*TRIALS, []], help="faults; all if none")
     parser.add_argument("--count", type=int, help="tries of each; as many as promised if not given")
-    parser.add_argument("--record", action="store_true", help="write docs/faults.json and the page")
+    parser.add_argument("--record", action="store_true", help="write the page and its record")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
