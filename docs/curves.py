@@ -1,7 +1,8 @@
-"""The figure and the numbers of curves.md: healthy runs of the recipe `tiny`, and sick ones.
+"""The figure of curves.md and the numbers of notes/curves.md: healthy runs of the recipe `tiny`, and
+sick ones.
 
 `python -m docs.curves FOLDER` cuts satellite tiles and trains on them in FOLDER, some minutes on a
-CPU. Then it writes curves.json and curves.png, and the tables of curves.md. Started again, it goes
+CPU. Then it writes notes/curves.json and curves.png, and the tables of notes/curves.md. Started again, it goes
 on where it was.
 """
 
@@ -253,8 +254,8 @@ def make(folder: Path, images: Images, docs: Path, others: dict[str, Options]) -
                 "ended": ended.replace(f"{folder}/", ""),
             }
         record["verbs"][verb] = {"shared": written(shared, folder), "runs": found}
-    (docs / "curves.json").write_text(json.dumps(record, indent=1) + "\n")
-    page = docs / "curves.md"
+    (docs / "notes" / "curves.json").write_text(json.dumps(record, indent=1) + "\n")
+    page = docs / "notes" / "curves.md"
     page.write_text(fill(page.read_text(), record))
     figure(histories, docs / "curves.png")
     return record

@@ -1,4 +1,4 @@
-"""What docs/curves.md says is so: its numbers are those of the record, the script makes them and
+"""What docs/curves.md and its notes say is so: their numbers are those of the record, the script makes them and
 the figure, and the metrics and options that it names exist."""
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from docs.curves import Images, fill, make, runs
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "curves.md").read_text()
-RECORD = json.loads((ROOT / "docs" / "curves.json").read_text())
+NUMBERS = (ROOT / "docs" / "notes" / "curves.md").read_text()
+RECORD = json.loads((ROOT / "docs" / "notes" / "curves.json").read_text())
 SHORT = {
     "steps": 4,
     "warmup_steps": 2,
@@ -42,12 +43,13 @@ def images(class_folders: Path) -> Images:
 def made(images: Images, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """The folder of the runs and of what was written, and the record, after a few steps."""
     folder = tmp_path_factory.mktemp("curves")
-    (folder / "curves.md").write_text(TEXT)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "curves.md").write_text(NUMBERS)
     return folder, make(folder, images, folder, OTHERS)
 
 
 def test_the_numbers_of_the_page_are_those_of_the_record() -> None:
-    assert fill(TEXT, RECORD) == TEXT
+    assert fill(NUMBERS, RECORD) == NUMBERS
     planned = runs(Path(), Images("", "", ""))
     assert {verb: [*found["runs"]] for verb, found in RECORD["verbs"].items()} == {
         verb: [*those.own] for verb, those in planned.items()
@@ -56,9 +58,9 @@ def test_the_numbers_of_the_page_are_those_of_the_record() -> None:
 
 def test_the_script_writes_the_record_the_page_and_the_figure(made: tuple[Path, Any]) -> None:
     folder, record = made
-    assert json.loads((folder / "curves.json").read_text()) == record
-    page = (folder / "curves.md").read_text()
-    assert page != TEXT
+    assert json.loads((folder / "notes" / "curves.json").read_text()) == record
+    page = (folder / "notes" / "curves.md").read_text()
+    assert page != NUMBERS
     assert fill(page, record) == page
     with Image.open(folder / "curves.png") as image:
         assert image.format == "PNG"

@@ -77,13 +77,14 @@ def test_the_python_snippet_runs(place: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_files_to_read_exist() -> None:
-    named = re.findall(r"^\d\. \[`([^`]*)`\]\(\1\)", README, re.MULTILINE)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"^\d\. \[`([^`]*)`\]\(\1\)", page, re.MULTILINE)
     assert len(named) == 6
     assert all((ROOT / name).is_file() for name in named)
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
             if link.startswith("https://"):
                 continue
