@@ -1,4 +1,4 @@
-"""Write the table of published files into checkpoints.md: `python docs/published.py`."""
+"""Write the table of published files into notes/released.md: `python docs/published.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beit.weights.published import PUBLISHED, Published
 
-PAGE = Path(__file__).with_name("checkpoints.md")
+PAGE = Path(__file__).parent / "notes" / "released.md"
 UNILM = "https://github.com/microsoft/unilm/blob/master"
 MARKS = "<!-- published: begin -->\n", "\n<!-- published: end -->"
 
