@@ -27,6 +27,7 @@ from beit.config.validation import (
     PositiveFloat,
     PositiveInt,
     require,
+    seconds_of,
 )
 
 Pooling = Literal["mean", "cls"]
@@ -112,10 +113,18 @@ class RunConfig(Config):
     """Folder of images (flat, nested, or one folder per class), or a list file."""
     out: str = ""
     """Folder of the run: made here, never overwritten."""
+    time: str = ""
+    """Choose what was not given so that all of it ends in this time on this machine: 15m, 1h, 8h.
+    The plan is printed before it starts."""
     accept_changed_data: bool = False
     """Go on although images were added, removed, relabelled or resized since the last save."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time:
+            seconds_of(self.time)
 
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
@@ -182,6 +191,9 @@ class PretrainRunConfig(RunConfig):
     tokenizer: str = ""
     """Artifact of a trained tokenizer (the `model` folder of its run, or the run), a released file,
     or `module:function` for code of one's own that returns a VisualTokenizer."""
+    tokenizer_recipe: str = "small"
+    """Recipe of the tokenizer that is trained first where none is named: small, kmeans (seconds) or
+    tiny."""
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the log reports how many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,8 +25,10 @@ from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
+from beit.tasks.budget import forecast, forecast_with_first, make_plan
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
+from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes, restarts, start_processes
@@ -88,15 +90,29 @@ def run(
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
             config = task.take_up(config, recorded, inputs)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    single = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if single:
         # Of several processes the first may have made the folder: they ask once they have met.
         _check_folder(folder, config, run_options)
+    plan = None
+    if not resume:
+        if config.time:
+            named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
+            plan = make_plan(task, config, options, named, inputs)
+            config = plan.config
+        lines = plan.lines if plan else forecast_with_first(task, config, inputs)
+        if not quiet:
+            print_lines(*lines)
     config = task.complete(config, run_options, inputs)
+    if plan is not None:
+        config = plan.of_what_is_left(config)
     processes = start_processes(config.training)
     setup = task.prepare(config, processes, inputs)
     if not keep_data:
         inputs.close_data()
-    return run_training(task, setup, processes, run_options, inputs)
+    return run_training(
+        task, setup, processes, run_options, inputs, plan=plan.lines if plan else ()
+    )
 
 
 def resolve_config(
@@ -279,8 +295,10 @@ def run_training(
     processes: Processes,
     run_options: RunOptions,
     inputs: Inputs,
+    *,
+    plan: Sequence[str] = (),
 ) -> Run:
-    """Open the folder, train, publish, report."""
+    """Open the folder, train, publish, report. A plan of the run is kept in its folder."""
     config, evaluation = setup.config, setup.evaluation
     resolve_precision(config.training.precision, processes.device)
     check_trackers(config.training.tracker)
@@ -292,7 +310,10 @@ def run_training(
     folder = RunFolder(Path(config.out))
     account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
+    expected = () if plan or run_options.resume else tuple(forecast(setup, processes))
     processes.on_leader(lambda: _open(folder, setup, manifest, parts, run_options))
+    if plan:
+        replace_file(folder.plan, ["\n".join([*plan, ""]).encode()])
     if processes.leads:
         ImageList(folder.shared).add(
             {key: f"the same as {other}" for key, other in setup.shared.items()}
@@ -326,7 +347,7 @@ def run_training(
             notes=(
                 *_account_lines(account, inputs.same_account(account, config.out)),
                 *(() if begun else setup.start),
-                *(f"note: {note}" for note in _notes(setup, folder)),
+                *(f"note: {note}" for note in (*_notes(setup, folder), *expected)),
             ),
             manifest=manifest,
             accept_changed_data=config.accept_changed_data,

@@ -6,6 +6,7 @@ and get their name there only once their SHA-256 is right.
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import hashlib
 import json
@@ -39,7 +40,7 @@ from beit.atomic_io import cache_dir, replace_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
 from beit.json_object import parse_json
 from beit.weights.download import check_address, download, redacted
-from beit.weights.published import recognise_name
+from beit.weights.published import NAMES, recognise_name
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
 
     Args:
         reference: A file or folder; `hf:org/name`, where `/file` and `@revision` may follow;
-            `timm/name`, short for `hf:timm/name`; or `https://...`.
+            `timm/name`, short for `hf:timm/name`; `https://...`; or a released model by the name
+            that `beit models` lists.
         sha256: What the file must have; an address may carry it as `#sha256=HEX`. "record" trusts
             the first download from an address, and holds later ones to it.
 
@@ -96,14 +98,20 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
             return Fetched(path, path.resolve().name, sha256)
         if text.startswith("timm/"):
             return _from_hub(f"hf:{text}", sha256)._replace(reference=text)
+        if text in NAMES:
+            place, known = NAMES[text].download
+            return fetch(place, sha256=sha256 or known)
     except OSError as error:
         raise ResourceError(
             f"{redacted(text)} cannot be fetched: {error}",
             remedy="make room, or permit reading and writing there; what has come so far is kept",
         ) from error
+    close = difflib.get_close_matches(text, NAMES, n=1, cutoff=0.8)
     raise CheckpointError(
         f"there is no file or folder '{text}', and it is no hub id and no address either",
-        remedy="give a path that exists, hf:org/name, timm/name or https://...",
+        remedy=(f"did you mean '{close[0]}'? or " if close else "")
+        + "give a path that exists, hf:org/name, timm/name, https://..., or a name that "
+        "`beit models` lists",
     )
 
 
