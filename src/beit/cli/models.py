@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Literal
 
 from beit.config.model import SIZES
-from beit.terminal import TextTable, print_tables
+from beit.terminal import print_lines
 
 if TYPE_CHECKING:
     from beit.weights.published import Published
@@ -37,16 +37,21 @@ def models(kind: Kind = "all", format: Literal["table", "json"] = "table") -> No
     if format == "json":
         print(json.dumps(rows, indent=1))
         return
-    table = TextTable("name", "size", "accuracy", "statistics", "good for")
-    for row in rows:
-        table.add_row(*(str(row[name]) for name in ("name", "size", "accuracy", "statistics")),
-                      row["good for"])  # fmt: skip
-    print_tables(table)
+    for group, good_for in GOOD_FOR.items():
+        members = [row for row in rows if row["kind"].endswith(group)]
+        if members:
+            print_lines(f"{group} - {good_for}")
+        for row in members:
+            print_lines(
+                f"  {row['name']:<23} {row['size']:<22} {row['accuracy']:<13} "
+                f"{row['statistics']:<9} {row['licence']}"
+            )
     print(
-        "Accuracy as its authors state it (microsoft/unilm): top-1 on ImageNet-1k, of a\n"
-        "pre-trained one after fine-tuning there, or mIoU on ADE20K. Licences: MIT (DALL-E's: modified MIT).\n"
-        "First look:    beit probe NAME --data LABELLED --out runs/probe\n"
-        "then fine-tune: beit finetune --init NAME --data LABELLED --out runs/classifier --time 1h"
+        "\nAccuracy in per cent, as the authors state it (microsoft/unilm): top-1 on ImageNet-1k,\n"
+        "of those marked `tuned` after fine-tuning there, or mIoU on ADE20K. Then mean and std of the\n"
+        "pixels (half: 0.5), and the licence.\n"
+        "first look      beit probe NAME --data LABELLED --out runs/probe\n"
+        "then fine-tune  beit finetune --init NAME --data LABELLED --out runs/classifier --time 1h"
     )
 
 
@@ -62,6 +67,7 @@ def _row(file: Published) -> dict[str, str]:
         "accuracy": _accuracy(file),
         "statistics": file.statistics,
         "good for": GOOD_FOR[file.kind],
+        "source": f"microsoft/unilm, {file.source}" if file.source else "",
         "licence": file.licence,
         "from": file.download[0],
     }

@@ -43,7 +43,10 @@ CALIBRATION = 0.03
 LEAST, MOST = 4.0, 60.0
 TOKENIZER_FRACTION = 0.25
 """Fraction of the time that a tokenizer may take; else k-means is trained, in seconds."""
-EVALUATIONS = 4
+EVALUATIONS, EVALUATING = 4, 0.1
+"""Evaluations of a run; only that at the end where they would take more than this fraction."""
+TOO_FEW = 100
+"""Steps below which next to nothing is learned."""
 FEWEST_STEPS, SMALLEST_BATCH = 400, 16
 """A batch is halved, and with it the learning rate, down to this, until there are so many steps."""
 HEADERS = 100
@@ -63,10 +66,14 @@ class Measured(NamedTuple):
     """Seconds of training a tokenizer first."""
     images: int
 
+    def evaluations(self, seconds: float) -> int:
+        """How many evaluations a run of so many seconds has."""
+        return EVALUATIONS if EVALUATIONS * self.evaluation < EVALUATING * seconds else 1
+
     def steps(self, seconds: float) -> int:
         """How many steps fit, the evaluations beside them."""
-        left = seconds * (1 - RESERVE) - self.tokenizer - EVALUATIONS * self.evaluation
-        return max(int(left / self.step), 1)
+        beside = self.tokenizer + self.evaluations(seconds) * self.evaluation
+        return max(int((seconds * (1 - RESERVE) - beside) / self.step), 1)
 
 
 @dataclass(frozen=True)
@@ -269,7 +276,7 @@ def _of_length(
 ) -> Config:
     """The config with the steps that fit, and a few evaluations among them."""
     steps = min(measured.steps(seconds), most_steps(verb, measured.images, config.training.batch))
-    every = math.ceil(steps / EVALUATIONS)
+    every = math.ceil(steps / measured.evaluations(seconds))
     options = {"steps": steps, "evaluate_every": every, "save_every": max(min(500, every), 1)}
     warmup = config.training.warmup_steps
     if warmup:
@@ -323,8 +330,11 @@ def _lines(
         f"  why     a step takes {measured.step:.3g} s here, an evaluation "
         f"{measured.evaluation:.2g} s"
     )
-    total = measured.tokenizer + steps * measured.step + EVALUATIONS * measured.evaluation
-    short = " (more steps would bring little)" if total < 0.8 * left else ""
+    beside = measured.evaluations(left) * measured.evaluation
+    total = measured.tokenizer + steps * measured.step + beside
+    short = ", as more steps would bring little" if total < 0.8 * left else ""
+    if steps < TOO_FEW:
+        short = ": too little to learn much from, give it more"
     yield f"  time    about {in_words(total)} of {in_words(seconds)}{short}"
     if row is not None:
         yield f"  expect  {row.measured or 'this row of the table of budgets was not measured'}"

@@ -29,8 +29,6 @@ FEWER = 8
 FEWEST = 8
 PATCHES = 64
 """Codes that are advised to one whose tokenizer collapsed."""
-NEARLY = 0.15
-"""Below this fraction of its codes in even use, a tokenizer says little."""
 
 
 def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
@@ -66,14 +64,16 @@ def own_tokenizer(config: PretrainRunConfig, run_options: RunOptions, inputs: In
     """
     said: list[str] = []
     for planned in _attempts(config):
+        if said:
+            logger.warning(
+                "the tokenizer has collapsed (%s): %d codes by k-means are tried instead",
+                said[-1],
+                planned.tokenizer.codes,
+            )
         metrics = _trained(planned, run_options, inputs)
         if not metrics.get("collapsed") or config.accept_collapsed:
             return planned.out
         said.append(f"{planned.out}: {described(metrics)}")
-        logger.warning(
-            "the tokenizer has collapsed (%s): k-means with fewer codes is trained instead",
-            said[-1],
-        )
     raise ConfigError(
         f"no tokenizer tells the patches of {config.data} apart: {'; '.join(said)}",
         remedy="look at what the images show (report.html in those folders): if they are as they "
@@ -126,6 +126,13 @@ def own_place(config: PretrainRunConfig) -> str:
     return f"{config.out.rstrip('/')}-tokenizer"
 
 
+def own_run(config: PretrainRunConfig) -> TokenizerRunConfig | None:
+    """The run that comes first where no tokenizer is named."""
+    if config.tokenizer or config.objective.target != "tokens":
+        return None
+    return matching_tokenizer(config, own_place(config))
+
+
 def mending(config: PretrainRunConfig) -> str:
     """The commands that train a tokenizer which does not collapse, and use it."""
     height, width = config.model.size
@@ -140,9 +147,9 @@ def mending(config: PretrainRunConfig) -> str:
 
 def nearly_collapsed(config: PretrainRunConfig, codes: int, metrics: Mapping[str, float]) -> str:
     """What to say of a tokenizer with few codes in even use; empty if they are enough."""
-    worth = metrics.get("perplexity", math.inf)
-    if worth >= NEARLY * codes:
+    if not metrics.get("nearly_collapsed"):
         return ""
+    worth = metrics.get("perplexity", math.nan)
     return (
         f"the tokenizer is nearly collapsed: {worth:.1f} of {codes} codes in even use, so its "
         f"tokens say little; a better one for another run: {mending(config)}"

@@ -10,7 +10,6 @@ import torch
 from beit.config import (
     MaskedConfig,
     PretrainRunConfig,
-    TokenizerRunConfig,
     VisibleConfig,
 )
 from beit.config.model import VisionTransformerConfig
@@ -37,10 +36,9 @@ from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
 from beit.tasks.own_tokenizer import (
     described,
-    matching_tokenizer,
     mending,
     nearly_collapsed,
-    own_place,
+    own_run,
     own_tokenizer,
 )
 from beit.tasks.task import RunOptions, Setup, Task, register
@@ -109,12 +107,6 @@ def _complete(
     if config.tokenizer or config.objective.target != "tokens":
         return config
     return replace(config, tokenizer=own_tokenizer(config, run_options, inputs))
-
-
-def _first(config: PretrainRunConfig) -> TokenizerRunConfig | None:
-    if config.tokenizer or config.objective.target != "tokens":
-        return None
-    return matching_tokenizer(config, own_place(config))
 
 
 def _as_its_tokenizer_reads(config: PretrainRunConfig, inputs: Inputs) -> PretrainRunConfig:
@@ -291,7 +283,7 @@ PRETRAIN = register(
         abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
         start_from=_start_from,
         take_up=_take_up,
-        first=_first,
+        first=own_run,
         complete=_complete,
         title=page.title,
         use='predictor.embed(["image.jpg"])    # a vector per image, [1, D]',

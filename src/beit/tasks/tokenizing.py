@@ -92,6 +92,7 @@ def prepare(
             "codes_in_use": float(health.codes_in_use),
             "perplexity": health.perplexity,
             "collapsed": float(health.collapsed),
+            "nearly_collapsed": float(health.nearly_collapsed),
         }
 
     views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
