@@ -58,7 +58,7 @@ def collapsed(class_folders, trained, tmp_path):
     """A finished tokenizer where the next run looks for its own, which has collapsed."""
     place = shutil.copytree(trained.tokenizer, tmp_path / "run-tokenizer")
     config = json.loads((place / "model" / "config.json").read_text())
-    config["details"]["trained"]["metrics"] |= {"collapsed": 1.0, "perplexity": 1.2}
+    config["trained"]["metrics"] |= {"collapsed": 1.0, "perplexity": 1.2}
     (place / "model" / "config.json").write_text(json.dumps(config))
     return place
 

@@ -21,6 +21,14 @@ GOOD_FOR = {
 }
 
 
+ABOUT = """
+Accuracy in per cent, as the authors state it (microsoft/unilm): top-1 on ImageNet-1k, of those
+marked `tuned` after fine-tuning there, or mIoU on ADE20K. Then mean and std of the pixels (half:
+0.5), and the licence.
+first look      beit probe NAME --data LABELLED --out runs/probe
+then fine-tune  beit finetune --init NAME --data LABELLED --out runs/classifier --time 1h"""
+
+
 def models(kind: Kind = "all", format: Literal["table", "json"] = "table") -> None:  # noqa: A002
     """List released models by the names that --init, probe, predict and beit.load take.
 
@@ -46,13 +54,7 @@ def models(kind: Kind = "all", format: Literal["table", "json"] = "table") -> No
                 f"  {row['name']:<23} {row['size']:<22} {row['accuracy']:<13} "
                 f"{row['statistics']:<9} {row['licence']}"
             )
-    print(
-        "\nAccuracy in per cent, as the authors state it (microsoft/unilm): top-1 on ImageNet-1k,\n"
-        "of those marked `tuned` after fine-tuning there, or mIoU on ADE20K. Then mean and std of the\n"
-        "pixels (half: 0.5), and the licence.\n"
-        "first look      beit probe NAME --data LABELLED --out runs/probe\n"
-        "then fine-tune  beit finetune --init NAME --data LABELLED --out runs/classifier --time 1h"
-    )
+    print(ABOUT)
 
 
 def _row(file: Published) -> dict[str, str]:

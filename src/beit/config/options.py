@@ -22,6 +22,7 @@ from beit.config.training import TrainingConfig
 class RunOptions(TypedDict, total=False):
     data: str | PathLike[str]
     out: str | PathLike[str]
+    time: str | PathLike[str]
     accept_changed_data: bool
     loader: LoaderConfig
     workers: int | None
@@ -93,6 +94,7 @@ class TokenizerOptions(RunOptions, total=False):
     decoder_depth: int
     codebook_decay: float
     teacher_width: int
+    compared: Literal["pixels", "gradients"]
     teacher: str | PathLike[str]
     teacher_views: int
     teacher_bank: str | PathLike[str]
@@ -116,6 +118,7 @@ class TokenizerOptions(RunOptions, total=False):
 
 class PretrainOptions(RunOptions, total=False):
     tokenizer: str | PathLike[str]
+    tokenizer_recipe: str | PathLike[str]
     tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
     token_views: int
     token_bank: str | PathLike[str]
