@@ -130,7 +130,7 @@ class PretrainOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     masking: MaskingConfig
     mask_ratio: float
@@ -177,7 +177,7 @@ class FinetuneOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     head: HeadConfig
     pooling: Literal["mean", "cls"]
@@ -218,7 +218,7 @@ class SegmentOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     head: SegmentationHeadConfig
     dropout: float
