@@ -37,8 +37,12 @@ class MaskedPatches(NamedTuple):
 
     def to(self, device: torch.device) -> MaskedPatches:
         """The same on a device, which is not waited for."""
-        real = None if self.real is None else self.real.to(device, non_blocking=True)
-        return self._replace(mask=self.mask.to(device, non_blocking=True), real=real)
+        real = (
+            None if self.real is None else self.real.to(device, non_blocking=device.type == "cuda")
+        )
+        return self._replace(
+            mask=self.mask.to(device, non_blocking=device.type == "cuda"), real=real
+        )
 
     @property
     def places(self) -> Int64[Tensor, "batch most"]:

@@ -49,7 +49,8 @@ def tokenizer_health(
         tokens = tokenizer.encode(images)
         if tokenizer.can_decode:
             decoded = tokenizer.decode(tokens)
-            error += float((decoded - tokenizer.pixels(images)).double().square().sum())
+            squares = (decoded - tokenizer.pixels(images)).square().flatten(1).sum(dim=1)
+            error += float(squares.cpu().double().sum())
             values += decoded.numel()
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.codes).cpu()
     assert counts.any(), "health needs at least one image"

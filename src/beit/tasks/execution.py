@@ -19,7 +19,7 @@ from beit.config.tree import override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, select
 from beit.errors import ConfigError, ResourceError
 from beit.recipes import find_recipe
 from beit.report.page import write_page
@@ -141,8 +141,9 @@ def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions)
 def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
     """The images of a run, in its order and its portions."""
     training = setup.config.training
+    source, places = setup.source, setup.places
     return Loader(
-        setup.source,
+        source if places is None else select(source, places),
         setup.view,
         channels=setup.channels,
         batch=training.batch,
@@ -239,6 +240,11 @@ def run_training(
     """Open the folder, train, publish, report."""
     config, evaluation = setup.config, setup.evaluation
     resolve_precision(config.training.precision, processes.device)
+    if config.training.patience is not None and (evaluation is None or not evaluation.best):
+        raise ConfigError(
+            "patience waits for a better score, and this run is not measured by one",
+            remedy="leave --patience out",
+        )
     check_trackers(config.training.tracker)
     loader = open_loader(setup, processes)
     manifest = dataset_manifest(setup.source)
