@@ -1,5 +1,5 @@
-"""What the pages on probes, fine-tuning and segmentation say is so: commands run, tables and messages are those
-of the code."""
+"""What the pages on probes, fine-tuning and segmentation say is so: commands run, tables and
+messages are those of the code."""
 
 from __future__ import annotations
 

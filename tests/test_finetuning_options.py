@@ -110,7 +110,7 @@ def test_every_fold_holds_out_other_images_and_all_are_aggregated(
     # What is there is not written over; to go on does what is missing.
     assert main(words) == RunFolderError.exit_code
     shutil.rmtree(out / "fold-3")
-    assert main([*words, "--resume"]) == 0, capsys.readouterr().err
+    assert main(["finetune", "--resume", "--out", str(out)]) == 0, capsys.readouterr().err
     again = json.loads((out / "folds.json").read_text())
     assert again["top1"]["folds"] == top1["folds"]
     assert again["loss"]["folds"] == pytest.approx(found["loss"]["folds"])

@@ -14,6 +14,7 @@ from beit.batch import LabelledBatch
 from beit.config import BalanceConfig, FinetuneRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import FinetuneOptions
+from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.balance import balanced_places, class_weights
 from beit.data.copies import shared_images
@@ -73,6 +74,11 @@ def prepare(
     config: FinetuneRunConfig, processes: Processes, inputs: Inputs
 ) -> Setup[FinetuneRunConfig]:
     """The classifier and all that its training needs."""
+    require(
+        config.folds is None or config.fold is not None,
+        f"folds is {config.folds}, and a run trains one of them",
+        "give folds itself as an option, or name one of them with --only-fold",
+    )
     built = config.model
     splits = open_labelled(
         config.data,

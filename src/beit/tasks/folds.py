@@ -6,12 +6,12 @@ import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from beit.atomic_io import write_file
 from beit.config import FinetuneRunConfig, RunConfig
+from beit.config.tree import override
 from beit.data.account import account_from_json
 from beit.errors import RunFolderError
 from beit.report.comparison import MOST_RUNS, write_comparison
@@ -20,7 +20,7 @@ from beit.tasks.execution import Run, resolve_config, run
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import Task, task_of
 from beit.terminal import TextTable, print_tables
-from beit.training.run_folder import RunFolder
+from beit.training.run_folder import RunFolder, read_run_config
 
 Config = TypeVar("Config", bound=RunConfig)
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -56,7 +56,7 @@ class Folded(NamedTuple):
 
 def run_folds(
     task: Task[Config],
-    recipe: str | Config,
+    recipe: str | Config | None,
     options: Mapping[str, object],
     *,
     resume: bool = False,
@@ -64,31 +64,34 @@ def run_folds(
     report: bool = True,
     inputs: Inputs | None = None,
 ) -> Run:
-    """Carry out a run or, if its config says `folds`, one for each, in `out`/fold-1 and so on.
+    """Carry out a run or, if `folds` are requested, one for each, in `out`/fold-1 and so on.
 
     Of several, folds.json and report.html in `out` hold every measure with its mean and interval;
     the run that is returned has the means for metrics, and the artifact of the first fold. To go on
     does what is left of the folds. For the arguments see `beit.tasks.execution.run`.
     """
     inputs = inputs or Inputs()
-    config = resolve_config(task, recipe, options, inputs)
-    several = isinstance(config, FinetuneRunConfig) and config.folds and not config.only_fold
-    if not several:
-        return run(task, config, {}, resume=resume, quiet=quiet, report=report, inputs=inputs)
-    assert isinstance(config, FinetuneRunConfig)
+    recorded = _recorded(options) if resume else None
+    named = recipe.folds if isinstance(recipe, FinetuneRunConfig) else None
+    if options.get("only_fold") or not (recorded or options.get("folds") or named):
+        return run(task, recipe, options, resume=resume, quiet=quiet, report=report, inputs=inputs)
+    base = recorded if isinstance(recorded, task.config) else recipe
+    config = resolve_config(task, base, options, inputs)
+    if isinstance(config, FinetuneRunConfig) and config.only_fold:
+        return run(task, recipe, options, resume=resume, quiet=quiet, report=report, inputs=inputs)
     out, leads = Path(config.out), os.environ.get("RANK", "0") == "0"
     if RunFolder(out).config.exists():
         raise RunFolderError(f"{out} holds a single run", remedy="choose another --out")
     if not resume and os.environ.get("WORLD_SIZE", "1") == "1":
         RunFolder(out).check_free()
     runs = []
-    for number in range(1, (config.folds or 0) + 1):
-        place = out / f"fold-{number}"
+    for number in range(1, _count(config) + 1):
+        place = fold_folder(out, number)
         runs.append(
             run(
                 task,
-                replace(config, only_fold=number, out=str(place)),
-                {},
+                config,
+                {"only_fold": number, "out": str(place)},
                 resume=resume and RunFolder(place).config.exists(),
                 quiet=quiet,
                 report=report,
@@ -107,6 +110,26 @@ def run_folds(
             print_tables(table)
     means = {name: measure.mean for name, measure in found.items()}
     return Run(out, runs[0].artifact, means, runs[0].best_step)
+
+
+def fold_folder(out: Path, number: int) -> Path:
+    """Where the run of a fold lies, counted from 1."""
+    return out / f"fold-{number}"
+
+
+def _count(config: RunConfig) -> int:
+    assert isinstance(config, FinetuneRunConfig)
+    return config.folds or 0
+
+
+def _recorded(options: Mapping[str, object]) -> RunConfig | None:
+    """The config of the folds that were begun in `out`, so that nothing need be repeated."""
+    out = Path(str(options.get("out", "")))
+    first = fold_folder(out, 1)
+    if RunFolder(out).config.exists() or not RunFolder(first).config.exists():
+        return None
+    recorded = read_run_config(first)
+    return override(recorded, {"only_fold": None, "out": str(out)})
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Folded]:
