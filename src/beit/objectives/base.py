@@ -56,7 +56,7 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         if layers:
             parts = [layer.parts for layer in layers]
             numbers = rng.uniform("layers", images, sum(parts))
-            numbers = numbers.to(device, non_blocking=device.type == "cuda")
+            numbers = numbers.to(device, non_blocking=device.type != "mps")
             for layer, part in zip(layers, numbers.split(parts, dim=1), strict=True):
                 layer.numbers = part
 
