@@ -19,7 +19,7 @@ from beit.data.augment import EvaluationView, TrainView
 from beit.data.balance import balanced_places, class_weights
 from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import check_readable, class_counts, is_multi_label
+from beit.data.sources import ImageSource, check_readable, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import best_thresholds
@@ -67,7 +67,6 @@ class Learning(NamedTuple):
     best: str
     """The metric whose largest value is the best."""
     decide: Callable[[Details, nn.Module], Details]
-    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -106,12 +105,13 @@ def prepare(
         channels=built.channels,
         loader=config.loader,
     )
-    learn = _several_labels if several else _one_class
-    learning = learn(config, model, splits, passes, processes.device)
-    targets, places = splits.train.targets, None
-    assert targets is not None
+    drawn, places = splits.train, None
     if config.balance.balanced_sampling:
-        places = balanced_places(targets, config.training.seed)
+        assert drawn.targets is not None
+        places = balanced_places(drawn.targets, config.training.seed)
+        drawn = select(drawn, places)
+    learn = _several_labels if several else _one_class
+    learning = learn(config, model, drawn, passes, processes.device)
     return Setup(
         config=config,
         objective=learning.objective,
@@ -127,7 +127,7 @@ def prepare(
         ),
         details=details,
         start=start,
-        notes=learning.notes,
+        notes=(_described(splits),) if several else (),
         decide=learning.decide,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
@@ -136,12 +136,12 @@ def prepare(
 def _one_class(
     config: FinetuneRunConfig,
     model: Classifier,
-    splits: LabelledSplits,
+    drawn: ImageSource,
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
-    classes = len(splits.train.classes)
-    weights = class_weights(class_counts(splits.train), config.balance.class_weights)
+    classes = len(drawn.classes)
+    weights = class_weights(class_counts(drawn), config.balance.class_weights)
 
     def measure(model: nn.Module) -> Mapping[str, float]:
         scores = score_classifier(model, passes, classes=classes, device=device)
@@ -163,12 +163,12 @@ def _one_class(
 def _several_labels(
     config: FinetuneRunConfig,
     model: Classifier,
-    splits: LabelledSplits,
+    drawn: ImageSource,
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     """Thresholds are chosen anew at every evaluation, and the artifact has those of its weights."""
-    counts = class_counts(splits.train)
+    counts, images = class_counts(drawn), len(drawn)
     chosen: list[tuple[float, ...]] = []
 
     def measure(model: nn.Module) -> Mapping[str, float]:
@@ -188,7 +188,6 @@ def _several_labels(
             measure(model)
         return replace(details, multi_label=True, thresholds=chosen[0])
 
-    images = len(splits.train)
     return Learning(
         objective=MultiLabelClassification(
             model,
@@ -199,7 +198,6 @@ def _several_labels(
         measure=measure,
         best="map",
         decide=decide,
-        notes=(_described(splits),),
     )
 
 

@@ -142,10 +142,11 @@ def prepare(
     details = Details(classes=classes, inference=config.inference)
     start = inputs.take_over(model, details, config.init)
     adapt(model, config.adaptation)
-    weights = class_weights(splits.pixels.sum(axis=0), config.balance.class_weights)
-    places = None
+    pixels, places = splits.pixels, None
     if config.balance.balanced_sampling:
-        places = balanced_places(splits.pixels > 0, config.training.seed)
+        places = balanced_places(pixels > 0, config.training.seed)
+        pixels = pixels[places]
+    weights = class_weights(pixels.sum(axis=0), config.balance.class_weights)
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
