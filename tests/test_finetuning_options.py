@@ -50,6 +50,7 @@ def test_a_run_with_lora_goes_on_as_if_it_had_not_stopped_and_gives_a_plain_mode
     changed = after[name] - before[name]
     assert 0 < torch.linalg.matrix_rank(changed, atol=1e-7) <= 2
     assert torch.equal(after["backbone.cls_token"], before["backbone.cls_token"])
+    assert any("the classes are balanced: an epoch draws" in line for line in _log(whole.folder))
     assert " of " in next(line for line in _log(whole.folder) if line.startswith("starting"))
 
 

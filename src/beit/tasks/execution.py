@@ -198,6 +198,11 @@ def dataset_manifest(source: ImageSource) -> DatasetManifest:
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
     """What the user should know before the first step."""
     yield from setup.notes
+    if setup.places is not None:
+        yield (
+            f"the classes are balanced: an epoch draws {len(setup.places):,} times from "
+            f"{len(setup.source):,} images"
+        )
     yield from _followed(setup.config)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
