@@ -17,7 +17,7 @@ def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "cpu") -
     Args:
         artifacts: A run, an artifact or a released file; several with names.
         limits: Address and limits.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
     """
     try:
         import fastapi  # noqa: F401

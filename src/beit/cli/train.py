@@ -77,9 +77,9 @@ def train(verb: str, args: list[str]) -> None:
         if unknown:
             parse()  # ends with what is unknown, and what it is like
     from beit.tasks import TASKS
-    from beit.tasks import run as carry_out
+    from beit.tasks.folds import run_folds
 
-    run = carry_out(
+    run = run_folds(
         TASKS[verb],
         recipe or None,
         _given(command.config, args),
@@ -135,7 +135,7 @@ def compare(
         data: Images; with classes, the tokens are also measured by nearest neighbours.
         out: Folder for tokenizers.json and tokenizers.html.
         images: At most so many of them, spread evenly; with classes, as many of each part.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.tokenizer import HEAD

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from beit.batch import LabelledBatch
 from beit.evaluation.metrics import average_precision, calibration_error
-
-Logits = Callable[[UInt8[Tensor, "batch channels height width"]], Tensor]
+from beit.models.heads import Logits
 
 
 class Scores(NamedTuple):
@@ -75,22 +74,6 @@ def score_classifier(
         right=right,
         total=total,
     )
-
-
-def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
-    """Logits of the mean of the probabilities of an image and of its mirror image.
-
-    Probabilities are a softmax over the classes or, with `multi_label`, independent.
-    """
-
-    def logits(images: Tensor) -> Tensor:
-        views = torch.stack([model(images), model(images.flip(-1))]).float()
-        if not multi_label:
-            return views.log_softmax(dim=-1).logsumexp(dim=0)
-        present, absent = (F.logsigmoid(sign * views).logsumexp(dim=0) for sign in (1, -1))
-        return present - absent
-
-    return logits
 
 
 def answering_among(model: Logits, classes: Sequence[int]) -> Logits:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from beit.config.runs import ThresholdConfig
+
 UNDECIDED = 0.5
 """The threshold of a label that no image has."""
 
@@ -90,19 +92,29 @@ def average_precision(
 
 
 def best_thresholds(
-    probabilities: Float[Tensor, "images classes"], targets: Bool[Tensor, "images classes"]
+    probabilities: Float[Tensor, "images classes"],
+    targets: Bool[Tensor, "images classes"],
+    rule: ThresholdConfig | None = None,
 ) -> tuple[float, ...]:
-    """The probability from which each label counts, for the largest F1 on these images.
+    """The probability from which each label counts, by a rule on these images; the largest F1.
 
     It lies halfway between the two neighbouring probabilities that it separates; of equally good
-    ones the largest is taken. 0.5 for a label that no image has.
+    ones the largest is taken. 0.5 for a label that no image has. Where no threshold has the
+    precision that is required, the one of the highest precision is taken.
     """
+    rule = rule or ThresholdConfig()
 
     def best(steps: _Steps) -> float:
         if not steps.found[-1]:
             return UNDECIDED
-        f1 = 2 * steps.found.double() / (steps.given + steps.found[-1])
-        place = int(f1.argmax())  # the first of equal ones
+        precision, recall = steps.found.double() / steps.given, steps.found / steps.found[-1]
+        worth = 2 * steps.found.double() / (steps.given + steps.found[-1])
+        if rule.threshold_by == "recall":  # the most precise that is complete enough
+            worth = (recall >= rule.threshold_level).double()
+        elif rule.threshold_by == "precision":  # the most complete that is precise enough
+            enough = precision >= rule.threshold_level
+            worth = torch.where(enough, 1 + recall, precision)
+        place = int(worth.argmax())  # the first of equal ones
         below = steps.scores[place + 1] if place + 1 < len(steps.scores) else 0.0
         return float((steps.scores[place] + below) / 2)
 

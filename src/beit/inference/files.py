@@ -96,7 +96,13 @@ def _in_batches(
 
 
 def predict_files(
-    artifact: str, paths: Sequence[str], *, top: int | None, batch: int, device: str
+    artifact: str,
+    paths: Sequence[str],
+    *,
+    top: int | None,
+    batch: int,
+    device: str,
+    flip: bool = False,
 ) -> Iterator[Prediction]:
     """The classes of every image below the paths.
 
@@ -105,9 +111,10 @@ def predict_files(
         paths: Files, folders, lists or data sets.
         top: Classes per image, as for `Predictor.predict`.
         batch: Images at a time.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
+        flip: As for `load`.
     """
-    predictor = load(artifact, device=device)
+    predictor = load(artifact, device=device, flip=flip)
     for chunk, pixels in _in_batches(paths, predictor, batch):
         rows = iter(predictor.probabilities(pixels) if pixels else ())
         for one in chunk:
@@ -199,14 +206,17 @@ def _report(unreadable: Sequence[Opened], answered: int) -> str:
     return f", {len(unreadable)} unreadable" if unreadable else ""
 
 
-def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
+def segment_files(
+    artifact: str, paths: Sequence[str], out: Path, *, device: str, flip: bool = False
+) -> list[str]:
     """Write label maps and overlays of every image below the paths, and print a summary.
 
     Args:
         artifact: Of a segmenter, as for `load`.
         paths: Files or folders.
         out: New folder for `labels/` and `overlays/`, named and nested as the images are.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
+        flip: As for `load`.
 
     Returns:
         The images that could not be read.
@@ -216,7 +226,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
         DataError: Two images would be written to one file, or none can be read.
     """
     with claim_output(out, folder=True) as folder:
-        predictor = load(artifact, device=device)
+        predictor = load(artifact, device=device, flip=flip)
         written: dict[Path, str] = {}
         unreadable: list[Opened] = []
         for path in paths:
@@ -259,7 +269,7 @@ def embed_files(
         out: File to write; its ending is one of FORMATS.
         block: As for `Predictor.embed`.
         batch: Images at a time.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
 
     Returns:
         A summary in one line.

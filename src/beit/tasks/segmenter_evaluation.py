@@ -93,8 +93,8 @@ def _unlearned(
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
-        split, seed, _ = division
-        found = data.divide(split=split, seed=seed, known=details.classes)
+        split, seed, per_class, _ = division
+        found = data.divide(split=split, seed=seed, per_class=per_class, known=details.classes)
         return found.train, found.validation
 
     found = unlearned(

@@ -25,7 +25,7 @@ from beit.training.device import is_out_of_memory
 from beit.training.distributed import lost_process
 from beit.training.nan_report import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.optim import longer_schedule
-from beit.training.run_logger import RunLogger, Throughput, progress_line
+from beit.training.run_logger import RunLogger, Throughput, progress_line, remark
 from beit.training.skipped_images import SkippedImages
 from beit.training.spec import FitResult, FitSpec
 from beit.training.update import OverflowedError, Updater
@@ -44,7 +44,7 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
         with run.logging(notes):
             if run.unevaluated:  # what stopped the run
                 run.evaluate()
-            if run.step < config.steps:
+            if run.step < config.steps and not run.lost_patience():
                 run.log_start()
                 with run.saving(), closing(spec.loader.batches(run.step, config.steps)) as batches:
                     while run.step < config.steps:
@@ -55,11 +55,14 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
                             run.log()
                         if run.unevaluated:
                             run.evaluate()
+                            done = done or run.lost_patience()
                         ends = spec.processes.any(stop.requested or run.is_blocked()) or done
                         if ends or _is_due(run.step, config.save_every):
                             run.save(wait=ends)
                         if ends and not done and spec.processes.any(stop.requested):
                             raise run.preempted()
+                        if done:
+                            break
                 run.skipped.sum_up()
             else:
                 run.info(f"this run was already done: {run.step} of {config.steps} steps")
@@ -85,6 +88,7 @@ class _Run:
         self.logger: RunLogger | None = None
         self.step = 0  # updates done
         self.best: tuple[int, float] | None = None  # step and score
+        self.stale = 0  # evaluations since a better score
         self.metrics: dict[str, float] = {}
         self.restarts = 0  # of processes that read images
         self.announced = self.saved = 0  # the last step that was published, and given to be saved
@@ -117,7 +121,7 @@ class _Run:
         self.updater.load(checkpoint)
         self.step, self.metrics = checkpoint.step, values["metrics"]
         self.best = None if values["best"] is None else tuple(values["best"])
-        self.unevaluated = values.get("unevaluated", False)
+        self.stale, self.unevaluated = values.get("stale", 0), values.get("unevaluated", False)
         self.announced = self.saved = self.step
         return [
             *(f"a checkpoint was skipped: {problem}" for problem in damaged),
@@ -138,6 +142,7 @@ class _Run:
                 self.logger = RunLogger(
                     spec.folder,
                     first_step=self.step,
+                    steps=self.config.steps,
                     trackers=self.config.tracker,
                     quiet=spec.quiet,
                 )
@@ -160,10 +165,12 @@ class _Run:
         )
 
     def log_start(self) -> None:
-        weights = sum(p.numel() for p in self.updater.optimizer.parameters)
+        trained = sum(p.numel() for p in self.updater.optimizer.parameters)
+        every = sum(p.numel() for p in self.objective.model.parameters())
         start = f"going on after step {self.step}" if self.step else "starting"
         self.info(
-            f"{start}: {weights:,} weights, {self.spec.images:,} images, batch "
+            f"{start}: {trained:,}{f' of {every:,}' * (trained < every)} weights, "
+            f"{self.spec.images:,} images, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
             f"x{self.processes.world} processes), {self.config.steps} steps, "
             f"{self.updater.precision} on {self.device}"
@@ -190,6 +197,8 @@ class _Run:
         self.step += 1
         if self.step == 1 and (idle := self.updater.optimizer.without_gradient()):
             self.info(f"no gradient reaches {len(idle)} tensors of weights: {', '.join(idle[:9])}")
+        if self.logger is not None:
+            self.logger.moved(self.step)
         self._announce()
 
     def _arriving(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -229,8 +238,9 @@ class _Run:
             if self.restarts:
                 values["reader_restarts"] = float(self.restarts)
             self.logger.metrics(self.step, "train", values)
-            self.logger.info(
-                progress_line(self.step, self.config.steps, terms, expected, self.rate, throughput)
+            self.logger.progress(
+                progress_line(self.step, self.config.steps, terms, expected, self.rate, throughput),
+                remark(terms, self.rate, throughput),
             )
 
     def evaluate(self) -> None:
@@ -246,17 +256,32 @@ class _Run:
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
         self.skipped.add(evaluation.unreadable(), evaluation.several())
+        score = self.metrics.get(evaluation.best, 0.0)
+        self.stale = 0 if self.best is None or score > self.best[1] else self.stale + 1
         if self.logger is not None:
-            self.logger.metrics(self.step, "evaluate", self.metrics)
+            patience = self.config.patience
+            left = {} if patience is None else {"patience_left": float(patience - self.stale)}
+            self.logger.metrics(self.step, "evaluate", self.metrics | left)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             self.logger.info(f"step {self.step}/{self.config.steps}  evaluation: {listed}")
-        score = self.metrics.get(evaluation.best, 0.0)
         if evaluation.best and (self.best is None or score >= self.best[1]):
             self.best = (self.step, score)
             if self.processes.leads:
                 self.spec.publish(model, True, self.metrics)
         self.unevaluated = False
         self.throughput.skip()
+
+    def lost_patience(self) -> bool:
+        """Whether the score has not become better for as many evaluations as are waited for."""
+        patience = self.config.patience
+        if patience is None or not self.processes.any(self.stale >= patience):
+            return False
+        assert self.best is not None
+        self.info(
+            f"stopped early after step {self.step} of {self.config.steps}: {self.stale} "
+            f"evaluations without a better score than {self.best[1]:.4g} (--patience {patience})"
+        )
+        return True
 
     def publish(self) -> None:
         """Write the artifact of the end, also if the run was killed after its last save."""
@@ -316,6 +341,7 @@ class _Run:
             "metrics": self.metrics,
             "steps": self.config.steps,
             "unevaluated": self.unevaluated,
+            "stale": self.stale,
             "parts": dict(self.spec.parts),
             **environment(self.processes.world),
         }
