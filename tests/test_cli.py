@@ -79,7 +79,7 @@ def test_from_images_to_labels(capsys, class_folders, tmp_path):
     assert code == 0
     assert "probability" in out
     code, out, _ = call(capsys, "embed", pre, image, "--out", tmp_path / "x.npz", "--block", "1")
-    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 images x 48 features\n")
+    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 image x 48 features\n")
     code, out, _ = call(capsys, "report", pre)
     assert code == 0
     assert "report.html" in out

@@ -20,6 +20,7 @@ from beit.data.sources import ImageSource, evenly
 from beit.doctor import Finding, Level, judge
 from beit.errors import BeitError
 from beit.recipes import RECIPES
+from beit.terminal import counted
 
 MOST_HEADERS = 400
 FEW_TO_PRETRAIN = 1_000
@@ -177,7 +178,7 @@ def _advice(number: int, headers: Headers, requested: int) -> Iterator[Finding]:
     assert isinstance(config, PretrainRunConfig)
     steps, batch = config.training.steps, config.training.batch
     where = "one GPU" if gpu else "this CPU"
-    words = f"for {number:,} images on {where}: beit pretrain {recipe} --size {size}"
+    words = f"for {counted(number, 'image')} on {where}: beit pretrain {recipe} --size {size}"
     change = (
         f"its own {steps:,} steps of {batch} are {steps * batch / number:.1f} epochs; "
         f"--steps {max(1, round(EPOCHS * number / batch)):,} would be {EPOCHS}"

@@ -18,7 +18,7 @@ from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import check_readable, class_counts, is_multi_label
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
-from beit.evaluation.metrics import best_thresholds
+from beit.evaluation.metrics import best_thresholds, one_answer
 from beit.inference.abilities import ATTENTION, EMBED, PREDICT
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
@@ -61,6 +61,8 @@ class Learning(NamedTuple):
     """The metric whose largest value is the best."""
     decide: Callable[[Details, nn.Module], Details]
     notes: tuple[str, ...] = ()
+    remark: Callable[[], str] = str
+    """What there is to report of the last measure."""
 
 
 def prepare(
@@ -105,6 +107,7 @@ def prepare(
             best=learning.best,
             unreadable=passes.unreadable,
             several=passes.multi_frame,
+            remark=learning.remark,
         ),
         details=details,
         start=start,
@@ -121,10 +124,13 @@ def _one_class(
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
-    classes = len(splits.train.classes)
+    names, remark = splits.train.classes, ""
+    classes = len(names)
 
     def measure(model: nn.Module) -> Mapping[str, float]:
+        nonlocal remark
         scores = score_classifier(model, passes, classes=classes, device=device)
+        remark = one_answer(names, scores.answered, scores.total, "validation image")
         return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
 
     return Learning(
@@ -132,6 +138,7 @@ def _one_class(
         measure=measure,
         best="top1",
         decide=lambda details, _model: details,
+        remark=lambda: remark,
     )
 
 

@@ -36,7 +36,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from beit.atomic_io import cache_dir, replace_file
-from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, no_model_at
 from beit.json_object import parse_json
 from beit.weights.download import check_address, download, redacted
 from beit.weights.published import recognise_name
@@ -101,10 +101,7 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
             f"{redacted(text)} cannot be fetched: {error}",
             remedy="make room, or permit reading and writing there; what has come so far is kept",
         ) from error
-    raise CheckpointError(
-        f"there is no file or folder '{text}', and it is no hub id and no address either",
-        remedy="give a path that exists, hf:org/name, timm/name or https://...",
-    )
+    raise no_model_at(text)
 
 
 def file_hash(path: Path) -> str:
