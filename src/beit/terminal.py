@@ -52,6 +52,12 @@ def print_lines(*lines: object) -> None:
     print("\n".join(map(printable, lines)))
 
 
+def counted(amount: int, noun: str) -> str:
+    """`1 image`, `2,000 images`, `3 classes`."""
+    ending = "" if amount == 1 else "es" if noun.endswith("s") else "s"
+    return f"{amount:,} {noun}{ending}"
+
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxtuple, _SHORT.maxlist = 3, 20, 20
 _SHORT.maxstring = _SHORT.maxother = 100
