@@ -260,6 +260,8 @@ class FinetuneRunConfig(RunConfig):
     list, for one image with several labels. Label files with several labels need no option."""
     evaluation_crop: Crop | None = None
     """Fraction of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+    baselines: bool = True
+    """Measure colours, a thumbnail and an untrained backbone for the page, which any must beat."""
 
     @property
     def crop(self) -> float:
