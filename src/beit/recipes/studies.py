@@ -261,7 +261,7 @@ def paper() -> StudyPlan:
         recipe="study",
         model=for_finetuning(model, drop_path=0.1),
         loader=loader,
-        training=replace(plan.finetune.training, batch=32, evaluate_every=24),
+        training=replace(plan.finetune.training, batch=32, evaluate_every=30),
     )
     heads: dict[str, SegmentationHeadConfig] = {
         "linear head": LinearHeadConfig(),
