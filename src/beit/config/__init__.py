@@ -39,6 +39,7 @@ from beit.config.segmentation import (
 from beit.config.tokenizer import (
     DalleConfig,
     DiscreteVAEConfig,
+    PatchCodebookConfig,
     QuantisedConfig,
     RandomProjectionConfig,
     TokenizerConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "MaskConfig",
     "MaskedConfig",
     "MaskingConfig",
+    "PatchCodebookConfig",
     "PretrainObjectiveConfig",
     "PretrainRunConfig",
     "ProbeConfig",

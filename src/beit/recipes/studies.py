@@ -14,9 +14,9 @@ from beit.config import (
     AggregationConfig,
     BlockMasking,
     FinetuneRunConfig,
-    JointConfig,
     LinearHeadConfig,
     LoaderConfig,
+    MaskConfig,
     MaskedConfig,
     PretrainRunConfig,
     QuantiseConfig,
@@ -35,7 +35,7 @@ from beit.config.model import HALF
 from beit.recipes import demo
 from beit.recipes.finetune import for_finetuning
 
-TokenizerName = Literal["", "dvae", "vq", "vqkd"]
+TokenizerName = Literal["", "dvae", "vq", "vqkd", "kmeans"]
 Change = Callable[[PretrainRunConfig], PretrainRunConfig]
 RATIO = 0.4
 """Of hidden patches, as in the paper."""
@@ -219,6 +219,8 @@ PAPER_ARMS = (
     Arm(name="from scratch, larger", change="no pre-training, twice the width",
         pretrain=_larger, pretrained=False),
     Arm(name="BEiT, larger", change="twice the width", pretrain=_larger),
+    Arm(name="k-means, uniform masks", change="as the demo: tokens of k-means of patches",
+        tokenizer="kmeans", pretrain=_uniform),
     Arm(name="VQ", change="tokens of VQ", tokenizer="vq"),
     Arm(name="VQ-KD", change="tokens of VQ-KD, whose teacher is BEiT", tokenizer="vqkd"),
     Arm(name="VQ-KD, aggregation", change="and patch aggregation, as BEiT v2",
@@ -230,15 +232,12 @@ def paper() -> StudyPlan:
     """Object scenes of 80 pixels seen at 64; BEiT as in the paper's tables, at the demo's scale.
 
     The plain backbone, since it learns fastest within minutes; `relative bias` and `layer scale`
-    are arms. Images, views, rates and batch of pre-training are the demo's.
+    are arms. Views, rates, batches and updates are the demo's; its tokenizer and its uniform masks
+    are arms.
     """
-    plan = demo.full()
-    model = replace(
-        demo.backbone(), absolute_position=True, relative_position="none", layer_scale=None
-    )
+    model = demo.backbone()
     loader = LoaderConfig(workers=0, cache=True)
-    dvae = replace(plan.tokenizer, loader=loader, held_out=0.02)
-    dvae = prolonged(dvae, 500 / dvae.training.steps)
+    dvae = replace(demo.dvae(), loader=loader, held_out=0.02)
     vq, vqkd = (
         kind(
             size=model.size, patch=model.patch, width=96, depth=3, decoder_depth=1, heads=4,
@@ -247,43 +246,39 @@ def paper() -> StudyPlan:
         for kind in (VQConfig, VQKDConfig)
     )  # fmt: skip
     pretrain = replace(
-        plan.pretrain,
+        demo.pretrain(),
         recipe="study",
-        model=model,
         masking=BlockMasking(mask_ratio=RATIO, smallest_block=12),
         loader=loader,
         knn_images=0,
         accept_collapsed=True,  # that too would be a result
-        training=replace(plan.pretrain.training, evaluate_every=0),
     )
+    finetune = demo.finetune()
     finetune = replace(
-        plan.finetune,
+        finetune,
         recipe="study",
-        model=for_finetuning(model, drop_path=0.1),
         loader=loader,
-        training=replace(plan.finetune.training, batch=32, evaluate_every=30),
+        training=replace(finetune.training, evaluate_every=30),
     )
     heads: dict[str, SegmentationHeadConfig] = {
         "linear head": LinearHeadConfig(),
         "UperNet": UperNetConfig(head_channels=64, auxiliary_channels=32),
     }
-    segmenter = SegmentRunConfig(
+    segmenter = replace(
+        demo.segment(),
         recipe="study",
-        model=finetune.model,
-        joint=JointConfig(
-            resize_ratio=(0.8, 1.25), base_side=demo.TILE, symmetry="all", distortion=False
-        ),
-        loader=loader,
+        masks=MaskConfig(),
         training=replace(finetune.training, lr=2e-3, evaluate_every=0),
     )
     return StudyPlan(
         tokenizers={
             "dvae": dvae,
+            "kmeans": replace(demo.tokenizer(), loader=loader),
             "vq": replace(dvae, tokenizer=vq, objective=QuantiseConfig(revive_every=20)),
             "vqkd": replace(dvae, tokenizer=vqkd, objective=QuantiseConfig(revive_every=20)),
         },
         pretrain=prolonged(pretrain, 450 / pretrain.training.steps),
-        finetune=prolonged(finetune, 300 / finetune.training.steps),
+        finetune=finetune,
         segment={
             name: replace(prolonged(segmenter, 200 / segmenter.training.steps), head=head)
             for name, head in heads.items()
@@ -298,8 +293,8 @@ def paper() -> StudyPlan:
 
 OWN_ARMS = (
     Arm(name=SCRATCH, change="no pre-training", pretrained=False),
-    Arm(name="pre-trained here", change="BEiT with uniform masks on the same training images",
-        pretrain=_uniform),
+    Arm(name="pre-trained here", change="the same training images without labels: k-means tokens, uniform masks",
+        pretrain=_uniform, tokenizer="kmeans"),
 )  # fmt: skip
 
 
@@ -312,15 +307,15 @@ def own(size: int = 64) -> StudyPlan:
     sides = (size, size)
     views = ViewConfig(crop_scale=(0.4, 1.0))
     model = replace(plan.pretrain.model, size=sides, mean=HALF, std=HALF)
-    dvae = plan.tokenizers["dvae"]
-    tokenizer = replace(dvae.tokenizer, size=(size // 2, size // 2))
+    kmeans = plan.tokenizers["kmeans"]
+    codebook = replace(kmeans.tokenizer, size=sides)
     finetune = plan.finetune
     augment = replace(
         finetune.augment, crop_scale=(0.4, 1.0), crop_ratio=(3 / 4, 4 / 3), symmetry="horizontal"
     )
     return replace(
         plan,
-        tokenizers={"dvae": replace(dvae, tokenizer=tokenizer, views=views)},
+        tokenizers={"kmeans": replace(kmeans, tokenizer=codebook, views=views)},
         pretrain=replace(plan.pretrain, model=model, views=views, evaluation_crop=0.875),
         finetune=replace(
             finetune,

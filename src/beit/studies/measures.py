@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
-from torch import Tensor
 
 from beit import tasks
 from beit.batch import LabelledBatch
@@ -17,13 +12,10 @@ from beit.config import LoaderConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.evaluation.eval_loader import EvalLoader
-from beit.models.features import attention_maps
 from beit.models.heads import BackboneModel, Classifier
+from beit.studies.objects import attention, best_head, overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
-
-MASS = 0.6
-"""Of the attention, as the figures of DINO show it (arXiv:2104.14294, figure 1)."""
 
 
 @torch.no_grad()
@@ -51,57 +43,15 @@ def segmenter_overlaps(run: Path, data: str, _loader: LoaderConfig) -> list[floa
     return [one.iou for one in found.classes if one.pixels]
 
 
-def attention_overlaps(place: str, data: str, crop: float) -> list[float]:
-    """IoU of what the class token looks at with the objects, for each test image.
-
-    Of all blocks and heads the one that is best on validation; a head looks at the fewest patches
-    that hold 60 % of its attention to patches. `data` has images and masks as scenes have them.
-    """
+def attention_overlaps(place: str, data: str) -> list[float]:
+    """Of each test scene the IoU of its object with what the best head of all attends to; which is
+    the best is decided on validation (`beit.studies.objects`)."""
     model = load_artifact(Path(place)).model
     assert isinstance(model, BackboneModel)
+    config, backbone = model.backbone.config, model.backbone.eval()
     validation, test = (
-        _overlaps(model.eval(), Path(data) / split, crop) for split in ("val", "test")
+        read_objects(Path(data) / part, config.size, config.grid) for part in ("val", "test")
     )
-    best = int(validation.mean(dim=0).argmax())
-    found: list[float] = test[:, best].tolist()
-    return found
-
-
-def _overlaps(model: BackboneModel, part: Path, crop: float) -> Float[Tensor, "images heads"]:
-    config = model.backbone.config
-    rows = []
-    for path in sorted((part / "images").iterdir()):
-        image, labels = (
-            _centre(place, config.size, crop) for place in (path, part / "masks" / path.name)
-        )
-        maps = attention_maps(model.backbone, image, range(config.depth))
-        looked = torch.cat([each[0, :, 0, 1:] for each in maps])
-        objects = F.adaptive_avg_pool2d((labels > 0).float(), config.grid)[0, 0]
-        rows.append(_iou(attended(looked), objects.flatten() > 0.5))
-    return torch.stack(rows)
-
-
-def _centre(path: Path, size: tuple[int, int], crop: float) -> UInt8[Tensor, "one channels h w"]:
-    """The view of evaluation; masks are read as images of one channel."""
-    with Image.open(path) as opened:
-        width, height = opened.size
-        left, top = width * (1 - crop) / 2, height * (1 - crop) / 2
-        box = (left, top, width - left, height - top)
-        exact = opened.resize(size[::-1], Image.Resampling.NEAREST, box)
-        pixels = np.array(exact)
-    return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)[None]
-
-
-def attended(weights: Float[Tensor, "heads patches"]) -> Bool[Tensor, "heads patches"]:
-    """The fewest patches that hold `MASS` of each head's attention to patches."""
-    order = weights.argsort(dim=1, descending=True)
-    shares = (weights / weights.sum(dim=1, keepdim=True)).gather(1, order)
-    before = shares.cumsum(dim=1) - shares
-    return torch.zeros_like(weights, dtype=torch.bool).scatter_(1, order, before < MASS)
-
-
-def _iou(
-    looked: Bool[Tensor, "heads patches"], inside: Bool[Tensor, " patches"]
-) -> Float[Tensor, " heads"]:
-    union = (looked | inside).sum(dim=1).clamp_min(1)
-    return (looked & inside).sum(dim=1) / union
+    head = best_head(backbone, validation)
+    found = overlaps(attention(backbone, test)[:, [head]], test.inside)[:, 0]
+    return [float(value) for value in found]

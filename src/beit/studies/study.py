@@ -315,7 +315,7 @@ class Study:
             if self.data.segmented:
                 overlaps = [
                     once(self.folder / "attention" / f"{slug(name)}-{seed}.json", partial(
-                        attention_overlaps, place, self.data.segmented, plan.finetune.crop))
+                        attention_overlaps, place, self.data.segmented))
                     for seed, place in zip(seeds, places, strict=True)
                 ]  # fmt: skip
                 self._record(name, ATTENTION, [[one] for one in overlaps], False)
