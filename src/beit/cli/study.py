@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -90,9 +89,9 @@ def own(
 
 def _cores() -> int:
     """As many trainings as there are cores, since each is too small for two; a GPU has one."""
-    from beit.hardware import find_device
+    import torch
 
-    return 1 if find_device("auto").type == "cuda" else len(os.sched_getaffinity(0))
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 STUDIES: Mapping[str, Callable[..., None]] = {"paper": paper, "own": own}

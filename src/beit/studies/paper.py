@@ -52,7 +52,7 @@ CLAIMS = (
     _better("Attention finds objects without labels", "figure 2", BEIT, UNTRAINED,
             ATTENTION),
     Claim("VQ-KD tokens are better than those of the discrete VAE",
-          "BEiT v2 (arXiv:2208.06366), table 5", "VQ-KD", BEIT, MID),
+          "BEiT v2 (arXiv:2208.06366), table 5", "VQ-KD", "discrete VAE", MID),
     Claim("Patch aggregation helps", "BEiT v2, table 6", "VQ-KD, aggregation", "VQ-KD",
           "linear, 10 labels"),
     Claim("83.2 % on ImageNet after 800 epochs", f"{BASE}, table 1", "", "", "",

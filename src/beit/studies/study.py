@@ -24,7 +24,7 @@ from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
 from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
-from beit.recipes.studies import UNTRAINED, Arm, StudyPlan, number_of
+from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
 from beit.report.history import read_history
 from beit.studies.frozen import frozen_scores
 from beit.studies.measures import attention_overlaps, classifier_hits, segmenter_overlaps
@@ -137,7 +137,7 @@ class Study:
         for name in dict.fromkeys(arm.tokenizer for arm in learned if arm.tokenizer):
             teacher = ""
             if name == "vqkd":
-                beit = next(arm for arm in self.arms if arm.tokenizer == "dvae" and arm.pretrained)
+                beit = next(arm for arm in self.arms if arm.name == BEIT)
                 self.pretrain([beit], [0])
                 teacher = str(self._place("pretrain", beit, 0))
             config = replace(
@@ -302,7 +302,8 @@ class Study:
             found = []
             for seed, place in zip(seeds, places, strict=True):
                 record = self.folder / "frozen" / f"{slug(name)}-{seed}.json"
-                print(f"frozen features: {name}, seed {seed}" * (not record.exists()), flush=True)
+                if not record.exists():
+                    print(f"frozen features: {name}, seed {seed}", flush=True)
                 found.append(once(record, partial(
                     frozen_scores, place, self.data.labelled, crop=plan.finetune.crop,
                     loader=plan.finetune.loader, labels=plan.labels, draws=plan.draws,
