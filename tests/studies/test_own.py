@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,7 +87,7 @@ def test_groups_stay_together(class_folders, tmp_path):
 
 @pytest.mark.parametrize(("groups", "error"), [("(", ConfigError), ("patient", DataError)])
 def test_a_pattern_that_finds_nothing_is_refused(class_folders, tmp_path, groups, error):
-    with pytest.raises(error, match="pattern|has no group"):
+    with pytest.raises(error, match=r"pattern|has no group"):
         lay_out(tmp_path, str(class_folders), groups, own().finetune.reading)
 
 
