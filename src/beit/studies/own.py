@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
 from beit.data.sources import FileSource, ImageSource, is_multi_label
@@ -157,17 +155,18 @@ def _held_out(
 ) -> list[str]:
     """Which part each image goes to: a fifth to each one that is missing, class by class, or of
     whole groups a fifth of all."""
-    parts = np.full(len(names), "train", dtype="<U5")
-    assert source.targets is not None
-    classes = np.zeros(len(names), int) if whole else np.asarray(source.targets)
-    for label in np.unique(classes):
-        indices = np.flatnonzero(classes == label)
+    parts = ["train"] * len(names)
+    labels = [0 if whole else _target(source, index) for index in range(len(names))]
+    for label in sorted(set(labels)):
+        indices = [index for index, other in enumerate(labels) if other == label]
         order = sorted({names[index] for index in indices}, key=_hash)
         many = round(HELD_OUT * len(order))
         for number, part in enumerate(missing):
             chosen = set(order[number * many : (number + 1) * many])
-            parts[[index for index in indices if names[index] in chosen]] = part
-    return list(map(str, parts))
+            for index in indices:
+                if names[index] in chosen:
+                    parts[index] = part
+    return parts
 
 
 def _hash(name: str) -> bytes:

@@ -136,7 +136,8 @@ def lines(scores: Scores, base: str) -> Iterator[Line]:
     for (arm, measure), score in scores.items():
         other = scores.get((base, measure))
         gain = None if other is None or arm == base else score.minus(other).interval()
-        yield Line(arm, measure, score.interval(), *score.values.shape[:2], gain)
+        seeds, draws, _ = score.values.shape
+        yield Line(arm, measure, score.interval(), seeds, draws, gain)
 
 
 def as_json(rows: Sequence[Mapping[str, object]]) -> str:
