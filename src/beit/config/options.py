@@ -93,6 +93,7 @@ class TokenizerOptions(RunOptions, total=False):
     decoder_depth: int
     codebook_decay: float
     teacher_width: int
+    compared: Literal["pixels", "gradients"]
     teacher: str | PathLike[str]
     teacher_views: int
     teacher_bank: str | PathLike[str]
@@ -142,9 +143,11 @@ class PretrainOptions(RunOptions, total=False):
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
+    pixel_loss: Literal["squared", "absolute"]
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    normalise_patches: bool
     aggregation: AggregationConfig
     early_layer: int | None
     blocks: int
@@ -205,6 +208,7 @@ class FinetuneOptions(RunOptions, total=False):
     subset_seed: int
     multi_label: bool
     evaluation_crop: float | None
+    baselines: bool
 
 
 class SegmentOptions(RunOptions, total=False):
