@@ -159,9 +159,11 @@ class PretrainOptions(RunOptions, total=False):
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
+    pixel_loss: Literal["squared", "absolute"]
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    normalise_patches: bool
     aggregation: AggregationConfig
     early_layer: int | None
     blocks: int
@@ -235,6 +237,7 @@ class FinetuneOptions(RunOptions, total=False):
     threshold_by: Literal["f1", "recall", "precision"]
     threshold_level: float
     evaluation_crop: float | None
+    baselines: bool
 
 
 class SegmentOptions(RunOptions, total=False):

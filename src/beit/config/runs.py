@@ -347,6 +347,8 @@ class FinetuneRunConfig(RunConfig):
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     evaluation_crop: Crop | None = None
     """Fraction of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+    baselines: bool = True
+    """Measure colours, a thumbnail and an untrained backbone for the page, which any must beat."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
