@@ -70,7 +70,10 @@ class ContrastiveMaskedModeling(MaskedImageModeling):
 
 
 def contrast(
-    first: Float[Tensor, "batch features"], second: Float[Tensor, "batch features"], *, temperature: float
+    first: Float[Tensor, "batch features"],
+    second: Float[Tensor, "batch features"],
+    *,
+    temperature: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """How well the two vectors of each image are told from those of all other images of all
     processes: the cross-entropy (NT-Xent; SimCLR, eq. 1), and how often the nearest is right."""
