@@ -12,6 +12,7 @@ from beit.config.data import (
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, ProbeConfig, SegmentedConfig
 from beit.config.masking import (
     BlockMasking,
+    ContrastiveConfig,
     FixedMasking,
     MaskedConfig,
     MaskingConfig,
@@ -64,6 +65,7 @@ __all__ = [
     "BalanceConfig",
     "BlockMasking",
     "ClassifiedConfig",
+    "ContrastiveConfig",
     "DalleConfig",
     "DiscreteVAEConfig",
     "EvaluateConfig",
