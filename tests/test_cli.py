@@ -63,6 +63,7 @@ def test_from_images_to_labels(capsys, class_folders, tmp_path):
     assert f"model   {tok / 'model'}" in out
     pretrain = ["pretrain", "tiny", *data, "--out", pre, "--tokenizer", tok, *QUICK]
     pretrain += ["--accept-collapsed"]  # after so few steps
+    pretrain += ["--relative-position", "shared", "--no-absolute-position"]
     code, out, _ = call(capsys, *pretrain)
     assert code == 0
     assert "(chance 3.466)" in out

@@ -28,7 +28,9 @@ from beit.terminal import log_to_terminal
 
 VERBS: dict[str, Verb] = {
     "data": verb_with_subcommands(
-        "data", DATA, "Look through images for faults, or pack them into tar shards."
+        "data",
+        DATA,
+        "Look through images for faults, pack them into tar shards, or make some to try it on.",
     ),
     "tokenizer": tokenizer,
     "pretrain": pretrain,

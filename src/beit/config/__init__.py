@@ -40,6 +40,7 @@ from beit.config.segmentation import (
 from beit.config.tokenizer import (
     DalleConfig,
     DiscreteVAEConfig,
+    PatchCodebookConfig,
     QuantisedConfig,
     RandomProjectionConfig,
     TokenizerConfig,
@@ -70,6 +71,7 @@ __all__ = [
     "MaskConfig",
     "MaskedConfig",
     "MaskingConfig",
+    "PatchCodebookConfig",
     "PretrainObjectiveConfig",
     "PretrainRunConfig",
     "ProbeConfig",

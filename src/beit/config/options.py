@@ -93,6 +93,7 @@ class TokenizerOptions(RunOptions, total=False):
     decoder_depth: int
     codebook_decay: float
     teacher_width: int
+    compared: Literal["pixels", "gradients"]
     teacher: str | PathLike[str]
     teacher_views: int
     teacher_bank: str | PathLike[str]
@@ -127,7 +128,7 @@ class PretrainOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     masking: MaskingConfig
     mask_ratio: float
@@ -174,7 +175,7 @@ class FinetuneOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     head: HeadConfig
     pooling: Literal["mean", "cls"]
@@ -215,7 +216,7 @@ class SegmentOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     head: SegmentationHeadConfig
     dropout: float

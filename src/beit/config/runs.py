@@ -15,7 +15,7 @@ from beit.config.data import (
 )
 from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
+from beit.config.tokenizer import PatchCodebookConfig, QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (
     Config,
@@ -154,12 +154,12 @@ class TokenizerRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        quantised = isinstance(self.tokenizer, QuantisedConfig)
+        quantised = isinstance(self.tokenizer, QuantisedConfig | PatchCodebookConfig)
         require(
             isinstance(self.objective, QuantiseConfig if quantised else ReconstructConfig),
             f"a {type(self.tokenizer).__name__} is not trained by {type(self.objective).__name__}",
-            "use QuantiseConfig for VQKDConfig and VQConfig, ReconstructConfig for "
-            "DiscreteVAEConfig",
+            "use QuantiseConfig for VQKDConfig, VQConfig and PatchCodebookConfig, and "
+            "ReconstructConfig for DiscreteVAEConfig",
         )
         require(
             not self.teacher or isinstance(self.tokenizer, VQKDConfig),

@@ -26,6 +26,8 @@ from beit.config import (
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
+from beit.recipes import backbones
+from beit.recipes.backbones import plain
 
 IMAGENET_1K_EPOCH = 625  # steps of 2048 images
 IMAGENET_22K_EPOCH = 6932  # 14,197,122 images in steps of 2048
@@ -75,11 +77,6 @@ def _on_in1k(size: str) -> VisionTransformerConfig:
     return replace(sized(size), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _plain(model: VisionTransformerConfig) -> VisionTransformerConfig:
-    """The ViT of tables 1 to 4."""
-    return replace(model, relative_position="none", absolute_position=True, layer_scale=None)
-
-
 def base_in1k() -> PretrainRunConfig:
     """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2).
 
@@ -107,7 +104,7 @@ def base_plain_in1k() -> PretrainRunConfig:
     patches and draws aspects uniformly.
     """
     config = base_in1k()
-    return replace(config, model=_plain(config.model))
+    return replace(config, model=plain(config.model))
 
 
 def large_plain_in1k() -> PretrainRunConfig:
@@ -117,7 +114,7 @@ def large_plain_in1k() -> PretrainRunConfig:
     """
     config = base_plain_in1k()
     training = replace(config.training, clip=1.0)
-    return replace(config, model=_plain(_on_in1k("large")), training=training)
+    return replace(config, model=plain(_on_in1k("large")), training=training)
 
 
 def _ablation(config: PretrainRunConfig) -> PretrainRunConfig:
@@ -199,15 +196,15 @@ def _v2_in_300(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def small() -> PretrainRunConfig:
-    """A small BEiT+ for a folder of images and one GPU: 22 million weights, 224 pixels.
+    """A folder of images and one GPU: a plain ViT of 22 million weights, 224 pixels.
 
-    Settings of `base-in1k` at batch 512 with the learning rate halved, as its authors advise for
-    that batch (unilm issue 383); exact mask counts; 20,000 steps, to be set by what one can wait
-    for.
+    Settings of `base-plain-in1k` at batch 512 with the learning rate halved, as its authors advise
+    for that batch (unilm issue 383); uniform masks, which learn sooner (docs/notes/
+    small-budgets.md); 20,000 steps, to be set by what one can wait for.
     """
     return PretrainRunConfig(
-        model=replace(sized("small"), drop_path=0.1),
-        masking=BlockMasking(),
+        model=replace(backbones.small(), drop_path=0.1),
+        masking=UniformMasking(),
         training=TrainingConfig(
             steps=20_000,
             batch=512,
@@ -222,10 +219,9 @@ def small() -> PretrainRunConfig:
 
 def tiny() -> PretrainRunConfig:
     """Seconds on a CPU: for tests and first tries. Images of 32 pixels, patches of 4."""
-    model = replace(sized("tiny", size=32, patch=4), width=48, depth=4, heads=3, hidden=192)
     return PretrainRunConfig(
-        model=model,
-        masking=BlockMasking(mask_ratio=0.4),
+        model=backbones.tiny(),
+        masking=UniformMasking(mask_ratio=0.4),
         views=ViewConfig(crop_scale=(0.5, 1.0), jitter=0.2),
         knn_images=64,
         training=TrainingConfig(
@@ -235,12 +231,13 @@ def tiny() -> PretrainRunConfig:
 
 
 def _visible_only(config: PretrainRunConfig, objective: VisibleConfig) -> PretrainRunConfig:
-    """The same backbone with absolute positions, three quarters hidden one by one, as in MAE."""
-    absolute = replace(
-        config.model, absolute_position=True, relative_position="none", mask_token=False
+    """The same backbone, three quarters of the patches hidden, as in MAE."""
+    return replace(
+        config,
+        model=replace(config.model, mask_token=False),
+        masking=UniformMasking(mask_ratio=0.75),
+        objective=objective,
     )
-    masking = UniformMasking(mask_ratio=0.75)
-    return replace(config, model=absolute, masking=masking, objective=objective)
 
 
 def visible_small() -> PretrainRunConfig:
@@ -263,7 +260,7 @@ def _contrastive(config: PretrainRunConfig) -> PretrainRunConfig:
     """A plain backbone, whose second view need not be whole, and patches hidden one by one."""
     masking = UniformMasking(mask_ratio=0.4)
     objective = ContrastiveConfig()
-    return replace(config, model=_plain(config.model), masking=masking, objective=objective)
+    return replace(config, model=plain(config.model), masking=masking, objective=objective)
 
 
 def contrastive_small() -> PretrainRunConfig:

@@ -68,7 +68,7 @@ def classification() -> ClassificationPlan:
     """The demo's fine-tuning with all labels, and the usual probes."""
     return ClassificationPlan(
         probe=ProbeConfig(loader=LoaderConfig(workers=0, cache=True)),
-        finetune=demo.full().finetune,
+        finetune=demo.finetune(),
         budgets=(Budget(per_class=None, steps=400, seeds=3, pretrained_lr=1e-3, scratch_lr=2e-3),),
     )
 
@@ -79,9 +79,8 @@ def tokenizers() -> TokenizersPlan:
     All vocabularies have 128 codes on a grid of 8 x 8; all trainings have batches of 64. Rates and
     images are those of the demo, for every target; nothing was tuned.
     """
-    plan = demo.full()
     steps = replace(
-        plan.tokenizer.training,
+        demo.dvae().training,
         steps=800,
         batch=64,
         warmup_steps=50,
@@ -90,7 +89,7 @@ def tokenizers() -> TokenizersPlan:
     )
     loader = LoaderConfig(workers=0, cache=True)
     dvae = replace(
-        plan.tokenizer,
+        demo.dvae(),
         tokenizer=DiscreteVAEConfig(
             size=(32, 32), stride=4, codes=128, width=32, narrowest=32, codebook_width=32
         ),
@@ -118,23 +117,23 @@ def tokenizers() -> TokenizersPlan:
         vq=replace(dvae, tokenizer=vq, objective=quantised),
         vqkd=replace(dvae, tokenizer=vqkd, objective=quantised),
         random=RandomProjectionConfig(
-            size=(64, 64), patch=8, codes=128, mean=demo.MEAN, std=demo.STD
+            size=(64, 64), patch=8, codes=128, mean=(0.5,) * 3, std=(0.25,) * 3
         ),
         pretrain=replace(
-            plan.pretrain,
+            demo.pretrain(),
             model=model,
             loader=loader,
             knn_images=0,
             accept_collapsed=True,  # that too would be a result
             training=replace(
-                plan.pretrain.training, steps=300, batch=64, warmup_steps=30, evaluate_every=0,
+                demo.pretrain().training, steps=300, batch=64, warmup_steps=30, evaluate_every=0,
             ),
         ),
         finetune=replace(
-            plan.finetune, model=for_finetuning(model, drop_path=0.0), loader=loader
+            demo.finetune(), model=for_finetuning(model, drop_path=0.0), loader=loader
         ),
         budget=Budget(per_class=20, steps=120, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
-        stride=plan.stride,
+        stride=10,
         labelled_stride=35,
     )  # fmt: skip
 
