@@ -160,6 +160,12 @@ class PretrainOptions(RunOptions, total=False):
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
     pixel_loss: Literal["squared", "absolute"]
+    contrast_weight: float
+    temperature: float
+    projection: int
+    second_crop: tuple[float, float]
+    second_jitter: float
+    kept: float
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
