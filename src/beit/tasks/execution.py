@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,18 +14,21 @@ from torch import nn
 
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
+from beit.config.following import followed
 from beit.config.model import VisionTransformerConfig
-from beit.config.tree import override, to_json
+from beit.config.tree import by_name, override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, select
 from beit.errors import ConfigError, ResourceError
-from beit.recipes import find_recipe
+from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
+from beit.tasks.budget import forecast, forecast_with_first, make_plan
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
+from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes, restarts, start_processes
@@ -52,7 +55,7 @@ class Run(NamedTuple):
 
 def run(
     task: Task[Config],
-    recipe: str | Config,
+    recipe: str | Config | None,
     options: Mapping[str, object],
     *,
     resume: bool = False,
@@ -65,7 +68,8 @@ def run(
 
     Args:
         task: Whose run it is.
-        recipe: A recipe's name, `module:function`, or a config.
+        recipe: A recipe's name, `module:function`, or a config; None: that of the run that goes on,
+            else the default one.
         options: Changes of the config by name; `data` and `out` must be there.
         resume: Go on with the run in `out`; a run that `torchrun` started again does anyhow.
         quiet: Print nothing.
@@ -77,32 +81,50 @@ def run(
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
     inputs = inputs or Inputs()
-    config = resolve_config(task, recipe, options, inputs)
+    out = options.get("out") or (recipe.out if isinstance(recipe, RunConfig) else "")
+    resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
+    run_options = RunOptions(resume, quiet, report)
+    config = resolve_config(task, recipe, options, inputs, resume=run_options.resume)
     folder = RunFolder(Path(config.out))
-    run_options = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
             config = task.take_up(config, recorded, inputs)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    single = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if single:
         # Of several processes the first may have made the folder: they ask once they have met.
         _check_folder(folder, config, run_options)
+    plan = None
+    if not resume:
+        if config.time:
+            named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
+            plan = make_plan(task, config, options, named, inputs)
+            config = plan.config
+        lines = plan.lines if plan else forecast_with_first(task, config, inputs)
+        if not quiet:
+            print_lines(*lines)
     config = task.complete(config, run_options, inputs)
+    if plan is not None:
+        config = plan.of_what_is_left(config)
     processes = start_processes(config.training)
     setup = task.prepare(config, processes, inputs)
     if not keep_data:
         inputs.close_data()
-    return run_training(task, setup, processes, run_options, inputs)
+    return run_training(
+        task, setup, processes, run_options, inputs, plan=plan.lines if plan else ()
+    )
 
 
 def resolve_config(
-    task: Task[Config], recipe: str | Config, options: Mapping[str, object], inputs: Inputs
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool = False,
 ) -> Config:
     """The recipe's config with the options applied; `init` decides the architecture first."""
-    config = find_recipe(task.verb, recipe, task.config) if isinstance(recipe, str) else recipe
-    init = options.get("init")
-    if isinstance(init, str) and init:
-        config = starting_from(config, init, inputs)
+    config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
@@ -113,6 +135,34 @@ def resolve_config(
         model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
         check_same_architecture(model, inputs.backbone(start))
     return config
+
+
+def base_config(
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool = False,
+) -> Config:
+    """What options change: a recipe, with the architecture of the model `init` among them; or, of a
+    run by the same recipe that goes on in `out`, what it recorded, so that nothing need be repeated
+    and nothing that it decided is decided again."""
+    if resume and not isinstance(recipe, RunConfig):
+        folder = Path(str(options.get("out", "")))
+        if recipe is not None:
+            find_recipe(task.verb, recipe, task.config)  # and imports the code of one's own
+        if RunFolder(folder).config.exists():
+            recorded = read_run_config(folder)
+            if isinstance(recorded, task.config) and recipe in (None, recorded.recipe):
+                return recorded
+    if isinstance(recipe, RunConfig):
+        config = recipe
+    else:
+        default = DEFAULT if DEFAULT in task.recipes else next(iter(task.recipes))
+        config = find_recipe(task.verb, recipe or default, task.config)
+    init = options.get("init")
+    return starting_from(config, init, inputs) if isinstance(init, str) and init else config
 
 
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
@@ -141,8 +191,9 @@ def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions)
 def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
     """The images of a run, in its order and its portions."""
     training = setup.config.training
+    source, places = setup.source, setup.places
     return Loader(
-        setup.source,
+        source if places is None else select(source, places),
         setup.view,
         channels=setup.channels,
         batch=training.batch,
@@ -163,6 +214,12 @@ def dataset_manifest(source: ImageSource) -> DatasetManifest:
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
     """What the user should know before the first step."""
     yield from setup.notes
+    if setup.places is not None:
+        yield (
+            f"the classes are balanced: an epoch draws {len(setup.places):,} times from "
+            f"{len(setup.source):,} images"
+        )
+    yield from _followed(setup.config)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
     if note:
@@ -173,6 +230,15 @@ def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
             f"does as {other}: the scores will be too high; {folder.shared} names all that were "
             "found"
         )
+
+
+def _followed(config: RunConfig) -> Iterator[str]:
+    """What is not as in the recipe because another option is not."""
+    try:
+        recipe = find_recipe(task_of(config).verb, config.recipe, type(config))
+    except ConfigError:
+        return  # a config of one's own, or of code that is not loaded
+    yield from followed(by_name(recipe), by_name(config))
 
 
 def _account_lines(account: Account, before: str) -> Iterator[str]:
@@ -235,10 +301,17 @@ def run_training(
     processes: Processes,
     run_options: RunOptions,
     inputs: Inputs,
+    *,
+    plan: Sequence[str] = (),
 ) -> Run:
-    """Open the folder, train, publish, report."""
+    """Open the folder, train, publish, report. A plan of the run is kept in its folder."""
     config, evaluation = setup.config, setup.evaluation
     resolve_precision(config.training.precision, processes.device)
+    if config.training.patience is not None and (evaluation is None or not evaluation.best):
+        raise ConfigError(
+            "patience waits for a better score, and this run is not measured by one",
+            remedy="leave --patience out",
+        )
     check_trackers(config.training.tracker)
     loader = open_loader(setup, processes)
     manifest = dataset_manifest(setup.source)
@@ -248,7 +321,10 @@ def run_training(
     folder = RunFolder(Path(config.out))
     account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
+    expected = () if plan or run_options.resume else tuple(forecast(setup, processes))
     processes.on_leader(lambda: _open(folder, setup, manifest, parts, run_options))
+    if plan:
+        replace_file(folder.plan, ["\n".join([*plan, ""]).encode()])
     if processes.leads:
         ImageList(folder.shared).add(
             {key: f"the same as {other}" for key, other in setup.shared.items()}
@@ -282,7 +358,7 @@ def run_training(
             notes=(
                 *_account_lines(account, inputs.same_account(account, config.out)),
                 *(() if begun else setup.start),
-                *(f"note: {note}" for note in _notes(setup, folder)),
+                *(f"note: {note}" for note in (*_notes(setup, folder), *expected)),
             ),
             manifest=manifest,
             accept_changed_data=config.accept_changed_data,

@@ -1,4 +1,4 @@
-"""`beit tokenizer`: a discrete VAE, VQ or VQ-KD on one's own images."""
+"""`beit tokenizer`: a discrete VAE, k-means of patches, VQ or VQ-KD on one's own images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from beit.config import (
     TokenizerRunConfig,
     VQKDConfig,
 )
+from beit.config.options import TokenizerOptions
 from beit.config.tree import to_json
 from beit.data.augment import EvaluationView
 from beit.data.sources import ImageSource, select
@@ -38,6 +40,7 @@ from beit.tasks.task import Setup, Task, register
 from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
+from beit.tokenizers.patches import PatchCodebook
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureCache
 from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
@@ -55,7 +58,7 @@ def tokenizer(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    **options: object,
+    **options: Unpack[TokenizerOptions],
 ) -> Run:
     """Train a tokenizer on the images of `data`; the run and its artifact go to `out`."""
     return run(TOKENIZER, recipe, options, resume=resume, quiet=quiet, report=report)
@@ -91,6 +94,7 @@ def prepare(
             "codes_in_use": float(health.codes_in_use),
             "perplexity": health.perplexity,
             "collapsed": float(health.collapsed),
+            "nearly_collapsed": float(health.nearly_collapsed),
         }
 
     views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
@@ -172,7 +176,7 @@ def objective_of(
         if isinstance(model, VQKDTokenizer):
             assert teacher is not None
             return VQDistillation(model, how, teacher, seed=seed, cache=bank)
-        assert isinstance(model, VQTokenizer)
+        assert isinstance(model, VQTokenizer | PatchCodebook)
         return VQReconstruction(model, how, seed=seed)
     assert isinstance(how, ReconstructConfig)
     assert isinstance(model, DiscreteVAE)
