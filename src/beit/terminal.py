@@ -46,7 +46,7 @@ def printable_lines(text: str) -> str:
 
 def print_lines(*lines: object) -> None:
     """Print each on a line of its own, made printable: the paths of written files, for example."""
-    print("\n".join(map(printable, lines)))
+    print("\n".join(map(printable, lines)), flush=True)
 
 
 _SHORT = reprlib.Repr()

@@ -100,9 +100,9 @@ def run(
             named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
             plan = make_plan(task, config, options, named, inputs)
             config = plan.config
-        lines = plan.lines if plan else forecast_with_first(task, config, inputs)
-        if not quiet:
-            print_lines(*lines)
+        for line in plan.lines if plan else forecast_with_first(task, config, inputs):
+            if not quiet:
+                print_lines(line)
     config = task.complete(config, run_options, inputs)
     if plan is not None:
         config = plan.of_what_is_left(config)
