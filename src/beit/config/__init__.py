@@ -5,6 +5,7 @@ from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, Loade
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, ProbeConfig, SegmentedConfig
 from beit.config.masking import (
     BlockMasking,
+    ContrastiveConfig,
     FixedMasking,
     MaskedConfig,
     MaskingConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "AugmentConfig",
     "BlockMasking",
     "ClassifiedConfig",
+    "ContrastiveConfig",
     "DalleConfig",
     "DiscreteVAEConfig",
     "EvaluateConfig",

@@ -145,6 +145,12 @@ class PretrainOptions(RunOptions, total=False):
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
+    contrast_weight: float
+    temperature: float
+    projection: int
+    second_crop: tuple[float, float]
+    second_jitter: float
+    kept: float
     decoder_width: int
     decoder_depth: int
     decoder_heads: int

@@ -1,4 +1,5 @@
-"""Recipes of pre-training: masked image modeling, and visible-only prediction.
+"""Recipes of pre-training: masked image modeling, alone or with a contrast of class tokens beside
+it (`contrastive-`), and visible-only prediction.
 
 "BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position
 bias and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
@@ -13,6 +14,7 @@ from dataclasses import replace
 from beit.config import (
     AggregationConfig,
     BlockMasking,
+    ContrastiveConfig,
     MaskedConfig,
     PretrainRunConfig,
     PublishedBlockMasking,
@@ -255,12 +257,33 @@ def visible_tiny() -> PretrainRunConfig:
     return _visible_only(tiny(), VisibleConfig(decoder_width=24, decoder_depth=1, decoder_heads=3))
 
 
+def _contrastive(config: PretrainRunConfig) -> PretrainRunConfig:
+    """A plain backbone, whose second view need not be whole, and patches hidden one by one."""
+    masking = UniformMasking(mask_ratio=0.4)
+    objective = ContrastiveConfig()
+    return replace(config, model=plain(config.model), masking=masking, objective=objective)
+
+
+def contrastive_small() -> PretrainRunConfig:
+    """`small` with a contrast of class tokens beside the masked tokens: features that serve frozen.
+
+    Weight, temperature and second view are those of `ContrastiveConfig`; what it gains and costs is
+    in docs/notes/quality.md; not run by us at this size.
+    """
+    return _contrastive(small())
+
+
+def contrastive_tiny() -> PretrainRunConfig:
+    """`tiny` with a contrast of class tokens: seconds on a CPU."""
+    return _contrastive(tiny())
+
+
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
         small, base_in1k, base_in22k, base_plain_in1k, large_plain_in1k, base_v2_in1k,
         base_v2_in1k_300, large_v2_in1k, large_v2_in1k_300, ablation_beit, ablation_uniform,
         ablation_pixels, ablation_pixels_uniform, ablation_all_tokens, ablation_no_masking, tiny,
-        visible_small, visible_tiny,
+        visible_small, visible_tiny, contrastive_small, contrastive_tiny,
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Unpack
 import torch
 
 from beit.config import (
+    ContrastiveConfig,
     MaskedConfig,
     PretrainRunConfig,
     VisibleConfig,
@@ -25,8 +26,10 @@ from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.masking import build_sampler
+from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import MaskedImageModel
 from beit.models.visible import VisibleOnlyModel
+from beit.objectives.contrastive import ContrastiveMaskedModeling
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
@@ -182,6 +185,11 @@ def _objective(
         light = VisibleOnlyModel(config.model, outputs, chosen)
         return VisibleOnlyPrediction(light, chosen, visual, precision, bank)
     assert isinstance(chosen, MaskedConfig)
+    if isinstance(chosen, ContrastiveConfig):
+        contrastive = ContrastiveModel(
+            config.model, outputs, config.aggregation, projection=chosen.projection
+        )
+        return ContrastiveMaskedModeling(contrastive, chosen, visual, precision, bank)
     model = MaskedImageModel(config.model, outputs, config.aggregation)
     return MaskedImageModeling(model, chosen, visual, precision, bank)
 
