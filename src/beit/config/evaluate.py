@@ -93,7 +93,7 @@ class EvaluateConfig(Config):
     batch: PositiveInt | None = None
     """Images at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
     device: str = "cpu"
-    """cpu or cuda."""
+    """cpu, cuda or mps."""
     classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
     segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
     workers: Workers | None = None
@@ -152,7 +152,7 @@ class ProbeConfig(Config):
     baselines: bool = True
     """Measure colours, a thumbnail and an untrained backbone beside it, which any must beat."""
     device: str = "cpu"
-    """cpu or cuda, for the backbone."""
+    """cpu, cuda or mps, for the backbone."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     @property

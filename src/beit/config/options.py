@@ -8,11 +8,24 @@ from __future__ import annotations
 from os import PathLike
 from typing import Literal, TypedDict
 
-from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, LoaderConfig, ViewConfig
+from beit.config.data import (
+    AugmentConfig,
+    BalanceConfig,
+    FolderConfig,
+    LabelFileConfig,
+    LoaderConfig,
+    ViewConfig,
+)
 from beit.config.evaluate import ClassifiedConfig, SegmentedConfig
 from beit.config.masking import MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.runs import AggregationConfig, HeadConfig, TokenizerObjectiveConfig
+from beit.config.runs import (
+    AdaptationConfig,
+    AggregationConfig,
+    HeadConfig,
+    ThresholdConfig,
+    TokenizerObjectiveConfig,
+)
 from beit.config.segment_run import InferenceConfig, JointConfig, MaskConfig
 from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
@@ -51,10 +64,11 @@ class RunOptions(TypedDict, total=False):
     compile: Literal["auto", "off", "blocks"]
     recompute: Literal["off", "selective", "blocks"]
     sharding: Literal["off", "blocks"]
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
     seed: int
     log_every: int
     evaluate_every: int
+    patience: int | None
     save_every: int
     keep: int
     tracker: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "none"], ...]
@@ -145,6 +159,7 @@ class PretrainOptions(RunOptions, total=False):
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
+    pixel_loss: Literal["squared", "absolute"]
     contrast_weight: float
     temperature: float
     projection: int
@@ -154,6 +169,7 @@ class PretrainOptions(RunOptions, total=False):
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    normalise_patches: bool
     aggregation: AggregationConfig
     early_layer: int | None
     blocks: int
@@ -185,6 +201,11 @@ class FinetuneOptions(RunOptions, total=False):
     drop_path: float
     initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
+    adaptation: AdaptationConfig
+    freeze: bool
+    freeze_blocks: int
+    lora: int
+    lora_alpha: float | None
     head: HeadConfig
     pooling: Literal["mean", "cls"]
     head_scale: float
@@ -210,10 +231,19 @@ class FinetuneOptions(RunOptions, total=False):
     label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
     image_folder: str | PathLike[str]
     split: float
+    folds: int | None
+    only_fold: int | None
     per_class: int | None
+    balance: BalanceConfig
+    class_weights: Literal["none", "balanced", "root"]
+    balanced_sampling: bool
     subset_seed: int
     multi_label: bool
+    thresholds: ThresholdConfig
+    threshold_by: Literal["f1", "recall", "precision"]
+    threshold_level: float
     evaluation_crop: float | None
+    baselines: bool
 
 
 class SegmentOptions(RunOptions, total=False):
@@ -226,6 +256,11 @@ class SegmentOptions(RunOptions, total=False):
     drop_path: float
     initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
+    adaptation: AdaptationConfig
+    freeze: bool
+    freeze_blocks: int
+    lora: int
+    lora_alpha: float | None
     head: SegmentationHeadConfig
     dropout: float
     out_indices: tuple[int, ...] | None
@@ -251,6 +286,9 @@ class SegmentOptions(RunOptions, total=False):
     base_side: int | None
     largest_class: float
     distortion: bool
+    balance: BalanceConfig
+    class_weights: Literal["none", "balanced", "root"]
+    balanced_sampling: bool
     inference: InferenceConfig
     whole: bool
     window: tuple[int, int] | None
@@ -261,6 +299,7 @@ class SegmentOptions(RunOptions, total=False):
     auxiliary_weight: float
     split: float
     split_seed: int
+    per_class: int | None
 
 
 class EvaluateOptions(TypedDict, total=False):

@@ -22,6 +22,7 @@ from beit.data.sources import Record, account_for, number_labels, target_at
 from beit.data.storage import expand, is_remote, read_all, read_range
 from beit.errors import BeitError, DataError, of_another_format
 from beit.json_object import parse_json
+from beit.terminal import counted
 
 MANIFEST = "shards.json"
 UNFINISHED = "packing.json"
@@ -115,7 +116,7 @@ def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: Shard
     skipped = SkippedFiles(one for index in indexes for one in index.skipped)
     labelled = any(index.label_names for index in indexes)
     unlabelled = sum(int((index.labels < 0).sum()) for index in indexes)
-    note = f"{unlabelled} images have no label, so that none is used"
+    note = f"{counted(unlabelled, 'image')} without a label, so that none is used"
     return account_for(
         source,
         places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),

@@ -29,6 +29,34 @@ SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
 
 
 @in_float32
+def neighbour_votes(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    *,
+    neighbours: tuple[int, ...],
+    temperatures: tuple[float, ...],
+) -> Int64[Tensor, "neighbours temperatures queries"]:
+    """The class that wins a vote of the nearest known images, for all settings.
+
+    Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
+    standardised with the known images' mean and deviation first, since raw patch means are
+    dominated by a few large dimensions.
+    """
+    known, directions = _directions(features, features), _directions(queries, features)
+    classes = int(targets.max()) + 1
+    similarity, nearest = (directions @ known.t()).topk(min(max(neighbours), len(known)), dim=1)
+    behind = similarity - similarity[:, :1]  # the nearest weighs 1: no temperature overflows
+    won = torch.zeros(len(neighbours), len(temperatures), len(queries), dtype=torch.int64)
+    for row, number in enumerate(neighbours):
+        for column, temperature in enumerate(temperatures):
+            votes = torch.zeros(len(directions), classes)
+            weights = (behind[:, :number] / temperature).exp()
+            votes.scatter_add_(1, targets[nearest[:, :number]], weights)
+            won[row, column] = votes.argmax(dim=1)
+    return won
+
+
 def neighbour_accuracies(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -38,24 +66,26 @@ def neighbour_accuracies(
     neighbours: tuple[int, ...],
     temperatures: tuple[float, ...],
 ) -> Float[Tensor, "neighbours temperatures"]:
-    """Fraction of queries whose class wins a vote of the nearest known images, for all settings.
+    """Fraction of queries whose class wins, for all settings of `neighbour_votes`."""
+    won = neighbour_votes(
+        features, targets, queries, neighbours=neighbours, temperatures=temperatures
+    )
+    return (won == query_targets).float().mean(dim=2)
 
-    Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
-    standardised with the known images' mean and deviation first, since raw patch means are
-    dominated by a few large dimensions.
-    """
-    known, directions = _directions(features, features), _directions(queries, features)
-    classes = int(max(targets.max(), query_targets.max())) + 1
-    similarity, nearest = (directions @ known.t()).topk(min(max(neighbours), len(known)), dim=1)
-    behind = similarity - similarity[:, :1]  # the nearest weighs 1: no temperature overflows
-    accuracies = torch.zeros(len(neighbours), len(temperatures))
-    for row, number in enumerate(neighbours):
-        for column, temperature in enumerate(temperatures):
-            votes = torch.zeros(len(directions), classes)
-            weights = (behind[:, :number] / temperature).exp()
-            votes.scatter_add_(1, targets[nearest[:, :number]], weights)
-            accuracies[row, column] = (votes.argmax(dim=1) == query_targets).float().mean()
-    return accuracies
+
+def neighbour_answers(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+) -> Int64[Tensor, " queries"]:
+    """`neighbour_votes` of one setting."""
+    votes = neighbour_votes(
+        features, targets, queries, neighbours=(neighbours,), temperatures=(temperature,)
+    )
+    return votes[0, 0]
 
 
 def neighbour_accuracy(
@@ -67,10 +97,11 @@ def neighbour_accuracy(
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """`neighbour_accuracies` of one setting."""
-    parts = features, targets, queries, query_targets
-    temperatures = (temperature,)
-    return float(neighbour_accuracies(*parts, neighbours=(neighbours,), temperatures=temperatures))
+    """Fraction of queries that `neighbour_answers` answers rightly."""
+    answers = neighbour_answers(
+        features, targets, queries, neighbours=neighbours, temperature=temperature
+    )
+    return float((answers == query_targets).float().mean())
 
 
 @in_float32

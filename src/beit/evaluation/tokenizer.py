@@ -67,7 +67,8 @@ def tokenizer_health(
         tokens = tokenizer.encode(images)
         if tokenizer.can_decode:
             decoded = tokenizer.decode(tokens)
-            error += float((decoded - tokenizer.pixels(images)).double().square().sum())
+            squares = (decoded - tokenizer.pixels(images)).square().flatten(1).sum(dim=1)
+            error += float(squares.cpu().double().sum())
             values += decoded.numel()
         shows = _shows_something(tokenizer.pixels(images), tokenizer.config.downsampling)
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.codes).cpu()

@@ -20,7 +20,7 @@ from beit.config.tree import by_name, override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, select
 from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
@@ -191,8 +191,9 @@ def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions)
 def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
     """The images of a run, in its order and its portions."""
     training = setup.config.training
+    source, places = setup.source, setup.places
     return Loader(
-        setup.source,
+        source if places is None else select(source, places),
         setup.view,
         channels=setup.channels,
         batch=training.batch,
@@ -213,6 +214,11 @@ def dataset_manifest(source: ImageSource) -> DatasetManifest:
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
     """What the user should know before the first step."""
     yield from setup.notes
+    if setup.places is not None:
+        yield (
+            f"the classes are balanced: an epoch draws {len(setup.places):,} times from "
+            f"{len(setup.source):,} images"
+        )
     yield from _followed(setup.config)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
@@ -301,6 +307,11 @@ def run_training(
     """Open the folder, train, publish, report. A plan of the run is kept in its folder."""
     config, evaluation = setup.config, setup.evaluation
     resolve_precision(config.training.precision, processes.device)
+    if config.training.patience is not None and (evaluation is None or not evaluation.best):
+        raise ConfigError(
+            "patience waits for a better score, and this run is not measured by one",
+            remedy="leave --patience out",
+        )
     check_trackers(config.training.tracker)
     loader = open_loader(setup, processes)
     manifest = dataset_manifest(setup.source)

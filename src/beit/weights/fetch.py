@@ -6,7 +6,6 @@ and get their name there only once their SHA-256 is right.
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import hashlib
 import json
@@ -37,7 +36,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from beit.atomic_io import cache_dir, replace_file
-from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, no_model_at
 from beit.json_object import parse_json
 from beit.weights.download import check_address, download, redacted
 from beit.weights.published import NAMES, recognise_name
@@ -106,13 +105,7 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
             f"{redacted(text)} cannot be fetched: {error}",
             remedy="make room, or permit reading and writing there; what has come so far is kept",
         ) from error
-    close = difflib.get_close_matches(text, NAMES, n=1, cutoff=0.8)
-    raise CheckpointError(
-        f"there is no file or folder '{text}', and it is no hub id and no address either",
-        remedy=(f"did you mean '{close[0]}'? or " if close else "")
-        + "give a path that exists, hf:org/name, timm/name, https://..., or a name that "
-        "`beit models` lists",
-    )
+    raise no_model_at(text, NAMES)
 
 
 def file_hash(path: Path) -> str:
