@@ -13,14 +13,23 @@ import torch
 
 from beit.batch import Batch, Unreadable, collate
 from beit.config.data import LoaderConfig
+from beit.config.training import Order as OrderName
 from beit.data.images import Images
 from beit.data.listing import quoted
-from beit.data.order import check_division, sample_generator, step_samples
+from beit.data.order import (
+    FullOrder,
+    Order,
+    ShardOrder,
+    SortedOrder,
+    check_division,
+    sample_generator,
+    step_samples,
+)
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, Target
+from beit.data.sources import ImageSource, Target, shards_of
 from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
-from beit.errors import DataError
+from beit.errors import ConfigError, DataError
 from beit.hardware import cores
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
@@ -87,6 +96,27 @@ def _check_filled(source: ImageSource) -> None:
         raise DataError("there are no images to read", remedy="name a folder with images")
 
 
+def resolve_order(name: OrderName, source: ImageSource) -> OrderName:
+    """The order that `auto` stands for. Errors: ConfigError for shards where there are none."""
+    shards = shards_of(source)
+    if name == "auto":
+        return "shards" if shards is not None and shards.remote else "full"
+    if name == "shards" and shards is None:
+        raise ConfigError(
+            f"order is shards, and {source.account.data} is read from no shards",
+            remedy="use --order full, or pack the images with `beit data pack`",
+        )
+    return name
+
+
+def _order(name: OrderName, source: ImageSource, seed: int, batch: int) -> Order:
+    resolved, shards = resolve_order(name, source), shards_of(source)
+    if resolved == "shards":
+        assert shards is not None
+        return ShardOrder(shards.counts, seed, batch)
+    return (SortedOrder if resolved == "sorted" else FullOrder)(len(source), seed)
+
+
 class Loader:
     """One process's part of an endless, resumable stream of micro-batches.
 
@@ -104,6 +134,7 @@ class Loader:
         batch: int,
         micro_batch: int,
         seed: int,
+        order: OrderName = "auto",
         rank: int = 0,
         world: int = 1,
         config: LoaderConfig,
@@ -114,7 +145,8 @@ class Loader:
         self.images = Images(source, channels, config.cache, config.value_range)
         self.workers = choose_workers(config, world)
         self._reader = _Reader(self.images, view, seed)
-        self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
+        self._order = _order(order, source, seed, batch)
+        self._batch, self._micro_batch = batch, micro_batch
         self._rank, self._world = rank, world
         self._config = config
         self._pin_memory = pin_memory
@@ -130,8 +162,7 @@ class Loader:
         for step in range(first_step, last_step):
             yield from step_samples(
                 step,
-                length=len(self.images),
-                seed=self._seed,
+                order=self._order,
                 batch=self._batch,
                 rank=self._rank,
                 world=self._world,

@@ -18,7 +18,7 @@ from beit.data.listing import find_images, natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import ShardIndex, find_index
-from beit.data.sources import Record, account_for, number_labels, target_at
+from beit.data.sources import Record, Shards, account_for, number_labels, target_at
 from beit.data.storage import expand, is_remote, read_all, read_range
 from beit.errors import BeitError, DataError, of_another_format
 from beit.json_object import parse_json
@@ -79,6 +79,10 @@ class ShardSource:
         except (OSError, tarfile.TarError) as error:
             raise UnreadableError(f"{place}: {error}") from error
         return Record(data[BLOCK:], target_at(self.targets, index), self.key(index))
+
+    def shards(self) -> Shards:
+        counts = np.bincount(self._shards, minlength=len(self._places))
+        return Shards(counts, any(map(is_remote, self._places)))
 
     def size(self, index: int) -> int:
         return int(self._sizes[index])

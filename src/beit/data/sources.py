@@ -74,6 +74,28 @@ class ImageSource(Protocol):
         """
 
 
+class Shards(NamedTuple):
+    """How the images of a source lie in shards, one shard after the other."""
+
+    counts: np.ndarray
+    """Images of each shard, int64 [shards]."""
+    remote: bool
+    """Whether some lie in object storage."""
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A source that may lie in shards."""
+
+    def shards(self) -> Shards | None:
+        """None if it does not, or not one shard after the other."""
+
+
+def shards_of(source: ImageSource) -> Shards | None:
+    """How the images lie in shards; None if they do not."""
+    return source.shards() if isinstance(source, Sharded) else None
+
+
 def target_at(targets: np.ndarray | None, index: int) -> Target | None:
     """What `targets` say of one image."""
     if targets is None:
@@ -307,6 +329,15 @@ class SelectedSource:
 
     def size(self, index: int) -> int:
         return self._source.size(int(self._indices[index]))
+
+    def shards(self) -> Shards | None:
+        whole = shards_of(self._source)
+        if whole is None:
+            return None
+        shard = np.searchsorted(np.cumsum(whole.counts), self._indices, "right")
+        if (np.diff(shard) < 0).any():
+            return None
+        return Shards(np.bincount(shard, minlength=len(whole.counts)), whole.remote)
 
     def fingerprint(self) -> str:
         digest = _changed(self._source.fingerprint(), self._indices.tobytes())

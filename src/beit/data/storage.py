@@ -93,6 +93,12 @@ def read_all(place: str) -> bytes:
     return data
 
 
+def download(place: str, to: Path) -> None:
+    """Write a whole file, in one request where the storage can. Errors: OSError."""
+    file_system, path = _file_system(place)
+    _tried(place, lambda: file_system.get_file(path, str(to)))
+
+
 @contextmanager
 def opened(place: str) -> Iterator[IO[bytes]]:
     """A file to read and to seek in. Errors: OSError."""

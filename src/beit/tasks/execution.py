@@ -15,10 +15,11 @@ from torch import nn
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
 from beit.config.model import VisionTransformerConfig
+from beit.config.training import Order
 from beit.config.tree import override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
-from beit.data.loader import Loader
+from beit.data.loader import Loader, resolve_order
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, ResourceError
 from beit.recipes import find_recipe
@@ -84,12 +85,15 @@ def run(
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
             config = task.take_up(config, recorded, inputs)
+            config = with_order(config, recorded.training.order)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # Of several processes the first may have made the folder: they ask once they have met.
         _check_folder(folder, config, run_options)
     config = task.complete(config, run_options, inputs)
     processes = start_processes(config.training)
     setup = task.prepare(config, processes, inputs)
+    order = resolve_order(config.training.order, setup.source)
+    setup = replace(setup, config=with_order(setup.config, order))
     if not keep_data:
         inputs.close_data()
     return run_training(task, setup, processes, run_options, inputs)
@@ -113,6 +117,13 @@ def resolve_config(
         model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
         check_same_architecture(model, inputs.backbone(start))
     return config
+
+
+def with_order(config: Config, order: Order) -> Config:
+    """The config with the order that `auto` stands for in this run."""
+    if config.training.order != "auto":
+        return config
+    return replace(config, training=replace(config.training, order=order))
 
 
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
@@ -148,6 +159,7 @@ def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
         batch=training.batch,
         micro_batch=training.micro_batch or training.batch // processes.world,
         seed=training.seed,
+        order=training.order,
         rank=processes.rank,
         world=processes.world,
         config=setup.config.loader,

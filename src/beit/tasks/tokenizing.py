@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -192,10 +193,9 @@ def hold_out(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSo
     every = round(1 / fraction) if fraction else 0
     if not every or len(source) < 2 * every:
         return source, source
-    indices = range(len(source))
-    kept = [index for index in indices if index % every == every - 1]
-    others = [index for index in indices if index % every != every - 1]
-    return select(source, others), select(source, kept)
+    indices = np.arange(len(source))
+    kept = indices % every == every - 1
+    return select(source, indices[~kept]), select(source, indices[kept])
 
 
 TOKENIZER = register(
