@@ -26,6 +26,7 @@ from beit.data.order import (
     step_samples,
 )
 from beit.data.pixel_types import UnreadableError
+from beit.data.read_ahead import WholeShards, fetched_ahead, whole_shards
 from beit.data.sources import ImageSource, Target, shards_of
 from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
@@ -50,9 +51,14 @@ def choose_workers(config: LoaderConfig, world: int) -> int:
     """
     if config.workers is not None:
         return config.workers
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    local = _ranks_here(world)
     most = MOST_WORKERS if torch.cuda.is_available() else MOST_WORKERS_WITHOUT_ACCELERATOR
     return min(max(cores() // local - 1, 0), most)
+
+
+def _ranks_here(world: int) -> int:
+    """How many of the processes are on this machine, as torchrun says; else all."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world))
 
 
 @dataclass(frozen=True)
@@ -142,16 +148,28 @@ class Loader:
     ) -> None:
         check_division(batch, world, micro_batch)
         _check_filled(source)
+        self._order = _order(order, source, seed, batch)
         self.images = Images(source, channels, config.cache, config.value_range)
+        self._whole = None if self.images.cached else self._fetch_whole(source, config, world)
+        if self._whole is not None:
+            self.images.source = self._whole.source
         self.workers = choose_workers(config, world)
         self._reader = _Reader(self.images, view, seed)
-        self._order = _order(order, source, seed, batch)
         self._batch, self._micro_batch = batch, micro_batch
         self._rank, self._world = rank, world
         self._config = config
         self._pin_memory = pin_memory
         self.restarts = 0
         """How often lost worker processes were replaced."""
+
+    def _fetch_whole(
+        self, source: ImageSource, config: LoaderConfig, world: int
+    ) -> WholeShards | None:
+        """What is read from whole shards; in the full order only if all of them fit."""
+        if not isinstance(self._order, ShardOrder):
+            return whole_shards(source, config, None, needed=False)
+        lanes = -(-self._order.lanes * _ranks_here(world) // world)
+        return whole_shards(source, config, lanes * self._order.mixed, needed=True)
 
     @property
     def micro_batches(self) -> int:
@@ -186,17 +204,22 @@ class Loader:
             steps, more = divmod(delivered, self.micro_batches)
             return islice(self._plan(first_step + steps, last_step), more, None)
 
-        for found in read_batches(
-            self._reader,
-            plan,
-            self.workers,
-            self._config,
-            pin_memory=self._pin_memory,
-            on_restart=self._restarted,
-        ):
-            if isinstance(found, list):
-                raise _none_readable(found)
-            yield found
+        epoch = self._order.length * self.micro_batches // self._batch + 1
+        with fetched_ahead(self._whole, plan(0), epoch) as used:
+            for delivered, found in enumerate(
+                read_batches(
+                    self._reader,
+                    plan,
+                    self.workers,
+                    self._config,
+                    pin_memory=self._pin_memory,
+                    on_restart=self._restarted,
+                )
+            ):
+                if isinstance(found, list):
+                    raise _none_readable(found)
+                yield found
+                used(delivered + 1)
 
 
 def evaluate_batches(
@@ -217,7 +240,8 @@ def evaluate_batches(
     Errors: DataError if no image of the part can be read; ResourceError as for `Loader`.
     """
     _check_filled(source)
-    images = Images(source, channels, value_range=config.value_range)
+    whole = whole_shards(source, config, 2, needed=False)
+    images = Images(whole.source if whole else source, channels, value_range=config.value_range)
     part = range(len(source) * rank // world, len(source) * (rank + 1) // world)
     plan = [
         [(0, index) for index in part[start : start + batch]]
@@ -227,16 +251,20 @@ def evaluate_batches(
     held: Batch | None = None
     lost: tuple[Unreadable, ...] = ()
     workers = min(choose_workers(config, world), len(plan) // 2)
-    for found in read_batches(
-        reader, lambda delivered: plan[delivered:], workers, config, pin_memory=pin_memory
-    ):
-        if isinstance(found, list):
-            lost += tuple(found)
-            continue
-        if held is not None:
-            yield held
-        held = found._replace(unreadable=lost + found.unreadable)
-        lost = ()
+    with fetched_ahead(whole, plan, len(plan)) as used:
+        for delivered, found in enumerate(
+            read_batches(
+                reader, lambda delivered: plan[delivered:], workers, config, pin_memory=pin_memory
+            )
+        ):
+            used(delivered)
+            if isinstance(found, list):
+                lost += tuple(found)
+                continue
+            if held is not None:
+                yield held
+            held = found._replace(unreadable=lost + found.unreadable)
+            lost = ()
     if held is not None:
         yield held._replace(unreadable=held.unreadable + lost)
     elif lost:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError, ValueRange
+from beit.data.shard_cache import Shard, ShardCache
 from beit.errors import DataError
 
 PROBES = 8
@@ -77,8 +79,11 @@ class ImageSource(Protocol):
 class Shards(NamedTuple):
     """How the images of a source lie in shards, one shard after the other."""
 
+    shards: Sequence[Shard]
     counts: np.ndarray
-    """Images of each shard, int64 [shards]."""
+    """Images of each shard that the source has, int64 [shards]."""
+    images: np.ndarray
+    """Images of each shard at all, int64 [shards]."""
     remote: bool
     """Whether some lie in object storage."""
 
@@ -89,6 +94,12 @@ class Sharded(Protocol):
 
     def shards(self) -> Shards | None:
         """None if it does not, or not one shard after the other."""
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Of some images the place of their shard in `shards`, both int64 [n]."""
+
+    def through(self, cache: ShardCache) -> ImageSource:
+        """The same images, of which remote ones are read from whole shards in the cache."""
 
 
 def shards_of(source: ImageSource) -> Shards | None:
@@ -334,10 +345,20 @@ class SelectedSource:
         whole = shards_of(self._source)
         if whole is None:
             return None
-        shard = np.searchsorted(np.cumsum(whole.counts), self._indices, "right")
-        if (np.diff(shard) < 0).any():
+        numbers = self.shard_numbers(np.arange(len(self)))
+        if (np.diff(numbers) < 0).any():
             return None
-        return Shards(np.bincount(shard, minlength=len(whole.counts)), whole.remote)
+        return whole._replace(counts=np.bincount(numbers, minlength=len(whole.counts)))
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        assert isinstance(self._source, Sharded)
+        return self._source.shard_numbers(self._indices[indices])
+
+    def through(self, cache: ShardCache) -> ImageSource:
+        assert isinstance(self._source, Sharded)
+        source = copy(self)
+        source._source = self._source.through(cache)
+        return source
 
     def fingerprint(self) -> str:
         digest = _changed(self._source.fingerprint(), self._indices.tobytes())

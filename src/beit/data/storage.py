@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import importlib
+import inspect
 import os
 import re
 import time
@@ -18,7 +19,7 @@ from typing import IO, Any, NamedTuple
 from beit.data.listing import natural_key, quoted
 from beit.errors import ConfigError, DataError, ResourceError
 
-TRIES = 3
+TRIES = 5
 PAUSE_SECONDS = 0.5
 MOST_PLACES = 1_000_000
 MARKS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
@@ -96,7 +97,10 @@ def read_all(place: str) -> bytes:
 def download(place: str, to: Path) -> None:
     """Write a whole file, in one request where the storage can. Errors: OSError."""
     file_system, path = _file_system(place)
-    _tried(place, lambda: file_system.get_file(path, str(to)))
+    known = inspect.signature(getattr(file_system, "_get_file", file_system.get_file)).parameters
+    # s3fs would divide it; shards are fetched beside each other anyway.
+    whole = {"max_concurrency": 1} if "max_concurrency" in known else {}
+    _tried(place, lambda: file_system.get_file(path, str(to), **whole))
 
 
 @contextmanager
@@ -112,7 +116,7 @@ def opened(place: str) -> Iterator[IO[bytes]]:
 
 
 def _tried(place: str, act: Any) -> Any:
-    """Networks fail now and then: up to three tries, and any error as an OSError."""
+    """Networks fail now and then: up to five tries, and any error as an OSError."""
     for attempt in range(TRIES):
         try:
             return act()

@@ -24,6 +24,8 @@ RESUMABLE = {
     "teacher_bank",
     "loader.workers",
     "loader.cache",
+    "loader.cache_dir",
+    "loader.cache_size",
     "loader.bad_limit",
     "loader.worker_timeout",
     "loader.worker_restarts",
