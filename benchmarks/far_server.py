@@ -26,8 +26,8 @@ class FarServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: Counter[str] = Counter()
         """By the path."""
-        self.moods: list[str] = []
-        """Each request for a shard takes one: `503`, `cut`; then the server is well."""
+        self.moods: tuple[str, ...] = ()
+        """Of the first requests for each shard: `503` or `cut`; then the server is well."""
         self._wire = threading.Lock()
         self._free = 0.0
         """When the wire has carried what was given to it."""
@@ -56,7 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests[self.path] += 1
         time.sleep(self.server.latency)
         place = self.server.folder / self.path.removeprefix("/")
-        mood = self.server.moods.pop(0) if self.server.moods and place.suffix == ".tar" else ""
+        at, moods = self.server.requests[self.path] - 1, self.server.moods
+        mood = moods[at] if place.suffix == ".tar" and at < len(moods) else ""
         if mood == "503" or not place.is_file():
             self._start(503 if mood else 404, 0)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,11 @@ def test_a_bounded_cache_needs_one_request_per_shard_and_epoch(
     for at, batch in enumerate(far.batches(0, steps)):
         assert not batch.unreadable
         if at % 10 == 0:
-            names = (one.name for one in (tmp_path / "home" / "whole-shards").glob("*.*[0-9]*"))
-            held = max(held, sum(int(name.split(".")[1]) for name in names))
+            sizes = 0
+            for place in (tmp_path / "home" / "whole-shards").iterdir():
+                with suppress(FileNotFoundError):
+                    sizes += place.stat().st_size
+            held = max(held, sizes)
     assert 16 * largest(packed) < held <= limit
     requests = shard_requests(server)
     assert sum(requests.values()) <= 1.05 * 3 * len(requests)
@@ -116,10 +120,9 @@ def test_a_bounded_cache_needs_one_request_per_shard_and_epoch(
 def test_cuts_and_refusals_lose_and_double_nothing(packed: Path, server: FarServer) -> None:
     steps = IMAGES // 4
     expected = list(loader(str(packed)).batches(0, steps))
-    server.moods = ["503", "cut", "503", "503", "cut"] * 3
+    server.moods = ("503", "cut", "503")
     assert_same(list(loader(server.url).batches(0, steps)), expected)
-    assert not server.moods
-    assert sum(shard_requests(server).values()) == len(shard_requests(server)) + 15
+    assert set(shard_requests(server).values()) == {4}
 
 
 def test_processes_share_what_was_fetched(packed: Path, server: FarServer) -> None:
@@ -166,7 +169,7 @@ def test_another_shard_than_was_packed_is_refused(packed: Path, server: FarServe
 
 
 def test_shards_that_cannot_be_mixed_in_the_cache_are_refused(server: FarServer) -> None:
-    with pytest.raises(ConfigError, match=r"mixed at a time take .* use --cache-size"):
+    with pytest.raises(ConfigError, match=r"(?s)mixed at a time take .* use --cache-size"):
         loader(server.url, size=1e-6)
 
 
@@ -205,7 +208,7 @@ def test_the_cache_drops_what_was_used_longest_ago_and_nothing_in_use(
 def test_what_a_crash_left_is_removed(three: list[Shard], tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     cache = ShardCache.at(str(folder), 1.5 * max(shard.size for shard in three) / 1e9)
-    left = folder / f"{three[0].name}.part"
-    left.write_bytes(b"half")
+    (folder / f"{three[0].name}.part").write_bytes(b"half")
+    (folder / f"{three[0].name}.lock").touch()  # which nobody holds
     assert cache.fetch(three[1])
     assert sorted(one.name for one in folder.iterdir()) == sorted(["room.lock", three[1].name])

@@ -62,26 +62,27 @@ class SortedOrder:
 
 
 class _Shuffled(NamedTuple):
-    """The shards of an epoch in their order, which are cut into lanes of equal length."""
+    """The shards of an epoch in their order, cut where a lane ends."""
 
-    shards: np.ndarray
-    """Which shard comes when, int64 [shards]."""
+    firsts: np.ndarray
+    """The first sample of each piece, int64 [pieces]."""
     starts: np.ndarray
-    """Samples before each of them and before the end, int64 [shards + 1]."""
+    """Samples before each piece and before the end, int64 [pieces + 1]."""
     lanes: np.ndarray
-    """Samples before each lane and before the end, int64 [lanes + 1]."""
-    first: int
+    """The first piece of each lane, and behind the last, int64 [lanes + 1]."""
+    offset: int
     """Place of the epoch's first sample in its batch."""
 
 
 class ShardOrder:
     """Shards are permuted, and a few of them at a time are mixed: for data that is far away.
 
-    Every batch takes the same places from the same lanes, each of which is a stretch of the
-    permuted shards. As a process takes a stretch of each batch, it reads some of the lanes and
-    never the others, so that many machines share the shards instead of all fetching all of them.
-    The number of lanes follows from that of shards and the batch alone, and with it which samples
-    a batch has, whoever reads it.
+    Every batch takes the same places from the same lanes, each of which is a stretch of the shards
+    in an order that is drawn once; in each epoch the shards of a lane are permuted again. As a
+    process takes a stretch of each batch, it reads some of the lanes and never the others: machines
+    share the shards instead of all fetching all of them, and each finds its own again in the next
+    epoch. The number of lanes follows from that of shards and the batch alone, and with it which
+    samples a batch has, whoever reads it.
     """
 
     MOST_LANES = 64
@@ -101,51 +102,56 @@ class ShardOrder:
             self.lanes *= 2
         self.mixed = max(self.MIXED // self.lanes, 2)
         """Shards that are mixed at a time in each lane."""
-        self._counts, self._firsts = counts[filled], (np.cumsum(counts) - counts)[filled]
+        drawn = filled[Permutation(len(filled), "shards", seed)(np.arange(len(filled)))]
+        self._firsts, self._ends = (np.cumsum(counts) - counts)[drawn], np.cumsum(counts[drawn])
         self._seed, self._batch = seed, batch
         self._shuffled = lru_cache(3)(self._shuffle)
         self._permutation = lru_cache(4 * self.MOST_LANES)(
             lambda length, *key: Permutation(length, "block", seed, *key)
         )
 
-    def _taken(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """Samples that a lane has given before some positions of the batches since the epoch's
-        first one."""
+    def _taken(self, places: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """Samples that a lane has given before some places of the batches since the first one that
+        the epoch has a part in."""
         each = self._batch // self.lanes
-        rest = positions % self._batch - lanes * each
-        taken: np.ndarray = positions // self._batch * each + np.clip(rest, 0, each)
+        rest = places % self._batch - lanes * each
+        taken: np.ndarray = places // self._batch * each + np.clip(rest, 0, each)
         return taken
 
     def _shuffle(self, epoch: int) -> _Shuffled:
-        permutation = Permutation(len(self._counts), "shards", self._seed, epoch)
-        shards = permutation(np.arange(len(self._counts)))
-        first, lanes = epoch * self.length % self._batch, np.arange(self.lanes)
-        sizes = self._taken(np.array(first + self.length), lanes)
-        sizes -= self._taken(np.array(first), lanes)
-        starts, ends = np.cumsum(self._counts[shards]), np.cumsum(sizes)
-        return _Shuffled(shards, np.append(0, starts), np.append(0, ends), first)
+        offset, lanes = epoch * self.length % self._batch, np.arange(self.lanes)
+        sizes = self._taken(np.array(offset + self.length), lanes)
+        ends = np.cumsum(sizes - self._taken(np.array(offset), lanes))
+        cuts = np.unique(np.concatenate([[0], self._ends, ends]))  # none is empty
+        begins, sizes = cuts[:-1], np.diff(cuts)
+        shard = np.searchsorted(self._ends, begins, "right")
+        shards = np.append(0, self._ends)
+        lane = np.searchsorted(ends, begins, "right")
+        drawn = Permutation(len(begins), "pieces", self._seed, epoch)(np.arange(len(begins)))
+        order = np.lexsort((drawn, lane))
+        return _Shuffled(
+            (self._firsts[shard] + begins - shards[shard])[order],
+            np.append(0, np.cumsum(sizes[order])),
+            np.searchsorted(lane[order], np.arange(self.lanes + 1)),
+            offset,
+        )
 
     def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         shuffled = self._shuffled(epoch)
-        places = positions + shuffled.first
+        places = positions + shuffled.offset
         lanes = places % self._batch // (self._batch // self.lanes)
-        within = self._taken(places, lanes) - self._taken(np.array(shuffled.first), lanes)
-        places = shuffled.lanes[lanes] + within
-        # Which shard of its lane it is, and so which block of them.
-        first = np.searchsorted(shuffled.starts, shuffled.lanes[lanes], "right") - 1
-        shard = np.searchsorted(shuffled.starts, places, "right") - 1
-        blocks = (shard - first) // self.mixed
-        low = first + blocks * self.mixed
-        high = np.minimum(low + self.mixed, len(shuffled.shards))
-        begin = np.maximum(shuffled.starts[low], shuffled.lanes[lanes])
-        end = np.minimum(shuffled.starts[high], shuffled.lanes[lanes + 1])
+        first, last = shuffled.lanes[lanes], shuffled.lanes[lanes + 1]
+        places = self._taken(places, lanes) - self._taken(np.array(shuffled.offset), lanes)
+        places += shuffled.starts[first]
+        piece = np.searchsorted(shuffled.starts, places, "right") - 1
+        low = piece - (piece - first) % self.mixed
+        begin, end = shuffled.starts[low], shuffled.starts[np.minimum(low + self.mixed, last)]
         for start in np.unique(begin):
-            one = np.flatnonzero(begin == start)
-            length = int(end[one[0]] - start)
-            permutation = self._permutation(length, epoch, int(lanes[one[0]]), int(start))
-            places[one] = start + permutation(places[one] - start)
-        shard = np.searchsorted(shuffled.starts, places, "right") - 1
-        found: np.ndarray = self._firsts[shuffled.shards[shard]] + places - shuffled.starts[shard]
+            block = np.flatnonzero(begin == start)
+            permutation = self._permutation(int(end[block[0]] - start), epoch, int(start))
+            places[block] = start + permutation(places[block] - start)
+        piece = np.searchsorted(shuffled.starts, places, "right") - 1
+        found: np.ndarray = shuffled.firsts[piece] + places - shuffled.starts[piece]
         return found
 
 

@@ -50,4 +50,5 @@ def _hashed(values: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64: every bit of the value changes every bit of the result."""
     values = (values + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    hashed: np.ndarray = values ^ (values >> np.uint64(31))
+    return hashed

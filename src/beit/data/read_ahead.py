@@ -188,7 +188,8 @@ class _Ahead:
                 needed = self._numbers(np.array([index for _, index in places], np.int64))
                 for number in dict.fromkeys(needed.tolist()):
                     with self._changed:
-                        self._changed.wait_for(lambda at=at: at < self._done + self._most)
+                        while at >= self._done + self._most:
+                            self._changed.wait()
                         self._last[number] = at
                         if number in self._kept:
                             continue
@@ -211,6 +212,7 @@ class _Ahead:
             if handle is not None:
                 return handle
             with self._changed:
-                self._changed.wait_for(lambda: self._done != done)  # noqa: B023
+                while self._done == done:
+                    self._changed.wait()
                 if self._last[number] < self._done:
                     return None  # it was not needed any more

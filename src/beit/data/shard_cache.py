@@ -25,7 +25,8 @@ from beit.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = ".part"
+LOCK, UNFINISHED = ".lock", ".part"
+"""Behind the name of a shard: held by who fetches it, and what has come of it."""
 GIGABYTE = 10**9
 TRIES = 3
 """How often a shard is fetched again for a reader from whom it was taken at once."""
@@ -103,12 +104,12 @@ class ShardCache:
         path = self.path(shard)
         if path.exists():
             return True
-        unfinished = path.with_name(path.name + UNFINISHED)
-        handle = lock_file(unfinished)
+        lock, unfinished = (path.with_name(path.name + end) for end in (LOCK, UNFINISHED))
+        handle = lock_file(lock)
         try:
             if path.exists():
                 return True
-            if not self._make_room(shard.size, unfinished):
+            if shard.size > self.limit or not self._make_room(shard.size, lock):
                 return False
             self._download(shard, unfinished)
             unfinished.rename(path)
@@ -119,6 +120,7 @@ class ShardCache:
             return False
         finally:
             unfinished.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
             os.close(handle)
 
     def _download(self, shard: Shard, to: Path) -> None:
@@ -135,11 +137,11 @@ class ShardCache:
         with self._alone():
             entries = sorted(
                 (entry for entry in _entries(self.folder) if entry.path != own),
-                key=lambda entry: (not entry.unfinished, entry.used),
+                key=lambda entry: (not entry.fetched, entry.used),
             )
             total = sum(entry.size for entry in entries) + size
             for entry in entries:
-                if not entry.unfinished and total <= self.limit:
+                if not entry.fetched and total <= self.limit:
                     break
                 if _removed(entry.path):
                     total -= entry.size
@@ -177,21 +179,22 @@ class ShardCache:
 class _Entry(NamedTuple):
     path: Path
     size: int
-    """Bytes it has, or will have once it is finished."""
+    """Bytes it has, or will have once it is fetched."""
     used: float
-    unfinished: bool
+    fetched: bool
+    """Whether it is the lock of a shard that is being fetched, or was until a crash."""
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
     for path in folder.iterdir():
-        name = path.name.removesuffix(UNFINISHED)
+        name = path.name.removesuffix(LOCK)
         with suppress(FileNotFoundError, ValueError):
             size = int(name.rpartition(".")[2])
             yield _Entry(path, size, path.stat().st_mtime, name != path.name)
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file unless somebody has locked it."""
+    """Remove a shard or a lock, with what came behind it, unless somebody holds it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -201,6 +204,7 @@ def _removed(path: Path) -> bool:
     except OSError:
         return False
     else:
+        path.with_name(path.name.removesuffix(LOCK) + UNFINISHED).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         return True
     finally:

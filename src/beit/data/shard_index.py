@@ -314,8 +314,10 @@ def index_of(shard: Shard, cache: ShardCache | None) -> ShardIndex:
     Errors: OSError, tarfile.TarError.
     """
     kept, local = _kept_at(f"{shard.place}#{shard.sha256}"), shard.place
-    if cache is not None and is_remote(shard.place) and not kept.exists() and cache.fetch(shard):
-        local = str(cache.path(shard))
+    if cache is not None and is_remote(shard.place) and not kept.exists():
+        with contextlib.suppress(OSError):  # what is wrong with the shard shows when it is read
+            if cache.fetch(shard):
+                local = str(cache.path(shard))
     try:
         return _find(shard.place, Stamp(shard.size, ""), kept, local)
     except ValueError as error:

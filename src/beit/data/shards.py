@@ -139,9 +139,13 @@ class ShardSource:
         return self._prefix + name
 
     def key(self, index: int) -> str:
-        """The name in the shard; bytes that are not UTF-8 are kept, as unpaired surrogates."""
+        """The name in the shard; bytes that are not UTF-8 are kept, as unpaired surrogates. Where
+        not even the index can be read, the shard and the place in it."""
         number, row = self._find(index)
-        name = self._full_name(number, self._index(number).names[row])
+        try:
+            name = self._full_name(number, self._index(number).names[row])
+        except (OSError, tarfile.TarError):
+            return f"{self._shards[number].place}: image {row}"
         return name.decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:

@@ -5,6 +5,7 @@ Addresses such as s3://bucket/name and https://host/name go through fsspec, whic
 
 from __future__ import annotations
 
+import errno
 import glob
 import importlib
 import inspect
@@ -24,6 +25,9 @@ PAUSE_SECONDS = 0.5
 MOST_PLACES = 1_000_000
 MARKS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
 
+_OPENED: dict[int, Any] = {}
+"""Every file system, for good: one that a forked process lets go of closes its connections, and
+takes them from the event loop of the parent, which then waits for ever."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 
@@ -45,7 +49,7 @@ def _file_system(place: str) -> tuple[Any, str]:
     """The file system of an address, one per process, and the path in it."""
     try:
         # Not imported by name: there are no types without the library, and one error with it.
-        return importlib.import_module("fsspec.core").url_to_fs(place)  # type: ignore[no-any-return]
+        file_system, path = importlib.import_module("fsspec.core").url_to_fs(place)
     except ImportError as error:
         raise ResourceError(
             f"{place} is in object storage, and a library for it is not installed: {error}",
@@ -56,6 +60,8 @@ def _file_system(place: str) -> tuple[Any, str]:
             f"{place} is no address that can be read: {error}",
             remedy="use s3://, gs:// or https://",
         ) from error
+    _OPENED[id(file_system)] = file_system
+    return file_system, path
 
 
 def stamp(place: str) -> Stamp:
@@ -123,6 +129,8 @@ def _tried(place: str, act: Any) -> Any:
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # every file system raises types of its own
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise  # of the disk here
             if attempt == TRIES - 1:
                 raise OSError(f"{place} cannot be read: {error or type(error).__name__}") from error
             time.sleep(PAUSE_SECONDS * 2**attempt)

@@ -168,7 +168,8 @@ def patches_of(
 ) -> Float16[Tensor, "batch patches width"]:
     """The raw patch vectors of one block in fp16."""
     output = backbone(images.to(device), out_indices=(block,)).intermediates[0]
-    return output[:, 1:].half()
+    patches: Tensor = output[:, 1:].half()
+    return patches
 
 
 class Moments(NamedTuple):
