@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class FeatureTable(NamedTuple):
     """The class token after each of these blocks."""
 
 
+@runtime_checkable
 class Patches(Protocol):
     """Every patch vector of one block, of images with one class each."""
 
