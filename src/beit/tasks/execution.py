@@ -14,15 +14,20 @@ from torch import nn
 
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
+from beit.config.following import followed
 from beit.config.model import VisionTransformerConfig
+<<<<<<< HEAD
 from beit.config.training import Order
 from beit.config.tree import override, to_json
+=======
+from beit.config.tree import by_name, override, to_json
+>>>>>>> main
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, ResourceError
-from beit.recipes import find_recipe
+from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
 from beit.tasks.inputs import Inputs
@@ -53,7 +58,7 @@ class Run(NamedTuple):
 
 def run(
     task: Task[Config],
-    recipe: str | Config,
+    recipe: str | Config | None,
     options: Mapping[str, object],
     *,
     resume: bool = False,
@@ -66,7 +71,8 @@ def run(
 
     Args:
         task: Whose run it is.
-        recipe: A recipe's name, `module:function`, or a config.
+        recipe: A recipe's name, `module:function`, or a config; None: that of the run that goes on,
+            else the default one.
         options: Changes of the config by name; `data` and `out` must be there.
         resume: Go on with the run in `out`; a run that `torchrun` started again does anyhow.
         quiet: Print nothing.
@@ -78,9 +84,11 @@ def run(
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
     inputs = inputs or Inputs()
-    config = resolve_config(task, recipe, options, inputs)
+    out = options.get("out") or (recipe.out if isinstance(recipe, RunConfig) else "")
+    resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
+    run_options = RunOptions(resume, quiet, report)
+    config = resolve_config(task, recipe, options, inputs, resume=run_options.resume)
     folder = RunFolder(Path(config.out))
-    run_options = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
@@ -100,13 +108,15 @@ def run(
 
 
 def resolve_config(
-    task: Task[Config], recipe: str | Config, options: Mapping[str, object], inputs: Inputs
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool = False,
 ) -> Config:
     """The recipe's config with the options applied; `init` decides the architecture first."""
-    config = find_recipe(task.verb, recipe, task.config) if isinstance(recipe, str) else recipe
-    init = options.get("init")
-    if isinstance(init, str) and init:
-        config = starting_from(config, init, inputs)
+    config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
@@ -119,11 +129,40 @@ def resolve_config(
     return config
 
 
+<<<<<<< HEAD
 def with_order(config: Config, order: Order) -> Config:
     """The config with the order that `auto` stands for in this run."""
     if config.training.order != "auto":
         return config
     return replace(config, training=replace(config.training, order=order))
+=======
+def base_config(
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool = False,
+) -> Config:
+    """What options change: a recipe, with the architecture of the model `init` among them; or, of a
+    run by the same recipe that goes on in `out`, what it recorded, so that nothing need be repeated
+    and nothing that it decided is decided again."""
+    if resume and not isinstance(recipe, RunConfig):
+        folder = Path(str(options.get("out", "")))
+        if recipe is not None:
+            find_recipe(task.verb, recipe, task.config)  # and imports the code of one's own
+        if RunFolder(folder).config.exists():
+            recorded = read_run_config(folder)
+            if isinstance(recorded, task.config) and recipe in (None, recorded.recipe):
+                return recorded
+    if isinstance(recipe, RunConfig):
+        config = recipe
+    else:
+        default = DEFAULT if DEFAULT in task.recipes else next(iter(task.recipes))
+        config = find_recipe(task.verb, recipe or default, task.config)
+    init = options.get("init")
+    return starting_from(config, init, inputs) if isinstance(init, str) and init else config
+>>>>>>> main
 
 
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
@@ -175,6 +214,7 @@ def dataset_manifest(source: ImageSource) -> DatasetManifest:
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
     """What the user should know before the first step."""
     yield from setup.notes
+    yield from _followed(setup.config)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
     if note:
@@ -185,6 +225,15 @@ def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
             f"does as {other}: the scores will be too high; {folder.shared} names all that were "
             "found"
         )
+
+
+def _followed(config: RunConfig) -> Iterator[str]:
+    """What is not as in the recipe because another option is not."""
+    try:
+        recipe = find_recipe(task_of(config).verb, config.recipe, type(config))
+    except ConfigError:
+        return  # a config of one's own, or of code that is not loaded
+    yield from followed(by_name(recipe), by_name(config))
 
 
 def _account_lines(account: Account, before: str) -> Iterator[str]:
