@@ -16,12 +16,8 @@ from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
 from beit.config.following import followed
 from beit.config.model import VisionTransformerConfig
-<<<<<<< HEAD
 from beit.config.training import Order
-from beit.config.tree import override, to_json
-=======
 from beit.config.tree import by_name, override, to_json
->>>>>>> main
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
@@ -129,13 +125,13 @@ def resolve_config(
     return config
 
 
-<<<<<<< HEAD
 def with_order(config: Config, order: Order) -> Config:
     """The config with the order that `auto` stands for in this run."""
     if config.training.order != "auto":
         return config
     return replace(config, training=replace(config.training, order=order))
-=======
+
+
 def base_config(
     task: Task[Config],
     recipe: str | Config | None,
@@ -162,7 +158,6 @@ def base_config(
         config = find_recipe(task.verb, recipe or default, task.config)
     init = options.get("init")
     return starting_from(config, init, inputs) if isinstance(init, str) and init else config
->>>>>>> main
 
 
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
