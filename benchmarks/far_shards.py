@@ -31,7 +31,7 @@ BATCH, TURN = 32, 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=48)
-    parser.add_argument("--megabytes", type=int, default=4)
+    parser.add_argument("--megabytes", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

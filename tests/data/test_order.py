@@ -110,7 +110,7 @@ def test_shards_are_left_for_good_and_shared_by_the_processes() -> None:
     """Of an epoch every shard is read within a short stretch, and by few of the processes."""
     shards, each, batch = 320, 12, 16
     order = ShardOrder(np.full(shards, each), 7, batch)
-    assert (order.lanes, order.mixed) == (8, 2)
+    assert (order.lanes, order.mixed) == (8, 4)
     steps = shards * each // batch
     readers: dict[int, set[int]] = collections.defaultdict(set)
     for rank in range(4):
@@ -128,7 +128,7 @@ def test_shards_are_left_for_good_and_shared_by_the_processes() -> None:
             )
             for _, index in places:
                 first = last.setdefault(index // each, step)
-                assert step - first <= 2 * each // (batch // 8)
+                assert step - first <= 4 * each // (batch // 8)
                 readers[index // each].add(rank)
         assert len(later - last.keys()) <= 4  # it finds the shards of its lanes again
     assert len(readers) == shards
@@ -139,10 +139,10 @@ def test_shards_are_mixed() -> None:
     """Of shards with one class each, a batch has about as many classes as of a full shuffle."""
     shards, each, batch = 64, 100, 32
     order = ShardOrder(np.full(shards, each), 1, batch)
-    assert (order.lanes, order.mixed) == (2, 8)
+    assert (order.lanes, order.mixed) == (2, 16)
     found = np.array(epoch_of(order, 0)).reshape(-1, batch) // each
     classes = np.mean([len(np.unique(some)) for some in found])
-    assert classes > 0.9 * 16 * (1 - (1 - 1 / 16) ** batch)  # as if drawn from 16 shards
+    assert classes > 0.9 * 32 * (1 - (1 - 1 / 32) ** batch)  # as if drawn from 32 shards
 
 
 @orders

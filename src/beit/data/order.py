@@ -88,7 +88,7 @@ class ShardOrder:
     MOST_LANES = 64
     SHARDS_PER_LANE = 32
     """At least: a shard on the border of two lanes is fetched for both."""
-    MIXED = 16
+    MIXED = 32
     """Shards that are mixed at a time over all lanes, and no fewer than two in each."""
 
     def __init__(self, counts: np.ndarray, seed: int, batch: int) -> None:
