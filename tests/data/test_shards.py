@@ -195,9 +195,9 @@ def test_partly_labelled_shards(tmp_path: Path) -> None:
     source = open_source(place)
     assert source.targets is None
     assert source.classes == ()
-    assert "1 images have no label" in source.account.notes[0]
+    assert "1 image without a label" in source.account.notes[0]
     with pytest.raises(
-        DataError, match=r"for every image; 1 images .*; it holds besides 1 \.txt \(not an"
+        DataError, match=r"for every image; 1 image .*; it holds besides 1 \.txt \(not an"
     ):
         open_labelled(place, split=0.5, per_class=None, seed=0)
 

@@ -19,7 +19,7 @@ from beit.config.validation import (
 )
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Compile = Literal["auto", "off", "blocks"]
 Recompute = Literal["off", "selective", "blocks"]
 Sharding = Literal["off", "blocks"]
@@ -78,7 +78,7 @@ class TrainingConfig(Config):
     `blocks` are put together where they are computed: for models that do not fit otherwise. Same
     numbers, less memory, more communication. With one process nothing changes."""
     device: Device = "auto"
-    """Where to train."""
+    """Where to train: `auto` is a GPU if there is one; `mps` is that of Apple."""
     seed: NonNegativeInt = 0
     """Decides initial weights, order, augmentation and masks."""
     order: Order = "auto"
@@ -89,6 +89,9 @@ class TrainingConfig(Config):
     """Steps between log lines."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0 evaluates at the end only."""
+    patience: PositiveInt | None = None
+    """Evaluations in a row without a better score after which the run ends; the best model is kept
+    anyhow. None: it never ends early."""
     save_every: PositiveInt = 500
     """Steps between checkpoints; the last step is always saved."""
     keep: PositiveInt = 2
@@ -110,6 +113,11 @@ class TrainingConfig(Config):
             f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps",
             f"use fewer warm-up steps than steps (--warmup-steps {self.steps // 10}), or the "
             "recipe tiny",
+        )
+        require(
+            self.patience is None or self.evaluate_every > 0,
+            f"patience is {self.patience}, and nothing is evaluated before the end",
+            f"say how often: --evaluate-every {max(self.steps // 20, 1)}",
         )
         require(
             len({*self.tracker}) == len(self.tracker)

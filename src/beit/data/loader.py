@@ -32,6 +32,7 @@ from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
+from beit.terminal import counted
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
 """Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views
@@ -92,7 +93,7 @@ class _Reader:
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
     named = [f"{key} ({reason})" for key, reason in unreadable]
     return DataError(
-        f"none of the {len(named)} images of a batch can be read: {quoted(named)}",
+        f"none of the {counted(len(named), 'image')} of a batch can be read: {quoted(named)}",
         remedy="repair or remove these files, or use a larger micro-batch",
     )
 

@@ -25,6 +25,7 @@ from beit.data.shard_manifest import Listed, Packed
 from beit.data.sources import Record, Shards, account_for, number_labels, target_at
 from beit.data.storage import is_remote, read_range
 from beit.errors import DataError
+from beit.terminal import counted
 
 BLOCK = tarfile.BLOCKSIZE
 OPENED_AT_A_TIME = 8
@@ -209,7 +210,7 @@ class ShardSource:
         skipped = SkippedFiles(one for index in opened for one in index.skipped)
         labelled = any(index.label_names for index in opened)
         unlabelled = sum(int((index.labels < 0).sum()) for index in opened)
-        note = f"{unlabelled} images have no label, so that none is used"
+        note = f"{counted(unlabelled, 'image')} without a label, so that none is used"
         return account_for(
             self,
             places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),

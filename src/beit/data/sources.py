@@ -19,7 +19,8 @@ from beit.data.listing import natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import DataError
+from beit.errors import DataError, no_images_at
+from beit.terminal import counted
 
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20
@@ -387,10 +388,7 @@ def select(
 def must_exist(path: str) -> None:
     """DataError unless something lies at the path."""
     if not Path(path).exists():
-        raise DataError(
-            f"there is nothing at {path}",
-            remedy="check the path: a folder of images, a list file or one image",
-        )
+        raise no_images_at(path)
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -417,6 +415,6 @@ def check_readable(
         else:
             return
     raise DataError(
-        f"none of {len(indices)} images tried can be read: " + quoted(reasons),
+        f"none of {counted(len(indices), 'image')} tried can be read: " + quoted(reasons),
         remedy="follow the reason given for each file; `beit data check` lists all of them",
     )

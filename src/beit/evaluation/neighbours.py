@@ -31,38 +31,44 @@ QUERIES, KNOWN = 2048, 32768
 SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
 
 
+class Nearest(NamedTuple):
+    """The nearest other images of some, the nearest first."""
+
+    indices: Int64[Tensor, "queries most"]
+    cosines: Float[Tensor, "queries most"]
+
+
 @in_float32
-def neighbour_accuracies(
+def neighbour_votes(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
     queries: Float[Tensor, "queries width"],
-    query_targets: Int64[Tensor, " queries"],
     *,
     neighbours: tuple[int, ...],
     temperatures: tuple[float, ...],
     device: torch.device = CPU,
-) -> Float[Tensor, "neighbours temperatures"]:
-    """Fraction of queries whose class wins a vote of the nearest known images, for all settings.
-    Exact: all are compared, a stretch of both at a time.
+) -> Int64[Tensor, "neighbours temperatures queries"]:
+    """The class that wins a vote of the nearest known images, for all settings. Exact: all are
+    compared, a stretch of both at a time.
 
     Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
     standardised with the known images' mean and deviation first, since raw patch means are
     dominated by a few large dimensions.
     """
-    classes = int(max(targets.max(), query_targets.max())) + 1
-    right = torch.zeros(len(neighbours), len(temperatures))
-    scale = moments(features)
+    classes, scale = int(targets.max()) + 1, moments(features)
+    won = torch.zeros(len(neighbours), len(temperatures), len(queries), dtype=torch.int64)
     for start in range(0, len(queries), QUERIES):
-        some, answers = (each[start : start + QUERIES] for each in (queries, query_targets))
-        found = _nearest(features, _directions(some, scale), max(neighbours), scale, device)
+        some = slice(start, start + QUERIES)
+        directions = _directions(queries[some], scale)
+        found = _nearest(features, directions, max(neighbours), scale, device)
         behind = found.cosines - found.cosines[:, :1]  # the nearest weighs 1: none overflows
         for row, number in enumerate(neighbours):
             for column, temperature in enumerate(temperatures):
-                votes = torch.zeros(len(some), classes)
+                votes = torch.zeros(len(directions), classes)
                 weights = (behind[:, :number] / temperature).exp()
                 votes.scatter_add_(1, targets[found.indices[:, :number]], weights)
-                right[row, column] += (votes.argmax(dim=1) == answers).sum()
-    return right / len(queries)
+                won[row, column, some] = votes.argmax(dim=1)
+    return won
 
 
 def _nearest(
@@ -85,6 +91,43 @@ def _nearest(
     return Nearest(places, best)
 
 
+def neighbour_accuracies(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    query_targets: Int64[Tensor, " queries"],
+    *,
+    neighbours: tuple[int, ...],
+    temperatures: tuple[float, ...],
+    device: torch.device = CPU,
+) -> Float[Tensor, "neighbours temperatures"]:
+    """Fraction of queries whose class wins, for all settings of `neighbour_votes`."""
+    won = neighbour_votes(
+        features,
+        targets,
+        queries,
+        neighbours=neighbours,
+        temperatures=temperatures,
+        device=device,
+    )
+    return (won == query_targets).float().mean(dim=2)
+
+
+def neighbour_answers(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+) -> Int64[Tensor, " queries"]:
+    """`neighbour_votes` of one setting."""
+    votes = neighbour_votes(
+        features, targets, queries, neighbours=(neighbours,), temperatures=(temperature,)
+    )
+    return votes[0, 0]
+
+
 def neighbour_accuracy(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -94,10 +137,11 @@ def neighbour_accuracy(
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """`neighbour_accuracies` of one setting."""
-    parts = features, targets, queries, query_targets
-    temperatures = (temperature,)
-    return float(neighbour_accuracies(*parts, neighbours=(neighbours,), temperatures=temperatures))
+    """Fraction of queries that `neighbour_answers` answers rightly."""
+    answers = neighbour_answers(
+        features, targets, queries, neighbours=neighbours, temperature=temperature
+    )
+    return float((answers == query_targets).float().mean())
 
 
 @in_float32
@@ -108,13 +152,6 @@ def retrieval_accuracy(
     scale = moments(second)
     similarity = _directions(first, scale) @ _directions(second, scale).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
-
-
-class Nearest(NamedTuple):
-    """The nearest other images of some, the nearest first."""
-
-    indices: Int64[Tensor, "queries most"]
-    cosines: Float[Tensor, "queries most"]
 
 
 @in_float32

@@ -215,22 +215,21 @@ def attentive_accuracies(probes: Sequence[AttentiveProbe], patches: Patches) -> 
 
 
 @in_float32
-def linear_accuracy(
+def linear_answers(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
     queries: Float[Tensor, "queries width"],
-    query_targets: Int64[Tensor, " queries"],
     *,
     penalty: float = 1e-3,
-) -> float:
-    """Accuracy of multinomial logistic regression on standardised features.
+) -> Int64[Tensor, " queries"]:
+    """Classes by multinomial logistic regression on standardised features.
 
     The regression is fitted to convergence by L-BFGS with an L2 penalty on the weights (mean loss
-    plus penalty/2 times their squared norm), so that the number depends on nothing but features and
+    plus penalty/2 times their squared norm), so that the answers depend on nothing but features and
     penalty.
     """
     inputs, unseen = standardised(features, features), standardised(queries, features)
-    classes = int(max(targets.max(), query_targets.max())) + 1
+    classes = int(targets.max()) + 1
     weights = torch.zeros(features.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -246,5 +245,17 @@ def linear_accuracy(
 
     with torch.enable_grad():
         solver.step(objective)
-    logits = unseen @ weights.detach() + bias.detach()
-    return float((logits.argmax(dim=1) == query_targets).float().mean())
+    return (unseen @ weights.detach() + bias.detach()).argmax(dim=1)
+
+
+def linear_accuracy(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    query_targets: Int64[Tensor, " queries"],
+    *,
+    penalty: float = 1e-3,
+) -> float:
+    """Accuracy of `linear_answers`."""
+    answers = linear_answers(features, targets, queries, penalty=penalty)
+    return float((answers == query_targets).float().mean())

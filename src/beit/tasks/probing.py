@@ -24,7 +24,7 @@ from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
-from beit.evaluation.baselines import BINS, THUMBNAIL, Baselines
+from beit.evaluation.baselines import BINS, THUMBNAIL, Baselines, compare, untrained_like
 from beit.evaluation.eval_loader import BATCH, EvalLoader
 from beit.evaluation.features import (
     FeatureTable,
@@ -54,7 +54,6 @@ from beit.evaluation.sweeps import (
 )
 from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
-from beit.models.vit import VisionTransformer
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_probe_page
 from beit.terminal import TextTable, print_tables, printable
@@ -280,10 +279,7 @@ class _Measuring:
             for part, batches in passes.items():
                 tables[part] = every_block(self.model, batches, self.device)
             return tables, baselines
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            untrained = VisionTransformer(self.model.backbone.config)
-        untrained.to(self.device).eval()
+        untrained = untrained_like(self.model.backbone.config, self.config.seed).to(self.device)
         for part, batches in passes.items():
             trivial = Baselines(untrained, self.device)
             tables[part] = every_block(self.model, trivial.passing(batches), self.device)
@@ -385,17 +381,15 @@ def _verdict(
 
     best, trivial = max(chosen, key=score), max(baselines, key=score)
     targets = tables.get("test", tables["validation"]).targets
-    images, gain = len(targets), score(best) - score(trivial)
-    variance = sum(score(each) * (1 - score(each)) for each in (best, trivial)) / images
-    doubt = 1.96 * math.sqrt(variance)
     frequent = float((targets == tables["train"].targets.bincount().argmax()).float().mean())
-    yield (
-        f"on these {images} images the most frequent class of training alone gives "
-        f"{frequent:.1%}, the best baseline ({trivial.method}) {score(trivial):.1%}, the best "
-        f"probe ({best.method}) {score(best):.1%}: a gain of {100 * gain:+.1f} ± "
-        f"{100 * doubt:.1f} points (95 %)"
+    found = compare(
+        (f"best probe ({best.method})", score(best)),
+        (trivial.method, score(trivial)),
+        frequent,
+        len(targets),
     )
-    if gain <= doubt:
+    yield found.text
+    if not found.beyond:
         yield (
             "these features are not clearly better than the baseline here: pre-train longer or on "
             "more images, start from a released model, or ask whether the classes differ in "

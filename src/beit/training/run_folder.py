@@ -58,6 +58,8 @@ class RunFolder:
         """The artifact of the last step, where validation chose another as `model`."""
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
+        self.plan = path / "plan.txt"
+        """What was planned for the time that was given."""
         self.account = path / "account.json"
         """What was understood of its data, and what was skipped there."""
         self.images = path / "pictures.txt.gz"
