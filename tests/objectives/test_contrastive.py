@@ -14,7 +14,7 @@ from beit.config import ContrastiveConfig, TrainingConfig
 from beit.config.model import VisionTransformerConfig
 from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import MaskedImageModel
-from beit.objectives.contrastive import ContrastiveMaskedModeling, contrast
+from beit.objectives.contrastive import ContrastiveMaskedModeling, centred, contrast
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.second_view import NUMBERS, second_view
 from beit.rng import SampleRNG
@@ -57,6 +57,13 @@ def test_the_contrast_is_that_of_simclr():
     close(loss, written_out(first, second, 0.3), 1e-9)
 
 
+def test_what_all_have_in_common_is_left_out():
+    first, second = vectors(4)
+    every = torch.cat([first, second])
+    close(centred(every + 7.0), centred(every), 1e-9)
+    close(centred(every).mean(dim=0), torch.zeros(5, dtype=torch.float64), 1e-9)
+
+
 def test_right_pairs_are_counted():
     first, _ = vectors(4)
     assert float(contrast(first, first * 2, temperature=0.2)[1]) == 1
@@ -68,7 +75,8 @@ def in_parts(rank: int) -> tuple[float, list[Any]]:
     processes = start_processes(TrainingConfig(steps=1, batch=2, lr=1e-3, device="cpu"))
     first, second = vectors(6)
     own = slice(0, 2) if rank == 0 else slice(2, 6)
-    loss, _ = contrast(first[own], second[own], temperature=0.3)
+    both = centred(torch.cat([first[own], second[own]]))
+    loss, _ = contrast(*both.chunk(2), temperature=0.3)
     loss.backward()
     processes.close()
     assert first.grad is not None
@@ -80,10 +88,11 @@ def test_two_processes_contrast_with_the_images_of_both():
     """Also where they have different numbers of images: each gives the loss of its own."""
     first, second = vectors(6)
     (one, gradients), (two, others) = together(in_parts)
-    loss, _ = contrast(first, second, temperature=0.3)
+    every = torch.cat([first, second])
+    every = every - every.mean(dim=0)
+    loss, _ = contrast(*every.chunk(2), temperature=0.3)
     assert (2 * one + 4 * two) / 6 == pytest.approx(float(loss.detach()))
     rows = torch.arange(12)
-    every = torch.cat([first, second])
     likeness = F.normalize(every, dim=1) @ F.normalize(every, dim=1).t() / 0.3
     likeness = likeness.fill_diagonal_(-math.inf)
     each = F.cross_entropy(likeness, (rows + 6) % 12, reduction="none")

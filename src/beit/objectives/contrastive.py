@@ -42,8 +42,8 @@ class ContrastiveMaskedModeling(MaskedImageModeling):
         )
         total, terms = self.compare(predictions, batch, masked)
         second = self._second(batch)
-        projected = self.model.projection(torch.cat([first, second]))
-        loss, hits = contrast(*projected.float().chunk(2), temperature=self.config.temperature)
+        projected = centred(self.model.projection(torch.cat([first, second])).float())
+        loss, hits = contrast(*projected.chunk(2), temperature=self.config.temperature)
         terms |= {"contrast_loss": loss.detach(), "contrast_accuracy": hits}
         return Loss(total + self.config.contrast_weight * loss, terms)
 
@@ -67,6 +67,13 @@ class ContrastiveMaskedModeling(MaskedImageModeling):
         """The masked image model, without the projection."""
         assert isinstance(model, ContrastiveModel)
         return model.strip_projection()
+
+
+def centred(vectors: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    """Without the mean over the images of all processes, which at first is nearly all of a class
+    token: so the contrast learns sooner. Batch norm does this in SimCLR."""
+    total = _summed(F.pad(vectors.sum(dim=0), (0, 1), value=len(vectors)))
+    return vectors - total[:-1] / total[-1]
 
 
 def contrast(
@@ -101,8 +108,13 @@ def _of_all_processes(values: Tensor) -> tuple[Tensor, int, int]:
     ends = counts.cumsum(0).tolist()
     start = ends[rank] - len(values)
     padded = F.pad(values, (0, 0) * (values.ndim - 1) + (start, ends[-1] - ends[rank]))
-    joined: Tensor = _Summed.apply(padded)
-    return joined, start, ends[-1]
+    return _summed(padded), start, ends[-1]
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum over processes."""
+    total: Tensor = _Summed.apply(values) if distributed.is_initialized() else values
+    return total
 
 
 class _Summed(torch.autograd.Function):
