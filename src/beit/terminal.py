@@ -49,7 +49,13 @@ def printable_lines(text: str) -> str:
 
 def print_lines(*lines: object) -> None:
     """Print each on a line of its own, made printable: the paths of written files, for example."""
-    print("\n".join(map(printable, lines)))
+    print("\n".join(map(printable, lines)), flush=True)
+
+
+def counted(amount: int, noun: str) -> str:
+    """`1 image`, `2,000 images`, `3 classes`."""
+    ending = "" if amount == 1 else "es" if noun.endswith("s") else "s"
+    return f"{amount:,} {noun}{ending}"
 
 
 _SHORT = reprlib.Repr()

@@ -187,7 +187,7 @@ def test_going_on_without_a_class_keeps_the_other_labels(tmp_path):
     assert labels == {"5.png": ("b",), "7.png": ("a", "b"), "8.png": ("b",)}
     assert [validation.read(at).target.tolist() for at in range(3)] == validation.targets.tolist()
     notes = splits.train.account.notes
-    assert "1 images of val are of other classes and skipped" in notes
+    assert "1 image of val skipped: of other classes" in notes
     assert splits.train.account.classes["val"] == {"a": 1, "b": 3, "c": 0}
 
 

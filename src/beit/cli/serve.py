@@ -22,6 +22,7 @@ def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "cpu") -
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ResourceError(

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import tyro
 
 from beit.cli.options import LabelFile, call, gathered, parsing, value_of
+from beit.cli.places import OPTIONS, check_options
 from beit.config import RunConfig
 from beit.config.data import BY_HEADINGS
 from beit.config.following import LEADERS
@@ -47,6 +48,7 @@ def train(verb: str, args: list[str]) -> None:
     if "--help" in args or "-h" in args:
         base = find_recipe(verb, recipe or default, kind)
     else:
+        check_options({name: value_of(f"--{name}", args) for name in OPTIONS})
         from beit.tasks import TASKS, Inputs, base_config
 
         inputs = Inputs()

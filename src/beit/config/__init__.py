@@ -12,6 +12,7 @@ from beit.config.data import (
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, ProbeConfig, SegmentedConfig
 from beit.config.masking import (
     BlockMasking,
+    ContrastiveConfig,
     FixedMasking,
     MaskedConfig,
     MaskingConfig,
@@ -47,6 +48,7 @@ from beit.config.segmentation import (
 from beit.config.tokenizer import (
     DalleConfig,
     DiscreteVAEConfig,
+    PatchCodebookConfig,
     QuantisedConfig,
     RandomProjectionConfig,
     TokenizerConfig,
@@ -63,6 +65,7 @@ __all__ = [
     "BalanceConfig",
     "BlockMasking",
     "ClassifiedConfig",
+    "ContrastiveConfig",
     "DalleConfig",
     "DiscreteVAEConfig",
     "EvaluateConfig",
@@ -78,6 +81,7 @@ __all__ = [
     "MaskConfig",
     "MaskedConfig",
     "MaskingConfig",
+    "PatchCodebookConfig",
     "PretrainObjectiveConfig",
     "PretrainRunConfig",
     "ProbeConfig",

@@ -35,10 +35,13 @@ from beit.config.training import TrainingConfig
 class RunOptions(TypedDict, total=False):
     data: str | PathLike[str]
     out: str | PathLike[str]
+    time: str | PathLike[str]
     accept_changed_data: bool
     loader: LoaderConfig
     workers: int | None
     cache: bool | None
+    cache_dir: str | PathLike[str]
+    cache_size: float | None
     value_range: tuple[float, float] | None
     bad_limit: float
     worker_timeout: float
@@ -65,6 +68,7 @@ class RunOptions(TypedDict, total=False):
     sharding: Literal["off", "blocks"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     seed: int
+    order: Literal["auto", "full", "shards", "sorted"]
     log_every: int
     evaluate_every: int
     patience: int | None
@@ -107,6 +111,7 @@ class TokenizerOptions(RunOptions, total=False):
     decoder_depth: int
     codebook_decay: float
     teacher_width: int
+    compared: Literal["pixels", "gradients"]
     teacher: str | PathLike[str]
     teacher_views: int
     teacher_bank: str | PathLike[str]
@@ -130,6 +135,7 @@ class TokenizerOptions(RunOptions, total=False):
 
 class PretrainOptions(RunOptions, total=False):
     tokenizer: str | PathLike[str]
+    tokenizer_recipe: str | PathLike[str]
     tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
     token_views: int
     token_bank: str | PathLike[str]
@@ -141,7 +147,7 @@ class PretrainOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     masking: MaskingConfig
     mask_ratio: float
@@ -156,9 +162,17 @@ class PretrainOptions(RunOptions, total=False):
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
+    pixel_loss: Literal["squared", "absolute"]
+    contrast_weight: float
+    temperature: float
+    projection: int
+    second_crop: tuple[float, float]
+    second_jitter: float
+    kept: float
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    normalise_patches: bool
     aggregation: AggregationConfig
     early_layer: int | None
     blocks: int
@@ -188,7 +202,7 @@ class FinetuneOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     adaptation: AdaptationConfig
     freeze: bool
@@ -232,6 +246,7 @@ class FinetuneOptions(RunOptions, total=False):
     threshold_by: Literal["f1", "recall", "precision"]
     threshold_level: float
     evaluation_crop: float | None
+    baselines: bool
 
 
 class SegmentOptions(RunOptions, total=False):
@@ -242,7 +257,7 @@ class SegmentOptions(RunOptions, total=False):
     layer_scale: float | None
     mask_token: bool
     drop_path: float
-    initialisation: Literal["pretrain", "finetune"]
+    initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
     adaptation: AdaptationConfig
     freeze: bool
@@ -360,9 +375,12 @@ class ProbeOptions(TypedDict, total=False):
     seeds: int
     baselines: bool
     device: str | PathLike[str]
+    memory: float | None
     loader: LoaderConfig
     workers: int | None
     cache: bool | None
+    cache_dir: str | PathLike[str]
+    cache_size: float | None
     value_range: tuple[float, float] | None
     bad_limit: float
     worker_timeout: float

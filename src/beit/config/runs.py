@@ -17,7 +17,7 @@ from beit.config.data import (
 )
 from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.tokenizer import QuantisedConfig, TokenizerConfig, VQKDConfig
+from beit.config.tokenizer import PatchCodebookConfig, QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (
     Config,
@@ -31,6 +31,7 @@ from beit.config.validation import (
     PositiveInt,
     Range,
     require,
+    seconds_of,
 )
 
 Pooling = Literal["mean", "cls"]
@@ -179,10 +180,18 @@ class RunConfig(Config):
     """Folder of images (flat, nested, or one folder per class), or a list file."""
     out: str = ""
     """Folder of the run: made here, never overwritten."""
+    time: str = ""
+    """Choose what was not given so that all of it ends in this time on this machine: 15m, 1h, 8h.
+    The plan is printed before it starts."""
     accept_changed_data: bool = False
     """Go on although images were added, removed, relabelled or resized since the last save."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time:
+            seconds_of(self.time)
 
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
@@ -221,12 +230,12 @@ class TokenizerRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        quantised = isinstance(self.tokenizer, QuantisedConfig)
+        quantised = isinstance(self.tokenizer, QuantisedConfig | PatchCodebookConfig)
         require(
             isinstance(self.objective, QuantiseConfig if quantised else ReconstructConfig),
             f"a {type(self.tokenizer).__name__} is not trained by {type(self.objective).__name__}",
-            "use QuantiseConfig for VQKDConfig and VQConfig, ReconstructConfig for "
-            "DiscreteVAEConfig",
+            "use QuantiseConfig for VQKDConfig, VQConfig and PatchCodebookConfig, and "
+            "ReconstructConfig for DiscreteVAEConfig",
         )
         require(
             not self.teacher or isinstance(self.tokenizer, VQKDConfig),
@@ -249,6 +258,9 @@ class PretrainRunConfig(RunConfig):
     tokenizer: str = ""
     """Artifact of a trained tokenizer (the `model` folder of its run, or the run), a released file,
     or `module:function` for code of one's own that returns a VisualTokenizer."""
+    tokenizer_recipe: str = "small"
+    """Recipe of the tokenizer that is trained first where none is named: small, kmeans (seconds) or
+    tiny."""
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the log reports how many."""
@@ -335,6 +347,8 @@ class FinetuneRunConfig(RunConfig):
     thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     evaluation_crop: Crop | None = None
     """Fraction of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+    baselines: bool = True
+    """Measure colours, a thumbnail and an untrained backbone for the page, which any must beat."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

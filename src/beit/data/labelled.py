@@ -28,6 +28,7 @@ from beit.data.sources import (
     select,
 )
 from beit.errors import ConfigError, DataError
+from beit.terminal import counted
 
 
 class LabelledSplits(NamedTuple):
@@ -172,7 +173,9 @@ def _with_classes_of(
         )
     notes = [f"{part} {differences} (--accept-missing-classes)"] if differences else []
     if len(kept) < len(other):
-        notes.append(f"{len(other) - len(kept)} images of {part} are of other classes and skipped")
+        notes.append(
+            f"{counted(len(other) - len(kept), 'image')} of {part} skipped: of other classes"
+        )
     return select(other, kept, targets=targets[kept], classes=train.classes), notes
 
 

@@ -39,7 +39,7 @@ from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist, select
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
-from beit.terminal import printable
+from beit.terminal import counted, printable
 
 _NUMBER = re.compile(r"(class )?\d+")
 
@@ -191,7 +191,7 @@ class SegmentationData:
             )
         if not 0 < split < 1 or len(pairs) < 2:
             raise ConfigError(
-                f"split is {split} of {len(pairs)} images, and there is no val/ folder",
+                f"split is {split} of {counted(len(pairs), 'image')}, and there is no val/ folder",
                 remedy="use a fraction between 0 and 1, such as 0.2, or provide train/ and val/",
             )
         ranked = sorted(
@@ -203,7 +203,8 @@ class SegmentationData:
             parts[pair[0] in held].append(pair)
         verb = "is" if len(held) == 1 else "are"
         return parts, (
-            f"{len(held)} of {len(pairs)} images {verb} held out for validation (--split {split:g})"
+            f"{len(held)} of {counted(len(pairs), 'image')} {verb} held out for validation "
+            f"(--split {split:g})"
         )
 
     def _names_and_legend(self, known: tuple[str, ...]) -> tuple[tuple[str, ...], Legend | None]:
@@ -333,7 +334,9 @@ def _check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> 
         return  # the masks hold the model's labels, or `_check_labels` says so
     remedy = "measure on data with the model's classes, or give their list with --class-names"
     if len(names) != len(classes):
-        raise DataError(f"{path} has {len(names)} classes, the model {len(classes)}", remedy=remedy)
+        raise DataError(
+            f"{path} has {counted(len(names), 'class')}, the model {len(classes)}", remedy=remedy
+        )
     if _are_numbers(names) or _are_numbers(classes):
         return
     for label, (name, own) in enumerate(zip(names, classes, strict=True)):

@@ -29,6 +29,8 @@ class Scores(NamedTuple):
     """Of the images that a class is right for, how many were answered rightly."""
     total: Int64[Tensor, " classes"]
     """How many images a class is right for."""
+    answered: Int64[Tensor, " classes"]
+    """How many images a class was the first answer to."""
 
     @property
     def mean_per_class(self) -> float:
@@ -50,7 +52,7 @@ def score_classifier(
 
     A target is a class or, with `accepted`, the number of a set of classes of which any is right.
     """
-    right, total = torch.zeros(2, classes, dtype=torch.int64)
+    right, total, answered = torch.zeros(3, classes, dtype=torch.int64)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for batch in batches:
         log_odds = model(batch.images.to(device)).float().log_softmax(dim=1).cpu()
@@ -63,6 +65,7 @@ def score_classifier(
         columns.append((hits[:, 0], hits.any(dim=1), loss, confidence[:, 0].exp()))
         right += allowed[hits[:, 0]].sum(dim=0)
         total += allowed.sum(dim=0)
+        answered += ranked[:, 0].bincount(minlength=classes)
     assert columns, "an evaluation needs at least one image"
     first, five, losses, confidences = (torch.cat(column) for column in zip(*columns, strict=True))
     return Scores(
@@ -73,6 +76,7 @@ def score_classifier(
         images=len(first),
         right=right,
         total=total,
+        answered=answered,
     )
 
 

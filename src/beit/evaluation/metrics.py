@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -38,6 +38,30 @@ def wilson_interval(fraction: float, count: int, deviations: float = 1.96) -> tu
     middle = fraction + square / 2
     half = deviations * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count))
     return (middle - half) / (1 + square), (middle + half) / (1 + square)
+
+
+def one_answer(
+    names: Sequence[str],
+    answered: Int64[Tensor, " classes"],
+    total: Int64[Tensor, " classes"],
+    what: str,
+) -> str:
+    """What to report of a model that gives the same answer to everything, where several classes
+    were right; else nothing.
+
+    Args:
+        names: Of the classes.
+        answered: How often each class was the answer.
+        total: How often it was right.
+        what: What is answered: image or pixel.
+    """
+    given = answered.nonzero().flatten().tolist()
+    if len(given) != 1 or int((total > 0).sum()) < 2:
+        return ""
+    return (
+        f"every {what} is answered with '{names[given[0]]}': the model tells no classes apart; "
+        "train it longer, with another learning rate, or from a pre-trained model"
+    )
 
 
 def confusion_matrix(

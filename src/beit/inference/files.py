@@ -25,7 +25,7 @@ from beit.data.sources import FileSource, ImageSource
 from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
 from beit.inference.predictor import Predictor, as_rgb, load
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")
@@ -244,8 +244,7 @@ def segment_files(
                 written[place] = one.path
                 _segment(predictor, one.pixels, folder, place)
         suffix = _report(unreadable, len(written))
-    images = "1 image" if len(written) == 1 else f"{len(written)} images"
-    print(printable(f"{out}: labels and overlays of {images}{suffix}"))
+    print(printable(f"{out}: labels and overlays of {counted(len(written), 'image')}{suffix}"))
     return [one.path for one in unreadable]
 
 
@@ -296,7 +295,7 @@ def embed_files(
         suffix = _report(unreadable, len(keys))
         features = np.concatenate(rows)
         _write(place, keys, features, predictor.artifact.kind)
-    return f"{printable(out)}: {len(keys)} images x {features.shape[1]} features{suffix}"
+    return f"{printable(out)}: {counted(len(keys), 'image')} x {features.shape[1]} features{suffix}"
 
 
 def _write(out: Path, keys: list[str], features: np.ndarray, kind: str) -> None:

@@ -80,20 +80,27 @@ class MaskedImageModel(BackboneModel):
         """
         masked = read_mask(mask)
         selected = None if every_position else masked
-        predictions: Tensor = self.head(self.norm(self._rows(images, masked, selected)[0]))
+        rows, _ = self._rows(images, masked, selected)
+        predictions: Tensor = self.head(self.norm(rows[0]))
         return predictions
 
     def predictions(
         self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[Float[Tensor, "rows outputs"], ...]:
         """What `forward` gives and, with patch aggregation, its prediction of the same."""
-        extra = self.aggregation
-        if extra is None:
-            return (self(images, mask, every_position),)
-        masked = read_mask(mask)
-        rows, aggregated = self._rows(images, masked, None if every_position else masked, extra)
-        norm, head = extra.norm or self.norm, extra.head or self.head
-        return self.head(self.norm(rows)), head(norm(aggregated))
+        return self.predictions_and_class(images, mask, every_position)[0]
+
+    def predictions_and_class(
+        self, images: Images, mask: Mask | None = None, every_position: bool = False
+    ) -> tuple[tuple[Float[Tensor, "rows outputs"], ...], Float[Tensor, "batch features"]]:
+        """The predictions, and the class token of each image as the backbone leaves it."""
+        masked, extra = read_mask(mask), self.aggregation
+        rows, cls = self._rows(images, masked, None if every_position else masked, extra)
+        predictions = [self.head(self.norm(rows[0]))]
+        if extra is not None:
+            norm, head = extra.norm or self.norm, extra.head or self.head
+            predictions.append(head(norm(rows[1])))
+        return tuple(predictions), cls
 
     def _rows(
         self,
@@ -101,8 +108,9 @@ class MaskedImageModel(BackboneModel):
         masked: MaskedPatches | None,
         selected: MaskedPatches | None,
         extra: PatchAggregation | None = None,
-    ) -> list[Float[Tensor, "rows features"]]:
-        """The selected patches, or all, after the backbone and after the aggregation."""
+    ) -> tuple[list[Float[Tensor, "rows features"]], Float[Tensor, "batch features"]]:
+        """The selected patches, or all, after the backbone and after the aggregation; and the class
+        token after the backbone."""
         places = None if selected is None else selected.places
         hidden = None if masked is None else masked.mask
         out_indices = () if extra is None else (extra.out_index,)
@@ -112,10 +120,11 @@ class MaskedImageModel(BackboneModel):
             patch = self.backbone.config.patch
             grid = (images.shape[2] // patch, images.shape[3] // patch)
             found.append(extra(self.backbone, features, grid, places))
-        return [
+        rows = [
             patches.flatten(0, 1) if selected is None else selected.rows(patches)
             for patches in found
         ]
+        return rows, features.cls
 
 
 class PretrainedBackbone(BackboneModel):

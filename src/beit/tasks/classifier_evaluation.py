@@ -40,6 +40,7 @@ from beit.evaluation.classify import (
 )
 from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
+from beit.evaluation.metrics import one_answer
 from beit.hardware import find_device
 from beit.models.heads import Classifier, Logits, flip_averaged
 from beit.tasks.held_out import unlearned
@@ -168,8 +169,9 @@ def _of_classes(measuring: _Measuring, opened: _Opened, logits: Logits) -> Class
         device=measuring.device,
         accepted=answers.accepted,
     )
+    constant = one_answer(classes, scores.answered, scores.total, "image")
     return ClassifierEvaluation(
-        **measuring.common(opened, answers.note),
+        **measuring.common(opened, answers.note, constant),
         images=scores.images,
         left_out=len(source) - len(answers.answerable),
         top1=scores.top1,

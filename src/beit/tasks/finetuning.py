@@ -22,7 +22,7 @@ from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, check_readable, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
-from beit.evaluation.metrics import best_thresholds
+from beit.evaluation.metrics import best_thresholds, one_answer
 from beit.inference.abilities import ATTENTION, EMBED, PREDICT
 from beit.models.adaptation import adapt
 from beit.models.heads import Classifier
@@ -67,6 +67,8 @@ class Learning(NamedTuple):
     best: str
     """The metric whose largest value is the best."""
     decide: Callable[[Details, nn.Module], Details]
+    remark: Callable[[], str] = str
+    """What there is to report of the last measure."""
 
 
 def prepare(
@@ -124,6 +126,7 @@ def prepare(
             best=learning.best,
             unreadable=passes.unreadable,
             several=passes.multi_frame,
+            remark=learning.remark,
         ),
         details=details,
         start=start,
@@ -140,11 +143,14 @@ def _one_class(
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
-    classes = len(drawn.classes)
+    names, remark = drawn.classes, ""
+    classes = len(names)
     weights = class_weights(class_counts(drawn), config.balance.class_weights)
 
     def measure(model: nn.Module) -> Mapping[str, float]:
+        nonlocal remark
         scores = score_classifier(model, passes, classes=classes, device=device)
+        remark = one_answer(names, scores.answered, scores.total, "validation image")
         return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
 
     return Learning(
@@ -157,6 +163,7 @@ def _one_class(
         measure=measure,
         best="top1",
         decide=lambda details, _model: details,
+        remark=lambda: remark,
     )
 
 

@@ -21,6 +21,7 @@ from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.inference import abilities
 from beit.inference.abilities import ATTENTION, EMBED
@@ -45,6 +46,7 @@ class _Validation:
     """Whole validation images, shared out among the processes."""
 
     def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
+        self._classes, self._remark = source.classes, ""
         self._inference, self._processes = config.inference, processes
         self.images = EvalLoader(
             SegmentedBatch,
@@ -62,12 +64,18 @@ class _Validation:
         assert isinstance(model, Segmenter)
         mine = score_segmenter(model, self.images, self._inference).confusion
         scores = SegmentationScores(torch.stack(self._processes.gather(mine)).sum(dim=0))
+        total = scores.confusion.sum(dim=1)
+        self._remark = one_answer(self._classes, scores.answered, total, "validation pixel")
         return {
             "miou": scores.mean_iou,
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "scored_classes": float(scores.scored),
         }
+
+    def remark(self) -> str:
+        """What there is to report of the last measure."""
+        return self._remark
 
 
 def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter:
@@ -166,6 +174,7 @@ def prepare(
             best="miou",
             unreadable=validation.images.unreadable,
             several=validation.images.multi_frame,
+            remark=validation.remark,
         ),
         details=details,
         start=start,

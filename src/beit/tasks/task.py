@@ -87,6 +87,8 @@ class Task(RunKind[Config]):
     """The config with the architecture of the model `init`; None: it starts from nothing."""
     take_up: Callable[[Config, Config, Inputs], Config] = lambda config, *_: config
     """The config of a run that goes on, with what the recorded one decided."""
+    first: Callable[[Config], RunConfig | None] = lambda _: None
+    """The run that has to precede one, such as that of its tokenizer, which it then names."""
     complete: Callable[[Config, RunOptions, Inputs], Config] = lambda config, *_: config
     """The config with what must be there before the processes start, such as a tokenizer."""
     division: Callable[[Config], Division] | None = None

@@ -13,6 +13,7 @@ from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
 from beit.objectives.base import AnyObjective
 from beit.process import StopRequest
+from beit.terminal import counted
 from beit.training.checkpoint import Checkpoint, Saver, newest_checkpoint
 from beit.training.dataset_manifest import (
     check_same_parts,
@@ -170,7 +171,7 @@ class _Run:
         start = f"going on after step {self.step}" if self.step else "starting"
         self.info(
             f"{start}: {trained:,}{f' of {every:,}' * (trained < every)} weights, "
-            f"{self.spec.images:,} images, batch "
+            f"{counted(self.spec.images, 'image')}, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
             f"x{self.processes.world} processes), {self.config.steps} steps, "
             f"{self.updater.precision} on {self.device}"
@@ -264,6 +265,8 @@ class _Run:
             self.logger.metrics(self.step, "evaluate", self.metrics | left)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             self.logger.info(f"step {self.step}/{self.config.steps}  evaluation: {listed}")
+            if self.step == self.config.steps and (remark := evaluation.remark()):
+                self.logger.info(f"warning: {remark}")
         if evaluation.best and (self.best is None or score >= self.best[1]):
             self.best = (self.step, score)
             if self.processes.leads:
@@ -323,7 +326,7 @@ class _Run:
                 try:
                     self.saver.finish()
                 except BeitError as error:  # another one is on its way
-                    self.info(f"error: {error}")
+                    self.info(f"error: {error.problem}")
 
     def save(self, *, wait: bool = False) -> None:
         """Have the state of this step saved, or wait until it and every row is on the disk.
@@ -366,7 +369,8 @@ class _Run:
         return rows or self.saver.has_failed
 
     def preempted(self) -> Preempted:
-        self.info(f"stopped on request after step {self.step}; --resume goes on")
+        if self.logger is not None:  # on the terminal stands the error
+            self.logger.note(f"stopped on request after step {self.step}; --resume goes on")
         return Preempted(
             f"stopped on request, saved after step {self.step} of {self.config.steps}",
             remedy="run the same command with --resume to go on",

@@ -87,10 +87,13 @@ class RunLogger:
 
     def info(self, text: str) -> None:
         """A line for the terminal and the log; names in it are written printably."""
-        text = printable(text)
-        self._log.add(text)
+        self.note(text)
         if not self._quiet:
-            self._print(text)
+            self._print(printable(text))
+
+    def note(self, text: str) -> None:
+        """A line for the log alone."""
+        self._log.add(printable(text))
 
     def moved(self, step: int) -> None:
         """So many steps are done."""
