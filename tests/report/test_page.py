@@ -112,6 +112,18 @@ def test_a_run_under_way_has_its_curves(copy, read, kind):
     assert "--resume" in page.words
 
 
+def test_a_run_that_was_out_of_patience_is_done(copy, read):
+    run = copy(KINDS[-1])
+    config = json.loads((run / "config.json").read_text())
+    config["training"] |= {"steps": 100, "evaluate_every": 1, "patience": 2}
+    (run / "config.json").write_text(json.dumps(config))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "kind": "evaluate", "patience_left": 0.0}\n')
+    page = read(report_run(run))
+    assert "ended early, at step 50 of 100: for 2 evaluations its score was no better" in page.words
+    assert "not finished" not in page.words
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_has_logged_nothing_has_a_page(copy, read, kind):
     run = copy(kind)

@@ -64,7 +64,13 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
     ]  # fmt: skip
     assert [line.updates for line in lines[:3]] == [10, 10, 30]
     expected = {"baseline: colour histogram, linear", "baseline: 16 x 16 pixels, linear"}
-    expected |= {"pre-trained, segmenter", "from scratch, segmenter", "untrained"}
+    expected |= {
+        "baseline: chance",
+        "baseline: all background",
+        "pre-trained, segmenter",
+        "from scratch, segmenter",
+        "untrained",
+    }
     assert expected <= set(methods)
     assert all(0 <= score <= 100 for line in lines for score in line.scores)
     assert len(json.loads((tmp_path / "results.json").read_text())) == len(lines)

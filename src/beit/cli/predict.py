@@ -15,6 +15,7 @@ def predict(
     out: str = "",
     top: int | None = None,
     format: Literal["table", "json", "csv"] = "table",  # noqa: A002 (the name of the option)
+    flip: bool = False,
     batch: int = 32,
     device: str = "cpu",
 ) -> None:
@@ -32,8 +33,9 @@ def predict(
         top: Classes per image, by default 5; of a multi-label model all that count, and with
             this option so many, whether they count or not.
         format: A table for people; JSON, one object per line; or CSV, one line per class.
+        flip: Average the probabilities of each image and its mirror image.
         batch: Images at a time.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
     """
     from beit.inference.files import (
         must_be_readable,
@@ -43,9 +45,9 @@ def predict(
     )
 
     if out:
-        must_be_readable(segment_files(artifact, images, Path(out), device=device))
+        must_be_readable(segment_files(artifact, images, Path(out), device=device, flip=flip))
         return
-    found = predict_files(artifact, images, top=top, batch=batch, device=device)
+    found = predict_files(artifact, images, top=top, batch=batch, device=device, flip=flip)
     must_be_readable(print_predictions(found, format))
 
 
@@ -67,7 +69,7 @@ def embed(
         out: File to write: .npz (features, keys), .csv or .safetensors; it must not exist.
         block: Block whose output is taken, 0 is the first; the last one by default.
         batch: Images at a time.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
     """
     from beit.inference.files import embed_files
 

@@ -60,7 +60,7 @@ class Sheet:
     side: int
     """Pixels of an image in the sheet."""
     device: str = "cpu"
-    """cpu or cuda."""
+    """cpu, cuda or mps."""
     label_file: LabelFile = BY_HEADINGS
 
     def write(self, name: str, **options: object) -> None:

@@ -17,11 +17,12 @@ def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "cpu") -
     Args:
         artifacts: A run, an artifact or a released file; several with names.
         limits: Address and limits.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
     """
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ResourceError(

@@ -15,6 +15,7 @@ from beit.cli.data import DATA
 from beit.cli.demo import demo
 from beit.cli.doctor import doctor
 from beit.cli.evaluate import evaluate, probe
+from beit.cli.models import models
 from beit.cli.options import Verb, verb, verb_with_subcommands
 from beit.cli.predict import embed, predict
 from beit.cli.report import SHEETS, report
@@ -44,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "convert": verb("convert", convert),
     "export": verb("export", export),
     "push": verb("push", push),
+    "models": verb("models", models),
     "serve": verb("serve", serve),
     "report": verb("report", report),
     "show": verb_with_subcommands(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from beit.batch import LabelledBatch
 from beit.evaluation.metrics import average_precision, calibration_error
-
-Logits = Callable[[UInt8[Tensor, "batch channels height width"]], Tensor]
+from beit.models.heads import Logits
 
 
 class Scores(NamedTuple):
@@ -30,6 +29,8 @@ class Scores(NamedTuple):
     """Of the images that a class is right for, how many were answered rightly."""
     total: Int64[Tensor, " classes"]
     """How many images a class is right for."""
+    answered: Int64[Tensor, " classes"]
+    """How many images a class was the first answer to."""
 
     @property
     def mean_per_class(self) -> float:
@@ -51,7 +52,7 @@ def score_classifier(
 
     A target is a class or, with `accepted`, the number of a set of classes of which any is right.
     """
-    right, total = torch.zeros(2, classes, dtype=torch.int64)
+    right, total, answered = torch.zeros(3, classes, dtype=torch.int64)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for batch in batches:
         log_odds = model(batch.images.to(device)).float().log_softmax(dim=1).cpu()
@@ -64,6 +65,7 @@ def score_classifier(
         columns.append((hits[:, 0], hits.any(dim=1), loss, confidence[:, 0].exp()))
         right += allowed[hits[:, 0]].sum(dim=0)
         total += allowed.sum(dim=0)
+        answered += ranked[:, 0].bincount(minlength=classes)
     assert columns, "an evaluation needs at least one image"
     first, five, losses, confidences = (torch.cat(column) for column in zip(*columns, strict=True))
     return Scores(
@@ -74,23 +76,8 @@ def score_classifier(
         images=len(first),
         right=right,
         total=total,
+        answered=answered,
     )
-
-
-def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
-    """Logits of the mean of the probabilities of an image and of its mirror image.
-
-    Probabilities are a softmax over the classes or, with `multi_label`, independent.
-    """
-
-    def logits(images: Tensor) -> Tensor:
-        views = torch.stack([model(images), model(images.flip(-1))]).float()
-        if not multi_label:
-            return views.log_softmax(dim=-1).logsumexp(dim=0)
-        present, absent = (F.logsigmoid(sign * views).logsumexp(dim=0) for sign in (1, -1))
-        return present - absent
-
-    return logits
 
 
 def answering_among(model: Logits, classes: Sequence[int]) -> Logits:

@@ -25,7 +25,7 @@ from beit.data.sources import FileSource, ImageSource
 from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError
 from beit.inference.predictor import Predictor, as_rgb, load
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")
@@ -96,7 +96,13 @@ def _in_batches(
 
 
 def predict_files(
-    artifact: str, paths: Sequence[str], *, top: int | None, batch: int, device: str
+    artifact: str,
+    paths: Sequence[str],
+    *,
+    top: int | None,
+    batch: int,
+    device: str,
+    flip: bool = False,
 ) -> Iterator[Prediction]:
     """The classes of every image below the paths.
 
@@ -105,9 +111,10 @@ def predict_files(
         paths: Files, folders, lists or data sets.
         top: Classes per image, as for `Predictor.predict`.
         batch: Images at a time.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
+        flip: As for `load`.
     """
-    predictor = load(artifact, device=device)
+    predictor = load(artifact, device=device, flip=flip)
     for chunk, pixels in _in_batches(paths, predictor, batch):
         rows = iter(predictor.probabilities(pixels) if pixels else ())
         for one in chunk:
@@ -199,14 +206,17 @@ def _report(unreadable: Sequence[Opened], answered: int) -> str:
     return f", {len(unreadable)} unreadable" if unreadable else ""
 
 
-def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str) -> list[str]:
+def segment_files(
+    artifact: str, paths: Sequence[str], out: Path, *, device: str, flip: bool = False
+) -> list[str]:
     """Write label maps and overlays of every image below the paths, and print a summary.
 
     Args:
         artifact: Of a segmenter, as for `load`.
         paths: Files or folders.
         out: New folder for `labels/` and `overlays/`, named and nested as the images are.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
+        flip: As for `load`.
 
     Returns:
         The images that could not be read.
@@ -216,7 +226,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
         DataError: Two images would be written to one file, or none can be read.
     """
     with claim_output(out, folder=True) as folder:
-        predictor = load(artifact, device=device)
+        predictor = load(artifact, device=device, flip=flip)
         written: dict[Path, str] = {}
         unreadable: list[Opened] = []
         for path in paths:
@@ -234,8 +244,7 @@ def segment_files(artifact: str, paths: Sequence[str], out: Path, *, device: str
                 written[place] = one.path
                 _segment(predictor, one.pixels, folder, place)
         suffix = _report(unreadable, len(written))
-    images = "1 image" if len(written) == 1 else f"{len(written)} images"
-    print(printable(f"{out}: labels and overlays of {images}{suffix}"))
+    print(printable(f"{out}: labels and overlays of {counted(len(written), 'image')}{suffix}"))
     return [one.path for one in unreadable]
 
 
@@ -259,7 +268,7 @@ def embed_files(
         out: File to write; its ending is one of FORMATS.
         block: As for `Predictor.embed`.
         batch: Images at a time.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
 
     Returns:
         A summary in one line.
@@ -286,7 +295,7 @@ def embed_files(
         suffix = _report(unreadable, len(keys))
         features = np.concatenate(rows)
         _write(place, keys, features, predictor.artifact.kind)
-    return f"{printable(out)}: {len(keys)} images x {features.shape[1]} features{suffix}"
+    return f"{printable(out)}: {counted(len(keys), 'image')} x {features.shape[1]} features{suffix}"
 
 
 def _write(out: Path, keys: list[str], features: np.ndarray, kind: str) -> None:

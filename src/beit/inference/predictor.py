@@ -21,7 +21,7 @@ from beit.data.pixel_types import ValueRange
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor
-from beit.models.heads import BackboneModel, Classifier
+from beit.models.heads import BackboneModel, Classifier, Logits, flip_averaged
 from beit.models.inference import InferencePrecision, optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
@@ -48,8 +48,12 @@ class Predictor:
     taken as already normalised (a tokenizer takes floats in [0, 1]).
     """
 
-    def __init__(self, artifact: Artifact, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, artifact: Artifact, device: str | torch.device = "cpu", *, flip: bool = False
+    ) -> None:
         self.artifact = artifact
+        self.flip = flip
+        """Whether classes are answered for the mean of each image and its mirror image."""
         self.device = find_device(device)
         self.model: nn.Module = artifact.model.to(self.device).eval()
         self.tokenizer: VisualTokenizer | None = None
@@ -100,7 +104,7 @@ class Predictor:
         """A predictor that answers faster: see `optimize_for_inference`."""
         model = self._expect(BackboneModel, "has nothing to fold", "use it as it is")
         faster = optimize_for_inference(model, precision=precision, compile=compile, graphs=graphs)
-        fast = Predictor(replace(self.artifact, model=faster), self.device)
+        fast = Predictor(replace(self.artifact, model=faster), self.device, flip=self.flip)
         fast._may_be_saved = False
         return fast
 
@@ -180,7 +184,10 @@ class Predictor:
         if isinstance(self.model, Segmenter):
             remedy = "use segment(), or `beit predict --out FOLDER`"
         model = self._expect(Classifier, "model does not classify", remedy)
-        return self.answering.probabilities(model(self.batch(images))).cpu()
+        logits: Logits = model
+        if self.flip:
+            logits = flip_averaged(model, multi_label=self.artifact.details.multi_label)
+        return self.answering.probabilities(logits(self.batch(images))).cpu()
 
     def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
         """The classes of one image, most probable first.
@@ -199,6 +206,7 @@ class Predictor:
         model = self._expect(Segmenter, "model does not segment", remedy)
         pixels = torch.from_numpy(to_pixels(image, self.channels, self.value_range))
         inference = self.artifact.details.inference
+        inference = replace(inference, flip=inference.flip or self.flip)
         return label_map(model, pixels.permute(2, 0, 1), inference).cpu().numpy()
 
     @torch.no_grad()
@@ -258,6 +266,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     sha256: str = "",
+    flip: bool = False,
     size: tuple[int, int] | None = None,
     heads: int | None = None,
     mean: tuple[float, ...] | None = None,
@@ -269,8 +278,9 @@ def load(
 
     Args:
         reference: A path, `hf:org/name`, `timm/name`, or a URL.
-        device: cpu or cuda.
+        device: cpu, cuda or mps.
         sha256: Hash of the file behind a URL, where it is not known already.
+        flip: Average the probabilities of each image and its mirror image.
         size: Height and width of images. This and what follows is for foreign files, which may
             not tell it themselves.
         heads: Attention heads.
@@ -283,4 +293,6 @@ def load(
         CheckpointError: The file is missing, damaged, hostile, or of another architecture.
     """
     overrides = Overrides(size=size, heads=heads, mean=mean, std=std, crop=crop, classes=classes)
-    return Predictor(open_artifact(reference, overrides=overrides, sha256=sha256), device)
+    return Predictor(
+        open_artifact(reference, overrides=overrides, sha256=sha256), device, flip=flip
+    )

@@ -73,8 +73,17 @@ class MaskedImageModeling(Objective[MaskedBatch]):
             )
 
     def forward(self, batch: MaskedBatch, progress: float) -> Loss:
-        masked = MaskedPatches.of(batch.mask) if batch.masked is None else batch.masked
-        predictions = [rows.float() for rows in self.predict(batch, masked)]
+        masked = read_masked(batch)
+        return self.compare(self.predict(batch, masked), batch, masked)
+
+    def compare(
+        self,
+        predictions: Sequence[Float[Tensor, "rows outputs"]],
+        batch: MaskedBatch,
+        masked: MaskedPatches,
+    ) -> Loss:
+        """The loss of these predictions."""
+        predictions = [rows.float() for rows in predictions]
         if self.tokens is None:
             return self._pixel_loss(predictions, batch, masked)
         targets = self.tokens(batch, None if self.predicts_all else masked)
@@ -140,6 +149,11 @@ class MaskedImageModeling(Objective[MaskedBatch]):
 
     def expectations(self) -> dict[str, float]:
         return {} if self.tokens is None else {"chance_loss": math.log(self.model.outputs)}
+
+
+def read_masked(batch: MaskedBatch) -> MaskedPatches:
+    """The mask of a batch, with its numbers."""
+    return MaskedPatches.of(batch.mask) if batch.masked is None else batch.masked
 
 
 def _add(losses: Sequence[Float[Tensor, ""]], terms: dict[str, Float[Tensor, ""]]) -> Loss:

@@ -27,7 +27,7 @@ from beit.config import (
     VisionTransformerConfig,
 )
 from beit.recipes import tokenizers
-from beit.recipes.backbones import plain
+from beit.recipes.backbones import quick
 from beit.recipes.finetune import for_finetuning
 
 TILE = 80
@@ -73,7 +73,7 @@ class DemoPlan:
 
 def backbone() -> VisionTransformerConfig:
     """Six blocks of width 128 over a grid of 8 x 8 patches, a plain ViT: 1.2 million weights."""
-    return plain(
+    return quick(
         VisionTransformerConfig(
             size=(SIZE, SIZE), patch=8, width=128, depth=6, heads=4, hidden=512,
             mean=(0.5,) * 3, std=(0.25,) * 3,

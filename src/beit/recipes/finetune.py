@@ -32,7 +32,7 @@ def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTr
         relative_position="per-block" if shared else model.relative_position,
         mask_token=False,
         drop_path=drop_path,
-        initialisation="finetune",
+        initialisation="finetune" if model.initialisation == "pretrain" else model.initialisation,
     )
 
 

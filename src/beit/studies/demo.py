@@ -12,6 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
@@ -33,6 +36,7 @@ from beit.tasks.probing import probe
 from beit.weights.store import load_artifact
 
 PRETRAINED, SCRATCH = ARMS
+SEGMENTED = "mean IoU, object and background"
 HEAD = ("measure", "method", "updates", "test, per cent", "seeds")
 
 
@@ -123,6 +127,8 @@ def _frozen(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line
             measure = f"top-1, {few['labels']} labels per class"
             scores = [100 * accuracy for accuracy in few["accuracies"]]
             yield Line(measure, f"{name}: {few['method']}", None, scores)
+    classes = sum(1 for _ in (Path(data) / "train").iterdir())
+    yield Line(measure, "baseline: chance", None, [100 / classes])
 
 
 def _segmenter(folder: Path, arm: str, seed: int) -> Path:
@@ -145,7 +151,10 @@ def _segmented(stages: Stages, plan: DemoPlan, init: str, data: str) -> Iterator
             )
             scores.append(stages.score("segment", config, "miou"))
             print(f"{arm}, seed {seed}: {scores[-1]:.1f} % mean IoU", flush=True)
-        yield Line("mean IoU, object and background", f"{arm}, segmenter", budget.steps, scores)
+        yield Line(SEGMENTED, f"{arm}, segmenter", budget.steps, scores)
+    masks = [np.asarray(Image.open(path)) for path in Path(data).glob("test/masks/*.png")]
+    background = np.mean([(mask == 0).mean() for mask in masks])
+    yield Line(SEGMENTED, "baseline: all background", None, [50 * float(background)])
 
 
 def _attention(folder: Path, plan: DemoPlan, pretrained: Path, segmented: Path) -> Iterator[Line]:

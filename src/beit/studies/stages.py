@@ -200,7 +200,9 @@ def finetune_both(stages: Stages, base: FinetuneRunConfig, budget: Budget, *, in
 def untrained(backbone: VisionTransformerConfig, seed: int) -> MaskedImageModel:
     """A backbone with the initial weights that pre-training starts from."""
     seed_everything(seed)
-    return MaskedImageModel(replace(backbone, initialisation="pretrain"), 2).eval()
+    published = backbone.initialisation == "finetune"
+    started = replace(backbone, initialisation="pretrain") if published else backbone
+    return MaskedImageModel(started, 2).eval()
 
 
 class FrozenFeatures:

@@ -13,6 +13,7 @@ from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
@@ -65,6 +66,7 @@ def evaluate_segmenter(
         inference,
         batch=config.batch or BATCH,
     )
+    constant = one_answer(names, scores.answered, scores.confusion.sum(dim=1), "pixel")
     return SegmenterEvaluation(
         model=model,
         data=config.data,
@@ -79,7 +81,7 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, (note, constant))),
     )
 
 
@@ -93,8 +95,8 @@ def _unlearned(
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
-        split, seed, _ = division
-        found = data.divide(split=split, seed=seed, known=details.classes)
+        split, seed, per_class, _ = division
+        found = data.divide(split=split, seed=seed, per_class=per_class, known=details.classes)
         return found.train, found.validation
 
     found = unlearned(

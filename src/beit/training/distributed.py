@@ -24,8 +24,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import TrainingConfig
+from beit.config.validation import require
 from beit.errors import BeitError, ConfigError, ResourceError
-from beit.hardware import find_device
+from beit.hardware import best_device, find_device
 from beit.objectives.base import AnyObjective
 from beit.process import end_with_parent
 
@@ -99,10 +100,16 @@ class Processes:
 
 def start_processes(config: TrainingConfig) -> Processes:
     """Join the processes that `torchrun` started, or be the only one."""
-    if config.device == "cuda":
-        find_device(config.device)
-    kind = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    found = best_device() if config.device == "auto" else find_device(config.device)
+    kind, alone = found.type, int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if kind == "mps" and not alone:
+        require(
+            config.device == "auto",
+            "several processes were to train on one Apple GPU",
+            "use one process, or --device cpu",
+        )
+        kind = "cpu"
+    if alone:
         return Processes(0, 1, torch.device(kind))
     device = torch.device(kind)
     if kind == "cuda":
