@@ -49,7 +49,7 @@ def printable_lines(text: str) -> str:
 
 def print_lines(*lines: object) -> None:
     """Print each on a line of its own, made printable: the paths of written files, for example."""
-    print("\n".join(map(printable, lines)))
+    print("\n".join(map(printable, lines)), flush=True)
 
 
 def counted(amount: int, noun: str) -> str:

@@ -385,7 +385,7 @@ def test_shards_behind_an_address(
     assert [len(labelled.train), len(labelled.validation)] == [12, 12]
     RangeServer.failures = 2
     assert far.read(3) == near.read(3)
-    RangeServer.failures = 3
+    RangeServer.failures = 5
     with pytest.raises(UnreadableError, match="503"):
         far.read(3)
     loader = Loader(

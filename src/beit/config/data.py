@@ -196,6 +196,11 @@ class LoaderConfig(Config):
     """Processes that read images; None takes what the machine has to spare."""
     cache: bool | None = None
     """Keep decoded images in memory; None does so when they fit in half a gigabyte."""
+    cache_dir: str = ""
+    """Folder on a local disk for whole shards from object storage, which runs may share; empty: in
+    `$BEIT_HOME`."""
+    cache_size: PositiveFloat | None = None
+    """Gigabytes of shards kept there; None takes half of what is free."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
     bits kept in 16; None: what each file states, or all of its type. It goes with the model."""

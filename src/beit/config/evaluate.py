@@ -153,6 +153,9 @@ class ProbeConfig(Config):
     """Measure colours, a thumbnail and an untrained backbone beside it, which any must beat."""
     device: str = "cpu"
     """cpu, cuda or mps, for the backbone."""
+    memory: PositiveFloat | None = None
+    """Gigabytes that features may take; None: half of what is free. Of more, blocks are chosen on
+    a sample, and the probes of those are trained from a table on the disk of `out`."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     @property

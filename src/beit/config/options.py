@@ -40,6 +40,8 @@ class RunOptions(TypedDict, total=False):
     loader: LoaderConfig
     workers: int | None
     cache: bool | None
+    cache_dir: str | PathLike[str]
+    cache_size: float | None
     value_range: tuple[float, float] | None
     bad_limit: float
     worker_timeout: float
@@ -66,6 +68,7 @@ class RunOptions(TypedDict, total=False):
     sharding: Literal["off", "blocks"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     seed: int
+    order: Literal["auto", "full", "shards", "sorted"]
     log_every: int
     evaluate_every: int
     patience: int | None
@@ -372,9 +375,12 @@ class ProbeOptions(TypedDict, total=False):
     seeds: int
     baselines: bool
     device: str | PathLike[str]
+    memory: float | None
     loader: LoaderConfig
     workers: int | None
     cache: bool | None
+    cache_dir: str | PathLike[str]
+    cache_size: float | None
     value_range: tuple[float, float] | None
     bad_limit: float
     worker_timeout: float

@@ -24,6 +24,8 @@ Compile = Literal["auto", "off", "blocks"]
 Recompute = Literal["off", "selective", "blocks"]
 Sharding = Literal["off", "blocks"]
 Schedule = Literal["cosine", "linear"]
+Order = Literal["auto", "full", "shards", "sorted"]
+"""How an epoch is shuffled; `sorted` is the full shuffle of older runs."""
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
 
 
@@ -79,6 +81,10 @@ class TrainingConfig(Config):
     """Where to train: `auto` is a GPU if there is one; `mps` is that of Apple."""
     seed: NonNegativeInt = 0
     """Decides initial weights, order, augmentation and masks."""
+    order: Order = "auto"
+    """How an epoch is shuffled: `full` mixes all images, `shards` some shards at a time, so that
+    each is fetched once; `auto` takes `shards` where the images are shards in object storage,
+    else `full`; `sorted` is the full shuffle of older runs, which go on with it."""
     log_every: PositiveInt = 20
     """Steps between log lines."""
     evaluate_every: NonNegativeInt = 0

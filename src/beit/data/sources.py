@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError, ValueRange
+from beit.data.shard_cache import Shard, ShardCache
 from beit.errors import DataError, no_images_at
 from beit.terminal import counted
 
@@ -73,6 +75,37 @@ class ImageSource(Protocol):
         Edits that keep the size change it where the contents are looked at: all of a small folder,
         a sample of a large one. Times do not count, so that a copy of the data is the same data.
         """
+
+
+class Shards(NamedTuple):
+    """How the images of a source lie in shards, one shard after the other."""
+
+    shards: Sequence[Shard]
+    counts: np.ndarray
+    """Images of each shard that the source has, int64 [shards]."""
+    images: np.ndarray
+    """Images of each shard at all, int64 [shards]."""
+    remote: bool
+    """Whether some lie in object storage."""
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A source that may lie in shards."""
+
+    def shards(self) -> Shards | None:
+        """None if it does not, or not one shard after the other."""
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Of some images the place of their shard in `shards`, both int64 [n]."""
+
+    def through(self, cache: ShardCache) -> ImageSource:
+        """The same images, of which remote ones are read from whole shards in the cache."""
+
+
+def shards_of(source: ImageSource) -> Shards | None:
+    """How the images lie in shards; None if they do not."""
+    return source.shards() if isinstance(source, Sharded) else None
 
 
 def target_at(targets: np.ndarray | None, index: int) -> Target | None:
@@ -308,6 +341,25 @@ class SelectedSource:
 
     def size(self, index: int) -> int:
         return self._source.size(int(self._indices[index]))
+
+    def shards(self) -> Shards | None:
+        whole = shards_of(self._source)
+        if whole is None:
+            return None
+        numbers = self.shard_numbers(np.arange(len(self)))
+        if (np.diff(numbers) < 0).any():
+            return None
+        return whole._replace(counts=np.bincount(numbers, minlength=len(whole.counts)))
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        assert isinstance(self._source, Sharded)
+        return self._source.shard_numbers(self._indices[indices])
+
+    def through(self, cache: ShardCache) -> ImageSource:
+        assert isinstance(self._source, Sharded)
+        source = copy(self)
+        source._source = self._source.through(cache)
+        return source
 
     def fingerprint(self) -> str:
         digest = _changed(self._source.fingerprint(), self._indices.tobytes())

@@ -29,7 +29,7 @@ from beit.data.file_types import FORMATS
 from beit.data.pixel_types import UnreadableError
 from beit.doctor import Finding, Level, judge
 from beit.doctor.agreement import check_agreement
-from beit.hardware import best_device, cores, multiplies_bfloat16
+from beit.hardware import best_device, cores, free_memory, multiplies_bfloat16
 from beit.training.device import compiler_problem
 
 PACKAGE = "beit"
@@ -273,11 +273,9 @@ def check_threads() -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Main memory, and the part of it through which several GPUs exchange gradients."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return  # not Linux
+    free = free_memory()
+    if free is None:
+        return
     change = "use fewer --workers and --cache False, and end other work"
     yield judge("memory", f"{free / GIB:.1f} GiB free", change if free < LITTLE_MEMORY else "")
     if SHARED.is_dir():

@@ -16,10 +16,11 @@ from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
 from beit.config.following import followed
 from beit.config.model import VisionTransformerConfig
+from beit.config.training import Order
 from beit.config.tree import by_name, override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
-from beit.data.loader import Loader
+from beit.data.loader import Loader, resolve_order
 from beit.data.sources import ImageSource, select
 from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
@@ -90,6 +91,7 @@ def run(
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
             config = task.take_up(config, recorded, inputs)
+            config = with_order(config, recorded.training.order)
     single = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if single:
         # Of several processes the first may have made the folder: they ask once they have met.
@@ -100,14 +102,16 @@ def run(
             named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
             plan = make_plan(task, config, options, named, inputs)
             config = plan.config
-        lines = plan.lines if plan else forecast_with_first(task, config, inputs)
-        if not quiet:
-            print_lines(*lines)
+        for line in plan.lines if plan else forecast_with_first(task, config, inputs):
+            if not quiet:
+                print_lines(line)
     config = task.complete(config, run_options, inputs)
     if plan is not None:
         config = plan.of_what_is_left(config)
     processes = start_processes(config.training)
     setup = task.prepare(config, processes, inputs)
+    order = resolve_order(config.training.order, setup.source)
+    setup = replace(setup, config=with_order(setup.config, order))
     if not keep_data:
         inputs.close_data()
     return run_training(
@@ -135,6 +139,13 @@ def resolve_config(
         model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
         check_same_architecture(model, inputs.backbone(start))
     return config
+
+
+def with_order(config: Config, order: Order) -> Config:
+    """The config with the order that `auto` stands for in this run."""
+    if config.training.order != "auto":
+        return config
+    return replace(config, training=replace(config.training, order=order))
 
 
 def base_config(
@@ -199,6 +210,7 @@ def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
         batch=training.batch,
         micro_batch=training.micro_batch or training.batch // processes.world,
         seed=training.seed,
+        order=training.order,
         rank=processes.rank,
         world=processes.world,
         config=setup.config.loader,

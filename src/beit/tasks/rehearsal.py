@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from beit.data.loader import Loader
+from beit.data.loader import Loader, choose_workers
 from beit.data.transforms import CachedViews
 from beit.tasks.task import Setup
 from beit.training.distributed import Processes
@@ -43,6 +43,8 @@ def rehearse(
 
 
 def _step(setup: Setup[Any], processes: Processes, batch: int, *, compiled: bool) -> float:
+    """Seconds per step of so many images. They are read in this process, since others take seconds
+    to start; with others, the slower of reading and computing counts."""
     config = setup.config
     training = replace(
         config.training,
@@ -61,20 +63,25 @@ def _step(setup: Setup[Any], processes: Processes, batch: int, *, compiled: bool
             seed=training.seed,
             rank=processes.rank,
             world=processes.world,
-            config=config.loader,
+            config=replace(config.loader, workers=0),
             pin_memory=processes.device.type == "cuda",
         )
         batches = loader.batches(0, STEPS + 1)
+        reading = computing = 0.0
         try:
-            updater.update(0, batches)
-            _wait(processes)
-            began = time.monotonic()
-            for step in range(1, STEPS + 1):
-                updater.update(step, batches)
-            _wait(processes)
-            return (time.monotonic() - began) / STEPS
+            for step in range(STEPS + 1):
+                began = time.monotonic()
+                images = next(batches)
+                read = time.monotonic()
+                updater.update(step, iter([images]))
+                _wait(processes)
+                if step:  # the first one warms up
+                    reading += read - began
+                    computing += time.monotonic() - read
         finally:
             batches.close()
+    workers = choose_workers(config.loader, processes.world)
+    return (max(reading / workers, computing) if workers else reading + computing) / STEPS
 
 
 def _wait(processes: Processes) -> None:
