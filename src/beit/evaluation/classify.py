@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.evaluation.metrics import average_precision, calibration_error
 
+Gather = Callable[[Any], list[Any]]
+"""Gives a value of every process that reads a part of the images, in the order of the parts."""
 Logits = Callable[[UInt8[Tensor, "batch channels height width"]], Tensor]
 
 
@@ -38,6 +40,11 @@ class Scores(NamedTuple):
         return float((self.right[occurs].double() / self.total[occurs]).mean())
 
 
+def alone(value: Any) -> list[Any]:
+    """The `Gather` of a single process."""
+    return [value]
+
+
 @torch.no_grad()
 def score_classifier(
     model: Logits,
@@ -46,8 +53,10 @@ def score_classifier(
     classes: int,
     device: torch.device,
     accepted: Sequence[tuple[int, ...]] | None = None,
+    gather: Gather = alone,
 ) -> Scores:
-    """One pass over labelled images; the model should be in evaluation mode.
+    """One pass over labelled images, or over this process's part of them; the model should be in
+    evaluation mode.
 
     A target is a class or, with `accepted`, the number of a set of classes of which any is right.
     """
@@ -64,6 +73,9 @@ def score_classifier(
         columns.append((hits[:, 0], hits.any(dim=1), loss, confidence[:, 0].exp()))
         right += allowed[hits[:, 0]].sum(dim=0)
         total += allowed.sum(dim=0)
+    parts = gather((columns, right, total))
+    columns = [row for part in parts for row in part[0]]
+    right, total = (torch.stack([part[at] for part in parts]).sum(dim=0) for at in (1, 2))
     assert columns, "an evaluation needs at least one image"
     first, five, losses, confidences = (torch.cat(column) for column in zip(*columns, strict=True))
     return Scores(
@@ -151,10 +163,15 @@ class LabelScores(NamedTuple):
 
 @torch.no_grad()
 def answer_labels(
-    model: Logits, batches: Iterable[LabelledBatch], device: torch.device
+    model: Logits,
+    batches: Iterable[LabelledBatch],
+    device: torch.device,
+    gather: Gather = alone,
 ) -> LabelAnswers:
-    """One pass over images with their labels; the model should be in evaluation mode."""
-    rows = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    """One pass over images with their labels, or over this process's part of them; the model should
+    be in evaluation mode."""
+    own = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    rows = [row for part in gather(own) for row in part]
     assert rows, "an evaluation needs at least one image"
     logits, targets = (torch.cat(column) for column in zip(*rows, strict=True))
     return LabelAnswers(logits, targets)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from beit.config.bulk import InferencePrecision
 from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.data.pixel_types import ValueRange
@@ -22,7 +23,7 @@ from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor
 from beit.models.heads import BackboneModel, Classifier
-from beit.models.inference import InferencePrecision, optimize_for_inference
+from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
@@ -206,10 +207,17 @@ class Predictor:
         self, images: Iterable[PreparedOrNot], *, block: int | None = None
     ) -> Float[Tensor, "batch width"]:
         """One vector per image: the mean patch vector after a block (the last one by default)."""
+        return self.mean_patches(self.batch(images), block).cpu()
+
+    @torch.no_grad()
+    def mean_patches(
+        self, batch: UInt8[Tensor, "batch channels height width"], block: int | None = None
+    ) -> Float[Tensor, "batch width"]:
+        """The same of a batch on the device of the model, left there."""
         model = self._expect(BackboneModel, "has no features", "use tokens()")
         index = model.backbone.config.block(block)
-        found = model.backbone(self.batch(images), out_indices=(index,)).intermediates[0]
-        vectors: Tensor = found[:, 1:].float().mean(dim=1).cpu()
+        found = model.backbone(batch, out_indices=(index,)).intermediates[0]
+        vectors: Tensor = found[:, 1:].float().mean(dim=1)
         return vectors
 
     def tokens(self, images: Iterable[PreparedOrNot]) -> Int64[Tensor, "batch patches"]:
@@ -269,7 +277,7 @@ def load(
 
     Args:
         reference: A path, `hf:org/name`, `timm/name`, or a URL.
-        device: cpu or cuda.
+        device: cpu, cuda, or auto: a GPU where there is one.
         sha256: Hash of the file behind a URL, where it is not known already.
         size: Height and width of images. This and what follows is for foreign files, which may
             not tell it themselves.

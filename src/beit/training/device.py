@@ -61,13 +61,6 @@ def compiler_problem(device: torch.device) -> str:
     return ""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for all the ways in which Python and torch report that there is no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def smaller_micro_batch(micro_batch: int, delivered: int) -> int:
     """The largest divisor of what the loader delivers that is at most half of a micro-batch.
 

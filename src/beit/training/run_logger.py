@@ -17,7 +17,7 @@ import torch
 from beit.atomic_io import replace_file
 from beit.config.training import TrackerName
 from beit.process import failures
-from beit.terminal import printable
+from beit.terminal import duration, printable
 from beit.training.run_folder import RunFolder, read_metrics
 from beit.training.trackers import TRACKERS
 
@@ -214,12 +214,6 @@ def progress_line(
         f"{throughput['images_per_second']:.0f} img/s",
         f"wait {throughput['data_wait']:.0%}",
         f"{throughput['memory_gib']:.1f} GiB",
-        f"left {'?' if math.isnan(left) else _duration(left)}",
+        f"left {'?' if math.isnan(left) else duration(left)}",
     ]
     return "  ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
