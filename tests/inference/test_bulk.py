@@ -175,7 +175,8 @@ def test_classes_and_their_summary(trained, images, tmp_path, capsys):
 
 
 def _lines(folder):
-    rows = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.open()]
+    files = sorted(folder.glob("*.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     names = ("key", "classes", "class_ids", "probabilities", "error")
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -326,7 +327,7 @@ class Stub(Output):
 def _growth(number, out) -> int:
     """Bytes that the peak of memory grows by, from a tenth of the rows to all of them."""
     made = Job(SimpleNamespace(), Places([Place("", Endless(number))]), EmbedConfig(workers=0))
-    made.__dict__ |= {"output": Stub(), "batch": 64}
+    vars(made).update(output=Stub(), batch=64)
     plan = {"images": number, "part_rows": rows_in_part(number), "format": "parquet"}
     parts = open_parts(out, plan, Stub.columns)
     first = done = 0

@@ -29,9 +29,10 @@ def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PRED
         config: Which images, and what is said of them.
     """
     from beit.inference import files
+    from beit.inference.bulk import open_job
 
     if config.out:
-        written = write(files.open_job(artifact, images, config))
+        written = write(open_job(artifact, images, config))
         print_lines(*written.lines)
         if config.own_part().total == 1:  # else torchrun would end those that are still at work
             files.must_be_readable(written.unreadable)
@@ -52,12 +53,13 @@ def embed(artifact: Artifact, images: Paths = (), config: EmbedConfig = EMBED) -
         config: Which images, and what is written of them.
     """
     from beit.inference import files
+    from beit.inference.bulk import open_job
 
     single = files.single_file(config)
     if single:
         print_lines(files.embed(artifact, images, config, single))
     else:
-        print_lines(*write(files.open_job(artifact, images, config)).lines)
+        print_lines(*write(open_job(artifact, images, config)).lines)
 
 
 def write(job: Job) -> Written:

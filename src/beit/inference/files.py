@@ -40,7 +40,7 @@ def predict(artifact: str, images: Sequence[str], config: PredictConfig) -> Iter
     for rows in job.rows([range(len(job.images))]):
         labels = rows.cells.get("labels", [[]] * len(rows.keys))
         for path, found, error in zip(rows.keys, labels, rows.errors, strict=True):
-            yield Prediction(path, [] if error else list(found), error)  # type: ignore[call-overload]
+            yield Prediction(path, [] if error else list(found), error)
 
 
 def _only_one(config: EmbedConfig | PredictConfig) -> None:
