@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from beit.config.bulk import PredictConfig
 from beit.hardware import cores
-from beit.inference.bulk import Job, prepare_folder
+from beit.inference.bulk import Job
 from beit.inference.images import open_images
 from beit.inference.parts import open_parts
 from beit.models.heads import Classifier
@@ -178,7 +178,7 @@ def main(folder: str, out: str, part: str) -> None:
     setting = Setting(quick=False, device=torch.device("cpu"), threads=1, rounds=1, batch=8)
     config = PredictConfig(out=out, part=part, device="cpu", batch=8, part_rows=8, workers=0)
     job = _job(_model(setting), Path(folder), config)
-    parts = prepare_folder(job)
+    parts = open_parts(Path(out), job.plan(), job.output.columns)
     job.output.compute(torch.zeros(8, 3, 224, 224, dtype=torch.uint8))
     began = time.time()
     for _ in job.write(parts, parts.missing(config.own_part()), config.own_part()):

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from beit.claim import Claim
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.pixel_types import UnreadableError
 from beit.errors import ConfigError, DataError, ResourceError
-from beit.inference.bulk import Job, Progress, Written, count, prepare_folder, summary
+from beit.inference.bulk import Job, Progress, Written, claimed_parts, count, summary
 from beit.inference.outputs import open_output
 from beit.inference.parts import ALL, Parts, Tally
 from beit.inference.predictor import Predictor as _Predictor
@@ -181,18 +180,15 @@ def write_folder(job: Job) -> Written:
         address = job.config.ray_address or None
         local = {} if address else {"include_dashboard": False}
         ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
-    parts = prepare_folder(job)
-    claim = Claim(parts.folder / f".{ALL}.lock", parts.folder)
     try:
-        parts.remove_unfinished(ALL)
-        written = Tally()
-        numbers = parts.missing()
-        progress = Progress(sum(len(parts.positions(number)) for number in numbers))
-        for tally in _tallies(job, parts, numbers):
-            written = written.plus(tally)
-            progress.add(tally.images, written.unreadable)
+        with claimed_parts(job, ALL) as parts:
+            written = Tally()
+            numbers = parts.missing()
+            progress = Progress(sum(len(parts.positions(number)) for number in numbers))
+            for tally in _tallies(job, parts, numbers):
+                written = written.plus(tally)
+                progress.add(tally.images, written.unreadable)
     finally:
-        claim.release()
         if began:
             ray.shutdown()
     return summary(parts, job, written, ALL)

@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit.claim import Claim
+from beit.claim import Claim, check_name
 from beit.config.bulk import EmbedConfig, Part, PredictConfig
 from beit.errors import DataError
 from beit.hardware import multiplies_bfloat16
@@ -123,28 +124,32 @@ def write_folder(job: Job) -> Written:
         RunFolderError: The folder holds rows of something else, or a process writes this part.
         ResourceError: A library is not installed, or there is no room.
     """
-    part, folder = job.config.own_part(), Path(job.config.out)
+    part = job.config.own_part()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(signal.SIGTERM)
-    parts = prepare_folder(job)
-    claim = Claim(folder / f".{part}.lock", folder)
-    try:
-        parts.remove_unfinished(part)
+    with claimed_parts(job, part) as parts:
         numbers = parts.missing(part)
         written = Tally()
         progress = Progress(sum(len(parts.positions(number)) for number in numbers))
         for rows in job.write(parts, numbers, part):
             count(written, rows, job)
             progress.add(len(rows.keys), written.unreadable)
-    finally:
-        claim.release()
     return summary(parts, job, written, part)
 
 
-def prepare_folder(job: Job) -> Parts:
-    """The folder that the config names, checked and claimed for these rows."""
-    job.output.check(job.images)
-    return open_parts(Path(job.config.out), job.plan(), job.output.columns)
+@contextmanager
+def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
+    """The folder that the config names, checked and claimed for what one process writes."""
+    folder = Path(job.config.out)
+    check_name(folder)
+    claim = Claim(folder / f".lock-{part}", folder)
+    try:
+        job.output.check(job.images)
+        parts = open_parts(folder, job.plan(), job.output.columns)
+        parts.remove_unfinished(part)
+        yield parts
+    finally:
+        claim.release()
 
 
 def count(tally: Tally, rows: Rows, job: Job) -> None:

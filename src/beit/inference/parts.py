@@ -23,8 +23,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from beit.atomic_io import flush, lock_file, make_folder, write_file
-from beit.claim import ANOTHER, UNFINISHED, check_name
+from beit.atomic_io import flush, lock_file, make_folder, replace_file
+from beit.claim import ANOTHER, UNFINISHED
 from beit.config.bulk import Part
 from beit.errors import ResourceError, RunFolderError
 from beit.inference.outputs import Cells, Column
@@ -122,9 +122,6 @@ def open_parts(folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Colu
     """
     if plan["format"] == "parquet":
         _pyarrow()
-    check_name(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} exists and is no folder", remedy=ANOTHER)
     place = folder / MANIFEST
     plan = {"layout": LAYOUT, **plan}
     make_folder(folder)
@@ -142,10 +139,7 @@ def open_parts(folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Colu
                 raise RunFolderError(
                     f"{folder} exists and is not empty: nothing is written over", remedy=ANOTHER
                 )
-            temporary = folder / f"{UNFINISHED}{MANIFEST}"
-            write_file(temporary, [json.dumps(plan, indent=1).encode()])
-            temporary.replace(place)
-            flush(folder)
+            replace_file(place, [json.dumps(plan, indent=1).encode()])
     finally:
         lock.unlink(missing_ok=True)
         os.close(handle)
