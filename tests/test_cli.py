@@ -98,7 +98,7 @@ def test_finetuning_from_scratch(capsys, class_folders, tmp_path):
 @pytest.mark.parametrize(("words", "size"), [(["24"], (24, 24)), (["24", "32"], (24, 32))])
 def test_one_side_stands_for_both(monkeypatch, words, size):
     monkeypatch.setattr(
-        "beit.tasks.run", lambda _task, config, *_, **__: pytest.fail(f"{config.model.size}")
+        "beit.tasks.run", lambda _task, _recipe, options, **_: pytest.fail(f"{options['size']}")
     )
     with pytest.raises(pytest.fail.Exception, match=str(size[0]) + ", " + str(size[1])):
         cli.main(["pretrain", "tiny", "--size", *words])
@@ -132,8 +132,8 @@ CASES = {
     "size and patch": ("pretrain tiny {io} --size 33", 2, ["size 33", "of 4", "use 32 or 36"]),
     "heads": ("pretrain tiny {io} --heads 5", 2, ["48", "5 heads"]),
     "warm-up": ("pretrain tiny {io} --warmup-steps 30", 2, ["30", "fewer warm-up steps"]),
-    "shortened default": ("finetune {io} --steps 20", 2,
-                          ["error: warmup_steps 500", "--warmup-steps 2", "recipe tiny"]),
+    "warm-up of the default": ("finetune {io} --steps 20 --warmup-steps 500", 2,
+                               ["error: warmup_steps 500", "--warmup-steps 2", "recipe tiny"]),
     "steps below zero": ("finetune {io} --steps -5", 2, ["error: steps is -5", "at least 1"]),
     "batch below zero": ("evaluate {fine} --data {data} --batch 0", 2, ["error: batch is 0"]),
     "epochs below zero": ("probe {pre} {io} --epochs -5", 2, ["error: epochs is -5"]),
@@ -151,7 +151,7 @@ CASES = {
     "batch and micro-batch": ("finetune tiny {io} --micro-batch 5", 2, ["5", "batch 16"]),
     "grids": ("pretrain tiny {io} --tokenizer {tok} --size 40", 2,
               ["8 x 8 tokens", "10 x 10 patches", "for this grid"]),
-    "channels": ("pretrain tiny {io} --tokenizer {tok} --channels 1 --mean 0.5 --std 0.5", 2,
+    "channels": ("pretrain tiny {io} --tokenizer {tok} --channels 1", 2,
                  ["3 channels", "1"]),
     "no tokenizer": ("pretrain tiny {io} --tokenizer {pre}", 4, ["masked model, not a tokenizer"]),
     "nothing hidden": ("pretrain tiny {io} --mask-ratio 0", 2, ["mask_ratio is 0", "--predict"]),

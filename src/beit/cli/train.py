@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,6 +15,8 @@ import tyro
 from beit.cli.options import LabelFile, call, gathered, parsing, value_of
 from beit.config import RunConfig
 from beit.config.data import BY_HEADINGS
+from beit.config.following import LEADERS
+from beit.config.tree import by_name, override
 from beit.errors import ConfigError
 from beit.recipes import DEFAULT, RECIPES, find_recipe
 from beit.terminal import print_lines
@@ -34,17 +38,21 @@ class Training(Generic[Config]):
 def train(verb: str, args: list[str]) -> None:
     """Recipe, then the architecture of `--init`, then every option over it; then the run."""
     known = RECIPES[verb]
-    first = DEFAULT if DEFAULT in known else next(iter(known))
-    name, kind = value_of("--recipe", args) or first, type(known[first]())
+    default = DEFAULT if DEFAULT in known else next(iter(known))
+    kind = type(known[default]())
+    recipe = value_of("--recipe", args)
     if args and not args[0].startswith("-"):
-        name, args = args[0], args[1:]
-    config = find_recipe(verb, name, kind)
-    init, inputs = value_of("--init", args), None
-    if init and "--help" not in args and "-h" not in args:
-        from beit.tasks import Inputs, starting_from
+        recipe, args = args[0], args[1:]
+    inputs = None
+    if "--help" in args or "-h" in args:
+        base = find_recipe(verb, recipe or default, kind)
+    else:
+        from beit.tasks import TASKS, Inputs, base_config
 
         inputs = Inputs()
-        config = starting_from(config, init, inputs)
+        known_first = {"init": value_of("--init", args), "out": value_of("--out", args)}
+        resume = "--resume" in args
+        base = base_config(TASKS[verb], recipe or None, known_first, inputs, resume=resume)
     recipes = "\n".join(
         f"  {each}: {(function.__doc__ or '').strip().splitlines()[0]}"
         for each, function in known.items()
@@ -52,10 +60,10 @@ def train(verb: str, args: list[str]) -> None:
     parse = partial(
         tyro.cli,
         Training[kind],  # type: ignore[valid-type]
-        default=Training(config),
+        default=Training(override(base, _parsed_first(args, by_name(base)))),
         args=gathered("--tracker", args),
         prog=f"beit {verb} [RECIPE]",
-        description=f"{kind.__doc__}\n\nRecipes ({name} is shown below):\n{recipes}",
+        description=f"{kind.__doc__}\n\nRecipes ({base.recipe} is shown below):\n{recipes}",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     with parsing():
@@ -73,8 +81,8 @@ def train(verb: str, args: list[str]) -> None:
 
     run = carry_out(
         TASKS[verb],
-        command.config,
-        {},
+        recipe or None,
+        _given(command.config, args),
         resume=command.resume,
         quiet=command.quiet,
         inputs=inputs,
@@ -82,6 +90,34 @@ def train(verb: str, args: list[str]) -> None:
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
         print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
+
+
+def _typed(args: list[str]) -> set[str]:
+    """The names of the options that were typed."""
+    words = (word.partition("=")[0] for word in args if word.startswith("--"))
+    return {word.removeprefix("--").replace("-", "_") for word in words}
+
+
+def _parsed_first(args: list[str], known: Mapping[str, object]) -> dict[str, object]:
+    """Options that must be known before the rest is parsed: those that others follow, and flags,
+    whose words depend on what they are without them. What is no number is left to the parser."""
+    first: dict[str, object] = {}
+    for name, kind in LEADERS.items():
+        word = value_of(f"--{name}", args)
+        if word and name in known:
+            with suppress(ValueError):
+                first[name] = kind(word)
+    for name in _typed(args):
+        off = name.removeprefix("no_")
+        if isinstance(known.get(off), bool):
+            first[off] = off != name
+    return first
+
+
+def _given(config: RunConfig, args: list[str]) -> dict[str, object]:
+    """The options that were typed, with their values."""
+    names = {name.removeprefix("no_") for name in _typed(args)}
+    return {name: value for name, value in by_name(config).items() if name in names}
 
 
 def compare(

@@ -21,6 +21,7 @@ from beit.config import (
     tokenizer,
     training,
 )
+from beit.config.following import following
 from beit.config.plugins import check_loaded
 from beit.config.validation import checked, field_types
 from beit.errors import ConfigError, nearest
@@ -171,7 +172,8 @@ def leaves(
 
 
 def override(config: Config, options: Mapping[str, object]) -> Config:
-    """The config with options changed by name, wherever in the tree they stand.
+    """The config with options changed by name, wherever in the tree they stand, and what follows
+    them (`beit.config.following`).
 
     A node is replaced whole when the value is itself a config: `masking=UniformMasking()`.
 
@@ -187,12 +189,19 @@ def override(config: Config, options: Mapping[str, object]) -> Config:
             raise ConfigError(f"there is no node '{name}'", remedy=nearest(name, branches))
     config = _replaced(config, {(name,): node for name, node in nodes.items()})
     known = {path[-1]: path for path, _ in leaves(config)}
-    changes = {}
-    for name in (name for name in options if name not in nodes):
-        if name not in known:
+    for name in options:
+        if name not in known and name not in nodes:
             raise ConfigError(f"there is no option '{name}'", remedy=nearest(name, known))
-        changes[known[name]] = options[name]
+    follow = {rule.follower: value for rule, value in following(by_name(config), options)}
+    changes = {
+        known[name]: value for name, value in (follow | dict(options)).items() if name in known
+    }
     return _replaced(config, changes)
+
+
+def by_name(config: object) -> dict[str, object]:
+    """Every value of the tree that is not itself a config, by its name alone."""
+    return {path[-1]: value for path, value in leaves(config)}
 
 
 def _replaced(config: Config, changes: Mapping[tuple[str, ...], object]) -> Config:

@@ -5,7 +5,7 @@ same names as on the command line. Everything that can be wrong is checked befor
 is made. A task of one's own is a `Task` in any module, made known by `register`.
 """
 
-from beit.tasks.execution import Run, run, starting_from
+from beit.tasks.execution import Run, base_config, run, starting_from
 from beit.tasks.finetuning import finetune
 from beit.tasks.finished import evaluate
 from beit.tasks.inputs import Inputs
@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "Setup",
     "Task",
+    "base_config",
     "evaluate",
     "finetune",
     "pretrain",

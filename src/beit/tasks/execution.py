@@ -14,14 +14,15 @@ from torch import nn
 
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
+from beit.config.following import followed
 from beit.config.model import VisionTransformerConfig
-from beit.config.tree import override, to_json
+from beit.config.tree import by_name, override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, ResourceError
-from beit.recipes import find_recipe
+from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
 from beit.tasks.inputs import Inputs
@@ -52,7 +53,7 @@ class Run(NamedTuple):
 
 def run(
     task: Task[Config],
-    recipe: str | Config,
+    recipe: str | Config | None,
     options: Mapping[str, object],
     *,
     resume: bool = False,
@@ -65,7 +66,8 @@ def run(
 
     Args:
         task: Whose run it is.
-        recipe: A recipe's name, `module:function`, or a config.
+        recipe: A recipe's name, `module:function`, or a config; None: that of the run that goes on,
+            else the default one.
         options: Changes of the config by name; `data` and `out` must be there.
         resume: Go on with the run in `out`; a run that `torchrun` started again does anyhow.
         quiet: Print nothing.
@@ -77,9 +79,11 @@ def run(
         BeitError: Whatever can be wrong is found before the folder of the run is made.
     """
     inputs = inputs or Inputs()
-    config = resolve_config(task, recipe, options, inputs)
+    out = options.get("out") or (recipe.out if isinstance(recipe, RunConfig) else "")
+    resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
+    run_options = RunOptions(resume, quiet, report)
+    config = resolve_config(task, recipe, options, inputs, resume=run_options.resume)
     folder = RunFolder(Path(config.out))
-    run_options = RunOptions(resume or (restarts() > 0 and folder.config.exists()), quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
@@ -96,13 +100,15 @@ def run(
 
 
 def resolve_config(
-    task: Task[Config], recipe: str | Config, options: Mapping[str, object], inputs: Inputs
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool = False,
 ) -> Config:
     """The recipe's config with the options applied; `init` decides the architecture first."""
-    config = find_recipe(task.verb, recipe, task.config) if isinstance(recipe, str) else recipe
-    init = options.get("init")
-    if isinstance(init, str) and init:
-        config = starting_from(config, init, inputs)
+    config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
@@ -113,6 +119,34 @@ def resolve_config(
         model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
         check_same_architecture(model, inputs.backbone(start))
     return config
+
+
+def base_config(
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool = False,
+) -> Config:
+    """What options change: a recipe, with the architecture of the model `init` among them; or, of a
+    run by the same recipe that goes on in `out`, what it recorded, so that nothing need be repeated
+    and nothing that it decided is decided again."""
+    if resume and not isinstance(recipe, RunConfig):
+        folder = Path(str(options.get("out", "")))
+        if recipe is not None:
+            find_recipe(task.verb, recipe, task.config)  # and imports the code of one's own
+        if RunFolder(folder).config.exists():
+            recorded = read_run_config(folder)
+            if isinstance(recorded, task.config) and recipe in (None, recorded.recipe):
+                return recorded
+    if isinstance(recipe, RunConfig):
+        config = recipe
+    else:
+        default = DEFAULT if DEFAULT in task.recipes else next(iter(task.recipes))
+        config = find_recipe(task.verb, recipe or default, task.config)
+    init = options.get("init")
+    return starting_from(config, init, inputs) if isinstance(init, str) and init else config
 
 
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
@@ -163,6 +197,7 @@ def dataset_manifest(source: ImageSource) -> DatasetManifest:
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
     """What the user should know before the first step."""
     yield from setup.notes
+    yield from _followed(setup.config)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
     if note:
@@ -173,6 +208,15 @@ def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
             f"does as {other}: the scores will be too high; {folder.shared} names all that were "
             "found"
         )
+
+
+def _followed(config: RunConfig) -> Iterator[str]:
+    """What is not as in the recipe because another option is not."""
+    try:
+        recipe = find_recipe(task_of(config).verb, config.recipe, type(config))
+    except ConfigError:
+        return  # a config of one's own, or of code that is not loaded
+    yield from followed(by_name(recipe), by_name(config))
 
 
 def _account_lines(account: Account, before: str) -> Iterator[str]:

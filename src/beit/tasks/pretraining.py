@@ -78,7 +78,8 @@ def _take_up(
 
     Raises CheckpointError if that is not where it was.
     """
-    if config.tokenizer or config.objective.target != "tokens" or not recorded.tokenizer:
+    another = config.tokenizer not in ("", recorded.tokenizer)
+    if another or config.objective.target != "tokens" or not recorded.tokenizer:
         return config
     try:
         _open_tokenizer(recorded.tokenizer, inputs)
