@@ -35,6 +35,7 @@ def cluster(monkeypatch, environment):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "240000")  # on a machine with other work
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     started = Cluster(
@@ -150,6 +151,7 @@ def test_a_pipeline_of_ones_own(trained, class_folders, cluster, tmp_path, monke
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "pretrain").symlink_to(trained.pretrained)
     monkeypatch.chdir(tmp_path)
+    cluster.add_node(num_cpus=2, object_store_memory=10**8)  # those who read need one, too
     ray.init(address=cluster.address, log_to_driver=False)
     exec(snippet, {})  # noqa: S102
     rows = pq.read_table(tmp_path / "by-ray").to_pylist()

@@ -147,6 +147,9 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
         job.output.check(job.images)
         parts = open_parts(folder, job.plan(), job.output.columns)
         parts.remove_unfinished(part)
+        there = parts.count - len(parts.missing())
+        if there:
+            logger.info("%s: %d of %d files are there already", folder, there, parts.count)
         yield parts
     finally:
         claim.release()
