@@ -29,7 +29,9 @@ from beit.inference.stream import Answers
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: no telemetry
+# Before Ray is imported: no telemetry, and time to start on a machine with other work.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
 try:
     import ray
     import ray.data
@@ -179,7 +181,13 @@ def write_folder(job: Job) -> Written:
     if began:
         address = job.config.ray_address or None
         local = {} if address else {"include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
+        except Exception as error:  # Ray has no type for it
+            raise ResourceError(
+                f"Ray at {address or 'this machine'} does not answer: {error}",
+                remedy="check the address; a machine that is busy may need a second try",
+            ) from error
     try:
         with claimed_parts(job, ALL) as parts:
             written = Tally()

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import beit
+from beit.cli import main
 from beit.config.bulk import EmbedConfig
 from beit.data.folders import open_every_image
 from beit.inference.bulk import Job, write_folder
@@ -190,3 +191,14 @@ def test_batches_of_any_kind(trained, class_folders):
     assert nothing["error"][0]
     with pytest.raises(beit.errors.ConfigError, match="has the columns other"):
         answer({"other": np.arange(2)})
+
+
+def test_a_cluster_that_is_not_there(trained, class_folders, tmp_path, monkeypatch, capsys):
+    def unreachable(**options):
+        raise ConnectionError("nobody listens")
+
+    monkeypatch.setattr(ray, "init", unreachable)
+    words = ["embed", str(trained.pretrained), "--data", str(class_folders), "--engine", "ray"]
+    assert main([*words, "--ray-address", "x:1", "--out", str(tmp_path / "out")]) == 6
+    assert "Ray at x:1 does not answer: nobody listens" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
