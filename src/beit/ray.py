@@ -29,9 +29,7 @@ from beit.inference.stream import Answers
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 
-# Before Ray is imported: no telemetry, and time to start on a machine with other work.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: no telemetry
 try:
     import ray
     import ray.data

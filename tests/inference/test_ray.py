@@ -36,7 +36,6 @@ def cluster(monkeypatch, environment):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_agent_register_timeout_ms", "240000")  # on a machine with other work
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     started = Cluster(
