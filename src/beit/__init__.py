@@ -4,7 +4,7 @@
 
     beit.pretrain(data="images", out="runs/pretrain")
     beit.finetune(data="labelled", init="runs/pretrain", out="runs/classifier")
-    beit.evaluate("runs/classifier", data="labelled").top1
+    beit.evaluate("runs/classifier", data="labelled", kind="classifier").top1
     beit.load("runs/classifier").predict("image.jpg")
 
 Importing this package imports neither torch nor anything else that is slow; names load on first

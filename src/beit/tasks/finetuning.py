@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from beit.batch import LabelledBatch
 from beit.config import FinetuneRunConfig
 from beit.config.model import VisionTransformerConfig
+from beit.config.options import FinetuneOptions
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
@@ -43,7 +44,7 @@ def finetune(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    **options: object,
+    **options: Unpack[FinetuneOptions],
 ) -> Run:
     """Train a classifier on labelled images, from the artifact `init` or from scratch.
 

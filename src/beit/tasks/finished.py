@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Literal, Unpack, overload
 
 from beit.config.evaluate import EvaluateConfig
+from beit.config.options import EvaluateOptions
 from beit.config.tree import override
 from beit.errors import CheckpointError, ConfigError
 from beit.report.comparison import write_comparison
@@ -13,7 +17,12 @@ from beit.report.page import write_page
 from beit.report.plots import write_plots
 from beit.tasks.execution import open_loader
 from beit.tasks.inputs import Inputs
-from beit.tasks.measurement import Measurement
+from beit.tasks.measurement import (
+    ClassifierEvaluation,
+    Measurement,
+    MultiLabelEvaluation,
+    SegmenterEvaluation,
+)
 from beit.tasks.task import task_of, task_of_kind
 from beit.training.distributed import start_processes
 from beit.training.nan_report import Replayed, replay
@@ -24,23 +33,77 @@ from beit.weights.load import open_artifact
 PLAIN = EvaluateConfig()
 
 
-def evaluate(model: str, config: EvaluateConfig = PLAIN, **options: object) -> Measurement:
+Place = str | PathLike[str]
+Kind = Literal["classifier", "multi-label classifier", "segmenter"]
+
+
+@overload
+def evaluate(
+    model: Place,
+    config: EvaluateConfig = PLAIN,
+    *,
+    kind: Literal["classifier"],
+    **options: Unpack[EvaluateOptions],
+) -> ClassifierEvaluation: ...
+@overload
+def evaluate(
+    model: Place,
+    config: EvaluateConfig = PLAIN,
+    *,
+    kind: Literal["multi-label classifier"],
+    **options: Unpack[EvaluateOptions],
+) -> MultiLabelEvaluation: ...
+@overload
+def evaluate(
+    model: Place,
+    config: EvaluateConfig = PLAIN,
+    *,
+    kind: Literal["segmenter"],
+    **options: Unpack[EvaluateOptions],
+) -> SegmenterEvaluation: ...
+@overload
+def evaluate(
+    model: Place,
+    config: EvaluateConfig = PLAIN,
+    *,
+    kind: None = None,
+    **options: Unpack[EvaluateOptions],
+) -> Measurement: ...
+def evaluate(
+    model: Place,
+    config: EvaluateConfig = PLAIN,
+    *,
+    kind: Kind | None = None,
+    **options: Unpack[EvaluateOptions],
+) -> Measurement:
     """Measure a classifier on labelled images, or a segmenter on images with masks.
 
-    `model` is a run, an artifact, or any released file; `options` change the config by name.
-    Raises ConfigError for a model that does neither, and for options of the other kind of model.
+    Args:
+        model: A run, an artifact, or any released file.
+        config: On which images, and how they are read.
+        kind: What the model must be; it tells type checkers what is measured. None: whatever it is.
+        options: Changes of the config by name.
+
+    Raises:
+        ConfigError: The model neither classifies nor segments or is of another `kind`, or an option
+            is of the other kind of model.
     """
-    config = override(config, options)
+    config, reference = override(config, options), os.fspath(model)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
-    artifact = open_artifact(model)
+    artifact = open_artifact(reference)
     task = task_of_kind(artifact.kind)
     if task is None or task.evaluate is None:
         raise ConfigError(
-            f"{model} holds a {artifact.kind} model, which neither classifies nor segments",
+            f"{reference} holds a {artifact.kind} model, which neither classifies nor segments",
             remedy="fine-tune it with `beit finetune --init` or `beit segment --init`",
         )
-    return task.evaluate(artifact, model, config)
+    found = "multi-label " * artifact.details.multi_label + artifact.kind
+    if kind not in (None, found):
+        raise ConfigError(
+            f"{reference} holds a {found}, and a {kind} is expected", remedy=f'use kind="{found}"'
+        )
+    return task.evaluate(artifact, reference, config)
 
 
 def report_run(run: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
@@ -16,6 +17,7 @@ from beit.config import (
     VisibleConfig,
 )
 from beit.config.model import VisionTransformerConfig
+from beit.config.options import PretrainOptions
 from beit.config.plugins import names_outside
 from beit.config.tree import to_json
 from beit.data.dataset import reading_for
@@ -56,7 +58,7 @@ def pretrain(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    **options: object,
+    **options: Unpack[PretrainOptions],
 ) -> Run:
     """Masked image modeling, or what else the recipe says, on the images of `data`.
 

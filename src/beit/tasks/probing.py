@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
@@ -14,6 +15,7 @@ from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
 from beit.claim import claim_output
 from beit.config.evaluate import ProbeConfig
+from beit.config.options import ProbeOptions
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
@@ -53,7 +55,9 @@ SEVERAL = (
 )
 
 
-def probe(artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: object) -> Probes:
+def probe(
+    artifact: str, recipe: str | ProbeConfig = DEFAULT, **options: Unpack[ProbeOptions]
+) -> Probes:
     """Measure every block of an artifact or a released model; writes probe.json and probe.html.
 
     `recipe` is a name or a config, which `options` change by name. Settings are chosen on

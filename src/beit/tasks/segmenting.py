@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from beit.batch import SegmentedBatch
 from beit.config import SegmentRunConfig
 from beit.config.model import VisionTransformerConfig
+from beit.config.options import SegmentOptions
 from beit.config.segmentation import check_statistics
 from beit.data.copies import shared_images
 from beit.data.segmentation_transforms import JointView, WholeView
@@ -96,7 +98,7 @@ def segment(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    **options: object,
+    **options: Unpack[SegmentOptions],
 ) -> Run:
     """Train a segmenter on images and masks, from the artifact `init` or from scratch."""
     return run(SEGMENT, recipe, options, resume=resume, quiet=quiet, report=report)

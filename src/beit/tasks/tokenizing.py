@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from beit.config import (
     TokenizerRunConfig,
     VQKDConfig,
 )
+from beit.config.options import TokenizerOptions
 from beit.config.tree import to_json
 from beit.data.augment import EvaluationView
 from beit.data.sources import ImageSource, select
@@ -55,7 +57,7 @@ def tokenizer(
     resume: bool = False,
     quiet: bool = False,
     report: bool = True,
-    **options: object,
+    **options: Unpack[TokenizerOptions],
 ) -> Run:
     """Train a tokenizer on the images of `data`; the run and its artifact go to `out`."""
     return run(TOKENIZER, recipe, options, resume=resume, quiet=quiet, report=report)

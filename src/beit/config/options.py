@@ -1,0 +1,333 @@
+"""The options of each verb in Python, as type checkers and editors know them.
+
+Written by `python scripts/options.py` from the config classes, which say what each option means.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Literal, TypedDict
+
+from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, LoaderConfig, ViewConfig
+from beit.config.evaluate import ClassifiedConfig, SegmentedConfig
+from beit.config.masking import MaskingConfig, PretrainObjectiveConfig
+from beit.config.model import VisionTransformerConfig
+from beit.config.runs import AggregationConfig, HeadConfig, TokenizerObjectiveConfig
+from beit.config.segment_run import InferenceConfig, JointConfig, MaskConfig
+from beit.config.segmentation import SegmentationHeadConfig
+from beit.config.tokenizer import TokenizerConfig
+from beit.config.training import TrainingConfig
+
+
+class RunOptions(TypedDict, total=False):
+    data: str | PathLike[str]
+    out: str | PathLike[str]
+    accept_changed_data: bool
+    loader: LoaderConfig
+    workers: int | None
+    cache: bool | None
+    value_range: tuple[float, float] | None
+    bad_limit: float
+    worker_timeout: float
+    worker_restarts: int
+    training: TrainingConfig
+    steps: int
+    batch: int
+    micro_batch: int | None
+    lr: float
+    min_lr: float
+    schedule: Literal["cosine", "linear"]
+    warmup_steps: int
+    weight_decay: float
+    final_weight_decay: float | None
+    betas: tuple[float, float]
+    epsilon: float
+    clip: float | None
+    skip_spikes: float | None
+    layer_decay: float
+    average: float | None
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    compile: Literal["auto", "off", "blocks"]
+    recompute: Literal["off", "selective", "blocks"]
+    sharding: Literal["off", "blocks"]
+    device: Literal["auto", "cpu", "cuda"]
+    seed: int
+    log_every: int
+    evaluate_every: int
+    save_every: int
+    keep: int
+    tracker: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "none"], ...]
+    process_timeout: float
+    size: tuple[int, int]
+    channels: int
+    width: int
+    hidden: int
+    patch: int
+    depth: int
+    heads: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    symmetry: Literal["none", "horizontal", "all"]
+
+
+class TokenizerOptions(RunOptions, total=False):
+    label_file: LabelFileConfig
+    image_column: str | PathLike[str]
+    label_column: str | PathLike[str]
+    split_column: str | PathLike[str]
+    validation_fold: str | PathLike[str]
+    test_fold: str | PathLike[str]
+    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
+    image_folder: str | PathLike[str]
+    tokenizer: TokenizerConfig
+    codes: int
+    interpolation: Literal["bicubic", "lanczos", "bilinear"]
+    stride: int
+    narrowest: int
+    blocks: int
+    codebook_width: int
+    likelihood: Literal["l2", "logit-laplace"]
+    decoder_input: int
+    blocks_per_group: int
+    decoder: bool
+    decoder_depth: int
+    codebook_decay: float
+    teacher_width: int
+    teacher: str | PathLike[str]
+    teacher_views: int
+    teacher_bank: str | PathLike[str]
+    views: ViewConfig
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    jitter: float
+    pipeline: Literal["parity", "fast"]
+    objective: TokenizerObjectiveConfig
+    first_temperature: float
+    final_temperature: float
+    annealing: float
+    kl_weight: float
+    kl_warmup: float
+    balance_weight: float
+    revive_every: int
+    usage_decay: float
+    commitment_weight: float
+    held_out: float
+
+
+class PretrainOptions(RunOptions, total=False):
+    tokenizer: str | PathLike[str]
+    tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
+    token_views: int
+    token_bank: str | PathLike[str]
+    accept_collapsed: bool
+    init: str | PathLike[str]
+    model: VisionTransformerConfig
+    absolute_position: bool
+    relative_position: Literal["none", "shared", "per-block"]
+    layer_scale: float | None
+    mask_token: bool
+    drop_path: float
+    initialisation: Literal["pretrain", "finetune"]
+    norm_epsilon: float
+    masking: MaskingConfig
+    mask_ratio: float
+    smallest_block: int
+    largest_aspect: float
+    hidden_patches: tuple[int, ...]
+    views: ViewConfig
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    jitter: float
+    pipeline: Literal["parity", "fast"]
+    objective: PretrainObjectiveConfig
+    target: Literal["tokens", "pixels"]
+    predict: Literal["masked", "all"]
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    aggregation: AggregationConfig
+    early_layer: int | None
+    blocks: int
+    shared_head: bool
+    labelled: str | PathLike[str]
+    label_file: LabelFileConfig
+    image_column: str | PathLike[str]
+    label_column: str | PathLike[str]
+    split_column: str | PathLike[str]
+    validation_fold: str | PathLike[str]
+    test_fold: str | PathLike[str]
+    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
+    image_folder: str | PathLike[str]
+    knn_images: int
+    folders: FolderConfig
+    class_level: int | None
+    fold: str | PathLike[str]
+    accept_missing_classes: bool
+    evaluation_crop: float
+
+
+class FinetuneOptions(RunOptions, total=False):
+    init: str | PathLike[str]
+    model: VisionTransformerConfig
+    absolute_position: bool
+    relative_position: Literal["none", "shared", "per-block"]
+    layer_scale: float | None
+    mask_token: bool
+    drop_path: float
+    initialisation: Literal["pretrain", "finetune"]
+    norm_epsilon: float
+    head: HeadConfig
+    pooling: Literal["mean", "cls"]
+    head_scale: float
+    augment: AugmentConfig
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    rand_augment: str | PathLike[str]
+    jitter: float
+    erasing: float
+    mixup: float
+    cutmix: float
+    smoothing: float
+    folders: FolderConfig
+    class_level: int | None
+    fold: str | PathLike[str]
+    accept_missing_classes: bool
+    label_file: LabelFileConfig
+    image_column: str | PathLike[str]
+    label_column: str | PathLike[str]
+    split_column: str | PathLike[str]
+    validation_fold: str | PathLike[str]
+    test_fold: str | PathLike[str]
+    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
+    image_folder: str | PathLike[str]
+    split: float
+    per_class: int | None
+    subset_seed: int
+    multi_label: bool
+    evaluation_crop: float | None
+
+
+class SegmentOptions(RunOptions, total=False):
+    init: str | PathLike[str]
+    model: VisionTransformerConfig
+    absolute_position: bool
+    relative_position: Literal["none", "shared", "per-block"]
+    layer_scale: float | None
+    mask_token: bool
+    drop_path: float
+    initialisation: Literal["pretrain", "finetune"]
+    norm_epsilon: float
+    head: SegmentationHeadConfig
+    dropout: float
+    out_indices: tuple[int, ...] | None
+    head_channels: int | None
+    pools: tuple[int, ...]
+    auxiliary: bool
+    auxiliary_channels: int
+    auxiliary_level: int
+    out_index: int | None
+    masks: MaskConfig
+    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+    annotations: str | PathLike[str]
+    class_names: str | PathLike[str]
+    legend: str | PathLike[str]
+    mask_values: Literal["auto", "labels", "binary"]
+    ignore_values: tuple[str | PathLike[str], ...]
+    reduce_zero_label: bool
+    mask_suffix: str | PathLike[str]
+    image_suffix: str | PathLike[str]
+    unmasked: Literal["refuse", "background", "skip"]
+    joint: JointConfig
+    resize_ratio: tuple[float, float]
+    base_side: int | None
+    largest_class: float
+    distortion: bool
+    inference: InferenceConfig
+    whole: bool
+    window: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    scales: tuple[float, ...]
+    flip: bool
+    short_side: int | None
+    auxiliary_weight: float
+    split: float
+    split_seed: int
+
+
+class EvaluateOptions(TypedDict, total=False):
+    data: str | PathLike[str]
+    split: str | PathLike[str]
+    flip: bool
+    batch: int | None
+    device: str | PathLike[str]
+    classified: ClassifiedConfig
+    crop: float | None
+    size: tuple[int, int] | None
+    class_level: int | None
+    labels: str | PathLike[str]
+    label_file: LabelFileConfig
+    image_column: str | PathLike[str]
+    label_column: str | PathLike[str]
+    split_column: str | PathLike[str]
+    validation_fold: str | PathLike[str]
+    test_fold: str | PathLike[str]
+    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
+    image_folder: str | PathLike[str]
+    segmented: SegmentedConfig
+    scales: tuple[float, ...] | None
+    whole: bool
+    window: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    short_side: int | None
+    masks: MaskConfig
+    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+    annotations: str | PathLike[str]
+    class_names: str | PathLike[str]
+    legend: str | PathLike[str]
+    mask_values: Literal["auto", "labels", "binary"]
+    ignore_values: tuple[str | PathLike[str], ...]
+    reduce_zero_label: bool
+    mask_suffix: str | PathLike[str]
+    image_suffix: str | PathLike[str]
+    unmasked: Literal["refuse", "background", "skip"]
+    workers: int | None
+
+
+class ProbeOptions(TypedDict, total=False):
+    data: str | PathLike[str]
+    label_file: LabelFileConfig
+    image_column: str | PathLike[str]
+    label_column: str | PathLike[str]
+    split_column: str | PathLike[str]
+    validation_fold: str | PathLike[str]
+    test_fold: str | PathLike[str]
+    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
+    image_folder: str | PathLike[str]
+    out: str | PathLike[str]
+    crop: float | None
+    folders: FolderConfig
+    class_level: int | None
+    fold: str | PathLike[str]
+    accept_missing_classes: bool
+    split: float
+    multi_label: bool
+    seed: int
+    learning_rates: tuple[float, ...]
+    epochs: int
+    batch: int
+    weight_decay: float
+    standardise: bool
+    neighbours: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    attentive_epochs: int
+    shots: tuple[int, ...]
+    seeds: int
+    baselines: bool
+    device: str | PathLike[str]
+    loader: LoaderConfig
+    workers: int | None
+    cache: bool | None
+    value_range: tuple[float, float] | None
+    bad_limit: float
+    worker_timeout: float
+    worker_restarts: int
