@@ -165,7 +165,7 @@ def fast_losses(config: PretrainRunConfig) -> list[float]:
 
 def configured(images: str, tokenizer: str, out: Path, steps: int, seed: int) -> PretrainRunConfig:
     """The demo's backbone and masks, with crops that are resized and colours that change."""
-    plan = demo.full().pretrain
+    plan = demo.pretrain()
     return replace(
         plan,
         data=images,
@@ -192,7 +192,7 @@ def trained_tokenizer(folder: Path, images: str, steps: int) -> str:
     """The demo's tokenizer after fewer steps; one that lies there already is used again."""
     place = folder / "tokenizer"
     if not (place / "model").is_dir():
-        plan = demo.full().tokenizer
+        plan = demo.dvae()
         training = replace(plan.training, steps=steps, warmup_steps=steps // 10)
         config = replace(plan, data=images, out=str(place), training=training)
         beit.tokenizer(config, quiet=True, report=False)

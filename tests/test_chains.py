@@ -64,7 +64,7 @@ def second(trained, class_folders, tmp_path_factory) -> Path:
     """A pre-training with patch aggregation."""
     return beit.pretrain(
         "tiny", data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2, lr=1e-2,
-        out=str(tmp_path_factory.mktemp("second") / "run"), **PRETRAIN, **QUIET,
+        layer_scale=0.1, out=str(tmp_path_factory.mktemp("second") / "run"), **PRETRAIN, **QUIET,
     ).folder  # fmt: skip
 
 

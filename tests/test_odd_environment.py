@@ -133,7 +133,7 @@ def test_a_place_that_another_process_has_is_refused_before_work(verb, places, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [["demo"], ["study", "tokenizers"]])
+@pytest.mark.parametrize("words", [["demo"], ["study", "paper"]])
 def test_a_study_that_another_process_is_at_is_refused(words, tmp_path, capsys):
     with claim_folder(tmp_path / "study"):
         assert main([*words, "--out", str(tmp_path / "study")]) == 7

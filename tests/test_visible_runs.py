@@ -139,10 +139,7 @@ def test_recipes():
     assert small.masking == UniformMasking(mask_ratio=0.75)
     ordinary = find_recipe("pretrain", "small", PretrainRunConfig)
     assert small.training == ordinary.training
-    assert (
-        replace(small.model, absolute_position=False, relative_position="shared", mask_token=True)
-        == ordinary.model
-    )
+    assert replace(small.model, mask_token=True) == ordinary.model
 
 
 @pytest.mark.parametrize(

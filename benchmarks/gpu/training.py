@@ -39,7 +39,7 @@ def checks(setting: Setting) -> Iterator[Check]:
         place = Path(folder)
         _draw_images(place / "images", 64 if setting.quick else 256)
         tokenizer = beit.tokenizer(
-            demo.short().tokenizer, out=str(place / "tokenizer"), **_options(setting, place, 8, 40)
+            demo.dvae(), out=str(place / "tokenizer"), **_options(setting, place, 8, 40)
         ).folder
         yield from _curves(setting, place, str(tokenizer))
         yield from _resume(setting, place, str(tokenizer))
@@ -71,7 +71,7 @@ def _options(setting: Setting, place: Path, quick: int, full: int) -> dict[str, 
 
 def _pretrain(setting: Setting, place: Path, name: str, tokenizer: str, **more: Any) -> Path:
     options = _options(setting, place, 6, 40) | {"accept_collapsed": True} | more
-    plan = demo.short().pretrain
+    plan = demo.pretrain()
     return beit.pretrain(plan, out=str(place / name), tokenizer=tokenizer, **options).folder
 
 

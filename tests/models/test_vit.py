@@ -111,6 +111,25 @@ def test_initial_values(kind, std):
         assert patch.bias.any()
 
 
+def test_initial_values_by_width():
+    """Xavier's uniform draw, of variance 2 / (inputs + outputs), for every layer by itself."""
+    config = replace(BOTH, width=192, hidden=768, initialisation="xavier")
+    model = VisionTransformer(config)
+    for block in model.blocks:
+        parts = block.attn.qkv.weight.chunk(3)
+        layers = [*((part, 384) for part in parts), (block.attn.proj.weight, 384),
+                  (block.mlp.fc1.weight, 960), (block.mlp.fc2.weight, 960)]  # fmt: skip
+        for weight, sides in layers:
+            assert float(weight.detach().std()) == pytest.approx((2 / sides) ** 0.5, rel=0.05)
+            assert float(weight.detach().abs().max()) <= (6 / sides) ** 0.5
+        assert not block.attn.proj.bias.any()
+    patch = model.patch_embed.proj
+    assert float(patch.weight.detach().std()) == pytest.approx((2 / (768 + 192)) ** 0.5, rel=0.05)
+    assert not patch.bias.any()
+    assert float(model.pos_embed.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert not model.rel_pos_bias.relative_position_bias_table.any()
+
+
 def test_initial_heads():
     head = MaskedImageModel(replace(TINY, width=192), 512).head
     assert float(head.weight.detach().std()) == pytest.approx(0.0108, rel=0.03)

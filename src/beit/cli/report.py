@@ -60,7 +60,7 @@ class Sheet:
     side: int
     """Pixels of an image in the sheet."""
     device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
+    """cpu, cuda, mps, or auto: a GPU where there is one."""
     label_file: LabelFile = BY_HEADINGS
 
     def write(self, name: str, **options: object) -> None:

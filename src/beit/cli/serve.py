@@ -17,11 +17,12 @@ def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "auto") 
     Args:
         artifacts: A run, an artifact or a released file; several with names.
         limits: Address and limits.
-        device: cpu, cuda, or auto: a GPU where there is one.
+        device: cpu, cuda, mps, or auto: a GPU where there is one.
     """
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ResourceError(

@@ -36,7 +36,7 @@ class BulkConfig(Config):
     batch: PositiveInt | None = None
     """Images at a time; by default what the memory of the device has room for."""
     device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
+    """cpu, cuda, mps, or auto: a GPU where there is one."""
     precision: InferencePrecision = "fp32"
     """Of the model: fp32 gives the same answers but for rounding; auto is bf16 where it is fast."""
     compile: bool = False
@@ -122,6 +122,8 @@ class PredictConfig(BulkConfig):
     top: PositiveInt | None = None
     """Classes per image, by default 5; of a multi-label model all that count, and with this option
     so many, whether they count or not."""
+    flip: bool = False
+    """Average the probabilities of each image and its mirror image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,7 +93,7 @@ class EvaluateConfig(Config):
     batch: PositiveInt | None = None
     """Images at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
     device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one."""
+    """cpu, cuda, mps, or auto: a GPU where there is one."""
     classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
     segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
     workers: Workers | None = None
@@ -152,7 +152,10 @@ class ProbeConfig(Config):
     baselines: bool = True
     """Measure colours, a thumbnail and an untrained backbone beside it, which any must beat."""
     device: str = "auto"
-    """cpu, cuda, or auto: a GPU where there is one; for the backbone."""
+    """cpu, cuda, mps, or auto: a GPU where there is one; for the backbone."""
+    memory: PositiveFloat | None = None
+    """Gigabytes that features may take; None: half of what is free. Of more, blocks are chosen on
+    a sample, and the probes of those are trained from a table on the disk of `out`."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     @property

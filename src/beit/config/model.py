@@ -20,7 +20,7 @@ from beit.config.validation import (
 from beit.errors import ConfigError, nearest
 
 Position = Literal["none", "shared", "per-block"]
-Initialisation = Literal["pretrain", "finetune"]
+Initialisation = Literal["pretrain", "finetune", "xavier"]
 
 MAX_PATCHES = 65_536  # 256 x 256: their attention scores take 16 GB per head and image
 MAX_INDEX = 2**30  # 8 GB of int64
@@ -78,7 +78,8 @@ class VisionTransformerConfig(Config):
     drop_path: FractionBelowOne = 0.0
     """Stochastic depth of the last block; grows linearly from 0 at the first."""
     initialisation: Initialisation = "pretrain"
-    """`pretrain` cuts the normal(0, 0.02) at one sigma, `finetune` does not cut it."""
+    """As published, `pretrain` cuts the normal(0, 0.02) at one sigma and `finetune` does not cut
+    it; `xavier` draws as ViT and MAE do, by the width, and learns sooner in small backbones."""
     mean: tuple[float, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]."""
     std: tuple[PositiveFloat, ...] = HALF

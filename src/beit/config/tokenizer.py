@@ -24,6 +24,7 @@ from beit.terminal import shown
 
 MAX_CODES = 8192
 MAX_MATRIX = 2**28  # 1 GB of float32
+ORIENTATIONS = 9  # of gradients without a sign, as in HOG (Dalal and Triggs 2005, section 6.4)
 Likelihood = Literal["l2", "logit-laplace"]
 Interpolation = Literal["bicubic", "lanczos", "bilinear"]
 
@@ -192,6 +193,34 @@ class VQConfig(QuantisedConfig):
 
     @property
     def outputs(self) -> int:
+        return self.patch**2 * self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchCodebookConfig(TokenizerConfig):
+    """k-means of patches: the codes are learned, what is compared is not. Seconds on a CPU."""
+
+    size: Sides = (224, 224)
+    patch: Annotated[int, Range(2, MAX_PATCHES)] = 16
+    """Pixels per token and side."""
+    compared: Literal["pixels", "gradients"] = "gradients"
+    """What of a patch is compared: its pixels, or histograms of oriented gradients in four cells,
+    to which colour and contrast matter little."""
+    codebook_decay: Fraction = 0.95
+    """Decay of the moving averages that the codes and their frequencies are."""
+
+    @property
+    def downsampling(self) -> int:
+        return self.patch
+
+    @property
+    def codebook_width(self) -> int:
+        """Length of a code's vector: the values compared, and one that never changes."""
+        return 1 + (4 * ORIENTATIONS if self.compared == "gradients" else self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        """Values of the patch that is painted for a code."""
         return self.patch**2 * self.channels
 
 

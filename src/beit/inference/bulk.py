@@ -24,7 +24,7 @@ from beit.inference.parts import Parts, Tally, open_parts
 from beit.inference.predictor import Predictor
 from beit.inference.stream import Rows, choose_batch, stream
 from beit.process import end_with_parent
-from beit.terminal import duration
+from beit.terminal import counted, duration
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 
@@ -45,7 +45,9 @@ class Job:
     @cached_property
     def output(self) -> Output:
         """What computes, on the device of the config."""
-        return open_output(Predictor(self.artifact, self.config.device), self.config)
+        flip = isinstance(self.config, PredictConfig) and self.config.flip
+        predictor = Predictor(self.artifact, self.config.device, flip=flip)
+        return open_output(predictor, self.config)
 
     @cached_property
     def batch(self) -> int:
@@ -85,7 +87,8 @@ class Job:
         if isinstance(self.output, Features):
             plan |= {"block": self.output.block, "numbers": self.output.numbers}
         if isinstance(config, PredictConfig):
-            plan |= {"top": config.top, "multi_label": self.artifact.details.multi_label}
+            several = self.artifact.details.multi_label
+            plan |= {"top": config.top, "flip": config.flip, "multi_label": several}
         return plan
 
     @cached_property
@@ -168,8 +171,9 @@ def summary(parts: Parts, job: Job, written: Tally, part: Part) -> Written:
     missing = parts.missing()
     tally = written if missing else parts.tally()
     what = ", ".join(name for name in job.output.columns if name not in ("class_ids",))
-    images = "1 image" if tally.images == 1 else f"{tally.images:,} images"
-    answered = images + (f", {tally.unreadable:,} unreadable" if tally.unreadable else "")
+    answered = counted(tally.images, "image") + (
+        f", {tally.unreadable:,} unreadable" if tally.unreadable else ""
+    )
     if missing:
         other = f"{len(missing):,} of {parts.count:,} files are still missing"
         first = f"{parts.folder}: part {part} is done: {answered}; {other}"
@@ -180,8 +184,7 @@ def summary(parts: Parts, job: Job, written: Tally, part: Part) -> Written:
             f"no image could be read: {tally.reasons.most_common(1)[0][0]}",
             remedy=f"the reasons stand in {parts.folder}",
         )
-    files = f"{parts.count:,} {'file' if parts.count == 1 else 'files'}"
-    first = f"{parts.folder}: {what} of {answered}, in {files}"
+    first = f"{parts.folder}: {what} of {answered}, in {counted(parts.count, 'file')}"
     return Written([first, *tally.lines()], written.examples)
 
 

@@ -124,9 +124,8 @@ class Classes(Output):
         self._ids = {name: number for number, name in enumerate(predictor.classes)}
         self.columns = {**ANSWERS, "probabilities": Column("float32", 0)}
 
-    @torch.no_grad()
     def compute(self, images: Images) -> Tensor:
-        return self._answering.probabilities(self.predictor.model(images))
+        return self.predictor.class_probabilities(images)
 
     def cells(self, rows: Tensor, images: Images, names: Sequence[str]) -> dict[str, Cells]:
         labels = [self._answering.labels(row, self._top) for row in rows]
@@ -162,7 +161,7 @@ class LabelMaps(Output):
         self.columns = {**pixels, **ANSWERS, "fractions": Column("float32", 0)}
 
     def compute(self, images: Images) -> Tensor:
-        model, inference = self.predictor.model, self.predictor.artifact.details.inference
+        model, inference = self.predictor.model, self.predictor.inference
         assert isinstance(model, Segmenter)
         return label_map(model, images[0], inference)[None]
 

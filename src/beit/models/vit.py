@@ -92,12 +92,18 @@ class VisionTransformer(nn.Module):
     def _initialise(self) -> None:
         """Every initial value in one place (section 2.5; the released code differs by task).
 
-        | what                             | pretrain                      | finetune          |
-        | linear weights, tokens, position | normal(0, 0.02) cut at ±0.02  | not cut           |
-        | patch projection                 | the same                      | PyTorch's default |
-        | biases, relative tables          | 0                             | 0                 |
-        | attn.proj and mlp.fc2 of block l | divided by sqrt(2 l)          | the same          |
+        | what                             | pretrain                     | finetune | xavier     |
+        | linear weights                   | normal(0, 0.02) cut at ±0.02 | not cut  | Xavier's * |
+        | tokens, position                 | the same                     | not cut  | not cut    |
+        | patch projection                 | the same                     | PyTorch's | Xavier's  |
+        | biases, relative tables          | 0                            | 0        | 0          |
+        | attn.proj and mlp.fc2 of block l | divided by sqrt(2 l)         | the same | as drawn   |
+
+        * uniform; queries, keys and values each as a layer of its own (MAE, arXiv:2111.06377, A.1).
         """
+        if self.config.initialisation == "xavier":
+            self._initialise_by_width()
+            return
         pretraining = self.config.initialisation == "pretrain"
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -116,6 +122,23 @@ class VisionTransformer(nn.Module):
                 assert isinstance(block, Block)
                 block.attn.proj.weight.div_(math.sqrt(2 * layer))
                 block.mlp.fc2.weight.div_(math.sqrt(2 * layer))
+
+    def _initialise_by_width(self) -> None:
+        """The column `xavier` of the table."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                parts = module.out_features // module.in_features if module.bias is None else 1
+                for weight in module.weight.chunk(parts):  # qkv alone has no bias of its own
+                    nn.init.xavier_uniform_(weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for token in (self.cls_token, self.mask_token, self.pos_embed):
+            if token is not None:
+                draw(token, cut=False)
+        projection = self.patch_embed.proj
+        nn.init.xavier_uniform_(projection.weight.flatten(1))
+        assert projection.bias is not None
+        nn.init.zeros_(projection.bias)
 
     def normalise(self, images: Images) -> Float[Tensor, "batch channels height width"]:
         """uint8 images to zero mean and unit variance per channel; floats are taken as such."""

@@ -22,6 +22,7 @@ from beit.objectives.base import Loss, Objective, entropy
 from beit.objectives.targets import patchify
 from beit.tokenizers.base import VisualTokenizer, count_codes
 from beit.tokenizers.dvae import DiscreteVAE
+from beit.tokenizers.patches import PatchCodebook
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureCache, Views
 from beit.tokenizers.vq import QuantisedTokenizer, VQKDTokenizer, VQTokenizer
@@ -154,7 +155,7 @@ class Quantisation(TokenizerObjective):
     values of all vectors, both in float32.
     """
 
-    model: QuantisedTokenizer
+    model: QuantisedTokenizer | PatchCodebook
     config: QuantiseConfig
 
     @abc.abstractmethod
@@ -229,9 +230,10 @@ class VQDistillation(Quantisation):
 
 
 class VQReconstruction(Quantisation):
-    """VQ without a teacher: squared error of the pixels of each patch, [0, 1] seen as [-1, 1]."""
+    """VQ without a teacher, or k-means: squared error of the pixels of each patch, [0, 1] as
+    [-1, 1]."""
 
-    model: VQTokenizer
+    model: VQTokenizer | PatchCodebook
 
     def distance(self, values: Patches, pixels: Pixels, _views: Views | None) -> Float[Tensor, ""]:
         return F.mse_loss(values, patchify(2 * pixels - 1, self.model.config.patch))

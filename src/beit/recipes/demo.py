@@ -1,6 +1,6 @@
-"""The demo's recipes: satellite tiles of 80 pixels seen at 64, on two CPU cores.
+"""The demo's recipes: object scenes of 80 pixels seen at 64, on two CPU cores.
 
-Every number here was chosen on the validation regions; what was tried is in docs/demo.md.
+What was tried for them is in docs/notes/small-budgets.md.
 """
 
 from __future__ import annotations
@@ -9,23 +9,30 @@ from dataclasses import dataclass, replace
 
 from beit.config import (
     AugmentConfig,
-    BlockMasking,
     DiscreteVAEConfig,
     FinetuneRunConfig,
+    JointConfig,
+    LinearHeadConfig,
     LoaderConfig,
+    MaskConfig,
+    PatchCodebookConfig,
     PretrainRunConfig,
+    ProbeConfig,
     ReconstructConfig,
+    SegmentRunConfig,
     TokenizerRunConfig,
     TrainingConfig,
+    UniformMasking,
     ViewConfig,
     VisionTransformerConfig,
 )
+from beit.recipes import tokenizers
+from beit.recipes.backbones import quick
 from beit.recipes.finetune import for_finetuning
 
 TILE = 80
 SIZE = 64
-MEAN, STD = (0.506, 0.543, 0.481), (0.221, 0.169, 0.215)  # of the brightened training tiles
-# A crop of 64 pixels from a tile of 80, never resampled, in any of its eight orientations.
+# A crop of 64 pixels from a scene of 80, never resampled, in any of its eight orientations.
 CROP = (SIZE / TILE) ** 2
 VIEWS = ViewConfig(crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="all", jitter=0.0)
 LOADER = LoaderConfig(workers=1, cache=True)
@@ -49,35 +56,45 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """All of the demo: the tiles, three kinds of run, and which comparisons are made."""
+    """All of the demo: how many scenes, the kinds of run, and the budgets of both arms."""
 
+    scenes: dict[str, int]
+    """How many scenes of each set, by the names of `beit.studies.scenes.Counts`."""
     tokenizer: TokenizerRunConfig
     pretrain: PretrainRunConfig
+    probe: ProbeConfig
     finetune: FinetuneRunConfig
-    budgets: tuple[Budget, ...]
-    stride: int
-    labelled_stride: int
+    budget: Budget
+    longer: int
+    """Factor on the steps of a second training from scratch."""
+    segment: SegmentRunConfig
+    segmenting: Budget
 
 
 def backbone() -> VisionTransformerConfig:
-    """Six blocks of width 128 over a grid of 8 x 8 patches: 1.2 million weights."""
-    return VisionTransformerConfig(
-        size=(SIZE, SIZE),
-        patch=8,
-        width=128,
-        depth=6,
-        heads=4,
-        hidden=512,
-        absolute_position=True,
-        mean=MEAN,
-        std=STD,
+    """Six blocks of width 128 over a grid of 8 x 8 patches, a plain ViT: 1.2 million weights."""
+    return quick(
+        VisionTransformerConfig(
+            size=(SIZE, SIZE), patch=8, width=128, depth=6, heads=4, hidden=512,
+            mean=(0.5,) * 3, std=(0.25,) * 3,
+        )
+    )  # fmt: skip
+
+
+def tokenizer() -> TokenizerRunConfig:
+    """k-means of oriented gradients: 256 codes in seconds."""
+    base = tokenizers.kmeans()
+    return replace(
+        base,
+        tokenizer=PatchCodebookConfig(size=(SIZE, SIZE), patch=8, codes=256),
+        views=VIEWS,
+        loader=LOADER,
     )
 
 
-def full() -> DemoPlan:
-    """The study of the README: under two hours on two cores."""
-    tokenizer = TokenizerRunConfig(
-        recipe="demo",
+def dvae() -> TokenizerRunConfig:
+    """A discrete VAE of 256 codes in minutes: what the demo had before, and the studies have."""
+    return TokenizerRunConfig(
         tokenizer=DiscreteVAEConfig(
             size=(32, 32), stride=4, codes=256, width=64, narrowest=64, codebook_width=64
         ),
@@ -87,96 +104,69 @@ def full() -> DemoPlan:
         ),
         loader=LOADER,
         training=TrainingConfig(
-            steps=1500,
-            batch=64,
-            lr=1e-3,
-            min_lr=2e-5,
-            warmup_steps=50,
-            weight_decay=1e-4,
-            betas=(0.9, 0.99),
-            clip=1.0,
-            log_every=50,
-            save_every=250,
+            steps=500, batch=64, lr=1e-3, min_lr=2e-5, warmup_steps=50, weight_decay=1e-4,
+            betas=(0.9, 0.99), clip=1.0, log_every=50, save_every=250,
         ),
-    )
-    pretrain = PretrainRunConfig(
-        recipe="demo",
+    )  # fmt: skip
+
+
+def pretrain() -> PretrainRunConfig:
+    """Uniform masks of 40 %, 600 steps of 128 scenes: six epochs."""
+    return PretrainRunConfig(
         model=backbone(),
-        masking=BlockMasking(mask_ratio=0.4, smallest_block=12),
+        masking=UniformMasking(mask_ratio=0.4),
         views=VIEWS,
         evaluation_crop=SIZE / TILE,
         loader=LOADER,
         training=TrainingConfig(
-            steps=4000,
-            batch=128,
-            lr=2e-3,
-            min_lr=2e-5,
-            warmup_steps=100,
-            weight_decay=0.05,
-            betas=(0.9, 0.98),
-            clip=3.0,
-            log_every=50,
-            evaluate_every=1000,
-            save_every=250,
+            steps=600, batch=128, lr=2e-3, min_lr=2e-5, warmup_steps=60, weight_decay=0.05,
+            betas=(0.9, 0.98), clip=3.0, log_every=50, save_every=100,
         ),
-    )
-    finetune = FinetuneRunConfig(
-        recipe="demo",
-        model=for_finetuning(backbone(), drop_path=0.1),
+    )  # fmt: skip
+
+
+def finetune() -> FinetuneRunConfig:
+    """Steps, rates and labels are those of a budget."""
+    return FinetuneRunConfig(
+        model=for_finetuning(backbone(), drop_path=0.0),
         augment=AugmentConfig(
-            crop_scale=(CROP, CROP),
-            crop_ratio=(1.0, 1.0),
-            symmetry="all",
-            rand_augment="",
-            erasing=0.0,
-            mixup=0.0,
-            cutmix=0.0,
-            smoothing=0.1,
+            crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="all", rand_augment="",
+            erasing=0.0, mixup=0.0, cutmix=0.0, smoothing=0.1,
         ),
         evaluation_crop=SIZE / TILE,
         loader=replace(LOADER, workers=0),
         training=TrainingConfig(
-            steps=240,
-            batch=64,
-            lr=1e-3,
-            min_lr=1e-5,
-            warmup_steps=24,
-            weight_decay=0.05,
-            layer_decay=0.75,
-            clip=1.0,
-            log_every=40,
-            save_every=240,
-            keep=1,
+            steps=300, batch=32, lr=1e-3, min_lr=1e-5, warmup_steps=30, weight_decay=0.05,
+            layer_decay=0.75, clip=1.0, log_every=50, save_every=300, keep=1,
         ),
+    )  # fmt: skip
+
+
+def segment() -> SegmentRunConfig:
+    """Objects against background, through a linear head."""
+    base = finetune()
+    return SegmentRunConfig(
+        model=base.model,
+        head=LinearHeadConfig(),
+        masks=MaskConfig(mask_values="binary"),
+        joint=JointConfig(
+            resize_ratio=(0.8, 1.25), base_side=TILE, symmetry="all", distortion=False
+        ),
+        loader=base.loader,
+        training=base.training,
     )
+
+
+def plan() -> DemoPlan:
+    """Rates were chosen for neither arm on test."""
     return DemoPlan(
-        tokenizer=tokenizer,
-        pretrain=pretrain,
-        finetune=finetune,
-        budgets=(
-            Budget(per_class=5, steps=160, seeds=5, pretrained_lr=2e-3, scratch_lr=2e-3),
-            Budget(per_class=20, steps=240, seeds=5, pretrained_lr=2e-3, scratch_lr=2e-3),
-            Budget(per_class=None, steps=400, seeds=5, pretrained_lr=1e-3, scratch_lr=2e-3),
-        ),
-        stride=10,
-        labelled_stride=35,
-    )
-
-
-def short() -> DemoPlan:
-    """The same path in a quarter of an hour on two cores: less of everything."""
-    plan = full()
-    return replace(
-        plan,
-        tokenizer=replace(plan.tokenizer, training=replace(plan.tokenizer.training, steps=500)),
-        pretrain=replace(
-            plan.pretrain,
-            training=replace(
-                plan.pretrain.training, steps=800, warmup_steps=60, evaluate_every=300
-            ),
-        ),
-        budgets=(
-            Budget(per_class=5, steps=160, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
-            Budget(per_class=20, steps=240, seeds=3, pretrained_lr=2e-3, scratch_lr=2e-3),
-        ),
+        scenes={},
+        tokenizer=replace(tokenizer(), recipe="demo"),
+        pretrain=replace(pretrain(), recipe="demo"),
+        probe=ProbeConfig(shots=(10,), seeds=3, epochs=30, attentive_epochs=0),
+        finetune=replace(finetune(), recipe="demo"),
+        budget=Budget(per_class=10, steps=300, seeds=3, pretrained_lr=2e-3, scratch_lr=1e-3),
+        longer=3,
+        segment=replace(segment(), recipe="demo"),
+        segmenting=Budget(per_class=None, steps=200, seeds=1, pretrained_lr=2e-3, scratch_lr=1e-3),
     )

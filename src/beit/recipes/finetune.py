@@ -17,6 +17,7 @@ from beit.config import (
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
+from beit.recipes import backbones
 
 PRETRAINING_SIZE = 224
 Values = TypeVar("Values")
@@ -31,7 +32,7 @@ def for_finetuning(model: VisionTransformerConfig, drop_path: float) -> VisionTr
         relative_position="per-block" if shared else model.relative_position,
         mask_token=False,
         drop_path=drop_path,
-        initialisation="finetune",
+        initialisation="finetune" if model.initialisation == "pretrain" else model.initialisation,
     )
 
 
@@ -178,7 +179,7 @@ def small() -> FinetuneRunConfig:
     config = build(PUBLISHED["base-in1k"])
     return replace(
         config,
-        model=for_finetuning(sized("small"), drop_path=0.1),
+        model=for_finetuning(backbones.small(), drop_path=0.1),
         training=replace(
             config.training,
             steps=5_000,
@@ -195,9 +196,8 @@ def small() -> FinetuneRunConfig:
 
 def tiny() -> FinetuneRunConfig:
     """Seconds on a CPU: for tests and first tries. The partner of the `tiny` pre-training."""
-    model = replace(sized("tiny", size=32, patch=4), width=48, depth=4, heads=3, hidden=192)
     return FinetuneRunConfig(
-        model=for_finetuning(model, drop_path=0.0),
+        model=for_finetuning(backbones.tiny(), drop_path=0.0),
         augment=AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.0, mixup=0.0, cutmix=0.0),
         evaluation_crop=1.0,
         training=TrainingConfig(

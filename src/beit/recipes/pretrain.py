@@ -1,4 +1,5 @@
-"""Recipes of pre-training: masked image modeling, and visible-only prediction.
+"""Recipes of pre-training: masked image modeling, alone or with a contrast of class tokens beside
+it (`contrastive-`), and visible-only prediction.
 
 "BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position
 bias and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
@@ -13,6 +14,7 @@ from dataclasses import replace
 from beit.config import (
     AggregationConfig,
     BlockMasking,
+    ContrastiveConfig,
     MaskedConfig,
     PretrainRunConfig,
     PublishedBlockMasking,
@@ -24,6 +26,8 @@ from beit.config import (
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
+from beit.recipes import backbones
+from beit.recipes.backbones import plain
 
 IMAGENET_1K_EPOCH = 625  # steps of 2048 images
 IMAGENET_22K_EPOCH = 6932  # 14,197,122 images in steps of 2048
@@ -73,11 +77,6 @@ def _on_in1k(size: str) -> VisionTransformerConfig:
     return replace(sized(size), drop_path=0.1, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def _plain(model: VisionTransformerConfig) -> VisionTransformerConfig:
-    """The ViT of tables 1 to 4."""
-    return replace(model, relative_position="none", absolute_position=True, layer_scale=None)
-
-
 def base_in1k() -> PretrainRunConfig:
     """BEiT+ base on ImageNet-1k: 800 epochs, ImageNet mean and std (unilm README, row 2).
 
@@ -105,7 +104,7 @@ def base_plain_in1k() -> PretrainRunConfig:
     patches and draws aspects uniformly.
     """
     config = base_in1k()
-    return replace(config, model=_plain(config.model))
+    return replace(config, model=plain(config.model))
 
 
 def large_plain_in1k() -> PretrainRunConfig:
@@ -115,7 +114,7 @@ def large_plain_in1k() -> PretrainRunConfig:
     """
     config = base_plain_in1k()
     training = replace(config.training, clip=1.0)
-    return replace(config, model=_plain(_on_in1k("large")), training=training)
+    return replace(config, model=plain(_on_in1k("large")), training=training)
 
 
 def _ablation(config: PretrainRunConfig) -> PretrainRunConfig:
@@ -197,15 +196,15 @@ def _v2_in_300(config: PretrainRunConfig) -> PretrainRunConfig:
 
 
 def small() -> PretrainRunConfig:
-    """A small BEiT+ for a folder of images and one GPU: 22 million weights, 224 pixels.
+    """A folder of images and one GPU: a plain ViT of 22 million weights, 224 pixels.
 
-    Settings of `base-in1k` at batch 512 with the learning rate halved, as its authors advise for
-    that batch (unilm issue 383); exact mask counts; 20,000 steps, to be set by what one can wait
-    for.
+    Settings of `base-plain-in1k` at batch 512 with the learning rate halved, as its authors advise
+    for that batch (unilm issue 383); uniform masks, which learn sooner (docs/notes/
+    small-budgets.md); 20,000 steps, to be set by what one can wait for.
     """
     return PretrainRunConfig(
-        model=replace(sized("small"), drop_path=0.1),
-        masking=BlockMasking(),
+        model=replace(backbones.small(), drop_path=0.1),
+        masking=UniformMasking(),
         training=TrainingConfig(
             steps=20_000,
             batch=512,
@@ -220,11 +219,11 @@ def small() -> PretrainRunConfig:
 
 def tiny() -> PretrainRunConfig:
     """Seconds on a CPU: for tests and first tries. Images of 32 pixels, patches of 4."""
-    model = replace(sized("tiny", size=32, patch=4), width=48, depth=4, heads=3, hidden=192)
     return PretrainRunConfig(
-        model=model,
-        masking=BlockMasking(mask_ratio=0.4),
+        model=backbones.tiny(),
+        masking=UniformMasking(mask_ratio=0.4),
         views=ViewConfig(crop_scale=(0.5, 1.0), jitter=0.2),
+        tokenizer_recipe="tiny",
         knn_images=64,
         training=TrainingConfig(
             steps=30, batch=16, lr=1e-3, warmup_steps=3, clip=3.0, log_every=10, save_every=15
@@ -233,12 +232,13 @@ def tiny() -> PretrainRunConfig:
 
 
 def _visible_only(config: PretrainRunConfig, objective: VisibleConfig) -> PretrainRunConfig:
-    """The same backbone with absolute positions, three quarters hidden one by one, as in MAE."""
-    absolute = replace(
-        config.model, absolute_position=True, relative_position="none", mask_token=False
+    """The same backbone, three quarters of the patches hidden, as in MAE."""
+    return replace(
+        config,
+        model=replace(config.model, mask_token=False),
+        masking=UniformMasking(mask_ratio=0.75),
+        objective=objective,
     )
-    masking = UniformMasking(mask_ratio=0.75)
-    return replace(config, model=absolute, masking=masking, objective=objective)
 
 
 def visible_small() -> PretrainRunConfig:
@@ -257,12 +257,26 @@ def visible_tiny() -> PretrainRunConfig:
     return _visible_only(tiny(), VisibleConfig(decoder_width=24, decoder_depth=1, decoder_heads=3))
 
 
+def contrastive_small() -> PretrainRunConfig:
+    """`small` with a contrast of class tokens beside the masked tokens: features that serve frozen.
+
+    Weight, temperature and second view are those of `ContrastiveConfig`; what it gains and costs is
+    in docs/notes/quality.md; not run by us at this size.
+    """
+    return replace(small(), objective=ContrastiveConfig())
+
+
+def contrastive_tiny() -> PretrainRunConfig:
+    """`tiny` with a contrast of class tokens: seconds on a CPU."""
+    return replace(tiny(), objective=ContrastiveConfig())
+
+
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
         small, base_in1k, base_in22k, base_plain_in1k, large_plain_in1k, base_v2_in1k,
         base_v2_in1k_300, large_v2_in1k, large_v2_in1k_300, ablation_beit, ablation_uniform,
         ablation_pixels, ablation_pixels_uniform, ablation_all_tokens, ablation_no_masking, tiny,
-        visible_small, visible_tiny,
+        visible_small, visible_tiny, contrastive_small, contrastive_tiny,
     )
 }  # fmt: skip

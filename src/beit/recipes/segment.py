@@ -25,6 +25,7 @@ from beit.config import (
     sized,
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
+from beit.recipes import backbones
 from beit.recipes.finetune import for_finetuning, from_row
 
 
@@ -134,7 +135,7 @@ def small() -> SegmentRunConfig:
     config = build(PUBLISHED["base-ade20k"])
     return replace(
         config,
-        model=for_finetuning(sized("small"), drop_path=0.1),
+        model=for_finetuning(backbones.small(), drop_path=0.1),
         head=UperNetConfig(head_channels=256),
         masks=MaskConfig(),
         inference=InferenceConfig(),
@@ -162,9 +163,8 @@ def small_setr() -> SegmentRunConfig:
 
 def tiny() -> SegmentRunConfig:
     """Seconds on a CPU: for tests and first tries. The partner of the `tiny` pre-training."""
-    model = replace(sized("tiny", size=32, patch=4), width=48, depth=4, heads=3, hidden=192)
     return SegmentRunConfig(
-        model=for_finetuning(model, drop_path=0.0),
+        model=for_finetuning(backbones.tiny(), drop_path=0.0),
         head=UperNetConfig(head_channels=16, auxiliary_channels=8),
         joint=JointConfig(resize_ratio=(0.75, 1.5)),
         training=TrainingConfig(

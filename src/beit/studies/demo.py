@@ -1,29 +1,64 @@
-"""The demo from images to a table: pre-trained against from scratch, under one budget.
+"""The demo from images to a page: pre-trained against from scratch, under one budget.
 
-Each stage is a run of its own that goes on where it stopped. Settings were chosen on the validation
-regions; the test regions are looked at here, once per model, at the end.
+Each stage is a run of its own that goes on where it stopped. Test scenes are looked at once per
+model, at the end.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
-from beit.recipes.demo import DemoPlan
-from beit.studies.stages import METHODS, FrozenFeatures, Row, Stages, finetune_both, untrained
-from beit.studies.tiles import make_demo_tiles
+from beit.recipes.demo import Budget, DemoPlan
+from beit.studies.objects import Objects, attention_iou, read_objects
+from beit.studies.pictures import write_page, write_pictures
+from beit.studies.scenes import Counts, make_scenes
+from beit.studies.stages import (
+    ARMS,
+    Stages,
+    arm_training,
+    differences,
+    markdown_table,
+    once,
+    spread,
+    untrained,
+    write_rows,
+)
+from beit.tasks.probing import probe
 from beit.weights.store import load_artifact
 
+PRETRAINED, SCRATCH = ARMS
+SEGMENTED = "mean IoU, object and background"
+HEAD = ("measure", "method", "updates", "test, per cent", "seeds")
 
-def run_demo(folder: Path, plan: DemoPlan) -> list[Row]:
-    """Do every stage that is not done yet; returns the table, also written as results.json."""
-    parts = (plan.tokenizer, plan.pretrain, plan.finetune)
-    record = {"runs": [to_json(part) for part in parts], "budgets": str(plan.budgets)}
-    stages = Stages(folder, record)
-    unlabelled, labelled = make_demo_tiles(folder / "tiles", plan.stride, plan.labelled_stride)
+
+class Line(NamedTuple):
+    """One line of the table: scores on test in per cent, one per seed or draw of labels."""
+
+    measure: str
+    method: str
+    updates: int | None
+    scores: list[float]
+
+
+def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
+    """Do every stage that is not done yet; returns the table, also written as results.json and,
+    with pictures, as report.html."""
+    parts = (plan.tokenizer, plan.pretrain, plan.probe, plan.finetune, plan.segment)
+    budgets = str((plan.scenes, plan.budget, plan.longer, plan.segmenting))
+    stages = Stages(folder, {"runs": [to_json(part) for part in parts], "budgets": budgets})
+    scenes = folder / "scenes"
+    print("== scenes", flush=True)
+    print(make_scenes(scenes, counts=Counts(**plan.scenes))["scenes"], flush=True)
+    unlabelled, labelled = str(scenes / "unlabelled"), str(scenes / "labelled")
     tokenizer = stages.train(
         "tokenizer", replace(plan.tokenizer, data=unlabelled, out=str(folder / "tokenizer"))
     )
@@ -37,33 +72,148 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Row]:
             out=str(folder / "pretrain"),
         ),
     )
-    finetune = replace(plan.finetune, data=labelled)
-    rows = [
-        finetune_both(stages, finetune, budget, init=str(pretrained)) for budget in plan.budgets
+    lines = [
+        *_finetuned(stages, plan, str(pretrained), labelled),
+        *_frozen(folder, plan, str(pretrained), labelled),
+        *_segmented(stages, plan, str(pretrained), str(scenes / "segmented")),
+        *_attention(folder, plan, pretrained, scenes / "segmented"),
     ]
-    rows += list(_frozen(plan, pretrained, labelled))
-    stages.write(rows)
-    return rows
+    write_rows(folder / "results.json", lines)
+    segmenter = _segmenter(folder, PRETRAINED, 0)
+    write_pictures(folder, pretrained, tokenizer, segmenter, scenes / "segmented")
+    write_page(
+        folder, HEAD, cells(lines), sentences=verdict(lines), commands=commands(folder, plan)
+    )
+    return lines
 
 
-def _frozen(plan: DemoPlan, pretrained: Path, labelled: str) -> Iterator[Row]:
-    """Neighbours and a linear classifier on frozen features; "from scratch" is the same backbone
-    with its initial weights. The block is chosen on validation, for each row and arm."""
-    print("\n== frozen features", flush=True)
+def _finetuned(stages: Stages, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
+    """Both arms with the same labels, and from scratch with more updates; seed by seed."""
+    budget = plan.budget
+    more = replace(budget, steps=plan.longer * budget.steps)
+    print(f"\n== fine-tuning with {budget.labels} labels per class", flush=True)
+    arms = [(PRETRAINED, budget), (SCRATCH, budget), (SCRATCH, more)]
+    scores: list[list[float]] = [[] for _ in arms]
+    for seed in range(budget.seeds):
+        for (arm, given), found in zip(arms, scores, strict=True):
+            name = f"{arm.replace(' ', '-')}-{given.steps}-{seed}"
+            config = replace(
+                plan.finetune,
+                data=data,
+                out=str(stages.folder / "finetune" / name),
+                init=init if arm == PRETRAINED else "",
+                per_class=given.per_class,
+                subset_seed=seed,
+                training=arm_training(plan.finetune.training, given, arm, seed),
+            )
+            found.append(stages.score("finetune", config, "top1"))
+            print(f"{arm}, {given.steps} updates, seed {seed}: {found[-1]:.1f} %", flush=True)
+    measure = f"top-1, {budget.labels} labels per class"
+    for (arm, given), found in zip(arms, scores, strict=True):
+        yield Line(measure, f"{arm}, fine-tuned", given.steps, found)
+
+
+def _frozen(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
+    """Probes of frozen features, and the trivial baselines with the same labels."""
+    print("\n== probes and baselines", flush=True)
+    out = folder / "probe"
+    if not out.exists():
+        probe(
+            init, replace(plan.probe, data=data, out=str(out), crop=plan.pretrain.evaluation_crop)
+        )
+    found = json.loads((out / "probe.json").read_text())
+    for name, key in (("pre-trained, frozen", "few"), ("baseline", "few_baselines")):
+        for few in found[key]:
+            measure = f"top-1, {few['labels']} labels per class"
+            scores = [100 * accuracy for accuracy in few["accuracies"]]
+            yield Line(measure, f"{name}: {few['method']}", None, scores)
+    classes = sum(1 for _ in (Path(data) / "train").iterdir())
+    yield Line(measure, "baseline: chance", None, [100 / classes])
+
+
+def _segmenter(folder: Path, arm: str, seed: int) -> Path:
+    return folder / "segment" / f"{arm.replace(' ', '-')}-{seed}"
+
+
+def _segmented(stages: Stages, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
+    """Objects against background, in both arms."""
+    budget: Budget = plan.segmenting
+    print("\n== segmenting objects", flush=True)
+    for arm in ARMS:
+        scores = []
+        for seed in range(budget.seeds):
+            config = replace(
+                plan.segment,
+                data=data,
+                out=str(_segmenter(stages.folder, arm, seed)),
+                init=init if arm == PRETRAINED else "",
+                training=arm_training(plan.segment.training, budget, arm, seed),
+            )
+            scores.append(stages.score("segment", config, "miou"))
+            print(f"{arm}, seed {seed}: {scores[-1]:.1f} % mean IoU", flush=True)
+        yield Line(SEGMENTED, f"{arm}, segmenter", budget.steps, scores)
+    masks = [np.asarray(Image.open(path)) for path in Path(data).glob("test/masks/*.png")]
+    background = np.mean([(mask == 0).mean() for mask in masks])
+    yield Line(SEGMENTED, "baseline: all background", None, [50 * float(background)])
+
+
+def _attention(folder: Path, plan: DemoPlan, pretrained: Path, segmented: Path) -> Iterator[Line]:
+    """How well the best head of the pre-trained and of the untrained backbone keeps to objects."""
     trained = load_artifact(pretrained).model
     assert isinstance(trained, BackboneModel)
-    initial = untrained(trained.backbone.config, plan.pretrain.training.seed)
-    arms = [
-        FrozenFeatures(
-            model, labelled, crop=plan.pretrain.evaluation_crop, loader=plan.finetune.loader
+    config = trained.backbone.config
+    initial = untrained(config, plan.pretrain.training.seed)
+
+    def measure() -> list[float]:
+        print("\n== attention", flush=True)
+        parts: list[Objects] = [
+            read_objects(segmented / split, config.size, config.grid) for split in ("val", "test")
+        ]
+        return [attention_iou(model.backbone.eval(), *parts) for model in (trained, initial)]
+
+    for name, score in zip((PRETRAINED, "untrained"), once(folder / "attention.json", measure),
+                           strict=True):  # fmt: skip
+        yield Line("IoU of attention and object, best head", name, None, [score])
+
+
+def cells(lines: list[Line]) -> list[tuple[str, ...]]:
+    """The rows of the table: mean and standard deviation over seeds."""
+    return [
+        (
+            line.measure,
+            line.method,
+            "" if line.updates is None else str(line.updates),
+            spread(line.scores),
+            str(len(line.scores)),
         )
-        for model in (trained, initial)
+        for line in lines
     ]
-    for method in METHODS:
-        name = "nearest neighbours" if method == "neighbours" else method
-        for budget in plan.budgets:
-            seeds = range(budget.seeds if budget.per_class else 1)
-            pretrained_scores, scratch_scores = (
-                [arm.accuracy(method, budget.per_class, seed) for seed in seeds] for arm in arms
-            )
-            yield Row(f"frozen, {name}", budget.labels, pretrained_scores, scratch_scores)
+
+
+def as_markdown(lines: list[Line]) -> str:
+    """The table."""
+    return markdown_table(HEAD, cells(lines))
+
+
+def commands(folder: Path, plan: DemoPlan) -> str:
+    """How to use what was trained."""
+    classifier = folder / "finetune" / f"{PRETRAINED}-{plan.budget.steps}-0"
+    image = next((folder / "scenes" / "labelled" / "test").rglob("*.png"))
+    return (
+        f"beit predict {classifier} {image}\nbeit serve {classifier}\n"
+        f"beit predict {_segmenter(folder, PRETRAINED, 0)} {image} --out {folder / 'masks'}"
+    )
+
+
+def verdict(lines: list[Line]) -> list[str]:
+    """What the table says of pre-training, seed by seed."""
+    pretrained, scratch, longer = (line for line in lines if line.method.endswith("fine-tuned"))
+    sentences = []
+    for other in (scratch, longer):
+        gains = differences(pretrained.scores, other.scores)
+        ahead = sum(gain > 0 for gain in gains)
+        sentences.append(
+            f"{pretrained.updates} updates from pre-trained weights against {other.updates} from "
+            f"scratch: {spread(gains, sign='+')} points, ahead in {ahead} of {len(gains)} seeds"
+        )
+    return sentences

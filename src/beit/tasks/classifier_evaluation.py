@@ -32,17 +32,16 @@ from beit.data.sources import (
 from beit.errors import BeitError, DataError, nearest
 from beit.evaluation.classify import (
     LabelScores,
-    Logits,
     Scores,
     answer_labels,
     answering_among,
-    flip_averaged,
     score_classifier,
     score_labels,
 )
 from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
-from beit.models.heads import Classifier
+from beit.evaluation.metrics import one_answer
+from beit.models.heads import Classifier, Logits, flip_averaged
 from beit.tasks.held_out import unlearned
 from beit.tasks.measurement import (
     ClassifierEvaluation,
@@ -177,8 +176,9 @@ def _of_classes(measuring: _Measuring, opened: _Opened, logits: Logits) -> Class
         accepted=answers.accepted,
         gather=measuring.processes.gather,
     )
+    constant = one_answer(classes, scores.answered, scores.total, "image")
     return ClassifierEvaluation(
-        **measuring.common(opened, answers.note),
+        **measuring.common(opened, answers.note, constant),
         images=scores.images,
         left_out=len(source) - len(answers.answerable),
         top1=scores.top1,
@@ -204,7 +204,7 @@ def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiL
     answers = answer_labels(logits, batches, measuring.processes.device, measuring.processes.gather)
     scores = score_labels(answers, reads.thresholds)
     one_each = source.targets is not None and not is_multi_label(source)
-    chosen = "those of the model, chosen by the best F1 on its validation images"
+    chosen = "those of the model, chosen on its validation images"
     how = chosen if details.thresholds else "0.5, as the model has none of its own"
     return MultiLabelEvaluation(
         **measuring.common(opened, ONE_EACH * one_each, f"thresholds are {how}"),
@@ -234,9 +234,13 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
         return _Opened(place, source, notes)
 
     def divided(division: Division) -> tuple[ImageSource, ImageSource]:
-        split, seed, per_class = division
         train, validation, _ = divide(
-            data, split=split, per_class=per_class, seed=seed, multi_label=details.multi_label
+            data,
+            split=division.split,
+            per_class=division.per_class,
+            seed=division.seed,
+            multi_label=details.multi_label,
+            fold=division.fold,
         )
         return train, validation
 

@@ -15,6 +15,7 @@ from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader, SkipLog
+from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import unlearned
@@ -79,6 +80,7 @@ def evaluate_segmenter(
         parts = processes.gather((own.confusion, counts.images, counts.ignored))
         skips = SkipLog.of_all(images, processes.gather)
     scores = SegmentationScores(torch.stack([part[0] for part in parts]).sum(dim=0))
+    constant = one_answer(names, scores.answered, scores.confusion.sum(dim=1), "pixel")
     return SegmenterEvaluation(
         model=model,
         data=config.data,
@@ -93,7 +95,7 @@ def evaluate_segmenter(
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, (note, constant))),
     )
 
 
@@ -107,8 +109,8 @@ def _unlearned(
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
-        split, seed, _ = division
-        found = data.divide(split=split, seed=seed, known=details.classes)
+        split, seed, per_class, _ = division
+        found = data.divide(split=split, seed=seed, per_class=per_class, known=details.classes)
         return found.train, found.validation
 
     found = unlearned(

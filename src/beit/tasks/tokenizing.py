@@ -1,4 +1,4 @@
-"""`beit tokenizer`: a discrete VAE, VQ or VQ-KD on one's own images."""
+"""`beit tokenizer`: a discrete VAE, k-means of patches, VQ or VQ-KD on one's own images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,6 +41,7 @@ from beit.tasks.task import Setup, Task, register
 from beit.tokenizers import build_tokenizer
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
+from beit.tokenizers.patches import PatchCodebook
 from beit.tokenizers.teachers import Teacher
 from beit.tokenizers.token_cache import FeatureCache
 from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
@@ -93,6 +95,7 @@ def prepare(
             "codes_in_use": float(health.codes_in_use),
             "perplexity": health.perplexity,
             "collapsed": float(health.collapsed),
+            "nearly_collapsed": float(health.nearly_collapsed),
         }
 
     views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
@@ -174,7 +177,7 @@ def objective_of(
         if isinstance(model, VQKDTokenizer):
             assert teacher is not None
             return VQDistillation(model, how, teacher, seed=seed, cache=bank)
-        assert isinstance(model, VQTokenizer)
+        assert isinstance(model, VQTokenizer | PatchCodebook)
         return VQReconstruction(model, how, seed=seed)
     assert isinstance(how, ReconstructConfig)
     assert isinstance(model, DiscreteVAE)
@@ -194,10 +197,9 @@ def hold_out(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSo
     every = round(1 / fraction) if fraction else 0
     if not every or len(source) < 2 * every:
         return source, source
-    indices = range(len(source))
-    kept = [index for index in indices if index % every == every - 1]
-    others = [index for index in indices if index % every != every - 1]
-    return select(source, others), select(source, kept)
+    indices = np.arange(len(source))
+    kept = indices % every == every - 1
+    return select(source, indices[~kept]), select(source, indices[kept])
 
 
 TOKENIZER = register(

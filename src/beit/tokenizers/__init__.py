@@ -7,6 +7,7 @@ from functools import singledispatch
 from beit.config.tokenizer import (
     DalleConfig,
     DiscreteVAEConfig,
+    PatchCodebookConfig,
     RandomProjectionConfig,
     TokenizerConfig,
     VQConfig,
@@ -16,6 +17,7 @@ from beit.errors import ConfigError
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
+from beit.tokenizers.patches import PatchCodebook
 from beit.tokenizers.random_projection import RandomProjection
 from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 
@@ -34,6 +36,7 @@ def build_tokenizer(config: TokenizerConfig) -> VisualTokenizer:
 
 build_tokenizer.register(DiscreteVAEConfig, DiscreteVAE)
 build_tokenizer.register(DalleConfig, DalleTokenizer)
+build_tokenizer.register(PatchCodebookConfig, PatchCodebook)
 build_tokenizer.register(VQConfig, VQTokenizer)
 build_tokenizer.register(VQKDConfig, VQKDTokenizer)
 build_tokenizer.register(RandomProjectionConfig, RandomProjection)

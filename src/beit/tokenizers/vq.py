@@ -8,7 +8,7 @@ in the published files, but for the norms that end encoder and decoder (there `e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,6 +101,16 @@ class QuantisedTokenizer(VisualTokenizer):
         return (self.encoder,)
 
 
+def paint(
+    values: Float[Tensor, "batch patches outputs"], grid: Sequence[int], patch: int
+) -> Float[Tensor, "batch channels height width"]:
+    """The image of these patches, whose values in [-1, 1] stand for [0, 1]."""
+    height, width = grid
+    size = (height * patch, width * patch)
+    painted = F.fold(values.transpose(1, 2), size, kernel_size=patch, stride=patch)
+    return ((painted + 1) / 2).clamp(0, 1)
+
+
 class VQTokenizer(QuantisedTokenizer):
     """The parts of VQ-KD; its decoder paints each patch, [0, 1] as [-1, 1]."""
 
@@ -111,11 +121,7 @@ class VQTokenizer(QuantisedTokenizer):
     ) -> Float[Tensor, "batch channels height width"]:
         height, width = tokens.shape[1:]
         values = self._rebuild(self.quantize.embedding.weight[tokens.flatten(1)], (height, width))
-        patch = self.config.patch
-        painted = F.fold(
-            values.transpose(1, 2), (height * patch, width * patch), kernel_size=patch, stride=patch
-        )
-        return ((painted + 1) / 2).clamp(0, 1)
+        return paint(values, (height, width), self.config.patch)
 
 
 class VQKDTokenizer(QuantisedTokenizer):

@@ -24,6 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from beit.config.training import TrainingConfig
+from beit.config.validation import require
 from beit.errors import BeitError, ConfigError, ResourceError
 from beit.hardware import find_device
 from beit.objectives.base import AnyObjective
@@ -113,8 +114,15 @@ def join_processes(name: str, process_timeout: float = 1800.0) -> Processes:
 
     Raises ConfigError for a device that is not there.
     """
-    device = find_device(name)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    device, alone = find_device(name), int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if device.type == "mps" and not alone:
+        require(
+            name == "auto",
+            "several processes were to compute on one Apple GPU",
+            "use one process, or --device cpu",
+        )
+        device = torch.device("cpu")
+    if alone:
         return Processes(0, 1, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

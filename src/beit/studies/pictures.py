@@ -1,0 +1,98 @@
+"""The demo's page: the table, and scenes that show what was learned.
+
+An object is hidden whole and predicted from what is around it; a patch of it is asked what it
+attends to; and a segmenter draws its outline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from beit.atomic_io import write_file
+from beit.batch import MaskedBatch
+from beit.data.sources import spread
+from beit.data.visualize import heat, hide, mark, overlay_labels, png_uri, to_rgb
+from beit.inference.predictor import load
+from beit.models.heads import MaskedImageModel
+from beit.objectives.reconstruction import decode_tokens, reconstruct
+from beit.report.image_grid import Cell, Sheet, write_sheet
+from beit.report.markup import render
+from beit.studies.objects import attention, best_head, read_objects
+from beit.weights.load import open_tokenizer
+
+SCENES = 5
+SMALLEST, LARGEST = 6, 24
+"""Patches of the objects that are shown, of 64."""
+PICTURES = "pictures.png"
+
+
+def write_pictures(
+    folder: Path, pretrained: Path, tokenizer: Path, segmenter: Path, segmented: Path
+) -> Path:
+    """Some test scenes, as PICTURES in the folder."""
+    model = load(pretrained).model
+    assert isinstance(model, MaskedImageModel)
+    backbone = model.backbone
+    config = backbone.config
+    visual, outlines = open_tokenizer(str(tokenizer)), load(segmenter)
+    validation, test = (
+        read_objects(segmented / split, config.size, config.grid) for split in ("val", "test")
+    )
+    patches = test.inside.sum(dim=1)
+    fitting = torch.nonzero((patches >= SMALLEST) & (patches <= LARGEST)).flatten().tolist()
+    chosen = [fitting[place] for place in spread(len(fitting), SCENES)]
+    looks = attention(backbone, test)[:, best_head(backbone, validation)]
+    keys = tuple(test.names[number] for number in chosen)
+    images, hidden = test.images[chosen], test.inside[chosen]
+    rows = []
+    for number, one in zip(
+        chosen, reconstruct(model, visual, MaskedBatch(images, images, hidden, keys)), strict=True
+    ):
+        image = to_rgb(one.image)
+        labels = outlines.segment(image)
+        centre = int(test.centres[number])
+        rows.append(
+            [
+                Cell(image, (one.key,)),
+                Cell(hide(image, one.hidden, config.grid), ("an object is hidden",)),
+                Cell(to_rgb(decode_tokens(one.target, visual)), ("its tokens, painted",)),
+                Cell(
+                    to_rgb(decode_tokens(one.filled, visual)),
+                    ("what the model predicts", f"{one.score:.0%} of the tokens right"),
+                ),
+                Cell(
+                    mark(heat(image, looks[number], config.grid), centre, config.grid),
+                    ("the framed patch attends",),
+                ),
+                Cell(overlay_labels(image, labels.astype(np.uint8)), ("the segmenter's object",)),
+            ]
+        )
+    lead = (
+        "Test scenes: objects and backgrounds in colours and places that no training scene has. A "
+        "painted token is the mean of all patches that have it."
+    )
+    return write_sheet(Sheet("What was learned", lead, rows), folder / PICTURES)
+
+
+def write_page(
+    folder: Path,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    sentences: Sequence[str],
+    commands: str,
+) -> Path:
+    """report.html: what came out, the table, the pictures, and how to go on."""
+    with Image.open(folder / PICTURES) as opened:
+        picture = png_uri(np.asarray(opened.convert("RGB")))
+    text = render(
+        "demo.html.j2", head=head, rows=rows, sentences=sentences, picture=picture,
+        commands=commands,
+    )  # fmt: skip
+    write_file(folder / "report.html", [text.encode()])
+    return folder / "report.html"

@@ -1,0 +1,94 @@
+"""Tokens in seconds: each patch goes to the nearest of K codes, which k-means finds.
+
+What is compared is not learned: the pixels, or histograms of oriented gradients (HOG), which as a
+target of masked prediction come close to learned features (MaskFeat, arXiv:2112.09133, table 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from beit.config.tokenizer import ORIENTATIONS, PatchCodebookConfig
+from beit.tokenizers.base import VisualTokenizer
+from beit.tokenizers.codebook import CosineCodebook
+from beit.tokenizers.vq import Rebuilt, paint
+
+FLAT = {"pixels": 2.0, "gradients": 0.2}
+"""The constant among the compared values. It puts patches that show nothing together, and keeps
+something of the length of the others in their direction; about a quarter of a usual length."""
+
+
+def oriented_gradients(
+    pixels: Float[Tensor, "batch channels height width"], patch: int
+) -> Float[Tensor, "batch patches values"]:
+    """Mean gradient magnitudes by orientation, in the four quarters of each patch.
+
+    At each pixel the channel with the steepest gradient counts (HOG, section 6.3).
+    """
+    padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
+    across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+    down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    magnitude, channel = across.hypot(down).max(dim=1, keepdim=True)
+    angle = torch.atan2(down.gather(1, channel), across.gather(1, channel)) % math.pi
+    bins = (angle * (ORIENTATIONS / math.pi)).long().clamp(max=ORIENTATIONS - 1)
+    batch, _, height, width = pixels.shape
+    maps = pixels.new_zeros(batch, ORIENTATIONS, height, width).scatter_(1, bins, magnitude)
+    quarters = F.adaptive_avg_pool2d(maps, (2 * height // patch, 2 * width // patch))
+    return F.unfold(quarters, kernel_size=2, stride=2).transpose(1, 2)
+
+
+class PatchCodebook(VisualTokenizer):
+    """k-means on the sphere, over what is compared of each patch and a constant.
+
+    `forward` is for its training, with `quantize.update` and `quantize.revive` between two steps;
+    the only weights are the patches that are painted for the codes.
+    """
+
+    config: PatchCodebookConfig
+
+    def __init__(self, config: PatchCodebookConfig) -> None:
+        super().__init__(config)
+        self.quantize = CosineCodebook(
+            codes=config.codes, width=config.codebook_width, decay=config.codebook_decay
+        )
+        self.painted = nn.Embedding(config.codes, config.outputs)
+        nn.init.zeros_(self.painted.weight)
+
+    def forward(self, pixels: Float[Tensor, "batch channels height width"]) -> Rebuilt:
+        """The painted patches of the codes, [0, 1] as [-1, 1]; in training the codebook notes what
+        it sees."""
+        vectors = self._vectors(pixels)
+        _, tokens, commitment = self.quantize(vectors.flatten(0, 1))
+        tokens = tokens.reshape(vectors.shape[:2])
+        return Rebuilt(self.painted(tokens), commitment, tokens)
+
+    def without_decay(self) -> frozenset[str]:
+        """What is painted is a mean."""
+        return frozenset({"painted.weight"})
+
+    def _vectors(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch patches code_width"]:
+        patch, compared = self.config.patch, self.config.compared
+        if compared == "gradients":
+            values = oriented_gradients(pixels, patch)
+        else:
+            values = F.unfold(2 * pixels - 1, kernel_size=patch, stride=patch).transpose(1, 2)
+        return F.pad(values, (0, 1), value=FLAT[compared])
+
+    def _scores(self, rows: Float[Tensor, "rows code_width"]) -> Float[Tensor, "rows codes"]:
+        return self.quantize.cosines(rows)
+
+    def _trunk(self) -> Iterable[nn.Module]:
+        return ()
+
+    def _decode(
+        self, tokens: Int64[Tensor, "batch h w"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return paint(self.painted(tokens.flatten(1)), tokens.shape[1:], self.config.patch)
