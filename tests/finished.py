@@ -10,10 +10,10 @@ import torch
 from beit.training.checkpoint import newest_checkpoint
 
 
-def losses(run: Path) -> list[float]:
+def losses(run: Path, term: str = "loss") -> list[float]:
     """Of every line of the journal that tells of training."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if row["kind"] == "train"]
+    return [row[term] for row in rows if row["kind"] == "train"]
 
 
 def assert_same(one: Path, other: Path) -> None:

@@ -13,6 +13,7 @@ from beit.config.validation import (
     Depth,
     Fraction,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Range,
     Width,
@@ -23,6 +24,7 @@ from beit.terminal import shown
 
 Target = Literal["tokens", "pixels"]
 Predict = Literal["masked", "all"]
+PixelLoss = Literal["squared", "absolute"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +126,60 @@ class MaskedConfig(PretrainObjectiveConfig):
 
     predict: Predict = "masked"
     """Which positions the loss reads: the masked ones, or all (ablation of table 4)."""
+    pixel_loss: PixelLoss = "squared"
+    """Of pixels: the squared error, or the absolute one, as SimMIM has it (arXiv:2111.09886)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.target == "pixels" or self.pixel_loss == "squared",
+            f"pixel_loss is {self.pixel_loss}, and tokens are to be predicted",
+            "use --target pixels, or leave --pixel-loss out",
+        )
 
     def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
         """Raise ConfigError unless it can be trained with this backbone and these masks."""
         if self.predict == "masked":
             super().check_fits(model, masking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(MaskedConfig):
+    """Masked image modeling, and beside it a contrast of class tokens: that of an image is to be
+    closer to that of its second view than to those of all other images (SimCLR,
+    arXiv:2002.05709, section 2)."""
+
+    contrast_weight: PositiveFloat = 1.0
+    """Weight of the contrast beside the loss of the hidden patches."""
+    temperature: PositiveFloat = 0.2
+    """Divides the cosines of class tokens before the softmax (MoCo v3, arXiv:2104.02057)."""
+    projection: Width = 128
+    """Length of the vectors that are compared; what maps class tokens to them is not published."""
+    second_crop: tuple[float, float] = (0.3, 1.0)
+    """Fraction of the first view's area in the second view, smallest and largest."""
+    second_jitter: Fraction = 0.4
+    """Strength of the second view's brightness, contrast, saturation and hue (a quarter of it)."""
+    kept: Fraction = 0.5
+    """Fraction of the second view's patches that the backbone is given: fewer cost less."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.second_crop[0] <= self.second_crop[1] <= 1,
+            f"second_crop {self.second_crop} is not a range of fractions of the area",
+            "use two numbers with 0 < smallest <= largest <= 1",
+        )
+        require(self.kept > 0, "kept is 0, and the second view is to be seen", "use up to 1")
+
+    def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
+        """Raise ConfigError unless it can be trained with this backbone and these masks."""
+        super().check_fits(model, masking)
+        require(
+            self.kept == 1 or (model.absolute_position and model.relative_position == "none"),
+            f"kept is {self.kept:g}, and the relative position bias is one table of all pairs of "
+            "patches for all images",
+            "use --absolute-position --relative-position none, or --kept 1",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +193,16 @@ class VisibleConfig(PretrainObjectiveConfig):
     """Blocks of the decoder."""
     decoder_heads: Width = 8
     """Attention heads of the decoder."""
+    normalise_patches: bool = False
+    """Of pixels: bring those of each patch to mean 0 and deviation 1, as MAE does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.target == "pixels" or not self.normalise_patches,
+            "normalise_patches is on, and tokens are to be predicted",
+            "use --target pixels, or leave --normalise-patches out",
+        )
         require(
             self.decoder_width % self.decoder_heads == 0,
             f"decoder_width {self.decoder_width} cannot be divided among {self.decoder_heads} "

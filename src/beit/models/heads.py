@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import hashlib
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ from beit.masked_patches import Mask, MaskedPatches, read_mask
 from beit.models.aggregation import PatchAggregation
 from beit.models.layers import layer_norm
 from beit.models.vit import Images, VisionTransformer, draw
+
+Logits = Callable[[Images], Tensor]
 
 
 class BackboneModel(nn.Module, abc.ABC):
@@ -26,6 +30,8 @@ class BackboneModel(nn.Module, abc.ABC):
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter for layer-wise decay; the head comes last."""
+        if ".parametrizations." in name:  # a low-rank addition is as new as the head
+            return self.deepest
         if name.startswith("backbone."):
             return self.backbone.parameter_depth(name.removeprefix("backbone."))
         return self.deepest
@@ -74,20 +80,27 @@ class MaskedImageModel(BackboneModel):
         """
         masked = read_mask(mask)
         selected = None if every_position else masked
-        predictions: Tensor = self.head(self.norm(self._rows(images, masked, selected)[0]))
+        rows, _ = self._rows(images, masked, selected)
+        predictions: Tensor = self.head(self.norm(rows[0]))
         return predictions
 
     def predictions(
         self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[Float[Tensor, "rows outputs"], ...]:
         """What `forward` gives and, with patch aggregation, its prediction of the same."""
-        extra = self.aggregation
-        if extra is None:
-            return (self(images, mask, every_position),)
-        masked = read_mask(mask)
-        rows, aggregated = self._rows(images, masked, None if every_position else masked, extra)
-        norm, head = extra.norm or self.norm, extra.head or self.head
-        return self.head(self.norm(rows)), head(norm(aggregated))
+        return self.predictions_and_class(images, mask, every_position)[0]
+
+    def predictions_and_class(
+        self, images: Images, mask: Mask | None = None, every_position: bool = False
+    ) -> tuple[tuple[Float[Tensor, "rows outputs"], ...], Float[Tensor, "batch features"]]:
+        """The predictions, and the class token of each image as the backbone leaves it."""
+        masked, extra = read_mask(mask), self.aggregation
+        rows, cls = self._rows(images, masked, None if every_position else masked, extra)
+        predictions = [self.head(self.norm(rows[0]))]
+        if extra is not None:
+            norm, head = extra.norm or self.norm, extra.head or self.head
+            predictions.append(head(norm(rows[1])))
+        return tuple(predictions), cls
 
     def _rows(
         self,
@@ -95,8 +108,9 @@ class MaskedImageModel(BackboneModel):
         masked: MaskedPatches | None,
         selected: MaskedPatches | None,
         extra: PatchAggregation | None = None,
-    ) -> list[Float[Tensor, "rows features"]]:
-        """The selected patches, or all, after the backbone and after the aggregation."""
+    ) -> tuple[list[Float[Tensor, "rows features"]], Float[Tensor, "batch features"]]:
+        """The selected patches, or all, after the backbone and after the aggregation; and the class
+        token after the backbone."""
         places = None if selected is None else selected.places
         hidden = None if masked is None else masked.mask
         out_indices = () if extra is None else (extra.out_index,)
@@ -106,10 +120,11 @@ class MaskedImageModel(BackboneModel):
             patch = self.backbone.config.patch
             grid = (images.shape[2] // patch, images.shape[3] // patch)
             found.append(extra(self.backbone, features, grid, places))
-        return [
+        rows = [
             patches.flatten(0, 1) if selected is None else selected.rows(patches)
             for patches in found
         ]
+        return rows, features.cls
 
 
 class PretrainedBackbone(BackboneModel):
@@ -150,6 +165,22 @@ class Classifier(BackboneModel):
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.head(self.embed(images))
         return logits
+
+
+def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
+    """Logits of the mean of the probabilities of an image and of its mirror image.
+
+    Probabilities are a softmax over the classes or, with `multi_label`, independent.
+    """
+
+    def logits(images: Tensor) -> Tensor:
+        views = torch.stack([model(images), model(images.flip(-1))]).float()
+        if not multi_label:
+            return views.log_softmax(dim=-1).logsumexp(dim=0)
+        present, absent = (F.logsigmoid(sign * views).logsumexp(dim=0) for sign in (1, -1))
+        return present - absent
+
+    return logits
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -1,4 +1,5 @@
-"""Recipes of pre-training: masked image modeling, and visible-only prediction.
+"""Recipes of pre-training: masked image modeling, alone or with a contrast of class tokens beside
+it (`contrastive-`), and visible-only prediction.
 
 "BEiT" is the plain ViT of the paper's tables 1 to 4, "BEiT+" the variant with relative position
 bias and layer scale of appendix A that the released 22k models have; names say which (`-plain`).
@@ -13,6 +14,7 @@ from dataclasses import replace
 from beit.config import (
     AggregationConfig,
     BlockMasking,
+    ContrastiveConfig,
     MaskedConfig,
     PretrainRunConfig,
     PublishedBlockMasking,
@@ -221,6 +223,7 @@ def tiny() -> PretrainRunConfig:
         model=backbones.tiny(),
         masking=UniformMasking(mask_ratio=0.4),
         views=ViewConfig(crop_scale=(0.5, 1.0), jitter=0.2),
+        tokenizer_recipe="tiny",
         knn_images=64,
         training=TrainingConfig(
             steps=30, batch=16, lr=1e-3, warmup_steps=3, clip=3.0, log_every=10, save_every=15
@@ -254,12 +257,26 @@ def visible_tiny() -> PretrainRunConfig:
     return _visible_only(tiny(), VisibleConfig(decoder_width=24, decoder_depth=1, decoder_heads=3))
 
 
+def contrastive_small() -> PretrainRunConfig:
+    """`small` with a contrast of class tokens beside the masked tokens: features that serve frozen.
+
+    Weight, temperature and second view are those of `ContrastiveConfig`; what it gains and costs is
+    in docs/notes/quality.md; not run by us at this size.
+    """
+    return replace(small(), objective=ContrastiveConfig())
+
+
+def contrastive_tiny() -> PretrainRunConfig:
+    """`tiny` with a contrast of class tokens: seconds on a CPU."""
+    return replace(tiny(), objective=ContrastiveConfig())
+
+
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
         small, base_in1k, base_in22k, base_plain_in1k, large_plain_in1k, base_v2_in1k,
         base_v2_in1k_300, large_v2_in1k, large_v2_in1k_300, ablation_beit, ablation_uniform,
         ablation_pixels, ablation_pixels_uniform, ablation_all_tokens, ablation_no_masking, tiny,
-        visible_small, visible_tiny,
+        visible_small, visible_tiny, contrastive_small, contrastive_tiny,
     )
 }  # fmt: skip

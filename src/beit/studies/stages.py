@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from beit import tasks
+from beit.atomic_io import replace_file
 from beit.batch import LabelledBatch
 from beit.config import (
     FinetuneRunConfig,
@@ -112,7 +113,7 @@ def once(record: Path, make: Callable[[], Any]) -> Any:
     if not record.exists():
         made = json.dumps(make(), indent=1)
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(made)
+        replace_file(record, [made.encode()])
     return json.loads(record.read_text())
 
 

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import FCNHead, PixelClassifier
 from beit.models.visible import VisibleOnlyModel
-from beit.terminal import printable
+from beit.terminal import counted, printable
 from beit.weights.store import Artifact, Details
 from beit.weights.transfer import Match, load_strictly, match_classes, resize_positions, start_from
 
@@ -86,7 +87,8 @@ def _leave(source: BackboneModel, why: str, model: BackboneModel) -> WarmStart:
 def _head_parts(model: BackboneModel) -> tuple[str, ...]:
     """What a model has beside its backbone and final norm."""
     if isinstance(model, MaskedImageModel):
-        return "prediction head", *("patch aggregation",) * (model.aggregation is not None)
+        aggregates = model.aggregation is not None
+        return "prediction head", *("patch aggregation",) * aggregates, *_projection(model)
     if isinstance(model, VisibleOnlyModel):
         return ("decoder",)
     if isinstance(model, Classifier):
@@ -95,6 +97,11 @@ def _head_parts(model: BackboneModel) -> tuple[str, ...]:
         return "neck", "decode head", *("auxiliary head",) * (model.auxiliary_head is not None)
     children = [name.replace("_", " ") for name, _ in model.named_children()]
     return tuple(name for name in children if name not in ("backbone", "norm"))
+
+
+def _projection(model: MaskedImageModel) -> tuple[str, ...]:
+    """The projection of class tokens, which no artifact holds."""
+    return ("projection of class tokens",) * isinstance(model, ContrastiveModel)
 
 
 def _backbone(model: BackboneModel, source: BackboneModel) -> WarmStart:
@@ -197,6 +204,7 @@ def _same_targets(mine: Side, theirs: Side) -> tuple[bool, str]:
 
 def _prediction(model: MaskedImageModel, source: MaskedImageModel, note: str) -> WarmStart:
     start = _take("prediction head", model.head, source.head.state_dict(), note)
+    start += WarmStart(new=_projection(model))
     own, other = model.aggregation, source.aggregation
     new = ("patch aggregation",) if own is not None else ()
     if other is None:
@@ -258,7 +266,7 @@ def _pixel_head(part: str, into: nn.Module, other: nn.Module, match: Match) -> W
     last = [name for name in weights if name.startswith("conv_seg.")]
     if match.order is not None:
         weights |= {name: weights[name][match.order] for name in last}
-        return _take(f"{part} for {len(match.order)} classes", into, weights, match.note)
+        return _take(f"{part} for {counted(len(match.order), 'class')}", into, weights, match.note)
     own = into.state_dict()
     weights |= {name: own[name] for name in last}
     layer = f"last layer of the {part}"

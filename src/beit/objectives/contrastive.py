@@ -1,0 +1,133 @@
+"""Masked image modeling with a contrast of class tokens: features that serve as they are.
+
+Tokens of hidden patches teach what a patch is, and little what an image is: fine-tuning makes much
+of it, a linear classifier of frozen features less. Here the class token of the image with hidden
+patches is told from those of all other images by that of a second view: a crop of the first in
+other colours, of which only some patches enter the backbone (as in MSN, arXiv:2204.07141). The
+contrast is that of SimCLR (arXiv:2002.05709); iBOT (arXiv:2111.07832) and DINOv2
+(arXiv:2304.07193) set a self-distilled class token beside masked patches for the same reason.
+
+Images are told from those of the micro-batch, of all processes: so a number of processes changes
+nothing, and a smaller micro-batch is an easier task.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
+
+from beit.batch import MaskedBatch
+from beit.config.masking import ContrastiveConfig
+from beit.models.contrastive import ContrastiveModel
+from beit.objectives.base import Loss
+from beit.objectives.masked import MaskedImageModeling, read_masked
+from beit.objectives.second_view import NUMBERS, second_view
+
+
+class ContrastiveMaskedModeling(MaskedImageModeling):
+    """Predict the visual tokens of masked patches, and tell images from one another."""
+
+    model: ContrastiveModel
+    config: ContrastiveConfig
+
+    def forward(self, batch: MaskedBatch, progress: float) -> Loss:
+        masked = read_masked(batch)
+        predictions, first = self.model.predictions_and_class(
+            batch.images, masked, self.predicts_all
+        )
+        total, terms = self.compare(predictions, batch, masked)
+        second = self._second(batch)
+        projected = centred(self.model.projection(torch.cat([first, second])).float())
+        loss, hits = contrast(*projected.chunk(2), temperature=self.config.temperature)
+        terms |= {"contrast_loss": loss.detach(), "contrast_accuracy": hits}
+        return Loss(total + self.config.contrast_weight * loss, terms)
+
+    def _second(self, batch: MaskedBatch) -> Float[Tensor, "batch features"]:
+        """The class token of another view of each image, of which some patches are seen."""
+        config, backbone = self.config, self.model.backbone
+        images = batch.images
+        patches = backbone.config.patches
+        numbers = self.rng.uniform("second view", len(images), NUMBERS + patches)
+        numbers = numbers.to(images.device, non_blocking=True)
+        views = second_view(
+            images, numbers[:, :NUMBERS], crop=config.second_crop, jitter=config.second_jitter
+        )
+        kept = None
+        if config.kept < 1:
+            number = max(round(config.kept * patches), 1)
+            kept = numbers[:, NUMBERS:].argsort(dim=1, stable=True)[:, :number]
+        return self.model.embed((views - backbone.mean) / backbone.std, kept)
+
+    def publish(self, model: nn.Module) -> nn.Module:
+        """The masked image model, without the projection."""
+        assert isinstance(model, ContrastiveModel)
+        return model.strip_projection()
+
+
+def centred(vectors: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    """Without the mean over the images of all processes, which at first is nearly all of a class
+    token: so the contrast learns sooner. Batch norm does this in SimCLR."""
+    total = _summed(F.pad(vectors.sum(dim=0), (0, 1), value=len(vectors)))
+    return vectors - total[:-1] / total[-1]
+
+
+def contrast(
+    first: Float[Tensor, "batch features"],
+    second: Float[Tensor, "batch features"],
+    *,
+    temperature: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """How well the two vectors of each image are told from those of all other images of all
+    processes: the cross-entropy (NT-Xent; SimCLR, eq. 1), and how often the nearest is right."""
+    own = [F.normalize(vectors, dim=1) for vectors in (first, second)]
+    every, start, images = _of_all_processes(torch.stack(own, dim=1))
+    everyone = every.transpose(0, 1).flatten(0, 1)  # all first ones, then all second ones
+    here = torch.arange(start, start + len(first), device=first.device)
+    rows = torch.cat([here, here + images])
+    likeness = torch.cat(own) @ everyone.t() / temperature
+    likeness = likeness.scatter(1, rows[:, None], -math.inf)  # none is compared with itself
+    partners = (rows + images) % (2 * images)
+    loss = F.cross_entropy(likeness, partners)
+    return loss, (likeness.argmax(dim=1) == partners).float().mean()
+
+
+def _of_all_processes(values: Tensor) -> tuple[Tensor, int, int]:
+    """The rows of all processes, which may have different numbers of them; the place of the first
+    of this one; and how many there are."""
+    if not distributed.is_initialized():
+        return values, 0, len(values)
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    counts = torch.zeros(world, dtype=torch.int64, device=values.device)
+    counts[rank] = len(values)
+    distributed.all_reduce(counts)
+    ends = counts.cumsum(0).tolist()
+    start = ends[rank] - len(values)
+    padded = F.pad(values, (0, 0) * (values.ndim - 1) + (start, ends[-1] - ends[rank]))
+    return _summed(padded), start, ends[-1]
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum over processes."""
+    total: Tensor = _Summed.apply(values) if distributed.is_initialized() else values
+    return total
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
