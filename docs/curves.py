@@ -1,9 +1,8 @@
-"""The figure of curves.md and the numbers of notes/curves.md: healthy runs of the recipe `tiny`, and
-sick ones.
+"""The figure of curves.md and the numbers of notes/curves.md: healthy and sick runs of `tiny`.
 
 `python -m docs.curves FOLDER` cuts satellite tiles and trains on them in FOLDER, some minutes on a
-CPU. Then it writes notes/curves.json and curves.png, and the tables of notes/curves.md. Started again, it goes
-on where it was.
+CPU. Then it writes notes/curves.json and curves.png, and the tables of notes/curves.md. Started
+again, it goes on where it was.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What docs/curves.md and its notes say is so: their numbers are those of the record, the script makes them and
-the figure, and the metrics and options that it names exist."""
+"""What docs/curves.md and its notes say is so: their numbers are those of the record, the script
+makes them and the figure, and the metrics and options that it names exist."""
 
 from __future__ import annotations
 
