@@ -256,25 +256,18 @@ def visible_tiny() -> PretrainRunConfig:
     return _visible_only(tiny(), VisibleConfig(decoder_width=24, decoder_depth=1, decoder_heads=3))
 
 
-def _contrastive(config: PretrainRunConfig) -> PretrainRunConfig:
-    """A plain backbone, whose second view need not be whole, and patches hidden one by one."""
-    masking = UniformMasking(mask_ratio=0.4)
-    objective = ContrastiveConfig()
-    return replace(config, model=plain(config.model), masking=masking, objective=objective)
-
-
 def contrastive_small() -> PretrainRunConfig:
     """`small` with a contrast of class tokens beside the masked tokens: features that serve frozen.
 
     Weight, temperature and second view are those of `ContrastiveConfig`; what it gains and costs is
     in docs/notes/quality.md; not run by us at this size.
     """
-    return _contrastive(small())
+    return replace(small(), objective=ContrastiveConfig())
 
 
 def contrastive_tiny() -> PretrainRunConfig:
     """`tiny` with a contrast of class tokens: seconds on a CPU."""
-    return _contrastive(tiny())
+    return replace(tiny(), objective=ContrastiveConfig())
 
 
 RECIPES: dict[str, Callable[[], PretrainRunConfig]] = {
