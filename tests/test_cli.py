@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from beit import cli
+from beit.cli.places import check_options
 from beit.config import (
     FinetuneRunConfig,
     PretrainRunConfig,
@@ -25,6 +26,7 @@ from beit.config.tree import from_json, to_json
 from beit.errors import ConfigError, DataError
 from beit.models.vit import VisionTransformer
 from beit.recipes import RECIPES, find_recipe
+from beit.terminal import counted
 from beit.tokenizers import build_tokenizer
 from beit.training.run_folder import read_run_config
 
@@ -80,7 +82,7 @@ def test_from_images_to_labels(capsys, class_folders, tmp_path):
     assert code == 0
     assert "probability" in out
     code, out, _ = call(capsys, "embed", pre, image, "--out", tmp_path / "x.npz", "--block", "1")
-    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 images x 48 features\n")
+    assert (code, out) == (0, f"{tmp_path / 'x.npz'}: 1 image x 48 features\n")
     code, out, _ = call(capsys, "report", pre)
     assert code == 0
     assert "report.html" in out
@@ -206,6 +208,59 @@ def test_wrong_input(capsys, monkeypatch, trained, class_folders, tmp_path, wron
     if told.startswith("error:"):
         assert "\n  remedy: " in told
     assert sorted(tmp_path.rglob("*")) == before
+
+
+WRONG_PATHS = {
+    "predict runs/nothing image.jpg": 4,
+    "evaluate runs/nothing --data images": 4,
+    "embed ./nothing . --out x.npz": 4,
+    "export runs/nothing x.onnx": 4,
+    "serve a=runs/nothing": 4,
+    "probe . --data nothing --out x": 3,
+    "predict . nothing": 3,
+    "data check nothing": 3,
+    "pretrain tiny --data nothing --out x": 3,
+    "pretrain tiny --data . --tokenizer runs/nothing --out x": 4,
+    "finetune --data . --init=runs/nothing --out x": 4,
+}
+WITHOUT_TORCH = """
+import json, sys
+from beit.cli.verbs import main
+for line in json.load(sys.stdin):
+    print(main(line.split()), "torch" in sys.modules)
+"""
+
+
+def test_a_wrong_path_is_reported_before_torch_is_loaded(environment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], input=json.dumps([*WRONG_PATHS]), cwd=tmp_path,
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [f"{code} False" for code in WRONG_PATHS.values()]
+    assert done.stderr.count("error: there is no") == len(WRONG_PATHS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["hf:org/name", "timm/name", "https://example.org/a.pth", "own:model", "beit-base", "{here}"],
+)
+def test_what_may_be_elsewhere_is_left_to_those_who_read_it(place, tmp_path):
+    check_options({"init": place.format(here=tmp_path), "data": "s3://bucket/{0..9}.tar"})
+
+
+def test_options_have_their_names_in_python():
+    error = ConfigError("--min-lr is 2", remedy="use --min-lr 0.1, or: beit pretrain --steps 3")
+    assert error.__notes__ == ["  in Python: min_lr="]
+    assert str(error).endswith("remedy: use --min-lr 0.1, or: beit pretrain --steps 3")
+    assert not hasattr(DataError("the list is empty"), "__notes__")
+
+
+def test_one_is_singular():
+    assert [counted(number, "image") for number in (0, 1, 2000)] == [
+        "0 images", "1 image", "2,000 images",
+    ]  # fmt: skip
+    assert counted(3, "class") == "3 classes"
 
 
 def test_traceback_on_request(class_folders):

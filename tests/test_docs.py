@@ -1,5 +1,5 @@
-"""What the pages on probes and segmentation say is so: commands run, tables and messages are those
-of the code."""
+"""What the pages on probes, fine-tuning and segmentation say is so: commands run, tables and
+messages are those of the code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from segmented_folder import write_folder
 
 DOCS = Path(__file__).parents[1] / "docs"
 SHORT = ["--steps", "3", "--warmup-steps", "1", "--batch", "4", "--workers", "0"]
-PAGES = ("probe", "segment")
+PAGES = ("probe", "segment", "fine-tuning")
 
 
 def rows(page: str, head: str) -> list[list[str]]:
@@ -54,7 +54,7 @@ def test_the_commands_run_in_their_order(
     assert len(lines) >= 3
     for verb, *rest in map(shlex.split, lines):
         args = [verb, *rest]
-        if verb == "segment":
+        if verb in ("segment", "finetune"):
             recipe = "tiny" if rest[0].startswith("-") else rest.pop(0).replace("small", "tiny")
             args = [verb, recipe, *rest, *SHORT]
         elif verb == "probe" and "--recipe" not in rest:
@@ -83,10 +83,10 @@ def test_the_settings_of_segmentation_recipes() -> None:
 def test_the_options_exist(page: str) -> None:
     names = re.findall(r"--(?:no-)?([a-z][a-z-]+)", (DOCS / f"{page}.md").read_text())
     known = {field.name for kind in TYPES.values() for field in fields(kind)}
-    assert {name.replace("-", "_") for name in names} <= known | {"block"}  # of `beit embed`
+    assert {name.replace("-", "_") for name in names} <= known | {"block", "resume"}  # of commands
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["probe", "segment"])
 def test_the_messages_are_those_of_the_code(page: str) -> None:
     """Each part of a message between its dots."""
     package = Path(beit.__file__).parent

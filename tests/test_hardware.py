@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from beit.config import TrainingConfig
 from beit.errors import ConfigError
-from beit.hardware import find_device, multiplies_bfloat16
-from beit.training.device import resolve_precision
-
-CPU = torch.device("cpu")
+from beit.hardware import best_device, find_device, multiplies_bfloat16
+from beit.training import update
+from beit.training.device import compile_blocks, is_out_of_memory, resolve_precision
+from beit.training.distributed import start_processes
+from beit.training.update import Updater
+from miniature import BATCH, CPU, KINDS, classification, labelled_batch
 
 
 @pytest.mark.parametrize(
@@ -23,9 +30,9 @@ CPU = torch.device("cpu")
 )
 def test_cpus(monkeypatch, capabilities, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert multiplies_bfloat16(CPU) is fast
-    assert resolve_precision("auto", CPU) is (torch.bfloat16 if fast else torch.float32)
-    assert resolve_precision("bf16", CPU) is torch.bfloat16
+    assert multiplies_bfloat16(CPU.device) is fast
+    assert resolve_precision("auto", CPU.device) is (torch.bfloat16 if fast else torch.float32)
+    assert resolve_precision("bf16", CPU.device) is torch.bfloat16
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -56,3 +63,74 @@ def test_devices_that_are_not_there(monkeypatch, name, count, problem):
 
 def test_other_devices_are_not_known():
     assert not multiplies_bfloat16(torch.device("meta"))
+
+
+@pytest.fixture
+def apple(monkeypatch):
+    """As if there were an Apple GPU, and no other."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+def test_an_apple_gpu_is_found_and_used_by_one_process(apple, monkeypatch):
+    assert best_device().type == "mps"
+    assert find_device("mps").type == "mps"
+    assert not multiplies_bfloat16(torch.device("mps"))
+    config = TrainingConfig(steps=1, batch=2, lr=1e-3)
+    assert start_processes(config).device.type == "mps"
+    assert start_processes(replace(config, device="cpu")).device.type == "cpu"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="several processes"):
+        start_processes(replace(config, device="mps"))
+
+
+def test_what_an_apple_gpu_cannot_do_is_refused_or_left_out(apple):
+    mps = torch.device("mps")
+    assert resolve_precision("auto", mps) == torch.float32
+    assert resolve_precision("bf16", mps) == torch.bfloat16
+    with pytest.raises(ConfigError, match="NVIDIA or AMD"):
+        resolve_precision("fp16", mps)
+    assert not compile_blocks(classification(), "auto", mps)
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+
+
+def test_no_apple_gpu_is_an_error_that_says_so():
+    if torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="no Apple GPU"):
+        find_device("mps")
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails where float64 would be computed with, which Apple GPUs cannot."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for value in found if isinstance(found, list | tuple) else (found,):
+            assert not (isinstance(value, Tensor) and value.dtype == torch.float64), function
+        return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_computes_in_float64(kind):
+    make, batches = KINDS[kind]
+    objective = make()
+    assert torch.float64 not in {value.dtype for value in objective.state_dict().values()}
+    assert torch.float64 not in {value.dtype for value in objective.buffers()}
+    updater = Updater(objective, TrainingConfig(steps=4, batch=BATCH, lr=1e-3), CPU, print)
+    with NoFloat64():
+        updater.update(1, iter([batches(0)]))
+
+
+def test_a_broken_step_is_left_out_where_the_kernel_does_not_leave_it_out(monkeypatch):
+    monkeypatch.setattr(update, "SKIPPED_BY_KERNEL", ())
+    objective = classification()
+    updater = Updater(objective, TrainingConfig(steps=4, batch=BATCH, lr=1e-2), CPU, print)
+    updater.update(1, iter([labelled_batch(0)]))
+    before = [weight.clone() for weight in objective.model.parameters()]
+    with torch.no_grad():
+        objective.model.head.bias[0] = torch.nan
+    updater.update(2, iter([labelled_batch(1)]))
+    after = list(objective.model.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(before[:-1], after[:-1], strict=True))
+    assert updater.broken_step() == 2

@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import beit
 from beit.errors import ConfigError
-from conftest import Trained
 from scripts import options
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def test_the_options_are_those_of_the_config_classes() -> None:
 
 
 def test_what_is_measured_is_of_the_kind_that_was_expected(
-    trained: Trained, class_folders: Path
+    trained: Any, class_folders: Path
 ) -> None:
     with pytest.raises(ConfigError, match="holds a classifier, and a segmenter is expected"):
         beit.evaluate(trained.classifier, data=class_folders, kind="segmenter")

@@ -76,6 +76,18 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     again = json.loads((tmp_path / "alone" / "probe.json").read_text())
     assert again["baselines"] == again["few_baselines"] == again["notes"] == []
     assert again["chosen"] == found["chosen"]
+    little = [*alone[:4], "--out", str(tmp_path / "little"), *alone[6:], "--memory", "2e-5"]
+    assert main([*little, "--shots", "2", "--workers", "0"]) == 0, capsys.readouterr().err
+    small = json.loads((tmp_path / "little" / "probe.json").read_text())
+    assert small["images"] == found["images"]
+    (note,) = small["notes"]
+    assert note.startswith("blocks were chosen, and baselines compared, on 17 images for train")
+    for each in small["chosen"][:3]:  # on all images as where all blocks are held
+        assert each["validation"] == found["blocks"][each["method"]][each["block"]]
+    assert small["chosen"][3]["block"] == small["chosen"][1]["block"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "alone", "data", "little", "model", "probe",
+    ]  # fmt: skip
     strict = ["--out", str(tmp_path / "other"), "--bad-limit", "0", "--workers", "0"]
     assert main([*words[:4], *strict]) == 3
     told = capsys.readouterr().err

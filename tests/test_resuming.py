@@ -11,7 +11,7 @@ import pytest
 
 import beit
 from beit.errors import CheckpointError, RunFolderError
-from beit.tasks import Inputs, pretraining
+from beit.tasks import Inputs, own_tokenizer
 from beit.training.run_folder import read_run_config
 
 OPTIONS: dict[str, Any] = {
@@ -23,7 +23,9 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture
 def begun(class_folders, trained, tmp_path, monkeypatch):
     """A run of two steps with a tokenizer that then may move; nobody trains another."""
-    monkeypatch.setattr(pretraining, "matching_tokenizer", lambda *_: pytest.fail("trains another"))
+    monkeypatch.setattr(
+        own_tokenizer, "matching_tokenizer", lambda *_: pytest.fail("trains another")
+    )
     shutil.copytree(trained.tokenizer, tmp_path / "tokenizer")
     pretrain(class_folders, tmp_path, tokenizer=str(tmp_path / "tokenizer"), steps=2)
     return tmp_path

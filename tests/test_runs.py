@@ -32,7 +32,7 @@ from beit.errors import CheckpointError, ConfigError, DataError, Preempted
 from beit.objectives.classify import Classification
 from beit.objectives.tokenizer import VQDistillation
 from beit.recipes import find_recipe
-from beit.tasks import pretraining, starting_from
+from beit.tasks import own_tokenizer, starting_from
 from beit.tasks.finished import report_run
 from beit.training.checkpoint import newest_checkpoint
 from beit.training.run_folder import read_run_config
@@ -111,9 +111,9 @@ def test_the_python_call_takes_what_the_command_line_takes(trained, class_folder
 
 def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypatch):
     """On the patch grid, with half the patch as stride; and only once."""
-    real = pretraining.matching_tokenizer
+    real = own_tokenizer.matching_tokenizer
     monkeypatch.setattr(
-        pretraining,
+        own_tokenizer,
         "matching_tokenizer",
         lambda *given: override(real(*given), {"steps": 2, "warmup_steps": 0}),
     )
@@ -128,7 +128,7 @@ def test_pretraining_trains_its_own_tokenizer(class_folders, tmp_path, monkeypat
     assert f"data: {class_folders}: the same images as for {tokenizer_run}" in first
     assert "one folder per class" not in first
     assert "one folder per class" in second
-    monkeypatch.setattr(pretraining, "matching_tokenizer", pytest.fail)
+    monkeypatch.setattr(own_tokenizer, "matching_tokenizer", pytest.fail)
     again = beit.pretrain(
         "tiny", data=str(class_folders), out=str(out), size=(24, 40), resume=True, **QUICK
     )

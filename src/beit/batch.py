@@ -133,7 +133,7 @@ def divide(batch: Batch, size: int) -> Iterator[Batch]:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device, and with the jitter that was left to do there."""
-    moved = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    moved = map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=device.type != "mps"))
     if not isinstance(moved, ImageBatch | MaskedBatch):
         return moved
     assert isinstance(batch, ImageBatch | MaskedBatch)

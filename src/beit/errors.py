@@ -18,11 +18,15 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from beit.terminal import printable, shown
+
+OPTION = re.compile(r"--([a-z][a-z0-9-]*)")
+COMMAND = re.compile(r"\b(?:beit|torchrun|pip) [^`]*")
 
 
 class BeitError(ValueError):
@@ -39,6 +43,11 @@ class BeitError(ValueError):
         super().__init__(
             f"{self.problem}\n  remedy: {self.remedy}" if self.remedy else self.problem
         )
+        # The command line prints the error without its notes.
+        options = OPTION.findall(COMMAND.sub("", f"{self.problem} {self.remedy}"))
+        if options:
+            named = ", ".join(dict.fromkeys(f"{name.replace('-', '_')}=" for name in options))
+            self.add_note(f"  in Python: {named}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (type(self), self.problem, self.remedy)
@@ -98,6 +107,26 @@ def of_another_format(
         remedy=f"install {maker}, or a later one that reads it"
         if named
         else "use the version of beit that wrote it",
+    )
+
+
+def no_model_at(reference: str, names: Collection[str] = ()) -> CheckpointError:
+    """For a reference that is neither a path nor anything else that names a model, such as one of
+    the `names`."""
+    close = difflib.get_close_matches(reference, names, n=1, cutoff=0.8)
+    return CheckpointError(
+        f"there is no file or folder '{reference}', and it is no hub id and no address either",
+        remedy=(f"did you mean '{close[0]}'? or " if close else "")
+        + "give a path that exists, hf:org/name, timm/name, https://..., or a name that "
+        "`beit models` lists",
+    )
+
+
+def no_images_at(path: str) -> DataError:
+    """For a path of images at which nothing is."""
+    return DataError(
+        f"there is nothing at {path}",
+        remedy="check the path: a folder of images, a list file or one image",
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
 from beit.errors import ConfigError
+
+OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
 
 
 def cores() -> int:
@@ -15,15 +18,42 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def free_memory() -> int | None:
+    """Bytes of main memory that can be had; None where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None  # not Linux
+
+
+def best_device() -> torch.device:
+    """The GPU, an NVIDIA or AMD one before an Apple one, or else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name: `cpu`, `cuda` or, of several, `cuda:1`.
+    """The device of that name: `cpu`, `mps` (Apple), `cuda` or, of several, `cuda:1`; `auto` is a
+    GPU where there is one. Of several processes on a machine each gets a GPU of its own.
 
     Raises ConfigError for one that is not there.
     """
+    if name == "auto":
+        name = best_device().type
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"there is no device '{name}'", remedy="use cpu or cuda") from error
+        raise ConfigError(
+            f"there is no device '{name}'", remedy="use cpu, cuda, mps or auto"
+        ) from error
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(
+            "device mps was requested, and torch finds no Apple GPU", remedy="use device cpu"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name} was requested, and torch finds {torch.cuda.device_count()} GPUs",
@@ -36,7 +66,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than float32 there.
 
     A GPU has it in hardware or not. A CPU has it with AVX512-BF16 or AMX; any other emulates it,
-    which makes matrix products several times slower than in float32.
+    which makes matrix products several times slower than in float32. An Apple GPU gains nothing.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -44,3 +74,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for all the ways in which Python and torch report that there is no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    )

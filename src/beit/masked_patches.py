@@ -37,8 +37,9 @@ class MaskedPatches(NamedTuple):
 
     def to(self, device: torch.device) -> MaskedPatches:
         """The same on a device, which is not waited for."""
-        real = None if self.real is None else self.real.to(device, non_blocking=True)
-        return self._replace(mask=self.mask.to(device, non_blocking=True), real=real)
+        waits = device.type == "mps"  # which may read memory that has been let go of
+        real = None if self.real is None else self.real.to(device, non_blocking=not waits)
+        return self._replace(mask=self.mask.to(device, non_blocking=not waits), real=real)
 
     @property
     def places(self) -> Int64[Tensor, "batch most"]:

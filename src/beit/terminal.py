@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import reprlib
+import sys
+import time
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +49,13 @@ def printable_lines(text: str) -> str:
 
 def print_lines(*lines: object) -> None:
     """Print each on a line of its own, made printable: the paths of written files, for example."""
-    print("\n".join(map(printable, lines)))
+    print("\n".join(map(printable, lines)), flush=True)
+
+
+def counted(amount: int, noun: str) -> str:
+    """`1 image`, `2,000 images`, `3 classes`."""
+    ending = "" if amount == 1 else "es" if noun.endswith("s") else "s"
+    return f"{amount:,} {noun}{ending}"
 
 
 _SHORT = reprlib.Repr()
@@ -61,6 +70,13 @@ def shown(value: object) -> str:
         return _SHORT.repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits
         return f"a value of type {type(value).__name__} that is too long to print"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 3h05m, 2m10s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
 class PrintableFormatter(logging.Formatter):
@@ -108,6 +124,57 @@ def print_tables(*tables: TextTable | Table) -> None:
 
     rich = [table.rich if isinstance(table, TextTable) else table for table in tables]
     Console(markup=False, emoji=False, highlight=False).print(*rich)
+
+
+class LiveBar:
+    """A bar at the foot of a terminal, below lines that scroll: steps done, a remark, time left."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
+        self._bar = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}", markup=False),
+            TimeLeft(compact=True),
+            console=console,
+            auto_refresh=False,  # no thread that a lost terminal could end
+            transient=True,
+            expand=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done)
+        self._drawn = 0.0
+        self._bar.start()
+
+    def move(self, done: int) -> None:
+        """So many steps are done; drawn five times a second at most."""
+        self._bar.update(self._task, completed=done)
+        if time.monotonic() - self._drawn >= 0.2:
+            self._drawn = time.monotonic()
+            self._bar.refresh()
+
+    def remark(self, text: str) -> None:
+        """What stands beside the bar."""
+        self._bar.update(self._task, description=printable(text))
+        self._bar.refresh()
+
+    def print(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(line, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a person watches what is written there, on a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 def _cell(text: str) -> Text:

@@ -12,7 +12,7 @@ import pytest
 
 from beit.data.dataset import open_source
 from beit.data.listing import natural_key
-from beit.data.order import step_samples
+from beit.data.order import SortedOrder, step_samples
 
 FILES = 20_000
 
@@ -63,10 +63,12 @@ def test_little_memory_per_file(many: Path) -> None:
 
 
 def test_memory_does_not_grow_with_epochs() -> None:
+    order = SortedOrder(FILES, 0)
+
     def read(epochs: range) -> int:
         for epoch in epochs:
             step = epoch * FILES // 100
-            step_samples(step, length=FILES, seed=0, batch=100, micro_batch=100)
+            step_samples(step, order=order, batch=100, micro_batch=100)
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()

@@ -92,10 +92,10 @@ def test_255_among_labels_is_ignored_and_said_to_be(tmp_path):
 @pytest.mark.parametrize(
     ("values", "names", "words"),
     [
-        ((0, 255), ("roof",), "there are 1 classes"),
-        ((0, 255), ("a", "b", "c"), "there are 3 classes"),
+        ((0, 255), ("roof",), "only, for 1 class"),
+        ((0, 255), ("a", "b", "c"), "only, for 3 classes"),
         ((0, 128), (), "hold 0 and 128 only"),
-        ((0, 128), ("ground", "roof"), "hold 0 and 128 only, and there are 2 classes"),
+        ((0, 128), ("ground", "roof"), "hold 0 and 128 only, for 2 classes"),
     ],
 )
 def test_two_readings_are_named_with_what_settles_them(tmp_path, values, names, words):

@@ -141,9 +141,7 @@ def test_images_without_a_mask(tmp_path):
     assert skipped.account.skipped[0].examples == ("images/s2.jpg",)
     found = opened(root, unmasked="background")
     assert len(found.train) + len(found.validation) == 6
-    assert "1 images without a mask are all background (--unmasked background)" in (
-        found.account.notes
-    )
+    assert "1 image without a mask: all background (--unmasked background)" in (found.account.notes)
     both = [source.read(at) for source in found[:2] for at in range(len(source))]
     (labels,) = [one.labels for one in both if one.key == "images/s2.jpg"]
     assert labels.shape == (16, 9)

@@ -279,7 +279,7 @@ def test_going_on_without_a_class(draw: Draw) -> None:
     assert [splits.validation.read(index).target for index in range(2)] == [0, 0]
     assert splits.train.account.notes == (
         "val lacks 'b', 'c' and has besides 'd' (--accept-missing-classes)",
-        "2 images of val are of other classes and skipped",
+        "2 images of val skipped: of other classes",
     )
     assert splits.train.account.classes["val"] == {"a": 2, "b": 0, "c": 0}
     for name in ("0.png", "1.png"):

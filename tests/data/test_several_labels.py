@@ -22,7 +22,7 @@ from beit.data.check import check
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset, open_source
 from beit.data.images import Images
-from beit.data.labelled import divide, few, hold_out, open_labelled
+from beit.data.labelled import divide, few, fold_numbers, hold_out, open_labelled
 from beit.data.loader import evaluate_batches
 from beit.data.pack import pack
 from beit.data.sources import FileSource, class_counts, class_names_at, is_multi_label, select
@@ -187,7 +187,7 @@ def test_going_on_without_a_class_keeps_the_other_labels(tmp_path):
     assert labels == {"5.png": ("b",), "7.png": ("a", "b"), "8.png": ("b",)}
     assert [validation.read(at).target.tolist() for at in range(3)] == validation.targets.tolist()
     notes = splits.train.account.notes
-    assert "1 images of val are of other classes and skipped" in notes
+    assert "1 image of val skipped: of other classes" in notes
     assert splits.train.account.classes["val"] == {"a": 1, "b": 3, "c": 0}
 
 
@@ -372,3 +372,24 @@ def test_data_check_counts_each_label(tmp_path):
     place = saved(datasets, tmp_path, [[0], [0, 1], [], [1], [1]])
     found = check(str(place), few=0)
     assert found.classes == {"red": {"": 2}, "striped": {"": 3}}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_folds_part_every_class_evenly_and_leave_nobody_out(several):
+    targets = random_labels(0) if several else np.repeat(np.arange(len(LABELS)), 23)
+    source = source_of(targets)
+    numbers = fold_numbers(source, 5, seed=0)
+    assert set(numbers.tolist()) == set(range(5))
+    sizes = np.bincount(numbers)
+    assert sizes.max() - sizes.min() <= (20 if several else 1)
+    for label in range(len(LABELS)):
+        members = targets[:, label] if several else targets == label
+        share = np.bincount(numbers[members], minlength=5)
+        assert share.max() - share.min() <= (0.35 * members.sum() if several else 1)
+    assert np.array_equal(numbers, fold_numbers(source, 5, seed=0))
+    assert not np.array_equal(numbers, fold_numbers(source, 5, seed=1))
+
+
+def test_a_class_of_one_image_has_no_folds():
+    with pytest.raises(DataError, match="fewer than 2"):
+        fold_numbers(source_of(np.array([0, 0, 0, 1, 1, 2])), 3, seed=0)

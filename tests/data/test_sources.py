@@ -185,7 +185,7 @@ def test_lost_file_is_unreadable(draw: Draw) -> None:
     source_path.unlink()
     with pytest.raises(UnreadableError, match="No such file"):
         source.read(0)
-    with pytest.raises(DataError, match="none of 1 images tried"):
+    with pytest.raises(DataError, match="none of 1 image tried"):
         check_readable(source, 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from beit.cli import main
 from beit.config.serve import ServeConfig
 from beit.data.file_types import FORMATS
 from beit.doctor import Finding, environment, must_hold
-from beit.doctor.images import check_images, suggest
+from beit.doctor.images import check_images
 from beit.errors import DataError, ResourceError
 
 Usage = namedtuple("Usage", "total used free")
@@ -213,17 +214,20 @@ def test_a_sample_is_said_to_be_one(tmp_path):
     assert "--channels 1" in found["channels"].change
 
 
-@pytest.mark.parametrize(
-    ("gpu", "number", "recipe"),
-    [(True, 5_000, "small"), (True, 10**6, "base-in1k"), (False, 5_000, "tiny")],
-)
-def test_suggestions_are_recipes_there_are(gpu, number, recipe):
-    from beit.recipes import RECIPES
-
-    name, size = suggest(number, 300, gpu)
-    assert name == recipe
-    assert name in RECIPES["pretrain"]
-    assert size % 16 == 0
+def test_its_advice_runs_as_printed(tmp_path, capsys):
+    """A command with a time, in the words of a shell."""
+    place = tmp_path / "grey images"
+    place.mkdir()
+    for number in range(30):
+        Image.new("L", (50, 40), number).save(place / f"{number}.png")
+    found = {one.subject: one for one in check_images(str(place), channels=1, sample=10, size=0)}
+    advice, start = shlex.split(found["advice"].change), shlex.split(found["start"].change)
+    assert advice[:4] == ["beit", "pretrain", "--data", str(place)]
+    assert advice[-4:] == ["--time", "1h", "--channels", "1"]
+    assert "beit-base-22k" in start
+    with pytest.raises(SystemExit):  # every option is known: the help of just these words
+        main([*advice[1:], "--help"])
+    assert "--time" in capsys.readouterr().out
 
 
 def test_the_doctor_takes_the_level_of_the_classes(tmp_path, class_folders, capsys):

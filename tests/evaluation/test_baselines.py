@@ -9,10 +9,15 @@ from beit.batch import LabelledBatch
 from beit.evaluation.baselines import (
     HISTOGRAM,
     PIXELS,
+    STATISTICS,
     UNTRAINED,
     Baselines,
+    baseline_accuracies,
     colour_histogram,
+    compare,
+    statistics,
     thumbnail,
+    untrained_like,
 )
 from beit.evaluation.features import extract_features
 from beit.models.vit import VisionTransformer
@@ -62,10 +67,43 @@ def test_they_are_collected_while_batches_pass():
     baselines = Baselines(untrained, CPU)
     table = extract_features(trained, baselines.passing(batches), out_indices=blocks, device=CPU)
     tables = baselines.tables(table)
-    assert list(tables) == [HISTOGRAM, PIXELS, UNTRAINED]
+    assert list(tables) == [HISTOGRAM, STATISTICS, PIXELS, UNTRAINED]
     alone = extract_features(untrained, batches, out_indices=blocks, device=CPU)
     assert torch.equal(tables[UNTRAINED].features, alone.features)
     assert torch.equal(tables[HISTOGRAM].features[:, 0], colour_histogram(images))
     for found in tables.values():
         assert found.keys == table.keys
         assert torch.equal(found.targets, table.targets)
+
+
+def test_statistics_know_colours_and_the_orientation_of_edges():
+    stripes = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    stripes[0, :, ::4], stripes[1, :, :, ::4] = 255, 255  # across, down
+    both = statistics(stripes)
+    assert torch.allclose(both[0, :9], both[1, :9])  # as much white
+    assert both[0, 9:17].argmax() != both[1, 9:17].argmax()
+    assert torch.equal(statistics(stripes[:1].repeat(2, 1, 1, 1))[1], both[0])
+    gray = statistics(torch.full((1, 1, 16, 16), 51, dtype=torch.uint8))
+    assert gray.tolist()[0] == pytest.approx([0.2, *([0.0] * 26)], abs=1e-4)
+
+
+def test_what_a_linear_classifier_of_each_answers():
+    """Two colours are told apart by a histogram; noise is not by anything."""
+    untrained = untrained_like(BACKBONE, 0)
+    assert torch.equal(
+        untrained.state_dict()["cls_token"], untrained_like(BACKBONE, 0).state_dict()["cls_token"]
+    )
+    images = torch.full((8, 3, *BACKBONE.size), 40, dtype=torch.uint8)
+    images[::2, 0] = 220
+    targets = torch.tensor([0, 1] * 4)
+    parts = [LabelledBatch(images[part], targets[part]) for part in (slice(0, 4), slice(4, 8))]
+    found = baseline_accuracies(untrained, [parts[0]], [parts[1]], CPU)
+    assert list(found) == [HISTOGRAM, STATISTICS, PIXELS, UNTRAINED]
+    assert found[HISTOGRAM] == 1.0
+
+
+def test_a_difference_within_the_doubt_is_no_gain():
+    assert compare(("probe", 0.9), ("pixels", 0.5), 0.2, 200).beyond
+    close = compare(("probe", 0.55), ("pixels", 0.5), 0.2, 200)
+    assert not close.beyond
+    assert "a gain of +5.0 ± 9.8 points (95 %)" in close.text

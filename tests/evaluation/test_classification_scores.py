@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from beit.batch import LabelledBatch
-from beit.evaluation.classify import answering_among, flip_averaged, score_classifier
+from beit.evaluation.classify import answering_among, score_classifier
 from beit.evaluation.metrics import calibration_error
+from beit.models.heads import flip_averaged
 
 CPU = torch.device("cpu")
 CLASSES = 7

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from beit.batch import LabelledBatch
-from beit.evaluation.classify import LabelAnswers, answer_labels, flip_averaged, score_labels
+from beit.config.runs import ThresholdConfig
+from beit.evaluation.classify import LabelAnswers, answer_labels, score_labels
 from beit.evaluation.metrics import average_precision, best_thresholds
+from beit.models.heads import flip_averaged
 
 
 def answers(seed: int, images: int = 60, classes: int = 5, ties: bool = False) -> LabelAnswers:
@@ -144,3 +146,29 @@ def test_flips_average_probabilities():
     averaged = flip_averaged(model, multi_label=True)(images).sigmoid()
     expected = (model(images).sigmoid() + model(images.flip(-1)).sigmoid()) / 2
     assert torch.allclose(averaged, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_thresholds_reach_the_recall_or_precision_that_is_required(seed):
+    found = answers(seed, images=40)
+    kept = found.targets.any(dim=0)
+    for rule, level in (("recall", 0.8), ("precision", 0.6)):
+        config = ThresholdConfig(threshold_by=rule, threshold_level=level)
+        thresholds = best_thresholds(found.probabilities, found.targets, config)
+        for label in kept.nonzero().flatten().tolist():
+            values, right = found.probabilities[:, label].double(), found.targets[:, label]
+
+            def reached(cut, values=values, right=right, rule=rule):
+                given = values >= cut
+                hits = (given & right).sum()
+                return float(hits / (right.sum() if rule == "recall" else given.sum()))
+
+            cuts = [float(value) - 1e-12 for value in values]
+            enough = [cut for cut in cuts if reached(cut) >= level]
+            if not enough:  # of no threshold: the most precise one
+                assert reached(thresholds[label]) == max(map(reached, cuts))
+                continue
+            assert reached(thresholds[label]) >= level
+            beyond = max(enough) if rule == "recall" else min(enough)
+            same = (values >= thresholds[label]) & right
+            assert same.sum() == ((values >= beyond) & right).sum()

@@ -10,7 +10,7 @@ from torch import nn
 
 from beit.batch import LabelledBatch
 from beit.evaluation.classify import score_classifier
-from beit.evaluation.metrics import confusion_matrix, top_k_hits, wilson_interval
+from beit.evaluation.metrics import confusion_matrix, one_answer, top_k_hits, wilson_interval
 from beit.objectives.base import entropy
 
 LOGITS = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 3.0, 1.0], [3.0, 1.0, 2.0]])
@@ -25,6 +25,16 @@ def test_top_k(k, hits):
 def test_confusion_has_the_true_class_in_rows():
     matrix = confusion_matrix(LOGITS.argmax(dim=1), TARGETS, 3)
     assert matrix.tolist() == [[1, 0, 1], [0, 0, 0], [1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("answered", "total", "reported"),
+    [([0, 9], [5, 4], True), ([0, 9], [0, 9], False), ([1, 8], [5, 4], False)],
+)
+def test_one_answer_to_everything_is_reported(answered, total, reported):
+    found = one_answer(("disc", "tile"), torch.tensor(answered), torch.tensor(total), "image")
+    assert found.startswith("every image is answered with 'tile'") == reported
+    assert bool(found) == reported
 
 
 def test_entropy():

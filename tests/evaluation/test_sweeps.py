@@ -11,7 +11,7 @@ import torch
 from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, PatchTable
 from beit.evaluation.neighbours import neighbour_accuracy
-from beit.evaluation.probe import attentive_accuracy, train_attentive, train_heads
+from beit.evaluation.probe import attentive_accuracies, train_attentive, train_heads
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,
@@ -108,13 +108,19 @@ def test_the_attentive_probe_has_its_learning_rate_from_validation():
     parts = {"train": patches(60), "validation": patches(30), "test": patches(45)}
     best = sweep_attentive(parts, block=1, heads=2, classes=CLASSES, config=CONFIG)
     probes = [
-        train_attentive(parts["train"], heads=2, classes=CLASSES, rate=rate, config=CONFIG)
+        probe
         for rate in CONFIG.learning_rates
+        for probe in train_attentive(
+            parts["train"],
+            heads=2,
+            classes=CLASSES,
+            config=replace(CONFIG, learning_rates=(rate,)),
+        )
     ]
     assert (best.block, best.setting) == (1, {"lr": 1e-2})
-    scores = [attentive_accuracy(each, parts["validation"]) for each in probes]
+    scores = attentive_accuracies(probes, parts["validation"])
     assert best.validation == scores[1] > scores[0]
-    assert best.test == attentive_accuracy(probes[1], parts["test"])
+    assert best.test == attentive_accuracies(probes, parts["test"])[1]
 
 
 def test_few_labels_are_measured_on_test_or_else_on_validation(tables):

@@ -51,8 +51,8 @@ def test_a_perfect_painter_has_a_finite_psnr():
 )
 def test_collapse_is_less_than_one_code_in_twenty(used, codes, collapsed):
     counts = torch.zeros(codes, dtype=torch.int64)
-    counts[:used] = 7
-    health = TokenizerHealth(20.0, used, perplexity=float(used), counts=counts)
+    counts[:used] = 70
+    health = TokenizerHealth(20.0, used, perplexity=float(used), counts=counts, shown=counts)
     assert health.collapsed == collapsed
 
 

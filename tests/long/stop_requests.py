@@ -95,7 +95,7 @@ class Stopping:
         step = found.checkpoint.step if found.checkpoint else 0
         if code == Preempted.exit_code:
             assert step > 0
-            assert f"stopped on request after step {step};" in said
+            assert f"stopped on request after step {step};" in (self._run / "log.txt").read_text()
         elif code == 0:  # asked after its last step
             assert step == STEPS
         else:

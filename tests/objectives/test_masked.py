@@ -145,6 +145,8 @@ def test_pixels_are_normalised_and_their_error_squared(predict):
     assert objective.expectations() == {}
     model.error = 0.5
     close(objective(batch, 0.0).total, torch.tensor(0.25), 1e-6)
+    simmim = MaskedConfig(target="pixels", predict=predict, pixel_loss="absolute")
+    close(MaskedImageModeling(model, simmim, None)(batch, 0.0).total, torch.tensor(0.5), 1e-6)
 
 
 def test_tokenizer_stays_frozen():

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from beit.config import VisibleConfig
+from beit.config import MaskedConfig, VisibleConfig
 from beit.config.model import VisionTransformerConfig
+from beit.errors import ConfigError
 from beit.models.heads import PretrainedBackbone
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.targets import patchify
@@ -45,6 +46,26 @@ def test_the_loss_is_of_the_pixels_of_hidden_patches():
     pixels = patchify(objective.model.backbone.normalise(batch.images), 4)[batch.mask]
     expected = F.mse_loss(objective.model(batch.images, batch.mask), pixels)
     close(objective(batch, 0.0).total, expected, 1e-6)
+
+
+def test_pixels_may_be_normalised_patch_by_patch():
+    objective = visible(replace(LIGHT, target="pixels", normalise_patches=True))
+    batch = masked_batch(0)
+    pixels = objective.pixels(batch)
+    close(pixels.mean(dim=2), torch.zeros(pixels.shape[:2]), 1e-4)
+    close(pixels.var(dim=2), torch.ones(pixels.shape[:2]), 1e-3)
+    expected = F.mse_loss(objective.model(batch.images, batch.mask), pixels[batch.mask])
+    close(objective(batch, 0.0).total, expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(MaskedConfig, {"pixel_loss": "absolute"}), (VisibleConfig, {"normalise_patches": True})],
+)
+def test_options_of_pixels_need_pixels(kind, options):
+    with pytest.raises(ConfigError, match="--target pixels"):
+        kind(**options)
+    kind(target="pixels", **options)
 
 
 def test_halves_of_a_batch_average_to_the_whole():

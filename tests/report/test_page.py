@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from beit.errors import RunFolderError
+from beit.evaluation.baselines import TRIVIAL, UNTRAINED
 from beit.tasks.finished import report_run
 
 KINDS = ("tokenizer", "pretraining", "pixels", "classifier")
@@ -16,7 +17,7 @@ SECTIONS = {
     "tokenizer": ["next", "curves", "reconstructions", "codes", "settings"],
     "pretraining": ["next", "curves", "predictions", "attention", "settings"],
     "pixels": ["next", "curves", "predictions", "attention", "settings"],
-    "classifier": ["next", "curves", "classes", "answers", "settings"],
+    "classifier": ["next", "curves", "baselines", "classes", "answers", "settings"],
 }
 
 
@@ -37,6 +38,23 @@ def test_every_kind_of_run_has_its_sections(runs, read, kind):
     assert {link["href"][1:] for link in page.all("a")} == set(SECTIONS[kind])
     assert len(page.all("svg")) > 4
     assert "No images" not in page.words
+
+
+def test_a_classifier_stands_beside_what_nobody_trained(runs, copy, read, caplog):
+    page = read(runs.classifier / "report.html")
+    for row in ("this classifier", *TRIVIAL, UNTRAINED, "the most frequent class"):
+        assert row in page.words
+    assert "a gain of" in page.words
+    run = copy("classifier")
+    with caplog.at_level("INFO", "beit"):
+        report_run(run)
+    assert "the best baseline (" in caplog.text
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"baselines": False}))
+    report_run(run)
+    assert "baselines" not in [
+        section["id"] for section in read(run / "report.html").all("section")
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,6 +110,18 @@ def test_a_run_under_way_has_its_curves(copy, read, kind):
     assert "No images" in page.words
     assert page.all("circle")
     assert "--resume" in page.words
+
+
+def test_a_run_that_was_out_of_patience_is_done(copy, read):
+    run = copy(KINDS[-1])
+    config = json.loads((run / "config.json").read_text())
+    config["training"] |= {"steps": 100, "evaluate_every": 1, "patience": 2}
+    (run / "config.json").write_text(json.dumps(config))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "kind": "evaluate", "patience_left": 0.0}\n')
+    page = read(report_run(run))
+    assert "ended early, at step 50 of 100: for 2 evaluations its score was no better" in page.words
+    assert "not finished" not in page.words
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -110,4 +110,19 @@ def test_what_is_no_image_is_said(browser, server, tmp_path):
     place = tmp_path / "a.png"
     place.write_bytes(b"rubbish")
     choose(browser, server, place)
-    assert text(browser, "status").startswith("The body is not a JPEG, PNG")
+    assert text(browser, "status").startswith("This file is not an image that the model can read")
+
+
+def test_a_page_of_a_locked_server_asks_for_the_key(browser, environment, tmp_path):
+    place = write_artifacts(tmp_path / "artifacts")["classifier"]
+    secret = environment | {"BEIT_API_KEY": "0123456789abcdef"}
+    with serving(str(place), environment=secret) as running:
+        browser.get(f"http://127.0.0.1:{running.port}/")
+        wait_for(lambda: browser.find_element("id", "key").is_displayed())
+        for typed, shown in (("wrong", "status"), ("0123456789abcdef", "models")):
+            browser.find_element("id", "key").clear()
+            browser.find_element("id", "key").send_keys(typed + "\n")
+            wait_for(lambda shown=shown: text(browser, shown))
+        assert text(browser, "models") == "classifier names what is in an image."
+        assert text(browser, "status") == ""
+        assert not browser.find_element("id", "key").is_displayed()

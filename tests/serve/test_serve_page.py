@@ -46,9 +46,11 @@ def test_the_snippets_run(tmp_path, environment, capsys, monkeypatch):
         (python,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
         exec(python.replace(":8080", f":{running.port}"), {})  # noqa: S102
         assert len(capsys.readouterr().out.splitlines()) == 3
-        (curl,) = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
+        curls = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
+        assert len(curls) == 4
         if shutil.which("curl") is None:
             pytest.skip("there is no curl")
-        command = curl.replace(":8080", f":{running.port}")
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-        assert "labels" in done.stdout, done.stderr
+        for curl in curls:
+            command = curl.replace(":8080", f":{running.port}")
+            done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+            assert "labels" in done.stdout, done.stderr

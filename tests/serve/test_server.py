@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -15,9 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 import beit
 from beit.cli import main
+from beit.config.serve import ServeConfig
+from beit.errors import ConfigError
+from beit.serve.server import read_key, read_names
 from served import IMAGE, NAMES, png, serving, wait_for, write_artifacts
 
 
@@ -102,13 +107,171 @@ def test_many_at_once_get_each_their_own_answer(server, artifacts):
 
 
 PNG = {"content-type": "image/png"}
+JSON = {"content-type": "application/json"}
+
+
+def form(**fields):
+    """Body and headers as HTTP libraries send them: bytes as files, text as fields."""
+    files = [
+        (name, (f"{name}.png", one) if isinstance(one, bytes) else (None, one))
+        for name, value in fields.items()
+        for one in (value if isinstance(value, list) else [value])
+    ]
+    request = requests.Request("POST", "http://localhost", files=files).prepare()
+    return request.body, {"content-type": request.headers["content-type"]}
+
+
+def in_json(head="", **fields):
+    def encoded(value):
+        return head + base64.b64encode(value).decode()
+
+    values = {
+        name: list(map(encoded, value)) if isinstance(value, list) else encoded(value)
+        for name, value in fields.items()
+    }
+    return json.dumps(values).encode(), JSON
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        form(image=png(1)),
+        form(file=png(1)),
+        in_json(image=png(1)),
+        in_json("data:image/png;base64,", image=png(1)),
+    ],
+)
+def test_what_clients_send_is_an_image(server, sent):
+    assert server.ask("POST", "/predict", *sent)[1] == server.ask("POST", "/predict", png(1))[1]
+
+
+@pytest.mark.parametrize("send", [form, in_json])
+def test_several_images_have_an_answer_each(server, send):
+    """In their order, also where one of them is no image."""
+    images = [png(1), b"rubbish", png(2), png(3)]
+    status, body, headers = server.ask("POST", "/predict", *send(images=images))
+    alone = [server.ask("POST", "/predict", image) for image in images]
+    assert status == 200
+    assert headers["x-model-version"] == alone[0][2]["x-model-version"]
+    assert [list(one) for one in body["answers"]] == [["labels"], ["error"], ["labels"], ["labels"]]
+    assert body["answers"][1]["error"]["code"] == "not_an_image"
+    for answer, (_, expected, _) in zip(body["answers"], alone, strict=True):
+        if "labels" in answer:
+            assert answer["labels"][0]["name"] == expected["labels"][0]["name"]
+            assert answer["labels"][0]["probability"] == pytest.approx(
+                expected["labels"][0]["probability"], abs=1e-5
+            )
+    (one,) = server.ask("POST", "/predict", *send(images=[png(1)]))[1]["answers"]
+    assert one == alone[0][1]
+    assert server.number("beit_requests_waiting") == 0
+
+
+SITE = {"origin": "https://app.example.org"}
+SECRET = "0123456789abcdef"  # noqa: S105
+
+
+@pytest.fixture(scope="module")
+def guarded(artifacts, environment):
+    """Asks for a key, and may be asked by a page of another site."""
+    options = ["--allow-origin", SITE["origin"]]
+    with serving(
+        str(artifacts["classifier"]), *options, environment=environment | {"BEIT_API_KEY": SECRET}
+    ) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"authorization": "Bearer wrong"}, {"x-api-key": SECRET[:-1]},
+     {"authorization": f"Basic {SECRET}"}, {"x-api-key": "\xe9"}],
+)  # fmt: skip
+def test_without_the_key_nothing_is_answered(guarded, headers):
+    for path in ("/predict", "/models", "/metrics", "/openapi.json"):
+        body = png(1) if path == "/predict" else None
+        answer = guarded.ask("POST" if body else "GET", path, body, PNG | headers | SITE)
+        assert code_of(answer) == (401, "key_needed")
+        assert answer[2]["www-authenticate"] == "Bearer"
+        assert answer[2]["access-control-allow-origin"] == SITE["origin"]  # the page can say so
+
+
+def test_with_the_key_another_site_reads_the_answer(guarded):
+    for own in ({"authorization": f"Bearer {SECRET}"}, {"x-api-key": SECRET}):
+        status, body, headers = guarded.ask("POST", "/predict", png(1), PNG | own | SITE)
+        assert (status, len(body["labels"])) == (200, 3)
+        assert headers["access-control-allow-origin"] == SITE["origin"]
+        assert "x-model-version" in headers["access-control-expose-headers"]
+    other = guarded.ask("POST", "/predict", png(1), PNG | own | {"origin": "https://evil.example"})
+    assert code_of(other) == (403, "foreign_origin")
+    assert "access-control-allow-origin" not in other[2]
+    for path in ("/", "/health", "/ready"):
+        assert guarded.ask("GET", path)[0] == 200
+
+
+def test_a_preflight_is_answered_for_these_sites_alone(guarded, impatient):
+    asked = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type,x-api-key,authorization",
+    }
+    status, _, headers = guarded.ask("OPTIONS", "/predict", None, asked | SITE)
+    assert status == 200
+    assert headers["access-control-allow-origin"] == SITE["origin"]
+    allowed = headers["access-control-allow-headers"].lower()
+    assert all(name in allowed for name in ("content-type", "x-api-key", "authorization"))
+    other = guarded.ask("OPTIONS", "/predict", None, asked | {"origin": "https://evil.example"})
+    assert other[0] == 400
+    assert "access-control-allow-origin" not in other[2]
+    assert impatient.ask("OPTIONS", "/predict", None, asked | SITE)[0] == 403
+
+
+def test_keys_come_from_a_file_and_are_long_enough(tmp_path, monkeypatch, caplog):
+    place = tmp_path / "key"
+    place.write_text(f"{SECRET}\n")
+    limits = ServeConfig(key_file=str(place))
+    assert read_key(limits) == SECRET
+    for content in ("short", "", "a key with spaces in it"):
+        place.write_text(content)
+        with pytest.raises(ConfigError, match="is no key"):
+            read_key(limits)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_key(ServeConfig(key_file=str(tmp_path / "none")))
+    open_to_all = ServeConfig(host="0.0.0.0", allow_host=("a",))  # noqa: S104
+    assert read_key(open_to_all) == ""
+    assert "whoever reaches 0.0.0.0 can use the models" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("BEIT_API_KEY", SECRET)
+    assert read_key(open_to_all) == SECRET
+    assert read_key(ServeConfig()) == SECRET
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [("runs/birds", "birds"), ("runs/birds/model/", "birds"), ("hf:owner/beit@v1", "beit"),
+     ("a=runs/birds", "a"), ("my birds.pth", "my-birds"), ("runs/v1.5", "v1.5"), ("é", "model")],
+)  # fmt: skip
+def test_a_single_model_has_the_name_of_its_run(reference, name):
+    assert list(read_names([reference])) == [name]
+
+
 REFUSALS = {
     "empty": ("/predict", b"", PNG, 400, "empty_body"),
     "no image": ("/predict", b"rubbish", PNG, 415, "not_an_image"),
     "cut": ("/predict", png(1)[:60], PNG, 422, "unreadable_image"),
     "too many bytes": ("/predict", bytes(100001), PNG, 413, "body_too_large"),
     "too many pixels": ("/predict", png(1, (1001, 1000)), PNG, 413, "too_many_pixels"),
-    "form": ("/predict", b"x", {"content-type": "multipart/form-data"}, 415, "wrong_content_type"),
+    "text": ("/predict", b"x", {"content-type": "text/plain"}, 415, "wrong_content_type"),
+    "form without parts": ("/predict", b"x", form(a="")[1], 422, "bad_body"),
+    "form of no image": ("/predict", *form(image=b""), 400, "empty_body"),
+    "form with an option": ("/predict", *form(image=png(1), top="2"), 422, "bad_option"),
+    "form of too many": ("/predict", *form(images=[png(1)] * 65), 413, "too_many_images"),
+    "no JSON": ("/predict", b"{", JSON, 422, "bad_body"),
+    "JSON of other keys": ("/predict", b'{"picture": "eA=="}', JSON, 422, "bad_body"),
+    "JSON of both": ("/predict", b'{"image": "eA==", "images": []}', JSON, 422, "bad_body"),
+    "JSON of a list": ("/predict", b'["eA=="]', JSON, 422, "bad_body"),
+    "JSON of none": ("/predict", b'{"images": []}', JSON, 400, "empty_body"),
+    "no base64": ("/predict", b'{"image": "e%A="}', JSON, 422, "bad_body"),
+    "no data: URL": ("/predict", b'{"image": "http:,eA=="}', JSON, 422, "bad_body"),
+    "JSON of too many": ("/predict", *in_json(images=[b"x"] * 65), 413, "too_many_images"),
     "encoded": ("/predict", b"x", PNG | {"content-encoding": "gzip"}, 415, "wrong_content_type"),
     "unknown option value": ("/predict?top=x", png(1), PNG, 422, "bad_option"),
     "unknown option": ("/predict?topp=2", png(1), PNG, 422, "bad_option"),
@@ -344,6 +507,7 @@ def test_numbers_that_are_not_finite_fail_the_self_test(environment, tmp_path):
         (["a=x", "a=y"], "two artifacts are called 'a'"),
         (["a", "--host", "0.0.0.0"], "no name is allowed"),  # noqa: S104
         (["a", "--queue", "0"], "queue is 0"),
+        (["a", "--allow-origin", "example.org"], "is not an origin"),
     ],
 )
 def test_wrong_options(arguments, message, capsys):

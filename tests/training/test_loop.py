@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from beit.batch import ImageBatch, Unreadable
+from beit.config import TrainingConfig
 from beit.errors import CheckpointError, ConfigError, DataError, DivergedError, Preempted
 from beit.objectives.base import Loss, Objective
 from beit.process import ONE_REQUEST
 from beit.training.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from beit.training.loop import fit
+from beit.training.spec import Evaluation
 from miniature import (
     KINDS,
     PLAIN,
@@ -350,3 +352,41 @@ def test_training_learns(unchecked, tmp_path):
     train(tmp_path, objective, InMemory(labelled_batch), steps=60, log_every=10)
     accuracies = [row["accuracy"] for row in state(tmp_path)[1] if row["kind"] == "train"]
     assert accuracies[-1] > 0.8 > accuracies[0]
+
+
+class Scores:
+    """A score per evaluation, whatever the model."""
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        return {"score": self.left.pop(0)}
+
+
+def test_a_run_ends_once_its_score_has_not_become_better_for_long_enough(tmp_path):
+    """Equal scores are not better; the best one is published, and the state of the end is saved."""
+    published = []
+    options = {
+        "steps": 12,
+        "evaluate_every": 1,
+        "evaluation": Evaluation(Scores(0.1, 0.4, 0.3, 0.5, 0.5, 0.2, 0.9), best="score"),
+        "publish": lambda model, best, metrics: published.append((best, metrics["score"])),
+    }
+    loader = InMemory(labelled_batch)
+    train(tmp_path, classification(), loader, patience=2, **options)
+    assert state(tmp_path)[0].step == 6
+    assert published == [(True, 0.1), (True, 0.4), (True, 0.5), (True, 0.5), (False, 0.2)]
+    assert "2 evaluations without a better score than 0.5" in (tmp_path / "log.txt").read_text()
+    # Going on does nothing more, unless there is more patience.
+    again = train(tmp_path, classification(), loader, resume=True, patience=2, **options)
+    assert again.best_step == 5
+    assert state(tmp_path)[0].step == 6
+    options |= {"steps": 7}
+    train(tmp_path, classification(), loader, resume=True, patience=3, **options)
+    assert published[-2:] == [(True, 0.9), (False, 0.9)]
+
+
+def test_patience_needs_evaluations():
+    with pytest.raises(ConfigError, match="nothing is evaluated before the end"):
+        TrainingConfig(steps=100, batch=1, lr=1e-3, patience=3)

@@ -183,3 +183,12 @@ def test_of_many_that_start_at_once_one_wins(config, tmp_path):
     after = RunFolder(tmp_path / "run")
     after.open(config, resume=True)
     after.close()
+
+
+def test_a_run_from_before_there_were_orders_keeps_its_own(config, folder):
+    recorded = json.loads(folder.config.read_text())
+    del recorded["training"]["order"]
+    folder.config.write_text(json.dumps(recorded))
+    assert read_run_config(folder.path) == override(config, {"order": "sorted"})
+    with pytest.raises(RunFolderError, match="order: sorted -> full"):
+        folder.check_resumable(override(config, {"order": "full"}))

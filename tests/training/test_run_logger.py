@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -138,3 +139,44 @@ def test_what_was_unreadable_before_a_run_went_on_counts_if_it_still_is(folder):
 def test_a_list_of_unreadable_images_that_was_cut_off(folder):
     (folder.path / "unreadable.jsonl").write_text('{"key": "a.png", "reason": "empty"}\n{"key')
     assert noted(folder, []).counts() == {"unreadable": 1}
+
+
+class Terminal(io.StringIO):
+    """What a person sees of a run."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_bar_and_the_log_keeps_the_lines(folder, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    journal = RunLogger(folder, first_step=2, steps=20)
+    journal.moved(10)
+    journal.progress("step 10/20  loss 1.5", "loss 1.5  lr 1.0e-03")
+    journal.info("saved after step 10")
+    seen = screen.getvalue()
+    assert "10/20" in seen
+    assert "loss 1.5  lr 1.0e-03" in seen
+    assert "step 10/20" not in seen  # the bar says it
+    assert "saved after step 10\n" in seen
+    monkeypatch.setattr(screen, "write", lost_terminal)
+    journal.moved(11)
+    journal.progress("step 11/20  loss 1.4", "loss 1.4")
+    journal.close()
+    lines = (folder.path / "log.txt").read_text().splitlines()
+    assert lines[:2] == ["step 10/20  loss 1.5", "saved after step 10"]
+    assert "step 11/20  loss 1.4" in lines
+
+
+def lost_terminal(text: str) -> int:
+    raise OSError("Input/output error")
+
+
+def test_what_is_no_terminal_gets_lines(folder, capsys):
+    journal = RunLogger(folder, first_step=0, steps=20)
+    journal.moved(10)
+    journal.progress("step 10/20  loss 1.5", "loss 1.5")
+    journal.close()
+    assert capsys.readouterr().out == "step 10/20  loss 1.5\n"

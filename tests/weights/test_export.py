@@ -91,6 +91,9 @@ def test_onnx_runs_without_us_and_says_what_it_is(classifier: Path, tmp_path: Pa
     assert (json.loads(told["size"]), told["crop"]) == ([16, 24], "0.875")
     assert json.loads(told["versions"])["beit"] == beit.__version__
     assert len(told["weights_sha256"]) == 64
+    written = onnx.load(tmp_path / "c.onnx")  # for runtimes of 2022 and later
+    assert [(one.domain, one.version) for one in written.opset_import] == [("", 18)]
+    assert written.ir_version == 8
 
 
 @pytest.mark.parametrize("to", ["onnx", "torch", "openvino"])
@@ -158,6 +161,13 @@ def test_segmenters(tmp_path: Path, answer: Any, names: list[str]) -> None:
         beit.export(folder, tmp_path / "no.onnx", preprocess="resize")
 
 
+def test_a_newer_opset(classifier: Path, tmp_path: Path) -> None:
+    beit.export(classifier, tmp_path / "c.onnx", opset=20)
+    written = onnx.load(tmp_path / "c.onnx")
+    assert [one.version for one in written.opset_import] == [20]
+    assert written.ir_version == 9
+
+
 def test_a_segmenter_of_any_size(tmp_path: Path) -> None:
     model = lively(Segmenter(BACKBONE, 3, SETRConfig(head_channels=8)))
     folder = save_artifact(tmp_path / "s", model, Details(classes=NAMES))
@@ -218,6 +228,8 @@ def test_what_cannot_be_exported_is_refused_early(classifier: Path, tmp_path: Pa
         ({"size": (15, 16)}, "patches of 4"),
         ({"dynamic": True, "preprocess": "resize"}, "one size to resize to"),
         ({"to": "torch", "precision": "int8"}, "precision of ONNX"),
+        ({"opset": 17}, "opset 18 to 23, not 17"),
+        ({"to": "torch", "opset": 20}, "an opset belongs to ONNX"),
     ):
         with pytest.raises(ConfigError, match=reason):
             beit.export(classifier, tmp_path / f"no{ENDINGS[options.get('to', 'onnx')]}", **options)

@@ -73,6 +73,7 @@ def export(
     preprocess: Literal["none", "normalise", "resize"] = "none",
     data: str = "",
     samples: int = 64,
+    opset: int = 18,
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Write a model for other runtimes: ONNX, OpenVINO, torch.export; checked before published.
@@ -94,6 +95,7 @@ def export(
         data: Images to check it on: a folder, a list, tar shards, hf:NAME. With labels, the
             accuracy is compared too.
         samples: How many of them.
+        opset: Version of the operators of an ONNX file, 18 to 23; newer ones need newer runtimes.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.weights.export import export as write
@@ -110,6 +112,7 @@ def export(
             preprocess=preprocess,
             data=data,
             samples=samples,
+            opset=opset,
             label_file=label_file,
         ).lines()
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from beit.cli.places import check_places
 from beit.config.data import LabelFileConfig
 from beit.errors import BeitError, ConfigError, nearest
 
@@ -27,6 +28,7 @@ def call(function: Callable[..., None], args: Sequence[str], prog: str) -> None:
     """Call a function with what the words say of its parameters, once all of it is understood."""
     with parsing():
         bound = tyro.cli(_binding(function), args=args, prog=prog, config=MARKS)
+    check_places(bound)
     bound()
 
 
@@ -55,15 +57,16 @@ def verb_with_subcommands(
                 description=description,
                 config=MARKS,
             )
+        check_places(bound)
         bound()
 
     run.__doc__ = description
     return run
 
 
-def _binding(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+def _binding(function: Callable[..., None]) -> Callable[..., functools.partial[None]]:
     @functools.wraps(function)
-    def bind(*values: object, **options: object) -> Callable[[], None]:
+    def bind(*values: object, **options: object) -> functools.partial[None]:
         return functools.partial(function, *values, **options)
 
     return bind

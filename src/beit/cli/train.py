@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import tyro
 
 from beit.cli.options import LabelFile, call, gathered, parsing, value_of
+from beit.cli.places import OPTIONS, check_options
 from beit.config import RunConfig
 from beit.config.data import BY_HEADINGS
 from beit.config.following import LEADERS
@@ -47,6 +48,7 @@ def train(verb: str, args: list[str]) -> None:
     if "--help" in args or "-h" in args:
         base = find_recipe(verb, recipe or default, kind)
     else:
+        check_options({name: value_of(f"--{name}", args) for name in OPTIONS})
         from beit.tasks import TASKS, Inputs, base_config
 
         inputs = Inputs()
@@ -77,9 +79,9 @@ def train(verb: str, args: list[str]) -> None:
         if unknown:
             parse()  # ends with what is unknown, and what it is like
     from beit.tasks import TASKS
-    from beit.tasks import run as carry_out
+    from beit.tasks.folds import run_folds
 
-    run = carry_out(
+    run = run_folds(
         TASKS[verb],
         recipe or None,
         _given(command.config, args),
@@ -125,7 +127,7 @@ def compare(
     data: str,
     out: str,
     images: int = 512,
-    device: str = "cpu",
+    device: str = "auto",
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
@@ -135,7 +137,7 @@ def compare(
         data: Images; with classes, the tokens are also measured by nearest neighbours.
         out: Folder for tokenizers.json and tokenizers.html.
         images: At most so many of them, spread evenly; with classes, as many of each part.
-        device: cpu or cuda.
+        device: cpu, cuda, mps, or auto: a GPU where there is one.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.tokenizer import HEAD

@@ -12,13 +12,15 @@ from pathlib import Path
 from beit.cli import FOR_ALL, command_of
 from beit.cli.convert import convert, export, push
 from beit.cli.data import DATA
-from beit.cli.demo import demo, study
+from beit.cli.demo import demo
 from beit.cli.doctor import doctor
 from beit.cli.evaluate import evaluate, probe
+from beit.cli.models import models
 from beit.cli.options import Verb, verb, verb_with_subcommands
 from beit.cli.predict import embed, predict
 from beit.cli.report import SHEETS, report
 from beit.cli.serve import serve
+from beit.cli.study import STUDIES
 from beit.cli.train import finetune, pretrain, segment, tokenizer, train
 from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error
@@ -43,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "convert": verb("convert", convert),
     "export": verb("export", export),
     "push": verb("push", push),
+    "models": verb("models", models),
     "serve": verb("serve", serve),
     "report": verb("report", report),
     "show": verb_with_subcommands(
@@ -52,7 +55,9 @@ VERBS: dict[str, Verb] = {
     ),
     "doctor": doctor,
     "demo": verb("demo", demo),
-    "study": verb("study", study),
+    "study": verb_with_subcommands(
+        "study", STUDIES, "Ask whether pre-training pays: in the paper, on your own images."
+    ),
 }
 
 

@@ -1,7 +1,14 @@
 """Every option of this package: frozen dataclasses that validate themselves and build what they
 describe. Nothing here imports torch."""
 
-from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, LoaderConfig, ViewConfig
+from beit.config.data import (
+    AugmentConfig,
+    BalanceConfig,
+    FolderConfig,
+    LabelFileConfig,
+    LoaderConfig,
+    ViewConfig,
+)
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig, ProbeConfig, SegmentedConfig
 from beit.config.masking import (
     BlockMasking,
@@ -16,6 +23,7 @@ from beit.config.masking import (
 )
 from beit.config.model import SIZES, VisionTransformerConfig, sized
 from beit.config.runs import (
+    AdaptationConfig,
     AggregationConfig,
     FinetuneRunConfig,
     HeadConfig,
@@ -51,8 +59,10 @@ from beit.config.training import TrainingConfig
 
 __all__ = [
     "SIZES",
+    "AdaptationConfig",
     "AggregationConfig",
     "AugmentConfig",
+    "BalanceConfig",
     "BlockMasking",
     "ClassifiedConfig",
     "ContrastiveConfig",

@@ -25,6 +25,7 @@ Resize = Literal["cover", "stretch"]
 """Keep the proportions of an image and cover the target, or stretch each side to its own."""
 LabelSeparator = Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
 NO_COLUMN = "none"
+ClassWeights = Literal["none", "balanced", "root"]
 
 
 def check_value_range(value_range: tuple[float, float] | None) -> None:
@@ -88,6 +89,26 @@ class AugmentConfig(CropConfig):
     """Alpha of cutmix; 0 switches it off. With both, one of them is drawn per batch."""
     smoothing: Fraction = 0.1
     """Label smoothing."""
+
+
+class Fold(NamedTuple):
+    """One of several equal parts of the images, which is held out."""
+
+    number: int
+    """Counted from 0."""
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig(Config):
+    """What is done about classes of which there are few images, or few pixels."""
+
+    class_weights: ClassWeights = "none"
+    """Weights of the classes in the loss: `balanced` by one over how frequent they are, so that all
+    of them count the same; `root` by the square root of that."""
+    balanced_sampling: bool = False
+    """Draw the images of rare classes several times in an epoch: as often as those of the most
+    frequent class or, where an image has several classes, by the square root of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +196,11 @@ class LoaderConfig(Config):
     """Processes that read images; None takes what the machine has to spare."""
     cache: bool | None = None
     """Keep decoded images in memory; None does so when they fit in half a gigabyte."""
+    cache_dir: str = ""
+    """Folder on a local disk for whole shards from object storage, which runs may share; empty: in
+    `$BEIT_HOME`."""
+    cache_size: PositiveFloat | None = None
+    """Gigabytes of shards kept there; None takes half of what is free."""
     value_range: tuple[float, float] | None = None
     """The values that become black and white in images of more than 8 bits, such as 0 4095 for 12
     bits kept in 16; None: what each file states, or all of its type. It goes with the model."""

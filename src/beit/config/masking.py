@@ -24,6 +24,7 @@ from beit.terminal import shown
 
 Target = Literal["tokens", "pixels"]
 Predict = Literal["masked", "all"]
+PixelLoss = Literal["squared", "absolute"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,16 @@ class MaskedConfig(PretrainObjectiveConfig):
 
     predict: Predict = "masked"
     """Which positions the loss reads: the masked ones, or all (ablation of table 4)."""
+    pixel_loss: PixelLoss = "squared"
+    """Of pixels: the squared error, or the absolute one, as SimMIM has it (arXiv:2111.09886)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.target == "pixels" or self.pixel_loss == "squared",
+            f"pixel_loss is {self.pixel_loss}, and tokens are to be predicted",
+            "use --target pixels, or leave --pixel-loss out",
+        )
 
     def check_fits(self, model: VisionTransformerConfig, masking: MaskingConfig) -> None:
         """Raise ConfigError unless it can be trained with this backbone and these masks."""
@@ -182,9 +193,16 @@ class VisibleConfig(PretrainObjectiveConfig):
     """Blocks of the decoder."""
     decoder_heads: Width = 8
     """Attention heads of the decoder."""
+    normalise_patches: bool = False
+    """Of pixels: bring those of each patch to mean 0 and deviation 1, as MAE does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.target == "pixels" or not self.normalise_patches,
+            "normalise_patches is on, and tokens are to be predicted",
+            "use --target pixels, or leave --normalise-patches out",
+        )
         require(
             self.decoder_width % self.decoder_heads == 0,
             f"decoder_width {self.decoder_width} cannot be divided among {self.decoder_heads} "

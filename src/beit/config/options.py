@@ -8,11 +8,24 @@ from __future__ import annotations
 from os import PathLike
 from typing import Literal, TypedDict
 
-from beit.config.data import AugmentConfig, FolderConfig, LabelFileConfig, LoaderConfig, ViewConfig
+from beit.config.data import (
+    AugmentConfig,
+    BalanceConfig,
+    FolderConfig,
+    LabelFileConfig,
+    LoaderConfig,
+    ViewConfig,
+)
 from beit.config.evaluate import ClassifiedConfig, SegmentedConfig
 from beit.config.masking import MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig
-from beit.config.runs import AggregationConfig, HeadConfig, TokenizerObjectiveConfig
+from beit.config.runs import (
+    AdaptationConfig,
+    AggregationConfig,
+    HeadConfig,
+    ThresholdConfig,
+    TokenizerObjectiveConfig,
+)
 from beit.config.segment_run import InferenceConfig, JointConfig, MaskConfig
 from beit.config.segmentation import SegmentationHeadConfig
 from beit.config.tokenizer import TokenizerConfig
@@ -22,10 +35,13 @@ from beit.config.training import TrainingConfig
 class RunOptions(TypedDict, total=False):
     data: str | PathLike[str]
     out: str | PathLike[str]
+    time: str | PathLike[str]
     accept_changed_data: bool
     loader: LoaderConfig
     workers: int | None
     cache: bool | None
+    cache_dir: str | PathLike[str]
+    cache_size: float | None
     value_range: tuple[float, float] | None
     bad_limit: float
     worker_timeout: float
@@ -50,10 +66,12 @@ class RunOptions(TypedDict, total=False):
     compile: Literal["auto", "off", "blocks"]
     recompute: Literal["off", "selective", "blocks"]
     sharding: Literal["off", "blocks"]
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
     seed: int
+    order: Literal["auto", "full", "shards", "sorted"]
     log_every: int
     evaluate_every: int
+    patience: int | None
     save_every: int
     keep: int
     tracker: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio", "none"], ...]
@@ -117,6 +135,7 @@ class TokenizerOptions(RunOptions, total=False):
 
 class PretrainOptions(RunOptions, total=False):
     tokenizer: str | PathLike[str]
+    tokenizer_recipe: str | PathLike[str]
     tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
     token_views: int
     token_bank: str | PathLike[str]
@@ -143,9 +162,17 @@ class PretrainOptions(RunOptions, total=False):
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
+    pixel_loss: Literal["squared", "absolute"]
+    contrast_weight: float
+    temperature: float
+    projection: int
+    second_crop: tuple[float, float]
+    second_jitter: float
+    kept: float
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    normalise_patches: bool
     aggregation: AggregationConfig
     early_layer: int | None
     blocks: int
@@ -177,6 +204,11 @@ class FinetuneOptions(RunOptions, total=False):
     drop_path: float
     initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
+    adaptation: AdaptationConfig
+    freeze: bool
+    freeze_blocks: int
+    lora: int
+    lora_alpha: float | None
     head: HeadConfig
     pooling: Literal["mean", "cls"]
     head_scale: float
@@ -202,10 +234,19 @@ class FinetuneOptions(RunOptions, total=False):
     label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
     image_folder: str | PathLike[str]
     split: float
+    folds: int | None
+    only_fold: int | None
     per_class: int | None
+    balance: BalanceConfig
+    class_weights: Literal["none", "balanced", "root"]
+    balanced_sampling: bool
     subset_seed: int
     multi_label: bool
+    thresholds: ThresholdConfig
+    threshold_by: Literal["f1", "recall", "precision"]
+    threshold_level: float
     evaluation_crop: float | None
+    baselines: bool
 
 
 class SegmentOptions(RunOptions, total=False):
@@ -218,6 +259,11 @@ class SegmentOptions(RunOptions, total=False):
     drop_path: float
     initialisation: Literal["pretrain", "finetune", "xavier"]
     norm_epsilon: float
+    adaptation: AdaptationConfig
+    freeze: bool
+    freeze_blocks: int
+    lora: int
+    lora_alpha: float | None
     head: SegmentationHeadConfig
     dropout: float
     out_indices: tuple[int, ...] | None
@@ -243,6 +289,9 @@ class SegmentOptions(RunOptions, total=False):
     base_side: int | None
     largest_class: float
     distortion: bool
+    balance: BalanceConfig
+    class_weights: Literal["none", "balanced", "root"]
+    balanced_sampling: bool
     inference: InferenceConfig
     whole: bool
     window: tuple[int, int] | None
@@ -253,6 +302,7 @@ class SegmentOptions(RunOptions, total=False):
     auxiliary_weight: float
     split: float
     split_seed: int
+    per_class: int | None
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -325,9 +375,12 @@ class ProbeOptions(TypedDict, total=False):
     seeds: int
     baselines: bool
     device: str | PathLike[str]
+    memory: float | None
     loader: LoaderConfig
     workers: int | None
     cache: bool | None
+    cache_dir: str | PathLike[str]
+    cache_size: float | None
     value_range: tuple[float, float] | None
     bad_limit: float
     worker_timeout: float

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from beit.config.data import (
     AugmentConfig,
+    BalanceConfig,
+    Fold,
     FolderConfig,
     LabelFileConfig,
     LoaderConfig,
@@ -25,11 +27,16 @@ from beit.config.validation import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveFraction,
     PositiveInt,
+    Range,
     require,
+    seconds_of,
 )
 
 Pooling = Literal["mean", "cls"]
+Folds = Annotated[int, Range(2, 10)]
+ThresholdRule = Literal["f1", "recall", "precision"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +110,67 @@ class HeadConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThresholdConfig(Config):
+    """The probability from which a label of several counts, chosen for each on validation."""
+
+    threshold_by: ThresholdRule = "f1"
+    """The best F1; or the largest threshold with at least `threshold_level` of recall, or the
+    smallest with as much precision."""
+    threshold_level: PositiveFraction = 0.9
+    """The recall or precision that is required."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig(Config):
+    """How much of a pre-trained backbone is trained; the head always is."""
+
+    freeze: bool = False
+    """Leave the backbone as it is, and train the head alone."""
+    freeze_blocks: NonNegativeInt = 0
+    """Leave the embedding and so many blocks, from the first on, as they are."""
+    lora: NonNegativeInt = 0
+    """Rank of the low-rank additions (LoRA) that are trained instead of the weights of attention
+    and MLP; they are merged into the model that comes out. 0: the weights are trained."""
+    lora_alpha: PositiveFloat | None = None
+    """The additions are multiplied by this over their rank; None: by 2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not (self.freeze and (self.lora or self.freeze_blocks)),
+            "freeze was given, which trains nothing of the backbone, and lora or freeze_blocks, "
+            "which train some of it",
+            "give one of them",
+        )
+        require(
+            self.lora_alpha is None or self.lora > 0,
+            f"lora_alpha is {self.lora_alpha}, and there is no LoRA",
+            "add --lora 8, or leave --lora-alpha out",
+        )
+
+    def check_fits(
+        self, model: VisionTransformerConfig, init: str, training: TrainingConfig
+    ) -> None:
+        """Raise ConfigError if there is no such part of the backbone, or nothing worth keeping."""
+        require(
+            self.freeze_blocks < model.depth,
+            f"freeze_blocks is {self.freeze_blocks}, and the backbone has {model.depth} blocks",
+            f"use fewer than {model.depth}, or --freeze for all of it",
+        )
+        kept = self.freeze or self.freeze_blocks > 0 or self.lora > 0
+        require(
+            not kept or bool(init),
+            "weights of the backbone were to be kept, and it starts from random ones",
+            "name the model to start from with --init",
+        )
+        require(
+            not self.lora or training.sharding == "off",
+            "LoRA was requested, and weights that are sharded",
+            "use --sharding off: of a backbone that is not trained there is no state to shard",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
     """What every run has."""
 
@@ -112,10 +180,18 @@ class RunConfig(Config):
     """Folder of images (flat, nested, or one folder per class), or a list file."""
     out: str = ""
     """Folder of the run: made here, never overwritten."""
+    time: str = ""
+    """Choose what was not given so that all of it ends in this time on this machine: 15m, 1h, 8h.
+    The plan is printed before it starts."""
     accept_changed_data: bool = False
     """Go on although images were added, removed, relabelled or resized since the last save."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.time:
+            seconds_of(self.time)
 
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
@@ -182,6 +258,9 @@ class PretrainRunConfig(RunConfig):
     tokenizer: str = ""
     """Artifact of a trained tokenizer (the `model` folder of its run, or the run), a released file,
     or `module:function` for code of one's own that returns a VisualTokenizer."""
+    tokenizer_recipe: str = "small"
+    """Recipe of the tokenizer that is trained first where none is named: small, kmeans (seconds) or
+    tiny."""
     tokenizer_precision: Precision = "auto"
     """Type in which the tokenizer encodes; `auto` is fp16 on a GPU, bf16 on a CPU that has it, else
     fp32. In half precision a few ids in a thousand differ; the log reports how many."""
@@ -245,21 +324,47 @@ class FinetuneRunConfig(RunConfig):
     """Model to start from: a run, an artifact or a released file; empty trains from scratch. The
     head is kept for the same classes."""
     model: VisionTransformerConfig
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     folders: FolderConfig = field(default_factory=FolderConfig)
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: Fraction = 0.2
     """Fraction of each class kept for validation when the data has no `val` folder."""
+    folds: Folds | None = None
+    """Train so many classifiers, each on all images but another part of this number, on which it is
+    measured: one table and one page say what comes of it. None: one classifier."""
+    only_fold: PositiveInt | None = None
+    """Train only the one of the folds that holds out this part, counted from 1."""
     per_class: PositiveInt | None = None
     """Use only this many labelled images per class, drawn by `subset_seed`."""
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     subset_seed: NonNegativeInt = 0
     """Decides which labelled images `per_class` and `split` draw."""
     multi_label: bool = False
     """Take the same file in several class folders (linked or copied), or named several times in a
     list, for one image with several labels. Label files with several labels need no option."""
+    thresholds: ThresholdConfig = field(default_factory=ThresholdConfig)
     evaluation_crop: Crop | None = None
     """Fraction of the side the evaluation crop keeps; None: 0.875 below 384 pixels, else 1."""
+    baselines: bool = True
+    """Measure colours, a thumbnail and an untrained backbone for the page, which any must beat."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.adaptation.check_fits(self.model, self.init, self.training)
+        require(
+            self.only_fold is None or (self.folds is not None and self.only_fold <= self.folds),
+            f"only_fold is {self.only_fold}, of {self.folds or 'no'} folds",
+            "name one of the folds, as with --folds 5 --only-fold 1",
+        )
+
+    @property
+    def fold(self) -> Fold | None:
+        """The part that this run holds out."""
+        if self.folds is None or self.only_fold is None:
+            return None
+        return Fold(self.only_fold - 1, self.folds)
 
     @property
     def crop(self) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from beit.config.data import Symmetry
+from beit.config.data import BalanceConfig, Symmetry
 from beit.config.model import VisionTransformerConfig
-from beit.config.runs import RunConfig
+from beit.config.runs import AdaptationConfig, RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
 from beit.config.validation import (
     Config,
     Fraction,
     NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     Range,
     Side,
     Sides,
@@ -171,19 +172,24 @@ class SegmentRunConfig(RunConfig):
     segmenter the head is kept."""
     model: VisionTransformerConfig
     """Its size is the crop and the window."""
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     head: SegmentationHeadConfig = field(default_factory=UperNetConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     joint: JointConfig = field(default_factory=JointConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     auxiliary_weight: PositiveFloat = 0.4
     """Weight of the auxiliary head's loss (published configs)."""
     split: Fraction = 0.2
     """Fraction of the images held out for validation when the data has no `val` folder."""
     split_seed: NonNegativeInt = 0
-    """Decides which images `split` draws."""
+    """Decides which images `split` and `per_class` draw."""
+    per_class: PositiveInt | None = None
+    """Use only so many training images of each class, or as few as show each class that often."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.adaptation.check_fits(self.model, self.init, self.training)
         self.head.blocks(self.model.depth)
         self.head.normed_cells(self.model.grid)
         window_and_stride(self.model, self.inference.window, self.inference.stride)

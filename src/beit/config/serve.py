@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from beit.config.validation import (
     Range,
     require,
 )
+
+ORIGIN = re.compile(r"https?://[^/\s@]+|null|\*")
 
 
 def is_loopback(host: str) -> bool:
@@ -34,28 +37,32 @@ class ServeConfig(Config):
     """0 takes a free one."""
     allow_host: tuple[str, ...] = ()
     """Host names that requests may use (Host and Origin headers), beside those of loopback."""
+    allow_origin: tuple[str, ...] = ()
+    """Sites whose pages may read the answers (CORS), as https://app.example.org; * for all."""
+    key_file: str = ""
+    """File with the key that requests must bring; without one, the environment's BEIT_API_KEY."""
     batch: PositiveInt = 8
     """Most images that go through the model together."""
     wait: NonNegativeFloat = 0.005
     """How long an image waits for others to go with it."""
     queue: PositiveInt = 64
-    """Most requests at work or waiting; more are answered with 429."""
+    """Most images at work or waiting, hence also of one request; more are answered with 429."""
     body: PositiveInt = 16_000_000
-    """Most bytes of an image."""
+    """Most bytes of a request, with all its images."""
     bodies: PositiveInt = 256_000_000
-    """Most bytes of all images that are held at once."""
+    """Most bytes of all requests that are held at once."""
     pixels: PositiveInt = 25_000_000
     """Most pixels of an image, height x width, before anything is decoded."""
     deadline: PositiveFloat = 30.0
-    """For an answer, once the image is there."""
+    """For an answer, once the images are there."""
     start_deadline: PositiveFloat = 600.0
     """For loading the models and trying them."""
     header_deadline: PositiveFloat = 5.0
     """For the head of a request, from its first byte."""
     body_deadline: PositiveFloat = 15.0
-    """For the image, from the end of the head."""
+    """For the body, from the end of the head."""
     body_rate: PositiveInt = 1000
-    """Fewest bytes per second of an image, after `header_deadline` seconds."""
+    """Fewest bytes per second of a body, after `header_deadline` seconds."""
     idle_deadline: PositiveFloat = 15.0
     """For the first byte of a request on an open connection."""
     write_deadline: PositiveFloat = 10.0
@@ -72,3 +79,9 @@ class ServeConfig(Config):
             f"host is {self.host}, which other machines reach, and no name is allowed",
             "name what clients call it: --allow-host images.example.org",
         )
+        for origin in self.allow_origin:
+            require(
+                ORIGIN.fullmatch(origin) is not None,
+                f"'{origin}' is not an origin",
+                "give scheme and host, without a path: --allow-origin https://app.example.org",
+            )

@@ -19,11 +19,13 @@ from beit.config.validation import (
 )
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Compile = Literal["auto", "off", "blocks"]
 Recompute = Literal["off", "selective", "blocks"]
 Sharding = Literal["off", "blocks"]
 Schedule = Literal["cosine", "linear"]
+Order = Literal["auto", "full", "shards", "sorted"]
+"""How an epoch is shuffled; `sorted` is the full shuffle of older runs."""
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
 
 
@@ -76,13 +78,20 @@ class TrainingConfig(Config):
     `blocks` are put together where they are computed: for models that do not fit otherwise. Same
     numbers, less memory, more communication. With one process nothing changes."""
     device: Device = "auto"
-    """Where to train."""
+    """Where to train: `auto` is a GPU if there is one; `mps` is that of Apple."""
     seed: NonNegativeInt = 0
     """Decides initial weights, order, augmentation and masks."""
+    order: Order = "auto"
+    """How an epoch is shuffled: `full` mixes all images, `shards` some shards at a time, so that
+    each is fetched once; `auto` takes `shards` where the images are shards in object storage,
+    else `full`; `sorted` is the full shuffle of older runs, which go on with it."""
     log_every: PositiveInt = 20
     """Steps between log lines."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0 evaluates at the end only."""
+    patience: PositiveInt | None = None
+    """Evaluations in a row without a better score after which the run ends; the best model is kept
+    anyhow. None: it never ends early."""
     save_every: PositiveInt = 500
     """Steps between checkpoints; the last step is always saved."""
     keep: PositiveInt = 2
@@ -104,6 +113,11 @@ class TrainingConfig(Config):
             f"warmup_steps {self.warmup_steps} leaves nothing of {self.steps} steps",
             f"use fewer warm-up steps than steps (--warmup-steps {self.steps // 10}), or the "
             "recipe tiny",
+        )
+        require(
+            self.patience is None or self.evaluate_every > 0,
+            f"patience is {self.patience}, and nothing is evaluated before the end",
+            f"say how often: --evaluate-every {max(self.steps // 20, 1)}",
         )
         require(
             len({*self.tracker}) == len(self.tracker)

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import numbers
 import os
+import re
 import types
 import typing
 from typing import Annotated, Any, NamedTuple
@@ -75,6 +76,25 @@ Side = Annotated[int, Range(1, 65_536)]
 """Pixels along one side."""
 Sides = Annotated[tuple[int, int], Range(1, 65_536)]
 """Height and width in pixels."""
+
+
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*")
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time such as 90s, 15m, 1h or 1h30m. Raises ConfigError for another text."""
+    found = TIME.findall(text)
+    seconds = sum(float(number) * UNITS[unit] for number, unit in found)
+    require(
+        TIME.sub("", text) == "" and MIN_TIME <= seconds <= MAX_TIME,
+        f"time is {shown(text)}",
+        "write 90s, 15m, 1h, 1h30m or 2d: from 30 seconds to 60 days",
+    )
+    return seconds
+
+
+MIN_TIME, MAX_TIME = 30, 60 * 86400
 
 
 class Config:

@@ -26,7 +26,7 @@ from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, account_of, class_names_at, evenly, images_per_class
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _class_findings(
         if missing:
             yield Finding("class missing", name, f"none in {quoted(missing)}")
         if 0 < numbers.get(training, 0) < few:
-            yield Finding("few in class", name, f"{numbers[training]} images")
+            yield Finding("few in class", name, f"{counted(numbers[training], 'image')}")
 
 
 def check(

@@ -12,6 +12,7 @@ import numpy as np
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, is_multi_label, spread
+from beit.terminal import counted
 
 CHUNK = 2**20
 SOUGHT = 1024
@@ -38,7 +39,7 @@ def merge_copies(source: FileSource) -> FileSource:
     several = int((labels.sum(axis=1) > 1).sum())
     again = len(source) - int(labels.sum())
     words = [
-        f"{len(source)} files in class folders are {len(groups)} images, "
+        f"{counted(len(source), 'file')} in class folders are {counted(len(groups), 'image')}, "
         f"of which {several} have several labels"
     ]
     words += [f"{again} files repeat another of the same class"] if again else []

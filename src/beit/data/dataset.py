@@ -19,7 +19,8 @@ from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import ROLES, WHOLE, split_name
 from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
-from beit.data.shards import open_shards, shard_parts
+from beit.data.shard_manifest import shard_parts
+from beit.data.shards import open_shards
 from beit.data.sources import FileSource, ImageSource, account_of, class_counts, must_exist
 from beit.errors import ConfigError, DataError
 
@@ -265,7 +266,7 @@ def _stored(path: str) -> Callable[[], Splits] | None:
     shards = shard_parts(path)
     if shards is None:
         return None
-    return lambda: {part: open_shards(places, part) for part, places in shards.items()}
+    return lambda: {part: open_shards(listed, part) for part, listed in shards.items()}
 
 
 def _form_of_files(path: str) -> Form:

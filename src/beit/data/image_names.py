@@ -9,6 +9,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from beit.data.listing import cell_lines, find_images, quoted
 from beit.errors import DataError
+from beit.terminal import counted
 
 
 def as_text(cell: str) -> str:
@@ -127,7 +128,8 @@ def find_named_images(
     several = [(line, f"{cell}: {quoted(images)}") for line, cell, images in rows if images[1:]]
     if several:
         raise DataError(
-            f"{len(several)} names in {path} may be more than one image: {cell_lines(several)}",
+            f"{counted(len(several), 'name')} in {path} may be more than one image: "
+            + cell_lines(several),
             remedy="name the folder of the images with --image-folder, or write their extension",
         )
     return [images[0] for images in found], notes

@@ -45,7 +45,7 @@ class Images:
         cache: bool | None = False,
         value_range: ValueRange | None = None,
     ) -> None:
-        self._source = source
+        self.source = source
         self._value_range = value_range
         self._channels = channels
         self._flat: torch.Tensor | None = None
@@ -58,7 +58,7 @@ class Images:
             self._keep()
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     @property
     def cached(self) -> bool:
@@ -67,7 +67,7 @@ class Images:
 
     def key(self, index: int) -> str:
         """The stable name of an image."""
-        return self._source.key(index)
+        return self.source.key(index)
 
     def _image(self, record: Record) -> DecodedImage:
         (pixels, multi_frame), labels = (
@@ -83,7 +83,7 @@ class Images:
     def _decoded(self, index: int) -> DecodedImage | str:
         """The image, or the reason why there is none."""
         try:
-            return self._image(self._source.read(index))
+            return self._image(self.source.read(index))
         except UnreadableError as error:
             return error.reason
 
@@ -116,7 +116,7 @@ class Images:
     def read(self, index: int) -> DecodedImage:
         """One image. Errors: UnreadableError with the reason."""
         if self._flat is None:
-            return self._image(self._source.read(index))
+            return self._image(self.source.read(index))
         if index in self._reasons:
             raise UnreadableError(self._reasons[index])
         height, width, channels = (int(side) for side in self._shapes[index])

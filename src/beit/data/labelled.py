@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import AS_RECOGNISED, FolderConfig, Reading
+from beit.config.data import AS_RECOGNISED, Fold, FolderConfig, Reading
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
@@ -28,6 +28,7 @@ from beit.data.sources import (
     select,
 )
 from beit.errors import ConfigError, DataError
+from beit.terminal import counted
 
 
 class LabelledSplits(NamedTuple):
@@ -46,10 +47,13 @@ def open_labelled(
     seed: int,
     reading: Reading = AS_RECOGNISED,
     multi_label: bool = False,
+    fold: Fold | None = None,
 ) -> LabelledSplits:
     """The labelled images of data in any form (see `beit.data.dataset.Dataset`): see `divide`."""
     data = Dataset(path, reading)
-    return divide(data, split=split, per_class=per_class, seed=seed, multi_label=multi_label)
+    return divide(
+        data, split=split, per_class=per_class, seed=seed, multi_label=multi_label, fold=fold
+    )
 
 
 def divide(
@@ -60,6 +64,7 @@ def divide(
     seed: int,
     multi_label: bool = False,
     use: str = "",
+    fold: Fold | None = None,
 ) -> LabelledSplits:
     """Training, validation and test.
 
@@ -72,6 +77,7 @@ def divide(
         seed: Decides both.
         multi_label: The same file under several classes, as a link or as a copy, and an image that
             a list names several times, is one image with several labels.
+        fold: Holds out this part instead of a `split`.
         use: What takes one class for each image, for the message that refuses several.
 
     Returns:
@@ -98,7 +104,12 @@ def divide(
                 path, train, found[name], name, data.reading.folders
             )
             decided += notes
-    if "val" not in found:
+    if fold is not None:
+        _refuse_parts(path, found)
+        held = fold_numbers(train, fold.of, seed) == fold.number
+        train, found["val"] = (select(train, np.flatnonzero(part)) for part in (~held, held))
+        decided.append(f"fold {fold.number + 1} of {fold.of} is held out for validation")
+    elif "val" not in found:
         train, found["val"] = hold_out(train, split, seed)
         percent = f"{100 * split:g} % of each class"
         decided.append(f"{percent} is held out for validation (--split {split:g})")
@@ -162,7 +173,9 @@ def _with_classes_of(
         )
     notes = [f"{part} {differences} (--accept-missing-classes)"] if differences else []
     if len(kept) < len(other):
-        notes.append(f"{len(other) - len(kept)} images of {part} are of other classes and skipped")
+        notes.append(
+            f"{counted(len(other) - len(kept), 'image')} of {part} skipped: of other classes"
+        )
     return select(other, kept, targets=targets[kept], classes=train.classes), notes
 
 
@@ -216,6 +229,41 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
             remedy="add images, or provide train/ and val/",
         )
     return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
+
+
+def _refuse_parts(path: str, found: dict[str, ImageSource]) -> None:
+    if "val" in found:
+        raise ConfigError(
+            f"folds were requested, and {path} has a part for validation",
+            remedy="leave --folds out, or take the folder of the images to divide",
+        )
+
+
+def fold_numbers(source: ImageSource, folds: int, seed: int) -> np.ndarray:
+    """The fold that holds each image out, int64 [n]: of every class about as many images in each,
+    and of all images too.
+
+    Errors: DataError for a class with a single image, of which one fold would learn nothing.
+    """
+    counts = dict(zip(source.classes, class_counts(source).tolist(), strict=True))
+    single = [name for name, count in counts.items() if count < 2]
+    if single or len(source) < folds:
+        raise DataError(
+            f"{len(source)} images cannot be divided into {folds} folds; classes with fewer than "
+            f"2: {quoted(single, 5) or 'none'}",
+            remedy="add images, merge classes, or use fewer folds",
+        )
+    numbers = np.full(len(source), -1, np.int64)
+    sizes = np.zeros(folds, np.int64)
+    for members, _ in _classes(source, seed, "fold"):
+        known = numbers[members]  # of images that a rarer label has placed already
+        have = np.bincount(known[known >= 0], minlength=folds)
+        for index in members[known < 0].tolist():
+            place = int(np.lexsort((sizes, have))[0])
+            numbers[index] = place
+            have[place] += 1
+            sizes[place] += 1
+    return numbers
 
 
 def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,15 +14,26 @@ import torch
 
 from beit.batch import Batch, Unreadable, collate
 from beit.config.data import LoaderConfig
+from beit.config.training import Order as OrderName
 from beit.data.images import Images
 from beit.data.listing import quoted
-from beit.data.order import check_division, sample_generator, step_samples
+from beit.data.order import (
+    FullOrder,
+    Order,
+    ShardOrder,
+    SortedOrder,
+    check_division,
+    sample_generator,
+    step_samples,
+)
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import ImageSource, Target
+from beit.data.read_ahead import WholeShards, fetched_ahead, whole_shards
+from beit.data.sources import ImageSource, Target, shards_of
 from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
-from beit.errors import DataError
+from beit.errors import ConfigError, DataError
 from beit.hardware import cores
+from beit.terminal import counted
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
 """Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views
@@ -41,9 +53,14 @@ def choose_workers(config: LoaderConfig, world: int) -> int:
     """
     if config.workers is not None:
         return config.workers
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    local = _ranks_here(world)
     most = MOST_WORKERS if torch.cuda.is_available() else MOST_WORKERS_WITHOUT_ACCELERATOR
     return min(max(cores() // local - 1, 0), most)
+
+
+def _ranks_here(world: int) -> int:
+    """How many of the processes are on this machine, as torchrun says; else all."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world))
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ class _Reader:
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
     named = [f"{key} ({reason})" for key, reason in unreadable]
     return DataError(
-        f"none of the {len(named)} images of a batch can be read: {quoted(named)}",
+        f"none of the {counted(len(named), 'image')} of a batch can be read: {quoted(named)}",
         remedy="repair or remove these files, or use a larger micro-batch",
     )
 
@@ -85,6 +102,27 @@ def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
 def _check_filled(source: ImageSource) -> None:
     if len(source) == 0:
         raise DataError("there are no images to read", remedy="name a folder with images")
+
+
+def resolve_order(name: OrderName, source: ImageSource) -> OrderName:
+    """The order that `auto` stands for. Errors: ConfigError for shards where there are none."""
+    shards = shards_of(source)
+    if name == "auto":
+        return "shards" if shards is not None and shards.remote else "full"
+    if name == "shards" and shards is None:
+        raise ConfigError(
+            f"order is shards, and {source.account.data} is read from no shards",
+            remedy="use --order full, or pack the images with `beit data pack`",
+        )
+    return name
+
+
+def _order(name: OrderName, source: ImageSource, seed: int, batch: int) -> Order:
+    resolved, shards = resolve_order(name, source), shards_of(source)
+    if resolved == "shards":
+        assert shards is not None
+        return ShardOrder(shards.counts, seed, batch)
+    return (SortedOrder if resolved == "sorted" else FullOrder)(len(source), seed)
 
 
 class Loader:
@@ -104,6 +142,7 @@ class Loader:
         batch: int,
         micro_batch: int,
         seed: int,
+        order: OrderName = "auto",
         rank: int = 0,
         world: int = 1,
         config: LoaderConfig,
@@ -111,15 +150,28 @@ class Loader:
     ) -> None:
         check_division(batch, world, micro_batch)
         _check_filled(source)
+        self._order = _order(order, source, seed, batch)
         self.images = Images(source, channels, config.cache, config.value_range)
+        self._whole = None if self.images.cached else self._fetch_whole(source, config, world)
+        if self._whole is not None:
+            self.images.source = self._whole.source
         self.workers = choose_workers(config, world)
         self._reader = _Reader(self.images, view, seed)
-        self._batch, self._micro_batch, self._seed = batch, micro_batch, seed
+        self._batch, self._micro_batch = batch, micro_batch
         self._rank, self._world = rank, world
         self._config = config
         self._pin_memory = pin_memory
         self.restarts = 0
         """How often lost worker processes were replaced."""
+
+    def _fetch_whole(
+        self, source: ImageSource, config: LoaderConfig, world: int
+    ) -> WholeShards | None:
+        """What is read from whole shards; in the full order only if all of them fit."""
+        if not isinstance(self._order, ShardOrder):
+            return whole_shards(source, config, None, needed=False)
+        lanes = -(-self._order.lanes * _ranks_here(world) // world)
+        return whole_shards(source, config, lanes * self._order.mixed, needed=True)
 
     @property
     def micro_batches(self) -> int:
@@ -130,8 +182,7 @@ class Loader:
         for step in range(first_step, last_step):
             yield from step_samples(
                 step,
-                length=len(self.images),
-                seed=self._seed,
+                order=self._order,
                 batch=self._batch,
                 rank=self._rank,
                 world=self._world,
@@ -155,17 +206,55 @@ class Loader:
             steps, more = divmod(delivered, self.micro_batches)
             return islice(self._plan(first_step + steps, last_step), more, None)
 
-        for found in read_batches(
-            self._reader,
-            plan,
-            self.workers,
-            self._config,
-            pin_memory=self._pin_memory,
-            on_restart=self._restarted,
-        ):
-            if isinstance(found, list):
-                raise _none_readable(found)
-            yield found
+        epoch = self._order.length * self.micro_batches // self._batch + 1
+        with fetched_ahead(self._whole, plan(0), epoch) as used:
+            for delivered, found in enumerate(
+                read_batches(
+                    self._reader,
+                    plan,
+                    self.workers,
+                    self._config,
+                    pin_memory=self._pin_memory,
+                    on_restart=self._restarted,
+                )
+            ):
+                if isinstance(found, list):
+                    raise _none_readable(found)
+                yield found
+                used(delivered + 1)
+
+
+def read_in_order(
+    source: ImageSource,
+    view: View,
+    plan: Callable[[], Iterable[Sequence[int]]],
+    *,
+    batches: int,
+    channels: int,
+    world: int = 1,
+    config: LoaderConfig,
+    pin_memory: bool = False,
+) -> Iterator[Read]:
+    """The images of each group of indices that `plan` names, each group a batch, in order.
+
+    Nothing is repeated, padded or cached. `batches` groups or more are expected: of few, no worker
+    would pay. Errors: ResourceError as for `Loader`.
+    """
+    _check_filled(source)
+    whole = whole_shards(source, config, 2, needed=False)
+    images = Images(whole.source if whole else source, channels, value_range=config.value_range)
+    reader = _Reader(images, view, seed=0)
+
+    def remaining(delivered: int) -> Iterator[Places]:
+        for group in islice(plan(), delivered, None):
+            yield [(0, index) for index in group]
+
+    workers = min(choose_workers(config, world), batches // 2)
+    with fetched_ahead(whole, remaining(0), batches) as used:
+        found = read_batches(reader, remaining, workers, config, pin_memory=pin_memory)
+        for delivered, batch in enumerate(found):
+            used(delivered)
+            yield batch
 
 
 def evaluate_batches(
@@ -181,23 +270,24 @@ def evaluate_batches(
 ) -> Iterator[Batch]:
     """One ordered pass over exactly this rank's contiguous part, `batch` images at a time.
 
-    Nothing is repeated, padded or cached; the last batch may be smaller, and a part may be empty.
+    The batches of all ranks together are those of a single process, so that numbers are the same to
+    the last bit; the last batch may be smaller, and a part may be empty.
     The images of a batch of which none can be read are listed in a neighbouring batch.
     Errors: DataError if no image of the part can be read; ResourceError as for `Loader`.
     """
-    _check_filled(source)
-    images = Images(source, channels, value_range=config.value_range)
-    part = range(len(source) * rank // world, len(source) * (rank + 1) // world)
-    plan = [
-        [(0, index) for index in part[start : start + batch]]
-        for start in range(0, len(part), batch)
-    ]
-    reader = _Reader(images, view, seed=0)
+    batches = math.ceil(len(source) / batch)
+    own = range(batches * rank // world, batches * (rank + 1) // world)
     held: Batch | None = None
     lost: tuple[Unreadable, ...] = ()
-    workers = min(choose_workers(config, world), len(plan) // 2)
-    for found in read_batches(
-        reader, lambda delivered: plan[delivered:], workers, config, pin_memory=pin_memory
+    for found in read_in_order(
+        source,
+        view,
+        lambda: (range(at * batch, min((at + 1) * batch, len(source))) for at in own),
+        batches=len(own),
+        channels=channels,
+        world=world,
+        config=config,
+        pin_memory=pin_memory,
     ):
         if isinstance(found, list):
             lost += tuple(found)

@@ -20,6 +20,7 @@ from beit.data.listing import quoted
 from beit.data.mask_files import LabelMap, ValueCounts, written
 from beit.data.pixel_types import UnreadableError
 from beit.errors import DataError
+from beit.terminal import counted
 
 BINARY_CLASSES = ("background", "object")
 WHITE = (255.0, 65535.0)
@@ -253,7 +254,7 @@ def _doubts(
     binary = "--mask-values binary: 0 is background and all else the object"
     above = sorted(seen - {0})
     if len(above) == 1 < len(seen) and above[0] > 1 and above[0] >= len(classes):
-        listed = f", and there are {len(classes)} classes" if classes else ""
+        listed = f", for {counted(len(classes), 'class')}" if classes else ""
         yield f"the {masks} hold 0 and {written(above[0])} only{listed}", "", binary
     # As where some files were shrunk to one bit.
     together = any({1.0, 255.0} <= {*mask.counts.values.tolist()} for mask in values.masks)

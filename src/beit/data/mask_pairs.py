@@ -14,7 +14,7 @@ from beit.data.layout import split_called
 from beit.data.listing import Found, find_images, natural_key, no_images, quoted
 from beit.data.shapes import Shapes
 from beit.errors import DataError
-from beit.terminal import printable
+from beit.terminal import counted, printable
 
 Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
@@ -137,7 +137,8 @@ class Search:
             )
         if bare and choice == "background":
             self.note(
-                f"{len(bare)} images without a mask are all background (--unmasked background)"
+                f"{counted(len(bare), 'image')} without a mask: all background "
+                "(--unmasked background)"
             )
         for name in bare if choice == "skip" else ():
             self.skipped.add("no mask (--unmasked skip)", name)

@@ -42,11 +42,6 @@ class Names:
     def __iter__(self) -> Iterator[bytes]:
         return (self[index] for index in range(len(self)))
 
-    def all_differ(self) -> bool:
-        """Whether no name comes twice."""
-        hashes = np.fromiter((short_hash(name) for name in self), np.uint64, len(self))
-        return len(np.unique(hashes)) == len(self)
-
 
 def short_hash(name: bytes) -> int:
     """64 bits, the same on every machine: two of a billion names fall together once in 37 times."""

@@ -1,16 +1,19 @@
 """Which sample comes when: the order is a pure function of (seed, epoch), randomness of the sample.
 
 Nothing here has a state, so that a resumed run, another number of worker processes, of ranks or of
-micro-batches reads the same samples in the same order with the same augmentations.
+micro-batches reads the same samples in the same order with the same augmentations. Any position is
+computed alone, in memory that grows with the number of shards and not of samples.
 """
 
 from __future__ import annotations
 
-import functools
 import random
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from beit.data.permutation import Permutation
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
 
@@ -20,16 +23,136 @@ def sample_generator(seed: int, epoch: int, index: int) -> random.Random:
     return random.Random(derive_seed("sample", seed, epoch, index))
 
 
-@functools.lru_cache(maxsize=3)
-def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch, int64 [length], read-only.
+class Order(Protocol):
+    """The samples of every epoch, each once, in some order."""
 
-    Sorted raw bits, because NumPy promises those for all versions and its shuffles for none.
+    length: int
+    """Samples in an epoch."""
+
+    def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """The samples at some positions of an epoch, both int64 [n]."""
+
+
+class FullOrder:
+    """Every sample may come at any position."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self._permutation = lru_cache(4)(lambda epoch: Permutation(length, "order", seed, epoch))
+
+    def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        return self._permutation(epoch)(positions)
+
+
+class SortedOrder:
+    """The full order of runs that began before it was computed position by position: sorted random
+    bits, which NumPy promises for all versions, in an array for each epoch."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length = length
+        self._epoch = lru_cache(3)(lambda epoch: self._sorted(seed, epoch))
+
+    def _sorted(self, seed: int, epoch: int) -> np.ndarray:
+        raw = np.random.PCG64(derive_seed("order", seed, epoch)).random_raw(self.length)
+        return np.argsort(raw, kind="stable").astype(np.int64)
+
+    def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._epoch(epoch)[positions]
+        return found
+
+
+class _Shuffled(NamedTuple):
+    """The shards of an epoch in their order, cut where a lane ends."""
+
+    firsts: np.ndarray
+    """The first sample of each piece, int64 [pieces]."""
+    starts: np.ndarray
+    """Samples before each piece and before the end, int64 [pieces + 1]."""
+    lanes: np.ndarray
+    """The first piece of each lane, and behind the last, int64 [lanes + 1]."""
+    offset: int
+    """Place of the epoch's first sample in its batch."""
+
+
+class ShardOrder:
+    """Shards are permuted, and a few of them at a time are mixed: for data that is far away.
+
+    Every batch takes the same places from the same lanes, each of which is a stretch of the shards
+    in an order that is drawn once; in each epoch the shards of a lane are permuted again. As a
+    process takes a stretch of each batch, it reads some of the lanes and never the others: machines
+    share the shards instead of all fetching all of them, and each finds its own again in the next
+    epoch. The number of lanes follows from that of shards and the batch alone, and with it which
+    samples a batch has, whoever reads it.
     """
-    raw = np.random.PCG64(derive_seed("order", seed, epoch)).random_raw(length)
-    order: np.ndarray = np.argsort(raw, kind="stable").astype(np.int64)
-    order.flags.writeable = False
-    return order
+
+    MOST_LANES = 64
+    SHARDS_PER_LANE = 32
+    """At least: a shard on the border of two lanes is fetched for both."""
+    MIXED = 32
+    """Shards that are mixed at a time over all lanes, and no fewer than two in each."""
+
+    def __init__(self, counts: np.ndarray, seed: int, batch: int) -> None:
+        filled = np.flatnonzero(counts)
+        self.length, self.lanes = int(counts.sum()), 1
+        while (
+            self.lanes < self.MOST_LANES
+            and batch % (2 * self.lanes) == 0
+            and 2 * self.lanes * self.SHARDS_PER_LANE <= len(filled)
+        ):
+            self.lanes *= 2
+        self.mixed = max(self.MIXED // self.lanes, 2)
+        """Shards that are mixed at a time in each lane."""
+        drawn = filled[Permutation(len(filled), "shards", seed)(np.arange(len(filled)))]
+        self._firsts, self._ends = (np.cumsum(counts) - counts)[drawn], np.cumsum(counts[drawn])
+        self._seed, self._batch = seed, batch
+        self._shuffled = lru_cache(3)(self._shuffle)
+        self._permutation = lru_cache(4 * self.MOST_LANES)(
+            lambda length, *key: Permutation(length, "block", seed, *key)
+        )
+
+    def _taken(self, places: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """Samples that a lane has given before some places of the batches since the first one that
+        the epoch has a part in."""
+        each = self._batch // self.lanes
+        rest = places % self._batch - lanes * each
+        taken: np.ndarray = places // self._batch * each + np.clip(rest, 0, each)
+        return taken
+
+    def _shuffle(self, epoch: int) -> _Shuffled:
+        offset, lanes = epoch * self.length % self._batch, np.arange(self.lanes)
+        sizes = self._taken(np.array(offset + self.length), lanes)
+        ends = np.cumsum(sizes - self._taken(np.array(offset), lanes))
+        cuts = np.unique(np.concatenate([[0], self._ends, ends]))  # none is empty
+        begins, sizes = cuts[:-1], np.diff(cuts)
+        shard = np.searchsorted(self._ends, begins, "right")
+        shards = np.append(0, self._ends)
+        lane = np.searchsorted(ends, begins, "right")
+        drawn = Permutation(len(begins), "pieces", self._seed, epoch)(np.arange(len(begins)))
+        order = np.lexsort((drawn, lane))
+        return _Shuffled(
+            (self._firsts[shard] + begins - shards[shard])[order],
+            np.append(0, np.cumsum(sizes[order])),
+            np.searchsorted(lane[order], np.arange(self.lanes + 1)),
+            offset,
+        )
+
+    def indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        shuffled = self._shuffled(epoch)
+        places = positions + shuffled.offset
+        lanes = places % self._batch // (self._batch // self.lanes)
+        first, last = shuffled.lanes[lanes], shuffled.lanes[lanes + 1]
+        places = self._taken(places, lanes) - self._taken(np.array(shuffled.offset), lanes)
+        places += shuffled.starts[first]
+        piece = np.searchsorted(shuffled.starts, places, "right") - 1
+        low = piece - (piece - first) % self.mixed
+        begin, end = shuffled.starts[low], shuffled.starts[np.minimum(low + self.mixed, last)]
+        for start in np.unique(begin):
+            block = np.flatnonzero(begin == start)
+            permutation = self._permutation(int(end[block[0]] - start), epoch, int(start))
+            places[block] = start + permutation(places[block] - start)
+        piece = np.searchsorted(shuffled.starts, places, "right") - 1
+        found: np.ndarray = shuffled.firsts[piece] + places - shuffled.starts[piece]
+        return found
 
 
 def _divisors(number: int) -> str:
@@ -59,32 +182,25 @@ def check_division(batch: int, world: int, micro_batch: int) -> None:
 
 
 def step_samples(
-    step: int,
-    *,
-    length: int,
-    seed: int,
-    batch: int,
-    rank: int = 0,
-    world: int = 1,
-    micro_batch: int,
+    step: int, *, order: Order, batch: int, rank: int = 0, world: int = 1, micro_batch: int
 ) -> list[list[tuple[int, int]]]:
     """The micro-batches of (epoch, index) that a rank reads for a step; steps count from 0.
 
-    Position p of the endless stream is sample `permutation(length, seed, p // length)[p % length]`.
+    Position p of the endless stream is in epoch p // length, at position p % length of the order.
     A step takes the next `batch` positions, rank r the r-th contiguous slice of them, and a
     micro-batch a contiguous slice of that: concatenated over micro-batches and ranks, a step is the
     same for every world and micro-batch. An epoch border may lie inside a batch.
     Errors: ConfigError if the batch cannot be divided, DataError if there are no samples.
     """
     check_division(batch, world, micro_batch)
-    if length < 1:
+    if order.length < 1:
         raise DataError("there are no images to read", remedy="name a folder with images")
     per_rank = batch // world
     first = step * batch + rank * per_rank
+    epochs, positions = np.divmod(np.arange(first, first + per_rank), order.length)
     samples = [
-        (epoch, int(permutation(length, seed, epoch)[offset]))
-        for epoch, offset in (
-            divmod(position, length) for position in range(first, first + per_rank)
-        )
+        (epoch, index)
+        for epoch in np.unique(epochs).tolist()
+        for index in order.indices(epoch, positions[epochs == epoch]).tolist()
     ]
     return [samples[start : start + micro_batch] for start in range(0, per_rank, micro_batch)]

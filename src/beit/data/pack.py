@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import logging
@@ -23,7 +24,8 @@ from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, ShardIndex, build_index, read_index, write_index
-from beit.data.shards import FORMAT, MANIFEST, UNFINISHED
+from beit.data.shard_manifest import FORMAT, MANIFEST, UNFINISHED, Listed, describe
+from beit.data.shards import open_shards
 from beit.data.sources import ImageSource, Record, account_of
 from beit.data.storage import Stamp
 from beit.errors import (
@@ -145,7 +147,9 @@ class _Packer:
                 os.fsync(file.fileno())
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
-                index = write_index(build_index(file), Stamp(size, ""))
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+                index = write_index(build_index(file)._replace(sha256=sha256), Stamp(size, ""))
             # The index first: a shard that can be seen has one.
             replace_file(shard.with_name(shard.name + SUFFIX), [index])
             partial.replace(shard)
@@ -206,7 +210,12 @@ def _write(out: Path, parts: Mapping[str, ImageSource], shard_size: int) -> None
     for part, source in parts.items():
         written = _Packer(source).write(out / part, shard_size * MEGABYTE)
         names[part] = [f"{part}/{name}" if part else name for name in written]
-    manifest = plan | {"beit": beit.__version__, "parts": names}
+    about = {}
+    for part, shards in names.items():
+        about[part] = describe(
+            open_shards(Listed([str(out / name) for name in shards]), part).packed()
+        )
+    manifest = plan | {"beit": beit.__version__, "parts": names, "about": about}
     replace_file(out / MANIFEST, [json.dumps(manifest, indent=1).encode()])
     (out / UNFINISHED).unlink()
 

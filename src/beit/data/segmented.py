@@ -11,6 +11,7 @@ import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
+from beit.data.labelled import few
 from beit.data.layout import WHOLE, split_called
 from beit.data.legends import (
     CLASS_LISTS,
@@ -35,10 +36,10 @@ from beit.data.mask_labels import (
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search
 from beit.data.segmented_source import SegmentedSource
-from beit.data.sources import FileSource, must_exist
+from beit.data.sources import FileSource, must_exist, select
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
-from beit.terminal import printable
+from beit.terminal import counted, printable
 
 _NUMBER = re.compile(r"(class )?\d+")
 
@@ -50,6 +51,9 @@ class SegmentedSplits(NamedTuple):
     validation: SegmentedSource
     masks: MaskConfig
     """The config with all that it left to the masks decided."""
+    pixels: np.ndarray
+    """How many pixels of each training mask have each class, int64 [n, C]; none where no mask was
+    read."""
 
     @property
     def account(self) -> Account:
@@ -76,12 +80,20 @@ class SegmentationData:
         pairs = self._found.splits.get(WHOLE)
         return None if pairs is None else FileSource(self.path, [image for image, _ in pairs])
 
-    def divide(self, *, split: float, seed: int, known: tuple[str, ...] = ()) -> SegmentedSplits:
+    def divide(
+        self,
+        *,
+        split: float,
+        seed: int,
+        per_class: int | None = None,
+        known: tuple[str, ...] = (),
+    ) -> SegmentedSplits:
         """The images for training and for validation; every mask is read once, to be checked.
 
-        Without images for validation a fraction `split` is held out, the same for the same seed.
-        With `known`, the classes of an earlier opening, no mask is read, and the config must be
-        the one that was returned then.
+        Without images for validation a fraction `split` is held out, the same for the same seed;
+        with `per_class` as few images are learned from as show each class that often (`few`). With
+        `known`, the classes of an earlier opening, no mask is read unless those are to be chosen,
+        and the config must be the one that was returned then.
         Errors: DataError for a mask of another size or that cannot be read, labels beyond the class
         list, other classes than the known ones, and wherever two readings are plausible.
         """
@@ -95,9 +107,23 @@ class SegmentationData:
         reading = MaskReading.configured(self.config, legend, known or names)
         if known:
             train, validation = (SegmentedSource(self.path, part, reading) for part in parts)
-            return SegmentedSplits(train, validation, self.config)
+            none = np.zeros((0, len(known)), np.int64)
+            pixels = none if per_class is None else label_counts(train.survey(), reading)
+            train, pixels = self._few(train, pixels, per_class, seed)
+            return SegmentedSplits(train, validation, self.config, pixels)
         named = dict(zip(("train", "val"), parts, strict=True))
-        (train, validation), reading = self._checked(named, reading, training=True, note=held_out)
+        (train, validation), reading, counts = self._checked(
+            named, reading, training=True, note=held_out
+        )
+        train, pixels = self._few(train, counts["train"], per_class, seed)
+        if per_class is not None:
+            whole, classes = train.account, train.classes
+            shown = masks_per_class(classes, pixels, numbers=_are_numbers(classes))
+            train.account = validation.account = replace(
+                whole,
+                images={**whole.images, "train": len(train)},
+                classes={**whole.classes, "train": dict(shown)},
+            )
         colours = reading.legend or self._found.drawn
         resolved = replace(
             self.config,
@@ -105,7 +131,25 @@ class SegmentationData:
             mask_values="auto" if colours else reading.values,
             ignore_values=self.config.ignore_values or tuple(map(written, reading.ignored)),
         )
-        return SegmentedSplits(train, validation, resolved)
+        return SegmentedSplits(train, validation, resolved, pixels)
+
+    def _few(
+        self, source: SegmentedSource, counts: np.ndarray, per_class: int | None, seed: int
+    ) -> tuple[SegmentedSource, np.ndarray]:
+        """The images to learn from, and their pixels of each class, of counts int64 [n, 256].
+
+        Errors: DataError for classes that fewer images show.
+        """
+        pixels = counts[:, : len(source.classes)]
+        if per_class is None:
+            return source, pixels
+        shown = np.flatnonzero(pixels.any(axis=0))
+        classes = tuple(source.classes[label] for label in shown)
+        every = select(source, range(len(source)), targets=pixels[:, shown] > 0, classes=classes)
+        chosen = few(every, per_class, seed)
+        names = {chosen.key(at) for at in range(len(chosen))}
+        kept = [at for at in range(len(source)) if source.key(at) in names]
+        return source.only(kept), pixels[kept]
 
     def part(
         self, name: str, *, classes: tuple[str, ...], only: Collection[str] | None = None
@@ -131,7 +175,7 @@ class SegmentationData:
         if only is not None:
             pairs = [pair for pair in pairs if pair[0] in only]
         reading = MaskReading.configured(self.config, legend, classes)
-        (source,), _ = self._checked({name: pairs}, reading, training=False)
+        (source,), _, _ = self._checked({name: pairs}, reading, training=False)
         return source
 
     def _divided(self, split: float, seed: int) -> tuple[tuple[Pairs, Pairs], str]:
@@ -147,7 +191,7 @@ class SegmentationData:
             )
         if not 0 < split < 1 or len(pairs) < 2:
             raise ConfigError(
-                f"split is {split} of {len(pairs)} images, and there is no val/ folder",
+                f"split is {split} of {counted(len(pairs), 'image')}, and there is no val/ folder",
                 remedy="use a fraction between 0 and 1, such as 0.2, or provide train/ and val/",
             )
         ranked = sorted(
@@ -159,7 +203,8 @@ class SegmentationData:
             parts[pair[0] in held].append(pair)
         verb = "is" if len(held) == 1 else "are"
         return parts, (
-            f"{len(held)} of {len(pairs)} images {verb} held out for validation (--split {split:g})"
+            f"{len(held)} of {counted(len(pairs), 'image')} {verb} held out for validation "
+            f"(--split {split:g})"
         )
 
     def _names_and_legend(self, known: tuple[str, ...]) -> tuple[tuple[str, ...], Legend | None]:
@@ -218,8 +263,9 @@ class SegmentationData:
 
     def _checked(
         self, parts: Mapping[str, Pairs], reading: MaskReading, *, training: bool, note: str = ""
-    ) -> tuple[list[SegmentedSource], MaskReading]:
-        """The sources of some splits, and how their masks are read: decided over all of them."""
+    ) -> tuple[list[SegmentedSource], MaskReading, Mapping[str, np.ndarray]]:
+        """The sources of some splits, how their masks are read, decided over all of them, and the
+        pixels of each label in each mask, int64 [n, 256]."""
         empty = [name or "data" for name, part in parts.items() if not part]
         if empty:
             raise DataError(
@@ -261,7 +307,7 @@ class SegmentationData:
         sources = [SegmentedSource(self.path, part, reading) for part in parts.values()]
         for source in sources:
             source.account = account
-        return sources, reading
+        return sources, reading, counts
 
 
 def _check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> None:
@@ -288,7 +334,9 @@ def _check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> 
         return  # the masks hold the model's labels, or `_check_labels` says so
     remedy = "measure on data with the model's classes, or give their list with --class-names"
     if len(names) != len(classes):
-        raise DataError(f"{path} has {len(names)} classes, the model {len(classes)}", remedy=remedy)
+        raise DataError(
+            f"{path} has {counted(len(names), 'class')}, the model {len(classes)}", remedy=remedy
+        )
     if _are_numbers(names) or _are_numbers(classes):
         return
     for label, (name, own) in enumerate(zip(names, classes, strict=True)):

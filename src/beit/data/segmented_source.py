@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,9 +34,16 @@ class SegmentedSource(FileSource):
 
     def __init__(self, root: str, pairs: Pairs, reading: MaskReading) -> None:
         super().__init__(root, [image for image, _ in pairs], classes=reading.classes)
+        self._pairs = pairs
         self._masks = [mask for _, mask in pairs]
         self._reading = reading
         self._ids = {name: label for label, name in enumerate(self.classes)} | {IGNORED: IGNORE}
+
+    def only(self, indices: Sequence[int]) -> SegmentedSource:
+        """Some of the images, with the account of all."""
+        part = SegmentedSource(self._root, [self._pairs[at] for at in indices], self._reading)
+        part.account = self.account
+        return part
 
     def read(self, index: int) -> Record:
         """The encoded image and its labels. Errors: UnreadableError for either."""

@@ -14,7 +14,7 @@ from beit.data.mask_pairs import FoundMasks, Pairs, Search
 from beit.data.shapes import Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import read_json
-from beit.terminal import printable
+from beit.terminal import counted, printable
 
 BACKGROUND = "background"
 IGNORED = "__ignore__"
@@ -94,8 +94,8 @@ def read_coco(search: Search) -> FoundMasks:
         shared = [printable(key) for key in keys if split_of.get(key, split) != split]
         if shared:
             search.note(
-                f"{len(shared)} images of {files[split]} are also in another split: scores will "
-                f"be too high ({quoted(shared)})"
+                f"{counted(len(shared), 'image')} of {files[split]} are also in another split: "
+                f"scores will be too high ({quoted(shared)})"
             )
         split_of |= dict.fromkeys(keys, split)
     for folder, here in splits_in.items():

@@ -28,6 +28,7 @@ from beit.data.file_types import (
     path_to_skip,
 )
 from beit.data.name_array import Names
+from beit.data.shard_cache import Shard, ShardCache
 from beit.data.storage import Stamp, is_remote, opened, read_all, stamp
 from beit.errors import BeitError, DataError
 from beit.json_object import parse_json
@@ -55,6 +56,9 @@ class ShardIndex(NamedTuple):
     label_names: tuple[Label, ...]
     skipped: tuple[Skipped, ...]
     """Members that are neither an image of a sample nor its label."""
+    shard_bytes: int
+    sha256: str = ""
+    """Of the shard; empty if it is not known."""
 
 
 class _Member(NamedTuple):
@@ -198,6 +202,7 @@ def build_index(file: IO[bytes]) -> ShardIndex:
         ),
         tuple(ids),
         skipped.found(),
+        file.seek(0, os.SEEK_END),
     )
 
 
@@ -209,6 +214,7 @@ def write_index(index: ShardIndex, stamp: Stamp) -> bytes:
         "mark": stamp.mark,
         "labels": index.label_names,
         "skipped": [asdict(one) for one in index.skipped],
+        "sha256": index.sha256,
     }
     content = io.BytesIO()
     np.savez(
@@ -245,31 +251,39 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
     names_of = tuple(tuple(one) if isinstance(one, list) else one for one in about["labels"])
     if any(len(array) != len(names) for array in (offsets, sizes, labels)):
         return None
-    return ShardIndex(names, offsets, sizes, labels, names_of, skipped)
+    sha256 = about.get("sha256", "")  # older ones do not have it
+    return ShardIndex(names, offsets, sizes, labels, names_of, skipped, expected.size, sha256)
 
 
-def _cached_at(place: str) -> Path:
+def _kept_at(place: str) -> Path:
     full = place if is_remote(place) else str(Path(place).absolute())
     name = hashlib.blake2b(os.fsencode(full), digest_size=16).hexdigest()
     return cache_dir() / "shards" / (name + SUFFIX)
 
 
-def _find(place: str) -> ShardIndex:
-    current, cached = stamp(place), _cached_at(place)
-    for where in (place + SUFFIX, str(cached)):
-        if is_remote(where) and not where.endswith(f".tar{SUFFIX}"):
-            continue  # a name that ends in a signature, beside which nothing lies
+def _find(place: str, current: Stamp, kept: Path, local: str) -> ShardIndex:
+    """The index as it was kept, as it lies beside the shard, or from the shard at `local`."""
+    beside = place + SUFFIX
+    if not is_remote(place):
+        known = [beside, str(kept)]
+    elif local != place or not place.endswith(".tar"):
+        known = [str(kept)]  # the shard is here already; or its name ends in a signature
+    else:
+        known = [str(kept), beside]
+    index = None
+    for where in known:
         with contextlib.suppress(OSError):
             index = read_index(read_all(where), current)
-            if index is not None:
+            if index is not None and not is_remote(where):
                 return index
-    with opened(place) as file:
-        index = build_index(file)
+    if index is None:
+        with opened(local) as file:
+            index = build_index(file)
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(cached, [write_index(index, current)])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(kept, [write_index(index, current)])
     except OSError as error:
-        logger.warning("the index of %s cannot be kept in %s: %s", place, cached.parent, error)
+        logger.warning("the index of %s cannot be kept in %s: %s", place, kept.parent, error)
     return index
 
 
@@ -279,7 +293,7 @@ def find_index(place: str) -> ShardIndex:
     Errors: DataError if the shard is not there, damaged, compressed or no tar file.
     """
     try:
-        return _find(place)
+        return _find(place, stamp(place), _kept_at(place), place)
     except BeitError:
         raise
     except (tarfile.TarError, ValueError) as error:
@@ -292,3 +306,19 @@ def find_index(place: str) -> ShardIndex:
             f"{place} cannot be read: {error.strerror or error}",
             remedy="check the path or address, and that it may be read",
         ) from error
+
+
+def index_of(shard: Shard, cache: ShardCache | None) -> ShardIndex:
+    """The index of a shard that was packed, without a request if the shard is in the cache.
+
+    Errors: OSError, tarfile.TarError.
+    """
+    kept, local = _kept_at(f"{shard.place}#{shard.sha256}"), shard.place
+    if cache is not None and is_remote(shard.place) and not kept.exists():
+        with contextlib.suppress(OSError):  # what is wrong with the shard shows when it is read
+            if cache.fetch(shard):
+                local = str(cache.path(shard))
+    try:
+        return _find(shard.place, Stamp(shard.size, ""), kept, local)
+    except ValueError as error:
+        raise OSError(f"it is not the shard that was packed: {error}") from error

@@ -6,28 +6,31 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from copy import copy
+from functools import cached_property
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from beit.data.account import Account, SkippedFiles
-from beit.data.layout import ROLES, WHOLE, split_name
-from beit.data.listing import find_images, natural_key, quoted
-from beit.data.name_array import Names
+from beit.data.layout import WHOLE
+from beit.data.listing import quoted
+from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError
-from beit.data.shard_index import ShardIndex, find_index
-from beit.data.sources import Record, account_for, number_labels, target_at
-from beit.data.storage import expand, is_remote, read_all, read_range
-from beit.errors import BeitError, DataError, of_another_format
-from beit.json_object import parse_json
+from beit.data.shard_cache import Shard, ShardCache
+from beit.data.shard_index import ShardIndex, find_index, index_of
+from beit.data.shard_manifest import Listed, Packed
+from beit.data.sources import Record, Shards, account_for, number_labels, target_at
+from beit.data.storage import is_remote, read_range
+from beit.errors import DataError
+from beit.terminal import counted
 
-MANIFEST = "shards.json"
-UNFINISHED = "packing.json"
-FORMAT = 1
 BLOCK = tarfile.BLOCKSIZE
-INDEXED_AT_A_TIME = 8
+OPENED_AT_A_TIME = 8
+INDEXES = 32
+"""Of packed shards, how many indexes a process holds at a time."""
 
 
 class ShardSource:
@@ -35,61 +38,188 @@ class ShardSource:
 
     An image is named as in its shard, below its part if there are parts, so that a folder and the
     shards it was packed into are the same data to a run. Names that come in several shards get the
-    shard's name before them.
+    shard's name before them. Of shards that were packed with their manifest an index is read with
+    the first image of its shard, and memory does not grow with the images.
     """
 
-    def __init__(self, places: Sequence[str], indexes: Sequence[ShardIndex], part: str) -> None:
-        counts = [len(index.names) for index in indexes]
-        self._places = tuple(places)
-        self._shards = np.repeat(np.arange(len(indexes), dtype=np.int32), counts)
-        self._offsets = np.concatenate([index.offsets for index in indexes])
-        self._sizes = np.concatenate([index.sizes for index in indexes])
-        self._names = Names(name for index in indexes for name in index.names)
-        self._named_by_shard = not self._names.all_differ()
-        self.classes, self.targets = _labels(indexes)
-        self.part = part
-        self.account = _account(places, indexes, self)
+    def __init__(self, places: Sequence[str], part: str, packed: Packed | None) -> None:
+        self.part, self._packed = part, packed
         self._prefix = os.fsencode(f"{part}/") if part else b""
-        if self._named_by_shard and not Names(map(self._full_name, range(len(self)))).all_differ():
+        self._cache: ShardCache | None = None
+        self._named_by_shard = False
+        if packed is None:
+            with ThreadPoolExecutor(OPENED_AT_A_TIME) as threads:
+                self._opened = tuple(threads.map(find_index, places))
+            sizes = [(index.shard_bytes, index.sha256) for index in self._opened]
+            self._shards = tuple(
+                Shard(place, *known) for place, known in zip(places, sizes, strict=True)
+            )
+            counts = [len(index.names) for index in self._opened]
+        else:
+            self._shards, counts = packed.shards, list(packed.images)
+        self._ends = np.cumsum(np.array(counts, np.int64))
+        if packed is None:
+            self._name_apart(places)
+        self._held: dict[int, ShardIndex] = {}
+        self.account = self._account()
+
+    def _name_apart(self, places: Sequence[str]) -> None:
+        """Decide whether names need the shard's before them."""
+
+        def differ() -> bool:
+            named = (
+                short_hash(self._full_name(number, name))
+                for number, index in enumerate(self._opened)
+                for name in index.names
+            )
+            hashes = np.fromiter(named, np.uint64)
+            return len(np.unique(hashes)) == len(hashes)
+
+        self._named_by_shard = not differ()
+        if self._named_by_shard and not differ():
             raise DataError(
                 f"{quoted(list(places))}: two images have the same name",
                 remedy="name each shard once, and each image of a shard differently",
             )
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def _read_index(self, number: int) -> ShardIndex:
+        if self._packed is None:
+            return self._opened[number]
+        return index_of(self._shards[number], self._cache)
 
-    def _full_name(self, index: int) -> bytes:
-        name = self._names[index]
+    def _index(self, number: int) -> ShardIndex:
+        """The index of a shard; of packed ones those used last are held."""
+        found = self._held.pop(number, None) or self._read_index(number)
+        self._held[number] = found
+        if len(self._held) > INDEXES:
+            self._held.pop(next(iter(self._held)), None)
+        return found
+
+    def _indexes(self) -> Iterator[ShardIndex]:
+        """All, each read once more of packed shards: only one is held."""
+        with ThreadPoolExecutor(OPENED_AT_A_TIME) as threads:
+            for start in range(0, len(self._shards), OPENED_AT_A_TIME):
+                numbers = range(start, min(start + OPENED_AT_A_TIME, len(self._shards)))
+                yield from threads.map(self._read_index, numbers)
+
+    @cached_property
+    def _labels(self) -> tuple[tuple[str, ...], np.ndarray | None]:
+        """Classes in natural order and the class of each image, if every image has one; or its
+        labels, if any image has a list of them."""
+        if self._packed is not None and not self._packed.classes:
+            return (), None
+        indexes = [(index.labels, index.label_names) for index in self._indexes()]
+        if any((labels < 0).any() for labels, _ in indexes):
+            return (), None
+        classes, targets = number_labels([one for _, names in indexes for one in names])
+        starts = np.cumsum([0, *(len(names) for _, names in indexes)]).tolist()
+        ids = [labels + start for (labels, _), start in zip(indexes, starts, strict=False)]
+        return classes, targets[np.concatenate(ids)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._labels[0] if self._packed is None else self._packed.classes
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        return self._labels[1]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def _find(self, index: int) -> tuple[int, int]:
+        """The shard of an image, and its place there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")
+        number = int(np.searchsorted(self._ends, index, "right"))
+        return number, index - (int(self._ends[number - 1]) if number else 0)
+
+    def _full_name(self, number: int, name: bytes) -> bytes:
         if self._named_by_shard:
-            shard = PurePosixPath(self._places[int(self._shards[index])]).stem
-            name = os.fsencode(f"{shard}/") + name
+            name = os.fsencode(f"{PurePosixPath(self._shards[number].place).stem}/") + name
         return self._prefix + name
 
     def key(self, index: int) -> str:
-        """The name in the shard; bytes that are not UTF-8 are kept, as unpaired surrogates."""
-        return self._full_name(index).decode("utf-8", "surrogateescape")
+        """The name in the shard; bytes that are not UTF-8 are kept, as unpaired surrogates. Where
+        not even the index can be read, the shard and the place in it."""
+        number, row = self._find(index)
+        try:
+            name = self._full_name(number, self._index(number).names[row])
+        except (OSError, tarfile.TarError):
+            return f"{self._shards[number].place}: image {row}"
+        return name.decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:
-        name, size = self._names[index], int(self._sizes[index])
-        place, offset = self._places[int(self._shards[index])], int(self._offsets[index])
+        number, row = self._find(index)
+        shard = self._shards[number]
         try:
-            data = read_range(place, offset - BLOCK, BLOCK + size)
+            found = self._index(number)
+            name, size, offset = found.names[row], int(found.sizes[row]), int(found.offsets[row])
+            if self._cache is not None and is_remote(shard.place):
+                data = self._cache.read(shard, offset - BLOCK, BLOCK + size)
+            else:
+                data = read_range(shard.place, offset - BLOCK, BLOCK + size)
             _check_header(data[:BLOCK], name, size)
         except (OSError, tarfile.TarError) as error:
-            raise UnreadableError(f"{place}: {error}") from error
+            raise UnreadableError(f"{shard.place}: {error}") from error
         return Record(data[BLOCK:], target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
-        return int(self._sizes[index])
+        number, row = self._find(index)
+        return int(self._index(number).sizes[row])
+
+    def shards(self) -> Shards:
+        counts = np.diff(self._ends, prepend=0)
+        remote = any(is_remote(shard.place) for shard in self._shards)
+        return Shards(self._shards, counts, counts, remote)
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends, indices, "right")
+
+    def through(self, cache: ShardCache) -> ShardSource:
+        source = copy(self)
+        source._cache = cache
+        source._held = {}
+        return source
 
     def fingerprint(self) -> str:
+        if self._packed is not None:
+            return self._packed.fingerprint
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(self.classes).encode() + self._prefix)
-        for array in (self._names.block, self._names.ends, self._sizes, self.targets):
-            if array is not None:
-                digest.update(array.tobytes())
+        for index in self._opened:
+            digest.update(index.names.block.tobytes())
+        length = 0
+        for index in self._opened:
+            digest.update((index.names.ends + length).tobytes())
+            length += len(index.names.block)
+        for index in self._opened:
+            digest.update(index.sizes.tobytes())
+        if self.targets is not None:
+            digest.update(self.targets.tobytes())
         return digest.hexdigest()
+
+    def packed(self) -> Packed:
+        """What a manifest says of these shards."""
+        counts = tuple(len(index.names) for index in self._opened)
+        return Packed(self._shards, counts, self.fingerprint(), self.classes)
+
+    def _account(self) -> Account:
+        places = [shard.place for shard in self._shards]
+        opened = () if self._packed is not None else self._opened
+        skipped = SkippedFiles(one for index in opened for one in index.skipped)
+        labelled = any(index.label_names for index in opened)
+        unlabelled = sum(int((index.labels < 0).sum()) for index in opened)
+        note = f"{counted(unlabelled, 'image')} without a label, so that none is used"
+        return account_for(
+            self,
+            places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
+            "tar shards in the layout of WebDataset"
+            + (", with a label for each image" if self.classes else ""),
+            split=self.part,
+            skipped=skipped.found(),
+            notes=(note,) if unlabelled and labelled else (),
+        )
 
 
 def _check_header(header: bytes, name: bytes, size: int) -> None:
@@ -100,110 +230,19 @@ def _check_header(header: bytes, name: bytes, size: int) -> None:
         raise tarfile.ReadError("the shard has changed since its index was made")
 
 
-def _labels(indexes: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """Classes in natural order and the class of each image, if every image has one; or its
-    labels, if any image has a list of them."""
-    if any((index.labels < 0).any() for index in indexes):
-        return (), None
-    classes, targets = number_labels([one for index in indexes for one in index.label_names])
-    starts = np.cumsum([0, *(len(index.label_names) for index in indexes)])
-    pairs = zip(indexes, starts.tolist(), strict=False)
-    return classes, targets[np.concatenate([index.labels + start for index, start in pairs])]
-
-
-def _account(places: Sequence[str], indexes: Sequence[ShardIndex], source: ShardSource) -> Account:
-    skipped = SkippedFiles(one for index in indexes for one in index.skipped)
-    labelled = any(index.label_names for index in indexes)
-    unlabelled = sum(int((index.labels < 0).sum()) for index in indexes)
-    note = f"{unlabelled} images have no label, so that none is used"
-    return account_for(
-        source,
-        places[0] if len(places) == 1 else str(PurePosixPath(places[0]).parent),
-        "tar shards in the layout of WebDataset"
-        + (", with a label for each image" if source.classes else ""),
-        split=source.part,
-        skipped=skipped.found(),
-        notes=(note,) if unlabelled and labelled else (),
-    )
-
-
-def open_shards(places: Sequence[str], part: str = WHOLE) -> ShardSource:
+def open_shards(listed: Listed, part: str = WHOLE) -> ShardSource:
     """The images of these shards, which are a part of the data.
 
     Those without an index are walked through, eight at a time, and their index is kept.
     Errors: DataError if one cannot be read or none has an image.
     """
-    with ThreadPoolExecutor(INDEXED_AT_A_TIME) as threads:
-        indexes = list(threads.map(find_index, places))
-    source = ShardSource(places, indexes, part)
+    source = ShardSource(listed.places, part, listed.packed)
     if len(source) == 0:
         met = "; ".join(f"{one.kind} ({one.count}: {one.reason})" for one in source.account.skipped)
         raise DataError(
-            f"no images in {len(places)} shards: {quoted(list(places))}"
+            f"no images in {len(listed.places)} shards: {quoted(list(listed.places))}"
             + (f"; they hold {met}" if met else ""),
             remedy="an image is recognised by what follows the first dot of its name, such as "
             ".jpg; `beit data pack` names the images of a folder so",
         )
     return source
-
-
-def shard_parts(path: str) -> dict[str, list[str]] | None:
-    """The shards that a path, an address or a pattern stands for, by part; None if it is none.
-
-    A folder that was packed lists itself what it has, also behind an address. Any other folder
-    counts if .tar files lie in it or in its train/, val/ and so on, and images nowhere.
-    Errors: DataError for shards that are not there.
-    """
-    if path.endswith(".tar") or (is_remote(path) and ".tar" in PurePosixPath(path).name):
-        return {WHOLE: expand(path)}
-    if is_remote(path) or Path(path, MANIFEST).is_file():
-        return _packed_parts(path.rstrip("/"))
-    if Path(path, UNFINISHED).is_file():
-        raise DataError(
-            f"the packing of {path} was stopped before its end",
-            remedy="give the same `beit data pack` again: it goes on",
-        )
-    if not Path(path).is_dir():
-        return None
-    found = {part: _tars(Path(path, part)) for part in (WHOLE, *_split_folders(path))}
-    found = {part: places for part, places in found.items() if places}
-    return found if found and not find_images(path).paths else None
-
-
-def _split_folders(path: str) -> list[str]:
-    """The folders directly below that are called as splits are."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(one.name for one in entries if split_name(one.name) in ROLES
-                          and one.is_dir())  # fmt: skip
-    except OSError:
-        return []  # reported when the folder itself is listed
-
-
-def _tars(folder: Path) -> list[str]:
-    return sorted((str(place) for place in folder.glob("*.tar")), key=natural_key)
-
-
-def _packed_parts(folder: str) -> dict[str, list[str]]:
-    try:
-        manifest = parse_json(read_all(f"{folder}/{MANIFEST}"))
-        if manifest["format"] != FORMAT:
-            raise of_another_format(
-                DataError,
-                f"the folder of shards {folder}",
-                found=manifest["format"],
-                reads=FORMAT,
-                made_by=manifest.get("beit"),
-            )
-        return {
-            part: [f"{folder}/{name}" for name in names]
-            for part, names in manifest["parts"].items()
-        }
-    except BeitError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{folder} is no folder of shards: its {MANIFEST} cannot be read: {error}",
-            remedy="name the shards themselves, as in shards/{000..127}.tar, or pack the folder "
-            "with `beit data pack`",
-        ) from error

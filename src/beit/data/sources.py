@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,7 +18,9 @@ from beit.data.layout import WHOLE
 from beit.data.listing import natural_key, quoted
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.errors import DataError
+from beit.data.shard_cache import Shard, ShardCache
+from beit.errors import DataError, no_images_at
+from beit.terminal import counted
 
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20
@@ -72,6 +75,37 @@ class ImageSource(Protocol):
         Edits that keep the size change it where the contents are looked at: all of a small folder,
         a sample of a large one. Times do not count, so that a copy of the data is the same data.
         """
+
+
+class Shards(NamedTuple):
+    """How the images of a source lie in shards, one shard after the other."""
+
+    shards: Sequence[Shard]
+    counts: np.ndarray
+    """Images of each shard that the source has, int64 [shards]."""
+    images: np.ndarray
+    """Images of each shard at all, int64 [shards]."""
+    remote: bool
+    """Whether some lie in object storage."""
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A source that may lie in shards."""
+
+    def shards(self) -> Shards | None:
+        """None if it does not, or not one shard after the other."""
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Of some images the place of their shard in `shards`, both int64 [n]."""
+
+    def through(self, cache: ShardCache) -> ImageSource:
+        """The same images, of which remote ones are read from whole shards in the cache."""
+
+
+def shards_of(source: ImageSource) -> Shards | None:
+    """How the images lie in shards; None if they do not."""
+    return source.shards() if isinstance(source, Sharded) else None
 
 
 def target_at(targets: np.ndarray | None, index: int) -> Target | None:
@@ -308,6 +342,25 @@ class SelectedSource:
     def size(self, index: int) -> int:
         return self._source.size(int(self._indices[index]))
 
+    def shards(self) -> Shards | None:
+        whole = shards_of(self._source)
+        if whole is None:
+            return None
+        numbers = self.shard_numbers(np.arange(len(self)))
+        if (np.diff(numbers) < 0).any():
+            return None
+        return whole._replace(counts=np.bincount(numbers, minlength=len(whole.counts)))
+
+    def shard_numbers(self, indices: np.ndarray) -> np.ndarray:
+        assert isinstance(self._source, Sharded)
+        return self._source.shard_numbers(self._indices[indices])
+
+    def through(self, cache: ShardCache) -> ImageSource:
+        assert isinstance(self._source, Sharded)
+        source = copy(self)
+        source._source = self._source.through(cache)
+        return source
+
     def fingerprint(self) -> str:
         digest = _changed(self._source.fingerprint(), self._indices.tobytes())
         if self._relabelled and self.targets is not None:
@@ -335,10 +388,7 @@ def select(
 def must_exist(path: str) -> None:
     """DataError unless something lies at the path."""
     if not Path(path).exists():
-        raise DataError(
-            f"there is nothing at {path}",
-            remedy="check the path: a folder of images, a list file or one image",
-        )
+        raise no_images_at(path)
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -365,6 +415,6 @@ def check_readable(
         else:
             return
     raise DataError(
-        f"none of {len(indices)} images tried can be read: " + quoted(reasons),
+        f"none of {counted(len(indices), 'image')} tried can be read: " + quoted(reasons),
         remedy="follow the reason given for each file; `beit data check` lists all of them",
     )

@@ -5,8 +5,10 @@ Addresses such as s3://bucket/name and https://host/name go through fsspec, whic
 
 from __future__ import annotations
 
+import errno
 import glob
 import importlib
+import inspect
 import os
 import re
 import time
@@ -18,11 +20,14 @@ from typing import IO, Any, NamedTuple
 from beit.data.listing import natural_key, quoted
 from beit.errors import ConfigError, DataError, ResourceError
 
-TRIES = 3
+TRIES = 5
 PAUSE_SECONDS = 0.5
 MOST_PLACES = 1_000_000
 MARKS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "mtime", "updated")
 
+_OPENED: dict[int, Any] = {}
+"""Every file system, for good: one that a forked process lets go of closes its connections, and
+takes them from the event loop of the parent, which then waits for ever."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 
@@ -44,7 +49,7 @@ def _file_system(place: str) -> tuple[Any, str]:
     """The file system of an address, one per process, and the path in it."""
     try:
         # Not imported by name: there are no types without the library, and one error with it.
-        return importlib.import_module("fsspec.core").url_to_fs(place)  # type: ignore[no-any-return]
+        file_system, path = importlib.import_module("fsspec.core").url_to_fs(place)
     except ImportError as error:
         raise ResourceError(
             f"{place} is in object storage, and a library for it is not installed: {error}",
@@ -55,6 +60,8 @@ def _file_system(place: str) -> tuple[Any, str]:
             f"{place} is no address that can be read: {error}",
             remedy="use s3://, gs:// or https://",
         ) from error
+    _OPENED[id(file_system)] = file_system
+    return file_system, path
 
 
 def stamp(place: str) -> Stamp:
@@ -93,6 +100,15 @@ def read_all(place: str) -> bytes:
     return data
 
 
+def download(place: str, to: Path) -> None:
+    """Write a whole file, in one request where the storage can. Errors: OSError."""
+    file_system, path = _file_system(place)
+    known = inspect.signature(getattr(file_system, "_get_file", file_system.get_file)).parameters
+    # s3fs would divide it; shards are fetched beside each other anyway.
+    whole = {"max_concurrency": 1} if "max_concurrency" in known else {}
+    _tried(place, lambda: file_system.get_file(path, str(to), **whole))
+
+
 @contextmanager
 def opened(place: str) -> Iterator[IO[bytes]]:
     """A file to read and to seek in. Errors: OSError."""
@@ -106,13 +122,15 @@ def opened(place: str) -> Iterator[IO[bytes]]:
 
 
 def _tried(place: str, act: Any) -> Any:
-    """Networks fail now and then: up to three tries, and any error as an OSError."""
+    """Networks fail now and then: up to five tries, and any error as an OSError."""
     for attempt in range(TRIES):
         try:
             return act()
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # every file system raises types of its own
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise  # of the disk here
             if attempt == TRIES - 1:
                 raise OSError(f"{place} cannot be read: {error or type(error).__name__}") from error
             time.sleep(PAUSE_SECONDS * 2**attempt)

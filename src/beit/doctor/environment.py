@@ -29,7 +29,7 @@ from beit.data.file_types import FORMATS
 from beit.data.pixel_types import UnreadableError
 from beit.doctor import Finding, Level, judge
 from beit.doctor.agreement import check_agreement
-from beit.hardware import cores, multiplies_bfloat16
+from beit.hardware import best_device, cores, free_memory, multiplies_bfloat16
 from beit.training.device import compiler_problem
 
 PACKAGE = "beit"
@@ -73,15 +73,10 @@ def check_environment(
     yield from check_threads()
     yield from check_memory()
     yield from check_open_files()
-    yield from check_agreement(device())
+    yield from check_agreement(best_device())
     yield from check_disk(out)
     yield from check_port(port, "beit serve")
     yield from check_port(TORCHRUN, "torchrun")
-
-
-def device() -> torch.device:
-    """Where runs would train."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _requirements() -> list[Requirement]:
@@ -219,7 +214,7 @@ def check_gpus() -> Iterator[Finding]:
 
 def check_bfloat16() -> Iterator[Finding]:
     """Whether numbers of half the width are fast here; runs choose float32 where they are not."""
-    where = device()
+    where = best_device()
     if multiplies_bfloat16(where):
         yield Finding("ok", "bfloat16", f"in hardware on {where}: runs use it")
     else:
@@ -230,7 +225,7 @@ def check_bfloat16() -> Iterator[Finding]:
 
 def check_compile() -> Iterator[Finding]:
     """Compile a layer, in a process of its own; takes up to a minute where nothing is cached."""
-    where = device()
+    where = best_device()
     fault = compiler_problem(where) or _compile_fault(where)
     if not fault:
         yield judge("torch.compile", f"works on {where}")
@@ -278,11 +273,9 @@ def check_threads() -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Main memory, and the part of it through which several GPUs exchange gradients."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return  # not Linux
+    free = free_memory()
+    if free is None:
+        return
     change = "use fewer --workers and --cache False, and end other work"
     yield judge("memory", f"{free / GIB:.1f} GiB free", change if free < LITTLE_MEMORY else "")
     if SHARED.is_dir():

@@ -1,15 +1,14 @@
-"""A folder of images: what is wrong with it, and which recipe, size and budget suit it."""
+"""A folder of images: what is wrong with it, and what to do with it first."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from beit.config import PretrainRunConfig
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.account import Account
 from beit.data.check import KINDS, UNREADABLE, Checked, check
@@ -19,12 +18,9 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
 from beit.doctor import Finding, Level, judge
 from beit.errors import BeitError
-from beit.recipes import RECIPES
 
 MOST_HEADERS = 400
 FEW_TO_PRETRAIN = 1_000
-MANY = 100_000
-EPOCHS = 100
 UNEVEN = 20
 """The largest class over the smallest."""
 FAILING = (UNREADABLE, "in two parts", "in two classes")
@@ -89,7 +85,7 @@ def _examine(
     training = "train" if "train" in parts else next(iter(parts))
     yield _balance(found, training)
     yield _channels(headers, channels)
-    yield from _advice(len(parts[training]), headers, size)
+    yield from _advice(data, len(parts[training]), headers, size, channels)
 
 
 def _layout(account: Account) -> Iterator[Finding]:
@@ -149,37 +145,28 @@ def _channels(headers: Headers, channels: int) -> Finding:
     return Finding("ok", "channels", words, change if needless else "")
 
 
-def suggest(number: int, shortest: int, gpu: bool) -> tuple[str, int]:
-    """A recipe and a size in pixels for so many images whose typical shorter side is this."""
-    if gpu:
-        return ("base-in1k" if number >= MANY else "small"), 224
-    # On a CPU each step costs the number of patches; 64 pixels are what the demo affords.
-    return ("tiny", 64 if shortest >= 64 else 32)
-
-
-def _advice(number: int, headers: Headers, requested: int) -> Iterator[Finding]:
+def _advice(
+    data: str, number: int, headers: Headers, requested: int, channels: int
+) -> Iterator[Finding]:
+    """Commands that run as they are printed, the shortest way first."""
     middle, low = (int(np.percentile(headers.shortest, percent)) for percent in (50, 5))
-    gpu = torch.cuda.is_available()
-    recipe, size = suggest(number, middle, gpu)
-    size = requested or size
-    words = f"shorter side: median {middle} pixels, 5 % below {low}; "
-    words += f"for a model of {size} pixels ({'--size' if requested else 'recommended here'})"
+    size = requested or 224
+    words = f"shorter side: median {middle} pixels, 5 % below {low}; for a model of {size} pixels"
     change = f"most would be enlarged: --size {max(32, middle // 32 * 32)} loses nothing"
-    yield judge("sizes", words, change if middle < size else "")
-    if number < FEW_TO_PRETRAIN:
-        words = f"{number:,} images are few to pre-train on"
-        change = (
-            "start from a released model: beit finetune --init hf:microsoft/beit-base-patch16-224"
-        )
-        yield judge("advice", words, change)
-        return
-    config = RECIPES["pretrain"]["small" if gpu else "tiny"]()
-    assert isinstance(config, PretrainRunConfig)
-    steps, batch = config.training.steps, config.training.batch
-    where = "one GPU" if gpu else "this CPU"
-    words = f"for {number:,} images on {where}: beit pretrain {recipe} --size {size}"
-    change = (
-        f"its own {steps:,} steps of {batch} are {steps * batch / number:.1f} epochs; "
-        f"--steps {max(1, round(EPOCHS * number / batch)):,} would be {EPOCHS}"
+    yield judge("sizes", words, change if middle < size and requested else "")
+    images = shlex.quote(data)
+    released = f"beit pretrain --data {images} --init beit-base-22k --out runs/pretrain --time 1h"
+    words = "first a released model, which is downloaded (`beit models`), on 3 channels"
+    yield Finding("ok", "start", words, released)
+    command = f"beit pretrain --data {images} --out runs/pretrain --time 1h"
+    command += f" --channels {channels}" * (channels != 3) + f" --size {requested}" * (
+        requested > 0
     )
-    yield Finding("ok", "advice", words, change)
+    words = f"from nothing on these {number:,} images"
+    if number < FEW_TO_PRETRAIN:
+        judged = judge("advice", f"{words}: too few to be better", command)
+    else:
+        judged = Finding(
+            "ok", "advice", f"{words}, if they look different from photographs", command
+        )
+    yield judged

@@ -1,4 +1,4 @@
-"""What any features must beat: colours, a thumbnail, and the same backbone before any training.
+"""What any features must beat: colours, texture, a thumbnail, and the backbone before any training.
 
 An accuracy says little alone. Where a colour histogram answers as well as a pre-trained backbone,
 the classes differ in colour; where the untrained backbone does, nothing was learned that helps.
@@ -6,8 +6,9 @@ the classes differ in colour; where the untrained backbone does, nothing was lea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,22 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from beit.batch import ImageBatch, LabelledBatch
+from beit.config.model import VisionTransformerConfig
 from beit.evaluation.features import FeatureTable, pool_blocks
+from beit.evaluation.probe import linear_accuracy
 from beit.models.vit import VisionTransformer
 
 HISTOGRAM = "colour histogram"
+STATISTICS = "colour and texture statistics"
 PIXELS = "16 x 16 pixels"
 UNTRAINED = "untrained backbone"
 BINS = 6
 """Per channel; of one or two channels 36, so that gray images have about as many numbers."""
 THUMBNAIL = 16
+ORIENTATIONS = 8
+"""Of edges, over half a turn."""
+SCALES = 3
+"""At which edges are counted, each half as fine as the one before."""
 
 Batch = TypeVar("Batch", bound=ImageBatch | LabelledBatch)
 
@@ -59,6 +67,67 @@ def thumbnail(
     return F.adaptive_avg_pool2d(images.float() / 255, THUMBNAIL).flatten(1)
 
 
+def statistics(
+    images: UInt8[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch numbers"]:
+    """Mean, deviation and skewness of each channel; and how strong edges of each orientation are
+    in the mean over the channels, at several scales."""
+    pixels = images.float() / 255
+    values = pixels.flatten(2)
+    mean, deviation = values.mean(dim=2), values.std(dim=2)
+    away = (values - mean[:, :, None]) / (deviation[:, :, None] + 1e-6)
+    found = [mean, deviation, away.pow(3).mean(dim=2)]
+    gray = pixels.mean(dim=1, keepdim=True)
+    for _ in range(SCALES):
+        down = gray[:, 0, 1:, :-1] - gray[:, 0, :-1, :-1]
+        across = gray[:, 0, :-1, 1:] - gray[:, 0, :-1, :-1]
+        turn = (torch.atan2(down, across) / torch.pi * ORIENTATIONS).long() % ORIENTATIONS
+        strength = torch.hypot(down, across).flatten(1)
+        sums = torch.zeros(len(images), ORIENTATIONS, device=images.device)
+        found.append(sums.scatter_add_(1, turn.flatten(1), strength) / strength.shape[1])
+        gray = F.avg_pool2d(gray, 2)
+    return torch.cat(found, dim=1)
+
+
+TRIVIAL: dict[str, Callable[[Tensor], Tensor]] = {
+    HISTOGRAM: colour_histogram,
+    STATISTICS: statistics,
+    PIXELS: thumbnail,
+}
+"""Features that nobody has to train."""
+
+
+def untrained_like(config: VisionTransformerConfig, seed: int) -> VisionTransformer:
+    """The same backbone with its first weights; nothing else that is drawn changes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VisionTransformer(config).eval()
+
+
+class Comparison(NamedTuple):
+    """A score beside the best baseline, in words."""
+
+    beyond: bool
+    """Whether it is better beyond the doubt of so few images."""
+    text: str
+
+
+def compare(
+    best: tuple[str, float], trivial: tuple[str, float], frequent: float, images: int
+) -> Comparison:
+    """What accuracies of so many images say: of what was trained, of the best baseline, and of the
+    most frequent class. The difference has the 95 % interval of independent images."""
+    gain = best[1] - trivial[1]
+    variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
+    doubt = 1.96 * math.sqrt(variance)
+    text = (
+        f"on these {images} images the most frequent class of training alone gives "
+        f"{frequent:.1%}, the best baseline ({trivial[0]}) {trivial[1]:.1%}, the {best[0]} "
+        f"{best[1]:.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points (95 %)"
+    )
+    return Comparison(gain > doubt, text)
+
+
 class Baselines:
     """Collects the features of the baselines while the batches pass on their way to the backbone.
 
@@ -68,10 +137,8 @@ class Baselines:
     def __init__(self, untrained: VisionTransformer, device: torch.device) -> None:
         self._device = device
         blocks = tuple(range(untrained.config.depth))
-        self._features: dict[str, Callable[[Tensor], Tensor]] = {
-            HISTOGRAM: lambda images: colour_histogram(images)[:, None],
-            PIXELS: lambda images: thumbnail(images)[:, None],
-            UNTRAINED: lambda images: pool_blocks(untrained, images, blocks).means,
+        self._features: dict[str, Callable[[Tensor], Tensor]] = TRIVIAL | {
+            UNTRAINED: lambda images: pool_blocks(untrained, images, blocks).means
         }
         self._rows: dict[str, list[Tensor]] = {name: [] for name in self._features}
 
@@ -81,13 +148,39 @@ class Baselines:
             images = batch.images.to(self._device)
             with torch.no_grad():
                 for name, features in self._features.items():
-                    self._rows[name].append(features(images).float().cpu())
+                    found = features(images).float().cpu()
+                    self._rows[name].append(found if found.ndim == 3 else found[:, None])
             yield batch
+
+    def features(self) -> dict[str, Float[Tensor, "images blocks width"]]:
+        """Of all images that have passed, by baseline."""
+        return {name: torch.cat(rows) for name, rows in self._rows.items()}
 
     def tables(self, table: FeatureTable) -> Mapping[str, FeatureTable]:
         """One table per baseline, with the targets and keys of the table of the same batches."""
-        found = {name: torch.cat(rows) for name, rows in self._rows.items()}
         return {
             name: FeatureTable(features, table.targets, table.keys, features[..., :0])
-            for name, features in found.items()
+            for name, features in self.features().items()
         }
+
+
+def baseline_accuracies(
+    untrained: VisionTransformer,
+    known: Iterable[LabelledBatch],
+    queries: Iterable[LabelledBatch],
+    device: torch.device,
+) -> dict[str, float]:
+    """What a linear classifier of each baseline answers rightly (`linear_answers`); of the
+    untrained backbone at the block where that is most."""
+    features, targets = [], []
+    for batches in (known, queries):
+        collected = Baselines(untrained, device)
+        targets.append(torch.cat([batch.targets for batch in collected.passing(batches)]))
+        features.append(collected.features())
+    return {
+        name: max(
+            linear_accuracy(rows[:, block], targets[0], features[1][name][:, block], targets[1])
+            for block in range(rows.shape[1])
+        )
+        for name, rows in features[0].items()
+    }

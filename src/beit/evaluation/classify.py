@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from beit.batch import LabelledBatch
 from beit.evaluation.metrics import average_precision, calibration_error
+from beit.models.heads import Logits
 
-Logits = Callable[[UInt8[Tensor, "batch channels height width"]], Tensor]
+Gather = Callable[[Any], list[Any]]
+"""Gives a value of every process that reads a part of the images, in the order of the parts."""
 
 
 class Scores(NamedTuple):
@@ -30,12 +32,19 @@ class Scores(NamedTuple):
     """Of the images that a class is right for, how many were answered rightly."""
     total: Int64[Tensor, " classes"]
     """How many images a class is right for."""
+    answered: Int64[Tensor, " classes"]
+    """How many images a class was the first answer to."""
 
     @property
     def mean_per_class(self) -> float:
         """Accuracy averaged over the classes that occur."""
         occurs = self.total > 0
         return float((self.right[occurs].double() / self.total[occurs]).mean())
+
+
+def alone(value: Any) -> list[Any]:
+    """The `Gather` of a single process."""
+    return [value]
 
 
 @torch.no_grad()
@@ -46,12 +55,14 @@ def score_classifier(
     classes: int,
     device: torch.device,
     accepted: Sequence[tuple[int, ...]] | None = None,
+    gather: Gather = alone,
 ) -> Scores:
-    """One pass over labelled images; the model should be in evaluation mode.
+    """One pass over labelled images, or over this process's part of them; the model should be in
+    evaluation mode.
 
     A target is a class or, with `accepted`, the number of a set of classes of which any is right.
     """
-    right, total = torch.zeros(2, classes, dtype=torch.int64)
+    right, total, answered = torch.zeros(3, classes, dtype=torch.int64)
     columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for batch in batches:
         log_odds = model(batch.images.to(device)).float().log_softmax(dim=1).cpu()
@@ -64,6 +75,12 @@ def score_classifier(
         columns.append((hits[:, 0], hits.any(dim=1), loss, confidence[:, 0].exp()))
         right += allowed[hits[:, 0]].sum(dim=0)
         total += allowed.sum(dim=0)
+        answered += ranked[:, 0].bincount(minlength=classes)
+    parts = gather((columns, right, total, answered))
+    columns = [row for part in parts for row in part[0]]
+    right, total, answered = (
+        torch.stack([part[at] for part in parts]).sum(dim=0) for at in (1, 2, 3)
+    )
     assert columns, "an evaluation needs at least one image"
     first, five, losses, confidences = (torch.cat(column) for column in zip(*columns, strict=True))
     return Scores(
@@ -74,23 +91,8 @@ def score_classifier(
         images=len(first),
         right=right,
         total=total,
+        answered=answered,
     )
-
-
-def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
-    """Logits of the mean of the probabilities of an image and of its mirror image.
-
-    Probabilities are a softmax over the classes or, with `multi_label`, independent.
-    """
-
-    def logits(images: Tensor) -> Tensor:
-        views = torch.stack([model(images), model(images.flip(-1))]).float()
-        if not multi_label:
-            return views.log_softmax(dim=-1).logsumexp(dim=0)
-        present, absent = (F.logsigmoid(sign * views).logsumexp(dim=0) for sign in (1, -1))
-        return present - absent
-
-    return logits
 
 
 def answering_among(model: Logits, classes: Sequence[int]) -> Logits:
@@ -151,10 +153,15 @@ class LabelScores(NamedTuple):
 
 @torch.no_grad()
 def answer_labels(
-    model: Logits, batches: Iterable[LabelledBatch], device: torch.device
+    model: Logits,
+    batches: Iterable[LabelledBatch],
+    device: torch.device,
+    gather: Gather = alone,
 ) -> LabelAnswers:
-    """One pass over images with their labels; the model should be in evaluation mode."""
-    rows = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    """One pass over images with their labels, or over this process's part of them; the model should
+    be in evaluation mode."""
+    own = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    rows = [row for part in gather(own) for row in part]
     assert rows, "an evaluation needs at least one image"
     logits, targets = (torch.cat(column) for column in zip(*rows, strict=True))
     return LabelAnswers(logits, targets)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float16, Int64
 from torch import Tensor, nn
@@ -24,11 +25,66 @@ class FeatureTable(NamedTuple):
     """The class token after each of these blocks."""
 
 
-class PatchTable(NamedTuple):
-    """Every patch vector of one block."""
+@runtime_checkable
+class Patches(Protocol):
+    """Every patch vector of one block, of images with one class each."""
 
-    patches: Float16[Tensor, "images patches width"]
-    targets: Int64[Tensor, " images"]
+    width: int
+
+    def __len__(self) -> int:
+        """Images."""
+
+    def batches(
+        self, order: Int64[Tensor, " images"], batch: int
+    ) -> Iterator[tuple[Float16[Tensor, "batch patches width"], Int64[Tensor, " batch"]]]:
+        """Patches and classes of the images in this order."""
+
+
+class PatchTable:
+    """Patches in memory."""
+
+    def __init__(
+        self, patches: Float16[Tensor, "images patches width"], targets: Int64[Tensor, " images"]
+    ) -> None:
+        self.patches, self.targets, self.width = patches, targets, patches.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(
+        self, order: Int64[Tensor, " images"], batch: int
+    ) -> Iterator[tuple[Float16[Tensor, "batch patches width"], Int64[Tensor, " batch"]]]:
+        for rows in order.split(batch):
+            yield self.patches[rows], self.targets[rows]
+
+
+class PatchStream:
+    """Patches that do not fit in memory: the images are read again each time.
+
+    `read` gives batches of some images, by their places, in that order.
+    """
+
+    def __init__(
+        self,
+        backbone: VisionTransformer,
+        read: Callable[[np.ndarray, int], Iterable[LabelledBatch]],
+        readable: np.ndarray,
+        *,
+        block: int,
+        device: torch.device,
+    ) -> None:
+        self._backbone, self._read, self._readable = backbone, read, readable
+        self._block, self._device = block, device
+        self.width = backbone.config.width
+
+    def __len__(self) -> int:
+        return len(self._readable)
+
+    def batches(
+        self, order: Int64[Tensor, " images"], batch: int
+    ) -> Iterator[tuple[Float16[Tensor, "batch patches width"], Int64[Tensor, " batch"]]]:
+        for read in self._read(self._readable[order.numpy()], batch):
+            yield patches_of(self._backbone, read.images, self._block, self._device), read.targets
 
 
 class PooledBlocks(NamedTuple):
@@ -57,10 +113,11 @@ def extract_features(
     *,
     out_indices: tuple[int, ...],
     device: torch.device,
+    into: PooledBlocks | None = None,
 ) -> FeatureTable:
     """Class token and mean over the other patches of the raw output of each tapped block, fp32.
 
-    Unlabelled images get the target -1.
+    Unlabelled images get the target -1. `into`: where the features go, such as to a disk.
     """
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     keys: list[str] = []
@@ -68,9 +125,16 @@ def extract_features(
         means, tokens = pool_blocks(backbone, batch.images.to(device), out_indices)
         unlabelled = torch.full((len(batch.keys),), -1)
         targets = batch.targets if isinstance(batch, LabelledBatch) else unlabelled
-        rows.append((means.cpu(), targets, tokens.cpu()))
+        if into is None:
+            rows.append((means.cpu(), targets, tokens.cpu()))
+        else:
+            here = slice(len(keys), len(keys) + len(batch.keys))
+            into.means[here], into.cls[here] = means.cpu(), tokens.cpu()
+            rows.append((means[:0].cpu(), targets, tokens[:0].cpu()))
         keys += batch.keys
     features, targets, cls = (torch.cat(column) for column in zip(*rows, strict=True))
+    if into is not None:
+        features, cls = into.means[: len(keys)], into.cls[: len(keys)]
     return FeatureTable(features, targets, tuple(keys), cls)
 
 
@@ -92,16 +156,49 @@ def extract_patches(
     device: torch.device,
 ) -> PatchTable:
     """The raw patch vectors of one block, kept in fp16."""
-    rows: list[tuple[Tensor, Tensor]] = []
-    for batch in batches:
-        output = backbone(batch.images.to(device), out_indices=(block,)).intermediates[0]
-        rows.append((output[:, 1:].half().cpu(), batch.targets))
+    rows = [
+        (patches_of(backbone, batch.images, block, device).cpu(), batch.targets)
+        for batch in batches
+    ]
     return PatchTable(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+@torch.no_grad()
+def patches_of(
+    backbone: VisionTransformer, images: Tensor, block: int, device: torch.device
+) -> Float16[Tensor, "batch patches width"]:
+    """The raw patch vectors of one block in fp16."""
+    output = backbone(images.to(device), out_indices=(block,)).intermediates[0]
+    patches: Tensor = output[:, 1:].half()
+    return patches
+
+
+class Moments(NamedTuple):
+    """Of every feature over some images."""
+
+    mean: Float[Tensor, ...]
+    deviation: Float[Tensor, ...]
+
+
+STRETCH = 65536
+
+
+def moments(reference: Float[Tensor, "known ..."]) -> Moments:
+    """Mean and standard deviation of the rows; of many, a stretch of them at a time."""
+    if len(reference) <= STRETCH:
+        return Moments(reference.mean(dim=0), reference.std(dim=0, correction=0).clamp_min(1e-6))
+    total = square = torch.zeros(reference.shape[1:], dtype=torch.float64)
+    for some in reference.split(STRETCH):
+        total = total + some.double().sum(dim=0)
+        square = square + some.double().square().sum(dim=0)
+    mean = total / len(reference)
+    deviation = (square / len(reference) - mean.square()).clamp_min(0).sqrt()
+    return Moments(mean.float(), deviation.float().clamp_min(1e-6))
 
 
 def standardised(
     features: Float[Tensor, "rows ..."], reference: Float[Tensor, "known ..."]
 ) -> Float[Tensor, "rows ..."]:
     """Features less the reference's mean, in units of its standard deviation."""
-    deviation = reference.std(dim=0, correction=0).clamp_min(1e-6)
-    return (features - reference.mean(dim=0)) / deviation
+    mean, deviation = moments(reference)
+    return (features - mean) / deviation

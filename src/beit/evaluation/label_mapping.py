@@ -13,7 +13,7 @@ from beit.data.listing import natural_key, quoted
 from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
 from beit.json_object import read_json
-from beit.terminal import printable
+from beit.terminal import counted, printable
 
 MOST_NAMED = 50
 FORMAT = (
@@ -127,7 +127,8 @@ def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
     if isinstance(content, list):
         if len(content) != len(keys):
             raise DataError(
-                f"the label map {labels} has {len(content)} entries for {len(keys)} images",
+                f"the label map {labels} has {len(content)} entries for "
+                f"{counted(len(keys), 'image')}",
                 remedy="give one list of classes per image, or an object with file names",
             )
         order = sorted(range(len(keys)), key=lambda index: natural_key(PurePath(keys[index]).name))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from beit.config.runs import ThresholdConfig
 
 UNDECIDED = 0.5
 """The threshold of a label that no image has."""
@@ -36,6 +38,30 @@ def wilson_interval(fraction: float, count: int, deviations: float = 1.96) -> tu
     middle = fraction + square / 2
     half = deviations * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count))
     return (middle - half) / (1 + square), (middle + half) / (1 + square)
+
+
+def one_answer(
+    names: Sequence[str],
+    answered: Int64[Tensor, " classes"],
+    total: Int64[Tensor, " classes"],
+    what: str,
+) -> str:
+    """What to report of a model that gives the same answer to everything, where several classes
+    were right; else nothing.
+
+    Args:
+        names: Of the classes.
+        answered: How often each class was the answer.
+        total: How often it was right.
+        what: What is answered: image or pixel.
+    """
+    given = answered.nonzero().flatten().tolist()
+    if len(given) != 1 or int((total > 0).sum()) < 2:
+        return ""
+    return (
+        f"every {what} is answered with '{names[given[0]]}': the model tells no classes apart; "
+        "train it longer, with another learning rate, or from a pre-trained model"
+    )
 
 
 def confusion_matrix(
@@ -90,19 +116,29 @@ def average_precision(
 
 
 def best_thresholds(
-    probabilities: Float[Tensor, "images classes"], targets: Bool[Tensor, "images classes"]
+    probabilities: Float[Tensor, "images classes"],
+    targets: Bool[Tensor, "images classes"],
+    rule: ThresholdConfig | None = None,
 ) -> tuple[float, ...]:
-    """The probability from which each label counts, for the largest F1 on these images.
+    """The probability from which each label counts, by a rule on these images; the largest F1.
 
     It lies halfway between the two neighbouring probabilities that it separates; of equally good
-    ones the largest is taken. 0.5 for a label that no image has.
+    ones the largest is taken. 0.5 for a label that no image has. Where no threshold has the
+    precision that is required, the one of the highest precision is taken.
     """
+    rule = rule or ThresholdConfig()
 
     def best(steps: _Steps) -> float:
         if not steps.found[-1]:
             return UNDECIDED
-        f1 = 2 * steps.found.double() / (steps.given + steps.found[-1])
-        place = int(f1.argmax())  # the first of equal ones
+        precision, recall = steps.found.double() / steps.given, steps.found / steps.found[-1]
+        worth = 2 * steps.found.double() / (steps.given + steps.found[-1])
+        if rule.threshold_by == "recall":  # the most precise that is complete enough
+            worth = (recall >= rule.threshold_level).double()
+        elif rule.threshold_by == "precision":  # the most complete that is precise enough
+            enough = precision >= rule.threshold_level
+            worth = torch.where(enough, 1 + recall, precision)
+        place = int(worth.argmax())  # the first of equal ones
         below = steps.scores[place + 1] if place + 1 < len(steps.scores) else 0.0
         return float((steps.scores[place] + below) / 2)
 

@@ -22,13 +22,75 @@ from beit.data.loader import View
 from beit.data.sources import ImageSource, evenly
 from beit.data.transforms import SingleView
 from beit.evaluation.eval_loader import EvalLoader, Kind
-from beit.evaluation.features import FeatureTable, every_block, standardised
+from beit.evaluation.features import FeatureTable, Moments, every_block, moments
 from beit.evaluation.metrics import in_float32
 
+CPU = torch.device("cpu")
+QUERIES, KNOWN = 2048, 32768
+"""Images that are compared at a time."""
 SECOND_VIEW = ViewConfig(crop_scale=(0.4, 0.8), jitter=0.2)
 
 
+class Nearest(NamedTuple):
+    """The nearest other images of some, the nearest first."""
+
+    indices: Int64[Tensor, "queries most"]
+    cosines: Float[Tensor, "queries most"]
+
+
 @in_float32
+def neighbour_votes(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    *,
+    neighbours: tuple[int, ...],
+    temperatures: tuple[float, ...],
+    device: torch.device = CPU,
+) -> Int64[Tensor, "neighbours temperatures queries"]:
+    """The class that wins a vote of the nearest known images, for all settings. Exact: all are
+    compared, a stretch of both at a time.
+
+    Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
+    standardised with the known images' mean and deviation first, since raw patch means are
+    dominated by a few large dimensions.
+    """
+    classes, scale = int(targets.max()) + 1, moments(features)
+    won = torch.zeros(len(neighbours), len(temperatures), len(queries), dtype=torch.int64)
+    for start in range(0, len(queries), QUERIES):
+        some = slice(start, start + QUERIES)
+        directions = _directions(queries[some], scale)
+        found = _nearest(features, directions, max(neighbours), scale, device)
+        behind = found.cosines - found.cosines[:, :1]  # the nearest weighs 1: none overflows
+        for row, number in enumerate(neighbours):
+            for column, temperature in enumerate(temperatures):
+                votes = torch.zeros(len(directions), classes)
+                weights = (behind[:, :number] / temperature).exp()
+                votes.scatter_add_(1, targets[found.indices[:, :number]], weights)
+                won[row, column, some] = votes.argmax(dim=1)
+    return won
+
+
+def _nearest(
+    known: Float[Tensor, "known width"],
+    directions: Float[Tensor, "queries width"],
+    most: int,
+    scale: Moments,
+    device: torch.device,
+) -> Nearest:
+    """The nearest of all known images, which are compared with a stretch of them at a time."""
+    directions = directions.to(device)
+    best, places = torch.zeros(len(directions), 0), torch.zeros(len(directions), 0).long()
+    for start in range(0, len(known), KNOWN):
+        some = _directions(known[start : start + KNOWN], scale).to(device)
+        cosines, indices = (directions @ some.t()).topk(min(most, len(some)), dim=1)
+        best = torch.cat([best, cosines.cpu()], dim=1)
+        places = torch.cat([places, indices.cpu() + start], dim=1)
+        best, order = best.topk(min(most, best.shape[1]), dim=1)
+        places = places.gather(1, order)
+    return Nearest(places, best)
+
+
 def neighbour_accuracies(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -37,25 +99,33 @@ def neighbour_accuracies(
     *,
     neighbours: tuple[int, ...],
     temperatures: tuple[float, ...],
+    device: torch.device = CPU,
 ) -> Float[Tensor, "neighbours temperatures"]:
-    """Fraction of queries whose class wins a vote of the nearest known images, for all settings.
+    """Fraction of queries whose class wins, for all settings of `neighbour_votes`."""
+    won = neighbour_votes(
+        features,
+        targets,
+        queries,
+        neighbours=neighbours,
+        temperatures=temperatures,
+        device=device,
+    )
+    return (won == query_targets).float().mean(dim=2)
 
-    Votes weigh exp(cosine / temperature), as in DINO (arXiv:2104.14294, appendix F). Features are
-    standardised with the known images' mean and deviation first, since raw patch means are
-    dominated by a few large dimensions.
-    """
-    known, directions = _directions(features, features), _directions(queries, features)
-    classes = int(max(targets.max(), query_targets.max())) + 1
-    similarity, nearest = (directions @ known.t()).topk(min(max(neighbours), len(known)), dim=1)
-    behind = similarity - similarity[:, :1]  # the nearest weighs 1: no temperature overflows
-    accuracies = torch.zeros(len(neighbours), len(temperatures))
-    for row, number in enumerate(neighbours):
-        for column, temperature in enumerate(temperatures):
-            votes = torch.zeros(len(directions), classes)
-            weights = (behind[:, :number] / temperature).exp()
-            votes.scatter_add_(1, targets[nearest[:, :number]], weights)
-            accuracies[row, column] = (votes.argmax(dim=1) == query_targets).float().mean()
-    return accuracies
+
+def neighbour_answers(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+) -> Int64[Tensor, " queries"]:
+    """`neighbour_votes` of one setting."""
+    votes = neighbour_votes(
+        features, targets, queries, neighbours=(neighbours,), temperatures=(temperature,)
+    )
+    return votes[0, 0]
 
 
 def neighbour_accuracy(
@@ -67,10 +137,11 @@ def neighbour_accuracy(
     neighbours: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """`neighbour_accuracies` of one setting."""
-    parts = features, targets, queries, query_targets
-    temperatures = (temperature,)
-    return float(neighbour_accuracies(*parts, neighbours=(neighbours,), temperatures=temperatures))
+    """Fraction of queries that `neighbour_answers` answers rightly."""
+    answers = neighbour_answers(
+        features, targets, queries, neighbours=neighbours, temperature=temperature
+    )
+    return float((answers == query_targets).float().mean())
 
 
 @in_float32
@@ -78,15 +149,9 @@ def retrieval_accuracy(
     first: Float[Tensor, "images width"], second: Float[Tensor, "images width"]
 ) -> float:
     """Fraction of images whose nearest second view is their own: needs no labels."""
-    similarity = _directions(first, second) @ _directions(second, second).t()
+    scale = moments(second)
+    similarity = _directions(first, scale) @ _directions(second, scale).t()
     return float((similarity.argmax(dim=1) == torch.arange(len(first))).float().mean())
-
-
-class Nearest(NamedTuple):
-    """The nearest other images of some, the nearest first."""
-
-    indices: Int64[Tensor, "queries most"]
-    cosines: Float[Tensor, "queries most"]
 
 
 @in_float32
@@ -94,7 +159,7 @@ def nearest_others(
     features: Float[Tensor, "images width"], queries: Int64[Tensor, " queries"], most: int
 ) -> Nearest:
     """For each of these images the others whose standardised features point most the same way."""
-    directions = _directions(features, features)
+    directions = _directions(features, moments(features))
     cosines = directions[queries] @ directions.t()
     cosines[torch.arange(len(queries)), queries] = -torch.inf
     order = cosines.argsort(dim=1, descending=True, stable=True)[:, : min(most, len(features) - 1)]
@@ -102,9 +167,9 @@ def nearest_others(
 
 
 def _directions(
-    features: Float[Tensor, "rows width"], reference: Float[Tensor, "known width"]
+    features: Float[Tensor, "rows width"], scale: Moments
 ) -> Float[Tensor, "rows width"]:
-    return F.normalize(standardised(features, reference), dim=1)
+    return F.normalize((features - scale.mean) / scale.deviation, dim=1)
 
 
 class BlockScore:

@@ -4,6 +4,8 @@ an attentive probe of patches; and logistic regression, fitted to convergence.""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -12,9 +14,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from beit.config.evaluate import ProbeConfig
-from beit.evaluation.features import PatchTable, standardised
+from beit.evaluation.features import Patches, standardised
 from beit.evaluation.metrics import average_precision, in_float32
+from beit.evaluation.rows import Rows
 
+CPU = torch.device("cpu")
+SCORED = 4096
+"""Images whose answers are computed at a time."""
 Targets = Int64[Tensor, " images"] | Bool[Tensor, "images classes"]
 
 
@@ -36,18 +42,21 @@ class LinearHeads(NamedTuple):
 
     @torch.no_grad()
     def accuracy(
-        self, features: Float[Tensor, "images blocks width"], targets: Int64[Tensor, " images"]
+        self,
+        features: Float[Tensor, "images blocks width"] | Rows,
+        targets: Int64[Tensor, " images"],
     ) -> Float[Tensor, "blocks rates"]:
         """Fraction of images that each head answers rightly."""
+        device = self.weights.device
         hits = [
-            (self.logits(some).argmax(dim=1) == right[:, None, None]).sum(dim=0)
+            (self.logits(some.to(device)).argmax(dim=1).cpu() == right[:, None, None]).sum(dim=0)
             for some, right in zip(features.split(256), targets.split(256), strict=True)
         ]
         return torch.stack(hits).sum(dim=0) / len(targets)
 
     @torch.no_grad()
     def score(
-        self, features: Float[Tensor, "images blocks width"], targets: Targets
+        self, features: Float[Tensor, "images blocks width"] | Rows, targets: Targets
     ) -> Float[Tensor, "blocks rates"]:
         """The accuracy or, of images that may have several labels, the mean average precision
         over the labels that some image has."""
@@ -55,7 +64,11 @@ class LinearHeads(NamedTuple):
             return self.accuracy(features, targets)
         blocks = []
         for block, weights in enumerate(self.weights):
-            every = features[:, block] @ weights + self.bias[block]
+            parts = [
+                some[:, block].to(weights.device) @ weights + self.bias[block]
+                for some in features.split(SCORED)
+            ]
+            every = torch.cat([part.cpu() for part in parts])
             scores = [
                 average_precision(some, targets).nanmean()
                 for some in every.split(self.classes, dim=1)
@@ -66,21 +79,37 @@ class LinearHeads(NamedTuple):
 
 @in_float32
 def train_heads(
-    features: Float[Tensor, "images blocks width"],
+    features: Float[Tensor, "images blocks width"] | Rows,
     targets: Targets,
     *,
     classes: int,
     config: ProbeConfig,
+    some: tuple[int, Sequence[int]] | None = None,
+    device: torch.device = CPU,
 ) -> LinearHeads:
     """AdamW under a cosine per epoch; weights start at normal(0, 0.01) (unilm, run_linear_eval.py).
 
     The losses of all heads are summed: each has the gradient that it would have alone.
+
+    Args:
+        features: Of every image and block.
+        targets: Of every image.
+        classes: How many there are.
+        config: Learning rates, epochs, batch and seed.
+        some: The features are of some blocks of so many, which start as if all were trained.
+        device: Where the heads are trained.
     """
     chance = torch.Generator().manual_seed(config.seed)
-    _, blocks, width = features.shape
-    start = 0.01 * torch.randn(blocks, width, classes, generator=chance)
+    rows = features if isinstance(features, Rows) else Rows(features)
+    _, blocks, width = rows.shape
+    depth, chosen = some or (blocks, range(blocks))
+    start = 0.01 * torch.randn(depth, width, classes, generator=chance)[list(chosen)]
+    start = start.to(device)
     weights = [start.clone().requires_grad_() for _ in config.learning_rates]
-    biases = [torch.zeros(blocks, 1, classes, requires_grad=True) for _ in config.learning_rates]
+    biases = [
+        torch.zeros(blocks, 1, classes, device=device, requires_grad=True)
+        for _ in config.learning_rates
+    ]
     groups = [
         {"params": pair, "lr": rate}
         for *pair, rate in zip(weights, biases, config.learning_rates, strict=True)
@@ -91,11 +120,11 @@ def train_heads(
     )
     with torch.enable_grad():
         for _ in range(config.epochs):
-            for rows in torch.randperm(len(targets), generator=chance).split(config.batch):
+            for at in rows.shuffled(chance, config.batch):
                 heads = LinearHeads(torch.cat(weights, dim=2), torch.cat(biases, dim=2), classes)
-                logits = heads.logits(features[rows])
+                logits = heads.logits(rows[at].to(device))
                 optimizer.zero_grad()
-                (_summed_loss(logits, targets[rows]) / len(rows)).backward()
+                (_summed_loss(logits, targets[at].to(device)) / len(at)).backward()
                 optimizer.step()
             schedule.step()
     return LinearHeads(
@@ -139,53 +168,68 @@ class AttentiveProbe(nn.Module):
 
 @in_float32
 def train_attentive(
-    table: PatchTable, *, heads: int, classes: int, rate: float, config: ProbeConfig
-) -> AttentiveProbe:
-    """AdamW under a cosine per epoch. Queries start at zero: as the mean over the patches."""
+    patches: Patches, *, heads: int, classes: int, config: ProbeConfig, device: torch.device = CPU
+) -> list[AttentiveProbe]:
+    """A probe for each learning rate, all trained while the patches pass: AdamW under a cosine per
+    epoch. Queries start at zero: as the mean over the patches."""
     chance = torch.Generator().manual_seed(config.seed)
-    probe = AttentiveProbe(width=table.patches.shape[2], heads=heads, classes=classes)
+    probe = AttentiveProbe(width=patches.width, heads=heads, classes=classes)
     with torch.no_grad():
         probe.head.weight.normal_(std=0.01, generator=chance)
         probe.head.bias.zero_()
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.attentive_epochs)
-    with torch.enable_grad():
-        for _ in range(config.attentive_epochs):
-            for rows in torch.randperm(len(table.targets), generator=chance).split(config.batch):
-                loss = F.cross_entropy(probe(table.patches[rows].float()), table.targets[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+    probes = [deepcopy(probe).to(device) for _ in config.learning_rates]
+    optimizers = [
+        torch.optim.AdamW(each.parameters(), lr=rate, weight_decay=config.weight_decay)
+        for each, rate in zip(probes, config.learning_rates, strict=True)
+    ]
+    schedules = [
+        torch.optim.lr_scheduler.CosineAnnealingLR(each, config.attentive_epochs)
+        for each in optimizers
+    ]
+    for _ in range(config.attentive_epochs):
+        order = torch.randperm(len(patches), generator=chance)
+        for some, targets in patches.batches(order, config.batch):
+            images, right = some.to(device).float(), targets.to(device)
+            with torch.enable_grad():
+                for each, optimizer in zip(probes, optimizers, strict=True):
+                    optimizer.zero_grad()
+                    F.cross_entropy(each(images), right).backward()
+                    optimizer.step()
+        for schedule in schedules:
             schedule.step()
-    return probe.eval()
+    return [each.eval() for each in probes]
 
 
 @torch.no_grad()
 @in_float32
-def attentive_accuracy(probe: AttentiveProbe, table: PatchTable) -> float:
-    """Fraction of images answered rightly."""
-    pairs = zip(table.patches.split(256), table.targets.split(256), strict=True)
-    hits = [(probe(some.float()).argmax(dim=1) == right).sum() for some, right in pairs]
-    return float(torch.stack(hits).sum() / len(table.targets))
+def attentive_accuracies(probes: Sequence[AttentiveProbe], patches: Patches) -> list[float]:
+    """Fraction of images that each of the probes answers rightly, in one pass."""
+    hits, images = torch.zeros(len(probes)), 0
+    device = probes[0].queries.device
+    for some, targets in patches.batches(torch.arange(len(patches)), 256):
+        answers = [probe(some.to(device).float()).argmax(dim=1).cpu() for probe in probes]
+        hits += torch.stack([(each == targets).sum() for each in answers])
+        images += len(targets)
+    found: list[float] = (hits / images).tolist()
+    return found
 
 
 @in_float32
-def linear_accuracy(
+def linear_answers(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
     queries: Float[Tensor, "queries width"],
-    query_targets: Int64[Tensor, " queries"],
     *,
     penalty: float = 1e-3,
-) -> float:
-    """Accuracy of multinomial logistic regression on standardised features.
+) -> Int64[Tensor, " queries"]:
+    """Classes by multinomial logistic regression on standardised features.
 
     The regression is fitted to convergence by L-BFGS with an L2 penalty on the weights (mean loss
-    plus penalty/2 times their squared norm), so that the number depends on nothing but features and
+    plus penalty/2 times their squared norm), so that the answers depend on nothing but features and
     penalty.
     """
     inputs, unseen = standardised(features, features), standardised(queries, features)
-    classes = int(max(targets.max(), query_targets.max())) + 1
+    classes = int(targets.max()) + 1
     weights = torch.zeros(features.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -201,5 +245,17 @@ def linear_accuracy(
 
     with torch.enable_grad():
         solver.step(objective)
-    logits = unseen @ weights.detach() + bias.detach()
-    return float((logits.argmax(dim=1) == query_targets).float().mean())
+    return (unseen @ weights.detach() + bias.detach()).argmax(dim=1)
+
+
+def linear_accuracy(
+    features: Float[Tensor, "known width"],
+    targets: Int64[Tensor, " known"],
+    queries: Float[Tensor, "queries width"],
+    query_targets: Int64[Tensor, " queries"],
+    *,
+    penalty: float = 1e-3,
+) -> float:
+    """Accuracy of `linear_answers`."""
+    answers = linear_answers(features, targets, queries, penalty=penalty)
+    return float((answers == query_targets).float().mean())

@@ -52,6 +52,11 @@ class SegmentationScores(NamedTuple):
         return float(self.confusion.diagonal().sum().double() / self.confusion.sum())
 
     @property
+    def answered(self) -> Int64[Tensor, " classes"]:
+        """How many pixels a class was the answer to."""
+        return self.confusion.sum(0)
+
+    @property
     def scored(self) -> int:
         """How many classes the mean IoU is over."""
         return int((~self.iou.isnan()).sum())

@@ -12,14 +12,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from beit.config.evaluate import ProbeConfig
-from beit.evaluation.features import FeatureTable, PatchTable, standardised
+from beit.evaluation.features import FeatureTable, Patches
 from beit.evaluation.neighbours import neighbour_accuracies, neighbour_accuracy
 from beit.evaluation.probe import (
-    attentive_accuracy,
+    CPU,
+    attentive_accuracies,
     linear_accuracy,
     train_attentive,
     train_heads,
 )
+from beit.evaluation.rows import Rows
 
 BOTH = "linear, class token and mean"
 MEAN = "linear, mean"
@@ -28,6 +30,13 @@ ATTENTIVE = "attentive"
 
 Tables = Mapping[str, FeatureTable]
 """The features of `train`, `validation` and, where there is one, `test`."""
+
+
+class Stored(NamedTuple):
+    """Which blocks, of how many, the tables on disk hold."""
+
+    depth: int
+    blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +120,36 @@ def _sweep(
     return Sweep(scores.amax(dim=1).tolist(), best)
 
 
-def sweep_linear(method: str, tables: Tables, *, classes: int, config: ProbeConfig) -> Sweep:
-    """Linear heads of every block and learning rate; the method, BOTH or MEAN, says on what."""
+def sweep_linear(
+    method: str,
+    tables: Tables,
+    *,
+    classes: int,
+    config: ProbeConfig,
+    stored: Stored | None = None,
+    device: torch.device = CPU,
+) -> Sweep:
+    """Linear heads of every block and learning rate; the method, BOTH or MEAN, says on what.
+
+    `stored`: the tables are on disk, and of these blocks only.
+    """
     features = {
-        part: table.features if method == MEAN else torch.cat([table.cls, table.features], dim=2)
+        part: Rows(
+            *((table.features,) if method == MEAN else (table.cls, table.features)),
+            on_disk=stored is not None,
+        )
         for part, table in tables.items()
     }
     if config.standardise:
-        features = {
-            part: standardised(values, features["train"]) for part, values in features.items()
-        }
-    heads = train_heads(features["train"], tables["train"].targets, classes=classes, config=config)
+        features = {part: rows.standardised(features["train"]) for part, rows in features.items()}
+    heads = train_heads(
+        features["train"],
+        tables["train"].targets,
+        classes=classes,
+        config=config,
+        some=stored and (stored.depth, stored.blocks),
+        device=device,
+    )
 
     def score(part: str) -> Tensor:
         return heads.score(features[part], tables[part].targets)
@@ -133,7 +161,7 @@ def sweep_linear(method: str, tables: Tables, *, classes: int, config: ProbeConf
     return _sweep(method, score("validation"), settings, test if "test" in tables else None)
 
 
-def sweep_neighbours(tables: Tables, *, config: ProbeConfig) -> Sweep:
+def sweep_neighbours(tables: Tables, *, config: ProbeConfig, device: torch.device = CPU) -> Sweep:
     """Votes of every block, number of neighbours and temperature."""
     known = tables["train"]
     numbers, temperatures = config.neighbours, config.temperatures
@@ -148,6 +176,7 @@ def sweep_neighbours(tables: Tables, *, config: ProbeConfig) -> Sweep:
             tables[part].targets,
             neighbours=numbers,
             temperatures=temperatures,
+            device=device,
         ).flatten()
 
     def test(block: int, place: int) -> float:
@@ -161,18 +190,23 @@ def sweep_neighbours(tables: Tables, *, config: ProbeConfig) -> Sweep:
 
 
 def sweep_attentive(
-    tables: Mapping[str, PatchTable], *, block: int, heads: int, classes: int, config: ProbeConfig
+    tables: Mapping[str, Patches],
+    *,
+    block: int,
+    heads: int,
+    classes: int,
+    config: ProbeConfig,
+    device: torch.device = CPU,
 ) -> Chosen:
     """All learning rates on the patches of one block."""
-    probes = [
-        train_attentive(tables["train"], heads=heads, classes=classes, rate=rate, config=config)
-        for rate in config.learning_rates
-    ]
-    scores = torch.tensor([[attentive_accuracy(each, tables["validation"]) for each in probes]])
+    probes = train_attentive(
+        tables["train"], heads=heads, classes=classes, config=config, device=device
+    )
+    scores = torch.tensor([attentive_accuracies(probes, tables["validation"])])
     settings = [{"lr": rate} for rate in config.learning_rates]
 
     def test(_: int, place: int) -> float:
-        return attentive_accuracy(probes[place], tables["test"])
+        return attentive_accuracies([probes[place]], tables["test"])[0]
 
     sweep = _sweep(ATTENTIVE, scores, settings, test if "test" in tables else None)
     return replace(sweep.best, block=block)

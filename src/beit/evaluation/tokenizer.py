@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from beit.batch import ImageBatch
 from beit.objectives.base import entropy
 from beit.tokenizers.base import VisualTokenizer
 
-COLLAPSED_FRACTION = 0.05
+COLLAPSED_FRACTION, LITTLE = 0.05, 0.15
+FLAT = 4 / 255
+"""Patches whose values differ by less show nothing that a token could tell."""
 
 
 class TokenizerHealth(NamedTuple):
@@ -30,11 +32,26 @@ class TokenizerHealth(NamedTuple):
     """exp of the entropy of the tokens: how many codes are in even use."""
     counts: Tensor
     """How often each code occurred, int64 [K]."""
+    shown: Tensor
+    """The same of patches that are not flat, int64 [K]: a background of one colour has one code."""
 
     @property
     def collapsed(self) -> bool:
-        """Fewer than one code in twenty in even use: pre-training would learn next to nothing."""
-        return self.perplexity < max(2.0, COLLAPSED_FRACTION * len(self.counts))
+        """Fewer than one code in twenty in even use: pre-training would learn next to nothing.
+
+        Judged on patches that show something, if any do; few patches cannot use many codes.
+        """
+        return self._uses_less_than(COLLAPSED_FRACTION)
+
+    @property
+    def nearly_collapsed(self) -> bool:
+        """So few codes in even use that the tokens say little, though not as few as that."""
+        return not self.collapsed and self._uses_less_than(LITTLE)
+
+    def _uses_less_than(self, fraction: float) -> bool:
+        counts = self.shown if self.shown.any() else self.counts
+        possible = min(len(counts), int(counts.sum()))
+        return float(entropy(counts.float()).exp()) < max(2.0, fraction * possible)
 
 
 @torch.no_grad()
@@ -43,22 +60,35 @@ def tokenizer_health(
 ) -> TokenizerHealth:
     """One pass over images of the tokenizer's size."""
     counts = torch.zeros(tokenizer.codes, dtype=torch.int64)
+    shown = counts.clone()
     error, values = 0.0, 0
     for batch in batches:
         images = batch.images.to(device)
         tokens = tokenizer.encode(images)
         if tokenizer.can_decode:
             decoded = tokenizer.decode(tokens)
-            error += float((decoded - tokenizer.pixels(images)).double().square().sum())
+            squares = (decoded - tokenizer.pixels(images)).square().flatten(1).sum(dim=1)
+            error += float(squares.cpu().double().sum())
             values += decoded.numel()
+        shows = _shows_something(tokenizer.pixels(images), tokenizer.config.downsampling)
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.codes).cpu()
+        shown += torch.bincount(tokens.flatten()[shows.flatten()], minlength=len(shown)).cpu()
     assert counts.any(), "health needs at least one image"
     return TokenizerHealth(
         psnr=-10 * math.log10(max(error / values, 1e-12)) if values else math.nan,
         codes_in_use=int((counts > 0).sum()),
         perplexity=float(entropy(counts.float()).exp()),
         counts=counts,
+        shown=shown,
     )
+
+
+def _shows_something(
+    pixels: Float[Tensor, "batch channels height width"], side: int
+) -> Bool[Tensor, "batch h w"]:
+    """Which patches of this side are not flat."""
+    span = F.max_pool2d(pixels, side) + F.max_pool2d(-pixels, side)
+    return span.amax(dim=1) >= FLAT
 
 
 class TokenStability(NamedTuple):

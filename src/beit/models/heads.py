@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import hashlib
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,6 +17,8 @@ from beit.masked_patches import Mask, MaskedPatches, read_mask
 from beit.models.aggregation import PatchAggregation
 from beit.models.layers import layer_norm
 from beit.models.vit import Images, VisionTransformer, draw
+
+Logits = Callable[[Images], Tensor]
 
 
 class BackboneModel(nn.Module, abc.ABC):
@@ -26,6 +30,8 @@ class BackboneModel(nn.Module, abc.ABC):
 
     def parameter_depth(self, name: str) -> int:
         """Layer of a parameter for layer-wise decay; the head comes last."""
+        if ".parametrizations." in name:  # a low-rank addition is as new as the head
+            return self.deepest
         if name.startswith("backbone."):
             return self.backbone.parameter_depth(name.removeprefix("backbone."))
         return self.deepest
@@ -159,6 +165,22 @@ class Classifier(BackboneModel):
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.head(self.embed(images))
         return logits
+
+
+def flip_averaged(model: Logits, *, multi_label: bool = False) -> Logits:
+    """Logits of the mean of the probabilities of an image and of its mirror image.
+
+    Probabilities are a softmax over the classes or, with `multi_label`, independent.
+    """
+
+    def logits(images: Tensor) -> Tensor:
+        views = torch.stack([model(images), model(images.flip(-1))]).float()
+        if not multi_label:
+            return views.log_softmax(dim=-1).logsumexp(dim=0)
+        present, absent = (F.logsigmoid(sign * views).logsumexp(dim=0) for sign in (1, -1))
+        return present - absent
+
+    return logits
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -106,7 +106,7 @@ class Dropping(nn.Module):
         # gives some, they are drawn from torch's generator.
         self.numbers: Tensor | None = None
         # A tensor, as a number that differs from block to block would be compiled into each block.
-        kept = torch.tensor(1 - probability, dtype=torch.float64)
+        kept = torch.tensor(1 - probability, dtype=torch.float32)  # Apple GPUs have no float64
         self.register_buffer("keep", kept, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.config.training import Recompute
+from beit.models.adaptation import merged
 from beit.models.layers import Block, Dropping
 from beit.rng import SampleRNG, seed_everything
 
@@ -55,7 +56,7 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
         if layers:
             parts = [layer.parts for layer in layers]
             numbers = rng.uniform("layers", images, sum(parts))
-            numbers = numbers.to(device, non_blocking=True)
+            numbers = numbers.to(device, non_blocking=device.type != "mps")
             for layer, part in zip(layers, numbers.split(parts, dim=1), strict=True):
                 layer.numbers = part
 
@@ -69,7 +70,7 @@ class Objective(nn.Module, abc.ABC, Generic[BatchType]):
 
     def publish(self, model: nn.Module) -> nn.Module:
         """What becomes the artifact of the trained model, or of its average: no training aids."""
-        return model
+        return merged(model)
 
     def expectations(self) -> dict[str, float]:
         """What the logged terms should be compared with, such as the loss of pure chance."""

@@ -70,17 +70,39 @@ class LabelledObjective(Objective[LabelledBatch]):
 
 
 class Classification(LabelledObjective):
-    """Cross-entropy of a classifier whose images have one class each."""
+    """Cross-entropy of a classifier whose images have one class each, in all or by weights of the
+    classes: the mean over the images of the weighted sum over the classes, also where
+    `F.cross_entropy` would divide by the weights of a batch, with which the size of micro-batches
+    would change the numbers."""
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        model: Classifier,
+        augment: AugmentConfig,
+        *,
+        classes: int,
+        weights: Float[Tensor, " classes"] | None = None,
+    ) -> None:
+        super().__init__(model, augment, classes=classes)
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, batch: LabelledBatch, progress: float) -> Loss:
         images, targets = self.inputs(batch)
         logits = self.model(images).float()
-        total = F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        if self.weights is not None and targets.ndim == 1:
+            targets = F.one_hot(targets, self._classes).float()
+        total = F.cross_entropy(
+            logits, targets, weight=self.weights, label_smoothing=self.smoothing
+        )
         hits = (logits.detach().argmax(dim=-1) == batch.targets).float()
         return Loss(total, {"loss": total.detach(), "accuracy": hits.mean()})
 
     def expectations(self) -> dict[str, float]:
-        return {"chance_loss": math.log(self._classes)}
+        smoothed = 1.0 if self.weights is None else float(self.weights.mean())
+        weight = 1 - self._smoothing + self._smoothing * smoothed  # on average
+        return {"chance_loss": weight * math.log(self._classes)}
 
 
 class MultiLabelClassification(LabelledObjective):
@@ -91,31 +113,44 @@ class MultiLabelClassification(LabelledObjective):
     `F.cross_entropy` does.
     """
 
+    absent: Tensor
+    present: Tensor
+
     def __init__(
         self,
         model: Classifier,
         augment: AugmentConfig,
         *,
         prevalence: Float[Tensor, " classes"],
+        weights: Float[Tensor, "2 classes"] | None = None,
     ) -> None:
-        """`prevalence` is the fraction of the training images that have each label."""
+        """`prevalence` is the fraction of the training images that have each label; `weights` are
+        those of its absence and of its presence."""
         super().__init__(model, augment, classes=len(prevalence))
         self._prevalence = prevalence
+        weights = torch.ones(2, len(prevalence)) if weights is None else weights
+        self.register_buffer("absent", weights[0], persistent=False)
+        self.register_buffer("present", weights[1], persistent=False)
 
     def forward(self, batch: LabelledBatch, progress: float) -> Loss:
         images, targets = self.inputs(batch)
         logits: Tensor = self.model(images).float()
+        wanted = smooth_labels(targets.float(), self.smoothing)
+        weight = torch.lerp(self.absent, self.present, wanted)
         total = F.binary_cross_entropy_with_logits(
-            logits, smooth_labels(targets.float(), self.smoothing)
+            logits, wanted * self.present / weight, weight=weight
         )
         right = ((logits.detach() >= 0) == batch.targets).float()
         return Loss(total, {"loss": total.detach(), "labels_right": right.mean()})
 
     def expectations(self) -> dict[str, float]:
-        """The training loss of always answering how frequent each label is."""
+        """The training loss of always answering how frequent each label is, by its weights."""
         frequent = smooth_labels(self._prevalence, self._smoothing)
-        entropy = torch.special.entr(frequent) + torch.special.entr(1 - frequent)
-        return {"chance_loss": float(entropy.mean())}
+        here = frequent * self.present.cpu()
+        both = here + (1 - frequent) * self.absent.cpu()
+        answer = here / both
+        entropy = torch.special.entr(answer) + torch.special.entr(1 - answer)
+        return {"chance_loss": float((both * entropy).mean())}
 
 
 def smooth_labels(

@@ -58,7 +58,9 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         super().__init__()
         self.model = model
         self.config = config
-        self.predicts_all = isinstance(config, MaskedConfig) and config.predict == "all"
+        masking = config if isinstance(config, MaskedConfig) else MaskedConfig()
+        self.predicts_all = masking.predict == "all"
+        self._pixel_error = F.l1_loss if masking.pixel_loss == "absolute" else F.mse_loss
         self.tokens: TokenTargets | None = None
         backbone = model.backbone.config
         if config.target == "tokens":
@@ -101,12 +103,16 @@ class MaskedImageModeling(Objective[MaskedBatch]):
         batch: MaskedBatch,
         masked: MaskedPatches,
     ) -> Loss:
-        """Squared error on the normalised pixels (table 4, pixel regression)."""
-        backbone = self.model.backbone
-        patches = patchify(backbone.normalise(batch.images), backbone.config.patch)
+        """Error on the normalised pixels (table 4, pixel regression)."""
+        patches = self.pixels(batch)
         targets = patches.flatten(0, 1) if self.predicts_all else masked.select(patches)
-        losses = [F.mse_loss(rows, targets) for rows in predictions]
+        losses = [self._pixel_error(rows, targets) for rows in predictions]
         return _add(losses, {"target_variance": targets.var().detach()})
+
+    def pixels(self, batch: MaskedBatch) -> Float[Tensor, "batch patches values"]:
+        """What is to be predicted of every patch, where it is no token."""
+        backbone = self.model.backbone
+        return patchify(backbone.normalise(batch.images), backbone.config.patch)
 
     @torch.no_grad()
     def _token_terms(

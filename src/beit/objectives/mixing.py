@@ -61,8 +61,8 @@ class Mixing:
             mixtures.append(
                 Mixture(1.0, 1.0) if alone else self._drawn(rng, place // 2, height, width)
             )
-        partner_of = torch.tensor(partners).to(images.device, non_blocking=True)
-        table = torch.tensor(mixtures).to(images.device, non_blocking=True)
+        partner_of = torch.tensor(partners).to(images.device, non_blocking=not images.is_mps)
+        table = torch.tensor(mixtures).to(images.device, non_blocking=not images.is_mps)
         blend, weight, top, bottom, left, right = table[:, :, None].unbind(1)
         y = torch.arange(height, device=images.device)
         x = torch.arange(width, device=images.device)

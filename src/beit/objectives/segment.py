@@ -17,16 +17,19 @@ from beit.objectives.base import Loss, Objective
 
 
 def pixel_loss(
-    logits: Float[Tensor, "batch classes rows columns"], labels: UInt8[Tensor, "batch height width"]
+    logits: Float[Tensor, "batch classes rows columns"],
+    labels: UInt8[Tensor, "batch height width"],
+    weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over all pixels, float32, of logits resized to the labels.
+    """Mean cross-entropy over all pixels, float32, of logits resized to the labels; each pixel by
+    the weight of its class, if there are `weights`.
 
     Ignored pixels count as zero and not as absent (mmsegmentation's `avg_non_ignore` false, as the
     published models were trained): so a mask without a label costs nothing, and micro-batches of
     any content add up to their batch.
     """
     full = resize(logits.float(), labels.shape[-2:])
-    total = F.cross_entropy(full, labels.long(), ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(full, labels.long(), weights, ignore_index=IGNORE, reduction="sum")
     return total / labels.numel()
 
 
@@ -34,18 +37,26 @@ class Segmentation(Objective[SegmentedBatch]):
     """The loss of the main head and, weighted, that of the auxiliary one."""
 
     model: Segmenter
+    weights: Tensor | None
 
-    def __init__(self, model: Segmenter, *, auxiliary_weight: float) -> None:
+    def __init__(
+        self,
+        model: Segmenter,
+        *,
+        auxiliary_weight: float,
+        weights: Float[Tensor, " classes"] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("weights", weights, persistent=False)
         self._auxiliary_weight = auxiliary_weight
 
     def forward(self, batch: SegmentedBatch, progress: float) -> Loss:
         predictions = self.model.logits(batch.images)
-        total = pixel_loss(predictions.main, batch.labels)
+        total = pixel_loss(predictions.main, batch.labels, self.weights)
         terms = {"loss": total.detach(), "accuracy": _accuracy(predictions.main, batch.labels)}
         if predictions.auxiliary is not None:
-            auxiliary = pixel_loss(predictions.auxiliary, batch.labels)
+            auxiliary = pixel_loss(predictions.auxiliary, batch.labels, self.weights)
             terms["auxiliary_loss"] = auxiliary.detach()
             total = total + self._auxiliary_weight * auxiliary
         return Loss(total, terms)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from beit.batch import MaskedBatch
+from beit.config.masking import VisibleConfig
 from beit.masked_patches import MaskedPatches
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
@@ -24,6 +25,15 @@ class VisibleOnlyPrediction(MaskedImageModeling):
         self, batch: MaskedBatch, masked: MaskedPatches
     ) -> tuple[Float[Tensor, "rows outputs"], ...]:
         return (self.model(batch.images, masked),)
+
+    def pixels(self, batch: MaskedBatch) -> Float[Tensor, "batch patches values"]:
+        """With `normalise_patches` by the mean and deviation of the patch's own values (MAE)."""
+        patches = super().pixels(batch)
+        assert isinstance(self.config, VisibleConfig)
+        if not self.config.normalise_patches:
+            return patches
+        mean, variance = patches.mean(dim=2, keepdim=True), patches.var(dim=2, keepdim=True)
+        return (patches - mean) / (variance + 1e-6).sqrt()
 
     def publish(self, model: nn.Module) -> nn.Module:
         """The backbone alone."""

@@ -223,6 +223,7 @@ def tiny() -> PretrainRunConfig:
         model=backbones.tiny(),
         masking=UniformMasking(mask_ratio=0.4),
         views=ViewConfig(crop_scale=(0.5, 1.0), jitter=0.2),
+        tokenizer_recipe="tiny",
         knn_images=64,
         training=TrainingConfig(
             steps=30, batch=16, lr=1e-3, warmup_steps=3, clip=3.0, log_every=10, save_every=15

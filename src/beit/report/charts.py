@@ -67,7 +67,15 @@ def _line(
     return Line(label, (), role or usual, (kind, metric), trivial)
 
 
-NOT_DRAWN = {"seconds_left", "memory_gib", "unreadable", "several", "collapsed", "neighbours_block"}
+NOT_DRAWN = {
+    "seconds_left",
+    "memory_gib",
+    "unreadable",
+    "several",
+    "collapsed",
+    "nearly_collapsed",
+    "neighbours_block",
+}
 NOT_DRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss"}
 NOT_DRAWN |= {"codes_revived"}
 

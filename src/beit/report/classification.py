@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +16,12 @@ from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, evenly
+from beit.data.sources import ImageSource, class_counts, evenly
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
+from beit.evaluation.baselines import baseline_accuracies, compare, untrained_like
 from beit.evaluation.classify import LabelAnswers, score_labels
-from beit.evaluation.metrics import confusion_matrix, top_k_hits
+from beit.evaluation.metrics import confusion_matrix, top_k_hits, wilson_interval
 from beit.models.heads import Classifier
 from beit.report.charts import read_charts
 from beit.report.history import History
@@ -44,7 +46,15 @@ SHOWN = 8
 LISTED = {False: 3, True: 5}
 """Classes listed for an image (multi-label or not), beside those that it has or is given."""
 
+MOST_KNOWN = 2000
+"""Training images from which the baselines learn."""
+NO_BETTER = (
+    "that is not clearly better: train longer, start from a pre-trained model, or ask whether the "
+    "classes differ in anything but colour and brightness"
+)
+
 CHARTS = read_charts("classification")
+logger = logging.getLogger(__name__)
 
 
 class Predicted(NamedTuple):
@@ -130,7 +140,7 @@ class Validation:
     def __init__(self, run: Path, config: FinetuneRunConfig) -> None:
         self.opened: RunModel[Classifier] = open_model(run, Classifier)
         self.reads = answering(self.opened.details)
-        self.source = held_out(config, self.reads.classes)
+        self.train, self.source = divided(config, self.reads.classes)
         self._view = EvaluationView(config.model.size, config.crop)
         self._channels, self._range = config.model.channels, config.loader.value_range
 
@@ -162,22 +172,23 @@ class Validation:
         }
 
 
-def held_out(config: FinetuneRunConfig, classes: tuple[str, ...]) -> ImageSource:
-    """The validation images of a run. Errors: DataError if the classes have changed."""
-    found = open_labelled(
+def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageSource, ImageSource]:
+    """What a run learned from, and its validation images. Errors: DataError if the classes have
+    changed."""
+    train, validation, _ = open_labelled(
         config.data,
         split=config.split,
         per_class=config.per_class,
         seed=config.subset_seed,
         reading=config.reading,
         multi_label=config.multi_label,
-    ).validation
-    if found.classes != classes:
+    )
+    if validation.classes != classes:
         raise DataError(
             f"{config.data} has other classes than the run was trained on",
             remedy="bring back the folders of that time to see these images",
         )
-    return found
+    return train, validation
 
 
 def confusions(
@@ -244,6 +255,36 @@ def _classes(found: Predicted, available: int) -> Section:
     return Section("classes", "Classes", body)
 
 
+def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
+    """What answers the same images without having learned to see."""
+    built, device = validation.opened.model.backbone.config, validation.opened.device
+    known = evenly(validation.train, min(most, MOST_KNOWN))
+    queries = images_named(validation.source, found.keys)
+    accuracies = baseline_accuracies(
+        untrained_like(built, 0).to(device),
+        validation.batches(known),
+        validation.batches(queries),
+        device,
+    )
+    counts, images = class_counts(validation.train), len(found.targets)
+    own = float((found.probabilities.argmax(dim=1) == found.targets).float().mean())
+    frequent = float((found.targets == int(counts.argmax())).float().mean())
+    best = max(accuracies, key=lambda name: accuracies[name])
+    verdict = compare(("classifier", own), (best, accuracies[best]), frequent, images)
+    rows = [("this classifier", own), *accuracies.items(), ("the most frequent class", frequent)]
+    body = render(
+        "baselines.html.j2",
+        rows=[(name, value, wilson_interval(value, images)) for name, value in rows],
+        verdict=verdict,
+        advice="" if verdict.beyond else NO_BETTER,
+        known=len(known),
+        available=len(validation.train),
+    )
+    say = logger.info if verdict.beyond else logger.warning
+    say("%s%s", verdict.text, "" if verdict.beyond else f"; {NO_BETTER}")
+    return Section("baselines", "Against what", body)
+
+
 def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
     """How each class does, and the surest answers, on the validation images of the run.
 
@@ -263,7 +304,9 @@ def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
         images=len(found.keys),
     )
     measured = _labels if found.reads.multi_label else _classes
+    beside = config.baselines and not found.reads.multi_label
     return [
+        *([_baselines(validation, found, amount)] if beside else []),
         measured(found, len(validation.source)),
         Section("answers", "The surest answers", body),
     ]

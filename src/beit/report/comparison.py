@@ -118,8 +118,11 @@ def _images(runs: Compared, again: str) -> Section:
     return Section("images", title, render("side-by-side.html.j2", runs=runs, rows=rows))
 
 
-def write_comparison(paths: Sequence[Path], place: Path, kind_of: KindOf) -> Path:
-    """Write one page about several runs, each of the kind that `kind_of` says.
+def write_comparison(
+    paths: Sequence[Path], place: Path, kind_of: KindOf, sections: Sequence[Section] = ()
+) -> Path:
+    """Write one page about several runs, each of the kind that `kind_of` says, with what else is
+    known of them.
 
     Errors: as for `read_runs`, ConfigError if the name is not that of a page, ResourceError if the
     page cannot be written.
@@ -136,7 +139,7 @@ def write_comparison(paths: Sequence[Path], place: Path, kind_of: KindOf) -> Pat
             runs=runs,
             figures=_figures(runs),
             charts=[figure for figure in map(draw, overlaid(runs)) if figure],
-            sections=[_images(runs, shlex.join(words))],
+            sections=[*sections, _images(runs, shlex.join(words))],
             options=_options(runs),
         )
         write_file(file, [text.encode()])

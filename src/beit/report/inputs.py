@@ -20,7 +20,7 @@ from beit.data.loader import View, evaluate_batches
 from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, select
 from beit.errors import CheckpointError, ConfigError
-from beit.hardware import find_device
+from beit.hardware import best_device, find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
 from beit.weights.load import open_artifact
@@ -31,7 +31,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 FEWEST = 8
 BATCH = 16
-BUDGET = {"cpu": 4e11, "cuda": 4e13}
+BUDGET = {"cpu": 4e11, "mps": 4e12, "cuda": 4e13}
 """Operations spent on one section: some seconds on two cores, or on any GPU."""
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class RunModel(Generic[Model]):
 def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
     """The artifact of a run, of the kind that such a run trains. Errors: BeitError if it is not
     there."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     artifact = load_artifact(run)
     model = artifact.model.to(device)
     if not isinstance(model, kind):

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from beit.data.visualize import Rgb, data_uri
-from beit.terminal import printable_lines
+from beit.terminal import counted, printable_lines
 
 SHARP_UP_TO = 96
 """Images up to this side keep sharp pixels when a page enlarges them."""
@@ -79,11 +79,6 @@ def number(value: float | None) -> str:
 def percent(fraction: float | None) -> str:
     """A fraction in [0, 1] in per cent."""
     return UNKNOWN if fraction is None else f"{100 * fraction:.1f}%"
-
-
-def counted(amount: int, noun: str) -> str:
-    """`1 image`, `2,000 images`."""
-    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
 @functools.cache

@@ -122,8 +122,14 @@ class RunPage:
 
     @property
     def finished(self) -> bool:
-        """Whether it has taken all its steps."""
-        return self.history.step >= self.config.training.steps
+        """Whether it has taken all its steps, or was out of patience."""
+        return self.ended_early or self.history.step >= self.config.training.steps
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether its score had not become better for long enough."""
+        left = self.history.last("evaluate", "patience_left")
+        return left is not None and left <= 0
 
     def charts(self) -> list[Chart]:
         """Every chart, also those without points."""
@@ -142,6 +148,9 @@ class RunPage:
         step, steps = self.history.step, self.config.training.steps
         text = f"This run is not finished: the last step in its log is {step:,} of {steps:,}."
         found = [] if self.finished else [Finding(text, is_warning=True)]
+        if self.ended_early:
+            waited = f"for {self.config.training.patience} evaluations its score was no better"
+            found = [Finding(f"This run ended early, at step {step:,} of {steps:,}: {waited}.")]
         return [*found, *self.kind.findings(self.history)]
 
     def facts(self) -> list[str]:

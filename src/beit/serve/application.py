@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from beit.config.serve import ServeConfig
 from beit.serve.http_errors import (
@@ -22,32 +24,34 @@ from beit.serve.http_errors import (
     BAD_REQUEST,
     BODY_TOO_LARGE,
     DEADLINE,
-    EMPTY_BODY,
     INTERNAL,
     NO_SUCH_PATH,
     QUEUE_FULL,
     RESTARTING,
     STOPPING,
     WRONG_METHOD,
-    WRONG_TYPE,
     Reason,
     Refused,
+    body_of,
 )
-from beit.serve.middleware import RequestGuard, refusal
-from beit.serve.schemas import ABILITIES, OWN_ABILITY, Failure, Health, ModelOption, Models, State
+from beit.serve.middleware import KEY_HEADERS, RequestGuard, refusal
+from beit.serve.request_images import BODY, Images, kind_of, read_images
+from beit.serve.schemas import (
+    ABILITIES,
+    OWN_ABILITY,
+    Answers,
+    Failure,
+    Health,
+    ModelOption,
+    Models,
+    State,
+)
 from beit.serve.supervisor import Answer, Supervisor
 
 PAGE = Path(__file__).with_name("page.html")
 JSON = "application/json"
 VERSION = "x-model-version"
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"image/*": BINARY, "application/octet-stream": BINARY},
-    }
-}
-STATUSES = (400, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 RESPONSES: dict[int | str, dict[str, Any]] = {code: {"model": Failure} for code in STATUSES}
 RESPONSES[200] = {
     "headers": {
@@ -69,42 +73,64 @@ class Service:
         self.limits = limits
         self.stopping = False
         self._at_work = 0
+        """Images."""
         self._held = 0
         """Bytes of all bodies in memory."""
 
     async def answer(self, request: Request, ability: str, options: ModelOption) -> Response:
-        """What a model answers to the image in the request. Raises Refused, ClientDisconnect."""
+        """What a model answers to the images in the request. Raises Refused, ClientDisconnect."""
         self.models.find(ability, options.model)  # refused before its body is read
         self._check_head(request)
-        self._check_queue()
+        self._check_queue(1)
         body = bytearray()
         try:
             await self._read(request, body)
-            self._check_queue()
-            self._at_work += 1
+            images = await read_images(request.headers, bytes(body), self.limits.queue)
+            self._check_queue(len(images.files))
+            self._at_work += len(images.files)
             WAITING.set(self._at_work)
             try:
                 rest = options.model_dump(exclude={"model"})
-                asking = self.models.ask(ability, options.model, rest, bytes(body))
+                asking = self._ask(ability, options.model, rest, images, request.state.request_id)
                 data, version = await self._unless_gone(request, asking)
                 return Response(data, media_type=JSON, headers={VERSION: version})
             finally:
-                self._at_work -= 1
+                self._at_work -= len(images.files)
                 WAITING.set(self._at_work)
         finally:
             self._held -= len(body)
 
-    def _check_queue(self) -> None:
-        if self._at_work >= self.limits.queue:
+    async def _ask(
+        self,
+        ability: str,
+        model: str | None,
+        options: Mapping[str, Any],
+        images: Images,
+        request_id: str,
+    ) -> Answer:
+        """The answer to one image, or the list of those to several; what is wrong with one of
+        several images stands in its place. All are given to the same process at once."""
+        asking = [self.models.ask(ability, model, options, data) for data in images.files]
+        if not images.several:
+            return await asking[0]
+        found, version = [], self.models.find(ability, model)["version"]
+        for answer in await asyncio.gather(*asking, return_exceptions=True):
+            if isinstance(answer, Answer):
+                found.append(answer.data)
+                version = answer.version
+            elif isinstance(answer, Refused) and answer.reason.status < INTERNAL.status:
+                found.append(body_of(answer.reason, request_id))
+            else:
+                raise answer
+        return Answer(b'{"answers":[' + b",".join(found) + b"]}", version)
+
+    def _check_queue(self, images: int) -> None:
+        if self._at_work + images > self.limits.queue:
             raise Refused(QUEUE_FULL)
 
     def _check_head(self, request: Request) -> None:
         """Refuse by the head alone what would be refused later."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        is_image = kind.startswith("image/") or kind == "application/octet-stream"
-        if encoding != "identity" or not is_image:
-            raise Refused(WRONG_TYPE)
+        kind_of(request.headers)
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self.limits.body:
             raise Refused(BODY_TOO_LARGE)
@@ -118,8 +144,6 @@ class Service:
                 raise Refused(QUEUE_FULL)
             body += chunk
             self._held += len(chunk)
-        if not body:
-            raise Refused(EMPTY_BODY)
 
     async def _unless_gone(self, request: Request, asking: Coroutine[Any, Any, Answer]) -> Answer:
         """The answer, if it comes in time and while the client is there."""
@@ -141,8 +165,8 @@ class Service:
             answer.cancel()
 
 
-def make_application(service: Service) -> RequestGuard:
-    """The application with all its paths."""
+def make_application(service: Service, key: str = "") -> ASGIApp:
+    """The application with all its paths; with a key, for those who have it."""
     application = FastAPI(
         title="beit",
         version="1",
@@ -186,8 +210,18 @@ def make_application(service: Service) -> RequestGuard:
         return HTMLResponse(page)
 
     paths = [route.path for route in application.routes if isinstance(route, Route)]
-    hosts = service.limits.allow_host
-    return RequestGuard(application, hosts, paths, lambda: service.stopping)
+    limits = service.limits
+    guarded = RequestGuard(application, limits, paths, lambda: service.stopping, key)
+    if not limits.allow_origin:
+        return guarded
+    # Around the guard: what it refuses can be read by those pages too, and a preflight has no key.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=limits.allow_origin,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Content-Type", *KEY_HEADERS],
+        expose_headers=[VERSION, "x-request-id", "retry-after"],
+    )
 
 
 def _add_ability(application: FastAPI, service: Service, ability: str) -> None:
@@ -201,7 +235,7 @@ def _add_ability(application: FastAPI, service: Service, ability: str) -> None:
         f"/{ability}",
         name=ability,
         summary=form.answer.__doc__,
-        response_model=form.answer,
+        response_model=form.answer | Answers,
         responses=RESPONSES,
         openapi_extra=BODY,
     )(ask)

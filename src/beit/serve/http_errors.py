@@ -26,7 +26,12 @@ class Refused(Exception):  # noqa: N818
 
 
 BAD_REQUEST = Reason(400, "bad_request", "The request breaks the rules of HTTP.")
-EMPTY_BODY = Reason(400, "empty_body", "The body must be the bytes of an image, and it is empty.")
+EMPTY_BODY = Reason(400, "empty_body", "There is no image in the body, or an empty one.")
+NO_KEY = Reason(
+    401,
+    "key_needed",
+    "Send the key of this server, as Authorization: Bearer KEY or X-API-Key: KEY.",
+)
 FOREIGN_HOST = Reason(400, "foreign_host", "The Host header names another server.")
 FOREIGN_ORIGIN = Reason(403, "foreign_origin", "Pages of another site may not send requests here.")
 NO_SUCH_PATH = Reason(404, "no_such_path", "There is nothing at this path.")
@@ -34,17 +39,25 @@ NO_SUCH_MODEL = Reason(404, "no_such_model", "No model of that name is served; s
 WRONG_METHOD = Reason(405, "method_not_allowed", "This path takes another method.")
 TIMED_OUT = Reason(408, "too_slow", "The request arrived too slowly.")
 BODY_TOO_LARGE = Reason(413, "body_too_large", "The body has more bytes than the server accepts.")
+TOO_MANY_IMAGES = Reason(
+    413, "too_many_images", "There are more images in the request than the server accepts."
+)
 TOO_MANY_PIXELS = Reason(
     413, "too_many_pixels", "The image has more pixels than the server accepts."
 )
 WRONG_TYPE = Reason(
-    415, "wrong_content_type", "Send the bytes of one image as image/* without encoding."
+    415,
+    "wrong_content_type",
+    "Send images as image/*, multipart/form-data or application/json, without encoding.",
 )
-NOT_AN_IMAGE = Reason(
-    415, "not_an_image", "The body is not a JPEG, PNG, WebP, BMP, GIF or TIFF image."
-)
+NOT_AN_IMAGE = Reason(415, "not_an_image", "It is not a JPEG, PNG, WebP, BMP, GIF or TIFF image.")
 UNREADABLE = Reason(422, "unreadable_image", "The image is damaged or of an unknown mode.")
-BAD_OPTION = Reason(422, "bad_option", "An option in the query is unknown or out of its range.")
+BAD_BODY = Reason(
+    422, "bad_body", "The form or JSON does not hold images as /openapi.json describes them."
+)
+BAD_OPTION = Reason(
+    422, "bad_option", "An option is unknown, out of its range, or not in the query."
+)
 MODEL_NEEDED = Reason(
     422, "model_needed", "Several models can do this; choose one with ?model=NAME."
 )
@@ -60,6 +73,6 @@ BY_CODE = {reason.code: reason for reason in list(vars().values()) if isinstance
 
 
 def body_of(reason: Reason, request_id: str) -> bytes:
-    """The JSON body of a refusal."""
+    """The JSON of a refusal."""
     error = {"code": reason.code, "message": reason.text, "request_id": request_id}
     return json.dumps({"error": error}).encode()

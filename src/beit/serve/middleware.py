@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -13,12 +14,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from beit.serve.http_errors import BAD_REQUEST, FOREIGN_HOST, FOREIGN_ORIGIN, Reason, body_of
+from beit.config.serve import ServeConfig
+from beit.serve.http_errors import (
+    BAD_REQUEST,
+    FOREIGN_HOST,
+    FOREIGN_ORIGIN,
+    NO_KEY,
+    Reason,
+    body_of,
+)
 
 LOG = logging.getLogger("beit.serve")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PROBES = ("/health", "/ready")
 """Orchestrators ask for them under the machine's address; they reveal nothing."""
+PAGE = "/"
+"""It reveals nothing, and asks for the key."""
+KEY_HEADERS = ("Authorization", "X-API-Key")
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -53,6 +65,8 @@ def refusal(reason: Reason, request_id: str) -> Response:
     headers = {}
     if reason.status in (400, 408, 413):
         headers["connection"] = "close"
+    if reason is NO_KEY:
+        headers["www-authenticate"] = "Bearer"
     if reason.status in (429, 503):
         headers["retry-after"] = "1"
     body = body_of(reason, request_id)
@@ -60,7 +74,8 @@ def refusal(reason: Reason, request_id: str) -> Response:
 
 
 class RequestGuard:
-    """Wraps the application: refuses foreign hosts and origins, counts and logs requests.
+    """Wraps the application: refuses foreign hosts and origins, and who lacks the key; counts and
+    logs requests.
 
     A failure of the application is logged with the request's id; the client never gets its text.
     As soon as the server stops, each answer announces that it is the last on its connection.
@@ -69,12 +84,15 @@ class RequestGuard:
     def __init__(
         self,
         application: ASGIApp,
-        hosts: Iterable[str],
+        limits: ServeConfig,
         paths: Iterable[str],
         is_stopping: Callable[[], bool],
+        key: str,
     ) -> None:
         self._application = application
-        self._hosts = {*LOOPBACK, *(name.lower() for name in hosts)}
+        self._hosts = {*LOOPBACK, *(name.lower() for name in limits.allow_host)}
+        self._origins = frozenset(limits.allow_origin)
+        self._key = key.encode()
         self._paths = frozenset(paths)
         self._is_stopping = is_stopping
 
@@ -122,6 +140,17 @@ class RequestGuard:
             return None
         if not hosts or host_name(hosts[0]) not in self._hosts:
             return FOREIGN_HOST
-        if any(host_name(origin) not in self._hosts for origin in headers.getlist("origin")):
+        if not all(map(self._may_ask, headers.getlist("origin"))):
             return FOREIGN_ORIGIN
+        if self._key and scope["path"] != PAGE and not self._has_key(headers):
+            return NO_KEY
         return None
+
+    def _may_ask(self, origin: str) -> bool:
+        return host_name(origin) in self._hosts or not self._origins.isdisjoint((origin, "*"))
+
+    def _has_key(self, headers: Headers) -> bool:
+        """Compared in a time that says nothing of how much of it is right."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return secrets.compare_digest(given.encode("latin-1"), self._key)

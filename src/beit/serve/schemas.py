@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from beit.serve.supervisor import Reload
 
@@ -33,6 +33,21 @@ class BlockOptions(ModelOption):
 
 class ReconstructOptions(ModelOption):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Which patches are hidden.")
+
+
+class Upload(BaseModel):
+    """One image or a list of them, in base64 or as data: URLs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str | None = None
+    images: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.image is None) == (self.images is None):
+            raise ValueError("give image or images")
+        return self
 
 
 class Label(BaseModel):
@@ -108,6 +123,12 @@ class Reconstruction(BaseModel):
 
 class OwnAnswer(RootModel[dict[str, Any]]):
     """What a task of somebody's own answers."""
+
+
+class Answers(BaseModel):
+    """To several images, in their order: what each would get alone, be it a refusal."""
+
+    answers: list[dict[str, Any]]
 
 
 class Form(NamedTuple):

@@ -11,18 +11,23 @@ import socket
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from beit.config.serve import ServeConfig
+from beit.config.serve import ServeConfig, is_loopback
 from beit.errors import ConfigError, ResourceError
 from beit.serve.application import Service, make_application
 from beit.serve.connections import Connection
 from beit.serve.supervisor import Supervisor
 
+LOG = logging.getLogger("beit.serve")
 LARGEST_HEAD = 16_384
+KEY = "BEIT_API_KEY"
+SHORTEST_KEY = 16
+WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.DOTALL)
 
 
@@ -42,22 +47,26 @@ def serve(references: Sequence[str], limits: ServeConfig, device: str) -> None:
     for name in limits.allow_host:
         if "/" in name or "*" in name:
             raise ConfigError(f"'{name}' is not a host name", remedy="give names without port or *")
-    places = read_names(references)
+    places, key = read_names(references), read_key(limits)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with _reserve(limits.host, limits.port) as door:
-        asyncio.run(_serve(places, limits, device, door))
+        asyncio.run(_serve(places, limits, device, door, key))
     print("stopped", flush=True)
 
 
 def read_names(references: Sequence[str]) -> dict[str, str]:
-    """NAME=ARTIFACT to artifacts by name; a single one needs no name, and is then `model`.
+    """NAME=ARTIFACT to artifacts by name; a single one may go without, by the name of its run.
 
     Raises ConfigError.
     """
     if not references:
         raise ConfigError("no artifact was given", remedy="beit serve runs/classifier")
     if len(references) == 1 and NAME.fullmatch(references[0]) is None:
-        return {"model": references[0]}
+        path = Path(references[0].rstrip("/").partition("@")[0].rpartition(":")[2])
+        run = path.parent if path.name == "model" else path
+        word = run.stem if run.suffix in WEIGHTS else run.name
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-._")
+        return {name[:64] or "model": references[0]}
     found: dict[str, str] = {}
     for reference in references:
         parts = NAME.fullmatch(reference)
@@ -70,6 +79,34 @@ def read_names(references: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"two artifacts are called '{parts[1]}'", remedy="rename one")
         found[parts[1]] = parts[2]
     return found
+
+
+def read_key(limits: ServeConfig) -> str:
+    """The key that requests must bring, or none. It is never on the command line, which every user
+    of the machine can read. Raises ConfigError; warns where others reach a server without."""
+    key, place = os.environ.get(KEY, ""), f"the environment's {KEY}"
+    if limits.key_file:
+        place = limits.key_file
+        try:
+            key = Path(place).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"the key in {place} cannot be read: {error}",
+                remedy=f"write one: openssl rand -hex 32 > {place}",
+            ) from error
+    elif not key:
+        if not is_loopback(limits.host):
+            LOG.warning(
+                "warning: whoever reaches %s can use the models: give a key (--key-file, or %s), "
+                "unless a proxy in front asks for one", limits.host, KEY,
+            )  # fmt: skip
+        return ""
+    if len(key) < SHORTEST_KEY or not key.isascii() or any(map(str.isspace, key)):
+        raise ConfigError(
+            f"the key in {place} is no key: it has {len(key)} characters",
+            remedy=f"use at least {SHORTEST_KEY}, of ASCII without spaces: openssl rand -hex 32",
+        )
+    return key
 
 
 def _reserve(host: str, port: int) -> socket.socket:
@@ -89,7 +126,7 @@ def _reserve(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    places: Mapping[str, str], limits: ServeConfig, device: str, door: socket.socket
+    places: Mapping[str, str], limits: ServeConfig, device: str, door: socket.socket, key: str
 ) -> None:
     models = Supervisor(places, device, limits)
     _heed_hangups(models)
@@ -100,7 +137,7 @@ async def _serve(
         announcement = (
             f"serving {', '.join(places)} on http://{shown}:{port} (process {os.getpid()})"
         )
-        await Server(Service(models, limits), announcement).serve(sockets=[door])
+        await Server(Service(models, limits), announcement, key).serve(sockets=[door])
     finally:
         await models.stop()
     if models.given_up is not None:
@@ -131,12 +168,12 @@ def _has_terminal() -> bool:
 class Server(uvicorn.Server):
     """uvicorn's server, with our way to stop: the first signal drains, the second ends."""
 
-    def __init__(self, service: Service, announcement: str) -> None:
+    def __init__(self, service: Service, announcement: str, key: str) -> None:
         limits = service.limits
         connection: Any = partial(Connection, limits)
         super().__init__(
             uvicorn.Config(
-                make_application(service),
+                make_application(service, key),
                 http=connection,
                 ws="none",
                 lifespan="off",

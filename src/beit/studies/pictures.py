@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-import beit
 from beit.atomic_io import write_file
 from beit.batch import MaskedBatch
 from beit.data.sources import spread
 from beit.data.visualize import heat, hide, mark, overlay_labels, png_uri, to_rgb
+from beit.inference.predictor import load
 from beit.models.heads import MaskedImageModel
 from beit.objectives.reconstruction import decode_tokens, reconstruct
 from beit.report.image_grid import Cell, Sheet, write_sheet
@@ -35,11 +35,11 @@ def write_pictures(
     folder: Path, pretrained: Path, tokenizer: Path, segmenter: Path, segmented: Path
 ) -> Path:
     """Some test scenes, as PICTURES in the folder."""
-    model = beit.load(pretrained).model
+    model = load(pretrained).model
     assert isinstance(model, MaskedImageModel)
     backbone = model.backbone
     config = backbone.config
-    visual, outlines = open_tokenizer(str(tokenizer)), beit.load(segmenter)
+    visual, outlines = open_tokenizer(str(tokenizer)), load(segmenter)
     validation, test = (
         read_objects(segmented / split, config.size, config.grid) for split in ("val", "test")
     )

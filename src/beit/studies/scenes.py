@@ -50,7 +50,9 @@ class Counts(NamedTuple):
     unlabelled: int = 12_000
     """One to three objects each, without labels."""
     train: int = 40
-    """One object each, per class; as many of each unseen object."""
+    """One object each, per class."""
+    unseen: int = 40
+    """The same to train on, per unseen object; val and test have as many as those of the others."""
     val: int = 10
     test: int = 20
     segmented: int = 640
@@ -230,8 +232,10 @@ def make_scenes(
     jobs = [Job(0, "train", seen, counts.unlabelled, folder / "unlabelled", "none")]
     for split in ("train", "val", "test"):
         each = getattr(counts, split)
-        for kind, shown in (("labelled", seen), ("unseen", unseen)):
-            job = Job(len(jobs), split, shown, each * len(shown), folder / kind / split, "folders")
+        new_each = counts.unseen if split == "train" else each
+        for kind, shown, number in (("labelled", seen, each), ("unseen", unseen, new_each)):
+            place, scenes = folder / kind / split, number * len(shown)
+            job = Job(len(jobs), split, shown, scenes, place, "folders")
             jobs.append(job)
         masked = counts.segmented * {"train": 4, "val": 1, "test": 2}[split] // 4
         jobs.append(Job(len(jobs), split, seen, masked, folder / "segmented" / split, "masks"))

@@ -1,4 +1,4 @@
-"""Satellite tiles with the climate of their land, and regions with that of every pixel.
+"""Satellite tiles with the climate of their land.
 
 The map is divided into square regions; each belongs to training, validation or test as a whole and
 no tile crosses a border, so that no place is seen twice.
@@ -130,44 +130,3 @@ def make_demo_tiles(folder: Path, stride: int, labelled_stride: int) -> tuple[st
     made = make_tiles(folder, side=TILE, stride=stride, labelled_stride=labelled_stride)
     print(f"tiles: {made['unlabelled']} without labels, {made['labelled']}", flush=True)
     return str(folder / "unlabelled"), str(folder / "labelled")
-
-
-# Temperate and cold are one class: from above their border is a matter of temperature alone.
-GROUPS = {"A": "tropical", "B": "arid", "C": "temperate or cold", "D": "temperate or cold",
-          "E": "polar"}  # fmt: skip
-CLASSES = ("water", *dict.fromkeys(GROUPS.values()))
-REGION_LAND = 0.1  # least fraction of land in a region
-
-
-def group_of(zone: str) -> int:
-    """The class of a zone: 0 water, from 1 the groups."""
-    return 0 if zone == "Ocean" else CLASSES.index(GROUPS[zone[0]])
-
-
-def find_regions(classes: np.ndarray) -> Iterator[tuple[int, int, str]]:
-    """Corner and part of every region with enough land."""
-    for row, top in enumerate(ROWS[::REGION]):
-        for column, left in enumerate(COLUMNS[::REGION]):
-            if (classes[top : top + REGION, left : left + REGION] > 0).mean() >= REGION_LAND:
-                yield top, left, part_of(row, column)
-
-
-def make_regions(folder: Path) -> dict[str, int]:
-    """Write images/ and masks/, each with train, val and test, unless they are there; how many
-    regions each part has."""
-    record = folder / "regions.json"
-    if record.exists():
-        known: dict[str, int] = json.loads(record.read_text())
-        return known
-    pixels, classes = read_map(group_of)
-    counts = {"train": 0, "val": 0, "test": 0}
-    for top, left, part in find_regions(classes):
-        counts[part] += 1
-        for kind, whole in (("images", pixels), ("masks", classes)):
-            place = folder / kind / part
-            place.mkdir(parents=True, exist_ok=True)
-            square = whole[top : top + REGION, left : left + REGION]
-            Image.fromarray(square).save(place / f"{top:04d}_{left:04d}.png")
-    (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    record.write_text(json.dumps(counts))
-    return counts

@@ -24,6 +24,7 @@ from beit.evaluation.neighbours import neighbour_accuracy
 from beit.evaluation.tokenizer import token_histograms, token_stability, tokenizer_health
 from beit.hardware import find_device
 from beit.report.tokenizer import ComparedTokenizer, write_tokenizers
+from beit.terminal import counted
 from beit.tokenizers.base import VisualTokenizer
 from beit.weights.load import open_tokenizer, value_range_of
 
@@ -56,7 +57,8 @@ def compare_tokenizers(
     """
     if not tokenizers or images < 1:
         raise ConfigError(
-            f"{len(tokenizers)} tokenizers and {images} images leave nothing to compare",
+            f"{counted(len(tokenizers), 'tokenizer')} and {counted(images, 'image')} leave nothing "
+            "to compare",
             remedy="name at least one tokenizer, and one image or more",
         )
     with claim_output(Path(out), folder=True) as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,17 +16,20 @@ from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
 from beit.config.following import followed
 from beit.config.model import VisionTransformerConfig
+from beit.config.training import Order
 from beit.config.tree import by_name, override, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
-from beit.data.loader import Loader
-from beit.data.sources import ImageSource
+from beit.data.loader import Loader, resolve_order
+from beit.data.sources import ImageSource, select
 from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
+from beit.tasks.budget import forecast, forecast_with_first, make_plan
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
+from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved
 from beit.training.device import resolve_precision
 from beit.training.distributed import Processes, restarts, start_processes
@@ -88,15 +91,32 @@ def run(
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
             config = task.take_up(config, recorded, inputs)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            config = with_order(config, recorded.training.order)
+    single = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if single:
         # Of several processes the first may have made the folder: they ask once they have met.
         _check_folder(folder, config, run_options)
+    plan = None
+    if not resume:
+        if config.time:
+            named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
+            plan = make_plan(task, config, options, named, inputs)
+            config = plan.config
+        for line in plan.lines if plan else forecast_with_first(task, config, inputs):
+            if not quiet:
+                print_lines(line)
     config = task.complete(config, run_options, inputs)
+    if plan is not None:
+        config = plan.of_what_is_left(config)
     processes = start_processes(config.training)
     setup = task.prepare(config, processes, inputs)
+    order = resolve_order(config.training.order, setup.source)
+    setup = replace(setup, config=with_order(setup.config, order))
     if not keep_data:
         inputs.close_data()
-    return run_training(task, setup, processes, run_options, inputs)
+    return run_training(
+        task, setup, processes, run_options, inputs, plan=plan.lines if plan else ()
+    )
 
 
 def resolve_config(
@@ -119,6 +139,13 @@ def resolve_config(
         model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
         check_same_architecture(model, inputs.backbone(start))
     return config
+
+
+def with_order(config: Config, order: Order) -> Config:
+    """The config with the order that `auto` stands for in this run."""
+    if config.training.order != "auto":
+        return config
+    return replace(config, training=replace(config.training, order=order))
 
 
 def base_config(
@@ -175,13 +202,15 @@ def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions)
 def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
     """The images of a run, in its order and its portions."""
     training = setup.config.training
+    source, places = setup.source, setup.places
     return Loader(
-        setup.source,
+        source if places is None else select(source, places),
         setup.view,
         channels=setup.channels,
         batch=training.batch,
         micro_batch=training.micro_batch or training.batch // processes.world,
         seed=training.seed,
+        order=training.order,
         rank=processes.rank,
         world=processes.world,
         config=setup.config.loader,
@@ -197,6 +226,11 @@ def dataset_manifest(source: ImageSource) -> DatasetManifest:
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
     """What the user should know before the first step."""
     yield from setup.notes
+    if setup.places is not None:
+        yield (
+            f"the classes are balanced: an epoch draws {len(setup.places):,} times from "
+            f"{len(setup.source):,} images"
+        )
     yield from _followed(setup.config)
     given = setup.config.loader.value_range
     note = range_note(given) if given else narrow_note(setup.source)
@@ -279,10 +313,17 @@ def run_training(
     processes: Processes,
     run_options: RunOptions,
     inputs: Inputs,
+    *,
+    plan: Sequence[str] = (),
 ) -> Run:
-    """Open the folder, train, publish, report."""
+    """Open the folder, train, publish, report. A plan of the run is kept in its folder."""
     config, evaluation = setup.config, setup.evaluation
     resolve_precision(config.training.precision, processes.device)
+    if config.training.patience is not None and (evaluation is None or not evaluation.best):
+        raise ConfigError(
+            "patience waits for a better score, and this run is not measured by one",
+            remedy="leave --patience out",
+        )
     check_trackers(config.training.tracker)
     loader = open_loader(setup, processes)
     manifest = dataset_manifest(setup.source)
@@ -292,7 +333,10 @@ def run_training(
     folder = RunFolder(Path(config.out))
     account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
+    expected = () if plan or run_options.resume else tuple(forecast(setup, processes))
     processes.on_leader(lambda: _open(folder, setup, manifest, parts, run_options))
+    if plan:
+        replace_file(folder.plan, ["\n".join([*plan, ""]).encode()])
     if processes.leads:
         ImageList(folder.shared).add(
             {key: f"the same as {other}" for key, other in setup.shared.items()}
@@ -326,7 +370,7 @@ def run_training(
             notes=(
                 *_account_lines(account, inputs.same_account(account, config.out)),
                 *(() if begun else setup.start),
-                *(f"note: {note}" for note in _notes(setup, folder)),
+                *(f"note: {note}" for note in (*_notes(setup, folder), *expected)),
             ),
             manifest=manifest,
             accept_changed_data=config.accept_changed_data,

@@ -6,21 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple, Unpack
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from beit.batch import LabelledBatch
-from beit.config import FinetuneRunConfig
+from beit.config import BalanceConfig, FinetuneRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import FinetuneOptions
+from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
+from beit.data.balance import balanced_places, class_weights
 from beit.data.copies import shared_images
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import check_readable, class_counts, is_multi_label
+from beit.data.sources import ImageSource, check_readable, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
-from beit.evaluation.metrics import best_thresholds
+from beit.evaluation.metrics import best_thresholds, one_answer
 from beit.inference.abilities import ATTENTION, EMBED, PREDICT
+from beit.models.adaptation import adapt
 from beit.models.heads import Classifier
 from beit.objectives.base import AnyObjective
 from beit.objectives.classify import Classification, MultiLabelClassification
@@ -29,7 +33,8 @@ from beit.recipes.finetune import RECIPES, for_classifying
 from beit.report import classification as page
 from beit.rng import seed_everything
 from beit.tasks.classifier_evaluation import evaluate_classifier
-from beit.tasks.execution import Run, run
+from beit.tasks.execution import Run
+from beit.tasks.folds import run_folds
 from beit.tasks.inputs import Inputs
 from beit.tasks.task import Division, Setup, Task, register
 from beit.training.distributed import Processes
@@ -48,9 +53,10 @@ def finetune(
 ) -> Run:
     """Train a classifier on labelled images, from the artifact `init` or from scratch.
 
-    Where the images may have several labels each, it answers them independently.
+    Where the images may have several labels each, it answers them independently. With `folds`
+    several are trained: see `beit.tasks.folds.run_folds`.
     """
-    return run(FINETUNE, recipe, options, resume=resume, quiet=quiet, report=report)
+    return run_folds(FINETUNE, recipe, options, resume=resume, quiet=quiet, report=report)
 
 
 class Learning(NamedTuple):
@@ -61,13 +67,19 @@ class Learning(NamedTuple):
     best: str
     """The metric whose largest value is the best."""
     decide: Callable[[Details, nn.Module], Details]
-    notes: tuple[str, ...] = ()
+    remark: Callable[[], str] = str
+    """What there is to report of the last measure."""
 
 
 def prepare(
     config: FinetuneRunConfig, processes: Processes, inputs: Inputs
 ) -> Setup[FinetuneRunConfig]:
     """The classifier and all that its training needs."""
+    require(
+        config.folds is None or config.fold is not None,
+        f"folds is {config.folds}, and a run trains one of them",
+        "give folds itself as an option, or name one of them with --only-fold",
+    )
     built = config.model
     splits = open_labelled(
         config.data,
@@ -76,6 +88,7 @@ def prepare(
         seed=config.subset_seed,
         reading=config.reading,
         multi_label=config.multi_label,
+        fold=config.fold,
     )
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
@@ -85,6 +98,7 @@ def prepare(
     several = is_multi_label(splits.train)
     details = Details(classes=classes, multi_label=several, crop=config.crop)
     start = inputs.take_over(model, details, config.init)
+    adapt(model, config.adaptation)
     passes = EvalLoader(
         LabelledBatch,
         splits.validation,
@@ -93,23 +107,30 @@ def prepare(
         channels=built.channels,
         loader=config.loader,
     )
+    drawn, places = splits.train, None
+    if config.balance.balanced_sampling:
+        assert drawn.targets is not None
+        places = balanced_places(drawn.targets, config.training.seed)
+        drawn = select(drawn, places)
     learn = _several_labels if several else _one_class
-    learning = learn(config, model, splits, passes, processes.device)
+    learning = learn(config, model, drawn, passes, processes.device)
     return Setup(
         config=config,
         objective=learning.objective,
         source=splits.train,
         view=TrainView(config.augment, built.size, built.channels),
         channels=built.channels,
+        places=places,
         evaluation=Evaluation(
             learning.measure,
             best=learning.best,
             unreadable=passes.unreadable,
             several=passes.multi_frame,
+            remark=learning.remark,
         ),
         details=details,
         start=start,
-        notes=learning.notes,
+        notes=(_described(splits),) if several else (),
         decide=learning.decide,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
     )
@@ -118,38 +139,48 @@ def prepare(
 def _one_class(
     config: FinetuneRunConfig,
     model: Classifier,
-    splits: LabelledSplits,
+    drawn: ImageSource,
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
-    classes = len(splits.train.classes)
+    names, remark = drawn.classes, ""
+    classes = len(names)
+    weights = class_weights(class_counts(drawn), config.balance.class_weights)
 
     def measure(model: nn.Module) -> Mapping[str, float]:
+        nonlocal remark
         scores = score_classifier(model, passes, classes=classes, device=device)
+        remark = one_answer(names, scores.answered, scores.total, "validation image")
         return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
 
     return Learning(
-        objective=Classification(model, config.augment, classes=classes),
+        objective=Classification(
+            model,
+            config.augment,
+            classes=classes,
+            weights=None if weights is None else torch.from_numpy(weights),
+        ),
         measure=measure,
         best="top1",
         decide=lambda details, _model: details,
+        remark=lambda: remark,
     )
 
 
 def _several_labels(
     config: FinetuneRunConfig,
     model: Classifier,
-    splits: LabelledSplits,
+    drawn: ImageSource,
     passes: EvalLoader[LabelledBatch],
     device: torch.device,
 ) -> Learning:
     """Thresholds are chosen anew at every evaluation, and the artifact has those of its weights."""
-    counts = class_counts(splits.train)
+    counts, images = class_counts(drawn), len(drawn)
     chosen: list[tuple[float, ...]] = []
 
     def measure(model: nn.Module) -> Mapping[str, float]:
         answers = answer_labels(model, passes, device)
-        chosen[:] = [best_thresholds(answers.probabilities, answers.targets)]
+        chosen[:] = [best_thresholds(answers.probabilities, answers.targets, config.thresholds)]
         scores = score_labels(answers, chosen[0])
         return {
             "map": scores.mean_average_precision,
@@ -164,14 +195,24 @@ def _several_labels(
             measure(model)
         return replace(details, multi_label=True, thresholds=chosen[0])
 
-    prevalence = torch.from_numpy(counts / len(splits.train)).float()
     return Learning(
-        objective=MultiLabelClassification(model, config.augment, prevalence=prevalence),
+        objective=MultiLabelClassification(
+            model,
+            config.augment,
+            prevalence=torch.from_numpy(counts / images).float(),
+            weights=_label_weights(counts, images, config.balance),
+        ),
         measure=measure,
         best="map",
         decide=decide,
-        notes=(_described(splits),),
     )
+
+
+def _label_weights(counts: np.ndarray, images: int, balance: BalanceConfig) -> Tensor | None:
+    """The weights of the absence and of the presence of each label, float32 [2, C]."""
+    both = [class_weights(np.array([images - n, n]), balance.class_weights) for n in counts]
+    weights = [one for one in both if one is not None]
+    return torch.from_numpy(np.stack(weights, axis=1)) if weights else None
 
 
 def _described(splits: LabelledSplits) -> str:
@@ -201,7 +242,9 @@ FINETUNE = register(
         publishes=(kinds.CLASSIFIER,),
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
-        division=lambda config: Division(config.split, config.subset_seed, config.per_class),
+        division=lambda config: Division(
+            config.split, config.subset_seed, config.per_class, config.fold
+        ),
         evaluate=evaluate_classifier,
         title=lambda _: "Classification",
         use='predictor.predict("image.jpg")    # classes with probabilities, best first',

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beit.config import RunConfig
+from beit.config.data import Fold
 from beit.data.hugging_face import PREFIX
 from beit.data.layout import split_name
 from beit.data.sources import ImageSource, images_per_class, select
@@ -110,8 +111,15 @@ def _run_of(model: str) -> _Run | None:
 def _stated(trained: Mapping[str, Any]) -> Division | None:
     """The division that an artifact carries; older ones carry none."""
     try:
-        split, seed, per_class = (trained["division"][name] for name in Division._fields)
-        return Division(float(split), int(seed), None if per_class is None else int(per_class))
+        stated = trained["division"]
+        split, seed, per_class = (stated[name] for name in ("split", "seed", "per_class"))
+        fold = stated.get("fold")
+        return Division(
+            float(split),
+            int(seed),
+            None if per_class is None else int(per_class),
+            None if fold is None else Fold(*map(int, fold)),
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 

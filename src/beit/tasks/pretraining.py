@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -11,10 +10,8 @@ import torch
 
 from beit.config import (
     ContrastiveConfig,
-    DiscreteVAEConfig,
     MaskedConfig,
     PretrainRunConfig,
-    TokenizerRunConfig,
     VisibleConfig,
 )
 from beit.config.model import VisionTransformerConfig
@@ -36,23 +33,28 @@ from beit.objectives.contrastive import ContrastiveMaskedModeling
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import check_tokenizer, pixel_values
 from beit.objectives.visible import VisibleOnlyPrediction
-from beit.recipes import DEFAULT, find_recipe
+from beit.recipes import DEFAULT
 from beit.recipes.pretrain import RECIPES, for_pretraining
 from beit.report import pretraining as page
 from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
+from beit.tasks.own_tokenizer import (
+    described,
+    mending,
+    nearly_collapsed,
+    own_run,
+    own_tokenizer,
+)
 from beit.tasks.task import RunOptions, Setup, Task, register
-from beit.tasks.tokenizing import TOKENIZER
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.scoring import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.distributed import Processes
-from beit.training.run_folder import RunFolder
 from beit.training.spec import Evaluation
 from beit.weights import kinds
 from beit.weights.load import open_tokenizer
-from beit.weights.store import Details, find_artifact
+from beit.weights.store import Details
 
 
 def pretrain(
@@ -109,20 +111,7 @@ def _complete(
     _images(config, inputs)  # before a tokenizer is trained for hours
     if config.tokenizer or config.objective.target != "tokens":
         return config
-    out = f"{config.out.rstrip('/')}-tokenizer"
-    try:
-        find_artifact(out)
-    except CheckpointError:
-        run(
-            TOKENIZER,
-            matching_tokenizer(config, out),
-            {},
-            resume=RunFolder(Path(out)).config.exists(),
-            quiet=run_options.quiet,
-            inputs=inputs,
-            keep_data=True,
-        )
-    return replace(config, tokenizer=out)
+    return replace(config, tokenizer=own_tokenizer(config, run_options, inputs))
 
 
 def _as_its_tokenizer_reads(config: PretrainRunConfig, inputs: Inputs) -> PretrainRunConfig:
@@ -156,7 +145,9 @@ def prepare(
     source = _images(config, inputs)
     precision = encoding_precision(config.tokenizer_precision, processes.device)
     seed_everything(config.training.seed)
-    visual = sound_tokenizer(config, inputs) if config.objective.target == "tokens" else None
+    visual, note = None, ""
+    if config.objective.target == "tokens":
+        visual, note = sound_tokenizer(config, inputs)
     outputs = pixel_values(config.model) if visual is None else visual.codes
     bank = None
     if visual is not None and config.token_views:
@@ -178,7 +169,7 @@ def prepare(
         evaluation=evaluation,
         details=details,
         start=start,
-        notes=(*((bank.check_room(),) if bank else ()), *notes),
+        notes=(*((note,) if note else ()), *((bank.check_room(),) if bank else ()), *notes),
     )
 
 
@@ -203,48 +194,24 @@ def _objective(
     return MaskedImageModeling(model, chosen, visual, precision, bank)
 
 
-def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfig:
-    """The default tokenizer recipe, with the grid of the backbone and half its patch as stride."""
-    name = "tiny" if config.recipe.endswith("tiny") else DEFAULT
-    base = find_recipe("tokenizer", name, TokenizerRunConfig)
-    patch = config.model.patch
-    stride = patch // 2 if patch % 2 == 0 and patch > 2 else patch
-    grid = config.model.grid
-    assert isinstance(base.tokenizer, DiscreteVAEConfig)
-    built = replace(
-        base.tokenizer,
-        size=(grid[0] * stride, grid[1] * stride),
-        stride=stride,
-        channels=config.model.channels,
-    )
-    label_file = reading_for(config.data, config.reading, other=config.labelled).label_file
-    return replace(
-        base,
-        data=config.data,
-        out=out,
-        tokenizer=built,
-        loader=config.loader,
-        label_file=label_file,
-    )
+def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> tuple[VisualTokenizer, str]:
+    """The tokenizer of a run, and what there is to say of its codes.
 
-
-def sound_tokenizer(config: PretrainRunConfig, inputs: Inputs) -> VisualTokenizer:
-    """The tokenizer of a run. Raises ConfigError if it does not fit the backbone, or has collapsed:
-    its tokens would teach next to nothing. One from outside nobody has measured."""
+    Raises ConfigError if it does not fit the backbone, or has collapsed: its tokens would teach
+    next to nothing. One from outside nobody has measured.
+    """
     outside = names_outside(config.tokenizer)
     artifact = None if outside else inputs.take(config.tokenizer)
     visual = open_tokenizer(config.tokenizer, artifact=artifact)
     check_tokenizer(visual, config.model, visual.codes)
     metrics = {} if artifact is None else artifact.details.trained.get("metrics", {})
     if metrics.get("collapsed") and not config.accept_collapsed:
-        used, worth = (metrics.get(name, math.nan) for name in ("codes_in_use", "perplexity"))
         raise ConfigError(
-            f"the tokenizer {config.tokenizer} has collapsed: its {used:.0f} codes in use are "
-            f"worth {worth:.1f} in even use",
-            remedy="train it longer, with fewer codes or more --balance-weight; or insist with "
+            f"the tokenizer {config.tokenizer} has collapsed: {described(metrics)}",
+            remedy=f"train one by k-means, which takes seconds: {mending(config)}; or insist with "
             "--accept-collapsed",
         )
-    return visual
+    return visual, nearly_collapsed(config, visual.codes, metrics)
 
 
 def token_bank(
@@ -326,6 +293,7 @@ PRETRAIN = register(
         abilities={"embed": EMBED, "attention": ATTENTION, "reconstruct": RECONSTRUCT},
         start_from=_start_from,
         take_up=_take_up,
+        first=own_run,
         complete=_complete,
         title=page.title,
         use='predictor.embed(["image.jpg"])    # a vector per image, [1, D]',

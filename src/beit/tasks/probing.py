@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
 import torch
 
 from beit.atomic_io import write_file
@@ -20,33 +22,45 @@ from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
-from beit.data.sources import ImageSource, check_readable, is_multi_label
+from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
-from beit.evaluation.baselines import Baselines
-from beit.evaluation.eval_loader import EvalLoader
-from beit.evaluation.features import FeatureTable, every_block, extract_patches
+from beit.evaluation.baselines import BINS, THUMBNAIL, Baselines, compare, untrained_like
+from beit.evaluation.eval_loader import BATCH, EvalLoader
+from beit.evaluation.features import (
+    FeatureTable,
+    Patches,
+    PatchStream,
+    PooledBlocks,
+    every_block,
+    extract_features,
+    extract_patches,
+)
 from beit.evaluation.metrics import wilson_interval
-from beit.evaluation.probe import linear_accuracy
+from beit.evaluation.probe import CPU, linear_accuracy
+from beit.evaluation.rows import on_disk
 from beit.evaluation.sweeps import (
     BOTH,
     MEAN,
+    NEIGHBOURS,
     Chosen,
     Few,
     Probes,
+    Stored,
     Sweep,
     few_labels,
     sweep_attentive,
     sweep_linear,
     sweep_neighbours,
 )
-from beit.hardware import find_device
+from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
-from beit.models.vit import VisionTransformer
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_probe_page
 from beit.terminal import TextTable, print_tables, printable
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
+
+logger = logging.getLogger(__name__)
 
 SEVERAL = (
     "the images may have several labels each: linear probes are measured by mean average "
@@ -112,6 +126,14 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
     return measured
 
 
+def memory_bound(gigabytes: float | None) -> float:
+    """Bytes that features may take: what was given, or half of what is free."""
+    if gigabytes is not None:
+        return gigabytes * 1e9
+    free = free_memory()
+    return math.inf if free is None else free / 2
+
+
 class _Measuring:
     """One model on one set of images."""
 
@@ -129,26 +151,58 @@ class _Measuring:
         self.multi_label = is_multi_label(sources["train"])
         for source in sources.values():
             check_readable(source, built.channels, config.loader.value_range)
-        self.passes = {
-            part: EvalLoader(
-                LabelledBatch,
-                source,
-                view,
-                size=built.size,
-                channels=built.channels,
-                loader=config.loader,
-            )
-            for part, source in sources.items()
-        }
+        self.sources, self.view = sources, view
+        self.passes = {part: self._pass(source) for part, source in sources.items()}
+        self.bound = memory_bound(config.memory)
+        needed = 4 * self._numbers() * sum(map(len, sources.values()))
+        self.sampled = min(self.bound / needed, 1.0)
+        """The fraction of the images of which all blocks fit."""
+        logger.info(
+            "%s images x %d blocks x %d numbers take %.1f GB, of %.1f GB (--memory)",
+            f"{sum(map(len, sources.values())):,}", built.depth, built.width, needed / 1e9,
+            self.bound / 1e9,
+        )  # fmt: skip
+
+    def _pass(self, source: ImageSource, batch: int = BATCH) -> EvalLoader[LabelledBatch]:
+        built = self.model.backbone.config
+        return EvalLoader(
+            LabelledBatch,
+            source,
+            self.view,
+            size=built.size,
+            channels=built.channels,
+            loader=self.config.loader,
+            batch=batch,
+        )
+
+    def _numbers(self) -> int:
+        """How many of each image are kept if all blocks are."""
+        built = self.model.backbone.config
+        trivial = built.depth * built.width + BINS**3 + built.channels * THUMBNAIL**2
+        return 2 * built.depth * built.width + (trivial if self.config.baselines else 0)
 
     def run(self) -> Probes:
         """All methods, one after the other."""
         config, classes = self.config, self.classes
-        tables, baselines = self._tables()
-        unreadable = self._unreadable(tables)
+        passes, notes = self.passes, list[str]()
+        if self.sampled < 1:
+            least = 4 * classes
+            some = {
+                part: evenly(source, max(int(self.sampled * len(source)), least))
+                for part, source in self.sources.items()
+            }
+            passes = {part: self._pass(source) for part, source in some.items()}
+            notes.append(
+                "blocks were chosen, and baselines compared, on "
+                + ", ".join(f"{len(source):,} images for {part}" for part, source in some.items())
+                + "; the chosen blocks were then measured on all"
+            )
+        tables, baselines = self._tables(passes)
         linear = sweep_linear(MEAN, tables, classes=classes, config=config)
-        block = linear.best.block
         sweeps = [sweep_linear(BOTH, tables, classes=classes, config=config), linear]
+        if not self.multi_label:
+            sweeps.append(sweep_neighbours(tables, config=config))
+        block, compared, shown = linear.best.block, [sweep.best for sweep in sweeps], tables
         trivial = [
             replace(
                 sweep_linear(MEAN, found, classes=classes, config=config).best,
@@ -156,35 +210,77 @@ class _Measuring:
             )
             for name, found in baselines.items()
         ]
+        if self.sampled < 1:
+            stored = self._stored({sweep.best.block for sweep in sweeps})
+            sweeps = [self._on_all(sweep, stored) for sweep in sweeps]
+            shown = stored[block]
+        found = self._found(shown, sweeps, self._unreadable(shown))
         if self.multi_label:
-            return replace(self._found(tables, sweeps, unreadable), baselines=trivial)
-        sweeps.append(sweep_neighbours(tables, config=config))
-        few = few_labels(tables, block=block, classes=classes, config=config)
-        found = self._found(tables, sweeps, unreadable)
-        chosen = [*found.chosen, *self._attentive(block)]
-        verdict = _verdict(chosen, trivial, tables) if trivial else ()
+            return replace(found, baselines=trivial, notes=[*found.notes, *notes])
+        few = few_labels(
+            shown, block=block if shown is tables else 0, classes=classes, config=config
+        )
+        attentive = list(self._attentive(block))
+        if self.sampled == 1:
+            compared += attentive
+        verdict = _verdict(compared, trivial, tables) if trivial else ()
         return replace(
             found,
-            chosen=chosen,
+            chosen=[*found.chosen, *attentive],
             few=few.rows,
             baselines=trivial,
             few_baselines=list(self._few_baselines(baselines, trivial)),
-            notes=[*few.notes, *verdict],
+            notes=[*notes, *few.notes, *verdict],
         )
 
-    def _tables(self) -> tuple[dict[str, FeatureTable], dict[str, dict[str, FeatureTable]]]:
+    def _stored(self, blocks: set[int]) -> dict[int, dict[str, FeatureTable]]:
+        """The features of all images at some blocks, on the disk that the results go to."""
+        indices, folder = tuple(sorted(blocks)), Path(self.config.out).absolute().parent
+        found: dict[int, dict[str, FeatureTable]] = {block: {} for block in indices}
+        for part, batches in self.passes.items():
+            shape = (len(self.sources[part]), len(indices), self.model.backbone.config.width)
+            table = extract_features(
+                self.model.backbone,
+                batches,
+                out_indices=indices,
+                device=self.device,
+                into=PooledBlocks(on_disk(shape, folder), on_disk(shape, folder)),
+            )
+            for at, block in enumerate(indices):
+                found[block][part] = table._replace(
+                    features=table.features[:, at : at + 1], cls=table.cls[:, at : at + 1]
+                )
+        return found
+
+    def _on_all(self, sweep: Sweep, stored: dict[int, dict[str, FeatureTable]]) -> Sweep:
+        """The sweep with its best block measured on all images."""
+        method, block = sweep.best.method, sweep.best.block
+        tables, config, device = stored[block], self.config, self.device
+        if method == NEIGHBOURS:
+            found = sweep_neighbours(tables, config=config, device=device)
+        else:
+            found = sweep_linear(
+                method,
+                tables,
+                classes=self.classes,
+                config=config,
+                stored=Stored(self.model.backbone.config.depth, (block,)),
+                device=device,
+            )
+        return sweep._replace(best=replace(found.best, block=block))
+
+    def _tables(
+        self, passes: Mapping[str, EvalLoader[LabelledBatch]]
+    ) -> tuple[dict[str, FeatureTable], dict[str, dict[str, FeatureTable]]]:
         """The features of every part, and those of every baseline."""
         tables: dict[str, FeatureTable] = {}
         baselines: dict[str, dict[str, FeatureTable]] = {}
         if not self.config.baselines:
-            for part, batches in self.passes.items():
+            for part, batches in passes.items():
                 tables[part] = every_block(self.model, batches, self.device)
             return tables, baselines
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            untrained = VisionTransformer(self.model.backbone.config)
-        untrained.to(self.device).eval()
-        for part, batches in self.passes.items():
+        untrained = untrained_like(self.model.backbone.config, self.config.seed).to(self.device)
+        for part, batches in passes.items():
             trivial = Baselines(untrained, self.device)
             tables[part] = every_block(self.model, trivial.passing(batches), self.device)
             for name, table in trivial.tables(tables[part]).items():
@@ -227,17 +323,37 @@ class _Measuring:
         """The attentive probe of one block, unless it is left out."""
         if self.config.attentive_epochs:
             backbone = self.model.backbone
-            tables = {
+            height, width = backbone.config.grid
+            each = 2 * height * width * backbone.config.width
+            fits = each * sum(map(len, self.sources.values())) <= self.bound
+            patches: dict[str, Patches] = {
                 part: extract_patches(backbone, passes, block=block, device=self.device)
+                if fits
+                else self._read_again(part, block)
                 for part, passes in self.passes.items()
             }
             yield sweep_attentive(
-                tables,
+                patches,
                 block=block,
                 heads=backbone.config.heads,
                 classes=self.classes,
                 config=self.config,
+                device=CPU if fits else self.device,
             )
+
+    def _read_again(self, part: str, block: int) -> PatchStream:
+        """The patches of all images that could be read before, each time read anew."""
+        source = self.sources[part]
+        lost = {found.key for found in self.passes[part].unreadable()}
+        readable = np.array(
+            [at for at in range(len(source)) if not lost or source.key(at) not in lost], np.int64
+        )
+
+        def read(places: np.ndarray, batch: int) -> EvalLoader[LabelledBatch]:
+            return self._pass(select(source, places), batch)
+
+        backbone, device = self.model.backbone, self.device
+        return PatchStream(backbone, read, readable, block=block, device=device)
 
     def _unreadable(self, tables: dict[str, FeatureTable]) -> dict[str, str]:
         """The images that could not be read; DataError if they are too many."""
@@ -265,17 +381,15 @@ def _verdict(
 
     best, trivial = max(chosen, key=score), max(baselines, key=score)
     targets = tables.get("test", tables["validation"]).targets
-    images, gain = len(targets), score(best) - score(trivial)
-    variance = sum(score(each) * (1 - score(each)) for each in (best, trivial)) / images
-    doubt = 1.96 * math.sqrt(variance)
     frequent = float((targets == tables["train"].targets.bincount().argmax()).float().mean())
-    yield (
-        f"on these {images} images the most frequent class of training alone gives "
-        f"{frequent:.1%}, the best baseline ({trivial.method}) {score(trivial):.1%}, the best "
-        f"probe ({best.method}) {score(best):.1%}: a gain of {100 * gain:+.1f} ± "
-        f"{100 * doubt:.1f} points (95 %)"
+    found = compare(
+        (f"best probe ({best.method})", score(best)),
+        (trivial.method, score(trivial)),
+        frequent,
+        len(targets),
     )
-    if gain <= doubt:
+    yield found.text
+    if not found.beyond:
         yield (
             "these features are not clearly better than the baseline here: pre-train longer or on "
             "more images, start from a released model, or ask whether the classes differ in "

@@ -14,15 +14,18 @@ from beit.config import SegmentRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import SegmentOptions
 from beit.config.segmentation import check_statistics
+from beit.data.balance import balanced_places, class_weights
 from beit.data.copies import shared_images
 from beit.data.segmentation_transforms import JointView, WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.inference import abilities
 from beit.inference.abilities import ATTENTION, EMBED
+from beit.models.adaptation import adapt
 from beit.models.segmenter import Segmenter
 from beit.objectives.segment import Segmentation
 from beit.recipes import DEFAULT
@@ -43,6 +46,7 @@ class _Validation:
     """Whole validation images, shared out among the processes."""
 
     def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
+        self._classes, self._remark = source.classes, ""
         self._inference, self._processes = config.inference, processes
         self.images = EvalLoader(
             SegmentedBatch,
@@ -60,12 +64,18 @@ class _Validation:
         assert isinstance(model, Segmenter)
         mine = score_segmenter(model, self.images, self._inference).confusion
         scores = SegmentationScores(torch.stack(self._processes.gather(mine)).sum(dim=0))
+        total = scores.confusion.sum(dim=1)
+        self._remark = one_answer(self._classes, scores.answered, total, "validation pixel")
         return {
             "miou": scores.mean_iou,
             "mean_accuracy": scores.mean_accuracy,
             "pixel_accuracy": scores.pixel_accuracy,
             "scored_classes": float(scores.scored),
         }
+
+    def remark(self) -> str:
+        """What there is to report of the last measure."""
+        return self._remark
 
 
 def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter:
@@ -129,7 +139,7 @@ def prepare(
     """The segmenter and all that its training needs."""
     _check_portions(config, processes)
     data = SegmentationData(config.data, config.masks)
-    splits = data.divide(split=config.split, seed=config.split_seed)
+    splits = data.divide(split=config.split, seed=config.split_seed, per_class=config.per_class)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
@@ -139,20 +149,32 @@ def prepare(
     model = Segmenter(built, len(classes), config.head)
     details = Details(classes=classes, inference=config.inference)
     start = inputs.take_over(model, details, config.init)
+    adapt(model, config.adaptation)
+    pixels, places = splits.pixels, None
+    if config.balance.balanced_sampling:
+        places = balanced_places(pixels > 0, config.training.seed)
+        pixels = pixels[places]
+    weights = class_weights(pixels.sum(axis=0), config.balance.class_weights)
     model = _with_shared_statistics(model, processes)
     validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
     return Setup(
         config=config,
-        objective=Segmentation(model, auxiliary_weight=config.auxiliary_weight),
+        objective=Segmentation(
+            model,
+            auxiliary_weight=config.auxiliary_weight,
+            weights=None if weights is None else torch.from_numpy(weights),
+        ),
         source=splits.train,
         view=JointView(config.joint, built.size, fill),
         channels=built.channels,
+        places=places,
         evaluation=Evaluation(
             validation.measure,
             best="miou",
             unreadable=validation.images.unreadable,
             several=validation.images.multi_frame,
+            remark=validation.remark,
         ),
         details=details,
         start=start,
@@ -170,7 +192,7 @@ SEGMENT = register(
         abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
-        division=lambda config: Division(config.split, config.split_seed),
+        division=lambda config: Division(config.split, config.split_seed, config.per_class),
         evaluate=evaluate_segmenter,
         title=lambda _: "Semantic segmentation",
         use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',

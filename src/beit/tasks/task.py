@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 from torch import nn
 
 from beit.config import RunConfig
+from beit.config.data import Fold
 from beit.config.evaluate import EvaluateConfig
 from beit.config.model import VisionTransformerConfig
 from beit.data.loader import View
@@ -55,17 +57,20 @@ class Setup(Generic[Config]):
     """What the user should know before."""
     start: tuple[str, ...] = ()
     """Which weights it started from, and which not."""
+    places: np.ndarray | None = None
+    """The images of an epoch, int64, where some come several times; None: each comes once."""
     shared: Mapping[str, str] = field(default_factory=dict)
     """Images to learn from that come again for validation, each with its name there."""
 
 
 class Division(NamedTuple):
     """How a run divides images without parts: the fraction it holds out, what draws it, and of how
-    many images of each class it learns (None: of all)."""
+    many images of each class it learns (None: of all); or the fold that it holds out."""
 
     split: float
     seed: int
     per_class: int | None = None
+    fold: Fold | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,8 @@ class Task(RunKind[Config]):
     """The config with the architecture of the model `init`; None: it starts from nothing."""
     take_up: Callable[[Config, Config, Inputs], Config] = lambda config, *_: config
     """The config of a run that goes on, with what the recorded one decided."""
+    first: Callable[[Config], RunConfig | None] = lambda _: None
+    """The run that has to precede one, such as that of its tokenizer, which it then names."""
     complete: Callable[[Config, RunOptions, Inputs], Config] = lambda config, *_: config
     """The config with what must be there before the processes start, such as a tokenizer."""
     division: Callable[[Config], Division] | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -94,6 +95,7 @@ def prepare(
             "codes_in_use": float(health.codes_in_use),
             "perplexity": health.perplexity,
             "collapsed": float(health.collapsed),
+            "nearly_collapsed": float(health.nearly_collapsed),
         }
 
     views = SingleView(config=config.views, size=built.size, interpolation=built.interpolation)
@@ -195,10 +197,9 @@ def hold_out(source: ImageSource, fraction: float) -> tuple[ImageSource, ImageSo
     every = round(1 / fraction) if fraction else 0
     if not every or len(source) < 2 * every:
         return source, source
-    indices = range(len(source))
-    kept = [index for index in indices if index % every == every - 1]
-    others = [index for index in indices if index % every != every - 1]
-    return select(source, others), select(source, kept)
+    indices = np.arange(len(source))
+    kept = indices % every == every - 1
+    return select(source, indices[~kept]), select(source, indices[kept])
 
 
 TOKENIZER = register(

@@ -279,7 +279,7 @@ class Saver:
             for name, tensor in tensors.items():
                 on_device |= tensor.is_cuda
                 copies[name] = _place_for(tensor, before.get(group, {}).get(name))
-                copies[name].copy_(tensor.detach(), non_blocking=True)
+                copies[name].copy_(tensor.detach(), non_blocking=not tensor.is_mps)
         if on_device:
             torch.cuda.synchronize()
         return self._copies

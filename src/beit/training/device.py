@@ -22,9 +22,10 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     """The autocast type: as requested, or bfloat16 where the hardware multiplies it fast."""
     if precision == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    if precision == "fp16" and device.type == "cpu":
+    if precision == "fp16" and device.type != "cuda":
         raise ConfigError(
-            "fp16 training needs a GPU", remedy="use precision bf16 or fp32 on the CPU"
+            "fp16 training needs a GPU of NVIDIA or AMD",
+            remedy=f"use precision bf16 or fp32 on {device.type}",
         )
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -61,11 +62,12 @@ def compiler_problem(device: torch.device) -> str:
     return ""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for all the ways in which Python and torch report that there is no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+def free_cached(device: torch.device) -> None:
+    """Give back what torch holds of a GPU's memory without using it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def smaller_micro_batch(micro_batch: int, delivered: int) -> int:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
+from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.process import StopRequest
+from beit.terminal import counted
 from beit.training.checkpoint import Checkpoint, Saver, newest_checkpoint
 from beit.training.dataset_manifest import (
     check_same_parts,
@@ -21,11 +23,10 @@ from beit.training.dataset_manifest import (
     environment_changes,
     save_manifest,
 )
-from beit.training.device import is_out_of_memory
 from beit.training.distributed import lost_process
 from beit.training.nan_report import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.optim import longer_schedule
-from beit.training.run_logger import RunLogger, Throughput, progress_line
+from beit.training.run_logger import RunLogger, Throughput, progress_line, remark
 from beit.training.skipped_images import SkippedImages
 from beit.training.spec import FitResult, FitSpec
 from beit.training.update import OverflowedError, Updater
@@ -44,7 +45,7 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
         with run.logging(notes):
             if run.unevaluated:  # what stopped the run
                 run.evaluate()
-            if run.step < config.steps:
+            if run.step < config.steps and not run.lost_patience():
                 run.log_start()
                 with run.saving(), closing(spec.loader.batches(run.step, config.steps)) as batches:
                     while run.step < config.steps:
@@ -55,11 +56,14 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
                             run.log()
                         if run.unevaluated:
                             run.evaluate()
+                            done = done or run.lost_patience()
                         ends = spec.processes.any(stop.requested or run.is_blocked()) or done
                         if ends or _is_due(run.step, config.save_every):
                             run.save(wait=ends)
                         if ends and not done and spec.processes.any(stop.requested):
                             raise run.preempted()
+                        if done:
+                            break
                 run.skipped.sum_up()
             else:
                 run.info(f"this run was already done: {run.step} of {config.steps} steps")
@@ -85,6 +89,7 @@ class _Run:
         self.logger: RunLogger | None = None
         self.step = 0  # updates done
         self.best: tuple[int, float] | None = None  # step and score
+        self.stale = 0  # evaluations since a better score
         self.metrics: dict[str, float] = {}
         self.restarts = 0  # of processes that read images
         self.announced = self.saved = 0  # the last step that was published, and given to be saved
@@ -117,7 +122,7 @@ class _Run:
         self.updater.load(checkpoint)
         self.step, self.metrics = checkpoint.step, values["metrics"]
         self.best = None if values["best"] is None else tuple(values["best"])
-        self.unevaluated = values.get("unevaluated", False)
+        self.stale, self.unevaluated = values.get("stale", 0), values.get("unevaluated", False)
         self.announced = self.saved = self.step
         return [
             *(f"a checkpoint was skipped: {problem}" for problem in damaged),
@@ -138,6 +143,7 @@ class _Run:
                 self.logger = RunLogger(
                     spec.folder,
                     first_step=self.step,
+                    steps=self.config.steps,
                     trackers=self.config.tracker,
                     quiet=spec.quiet,
                 )
@@ -160,10 +166,12 @@ class _Run:
         )
 
     def log_start(self) -> None:
-        weights = sum(p.numel() for p in self.updater.optimizer.parameters)
+        trained = sum(p.numel() for p in self.updater.optimizer.parameters)
+        every = sum(p.numel() for p in self.objective.model.parameters())
         start = f"going on after step {self.step}" if self.step else "starting"
         self.info(
-            f"{start}: {weights:,} weights, {self.spec.images:,} images, batch "
+            f"{start}: {trained:,}{f' of {every:,}' * (trained < every)} weights, "
+            f"{counted(self.spec.images, 'image')}, batch "
             f"{self.config.batch} (x{self.updater.accumulation} accumulation, "
             f"x{self.processes.world} processes), {self.config.steps} steps, "
             f"{self.updater.precision} on {self.device}"
@@ -190,6 +198,8 @@ class _Run:
         self.step += 1
         if self.step == 1 and (idle := self.updater.optimizer.without_gradient()):
             self.info(f"no gradient reaches {len(idle)} tensors of weights: {', '.join(idle[:9])}")
+        if self.logger is not None:
+            self.logger.moved(self.step)
         self._announce()
 
     def _arriving(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -229,8 +239,9 @@ class _Run:
             if self.restarts:
                 values["reader_restarts"] = float(self.restarts)
             self.logger.metrics(self.step, "train", values)
-            self.logger.info(
-                progress_line(self.step, self.config.steps, terms, expected, self.rate, throughput)
+            self.logger.progress(
+                progress_line(self.step, self.config.steps, terms, expected, self.rate, throughput),
+                remark(terms, self.rate, throughput),
             )
 
     def evaluate(self) -> None:
@@ -246,17 +257,34 @@ class _Run:
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
         self.skipped.add(evaluation.unreadable(), evaluation.several())
+        score = self.metrics.get(evaluation.best, 0.0)
+        self.stale = 0 if self.best is None or score > self.best[1] else self.stale + 1
         if self.logger is not None:
-            self.logger.metrics(self.step, "evaluate", self.metrics)
+            patience = self.config.patience
+            left = {} if patience is None else {"patience_left": float(patience - self.stale)}
+            self.logger.metrics(self.step, "evaluate", self.metrics | left)
             listed = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
             self.logger.info(f"step {self.step}/{self.config.steps}  evaluation: {listed}")
-        score = self.metrics.get(evaluation.best, 0.0)
+            if self.step == self.config.steps and (remark := evaluation.remark()):
+                self.logger.info(f"warning: {remark}")
         if evaluation.best and (self.best is None or score >= self.best[1]):
             self.best = (self.step, score)
             if self.processes.leads:
                 self.spec.publish(model, True, self.metrics)
         self.unevaluated = False
         self.throughput.skip()
+
+    def lost_patience(self) -> bool:
+        """Whether the score has not become better for as many evaluations as are waited for."""
+        patience = self.config.patience
+        if patience is None or not self.processes.any(self.stale >= patience):
+            return False
+        assert self.best is not None
+        self.info(
+            f"stopped early after step {self.step} of {self.config.steps}: {self.stale} "
+            f"evaluations without a better score than {self.best[1]:.4g} (--patience {patience})"
+        )
+        return True
 
     def publish(self) -> None:
         """Write the artifact of the end, also if the run was killed after its last save."""
@@ -298,7 +326,7 @@ class _Run:
                 try:
                     self.saver.finish()
                 except BeitError as error:  # another one is on its way
-                    self.info(f"error: {error}")
+                    self.info(f"error: {error.problem}")
 
     def save(self, *, wait: bool = False) -> None:
         """Have the state of this step saved, or wait until it and every row is on the disk.
@@ -316,6 +344,7 @@ class _Run:
             "metrics": self.metrics,
             "steps": self.config.steps,
             "unevaluated": self.unevaluated,
+            "stale": self.stale,
             "parts": dict(self.spec.parts),
             **environment(self.processes.world),
         }
@@ -340,7 +369,8 @@ class _Run:
         return rows or self.saver.has_failed
 
     def preempted(self) -> Preempted:
-        self.info(f"stopped on request after step {self.step}; --resume goes on")
+        if self.logger is not None:  # on the terminal stands the error
+            self.logger.note(f"stopped on request after step {self.step}; --resume goes on")
         return Preempted(
             f"stopped on request, saved after step {self.step} of {self.config.steps}",
             remedy="run the same command with --resume to go on",

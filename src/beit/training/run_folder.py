@@ -24,6 +24,8 @@ RESUMABLE = {
     "teacher_bank",
     "loader.workers",
     "loader.cache",
+    "loader.cache_dir",
+    "loader.cache_size",
     "loader.bad_limit",
     "loader.worker_timeout",
     "loader.worker_restarts",
@@ -56,6 +58,8 @@ class RunFolder:
         """The artifact of the last step, where validation chose another as `model`."""
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
+        self.plan = path / "plan.txt"
+        """What was planned for the time that was given."""
         self.account = path / "account.json"
         """What was understood of its data, and what was skipped there."""
         self.images = path / "pictures.txt.gz"
@@ -171,6 +175,8 @@ def read_run_config(path: Path) -> RunConfig:
         recorded = parse_json((path / "config.json").read_bytes())
         if not isinstance(recorded, dict) or "type" not in recorded:
             raise ValueError("its config.json is none of a run")
+        if isinstance(recorded.get("training"), dict):
+            recorded["training"].setdefault("order", "sorted")  # it began before there were others
     except (OSError, ValueError) as error:
         around = path.absolute().parent
         inside = path.name == "model" and (around / "config.json").exists()

@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from beit.atomic_io import replace_file
 from beit.config.training import TrackerName
 from beit.process import failures
-from beit.terminal import printable
+from beit.terminal import LiveBar, duration, is_live, printable
 from beit.training.run_folder import RunFolder, read_metrics
 from beit.training.trackers import TRACKERS
 
@@ -65,10 +65,15 @@ class RunLogger:
         folder: RunFolder,
         *,
         first_step: int,
+        steps: int = 0,
         trackers: Sequence[TrackerName] = ("tensorboard",),
         quiet: bool = False,
     ) -> None:
+        """`steps`: of the whole run, for the bar that a terminal shows; 0 shows none."""
         self._quiet = quiet
+        self._bar: LiveBar | None = None
+        if steps > first_step and not quiet and is_live(sys.stdout):
+            self._bar = LiveBar(steps, first_step)
         self._lost_streams: set[str] = set()
         self._log = _Lines(folder.log)
         self._repeated = _forget_after(folder.metrics, first_step)
@@ -82,16 +87,44 @@ class RunLogger:
 
     def info(self, text: str) -> None:
         """A line for the terminal and the log; names in it are written printably."""
-        text = printable(text)
-        self._log.add(text)
+        self.note(text)
         if not self._quiet:
-            self._print(text)
+            self._print(printable(text))
+
+    def note(self, text: str) -> None:
+        """A line for the log alone."""
+        self._log.add(printable(text))
+
+    def moved(self, step: int) -> None:
+        """So many steps are done."""
+        if self._bar is not None:
+            self._show(lambda bar: bar.move(step))
+
+    def progress(self, line: str, remark: str) -> None:
+        """The line of the last steps for the log, and for the terminal unless it shows a bar, which
+        has the remark beside it."""
+        if self._bar is None:
+            self.info(line)
+            return
+        self._log.add(printable(line))
+        self._show(lambda bar: bar.remark(remark))
+
+    def _show(self, change: Callable[[LiveBar], None]) -> None:
+        """Change the bar; one that cannot be drawn any more is given up, and lines are tried."""
+        assert self._bar is not None
+        try:
+            change(self._bar)
+        except (OSError, ValueError):  # the terminal is gone, or has another encoding
+            self._bar = None
 
     def _print(self, text: str) -> None:
         """A terminal that is gone is no reason to end a run; the log notes it, once."""
         lost: dict[str, object] = {}
+        if self._bar is not None:
+            self._show(lambda bar: bar.print(text))
         try:
-            print(text, flush=True)
+            if self._bar is None:
+                print(text, flush=True)
         except UnicodeEncodeError:
             print(text.encode("ascii", "backslashreplace").decode(), flush=True)
         except (OSError, ValueError) as error:  # a pipe or a file of the caller's, or closed
@@ -130,6 +163,9 @@ class RunLogger:
 
     def close(self) -> None:
         """Let go of everything. Nothing that fails here hides why the run ends."""
+        if self._bar is not None:
+            self._show(LiveBar.close)
+        self._bar = None
         for tracker in self._trackers:
             tracker.finish(self._artifact)
         self._warn()
@@ -189,6 +225,8 @@ class Throughput:
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
+    if device.type == "mps":
+        return float(torch.mps.driver_allocated_memory())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
@@ -214,12 +252,12 @@ def progress_line(
         f"{throughput['images_per_second']:.0f} img/s",
         f"wait {throughput['data_wait']:.0%}",
         f"{throughput['memory_gib']:.1f} GiB",
-        f"left {'?' if math.isnan(left) else _duration(left)}",
+        f"left {'?' if math.isnan(left) else duration(left)}",
     ]
     return "  ".join(parts)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+def remark(terms: Mapping[str, float], rate: float, throughput: Mapping[str, float]) -> str:
+    """What stands beside a bar: the loss, the first of what else is learned, and the rates."""
+    learned = [f"{name} {value:.4g}" for name, value in terms.items() if name != "grad_norm"][:2]
+    return "  ".join([*learned, f"lr {rate:.1e}", f"{throughput['images_per_second']:.0f} img/s"])

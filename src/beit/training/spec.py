@@ -34,6 +34,8 @@ class Evaluation(NamedTuple):
     """Images that the last measure could not read."""
     several: Callable[[], tuple[str, ...]] = tuple
     """Images of the last measure that are the first of several in their file."""
+    remark: Callable[[], str] = str
+    """What there is to report of the last measure, once training has ended."""
 
 
 class FitResult(NamedTuple):

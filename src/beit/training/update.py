@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from beit.batch import Batch, divide, to_device
 from beit.config.training import TrainingConfig
 from beit.errors import BeitError, CheckpointError, ResourceError
+from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.rng import SampleRNG
 from beit.training.checkpoint import Checkpoint, Tensors
 from beit.training.device import (
     autocast,
     compile_blocks,
-    is_out_of_memory,
+    free_cached,
     resolve_precision,
     smaller_micro_batch,
 )
@@ -30,6 +31,8 @@ from beit.training.distributed import Processes, whole
 from beit.training.ema import Weights
 from beit.training.optim import Optimizer, SpikeDetector
 
+SKIPPED_BY_KERNEL = ("cpu", "cuda")
+"""Devices whose fused kernel of AdamW leaves out the update where it is told to."""
 MOST_OVERFLOWS = 20
 """Overflows of fp16 in a row, from the scale 65536 down to 1/16, after which a run gives up."""
 
@@ -137,8 +140,7 @@ class Updater:
                 break
             self.optimizer.adamw.zero_grad(set_to_none=True)
             self._put_back(before)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            free_cached(self.device)
             self.micro_batch = smaller_micro_batch(self.micro_batch, self._delivered)
             found = f"; {self.micro_batch} fit"
         if terms is None or (found and self.config.micro_batch is not None):
@@ -221,8 +223,11 @@ class Updater:
         # The fused kernel leaves everything as it is where this is 1: so a GPU need not be waited
         # for, and the weights are still those of before the broken step when it is noticed.
         skipped = self._broken if left_out is None else torch.maximum(self._broken, left_out)
-        adamw.found_inf = skipped  # type: ignore[attr-defined]
-        adamw.step()
+        if self.device.type in SKIPPED_BY_KERNEL:
+            adamw.found_inf = skipped  # type: ignore[attr-defined]
+            adamw.step()
+        elif not bool(skipped):
+            adamw.step()
         return norm, left_out, True
 
     def broken_step(self) -> int | None:

@@ -36,10 +36,10 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from beit.atomic_io import cache_dir, replace_file
-from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError
+from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, no_model_at
 from beit.json_object import parse_json
 from beit.weights.download import check_address, download, redacted
-from beit.weights.published import recognise_name
+from beit.weights.published import NAMES, recognise_name
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
 
     Args:
         reference: A file or folder; `hf:org/name`, where `/file` and `@revision` may follow;
-            `timm/name`, short for `hf:timm/name`; or `https://...`.
+            `timm/name`, short for `hf:timm/name`; `https://...`; or a released model by the name
+            that `beit models` lists.
         sha256: What the file must have; an address may carry it as `#sha256=HEX`. "record" trusts
             the first download from an address, and holds later ones to it.
 
@@ -96,15 +97,15 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
             return Fetched(path, path.resolve().name, sha256)
         if text.startswith("timm/"):
             return _from_hub(f"hf:{text}", sha256)._replace(reference=text)
+        if text in NAMES:
+            place, known = NAMES[text].download
+            return fetch(place, sha256=sha256 or known)
     except OSError as error:
         raise ResourceError(
             f"{redacted(text)} cannot be fetched: {error}",
             remedy="make room, or permit reading and writing there; what has come so far is kept",
         ) from error
-    raise CheckpointError(
-        f"there is no file or folder '{text}', and it is no hub id and no address either",
-        remedy="give a path that exists, hf:org/name, timm/name or https://...",
-    )
+    raise no_model_at(text, NAMES)
 
 
 def file_hash(path: Path) -> str:

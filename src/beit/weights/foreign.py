@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from beit.errors import CheckpointError
 from beit.json_object import read_object
-from beit.terminal import printable
+from beit.terminal import counted, printable
 from beit.weights.keymap import Tensors
 from beit.weights.read import Contents, read_contents
 
@@ -66,7 +66,7 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
         described = described and WHOLE.fullmatch(path.name) is not None
     read = [read_contents(file) for file in files]
     tensors = {key: value for contents in read for key, value in contents.tensors.items()}
-    notes: tuple[str, ...] = (f"weights from {len(read)} files",)
+    notes: tuple[str, ...] = (f"weights from {counted(len(read), 'file')}",)
     metadata, sha256 = {}, ""
     if len(read) == 1:
         notes, metadata, sha256 = tuple(_reading(read[0])), read[0].metadata, read[0].sha256

@@ -6,6 +6,7 @@ one takes, and its assumptions are notes of the artifact.
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,14 @@ def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifac
         trained={"from": fetched.reference, "notes": list(notes)},
     )
     for note in notes:
-        logger.info("%s: %s", printable(foreign.place.name), note)
+        _say_once(foreign.place, note)
     return Artifact(kind=describe(model)["kind"], model=model, details=details)
+
+
+@functools.cache
+def _say_once(place: Path, note: str) -> None:
+    """A run opens the same file for its architecture, for its weights and for its images."""
+    logger.info("%s: %s", printable(place.name), note)
 
 
 def _crop(model: nn.Module, known: Overrides) -> float:

@@ -17,6 +17,10 @@ class Published:
 
     name: str
     """File name as published."""
+    short: str = ""
+    """What it can be called here, where it can still be fetched."""
+    tuned: str = ""
+    """The file that its authors fine-tuned it to."""
     family: Literal["beit v1", "beit v2", "vqkd", "dall-e", "ade20k"]
     kind: Literal["pre-trained", "intermediate", "fine-tuned", "tokenizer", "segmenter"]
     backbone: str = ""
@@ -58,6 +62,16 @@ class Published:
         named = re.search(r"-([0-9a-f]{8})\.pth$", self.name)
         return self.sha256 or (named[1] if named else "")
 
+    @property
+    def download(self) -> tuple[str, str]:
+        """Where it is fetched from, and what its SHA-256 must be: the publisher's file where its
+        hash is known, else a copy that the hub vouches for, else the file as it first came."""
+        if self.url and self.sha256:
+            return self.url, self.sha256
+        if self.hub or self.timm:
+            return (f"hf:{self.hub}" if self.hub else f"timm/{self.timm}"), ""
+        return self.url, "record"
+
 
 PUBLISHED: tuple[Published, ...] = tuple(
     Published(**row)
@@ -65,6 +79,10 @@ PUBLISHED: tuple[Published, ...] = tuple(
         Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
     )["file"]
 )
+
+
+NAMES: dict[str, Published] = {file.short: file for file in PUBLISHED if file.short}
+"""By what they can be called here."""
 
 
 def recognise_name(name: str, sha256: str = "") -> Published | None:

@@ -18,7 +18,7 @@ from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import FCNHead, PixelClassifier
 from beit.models.visible import VisibleOnlyModel
-from beit.terminal import printable
+from beit.terminal import counted, printable
 from beit.weights.store import Artifact, Details
 from beit.weights.transfer import Match, load_strictly, match_classes, resize_positions, start_from
 
@@ -266,7 +266,7 @@ def _pixel_head(part: str, into: nn.Module, other: nn.Module, match: Match) -> W
     last = [name for name in weights if name.startswith("conv_seg.")]
     if match.order is not None:
         weights |= {name: weights[name][match.order] for name in last}
-        return _take(f"{part} for {len(match.order)} classes", into, weights, match.note)
+        return _take(f"{part} for {counted(len(match.order), 'class')}", into, weights, match.note)
     own = into.state_dict()
     weights |= {name: own[name] for name in last}
     layer = f"last layer of the {part}"

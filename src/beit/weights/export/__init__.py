@@ -19,6 +19,7 @@ from beit.weights.answering import answering
 from beit.weights.export import formats
 from beit.weights.export.graph import (
     LARGEST,
+    OPSET,
     Format,
     Precision,
     Preprocess,
@@ -97,6 +98,7 @@ def export(
     preprocess: Preprocess = "none",
     data: str = "",
     samples: int = 64,
+    opset: int = OPSET,
     label_file: LabelFileConfig = BY_HEADINGS,
 ) -> Exported:
     """Write a model for another runtime, check it against the model, and only then publish it.
@@ -113,6 +115,7 @@ def export(
         preprocess: What the file does to images before the model; see `Preprocess`.
         data: Images it is checked on, `samples` of them; without it a built-in set.
         samples: How many.
+        opset: Version of the operators of an ONNX file; the default is the oldest one.
         label_file: How a label file among the images is read.
 
     Raises:
@@ -138,7 +141,7 @@ def export(
         source = open_artifact(artifact)
         target = choose_target(
             source, to=to, answer=answer, precision=precision, size=size, dynamic=dynamic,
-            preprocess=preprocess,
+            preprocess=preprocess, opset=opset,
         )  # fmt: skip
         images = built_in(target.channels)
         if data:

@@ -162,6 +162,7 @@ def _write_onnx(
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=graph.target.outputs,
+                opset_version=graph.target.opset,
                 verbose=False,
             )
     except Exception as error:  # of many types, none of them public
@@ -171,6 +172,8 @@ def _write_onnx(
         ) from error
     assert made is not None
     model = made.model_proto
+    # PyTorch writes its own, newer format of the file, whatever the operators are.
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _name_sides(model.graph)
     _forget_places(model)
     onnx.helper.set_model_props(model, dict(metadata))

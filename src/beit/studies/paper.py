@@ -1,0 +1,180 @@
+"""The claims of the paper on object scenes: every row of its ablations, and peers, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from beit.atomic_io import replace_file
+from beit.config import PretrainRunConfig
+from beit.errors import ConfigError, nearest
+from beit.recipes.studies import (
+    BEIT,
+    CORE,
+    PAPER_ARMS,
+    SCRATCH,
+    UNTRAINED,
+    Arm,
+    Change,
+    StudyPlan,
+    prolonged,
+)
+from beit.report.study import StudyTable
+from beit.studies.results import Claim, Scores, Verdict, as_json, judge
+from beit.studies.scenes import Counts, make_scenes
+from beit.studies.stages import once
+from beit.studies.study import ATTENTION, CONVERGED_AT, Data, Study, finetuned, slug
+from beit.studies.tables import write_tables
+
+UNLIKE = 0.1
+"""Factors nearer to 1 change nothing that could be seen."""
+AS_MANY = 750
+"""Scenes of each unseen object to learn from with labels: as many as there are without."""
+FEW, MID = finetuned(5), finetuned(10)
+BASE = "BEiT (arXiv:2106.08254)"
+
+
+def _better(text: str, source: str, arm: str, than: str = BEIT, measure: str = MID) -> Claim:
+    return Claim(text, f"{BASE}, {source}", arm, than, measure)
+
+
+CLAIMS = (
+    _better("Pre-training beats training from scratch", "table 1", BEIT, SCRATCH),
+    _better("It does with few labels", "section 3.1", BEIT, SCRATCH, FEW),
+    _better("It beats three times the updates from scratch", "table 1", BEIT, "from scratch, x3"),
+    _better("It does where both are trained until validation no longer rises", "table 1", BEIT,
+            SCRATCH, CONVERGED_AT),
+    _better("It beats learning from the labels of other objects", "table 1", BEIT, "supervised"),
+    Claim("Fine-tuning converges faster", f"{BASE}, section 3.1", BEIT, SCRATCH,
+          "updates to 90 %", smaller=True),
+    _better("Blocks are better masks than single patches", "table 4", BEIT, "uniform masks"),
+    _better("Tokens are better targets than pixels", "table 4", BEIT, "pixels"),
+    _better("Tokens are better than pixels with uniform masks", "table 4", "uniform masks",
+            "pixels, uniform masks"),
+    _better("Masked tokens alone are better targets than all", "table 4", BEIT, "all tokens"),
+    _better("Hiding patches matters", "table 4", BEIT, "no masking"),
+    _better("Longer is better: x1 against x0.5", "table 4", BEIT, "BEiT, x0.5"),
+    _better("Longer is better: x2 against x1", "table 4", "BEiT, x2"),
+    _better("Longer is better: x4 against x2", "table 4", "BEiT, x4", "BEiT, x2"),
+    _better("Relative position bias helps", "appendix A", "relative bias"),
+    _better("Layer scale helps", "appendix A", "layer scale"),
+    _better("A larger backbone gains", "table 1", "BEiT, larger"),
+    _better("Intermediate fine-tuning on other labels helps", "table 1", "BEiT, intermediate"),
+    _better("Segmentation gains under UperNet", "table 3", BEIT, SCRATCH, "mIoU, UperNet"),
+    _better("Segmentation gains under a linear head", "table 3", BEIT, SCRATCH,
+            "mIoU, linear head"),
+    _better("Attention finds objects without labels", "figure 2", BEIT, UNTRAINED,
+            ATTENTION),
+    Claim("VQ-KD tokens are better than those of the discrete VAE",
+          "BEiT v2 (arXiv:2208.06366), table 5", "VQ-KD", "discrete VAE", MID),
+    Claim("Patch aggregation helps", "BEiT v2, table 6", "VQ-KD, aggregation", "VQ-KD",
+          "linear, 10 labels"),
+    Claim("83.2 % on ImageNet after 800 epochs", f"{BASE}, table 1", "", "", "",
+          command="beit pretrain base-plain-in1k --data IMAGENET --tokenizer dalle --out RUN; "
+          "beit finetune base-in1k --init RUN --data IMAGENET --out CLASSIFIER"),
+)  # fmt: skip
+
+
+def chosen(names: Sequence[str], *, core: bool) -> tuple[Arm, ...]:
+    """The arms of these names; of the core; or all. Raises ConfigError for an unknown name."""
+    known = {arm.name: arm for arm in PAPER_ARMS}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no arm '{name}'", remedy=nearest(name, known))
+    wanted = names or (CORE if core else tuple(known))
+    # Both are what every other arm is compared with.
+    return tuple(arm for arm in PAPER_ARMS if arm.name in {SCRATCH, BEIT, *wanted})
+
+
+def study_paper(
+    folder: Path,
+    plan: StudyPlan,
+    arms: Sequence[Arm],
+    *,
+    processes: int = 1,
+    same_seconds: bool = False,
+    counts: Counts | None = None,
+) -> Path:
+    """Do all that is not done yet; the page, with results.json, .csv and .md beside it.
+
+    The files are written anew after every pre-training seed. With `same_seconds` there is each arm
+    a second time, with as many CPU seconds before fine-tuning as BEiT has.
+    """
+    scenes = folder / "scenes"
+    unseen = AS_MANY if any(arm.supervised for arm in arms) else Counts().unseen
+    make_scenes(scenes, counts=counts or Counts(unseen=unseen), processes=processes)
+    data = Data(
+        str(scenes / "unlabelled"), str(scenes / "labelled"), str(scenes / "unseen"),
+        str(scenes / "segmented"),
+    )  # fmt: skip
+    study = Study(
+        folder, plan, data, arms, processes=processes, units=lambda key: key.split("/")[0]
+    )
+    if same_seconds:
+        study.pretrain(arms, [0])
+        study.arms += tuple(at_same_seconds(study))
+    for seed in range(plan.seeds):
+        seeds = range(seed + 1)
+        study.pretrain(study.arms, [seed])
+        found = study.search()
+        study.finetune(seeds, found)
+        study.record_seconds(seeds)
+        study.measure_frozen(seeds)
+        _write(study)
+        study.segment(seeds, found)
+        study.prolong(found)
+        page = _write(study)
+    return page
+
+
+def at_same_seconds(study: Study) -> Iterator[Arm]:
+    """The arms whose updates are not those of BEiT in the same CPU seconds, with updates that are;
+    the factors are kept, as seconds are measured only once."""
+    base = next(arm for arm in study.arms if arm.name == BEIT)
+    total = sum(study.seconds_before(base, 0))
+    for arm in study.arms:
+        if not arm.pretrained or arm.supervised:
+            continue
+        tokenizer, training = study.seconds_before(arm, 0)
+        factor = (total - tokenizer) / max(training, 1e-9)
+        record = study.folder / "same-seconds" / f"{slug(arm.name)}.json"
+        kept: float = once(record, partial(float, factor))
+        if abs(kept - 1) > UNLIKE and kept > 0:
+            yield replace(
+                arm,
+                name=f"{arm.name}, same seconds",
+                change=f"{arm.change}; {kept:.2f} times the updates, in the seconds of BEiT",
+                pretrain=partial(_longer, arm.pretrain, kept),
+            )
+
+
+def _longer(pretrain: Change, factor: float, config: PretrainRunConfig) -> PretrainRunConfig:
+    return prolonged(pretrain(config), factor)
+
+
+def verdicts(scores: Scores) -> list[Verdict]:
+    """What became of every claim. Of an arm that did not run, the command that runs it."""
+    found = []
+    for claim in CLAIMS:
+        missing = [name for name in (claim.arm, claim.than) if name not in {SCRATCH, UNTRAINED, ""}]
+        names = " ".join(f'"{name}"' for name in missing)
+        command = claim.command or f"beit study paper --out DIR --arms {names}"
+        found.append(judge(claim._replace(command=command), scores))
+    return found
+
+
+def _write(study: Study) -> Path:
+    claims = verdicts(study.scores)
+    rows = StudyTable("Claims", MEANING, Verdict._fields, claims)
+    replace_file(
+        study.folder / "claims.json", [as_json([each._asdict() for each in claims]).encode()]
+    )
+    return write_tables(study.folder, "The claims of the paper", study, before=[rows])
+
+
+MEANING = (
+    "A claim is shown if the difference lies beyond 0 with its whole interval; where it does not "
+    "run by itself at this scale, the command says how to try it."
+)

@@ -1,0 +1,446 @@
+"""A study: every arm trained by the same runs under the same search, and what is measured of it.
+
+Each training is a run in a folder of its own and each measurement a file, so that what is done is
+not done again. Settings are chosen on validation; of every model the test part is looked at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cached_property, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from beit import tasks
+from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
+from beit.config.tree import to_json
+from beit.recipes.finetune import for_classifying, for_finetuning
+from beit.recipes.segment import for_segmenting
+from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
+from beit.report.history import read_history
+from beit.studies.frozen import frozen_scores
+from beit.studies.measures import attention_overlaps, classifier_hits, segmenter_overlaps
+from beit.studies.results import Score
+from beit.studies.stages import Stages, once, untrained
+from beit.tasks.inputs import Inputs
+from beit.training.run_folder import RunFolder
+from beit.weights.load import open_artifact
+from beit.weights.store import Details, save_artifact
+
+CONVERGED = 0.9
+"""Of the accuracy at the end: the updates until then are the speed of convergence."""
+RISES = 0.01
+"""By how much validation must rise for training to be prolonged again."""
+
+
+class Data(NamedTuple):
+    """The images of a study; what is empty is not used."""
+
+    unlabelled: str
+    labelled: str
+    """With train, val and test."""
+    other: str = ""
+    """Labels of other objects."""
+    segmented: str = ""
+
+
+class Setting(NamedTuple):
+    """What is searched."""
+
+    rate: float
+    decay: float
+
+
+class Fit(NamedTuple):
+    """One fine-tuning of an arm."""
+
+    seed: int
+    draw: int
+    labels: int
+    setting: Setting
+    steps: int
+
+
+class Job(NamedTuple):
+    """A training, and what is measured of it."""
+
+    verb: str
+    config: RunConfig
+    tested: bool = True
+
+
+class Study:
+    """One study in one folder.
+
+    Args:
+        folder: What is done there is not done again.
+        plan: The budget of all arms.
+        data: The images.
+        arms: What is compared.
+        processes: Trainings at a time, each on one thread where they are several.
+        units: Test images, by key, to what is drawn together in the bootstrap.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: StudyPlan,
+        data: Data,
+        arms: Sequence[Arm],
+        *,
+        processes: int = 1,
+        units: Callable[[str], str] = lambda key: key,
+    ) -> None:
+        self.folder, self.plan, self.data, self.arms = folder, plan, data, tuple(arms)
+        self.processes, self.units = processes, units
+        budget = {name: to_json(getattr(plan, name)) for name in ("pretrain", "finetune")}
+        runs = plan.tokenizers | plan.segment
+        Stages(folder, budget | {name: to_json(run) for name, run in runs.items()} | {
+            "labels": list(plan.labels), "rates": list(plan.rates), "decays": list(plan.decays),
+        })  # fmt: skip
+        self.scores: dict[tuple[str, str], Score] = {}
+
+    # -- trainings -----------------------------------------------------------------------------
+
+    def train(self, jobs: Iterable[Job], what: str) -> None:
+        """Carry out what is not done yet, several at a time."""
+        waiting = [job for job in jobs if not _is_done(job)]
+        if not waiting:
+            return
+        begun = time.monotonic()
+        for number, job in enumerate(self._carried_out(waiting), 1):
+            minutes = (time.monotonic() - begun) / 60
+            place = Path(job.config.out).relative_to(self.folder)
+            print(f"{what}: {number} of {len(waiting)}, {place}, {minutes:.1f} min", flush=True)
+
+    def _carried_out(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        if self.processes == 1 or len(jobs) == 1:
+            for job in jobs:
+                yield carry_out(job)
+            return
+        with ProcessPoolExecutor(
+            self.processes, get_context("spawn"), torch.set_num_threads, (1,)
+        ) as pool:
+            yield from pool.map(carry_out, jobs)
+
+    def pretrain(self, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+        """Everything before the labels that count, stage by stage: a teacher comes before VQ-KD."""
+        learned = [arm for arm in arms if arm.pretrained and not arm.init]
+        for name in dict.fromkeys(arm.tokenizer for arm in learned if arm.tokenizer):
+            teacher = ""
+            if name == "vqkd":
+                beit = next(arm for arm in self.arms if arm.name == BEIT)
+                self.pretrain([beit], [0])
+                teacher = str(self._place("pretrain", beit, 0))
+            config = replace(
+                self.plan.tokenizers[name],
+                data=self.data.unlabelled,
+                out=str(self.folder / "tokenizer" / name),
+                teacher=teacher,
+            )
+            self.train([Job("tokenizer", config, tested=False)], "tokenizer")
+        pairs = [(arm, seed) for seed in seeds for arm in learned]
+        self.train([self._pretraining(*pair) for pair in pairs], "pre-training")
+        pairs = [(arm, seed) for seed in seeds for arm in arms if arm.supervised]
+        self.train([self._supervised(*pair) for pair in pairs], "labels of other objects")
+
+    def _pretraining(self, arm: Arm, seed: int) -> Job:
+        config = arm.pretrain(self.plan.pretrain)
+        tokenizer = str(self.folder / "tokenizer" / arm.tokenizer) if arm.tokenizer else ""
+        training = replace(config.training, seed=seed)
+        out = str(self._place("pretrain", arm, seed))
+        config = replace(
+            config, data=self.data.unlabelled, out=out, tokenizer=tokenizer, training=training
+        )
+        return Job("pretrain", config, tested=False)
+
+    def _supervised(self, arm: Arm, seed: int) -> Job:
+        """As many updates as a pre-training, with the rates of fine-tuning."""
+        base, steps = self.plan.finetune, self.plan.pretrain.training.steps
+        training = replace(
+            base.training, steps=steps, batch=self.plan.pretrain.training.batch,
+            warmup_steps=steps // 10, evaluate_every=0, save_every=steps, seed=seed,
+            layer_decay=1.0, lr=self.plan.rates[0],
+        )  # fmt: skip
+        init = str(self._place("pretrain", arm, seed)) if arm.pretrained else ""
+        config = replace(
+            base, data=self.data.other, out=str(self._place("supervised", arm, seed)),
+            init=init, model=self._model(arm, ""), training=training,
+        )  # fmt: skip
+        return Job("finetune", config, tested=False)
+
+    def _place(self, stage: str, arm: Arm, seed: int) -> Path:
+        return self.folder / stage / f"{slug(arm.name)}-{seed}"
+
+    def start(self, arm: Arm, seed: int) -> str:
+        """The model that fine-tuning starts from; empty: from scratch."""
+        if arm.init:
+            return arm.init
+        if arm.supervised:
+            return str(self._place("supervised", arm, seed))
+        return str(self._place("pretrain", arm, seed)) if arm.pretrained else ""
+
+    def _model(self, arm: Arm, init: str) -> Any:
+        """The backbone that fine-tuning has."""
+        base = self.plan.finetune
+        if init:
+            return for_classifying(Inputs().backbone(init), base)
+        model = arm.pretrain(self.plan.pretrain).model
+        return for_finetuning(model, base.model.drop_path)
+
+    # -- fine-tuning ---------------------------------------------------------------------------
+
+    def finetuning(self, arm: Arm, fit: Fit) -> FinetuneRunConfig:
+        """The run of an arm: the same images, augmentation and rhythm for every arm."""
+        base, init = self.plan.finetune, self.start(arm, fit.seed)
+        training = base.training
+        evaluations = max(training.steps // max(training.evaluate_every, 1), 1)
+        name = (
+            f"{fit.seed}-{fit.draw}-{fit.labels}-{fit.setting.rate:g}-{fit.setting.decay:g}"
+            f"-{fit.steps}"
+        )
+        return replace(
+            base,
+            data=self.data.labelled,
+            out=str(self.folder / "finetune" / slug(arm.name) / name),
+            init=init,
+            model=self._model(arm, init),
+            per_class=fit.labels or None,
+            subset_seed=fit.draw,
+            training=replace(
+                training,
+                steps=fit.steps,
+                warmup_steps=fit.steps // 10,
+                evaluate_every=max(fit.steps // evaluations, 1),
+                save_every=fit.steps,
+                seed=fit.seed,
+                lr=fit.setting.rate,
+                min_lr=min(training.min_lr, fit.setting.rate),
+                layer_decay=fit.setting.decay,
+            ),
+        )
+
+    def _steps(self, arm: Arm) -> int:
+        return arm.longer * self.plan.finetune.training.steps
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        """Of the search."""
+        return tuple(
+            itertools.starmap(Setting, itertools.product(self.plan.rates, self.plan.decays))
+        )
+
+    def search(self) -> dict[str, Setting]:
+        """For every arm the setting that is best on validation, with one seed and draw."""
+        fits = {
+            (arm.name, setting): self.finetuning(
+                arm, Fit(0, 0, self.plan.searched, setting, self._steps(arm))
+            )
+            for arm in self.arms
+            for setting in self.settings
+        }
+        self.train([Job("finetune", run, tested=False) for run in fits.values()], "search")
+        return {
+            arm.name: max(self.settings, key=lambda one: validation(fits[arm.name, one].out))
+            for arm in self.arms
+        }
+
+    def finetune(self, seeds: Sequence[int], found: Mapping[str, Setting]) -> None:
+        """Every arm with every number of labels, seed and draw; accuracies on test."""
+        draws, plan = range(self.plan.draws), self.plan
+        runs = {
+            (arm.name, labels, seed, draw): self.finetuning(
+                arm, Fit(seed, draw, labels, found[arm.name], self._steps(arm))
+            )
+            for seed in seeds for labels in plan.labels for arm in self.arms for draw in draws
+        }  # fmt: skip
+        self.train([Job("finetune", run) for run in runs.values()], "fine-tuning")
+
+        def record(measure: str, labels: int, values: Callable[[Path], list[float]]) -> None:
+            for arm in self.arms:
+                every = [
+                    [values(Path(runs[arm.name, labels, seed, draw].out)) for draw in draws]
+                    for seed in seeds
+                ]
+                self._record(arm.name, measure, every, measure != "updates to 90 %")
+
+        for labels in plan.labels:
+            record(finetuned(labels), labels, _hits)
+        record("updates to 90 %", plan.searched, lambda run: [converged(run)])
+
+    def prolong(self, found: Mapping[str, Setting]) -> None:
+        """Double the updates of one seed and draw until validation no longer rises."""
+        for arm in self.arms:
+            fit = Fit(0, 0, self.plan.searched, found[arm.name], self._steps(arm))
+            best = self.finetuning(arm, fit)
+            for _ in range(self.plan.doublings):
+                fit = fit._replace(steps=2 * fit.steps)
+                longer = self.finetuning(arm, fit)
+                self.train([Job("finetune", longer, tested=False)], "until it no longer rises")
+                gain = validation(longer.out) - validation(best.out)
+                best = longer if gain > 0 else best
+                if gain < RISES:
+                    break
+            self.train([Job("finetune", best)], "fine-tuning")
+            self._record(arm.name, CONVERGED_AT, [[_hits(Path(best.out))]])
+            self._record(arm.name, "its updates", [[[float(best.training.steps)]]], False)
+
+    # -- other measures ------------------------------------------------------------------------
+
+    def measure_frozen(self, seeds: Sequence[int]) -> None:
+        """Linear classifiers and neighbours of frozen features, trivial baselines, attention."""
+        plan, starts = self.plan, self._starts(seeds)
+        for name, places in starts.items():
+            found = []
+            for seed, place in zip(seeds, places, strict=True):
+                record = self.folder / "frozen" / f"{slug(name)}-{seed}.json"
+                if not record.exists():
+                    print(f"frozen features: {name}, seed {seed}", flush=True)
+                found.append(once(record, partial(
+                    frozen_scores, place, self.data.labelled, crop=plan.finetune.crop,
+                    loader=plan.finetune.loader, labels=plan.labels, draws=plan.draws,
+                    baselines=name == UNTRAINED and seed == seeds[0],
+                )))  # fmt: skip
+            for key in found[0]:
+                row, _, measure = key.rpartition("|")
+                every = [one[key] for one in found if key in one]
+                self._record(row or name, measure, every)
+            if self.data.segmented:
+                overlaps = [
+                    once(self.folder / "attention" / f"{slug(name)}-{seed}.json", partial(
+                        attention_overlaps, place, self.data.segmented))
+                    for seed, place in zip(seeds, places, strict=True)
+                ]  # fmt: skip
+                self._record(name, ATTENTION, [[one] for one in overlaps], False)
+
+    def _starts(self, seeds: Sequence[int]) -> dict[str, list[str]]:
+        """The untrained backbone, and what each arm with another start begins with."""
+        crop, places = self.plan.finetune.crop, []
+        for seed in seeds:
+            place = self.folder / "untrained" / str(seed)
+            if not place.exists():
+                save_artifact(place, untrained(self.plan.pretrain.model, seed), Details(crop=crop))
+            places.append(str(place))
+        others = {arm.name: [self.start(arm, seed) for seed in seeds] for arm in self.arms}
+        return {UNTRAINED: places} | {name: found for name, found in others.items() if found[0]}
+
+    def segment(self, seeds: Sequence[int], found: Mapping[str, Setting]) -> None:
+        """Mean IoU on test, with the layer decay that the search chose."""
+        runs = {
+            (arm.name, name, seed): self._segmenting(arm, name, seed, found[arm.name])
+            for seed in seeds for arm in self.arms for name in self.plan.segment
+            if arm.longer == 1
+        }  # fmt: skip
+        self.train([Job("segment", run) for run in runs.values()], "segmenting")
+        for arm in self.arms:
+            for name in self.plan.segment:
+                if arm.longer == 1:
+                    every = [[_hits(Path(runs[arm.name, name, seed].out))] for seed in seeds]
+                    self._record(arm.name, f"mIoU, {name}", every, False)
+
+    def _segmenting(self, arm: Arm, name: str, seed: int, setting: Setting) -> SegmentRunConfig:
+        base, init = self.plan.segment[name], self.start(arm, seed)
+        model = open_artifact(init).backbone if init else arm.pretrain(self.plan.pretrain).model
+        assert model is not None
+        return replace(
+            base, data=self.data.segmented, init=init, model=for_segmenting(model, base),
+            out=str(self.folder / "segment" / slug(f"{name}-{arm.name}-{seed}")),
+            training=replace(base.training, seed=seed, layer_decay=setting.decay),
+        )  # fmt: skip
+
+    def seconds_before(self, arm: Arm, seed: int) -> list[float]:
+        """CPU seconds of the tokenizer, then of the trainings before the labels that count; a
+        teacher's are those of its arm."""
+        learned = arm.pretrained and not arm.init
+        places = [self._place("pretrain", arm, seed)] * learned
+        places += [self._place("supervised", arm, seed)] * arm.supervised
+        tokenizer = [self.folder / "tokenizer" / arm.tokenizer] * (learned and arm.tokenizer != "")
+        every = [sum(once(place / "seconds.json", float) for place in tokenizer)]
+        return every + [once(place / "seconds.json", float) for place in places]
+
+    def record_seconds(self, seeds: Sequence[int]) -> None:
+        """`seconds_before` of every arm."""
+        for arm in self.arms:
+            every = [[[sum(self.seconds_before(arm, seed))]] for seed in seeds]
+            self._record(arm.name, "CPU s before", every, False)
+
+    def _record(
+        self, arm: str, measure: str, every: list[list[list[float]]], by_image: bool = True
+    ) -> None:
+        """Keep a score. In per cent, but for counts; only those by image have units of images."""
+        plain = measure in COUNTS
+        values = np.asarray(every, float) * (1 if plain else 100)
+        items = values.shape[2]
+        units = self._units if by_image and items == len(self._units) else range(items)
+        self.scores[arm, measure] = Score(values, units)
+
+    @cached_property
+    def _units(self) -> list[str]:
+        """Of the test images, in the order of their keys."""
+        from beit.data.labelled import open_labelled
+
+        test = open_labelled(self.data.labelled, split=0.2, per_class=None, seed=0).test
+        assert test is not None
+        return [self.units(test.key(index)) for index in range(len(test))]
+
+
+CONVERGED_AT = "fine-tuned until it no longer rises"
+ATTENTION = "attention IoU"
+COUNTS = ("its updates", "updates to 90 %", "CPU s before")
+
+
+def finetuned(labels: int) -> str:
+    """The name of the measure."""
+    return f"fine-tuned, {number_of(labels)}"
+
+
+def slug(name: str) -> str:
+    """As folders are called."""
+    return name.lower().replace(",", "").replace(" ", "-")
+
+
+def carry_out(job: Job) -> Job:
+    """Train, go on with what was begun, and measure on test; in any process."""
+    run = Path(job.config.out)
+    if not (run / "model").exists() or not (run / "seconds.json").exists():
+        resume = RunFolder(run).config.exists()
+        before = read_history(run).step if resume else 0
+        begun, steps = time.process_time(), job.config.training.steps
+        getattr(tasks, job.verb)(job.config, resume=resume, quiet=True, report=False)
+        seconds = (time.process_time() - begun) * steps / max(steps - before, 1)
+        once(run / "seconds.json", lambda: seconds)
+    if job.tested:
+        measure = segmenter_overlaps if job.verb == "segment" else classifier_hits
+        once(run / "test.json", lambda: measure(run, job.config.data, job.config.loader))
+    return job
+
+
+def _is_done(job: Job) -> bool:
+    run = Path(job.config.out)
+    return (run / ("test.json" if job.tested else "seconds.json")).exists()
+
+
+def _hits(run: Path) -> list[float]:
+    found: list[float] = once(run / "test.json", list)
+    return found
+
+
+def validation(run: str) -> float:
+    """The best accuracy on validation."""
+    best = read_history(Path(run)).best("top1")
+    assert best is not None
+    return best[1]
+
+
+def converged(run: Path) -> float:
+    """The first evaluated step with 90 % of the accuracy at the end."""
+    points = read_history(run).points("evaluate", "top1")
+    return next(step for step, value in points if value >= CONVERGED * points[-1][1])

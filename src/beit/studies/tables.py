@@ -1,0 +1,51 @@
+"""The page and the files of a study, written anew whenever there is more to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from beit.atomic_io import replace_file
+from beit.recipes.studies import SCRATCH, number_of
+from beit.report.study import StudyPage, StudyTable, write_study_page
+from beit.studies.results import as_csv, as_json, lines, pivot
+from beit.studies.stages import markdown_table
+from beit.studies.study import ATTENTION, CONVERGED_AT, COUNTS, Study, finetuned
+
+EXPLANATION = (
+    "Test accuracy, mean IoU over the classes of the test masks, and IoU of attention with objects "
+    "in per cent; with the 95 % interval of a bootstrap over pre-training seeds, label draws and "
+    "what belongs together among the test images (classes, or the groups given). With one seed the "
+    "interval does not hold what other seeds would give. Every arm has the same images, updates "
+    "and search."
+)
+
+
+def write_tables(
+    folder: Path, title: str, study: Study, *, verdict: str = "", before: Sequence[StudyTable] = ()
+) -> Path:
+    """report.html and results.json, .csv, .md in a folder; the page."""
+    scores, labels = study.scores, [number_of(each) for each in study.plan.labels]
+    measures = (
+        *(finetuned(each) for each in study.plan.labels), CONVERGED_AT, *COUNTS[:2],
+        *(f"linear, {each}" for each in labels),
+        *(f"nearest neighbours, {each}" for each in labels),
+        *(f"mIoU, {name}" for name in study.plan.segment), ATTENTION, COUNTS[2],
+    )  # fmt: skip
+    head, rows = pivot(scores, measures, lambda measure: 0 if measure in COUNTS else 1)
+    tables = (
+        *before,
+        StudyTable("Scores", EXPLANATION, head, rows),
+        StudyTable("Arms", "What each changes.", ("arm", "change"),
+                   [(arm.name, arm.change) for arm in study.arms]),
+    )  # fmt: skip
+    found = [line.flat() for line in lines(scores, SCRATCH)]
+    texts = {"results.json": as_json(found), "results.csv": as_csv(found)}
+    texts["results.md"] = "\n\n".join(
+        [*filter(None, [verdict]), *(markdown_table(one.head, one.rows) for one in tables)]
+    )
+    for name, text in texts.items():
+        replace_file(folder / name, [f"{text}\n".encode()])
+    page = folder / "report.html"
+    write_study_page(page, StudyPage(title, verdict, tables))
+    return page

@@ -1,0 +1,163 @@
+"""Cross-validation: a run for each fold of the images, and what all of them say together."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from beit.atomic_io import write_file
+from beit.config import FinetuneRunConfig, RunConfig
+from beit.config.tree import override
+from beit.data.account import account_from_json
+from beit.errors import RunFolderError
+from beit.report.comparison import MOST_RUNS, write_comparison
+from beit.report.markup import Section, render
+from beit.tasks.execution import Run, resolve_config, run
+from beit.tasks.inputs import Inputs
+from beit.tasks.task import Task, task_of
+from beit.terminal import TextTable, print_tables
+from beit.training.run_folder import RunFolder, read_run_config
+
+Config = TypeVar("Config", bound=RunConfig)
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t for 1 to 9 degrees of freedom."""
+MOST_FREQUENT = "most frequent class"
+REMARK = (
+    "The last evaluation of each fold, on images that it has not learned from. The interval is "
+    "Student's for the mean over folds; as folds share most of what they learn from, the true one "
+    "is wider (Bengio and Grandvalet, 2004)."
+)
+
+
+class Folded(NamedTuple):
+    """One measure over the folds."""
+
+    mean: float
+    low: float
+    high: float
+    folds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Folded:
+        """The mean and its 95 % interval."""
+        mean, count = statistics.fmean(values), len(values)
+        half = STUDENT[count - 2] * statistics.stdev(values) / count**0.5
+        return cls(mean, mean - half, mean + half, tuple(values))
+
+    def cells(self, name: str) -> tuple[str, ...]:
+        """A row of the table."""
+        interval = f"{self.low:.4g} to {self.high:.4g}"
+        return name, f"{self.mean:.4g}", interval, *(f"{value:.4g}" for value in self.folds)
+
+
+def run_folds(
+    task: Task[Config],
+    recipe: str | Config | None,
+    options: Mapping[str, object],
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    inputs: Inputs | None = None,
+) -> Run:
+    """Carry out a run or, if `folds` are requested, one for each, in `out`/fold-1 and so on.
+
+    Of several, folds.json and report.html in `out` hold every measure with its mean and interval;
+    the run that is returned has the means for metrics, and the artifact of the first fold. To go on
+    does what is left of the folds. For the arguments see `beit.tasks.execution.run`.
+    """
+    inputs = inputs or Inputs()
+    recorded = _recorded(options) if resume else None
+    named = recipe.folds if isinstance(recipe, FinetuneRunConfig) else None
+    if options.get("only_fold") or not (recorded or options.get("folds") or named):
+        return run(task, recipe, options, resume=resume, quiet=quiet, report=report, inputs=inputs)
+    base = recorded if isinstance(recorded, task.config) else recipe
+    config = resolve_config(task, base, options, inputs)
+    if isinstance(config, FinetuneRunConfig) and config.only_fold:
+        return run(task, recipe, options, resume=resume, quiet=quiet, report=report, inputs=inputs)
+    out, leads = Path(config.out), os.environ.get("RANK", "0") == "0"
+    if RunFolder(out).config.exists():
+        raise RunFolderError(f"{out} holds a single run", remedy="choose another --out")
+    if not resume and os.environ.get("WORLD_SIZE", "1") == "1":
+        RunFolder(out).check_free()
+    runs = []
+    for number in range(1, _count(config) + 1):
+        place = fold_folder(out, number)
+        runs.append(
+            run(
+                task,
+                config,
+                {"only_fold": number, "out": str(place)},
+                resume=resume and RunFolder(place).config.exists(),
+                quiet=quiet,
+                report=report,
+                inputs=inputs,
+            )
+        )
+    found = summary(runs)
+    if leads:
+        _write(out, found, runs, report=report)
+        if not quiet:
+            table = TextTable(
+                "measure", "mean", "95 % interval", *(one.folder.name for one in runs)
+            )
+            for name, measure in found.items():
+                table.add_row(*measure.cells(name))
+            print_tables(table)
+    means = {name: measure.mean for name, measure in found.items()}
+    return Run(out, runs[0].artifact, means, runs[0].best_step)
+
+
+def fold_folder(out: Path, number: int) -> Path:
+    """Where the run of a fold lies, counted from 1."""
+    return out / f"fold-{number}"
+
+
+def _count(config: RunConfig) -> int:
+    assert isinstance(config, FinetuneRunConfig)
+    return config.folds or 0
+
+
+def _recorded(options: Mapping[str, object]) -> RunConfig | None:
+    """The config of the folds that were begun in `out`, so that nothing need be repeated."""
+    out = Path(str(options.get("out", "")))
+    first = fold_folder(out, 1)
+    if RunFolder(out).config.exists() or not RunFolder(first).config.exists():
+        return None
+    recorded = read_run_config(first)
+    return override(recorded, {"only_fold": None, "out": str(out)})
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Folded]:
+    """Every measure that all folds have, and what always answering one class would score."""
+    shared = [name for name in runs[0].metrics if all(name in one.metrics for one in runs)]
+    found = {name: Folded.of([one.metrics[name] for one in runs]) for name in shared}
+    if "top1" in found:
+        found[MOST_FREQUENT] = Folded.of([_most_frequent(one.folder) for one in runs])
+    return found
+
+
+def _most_frequent(folder: Path) -> float:
+    """The fraction of the validation images that is of the most frequent class of training."""
+    account = account_from_json(RunFolder(folder).account.read_text())
+    learned, held_out = account.classes["train"], account.classes["val"]
+    most = max(learned, key=lambda name: learned[name])
+    return held_out[most] / max(sum(held_out.values()), 1)
+
+
+def _write(out: Path, found: Mapping[str, Folded], runs: Sequence[Run], *, report: bool) -> None:
+    values: dict[str, Any] = {name: measure._asdict() for name, measure in found.items()}
+    write_file(out / "folds.json", [json.dumps(values, indent=1).encode()])
+    if report:
+        rows = [measure.cells(name) for name, measure in found.items()]
+        table = render("folds.html.j2", rows=rows, folds=len(runs), remark=REMARK)
+        write_comparison(
+            [one.folder for one in runs][:MOST_RUNS],
+            out / "report.html",
+            task_of,
+            [Section("folds", "Folds", table)],
+        )

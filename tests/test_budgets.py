@@ -1,0 +1,172 @@
+"""`--time`: what is chosen, what wins over it, what is said, and that a run goes on with it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+import beit
+from beit.config import FinetuneRunConfig, PretrainRunConfig
+from beit.config.tree import by_name, override
+from beit.config.validation import seconds_of
+from beit.errors import ConfigError
+from beit.recipes import RECIPES, find_recipe
+from beit.recipes.budgets import BUDGETS, fitting_size
+from beit.tasks import TASKS, Inputs, budget, execution, rehearsal
+from beit.training.distributed import Processes
+from beit.training.run_folder import read_run_config
+
+CPU = Processes(0, 1, torch.device("cpu"))
+QUICK: dict[str, Any] = {
+    "workers": 0, "device": "cpu", "precision": "fp32", "quiet": True, "report": False,
+    "tracker": ("none",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("1h", 3600), ("1h30m", 5400), ("8 h", 28800)]
+)
+def test_times(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["1", "1 hour", "h", "5s", "-1h", "1h!", "90d", "nan"])
+def test_what_is_no_time(text):
+    with pytest.raises(ConfigError, match=r"time is .*\n.*1h30m"):
+        override(find_recipe("pretrain", "small", PretrainRunConfig), {"time": text})
+
+
+def test_every_row_names_recipes_there_are_and_grows():
+    for device in ("cpu", "cuda"):
+        rows = [row for row in BUDGETS if row.device == device]
+        assert rows[0].enough == 0
+        assert [row.enough for row in rows] == sorted(row.enough for row in rows)
+        assert all(row.tokenizer in RECIPES["tokenizer"] for row in rows)
+        assert all(row.width % row.heads == 0 and row.size % row.patch == 0 for row in rows)
+
+
+@pytest.mark.parametrize(("shortest", "expected"), [(500, (64, 8)), (48, (48, 8)), (33, (32, 4))])
+def test_images_are_not_enlarged(shortest, expected):
+    assert fitting_size(BUDGETS[0], shortest) == expected
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Steps that cost what they are said to, on any machine: seconds per image and million weights
+    of the trunk."""
+
+    def per_step(setup, _processes, **_allowance):
+        weights = sum(tensor.numel() for tensor in setup.objective.model.parameters())
+        return setup.config.training.batch * max(weights, 10_000) / 1e6 * 1e-3
+
+    monkeypatch.setattr(budget, "rehearse", per_step)
+    monkeypatch.setattr(budget, "evaluation_seconds", lambda *_: 1.0)
+
+
+def plan(verb, data, text, **given):
+    kind = TASKS[verb].config
+    given |= {"data": str(data), "out": "nowhere", "time": text, "device": "cpu", "workers": 0}
+    config = override(find_recipe(verb, "small", kind), given)
+    return budget.make_plan(TASKS[verb], config, given, False, Inputs())
+
+
+def test_more_time_takes_a_larger_backbone(timed, class_folders):
+    short, long = (plan("pretrain", class_folders, text).config for text in ("5m", "8h"))
+    assert (short.model.width, short.model.depth) == (128, 6)
+    assert (long.model.width, long.model.depth) == (192, 12)
+    assert short.model.size == (40, 40)  # as the images are
+    assert short.tokenizer_recipe == "kmeans"
+    assert 0 < short.training.warmup_steps < short.training.steps
+
+
+def test_it_ends_in_time_or_when_more_would_bring_little(timed, class_folders):
+    made = plan("pretrain", class_folders, "5m")
+    measured, config = made.measured, made.config
+    most = budget.most_steps("pretrain", 36, config.training.batch)
+    assert config.training.steps == min(most, measured.steps(300))
+    long = plan("finetune", class_folders, "8h")
+    assert long.config.training.steps == budget.most_steps("finetune", long.measured.images, 16)
+    assert any("more steps would bring little" in line for line in long.lines)
+
+
+def test_what_was_given_wins(timed, class_folders):
+    given = {"width": 96, "heads": 3, "steps": 7, "lr": 5e-4, "batch": 4, "patch": 4}
+    config = plan("pretrain", class_folders, "5m", **given).config
+    assert by_name(config).items() >= given.items()
+
+
+def test_the_plan_says_what_why_how_long_and_what_else(timed, class_folders):
+    told = "\n".join(plan("pretrain", class_folders, "5m").lines)
+    for word in ("what ", "why ", "time ", "expect ", "instead ", "beit-base-22k", "36 images",
+                 "kmeans", "not measured"):  # fmt: skip
+        assert word in told
+
+
+def test_a_run_of_a_time_records_its_plan_and_goes_on_with_it(timed, class_folders, tmp_path,
+                                                              monkeypatch):  # fmt: skip
+    """A named recipe decides all but the length: here one of a few steps."""
+    monkeypatch.setattr(budget, "most_steps", lambda *_: 3)
+    out = str(tmp_path / "run")
+    run = beit.finetune("tiny", data=str(class_folders), out=out, time="1m", **QUICK)
+    assert "plan for 1m of finetune" in (run.folder / "plan.txt").read_text()
+    config = read_run_config(run.folder)
+    assert isinstance(config, FinetuneRunConfig)
+    assert (config.time, config.training.steps) == ("1m", 3)
+    monkeypatch.setattr(execution, "make_plan", lambda *_: pytest.fail("plans again"))
+    again = beit.finetune("tiny", data=str(class_folders), out=out, time="1m", resume=True, **QUICK)
+    assert again == run
+
+
+def test_several_processes_are_told(monkeypatch, class_folders):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"one process\n.*--steps"):
+        plan("pretrain", class_folders, "5m")
+
+
+def test_a_rehearsal_leaves_the_run_as_it_is(class_folders):
+    task = TASKS["finetune"]
+    config = override(
+        find_recipe("finetune", "tiny", FinetuneRunConfig),
+        {"data": str(class_folders), "workers": 0, "device": "cpu", "precision": "fp32"},
+    )
+    setup = task.prepare(config, CPU, Inputs())
+    before = {name: value.clone() for name, value in setup.objective.state_dict().items()}
+    drawn = torch.get_rng_state()
+    began = time.monotonic()
+    step = rehearsal.rehearse(setup, CPU, allowance=1.0)
+    assert step is not None
+    assert 0 < step < time.monotonic() - began
+    assert torch.equal(drawn, torch.get_rng_state())
+    for name, value in setup.objective.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_long_run_says_how_long_and_that_small_is_for_a_gpu(timed, class_folders):
+    config = override(
+        find_recipe("finetune", "small", FinetuneRunConfig),
+        {"data": str(class_folders), "workers": 0, "device": "cpu"},
+    )
+    setup = TASKS["finetune"].prepare(config, CPU, Inputs())
+    first, second = budget.forecast(setup, CPU)
+    assert "here for 5,000 steps of 128" in first
+    assert "--time 1h" in second
+    tiny = find_recipe("finetune", "tiny", FinetuneRunConfig)
+    quick = TASKS["finetune"].prepare(override(tiny, {"data": str(class_folders)}), CPU, Inputs())
+    assert list(budget.forecast(quick, CPU)) == []
+
+
+def test_a_tokenizer_is_announced_before_it_is_trained(timed, class_folders, tmp_path):
+    config = override(
+        find_recipe("pretrain", "small", PretrainRunConfig),
+        {"data": str(class_folders), "out": str(tmp_path / "run"), "workers": 0, "device": "cpu"},
+    )
+    told = list(budget.forecast_with_first(TASKS["pretrain"], config, Inputs()))
+    assert "no tokenizer was named" in told[0]
+    assert str(tmp_path / "run-tokenizer") in told[0]
+    assert "for the tokenizer" in told[1]
+    assert "20,000 steps" in told[2]
+    named = override(config, {"tokenizer": "somewhere"})
+    assert list(budget.forecast_with_first(TASKS["pretrain"], named, Inputs())) == []
