@@ -33,6 +33,7 @@ PARTS = {
     "startup": "startup",
     "probing": "probing",
     "visible": "visible",
+    "using": "using",
 }
 """Names of the parts, and the modules whose `contests` they are."""
 

@@ -19,7 +19,7 @@ LINES = [
     {"__init__", "__main__"},
     {"cli"},
     {"studies", "doctor"},
-    {"serve"},
+    {"serve", "ray"},
     {"tasks"},
     {"report", "evaluation", "training", "recipes", "inference"},
     {"weights"},

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ WRITERS: dict[str, Callable[[Places, Path], list[object]]] = {
     "show": lambda at, out: ["show", "codebook", at.tokenizer, "--data", at.images, "--out",
                              f"{out}.png", "--images", "4"],
 }  # fmt: skip
-WORKED_IN = {*RUNS, "data pack", "report plots"}
+WORKED_IN = {*RUNS, "data pack", "report plots", "predict"}
 """Verbs that fill a folder; of the others the result appears as a whole."""
 every_writer = pytest.mark.parametrize("verb", WRITERS)
 
@@ -104,11 +104,22 @@ def left_in(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@contextlib.contextmanager
+def claim_part(folder: Path) -> Iterator[None]:
+    """What a process holds that writes all parts of a folder."""
+    held = claim.Claim(folder / ".lock-1-of-1", folder)
+    try:
+        yield
+    finally:
+        held.release()
+
+
 @every_writer
 def test_a_place_that_another_process_has_is_refused_before_work(verb, places, tmp_path, capsys):
     words = words_of(verb, places, tmp_path / "place")
     place = place_of(verb, words, tmp_path / "place")
     hold = claim_folder if verb in WORKED_IN else claim_output
+    hold = claim_part if verb == "predict" else hold
     with contextlib.suppress(GivenUpError), hold(place):
         assert main(words) == 7
         told = capsys.readouterr().err
@@ -116,6 +127,7 @@ def test_a_place_that_another_process_has_is_refused_before_work(verb, places, t
         assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {
             claim.LOCK,
             f".lock-{place.name}",
+            ".lock-1-of-1",
         }
         raise GivenUpError
     assert not list(tmp_path.iterdir())

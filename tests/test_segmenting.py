@@ -63,14 +63,15 @@ def test_from_masks_to_label_maps(trained, tmp_path, capsys):
     assert labels.shape == pixels(image).shape[:2]
     assert labels.max() < len(NAMES)
     assert pixels(out / "overlays" / "01.png").shape == pixels(image).shape
-    assert main(["predict", str(run), str(images), "--out", str(out)]) == 7
+    assert main(["predict", str(run), str(images), "--out", str(out)]) == 0  # nothing is left to do
+    assert main(["predict", str(run), str(image), "--out", str(out)]) == 7
     capsys.readouterr()
 
     (tmp_path / "words.jpg").write_text("words")
     given = [str(image), str(tmp_path / "words.jpg")]
     assert main(["predict", str(run), *given, "--out", str(tmp_path / "some")]) == 3
     output = capsys.readouterr()
-    assert "overlays of 1 image, 1 unreadable" in output.out
+    assert "of 2 images, 1 unreadable" in output.out
     assert f"error: not answered, as they cannot be read: '{given[1]}'" in output.err
     assert np.array_equal(pixels(tmp_path / "some" / "labels" / "01.png"), labels)
 

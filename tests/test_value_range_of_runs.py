@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import beit
+from beit.config.bulk import PredictConfig
 from beit.errors import CheckpointError, ConfigError
-from beit.inference.files import predict_files
+from beit.inference.files import predict
 from beit.inference.predictor import to_pixels
 from beit.serve.worker import read_image
 from beit.weights.export import choose_target, describe
@@ -100,7 +101,7 @@ def test_files_requests_and_exports_are_read_by_the_range_of_the_model(classifie
     predictor = beit.load(classifier)
     place = images / "bright/0.png"
     own = predictor.predict(place, top=2)
-    (found,) = predict_files(str(classifier), [str(place)], top=2, batch=1, device="cpu")
+    (found,) = predict(str(classifier), [str(place)], PredictConfig(top=2, batch=1))
     assert found.labels == own
     seen = read_image(place.read_bytes(), 3, 10**6, predictor.value_range)
     assert np.array_equal(seen, to_pixels(place, 3, RANGE))

@@ -9,6 +9,8 @@ import torch
 
 from beit.errors import ConfigError
 
+OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
+
 
 def cores() -> int:
     """Processors this process may use."""
@@ -33,14 +35,21 @@ def best_device() -> torch.device:
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name: `cpu`, `mps` (Apple), `cuda` or, of several, `cuda:1`.
+    """The device of that name: `cpu`, `mps` (Apple), `cuda` or, of several, `cuda:1`; `auto` is a
+    GPU where there is one. Of several processes on a machine each gets a GPU of its own.
 
     Raises ConfigError for one that is not there.
     """
+    if name == "auto":
+        name = best_device().type
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"there is no device '{name}'", remedy="use cpu, cuda or mps") from error
+        raise ConfigError(
+            f"there is no device '{name}'", remedy="use cpu, cuda, mps or auto"
+        ) from error
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(
             "device mps was requested, and torch finds no Apple GPU", remedy="use device cpu"
@@ -65,3 +74,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for all the ways in which Python and torch report that there is no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    )

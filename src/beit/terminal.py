@@ -72,6 +72,13 @@ def shown(value: object) -> str:
         return f"a value of type {type(value).__name__} that is too long to print"
 
 
+def duration(seconds: float) -> str:
+    """A time in words: 3h05m, 2m10s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
 class PrintableFormatter(logging.Formatter):
     """Formats log records so that no argument starts a line and nothing acts on the terminal."""
 

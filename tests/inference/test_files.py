@@ -13,8 +13,10 @@ from safetensors import safe_open
 
 import beit
 from beit.cli import main
+from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.errors import ConfigError, DataError, RunFolderError
-from beit.inference.files import embed_files, predict_files, print_predictions
+from beit.inference.files import embed as embed_file
+from beit.inference.files import predict, print_predictions, single_file
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def folder(class_folders, tmp_path):
 
 
 def predictions(trained, paths, batch=2):
-    return predict_files(str(trained.classifier), paths, top=2, batch=batch, device="cpu")
+    return predict(str(trained.classifier), paths, PredictConfig(top=2, batch=batch))
 
 
 def test_every_image_has_its_line(trained, folder, capsys):
@@ -95,8 +97,8 @@ def test_nothing_to_predict(trained):
 
 
 def embed(trained, folder, out, **options):
-    values = {"block": None, "batch": 2, "device": "cpu"} | options
-    return embed_files(str(trained.pretrained), [str(folder)], out, **values)
+    config = EmbedConfig(out=str(out), batch=2, **options)
+    return embed_file(str(trained.pretrained), [str(folder)], config, single_file(config))
 
 
 def test_all_formats_hold_the_same_features(trained, folder, tmp_path, capsys):
@@ -141,9 +143,27 @@ def test_features_of_nothing(trained, tmp_path):
     assert not (tmp_path / "out.npz").exists()
 
 
-def test_unknown_formats_are_refused_before_the_work(trained, folder, tmp_path):
+def test_unknown_formats_are_refused_before_the_work(tmp_path):
     with pytest.raises(ConfigError, match=r"written as '\.xlsx'"):
-        embed_files("nowhere", [str(folder)], tmp_path / "x.xlsx", block=0, batch=1, device="cpu")
+        single_file(EmbedConfig(out=str(tmp_path / "x.xlsx")))
+
+
+def test_one_file_is_written_by_one_process(tmp_path, monkeypatch):
+    for config in ({"part": "1/2"}, {"engine": "ray"}):
+        with pytest.raises(ConfigError, match="several processes cannot write one"):
+            single_file(EmbedConfig(out=str(tmp_path / "x.npz"), **config))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="several processes cannot write one"):
+        single_file(EmbedConfig(out=str(tmp_path / "x.npz")))
+
+
+def test_tokens_of_a_tokenizer(trained, folder, tmp_path):
+    config = EmbedConfig(out=str(tmp_path / "x.npz"))
+    said = embed_file(str(trained.tokenizer), [str(folder / "more")], config, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as file:
+        keys, tokens = file["keys"].tolist(), file["tokens"]
+    assert said.endswith(f"2 images x {tokens.shape[1]} tokens")
+    assert np.array_equal(tokens, beit.load(trained.tokenizer).tokens(keys).numpy())
 
 
 def test_files_of_any_name_are_answered_or_listed(trained, folder, capsys, monkeypatch):

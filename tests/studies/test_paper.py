@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -22,7 +22,7 @@ from beit.recipes.studies import (
     paper,
 )
 from beit.studies import scenes, study
-from beit.studies.paper import CLAIMS, chosen, study_paper, verdicts
+from beit.studies.paper import CLAIMS, at_same_seconds, chosen, study_paper, verdicts
 from beit.studies.results import Claim, Score, judge
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.study import Data
@@ -87,7 +87,8 @@ def brief() -> StudyPlan:
         small = {
             "width": 16, "codebook_width": 8, "narrowest": 8, "depth": 1, "heads": 2, "hidden": 32
         }  # fmt: skip
-        sizes = {name: value for name, value in small.items() if hasattr(tokenizer, name)}
+        known = {field.name for field in fields(tokenizer)}
+        sizes = {name: value for name, value in small.items() if name in known}
         sizes["codes"] = 8
         return replace(run, tokenizer=replace(tokenizer, **sizes))
 
@@ -153,6 +154,16 @@ def test_every_arm_is_built_and_trains(few_objects, tmp_path):
             assert artifact.backbone is not None
             assert artifact.backbone.width == run.model.width
             outputs[arm.name] = getattr(artifact.model, "outputs", None)
+    for arm in arms:
+        if arm.pretrained:
+            pretrained = tmp_path / "pretrain" / f"{study.slug(arm.name)}-0" / "seconds.json"
+            pretrained.write_text("4.0" if arm.name == "MAE" else "8.0")
+    (tmp_path / "tokenizer" / "kmeans" / "seconds.json").write_text("2.0")
+    cheaper = {arm.name: arm for arm in at_same_seconds(tried)}
+    longer = cheaper["MAE, same seconds"].pretrain(tried.plan.pretrain)
+    assert longer.training.steps == 5  # 2 times (2 + 8) / 4
+    assert longer.objective.normalise_patches
+    assert "BEiT, same seconds" not in cheaper
     assert outputs["pixels"] == 8 * 8 * 3
     assert outputs["VQ-KD, aggregation"] == outputs["discrete VAE"] == outputs["BEiT"] == 8
     teacher = json.loads((tmp_path / "tokenizer" / "vqkd" / "config.json").read_text())["teacher"]

@@ -11,12 +11,13 @@ from torch import nn
 from beit.batch import ImageBatch, Unreadable, divide
 from beit.config import AugmentConfig, TrainingConfig
 from beit.errors import DivergedError, ResourceError
+from beit.hardware import is_out_of_memory
 from beit.models.layers import DropPath
 from beit.objectives.base import Loss, Objective
 from beit.rng import SampleRNG
 from beit.training import update
 from beit.training.checkpoint import newest_checkpoint
-from beit.training.device import is_out_of_memory, smaller_micro_batch
+from beit.training.device import smaller_micro_batch
 from beit.training.loop import fit
 from beit.training.update import Updater
 from miniature import (

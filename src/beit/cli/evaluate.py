@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,9 @@ def evaluate(
     from beit.tasks.finished import evaluate as measure
     from beit.tasks.measurement import print_json, print_table
 
-    (print_json if format == "json" else print_table)(measure(model, config))
+    found = measure(model, config)
+    if os.environ.get("RANK", "0") == "0":  # of the processes torchrun started
+        (print_json if format == "json" else print_table)(found)
 
 
 def probe(args: list[str]) -> None:

@@ -2,75 +2,72 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from beit.cli.options import Artifact, Paths
+from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.terminal import print_lines
 
+if TYPE_CHECKING:
+    from beit.inference.bulk import Job, Written
 
-def predict(
-    artifact: Artifact,
-    images: Paths,
-    out: str = "",
-    top: int | None = None,
-    format: Literal["table", "json", "csv"] = "table",  # noqa: A002 (the name of the option)
-    flip: bool = False,
-    batch: int = 32,
-    device: str = "cpu",
-) -> None:
+PREDICT, EMBED = PredictConfig(), EmbedConfig()
+
+
+def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PREDICT) -> None:
     """Name the classes of images, or of their pixels.
 
-    Of a segmenter, label maps and overlays are written. The probabilities of a multi-label model
-    are independent, and a label counts from its threshold on.
+    Printed, or with `--out` written to a folder of Parquet files, in which the same command goes on
+    where it was interrupted. Of a segmenter, label maps and overlays are written. The probabilities
+    of a multi-label model are independent, and a label counts from its threshold on.
 
     Exit code 3 if an image cannot be read; all others are answered.
 
     Args:
         artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
-        images: Files or folders.
-        out: Of a segmenter: new folder for `labels/` (indexed PNG) and `overlays/`.
-        top: Classes per image, by default 5; of a multi-label model all that count, and with
-            this option so many, whether they count or not.
-        format: A table for people; JSON, one object per line; or CSV, one line per class.
-        flip: Average the probabilities of each image and its mirror image.
-        batch: Images at a time.
-        device: cpu, cuda or mps.
+        images: Files or folders; or else `--data`.
+        config: Which images, and what is said of them.
     """
-    from beit.inference.files import (
-        must_be_readable,
-        predict_files,
-        print_predictions,
-        segment_files,
-    )
+    from beit.inference import files
+    from beit.inference.bulk import open_job
 
-    if out:
-        must_be_readable(segment_files(artifact, images, Path(out), device=device, flip=flip))
+    if config.out:
+        written = write(open_job(artifact, images, config))
+        print_lines(*written.lines)
+        if config.own_part().total == 1:  # else torchrun would end those that are still at work
+            files.must_be_readable(written.unreadable)
         return
-    found = predict_files(artifact, images, top=top, batch=batch, device=device, flip=flip)
-    must_be_readable(print_predictions(found, format))
+    form = cast(Literal["table", "json", "csv"], config.format or "table")
+    files.must_be_readable(files.print_predictions(files.predict(artifact, images, config), form))
 
 
-def embed(
-    artifact: Artifact,
-    images: Paths,
-    out: str,
-    block: int | None = None,
-    batch: int = 32,
-    device: str = "cpu",
-) -> None:
-    """Write one feature vector per image to a file.
+def embed(artifact: Artifact, images: Paths = (), config: EmbedConfig = EMBED) -> None:
+    """Write the features of images, or their visual tokens, to Parquet files or to one file.
 
-    It is the mean patch vector.
+    One vector per image, the mean patch vector; of a tokenizer its tokens in row-major order. In a
+    folder the same command goes on where it was interrupted.
 
     Args:
-        artifact: Folder of a pre-training or fine-tuning run, or its `model` folder.
-        images: Files or folders.
-        out: File to write: .npz (features, keys), .csv or .safetensors; it must not exist.
-        block: Block whose output is taken, 0 is the first; the last one by default.
-        batch: Images at a time.
-        device: cpu, cuda or mps.
+        artifact: Folder of a run, or its `model` folder, or any released file.
+        images: Files or folders; or else `--data`.
+        config: Which images, and what is written of them.
     """
-    from beit.inference.files import embed_files
+    from beit.inference import files
+    from beit.inference.bulk import open_job
 
-    print_lines(embed_files(artifact, images, Path(out), block=block, batch=batch, device=device))
+    single = files.single_file(config)
+    if single:
+        print_lines(files.embed(artifact, images, config, single))
+    else:
+        print_lines(*write(open_job(artifact, images, config)).lines)
+
+
+def write(job: Job) -> Written:
+    """The folder of a job, by the engine of its config."""
+    if job.config.engine == "ray":
+        from beit.ray import write_folder as write_by_ray
+
+        return write_by_ray(job)
+    from beit.inference.bulk import write_folder
+
+    return write_folder(job)

@@ -59,8 +59,8 @@ class Sheet:
     """At most so many are looked at, spread evenly over the data."""
     side: int
     """Pixels of an image in the sheet."""
-    device: str = "cpu"
-    """cpu, cuda or mps."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto: a GPU where there is one."""
     label_file: LabelFile = BY_HEADINGS
 
     def write(self, name: str, **options: object) -> None:

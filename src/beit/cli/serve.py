@@ -9,7 +9,7 @@ from beit.errors import ResourceError
 LIMITS = ServeConfig()
 
 
-def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "cpu") -> None:
+def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "auto") -> None:
     """Answer over HTTP, with a page to drop images on.
 
     Serves one artifact, or several as NAME=ARTIFACT.
@@ -17,7 +17,7 @@ def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "cpu") -
     Args:
         artifacts: A run, an artifact or a released file; several with names.
         limits: Address and limits.
-        device: cpu, cuda or mps.
+        device: cpu, cuda, mps, or auto: a GPU where there is one.
     """
     try:
         import fastapi  # noqa: F401

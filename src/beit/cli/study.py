@@ -13,6 +13,7 @@ def paper(
     seeds: int = 2,
     draws: int = 2,
     length: float = 1.0,
+    same_seconds: bool = False,
     processes: int | None = None,
 ) -> None:
     """Every claim of the paper on object scenes: shown, not shown, or not affordable here.
@@ -28,6 +29,7 @@ def paper(
         seeds: Pre-trainings of each arm.
         draws: Draws of the labelled images.
         length: Factor on all updates.
+        same_seconds: Each arm also with as many CPU seconds before fine-tuning as BEiT has.
         processes: Trainings at a time; one per core by default, one on a GPU.
     """
     from dataclasses import replace
@@ -39,7 +41,13 @@ def paper(
     compared, folder = chosen(arms, core=core), Path(out)
     budget = replace(plan(), seeds=seeds, draws=draws).scaled(length)
     with claim_folder(folder):
-        page = study_paper(folder, budget, compared, processes=processes or _cores())
+        page = study_paper(
+            folder,
+            budget,
+            compared,
+            processes=processes or _cores(),
+            same_seconds=same_seconds,
+        )
     print(f"\n{(folder / 'results.md').read_text()}\nreport   {page}")
 
 

@@ -127,7 +127,7 @@ def compare(
     data: str,
     out: str,
     images: int = 512,
-    device: str = "cpu",
+    device: str = "auto",
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
@@ -137,7 +137,7 @@ def compare(
         data: Images; with classes, the tokens are also measured by nearest neighbours.
         out: Folder for tokenizers.json and tokenizers.html.
         images: At most so many of them, spread evenly; with classes, as many of each part.
-        device: cpu, cuda or mps.
+        device: cpu, cuda, mps, or auto: a GPU where there is one.
         label_file: How a label file is read, where its headings do not say it.
     """
     from beit.report.tokenizer import HEAD

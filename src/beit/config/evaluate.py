@@ -92,8 +92,8 @@ class EvaluateConfig(Config):
     """Average the probabilities of each image and its mirror image; a segmenter may anyhow."""
     batch: PositiveInt | None = None
     """Images at a time, 32 by default; of a segmenter, windows at a time, 8 by default."""
-    device: str = "cpu"
-    """cpu, cuda or mps."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto: a GPU where there is one."""
     classified: ClassifiedConfig = field(default_factory=ClassifiedConfig)
     segmented: SegmentedConfig = field(default_factory=SegmentedConfig)
     workers: Workers | None = None
@@ -151,8 +151,8 @@ class ProbeConfig(Config):
     """Draws of the few labels."""
     baselines: bool = True
     """Measure colours, a thumbnail and an untrained backbone beside it, which any must beat."""
-    device: str = "cpu"
-    """cpu, cuda or mps, for the backbone."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto: a GPU where there is one; for the backbone."""
     memory: PositiveFloat | None = None
     """Gigabytes that features may take; None: half of what is free. Of more, blocks are chosen on
     a sample, and the probes of those are trained from a table on the disk of `out`."""

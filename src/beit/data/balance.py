@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from beit.config.data import ClassWeights
-from beit.data.order import permutation
+from beit.data.permutation import Permutation
 
 
 def class_weights(counts: np.ndarray, how: ClassWeights) -> np.ndarray | None:
@@ -35,7 +35,8 @@ def balanced_places(targets: np.ndarray, seed: int) -> np.ndarray:
     sampling; Gupta et al. 2019, arXiv:1908.03195, section 5.1, with the most frequent class as the
     threshold).
     """
-    order = permutation(len(targets), seed, 0)  # decides whose turn it is once more
+    everyone = np.arange(len(targets))
+    order = Permutation(len(targets), "order", seed, 0)(everyone)  # whose turn it is once more
     if targets.ndim == 2:
         counts = targets.sum(axis=0)
         factors = np.sqrt(counts.max(initial=1) / np.maximum(counts, 1))

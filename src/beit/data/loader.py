@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -223,6 +224,39 @@ class Loader:
                 used(delivered + 1)
 
 
+def read_in_order(
+    source: ImageSource,
+    view: View,
+    plan: Callable[[], Iterable[Sequence[int]]],
+    *,
+    batches: int,
+    channels: int,
+    world: int = 1,
+    config: LoaderConfig,
+    pin_memory: bool = False,
+) -> Iterator[Read]:
+    """The images of each group of indices that `plan` names, each group a batch, in order.
+
+    Nothing is repeated, padded or cached. `batches` groups or more are expected: of few, no worker
+    would pay. Errors: ResourceError as for `Loader`.
+    """
+    _check_filled(source)
+    whole = whole_shards(source, config, 2, needed=False)
+    images = Images(whole.source if whole else source, channels, value_range=config.value_range)
+    reader = _Reader(images, view, seed=0)
+
+    def remaining(delivered: int) -> Iterator[Places]:
+        for group in islice(plan(), delivered, None):
+            yield [(0, index) for index in group]
+
+    workers = min(choose_workers(config, world), batches // 2)
+    with fetched_ahead(whole, remaining(0), batches) as used:
+        found = read_batches(reader, remaining, workers, config, pin_memory=pin_memory)
+        for delivered, batch in enumerate(found):
+            used(delivered)
+            yield batch
+
+
 def evaluate_batches(
     source: ImageSource,
     view: View,
@@ -236,36 +270,32 @@ def evaluate_batches(
 ) -> Iterator[Batch]:
     """One ordered pass over exactly this rank's contiguous part, `batch` images at a time.
 
-    Nothing is repeated, padded or cached; the last batch may be smaller, and a part may be empty.
+    The batches of all ranks together are those of a single process, so that numbers are the same to
+    the last bit; the last batch may be smaller, and a part may be empty.
     The images of a batch of which none can be read are listed in a neighbouring batch.
     Errors: DataError if no image of the part can be read; ResourceError as for `Loader`.
     """
-    _check_filled(source)
-    whole = whole_shards(source, config, 2, needed=False)
-    images = Images(whole.source if whole else source, channels, value_range=config.value_range)
-    part = range(len(source) * rank // world, len(source) * (rank + 1) // world)
-    plan = [
-        [(0, index) for index in part[start : start + batch]]
-        for start in range(0, len(part), batch)
-    ]
-    reader = _Reader(images, view, seed=0)
+    batches = math.ceil(len(source) / batch)
+    own = range(batches * rank // world, batches * (rank + 1) // world)
     held: Batch | None = None
     lost: tuple[Unreadable, ...] = ()
-    workers = min(choose_workers(config, world), len(plan) // 2)
-    with fetched_ahead(whole, plan, len(plan)) as used:
-        for delivered, found in enumerate(
-            read_batches(
-                reader, lambda delivered: plan[delivered:], workers, config, pin_memory=pin_memory
-            )
-        ):
-            used(delivered)
-            if isinstance(found, list):
-                lost += tuple(found)
-                continue
-            if held is not None:
-                yield held
-            held = found._replace(unreadable=lost + found.unreadable)
-            lost = ()
+    for found in read_in_order(
+        source,
+        view,
+        lambda: (range(at * batch, min((at + 1) * batch, len(source))) for at in own),
+        batches=len(own),
+        channels=channels,
+        world=world,
+        config=config,
+        pin_memory=pin_memory,
+    ):
+        if isinstance(found, list):
+            lost += tuple(found)
+            continue
+        if held is not None:
+            yield held
+        held = found._replace(unreadable=lost + found.unreadable)
+        lost = ()
     if held is not None:
         yield held._replace(unreadable=held.unreadable + lost)
     elif lost:

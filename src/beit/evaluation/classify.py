@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.evaluation.metrics import average_precision, calibration_error
 from beit.models.heads import Logits
+
+Gather = Callable[[Any], list[Any]]
+"""Gives a value of every process that reads a part of the images, in the order of the parts."""
 
 
 class Scores(NamedTuple):
@@ -39,6 +42,11 @@ class Scores(NamedTuple):
         return float((self.right[occurs].double() / self.total[occurs]).mean())
 
 
+def alone(value: Any) -> list[Any]:
+    """The `Gather` of a single process."""
+    return [value]
+
+
 @torch.no_grad()
 def score_classifier(
     model: Logits,
@@ -47,8 +55,10 @@ def score_classifier(
     classes: int,
     device: torch.device,
     accepted: Sequence[tuple[int, ...]] | None = None,
+    gather: Gather = alone,
 ) -> Scores:
-    """One pass over labelled images; the model should be in evaluation mode.
+    """One pass over labelled images, or over this process's part of them; the model should be in
+    evaluation mode.
 
     A target is a class or, with `accepted`, the number of a set of classes of which any is right.
     """
@@ -66,6 +76,11 @@ def score_classifier(
         right += allowed[hits[:, 0]].sum(dim=0)
         total += allowed.sum(dim=0)
         answered += ranked[:, 0].bincount(minlength=classes)
+    parts = gather((columns, right, total, answered))
+    columns = [row for part in parts for row in part[0]]
+    right, total, answered = (
+        torch.stack([part[at] for part in parts]).sum(dim=0) for at in (1, 2, 3)
+    )
     assert columns, "an evaluation needs at least one image"
     first, five, losses, confidences = (torch.cat(column) for column in zip(*columns, strict=True))
     return Scores(
@@ -138,10 +153,15 @@ class LabelScores(NamedTuple):
 
 @torch.no_grad()
 def answer_labels(
-    model: Logits, batches: Iterable[LabelledBatch], device: torch.device
+    model: Logits,
+    batches: Iterable[LabelledBatch],
+    device: torch.device,
+    gather: Gather = alone,
 ) -> LabelAnswers:
-    """One pass over images with their labels; the model should be in evaluation mode."""
-    rows = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    """One pass over images with their labels, or over this process's part of them; the model should
+    be in evaluation mode."""
+    own = [(model(batch.images.to(device)).float().cpu(), batch.targets) for batch in batches]
+    rows = [row for part in gather(own) for row in part]
     assert rows, "an evaluation needs at least one image"
     logits, targets = (torch.cat(column) for column in zip(*rows, strict=True))
     return LabelAnswers(logits, targets)

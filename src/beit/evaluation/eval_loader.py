@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from beit.batch import Batch, Unreadable
@@ -23,6 +23,16 @@ class SkipLog:
     def __init__(self) -> None:
         self._unreadable: dict[str, Unreadable] = {}
         self._multi_frame: dict[str, None] = {}
+
+    @classmethod
+    def of_all(cls, own: SkipLog, gather: Callable[[SkipLog], list[SkipLog]]) -> SkipLog:
+        """Of every process that reads a part of the images, in the order of the parts."""
+        own_log, found = SkipLog(), SkipLog()
+        own_log._unreadable, own_log._multi_frame = own._unreadable, own._multi_frame
+        for log in gather(own_log):
+            found._unreadable |= log._unreadable
+            found._multi_frame |= log._multi_frame
+        return found
 
     def unreadable(self) -> tuple[Unreadable, ...]:
         """Images that could not be read so far."""

@@ -1,4 +1,4 @@
-"""Predict, segment and embed files and folders; what cannot be read is named, never dropped."""
+"""Few images: classes to be printed, features and tokens in one file."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from PIL import Image
 
 from beit.atomic_io import write_file
 from beit.claim import claim_output
-from beit.data.dataset import form_of, open_source
-from beit.data.decode import decode
-from beit.data.folders import open_every_image
-from beit.data.listing import LIST_EXTENSIONS, quoted
-from beit.data.pixel_types import UnreadableError
-from beit.data.sources import FileSource, ImageSource
-from beit.data.visualize import label_map_png, overlay_labels
+from beit.config.bulk import EmbedConfig, PredictConfig
+from beit.data.listing import quoted
 from beit.errors import ConfigError, DataError
-from beit.inference.predictor import Predictor, as_rgb, load
-from beit.terminal import TextTable, counted, print_tables, printable
+from beit.inference.bulk import Job, Progress, open_job
+from beit.terminal import TextTable, print_tables, printable
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")
-CONTAINERS = (*LIST_EXTENSIONS, ".tar", ".parquet")
-"""Of files that name or hold images instead of being one."""
 
 
 class Prediction(NamedTuple):
@@ -42,86 +33,23 @@ class Prediction(NamedTuple):
     unreadable: str = ""
 
 
-class Opened(NamedTuple):
-    """An image with its pixels uint8 [H,W,C], or with the reason why it could not be read."""
-
-    path: str
-    pixels: np.ndarray | None
-    unreadable: str = ""
-
-
-def _open(path: str) -> ImageSource:
-    """Every image below a folder, those of a list or of a data set, or one file of any name.
-
-    Raises DataError if there is nothing, or no image.
-    """
-    place = Path(path)
-    if form_of(path) == "folder":
-        source: ImageSource = open_every_image(path)
-        source.account.log()
-        return source
-    if place.is_file() and place.suffix.lower() not in CONTAINERS:
-        return FileSource(str(place.parent), [place.name])
-    return open_source(path)
+def predict(artifact: str, images: Sequence[str], config: PredictConfig) -> Iterator[Prediction]:
+    """The classes of every image, in order. Arguments and errors as for `bulk.open_job`."""
+    job = open_job(artifact, images, config)
+    _only_one(config)
+    for rows in job.rows([range(len(job.images))]):
+        labels = rows.cells.get("labels", [[]] * len(rows.keys))
+        for path, found, error in zip(rows.keys, labels, rows.errors, strict=True):
+            yield Prediction(path, [] if error else list(found), error)
 
 
-def _read(paths: Sequence[str], predictor: Predictor) -> Iterator[Opened]:
-    """All images below the paths, in their order."""
-    if not paths:
-        raise ConfigError("no images were given", remedy="name files or folders")
-    channels, value_range = predictor.channels, predictor.value_range
-    for path in paths:
-        try:
-            source = _open(path)
-        except DataError as error:  # of one place: the others are answered
-            yield Opened(path, None, error.problem)
-            continue
-        root = Path(path)
-        for index in range(len(source)):
-            name = str(root / source.key(index)) if root.is_dir() else path
-            try:
-                data = source.read(index).data
-                yield Opened(name, decode(data, channels=channels, value_range=value_range))
-            except UnreadableError as error:
-                yield Opened(name, None, error.reason)
-
-
-def _in_batches(
-    paths: Sequence[str], predictor: Predictor, batch: int
-) -> Iterator[tuple[tuple[Opened, ...], list[np.ndarray]]]:
-    """All images below the paths, `batch` at a time, and the pixels of those that can be read."""
-    images = _read(paths, predictor)
-    while chunk := tuple(islice(images, batch)):
-        yield chunk, [one.pixels for one in chunk if one.pixels is not None]
-
-
-def predict_files(
-    artifact: str,
-    paths: Sequence[str],
-    *,
-    top: int | None,
-    batch: int,
-    device: str,
-    flip: bool = False,
-) -> Iterator[Prediction]:
-    """The classes of every image below the paths.
-
-    Args:
-        artifact: As for `load`.
-        paths: Files, folders, lists or data sets.
-        top: Classes per image, as for `Predictor.predict`.
-        batch: Images at a time.
-        device: cpu, cuda or mps.
-        flip: As for `load`.
-    """
-    predictor = load(artifact, device=device, flip=flip)
-    for chunk, pixels in _in_batches(paths, predictor, batch):
-        rows = iter(predictor.probabilities(pixels) if pixels else ())
-        for one in chunk:
-            labels = []
-            if one.pixels is not None:
-                labels = predictor.answering.labels(next(rows), top)
-            yield Prediction(one.path, labels, one.unreadable)
+def _only_one(config: EmbedConfig | PredictConfig) -> None:
+    """Raise ConfigError for several processes, or another machine's, that would write one file."""
+    if config.own_part().total > 1 or config.engine != "local":
+        raise ConfigError(
+            "several processes cannot write one answer",
+            remedy="name a folder: --out FOLDER, without an ending",
+        )
 
 
 def print_predictions(
@@ -196,117 +124,71 @@ def must_be_readable(unreadable: Sequence[str]) -> None:
         )
 
 
-def _report(unreadable: Sequence[Opened], answered: int) -> str:
-    """Name on stderr what could not be read; the end of a summary. Raises DataError if nothing
-    could be."""
-    for one in unreadable:
-        print(printable(f"unreadable: {one.path}: {one.unreadable}"), file=sys.stderr)
-    if not answered:
-        raise DataError("no image could be read", remedy="see the reasons above")
-    return f", {len(unreadable)} unreadable" if unreadable else ""
+def single_file(config: EmbedConfig) -> Path | None:
+    """The one file that is to be written; none if it is a folder.
 
-
-def segment_files(
-    artifact: str, paths: Sequence[str], out: Path, *, device: str, flip: bool = False
-) -> list[str]:
-    """Write label maps and overlays of every image below the paths, and print a summary.
-
-    Args:
-        artifact: Of a segmenter, as for `load`.
-        paths: Files or folders.
-        out: New folder for `labels/` and `overlays/`, named and nested as the images are.
-        device: cpu, cuda or mps.
-        flip: As for `load`.
-
-    Returns:
-        The images that could not be read.
-
-    Raises:
-        RunFolderError: `out` holds something.
-        DataError: Two images would be written to one file, or none can be read.
+    Raises ConfigError for another format, and for several processes, that cannot share it.
     """
-    with claim_output(out, folder=True) as folder:
-        predictor = load(artifact, device=device, flip=flip)
-        written: dict[Path, str] = {}
-        unreadable: list[Opened] = []
-        for path in paths:
-            root = Path(path) if Path(path).is_dir() else Path(path).parent
-            for one in _read([path], predictor):
-                if one.pixels is None:
-                    unreadable.append(one)
-                    continue
-                place = Path(one.path).relative_to(root).with_suffix(".png")
-                if place in written:
-                    raise DataError(
-                        f"{one.path} and {written[place]} would both be written to {place}",
-                        remedy="segment them one after the other, into different folders",
-                    )
-                written[place] = one.path
-                _segment(predictor, one.pixels, folder, place)
-        suffix = _report(unreadable, len(written))
-    print(printable(f"{out}: labels and overlays of {counted(len(written), 'image')}{suffix}"))
-    return [one.path for one in unreadable]
-
-
-def _segment(predictor: Predictor, pixels: np.ndarray, folder: Path, place: Path) -> None:
-    labels, overlays = folder / "labels" / place, folder / "overlays" / place
-    for file in (labels, overlays):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    found = predictor.segment(pixels)
-    labels.write_bytes(label_map_png(found))
-    Image.fromarray(overlay_labels(as_rgb(pixels), found)).save(overlays)
-
-
-def embed_files(
-    artifact: str, paths: Sequence[str], out: Path, *, block: int | None, batch: int, device: str
-) -> str:
-    """Write the features of every image below the paths.
-
-    Args:
-        artifact: As for `load`.
-        paths: Files, folders, lists or data sets.
-        out: File to write; its ending is one of FORMATS.
-        block: As for `Predictor.embed`.
-        batch: Images at a time.
-        device: cpu, cuda or mps.
-
-    Returns:
-        A summary in one line.
-
-    Raises:
-        RunFolderError: `out` exists.
-        ConfigError: The format or the block is unknown.
-        DataError: No image can be read.
-    """
-    if out.suffix not in FORMATS:
+    if not config.out:
+        raise ConfigError("out was not given", remedy="add --out FOLDER or --out FILE.npz")
+    out = Path(config.out)
+    if out.suffix in FORMATS:
+        _only_one(config)
+        return out
+    if out.suffix and not out.is_dir():
         raise ConfigError(
-            f"features cannot be written as '{out.suffix}'", remedy=f"use one of {FORMATS}"
+            f"features cannot be written as '{out.suffix}'",
+            remedy=f"use one of {FORMATS}, or a folder, whose name has no ending",
         )
+    return None
+
+
+def embed(artifact: str, images: Sequence[str], config: EmbedConfig, out: Path) -> str:
+    """Write features or tokens to one file; returns a summary.
+
+    Arguments and errors as for `bulk.open_job`; RunFolderError if the file exists, DataError if no
+    image can be read.
+    """
     with claim_output(out) as place:
-        predictor = load(artifact, device=device)
-        keys: list[str] = []
-        rows: list[np.ndarray] = []
-        unreadable: list[Opened] = []
-        for chunk, pixels in _in_batches(paths, predictor, batch):
-            unreadable += [one for one in chunk if one.pixels is None]
-            keys += [one.path for one in chunk if one.pixels is not None]
-            if pixels:
-                rows.append(predictor.embed(pixels, block=block).numpy())
-        suffix = _report(unreadable, len(keys))
-        features = np.concatenate(rows)
-        _write(place, keys, features, predictor.artifact.kind)
-    return f"{printable(out)}: {counted(len(keys), 'image')} x {features.shape[1]} features{suffix}"
+        return _embed(open_job(artifact, images, config), place, printable(out))
 
 
-def _write(out: Path, keys: list[str], features: np.ndarray, kind: str) -> None:
+def _embed(job: Job, place: Path, called: str) -> str:
+    """One file, of as many images as the memory has room for."""
+    (column,) = job.output.columns
+    keys: list[str] = []
+    batches: list[np.ndarray] = []
+    unreadable = 0
+    progress = Progress(len(job.images))
+    for rows in job.rows([range(len(job.images))]):
+        for key, error in zip(rows.keys, rows.errors, strict=True):
+            if error:
+                print(printable(f"unreadable: {key}: {error}"), file=sys.stderr)
+        good = np.array([not error for error in rows.errors])
+        unreadable += int((~good).sum())
+        if good.any():
+            batches.append(np.asarray(rows.cells[column])[good])
+            keys += [key for key, error in zip(rows.keys, rows.errors, strict=True) if not error]
+        progress.add(len(rows.keys), unreadable)
+    if not keys:
+        raise DataError("no image could be read", remedy="see the reasons above")
+    values = np.concatenate(batches)
+    _write(place, keys, values, column, job.artifact.kind)
+    suffix = f", {unreadable} unreadable" if unreadable else ""
+    return f"{called}: {len(keys)} images x {values.shape[1]} {column}{suffix}"
+
+
+def _write(out: Path, keys: list[str], values: np.ndarray, column: str, kind: str) -> None:
     if out.suffix == ".npz":
+        arrays: dict[str, np.ndarray] = {column: values, "keys": np.array(keys)}
         with out.open("wb") as file:
-            np.savez(file, features=features, keys=np.array(keys))
+            np.savez(file, allow_pickle=False, **arrays)
     elif out.suffix == ".safetensors":
         metadata = {"keys": json.dumps(keys), "kind": kind}
-        write_file(out, [safetensors.numpy.save({"features": features}, metadata=metadata)])
+        write_file(out, [safetensors.numpy.save({column: values}, metadata=metadata)])
     else:
         with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", *(f"feature_{i}" for i in range(features.shape[1]))])
-            writer.writerows([key, *row] for key, row in zip(keys, features.tolist(), strict=True))
+            name = column.removesuffix("s")
+            writer.writerow(["image", *(f"{name}_{i}" for i in range(values.shape[1]))])
+            writer.writerows([key, *row] for key, row in zip(keys, values.tolist(), strict=True))

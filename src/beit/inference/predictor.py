@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from beit.config.bulk import InferencePrecision
+from beit.config.segment_run import InferenceConfig
 from beit.data.augment import central_view
 from beit.data.decode import decode
 from beit.data.pixel_types import ValueRange
@@ -22,7 +24,7 @@ from beit.errors import ConfigError, DataError, RunFolderError
 from beit.hardware import find_device
 from beit.models.features import FeatureExtractor
 from beit.models.heads import BackboneModel, Classifier, Logits, flip_averaged
-from beit.models.inference import InferencePrecision, optimize_for_inference
+from beit.models.inference import optimize_for_inference
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.tokenizers.base import VisualTokenizer
@@ -180,6 +182,13 @@ class Predictor:
     @torch.no_grad()
     def probabilities(self, images: Iterable[PreparedOrNot]) -> Float[Tensor, "batch classes"]:
         """Class probabilities of several images; those of a multi-label model are independent."""
+        return self.class_probabilities(self.batch(images)).cpu()
+
+    @torch.no_grad()
+    def class_probabilities(
+        self, batch: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """The same of a batch on the device of the model, left there."""
         remedy = "fine-tune it with `beit finetune --init`, or use embed()"
         if isinstance(self.model, Segmenter):
             remedy = "use segment(), or `beit predict --out FOLDER`"
@@ -187,7 +196,7 @@ class Predictor:
         logits: Logits = model
         if self.flip:
             logits = flip_averaged(model, multi_label=self.artifact.details.multi_label)
-        return self.answering.probabilities(logits(self.batch(images))).cpu()
+        return self.answering.probabilities(logits(batch))
 
     def predict(self, image: ImageLike, *, top: int | None = None) -> list[Label]:
         """The classes of one image, most probable first.
@@ -205,19 +214,30 @@ class Predictor:
         remedy = "train one with `beit segment --init`"
         model = self._expect(Segmenter, "model does not segment", remedy)
         pixels = torch.from_numpy(to_pixels(image, self.channels, self.value_range))
-        inference = self.artifact.details.inference
-        inference = replace(inference, flip=inference.flip or self.flip)
-        return label_map(model, pixels.permute(2, 0, 1), inference).cpu().numpy()
+        return label_map(model, pixels.permute(2, 0, 1), self.inference).cpu().numpy()
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How a segmenter reads whole images."""
+        given = self.artifact.details.inference
+        return replace(given, flip=given.flip or self.flip)
 
     @torch.no_grad()
     def embed(
         self, images: Iterable[PreparedOrNot], *, block: int | None = None
     ) -> Float[Tensor, "batch width"]:
         """One vector per image: the mean patch vector after a block (the last one by default)."""
+        return self.mean_patches(self.batch(images), block).cpu()
+
+    @torch.no_grad()
+    def mean_patches(
+        self, batch: UInt8[Tensor, "batch channels height width"], block: int | None = None
+    ) -> Float[Tensor, "batch width"]:
+        """The same of a batch on the device of the model, left there."""
         model = self._expect(BackboneModel, "has no features", "use tokens()")
         index = model.backbone.config.block(block)
-        found = model.backbone(self.batch(images), out_indices=(index,)).intermediates[0]
-        vectors: Tensor = found[:, 1:].float().mean(dim=1).cpu()
+        found = model.backbone(batch, out_indices=(index,)).intermediates[0]
+        vectors: Tensor = found[:, 1:].float().mean(dim=1)
         return vectors
 
     def tokens(self, images: Iterable[PreparedOrNot]) -> Int64[Tensor, "batch patches"]:
@@ -278,7 +298,7 @@ def load(
 
     Args:
         reference: A path, `hf:org/name`, `timm/name`, or a URL.
-        device: cpu, cuda or mps.
+        device: cpu, cuda, mps, or auto: a GPU where there is one.
         sha256: Hash of the file behind a URL, where it is not known already.
         flip: Average the probabilities of each image and its mirror image.
         size: Height and width of images. This and what follows is for foreign files, which may

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from beit.config.bulk import InferencePrecision
 from beit.errors import ConfigError
 from beit.hardware import multiplies_bfloat16
 from beit.models.heads import BackboneModel, Classifier
@@ -20,8 +21,6 @@ from beit.models.segmenter import Segmenter
 from beit.models.upernet import ConvNorm, PyramidNeck
 
 Model = TypeVar("Model", bound=BackboneModel)
-InferencePrecision = Literal["fp32", "bf16", "int8", "auto"]
-
 MOST_GRAPHS = 16
 """Shapes of input that are recorded; each keeps the memory of one pass."""
 WARM_UPS = 3

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from beit.atomic_io import replace_file
+from beit.config import PretrainRunConfig
 from beit.errors import ConfigError, nearest
-from beit.recipes.studies import BEIT, CORE, PAPER_ARMS, SCRATCH, UNTRAINED, Arm, StudyPlan
+from beit.recipes.studies import (
+    BEIT,
+    CORE,
+    PAPER_ARMS,
+    SCRATCH,
+    UNTRAINED,
+    Arm,
+    Change,
+    StudyPlan,
+    prolonged,
+)
 from beit.report.study import StudyTable
 from beit.studies.results import Claim, Scores, Verdict, as_json, judge
 from beit.studies.scenes import Counts, make_scenes
-from beit.studies.study import ATTENTION, CONVERGED_AT, Data, Study, finetuned
+from beit.studies.stages import once
+from beit.studies.study import ATTENTION, CONVERGED_AT, Data, Study, finetuned, slug
 from beit.studies.tables import write_tables
 
+UNLIKE = 0.1
+"""Factors nearer to 1 change nothing that could be seen."""
 AS_MANY = 750
 """Scenes of each unseen object to learn from with labels: as many as there are without."""
 FEW, MID = finetuned(5), finetuned(10)
@@ -78,11 +94,13 @@ def study_paper(
     arms: Sequence[Arm],
     *,
     processes: int = 1,
+    same_seconds: bool = False,
     counts: Counts | None = None,
 ) -> Path:
     """Do all that is not done yet; the page, with results.json, .csv and .md beside it.
 
-    The files are written anew after every pre-training seed.
+    The files are written anew after every pre-training seed. With `same_seconds` there is each arm
+    a second time, with as many CPU seconds before fine-tuning as BEiT has.
     """
     scenes = folder / "scenes"
     unseen = AS_MANY if any(arm.supervised for arm in arms) else Counts().unseen
@@ -94,9 +112,12 @@ def study_paper(
     study = Study(
         folder, plan, data, arms, processes=processes, units=lambda key: key.split("/")[0]
     )
+    if same_seconds:
+        study.pretrain(arms, [0])
+        study.arms += tuple(at_same_seconds(study))
     for seed in range(plan.seeds):
         seeds = range(seed + 1)
-        study.pretrain(arms, [seed])
+        study.pretrain(study.arms, [seed])
         found = study.search()
         study.finetune(seeds, found)
         study.record_seconds(seeds)
@@ -106,6 +127,31 @@ def study_paper(
         study.prolong(found)
         page = _write(study)
     return page
+
+
+def at_same_seconds(study: Study) -> Iterator[Arm]:
+    """The arms whose updates are not those of BEiT in the same CPU seconds, with updates that are;
+    the factors are kept, as seconds are measured only once."""
+    base = next(arm for arm in study.arms if arm.name == BEIT)
+    total = sum(study.seconds_before(base, 0))
+    for arm in study.arms:
+        if not arm.pretrained or arm.supervised:
+            continue
+        tokenizer, training = study.seconds_before(arm, 0)
+        factor = (total - tokenizer) / max(training, 1e-9)
+        record = study.folder / "same-seconds" / f"{slug(arm.name)}.json"
+        kept: float = once(record, partial(float, factor))
+        if abs(kept - 1) > UNLIKE and kept > 0:
+            yield replace(
+                arm,
+                name=f"{arm.name}, same seconds",
+                change=f"{arm.change}; {kept:.2f} times the updates, in the seconds of BEiT",
+                pretrain=partial(_longer, arm.pretrain, kept),
+            )
+
+
+def _longer(pretrain: Change, factor: float, config: PretrainRunConfig) -> PretrainRunConfig:
+    return prolonged(pretrain(config), factor)
 
 
 def verdicts(scores: Scores) -> list[Verdict]:

@@ -84,7 +84,7 @@ class Study:
         folder: What is done there is not done again.
         plan: The budget of all arms.
         data: The images.
-        arms: What is compared, `arms[0]` first.
+        arms: What is compared.
         processes: Trainings at a time, each on one thread where they are several.
         units: Test images, by key, to what is drawn together in the bootstrap.
     """
@@ -99,7 +99,7 @@ class Study:
         processes: int = 1,
         units: Callable[[str], str] = lambda key: key,
     ) -> None:
-        self.folder, self.plan, self.data, self.arms = folder, plan, data, arms
+        self.folder, self.plan, self.data, self.arms = folder, plan, data, tuple(arms)
         self.processes, self.units = processes, units
         budget = {name: to_json(getattr(plan, name)) for name in ("pretrain", "finetune")}
         runs = plan.tokenizers | plan.segment
@@ -356,19 +356,20 @@ class Study:
             training=replace(base.training, seed=seed, layer_decay=setting.decay),
         )  # fmt: skip
 
+    def seconds_before(self, arm: Arm, seed: int) -> list[float]:
+        """CPU seconds of the tokenizer, then of the trainings before the labels that count; a
+        teacher's are those of its arm."""
+        learned = arm.pretrained and not arm.init
+        places = [self._place("pretrain", arm, seed)] * learned
+        places += [self._place("supervised", arm, seed)] * arm.supervised
+        tokenizer = [self.folder / "tokenizer" / arm.tokenizer] * (learned and arm.tokenizer != "")
+        every = [sum(once(place / "seconds.json", float) for place in tokenizer)]
+        return every + [once(place / "seconds.json", float) for place in places]
+
     def record_seconds(self, seeds: Sequence[int]) -> None:
-        """CPU seconds of all stages before fine-tuning; a teacher's are those of its arm."""
+        """`seconds_before` of every arm."""
         for arm in self.arms:
-            learned = arm.pretrained and not arm.init
-            stages = ["pretrain"] * learned + ["supervised"] * arm.supervised
-            tokenizers = [self.folder / "tokenizer" / arm.tokenizer] * (
-                learned and bool(arm.tokenizer)
-            )
-            every = []
-            for seed in seeds:
-                places = [*tokenizers, *(self._place(stage, arm, seed) for stage in stages)]
-                seconds = (once(place / "seconds.json", float) for place in places)
-                every.append([[sum(seconds)]])
+            every = [[[sum(self.seconds_before(arm, seed))]] for seed in seeds]
             self._record(arm.name, "CPU s before", every, False)
 
     def _record(

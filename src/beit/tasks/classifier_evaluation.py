@@ -41,7 +41,6 @@ from beit.evaluation.classify import (
 from beit.evaluation.eval_loader import SkipLog
 from beit.evaluation.label_mapping import find_answers
 from beit.evaluation.metrics import one_answer
-from beit.hardware import find_device
 from beit.models.heads import Classifier, Logits, flip_averaged
 from beit.tasks.held_out import unlearned
 from beit.tasks.measurement import (
@@ -52,6 +51,7 @@ from beit.tasks.measurement import (
     refuse_options,
 )
 from beit.tasks.task import Division
+from beit.training.distributed import Processes, join_processes
 from beit.weights.answering import answering
 from beit.weights.store import Artifact
 
@@ -87,13 +87,16 @@ def evaluate_classifier(
     classifier, details = artifact.model, artifact.details
     assert isinstance(classifier, Classifier)
     measure = _of_labels if details.multi_label else _of_classes
-    view, device = _view(artifact, config), find_device(config.device)
+    view = _view(artifact, config)
     opened = _open(artifact, model, config)
-    opened.source.account.log()
-    logits: Logits = classifier.to(device).eval()
-    if config.flip:
-        logits = flip_averaged(logits, multi_label=details.multi_label)
-    return measure(_Measuring(artifact, model, config, view, device, SkipLog()), opened, logits)
+    with join_processes(config.device) as processes:
+        if processes.leads:
+            opened.source.account.log()
+        logits: Logits = classifier.to(processes.device).eval()
+        if config.flip:
+            logits = flip_averaged(logits, multi_label=details.multi_label)
+        measuring = _Measuring(artifact, model, config, view, processes, SkipLog())
+        return measure(measuring, opened, logits)
 
 
 class _Measuring(NamedTuple):
@@ -103,7 +106,7 @@ class _Measuring(NamedTuple):
     model: str
     config: EvaluateConfig
     view: EvaluationView
-    device: torch.device
+    processes: Processes
     skips: SkipLog
 
     def check(self, source: ImageSource) -> None:
@@ -128,6 +131,8 @@ class _Measuring(NamedTuple):
             self.view,
             channels=self._channels,
             batch=self.config.batch or BATCH,
+            rank=self.processes.rank,
+            world=self.processes.world,
             config=self.config.loader(self.artifact.details.value_range),
         ):
             self.skips.add(batch)
@@ -137,6 +142,7 @@ class _Measuring(NamedTuple):
 
     def common(self, opened: _Opened, *notes: str) -> dict[str, Any]:
         """What both kinds of evaluation say."""
+        skips = SkipLog.of_all(self.skips, self.processes.gather)
         return {
             "model": self.model,
             "data": opened.place,
@@ -144,8 +150,8 @@ class _Measuring(NamedTuple):
             "crop": self.view.crop,
             "flip": self.config.flip,
             "account": opened.source.account,
-            "unreadable": self.skips.unreadable(),
-            "several": self.skips.multi_frame(),
+            "unreadable": skips.unreadable(),
+            "several": skips.multi_frame(),
             "notes": tuple(note for note in (*opened.notes, *notes) if note),
         }
 
@@ -166,8 +172,9 @@ def _of_classes(measuring: _Measuring, opened: _Opened, logits: Logits) -> Class
         logits if answers.among is None else answering_among(logits, answers.among),
         measuring.batches(source, answers.answerable, torch.arange(len(source))),
         classes=len(classes),
-        device=measuring.device,
+        device=measuring.processes.device,
         accepted=answers.accepted,
+        gather=measuring.processes.gather,
     )
     constant = one_answer(classes, scores.answered, scores.total, "image")
     return ClassifierEvaluation(
@@ -194,7 +201,7 @@ def _of_labels(measuring: _Measuring, opened: _Opened, logits: Logits) -> MultiL
             remedy="name images with their labels",
         )
     batches = measuring.batches(source, range(len(source)), torch.from_numpy(labels))
-    answers = answer_labels(logits, batches, measuring.device)
+    answers = answer_labels(logits, batches, measuring.processes.device, measuring.processes.gather)
     scores = score_labels(answers, reads.thresholds)
     one_each = source.targets is not None and not is_multi_label(source)
     chosen = "those of the model, chosen on its validation images"

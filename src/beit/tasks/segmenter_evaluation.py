@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import torch
+
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.segment_run import IGNORE, window_and_stride
@@ -12,14 +14,14 @@ from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import EvalLoader
+from beit.evaluation.eval_loader import EvalLoader, SkipLog
 from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
-from beit.hardware import find_device
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import unlearned
 from beit.tasks.measurement import ClassPixels, SegmenterEvaluation, refuse_options
 from beit.tasks.task import Division
+from beit.training.distributed import join_processes
 from beit.weights.store import Artifact
 
 BATCH = 8
@@ -37,7 +39,7 @@ def evaluate_segmenter(
     that do not fit.
     """
     refuse_options(ClassifiedConfig(), config.classified, "classifier", f"{model} is a segmenter")
-    segmenter, given, device = artifact.model, config.segmented, find_device(config.device)
+    segmenter, given = artifact.model, config.segmented
     assert isinstance(segmenter, Segmenter)
     built = segmenter.backbone.config
     inference = given.inference(artifact.details.inference, flip=config.flip)
@@ -53,30 +55,42 @@ def evaluate_segmenter(
     data = SegmentationData(config.data, given.masks, extra_split=config.split)
     only, note = _unlearned(artifact, model, config, data)
     source = data.part(config.split, classes=names, only=only)
-    source.account.log()
     loader = config.loader(artifact.details.value_range)
     check_readable(source, built.channels, loader.value_range)
-    images = EvalLoader(
-        SegmentedBatch, source, WholeView(), batch=1, channels=built.channels, loader=loader
-    )
     counts = _Counts()
-    scores = score_segmenter(
-        segmenter.to(device).eval(),
-        counts.counted(images),
-        inference,
-        batch=config.batch or BATCH,
-    )
+    with join_processes(config.device) as processes:
+        if processes.leads:
+            source.account.log()
+        images = EvalLoader(
+            SegmentedBatch,
+            source,
+            WholeView(),
+            batch=1,
+            channels=built.channels,
+            loader=loader,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        own = score_segmenter(
+            segmenter.to(processes.device).eval(),
+            counts.counted(images),
+            inference,
+            batch=config.batch or BATCH,
+        )
+        parts = processes.gather((own.confusion, counts.images, counts.ignored))
+        skips = SkipLog.of_all(images, processes.gather)
+    scores = SegmentationScores(torch.stack([part[0] for part in parts]).sum(dim=0))
     constant = one_answer(names, scores.answered, scores.confusion.sum(dim=1), "pixel")
     return SegmenterEvaluation(
         model=model,
         data=config.data,
         account=source.account,
         inference=inference,
-        images=counts.images,
-        unreadable=images.unreadable(),
-        several=images.multi_frame(),
+        images=sum(part[1] for part in parts),
+        unreadable=skips.unreadable(),
+        several=skips.multi_frame(),
         pixels=int(scores.confusion.sum()),
-        ignored_pixels=counts.ignored,
+        ignored_pixels=sum(part[2] for part in parts),
         miou=scores.mean_iou,
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,

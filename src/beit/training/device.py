@@ -18,9 +18,6 @@ from beit.objectives.base import AnyObjective
 COMPILER: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
 
 
-OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
-
-
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
     """The autocast type: as requested, or bfloat16 where the hardware multiplies it fast."""
     if precision == "auto":
@@ -63,13 +60,6 @@ def compiler_problem(device: torch.device) -> str:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "the package triton is missing"
     return ""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for all the ways in which Python and torch report that there is no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
-    )
 
 
 def free_cached(device: torch.device) -> None:

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from beit.config.training import TrainingConfig
 from beit.config.validation import require
 from beit.errors import BeitError, ConfigError, ResourceError
-from beit.hardware import best_device, find_device
+from beit.hardware import find_device
 from beit.objectives.base import AnyObjective
 from beit.process import end_with_parent
 
@@ -92,6 +92,12 @@ class Processes:
         if error is not None:
             raise error
 
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Leave the process group."""
         if self.world > 1 and distributed.is_initialized():
@@ -99,29 +105,34 @@ class Processes:
 
 
 def start_processes(config: TrainingConfig) -> Processes:
-    """Join the processes that `torchrun` started, or be the only one."""
-    found = best_device() if config.device == "auto" else find_device(config.device)
-    kind, alone = found.type, int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if kind == "mps" and not alone:
+    """Join the processes of a run; errors as for `join_processes`."""
+    return join_processes(config.device, config.process_timeout)
+
+
+def join_processes(name: str, process_timeout: float = 1800.0) -> Processes:
+    """Join the processes that `torchrun` started, or be the only one, on the device of that name.
+
+    Raises ConfigError for a device that is not there.
+    """
+    device, alone = find_device(name), int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if device.type == "mps" and not alone:
         require(
-            config.device == "auto",
-            "several processes were to train on one Apple GPU",
+            name == "auto",
+            "several processes were to compute on one Apple GPU",
             "use one process, or --device cpu",
         )
-        kind = "cpu"
+        device = torch.device("cpu")
     if alone:
-        return Processes(0, 1, torch.device(kind))
-    device = torch.device(kind)
-    if kind == "cuda":
-        device = torch.device(kind, int(os.environ["LOCAL_RANK"]))
+        return Processes(0, 1, device)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(signal.SIGTERM)  # save, and leave the devices, if torchrun is killed
-    timeout = timedelta(seconds=config.process_timeout)
+    timeout = timedelta(seconds=process_timeout)
     store, rank, world = next(rendezvous("env://", timeout=timeout))
     # torchrun keeps its store over restarts, and with it the addresses of processes that are dead.
     store = PrefixStore(f"restart {restarts()}", store)
-    backend = "nccl" if kind == "cuda" else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=timeout
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from beit.batch import Batch
 from beit.errors import BeitError, CheckpointError, DivergedError, Preempted, ResourceError
+from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.process import StopRequest
 from beit.terminal import counted
@@ -22,7 +23,6 @@ from beit.training.dataset_manifest import (
     environment_changes,
     save_manifest,
 )
-from beit.training.device import is_out_of_memory
 from beit.training.distributed import lost_process
 from beit.training.nan_report import NOT_FINITE, OVERFLOWED, diverged
 from beit.training.optim import longer_schedule

@@ -17,7 +17,7 @@ import torch
 from beit.atomic_io import replace_file
 from beit.config.training import TrackerName
 from beit.process import failures
-from beit.terminal import LiveBar, is_live, printable
+from beit.terminal import LiveBar, duration, is_live, printable
 from beit.training.run_folder import RunFolder, read_metrics
 from beit.training.trackers import TRACKERS
 
@@ -252,7 +252,7 @@ def progress_line(
         f"{throughput['images_per_second']:.0f} img/s",
         f"wait {throughput['data_wait']:.0%}",
         f"{throughput['memory_gib']:.1f} GiB",
-        f"left {'?' if math.isnan(left) else _duration(left)}",
+        f"left {'?' if math.isnan(left) else duration(left)}",
     ]
     return "  ".join(parts)
 
@@ -261,9 +261,3 @@ def remark(terms: Mapping[str, float], rate: float, throughput: Mapping[str, flo
     """What stands beside a bar: the loss, the first of what else is learned, and the rates."""
     learned = [f"{name} {value:.4g}" for name, value in terms.items() if name != "grad_norm"][:2]
     return "  ".join([*learned, f"lr {rate:.1e}", f"{throughput['images_per_second']:.0f} img/s"])
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from beit.batch import Batch, divide, to_device
 from beit.config.training import TrainingConfig
 from beit.errors import BeitError, CheckpointError, ResourceError
+from beit.hardware import is_out_of_memory
 from beit.objectives.base import AnyObjective
 from beit.rng import SampleRNG
 from beit.training.checkpoint import Checkpoint, Tensors
@@ -23,7 +24,6 @@ from beit.training.device import (
     autocast,
     compile_blocks,
     free_cached,
-    is_out_of_memory,
     resolve_precision,
     smaller_micro_batch,
 )

@@ -1,0 +1,135 @@
+"""`beit embed` and `beit predict`: which images a finished model goes over, and how."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
+
+from beit.config.data import FolderConfig, LabelFileConfig, LoaderConfig, Reading, Workers
+from beit.config.validation import Config, PositiveInt, Range, require
+
+InferencePrecision = Literal["fp32", "bf16", "int8", "auto"]
+PART = re.compile(r"([1-9]\d{0,8})/([1-9]\d{0,8})")
+
+
+class Part(NamedTuple):
+    """One process among those that divide the images: the `number`-th of `total`, from 1."""
+
+    number: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.total}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkConfig(Config):
+    """Which images, and how they are gone over."""
+
+    data: str = ""
+    """Images as training takes them (a folder, a label file, shards, hf:NAME, Parquet), in the
+    place of images named one by one."""
+    split: str = ""
+    """Of data with splits, the one to read; all by default."""
+    batch: PositiveInt | None = None
+    """Images at a time; by default what the memory of the device has room for."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto: a GPU where there is one."""
+    precision: InferencePrecision = "fp32"
+    """Of the model: fp32 gives the same answers but for rounding; auto is bf16 where it is fast."""
+    compile: bool = False
+    """Compile the model, which takes up to minutes and pays for thousands of images."""
+    workers: Workers | None = None
+    """Processes that read images; None takes what the machine has to spare."""
+    part: str = ""
+    """Which of several processes this is, such as 3/16: each takes its own images. Processes of
+    torchrun know it by themselves."""
+    part_rows: Annotated[int, Range(1, 1_000_000)] | None = None
+    """Images in a file of the folder; by default a thousandth of them, from 256 to 16,384."""
+    engine: Literal["local", "ray"] = "local"
+    """What runs it: this process, or the actors of a Ray cluster."""
+    ray_address: str = ""
+    """Of a Ray cluster that runs; by default one is started on this machine."""
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        match = PART.fullmatch(self.part) if self.part else None
+        require(
+            not self.part or (match is not None and int(match[1]) <= int(match[2])),
+            f"part is {self.part}",
+            "use K/N, such as 3/16, with K from 1 to N",
+        )
+        require(
+            self.engine == "ray" or not self.ray_address,
+            "ray_address was given without engine ray",
+            "add --engine ray",
+        )
+        require(
+            self.engine == "local" or not self.part,
+            f"part {self.part} was given with engine ray",
+            "leave it out: Ray divides the images among its actors",
+        )
+        require(
+            bool(self.data) or not (self.split or self.label_file.given),
+            "an option of --data was given without it",
+            "name the images with --data",
+        )
+
+    @property
+    def reading(self) -> Reading:
+        """How the data are read."""
+        return Reading(FolderConfig(), self.label_file)
+
+    def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
+        """How images are read, once and in their order, by a model that has seen this range."""
+        return LoaderConfig(workers=self.workers, value_range=value_range)
+
+    def own_part(self) -> Part:
+        """Which process this is: of `part`, and in it of those that torchrun started."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        rank = int(os.environ.get("RANK", "0"))
+        number, total = map(int, self.part.split("/")) if self.part else (1, 1)
+        return Part((number - 1) * world + rank + 1, total * world)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(BulkConfig):
+    """What is written of each image."""
+
+    out: str = ""
+    """A folder, for any number of images; or one file: .npz, .csv or .safetensors."""
+    format: Literal["parquet", "jsonl"] = "parquet"
+    """Of the files in the folder."""
+    block: int | None = None
+    """Block whose output is taken, 0 is the first; the last one by default."""
+    numbers: Literal["float32", "float16"] = "float32"
+    """Type of the features in Parquet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(BulkConfig):
+    """What is said of each image."""
+
+    out: str = ""
+    """Folder for the answers to any number of images, instead of printing them; of a segmenter,
+    also for `labels/` (indexed PNG) and `overlays/`."""
+    format: Literal["", "table", "json", "csv", "parquet", "jsonl"] = ""
+    """Printed: a table for people; JSON, one object per line; or CSV, one line per class. In the
+    folder: parquet or, which of a segmenter is the default, jsonl."""
+    top: PositiveInt | None = None
+    """Classes per image, by default 5; of a multi-label model all that count, and with this option
+    so many, whether they count or not."""
+    flip: bool = False
+    """Average the probabilities of each image and its mirror image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_folder = self.format in ("parquet", "jsonl")
+        require(
+            not self.format or in_folder == bool(self.out),
+            f"format {self.format} was given {'with' if self.out else 'without'} out",
+            "print a table, json or csv; or write parquet or jsonl to --out FOLDER",
+        )

@@ -1,0 +1,336 @@
+"""Rows in a folder of parts: Parquet or JSON lines, each file whole or absent.
+
+Which images a part holds follows from its number alone. So the same command goes on after a kill,
+with any number of processes, on any number of machines that see the folder: what is done is what is
+there. `_beit.json` says what the rows are of, and rows of anything else are refused.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import numpy as np
+
+from beit.atomic_io import flush, lock_file, make_folder, replace_file
+from beit.claim import ANOTHER, UNFINISHED
+from beit.config.bulk import Part
+from beit.errors import ResourceError, RunFolderError
+from beit.inference.outputs import Cells, Column
+from beit.inference.stream import Rows
+from beit.json_object import read_object
+from beit.terminal import printable
+
+MANIFEST = "_beit.json"
+"""Readers of a folder of Parquet pass over names that begin so."""
+LAYOUT = 1
+ALL = Part(1, 1)
+FEWEST, MOST, PARTS = 256, 16_384, 1_000
+GROUP = 1_024
+"""Rows that are held before they are written."""
+REASONS = 8
+"""Kinds of unreadable images, and classes, that are named in a summary."""
+
+
+def rows_in_part(images: int) -> int:
+    """Few enough that little is lost with a process, many enough that a folder can be listed."""
+    return min(max(math.ceil(images / PARTS), FEWEST), MOST)
+
+
+class Parts:
+    """The parts of one folder; made by `open_parts`."""
+
+    def __init__(
+        self, folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Column]
+    ) -> None:
+        self.folder, self.plan, self.columns = folder, plan, columns
+        self.images, self.size = int(plan["images"]), int(plan["part_rows"])
+        self.count = math.ceil(self.images / self.size)
+        self.format = str(plan["format"])
+
+    def path(self, number: int) -> Path:
+        """Where a part belongs."""
+        digits = max(len(str(self.count - 1)), 5)
+        return self.folder / f"part-{number:0{digits}}.{self.format}"
+
+    def positions(self, number: int) -> range:
+        """The images of a part."""
+        return range(number * self.size, min((number + 1) * self.size, self.images))
+
+    def missing(self, part: Part = ALL) -> list[int]:
+        """The numbers of the parts that are not there, of those that a process is to write."""
+        there = {file.name for file in os.scandir(self.folder)}
+        own = range(part.number - 1, self.count, part.total)
+        return [number for number in own if self.path(number).name not in there]
+
+    @contextmanager
+    def writing(self, number: int, part: Part) -> Iterator[PartFile]:
+        """A part to be written row by row, which is there when the block ends without an error."""
+        final = self.path(number)
+        temporary = final.with_name(f"{UNFINISHED}{part}-{uuid4().hex[:8]}-{final.name}")
+        try:
+            with temporary.open("wb") as handle:
+                kind = ParquetFile if self.format == "parquet" else LinesFile
+                file = kind(handle, self.columns, self.plan)
+                yield file
+                file.close()
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(final)  # of two processes the last one's stays: they are the same
+            flush(self.folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove_unfinished(self, part: Part | None = None) -> None:
+        """What killed processes left, or only those that were this one."""
+        for file in self.folder.glob(f"{UNFINISHED}{part or ''}{'-' if part else ''}*"):
+            file.unlink(missing_ok=True)
+
+    def tally(self) -> Tally:
+        """What all parts hold."""
+        found = Tally()
+        for number in range(self.count):
+            read = _read_parquet if self.format == "parquet" else _read_lines
+            for errors, classes in read(self.path(number), "classes" in self.columns):
+                found.add(errors, classes, several=bool(self.plan.get("multi_label")))
+        return found
+
+
+def open_parts(folder: Path, plan: Mapping[str, Any], columns: Mapping[str, Column]) -> Parts:
+    """A new folder, or one whose rows are of the same.
+
+    Args:
+        folder: Where the parts are.
+        plan: What the rows are of: model, data, options; values of JSON. Without `part_rows` they
+            are as they are there, or chosen.
+        columns: Of the table.
+
+    Raises:
+        RunFolderError: The folder holds something else, or rows of something else.
+        ResourceError: A library is not installed.
+    """
+    if plan["format"] == "parquet":
+        _pyarrow()
+    place = folder / MANIFEST
+    plan = {"layout": LAYOUT, **plan}
+    make_folder(folder)
+    lock = folder / f"{UNFINISHED}lock"
+    handle = lock_file(lock)
+    try:
+        if place.is_file():
+            there = read_object(place, RunFolderError, ANOTHER)
+            plan["part_rows"] = plan["part_rows"] or there.get("part_rows")
+            _check_same(folder, there, plan)
+        else:
+            plan["part_rows"] = plan["part_rows"] or rows_in_part(plan["images"])
+            others = [file.name for file in folder.iterdir() if not file.name.startswith(".")]
+            if others:
+                raise RunFolderError(
+                    f"{folder} exists and is not empty: nothing is written over", remedy=ANOTHER
+                )
+            replace_file(place, [json.dumps(plan, indent=1).encode()])
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+    return Parts(folder, plan, columns)
+
+
+def _check_same(folder: Path, there: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """Raise RunFolderError unless the rows that are there are of the same."""
+    words = {
+        "model": "of another model",
+        "data": "of other images: some were added, removed, renamed or changed",
+    }
+    for name, value in plan.items():
+        if there.get(name) != value:
+            raise RunFolderError(
+                f"{folder} holds rows "
+                + words.get(name, f"with {name} {there.get(name)}, and now it is {value}"),
+                remedy="go on as it was begun, or choose another --out",
+            )
+
+
+class PartFile(abc.ABC):
+    """A part that is being written."""
+
+    def __init__(
+        self, handle: IO[bytes], columns: Mapping[str, Column], plan: Mapping[str, Any]
+    ) -> None:
+        self._handle, self._columns, self._plan = handle, columns, plan
+
+    @abc.abstractmethod
+    def write(self, rows: Rows) -> None:
+        """Append rows."""
+
+    def close(self) -> None:  # noqa: B027 - a format without an end
+        """Write what is held."""
+
+
+class LinesFile(PartFile):
+    """One JSON object per image and line."""
+
+    def write(self, rows: Rows) -> None:
+        cells = {name: _listed(rows.cells.get(name)) for name in self._columns}
+        for at, (key, error) in enumerate(zip(rows.keys, rows.errors, strict=True)):
+            row: dict[str, Any] = {"position": rows.first + at, "key": key}
+            if error:
+                row["error"] = error
+            else:
+                row |= {name: column[at] for name, column in cells.items()}
+            self._handle.write(json.dumps(row).encode() + b"\n")
+
+
+def _listed(cells: Cells | None) -> list[Any]:
+    return cells.tolist() if isinstance(cells, np.ndarray) else list(cells or ())
+
+
+class ParquetFile(PartFile):
+    """Columns `position`, `key`, those of the answer, and `error`, which is null for an answer."""
+
+    def __init__(
+        self, handle: IO[bytes], columns: Mapping[str, Column], plan: Mapping[str, Any]
+    ) -> None:
+        super().__init__(handle, columns, plan)
+        self._arrow, parquet = _pyarrow()
+        about = {f"beit.{name}": str(value) for name, value in plan.items()}
+        pa = self._arrow
+        self._schema = pa.schema(
+            [
+                pa.field("position", pa.int64()),
+                pa.field("key", pa.string()),
+                *(pa.field(name, _type(pa, column)) for name, column in columns.items()),
+                pa.field("error", pa.string()),
+            ],
+            metadata=about,
+        )
+        words = [name for name, column in columns.items() if column.type == "string"]
+        self._writer = parquet.ParquetWriter(
+            handle, self._schema, compression="zstd", use_dictionary=[*words, "error"]
+        )
+        self._held: list[Any] = []
+
+    def write(self, rows: Rows) -> None:
+        pa, length = self._arrow, len(rows.keys)
+        wrong = np.array([bool(error) for error in rows.errors])
+        cells = [
+            _array(pa, rows.cells.get(name), column, wrong)
+            for name, column in self._columns.items()
+        ]
+        arrays = [
+            pa.array(np.arange(rows.first, rows.first + length)),
+            pa.array([key.encode("utf-8", "backslashreplace").decode() for key in rows.keys]),
+            *cells,
+            pa.array([error or None for error in rows.errors], pa.string()),
+        ]
+        self._held.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        if sum(map(len, self._held)) >= GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._writer.write_table(self._arrow.Table.from_batches(self._held))
+            self._held.clear()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ResourceError(
+            f"Parquet needs pyarrow: {error}",
+            remedy='pip install "beit[parquet]", or write --format jsonl',
+        ) from error
+
+
+def _type(pa: Any, column: Column) -> Any:
+    kind = pa.type_for_alias(column.type)
+    if column.length is None:
+        return kind
+    return pa.list_(kind, column.length) if column.length else pa.list_(kind)
+
+
+def _array(pa: Any, cells: Cells | None, column: Column, wrong: np.ndarray) -> Any:
+    kind = _type(pa, column)
+    if cells is None:
+        return pa.nulls(len(wrong), kind)
+    if isinstance(cells, np.ndarray):
+        values = pa.array(cells.reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(wrong))
+    return pa.array([None if bad else one for one, bad in zip(cells, wrong, strict=True)], kind)
+
+
+def _read_parquet(path: Path, classes: bool) -> Iterator[tuple[list[str], list[list[str]]]]:
+    _, parquet = _pyarrow()
+    columns = ["error", "classes"] if classes else ["error"]
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=columns):
+            errors = [error or "" for error in batch.column("error").to_pylist()]
+            named = batch.column("classes").to_pylist() if classes else [None] * len(errors)
+            yield errors, [each or [] for each in named]
+
+
+def _read_lines(path: Path, _classes: bool) -> Iterator[tuple[list[str], list[list[str]]]]:
+    with path.open() as file:
+        for line in file:
+            row = json.loads(line)
+            yield [row.get("error", "")], [row.get("classes", [])]
+
+
+@dataclass
+class Tally:
+    """What was answered, and what was not."""
+
+    images: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+    """Of each image the best, or all that count."""
+    examples: list[str] = field(default_factory=list)
+    """A few images without an answer."""
+
+    def name(self, unreadable: Iterable[str]) -> None:
+        """Keep the names of a few images without an answer."""
+        self.examples += islice(unreadable, REASONS - len(self.examples))
+
+    def add(self, errors: list[str], classes: list[list[str]], *, several: bool) -> None:
+        """Count some rows."""
+        self.images += len(errors)
+        self.reasons.update(error for error in errors if error)
+        for named in classes:
+            self.classes.update(named if several else named[:1])
+
+    def plus(self, other: Tally) -> Tally:
+        """Of both."""
+        return Tally(
+            self.images + other.images,
+            self.reasons + other.reasons,
+            self.classes + other.classes,
+            (self.examples + other.examples)[:REASONS],
+        )
+
+    @property
+    def unreadable(self) -> int:
+        return sum(self.reasons.values())
+
+    def lines(self) -> Iterator[str]:
+        """For people: the reasons and the classes, most frequent first."""
+        for what, counts in (("unreadable", self.reasons), ("", self.classes)):
+            for name, count in counts.most_common(REASONS):
+                yield printable(f"  {what + ': ' if what else ''}{name}: {count:,}")
+            if len(counts) > REASONS:
+                rest = sum(counts.values()) - sum(n for _, n in counts.most_common(REASONS))
+                yield f"  {what + ': ' if what else ''}{len(counts) - REASONS:,} others: {rest:,}"
