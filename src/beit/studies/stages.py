@@ -1,5 +1,5 @@
 """What the studies share: runs in one folder that go on where they stopped, two arms that are
-trained alike, frozen features, and tables of paired results."""
+trained alike, and tables."""
 
 from __future__ import annotations
 
@@ -8,53 +8,22 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from beit import tasks
 from beit.atomic_io import replace_file
-from beit.batch import LabelledBatch
 from beit.config import (
-    FinetuneRunConfig,
-    LoaderConfig,
     RunConfig,
     TrainingConfig,
     VisionTransformerConfig,
 )
-from beit.data.augment import EvaluationView
-from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource
 from beit.errors import RunFolderError
-from beit.evaluation.eval_loader import EvalLoader
-from beit.evaluation.features import FeatureTable, every_block
-from beit.evaluation.neighbours import neighbour_accuracy
-from beit.evaluation.probe import linear_accuracy
-from beit.models.heads import BackboneModel, MaskedImageModel
+from beit.models.heads import MaskedImageModel
 from beit.recipes.demo import Budget
 from beit.rng import seed_everything
 from beit.training.run_folder import RunFolder
 
 ARMS = ("pre-trained", "from scratch")
-METHODS: dict[str, Callable[..., float]] = {
-    "neighbours": neighbour_accuracy,
-    "linear": linear_accuracy,
-}
-"""How frozen features are judged."""
-
-
-class Row(NamedTuple):
-    """One line of a table: scores in per cent, one per seed, of both arms."""
-
-    method: str
-    labels: str
-    pretrained: list[float]
-    scratch: list[float]
-
-    @property
-    def gain(self) -> list[float]:
-        """The difference, seed by seed: both arms of a seed see the same labelled images."""
-        return differences(self.pretrained, self.scratch)
 
 
 class Stages:
@@ -89,24 +58,6 @@ class Stages:
         )
         return 100 * float(found[metric])
 
-    def compare(
-        self, verb: str, config: Callable[[str, int], RunConfig], budget: Budget, metric: str
-    ) -> list[list[float]]:
-        """Train both arms with every seed; their scores on test in per cent, one list per arm.
-
-        `config` makes the run of an arm and a seed.
-        """
-        scores: list[list[float]] = [[] for _ in ARMS]
-        for seed in range(budget.seeds):
-            for arm, values in zip(ARMS, scores, strict=True):
-                values.append(self.score(verb, config(arm, seed), metric))
-                print(f"{arm}, seed {seed}: {metric} {values[-1]:.1f} % on test", flush=True)
-        return scores
-
-    def write(self, rows: Sequence[Row], name: str = "results") -> None:
-        """The table, as JSON."""
-        write_rows(self.folder / f"{name}.json", rows)
-
 
 def once(record: Path, make: Callable[[], Any]) -> Any:
     """The JSON values in a file; made and written if it is not there."""
@@ -120,24 +71,6 @@ def once(record: Path, make: Callable[[], Any]) -> Any:
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
     """Named tuples as a JSON list of objects."""
     path.write_text(json.dumps([row._asdict() for row in rows], indent=1))
-
-
-def as_markdown(rows: Sequence[Row], setting: str = "labels per class") -> str:
-    """The table: mean and standard deviation over seeds, and the gain with its own."""
-    return markdown_table(
-        ("method", setting, *ARMS, "gain", "seeds"),
-        [
-            (
-                row.method,
-                row.labels,
-                spread(row.pretrained),
-                spread(row.scratch),
-                spread(row.gain, sign="+"),
-                str(len(row.pretrained)),
-            )
-            for row in rows
-        ],
-    )
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -173,76 +106,9 @@ def arm_training(base: TrainingConfig, budget: Budget, arm: str, seed: int) -> T
     )
 
 
-def arm_config(
-    base: FinetuneRunConfig, budget: Budget, arm: str, seed: int, *, init: str, folder: Path
-) -> FinetuneRunConfig:
-    """The fine-tuning of one arm and seed: the same images and augmentation for both arms."""
-    return replace(
-        base,
-        out=str(folder / "finetune" / f"{arm.replace(' ', '-')}-{budget.labels}-{seed}"),
-        init=init if arm == ARMS[0] else "",
-        per_class=budget.per_class,
-        subset_seed=seed,
-        training=arm_training(base.training, budget, arm, seed),
-    )
-
-
-def finetune_both(stages: Stages, base: FinetuneRunConfig, budget: Budget, *, init: str) -> Row:
-    """Fine-tune both arms with every seed; accuracies on test."""
-    print(f"\n== fine-tuning with {budget.labels} labels per class", flush=True)
-
-    def config(arm: str, seed: int) -> FinetuneRunConfig:
-        return arm_config(base, budget, arm, seed, init=init, folder=stages.folder)
-
-    return Row("fine-tuned", budget.labels, *stages.compare("finetune", config, budget, "top1"))
-
-
 def untrained(backbone: VisionTransformerConfig, seed: int) -> MaskedImageModel:
     """A backbone with the initial weights that pre-training starts from."""
     seed_everything(seed)
     published = backbone.initialisation == "finetune"
     started = replace(backbone, initialisation="pretrain") if published else backbone
     return MaskedImageModel(started, 2).eval()
-
-
-class FrozenFeatures:
-    """The features of every block of a backbone for labelled images, computed once."""
-
-    def __init__(
-        self, model: BackboneModel, labelled: str, *, crop: float, loader: LoaderConfig
-    ) -> None:
-        config = model.backbone.config
-
-        def table(source: ImageSource | None) -> FeatureTable:
-            assert source is not None
-            view = EvaluationView(config.size, crop)
-            batches = EvalLoader(
-                LabelledBatch,
-                source,
-                view,
-                size=config.size,
-                channels=config.channels,
-                loader=loader,
-            )
-            return every_block(model, batches, torch.device("cpu"))
-
-        self.labelled = labelled
-        splits = open_labelled(labelled, split=0.2, per_class=None, seed=0)
-        self.train, self.validation, self.test = map(table, splits)
-
-    def accuracy(self, method: str, per_class: int | None, seed: int) -> float:
-        """Test accuracy in per cent of the block that is best on validation.
-
-        The known images are those that fine-tuning with this seed uses.
-        """
-        splits = open_labelled(self.labelled, split=0.2, per_class=per_class, seed=seed)
-        keys = {splits.train.key(index) for index in range(len(splits.train))}
-        rows = torch.tensor([index for index, key in enumerate(self.train.keys) if key in keys])
-        known, targets = self.train.features[rows], self.train.targets[rows]
-
-        def score(block: int, queries: FeatureTable) -> float:
-            features = queries.features[:, block]
-            return METHODS[method](known[:, block], targets, features, queries.targets)
-
-        best = max(range(known.shape[1]), key=lambda block: score(block, self.validation))
-        return 100 * score(best, self.test)
