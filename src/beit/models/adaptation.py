@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from beit.config.runs import AdaptationConfig
 from beit.models.heads import BackboneModel
-from beit.models.layers import Dropping
+from beit.models.layers import Block, Dropping
 
 Model = TypeVar("Model", bound=nn.Module)
 Weight = Float[Tensor, "rows columns"]
@@ -50,6 +50,7 @@ def adapt(model: BackboneModel, config: AdaptationConfig) -> None:
         if whole or (kept and backbone.parameter_depth(name) <= kept):
             parameter.requires_grad_(False)
     for number, block in enumerate(backbone.blocks):
+        assert isinstance(block, Block)
         if config.freeze or number < kept:
             for module in block.modules():
                 if isinstance(module, Dropping):
