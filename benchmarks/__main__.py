@@ -1,7 +1,7 @@
 """`benchmarks/run [--quick] [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [PART ...]`
 
-Without a part all are measured, and the record is kept in benchmarks/results. `check` judges the
-newest record, `table` writes it into the pages on speed.
+Without a part all are measured but `quality`, which takes a night, and the record is kept in
+benchmarks/results. `check` judges the newest record, `table` writes it into the pages on speed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ PARTS = {
     "probing": "probing",
     "visible": "visible",
     "using": "using",
+    "quality": "quality.contests",
 }
 """Names of the parts, and the modules whose `contests` they are."""
+LONG = {"quality"}
+"""Parts of a night, which are measured only when they are named."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         rounds=asked.rounds or (3 if asked.quick else 7),
         batch=asked.batch or (4 if asked.quick else 64 if device.type == "cuda" else 8),
     )
-    for made in measure(setting, asked.parts or list(PARTS)):
+    for made in measure(setting, asked.parts or [part for part in PARTS if part not in LONG]):
         stamp = made.machine["date"].replace(":", "").partition("+")[0]
         size = "quick" if setting.quick else "full"
         path = asked.out or record.RESULTS / f"{stamp}-{device.type}-{size}.json"

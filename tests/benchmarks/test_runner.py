@@ -32,8 +32,11 @@ def made(*rows, quick=False, device="cpu", peaks=None):
                   skipped={"unilm": "no checkout"})  # fmt: skip
 
 
+REST = [part for part in PARTS if part not in ("masks", "quality")]
+
+
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("parts", [["masks"], [part for part in PARTS if part != "masks"]], ids=len)
+@pytest.mark.parametrize("parts", [["masks"], pytest.param(REST, marks=pytest.mark.slow)], ids=len)
 def test_quick_parts_from_the_command_line(tmp_path, parts):
     """All but one in a single process: most of the time of a part goes into importing the peers."""
     out = tmp_path / "kept" / "record.json"
