@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from benchmarks.gpu import __main__ as script
@@ -41,6 +42,7 @@ def test_lines_survive_the_record():
     assert Check(**json.loads(check.line())) == check
 
 
+@pytest.mark.slow
 def test_a_part_that_breaks_is_recorded(capsys):
     found = script.started("nothing", Setting(torch.device("cpu"), quick=True))
     assert found["ended"] == "exit 1"

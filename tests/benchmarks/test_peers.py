@@ -34,6 +34,7 @@ def masked():
     return model.eval(), images, mask, normalised(images, SETTING.pretraining)
 
 
+@pytest.mark.slow
 def test_masked_models(masked):
     model, images, mask, pixels = masked
     expected = model(images, mask)

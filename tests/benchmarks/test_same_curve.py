@@ -49,6 +49,7 @@ def config(trained, class_folders, tmp_path) -> PretrainRunConfig:
     return override(find_recipe("pretrain", "tiny", PretrainRunConfig), given)
 
 
+@pytest.mark.slow
 def test_the_plain_loop_is_the_same_training(config):
     """Without half precision and compiler the losses agree to rounding, step by step."""
     run = beit.pretrain(config, quiet=True, report=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.saving import Save, measure
@@ -12,6 +13,7 @@ def test_a_save_costs_its_wait_and_what_it_slows() -> None:
     assert Save(0.5, 3.0, [2.0, 3.0], [1.0, 2.0]).cost == 0.5 + 5.0 - 2 * 1.5
 
 
+@pytest.mark.slow
 def test_the_quick_measure_is_whole() -> None:
     setting = Setting(quick=True, device=torch.device("cpu"), threads=1, rounds=1, batch=1)
     found = measure(setting, saves=2, every=60.0)
