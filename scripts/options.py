@@ -1,7 +1,7 @@
 """Write the options of every verb as types for editors: `python scripts/options.py`.
 
-They are read from the config classes; tests/test_options.py fails where the file is older than
-these. `--check` only says so.
+They are read from the config classes; tests/test_typed_options.py fails where the file is older
+than these. `--check` only says so.
 """
 
 from __future__ import annotations

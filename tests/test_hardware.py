@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from beit.config import TrainingConfig
 from beit.errors import ConfigError
-from beit.hardware import best_device, find_device, multiplies_bfloat16
+from beit.hardware import best_device, find_device, is_out_of_memory, multiplies_bfloat16
 from beit.training import update
-from beit.training.device import compile_blocks, is_out_of_memory, resolve_precision
+from beit.training.device import compile_blocks, resolve_precision
 from beit.training.distributed import start_processes
 from beit.training.update import Updater
 from miniature import BATCH, CPU, KINDS, classification, labelled_batch

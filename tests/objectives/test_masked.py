@@ -130,9 +130,9 @@ class Oracle(MaskedImageModel):
 
     error = 0.0
 
-    def forward(self, images, mask=None, every_position=False):
+    def predictions(self, images, mask=None, every_position=False):
         pixels = patchify(self.backbone.normalise(images), 4) + self.error
-        return pixels.flatten(0, 1) if every_position else mask.select(pixels)
+        return (pixels.flatten(0, 1) if every_position else mask.select(pixels),)
 
 
 @pytest.mark.parametrize("predict", ["masked", "all"])

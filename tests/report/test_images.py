@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from beit.batch import MaskedBatch
-from beit.config import MaskedConfig, PretrainRunConfig, UniformMasking
+from beit.config import BlockMasking, MaskedConfig, PretrainRunConfig
 from beit.config.masking import FixedMasking
 from beit.data.dataset import open_source
 from beit.data.visualize import data_uri, heat, hide, judge, mark, per_pixel, to_rgb, token_map
@@ -220,7 +220,7 @@ def test_what_the_command_line_cannot_say_is_told(runs):
 
     config = read_run_config(runs.pretraining)
     assert isinstance(config, PretrainRunConfig)
-    for masking in (UniformMasking(), FixedMasking(hidden_patches=(1, 2))):
+    for masking in (BlockMasking(), FixedMasking(hidden_patches=(1, 2))):
         text, missing = command("pretrain", replace(config, masking=masking))
         assert missing == ["masking"]
         assert "--hidden-patches" not in text

@@ -40,7 +40,7 @@ def test_every_answer_is_of_one_version_and_none_fails(tmp_path, environment):
         assert running.number("beit_models_restarts_total") == 0
         assert running.stop() == 0
         log = running.log()
-        assert f"the artifacts were reloaded: model {versions.names[1]}" in log
+        assert f"the artifacts were reloaded: served {versions.names[1]}" in log
         assert "is damaged" in log
         assert "Traceback" not in log
 
