@@ -81,7 +81,8 @@ def test_pre_training_starts_at_the_loss_where_its_source_ended(trained, class_f
     before = MaskedImageModeling(ended, MaskedConfig(), tokenizer).eval()(batch, 0.0).terms
     config = config_of(
         "pretrain", PretrainRunConfig, second,
-        data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2, **PRETRAIN,
+        data=str(class_folders), tokenizer=str(trained.tokenizer), early_layer=2,
+        tokenizer_precision="fp32", **PRETRAIN,
     )  # fmt: skip
     task = pretraining.prepare(config, CPU, Inputs())
     after = task.objective.eval()(batch, 0.0).terms
@@ -169,9 +170,9 @@ def test_models_and_folders_are_opened_once_and_no_backbone_is_built_in_vain(
         if self.cls_token.device.type != "meta":  # where the shapes of weights are compared
             built.append(self)
 
-    def training(*args: Any) -> Any:
+    def training(*args: Any, **others: Any) -> Any:
         assert not args[-1]._data  # paths of millions of files are not held while a model learns
-        return train(*args)
+        return train(*args, **others)
 
     monkeypatch.setattr(execution, "run_training", training)
     monkeypatch.setattr(os, "scandir", scanning)

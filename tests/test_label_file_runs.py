@@ -94,7 +94,7 @@ def test_a_segmenter_has_no_label_file(listed: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(ConfigError, match="no option 'label_column'"):
         beit.segment("tiny", data=str(listed.parent), out="x", label_column="x")
     with pytest.raises(SystemExit):
-        main(["segment", "tiny", "--data", "x", "--out", "y", "--label-column", "z"])
+        main(["segment", "tiny", "--data", str(listed.parent), "--out", "y", "--label-column", "z"])
     capsys.readouterr()
 
 

@@ -52,7 +52,12 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
         ("nearest neighbours", 2),
     ]
     assert all(len(few["accuracies"]) == 2 for few in found["few"])
-    trivial = ["colour histogram", "16 x 16 pixels", "untrained backbone"]
+    trivial = [
+        "colour histogram",
+        "colour and texture statistics",
+        "16 x 16 pixels",
+        "untrained backbone",
+    ]
     assert [each["method"] for each in found["baselines"]] == [
         f"{name}, linear" for name in trivial
     ]
@@ -111,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_measuring(
     [
         (["--out", "x"], 2, "data or out was not given"),
         (["--recipe", "tyni"], 2, "did you mean 'tiny'?"),
-        (["--data", "x", "--out", "x", "--device", "gpu"], 2, "there is no device 'gpu'"),
+        (["--data", ".", "--out", "x", "--device", "gpu"], 2, "there is no device 'gpu'"),
     ],
 )
 def test_wrong_input(words, code, told, capsys):
