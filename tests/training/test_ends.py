@@ -74,7 +74,9 @@ def test_an_error_within_a_step_leaves_the_state_of_the_one_before(tmp_path):
         """Its model counts its forward passes, as batch norm does."""
         counting = masked()
         counting.model.register_buffer("passes", torch.zeros(()))
-        counting.model.register_forward_hook(lambda model, *_: model.passes.add_(1) and None)
+        counting.model.backbone.register_forward_hook(
+            lambda *_: counting.model.passes.add_(1) and None
+        )
         return counting
 
     parts = {"batch": 8, "micro_batch": 4}
