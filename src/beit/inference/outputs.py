@@ -72,7 +72,7 @@ class Output(abc.ABC):
         """That on the CPU as the cells of each column; `names` are without the images' folder."""
 
     def check(self, images: Places) -> None:  # noqa: B027 - most have nothing to check
-        """Raise DataError if the answers for these images cannot be told apart."""
+        """Raise DataError if the answers for these images cannot be kept apart."""
 
 
 class Features(Output):

@@ -19,7 +19,7 @@ from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.objects import Objects, attention_iou, read_objects
-from beit.studies.pictures import write_page, write_pictures
+from beit.studies.figure import write_figure, write_page
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.stages import (
     ARMS,
@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
 def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
     """Do every stage that is not done yet; returns the table, also written as results.json and,
-    with pictures, as report.html."""
+    with a figure, as report.html."""
     parts = (plan.tokenizer, plan.pretrain, plan.probe, plan.finetune, plan.segment)
     budgets = str((plan.scenes, plan.budget, plan.longer, plan.segmenting))
     stages = Stages(folder, {"runs": [to_json(part) for part in parts], "budgets": budgets})
@@ -80,7 +80,7 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
     ]
     write_rows(folder / "results.json", lines)
     segmenter = _segmenter(folder, PRETRAINED, 0)
-    write_pictures(folder, pretrained, tokenizer, segmenter, scenes / "segmented")
+    write_figure(folder, pretrained, tokenizer, segmenter, scenes / "segmented")
     write_page(
         folder, HEAD, cells(lines), sentences=verdict(lines), commands=commands(folder, plan)
     )

@@ -24,7 +24,7 @@ from beit.data.labelled import open_labelled
 from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
-from beit.evaluation.baselines import BINS, THUMBNAIL, Baselines, compare, untrained_like
+from beit.evaluation.baselines import TRIVIAL, Baselines, compare, untrained_like
 from beit.evaluation.eval_loader import BATCH, EvalLoader
 from beit.evaluation.features import (
     FeatureTable,
@@ -178,8 +178,12 @@ class _Measuring:
     def _numbers(self) -> int:
         """How many of each image are kept if all blocks are."""
         built = self.model.backbone.config
-        trivial = built.depth * built.width + BINS**3 + built.channels * THUMBNAIL**2
-        return 2 * built.depth * built.width + (trivial if self.config.baselines else 0)
+        kept = 2 * built.depth * built.width
+        if self.config.baselines:
+            image = torch.zeros(1, built.channels, *built.size, dtype=torch.uint8)
+            kept += sum(features(image).shape[1] for features in TRIVIAL.values())
+            kept += built.depth * built.width
+        return kept
 
     def run(self) -> Probes:
         """All methods, one after the other."""

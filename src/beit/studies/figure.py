@@ -1,7 +1,7 @@
 """The demo's page: the table, and scenes that show what was learned.
 
-An object is hidden whole and predicted from what is around it; a patch of it is asked what it
-attends to; and a segmenter draws its outline.
+An object is hidden whole and predicted from what is around it; what a patch of it attends to
+is drawn; and a segmenter draws its outline.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from beit.weights.load import open_tokenizer
 SCENES = 5
 SMALLEST, LARGEST = 6, 24
 """Patches of the objects that are shown, of 64."""
-PICTURES = "pictures.png"
+FIGURE = "figure.png"
 
 
-def write_pictures(
+def write_figure(
     folder: Path, pretrained: Path, tokenizer: Path, segmenter: Path, segmented: Path
 ) -> Path:
-    """Some test scenes, as PICTURES in the folder."""
+    """Some test scenes, as `FIGURE` in the folder."""
     model = load(pretrained).model
     assert isinstance(model, MaskedImageModel)
     backbone = model.backbone
@@ -76,7 +76,7 @@ def write_pictures(
         "Test scenes: objects and backgrounds in colours and places that no training scene has. A "
         "painted token is the mean of all patches that have it."
     )
-    return write_sheet(Sheet("What was learned", lead, rows), folder / PICTURES)
+    return write_sheet(Sheet("What was learned", lead, rows), folder / FIGURE)
 
 
 def write_page(
@@ -87,11 +87,11 @@ def write_page(
     sentences: Sequence[str],
     commands: str,
 ) -> Path:
-    """report.html: what came out, the table, the pictures, and how to go on."""
-    with Image.open(folder / PICTURES) as opened:
-        picture = png_uri(np.asarray(opened.convert("RGB")))
+    """report.html: what came out, the table, the figure, and how to go on."""
+    with Image.open(folder / FIGURE) as opened:
+        figure = png_uri(np.asarray(opened.convert("RGB")))
     text = render(
-        "demo.html.j2", head=head, rows=rows, sentences=sentences, picture=picture,
+        "demo.html.j2", head=head, rows=rows, sentences=sentences, figure=figure,
         commands=commands,
     )  # fmt: skip
     write_file(folder / "report.html", [text.encode()])
