@@ -40,7 +40,7 @@ def on_disk(shape: tuple[int, ...], folder: Path) -> Tensor:
 
 
 class Rows:
-    """Rows of one or several tables side by side, standardised by those of a reference on request."""
+    """Rows of one or several tables side by side; `standardised` scales them by others."""
 
     def __init__(
         self, *columns: Float[Tensor, "images blocks width"], on_disk: bool = False

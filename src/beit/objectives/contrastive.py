@@ -2,12 +2,12 @@
 
 Tokens of hidden patches teach what a patch is, and little what an image is: fine-tuning makes much
 of it, a linear classifier of frozen features less. Here the class token of the image with hidden
-patches is distinguished from those of all other images by that of a second view: a crop of the first in
+patches must find that of a second view among those of all other images: a crop of the first in
 other colours, of which only some patches enter the backbone (as in MSN, arXiv:2204.07141). The
 contrast is that of SimCLR (arXiv:2002.05709); iBOT (arXiv:2111.07832) and DINOv2
 (arXiv:2304.07193) set a self-distilled class token beside masked patches for the same reason.
 
-Images are distinguished from those of the micro-batch, of all processes: so a number of processes changes
+The other images are those of the micro-batch, of all processes: so a number of processes changes
 nothing, and a smaller micro-batch is an easier task.
 """
 
@@ -82,7 +82,7 @@ def contrast(
     *,
     temperature: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """How well the two vectors of each image are distinguished from those of all other images of all
+    """How well the two vectors of each image find each other among those of all images of all
     processes: the cross-entropy (NT-Xent; SimCLR, eq. 1), and how often the nearest is right."""
     own = [F.normalize(vectors, dim=1) for vectors in (first, second)]
     every, start, images = _of_all_processes(torch.stack(own, dim=1))

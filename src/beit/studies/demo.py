@@ -18,8 +18,8 @@ from PIL import Image
 from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
-from beit.studies.objects import Objects, attention_iou, read_objects
 from beit.studies.figure import write_figure, write_page
+from beit.studies.objects import Objects, attention_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.stages import (
     ARMS,
