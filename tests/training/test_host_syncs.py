@@ -20,6 +20,7 @@ from beit.batch import Batch, LabelledBatch, MaskedBatch, SegmentedBatch, map_te
 from beit.config import (
     AggregationConfig,
     AugmentConfig,
+    ContrastiveConfig,
     MaskedConfig,
     QuantiseConfig,
     TrainingConfig,
@@ -27,6 +28,7 @@ from beit.config import (
     VisibleConfig,
     VQConfig,
 )
+from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.layers import Dropping
 from beit.models.position import relative_position_index
@@ -34,6 +36,7 @@ from beit.models.segmenter import Segmenter
 from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import AnyObjective, Loss, Objective
 from beit.objectives.classify import MultiLabelClassification
+from beit.objectives.contrastive import ContrastiveMaskedModeling
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.segment import Segmentation
 from beit.objectives.tokenizer import VQReconstruction
@@ -105,6 +108,13 @@ def visible() -> VisibleOnlyPrediction:
     )
 
 
+def contrastive() -> ContrastiveMaskedModeling:
+    config = ContrastiveConfig()
+    plain = replace(BACKBONE, relative_position="none", absolute_position=True)
+    model = ContrastiveModel(plain, VAE.codes, projection=config.projection)
+    return ContrastiveMaskedModeling(model, config, build_tokenizer(VAE))
+
+
 def repaint() -> VQReconstruction:
     config = VQConfig(
         size=(16, 16), patch=4, width=24, depth=2, decoder_depth=1, heads=2, hidden=48, codes=32,
@@ -127,6 +137,7 @@ STEPS: dict[str, tuple[Callable[[], AnyObjective], Callable[[int], Any]]] = {
     "BEiT v2": (aggregated, masked_batch),
     "pixels": (pixels, masked_batch),
     "visible only": (visible, masked_batch),
+    "contrast": (contrastive, masked_batch),
     "classification": (lambda: classification(MIXED, drop_path=0.3), labelled_batch),
     "several labels": (several_labels, several_labels_batch),
     "segmentation": (segmentation, segmented_batch),
@@ -136,6 +147,7 @@ STEPS: dict[str, tuple[Callable[[], AnyObjective], Callable[[int], Any]]] = {
 WAITING = {
     "_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "is_nonzero",
     "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "allclose", "histc",
+    "_linalg_check_errors",
 }  # fmt: skip
 """Operations whose result decides a shape or goes to the host."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -19,8 +20,18 @@ ASPECT = math.log(4 / 3)
 """The largest log of width over height of a crop, as usual (SimCLR, appendix A)."""
 DISTORTED, GREY = 0.8, 0.2
 """How often colours are changed, and left out (SimCLR, appendix A)."""
-YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """Brightness and two axes of colour (NTSC)."""
+BRIGHTNESS, COSINE, SINE = (
+    (np.linalg.inv(YIQ) @ np.array(part) @ YIQ).flatten().tolist()
+    for part in (
+        [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+    )
+)
+"""A turn of the colours as a matrix of RGB: what it keeps, and what goes with the cosine and the
+sine of its angle. As numbers, since a tensor would be copied to the device in every step."""
 
 
 @torch.no_grad()
@@ -71,11 +82,10 @@ def _recoloured(views: Tensor, numbers: Tensor, strength: float) -> Tensor:
     if views.shape[1] == len(YIQ):
         saturation = (1 + saturation) * (grey >= GREY)
         angle = 2 * math.pi * hue / 4
-        zero, one = torch.zeros_like(hue), torch.ones_like(hue)
         cosine, sine = angle.cos() * saturation, angle.sin() * saturation
-        turned = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1)
-        to_yiq = torch.tensor(YIQ, device=views.device)
-        mixed = to_yiq.inverse() @ turned.unflatten(1, (3, 3)) @ to_yiq
+        turned = [kept + cosine * c + sine * s
+                  for kept, c, s in zip(BRIGHTNESS, COSINE, SINE, strict=True)]  # fmt: skip
+        mixed = torch.stack(turned, dim=1).unflatten(1, (3, 3))
         views = (mixed @ views.flatten(2)).unflatten(2, views.shape[2:])
     views = views * (1 + brightness)[:, None, None, None]
     level = views.mean(dim=(1, 2, 3), keepdim=True)
