@@ -101,7 +101,8 @@ def test_finetuning_from_scratch(capsys, class_folders, tmp_path):
 @pytest.mark.parametrize(("words", "size"), [(["24"], (24, 24)), (["24", "32"], (24, 32))])
 def test_one_side_stands_for_both(monkeypatch, words, size):
     monkeypatch.setattr(
-        "beit.tasks.run", lambda _task, _recipe, options, **_: pytest.fail(f"{options['size']}")
+        "beit.tasks.folds.run_folds",
+        lambda _task, _recipe, options, **_: pytest.fail(f"{options['size']}"),
     )
     with pytest.raises(pytest.fail.Exception, match=str(size[0]) + ", " + str(size[1])):
         cli.main(["pretrain", "tiny", "--size", *words])

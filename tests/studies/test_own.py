@@ -93,7 +93,7 @@ def test_a_pattern_that_finds_nothing_is_refused(class_folders, tmp_path, groups
 
 def test_too_few_images_are_refused_before_training(class_folders, tmp_path, capsys):
     words = ["study", "own", "--data", str(class_folders), "--out", str(tmp_path / "study")]
-    assert main([*words, "--labels", "5", "20"]) == 4
+    assert main([*words, "--labels", "5", "20"]) == DataError.exit_code
     assert "fewer than 20" in capsys.readouterr().err
     assert not (tmp_path / "study" / "tokenizer").exists()
 

@@ -74,7 +74,7 @@ def test_a_run_needs_a_folder(config, tmp_path):
         ({"steps": 31, "seed": 7}, r"settings: training\.seed: 0 -> 7\n"),
         ({"init": "runs/other"}, r"init: none -> runs/other\n"),
         ({"steps": 29, "seed": 7}, r"training\.seed: 0 -> 7; training\.steps: 30 -> 29"),
-        ({"masking": FixedMasking()}, r"masking\.type: BlockMasking -> FixedMasking"),
+        ({"masking": FixedMasking()}, r"masking\.type: UniformMasking -> FixedMasking"),
     ],
 )
 def test_resume_refuses_other_settings(config, folder, options, difference):

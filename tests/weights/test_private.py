@@ -14,6 +14,8 @@ import beit
 from beit.weights.convert import convert
 from beit.weights.download import redacted
 from beit.weights.export.formats import Format
+from beit.weights.load import NOTHING
+from beit.weights.overrides import Overrides
 from beit.weights.push import push_to_hub
 from beit.weights.store import load_artifact
 
@@ -88,11 +90,13 @@ def test_artifacts_and_what_is_pushed(trained: Any, base: Path, tmp_path: Path, 
 def test_conversions_there_and_back(
     trained: Any, base: Path, tmp_path: Path, kind: str, to: Any
 ) -> None:
-    there, _ = convert(getattr(trained, kind), tmp_path / "there", to=to)
+    there, notes = convert(getattr(trained, kind), tmp_path / "there", to=to)
+    assert any("load it with --heads 3" in note for note in notes) == (to == "unilm")
     assert_tells_nothing(there, base)
     if (kind, to) == ("pretrained", "timm"):
         return  # a trunk without a head, which is not opened here
-    back, _ = convert(there, tmp_path / "back", to="beit")
+    known = Overrides(heads=3) if to == "unilm" else NOTHING
+    back, _ = convert(there, tmp_path / "back", to="beit", overrides=known)
     assert_tells_nothing(back, base)
     push_to_hub(back, "owner/name", license="mit", dry_run=tmp_path / "pushed")
     assert_tells_nothing(tmp_path / "pushed", base)
@@ -137,7 +141,8 @@ def test_a_model_from_an_address(
 
     monkeypatch.setattr("beit.weights.fetch.download", fetched)
     address = f"https://host.org/there.pth?token={SECRET}"
-    back, _ = convert(address, tmp_path / "back", to="beit", sha256="record")
+    known = Overrides(heads=3)
+    back, _ = convert(address, tmp_path / "back", to="beit", sha256="record", overrides=known)
     assert_tells_nothing(back, base)
     assert load_artifact(back).details.trained["from"] == "https://host.org/there.pth"
     assert torch.equal(*(next(load_artifact(one).model.parameters())

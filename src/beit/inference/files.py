@@ -18,7 +18,7 @@ from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.listing import quoted
 from beit.errors import ConfigError, DataError
 from beit.inference.bulk import Job, Progress, open_job
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")
@@ -175,7 +175,7 @@ def _embed(job: Job, place: Path, called: str) -> str:
     values = np.concatenate(batches)
     _write(place, keys, values, column, job.artifact.kind)
     suffix = f", {unreadable} unreadable" if unreadable else ""
-    return f"{called}: {len(keys)} images x {values.shape[1]} {column}{suffix}"
+    return f"{called}: {counted(len(keys), 'image')} x {values.shape[1]} {column}{suffix}"
 
 
 def _write(out: Path, keys: list[str], values: np.ndarray, column: str, kind: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
+from beit.data.labelled import few
 from beit.data.sources import FileSource, ImageSource, is_multi_label
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL
@@ -47,11 +48,12 @@ def study_own(
         reading: How the data are read.
 
     Raises:
-        DataError: If images have no or several labels, or no group.
+        DataError: If images have no or several labels, or no group, or a class has too few.
     """
     known: dict[str, str] = once(
         folder / "groups.json", lambda: lay_out(folder / "data", data, groups, reading)
     )
+    _check_labels(str(folder / "data"), plan.labels)
     arms = [
         *OWN_ARMS,
         *([Arm(name=RELEASED, change=f"starts from {init}", init=init)] * bool(init)),
@@ -134,6 +136,14 @@ def lay_out(folder: Path, data: str, groups: str, reading: Reading) -> dict[str,
             _link(source, index, folder / place / key)
             members[key] = name
     return members
+
+
+def _check_labels(labelled: str, labels: Sequence[int]) -> None:
+    """Raise DataError, before anything is trained, if a class has too few images to draw from."""
+    train = Dataset(labelled).labelled()["train"]
+    for number in labels:
+        if number:
+            few(train, number, seed=0)
 
 
 def _target(source: ImageSource, index: int) -> int:

@@ -42,6 +42,8 @@ PLACES = {"data", "masks.class_names", "label_file.image_folder", "tokenizer"}
 """Paths of what a fingerprint or a digest identifies: that is compared, not the path."""
 
 LENGTH = "training.steps"
+SHORTER = {LENGTH, "training.warmup_steps"}
+"""What changes with fewer steps (`beit.config.following`)."""
 """May grow: the run goes on to its new end, on the schedule of a run of that length."""
 
 
@@ -132,7 +134,7 @@ class RunFolder:
             if name not in RESUMABLE | PLACES
         }
         same_kind, steps = type(old) is type(config), config.training.steps
-        if same_kind and changed.keys() == {LENGTH} and steps < old.training.steps:
+        if same_kind and {LENGTH} <= changed.keys() <= SHORTER and steps < old.training.steps:
             raise RunFolderError(
                 f"{self.path} holds a run of {old.training.steps} steps, and a run can be made "
                 f"longer but not shorter: --steps is {steps}",

@@ -19,6 +19,7 @@ from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
 from beit.models.vit import VisionTransformer
 from beit.tokenizers.vq import VQKDTokenizer
+from beit.weights.architecture import HEAD_WIDTH
 from beit.weights.hf_timm_export import (
     check_epsilon,
     family_and_names,
@@ -131,7 +132,20 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
     whole = BytesIO()  # torch's own writer may end the process where the disk is full
     torch.save(content, whole)
     write_file(place, [whole.getbuffer()])
-    return [without_sigmoid("a released file")] if artifact.details.multi_label else []
+    notes = [without_sigmoid("a released file")] if artifact.details.multi_label else []
+    return [*notes, *_unsaid(model)]
+
+
+def _unsaid(model: nn.Module) -> list[str]:
+    """What the layout has no place for, and a reader would take for what was published."""
+    if not isinstance(model, BackboneModel):
+        return []
+    backbone = model.backbone.config
+    told = backbone.relative_position != "none" or backbone.width == HEAD_WIDTH * backbone.heads
+    return [] if told else [
+        f"a released file without relative bias does not say how many heads it has: load it with "
+        f"--heads {backbone.heads} (heads={backbone.heads} in Python)"
+    ]  # fmt: skip
 
 
 def _ours(artifact: Artifact, place: Path) -> list[str]:

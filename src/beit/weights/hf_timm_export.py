@@ -211,7 +211,7 @@ def beit_config(backbone: VisionTransformerConfig) -> dict[str, Any]:
         "intermediate_size": backbone.hidden,
         "hidden_act": "gelu",
         "layer_norm_eps": backbone.norm_epsilon,
-        "layer_scale_init_value": backbone.layer_scale or 0,
+        "layer_scale_init_value": backbone.layer_scale or 0.0,
         "use_mask_token": backbone.mask_token,
         "use_absolute_position_embeddings": backbone.absolute_position,
         "use_relative_position_bias": backbone.relative_position == "per-block",
