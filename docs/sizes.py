@@ -14,20 +14,24 @@ from beit.recipes import RECIPES
 from beit.tokenizers import build_tokenizer
 
 PAGE = Path(__file__).with_name("sizes.md")
+NAMES = {(12, 384): "ViT-S", (12, 768): "ViT-B", (24, 1024): "ViT-L"}
+"""Backbones by depth and width."""
 
 
-class Row(NamedTuple):
-    """What recipes share a row of the table."""
+class Size(NamedTuple):
+    """How large one recipe is."""
 
-    verb: str
-    size: tuple[int, int]
-    model: str
-    parameters: int
+    side: int
+    """Pixels."""
+    parameters: float
+    """Millions."""
+    images: float
+    """Millions, each as often as it is seen."""
 
 
-def rows() -> dict[Row, dict[str, float]]:
-    """The millions of images that each recipe sees, by row."""
-    found: dict[Row, dict[str, float]] = {}
+def rows() -> dict[tuple[str, str, str], dict[str, Size]]:
+    """The recipes that share a row: of a verb and a backbone, or of alike tokenizers."""
+    found: dict[tuple[str, str, str], dict[str, Size]] = {}
     for verb in ("tokenizer", "pretrain", "finetune"):
         for name, recipe in RECIPES[verb].items():
             config = recipe()
@@ -37,29 +41,36 @@ def rows() -> dict[Row, dict[str, float]]:
                     model = build_tokenizer(part)
                 else:
                     part = config.model
-                    what = f"{part.depth} x {part.width}, patch {part.patch}"
+                    known = NAMES.get((part.depth, part.width))
+                    shape = known or f"{part.depth} x {part.width}"
+                    what = f"{shape}{'/' if known else ', patch '}{part.patch}"
                     model = VisionTransformer(part)
-                count = sum(each.numel() for each in model.parameters())
-            row = Row(verb, part.size, what, round(count / 1e5))
+                count = sum(each.numel() for each in model.parameters()) / 1e6
+            assert part.size[0] == part.size[1]
             images = config.training.steps * config.training.batch / 1e6
-            found.setdefault(row, {})[name] = images
+            alike = f"{round(count, 1 if count < 10 else None)}" if verb == "tokenizer" else ""
+            found.setdefault((verb, what, alike), {})[name] = Size(part.size[0], count, images)
     return found
+
+
+def short(number: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def table() -> str:
     """The table of the page."""
     lines = [
-        "| verb | recipes | pixels | model | million parameters | million images seen |",
+        "| verb | recipes | pixels | model | parameters (M) | images seen (M) |",
         "| --- " * 6 + "|",
     ]
-    for row, recipes in rows().items():
+    for (verb, what, _), recipes in rows().items():
         names = ", ".join(f"`{name}`" for name in recipes)
-        extremes = min(recipes.values()), max(recipes.values())
-        seen = " to ".join(dict.fromkeys(f"{x:,.0f}" if x > 100 else f"{x:.2g}" for x in extremes))
-        lines.append(
-            f"| {row.verb} | {names} | {row.size[0]} x {row.size[1]} | {row.model} "
-            f"| {row.parameters / 10:.1f} | {seen} |"
+        side, parameters, seen = (
+            " to ".join(dict.fromkeys(short(extreme) for extreme in (min(column), max(column))))
+            for column in zip(*recipes.values(), strict=True)
         )
+        lines.append(f"| {verb} | {names} | {side} | {what} | {parameters} | {seen} |")
     return "\n".join(lines)
 
 
