@@ -13,6 +13,7 @@ from beit.models.position import (
     relative_position_index,
     resize_absolute_position,
     resize_relative_table,
+    sine_positions,
     table_length,
 )
 from reference import close
@@ -34,6 +35,17 @@ def test_published_index_of_14_by_14():
     golden = {(1, 1): 364, (1, 2): 363, (2, 1): 365, (1, 15): 337, (15, 1): 391}
     golden |= {(1, 196): 0, (196, 1): 728}
     assert {place: int(index[place]) for place in golden} == golden
+
+
+def test_sine_positions_are_those_of_timm_in_another_order():
+    from timm.layers import build_sincos2d_pos_embed
+
+    ours = sine_positions((3, 5), 32)
+    assert ours.shape == (15, 32)
+    columns = [sorted(map(tuple, (values.T + 0.0).round(decimals=5).tolist()))
+               for values in (ours, build_sincos2d_pos_embed([3, 5], 32))]  # fmt: skip
+    assert columns[0] == columns[1]
+    assert not sine_positions((3, 5), 35)[:, 32:].any()
 
 
 @given(GRIDS)

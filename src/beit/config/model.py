@@ -79,7 +79,8 @@ class VisionTransformerConfig(Config):
     """Stochastic depth of the last block; grows linearly from 0 at the first."""
     initialisation: Initialisation = "pretrain"
     """As published, `pretrain` cuts the normal(0, 0.02) at one sigma and `finetune` does not cut
-    it; `xavier` draws as ViT and MAE do, by the width, and learns sooner in small backbones."""
+    it; `xavier` draws as ViT and MAE do, by the width, with positions that begin as sines: small
+    backbones learn much sooner."""
     mean: tuple[float, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]."""
     std: tuple[PositiveFloat, ...] = HALF

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
 from beit.models.layers import Block, TokenIndices, gather_tokens
-from beit.models.position import Grid, RelativePositionBias, resize_absolute_position
+from beit.models.position import (
+    Grid,
+    RelativePositionBias,
+    resize_absolute_position,
+    sine_positions,
+)
 
 Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 
@@ -94,7 +99,8 @@ class VisionTransformer(nn.Module):
 
         | what                             | pretrain                     | finetune | xavier     |
         | linear weights                   | normal(0, 0.02) cut at ±0.02 | not cut  | Xavier's * |
-        | tokens, position                 | the same                     | not cut  | not cut    |
+        | class and mask token             | the same                     | not cut  | not cut    |
+        | absolute positions               | the same                     | not cut  | sines      |
         | patch projection                 | the same                     | PyTorch's | Xavier's  |
         | biases, relative tables          | 0                            | 0        | 0          |
         | attn.proj and mlp.fc2 of block l | divided by sqrt(2 l)         | the same | as drawn   |
@@ -132,9 +138,14 @@ class VisionTransformer(nn.Module):
                     nn.init.xavier_uniform_(weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for token in (self.cls_token, self.mask_token, self.pos_embed):
+        for token in (self.cls_token, self.mask_token):
             if token is not None:
                 draw(token, cut=False)
+        if self.pos_embed is not None:
+            waves = sine_positions(self.config.grid, self.config.width)
+            nn.init.zeros_(self.pos_embed)
+            with torch.no_grad():
+                self.pos_embed[0, 1:].copy_(waves)
         projection = self.patch_embed.proj
         nn.init.xavier_uniform_(projection.weight.flatten(1))
         assert projection.bias is not None

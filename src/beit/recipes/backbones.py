@@ -1,7 +1,7 @@
 """The backbones of the recipes that are not published: plain ViTs, which learn sooner.
 
-Absolute positions only, no layer scale, as in the paper's tables 1 to 4, and Xavier's initial
-weights. What was measured under small budgets is in docs/notes/small-budgets.md.
+Absolute positions only, no layer scale, as in the paper's tables 1 to 4, Xavier's initial weights,
+and positions that begin as sines. What was measured is in docs/notes/small-budgets.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def plain(model: VisionTransformerConfig) -> VisionTransformerConfig:
 
 
 def quick(model: VisionTransformerConfig) -> VisionTransformerConfig:
-    """The same, drawn as ViT and MAE are: with the published draw, which is cut at one sigma and
-    divided by depth, a narrow backbone starts to learn later."""
+    """The same, drawn as ViT and MAE are. With the published draw, whose positions are a
+    fiftieth as large as what they are added to, a backbone learns late where its patches are."""
     return replace(plain(model), initialisation="xavier")
 
 

@@ -32,9 +32,11 @@ from beit.recipes.finetune import for_finetuning
 
 TILE = 80
 SIZE = 64
-# A crop of 64 pixels from a scene of 80, never resampled, in any of its eight orientations.
+# A crop of 64 pixels from a scene of 80, never resampled, mirrored half of the time.
 CROP = (SIZE / TILE) ** 2
-VIEWS = ViewConfig(crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="all", jitter=0.0)
+VIEWS = ViewConfig(
+    crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="horizontal", jitter=0.0
+)
 LOADER = LoaderConfig(workers=1, cache=True)
 
 
@@ -111,7 +113,7 @@ def dvae() -> TokenizerRunConfig:
 
 
 def pretrain() -> PretrainRunConfig:
-    """Uniform masks of 40 %, 600 steps of 128 scenes: six epochs."""
+    """Uniform masks of 40 %, 1,000 steps of 64 scenes: five epochs."""
     return PretrainRunConfig(
         model=backbone(),
         masking=UniformMasking(mask_ratio=0.4),
@@ -119,8 +121,8 @@ def pretrain() -> PretrainRunConfig:
         evaluation_crop=SIZE / TILE,
         loader=LOADER,
         training=TrainingConfig(
-            steps=600, batch=128, lr=2e-3, min_lr=2e-5, warmup_steps=60, weight_decay=0.05,
-            betas=(0.9, 0.98), clip=3.0, log_every=50, save_every=100,
+            steps=1000, batch=64, lr=1.5e-3, min_lr=2e-5, warmup_steps=100, weight_decay=0.05,
+            betas=(0.9, 0.98), clip=3.0, log_every=50, save_every=250,
         ),
     )  # fmt: skip
 
@@ -130,14 +132,14 @@ def finetune() -> FinetuneRunConfig:
     return FinetuneRunConfig(
         model=for_finetuning(backbone(), drop_path=0.0),
         augment=AugmentConfig(
-            crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="all", rand_augment="",
+            crop_scale=(CROP, CROP), crop_ratio=(1.0, 1.0), symmetry="horizontal", rand_augment="",
             erasing=0.0, mixup=0.0, cutmix=0.0, smoothing=0.1,
         ),
         evaluation_crop=SIZE / TILE,
         loader=replace(LOADER, workers=0),
         training=TrainingConfig(
-            steps=300, batch=32, lr=1e-3, min_lr=1e-5, warmup_steps=30, weight_decay=0.05,
-            layer_decay=0.75, clip=1.0, log_every=50, save_every=300, keep=1,
+            steps=250, batch=32, lr=1e-3, min_lr=1e-5, warmup_steps=25, weight_decay=0.05,
+            layer_decay=0.75, clip=1.0, log_every=50, save_every=250, keep=1,
         ),
     )  # fmt: skip
 
@@ -150,7 +152,7 @@ def segment() -> SegmentRunConfig:
         head=LinearHeadConfig(),
         masks=MaskConfig(mask_values="binary"),
         joint=JointConfig(
-            resize_ratio=(0.8, 1.25), base_side=TILE, symmetry="all", distortion=False
+            resize_ratio=(0.8, 1.25), base_side=TILE, symmetry="horizontal", distortion=False
         ),
         loader=base.loader,
         training=base.training,
@@ -165,7 +167,7 @@ def plan() -> DemoPlan:
         pretrain=replace(pretrain(), recipe="demo"),
         probe=ProbeConfig(shots=(10,), seeds=3, epochs=30, attentive_epochs=0),
         finetune=replace(finetune(), recipe="demo"),
-        budget=Budget(per_class=10, steps=300, seeds=3, pretrained_lr=2e-3, scratch_lr=1e-3),
+        budget=Budget(per_class=10, steps=250, seeds=3, pretrained_lr=2e-3, scratch_lr=1e-3),
         longer=3,
         segment=replace(segment(), recipe="demo"),
         segmenting=Budget(per_class=None, steps=200, seeds=1, pretrained_lr=2e-3, scratch_lr=1e-3),

@@ -165,6 +165,10 @@ def _layer_scale(config: PretrainRunConfig) -> PretrainRunConfig:
     return _model(config, replace(config.model, layer_scale=0.1))
 
 
+def _published_draw(config: PretrainRunConfig) -> PretrainRunConfig:
+    return _model(config, replace(config.model, initialisation="pretrain"))
+
+
 def _larger(config: PretrainRunConfig) -> PretrainRunConfig:
     model = config.model
     wide = replace(model, width=2 * model.width, hidden=2 * model.hidden, heads=2 * model.heads)
@@ -212,6 +216,8 @@ PAPER_ARMS = (
         pretrain=lambda config: prolonged(config, 2)),
     Arm(name="BEiT, x4", change="four times the updates",
         pretrain=lambda config: prolonged(config, 4)),
+    Arm(name="published initial weights", change="positions, too, drawn as BEiT's code does",
+        pretrain=_published_draw),
     Arm(name="relative bias", change="a shared relative position bias", pretrain=_relative),
     Arm(name="layer scale", change="gains of 0.1 on every branch", pretrain=_layer_scale),
     Arm(name="relative bias and layer scale", change="both, as the released BEiT+ has",
@@ -276,7 +282,7 @@ def paper() -> StudyPlan:
             "vq": replace(dvae, tokenizer=vq, objective=QuantiseConfig(revive_every=20)),
             "vqkd": replace(dvae, tokenizer=vqkd, objective=QuantiseConfig(revive_every=20)),
         },
-        pretrain=prolonged(pretrain, 450 / pretrain.training.steps),
+        pretrain=prolonged(pretrain, 700 / pretrain.training.steps),
         finetune=finetune,
         segment={
             name: replace(prolonged(segmenter, 200 / segmenter.training.steps), head=head)

@@ -35,10 +35,14 @@ SEEN = (
 """64 objects of clearly different shape."""
 UNSEEN = "🦂🦉🦓🦘🦚🦜🐞🍭🥐🛵🚚🎻🔦☂☃💄"
 """16 objects that no scene without labels shows."""
-SCALE = (0.4, 0.8)
+SCALE = (0.45, 0.8)
 """Longer side of an object, as a fraction of the scene's side."""
+TILT = 30.0
+"""Degrees by which an object leans at most: photographs, too, have an upright."""
 VISIBLE = 0.75
 """Least fraction of an object's pixels that neither the border nor a cover hides."""
+COVERED = 0.3
+"""Fraction of objects that a band of the background covers in part."""
 PLAIN = 8.0
 """A background whose gray levels deviate less than this shows nothing, such as open sea."""
 COMPLETE = "scenes.json"
@@ -133,20 +137,23 @@ class Studio:
         split: str,
         rng: np.random.Generator,
     ) -> None:
-        """Paste an object, partly covered half of the time, where enough of it is seen."""
+        """Paste an object, some of them partly covered, where enough of it is seen."""
         cutout = self.cutouts[number]
         scale = self.side * rng.uniform(*SCALE) / max(cutout.size)
         size = [max(round(length * scale), 1) for length in cutout.size]
         turned = cutout.resize((size[0], size[1]), Image.Resampling.LANCZOS).rotate(
-            rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True
+            rng.uniform(-TILT, TILT), Image.Resampling.BICUBIC, expand=True
         )
         alpha = np.asarray(turned.getchannel("A"))
         opaque = np.zeros_like(labels, bool)
         while (opaque.sum() / max((alpha > 127).sum(), 1)) < VISIBLE:
-            left, top = (int(rng.integers(-length // 4, self.side)) for length in turned.size)
+            left, top = (
+                int(rng.integers(min(0, self.side - length), max(0, self.side - length) + 1))
+                for length in turned.size
+            )
             layer = Image.new("L", scene.size)
             layer.paste(turned.getchannel("A"), (left, top))
-            if rng.random() < 0.5:
+            if rng.random() < COVERED:
                 layer.paste(0, self._cover(left, top, turned.size, rng))
             opaque = np.asarray(layer) > 127
         painted = Image.new("RGB", scene.size)
