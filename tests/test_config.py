@@ -387,7 +387,11 @@ def test_the_config_of_a_run_changed_at_every_place(run, tmp_path):
 def test_options_are_read_under_their_old_names():
     from beit.recipes import find_recipe
 
-    config = find_recipe("pretrain", "tiny", PretrainRunConfig)
-    values = to_json(config)
-    values["neighbour_pictures"] = values.pop("knn_images")
-    assert from_json(values, PretrainRunConfig) == config
+    for verb, kind, before, now in (
+        ("pretrain", PretrainRunConfig, "neighbour_pictures", "knn_images"),
+        ("finetune", FinetuneRunConfig, "subset_seed", "split_seed"),
+    ):
+        config = find_recipe(verb, "tiny", kind)
+        values = to_json(config)
+        values[before] = values.pop(now)
+        assert from_json(values, kind) == config

@@ -21,7 +21,7 @@ from beit.recipes.studies import (
     StudyPlan,
     paper,
 )
-from beit.studies import scenes, study
+from beit.studies import jobs, scenes, study
 from beit.studies.paper import CLAIMS, at_same_seconds, chosen, study_paper, verdicts
 from beit.studies.results import Claim, Score, judge
 from beit.studies.scenes import Counts, make_scenes
@@ -130,7 +130,7 @@ def test_arms_are_trained_searched_and_measured(few_objects, tmp_path, monkeypat
     def never(job: study.Job) -> study.Job:
         raise AssertionError("this was done before")
 
-    monkeypatch.setattr(study, "carry_out", never)
+    monkeypatch.setattr(jobs, "carry_out", never)
     study_paper(folder, brief(), arms, counts=COUNTS)
     assert {path: path.read_text() for path in folder.glob("results.*")} == before
     with pytest.raises(RunFolderError, match="another length"):
@@ -182,9 +182,9 @@ def test_it_goes_on_after_a_kill_and_ends_alike(few_objects, tmp_path, monkeypat
         done.append(job.verb)
         return carry_out(job)
 
-    carry_out = study.carry_out
+    carry_out = jobs.carry_out
     with monkeypatch.context() as patched:
-        patched.setattr(study, "carry_out", killed)
+        patched.setattr(jobs, "carry_out", killed)
         with pytest.raises(KeyboardInterrupt):
             study_paper(tmp_path / "killed", plan, arms, counts=COUNTS)
     study_paper(tmp_path / "killed", plan, arms, counts=COUNTS)

@@ -36,6 +36,7 @@ def paper(
 
     from beit.claim import claim_folder
     from beit.recipes.studies import paper as plan
+    from beit.studies.jobs import at_a_time
     from beit.studies.paper import chosen, study_paper
 
     compared, folder = chosen(arms, core=core), Path(out)
@@ -45,7 +46,7 @@ def paper(
             folder,
             budget,
             compared,
-            processes=processes or _cores(),
+            processes=processes or at_a_time(),
             same_seconds=same_seconds,
         )
     print(f"\n{(folder / 'results.md').read_text()}\nreport   {page}")
@@ -84,22 +85,16 @@ def own(
 
     from beit.claim import claim_folder
     from beit.recipes.studies import own as plan
+    from beit.studies.jobs import at_a_time
     from beit.studies.own import study_own
 
     budget = replace(plan(size), labels=labels, seeds=seeds, draws=draws)
     budget = replace(budget, searched=sorted(labels)[len(labels) // 2]).scaled(length)
     with claim_folder(Path(out)):
         verdict = study_own(
-            Path(out), budget, data, init=init, groups=groups, processes=processes or _cores()
+            Path(out), budget, data, init=init, groups=groups, processes=processes or at_a_time()
         )
     print(f"\n{(Path(out) / 'results.md').read_text()}\n{verdict}\n\nreport   {out}/report.html")
-
-
-def _cores() -> int:
-    """As many trainings as there are cores, since each is too small for two; a GPU has one."""
-    import torch
-
-    return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 STUDIES: Mapping[str, Callable[..., None]] = {"paper": paper, "own": own}

@@ -240,7 +240,7 @@ class FinetuneOptions(RunOptions, total=False):
     balance: BalanceConfig
     class_weights: Literal["none", "balanced", "root"]
     balanced_sampling: bool
-    subset_seed: int
+    split_seed: int
     multi_label: bool
     thresholds: ThresholdConfig
     threshold_by: Literal["f1", "recall", "precision"]

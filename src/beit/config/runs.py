@@ -177,7 +177,7 @@ class RunConfig(Config):
     recipe: str = ""
     """Name of the recipe the other values come from."""
     data: str = ""
-    """Folder of images (flat, nested, or one folder per class), or a list file."""
+    """Images: a folder, a label file, shards, hf:NAME, Parquet; for segmentation, with masks."""
     out: str = ""
     """Folder of the run: made here, never overwritten."""
     time: str = ""
@@ -337,9 +337,9 @@ class FinetuneRunConfig(RunConfig):
     only_fold: PositiveInt | None = None
     """Train only the one of the folds that holds out this part, counted from 1."""
     per_class: PositiveInt | None = None
-    """Use only this many labelled images per class, drawn by `subset_seed`."""
+    """Use only this many labelled images per class, drawn by `split_seed`."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
-    subset_seed: NonNegativeInt = 0
+    split_seed: NonNegativeInt = 0
     """Decides which labelled images `per_class` and `split` draw."""
     multi_label: bool = False
     """Take the same file in several class folders (linked or copied), or named several times in a

@@ -52,6 +52,7 @@ TYPES: dict[str, type] = {
 
 OLD_NAMES = {
     "neighbour_pictures": ("knn_images",),
+    "subset_seed": ("split_seed",),
     "tap": ("early_layer", "out_index"),
     "taps": ("out_indices",),
     "auxiliary_tap": ("auxiliary_level",),

@@ -179,7 +179,7 @@ def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageS
         config.data,
         split=config.split,
         per_class=config.per_class,
-        seed=config.subset_seed,
+        seed=config.split_seed,
         reading=config.reading,
         multi_label=config.multi_label,
     )

@@ -6,8 +6,9 @@ model, at the end.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
+from beit.studies.jobs import Job, at_a_time, carried_out
 from beit.studies.objects import Objects, attention_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.stages import (
@@ -73,9 +75,9 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
         ),
     )
     lines = [
-        *_finetuned(stages, plan, str(pretrained), labelled),
+        *_finetuned(folder, plan, str(pretrained), labelled),
         *_frozen(folder, plan, str(pretrained), labelled),
-        *_segmented(stages, plan, str(pretrained), str(scenes / "segmented")),
+        *_segmented(folder, plan, str(pretrained), str(scenes / "segmented")),
         *_attention(folder, plan, pretrained, scenes / "segmented"),
     ]
     write_rows(folder / "results.json", lines)
@@ -87,30 +89,38 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
     return lines
 
 
-def _finetuned(stages: Stages, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
+def _finetuned(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
     """Both arms with the same labels, and from scratch with more updates; seed by seed."""
     budget = plan.budget
     more = replace(budget, steps=plan.longer * budget.steps)
     print(f"\n== fine-tuning with {budget.labels} labels per class", flush=True)
     arms = [(PRETRAINED, budget), (SCRATCH, budget), (SCRATCH, more)]
-    scores: list[list[float]] = [[] for _ in arms]
-    for seed in range(budget.seeds):
-        for (arm, given), found in zip(arms, scores, strict=True):
-            name = f"{arm.replace(' ', '-')}-{given.steps}-{seed}"
-            config = replace(
-                plan.finetune,
-                data=data,
-                out=str(stages.folder / "finetune" / name),
-                init=init if arm == PRETRAINED else "",
-                per_class=given.per_class,
-                subset_seed=seed,
-                training=arm_training(plan.finetune.training, given, arm, seed),
-            )
-            found.append(stages.score("finetune", config, "top1"))
-            print(f"{arm}, {given.steps} updates, seed {seed}: {found[-1]:.1f} %", flush=True)
+    jobs = {}
+    for seed, (arm, given) in itertools.product(range(budget.seeds), arms):
+        name = f"{arm}, {given.steps} updates, seed {seed}"
+        config = replace(
+            plan.finetune,
+            data=data,
+            out=str(folder / "finetune" / f"{arm.replace(' ', '-')}-{given.steps}-{seed}"),
+            init=init if arm == PRETRAINED else "",
+            per_class=given.per_class,
+            split_seed=seed,
+            training=arm_training(plan.finetune.training, given, arm, seed),
+        )
+        jobs[name] = Job("finetune", config)
+    scores = _scores(jobs)
     measure = f"top-1, {budget.labels} labels per class"
-    for (arm, given), found in zip(arms, scores, strict=True):
-        yield Line(measure, f"{arm}, fine-tuned", given.steps, found)
+    for number, (arm, given) in enumerate(arms):
+        yield Line(measure, f"{arm}, fine-tuned", given.steps, scores[number :: len(arms)])
+
+
+def _scores(jobs: Mapping[str, Job]) -> list[float]:
+    """What was measured on test, in per cent, of all that is trained here or was before."""
+    found = []
+    for name, job in zip(jobs, carried_out(list(jobs.values()), at_a_time()), strict=True):
+        found.append(100 * float(np.mean(job.test())))
+        print(f"{name}: {found[-1]:.1f} %", flush=True)
+    return found
 
 
 def _frozen(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
@@ -135,23 +145,24 @@ def _segmenter(folder: Path, arm: str, seed: int) -> Path:
     return folder / "segment" / f"{arm.replace(' ', '-')}-{seed}"
 
 
-def _segmented(stages: Stages, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
+def _segmented(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:
     """Objects against background, in both arms."""
     budget: Budget = plan.segmenting
     print("\n== segmenting objects", flush=True)
-    for arm in ARMS:
-        scores = []
-        for seed in range(budget.seeds):
-            config = replace(
-                plan.segment,
-                data=data,
-                out=str(_segmenter(stages.folder, arm, seed)),
-                init=init if arm == PRETRAINED else "",
-                training=arm_training(plan.segment.training, budget, arm, seed),
-            )
-            scores.append(stages.score("segment", config, "miou"))
-            print(f"{arm}, seed {seed}: {scores[-1]:.1f} % mean IoU", flush=True)
-        yield Line(SEGMENTED, f"{arm}, segmenter", budget.steps, scores)
+    jobs = {}
+    for arm, seed in itertools.product(ARMS, range(budget.seeds)):
+        config = replace(
+            plan.segment,
+            data=data,
+            out=str(_segmenter(folder, arm, seed)),
+            init=init if arm == PRETRAINED else "",
+            training=arm_training(plan.segment.training, budget, arm, seed),
+        )
+        jobs[f"{arm}, seed {seed}, mean IoU"] = Job("segment", config)
+    scores = _scores(jobs)
+    for number, arm in enumerate(ARMS):
+        found = scores[number * budget.seeds : (number + 1) * budget.seeds]
+        yield Line(SEGMENTED, f"{arm}, segmenter", budget.steps, found)
     masks = [np.asarray(Image.open(path)) for path in Path(data).glob("test/masks/*.png")]
     background = np.mean([(mask == 0).mean() for mask in masks])
     yield Line(SEGMENTED, "baseline: all background", None, [50 * float(background)])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,14 @@ class Stages:
                 remedy="choose another --out",
             )
 
-    def train(self, verb: str, config: RunConfig, *, quiet: bool = False) -> Path:
+    def train(self, verb: str, config: RunConfig) -> Path:
         """The folder of a finished run: done before, taken up again, or done now."""
         out = Path(config.out)
-        if (out / "report.html").exists() or (quiet and (out / "model").exists()):
+        if (out / "report.html").exists():
             return out
-        if not quiet:
-            print(f"\n== {verb}", flush=True)
-        resume = RunFolder(out).config.exists()
-        getattr(tasks, verb)(config, resume=resume, quiet=quiet, report=not quiet)
+        print(f"\n== {verb}", flush=True)
+        getattr(tasks, verb)(config, resume=RunFolder(out).config.exists())
         return out
-
-    def score(self, verb: str, config: RunConfig, metric: str) -> float:
-        """Train, and measure on the test part in per cent: looked at once per model, and kept."""
-        run = self.train(verb, config, quiet=True)
-        found = once(
-            run / "test.json",
-            lambda: asdict(tasks.evaluate(str(run), data=config.data, split="test")),
-        )
-        return 100 * float(found[metric])
 
 
 def once(record: Path, make: Callable[[], Any]) -> Any:

@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from beit import tasks
-from beit.config import FinetuneRunConfig, RunConfig, SegmentRunConfig
+from beit.config import FinetuneRunConfig, SegmentRunConfig
 from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
 from beit.report.history import read_history
 from beit.studies.frozen import frozen_scores
-from beit.studies.measures import attention_overlaps, classifier_hits, segmenter_overlaps
+from beit.studies.jobs import Job, carried_out
+from beit.studies.measures import attention_overlaps
 from beit.studies.results import Score
 from beit.studies.stages import Stages, once, untrained
 from beit.tasks.inputs import Inputs
-from beit.training.run_folder import RunFolder
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, save_artifact
 
@@ -69,14 +65,6 @@ class Fit(NamedTuple):
     steps: int
 
 
-class Job(NamedTuple):
-    """A training, and what is measured of it."""
-
-    verb: str
-    config: RunConfig
-    tested: bool = True
-
-
 class Study:
     """One study in one folder.
 
@@ -112,24 +100,14 @@ class Study:
 
     def train(self, jobs: Iterable[Job], what: str) -> None:
         """Carry out what is not done yet, several at a time."""
-        waiting = [job for job in jobs if not _is_done(job)]
+        waiting = [job for job in jobs if not job.done]
         if not waiting:
             return
         begun = time.monotonic()
-        for number, job in enumerate(self._carried_out(waiting), 1):
+        for number, job in enumerate(carried_out(waiting, self.processes), 1):
             minutes = (time.monotonic() - begun) / 60
-            place = Path(job.config.out).relative_to(self.folder)
+            place = job.run.relative_to(self.folder)
             print(f"{what}: {number} of {len(waiting)}, {place}, {minutes:.1f} min", flush=True)
-
-    def _carried_out(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        if self.processes == 1 or len(jobs) == 1:
-            for job in jobs:
-                yield carry_out(job)
-            return
-        with ProcessPoolExecutor(
-            self.processes, get_context("spawn"), torch.set_num_threads, (1,)
-        ) as pool:
-            yield from pool.map(carry_out, jobs)
 
     def pretrain(self, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
         """Everything before the labels that count, stage by stage: a teacher comes before VQ-KD."""
@@ -214,7 +192,7 @@ class Study:
             init=init,
             model=self._model(arm, init),
             per_class=fit.labels or None,
-            subset_seed=fit.draw,
+            split_seed=fit.draw,
             training=replace(
                 training,
                 steps=fit.steps,
@@ -405,27 +383,6 @@ def finetuned(labels: int) -> str:
 def slug(name: str) -> str:
     """As folders are called."""
     return name.lower().replace(",", "").replace(" ", "-")
-
-
-def carry_out(job: Job) -> Job:
-    """Train, go on with what was begun, and measure on test; in any process."""
-    run = Path(job.config.out)
-    if not (run / "model").exists() or not (run / "seconds.json").exists():
-        resume = RunFolder(run).config.exists()
-        before = read_history(run).step if resume else 0
-        begun, steps = time.process_time(), job.config.training.steps
-        getattr(tasks, job.verb)(job.config, resume=resume, quiet=True, report=False)
-        seconds = (time.process_time() - begun) * steps / max(steps - before, 1)
-        once(run / "seconds.json", lambda: seconds)
-    if job.tested:
-        measure = segmenter_overlaps if job.verb == "segment" else classifier_hits
-        once(run / "test.json", lambda: measure(run, job.config.data, job.config.loader))
-    return job
-
-
-def _is_done(job: Job) -> bool:
-    run = Path(job.config.out)
-    return (run / ("test.json" if job.tested else "seconds.json")).exists()
 
 
 def _hits(run: Path) -> list[float]:

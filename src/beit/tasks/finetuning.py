@@ -85,7 +85,7 @@ def prepare(
         config.data,
         split=config.split,
         per_class=config.per_class,
-        seed=config.subset_seed,
+        seed=config.split_seed,
         reading=config.reading,
         multi_label=config.multi_label,
         fold=config.fold,
@@ -243,7 +243,7 @@ FINETUNE = register(
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(
-            config.split, config.subset_seed, config.per_class, config.fold
+            config.split, config.split_seed, config.per_class, config.fold
         ),
         evaluate=evaluate_classifier,
         title=lambda _: "Classification",

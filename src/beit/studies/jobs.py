@@ -1,0 +1,73 @@
+"""Trainings of a study, several at a time: each in a folder of its own, done once, and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from beit import tasks
+from beit.config import RunConfig
+from beit.report.history import read_history
+from beit.studies.measures import classifier_hits, segmenter_overlaps
+from beit.studies.stages import once
+from beit.training.run_folder import RunFolder
+
+
+class Job(NamedTuple):
+    """A training, and what is measured of it."""
+
+    verb: str
+    config: RunConfig
+    tested: bool = True
+
+    @property
+    def run(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def done(self) -> bool:
+        return (self.run / ("test.json" if self.tested else "seconds.json")).exists()
+
+    def test(self) -> list[float]:
+        """What was measured on test: of each image whether the answer is right, or the IoU of each
+        class."""
+        found: list[float] = once(self.run / "test.json", list)
+        return found
+
+
+def at_a_time() -> int:
+    """As many trainings as there are cores, since each is too small for two; a GPU has one."""
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
+
+
+def carry_out(job: Job) -> Job:
+    """Train, go on with what was begun, and measure on test; in any process."""
+    run = job.run
+    if not (run / "model").exists() or not (run / "seconds.json").exists():
+        resume = RunFolder(run).config.exists()
+        before = read_history(run).step if resume else 0
+        begun, steps = time.process_time(), job.config.training.steps
+        getattr(tasks, job.verb)(job.config, resume=resume, quiet=True, report=False)
+        seconds = (time.process_time() - begun) * steps / max(steps - before, 1)
+        once(run / "seconds.json", lambda: seconds)
+    if job.tested:
+        measure = segmenter_overlaps if job.verb == "segment" else classifier_hits
+        once(run / "test.json", lambda: measure(run, job.config.data, job.config.loader))
+    return job
+
+
+def carried_out(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
+    """The jobs in their order, each as soon as it is done; of several at a time each has one
+    thread, which is faster for small models than one after the other with all."""
+    if processes == 1 or len(jobs) == 1:
+        for job in jobs:
+            yield carry_out(job)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(carry_out, jobs)
