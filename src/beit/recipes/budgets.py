@@ -35,7 +35,7 @@ class Budget:
 
 BUDGETS = (
     Budget(name="six blocks of width 128", device="cpu", width=128, depth=6, heads=4, size=64,
-           patch=8, batch=128, lr=2e-3, tokenizer="kmeans", enough=0),
+           patch=8, batch=64, lr=1.5e-3, tokenizer="kmeans", enough=0),
     Budget(name="twelve blocks of width 192", device="cpu", width=192, depth=12, heads=3, size=96,
            patch=8, batch=128, lr=1e-3, tokenizer="kmeans", enough=600_000),
     Budget(name="small: twelve blocks of width 384", device="cpu", width=384, depth=12, heads=6,
