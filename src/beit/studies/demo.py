@@ -116,11 +116,14 @@ def _finetuned(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[L
 
 def _scores(jobs: Mapping[str, Job]) -> list[float]:
     """What was measured on test, in per cent, of all that is trained here or was before."""
-    found = []
-    for name, job in zip(jobs, carried_out(list(jobs.values()), at_a_time()), strict=True):
-        found.append(100 * float(np.mean(job.test())))
-        print(f"{name}: {found[-1]:.1f} %", flush=True)
-    return found
+    names = {job.run: name for name, job in jobs.items()}
+    for job in carried_out(list(jobs.values()), at_a_time()):
+        print(f"{names[job.run]}: {_score(job):.1f} %", flush=True)
+    return [_score(job) for job in jobs.values()]
+
+
+def _score(job: Job) -> float:
+    return 100 * float(np.mean(job.test()))
 
 
 def _frozen(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:

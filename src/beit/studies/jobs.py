@@ -63,11 +63,14 @@ def carry_out(job: Job) -> Job:
 
 
 def carried_out(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
-    """The jobs in their order, each as soon as it is done; of several at a time each has one
-    thread, which is faster for small models than one after the other with all."""
+    """The jobs, each as soon as it and those before it are done, the longest first.
+
+    Of several at a time each has one thread, which is faster for small models than one after the
+    other with all threads.
+    """
+    ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
     if processes == 1 or len(jobs) == 1:
-        for job in jobs:
-            yield carry_out(job)
+        yield from map(carry_out, ordered)
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(carry_out, jobs)
+        yield from pool.map(carry_out, ordered)
