@@ -282,7 +282,7 @@ def paper() -> StudyPlan:
             "vq": replace(dvae, tokenizer=vq, objective=QuantiseConfig(revive_every=20)),
             "vqkd": replace(dvae, tokenizer=vqkd, objective=QuantiseConfig(revive_every=20)),
         },
-        pretrain=prolonged(pretrain, 700 / pretrain.training.steps),
+        pretrain=prolonged(pretrain, 600 / pretrain.training.steps),
         finetune=finetune,
         segment={
             name: replace(prolonged(segmenter, 200 / segmenter.training.steps), head=head)
@@ -292,7 +292,7 @@ def paper() -> StudyPlan:
         searched=10,
         rates=(1e-3, 3e-3),
         decays=(0.75, 1.0),
-        doublings=2,
+        doublings=1,
     )
 
 
