@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from beit.weights.export import export
     from beit.weights.push import push_to_hub
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Predictor": "beit.inference.predictor",
