@@ -358,3 +358,19 @@ def test_the_command(saved, data, capsys):
     output = capsys.readouterr().err
     assert "labels was given" in output
     assert "only a classifier takes it" in output
+
+
+def test_the_data_of_a_run_are_read_as_the_run_read_them(tmp_path):
+    """Binary masks of data whose masks hold three labels, with names for them."""
+    data = write_folder(tmp_path / "data", train=4)
+    run = beit.segment(
+        "tiny-linear", data=str(data), out=str(tmp_path / "run"), mask_values="binary", steps=2,
+        warmup_steps=1, workers=0, device="cpu", quiet=True, report=False,
+    )  # fmt: skip
+    for model in (run.folder, run.folder / "model"):
+        found = measured(model, data)
+        assert {each.name for each in found.classes} == {"background", "object"}
+        assert sum(each.pixels for each in found.classes) == found.pixels
+    shutil.copytree(data, tmp_path / "others")
+    with pytest.raises(DataError, match="classes"):
+        measured(run.folder, tmp_path / "others")

@@ -25,6 +25,11 @@ def demo(out: str = "demo") -> None:
     with claim_folder(folder):
         lines = run_demo(folder, planned)
     print_lines(
-        "", as_markdown(lines), "", *verdict(lines), "", f"report   {folder / 'report.html'}",
-        commands(folder, planned),
-    )  # fmt: skip
+        "",
+        *as_markdown(lines).splitlines(),
+        "",
+        *verdict(lines),
+        "",
+        f"report   {folder / 'report.html'}",
+        *commands(folder, planned).splitlines(),
+    )

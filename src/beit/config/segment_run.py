@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
 from beit.config.data import BalanceConfig, Symmetry
@@ -80,6 +80,15 @@ class MaskConfig(Config):
             "object",
             "use --mask-values labels",
         )
+
+    def over(self, recorded: MaskConfig) -> MaskConfig:
+        """These options and, where they are the defaults, those that a run has recorded."""
+        given = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if getattr(self, item.name) != item.default
+        }
+        return replace(recorded, **given)
 
 
 def _is_number(text: str) -> bool:

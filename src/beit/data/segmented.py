@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -40,6 +41,8 @@ from beit.data.sources import FileSource, must_exist, select
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
 from beit.terminal import counted, printable
+
+logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"(class )?\d+")
 
@@ -239,8 +242,12 @@ class SegmentationData:
                 f"the legend {place} has classes that the class list lacks: {quoted(foreign)}",
                 remedy="spell them alike in both files",
             )
-        if len(names) == 1 and config.mask_values == "binary":
-            names = (BINARY_CLASSES[0], *names)
+        if config.mask_values == "binary":
+            if len(names) > len(BINARY_CLASSES):
+                logger.info("%d classes are named in %s: binary masks have two", len(names), path)
+                names = BINARY_CLASSES
+            elif len(names) == 1:
+                names = (BINARY_CLASSES[0], *names)
         if len(names) > IGNORE or len(set(names)) != len(names):
             raise DataError(
                 f"{path} has {len(names)} class names, {len(set(names))} of them different",

@@ -165,7 +165,7 @@ def plan() -> DemoPlan:
         scenes={},
         tokenizer=replace(tokenizer(), recipe="demo"),
         pretrain=replace(pretrain(), recipe="demo"),
-        probe=ProbeConfig(shots=(10,), seeds=3, epochs=30, attentive_epochs=0),
+        probe=ProbeConfig(shots=(10,), seeds=3, epochs=10, attentive_epochs=0),
         finetune=replace(finetune(), recipe="demo"),
         budget=Budget(per_class=10, steps=250, seeds=3, pretrained_lr=2e-3, scratch_lr=1e-3),
         longer=3,

@@ -95,6 +95,12 @@ def unlearned(
     return Unlearned(source, f"the run learned from {len(learned)} of these {len(keys)} images")
 
 
+def trained_on(model: str, place: str) -> RunConfig | None:
+    """The config of the run that made a model, if its data are those at `place`."""
+    run = _run_of(model)
+    return run.config if run is not None and _below(_data_of(run), place) == "" else None
+
+
 def _run_of(model: str) -> _Run | None:
     """The run that made a model, if it lies in the folder of that run."""
     for folder in (Path(model), Path(model).parent):

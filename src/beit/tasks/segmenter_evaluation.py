@@ -9,7 +9,7 @@ import torch
 
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
-from beit.config.segment_run import IGNORE, window_and_stride
+from beit.config.segment_run import IGNORE, MaskConfig, SegmentRunConfig, window_and_stride
 from beit.data.segmentation_transforms import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
@@ -18,7 +18,7 @@ from beit.evaluation.eval_loader import EvalLoader, SkipLog
 from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
-from beit.tasks.held_out import unlearned
+from beit.tasks.held_out import trained_on, unlearned
 from beit.tasks.measurement import ClassPixels, SegmenterEvaluation, refuse_options
 from beit.tasks.task import Division
 from beit.training.distributed import join_processes
@@ -52,7 +52,8 @@ def evaluate_segmenter(
             remedy="leave batch out, or give a window",
         )
     names = artifact.details.classes
-    data = SegmentationData(config.data, given.masks, extra_split=config.split)
+    masks = _as_trained(model, config)
+    data = SegmentationData(config.data, masks, extra_split=config.split)
     only, note = _unlearned(artifact, model, config, data)
     source = data.part(config.split, classes=names, only=only)
     loader = config.loader(artifact.details.value_range)
@@ -97,6 +98,12 @@ def evaluate_segmenter(
         classes=tuple(_class_pixels(names, scores)),
         notes=tuple(filter(None, (note, constant))),
     )
+
+
+def _as_trained(model: str, config: EvaluateConfig) -> MaskConfig:
+    """How masks are read: of the data of a run as it read them, but for the options given."""
+    masks, run = config.segmented.masks, trained_on(model, config.data)
+    return masks.over(run.masks) if isinstance(run, SegmentRunConfig) else masks
 
 
 def _unlearned(

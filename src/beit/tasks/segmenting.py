@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -119,12 +119,7 @@ def _take_up(
 ) -> SegmentRunConfig:
     """The config of a run that goes on, with what it decided about its masks: an option that is
     given stays, and is refused where it differs."""
-    undecided = {
-        item.name: getattr(recorded.masks, item.name)
-        for item in fields(config.masks)
-        if getattr(config.masks, item.name) == item.default
-    }
-    return replace(config, masks=replace(config.masks, **undecided))
+    return replace(config, masks=config.masks.over(recorded.masks))
 
 
 def _start_from(
