@@ -10,7 +10,7 @@ from beit.batch import ImageBatch
 from beit.config import PatchCodebookConfig, QuantiseConfig
 from beit.objectives.tokenizer import VQReconstruction
 from beit.tokenizers import build_tokenizer
-from beit.tokenizers.patches import PatchCodebook, oriented_gradients
+from beit.tokenizers.patches import PatchCodebook, oriented_gradients, strokes
 
 CONFIG = PatchCodebookConfig(size=(32, 32), patch=8, codes=8, compared="pixels")
 
@@ -54,3 +54,28 @@ def test_training_finds_what_there_is_and_paints_it():
     codes = [set(tokens[order == kind].tolist()) for kind in range(4)]
     assert sum(map(len, codes)) == len(set().union(*codes))
     torch.testing.assert_close(tokenizer.decode(tokens), images, atol=0.05, rtol=0)
+
+
+def test_strokes_lie_along_edges():
+    """An edge from top to bottom is drawn from top to bottom, whatever its contrast; no edge is
+    white."""
+    image = torch.full((1, 3, 32, 32), 0.2)
+    image[..., 12:] = 0.8  # through the middle of the second patch
+    drawn = strokes(oriented_gradients(image, 8)[0], 8).reshape(16, 3, 8, 8)
+    edge = drawn[1::4].mean(dim=(0, 1))
+    assert edge.mean(dim=0).std() > 3 * edge.mean(dim=1).std()
+    assert edge.min() < 0
+    assert (drawn[0] > 0.99).all()
+    assert (drawn[3] > 0.99).all()
+
+
+def test_codes_of_gradients_are_drawn_as_they_are():
+    config = PatchCodebookConfig(size=(32, 32), patch=8, codes=4)
+    tokenizer = build_tokenizer(config)
+    assert isinstance(tokenizer, PatchCodebook)
+    image = stripes(0.0)[None]
+    vectors = tokenizer._vectors(image)[0, [5, 6, 9, 10]]
+    tokenizer.quantize.embedding.weight.copy_(vectors / vectors.norm(dim=1, keepdim=True))
+    drawn = tokenizer.freeze().decode(torch.arange(4).reshape(1, 4).repeat(1, 4).reshape(1, 16))
+    expected = (strokes(vectors[:, :-1], 8) + 1) / 2
+    torch.testing.assert_close(drawn[0, 0, :8, :8].flatten(), expected[0, :64])

@@ -25,8 +25,8 @@ from beit.report.markup import render
 from beit.studies.objects import attention, best_head, read_objects
 from beit.weights.load import open_tokenizer
 
-SCENES = 5
-SMALLEST, LARGEST = 6, 24
+SCENES = 3
+SMALLEST, LARGEST = 8, 20
 """Patches of the objects that are shown, of 64."""
 FIGURE = "figure.png"
 
@@ -58,23 +58,24 @@ def write_figure(
         centre = int(test.centres[number])
         rows.append(
             [
-                Cell(image, (one.key,)),
-                Cell(hide(image, one.hidden, config.grid), ("an object is hidden",)),
-                Cell(to_rgb(decode_tokens(one.target, visual)), ("its tokens, painted",)),
+                Cell(image, ("scene",)),
+                Cell(hide(image, one.hidden, config.grid), ("hidden",)),
+                Cell(to_rgb(decode_tokens(one.target, visual)), ("its tokens",)),
                 Cell(
                     to_rgb(decode_tokens(one.filled, visual)),
-                    ("what the model predicts", f"{one.score:.0%} of the tokens right"),
+                    ("predicted tokens",),
                 ),
                 Cell(
                     mark(heat(image, looks[number], config.grid), centre, config.grid),
-                    ("the framed patch attends",),
+                    ("attention",),
                 ),
-                Cell(overlay_labels(image, labels.astype(np.uint8)), ("the segmenter's object",)),
+                Cell(overlay_labels(image, labels.astype(np.uint8)), ("segmented",)),
             ]
         )
     lead = (
-        "Test scenes: objects and backgrounds in colours and places that no training scene has. A "
-        "painted token is the mean of all patches that have it."
+        "Test scenes. An object is hidden; its tokens, which stand for edges and are drawn as "
+        "strokes; what the model predicts for the hidden ones; what the framed patch attends to; "
+        "and the mask that the segmenter draws."
     )
     return write_sheet(Sheet("What was learned", lead, rows), folder / FIGURE)
 

@@ -22,6 +22,8 @@ from beit.tokenizers.vq import Rebuilt, paint
 FLAT = {"pixels": 2.0, "gradients": 0.2}
 """The constant among the compared values. It puts patches that show nothing together, and keeps
 something of the length of the others in their direction; about a quarter of a usual length."""
+STROKE = 6.0
+"""Ink of a stroke for a gradient of one per pixel."""
 
 
 def oriented_gradients(
@@ -41,6 +43,21 @@ def oriented_gradients(
     maps = pixels.new_zeros(batch, ORIENTATIONS, height, width).scatter_(1, bins, magnitude)
     quarters = F.adaptive_avg_pool2d(maps, (2 * height // patch, 2 * width // patch))
     return F.unfold(quarters, kernel_size=2, stride=2).transpose(1, 2)
+
+
+def strokes(gradients: Float[Tensor, "codes values"], patch: int) -> Float[Tensor, "codes pixels"]:
+    """Dark strokes on white along the edges that oriented gradients tell of, as a patch each, in
+    [-1, 1]; three channels, all alike."""
+    places = (torch.arange(patch, device=gradients.device) + 0.5) / patch
+    quarter = (2 * places).long()
+    offset = places - (2 * quarter + 1) / 4
+    angles = (torch.arange(ORIENTATIONS, device=gradients.device) + 0.5) * math.pi / ORIENTATIONS
+    across, down = (turned[:, None, None] for turned in (angles.cos(), angles.sin()))
+    distance = (across * offset + down * offset[:, None]).abs()  # from a line through the middle
+    bars = (-((10 * distance) ** 2)).exp()
+    strengths = gradients.reshape(-1, ORIENTATIONS, 2, 2)[:, :, quarter][..., quarter]
+    ink = (STROKE * strengths * bars).sum(dim=1).clamp(0, 1)
+    return (1 - 2 * ink).flatten(1).repeat(1, 3)
 
 
 class PatchCodebook(VisualTokenizer):
@@ -91,4 +108,10 @@ class PatchCodebook(VisualTokenizer):
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]
     ) -> Float[Tensor, "batch channels height width"]:
-        return paint(self.painted(tokens.flatten(1)), tokens.shape[1:], self.config.patch)
+        """Codes of pixels as the mean patch, which is gray for gradients: these as strokes."""
+        patch, painted = self.config.patch, self.painted.weight
+        if self.config.compared == "gradients" and self.config.channels == 3:
+            codes = self.quantize.embedding.weight
+            constant = codes[:, -1:].clamp(min=1e-3) / FLAT["gradients"]
+            painted = strokes(codes[:, :-1] / constant, patch)
+        return paint(painted[tokens.flatten(1)], tokens.shape[1:], patch)
