@@ -34,6 +34,7 @@ def pretrain(rank: int, data: str, tokenizer: str, out: str, options: dict[str, 
     return beit.pretrain("contrastive-tiny", out=out, **given).folder
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_classifier(trained, class_folders, tmp_path):
     out = tmp_path / "run"
     words = [

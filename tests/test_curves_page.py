@@ -56,6 +56,7 @@ def test_the_numbers_of_the_page_are_those_of_the_record() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_script_writes_the_record_the_page_and_the_figure(made: tuple[Path, Any]) -> None:
     folder, record = made
     assert json.loads((folder / "notes" / "curves.json").read_text()) == record
@@ -67,6 +68,7 @@ def test_the_script_writes_the_record_the_page_and_the_figure(made: tuple[Path, 
     assert (ROOT / "docs" / "curves.png").stat().st_size < 150_000
 
 
+@pytest.mark.slow
 def test_the_script_tells_how_runs_end(made: tuple[Path, Any]) -> None:
     """A learning rate without bounds breaks, and a tokenizer of which most codes are dead is
     refused; after a few steps as after all."""
@@ -80,6 +82,7 @@ def test_the_script_tells_how_runs_end(made: tuple[Path, Any]) -> None:
             assert found["runs"]["healthy"]["ended"] == ""
 
 
+@pytest.mark.slow
 def test_a_stopped_script_goes_on(made: tuple[Path, Any], images: Images) -> None:
     """What is done is not done again."""
     folder, record = made
@@ -89,6 +92,7 @@ def test_a_stopped_script_goes_on(made: tuple[Path, Any], images: Images) -> Non
     assert [file.read_bytes() for file in healthy] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "head"),
     [("tokenizer", "Tokenizers"), ("pretrain", "Pre-training"), ("finetune", "Fine-tuning")],

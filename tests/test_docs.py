@@ -45,7 +45,9 @@ def place(
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", ["probe", "segment", pytest.param("fine-tuning", marks=pytest.mark.slow)]
+)
 def test_the_commands_run_in_their_order(
     place: Path, page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

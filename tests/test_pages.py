@@ -120,6 +120,7 @@ def test_visible_only_prediction(place: Path, capsys: pytest.CaptureFixture[str]
     assert (place / "runs" / "visible" / "model" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_code_of_one_s_own(
     place: Path, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
 ) -> None:

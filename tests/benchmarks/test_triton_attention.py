@@ -20,6 +20,7 @@ TOLERANCE = {"float32": 1e-6, "float16": 1e-3}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
+@pytest.mark.slow
 def test_outputs_and_gradients_are_those_of_the_formula():
     """In an odd number of tokens too; and twice the same bits, as nothing is added atomically."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": PATH}

@@ -159,6 +159,7 @@ assert not any(name.startswith("beit.training") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_an_artifact_works_alone(classifier, trained, image, tmp_path, environment):
     """In another process and another place, without the run, its data and its training code."""
     shutil.copytree(trained.classifier / "model", tmp_path / "shipped")

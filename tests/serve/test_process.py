@@ -60,6 +60,7 @@ def test_it_is_replaced_when_it_dies(artifact, environment):
         assert "was killed by signal 9" in running.log()
 
 
+@pytest.mark.slow
 def test_it_is_replaced_when_it_hangs_and_does_not_outlive_the_server(artifact, environment):
     with serving(str(artifact), "--deadline", "10", environment=environment) as running:
         hung = running.worker
@@ -101,6 +102,7 @@ FINETUNE.abilities['predict'] = well._replace(answer=predict)
 """
 
 
+@pytest.mark.slow
 def test_it_is_replaced_when_its_accelerator_fails(artifact, tmp_path, environment):
     """No call to it in that process would succeed any more."""
     failing = beginning_with(FAILING, tmp_path, environment)

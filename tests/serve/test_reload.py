@@ -8,6 +8,8 @@ import pty
 import signal
 import termios
 
+import pytest
+
 from served import serving, wait_for, write_classifier
 from swaps import Clients, Versions, reload
 
@@ -20,6 +22,7 @@ def served_version(running, versions):
     return number
 
 
+@pytest.mark.slow
 def test_every_answer_is_of_one_version_and_none_fails(tmp_path, environment):
     versions = Versions(tmp_path, 2)
     versions.put(0)

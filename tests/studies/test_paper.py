@@ -170,6 +170,7 @@ def test_every_arm_is_built_and_trains(few_objects, tmp_path):
     assert teacher == str(tmp_path / "pretrain" / "beit-0")
 
 
+@pytest.mark.slow
 @needs_images
 def test_it_goes_on_after_a_kill_and_ends_alike(few_objects, tmp_path, monkeypatch):
     arms, plan = chosen([SCRATCH], core=False), brief()
