@@ -170,3 +170,11 @@ def test_a_tokenizer_is_announced_before_it_is_trained(timed, class_folders, tmp
     assert "20,000 steps" in told[2]
     named = override(config, {"tokenizer": "somewhere"})
     assert list(budget.forecast_with_first(TASKS["pretrain"], named, Inputs())) == []
+
+
+def test_what_a_step_costs_whatever_it_holds_is_not_multiplied():
+    """A second for each step and 0.1 for each image, measured with 8 and 32 of them."""
+    steps = [(8, 1.8), (32, 4.2)]
+    assert rehearsal._extended(steps, 128) == pytest.approx(13.8)
+    assert rehearsal._extended(steps[:1], 128) == pytest.approx(1.8 * 16)
+    assert rehearsal._extended([(8, 2.0), (32, 2.0)], 64) == pytest.approx(3.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,20 +27,32 @@ def rehearse(
 ) -> float | None:
     """Seconds for one step of the run, which itself is left as it is.
 
-    On a CPU batches grow until the allowance, in seconds, is used up, and what is missing is
-    extrapolated. None where views are kept on disk: to measure them would be to fill them.
+    On a CPU batches grow until the allowance, in seconds, is used up, and the line through the last
+    two sizes is extended: a step costs something whatever it holds, which in a small batch is most
+    of it. None where views are kept on disk: to measure them would be to fill them.
     """
     if isinstance(setup.view, CachedViews):
         return None
     whole: int = setup.config.training.batch // processes.world
     batch = whole if processes.device.type == "cuda" else min(whole, FIRST)
     deadline = time.monotonic() + allowance
+    measured: list[tuple[int, float]] = []
     while True:
-        seconds = _step(setup, processes, batch, compiled=compiled)
+        measured.append((batch, _step(setup, processes, batch, compiled=compiled)))
         larger = min(whole, 4 * batch)
-        if batch == whole or time.monotonic() + (STEPS + 1) * seconds * larger / batch > deadline:
-            return seconds * whole / batch
+        next_one = (STEPS + 1) * _extended(measured, larger)
+        if batch == whole or time.monotonic() + next_one > deadline:
+            return _extended(measured, whole)
         batch = larger
+
+
+def _extended(measured: Sequence[tuple[int, float]], batch: int) -> float:
+    """Seconds for a step of this batch, from those of smaller ones."""
+    (smaller, before), (size, seconds) = (measured[0], *measured)[-2:]
+    if smaller == size:
+        return seconds * batch / size
+    each = max((seconds - before) / (size - smaller), 0.5 * seconds / size)  # if noise says less
+    return seconds + each * (batch - size)
 
 
 def _step(setup: Setup[Any], processes: Processes, batch: int, *, compiled: bool) -> float:
