@@ -96,7 +96,10 @@ def test_onnx_runs_without_us_and_says_what_it_is(classifier: Path, tmp_path: Pa
     assert written.ir_version == 8
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch", "openvino"])
+@pytest.mark.parametrize(
+    "to",
+    ["onnx", *(pytest.param(to, marks=pytest.mark.slow) for to in ("torch", "openvino"))],
+)
 def test_a_dynamic_size_is_read_as_the_model_reads_it(
     classifier: Path, tmp_path: Path, to: formats.Format
 ) -> None:
@@ -118,6 +121,7 @@ def test_a_dynamic_size_is_read_as_the_model_reads_it(
             assert leak not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_lower_precision_tells_its_cost(
     trained: Any, class_folders: Path, tmp_path: Path, precision: Any
