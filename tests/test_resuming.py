@@ -73,7 +73,7 @@ def test_another_tokenizer_is_refused_before_the_config_names_it(begun, class_fo
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"steps": 1, "warmup_steps": 0}, "warmup_steps"),
+        ({"steps": 3, "warmup_steps": 0}, "warmup_steps"),
         ({"steps": 2, "lr": 0.5}, "lr"),
         ({"steps": 3, "lr": 0.5}, "lr"),
     ],
