@@ -41,6 +41,6 @@ def test_a_run_keeps_what_it_decided(binary, tmp_path):
     assert again.metrics == run.metrics
     assert beit.load(out).classes == ("background", "object")
     found = beit.evaluate(str(out), data=str(binary))
-    assert any("255 is object" in note for note in found.account.notes)
+    assert any("0 is background, 255 is" in note for note in found.account.notes)
     assert {one.name for one in found.classes} <= {"background", "object"}
     assert found.ignored_pixels == 0
