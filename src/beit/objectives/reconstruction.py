@@ -68,6 +68,6 @@ def unpatchify(
 def decode_tokens(
     tokens: Int64[Tensor, " patches"], tokenizer: VisualTokenizer
 ) -> Float[Tensor, "channels height width"]:
-    """The image that a tokenizer decodes from the tokens of one image."""
+    """What a tokenizer draws for the tokens of one image."""
     device = next(iter(tokenizer.state_dict().values()), tokens).device
-    return tokenizer.decode(tokens[None].to(device))[0].cpu()
+    return tokenizer.draw(tokens[None].to(device))[0].cpu()

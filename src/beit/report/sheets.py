@@ -229,7 +229,7 @@ def decoded_codes(tokenizer: VisualTokenizer, codes: Sequence[int]) -> list[Rgb]
     top, left = height // 2 * stride, width // 2 * stride
     found = []
     for some in torch.tensor(codes, device=device).split(BATCH):
-        images = tokenizer.decode(some[:, None].expand(-1, height * width))
+        images = tokenizer.draw(some[:, None].expand(-1, height * width))
         found += [to_rgb(one) for one in images[:, :, top : top + stride, left : left + stride]]
     return found
 

@@ -79,6 +79,14 @@ class VisualTokenizer(nn.Module, abc.ABC):
         with torch.autocast(tokens.device.type, enabled=False):
             return self._decode(tokens.reshape(-1, height, width))
 
+    @torch.no_grad()
+    def draw(
+        self, tokens: Int64[Tensor, "batch patches"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Images in [0, 1] that show people what tokens stand for: decoded, unless that shows
+        nothing."""
+        return self.decode(tokens)
+
     @abc.abstractmethod
     def _vectors(
         self, pixels: Float[Tensor, "batch channels height width"]

@@ -46,8 +46,8 @@ def oriented_gradients(
 
 
 def strokes(gradients: Float[Tensor, "codes values"], patch: int) -> Float[Tensor, "codes pixels"]:
-    """Dark strokes on white along the edges that oriented gradients tell of, as a patch each, in
-    [-1, 1]; three channels, all alike."""
+    """Dark strokes on white along the edges that oriented gradients tell of: a patch each, of one
+    channel, in [-1, 1]."""
     places = (torch.arange(patch, device=gradients.device) + 0.5) / patch
     quarter = (2 * places).long()
     offset = places - (2 * quarter + 1) / 4
@@ -57,7 +57,7 @@ def strokes(gradients: Float[Tensor, "codes values"], patch: int) -> Float[Tenso
     bars = (-((10 * distance) ** 2)).exp()
     strengths = gradients.reshape(-1, ORIENTATIONS, 2, 2)[:, :, quarter][..., quarter]
     ink = (STROKE * strengths * bars).sum(dim=1).clamp(0, 1)
-    return (1 - 2 * ink).flatten(1).repeat(1, 3)
+    return (1 - 2 * ink).flatten(1)
 
 
 class PatchCodebook(VisualTokenizer):
@@ -108,10 +108,16 @@ class PatchCodebook(VisualTokenizer):
     def _decode(
         self, tokens: Int64[Tensor, "batch h w"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Codes of pixels as the mean patch, which is gray for gradients: these as strokes."""
-        patch, painted = self.config.patch, self.painted.weight
-        if self.config.compared == "gradients" and self.config.channels == 3:
-            codes = self.quantize.embedding.weight
-            constant = codes[:, -1:].clamp(min=1e-3) / FLAT["gradients"]
-            painted = strokes(codes[:, :-1] / constant, patch)
-        return paint(painted[tokens.flatten(1)], tokens.shape[1:], patch)
+        return paint(self.painted(tokens.flatten(1)), tokens.shape[1:], self.config.patch)
+
+    @torch.no_grad()
+    def draw(
+        self, tokens: Int64[Tensor, "batch patches"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Gradients as strokes along edges: the mean patch of their codes is gray."""
+        if self.config.compared != "gradients":
+            return self.decode(tokens)
+        codes = self.quantize.embedding.weight
+        constant = codes[:, -1:].clamp(min=1e-3) / FLAT["gradients"]
+        drawn = strokes(codes[:, :-1] / constant, self.config.patch)
+        return paint(drawn.repeat(1, self.config.channels)[tokens], self.grid, self.config.patch)
