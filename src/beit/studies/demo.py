@@ -20,7 +20,7 @@ from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
-from beit.studies.jobs import Job, at_a_time, carried_out
+from beit.studies.jobs import Job, at_a_time, carried_out, tested
 from beit.studies.objects import Objects, attention_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.stages import (
@@ -123,7 +123,7 @@ def _scores(jobs: Mapping[str, Job]) -> list[float]:
 
 
 def _score(job: Job) -> float:
-    return 100 * float(np.mean(job.test()))
+    return 100 * float(np.mean(tested(job.run)))
 
 
 def _frozen(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:

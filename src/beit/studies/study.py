@@ -23,7 +23,7 @@ from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
 from beit.report.history import read_history
 from beit.studies.frozen import frozen_scores
-from beit.studies.jobs import Job, carried_out
+from beit.studies.jobs import Job, carried_out, tested
 from beit.studies.measures import attention_overlaps
 from beit.studies.results import Score
 from beit.studies.stages import Stages, once, untrained
@@ -251,7 +251,7 @@ class Study:
                 self._record(arm.name, measure, every, measure != "updates to 90 %")
 
         for labels in plan.labels:
-            record(finetuned(labels), labels, _hits)
+            record(finetuned(labels), labels, tested)
         record("updates to 90 %", plan.searched, lambda run: [converged(run)])
 
     def prolong(self, found: Mapping[str, Setting]) -> None:
@@ -268,7 +268,7 @@ class Study:
                 if gain < RISES:
                     break
             self.train([Job("finetune", best)], "fine-tuning")
-            self._record(arm.name, CONVERGED_AT, [[_hits(Path(best.out))]])
+            self._record(arm.name, CONVERGED_AT, [[tested(Path(best.out))]])
             self._record(arm.name, "its updates", [[[float(best.training.steps)]]], False)
 
     # -- other measures ------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class Study:
         for arm in self.arms:
             for name in self.plan.segment:
                 if arm.longer == 1:
-                    every = [[_hits(Path(runs[arm.name, name, seed].out))] for seed in seeds]
+                    every = [[tested(Path(runs[arm.name, name, seed].out))] for seed in seeds]
                     self._record(arm.name, f"mIoU, {name}", every, False)
 
     def _segmenting(self, arm: Arm, name: str, seed: int, setting: Setting) -> SegmentRunConfig:
@@ -383,11 +383,6 @@ def finetuned(labels: int) -> str:
 def slug(name: str) -> str:
     """As folders are called."""
     return name.lower().replace(",", "").replace(" ", "-")
-
-
-def _hits(run: Path) -> list[float]:
-    found: list[float] = once(run / "test.json", list)
-    return found
 
 
 def validation(run: str) -> float:
