@@ -42,9 +42,9 @@ PLACES = {"data", "masks.class_names", "label_file.image_folder", "tokenizer"}
 """Paths of what a fingerprint or a digest identifies: that is compared, not the path."""
 
 LENGTH = "training.steps"
+"""May grow: the run goes on to its new end, on the schedule of a run of that length."""
 SHORTER = {LENGTH, "training.warmup_steps"}
 """What changes with fewer steps (`beit.config.following`)."""
-"""May grow: the run goes on to its new end, on the schedule of a run of that length."""
 
 
 class RunFolder:
