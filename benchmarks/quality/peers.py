@@ -23,8 +23,8 @@ WIDTH, DEPTH, HEADS, PATCH = 128, 6, 4, 8
 
 
 def plain_vit() -> nn.Module:
-    """A ViT as timm makes it, but for its positions, which begin as sines, as ours do: that alone
-    gives more than the choice of the method."""
+    """A ViT as timm makes it, but for its positions, which begin as sines, as ours do: what is
+    compared is the method."""
     from timm.models.vision_transformer import VisionTransformer
 
     vit = VisionTransformer(
