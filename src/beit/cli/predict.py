@@ -26,7 +26,7 @@ def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PRED
     Args:
         artifact: Folder of a fine-tuning or segmentation run, or its `model` folder.
         images: Files or folders; or else `--data`.
-        config: Which images, and what is said of them.
+        config: Which images, and what is answered about them.
     """
     from beit.inference import files
     from beit.inference.bulk import open_job

@@ -111,7 +111,7 @@ class EmbedConfig(BulkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(BulkConfig):
-    """What is said of each image."""
+    """What is answered about each image."""
 
     out: str = ""
     """Folder for the answers to any number of images, instead of printing them; of a segmenter,

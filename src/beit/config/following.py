@@ -73,7 +73,7 @@ def following(
 
 
 def followed(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
-    """What follows in a config from another option than in its recipe, said in words."""
+    """What follows in a config from another option than in its recipe, in words."""
     leaders = {name: now[name] for name in LEADERS if name in now}
     for rule, value in following(before, leaders):
         if now[rule.follower] == value:

@@ -1,4 +1,4 @@
-"""`--time`: what to train in so much time on this machine and these images, said before it starts.
+"""`--time`: a plan of what to train in so much time on this machine and these images.
 
 A plan is a set of options; those that were given win over it. The run records what was chosen, and
 goes on with that: nothing is planned twice.

@@ -62,20 +62,20 @@ def own_tokenizer(config: PretrainRunConfig, run_options: RunOptions, inputs: In
     its own: those codes are patches of these images, and take seconds.
     Errors: ConfigError if all collapse.
     """
-    said: list[str] = []
+    failures: list[str] = []
     for planned in _attempts(config):
-        if said:
+        if failures:
             logger.warning(
                 "the tokenizer has collapsed (%s): %d codes by k-means are tried instead",
-                said[-1],
+                failures[-1],
                 planned.tokenizer.codes,
             )
         metrics = _trained(planned, run_options, inputs)
         if not metrics.get("collapsed") or config.accept_collapsed:
             return planned.out
-        said.append(f"{planned.out}: {described(metrics)}")
+        failures.append(f"{planned.out}: {described(metrics)}")
     raise ConfigError(
-        f"no tokenizer tells the patches of {config.data} apart: {'; '.join(said)}",
+        f"no tokenizer tells the patches of {config.data} apart: {'; '.join(failures)}",
         remedy="look at what the images show (report.html in those folders): if they are as they "
         "should be, use larger patches (--patch) or insist with --accept-collapsed",
     )

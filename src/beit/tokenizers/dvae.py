@@ -96,7 +96,7 @@ class DiscreteVAE(VisualTokenizer):
         outputs = config.channels * (2 if config.likelihood == "logit-laplace" else 1)
         decoder.append(nn.Conv2d(channels, outputs, 1))
         self.decoder = nn.Sequential(*decoder)
-        # Running share of each code; says which codes are dead. Uniform until seen otherwise.
+        # Running frequency of each code; says which codes are dead. Uniform until seen otherwise.
         self.register_buffer("usage", torch.full((config.codes,), 1 / config.codes))
         # What this process counted since the last update of it.
         self.register_buffer("_counts", torch.zeros(config.codes), persistent=False)
@@ -160,7 +160,7 @@ class DiscreteVAE(VisualTokenizer):
 
     @torch.no_grad()
     def update_usage(self, decay: float) -> None:
-        """Move the running share of each code towards what all processes counted since the last
+        """Move the running frequency of each code towards what all processes counted since the last
         update."""
         if distributed.is_initialized():
             distributed.all_reduce(self._counts)
@@ -173,9 +173,10 @@ class DiscreteVAE(VisualTokenizer):
     def revive(self, generator: torch.Generator, threshold: float = 0.02) -> int:
         """Give dead codes half of the busiest codes' places; how many there were.
 
-        A code is dead when its running share is below `threshold` of the uniform share. It becomes
-        a slightly disturbed copy of a busy code, scoring and painting, and both start with half of
-        the busy code's share. At most half of the codes move at once, busiest first.
+        A code is dead when its running frequency is below `threshold` of the uniform one. It
+        becomes a slightly disturbed copy of a busy code, in encoder and decoder, and both start
+        with half of the busy code's frequency. At most half of the codes move at once, busiest
+        first.
         """
         dead = torch.nonzero(self.usage < threshold / self.codes).flatten()
         order = self.usage.argsort(descending=True)

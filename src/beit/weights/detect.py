@@ -83,18 +83,18 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
     if mapped.family == "dalle":
         tensors, note = _with_decoder(mapped.tensors, foreign)
         return Detected("dalle", tensors, overrides, notes + note)
-    known, said = _known(foreign, mapped.family)
+    known, assumed = _known(foreign, mapped.family)
     transformers = located.naming == "transformers"
     if transformers and not foreign.config:
         known = known.over(Overrides(epsilon=EPSILON))
-        said += (f"norms with an epsilon of {EPSILON}, its library's default",)
+        assumed += (f"norms with an epsilon of {EPSILON}, its library's default",)
     known = overrides.over(known)
     family, tensors, unread = _classifying(mapped._replace(notes=()), known)
     tensors, summed = summed_bias(tensors)
     if transformers:
         tensors, positions = as_read(tensors, known.size)
-        said += positions
-    return Detected(family, tensors, known, notes + summed + said + unread)
+        assumed += positions
+    return Detected(family, tensors, known, notes + summed + assumed + unread)
 
 
 def _in_float32(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:

@@ -87,7 +87,7 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
 
     Pre-trained models go without what only pre-training needs, as timm has no such model.
     """
-    model, said, notes = artifact.model, artifact.details, []
+    model, details, notes = artifact.model, artifact.details, []
     if not isinstance(model, MaskedImageModel | PretrainedBackbone | Classifier):
         raise ConfigError(
             f"timm has no model for a {artifact.kind}", remedy="use --to unilm, hf or beit"
@@ -100,7 +100,7 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
                    if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"]  # fmt: skip
         tensors = {name: value for name, value in tensors.items() if name not in dropped}
         notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
-    if said.multi_label:
+    if details.multi_label:
         notes.append(without_sigmoid("timm"))
     classifies = isinstance(model, Classifier)
     outputs = model.head.out_features if isinstance(model, Classifier) else 0
@@ -127,14 +127,14 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
             "input_size": [backbone.channels, *backbone.size],
             "mean": list(backbone.mean),
             "std": list(backbone.std),
-            "crop_pct": said.crop,
-            "crop_mode": "center" if said.resize == "cover" else "squash",
-            "interpolation": said.interpolation,
+            "crop_pct": details.crop,
+            "crop_mode": "center" if details.resize == "cover" else "squash",
+            "interpolation": details.interpolation,
             "fixed_input_size": True,
             "num_classes": outputs,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **({"label_names": list(said.classes)} if classifies else {}),
+            **({"label_names": list(details.classes)} if classifies else {}),
         },
     }
     _write(place, tensors, {CONFIG: config})
@@ -246,37 +246,37 @@ def _segmentation_config(model: Segmenter) -> dict[str, Any]:
 
 def _preprocessor(artifact: Artifact, backbone: VisionTransformerConfig) -> dict[str, Any]:
     """The image processor: that of BEiT stretches images, that of CLIP keeps their proportions."""
-    (height, width), said = backbone.size, artifact.details
-    whole = int(height / said.crop), int(width / said.crop)
-    keeps = said.resize == "cover" and artifact.kind != "segmenter"
+    (height, width), details = backbone.size, artifact.details
+    whole = int(height / details.crop), int(width / details.crop)
+    keeps = details.resize == "cover" and artifact.kind != "segmenter"
     size = {"shortest_edge": whole[0]} if keeps else {"height": whole[0], "width": whole[1]}
     return {
         "image_processor_type": "CLIPImageProcessor" if keeps else "BeitImageProcessor",
         "do_resize": True,
         "size": size,
-        "do_center_crop": keeps or said.crop < 1,
+        "do_center_crop": keeps or details.crop < 1,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(backbone.mean),
         "image_std": list(backbone.std),
-        "resample": next(key for key, name in PILLOW.items() if name == said.interpolation),
+        "resample": next(key for key, name in PILLOW.items() if name == details.interpolation),
         "do_convert_rgb": backbone.channels == 3,
         **({} if keeps else {"do_reduce_labels": False}),
     }
 
 
 def _flava(tokenizer: DalleTokenizer, place: Path) -> list[str]:
-    said = tokenizer.config
+    codebook = tokenizer.config
     config = {
         "model_type": "flava_image_codebook",
         "architectures": ["FlavaImageCodebook"],
         "num_groups": 4,
-        "input_channels": said.channels,
-        "num_blocks_per_group": said.blocks_per_group,
-        "hidden_size": said.hidden,
-        "vocab_size": said.codes,
+        "input_channels": codebook.channels,
+        "num_blocks_per_group": codebook.blocks_per_group,
+        "hidden_size": codebook.hidden,
+        "vocab_size": codebook.codes,
     }
     _write(place, to_flava(tokenizer.state_dict()), {CONFIG: config})
-    return ["the decoder, as transformers has no place for it"] if said.decoder else []
+    return ["the decoder, as transformers has no place for it"] if codebook.decoder else []

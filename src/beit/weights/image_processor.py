@@ -27,46 +27,50 @@ TRAINED = "train, and save the processor, with a size the model has"
 
 
 def read_processor(
-    said: Entries, size: tuple[int, int], channels: int, *, fixed: bool
+    entries: Entries, size: tuple[int, int], channels: int, *, fixed: bool
 ) -> Overrides:
     """Mean and standard deviation for pixels in [0, 1], and how an image is resized and cropped.
 
     `size` is the model's. `fixed` says that images come to it at that size; a segmenter slides over
     larger ones. Raises CheckpointError for a processor that does anything else.
     """
-    odd = [name for name in said.content
-           if name not in SILENT and said.content[name] not in (None, False)]  # fmt: skip
+    odd = [name for name in entries.content
+           if name not in SILENT and entries.content[name] not in (None, False)]  # fmt: skip
     if odd:
-        said.refuse(
+        entries.refuse(
             f"has {', '.join(odd[:3])}, which is not done here",
             "prepare the images yourself and call `.model`, or save the processor without it",
         )
-    statistics = _statistics(said, channels)
-    return _view(said, size).over(statistics) if fixed else statistics
+    statistics = _statistics(entries, channels)
+    return _view(entries, size).over(statistics) if fixed else statistics
 
 
-def _kind(said: Entries) -> str:
+def _kind(entries: Entries) -> str:
     """The name of the processor's class; that of BEiT where none is named."""
-    return said.text("image_processor_type") or said.text("feature_extractor_type") or "BeitImage"
+    return (
+        entries.text("image_processor_type")
+        or entries.text("feature_extractor_type")
+        or "BeitImage"
+    )
 
 
-def _statistics(said: Entries, channels: int) -> Overrides:
+def _statistics(entries: Entries, channels: int) -> Overrides:
     """Our (p / 255 - mean) / std for its (p * factor - mean) / std, whatever is left out of it."""
-    rescales, normalises = said.flag("do_rescale", True), said.flag("do_normalize", True)
-    factor = said.number("rescale_factor") if rescales else 1.0
+    rescales, normalises = entries.flag("do_rescale", True), entries.flag("do_normalize", True)
+    factor = entries.number("rescale_factor") if rescales else 1.0
     unit = 255 * (1 / 255 if factor is None else factor)
     if unit <= 0:
-        said.refuse(f"has rescale_factor {factor}", "correct it")
-    mean, std = said.numbers("image_mean"), said.numbers("image_std")
+        entries.refuse(f"has rescale_factor {factor}", "correct it")
+    mean, std = entries.numbers("image_mean"), entries.numbers("image_std")
     if not normalises:
         mean, std = (0.0,) * channels, (1.0,) * channels
     if mean is None or std is None:
-        if not _kind(said).startswith(HALVES):
-            said.refuse("does not say image_mean and image_std", "say both")
+        if not _kind(entries).startswith(HALVES):
+            entries.refuse("does not say image_mean and image_std", "say both")
         mean, std = mean or (0.5,), std or (0.5,)
     mean, std = (each * channels if len(each) == 1 else each for each in (mean, std))
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        said.refuse(
+        entries.refuse(
             f"has image_mean {list(mean)} and image_std {list(std)} for {channels} channels",
             "give one value for each channel, and deviations above 0",
         )
@@ -75,17 +79,17 @@ def _statistics(said: Entries, channels: int) -> Overrides:
     return Overrides(mean=tuple(m / unit for m in mean), std=tuple(s / unit for s in std))
 
 
-def _view(said: Entries, size: tuple[int, int]) -> Overrides:
+def _view(entries: Entries, size: tuple[int, int]) -> Overrides:
     """How an image of any size comes to that of the model."""
-    crops = said.flag("do_center_crop", False)
-    if not said.flag("do_resize", True):
+    crops = entries.flag("do_center_crop", False)
+    if not entries.flag("do_resize", True):
         if crops:
-            said.refuse("crops images without resizing them", TRAINED)
+            entries.refuse("crops images without resizing them", TRAINED)
         return Overrides(crop=1.0, resize="stretch")
-    resize, whole = _resized(said, size, crops)
-    made = (_sides(said, "crop_size") or size) if crops else whole
+    resize, whole = _resized(entries, size, crops)
+    made = (_sides(entries, "crop_size") or size) if crops else whole
     if made != size:
-        said.refuse(
+        entries.refuse(
             f"makes images of {made[0]} x {made[1]} pixels for a model of {size[0]} x {size[1]}",
             TRAINED,
         )
@@ -94,30 +98,32 @@ def _view(said: Entries, size: tuple[int, int]) -> Overrides:
     fitting = [each for each in fractions if each <= 1
                and tuple(int(side / each) for side in size) == whole]  # fmt: skip
     if not fitting:
-        said.refuse(
+        entries.refuse(
             f"resizes to {whole[0]} x {whole[1]} pixels for crops of {size[0]} x {size[1]}",
             "use a crop that keeps the same fraction of both sides, and no more than there is",
         )
-    resample = said.integer("resample")
+    resample = entries.integer("resample")
     if resample is None:
-        resample = 2 if _kind(said).startswith(BILINEAR) else 3
+        resample = 2 if _kind(entries).startswith(BILINEAR) else 3
     if resample not in PILLOW:
-        said.refuse(
+        entries.refuse(
             f"resizes with Pillow's filter {resample}",
             "only lanczos (1), bilinear (2) and bicubic (3) are done here",
         )
     return Overrides(crop=fitting[0], resize=resize, interpolation=PILLOW[resample])
 
 
-def _resized(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize, tuple[int, int]]:
+def _resized(
+    entries: Entries, size: tuple[int, int], crops: bool
+) -> tuple[Resize, tuple[int, int]]:
     """How it resizes, and to which height and width; of a shorter side, both are that long."""
-    value = said.content.get("size")
+    value = entries.content.get("size")
     if isinstance(value, dict):
         given = {name for name in value if value[name] is not None}
         if given == {"shortest_edge"}:
-            edge = Entries(said.file, value).integer("shortest_edge") or 0
+            edge = Entries(entries.file, value).integer("shortest_edge") or 0
             if not edge or not crops or size[0] != size[1]:
-                said.refuse(
+                entries.refuse(
                     f"resizes the shorter side to {edge} pixels for a model of {size[0]} x "
                     f"{size[1]}" + ("" if crops else ", and does not crop"),
                     "images come to the model at one size: crop them to a square, or resize to "
@@ -125,26 +131,26 @@ def _resized(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize,
                 )
             return "cover", (edge, edge)
         if given != {"height", "width"}:
-            said.refuse(f"resizes to {value!r:.80}", "use height and width, or shortest_edge")
-    sides = _sides(said, "size")
+            entries.refuse(f"resizes to {value!r:.80}", "use height and width, or shortest_edge")
+    sides = _sides(entries, "size")
     if sides is None:
         return "stretch", size
-    short = _kind(said).startswith(SHORT_EDGE)
-    keeps = isinstance(value, int) and not said.flag("default_to_square", not short)
+    short = _kind(entries).startswith(SHORT_EDGE)
+    keeps = isinstance(value, int) and not entries.flag("default_to_square", not short)
     return "cover" if keeps else "stretch", sides
 
 
-def _sides(said: Entries, name: str) -> tuple[int, int] | None:
+def _sides(entries: Entries, name: str) -> tuple[int, int] | None:
     """Height and width, given both or as one number."""
-    value = said.content.get(name)
+    value = entries.content.get(name)
     if isinstance(value, dict):
-        entries = Entries(said.file, value)
+        entries = Entries(entries.file, value)
         height, width = entries.integer("height"), entries.integer("width")
     elif isinstance(value, list):
-        both = said.integers(name) or ()
+        both = entries.integers(name) or ()
         height, width = (*both, *both)[:2] if len(both) in (1, 2) else (None, None)
     else:
-        height = width = said.integer(name)
+        height = width = entries.integer(name)
     if value is not None and (not height or not width):
-        said.refuse(f"says {name} = {value!r:.80}", "give height and width")
+        entries.refuse(f"says {name} = {value!r:.80}", "give height and width")
     return (height, width) if height and width else None

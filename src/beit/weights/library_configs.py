@@ -30,10 +30,10 @@ CROPS: dict[str, Resize] = {"": "cover", "center": "cover", "squash": "stretch"}
 
 def read_timm(config: Entries) -> Overrides:
     """The `config.json` of timm. Raises CheckpointError for a preparation that is not done here."""
-    said = config.table("pretrained_cfg") or config
+    published = config.table("pretrained_cfg") or config
     built = config.table("model_args")
-    shape = said.integers("input_size")
-    mode, kind = said.text("crop_mode"), said.text("interpolation")
+    shape = published.integers("input_size")
+    mode, kind = published.text("crop_mode"), published.text("interpolation")
     if mode not in CROPS or kind not in INTERPOLATIONS:
         config.refuse(
             f"prepares images by crop_mode '{mode}' and interpolation '{kind}'",
@@ -42,12 +42,12 @@ def read_timm(config: Entries) -> Overrides:
     return Overrides(
         size=(shape[1], shape[2]) if shape is not None and len(shape) == 3 else None,
         heads=None if built is None else built.integer("num_heads"),
-        mean=said.numbers("mean"),
-        std=said.numbers("std"),
-        crop=said.number("crop_pct"),
+        mean=published.numbers("mean"),
+        std=published.numbers("std"),
+        crop=published.number("crop_pct"),
         resize=CROPS[mode],
         interpolation=INTERPOLATIONS[kind],
-        classes=said.texts("label_names"),
+        classes=published.texts("label_names"),
     )
 
 

@@ -129,8 +129,8 @@ def _typed_errors(name: str, what: str, remedy: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _refused(name, what, remedy, error) from error
     except ValueError as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{what}: {said}", remedy=f"change that; then {remedy}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{what}: {reason}", remedy=f"change that; then {remedy}") from error
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
         cause = error.__cause__ or error  # for a file it says no more than that it failed
         if isinstance(cause, HfHubHTTPError):
@@ -141,19 +141,19 @@ def _typed_errors(name: str, what: str, remedy: str) -> Iterator[None]:
 def _refused(name: str, what: str, remedy: str, error: HfHubHTTPError) -> BeitError:
     """The error for an answer with a status that is one."""
     status = error.response.status_code
-    said = error.server_message or first_line(error)
+    reason = error.server_message or first_line(error)
     if status == HTTPStatus.UNAUTHORIZED:
-        return ConfigError(f"the hub does not know this token: {said}", remedy=LOG_IN)
+        return ConfigError(f"the hub does not know this token: {reason}", remedy=LOG_IN)
     if status == HTTPStatus.FORBIDDEN:
         return ConfigError(
-            f"this token may not write to {name}: {said}",
+            f"this token may not write to {name}: {reason}",
             remedy="use a token that may write, and a name whose owner you are",
         )
     if status == HTTPStatus.CONFLICT:
         return ConfigError(
-            f"{name} exists on the hub: {said}",
+            f"{name} exists on the hub: {reason}",
             remedy="choose another name, or add a commit to it with --update",
         )
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ConfigError(f"{what}: the hub answers {status} {said}", remedy="do as it says")
-    return ResourceError(f"{what}: the hub answers {status} {said}", remedy=remedy)
+        return ConfigError(f"{what}: the hub answers {status} {reason}", remedy="do as it says")
+    return ResourceError(f"{what}: the hub answers {status} {reason}", remedy=remedy)

@@ -126,11 +126,11 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
 
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     data = safetensors.torch.save(tensors)
-    said = {name: value for name, value in to_json(details).items() if name != "type"}
+    fields = {name: value for name, value in to_json(details).items() if name != "type"}
     config = {
         "format": FORMAT,
         "architecture": describe(model),
-        **said,
+        **fields,
         "sha256": hashlib.sha256(data).hexdigest(),
         "versions": {"beit": beit.__version__, "torch": torch.__version__},
     }

@@ -145,11 +145,11 @@ def export(
         )  # fmt: skip
         images = built_in(target.channels)
         if data:
-            said = source.details
+            details = source.details
             # A multi-label model has no classes of which an image has one: no accuracy is compared.
-            classes = () if said.multi_label else said.classes
+            classes = () if details.multi_label else details.classes
             images = from_data(
-                data, target.channels, samples, classes, label_file, said.value_range
+                data, target.channels, samples, classes, label_file, details.value_range
             )
         metadata = describe(source, target)
         folder = beside(place, "exporting")

@@ -168,14 +168,14 @@ class CentralView(nn.Module):
         return _levels(rows @ across).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def central_view_graph(size: tuple[int, int], said: Details) -> CentralView:
+def central_view_graph(size: tuple[int, int], details: Details) -> CentralView:
     """The graph of how an artifact has images resized. Raises ConfigError for Lanczos."""
-    if said.interpolation == "lanczos":
+    if details.interpolation == "lanczos":
         raise ConfigError(
             "the model has its images resized by Lanczos, which no graph does",
             remedy="export it with --preprocess normalise, and resize before",
         )
-    return CentralView(size, said.crop, said.resize, said.interpolation)
+    return CentralView(size, details.crop, details.resize, details.interpolation)
 
 
 def _levels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -245,10 +245,10 @@ def _pair(
     images: list[np.ndarray], artifact: Artifact, graph: Graph, size: tuple[int, int]
 ) -> Pair:
     """A batch for the file and for the model."""
-    said, target = artifact.details, graph.target
+    details, target = artifact.details, graph.target
 
     def prepared(batch: list[np.ndarray], side: tuple[int, int]) -> Tensor:
-        views = [central_view(each, side, said.crop, said.resize, said.interpolation)
+        views = [central_view(each, side, details.crop, details.resize, details.interpolation)
                  for each in batch]  # fmt: skip
         return torch.stack(views).contiguous()
 
