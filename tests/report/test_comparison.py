@@ -38,7 +38,7 @@ def two(runs, tmp_path):
 def test_a_page_has_all_of_both(two, read, tmp_path):
     page = read(report_comparison(two, tmp_path / "page" / "comparison.html"))
     assert [one["id"] for one in page.all("section")] == [
-        "figures", "curves", "images", "settings",
+        "figures", "settings", "curves", "images",
     ]  # fmt: skip
     assert "training.lr" in page.words
     assert "0.0123" in page.words

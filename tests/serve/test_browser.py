@@ -1,11 +1,14 @@
-"""The page in a real browser: by mouse, by keyboard, on a desk and on a phone."""
+"""The pages in a real browser: by mouse, by keyboard, without eyes, on a desk and on a phone."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import pytest
 
+from beit.report.page import write_probe_page
+from beit.report.study import StudyPage, StudyTable, write_study_page
 from served import NAMES, png, serving, wait_for, write_artifacts
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -15,6 +18,43 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )  # fmt: skip
 PANELS = ("image", "predict", "segment", "tokens", "reconstruct", "attention")
+WIDTHS, THEMES = (390, 768, 1440), ("light", "dark")
+NAMED = {"application", "button", "DisclosureTriangle", "group", "heading", "image", "link"}
+"""Roles of the accessibility tree that say nothing without a name."""
+FAULTS = """
+const found = [], root = document.documentElement;
+if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} pixels wide`);
+const levels = [...document.querySelectorAll("h1, h2, h3")].map((one) => +one.tagName[1]);
+levels.forEach((level, place) => {
+  if (level > (levels[place - 1] ?? 0) + 1) found.push(`heading ${place} has level ${level}`);
+});
+for (const one of document.querySelectorAll("th")) {
+  if (!one.innerText.trim()) found.push("a heading of a table is empty");
+}
+const channels = (text) => (text.match(/[0-9.]+/g) || []).map(Number);
+const light = (text) => {
+  const [red, green, blue] = channels(text).slice(0, 3).map((value) => {
+    const part = value / 255;
+    return part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4;
+  });
+  return .2126 * red + .7152 * green + .0722 * blue;
+};
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) {
+  const one = texts.currentNode.parentElement, words = texts.currentNode.data.trim();
+  if (!words || !one.checkVisibility() || one.closest("script, title")) continue;
+  const ink = getComputedStyle(one)[one.closest("svg") ? "fill" : "color"];
+  let under = one, paper;
+  do {
+    paper = getComputedStyle(under).backgroundColor;
+    under = under.parentElement;
+  } while (under && (channels(paper)[3] ?? 1) < 1);
+  const shown = [light(ink), light(paper)];
+  const contrast = (Math.max(...shown) + .05) / (Math.min(...shown) + .05);
+  if (contrast < 4.5) found.push(`${contrast.toFixed(1)} is the contrast of ${words}`);
+}
+return found;
+"""
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="there is no chromium with its chromedriver"
 )
@@ -45,6 +85,26 @@ def browser(tmp_path):
 def text(browser, name):
     """Asked and answered by one script, so that no element grows stale in between."""
     return browser.execute_script("return document.getElementById(arguments[0])?.innerText", name)
+
+
+def faults(browser):
+    """What somebody on a phone, without a mouse or without eyes would stumble over."""
+    found = []
+    for width, theme in itertools.product(WIDTHS, THEMES):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": theme}]},
+        )
+        found += [f"{width}, {theme}: {one}" for one in browser.execute_script(FAULTS)]
+    for node in browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]:
+        role = node.get("role", {}).get("value")
+        if role in NAMED and not node["ignored"] and not node.get("name", {}).get("value"):
+            found.append(f"{role} without a name")
+    return found
 
 
 def hidden(browser):
@@ -98,6 +158,8 @@ def test_everything_is_shown(browser, server, tmp_path, width, height):
     browser.find_element("css selector", "#reconstruct button").send_keys(Keys.ENTER)
     wait_for(lambda: hidden(browser) not in (None, before))
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    if width < 500:
+        assert faults(browser) == []
     full = browser.execute_script("return document.documentElement.scrollHeight")
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -111,6 +173,45 @@ def test_what_is_no_image_is_said(browser, server, tmp_path):
     place.write_bytes(b"rubbish")
     choose(browser, server, place)
     assert text(browser, "status").startswith("This file is not an image that the model can read")
+
+
+def test_of_several_files_the_first_is_shown_and_the_rest_are_named(browser, server, tmp_path):
+    places = [tmp_path / name for name in ("a.png", "b.png")]
+    for number, place in enumerate(places):
+        place.write_bytes(png(number))
+    browser.get(f"http://127.0.0.1:{server.port}/")
+    wait_for(lambda: "classifier" in (text(browser, "models") or ""))
+    browser.execute_script("document.getElementById('file').multiple = true")
+    browser.find_element("id", "file").send_keys("\n".join(map(str, places)))
+    wait_for(lambda: text(browser, "status") not in (None, "", "The model is looking…"))
+    assert text(browser, "status") == "Only a.png of 2 files: choose one at a time."
+
+
+def test_a_report_can_be_read_by_everybody(browser, tmp_path):
+    """A wide table scrolls by itself, and by keyboard; a chart has a name and its numbers."""
+    from selenium.webdriver.common.keys import Keys
+
+    head = ["arm", *(f"a long measure number {number}" for number in range(12))]
+    table = StudyTable("Scores", "What was found.", head, [["from scratch", *["25.0"] * 12]])
+    write_study_page(tmp_path / "study.html", StudyPage("Does it pay?", "It does.", (table,)))
+    write_probe_page(
+        tmp_path / "probe.html", "a model", {"linear": [0.1, 0.3, 0.2]},
+        [("linear", "block 1", "30.0", "29.0")], "top-1",
+    )  # fmt: skip
+    browser.get((tmp_path / "probe.html").as_uri())
+    assert faults(browser) == []
+    browser.get((tmp_path / "study.html").as_uri())
+    assert faults(browser) == []
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    browser.find_element("tag name", "body").send_keys(Keys.TAB)
+    focused = browser.switch_to.active_element
+    assert focused.get_attribute("aria-label") == "Scores"
+    assert focused.value_of_css_property("outline-width") == "3px"
+    focused.send_keys(Keys.ARROW_RIGHT)
+    wait_for(lambda: browser.execute_script("return arguments[0].scrollLeft", focused) > 0)
 
 
 def test_a_page_of_a_locked_server_asks_for_the_key(browser, environment, tmp_path):

@@ -121,9 +121,10 @@ def compare(
     variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
     doubt = 1.96 * math.sqrt(variance)
     text = (
-        f"on these {images} images the most frequent class of training alone gives "
-        f"{frequent:.1%}, the best baseline ({trivial[0]}) {trivial[1]:.1%}, the {best[0]} "
-        f"{best[1]:.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points (95 %)"
+        f"the {best[0]} is right on {best[1]:.1%} of {images} images, the best baseline "
+        f"({trivial[0]}) on {trivial[1]:.1%}, and the most frequent class of training alone gives "
+        f"{frequent:.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points over that "
+        "baseline (95 %)"
     )
     return Comparison(gain > doubt, text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from itertools import starmap
 from typing import Literal, NamedTuple
@@ -77,7 +77,7 @@ NOT_DRAWN = {
     "neighbours_block",
 }
 NOT_DRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss"}
-NOT_DRAWN |= {"codes_revived"}
+NOT_DRAWN |= {"codes_revived", "token_agreement"}
 
 
 def charts(specs: Sequence[Chart], history: History) -> list[Chart]:
@@ -192,13 +192,16 @@ def strokes(line: Line, noisy: bool) -> list[Stroke]:
     return [Stroke(points, "solid")]
 
 
-def _table(lines: Sequence[Line]) -> list[tuple[float, list[float | None]]]:
+def _table(lines: Sequence[Line], shown: Callable[[float], str]) -> list[list[str]]:
     """A few steps of each line, the last one among them, with the values of all lines there."""
     columns = [dict(line.points) for line in lines]
     steps = {
         step for column in columns for step in [*column][:: -math.ceil(len(column) / MOST_ROWS)]
     }
-    return [(step, [column.get(step) for column in columns]) for step in sorted(steps)]
+    return [
+        [f"{step:,.0f}", *(shown(column[step]) if step in column else "" for column in columns)]
+        for step in sorted(steps)
+    ]
 
 
 def draw(chart: Chart) -> Markup:
@@ -211,6 +214,7 @@ def draw(chart: Chart) -> Markup:
         return Markup("")
     lines = [line for _, line in drawn]
     frame = frame_of(lines, chart.from_zero)
+    shown = percent if chart.as_fraction else number
     return render(
         "chart.html.j2",
         chart=chart,
@@ -218,11 +222,12 @@ def draw(chart: Chart) -> Markup:
         # References lie below, so that they do not hide the curve they are for.
         layers=sorted(drawn, key=lambda pair: pair[1].role != "reference"),
         frame=frame,
-        shown=percent if chart.as_fraction else number,
+        shown=shown,
         strokes=lambda line: strokes(line, chart.noisy),
         marks=lambda line: thin(line.points, MOST_MARKS),
         values=ticks(frame.low, frame.high),
         steps=[step for step in ticks(frame.left, frame.right) if step.is_integer()],
-        table=_table(lines),
+        head=[chart.along, *(line.label for line in lines)],
+        rows=_table(lines, shown),
         left=LEFT, right=WIDTH - RIGHT, bottom=HEIGHT - BOTTOM, width=WIDTH, height=HEIGHT,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from beit.report.history import History
 from beit.report.inputs import RunModel, batches, images_named, keys_of, open_model
 from beit.report.markup import (
     Example,
+    Finding,
     LabelBar,
     PageImage,
     Section,
@@ -35,7 +36,7 @@ from beit.report.markup import (
     percent,
     render,
 )
-from beit.report.page import Examples, Figure, Finding, best_figure
+from beit.report.page import Examples, Figure, best_and_last
 from beit.weights.answering import Answering, answering
 
 MOST_IMAGES = 5000
@@ -267,22 +268,22 @@ def _baselines(validation: Validation, found: Predicted, most: int) -> Section:
         device,
     )
     counts, images = class_counts(validation.train), len(found.targets)
-    own = float((found.probabilities.argmax(dim=1) == found.targets).float().mean())
-    frequent = float((found.targets == int(counts.argmax())).float().mean())
+    own = float((found.probabilities.argmax(dim=1) == found.targets).double().mean())
+    frequent = float((found.targets == int(counts.argmax())).double().mean())
     best = max(accuracies, key=lambda name: accuracies[name])
     verdict = compare(("classifier", own), (best, accuracies[best]), frequent, images)
     rows = [("this classifier", own), *accuracies.items(), ("the most frequent class", frequent)]
+    text = verdict.text if verdict.beyond else f"{verdict.text}; {NO_BETTER}"
     body = render(
         "baselines.html.j2",
         rows=[(name, value, wilson_interval(value, images)) for name, value in rows],
-        verdict=verdict,
-        advice="" if verdict.beyond else NO_BETTER,
         known=len(known),
         available=len(validation.train),
     )
     say = logger.info if verdict.beyond else logger.warning
-    say("%s%s", verdict.text, "" if verdict.beyond else f"; {NO_BETTER}")
-    return Section("baselines", "Against what", body)
+    say("%s", text)
+    finding = Finding(f"{text[0].upper()}{text[1:]}.", not verdict.beyond)
+    return Section("baselines", "Against what", body, finding)
 
 
 def sections(run: Path, config: FinetuneRunConfig) -> list[Section]:
@@ -323,18 +324,14 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
     loss = number(history.last("evaluate", "loss"))
     if history.points("evaluate", "map"):
         chance = percent(history.last("evaluate", "chance_map"))
-        score, f1 = history.last("evaluate", "map"), history.last("evaluate", "macro_f1")
+        f1 = history.last("evaluate", "macro_f1")
         return [
-            best_figure(history, "map", "mean average precision"),
-            Figure(percent(score), "mean average precision, last", f"at random: {chance}"),
+            *best_and_last(history, "map", "mean average precision", f"at random: {chance}"),
             Figure(percent(f1), "macro F1, last", "validation, last step"),
             Figure(loss, "validation loss", "per label"),
         ]
-    top1, top5 = history.last("evaluate", "top1"), history.last("evaluate", "top5")
-    figures = [
-        best_figure(history, "top1", "top-1"),
-        Figure(percent(top1), "top-1, last", "validation, last step"),
-    ]
+    top5 = history.last("evaluate", "top5")
+    figures = best_and_last(history, "top1", "top-1")
     if top5 is not None and top5 < 1:
         figures.append(Figure(percent(top5), "top-5, last", "validation, last step"))
     chance = number(history.last("train", "chance_loss"))

@@ -84,11 +84,28 @@ def _agree(lines: list[Line], runs: int) -> bool:
 
 
 def _figures(runs: Compared) -> Cells:
-    rows: Cells = {"kind": {name: (page.title, "") for name, page in runs.items()}}
+    kinds = {name: (page.title, "") for name, page in runs.items()}
+    rows: Cells = {"kind": kinds} if len(set(kinds.values())) > 1 else {}
     for name, page in runs.items():
         for figure in page.figures():
             rows.setdefault(figure.label, {})[name] = (figure.value, figure.beside)
     return rows
+
+
+def _verdict(runs: Compared) -> str:
+    """The order of the runs by the first score that all of them have, the best first."""
+    scored = [{one.label: one for one in page.figures() if one.score is not None}
+              for page in runs.values()]  # fmt: skip
+    label = next((one for one in scored[0] if all(one in each for each in scored)), None)
+    if label is None:
+        return ""
+    pairs = zip(runs, (each[label] for each in scored), strict=True)
+    order = sorted(pairs, key=lambda pair: -(pair[1].score or 0))
+    found = ", ".join(f"{name} {figure.value}" for name, figure in order)
+    return (
+        f"By {label}: {found}. These are single runs: a small difference may be chance, so repeat "
+        "with other seeds before you rely on it."
+    )
 
 
 def _options(runs: Compared) -> Cells:
@@ -137,6 +154,7 @@ def write_comparison(
         text = render(
             "comparison.html.j2",
             runs=runs,
+            verdict=_verdict(runs),
             figures=_figures(runs),
             charts=[figure for figure in map(draw, overlaid(runs)) if figure],
             sections=[*sections, _images(runs, shlex.join(words))],

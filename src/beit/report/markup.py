@@ -59,12 +59,21 @@ class Example(NamedTuple):
     labels: tuple[LabelBar, ...] = ()
 
 
+class Finding(NamedTuple):
+    """Something that a reader of the page should know first."""
+
+    text: str
+    is_warning: bool = False
+
+
 class Section(NamedTuple):
     """A part of a page with a heading."""
 
     anchor: str
     title: str
     body: Markup
+    finding: Finding | None = None
+    """What it comes to, for the top of the page."""
 
 
 def number(value: float | None) -> str:

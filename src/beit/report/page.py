@@ -23,7 +23,7 @@ from beit.errors import BeitError, ResourceError
 from beit.recipes import RECIPES
 from beit.report.charts import Chart, Line, charts, draw
 from beit.report.history import History, read_history
-from beit.report.markup import Example, Section, percent, render
+from beit.report.markup import Example, Finding, Section, percent, render
 from beit.training.run_folder import RunFolder, read_reasons
 from beit.weights.store import Described, described
 
@@ -39,13 +39,8 @@ class Figure(NamedTuple):
     value: str
     label: str
     beside: str = ""
-
-
-class Finding(NamedTuple):
-    """Something that a reader of the page should know first."""
-
-    text: str
-    is_warning: bool = False
+    score: float | None = None
+    """By which runs are compared: more is better."""
 
 
 class Examples(NamedTuple):
@@ -139,8 +134,8 @@ class RunPage:
         """The big numbers."""
         history, training = self.history, self.config.training
         seconds = history.seconds(training.batch)
-        beside = f"about {_duration(seconds)} of training" if history.rows else ""
-        steps = Figure(f"{history.step:,}", f"of {training.steps:,} steps", beside)
+        taken = f", about {_duration(seconds)} of training" if history.rows else ""
+        steps = Figure(f"{history.step:,}", "steps", f"of {training.steps:,}{taken}")
         return [*self.kind.headline(self.config, history), steps]
 
     def findings(self) -> list[Finding]:
@@ -184,11 +179,18 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
-def best_figure(history: History, metric: str, label: str) -> Figure:
-    """The best evaluation, whose model is published."""
-    step, value = history.best(metric) or (None, None)
-    beside = "" if step is None else f"validation, step {step:,.0f}; it is the one in model/"
-    return Figure(percent(value), f"{label}, best", beside)
+def best_and_last(history: History, metric: str, label: str, against: str = "") -> list[Figure]:
+    """The best evaluation, whose model is published, and the last one where that is another."""
+    best = history.best(metric)
+    if best is None:
+        return [Figure(percent(None), f"{label}, best")]
+    step, value = best
+    beside = "; ".join(filter(None, [f"validation, step {step:,.0f}, as in model/", against]))
+    found = [Figure(percent(value), f"{label}, best", beside, value)]
+    last_step, last = history.points("evaluate", metric)[-1]
+    if last_step != step:
+        found.append(Figure(percent(last), f"{label}, last", "validation, last step"))
+    return found
 
 
 def _came_with_init(name: str, value: object, init: str) -> bool:
@@ -269,6 +271,7 @@ def page_html(page: RunPage, images: Sequence[Section]) -> str:
     return render(
         "run.html.j2",
         page=page,
+        findings=[*page.findings(), *(part.finding for part in images if part.finding)],
         most=MOST_NAMED,
         next=page.kind.next.format(**places) if page.finished else f"{again} \\\n  --resume",
         loaded=repr(str(page.run)),

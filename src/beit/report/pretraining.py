@@ -36,8 +36,8 @@ from beit.objectives.reconstruction import (
 from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
-from beit.report.markup import Example, PageImage, Section, number, percent, render
-from beit.report.page import Examples, Figure, Finding
+from beit.report.markup import Example, Finding, PageImage, Section, number, percent, render
+from beit.report.page import Examples, Figure
 from beit.tokenizers.base import VisualTokenizer
 from beit.training.run_folder import read_run_config
 from beit.weights.load import open_tokenizer
@@ -261,7 +261,7 @@ def headline(config: PretrainRunConfig, history: History) -> list[Figure]:
         score, best = history.last("evaluate", name), history.last("evaluate", f"{name}_block")
         if score is not None:
             place = "" if best is None else f", block {best:.0f}"
-            figures.append(Figure(percent(score), label, f"frozen features{place}"))
+            figures.append(Figure(percent(score), label, f"frozen features{place}", score))
     return figures
 
 

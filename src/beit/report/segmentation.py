@@ -23,8 +23,8 @@ from beit.models.sliding import label_map
 from beit.report.charts import read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
-from beit.report.markup import Example, PageImage, Section, percent, render
-from beit.report.page import Examples, Figure, Finding, best_figure
+from beit.report.markup import Example, Finding, PageImage, Section, percent, render
+from beit.report.page import Examples, Figure, best_and_last
 
 MOST_IMAGES = 48
 MOST_ROWS = 150
@@ -129,11 +129,9 @@ def headline(_config: RunConfig, history: History) -> list[Figure]:
     """The big numbers of a segmenter."""
     occurring = history.last("evaluate", "scored_classes")
     beside = "" if occurring is None else f"last step; {occurring:.0f} classes occur"
-    labels = {
-        "miou": "mean IoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixels right",
-    }  # fmt: skip
+    labels = {"mean_accuracy": "mean accuracy", "pixel_accuracy": "pixels right"}
     return [
-        best_figure(history, "miou", "mean IoU"),
+        *best_and_last(history, "miou", "mean IoU"),
         *(
             Figure(percent(history.last("evaluate", name)), f"{label}, last", beside)
             for name, label in labels.items()

@@ -24,8 +24,17 @@ from beit.objectives.targets import patchify
 from beit.report.charts import Chart, Line, draw, read_charts
 from beit.report.history import History
 from beit.report.inputs import batches, best_typical_worst, open_model
-from beit.report.markup import UNKNOWN, Example, PageImage, Section, number, percent, render
-from beit.report.page import Examples, Figure, Finding
+from beit.report.markup import (
+    UNKNOWN,
+    Example,
+    Finding,
+    PageImage,
+    Section,
+    number,
+    percent,
+    render,
+)
+from beit.report.page import Examples, Figure
 from beit.tokenizers.base import VisualTokenizer
 
 MOST_IMAGES = 256
@@ -191,7 +200,7 @@ def headline(config: TokenizerRunConfig, history: History) -> list[Figure]:
         quality = Figure(value, "cosine", "with the teacher's features")
     else:
         value = UNKNOWN if psnr is None else f"{psnr:.1f} dB"
-        quality = Figure(value, "PSNR", "held-out images")
+        quality = Figure(value, "PSNR", "held-out images", psnr)
     used = number(history.last("evaluate", "codes_in_use"))
     even = number(history.last("evaluate", "perplexity"))
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,7 @@ from beit.serve.schemas import (
 from beit.serve.supervisor import Answer, Supervisor
 
 PAGE = Path(__file__).with_name("page.html")
+STYLE = resources.files("beit.report") / "templates" / "style.css"
 JSON = "application/json"
 VERSION = "x-model-version"
 STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
@@ -175,7 +177,8 @@ def make_application(service: Service, key: str = "") -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,
     )
-    page = PAGE.read_text(encoding="utf-8")
+    style = STYLE.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8").replace("/* style.css of the reports */", style)
     for kind in (Refused, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         application.add_exception_handler(kind, _answer_error)
 
