@@ -184,7 +184,7 @@ def test_of_several_files_the_first_is_shown_and_the_rest_are_named(browser, ser
     browser.execute_script("document.getElementById('file').multiple = true")
     browser.find_element("id", "file").send_keys("\n".join(map(str, places)))
     wait_for(lambda: text(browser, "status") not in (None, "", "The model is looking…"))
-    assert text(browser, "status") == "Only a.png of 2 files: choose one at a time."
+    assert text(browser, "status") == "This is a.png, the first of 2 files. Choose one at a time."
 
 
 def test_a_report_can_be_read_by_everybody(browser, tmp_path):
