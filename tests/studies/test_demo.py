@@ -90,7 +90,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
 class InProcess:
     """In the place of a pool of processes, which would not know the made-up world."""
 
-    def __init__(self, _processes: int) -> None:
+    def __init__(self, _processes: int, initializer: object) -> None:
         self.map = map
 
     def __enter__(self) -> InProcess:
