@@ -32,7 +32,7 @@ def tiny_plan() -> DemoPlan:
         model = replace(run.model, width=16, depth=2, heads=2, hidden=16)
         return replace(run, training=training, loader=loader, model=model)
 
-    budget = Budget(per_class=1, steps=10, seeds=1, pretrained_lr=1e-3, scratch_lr=1e-3)
+    budget = Budget(per_class=1, steps=10, seeds=1)
     steps = replace(whole.tokenizer.training, steps=3, batch=4)
     loader = replace(whole.tokenizer.loader, workers=0)
     return replace(
