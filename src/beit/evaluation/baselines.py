@@ -120,10 +120,11 @@ def compare(
     gain = best[1] - trivial[1]
     variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
     doubt = 1.96 * math.sqrt(variance)
+    change = "a gain" if gain >= 0 else "a loss"
     text = (
         f"on these {images} images the most frequent class of training alone gives "
         f"{frequent:.1%}, the best baseline ({trivial[0]}) {trivial[1]:.1%}, the {best[0]} "
-        f"{best[1]:.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points (95 %)"
+        f"{best[1]:.1%}: {change} of {100 * abs(gain):.1f} ± {100 * doubt:.1f} points (95 %)"
     )
     return Comparison(gain > doubt, text)
 

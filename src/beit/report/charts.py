@@ -77,7 +77,7 @@ NOT_DRAWN = {
     "neighbours_block",
 }
 NOT_DRAWN |= {"scored_classes", "retrieval_block", "perplexity_limit", "chance_loss"}
-NOT_DRAWN |= {"codes_revived"}
+NOT_DRAWN |= {"codes_revived", "token_agreement"}
 
 
 def charts(specs: Sequence[Chart], history: History) -> list[Chart]:
