@@ -196,8 +196,8 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
 
 
 def _was_stopped_before(task: Task[Config], config: Config, folder: RunFolder) -> bool:
-    """Whether not this run was begun but the one that precedes it, a tokenizer of its own: the same
-    command goes on with that, and then starts this one."""
+    """Whether this run was not begun yet, but the tokenizer that it trains first was: that goes on,
+    and this run starts after it."""
     first = None if folder.config.exists() else task.first(config)
     return first is not None and RunFolder(Path(first.out)).config.exists()
 
