@@ -30,6 +30,11 @@ class Goal(NamedTuple):
     peer_case: str = ""
     """The case of the peer's row, if it is another: as shipped, against the best that we have."""
 
+    @property
+    def paired(self) -> bool:
+        """Whether the plain contestant of ours stands against the peer in the same case."""
+        return self.ours == OURS and not self.peer_case
+
 
 class Verdict(NamedTuple):
     """What a record says of a goal."""
@@ -58,14 +63,22 @@ def _judge(record: Record, goal: Goal) -> Verdict:
     ours = record.find(goal.part, goal.case, goal.ours)
     if reason or peer is None or ours is None:
         return Verdict(goal, f"not measurable here: {reason}" if reason else "not measured")
-    paired = goal.ours == OURS and not goal.peer_case
-    ratio = peer.ratio if paired else peer.median / ours.median
+    ratio = peer.ratio if goal.paired else peer.median / ours.median
     word = "met" if ratio >= goal.at_least else "missed"
     return Verdict(goal, word, ratio, _limit(record, ours, peer))
 
 
 def _limit(record: Record, ours: Row, peer: Row) -> float:
     return peer.median * record.peaks[ours.precision] / ours.gflops if ours.gflops else 0.0
+
+
+def headlines(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """One of each part, whether met or missed: its first, of those that compare the same case."""
+    first: dict[str, Verdict] = {}
+    for found in verdicts:
+        if found.goal.paired:
+            first.setdefault(found.goal.part, found)
+    return list(first.values())
 
 
 def lines(verdicts: Iterable[Verdict]) -> list[str]:

@@ -1,11 +1,11 @@
-"""What the pages on speed show of a record, between two marks: its goals on the page for users, its
-tables on the one for maintainers."""
+"""What the pages on speed show of a record, between two marks: one goal of each part on the page
+for users, all goals and tables on the one for maintainers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.goals import goals, judge
+from benchmarks.goals import Verdict, goals, headlines, judge
 from benchmarks.goals import table as goals_table
 from benchmarks.record import Record, table
 
@@ -15,14 +15,12 @@ BEGIN, END = "<!-- measured -->", "<!-- end -->"
 
 
 def goals_part(record: Record) -> str:
-    """The record's goals, and how they were measured."""
-    verdicts = [found for found in judge(record, goals()) if found.ratio]
-    reached = goals_table(verdicts) if verdicts else "They are for models of full size."
-    return f"{_measured(record)}\n\n{reached}\n"
+    """One goal of each part, and how it was measured."""
+    return f"{_measured(record)}\n\n{_goals(headlines(_judged(record)))}\n"
 
 
 def tables_part(record: Record) -> str:
-    """Every row of the record."""
+    """The record's goals, and every row of it."""
     machine = record.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     peaks = ", ".join(f"{name} {value:.0f}" for name, value in record.peaks.items())
@@ -35,9 +33,22 @@ def tables_part(record: Record) -> str:
             *([f"Measured again later: {again}."] if again else []),
             f"Versions: {versions}.",
             "",
+            "### goals",
+            "",
+            _goals(_judged(record)),
+            "",
             table(record),
         ]
     )
+
+
+def _judged(record: Record) -> list[Verdict]:
+    """The verdicts on the goals that were measured."""
+    return [found for found in judge(record, goals()) if found.ratio]
+
+
+def _goals(verdicts: list[Verdict]) -> str:
+    return goals_table(verdicts) if verdicts else "They are for models of full size."
 
 
 def _measured(record: Record) -> str:

@@ -124,7 +124,8 @@ def _touched(source: ShardSource, order: Order, batch: int, world: int) -> tuple
 def cost() -> None:
     """ImageNet-22k: 14.2 million images of 110 kB, 150 epochs, batch 2,048, shards of 500 MB.
 
-    `per_gpu` images a second is a goal and not measured; a core reads 510 (docs/performance.md).
+    `per_gpu` images a second is a goal and not measured; a core reads 510
+    (docs/notes/performance.md).
     """
     images, size, epochs, batch, shard = 14_197_122, 110e3, 150, 2048, 500e6
     per_gpu, per_core = 2500.0, 510.0

@@ -105,12 +105,25 @@ def test_the_plan_says_what_why_how_long_and_what_else(timed, class_folders):
         assert word in told
 
 
+def test_a_time_in_which_nothing_fits_is_said_to_be_too_short(monkeypatch, class_folders):
+    monkeypatch.setattr(budget, "rehearse", lambda *_, **__: 100.0)
+    monkeypatch.setattr(budget, "evaluation_seconds", lambda *_: 60.0)
+    told = "\n".join(plan("pretrain", class_folders, "2m").lines)
+    assert "1 step of " in told
+    assert "of 2 min: that does not fit, give it more" in told
+
+
 def test_a_run_of_a_time_records_its_plan_and_goes_on_with_it(timed, class_folders, tmp_path,
-                                                              monkeypatch):  # fmt: skip
+                                                              monkeypatch, capsys):  # fmt: skip
     """A named recipe decides all but the length: here one of a few steps."""
     monkeypatch.setattr(budget, "most_steps", lambda *_: 3)
     out = str(tmp_path / "run")
-    run = beit.finetune("tiny", data=str(class_folders), out=out, time="1m", **QUICK)
+    run = beit.finetune(
+        "tiny", data=str(class_folders), out=out, time="1m", **QUICK | {"quiet": False}
+    )
+    waits, made, *_ = capsys.readouterr().out.splitlines()
+    assert waits.startswith("planning for 1m: ")  # before it is silent
+    assert made.startswith("plan for 1m of finetune")
     assert "plan for 1m of finetune" in (run.folder / "plan.txt").read_text()
     config = read_run_config(run.folder)
     assert isinstance(config, FinetuneRunConfig)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from PIL import Image
 
 import beit
-from beit.errors import ConfigError
+from beit.errors import ConfigError, Preempted, RunFolderError
+from beit.objectives.tokenizer import TokenizerObjective
 from beit.training.run_folder import read_run_config
 from beit.weights.store import read_described
 
@@ -79,3 +82,34 @@ def test_one_that_was_named_is_refused_with_the_command_that_mends_it(
             **QUICK,
         )  # fmt: skip
     assert "balance-weight" not in str(refused.value)
+
+
+def test_stopped_in_the_tokenizer_the_same_command_with_resume_goes_on(
+    class_folders, tmp_path, monkeypatch
+):
+    """As the error says; the run itself was not begun then."""
+    done = TokenizerObjective.after_step
+
+    def after_step(self, step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return done(self, step)
+
+    out = tmp_path / "run"
+    given = QUICK | {"data": str(class_folders), "out": str(out)}
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenizerObjective, "after_step", after_step)
+        with pytest.raises(Preempted, match=r"after step 1 of[\s\S]*--resume"):
+            beit.pretrain("tiny", **given)
+    assert not out.exists()
+    tokenizer = tmp_path / "run-tokenizer"
+    assert not (tokenizer / "model").exists()
+    beit.pretrain("tiny", resume=True, **given)
+    assert read_run_config(out).tokenizer == str(tokenizer)
+    assert "going on after step 1" in (tokenizer / "log.txt").read_text()
+
+
+def test_without_anything_begun_resume_is_refused(class_folders, tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+        beit.pretrain(
+            "tiny", data=str(class_folders), out=str(tmp_path / "run"), resume=True, **QUICK
+        )

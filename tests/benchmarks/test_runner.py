@@ -116,6 +116,20 @@ def test_goals_against_another_case_or_of_another_contestant():
     assert "| g | 3 | 7.00 |  | met |" in goals.table([found])
 
 
+def test_the_page_for_users_has_the_first_goal_of_each_part_that_compares_one_case():
+    def found(name, part, word="met", **changes):
+        return goals.Verdict(goals.Goal(name, part, "c", "peer", 2.0, **changes), word, 2.0)
+
+    verdicts = [
+        found("as shipped", "a", peer_case="d"),
+        found("kept", "a", ours="ours too"),
+        found("first", "a", "missed"),
+        found("second", "a"),
+        found("other", "b"),
+    ]
+    assert [each.goal.name for each in goals.headlines(verdicts)] == ["first", "other"]
+
+
 def test_parts_are_measured_again():
     old = made(row(part="a", ratio=1.0), row(part="b", ratio=1.0))
     newer = made(row(part="b", ratio=2.0))

@@ -45,6 +45,7 @@ def test_the_command_examines_machine_and_images(capsys, class_folders, tmp_path
     assert "all 36" in found["images"]["found"]
     assert found["classes"]["found"].startswith("3, from 12")
     assert found["advice"]["level"] == "warn"
+    assert found["start"]["change"].startswith("beit finetune --data ")  # it has classes
     assert not any(one["about"] == "images" and one["level"] == "fail" for one in found.values())
     assert list(tmp_path.iterdir()) == []  # nothing is left behind, and `runs` is not made
     assert main([*line[:-2]]) == 0
@@ -224,6 +225,7 @@ def test_its_advice_runs_as_printed(tmp_path, capsys):
     advice, start = shlex.split(found["advice"].change), shlex.split(found["start"].change)
     assert advice[:4] == ["beit", "pretrain", "--data", str(place)]
     assert advice[-4:] == ["--time", "1h", "--channels", "1"]
+    assert start[:2] == ["beit", "pretrain"]
     assert "beit-base-22k" in start
     with pytest.raises(SystemExit):  # every option is known: the help of just these words
         main([*advice[1:], "--help"])

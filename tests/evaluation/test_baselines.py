@@ -106,4 +106,5 @@ def test_a_difference_within_the_doubt_is_no_gain():
     assert compare(("probe", 0.9), ("pixels", 0.5), 0.2, 200).beyond
     close = compare(("probe", 0.55), ("pixels", 0.5), 0.2, 200)
     assert not close.beyond
-    assert "a gain of +5.0 ± 9.8 points (95 %)" in close.text
+    assert "a gain of 5.0 ± 9.8 points (95 %)" in close.text
+    assert "a loss of 5.0 ± 9.8 points" in compare(("probe", 0.5), ("pixels", 0.55), 0.2, 200).text

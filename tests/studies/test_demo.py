@@ -32,7 +32,7 @@ def tiny_plan() -> DemoPlan:
         model = replace(run.model, width=16, depth=2, heads=2, hidden=16)
         return replace(run, training=training, loader=loader, model=model)
 
-    budget = Budget(per_class=1, steps=10, seeds=1, pretrained_lr=1e-3, scratch_lr=1e-3)
+    budget = Budget(per_class=1, steps=10, seeds=1)
     steps = replace(whole.tokenizer.training, steps=3, batch=4)
     loader = replace(whole.tokenizer.loader, workers=0)
     return replace(
@@ -90,7 +90,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
 class InProcess:
     """In the place of a pool of processes, which would not know the made-up world."""
 
-    def __init__(self, _processes: int) -> None:
+    def __init__(self, _processes: int, initializer: object) -> None:
         self.map = map
 
     def __enter__(self) -> InProcess:

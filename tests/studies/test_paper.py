@@ -48,7 +48,7 @@ def few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
 class InPlace:
     """A pool that works in this process, where things are replaced."""
 
-    def __init__(self, processes: int) -> None: ...
+    def __init__(self, processes: int, initializer: object) -> None: ...
 
     def __enter__(self) -> InPlace:
         return self

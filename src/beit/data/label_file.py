@@ -72,7 +72,9 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         notes += labels.notes
     if len(table.columns) > 1:
         notes += () if table.headed else ("the file has no headings",)
-        notes += (f"labels are not used: {problem.problem}",) if problem else ()
+        if problem:
+            unused = f"labels are not used: {problem.problem}"
+            notes += (f"{unused}; if you need them, {problem.remedy}",)
     members: dict[str, list[int]] = {}
     for row in kept:
         members.setdefault(splits[row], []).append(row)

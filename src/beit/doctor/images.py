@@ -85,7 +85,8 @@ def _examine(
     training = "train" if "train" in parts else next(iter(parts))
     yield _balance(found, training)
     yield _channels(headers, channels)
-    yield from _advice(data, len(parts[training]), headers, size, channels)
+    labelled = len(found.classes) > 1 and reading == AS_RECOGNISED
+    yield from _advice(data, len(parts[training]), headers, size, channels, labelled=labelled)
 
 
 def _layout(account: Account) -> Iterator[Finding]:
@@ -146,7 +147,7 @@ def _channels(headers: Headers, channels: int) -> Finding:
 
 
 def _advice(
-    data: str, number: int, headers: Headers, requested: int, channels: int
+    data: str, number: int, headers: Headers, requested: int, channels: int, *, labelled: bool
 ) -> Iterator[Finding]:
     """Commands that run as they are printed, the shortest way first."""
     middle, low = (int(np.percentile(headers.shortest, percent)) for percent in (50, 5))
@@ -155,16 +156,17 @@ def _advice(
     change = f"most would be enlarged: --size {max(32, middle // 32 * 32)} loses nothing"
     yield judge("sizes", words, change if middle < size and requested else "")
     images = shlex.quote(data)
-    released = f"beit pretrain --data {images} --init beit-base-22k --out runs/pretrain --time 1h"
-    words = "first a released model, which is downloaded (`beit models`), on 3 channels"
+    verb, out = ("finetune", "classifier") if labelled else ("pretrain", "pretrain")
+    released = f"beit {verb} --data {images} --init beit-base-22k --out runs/{out} --time 1h"
+    words = "from a released model, which is downloaded (`beit models`) and sees 3 channels"
     yield Finding("ok", "start", words, released)
     command = f"beit pretrain --data {images} --out runs/pretrain --time 1h"
     command += f" --channels {channels}" * (channels != 3) + f" --size {requested}" * (
         requested > 0
     )
-    words = f"from nothing on these {number:,} images"
+    words = f"pre-training from nothing on these {number:,} images"
     if number < FEW_TO_PRETRAIN:
-        judged = judge("advice", f"{words}: too few to be better", command)
+        judged = judge("advice", f"{words}: they are too few to beat a released model", command)
     else:
         judged = Finding(
             "ok", "advice", f"{words}, if they look different from photographs", command

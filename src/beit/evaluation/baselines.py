@@ -120,11 +120,12 @@ def compare(
     gain = best[1] - trivial[1]
     variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
     doubt = 1.96 * math.sqrt(variance)
+    change = "a gain" if gain >= 0 else "a loss"
     text = (
         f"the {best[0]} is right on {best[1]:.1%} of {images} images, the best baseline "
         f"({trivial[0]}) on {trivial[1]:.1%}, and the most frequent class of training alone gives "
-        f"{frequent:.1%}: a gain of {100 * gain:+.1f} ± {100 * doubt:.1f} points over that "
-        "baseline (95 %)"
+        f"{frequent:.1%}: {change} of {100 * abs(gain):.1f} ± {100 * doubt:.1f} points against "
+        "that baseline (95 %)"
     )
     return Comparison(gain > doubt, text)
 

@@ -50,8 +50,8 @@ LISTED = {False: 3, True: 5}
 MOST_KNOWN = 2000
 """Training images from which the baselines learn."""
 NO_BETTER = (
-    "that is not clearly better: train longer, start from a pre-trained model, or ask whether the "
-    "classes differ in anything but colour and brightness"
+    "the classifier is not clearly better than that baseline: train longer, start from a "
+    "pre-trained model, or ask whether the classes differ in more than such a baseline sees"
 )
 
 CHARTS = read_charts("classification")

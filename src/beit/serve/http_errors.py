@@ -36,7 +36,9 @@ FOREIGN_HOST = Reason(400, "foreign_host", "The Host header names another server
 FOREIGN_ORIGIN = Reason(403, "foreign_origin", "Pages of another site may not send requests here.")
 NO_SUCH_PATH = Reason(404, "no_such_path", "There is nothing at this path.")
 NO_SUCH_MODEL = Reason(404, "no_such_model", "No model of that name is served; see /models.")
-WRONG_METHOD = Reason(405, "method_not_allowed", "This path takes another method.")
+WRONG_METHOD = Reason(
+    405, "method_not_allowed", "This path takes another method; see /openapi.json."
+)
 TIMED_OUT = Reason(408, "too_slow", "The request arrived too slowly.")
 BODY_TOO_LARGE = Reason(413, "body_too_large", "The body has more bytes than the server accepts.")
 TOO_MANY_IMAGES = Reason(

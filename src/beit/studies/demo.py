@@ -26,9 +26,9 @@ from beit.studies.scenes import Counts, make_scenes
 from beit.studies.stages import (
     ARMS,
     Stages,
-    arm_training,
     differences,
     markdown_table,
+    of_budget,
     once,
     spread,
     untrained,
@@ -105,7 +105,7 @@ def _finetuned(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[L
             init=init if arm == PRETRAINED else "",
             per_class=given.per_class,
             split_seed=seed,
-            training=arm_training(plan.finetune.training, given, arm, seed),
+            training=of_budget(plan.finetune.training, given, seed),
         )
         jobs[name] = Job("finetune", config)
     scores = _scores(jobs)
@@ -159,7 +159,7 @@ def _segmented(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[L
             data=data,
             out=str(_segmenter(folder, arm, seed)),
             init=init if arm == PRETRAINED else "",
-            training=arm_training(plan.segment.training, budget, arm, seed),
+            training=of_budget(plan.segment.training, budget, seed),
         )
         jobs[f"{arm}, seed {seed}, mean IoU"] = Job("segment", config)
     scores = _scores(jobs)

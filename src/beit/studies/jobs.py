@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ import torch
 
 from beit import tasks
 from beit.config import RunConfig
+from beit.process import end_with_parent
 from beit.report.history import read_history
 from beit.studies.measures import classifier_hits, segmenter_overlaps
 from beit.studies.stages import once
@@ -68,11 +71,26 @@ def carried_out(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
     """The jobs, each as soon as it and those before it are done, the longest first.
 
     Of several at a time each has one thread, which is faster for small models than one after the
-    other with all threads.
+    other with all threads. If this process is killed, they save and end.
     """
     ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
     if processes == 1 or len(jobs) == 1:
         yield from map(carry_out, ordered)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(carry_out, ordered)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:
+        yield from pool.map(_carry_out_here, ordered)
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    end_with_parent(signal.SIGTERM)
+
+
+def _carry_out_here(job: Job) -> Job:
+    """`carry_out` in a process of the pool, which would wait for ever if its parent is gone."""
+    try:
+        return carry_out(job)
+    finally:
+        parent = parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(1)

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from beit.errors import DataError
+from beit.process import end_with_parent
 from beit.studies.packages import folder_of, read_map
 from beit.studies.tiles import COLUMNS, REGION, ROWS, part_of
 
@@ -253,7 +254,7 @@ def make_scenes(
         for job in jobs
         for first in range(0, job.scenes, 500)
     ]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
         list(pool.map(partial(_write, studio, names), *zip(*pieces, strict=True)))
     listed = "\n".join(("background", *(names[number] for number in seen)))
     (folder / "segmented").mkdir(parents=True, exist_ok=True)

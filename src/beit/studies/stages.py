@@ -81,18 +81,10 @@ def differences(values: list[float], others: list[float]) -> list[float]:
     return [value - other for value, other in zip(values, others, strict=True)]
 
 
-def arm_training(base: TrainingConfig, budget: Budget, arm: str, seed: int) -> TrainingConfig:
-    """The training of one arm and seed: the same steps and batch for both arms."""
-    pretrained = arm == ARMS[0]
-    return replace(
-        base,
-        steps=budget.steps,
-        warmup_steps=budget.steps // 10,
-        save_every=budget.steps,
-        seed=seed,
-        lr=budget.pretrained_lr if pretrained else budget.scratch_lr,
-        layer_decay=base.layer_decay if pretrained else 1.0,
-    )
+def of_budget(base: TrainingConfig, budget: Budget, seed: int) -> TrainingConfig:
+    """The training of one seed, in either arm."""
+    steps = budget.steps
+    return replace(base, steps=steps, warmup_steps=steps // 10, save_every=steps, seed=seed)
 
 
 def untrained(backbone: VisionTransformerConfig, seed: int) -> MaskedImageModel:

@@ -32,6 +32,7 @@ from beit.recipes.budgets import BUDGETS, LIMITS, Budget, fitting_size
 from beit.tasks.inputs import Inputs
 from beit.tasks.rehearsal import evaluation_seconds, in_words, is_trivial, rehearse
 from beit.tasks.task import Setup, Task, task_of
+from beit.terminal import counted
 from beit.training.distributed import Processes, start_processes
 from beit.weights.store import save_artifact
 
@@ -317,9 +318,10 @@ def _lines(
         )
     epochs = steps * training.batch / measured.images
     workers = choose_workers(config.loader, 1)
+    readers = f"read by {counted(workers, 'process')}" if workers else "read between the steps"
     yield (
-        f"          {steps:,} steps of {training.batch} images ({epochs:.1f} epochs), "
-        f"{workers} processes that read images, learning rate {training.lr:.1e}"
+        f"          {counted(steps, 'step')} of {training.batch} images ({epochs:.1f} epochs), "
+        f"{readers}, learning rate {training.lr:.1e}"
     )
     if measured.tokenizer:
         yield (
@@ -335,6 +337,8 @@ def _lines(
     short = ", as more steps would bring little" if total < 0.8 * left else ""
     if steps < TOO_FEW:
         short = ": too little to learn much from, give it more"
+    if total > seconds:  # steps that were given, or one and what comes before and after it
+        short = ": that does not fit, give it more, or try when this machine is less busy"
     yield f"  time    about {in_words(total)} of {in_words(seconds)}{short}"
     if row is not None:
         yield f"  expect  {row.measured or 'this row of the table of budgets was not measured'}"

@@ -84,9 +84,10 @@ def run(
     inputs = inputs or Inputs()
     out = options.get("out") or (recipe.out if isinstance(recipe, RunConfig) else "")
     resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
-    run_options = RunOptions(resume, quiet, report)
-    config = resolve_config(task, recipe, options, inputs, resume=run_options.resume)
+    config = resolve_config(task, recipe, options, inputs, resume=resume)
     folder = RunFolder(Path(config.out))
+    resume = resume and not _was_stopped_before(task, config, folder)
+    run_options = RunOptions(resume, quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
         if isinstance(recorded, task.config):
@@ -100,6 +101,8 @@ def run(
     if not resume:
         if config.time:
             named = isinstance(recipe, RunConfig) or recipe not in (None, DEFAULT)
+            if not quiet:  # else nothing is said until it is made
+                print_lines(f"planning for {config.time}: steps are tried on this machine first")
             plan = make_plan(task, config, options, named, inputs)
             config = plan.config
         for line in plan.lines if plan else forecast_with_first(task, config, inputs):
@@ -190,6 +193,13 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
         config = replace(config, loader=replace(config.loader, value_range=seen))
     started: Config = task.start_from(config, backbone, init)
     return started
+
+
+def _was_stopped_before(task: Task[Config], config: Config, folder: RunFolder) -> bool:
+    """Whether this run was not begun yet, but the tokenizer that it trains first was: that goes on,
+    and this run starts after it."""
+    first = None if folder.config.exists() else task.first(config)
+    return first is not None and RunFolder(Path(first.out)).config.exists()
 
 
 def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions) -> None:

@@ -397,7 +397,7 @@ def _verdict(
         yield (
             "these features are not clearly better than the baseline here: pre-train longer or on "
             "more images, start from a released model, or ask whether the classes differ in "
-            "anything but colour and brightness"
+            "more than such a baseline sees"
         )
 
 

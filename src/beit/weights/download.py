@@ -123,8 +123,8 @@ def _attempt(url: str, part: Path) -> None:
             raise _InterruptedError(answer) from error
         raise CheckpointError(
             f"{redacted(error.url)} cannot be downloaded: {answer}",
-            remedy="check the address; the released files have moved, docs/checkpoints.md has the "
-            "addresses that are known",
+            remedy="check the address; the released files have moved, and docs/notes/released.md "
+            "has the known addresses",
         ) from error
     except (OSError, HTTPException) as error:
         raise _InterruptedError(str(error)) from error
