@@ -124,8 +124,7 @@ def compare(
     text = (
         f"the {best[0]} is right on {best[1]:.1%} of {images} images, the best baseline "
         f"({trivial[0]}) on {trivial[1]:.1%}, and the most frequent class of training alone gives "
-        f"{frequent:.1%}: {change} of {100 * abs(gain):.1f} ± {100 * doubt:.1f} points against "
-        "that baseline (95 %)"
+        f"{frequent:.1%}: {change} of {100 * abs(gain):.1f} ± {100 * doubt:.1f} points (95 %)"
     )
     return Comparison(gain > doubt, text)
 
