@@ -83,7 +83,7 @@ def _view(said: Entries, size: tuple[int, int]) -> Overrides:
             said.refuse("crops images without resizing them", TRAINED)
         return Overrides(crop=1.0, resize="stretch")
     resize, whole = _resized(said, size, crops)
-    made = (_sides(said, "crop_size") or size) if crops else whole
+    made = (said.sides("crop_size") or size) if crops else whole
     if made != size:
         said.refuse(
             f"makes images of {made[0]} x {made[1]} pixels for a model of {size[0]} x {size[1]}",
@@ -126,25 +126,9 @@ def _resized(said: Entries, size: tuple[int, int], crops: bool) -> tuple[Resize,
             return "cover", (edge, edge)
         if given != {"height", "width"}:
             said.refuse(f"resizes to {value!r:.80}", "use height and width, or shortest_edge")
-    sides = _sides(said, "size")
+    sides = said.sides("size")
     if sides is None:
         return "stretch", size
     short = _kind(said).startswith(SHORT_EDGE)
     keeps = isinstance(value, int) and not said.flag("default_to_square", not short)
     return "cover" if keeps else "stretch", sides
-
-
-def _sides(said: Entries, name: str) -> tuple[int, int] | None:
-    """Height and width, given both or as one number."""
-    value = said.content.get(name)
-    if isinstance(value, dict):
-        entries = Entries(said.file, value)
-        height, width = entries.integer("height"), entries.integer("width")
-    elif isinstance(value, list):
-        both = said.integers(name) or ()
-        height, width = (*both, *both)[:2] if len(both) in (1, 2) else (None, None)
-    else:
-        height = width = said.integer(name)
-    if value is not None and (not height or not width):
-        said.refuse(f"says {name} = {value!r:.80}", "give height and width")
-    return (height, width) if height and width else None
