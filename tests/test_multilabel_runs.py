@@ -391,7 +391,7 @@ def test_the_model_card_says_what_its_probabilities_are(run):
 @pytest.mark.parametrize("to", ["timm", "unilm"])
 def test_what_other_layouts_cannot_say_is_said(run, tmp_path, to):
     _, notes = convert(run, tmp_path / f"there.{to}", to=to)
-    assert any("a sigmoid each" in note for note in notes)
+    assert any("multi_label True; thresholds" in note for note in notes)
 
 
 def test_the_server_answers_independent_probabilities(run, environment, tmp_path):

@@ -225,6 +225,7 @@ OTHERS = {
     "zip": (zipped(("readme.txt", b"hello")), "is a zip archive, but not of torch.save"),
     "empty zip": (zipped(), "is a zip archive, but not of torch.save"),
     "script": (zipped(("a/data.pkl", b""), ("a/code/a.py", b"")), "is a TorchScript archive"),
+    "program": (zipped(("a/archive_format", b"pt2")), "is an archive of torch.export"),
     "package": (zipped(("a/.data/extern_modules", b"")), "is a package of PyTorch"),
 }
 

@@ -145,6 +145,20 @@ def test_what_is_stated_stands_over_what_is_assumed(golden, tmp_path):
         beit.load(path, classes=("a", "b"))
 
 
+@pytest.mark.parametrize(("stated", "problem"), [
+    ({"mean": (0.1, 0.2, 0.3)}, "only one is given"),
+    ({"heads": 5}, "5 heads are stated for a relative bias of 4"),
+    ({"mean": (0.1,) * 3, "std": (0.2, 0.0, 0.2)}, "std"),
+    ({"mean": (0.1,) * 3, "std": (0.2, 1e-300, 0.2)}, "std"),
+    ({"crop": float("nan")}, "crop"),
+    ({"size": (64,)}, "size"),
+])  # fmt: skip
+def test_what_is_stated_is_never_passed_over(golden, tmp_path, stated, problem):
+    path = file_of(golden("cls_rel_mean")["model"], tmp_path)
+    with pytest.raises((CheckpointError, ConfigError), match=problem):
+        beit.load(path, **stated)
+
+
 def test_a_published_name_settles_the_statistics(golden, tmp_path):
     """Fine-tuned files of v1 and v2 look the same; their names differ."""
     weights = golden("cls_rel_mean")["model"]

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import datetime
 import enum
+import logging
 import pathlib
 import pickletools
 import random
@@ -16,11 +17,13 @@ import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import InterpolationMode
 from written import (
     called,
     entries,
@@ -35,6 +38,7 @@ from written import (
     whole,
 )
 
+from beit.errors import CheckpointError
 from beit.weights.pickles.imports import IMPORTS
 from beit.weights.read import read_contents
 
@@ -163,6 +167,11 @@ def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
         "several": defaultdict(list, a=[1]),
         "keys": keys,
         "types": [torch.float16, torch.device("cpu"), int, complex(1, 2), frozenset({1}), range(3)],
+        "others": [torch.int8, np.uint8, Any, re.compile("a"), random.Random(0)],
+        "hydra": {"_target_": Any, "log": logging.getLogger("training")},
+        "scaler": torch.amp.GradScaler("cpu"),
+        "activation": partial(nn.functional.gelu),
+        "prepared": InterpolationMode.BICUBIC,
         "epoch": 7,
     }
     contents = read_contents(save(tmp_path / "weights", saved, "torch zip"))
@@ -171,6 +180,13 @@ def test_what_a_training_of_ones_own_keeps_beside_the_weights(tmp_path):
         assert torch.equal(contents.tensors[name], value)
     assert contents.metadata["epoch"] == 7
     assert {"whole scheduler", "args", "settings", "best", "when"} <= set(contents.skipped)
+
+
+def test_tensors_of_other_kinds_are_told_how_to_become_plain(tmp_path):
+    torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "weights")
+    with pytest.raises(CheckpointError, match="_rebuild_sparse_tensor") as caught:
+        read_contents(tmp_path / "weights")
+    assert "to_dense()" in caught.value.remedy
 
 
 @pytest.mark.parametrize("kind", ["torch zip", "torch legacy"])

@@ -334,6 +334,16 @@ def test_a_regression_head_is_not_answered_with_a_class(tmp_path, labels):
     assert any("tells no classes apart" in note for note in artifact.details.trained["notes"])
 
 
+def test_a_config_without_heads_has_those_of_its_library(tmp_path):
+    """Twelve, also where BEiT's would be as many as 64 divides the width."""
+    said = {"hidden_size": 192, "num_attention_heads": 12, "use_relative_position_bias": False}
+    place = saved(tmp_path, **said)
+    whole = json.loads((place / "config.json").read_text())
+    del whole["num_attention_heads"]
+    (place / "config.json").write_text(json.dumps(whole))
+    assert open_artifact(place).backbone.heads == 12
+
+
 @pytest.mark.parametrize(
     ("absolute", "scale", "mean"), [(True, 0.1, 0.5), (True, 0.0, 0.485), (False, 0.1, 0.5)]
 )

@@ -314,6 +314,57 @@ def test_the_whole_module_of_timm(tmp_path):
         close(open_artifact(tmp_path / "whole.pth").model(images), theirs(images), 1e-5)
 
 
+def test_the_whole_module_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BeitConfig(
+        image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        use_relative_position_bias=True,
+    )  # fmt: skip
+    theirs = transformers.BeitForImageClassification(config).eval()
+    torch.save(theirs, tmp_path / "whole.pth")
+    images = torch.randn(2, 3, 32, 32)
+    close(open_artifact(tmp_path / "whole.pth").model(images), theirs(images).logits, 1e-5)
+
+
+def test_names_with_a_dash(tmp_path):
+    model = model_of("classifier")
+    weights = {f"the-trunk.{name}": value for name, value in published(model).items()}
+    torch.save(weights | {"the-trunk.head-2.weight": torch.ones(2, 48)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(backbone.head-2.weight\)"):
+        open_artifact(tmp_path / "weights.pth")
+    torch.save(weights | {"left-eye.weight": torch.ones(2, 48)}, tmp_path / "weights.pth")
+    same(open_artifact(tmp_path / "weights.pth"), model)
+
+
+def test_weights_divided_among_processes_are_told_how_to_be_joined(tmp_path):
+    """DeepSpeed's third stage leaves names without values, PyTorch a folder of pieces."""
+    weights = {name: torch.empty(0) for name in published(model_of("classifier"))}
+    torch.save({"module": weights, "ds_version": "0.14"}, tmp_path / "states.pt")
+    (tmp_path / "pieces").mkdir()
+    for name in (".metadata", "__0_0.distcp"):
+        (tmp_path / "pieces" / name).write_bytes(b"PK")
+    for place, remedy in (("states.pt", "zero_to_fp32"), ("pieces", "dcp_to_torch"),
+                          ("pieces/__0_0.distcp", "dcp_to_torch")):  # fmt: skip
+        with pytest.raises(CheckpointError, match="divided") as caught:
+            open_artifact(tmp_path / place)
+        assert remedy in caught.value.remedy
+
+
+def test_a_bias_is_zero_where_none_is_and_missing_where_only_some_are(tmp_path):
+    model = model_of("classifier")
+    weights = published(model)
+    del weights["head.bias"]
+    torch.save(weights, tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    assert "there is no head.bias: taken as 0" in artifact.details.trained["notes"]
+    assert not artifact.model.head.bias.any()
+    del weights["blocks.1.attn.q_bias"]
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"1 missing.*q_bias"):
+        open_artifact(tmp_path / "weights.pth")
+
+
 def test_class_names_of_openmmlab(tmp_path):
     weights = to_openmmlab(published(model_of("classifier")))
     for meta in ({"CLASSES": ["a", "b", "c"]}, {"dataset_meta": {"classes": ("a", "b", "c")}}):
@@ -371,6 +422,9 @@ def test_shards_of_any_variant(tmp_path, kind, variant, index, given):
     artifact = open_artifact(place)
     same(artifact, model)
     assert artifact.details.classes == ("a", "b", "c")
+    write(folder / names[2], parts[2] | dict(list(parts[1].items())[:1]))
+    with pytest.raises(CheckpointError, match="1 tensor in more than one of its files"):
+        open_artifact(place)
     (folder / names[2]).unlink()
     with pytest.raises(CheckpointError, match=f"1 are missing.*{re.escape(names[2])}"):
         open_artifact(place)

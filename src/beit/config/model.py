@@ -29,6 +29,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Mean = Annotated[float, Range(-1e6, 1e6)]
+Deviation = Annotated[float, Range(1e-6, 1e6)]
+"""Beyond these, float32 knows no difference between black and white, or no number at all."""
+
+
 class Size(NamedTuple):
     """One row of the size table."""
 
@@ -81,9 +86,9 @@ class VisionTransformerConfig(Config):
     """As published, `pretrain` cuts the normal(0, 0.02) at one sigma and `finetune` does not cut
     it; `xavier` draws as ViT and MAE do, by the width, with positions that begin as sines: small
     backbones learn much sooner."""
-    mean: tuple[float, ...] = HALF
+    mean: tuple[Mean, ...] = HALF
     """Mean of each channel, for pixels in [0, 1]."""
-    std: tuple[PositiveFloat, ...] = HALF
+    std: tuple[Deviation, ...] = HALF
     """Standard deviation of each channel, for pixels in [0, 1]."""
     norm_epsilon: Annotated[float, Range(0, 1, above=True, below=True)] = 1e-6
     """What every layer norm adds to the variance: 1e-6 in all of BEiT, 1e-12 in transformers."""

@@ -49,8 +49,9 @@ def dalle() -> TokenizerRunConfig:
     """The scale of DALL-E's own tokenizer training (arXiv:2102.12092, appendix A.2).
 
     8192 codes, logit-Laplace likelihood, batch 512, 3,000,000 steps, AdamW 1e-4 to 1.25e-6, weight
-    decay 1e-4, temperature 1 to 1/16 over 150,000 steps, KL 6.6 over 5,000, average 0.999. The
-    network is our discrete VAE, not DALL-E's. 64 GPUs in the original; not run by us.
+    decay 1e-4, temperature 1 to 1/16 over 150,000 steps, KL 6.6 over 5,000, average 0.999, no
+    clipping. The rate falls over all steps; in the original over the first 1,200,000. The network
+    is our discrete VAE, not DALL-E's. 64 GPUs in the original; not run by us.
     """
     base = small()
     return replace(
@@ -68,6 +69,7 @@ def dalle() -> TokenizerRunConfig:
             lr=1e-4,
             min_lr=1.25e-6,
             warmup_steps=0,
+            clip=None,
             evaluate_every=10_000,
             save_every=5_000,
         ),

@@ -100,6 +100,11 @@ def shape_of(tensors: Tensors, name: str, dimensions: int) -> tuple[int, ...]:
 
 def _heads(columns: int, width: int, known: Overrides) -> int:
     if columns:
+        if known.heads not in (None, columns):
+            raise CheckpointError(
+                f"{known.heads} heads are stated for a relative bias of {columns}",
+                remedy="leave heads out, or correct the configuration beside the weights",
+            )
         return columns
     if known.heads:
         return known.heads

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from beit.config import DalleConfig, HeadConfig, UperNetConfig, VQKDConfig
@@ -12,7 +13,7 @@ from beit.config.runs import AggregationConfig, Pooling
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
 from beit.tokenizers import build_tokenizer
-from beit.weights.architecture import backbone_config, shape_of
+from beit.weights.architecture import BLOCK, backbone_config, shape_of
 from beit.weights.keymap import (
     CLASSIFIER,
     MASKED,
@@ -52,7 +53,15 @@ def build_model(tensors: Tensors, family: Family, known: Overrides) -> Built:
 
 
 def _loaded(model: nn.Module, tensors: Tensors, pairs: Pairs, notes: tuple[str, ...]) -> Built:
-    load_strictly(model, from_published(tensors, pairs))
+    """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it."""
+    weights = from_published(tensors, pairs)
+    has = {BLOCK.sub("", name) for name in weights}
+    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()
+             if name.endswith("bias") and BLOCK.sub("", name) not in has}  # fmt: skip
+    kinds = sorted({BLOCK.sub("", name) for name in zeros})
+    if kinds:
+        notes += (f"there is no {', '.join(kinds)}: taken as 0",)
+    load_strictly(model, weights | zeros)
     return Built(model.eval(), notes)
 
 

@@ -45,6 +45,7 @@ MEMBER = re.compile(
 )
 OTHER_ARCHIVES = {
     r".*/(code/.*|constants\.pkl)": "a TorchScript archive, which is a program",
+    r".*/archive_format": "an archive of torch.export, which is a program",
     r".*/\.data/extern_modules": "a package of PyTorch, which is a program",
     r".*\.npy": "a NumPy archive",
 }
@@ -114,7 +115,10 @@ def lay_out_safetensors(data: bytes) -> Layout:
     end = begin
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in DTYPES:
-            raise CheckpointError(f"holds {name!a:.80} as {entry['dtype']!a:.20}")
+            raise CheckpointError(
+                f"holds {name!a:.80} as {entry['dtype']!a:.20}",
+                remedy="save it as float32, where it was made",
+            )
         start, stop = (begin + offset for offset in entry["data_offsets"])
         itemsize = DTYPES[entry["dtype"]].itemsize
         storage = Storage(name, DTYPES[entry["dtype"]], (stop - start) // itemsize)

@@ -14,21 +14,20 @@ from torch import nn
 from beit.atomic_io import write_file
 from beit.claim import claim_output
 from beit.errors import CheckpointError, ConfigError
-from beit.models.heads import BackboneModel, PretrainedBackbone
+from beit.models.heads import BackboneModel, MaskedImageModel, PretrainedBackbone
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
 from beit.models.vit import VisionTransformer
 from beit.tokenizers.vq import VQKDTokenizer
-from beit.weights.architecture import HEAD_WIDTH
+from beit.weights.fetch import Fetched
 from beit.weights.hf_timm_export import (
     check_epsilon,
     family_and_names,
-    without_sigmoid,
     write_timm,
     write_transformers,
 )
 from beit.weights.keymap import INDEX, TABLE, Tensors, to_published
-from beit.weights.load import NOTHING, open_artifact
+from beit.weights.load import NOTHING, import_foreign, open_artifact
 from beit.weights.overrides import Overrides
 from beit.weights.store import Artifact, save_artifact
 from beit.weights.transfer import start_from
@@ -64,6 +63,8 @@ def convert(
         if bias is not None:
             artifact = replace(artifact, model=rebiased(artifact.model, bias))
         notes = WRITERS[to](artifact, temporary)
+        if to != "beit":
+            notes += _unsaid(artifact, temporary)
     return place, notes
 
 
@@ -96,6 +97,51 @@ def rebiased(model: nn.Module, bias: Bias) -> nn.Module:
     return model
 
 
+def _unsaid(artifact: Artifact, place: Path) -> list[str]:
+    """What whoever opens a written file has to state, or would take for something else: found by
+    opening it, so that no list of it can be incomplete.
+
+    Raises ConfigError for what the layout does not hold and nobody can state.
+    """
+    config = artifact.backbone or getattr(artifact.model, "config", None)
+    shape = Overrides(**{name: getattr(config, name, None) for name in ("size", "heads")})
+    unsaid: list[str] = []
+    written = Fetched(place, place.name, "")
+    try:
+        again = import_foreign(written, "", NOTHING)
+    except CheckpointError:
+        unsaid = [f"{name} {value}" for name, value in vars(shape).items() if value is not None]
+        try:
+            again = import_foreign(written, "", shape)
+        except CheckpointError as error:
+            raise ConfigError(
+                f"the layout does not hold this model: {error.problem}", remedy="use --to beit"
+            ) from error
+    told, read = _answers_by(artifact), _answers_by(again)
+    unsaid += [f"{name} {value!s:.80}" for name, value in told.items()
+               if name in read and value != read[name]]  # fmt: skip
+    return [f"not in it, and others are assumed unless stated: {'; '.join(unsaid)}"] * bool(unsaid)
+
+
+def _answers_by(artifact: Artifact) -> dict[str, Any]:
+    """What a model answers by beside its weights."""
+    model = artifact.model
+    values: dict[str, Any] = dict(vars(artifact.details), trained={})
+    if not artifact.details.classes:
+        del values["classes"]  # then they have numbers for names, wherever they are
+    if isinstance(model, BackboneModel):
+        config = model.backbone.config
+        values |= {name: getattr(config, name)
+                   for name in ("size", "heads", "mean", "std", "norm_epsilon")}  # fmt: skip
+        values["crop"] = round(config.size[0] / int(config.size[0] / artifact.details.crop), 3)
+    if isinstance(model, Segmenter):  # which slides over images of any size
+        values |= {"out_indices": model.out_indices, "crop": None, "resize": None}
+        values |= vars(values.pop("inference"))
+    if isinstance(model, MaskedImageModel) and model.aggregation is not None:
+        values["early_layer"] = model.aggregation.config.early_layer
+    return values
+
+
 # -- the published layout ------------------------------------------------------------------------
 
 
@@ -122,30 +168,15 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
         )
     if isinstance(model, BackboneModel):
         check_epsilon(model.backbone.config, "a released file")
+    content: dict[str, Any] = {"model": published(model)}
     if isinstance(model, Segmenter):
-        content: dict[str, Any] = {
-            "state_dict": published(model),
-            "meta": {"CLASSES": list(artifact.details.classes)},
-        }
-    else:
-        content = {"model": published(model)}
+        content = {"state_dict": content["model"]}
+    if artifact.details.classes:
+        content["meta"] = {"CLASSES": list(artifact.details.classes)}
     whole = BytesIO()  # torch's own writer may end the process where the disk is full
     torch.save(content, whole)
     write_file(place, [whole.getbuffer()])
-    notes = [without_sigmoid("a released file")] if artifact.details.multi_label else []
-    return [*notes, *_unsaid(model)]
-
-
-def _unsaid(model: nn.Module) -> list[str]:
-    """What the layout has no place for, and a reader would take for what was published."""
-    if not isinstance(model, BackboneModel):
-        return []
-    backbone = model.backbone.config
-    told = backbone.relative_position != "none" or backbone.width == HEAD_WIDTH * backbone.heads
-    return [] if told else [
-        f"a released file without relative bias does not say how many heads it has: load it with "
-        f"--heads {backbone.heads} (heads={backbone.heads} in Python)"
-    ]  # fmt: skip
+    return []
 
 
 def _ours(artifact: Artifact, place: Path) -> list[str]:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from beit.errors import CheckpointError
 from beit.weights.foreign import CONFIG, PREPROCESSOR, Foreign
 from beit.weights.image_processor import read_processor
-from beit.weights.keymap import Family, Tensors, from_dalle
+from beit.weights.keymap import TABLE, Family, Tensors, from_dalle
 from beit.weights.library_configs import (
     EPSILON,
+    HEADS,
     as_read,
     check_architecture,
     read_timm,
@@ -78,6 +79,13 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
     located = locate(tensors)
     if located is None or _is_unknown(located):
         raise _unknown(foreign.tensors)
+    empty = [name for name, tensor in located.trunk.items() if not tensor.numel()]
+    if empty:
+        raise CheckpointError(
+            f"the file names weights without their values, such as {empty[0]}: its training has "
+            "divided them among several files",
+            remedy="gather them first, e.g. with the zero_to_fp32.py that DeepSpeed puts beside it",
+        )
     mapped = to_published_names(located)
     notes = (*foreign.notes, *notes, *located.notes, *mapped.notes)
     if mapped.family == "dalle":
@@ -88,6 +96,8 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
     if transformers and not foreign.config:
         known = known.over(Overrides(epsilon=EPSILON))
         assumed += (f"norms with an epsilon of {EPSILON}, its library's default",)
+    if transformers and foreign.config and not any(name.endswith(TABLE) for name in tensors):
+        known = known.over(Overrides(heads=HEADS))
     known = overrides.over(known)
     family, tensors, unread = _classifying(mapped._replace(notes=()), known)
     tensors, summed = summed_bias(tensors)
@@ -168,9 +178,22 @@ def _class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
 
 
 def _classifying(mapped: Mapped, known: Overrides) -> Mapped:
-    """A head that does not tell classes apart is skipped: one output, or values."""
+    """A head that does not tell classes apart is skipped: one output, or values.
+
+    Raises CheckpointError for a head that reads the mean of patches that were normalised.
+    """
     if mapped.family != "classifier":
         return mapped
+    if known.pooling == "cls":  # of a single token, the norms before and after pooling are one
+        renamed = {re.sub(r"^fc_norm\.", "norm.", name): value
+                   for name, value in mapped.tensors.items()}  # fmt: skip
+        mapped = mapped._replace(tensors=renamed)
+    elif known.pooling == "mean" and "fc_norm.weight" not in mapped.tensors:
+        raise CheckpointError(
+            "its head reads the mean of the patches after their norm, where BEiT has the norm "
+            "after the mean",
+            remedy="take the head out of the file: the backbone alone serves --init, embed, probe",
+        )
     head = mapped.tensors["head.weight"]
     if not known.regression and (head.ndim != 2 or len(head) != 1 or known.multi_label):
         return mapped

@@ -66,6 +66,11 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
         described = described and WHOLE.fullmatch(path.name) is not None
     read = [read_contents(file) for file in files]
     tensors = {key: value for contents in read for key, value in contents.tensors.items()}
+    twice = sum(len(contents.tensors) for contents in read) - len(tensors)
+    if twice:
+        raise CheckpointError(
+            f"{folder} has {counted(twice, 'tensor')} in more than one of its files", remedy=AGAIN
+        )
     notes: tuple[str, ...] = (f"weights from {counted(len(read), 'file')}",)
     metadata, sha256 = {}, ""
     if len(read) == 1:

@@ -53,14 +53,6 @@ def family_and_names(model: nn.Module) -> tuple[Family, Pairs]:
     return "vqkd", VQKD
 
 
-def without_sigmoid(reader: str) -> str:
-    """What a multi-label model loses where there is no place for its kind."""
-    return (
-        f"left out, as {reader} has no place for it: that this is a multi-label model, whose "
-        "logits are read by a sigmoid each, and its thresholds"
-    )
-
-
 def check_epsilon(backbone: VisionTransformerConfig, reader: str) -> None:
     """Raise ConfigError for norms that a reader of BEiT's own epsilon would change much."""
     require(
@@ -100,9 +92,6 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
                    if name.startswith(("lm_head.", "cls_pt_")) or name == "mask_token"]  # fmt: skip
         tensors = {name: value for name, value in tensors.items() if name not in dropped}
         notes.append(f"left out, as timm has no place for them: {', '.join(sorted(dropped))}")
-    if details.multi_label:
-        notes.append(without_sigmoid("timm"))
-    classifies = isinstance(model, Classifier)
     outputs = model.head.out_features if isinstance(model, Classifier) else 0
     mean_pooled = isinstance(model, Classifier) and model.pooling == "mean"
     config = {
@@ -134,9 +123,10 @@ def write_timm(artifact: Artifact, place: Path) -> list[str]:
             "num_classes": outputs,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **({"label_names": list(details.classes)} if classifies else {}),
         },
     }
+    if details.classes:
+        config["label_names"] = list(details.classes)
     _write(place, tensors, {CONFIG: config})
     return notes
 
@@ -151,7 +141,8 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         return _flava(model, place)
     if not isinstance(model, BackboneModel) or isinstance(model, PretrainedBackbone):
         raise ConfigError(
-            f"transformers has no model for a {type(model).__name__}", remedy="use --to beit"
+            f"transformers has no model for a {type(model).__name__}",
+            remedy="use --to beit, or --to timm for a backbone alone",
         )
     backbone = model.backbone.config
     _check_square(backbone)
@@ -176,9 +167,6 @@ def write_transformers(artifact: Artifact, place: Path) -> list[str]:
         config["use_mean_pooling"] = model.pooling == "mean"
         if artifact.details.multi_label:
             config["problem_type"] = "multi_label_classification"
-            notes.append(
-                "left out, as transformers has no place for them: the thresholds of the labels"
-            )
     if isinstance(model, Segmenter):
         config |= _segmentation_config(model)
     preprocessor = _preprocessor(artifact, backbone)

@@ -87,7 +87,7 @@ def _view(entries: Entries, size: tuple[int, int]) -> Overrides:
             entries.refuse("crops images without resizing them", TRAINED)
         return Overrides(crop=1.0, resize="stretch")
     resize, whole = _resized(entries, size, crops)
-    made = (_sides(entries, "crop_size") or size) if crops else whole
+    made = (entries.sides("crop_size") or size) if crops else whole
     if made != size:
         entries.refuse(
             f"makes images of {made[0]} x {made[1]} pixels for a model of {size[0]} x {size[1]}",
@@ -132,25 +132,9 @@ def _resized(
             return "cover", (edge, edge)
         if given != {"height", "width"}:
             entries.refuse(f"resizes to {value!r:.80}", "use height and width, or shortest_edge")
-    sides = _sides(entries, "size")
+    sides = entries.sides("size")
     if sides is None:
         return "stretch", size
     short = _kind(entries).startswith(SHORT_EDGE)
     keeps = isinstance(value, int) and not entries.flag("default_to_square", not short)
     return "cover" if keeps else "stretch", sides
-
-
-def _sides(entries: Entries, name: str) -> tuple[int, int] | None:
-    """Height and width, given both or as one number."""
-    value = entries.content.get(name)
-    if isinstance(value, dict):
-        entries = Entries(entries.file, value)
-        height, width = entries.integer("height"), entries.integer("width")
-    elif isinstance(value, list):
-        both = entries.integers(name) or ()
-        height, width = (*both, *both)[:2] if len(both) in (1, 2) else (None, None)
-    else:
-        height = width = entries.integer(name)
-    if value is not None and (not height or not width):
-        entries.refuse(f"says {name} = {value!r:.80}", "give height and width")
-    return (height, width) if height and width else None

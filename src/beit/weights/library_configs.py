@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from beit.config.data import Resize
+from beit.config.runs import Pooling
 from beit.config.tokenizer import Interpolation
 from beit.models.position import CLASS_ROWS, Grid, table_length
 from beit.weights.keymap import INDEX, TABLE, Family, Tensors
@@ -26,28 +27,38 @@ INTERPOLATIONS: dict[str, Interpolation] = {
     "": "bicubic", "bicubic": "bicubic", "bilinear": "bilinear", "lanczos": "lanczos",
 }  # fmt: skip
 CROPS: dict[str, Resize] = {"": "cover", "center": "cover", "squash": "stretch"}
+POOLED: dict[str, Pooling] = {"avg": "mean", "token": "cls"}
 
 
 def read_timm(config: Entries) -> Overrides:
-    """The `config.json` of timm. Raises CheckpointError for a preparation that is not done here."""
+    """The `config.json` of timm. Raises CheckpointError for a preparation that is not done here,
+    and for a head that reads each patch.
+
+    A square `input_size` is not taken: timm left it as it was published where a model had been made
+    for other images, and weights of a square show their size.
+    """
     published = config.table("pretrained_cfg") or config
-    built = config.table("model_args")
-    shape = published.integers("input_size")
+    built = config.table("model_args") or Entries(config.file, {})
+    shape = built.sides("img_size") or (published.integers("input_size") or ())[1:]
     mode, kind = published.text("crop_mode"), published.text("interpolation")
     if mode not in CROPS or kind not in INTERPOLATIONS:
         config.refuse(
             f"prepares images by crop_mode '{mode}' and interpolation '{kind}'",
             "only center and squash, bicubic, bilinear and lanczos are done here",
         )
+    if built.content.get("global_pool") == "" and config.integer("num_classes") != 0:
+        config.refuse("has a head for each patch", "save it with num_classes=0, for its features")
+    oblong = len(shape) == 2 and (shape[0] != shape[1] or "img_size" in built.content)
     return Overrides(
-        size=(shape[1], shape[2]) if shape is not None and len(shape) == 3 else None,
-        heads=None if built is None else built.integer("num_heads"),
+        size=(shape[0], shape[1]) if oblong else None,
+        heads=built.integer("num_heads"),
+        pooling=POOLED.get(config.text("global_pool") or built.text("global_pool")),
         mean=published.numbers("mean"),
         std=published.numbers("std"),
         crop=published.number("crop_pct"),
         resize=CROPS[mode],
         interpolation=INTERPOLATIONS[kind],
-        classes=published.texts("label_names"),
+        classes=config.names("label_names") or published.names("label_names"),
     )
 
 
@@ -56,7 +67,7 @@ def read_timm(config: Entries) -> Overrides:
 MODELS = ("beit", "data2vec-vision")
 CODEBOOKS = ("flava", "flava_image_codebook")
 OFFSET = 2  # its out_indices count from the embedding, and from 1
-EPSILON = 1e-12  # its default
+EPSILON, HEADS = 1e-12, 12  # its defaults
 UNTRAINED_NAME = re.compile(r"LABEL_\d+")
 
 
@@ -88,10 +99,12 @@ def read_transformers(
     """
     published = is_published_hub(name)
     problem = config.text("problem_type")
+    names = config.names("id2label") if family != "masked" else None
     stated = Overrides(
         size=_size(config),
         heads=config.integer("num_attention_heads"),
-        classes=_classes(config) if family != "masked" else None,
+        pooling="mean" if config.flag("use_mean_pooling", True) else "cls",
+        classes=None if names and all(map(UNTRAINED_NAME.fullmatch, names)) else names,
         epsilon=None if published else config.number("layer_norm_eps") or EPSILON,
         multi_label=problem == "multi_label_classification",
         regression=problem == "regression",
@@ -106,30 +119,14 @@ def read_transformers(
 
 
 def _size(config: Entries) -> tuple[int, int]:
-    side, patch = config.content.get("image_size", 224), config.integer("patch_size") or 16
-    sides = config.integers("image_size") if isinstance(side, list) else (side, side)
-    if sides is None or len(sides) != 2 or any(type(each) is not int for each in sides):
-        config.refuse(f"says image_size = {side!r:.80}", "give one side, or height and width")
-    if any(each <= 0 or each % patch for each in sides):
+    patch = config.integer("patch_size") or 16
+    sides = config.sides("image_size") or (224, 224)
+    if any(each % patch for each in sides):
         config.refuse(
             f"has images of {sides[0]} x {sides[1]} pixels, which patches of {patch} do not divide",
             "only whole patches are BEiT; train it at a size that is a multiple of the patch",
         )
     return sides[0], sides[1]
-
-
-def _classes(config: Entries) -> tuple[str, ...] | None:
-    """The names of the classes, unless they are only the numbers of an untrained head."""
-    labels = config.table("id2label")
-    if labels is None or not labels.content:
-        return None
-    if not all(key.isdecimal() for key in labels.content):
-        config.refuse("has an id2label whose keys are not numbers", "correct it")
-    ids = sorted(labels.content, key=int)
-    if [int(key) for key in ids] != list(range(len(ids))):
-        config.refuse("has an id2label that does not count from 0", "correct it")
-    names = tuple(str(labels.content[key]) for key in ids)
-    return None if all(map(UNTRAINED_NAME.fullmatch, names)) else names
 
 
 def _blocks_read(config: Entries) -> tuple[tuple[int, ...], str]:

@@ -60,7 +60,10 @@ def open_artifact(
     """
     fetched = _with_its_config(fetch(reference, sha256=sha256))
     if is_foreign(fetched.path):
-        return _imported(fetched, str(reference), overrides)
+        artifact = import_foreign(fetched, str(reference), overrides)
+        for note in artifact.details.trained["notes"]:
+            _say_once(fetched.path, note)
+        return artifact
     if overrides != NOTHING:
         raise ConfigError(
             f"{reference} is an artifact of ours, which says all about itself",
@@ -72,9 +75,16 @@ def open_artifact(
 def _with_its_config(fetched: Fetched) -> Fetched:
     """The folder of an artifact of ours where only its weight file was given.
 
-    Raises CheckpointError for a folder that holds an adapter to weights that are elsewhere.
+    Raises CheckpointError for an adapter to weights that are elsewhere, and for a checkpoint that
+    PyTorch has divided among processes.
     """
     path = fetched.path
+    if path.suffix == ".distcp" or (path / ".metadata").is_file():
+        raise CheckpointError(
+            f"{path} holds weights divided among processes (torch.distributed.checkpoint)",
+            remedy="join them: python -m torch.distributed.checkpoint.format_utils dcp_to_torch "
+            "FOLDER weights.pth",
+        )
     if (path / "adapter_config.json").is_file() and not (path / CONFIG).is_file():
         raise CheckpointError(f"{path} holds an adapter (PEFT) to other weights", remedy=MERGE)
     beside = path.with_name(CONFIG)
@@ -154,7 +164,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
         ) from error
 
 
-def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifact:
+def import_foreign(fetched: Fetched, reference: str, overrides: Overrides) -> Artifact:
     """The model of another library's file or folder, with the notes on how it was read."""
     foreign = read_foreign(fetched.path, reference)
     if fetched.sha256 and foreign.sha256 not in ("", fetched.sha256):
@@ -165,7 +175,7 @@ def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifac
         )
     try:
         detected = detect(foreign, overrides)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         if str(foreign.place) in error.problem:
             raise
         raise CheckpointError(f"{foreign.place}: {error.problem}", remedy=error.remedy) from error
@@ -189,8 +199,6 @@ def _imported(fetched: Fetched, reference: str, overrides: Overrides) -> Artifac
         inference=inference,
         trained={"from": fetched.reference, "notes": list(notes)},
     )
-    for note in notes:
-        _say_once(foreign.place, note)
     return Artifact(kind=describe(model)["kind"], model=model, details=details)
 
 

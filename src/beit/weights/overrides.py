@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from beit.config.data import Resize
+from beit.config.runs import Pooling
 from beit.config.tokenizer import Interpolation
+from beit.config.validation import Config, Crop, Depth, PositiveFloat, Sides, Width, require
 from beit.errors import CheckpointError
 
 LARGEST = 1 << 24
@@ -16,18 +18,18 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overrides:
+class Overrides(Config):
     """What is known about a model beside its weights; None where nothing is."""
 
-    size: tuple[int, int] | None = None
+    size: Sides | None = None
     """Height and width in pixels."""
-    heads: int | None = None
+    heads: Width | None = None
     """Attention heads."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, for pixels in [0, 1]."""
-    std: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
     """Standard deviation of each channel, for pixels in [0, 1]."""
-    crop: float | None = None
+    crop: Crop | None = None
     """Fraction of the side that the evaluation crop keeps."""
     resize: Resize | None = None
     """Whether an image keeps its proportions when it is resized."""
@@ -39,14 +41,24 @@ class Overrides:
     """Whether each class is answered on its own."""
     regression: bool | None = None
     """Whether the head gives values, not classes."""
+    pooling: Pooling | None = None
+    """What the head of a classifier reads."""
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits."""
-    early_layer: int | None = None
+    early_layer: Depth | None = None
     """Block, counted from 1, that patch aggregation reads (9 of 12, 21 of 24 as published)."""
     out_indices: tuple[int, ...] | None = None
     """Blocks that a segmentation head reads, 0 is the first."""
     pools: tuple[int, ...] | None = None
     """Cells per side of each pooling of a segmentation head."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            (self.mean is None) == (self.std is None),
+            "of the mean and the standard deviation of the pixels only one is given",
+            "give both",
+        )
 
     def over(self, other: Overrides) -> Overrides:
         """These values, and those of `other` where there are none."""
@@ -97,6 +109,34 @@ class Entries:
 
     def texts(self, name: str) -> tuple[str, ...] | None:
         return self._list(name, str, "a list of texts")
+
+    def sides(self, name: str) -> tuple[int, int] | None:
+        """Height and width in pixels, given both or as one number."""
+        value = self.content.get(name)
+        if isinstance(value, dict):
+            entries = Entries(self.file, value)
+            height, width = entries.integer("height"), entries.integer("width")
+        elif isinstance(value, list):
+            both = self.integers(name) or ()
+            height, width = (*both, *both)[:2] if len(both) in (1, 2) else (None, None)
+        else:
+            height = width = self.integer(name)
+        if value is not None and (not height or not width):
+            self.refuse(f"says {name} = {value!r:.80}", "give height and width in pixels")
+        return (height, width) if height and width else None
+
+    def names(self, name: str) -> tuple[str, ...] | None:
+        """Names of classes: a list, or an object whose keys count from 0. None if it is empty."""
+        value = self.content.get(name)
+        if isinstance(value, list):
+            return self.texts(name) or None
+        labels = self.table(name)
+        if labels is None or not labels.content:
+            return None
+        keys = [str(number) for number in range(len(labels.content))]
+        if labels.content.keys() != set(keys):
+            self.refuse(f"has an entry {name} whose keys do not count from 0", "correct it")
+        return tuple(str(labels.content[key]) for key in keys)
 
     def table(self, name: str) -> Entries | None:
         value = self._typed(name, dict, "an object")

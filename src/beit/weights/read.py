@@ -29,7 +29,7 @@ WRAPPERS = (
 their average, and a teacher before the student that it grades."""
 OF_TRAINING = re.compile(r"optim|sched|scaler|loss|criterion|rng|random|queue", re.IGNORECASE)
 WRAPPER_DEPTH = 4
-NAME = re.compile(r"\w+(\.\w+){0,31}", re.ASCII)
+NAME = re.compile(r"[\w-]+(\.[\w-]+){0,31}", re.ASCII)
 TYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
     torch.int64, torch.int32, torch.uint8, torch.bool,
@@ -184,7 +184,8 @@ def _without_tensors(root: object) -> CheckpointError:
             f"holds NumPy arrays, no tensors: {', '.join(map(str, arrays)):.200}",
             remedy="save it again with torch.from_numpy(array) for each array",
         )
-    found = ", ".join(map(str, entries)) or type(root).__name__
+    kind = root.path if isinstance(root, Placeholder) else type(root).__name__
+    found = ", ".join(map(str, entries)) or f"a {kind}"
     return CheckpointError(
         f"holds no tensors by name, but {found:.200}",
         remedy=f"save a state dict, alone or under one of {', '.join(WRAPPERS[:5])}",

@@ -48,7 +48,8 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if differences:
         raise CheckpointError(
             f"the file belongs to another architecture: {differences}",
-            remedy="use the same patch, channels, width, depth, heads and layer scale as it",
+            remedy="give weights with all that BEiT has and nothing else; what was added or taken "
+            "away in training has to be merged before they are saved",
         )
     model.load_state_dict(weights)
 

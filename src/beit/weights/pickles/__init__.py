@@ -25,9 +25,14 @@ INSTRUCTIONS = 500_000
 VALUES = 500_000
 DEPTH = 64
 LINE_BYTES = 256
+TENSORS = ("torch._utils._rebuild_", "torch._tensor._rebuild_")
 ELSEWHERE = (
     "if you made the file, save the weights alone: torch.save(model.state_dict(), path); if not, "
     "do not open it with other tools either"
+)
+PLAIN = (
+    "save plain tensors: tensor.full_tensor() of those divided among processes, .dequantize() or "
+    ".to_dense() of others"
 )
 NAMES = {
     instruction.code.encode("latin-1"): instruction.name for instruction in pickletools.opcodes
@@ -144,8 +149,8 @@ class _Machine:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def text(self) -> str:
-        """A string with its length before it."""
-        return self._take(self.number("<I")).decode()
+        """A string with its length before it, as Python writes names of files that are no UTF-8."""
+        return self._take(self.number("<I")).decode(errors="surrogatepass")
 
     def long(self) -> int:
         """An integer of up to 255 bytes."""
@@ -159,7 +164,7 @@ class _Machine:
         if maker is None:
             raise CheckpointError(
                 f"imports {path!a}, which is not among the names that weights need",
-                remedy=ELSEWHERE,
+                remedy=PLAIN if path.startswith(TENSORS) else ELSEWHERE,
             )
         return Import(path, maker)
 

@@ -140,28 +140,32 @@ STANDARD = (
     "_codecs.encode", "argparse.Namespace", "collections.Counter", "collections.deque",
     "copy_reg._reconstructor", "copyreg._reconstructor", "datetime.date", "datetime.datetime",
     "datetime.time", "datetime.timedelta", "datetime.timezone", "decimal.Decimal",
-    "fractions.Fraction", "functools.partial", "pathlib.Path", "pathlib.PosixPath",
-    "pathlib.PurePath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath",
-    "pathlib._local.PosixPath", "pathlib._local.WindowsPath", "types.SimpleNamespace", "uuid.UUID",
+    "fractions.Fraction", "functools.partial", "logging.getLogger", "pathlib.Path",
+    "pathlib.PosixPath", "pathlib.PurePath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath",
+    "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
+    "random.Random", "re._compile", "types.SimpleNamespace", "typing.Any", "typing.Dict",
+    "typing.List", "typing.Optional", "typing.Tuple", "typing.Union", "uuid.UUID",
     "zoneinfo.ZoneInfo",
 )  # fmt: skip
 NUMPY = (
     "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy.bool_",
-    "numpy.dtype", "numpy.float16", "numpy.float32", "numpy.float64", "numpy.int32", "numpy.int64",
-    "numpy.ndarray",
+    "numpy.dtype", "numpy.float16", "numpy.float32", "numpy.float64", "numpy.int16", "numpy.int32",
+    "numpy.int64", "numpy.int8", "numpy.ndarray", "numpy.uint16", "numpy.uint32", "numpy.uint8",
 )  # fmt: skip
 PYTORCH = (
-    "torch.Generator", "torch.bfloat16", "torch.bool", "torch.channels_last",
-    "torch.contiguous_format", "torch.device", "torch.dtype", "torch.float16", "torch.float32",
-    "torch.float64", "torch.int32", "torch.int64", "torch.memory_format", "torch.preserve_format",
+    "torch.Generator", "torch.amp.grad_scaler.GradScaler", "torch.bfloat16", "torch.bool",
+    "torch.channels_last", "torch.contiguous_format", "torch.cuda.amp.grad_scaler.GradScaler",
+    "torch.device", "torch.dtype", "torch.float16", "torch.float32", "torch.float64", "torch.int16",
+    "torch.int32", "torch.int64", "torch.int8", "torch.memory_format", "torch.preserve_format",
     "torch.strided", "torch.uint8",
 )  # fmt: skip
 WITHIN = (
-    "numpy.random.", "torch.nn.functional.", "torch.nn.modules.", "torch.nn.parallel.",
-    "torch.optim.",
+    "numpy.random.", "torch._C._nn.", "torch.nn.functional.", "torch.nn.modules.",
+    "torch.nn.parallel.", "torch.optim.", "torchvision.transforms.",
 )  # fmt: skip
-"""Modules whole, schedules with their optimizer, and generators of chance."""
+"""Modules whole with their functions, schedules with their optimizer, generators of chance, and how
+images were prepared."""
 GUARDED = frozenset(sys.stdlib_module_names) | {
     "torch", "torchvision", "numpy", "pip", "setuptools", "pkg_resources", "distutils", "imp",
     "__builtin__", "__builtins__", "copy_reg", "commands", "cPickle", "dill", "cloudpickle",
