@@ -158,8 +158,8 @@ def test_several_folders_of_masks_are_two_readings(tmp_path):
         opened(root)
     assert "--annotations labels" in raised.value.remedy
     check_pairs(opened(root, annotations="labels").train)
-    (root / "labels").rename(root / "trimaps")
-    check_pairs(opened(root, annotations="trimaps").train)
+    (root / "labels").rename(root / "drawn by hand")
+    check_pairs(opened(root, annotations="drawn by hand").train)
     (root / "masks").rename(root / "labels")
     (root / "labels").rename(root / "other")
     with pytest.raises(DataError, match="--annotations names a folder of masks"):

@@ -100,8 +100,10 @@ def test_packed_run_lengths_are_drawn(tmp_path):
     packed = mask.encode(region)
     content = coco(tmp_path)
     shape = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
-    one = {"id": 1, "image_id": 10, "category_id": 3, "segmentation": shape}
-    content["annotations"] = [one]
+    content["annotations"] = [
+        {"id": number, "image_id": 10 + number, "category_id": 3, "segmentation": shape}
+        for number in (0, 2, 3)
+    ]
     coco(tmp_path, **content)
     for number in range(4):
         image(tmp_path / f"images/{number}.jpg", number)
@@ -212,7 +214,9 @@ def test_shapes_beside_masks_are_two_readings(tmp_path):
     for number in range(4):
         image(tmp_path / f"images/{number}.jpg", number)
         (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.new("1", (WIDTH, HEIGHT), number % 2).save(tmp_path / f"masks/{number}.png")
+        Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)).save(
+            tmp_path / f"masks/{number}.png"
+        )
     with pytest.raises(DataError, match="masks in image files, and shapes in") as raised:
         opened(tmp_path)
     assert "--layout folders or --layout coco" in raised.value.remedy

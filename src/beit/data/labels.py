@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.data.class_names import spelled_alike
 from beit.data.image_names import as_text, composed
 from beit.data.label_columns import LABEL, PERHAPS_LABEL, Column, LabelTable, plain
 from beit.data.listing import cell_lines, natural_key, quoted
@@ -207,11 +208,7 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
     else:
         layout = f"several {layout}, separated by {mark}"
         classes, targets = number_labels([_tags(cell, mark) for cell in cells])
-    times = Counter(name.casefold() for name in classes)
-    alike = [name for name in classes if times[name.casefold()] > 1]
-    if alike:
-        notes += (f"classes that differ in capitals only: {quoted(alike, 8)}",)
-    return Labels(classes, targets, layout, notes)
+    return Labels(classes, targets, layout, (*notes, *spelled_alike(classes)))
 
 
 def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,7 +27,8 @@ _COCO_LISTS: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
 }
 """The lists of a COCO file, and what is read of their entries."""
-_IMAGE_FOLDERS = ("", "images", "JPEGImages", "img", "imgs")
+_BESIDE_IMAGES = ("*/*coco*.json", "*/*annotations*.json", "*/instances*.json", "*/labels.json")
+_IMAGE_FOLDERS = ("", "images", "JPEGImages", "img", "imgs", "data")
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
 _LEAST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 
@@ -53,7 +55,7 @@ def coco_files(search: Search) -> list[str]:
     where some are called instances, these."""
     places = {
         place
-        for pattern in ("*.json", "annotations/*.json", "*/*coco*.json")
+        for pattern in ("*.json", "annotations/*.json", *_BESIDE_IMAGES)
         for place in search.root.glob(pattern)
         if not place.name.startswith(".") and _holds(place, *_COCO_LISTS)
     }
@@ -152,6 +154,23 @@ def _coco(place: Path) -> dict[str, Any]:
                         f"entry {number} of '{key}' in {place} has no sound '{name}'",
                         remedy="export it anew as COCO",
                     )
+    for key in ("images", "categories"):
+        ids = Counter(entry["id"] for entry in content[key])
+        twice = [number for number, times in ids.items() if times > 1]
+        if twice:
+            raise DataError(
+                f"several entries of '{key}' in {place} have the id {twice[0]}",
+                remedy="export it anew, or give each an id of its own",
+            )
+    for entry in content["images"]:
+        entry["file_name"] = entry["file_name"].replace("\\", "/")  # written on Windows
+    files = Counter(entry["file_name"] for entry in content["images"])
+    twice = [name for name, times in files.items() if times > 1]
+    if twice:
+        raise DataError(
+            f"{place} lists images twice: {quoted([*map(printable, twice)])}",
+            remedy="list each once, with all of its shapes",
+        )
     if not content["categories"]:
         raise DataError(f"{place} has no categories", remedy="export it anew with its classes")
     return dict(content)
@@ -259,7 +278,7 @@ def read_labelme(search: Search) -> FoundMasks:
     the background, `__ignore__` is ignored. Shapes are drawn in their order, later over earlier.
     Errors: DataError for files of another form, and files or images that stand alone.
     """
-    images = {name.rpartition(".")[0]: name for name in search.images("")}
+    images = search.by_stem("")
     by_name: dict[str, list[str]] = {}
     for stem in images:
         by_name.setdefault(PurePosixPath(stem).name, []).append(stem)
