@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from beit.config.data import AS_RECOGNISED, FolderConfig, LabelFileConfig, Reading
-from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.folders import LAYOUTS, TRAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
@@ -139,7 +138,7 @@ class Dataset:
 
         Errors: DataError for what is no labelled data.
         """
-        if self.form == "file":
+        if self.form == "file" and self._divided:
             raise DataError(
                 f"{self.path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}"
             )
@@ -292,7 +291,7 @@ def _single_image(path: str) -> ImageSource:
         raise DataError(
             f"{path} is neither a folder nor a list file nor an image: {reason}",
             remedy=f"give a folder, a list ({', '.join(LIST_EXTENSIONS)}), shards (.tar), Parquet, "
-            f"or an image: {', '.join(sorted(IMAGE_EXTENSIONS))}",
+            "or an image; export other tables as .csv or .jsonl",
         )
     return FileSource(str(Path(path).parent), [Path(path).name])
 

@@ -59,7 +59,7 @@ UNDECODED: dict[str, str] = {
     **dict.fromkeys(_ARCHIVE, "an archive: unpack it"),
     ".tar": "an archive: unpack it, or name it, or the folder it lies in, as the data",
     ".lfs": "a pointer of Git LFS: bring the images with `git lfs pull`",
-    ".html": "a web page: download the image anew",
+    ".html": "a web page, as downloads that fail leave behind",
 }
 """What holds images but is not read, and what to do with it."""
 

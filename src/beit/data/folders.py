@@ -21,7 +21,7 @@ from beit.data.layout import (
     masks_beside,
     read_layout,
 )
-from beit.data.listing import Found, find_images, natural_key, no_images, quoted
+from beit.data.listing import JSON_LINES, Found, find_images, natural_key, no_images, quoted
 from beit.data.sources import FileSource, account_for, number_labels
 from beit.errors import ConfigError, DataError
 from beit.terminal import counted
@@ -31,7 +31,7 @@ LAYOUTS = (
     "one folder per class, either directly or under train/ and val/, or a list file with a label "
     "after each path"
 )
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 """Extensions of files that may hold the labels of the images beside them."""
 
 
@@ -50,17 +50,18 @@ class Folders:
         tree = FolderTree(path, found.counts)
         self._layout = read_layout(tree, classes_at_top=options.class_level == 1)
         self.splits, self.folds = self._layout.splits, self._layout.folds
-        self._passed_over = tuple(f"{folder}/" for folder in self._layout.skipped)
-        for folder, reason in self._layout.skipped.items():
-            first = next(one for one in self._paths if one.startswith(f"{folder}/"))
-            found.skipped.add(reason, first, tree.total(folder))
-        self._tree = tree.without(self._layout.skipped)
+        skipped = tree.within(self._layout.skipped)
+        self._tree = tree.without(skipped)
         self.sizes = {name: self._tree.total(place) for name, place in self.splits.items()}
-        if self._tree.total("") > sum(self.sizes.values()):
-            places = tuple(f"{place}/" for place in self.splits.values() if place)
-            for one in self._members(""):
-                if not one.startswith(places):
-                    found.skipped.add(BESIDE_SPLITS, one)
+        if tree.total("") > sum(self.sizes.values()):
+            read = self._tree.within(dict.fromkeys(self.splits.values(), ""))
+            self._paths = []
+            for path in found.paths:
+                folder = path.rpartition("/")[0]
+                if folder in read:
+                    self._paths.append(path)
+                else:
+                    found.skipped.add(skipped.get(folder, BESIDE_SPLITS), path)
         self._skipped = found.skipped.found()
         self._check_fold(options.fold)
 
@@ -157,9 +158,8 @@ class Folders:
             )
 
     def _members(self, place: str) -> Iterator[str]:
-        """The paths below a folder, without those that are skipped."""
-        start, skipped = f"{place}/" if place else "", self._passed_over
-        return (p for p in self._paths if p.startswith(start) and not p.startswith(skipped))
+        """The paths below a folder."""
+        return (path for path in self._paths if path.startswith(f"{place}/" if place else ""))
 
     def _notes(self, classes: Sequence[str], inside: Sequence[str]) -> Iterator[str]:
         yield from spelled_alike(classes)
@@ -342,15 +342,19 @@ def open_every_image(path: str) -> FileSource:
     Errors: DataError if there are none.
     """
     found = _images_below(path)
+    tree = FolderTree(path, found.counts)
     try:
-        skipped = read_layout(FolderTree(path, found.counts)).skipped
+        skipped = read_layout(tree).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same
         skipped = {}
-    masks = tuple(f"{folder}/" for folder, reason in skipped.items() if reason == MASKS)
+    masks = tree.within({folder: reason for folder, reason in skipped.items() if reason == MASKS})
+    paths = []
     for one in found.paths:
-        if one.startswith(masks):
+        if one.rpartition("/")[0] in masks:
             found.skipped.add(MASKS, one)
-    source = FileSource(path, [one for one in found.paths if not one.startswith(masks)])
+        else:
+            paths.append(one)
+    source = FileSource(path, paths)
     source.account = account_for(
         source, path, "every image below it", skipped=found.skipped.found()
     )

@@ -151,13 +151,18 @@ class FolderTree:
             yield child
             yield from self.everything_below(child)
 
+    def within(self, folders: Mapping[str, str]) -> dict[str, str]:
+        """Some folders and all below them, with what is said of the one they are in."""
+        found = dict(folders)
+        for folder in sorted(self._direct, key=len):
+            parent = folder.rpartition("/")[0]
+            if folder and parent in found:
+                found.setdefault(folder, found[parent])
+        return found
+
     def without(self, folders: Collection[str]) -> FolderTree:
-        """The same without some folders and all below them."""
-        starts = tuple(f"{folder}/" for folder in folders)
-        kept = {
-            folder: n for folder, n in self._direct.items() if not f"{folder}/".startswith(starts)
-        }
-        return FolderTree(self.path, kept)
+        """The same without some folders."""
+        return FolderTree(self.path, {at: n for at, n in self._direct.items() if at not in folders})
 
     def below(self, folder: str, depth: int) -> list[str]:
         """Folders so many levels below a folder."""

@@ -264,6 +264,18 @@ def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str,
             found = {stem: stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
             if len(found) == len(masks) and set(found.values()) <= images.keys():
                 yield f"the names of masks end in '{printable(suffix)}'", found
+    # The numbers of img_10 and img_11 are no part of what they share.
+    begin, of_images = (
+        os.path.commonprefix([*names]).rstrip("0123456789")  # noqa: RUF071
+        for names in (masks, images)
+    )
+    found = {stem: of_images + stem.removeprefix(begin) for stem in masks}
+    if begin != of_images and set(found.values()) <= images.keys():
+        yield (
+            f"the names of masks begin with '{printable(begin)}', where those of images begin with "
+            f"'{printable(of_images)}'",
+            found,
+        )
 
 
 def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict[str, str]]]:

@@ -227,7 +227,7 @@ def _image_folder(search: Search, name: str, content: dict[str, Any]) -> str:
     folders += [
         PurePosixPath(first, last) for last in ("", *inside, *ends) for first in _IMAGE_FOLDERS
     ]
-    folders += [PurePosixPath(first, "images") for first in inside]
+    folders += [PurePosixPath(first, last) for first in inside for last in ("images", "data")]
     lacking = {
         folder: [each for each in names if not (search.root / folder / each).is_file()]
         for folder in dict.fromkeys(folders)
