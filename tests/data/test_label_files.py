@@ -315,7 +315,7 @@ def test_folders_of_splits_are_splits_and_test_is_not_learned_from(draw: Draw) -
 
 def test_folds(root: Path) -> None:
     text = "\n".join(["image,fold,label", *(f"p{at}.png,{at % 3},{at // 3}" for at in range(6))])
-    with pytest.raises(DataError, match=r"line 2 .* a number may be a fold") as caught:
+    with pytest.raises(DataError, match=r"line 2 .* may be a fold") as caught:
         read(root, text)
     assert "--validation-fold" in caught.value.remedy
     found = read(root, text, validation_fold="1", test_fold="2")
