@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
-from beit.data.layout import split_called
+from beit.data.folder_names import split_called
 from beit.data.segmented import SegmentationData
 from beit.errors import DataError
 from segmented_folder import NAMES, write_folder

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from beit.config.data import AS_RECOGNISED, FolderConfig, LabelFileConfig, Reading
+from beit.data.folder_names import split_called, split_name
 from beit.data.folders import LAYOUTS, TRAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
-from beit.data.layout import WHOLE, split_called, split_name
+from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
 from beit.data.shard_manifest import shard_parts
 from beit.data.shards import open_shards

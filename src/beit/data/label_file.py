@@ -10,10 +10,11 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
+from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
-from beit.data.layout import WHOLE, split_called
+from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, quoted
 from beit.data.sources import FileSource, account_for
 from beit.data.tables import read_table

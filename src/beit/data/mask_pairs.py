@@ -11,7 +11,7 @@ from typing import NamedTuple
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
-from beit.data.layout import split_called
+from beit.data.folder_names import split_called
 from beit.data.listing import Found, find_images, natural_key, no_images, quoted
 from beit.data.shapes import Shapes
 from beit.errors import DataError

@@ -13,8 +13,9 @@ import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
+from beit.data.folder_names import split_called
 from beit.data.labelled import few
-from beit.data.layout import WHOLE, split_called
+from beit.data.layout import WHOLE
 from beit.data.legends import (
     CLASS_LISTS,
     LEGENDS,

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beit.data.layout import WHOLE, split_called
+from beit.data.folder_names import split_called
+from beit.data.layout import WHOLE
 from beit.data.legends import CLASS_LISTS, find_beside, read_classes
 from beit.data.listing import natural_key, quoted
 from beit.data.mask_pairs import FoundMasks, Pairs, Search

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from beit.data.layout import ROLES, WHOLE, split_called, split_name
+from beit.data.folder_names import ROLES, split_called, split_name
+from beit.data.layout import WHOLE
 from beit.data.listing import find_images, natural_key, quoted
 from beit.data.shard_cache import Shard
 from beit.data.storage import expand, is_remote, read_all
