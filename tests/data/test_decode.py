@@ -230,6 +230,18 @@ def test_mutations_decode_or_are_refused(form: str) -> None:
             assert decode(bytes(mutated), pixel_limit=10**7).shape[2] == 3
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"\n<!DOCTYPE HTML><title>404", "a web page"),
+    ],
+)
+def test_what_often_stands_in_place_of_an_image_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(UnreadableError, match=words):
+        decode(data)
+
+
 @pytest.mark.parametrize("form", ["ICO", "TGA", "PCX", "PDF"])
 def test_other_formats_are_refused(form: str) -> None:
     with pytest.raises(UnreadableError, match="none of JPEG"):
@@ -267,9 +279,9 @@ def test_other_channel_counts() -> None:
         decode(encoded(Image.fromarray(noise()), "TIFF"), channels=5)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e9])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1.2, 300.0, 4000.0, 1e9])
 def test_floats_without_a_usual_range_are_refused(value: float) -> None:
-    with pytest.raises(UnreadableError, match=r"not finite|convert them"):
+    with pytest.raises(UnreadableError, match=r"not finite|convert them to 0 to 1"):
         decode(encoded(Image.new("F", (2, 2), value), "TIFF"))
 
 

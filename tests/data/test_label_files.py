@@ -315,7 +315,7 @@ def test_folders_of_splits_are_splits_and_test_is_not_learned_from(draw: Draw) -
 
 def test_folds(root: Path) -> None:
     text = "\n".join(["image,fold,label", *(f"p{at}.png,{at % 3},{at // 3}" for at in range(6))])
-    with pytest.raises(DataError, match=r"line 2 .* a number may be a fold") as caught:
+    with pytest.raises(DataError, match=r"line 2 .* may be a fold") as caught:
         read(root, text)
     assert "--validation-fold" in caught.value.remedy
     found = read(root, text, validation_fold="1", test_fold="2")
@@ -501,3 +501,79 @@ def test_a_folder_is_searched_only_if_names_are_not_there_as_written(
     """A tree of a million files takes seconds."""
     monkeypatch.setattr("beit.data.image_names.find_images", None)
     assert len(read(root, text).splits[""]) == NUMBER
+
+
+@pytest.mark.parametrize(
+    ("heading", "cells"),
+    [
+        ("dataset", ("train", "test")),
+        ("type", ("TRAIN", "Testing")),
+        ("is_test", ("False", "True")),
+        ("test", ("0", "1")),
+    ],
+)
+def test_a_column_of_splits_is_known_by_its_cells(
+    root: Path, heading: str, cells: tuple[str, str]
+) -> None:
+    text = rows(f"file,{heading},label", f"p{{n}}.png,{cells[0]},{{c}}", range(4))
+    found = read(root, text + "".join(f"p{n}.png,{cells[1]},cat\n" for n in (4, 5)))
+    assert paths(found) == {"train": NAMES[:4], "test": NAMES[4:]}
+    assert f"splits in column '{heading}'" in account(found).layout
+    if cells[0] == "train":
+        assert set(read(root, text, label_column="dataset").splits) == {""}
+
+
+def test_a_column_of_splits_without_headings(root: Path) -> None:
+    found = read(root, rows("", "TRAIN,p{n}.png,{c}", range(4)) + "TEST,p4.png,cat\n")
+    assert labels(found, "train") == CATS[:4]
+    assert paths(found)["test"] == ["p4.png"]
+
+
+def test_what_is_train_does_not_say_which_the_others_are(root: Path) -> None:
+    text = rows("file,is_train,label", "p{n}.png,1,{c}", range(4)) + "p5.png,0,cat\n"
+    with pytest.raises(DataError, match=r"line 6 .* has '0' .* may be a fold"):
+        read(root, text)
+    assert set(read(root, text, validation_fold="0").splits) == {"train", "val"}
+    found = read(root, text.replace("is_train", "train"), label_column="train")
+    assert found.splits[""].classes == ("0", "1")
+
+
+@pytest.mark.parametrize("missing", ["N/A", "?", "NULL"])
+def test_cells_that_are_no_label(root: Path, missing: str) -> None:
+    found = read(root, rows("file,label", "p{n}.png,{c}", range(5)) + f"p5.png,{missing}\n")
+    assert found.problem is not None
+    assert "line 7 ('p5.png')" in found.problem.problem
+    found = read(root, rows("file,label", "p{n}.png,{c}", range(5)) + "p5.png,none\n")
+    assert found.splits[""].classes == ("cat", "dog", "none")
+
+
+def test_minus_one_beside_numbers_may_be_no_label(root: Path) -> None:
+    found = read(root, rows("file,label", "p{n}.png,{b}", range(5)) + "p5.png,-1\n")
+    assert found.problem is not None
+    assert "holds -1 beside the numbers of 2 classes" in found.problem.problem
+    found = read(root, rows("file,label", "p{n}.png,{b}").replace(",0", ",-1"))
+    assert set(found.splits[""].classes) == {"-1", "1"}
+
+
+def test_names_in_another_case_and_addresses(root: Path) -> None:
+    assert labels(read(root, rows("file,label", "P{n}.PNG,{c}"))) == CATS
+    assert labels(read(root, rows("image_url,label", "https://x.org/a/p{n}.png,{c}"))) == CATS
+    with pytest.raises(DataError, match="do not exist") as caught:
+        read(root, rows("image_url,label", "https://x.org/{n},{c}"))
+    assert "download the images" in caught.value.remedy
+
+
+def test_zeros_that_a_spreadsheet_took_off_are_named(draw: Draw) -> None:
+    root = draw("0007.png")
+    with pytest.raises(DataError, match="do not exist") as caught:
+        read(root, "id,label\n7,cat\n")
+    assert caught.value.remedy.startswith("'0007' is there, and the list lacks its zeros")
+
+
+@pytest.mark.parametrize(("name", "words"), [("a.json", "export other"), ("a.xlsx", "as .csv")])
+def test_other_tables_are_to_be_exported(root: Path, name: str, words: str) -> None:
+    (root / name).write_bytes(b"PK\x03\x04")
+    for use in (open_source, lambda path: open_labelled(path, split=0.5, per_class=None, seed=0)):
+        with pytest.raises(DataError, match="neither a folder nor a list file") as caught:
+            use(str(root / name))
+        assert words in caught.value.remedy

@@ -150,7 +150,7 @@ HALF = Image.merge("LA", [Image.fromarray(LABELS), Image.fromarray(np.minimum(LA
         (tiff(LABELS.astype(np.complex64)), "values are complex64"),
         (encoded(Image.new("CMYK", (2, 2)), "TIFF"), "mode is CMYK"),
         (b"rubbish", "none of PNG"),
-        (b"", "none of PNG"),
+        (b"", "the file is empty"),
         (encoded(indexed(LABELS))[:50], "Error"),
     ],
 )  # fmt: skip

@@ -110,7 +110,8 @@ def test_two_readings_are_named_with_what_settles_them(tmp_path, values, names, 
         expected = names if len(names) == 2 else ("background", *(names or ("object",)))
         assert found.train.classes == expected
     if names == ("a", "b", "c"):
-        assert labels(opened(root, mask_values="labels")).tolist() == [0, 255]
+        with pytest.raises(DataError, match="not ignored are of one class, 'a'"):
+            opened(root, mask_values="labels")
 
 
 def test_some_masks_of_one_bit_and_others_of_eight_are_two_readings(tmp_path):
@@ -276,3 +277,30 @@ def test_labels_spread_over_grey_levels_are_two_readings(tmp_path, values):
 )
 def test_numbers_of_classes_with_gaps_are_labels(tmp_path, values):
     assert opened(write(tmp_path, masks_of(*values))).masks.mask_values == "labels"
+
+
+def test_numbers_of_objects_are_no_classes(tmp_path):
+    masks = []
+    for count in (9, 12, 5, 20):
+        mask = np.zeros((24, 24), np.uint8)
+        mask.reshape(-1)[: 4 * count] = np.repeat(np.arange(1, count + 1), 4)
+        masks.append(mask)
+    root = write(tmp_path, masks)
+    with pytest.raises(DataError, match="from 1 to some number, 20 at most") as refused:
+        opened(root)
+    assert "classes.txt" in refused.value.remedy
+    assert labels(opened(root, mask_values="binary")).tolist() == [0, 1]
+    (root / "classes.txt").write_text("\n".join(map(str, range(21))))
+    assert len(opened(root).train.classes) == 21
+
+
+def test_a_hundred_values_without_names_may_be_a_photograph(tmp_path):
+    root = write(tmp_path, [np.arange(0, 200, 2, dtype=np.uint8).reshape(10, 10)] * 4)
+    with pytest.raises(DataError, match="100 different values, as photographs"):
+        opened(root)
+    assert len(opened(root, mask_values="labels").train.classes) == 199
+
+
+def test_masks_that_hide_all_are_said_to(tmp_path):
+    with pytest.raises(DataError, match="every pixel of the training masks is ignored"):
+        opened(write(tmp_path, masks_of(255)))

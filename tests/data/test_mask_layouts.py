@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
-from beit.data.layout import split_called
+from beit.data.folder_names import split_called
 from beit.data.segmented import SegmentationData
 from beit.errors import DataError
 from segmented_folder import NAMES, write_folder
@@ -59,6 +59,7 @@ LAYOUTS = {
     "extension kept": ("images/{}.jpg", "masks/{}.jpg.png"),
     "suffix": ("images/{}.jpg", "masks/{}_mask.png"),
     "another suffix": ("images/{}.jpg", "masks/{}-ground.truth.png"),
+    "another beginning": ("images/{}.jpg", "masks/mask_{}.png"),
     "in another spelling": ("images/{}_É.jpg", "masks/{}_é.png"),
     "beside each other": ("{}.jpg", "{}_mask.png"),
     "beside each other, by extension": ("{}.jpg", "{}.png"),
@@ -158,8 +159,8 @@ def test_several_folders_of_masks_are_two_readings(tmp_path):
         opened(root)
     assert "--annotations labels" in raised.value.remedy
     check_pairs(opened(root, annotations="labels").train)
-    (root / "labels").rename(root / "trimaps")
-    check_pairs(opened(root, annotations="trimaps").train)
+    (root / "labels").rename(root / "drawn by hand")
+    check_pairs(opened(root, annotations="drawn by hand").train)
     (root / "masks").rename(root / "labels")
     (root / "labels").rename(root / "other")
     with pytest.raises(DataError, match="--annotations names a folder of masks"):
@@ -279,3 +280,65 @@ def test_masks_without_an_image_and_twice(tmp_path):
     shutil.copy(root / "masks/s0.png", root / "masks/s0.bmp")
     with pytest.raises(DataError, match="differ in their extension only"):
         opened(root)
+
+
+@pytest.mark.parametrize("ending", ["_masks", "annot", "_labels"])
+def test_masks_in_a_folder_called_after_that_of_their_images(tmp_path, ending):
+    for part, start in (("train", 0), ("val", 6)):
+        pairs(tmp_path, f"{part}/{{}}.jpg", f"{part}{ending}/{{}}.png", 6 - start // 2, start)
+    found = opened(tmp_path)
+    assert {key.split("/")[0] for key in map(found.train.key, range(6))} == {"train"}
+    assert len(found.validation) == 3
+    check_pairs(found.train)
+    check_pairs(found.validation)
+    shutil.rmtree(tmp_path / f"val{ending}")
+    with pytest.raises(DataError, match="val/ has no masks, and there are masks of train"):
+        opened(tmp_path)
+
+
+def test_images_in_a_folder_of_any_name_beside_requested_masks(tmp_path):
+    root = pairs(tmp_path, "slices/{}.jpg", "drawn/{}.png")
+    with pytest.raises(DataError, match="has no images/ beside masks/"):
+        opened(root)
+    check_pairs(opened(root, annotations="drawn").train)
+    check_pairs(opened(pairs(root / "x", "Original/{}.jpg", "Ground Truth/{}.png")).train)
+
+
+@pytest.mark.parametrize("mask", ["val/masks/{}.png", "val/images/{}_mask.png"])
+def test_a_split_without_masks_is_refused(tmp_path, mask):
+    root = pairs(tmp_path, "train/images/{}.jpg", mask.replace("val", "train"))
+    put(root / "val/images/s9.jpg")
+    with pytest.raises(DataError, match="val/ has no masks"):
+        opened(root)
+    (root / "val").rename(root / "test")
+    assert "test/ has no masks, and is not used" in opened(root).account.notes
+
+
+def test_nothing_beside_images_and_masks_is_left_out_in_silence(tmp_path):
+    root = pairs(tmp_path)
+    pairs(tmp_path, "q/{}.jpg", "overlays/{}.png")
+    shutil.rmtree(tmp_path / "q")
+    (root / "train.txt").write_text("s0\ns1")
+    account = opened(root).account
+    (skipped,) = account.skipped
+    assert (skipped.reason, skipped.count) == ("beside images and masks", 6)
+    assert "files beside the folders that are not read: 'train.txt'" in account.notes
+
+
+def test_folders_around_it_all_are_gone_through(tmp_path):
+    root = pairs(tmp_path / "download" / "data").parents[1]
+    (root / "README.md").write_text("of 2024")
+    account = opened(root).account
+    assert account.data == str(root / "download" / "data")
+    assert any("is the only folder there" in note for note in account.notes)
+    (root / "legend.json").write_text("{}")
+    with pytest.raises(DataError, match="has no images/ beside masks/"):
+        opened(root)
+
+
+def test_masks_of_another_kind_are_named(tmp_path):
+    put(tmp_path / "images/s0.jpg")
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/s0.npy", np.zeros(2))
+    with pytest.raises(DataError, match=r"no images in .*masks; it holds files with \.npy"):
+        opened(tmp_path)

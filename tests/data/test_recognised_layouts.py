@@ -11,7 +11,8 @@ import pytest
 from beit.config.data import FolderConfig, Reading
 from beit.data import folders, label_file
 from beit.data.check import check
-from beit.data.dataset import Dataset, open_source
+from beit.data.dataset import Dataset, open_source, split_of
+from beit.data.folders import open_every_image
 from beit.data.labelled import divide, open_labelled
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, DataError
@@ -144,7 +145,9 @@ def test_sites_above_classes(draw: Draw) -> None:
         DataError, match=r"'site1', 'site2' .*1\); or .*'bad', 'ok' .*2\)"
     ) as caught:
         labelled(root)
-    assert caught.value.remedy == "say which: --class-level 1, or --class-level 2"
+    assert caught.value.remedy.startswith(
+        "say which: --class-level 1, or --class-level 2; if those"
+    )
     assert labelled(root, class_level=1).train.classes == ("site1", "site2")
     inside = labelled(root, class_level=2)
     assert inside.train.classes == ("bad", "ok")
@@ -238,7 +241,11 @@ def test_masks_are_no_images_to_learn_from(draw: Draw, images: str, masks: str) 
     assert {key.split("/")[0] for key in keys(source)} == {images}
     assert source.classes == ()
     (skipped,) = source.account.skipped
-    assert (skipped.reason, skipped.count, skipped.examples) == ("masks", 3, (f"{masks}/0.png",))
+    assert (skipped.reason, skipped.count, skipped.examples) == (
+        "masks",
+        3,
+        tuple(f"{masks}/{number}.png" for number in range(3)),
+    )
     with pytest.raises(DataError, match=r"no class folders: .*lies beside masks") as caught:
         labelled(root)
     assert "beit segment" in caught.value.remedy
@@ -340,3 +347,98 @@ def test_label_files_beside_the_images_are_named(draw: Draw, inside: str) -> Non
     with pytest.raises(DataError) as caught:
         labelled(root)
     assert str(root / "labels.csv") in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("pets_train", "pets_test"),
+        ("X_train", "X_test"),
+        ("train", "test1"),
+        ("trainval", "test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+    ],
+)
+def test_splits_behind_a_beginning_that_they_share(draw: Draw, train: str, test: str) -> None:
+    root = draw(*some(f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b", count=4))
+    splits = labelled(root)
+    assert splits.test is not None
+    assert splits.train.classes == ("a", "b")
+    assert all(key.startswith(test) for key in keys(splits.test))
+    assert splits.train.account.images == {"train": 4, "val": 4, "test": 8}
+    parts = Dataset(str(root)).parts()  # by which they are packed, and read again
+    assert {split_of(place) for place in parts} == {*check(str(root)).images} == {"train", "test"}
+
+
+def test_a_folder_for_validation_beside_classes_is_a_class_by_option_only(draw: Draw) -> None:
+    root = draw(*some("a", "b", "validation"))
+    with pytest.raises(DataError, match="may be the split for val, or a class") as caught:
+        labelled(root)
+    assert "--class-level 1" in caught.value.remedy
+    assert labelled(root, class_level=1).train.classes == ("a", "b", "validation")
+
+
+def test_one_folder_of_a_test_split_that_is_no_class_has_no_labels(draw: Draw) -> None:
+    root = draw(*some("train/a", "train/b", "test/unknown"))
+    splits = labelled(root)
+    assert splits.test is None
+    assert "test/ has no class folders and is not measured" in splits.train.account.notes
+    (root / "test" / "unknown").rename(root / "test" / "a")
+    with pytest.raises(DataError, match="lacks 'b'"):
+        labelled(root)
+
+
+def test_images_beside_the_splits_are_counted(draw: Draw) -> None:
+    root = draw("cover.png", *some("train/a", "train/b", "val/a", "val/b"))
+    (skipped,) = labelled(root).train.account.skipped
+    assert (skipped.reason, skipped.examples) == ("beside the splits", ("cover.png",))
+    data = draw("x/cover.png", *some("x/data/a", "x/data/b")) / "x"
+    assert labelled(data).train.classes == ("a", "b")
+
+
+def test_folders_inside_of_class_folders_are_named_and_thumbnails_skipped(draw: Draw) -> None:
+    account = labelled(draw(*some("a", "b", "a/test", "b/thumbs"))).train.account
+    assert "2 images in folders inside the class folders: 'a/test/'" in account.notes
+    assert [(one.reason, one.examples) for one in account.skipped] == [
+        ("thumbnails", ("b/thumbs/",))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("sick/{}.png", "well/{}.png"), ("sick/{}_mask.png", "well/{}_mask.png")),
+        (("sick/{} (1).jpg", "well/{}.jpg"), ("sick/{} (1)_mask_1.png", "well/{}_mask.png")),
+        (("sick/{}.jpg", "well/{}.jpg"), ("sick/{}.png", "well/{}.png")),
+        (("sick/images/{}.png", "well/images/{}.png"), ("sick/masks/{}.png", "well/masks/{}.png")),
+    ],
+)
+def test_masks_are_no_images_of_a_class(
+    draw: Draw, images: tuple[str, ...], masks: tuple[str, ...]
+) -> None:
+    found = [one.format(number) for one in images for number in range(4)]
+    root = draw(*found, *(one.format(number) for one in masks for number in range(4)))
+    splits = labelled(root)
+    assert sorted([*keys(splits.train), *keys(splits.validation)]) == sorted(found)
+    assert splits.train.classes == ("sick", "well")
+    assert sorted(keys(open_source(str(root)))) == sorted(found)
+    assert sorted(keys(open_every_image(str(root)))) == sorted(found)
+    (skipped,) = splits.train.account.skipped
+    assert (skipped.count, skipped.reason.startswith("masks")) == (8, True)
+
+
+@pytest.mark.parametrize("masks", ["train_masks", "trainannot", "Train-Labels"])
+def test_masks_in_a_folder_called_after_that_of_their_images(draw: Draw, masks: str) -> None:
+    root = draw(*some("train", masks))
+    assert {key.split("/")[0] for key in keys(open_source(str(root)))} == {"train"}
+    with pytest.raises(DataError, match="no class folders"):
+        labelled(root)
+    faces = draw(*some("x/face", count=3), *some("x/face_mask", count=5)) / "x"
+    assert labelled(faces).train.classes == ("face", "face_mask")
+
+
+def test_a_folder_of_text_beside_the_images_is_no_empty_class(draw: Draw) -> None:
+    root = draw(*some("train/images", "valid/images"))
+    (root / "train" / "labels").mkdir()
+    with pytest.raises(DataError, match="only one class, 'images'"):
+        labelled(root)

@@ -100,8 +100,10 @@ def test_packed_run_lengths_are_drawn(tmp_path):
     packed = mask.encode(region)
     content = coco(tmp_path)
     shape = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
-    one = {"id": 1, "image_id": 10, "category_id": 3, "segmentation": shape}
-    content["annotations"] = [one]
+    content["annotations"] = [
+        {"id": number, "image_id": 10 + number, "category_id": 3, "segmentation": shape}
+        for number in (0, 2, 3)
+    ]
     coco(tmp_path, **content)
     for number in range(4):
         image(tmp_path / f"images/{number}.jpg", number)
@@ -212,7 +214,9 @@ def test_shapes_beside_masks_are_two_readings(tmp_path):
     for number in range(4):
         image(tmp_path / f"images/{number}.jpg", number)
         (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.new("1", (WIDTH, HEIGHT), number % 2).save(tmp_path / f"masks/{number}.png")
+        Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)).save(
+            tmp_path / f"masks/{number}.png"
+        )
     with pytest.raises(DataError, match="masks in image files, and shapes in") as raised:
         opened(tmp_path)
     assert "--layout folders or --layout coco" in raised.value.remedy
@@ -329,3 +333,42 @@ def test_runs_know_their_shapes_by_how_they_were_always_written():
         "Shapes(name='a.json', height=2, width=3, shapes=(Shape(kind='bitmap', label='x', "
         "data=([0, 0], 'iVBO')),))"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["images"][1].update(id=10), "entries of 'images' .* the id 10"),
+        (lambda content: content["categories"][1].update(id=7), "of 'categories' .* the id 7"),
+        (lambda content: content["images"][1].update(file_name="0.jpg"), r"images twice: '0\.jpg'"),
+        (lambda content: [one.update(segmentation=[]) for one in content["annotations"]],
+         "are of one class, 'background'"),
+        (lambda content: [one.update(segmentation=[box(0.1, 0.1, 0.4, 0.4)])
+                          for one in content["annotations"]], "are of one class, 'background'"),
+    ],
+)  # fmt: skip
+def test_coco_files_that_say_things_twice_or_no_shape(tmp_path, change, words):
+    content = coco(tmp_path)
+    change(content)
+    coco(tmp_path, **content)
+    for number in range(4):
+        image(tmp_path / f"images/{number}.jpg", number)
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path)
+
+
+def test_coco_files_of_windows_and_of_fiftyone(tmp_path):
+    content = coco(tmp_path, "train/labels.json")
+    for number, entry in enumerate(content["images"]):
+        entry["file_name"] = f"a\\{number}.jpg"
+        image(tmp_path / f"train/data/a/{number}.jpg", number)
+    coco(tmp_path, "train/labels.json", **content)
+    assert opened(tmp_path).train.classes == ("background", "bus", "car")
+
+
+def test_two_images_for_one_labelme_file(tmp_path):
+    for number in range(3):
+        labelme(tmp_path / f"{number}.json", [shape("roof", [[2, 2], [9, 2], [9, 9]])])
+    image(tmp_path / "0.png")
+    with pytest.raises(DataError, match="differ in their extension only"):
+        opened(tmp_path)

@@ -451,3 +451,25 @@ def test_index_says_of_what_it_is() -> None:
     assert shard_index.read_index(content, stamp._replace(mark="later")) is None
     assert shard_index.read_index(content, stamp._replace(size=1)) is None
     assert shard_index.read_index(b"", stamp) is None
+
+
+def test_shards_in_one_folder_are_divided_by_their_names(elsewhere: Path) -> None:
+    for split, start in (("train", 0), ("validation", 4)):
+        for number in (start, start + 2):
+            members = {f"{at}.png": b"x" for at in (number, number + 1)}
+            labels = {f"{at}.cls": str(at % 2).encode() for at in (number, number + 1)}
+            tar(elsewhere / f"flowers-{split}-{number:06d}.tar", members | labels)
+    for path in (str(elsewhere), str(elsewhere / "*.tar")):
+        assert {split: len(one) for split, one in Dataset(path).splits().items()} == {
+            "train": 4,
+            "val": 4,
+        }
+        assert keys_of(open_source(path)) == [f"train/{at}.png" for at in range(4)]
+    assert len(open_source(str(elsewhere / "*train*.tar"))) == 4
+    tar(elsewhere / "more.tar", {"9.png": b"x"})
+    with pytest.raises(DataError, match=r"are train or val, others, such as '.*more\.tar', do not"):
+        open_source(str(elsewhere))
+
+
+def keys_of(source: ImageSource) -> list[str]:
+    return [source.key(index) for index in range(len(source))]

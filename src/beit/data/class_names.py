@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from beit.data.listing import quoted
 
 if TYPE_CHECKING:
     from timm.data import ImageNetInfo
@@ -47,6 +49,16 @@ def as_numbers(names: Sequence[str], count: int) -> list[int] | None:
     """The numbers that names stand for, if they are exactly those from 0 to below `count`."""
     numbers = [int(name) for name in names if name.isdecimal()]
     return numbers if len(names) == count and sorted(numbers) == list(range(count)) else None
+
+
+def spelled_alike(classes: Sequence[str]) -> Iterator[str]:
+    """A note on each group of classes that may be meant to be the same."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(name.strip().casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"the classes {quoted(names, 8)} differ in case or blanks only"
 
 
 # The 150 classes of the scene parsing benchmark (MIT; arXiv:1608.05442), each by its first name, as

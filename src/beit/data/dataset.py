@@ -5,6 +5,7 @@ What a run learns from, measures on or packs are the splits of one `Dataset`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from beit.config.data import AS_RECOGNISED, FolderConfig, LabelFileConfig, Reading
-from beit.data.file_types import IMAGE_EXTENSIONS
+from beit.data.folder_names import split_called, split_name
 from beit.data.folders import LAYOUTS, TRAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
-from beit.data.layout import ROLES, WHOLE, split_name
+from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
 from beit.data.shard_manifest import shard_parts
 from beit.data.shards import open_shards
@@ -103,7 +104,8 @@ class Dataset:
 
     def splits(self) -> dict[str, ImageSource]:
         """Every split, by its name. Errors: as for `training`."""
-        return {split_of(place): source for place, source in self.parts().items()}
+        found = self._divided
+        return {name: found.part(name) for name, size in found.sizes.items() if size}
 
     def part(self, split: str, *, labelled: bool = False) -> Part:
         """One split where there are splits, else all.
@@ -137,7 +139,7 @@ class Dataset:
 
         Errors: DataError for what is no labelled data.
         """
-        if self.form == "file":
+        if self.form == "file" and self._divided:
             raise DataError(
                 f"{self.path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}"
             )
@@ -234,9 +236,11 @@ def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
 
 
 def split_of(place: str) -> str:
-    """The split that a folder stands for, by the last of its names that says it."""
+    """The split that a folder stands for, by the last of its names that says it, or whose last word
+    does: `pets_train`."""
     names = place.split("/")
-    roles = [split_name(name) for name in names if split_name(name) in ROLES]
+    words = [re.split(r"[ _.-]", name)[-1] for name in names]
+    roles = [role for role in map(split_called, [*words, *names]) if role]
     return roles[-1] if roles else names[-1]
 
 
@@ -288,7 +292,7 @@ def _single_image(path: str) -> ImageSource:
         raise DataError(
             f"{path} is neither a folder nor a list file nor an image: {reason}",
             remedy=f"give a folder, a list ({', '.join(LIST_EXTENSIONS)}), shards (.tar), Parquet, "
-            f"or an image: {', '.join(sorted(IMAGE_EXTENSIONS))}",
+            "or an image; export other tables as .csv or .jsonl",
         )
     return FileSource(str(Path(path).parent), [Path(path).name])
 

@@ -41,6 +41,7 @@ NOT_AN_IMAGE = "not an image"
 _DICOM = "DICOM is not decoded: convert it to PNG or TIFF with pydicom or dcm2img"
 _CAMERA = (".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".dng")
 _SLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi")
+_ARCHIVE = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 UNDECODED: dict[str, str] = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is not decoded: convert it to JPEG or PNG"),
@@ -55,17 +56,21 @@ UNDECODED: dict[str, str] = {
     **dict.fromkeys(_CAMERA, "a raw file of a camera: develop it to JPEG or TIFF"),
     **dict.fromkeys(_SLIDE, "a slide of a microscope: cut it into tiles with openslide"),
     **dict.fromkeys(_VIDEO, "a video: write its frames as JPEG"),
+    **dict.fromkeys(_ARCHIVE, "an archive: unpack it"),
+    ".tar": "an archive: unpack it, or name it, or the folder it lies in, as the data",
+    ".lfs": "a pointer of Git LFS: bring the images with `git lfs pull`",
+    ".html": "a web page, as downloads that fail leave behind",
 }
-"""Images of a kind that is not read, and what to do with them."""
+"""What holds images but is not read, and what to do with it."""
 
 OTHER_EXTENSIONS = frozenset(
     (
-        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html"),
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".htm"),
         *(".log", ".ini", ".cfg", ".toml", ".db", ".sqlite", ".xls", ".xlsx", ".doc", ".docx"),
         *(".py", ".ipynb", ".m", ".sh", ".bat", ".exe", ".url", ".lnk"),
         *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".pt", ".pth", ".onnx", ".safetensors"),
         *(".parquet", ".arrow", ".feather", ".tfrecord", ".lmdb"),
-        *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".index"),
+        ".index",
         *(".cls", ".label", ".geojson", ".wav", ".mp3", ".aux", ".tfw", ".jgw", ".pgw"),
     )
 )
@@ -74,7 +79,9 @@ OTHER_EXTENSIONS = frozenset(
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle", "@recycle")
 )
-THUMBNAIL_FOLDERS = frozenset(("@eadir", "@__thumb", "_thumbs", "_thumbnails", "thumbnails"))
+THUMBNAIL_FOLDERS = frozenset(
+    ("@eadir", "@__thumb", "_thumbs", "_thumbnails", "thumbs", "thumbnails")
+)
 SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"))
 
 HEAD_BYTES = 132
@@ -92,6 +99,8 @@ _HEADS: tuple[tuple[int, str, bytes], ...] = (
     (4, "AVIF", rb"ftyp(avi[fs]|....(....)*?avi[fs])"),
     (4, ".heic", rb"ftyp(hei[cxms]|hev[cx]|mif1|msf1)"),
     (128, ".dcm", rb"DICM"),
+    (0, ".lfs", rb"version https://git-lfs"),
+    (0, ".html", rb"(?i)\s*<(!doctype )?html"),
     (0, ".jxl", rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
 )
 """Where the first bytes of a format stand, and what they are: a format of Pillow, or an extension

@@ -8,18 +8,21 @@ from pathlib import Path
 
 from beit.config.data import FolderConfig
 from beit.data.account import SkippedFiles
+from beit.data.class_names import spelled_alike
+from beit.data.folder_names import last_name, masks_among, masks_beside
 from beit.data.image_names import composed
-from beit.data.layout import MASKS, WHOLE, FolderTree, Layout, last_name, read_layout
-from beit.data.listing import find_images, natural_key, no_images, quoted
+from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, Layout, read_layout
+from beit.data.listing import JSON_LINES, Found, find_images, natural_key, no_images, quoted
 from beit.data.sources import FileSource, account_for, number_labels
 from beit.errors import ConfigError, DataError
+from beit.terminal import counted
 
 TRAIN = "train"
 LAYOUTS = (
     "one folder per class, either directly or under train/ and val/, or a list file with a label "
     "after each path"
 )
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 """Extensions of files that may hold the labels of the images beside them."""
 
 
@@ -33,18 +36,23 @@ class Folders:
     """
 
     def __init__(self, path: str, options: FolderConfig) -> None:
-        found = find_images(path)
-        if not found.paths:
-            raise no_images(path, found.skipped)
+        found = _images_below(path)
         self.path, self._options, self._paths = path, options, found.paths
-        self._tree = FolderTree(path, found.counts)
-        self._layout = read_layout(self._tree)
+        tree = FolderTree(path, found.counts)
+        self._layout = read_layout(tree, classes_at_top=options.class_level == 1)
         self.splits, self.folds = self._layout.splits, self._layout.folds
+        skipped = tree.within(self._layout.skipped)
+        self._tree = tree.without(skipped)
         self.sizes = {name: self._tree.total(place) for name, place in self.splits.items()}
-        self._passed_over = tuple(f"{folder}/" for folder in self._layout.skipped)
-        for folder, reason in self._layout.skipped.items():
-            first = next(one for one in self._paths if one.startswith(f"{folder}/"))
-            found.skipped.add(reason, first, self._tree.total(folder))
+        if tree.total("") > sum(self.sizes.values()):
+            read = self._tree.within(dict.fromkeys(self.splits.values(), ""))
+            self._paths = []
+            for path in found.paths:
+                folder = path.rpartition("/")[0]
+                if folder in read:
+                    self._paths.append(path)
+                else:
+                    found.skipped.add(skipped.get(folder, BESIDE_SPLITS), path)
         self._skipped = found.skipped.found()
         self._check_fold(options.fold)
 
@@ -76,7 +84,7 @@ class Folders:
         for name in ("val", "test"):
             if name not in splits:
                 continue
-            if self._has_classes(name, level):
+            if self._has_classes(name, level, train.classes):
                 found[name] = self.source([name], level=level)
             else:
                 note = f"{splits[name]}/ has no class folders and is not measured"
@@ -98,6 +106,7 @@ class Folders:
         paths: list[str] = []
         folders: list[str] = []
         classes: dict[str, str] = {}  # one text for each folder, not for each image
+        inside: list[str] = []
         for place in (self.splits[name] for name in splits):
             start = len(place) + 1 if place else 0
             for path in self._members(place):
@@ -105,6 +114,8 @@ class Folders:
                 if len(parts) > depth > 0:
                     name = parts[depth - 1]
                     folders.append(classes.get(name) or classes.setdefault(name, composed(name)))
+                    if "/" in parts[depth]:
+                        inside.append(path)
                 elif level is not None:
                     beside.add(f"no label: beside the class folders of {place or 'all'}/", path)
                     continue
@@ -121,7 +132,7 @@ class Folders:
             _in_words(self._layout, self._tree, named, max(depth, 1)),
             split=splits[0] if len(splits) == 1 else TRAIN,
             skipped=(*self._skipped, *beside.found()),
-            notes=(*self._layout.notes, *self._notes(named)),
+            notes=(*self._layout.notes, *self._notes(named, inside)),
         )
         return source
 
@@ -138,17 +149,17 @@ class Folders:
             )
 
     def _members(self, place: str) -> Iterator[str]:
-        """The paths below a folder, without those that are skipped."""
-        start, skipped = f"{place}/" if place else "", self._passed_over
-        return (p for p in self._paths if p.startswith(start) and not p.startswith(skipped))
+        """The paths below a folder."""
+        return (path for path in self._paths if path.startswith(f"{place}/" if place else ""))
 
-    def _notes(self, classes: Sequence[str]) -> Iterator[str]:
-        alike: dict[str, list[str]] = {}
-        for name in classes:
-            alike.setdefault(name.strip().casefold(), []).append(name)
-        for names in alike.values():
-            if len(names) > 1:
-                yield f"the classes {quoted(names, 8)} differ in case or blanks only"
+    def _notes(self, classes: Sequence[str], inside: Sequence[str]) -> Iterator[str]:
+        yield from spelled_alike(classes)
+        if inside and classes:
+            where = {one.rpartition("/")[0]: None for one in inside}
+            yield (
+                f"{counted(len(inside), 'image')} in folders inside the class folders: "
+                f"{quoted([f'{one}/' for one in where])}"
+            )
         if len(levels := self._levels()) > 1:
             yield f"no classes are taken: {self._two_readings(levels).problem}"
 
@@ -171,7 +182,9 @@ class Folders:
         )
         return DataError(
             f"the classes of {self.path} may be {readings}",
-            remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}",
+            remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}; if "
+            "those at the top are parts of the data, call them train, val and test, or fold1, "
+            "fold2, ...",
         )
 
     def _class_level(self, training: Sequence[str]) -> int:
@@ -184,7 +197,7 @@ class Folders:
         level, names = next(iter(levels.items()), (1, _names_at(self._tree, place, 1)))
         if not names and place and self.splits.get(WHOLE) == place and not masked:
             names = [last_name(place)]  # the only folder there is was gone into
-        if self._options.class_level is None:
+        if self._options.class_level is None and level == 1:
             self._refuse_repeated(place, names)
         if names:
             self._refuse_empty(place, level)
@@ -212,6 +225,8 @@ class Folders:
 
     def _refuse_empty(self, place: str, level: int) -> None:
         every = {composed(last_name(each)) for each in self._tree.below(place, level)}
+        for labels in masks_beside([*every]).values():
+            every.difference_update(labels)  # such as labels/ of text files beside images/
         empty = sorted(every - set(_names_at(self._tree, place, level)), key=natural_key)
         if empty:
             raise DataError(
@@ -231,17 +246,37 @@ class Folders:
                     remedy="move it away; or take it for a class with --class-level 1",
                 )
 
-    def _has_classes(self, split: str, level: int) -> bool:
-        """Whether a split has class folders; a test set that comes without answers needs none."""
+    def _has_classes(self, split: str, level: int, classes: Sequence[str]) -> bool:
+        """Whether a split has class folders; a test set that comes without answers needs none, or
+        has one that is no class of training."""
         place = self.splits[split]
         if not self._options.accept_missing_classes:
             self._refuse_empty(place, level)
         named = _names_at(self._tree, place, level)
+        if split == "test" and len(named) == 1 and named[0] not in classes:
+            return False  # such as test/unknown/
         if not named and split == "val" and self._tree.total(place):
             raise DataError(
                 f"{Path(self.path, place)} has no class folders", remedy=f"use {LAYOUTS}"
             )
         return bool(named) or split == "val"
+
+
+def _images_below(path: str) -> Found:
+    """The images below a folder, without files that are masks of others by their names.
+
+    Errors: DataError if there are none.
+    """
+    found = find_images(path)
+    if not found.paths:
+        raise no_images(path, found.skipped)
+    masks = masks_among(found.paths)
+    for one in masks:
+        found.skipped.add(f"{MASKS} by their names", one)
+        found.counts[one.rpartition("/")[0]] -= 1
+    return (
+        found._replace(paths=[one for one in found.paths if one not in masks]) if masks else found
+    )
 
 
 def _tables(folder: str) -> list[str]:
@@ -297,18 +332,20 @@ def open_every_image(path: str) -> FileSource:
 
     Errors: DataError if there are none.
     """
-    found = find_images(path)
-    if not found.paths:
-        raise no_images(path, found.skipped)
+    found = _images_below(path)
+    tree = FolderTree(path, found.counts)
     try:
-        skipped = read_layout(FolderTree(path, found.counts)).skipped
+        skipped = read_layout(tree).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same
         skipped = {}
-    masks = tuple(f"{folder}/" for folder, reason in skipped.items() if reason == MASKS)
+    masks = tree.within({folder: reason for folder, reason in skipped.items() if reason == MASKS})
+    paths = []
     for one in found.paths:
-        if one.startswith(masks):
+        if one.rpartition("/")[0] in masks:
             found.skipped.add(MASKS, one)
-    source = FileSource(path, [one for one in found.paths if not one.startswith(masks)])
+        else:
+            paths.append(one)
+    source = FileSource(path, paths)
     source.account = account_for(
         source, path, "every image below it", skipped=found.skipped.found()
     )

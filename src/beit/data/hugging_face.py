@@ -118,6 +118,12 @@ def _image_column(dataset: Any) -> str:
     usual = [name for name in IMAGE_COLUMNS if name in found]
     if usual or len(found) == 1:
         return str((usual or found)[0])
+    named = [name for name in IMAGE_COLUMNS if name in dataset.features]
+    if named and not found:
+        raise DataError(
+            f"the column {named[0]} of the dataset holds {dataset.features[named[0]]}, no images",
+            remedy="store the images in it; names of files belong into a list (.csv, .jsonl)",
+        )
     raise DataError(
         f"{len(found)} columns of the dataset hold images; it has "
         + quoted(list(dataset.features), 8),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from beit.data.listing import cell_lines, find_images, quoted
@@ -47,7 +47,8 @@ class ImageNames:
     A name is an image if a file lies there as written; with backslashes also as with slashes.
     Otherwise it is looked for among the images below the folder: those whose path ends with the
     name, which may lack the extension. One that lies exactly there comes before those that lie
-    deeper. The search reads the folder's tree once, and only if it is needed.
+    deeper; names in another case are taken where there is no other. The search reads the folder's
+    tree once, and only if it is needed.
     """
 
     def __init__(self, folder: str) -> None:
@@ -81,26 +82,38 @@ class ImageNames:
         last = searched.rpartition("/")[2]
         if not last or last in (".", "..") or searched.startswith("/"):
             return []
-        found: list[str] = []
-        exact: list[str] = []
-        for path in self._index().get(last, ()):
-            whole = composed(path)
-            spellings = (whole, _stem(whole))
-            if any(f"/{one}".endswith(f"/{searched}") for one in spellings):
-                found.append(path)
-            if searched in spellings:
-                exact.append(path)
-        return exact or found
+        paths = self._index().get(last.casefold(), ())
+        return _named(searched, paths, str) or _named(searched, paths, str.casefold)
+
+    def padded(self, number: str) -> str:
+        """The first image that is called by a number with zeros before it; empty if none is."""
+        named = (one for one in self._index() if one.isdecimal() and int(one) == int(number))
+        return next(named, "")
 
     def _index(self) -> dict[str, list[str]]:
-        """Images below the folder by their last name, with and without extension."""
+        """Images below the folder by their last name in lower case, with and without extension."""
         if self._below is None:
             self._below = {}
             for path in find_images(self.folder).paths:
-                last = composed(path).rpartition("/")[2]
+                last = composed(path).rpartition("/")[2].casefold()
                 for name in {last, _stem(last)}:
                     self._below.setdefault(name, []).append(path)
         return self._below
+
+
+def _named(name: str, paths: Iterable[str], spelled: Callable[[str], str]) -> list[str]:
+    """Of some images those that lie exactly where a name says, else those whose path ends so."""
+    found: list[str] = []
+    exact: list[str] = []
+    searched = spelled(name)
+    for path in paths:
+        whole = spelled(composed(path))
+        spellings = (whole, _stem(whole))
+        if any(f"/{one}".endswith(f"/{searched}") for one in spellings):
+            found.append(path)
+        if searched in spellings:
+            exact.append(path)
+    return exact or found
 
 
 def find_named_images(
@@ -130,7 +143,8 @@ def find_named_images(
         raise DataError(
             f"{counted(len(several), 'name')} in {path} may be more than one image: "
             + cell_lines(several),
-            remedy="name the folder of the images with --image-folder, or write their extension",
+            remedy="name the folder of the images with --image-folder, or write the folders and "
+            "extensions into the names",
         )
     return [images[0] for images in found], notes
 
@@ -158,6 +172,8 @@ def _where_to_look(name: str, names: ImageNames) -> str:
         return "addresses are not read: download the images"
     alike = names.find(str(PurePosixPath(name).with_suffix(""))) if name.strip("./") else []
     there = f"{quoted(alike)} is there; " if alike else ""
+    if name.isdecimal() and (zeros := names.padded(name)):
+        there = f"'{zeros}' is there, and the list lacks its zeros, as Excel writes it; "
     return (
         f"{there}write paths relative to {names.folder}, or absolute ones, or name the folder that "
         "they count from with --image-folder; or remove these lines"

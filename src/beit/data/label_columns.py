@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.file_types import IMAGE_EXTENSIONS
+from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, as_text
 from beit.data.listing import cell_lines, quoted
 from beit.data.tables import PROBED, Row, Table
@@ -23,7 +24,7 @@ IMAGE = (
 )  # fmt: skip
 IDENTITY = (
     "id", "imageid", "imgid", "idcode", "imageidentifier", "photoid", "pictureid", "uid", "uuid",
-    "name", "key",
+    "name", "key", "url", "uri", "link", "imageurl", "imageuri", "imagelink", "photourl",
 )  # fmt: skip
 """Headings of names that may be those of images, where no column is called as one."""
 LABEL = (
@@ -40,6 +41,7 @@ SPLIT = (
     "isvalidation", "istest",
 )  # fmt: skip
 
+YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 _SIGNS = re.compile(r"[\s_\-./#:]+")
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
 
@@ -184,7 +186,8 @@ class LabelTable:
             found = [column for column in self.columns if _fraction(column, test) > 0.5]
             if found:
                 return self._the_one(found, names)
-        if called := self.known((*IMAGE, *IDENTITY)):
+        called = self.known((*IMAGE, *IDENTITY))
+        if called := called or [one for one in self.columns if "://" in one.cells[0]]:
             return called[0]  # none of its images exists, which is reported later
         if not self.headed and len(self.columns) == 2:
             return self.columns[0]
@@ -207,13 +210,29 @@ class LabelTable:
         headings = [column.heading for column in self.columns]
         if option and (option != NO_COLUMN or NO_COLUMN in headings):
             return self.called("split_column", option)
-        found = [column for column in self.known(SPLIT) if column is not self.image]
-        if option or not found:
+        if option:
+            return None
+        named = {*filter(None, self.config.label_column.split(","))}
+        others = [column for column in self.columns if column is not self.image
+                  and not {column.heading, str(column.number)} & named]  # fmt: skip
+        found = [column for column in self.known(SPLIT) if column in others]
+        found = found or [column for column in others if _divides(column, bool(self.known(LABEL)))]
+        if not found:
             return None
         if len(found) > 1:
             remedy = "say with --split-column which of them is meant, or `none`"
             raise self.ambiguous("may be the split", found, remedy)
         return found[0]
+
+
+def _divides(column: Column, labelled: bool) -> bool:
+    """Whether a column with another heading says the splits: train and test in its cells, or true
+    and false below `train` where another column has the labels."""
+    cells = {*column.cells}
+    if labelled and split_called(column.heading):
+        return len(cells) == 2 and {cell.lower() for cell in cells} <= {*YES, *NO}
+    splits = {*map(split_called, cells)}
+    return "train" in splits and len(splits) > 1 and None not in splits
 
 
 def _has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -> bool:

@@ -10,10 +10,11 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
+from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, find_named_images
-from beit.data.label_columns import LabelTable, is_heading
+from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
-from beit.data.layout import WHOLE, split_called
+from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, quoted
 from beit.data.sources import FileSource, account_for
 from beit.data.tables import read_table
@@ -143,6 +144,13 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
                 remedy="name one of these values",
             )
     meaning: dict[str, str] = {cell: split_called(cell) or "" for cell in set(column.cells)}
+    # A column such as is_test; which images is_train leaves to validation or test, it does not say.
+    named_by = split_called(plain(column.heading).removeprefix("is"))
+    for cell in meaning:
+        if named_by and cell.lower() in YES:
+            meaning[cell] = named_by
+        elif named_by in ("val", "test") and cell.lower() in NO:
+            meaning[cell] = "train"
     if folds:
         meaning |= {cell: split or "train" for cell, split in meaning.items() if cell}
         named = {config.test_fold: "test", config.validation_fold: "val"}
@@ -161,9 +169,9 @@ def _no_split(table: LabelTable, line: int, cell: str) -> DataError:
         "say with --validation-fold and --test-fold which values these are (all others are for "
         "training), or with --split-column none that the column is not read"
     )
-    if cell.replace(".", "", 1).isdecimal():
+    if cell.replace(".", "", 1).isdecimal() or cell.lower() in (*YES, *NO):
         return DataError(
-            f"{where}: a number may be a fold, or stand for train, val or test", remedy=options
+            f"{where}: it may be a fold, or stand for train, val or test", remedy=options
         )
     return DataError(
         f"{where}, which is no split", remedy=f"write train, val or test; or {options}"

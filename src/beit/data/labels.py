@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.data.class_names import spelled_alike
 from beit.data.image_names import as_text, composed
-from beit.data.label_columns import LABEL, PERHAPS_LABEL, Column, LabelTable, plain
+from beit.data.label_columns import LABEL, NO, PERHAPS_LABEL, YES, Column, LabelTable, plain
 from beit.data.listing import cell_lines, natural_key, quoted
 from beit.data.sources import number_labels
 from beit.errors import ConfigError, DataError
@@ -25,6 +26,8 @@ TAGS = ("tag", "tags", "keywords")
 """Headings of columns whose cells surely do."""
 MARKS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " "}
 """What stands between several labels, in the order in which it is looked for."""
+_MISSING = ("nan", "[]", "n/a", "#n/a", "<na>", "null", "?")
+"""Cells without a label; `none`, `NA` and `-` may be the names of classes."""
 MOST_FRACTIONS = 10
 MOST_NUMBERS = 20
 IMAGES_PER_NUMBER = 5
@@ -127,8 +130,7 @@ def _number(cell: str) -> float | None:
 
 
 def _switch(cell: str) -> float | None:
-    named = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
-    return named.get(cell.lower(), _number(cell))
+    return 1.0 if cell.lower() in YES else 0.0 if cell.lower() in NO else _number(cell)
 
 
 def _is_switch(cells: Sequence[str]) -> bool:
@@ -207,11 +209,7 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
     else:
         layout = f"several {layout}, separated by {mark}"
         classes, targets = number_labels([_tags(cell, mark) for cell in cells])
-    times = Counter(name.casefold() for name in classes)
-    alike = [name for name in classes if times[name.casefold()] > 1]
-    if alike:
-        notes += (f"classes that differ in capitals only: {quoted(alike, 8)}",)
-    return Labels(classes, targets, layout, notes)
+    return Labels(classes, targets, layout, (*notes, *spelled_alike(classes)))
 
 
 def _mark(table: LabelTable, column: Column, cells: list[str]) -> str | None:
@@ -262,6 +260,12 @@ def _check_classes(table: LabelTable, column: Column, cells: list[str]) -> None:
                 remedy="name another column with --label-column, or write the name of a range of "
                 "values, such as low and high, as the label",
             )
+    if -1.0 in values and len(values) == len(different) > 2:
+        raise DataError(
+            f"{column.title} of {table.path} holds -1 beside the numbers of {len(values) - 1} "
+            "classes: it may stand for images without a label",
+            remedy="remove these lines, or write a name for what -1 stands for",
+        )
     known = plain(column.heading) in (*LABEL, *PERHAPS_LABEL)
     if table.headed and not (known or named) and len(cells) == len(different) > 2:
         raise DataError(
@@ -275,7 +279,7 @@ def _label(cell: str) -> str:
 
 
 def _is_missing(cell: str) -> bool:
-    return not cell or cell.lower() in ("nan", "[]")
+    return not cell or cell.lower() in _MISSING
 
 
 def _is_list(cell: str) -> bool:

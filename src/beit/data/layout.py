@@ -7,49 +7,29 @@ the reading is named in the account of the data, or both are named and the data 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
+from beit.data.folder_names import (
+    FOLD,
+    IMAGES,
+    MASK_FOLDER,
+    ROLES,
+    Role,
+    last_name,
+    masks_beside,
+    split_called,
+    splits_among,
+)
 from beit.data.listing import natural_key, quoted
 from beit.errors import DataError
 
 WHOLE = ""
 """The split of data that are not divided into splits."""
-Role = Literal["train", "val", "test"]
-
-_WHAT = r"([ _-]?(set|data|dataset|images|imgs|split)|(19|20)[0-9]{2})?"
-"""What the name of a split may have behind it: training_set, train2017."""
-ROLES: dict[Role, re.Pattern[str]] = {
-    "train": re.compile(rf"(train|training|trn){_WHAT}"),
-    "val": re.compile(rf"(val|valid|validation|dev){_WHAT}"),
-    "test": re.compile(rf"(test|testing|tst){_WHAT}"),
-}
-_FOLD = re.compile(r"(fold|split|cv)[ _-]?\d+")
-_IMAGES = re.compile(r"(images?|imgs?|img_dir|images?_dir|jpegimages|pictures|photos)")
-_MASKS = re.compile(
-    r"(masks?|labels?|annotations?|ann_dir|masks?_dir|segmentations?|segmentationclass|gt|"
-    r"ground[ _-]?truth|trimaps?)"
-)
 MASKS = "masks"
-"""Why a folder of masks beside images is skipped."""
-
-
-@lru_cache(maxsize=1024)
-def split_called(name: str) -> Role | None:
-    """`train`, `val` or `test` for what a split may be called, in any case; else None."""
-    word = name.strip().lower()
-    return next((role for role, known in ROLES.items() if known.fullmatch(word)), None)
-
-
-def split_name(name: str) -> str:
-    """The same; other names stay."""
-    return split_called(name) or name
-
-
-def last_name(folder: str) -> str:
-    """The name of a folder without those above it."""
-    return folder.rpartition("/")[2]
+"""Why masks beside images are skipped."""
+BESIDE_SPLITS = "beside the splits"
+"""Why images outside of all splits are skipped."""
 
 
 class FolderTree:
@@ -85,6 +65,25 @@ class FolderTree:
         """Those of them that hold images."""
         return [child for child in self.children(folder) if self.total(child)]
 
+    def everything_below(self, folder: str) -> Iterator[str]:
+        """Every folder below a folder."""
+        for child in self.children(folder):
+            yield child
+            yield from self.everything_below(child)
+
+    def within(self, folders: Mapping[str, str]) -> dict[str, str]:
+        """Some folders and all below them, with what is said of the one they are in."""
+        found = dict(folders)
+        for folder in sorted(self._direct, key=len):
+            parent = folder.rpartition("/")[0]
+            if folder and parent in found:
+                found.setdefault(folder, found[parent])
+        return found
+
+    def without(self, folders: Collection[str]) -> FolderTree:
+        """The same without some folders."""
+        return FolderTree(self.path, {at: n for at, n in self._direct.items() if at not in folders})
+
     def below(self, folder: str, depth: int) -> list[str]:
         """Folders so many levels below a folder."""
         found = [folder]
@@ -107,12 +106,13 @@ class Layout(NamedTuple):
     """While it is read: the one folder that holds the data, which is read instead."""
 
 
-def read_layout(tree: FolderTree) -> Layout:
+def read_layout(tree: FolderTree, *, classes_at_top: bool = False) -> Layout:
     """What folders mean, but for their classes.
 
     A chain of single folders is gone down; `train/` beside `val/` or `test/` (also Training/,
-    test_set/, dev/, valid/, ...) are splits, in any case; fold1/, fold2/, ... are folds; of
-    `images/` beside `masks/` only the images are read.
+    test_set/, dev/, pets_train/, ...) are splits, in any case; fold1/, fold2/, ... are folds; of
+    `images/` beside `masks/`, and of `train/` beside `train_masks/`, only the images are read.
+    `classes_at_top` settles that folders that may be classes or splits are classes.
     Errors: DataError for what can be read in two ways, naming both.
     """
     found, skipped, notes = Layout({}, inside=""), dict[str, str](), list[str]()
@@ -123,13 +123,16 @@ def read_layout(tree: FolderTree) -> Layout:
 
     while found.inside is not None:
         readings = (recognise(tree, found.inside) for recognise in _RECOGNISED)
-        found = next(reading for reading in readings if reading)
+        found = next(filter(None, readings), None) or _undivided(tree, found.inside, classes_at_top)
         take(found)
     splits = dict(found.splits)
     for name, place in splits.items():
         if masked := _images_beside_masks(tree, place):
             take(masked)
             splits[name] = masked.inside or place
+        for folder in tree.everything_below(splits[name]):
+            if masked := _images_beside_masks(tree, folder):
+                skipped.update(masked.skipped)
     return Layout(splits, found.folds, skipped, tuple(notes))
 
 
@@ -148,15 +151,13 @@ def _splits(tree: FolderTree, folder: str) -> Layout | None:
                 remedy="keep one of them, or join them",
             )
     places = {str(role): found[role][0] for role in ROLES if role in found}
-    return Layout(places, skipped=dict.fromkeys(others, "beside the splits"))
+    return Layout(places, skipped=dict.fromkeys(others, BESIDE_SPLITS))
 
 
-def _splits_in(tree: FolderTree, folder: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for child in tree.children(folder):
-        if role := split_called(last_name(child)):
-            found.setdefault(role, []).append(child)
-    return found
+def _splits_in(tree: FolderTree, folder: str) -> dict[Role, list[str]]:
+    children = {last_name(child): child for child in tree.children(folder)}
+    found = splits_among([*children])
+    return {role: [children[name] for name in names] for role, names in found.items()}
 
 
 def _is_divided(tree: FolderTree, folder: str) -> bool:
@@ -166,7 +167,7 @@ def _is_divided(tree: FolderTree, folder: str) -> bool:
 
 def _folds(tree: FolderTree, folder: str) -> Layout | None:
     filled = tree.filled(folder)
-    alike = all(_FOLD.fullmatch(last_name(child).lower()) for child in filled)
+    alike = all(FOLD.fullmatch(last_name(child).lower()) for child in filled)
     if len(filled) < 2 or not alike or tree.direct(folder):
         return None
     _refuse_divided_children(tree, folder)
@@ -174,17 +175,25 @@ def _folds(tree: FolderTree, folder: str) -> Layout | None:
 
 
 def _images_beside_masks(tree: FolderTree, folder: str) -> Layout | None:
-    filled = tree.filled(folder)
-    images = [child for child in filled if _IMAGES.fullmatch(last_name(child).lower())]
-    masks = [child for child in filled if _MASKS.fullmatch(last_name(child).lower())]
-    if len(images) != 1 or not masks or tree.direct(folder):
+    filled = {last_name(child): child for child in tree.filled(folder)}
+    pairs = masks_beside([*filled])
+    if len(pairs) != 1 or tree.direct(folder):
         return None
-    others = [child for child in filled if child not in images]
+    ((name, masks),) = pairs.items()
+    images = filled.pop(name)
+    usual = re.fullmatch(IMAGES, name.lower())
+    # A class may be called `face_mask` beside `face`: as many masks as images are no chance.
+    if not usual and any(tree.total(filled[mask]) != tree.total(images) for mask in masks):
+        return None
+    others = f"beside {name}/ and {masks[0]}/"
     return Layout(
         {},
-        skipped={one: MASKS if one in masks else "beside images/ and masks/" for one in others},
-        notes=(f"{images[0]}/ lies beside masks ({quoted(masks)}): only the images are read",),
-        inside=images[0],
+        skipped={one: MASKS if last in masks else others for last, one in filled.items()},
+        notes=(
+            f"{images}/ lies beside masks ({quoted([filled[mask] for mask in masks])}): only the "
+            "images are read",
+        ),
+        inside=images,
     )
 
 
@@ -194,20 +203,21 @@ def _only_folder(tree: FolderTree, folder: str) -> Layout | None:
     if len(filled) != 1 or tree.direct(folder):
         return None
     others = [last_name(child).lower() for child in tree.children(folder) if child != filled[0]]
-    if not all(map(_MASKS.fullmatch, others)):
+    if not all(map(MASK_FOLDER.fullmatch, others)):
         return None
     note = f"{filled[0]}/ is the only folder with images there: its contents are read"
     return Layout({}, notes=(note,), inside=filled[0])
 
 
-def _undivided(tree: FolderTree, folder: str) -> Layout:
+def _undivided(tree: FolderTree, folder: str, classes_at_top: bool) -> Layout:
     _refuse_divided_children(tree, folder)
-    _refuse_split_beside_others(tree, folder)
+    if not classes_at_top:
+        _refuse_split_beside_others(tree, folder)
     return Layout({WHOLE: folder})
 
 
-_RECOGNISED = (_splits, _folds, _images_beside_masks, _only_folder, _undivided)
-"""What a folder may be, in the order in which it is tried."""
+_RECOGNISED = (_splits, _folds, _images_beside_masks, _only_folder)
+"""What a folder may be, in the order in which it is tried; else it is undivided."""
 
 
 def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
@@ -232,12 +242,12 @@ def _refuse_split_beside_others(tree: FolderTree, folder: str) -> None:
         others = [each for each in filled if each != child]
         # Trains are a class in many data sets; one that holds folders of its own is a split.
         nested = not tree.direct(child) and len(tree.filled(child)) > 1
-        if role and (others or tree.direct(folder)) and (role == "test" or nested):
+        if role and (others or tree.direct(folder)) and (role != "train" or nested):
             named = quoted(others) if others else "images of their own"
             raise DataError(
                 f"{tree.path} holds {child}/ beside {named}: it may be the split for {role}, or a "
                 "class",
-                remedy="if it is a split, put the others into "
-                f"{'val' if role == 'train' else 'train'}/; if it is a class, give its folder "
-                "another name",
+                remedy="if it is a split, call the others "
+                f"{'val or test' if role == 'train' else 'train'}, or move them away; if it is a "
+                "class, add --class-level 1 or give its folder another name",
             )

@@ -19,7 +19,8 @@ from beit.data.file_types import (
 from beit.errors import DataError
 from beit.terminal import printable
 
-LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", ".jsonl")
+JSON_LINES = (".jsonl", ".ndjson")
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", *JSON_LINES)
 FEW = 3
 
 _DIGITS = re.compile("[0-9]+")
@@ -158,6 +159,6 @@ def no_images(path: str, files: SkippedFiles) -> DataError:
     met = ", ".join(f"{one.kind} ({one.count}: {one.reason})" for one in skipped[:8])
     return DataError(
         f"no images in {path}; it holds files with {met}",
-        remedy="images are recognised by their extension or content: "
+        remedy="follow the reasons; images are recognised by their extension or content: "
         + ", ".join(sorted(IMAGE_EXTENSIONS)),
     )

@@ -51,6 +51,8 @@ def read_mask(data: bytes, *, colours: bool = False) -> MaskPixels:
 
     Errors: UnreadableError with the reason.
     """
+    if not data:
+        raise UnreadableError("the file is empty")
     try:
         with pillow_is_quiet:
             return _read(data, colours)

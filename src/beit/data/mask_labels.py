@@ -31,6 +31,9 @@ LARGE_STEP = 8
 SMOOTHED_VALUES = 16
 """So many values between black and white, on few pixels, come from smoothed edges."""
 SMOOTHED_FRACTION = 0.1
+MOST_UNNAMED = 64
+"""More labels than these have a list of their names."""
+LEAST_INSTANCES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,13 +265,28 @@ def _doubts(
         yield f"some {masks} hold 0 and 1, others 0 and 255, and none 1 and 255", "", binary
     if classes:
         return
+    names = " (give their names in classes.txt)"
     between = [value for value in seen if 0 < value < IGNORE]
     few = sum(values.pixels[value] for value in between) < SMOOTHED_FRACTION * values.pixels.total()
     if {0, IGNORE} <= seen and len(between) >= SMOOTHED_VALUES and few:
         yield (
             f"the {masks} hold {len(seen)} values from 0 to 255, nearly all pixels 0 and 255: they "
             "look like binary masks that were smoothed, resized or once JPEG",
-            " (give their names in classes.txt)",
+            names,
+            binary,
+        )
+    if _count_instances(values):
+        yield (
+            f"each of the {masks} holds the values from 1 to some number, {written(above[-1])} at "
+            "most, as if they were the numbers of its objects",
+            names,
+            binary,
+        )
+    elif len(between) > MOST_UNNAMED:
+        yield (
+            f"the {masks} hold {len(seen)} different values, as photographs, depths and numbers of "
+            "objects do",
+            names,
             binary,
         )
     if _spread_out(above):
@@ -279,6 +297,17 @@ def _doubts(
             "",
             f'or name each value in legend.json beside the folders, such as {{"{grey}": "roof"}}',
         )
+
+
+def _count_instances(values: Values) -> bool:
+    """Whether every mask holds 1, 2, 3, ... without a gap, most of them up to another number."""
+    above = [mask.counts.values[mask.counts.values > 0] for mask in values.masks]
+    counts = [len(one) for one in above if len(one)]
+    return (
+        max(counts, default=0) >= LEAST_INSTANCES
+        and len(set(counts)) > len(counts) / 2
+        and all(one[-1] == len(one) for one in above if len(one))
+    )
 
 
 def _spread_out(above: list[float]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from beit.config.segment_run import Layout
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
+from beit.data.file_types import folder_to_skip
+from beit.data.folder_names import masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS, read_names
 from beit.data.listing import quoted
@@ -15,18 +18,6 @@ from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError
 from beit.terminal import printable
-
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit")
-MASK_FOLDERS = (
-    "masks", "mask", "annotations", "annotation", "labels", "label", "ann_dir", "gt", "gtfine",
-    "ground_truth", "segmentation", "segmentations", "segmentationclass",
-)  # fmt: skip
-MASK_SUFFIXES = (
-    "_mask", "-mask", ".mask", "_masks", "_gt", "-gt", "_label", "_labels", "_labelIds", "_seg",
-    "_segmentation", "_annotation", "_manual1",
-)  # fmt: skip
-"""Of masks that lie among the images."""
-_LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def find_masks(search: Search) -> FoundMasks:
@@ -69,21 +60,23 @@ class _Folders(NamedTuple):
 
 def _paired_folders(search: Search) -> _Folders:
     """images/ and masks/ directly below, undivided or with the same splits in both; or below
-    folders that are splits. Empty if there are none."""
+    folders that are splits; or train/ and train_masks/. Empty if there are none."""
     found: dict[str, tuple[str, str]] = {}
     for split, base in {WHOLE: "", **search.splits()}.items():
-        inside = search.folders(base)
-        usual = [name for name in inside if name.casefold() in IMAGE_FOLDERS]
-        mask_folder = _mask_folder(search, base, inside) if usual else None
-        if mask_folder:
-            if len(usual) > 1:
-                raise DataError(
-                    f"{search.path} has several folders of images: {quoted(usual)}",
-                    remedy="keep one of them there",
-                )
-            found[split] = str(PurePosixPath(base, usual[0])), mask_folder
+        pairs = _pairs_in(search, base)
+        roles = {role: names[0] for role, names in splits_among([*pairs]).items() if len(names) < 2}
+        if not base and len(roles) == len(pairs):
+            found |= {role: (name, pairs[name]) for role, name in roles.items()}
+        elif len(pairs) > 1:
+            raise DataError(
+                f"{search.path} has several folders of images: {quoted([*pairs])}",
+                remedy="keep one of them there",
+            )
+        elif pairs:
+            (found[split],) = pairs.items()
     if not found:
         return _Folders("", {})
+    _refuse_unmasked_splits(search, found)
     images, masks = found.get(WHOLE, next(iter(found.values())))
     words = f"{images}/ and {masks}/"
     if WHOLE not in found:
@@ -115,28 +108,63 @@ def _paired_folders(search: Search) -> _Folders:
     )
 
 
-def _mask_folder(search: Search, base: str, names: list[str]) -> str | None:
-    """The folder of masks in a folder; of those with a usual name the one that holds image files.
+def _pairs_in(search: Search, base: str) -> dict[str, str]:
+    """The folders of images in a folder, each with its folder of masks that holds image files.
 
     Errors: DataError for several.
     """
     requested = search.config.annotations
+    names = [name for name in search.folders(base) if not folder_to_skip(name)]
+    known = masks_beside(names)
     if requested:
-        inside = str(PurePosixPath(base, requested))
-        return inside if (search.root / inside).is_dir() else None
-    usual = [str(PurePosixPath(base, name)) for name in names if name.casefold() in MASK_FOLDERS]
-    found = [folder for folder in usual if search.images(folder)]
-    if len(found) > 1:
-        raise DataError(
-            f"{search.path} has several folders of masks: {quoted(found)}",
-            remedy=f"say which counts, as with --annotations {PurePosixPath(found[0]).name}",
-        )
-    return found[0] if found else None
+        if not (search.root / base / requested).is_dir():
+            return {}
+        others = [name for name in names if name != PurePosixPath(requested).parts[0]]
+        usual = [name for name in known if name in others]
+        known = {name: [requested] for name in usual or others
+                 if search.images(str(PurePosixPath(base, name)))}  # fmt: skip
+    pairs: dict[str, str] = {}
+    for name, masks in known.items():
+        found = [str(PurePosixPath(base, mask)) for mask in masks]
+        found = [folder for folder in found if search.images(folder)]
+        if len(found) > 1:
+            raise DataError(
+                f"{search.path} has several folders of masks: {quoted(found)}",
+                remedy=f"say which counts, as with --annotations {PurePosixPath(found[0]).name}",
+            )
+        pairs |= {str(PurePosixPath(base, name)): folder for folder in found}
+    return pairs
+
+
+def _count_others(search: Search, pairs: Collection[tuple[str, str]]) -> None:
+    """Count the images in other folders beside those of images and masks."""
+    read = [f"{folder}/" for pair in pairs for folder in pair]
+    for base in {os.path.commonpath(pair) for pair in pairs}:
+        for name in search.folders(base):
+            folder = str(PurePosixPath(base, name))
+            if folder_to_skip(name) or any(each.startswith(f"{folder}/") for each in read):
+                continue
+            if files := search.images(folder):
+                search.skipped.add("beside images and masks", f"{folder}/{files[0]}", len(files))
+
+
+def _refuse_unmasked_splits(search: Search, found: Collection[str]) -> None:
+    """DataError for a split without masks beside others with them; one for testing is named."""
+    for split, folder in search.splits().items():
+        if split in found or not search.images(folder):
+            continue
+        if split != "test" and WHOLE not in found:
+            raise DataError(
+                f"{search.path}/{folder}/ has no masks, and there are masks of {', '.join(found)}",
+                remedy="add those that lack, or move the folder away",
+            )
+        search.note(f"{folder}/ has no masks, and is not used")
 
 
 def _folders(search: Search) -> FoundMasks:
     description, found = _paired_folders(search)
     if found:
+        _count_others(search, found.values())
         suffix = search.config.mask_suffix
         pairs = {
             split: search.pair_up(search.side(images), search.side(masks), suffix)
@@ -146,49 +174,39 @@ def _folders(search: Search) -> FoundMasks:
     beside = _beside_images(search)
     if beside:
         return FoundMasks("folders", "masks beside their images", beside)
+    for base in ("", *search.splits().values()):
+        for masks in masks_beside(search.folders(base)).values():
+            raise search.no_images(
+                str(PurePosixPath(base, masks[0])),
+                "masks are PNG, TIFF, BMP or GIF files, or shapes in COCO or LabelMe files",
+            )
     others = [each.relative_to(search.root).as_posix() for each in search.root.rglob("*.json")]
     shapes = f"; {quoted(sorted(others)[:3])} hold neither COCO nor LabelMe" if others else ""
     raise DataError(
         f"{search.path} has no images/ beside masks/, annotations/ or labels/ (nor img_dir/ and "
         f"ann_dir/, nor masks named x_mask.png beside x.jpg){shapes}",
         remedy="use one of these layouts, with train/ and val/ above or below, or without; or "
-        "--layout voc, coco or labelme; --annotations names a folder of masks with another name",
+        "--layout voc, coco or labelme; --annotations names a folder of masks with another name, "
+        "--mask-suffix what the names of masks among the images end in",
     )
 
 
 def _beside_images(search: Search) -> dict[str, Pairs]:
     """Masks in the folder of their images, undivided or by split; empty if there are none."""
     found: dict[str, Pairs] = {}
+    suffix = search.config.mask_suffix
     for split, folder in (search.splits() or {WHOLE: ""}).items():
         files = search.images(folder)
-        ending = _mask_ending(files, search.config.mask_suffix)
-        if ending is None:
-            continue
-        by_extension = ending.startswith(".") and ending in _LOSSLESS
-        sides = Side(folder, []), Side(folder, [])
-        for name in files:
-            end = name.lower() if by_extension else PurePosixPath(name).stem
-            sides[end.endswith(ending)].files.append(name)
-        search.note(f"masks are the files whose names end in '{ending}'")
-        suffix = search.config.mask_suffix if by_extension else ending
-        found[split] = search.pair_up(*sides, suffix)
+        ends = (name for name in files if PurePosixPath(name).stem.endswith(suffix))
+        masks = {*ends} if suffix else masks_among(files)
+        if masks:
+            images = [name for name in files if name not in masks]
+            sides = Side(folder, images), Side(folder, [name for name in files if name in masks])
+            found[split] = search.pair_up(*sides, suffix)
+            search.count_skipped(folder)
+    if found:
+        _refuse_unmasked_splits(search, found)
     return found
-
-
-def _mask_ending(files: list[str], suffix: str) -> str | None:
-    """What the names of masks end in, among the images of a folder: a suffix or an extension."""
-    for known in (suffix,) if suffix else MASK_SUFFIXES:
-        if any(PurePosixPath(name).stem.endswith(known) for name in files):
-            return known
-    stems: dict[str, set[str]] = {}
-    for name in files:
-        extension = PurePosixPath(name).suffix
-        stems.setdefault(extension.lower(), set()).add(name.removesuffix(extension))
-    if len(stems) == 2 and len({*map(frozenset, stems.values())}) == 1:
-        for extension, other in (tuple(stems), tuple(stems)[::-1]):
-            if extension in _LOSSLESS and other in (".jpg", ".jpeg"):
-                return extension
-    return None
 
 
 # -- Pascal VOC, and what CVAT writes in its layout ----------------------------------------------
@@ -207,7 +225,7 @@ def _voc(search: Search) -> FoundMasks:
             remedy=remedy,
         )
     images, masks = (
-        {name.rpartition(".")[0]: f"{folder}/{name}" for name in search.images(folder)}
+        {stem: f"{folder}/{name}" for stem, name in search.by_stem(folder).items()}
         for folder in ("JPEGImages", "SegmentationClass")
     )
     found: dict[str, Pairs] = {}

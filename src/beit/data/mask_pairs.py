@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
-from beit.data.layout import split_called
+from beit.data.file_types import file_to_skip, folder_to_skip
+from beit.data.folder_names import split_called
 from beit.data.listing import Found, find_images, natural_key, no_images, quoted
 from beit.data.shapes import Shapes
 from beit.errors import DataError
@@ -20,6 +21,7 @@ Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
 None for an image that is all background."""
 
+_WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
 _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("", str),
@@ -58,6 +60,18 @@ class Side(NamedTuple):
         return f"{self.folder}/{name}" if self.folder else name
 
 
+def inside_wrappers(path: str) -> str:
+    """The folder that holds the data, where those above hold nothing but it and a README."""
+    while Path(path).is_dir():
+        entries = [one for one in Path(path).iterdir() if not file_to_skip(one.name)]
+        folders = [one for one in entries if one.is_dir() and not folder_to_skip(one.name)]
+        words = all(one.stem.lower() in _WORDS for one in entries if not one.is_dir())
+        if len(folders) != 1 or not words or split_called(folders[0].name):
+            break
+        path = str(folders[0])
+    return path
+
+
 class Search:
     """Reads folders, each once, and collects what is decided and skipped on the way."""
 
@@ -83,11 +97,29 @@ class Search:
 
     def side(self, folder: str) -> Side:
         """All image files below a folder. Errors: DataError if there is none."""
-        paths, skipped = self.images(folder), self._listings[folder].skipped
+        paths = self.images(folder)
         if not paths:
-            raise no_images(str(self.root / folder), skipped)
-        self.skipped.add_below(folder, skipped)
+            raise self.no_images(folder)
+        self.count_skipped(folder)
         return Side(folder, paths)
+
+    def by_stem(self, folder: str) -> dict[str, str]:
+        """The image files below a folder by their names without extension.
+
+        Errors: DataError for two that differ in it only.
+        """
+        return _stems(Side(folder, self.images(folder)), "", str)
+
+    def no_images(self, folder: str, remedy: str = "") -> DataError:
+        """The error for a folder without image files, which names those that are there."""
+        self.images(folder)
+        error = no_images(str(self.root / folder), self._listings[folder].skipped)
+        return DataError(error.problem, remedy=remedy or error.remedy)
+
+    def count_skipped(self, folder: str) -> None:
+        """Count what was skipped in a folder whose images are read."""
+        self.images(folder)
+        self.skipped.add_below(folder, self._listings[folder].skipped)
 
     def folders(self, base: str = "") -> list[str]:
         """The names of the folders directly in a folder; none of what is no folder."""
@@ -232,6 +264,18 @@ def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str,
             found = {stem: stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
             if len(found) == len(masks) and set(found.values()) <= images.keys():
                 yield f"the names of masks end in '{printable(suffix)}'", found
+    # The numbers of img_10 and img_11 are no part of what they share.
+    begin, of_images = (
+        os.path.commonprefix([*names]).rstrip("0123456789")  # noqa: RUF071
+        for names in (masks, images)
+    )
+    found = {stem: of_images + stem.removeprefix(begin) for stem in masks}
+    if begin != of_images and set(found.values()) <= images.keys():
+        yield (
+            f"the names of masks begin with '{printable(begin)}', where those of images begin with "
+            f"'{printable(of_images)}'",
+            found,
+        )
 
 
 def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict[str, str]]]:

@@ -12,6 +12,9 @@ WHOLE = (LARGEST_16_BIT,)
 REAL = (1, 255, LARGEST_16_BIT)
 """The usual ranges of floats, smallest first."""
 
+LEAST_USED = 16
+"""Floats use at least this part of a usual range above 1, or it is not theirs."""
+
 ValueRange = tuple[float, float]
 """The values that become 0 and 255."""
 NOT_FINITE = "it holds values that are not finite numbers"
@@ -53,7 +56,8 @@ def _within(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
 def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> np.ndarray:
     """Pixels of any type of number to uint8; those that are uint8 stay as they are.
 
-    Errors: UnreadableError for values outside of the range, or of every usual one.
+    Errors: UnreadableError for values outside of the range, or of every usual one, and for floats
+    that use next to nothing of it.
     """
     if values.dtype == np.uint8:
         return values
@@ -67,10 +71,12 @@ def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> 
         raise UnreadableError(NOT_FINITE)
     for largest in REAL if values.dtype.kind == "f" else WHOLE:
         if low >= 0 and high <= largest:
+            if values.dtype.kind == "f" and 1 < largest > high * LEAST_USED:
+                break  # such as 0 to 1.2, of which 255 would leave one grey level
             return _within(values, (0, largest))
     raise UnreadableError(
-        f"its values run from {low:g} to {high:g}: models trained with --value-range LOW HIGH read "
-        f"them, or convert them to a range from 0 to {LARGEST_16_BIT}"
+        f"its values run from {low:g} to {high:g}, which is no usual range: models trained with "
+        f"--value-range LOW HIGH read them, or convert them to 0 to 1, 255 or {LARGEST_16_BIT}"
     )
 
 

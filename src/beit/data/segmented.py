@@ -6,14 +6,16 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
+from beit.data.folder_names import split_called
 from beit.data.labelled import few
-from beit.data.layout import WHOLE, split_called
+from beit.data.layout import WHOLE
 from beit.data.legends import (
     CLASS_LISTS,
     LEGENDS,
@@ -35,7 +37,7 @@ from beit.data.mask_labels import (
     unusual,
 )
 from beit.data.mask_layouts import find_masks
-from beit.data.mask_pairs import Pairs, Search
+from beit.data.mask_pairs import Pairs, Search, inside_wrappers
 from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist, select
 from beit.errors import ConfigError, DataError
@@ -44,6 +46,7 @@ from beit.terminal import counted, printable
 
 logger = logging.getLogger(__name__)
 
+_SAYING = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml")
 _NUMBER = re.compile(r"(class )?\d+")
 
 
@@ -73,9 +76,11 @@ class SegmentationData:
 
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
         must_exist(path)
-        self.path, self.config = path, config
-        self._search = Search(path, config, "" if split_called(extra_split) else extra_split)
+        self.path, self.config = path if config.annotations else inside_wrappers(path), config
+        self._search = Search(self.path, config, "" if split_called(extra_split) else extra_split)
         self._found = find_masks(self._search)
+        if self.path != path:
+            self._search.note(f"{self.path} is the only folder there: its contents are read")
 
     @property
     def undivided(self) -> FileSource | None:
@@ -225,6 +230,7 @@ class SegmentationData:
             names = read_classes(listed) if listed else names
             place = find_beside(config.legend, path, LEGENDS, "--legend")
             legend = read_legend(place) if place else None
+            self._note_unread_files({listed, place})
         in_legend = tuple(dict.fromkeys(name for name in (legend or {}).values() if name))
         if legend and not names:
             names = known or in_legend
@@ -254,6 +260,13 @@ class SegmentationData:
                 remedy=f"use up to {IGNORE} names, each of them once",
             )
         return names, legend
+
+    def _note_unread_files(self, read: Collection[Path | None]) -> None:
+        """Files beside the folders that may be meant to say something: names, colours, splits."""
+        files = (one for one in Path(self.path).iterdir() if one.suffix.lower() in _SAYING)
+        names = sorted(one.name for one in files if one.is_file() and one not in read)
+        if names:
+            self._search.note(f"files beside the folders that are not read: {quoted(names)}")
 
     def _refuse_options_of_files(self) -> None:
         config, layout = self.config, self._found.layout
@@ -321,17 +334,21 @@ def _check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> N
     """DataError where there is nothing to tell apart, by the pixels int64 [n,256] of training."""
     names = reading.classes
     shown = [name for name, pixels in zip(names, counts.sum(axis=0), strict=False) if pixels]
+    if not shown:
+        return  # which `unusual` refuses
     if len(names) < 2:
         raise DataError(
             f"{path} has a single class, {quoted(list(names))}",
             remedy="segmenting takes two: a background and an object, for example",
         )
-    marked = _are_numbers(names) and counts[:, IGNORE].any()
-    if len(shown) == 1 and (reading.ignored or marked):
+    if len(shown) == 1:
         raise DataError(
             f"all pixels of {path} to learn from that are not ignored are of one class, "
             f"{quoted(shown)}",
-            remedy="if the ignored values are the background, write it into the masks as label 0",
+            remedy="if the ignored values are the background, write it into the masks as label 0"
+            if counts[:, IGNORE].any()
+            else "check that the masks hold the objects; of COCO and LabelMe files only shapes "
+            "within the image count, and boxes are none",
         )
 
 

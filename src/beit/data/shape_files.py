@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beit.data.layout import WHOLE, split_called
+from beit.data.folder_names import split_called
+from beit.data.layout import WHOLE
 from beit.data.legends import CLASS_LISTS, find_beside, read_classes
 from beit.data.listing import natural_key, quoted
 from beit.data.mask_pairs import FoundMasks, Pairs, Search
@@ -26,7 +28,8 @@ _COCO_LISTS: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
 }
 """The lists of a COCO file, and what is read of their entries."""
-_IMAGE_FOLDERS = ("", "images", "JPEGImages", "img", "imgs")
+_BESIDE_IMAGES = ("*/*coco*.json", "*/*annotations*.json", "*/instances*.json", "*/labels.json")
+_IMAGE_FOLDERS = ("", "images", "JPEGImages", "img", "imgs", "data")
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
 _LEAST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 1}
 
@@ -53,7 +56,7 @@ def coco_files(search: Search) -> list[str]:
     where some are called instances, these."""
     places = {
         place
-        for pattern in ("*.json", "annotations/*.json", "*/*coco*.json")
+        for pattern in ("*.json", "annotations/*.json", *_BESIDE_IMAGES)
         for place in search.root.glob(pattern)
         if not place.name.startswith(".") and _holds(place, *_COCO_LISTS)
     }
@@ -152,6 +155,23 @@ def _coco(place: Path) -> dict[str, Any]:
                         f"entry {number} of '{key}' in {place} has no sound '{name}'",
                         remedy="export it anew as COCO",
                     )
+    for key in ("images", "categories"):
+        ids = Counter(entry["id"] for entry in content[key])
+        twice = [number for number, times in ids.items() if times > 1]
+        if twice:
+            raise DataError(
+                f"several entries of '{key}' in {place} have the id {twice[0]}",
+                remedy="export it anew, or give each an id of its own",
+            )
+    for entry in content["images"]:
+        entry["file_name"] = entry["file_name"].replace("\\", "/")  # written on Windows
+    files = Counter(entry["file_name"] for entry in content["images"])
+    twice = [name for name, times in files.items() if times > 1]
+    if twice:
+        raise DataError(
+            f"{place} lists images twice: {quoted([*map(printable, twice)])}",
+            remedy="list each once, with all of its shapes",
+        )
     if not content["categories"]:
         raise DataError(f"{place} has no categories", remedy="export it anew with its classes")
     return dict(content)
@@ -208,7 +228,7 @@ def _image_folder(search: Search, name: str, content: dict[str, Any]) -> str:
     folders += [
         PurePosixPath(first, last) for last in ("", *inside, *ends) for first in _IMAGE_FOLDERS
     ]
-    folders += [PurePosixPath(first, "images") for first in inside]
+    folders += [PurePosixPath(first, last) for first in inside for last in ("images", "data")]
     lacking = {
         folder: [each for each in names if not (search.root / folder / each).is_file()]
         for folder in dict.fromkeys(folders)
@@ -259,7 +279,7 @@ def read_labelme(search: Search) -> FoundMasks:
     the background, `__ignore__` is ignored. Shapes are drawn in their order, later over earlier.
     Errors: DataError for files of another form, and files or images that stand alone.
     """
-    images = {name.rpartition(".")[0]: name for name in search.images("")}
+    images = search.by_stem("")
     by_name: dict[str, list[str]] = {}
     for stem in images:
         by_name.setdefault(PurePosixPath(stem).name, []).append(stem)

@@ -4,12 +4,14 @@ its own, so that none of them has to be opened before its images are read."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from beit.data.layout import ROLES, WHOLE, split_name
-from beit.data.listing import find_images, natural_key
+from beit.data.folder_names import ROLES, split_called, split_name
+from beit.data.layout import WHOLE
+from beit.data.listing import find_images, natural_key, quoted
 from beit.data.shard_cache import Shard
 from beit.data.storage import expand, is_remote, read_all
 from beit.errors import BeitError, DataError, of_another_format
@@ -72,7 +74,7 @@ def shard_parts(path: str) -> dict[str, Listed] | None:
     Errors: DataError for shards that are not there.
     """
     if path.endswith(".tar") or (is_remote(path) and ".tar" in PurePosixPath(path).name):
-        return {WHOLE: Listed(expand(path))}
+        return _by_split(path, expand(path))
     if is_remote(path) or Path(path, MANIFEST).is_file():
         return _packed_parts(path.rstrip("/"))
     if Path(path, UNFINISHED).is_file():
@@ -86,7 +88,31 @@ def shard_parts(path: str) -> dict[str, Listed] | None:
     found = {part: places for part, places in found.items() if places}
     if not found or find_images(path).paths:
         return None
+    if [*found] == [WHOLE]:
+        return _by_split(path, found[WHOLE])
     return {part: Listed(places) for part, places in found.items()}
+
+
+def _by_split(path: str, places: Sequence[str]) -> dict[str, Listed]:
+    """Shards in one place, divided by the splits in their names: train-0001.tar, val-0001.tar.
+
+    Errors: DataError if only some of them name one.
+    """
+    parts: dict[str, list[str]] = {}
+    for place in places:
+        words = re.split(r"[^A-Za-z]+", PurePosixPath(place).name.removesuffix(".tar"))
+        named = {*filter(None, map(split_called, words))}
+        parts.setdefault(named.pop() if len(named) == 1 else WHOLE, []).append(place)
+    if len(parts.keys() - {WHOLE}) < 2:
+        return {WHOLE: Listed(places)}
+    if WHOLE in parts:
+        raise DataError(
+            f"some shards of {path} say in their names that they are "
+            f"{' or '.join(filter(None, parts))}, others, such as {quoted(parts[WHOLE], 1)}, do "
+            "not",
+            remedy="name those to read by a pattern, or put them into folders train/, val/, test/",
+        )
+    return {part: Listed(found) for part, found in parts.items()}
 
 
 def _split_folders(path: str) -> list[str]:

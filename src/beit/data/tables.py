@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from beit.data.image_names import ImageNames
+from beit.data.listing import JSON_LINES
 from beit.errors import DataError
 from beit.json_object import parse_json
 
@@ -73,7 +74,7 @@ def read_table(path: str, names: ImageNames, is_heading: IsHeading) -> Table:
         DataError: If it cannot be read, is no text, has no rows, or a quote is never closed.
     """
     text = _decoded(path)
-    if Path(path).suffix.lower() == ".jsonl":
+    if Path(path).suffix.lower() in JSON_LINES:
         return _json_lines(path, text)
     first, _, rest = text.partition("\n")
     stated = first.strip()

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from beit.config import RunConfig
 from beit.config.data import Fold
+from beit.data.folder_names import split_name
 from beit.data.hugging_face import PREFIX
-from beit.data.layout import split_name
 from beit.data.sources import ImageSource, images_per_class, select
 from beit.data.storage import is_remote
 from beit.errors import ConfigError, DataError, RunFolderError
