@@ -22,10 +22,11 @@ from beit.recipes.studies import (
     paper,
 )
 from beit.studies import jobs, scenes, study
+from beit.studies.own import lay_out
 from beit.studies.paper import CLAIMS, at_same_seconds, chosen, study_paper, verdicts
 from beit.studies.results import Claim, Score, judge
 from beit.studies.scenes import Counts, make_scenes
-from beit.studies.study import Data
+from beit.studies.study import Data, Study
 from beit.weights.load import open_artifact
 
 needs_images = pytest.mark.skipif(
@@ -227,6 +228,15 @@ def score(values: float, *, spread: float = 0.0, seeds: int = 2) -> Score:
     return Score(values + spread * chance.standard_normal((seeds, 2, 40)), list(range(40)))
 
 
+def test_test_images_of_a_class_are_drawn_together(class_folders, tmp_path):
+    names = ("disc", "stripes", "tiles")
+    lay_out(tmp_path / "data", str(class_folders), "", paper().finetune.reading)
+    data = Data(str(class_folders), str(tmp_path / "data"))
+    drawn = Study(tmp_path / "study", paper(), data, [], units=lambda key: key.split("/")[0])
+    assert set(drawn.test_units) == set(names)
+    assert len(drawn.test_units) == 6
+
+
 def test_an_interval_holds_the_spread_of_what_is_drawn_anew():
     assert score(50.0).interval() == (50.0, 50.0, 50.0)
     mean, low, high = score(50.0, spread=10.0, seeds=1).interval()
@@ -252,10 +262,11 @@ def test_a_difference_is_one_of_pairs():
 
 def test_every_claim_has_a_row():
     claim = Claim("text", "source", "a", "b", "m", command="beit ...")
-    higher = {("a", "m"): score(60.0), ("b", "m"): score(50.0)}
+    higher = {("a", "m"): score(60.0, spread=1.0), ("b", "m"): score(50.0)}
     assert judge(claim, higher).verdict == "shown"
     assert judge(claim._replace(smaller=True), higher).verdict == "not shown: the opposite"
     assert judge(claim, {**higher, ("b", "m"): score(60.0)}).verdict == "not shown"
+    assert judge(claim, {**higher, ("a", "m"): score(60.0)}).verdict == "not shown"  # no spread
     assert judge(claim, {})[2:] == ("not affordable here", "beit ...")
     names = {arm.name for arm in PAPER_ARMS} | {UNTRAINED, ""}
     assert all({each.arm, each.than} <= names for each in CLAIMS)

@@ -59,9 +59,7 @@ def study_own(
         *([Arm(name=RELEASED, change=f"starts from {init}", init=init)] * bool(init)),
     ]
     parts = Data(str(folder / "data" / "train"), str(folder / "data"))
-    study = Study(
-        folder, plan, parts, arms, processes=processes, units=lambda key: known.get(key, key)
-    )
+    study = Study(folder, plan, parts, arms, processes=processes, units=known.__getitem__)
     for seed in range(plan.seeds):
         seeds = range(seed + 1)
         study.pretrain(arms, [seed])

@@ -96,13 +96,15 @@ class Verdict(NamedTuple):
 
 
 def judge(claim: Claim, scores: Scores) -> Verdict:
-    """Shown, not shown, or not affordable here, with the command."""
+    """Shown, not shown, or not affordable here, with the command; values that do not differ at all
+    among seeds, draws and units are too few to show anything."""
     first, second = (scores.get((arm, claim.measure)) for arm in (claim.arm, claim.than))
     if first is None or second is None:
         return Verdict(claim.text, claim.source, "not affordable here", claim.command)
     gain = first.minus(second).interval()
-    beyond = gain.high < 0 if claim.smaller else gain.low > 0
-    against = gain.low > 0 if claim.smaller else gain.high < 0
+    varied = gain.low < gain.high
+    beyond = varied and (gain.high < 0 if claim.smaller else gain.low > 0)
+    against = varied and (gain.low > 0 if claim.smaller else gain.high < 0)
     verdict = "shown" if beyond else "not shown: the opposite" if against else "not shown"
     evidence = f"{claim.measure}: {claim.arm} - {claim.than} {gain.text('+')}"
     return Verdict(claim.text, claim.source, verdict, evidence)

@@ -74,7 +74,7 @@ class Study:
         data: The images.
         arms: What is compared.
         processes: Trainings at a time, each on one thread where they are several.
-        units: Test images, by key, to what is drawn together in the bootstrap.
+        units: Test images, by key below `test/`, to what is drawn together in the bootstrap.
     """
 
     def __init__(
@@ -357,17 +357,18 @@ class Study:
         plain = measure in COUNTS
         values = np.asarray(every, float) * (1 if plain else 100)
         items = values.shape[2]
-        units = self._units if by_image and items == len(self._units) else range(items)
+        units = self.test_units if by_image and items == len(self.test_units) else range(items)
         self.scores[arm, measure] = Score(values, units)
 
     @cached_property
-    def _units(self) -> list[str]:
-        """Of the test images, in the order of their keys."""
+    def test_units(self) -> list[str]:
+        """Of the test images, in their order."""
         from beit.data.labelled import open_labelled
 
         test = open_labelled(self.data.labelled, split=0.2, per_class=None, seed=0).test
         assert test is not None
-        return [self.units(test.key(index)) for index in range(len(test))]
+        keys = (test.key(index).removeprefix("test/") for index in range(len(test)))
+        return [self.units(key) for key in keys]
 
 
 CONVERGED_AT = "fine-tuned until it no longer rises"
