@@ -61,6 +61,13 @@ def test_eight_bits_have_no_other_range():
     assert np.array_equal(grey(png(values), value_range=(0, 4095)), values)
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_whole_numbers_up_to_255_are_of_eight_bits_already(kind):
+    values = GREY.astype(kind)
+    assert np.array_equal(grey(tiff(values)), values)
+    assert grey(tiff(values * 5)).max() == 1  # 315 of 65535
+
+
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.float32])
 def test_a_range_may_begin_below_zero(kind):
     values = (GREY.astype(kind) - 10) * 50

@@ -7,11 +7,8 @@ import numpy as np
 from beit.errors import DataError
 
 LARGEST_16_BIT = 65535
-WHOLE = (LARGEST_16_BIT,)
-"""The usual range of integers that are wider than 16 bits."""
-REAL = (1, 255, LARGEST_16_BIT)
-"""The usual ranges of floats, smallest first."""
-
+USUAL = (1, 255, LARGEST_16_BIT)
+"""The usual ranges of floats and, but for the first, of integers wider than 16 bits."""
 LEAST_USED = 16
 """Floats use at least this part of a usual range above 1, or it is not theirs."""
 
@@ -69,7 +66,7 @@ def to_eight_bits(values: np.ndarray, value_range: ValueRange | None = None) -> 
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UnreadableError(NOT_FINITE)
-    for largest in REAL if values.dtype.kind == "f" else WHOLE:
+    for largest in USUAL if values.dtype.kind == "f" else USUAL[1:]:
         if low >= 0 and high <= largest:
             if values.dtype.kind == "f" and 1 < largest > high * LEAST_USED:
                 break  # such as 0 to 1.2, of which 255 would leave one grey level
