@@ -64,7 +64,7 @@ def test_one_table_and_one_page(trained, class_folders, tmp_path, capsys):
     assert second["psnr"] is None
     assert second["codes_in_use"] <= second["codes"] == 20
     page = (out / "tokenizers.html").read_text()
-    assert page.count("<h2>") == 2
+    assert page.count("<h2>") == 3  # the figures, and each tokenizer
     assert "from its tokens" in page
     with pytest.raises(RunFolderError, match="not empty"):
         compare_tokenizers([str(random)], data=str(class_folders), out=str(out))

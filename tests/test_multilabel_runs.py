@@ -423,7 +423,7 @@ def test_the_page_shows_each_label_and_independent_bars(run):
     assert "mean average precision, best" in text
     assert f"at random: {100 * scores['chance_map']:.1f}%" in text
     for label in LABELS:
-        assert f"<td>{label}</td>" in text
+        assert f'<th scope="row">{label}</th>' in text
     assert 'class="track' in text
     assert "--threshold:" in text
     assert "No images" not in text

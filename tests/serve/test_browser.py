@@ -19,7 +19,7 @@ FLAGS = (
 )  # fmt: skip
 PANELS = ("image", "predict", "segment", "tokens", "reconstruct", "attention")
 WIDTHS, THEMES = (390, 768, 1440), ("light", "dark")
-NAMED = {"application", "button", "DisclosureTriangle", "group", "heading", "image", "link"}
+NAMED = {"application", "button", "DisclosureTriangle", "region", "heading", "image", "link"}
 """Roles of the accessibility tree that say nothing without a name."""
 FAULTS = """
 const found = [], root = document.documentElement;
@@ -29,7 +29,7 @@ levels.forEach((level, place) => {
   if (level > (levels[place - 1] ?? 0) + 1) found.push(`heading ${place} has level ${level}`);
 });
 for (const one of document.querySelectorAll("th")) {
-  if (!one.innerText.trim()) found.push("a heading of a table is empty");
+  if (!one.textContent.trim()) found.push("a heading of a table is empty");
 }
 const channels = (text) => (text.match(/[0-9.]+/g) || []).map(Number);
 const light = (text) => {

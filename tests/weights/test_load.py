@@ -147,7 +147,7 @@ def test_what_is_stated_stands_over_what_is_assumed(golden, tmp_path):
 
 @pytest.mark.parametrize(("stated", "problem"), [
     ({"mean": (0.1, 0.2, 0.3)}, "only one is given"),
-    ({"heads": 5}, "5 heads are stated for a relative bias of 4"),
+    ({"heads": 5}, "5 heads are stated for a relative bias of 3"),
     ({"mean": (0.1,) * 3, "std": (0.2, 0.0, 0.2)}, "std"),
     ({"mean": (0.1,) * 3, "std": (0.2, 1e-300, 0.2)}, "std"),
     ({"crop": float("nan")}, "crop"),

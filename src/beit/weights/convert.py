@@ -120,7 +120,9 @@ def _unsaid(artifact: Artifact, place: Path) -> list[str]:
     told, read = _answers_by(artifact), _answers_by(again)
     unsaid += [f"{name} {value!s:.80}" for name, value in told.items()
                if name in read and value != read[name]]  # fmt: skip
-    return [f"not in it, and others are assumed unless stated: {'; '.join(unsaid)}"] * bool(unsaid)
+    if not unsaid:
+        return []
+    return [f"the layout does not hold, so state it where the file is loaded: {'; '.join(unsaid)}"]
 
 
 def _answers_by(artifact: Artifact) -> dict[str, Any]:

@@ -154,7 +154,8 @@ NUMPY = (
     "numpy.int64", "numpy.int8", "numpy.ndarray", "numpy.uint16", "numpy.uint32", "numpy.uint8",
 )  # fmt: skip
 PYTORCH = (
-    "torch.Generator", "torch.amp.grad_scaler.GradScaler", "torch.bfloat16", "torch.bool",
+    "torch.Generator", "torch.amp.grad_scaler.GradScaler",
+    "torch.amp.grad_scaler._refresh_per_optimizer_state", "torch.bfloat16", "torch.bool",
     "torch.channels_last", "torch.contiguous_format", "torch.cuda.amp.grad_scaler.GradScaler",
     "torch.device", "torch.dtype", "torch.float16", "torch.float32", "torch.float64", "torch.int16",
     "torch.int32", "torch.int64", "torch.int8", "torch.memory_format", "torch.preserve_format",
