@@ -111,6 +111,23 @@ def test_generator_decides_the_mask(config):
     assert (draws(config, GRID, 5, seed=7) != draws(config, GRID, 5, seed=8)).any()
 
 
+def test_blocks_hide_patches_that_no_neighbour_shows():
+    """Why they are the harder task (docs/notes/small-budgets.md): of the hidden patches of a grid
+    of 8 x 8, the fraction without a visible one above, below or beside them."""
+
+    def lonely(config):
+        hidden = draws(config, (8, 8), 500).reshape(-1, 8, 8)
+        visible = np.pad(~hidden, ((0, 0), (1, 1), (1, 1)))
+        beside = (
+            visible[:, :-2, 1:-1] | visible[:, 2:, 1:-1] | visible[:, 1:-1, :-2]
+            | visible[:, 1:-1, 2:]
+        )  # fmt: skip
+        return 1 - beside[hidden].mean()
+
+    assert lonely(BlockMasking(mask_ratio=0.4, smallest_block=12)) == pytest.approx(0.35, abs=0.02)
+    assert lonely(UniformMasking(mask_ratio=0.4)) == pytest.approx(0.04, abs=0.01)
+
+
 def test_smallest_block_scales_with_the_grid():
     config = BlockMasking()
     assert [config.block_minimum(grid) for grid in ((14, 14), (28, 28), (7, 7), (2, 2))] == [
