@@ -197,6 +197,13 @@ def test_annotations_without_a_shape_are_counted(tmp_path):
         (lambda content: content["annotations"][2].update(segmentation="x"), "cannot be drawn"),
         (lambda content: content["images"][2].update(height=21),
          r"are for \[20, 30\] pixels, and the image has \[21, 30\]"),
+        (lambda content: content["images"][1].update(id=10), "entries of 'images' .* the id 10"),
+        (lambda content: content["categories"][1].update(id=7), "of 'categories' .* the id 7"),
+        (lambda content: content["images"][1].update(file_name="0.jpg"), r"images twice: '0\.jpg'"),
+        (lambda content: [one.update(segmentation=[]) for one in content["annotations"]],
+         "are of one class, 'background'"),
+        (lambda content: [one.update(segmentation=[box(0.1, 0.1, 0.4, 0.4)])
+                          for one in content["annotations"]], "are of one class, 'background'"),
     ],
 )  # fmt: skip
 def test_faults_of_coco_files_are_named(tmp_path, change, words):
@@ -333,28 +340,6 @@ def test_runs_know_their_shapes_by_how_they_were_always_written():
         "Shapes(name='a.json', height=2, width=3, shapes=(Shape(kind='bitmap', label='x', "
         "data=([0, 0], 'iVBO')),))"
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda content: content["images"][1].update(id=10), "entries of 'images' .* the id 10"),
-        (lambda content: content["categories"][1].update(id=7), "of 'categories' .* the id 7"),
-        (lambda content: content["images"][1].update(file_name="0.jpg"), r"images twice: '0\.jpg'"),
-        (lambda content: [one.update(segmentation=[]) for one in content["annotations"]],
-         "are of one class, 'background'"),
-        (lambda content: [one.update(segmentation=[box(0.1, 0.1, 0.4, 0.4)])
-                          for one in content["annotations"]], "are of one class, 'background'"),
-    ],
-)  # fmt: skip
-def test_coco_files_that_say_things_twice_or_no_shape(tmp_path, change, words):
-    content = coco(tmp_path)
-    change(content)
-    coco(tmp_path, **content)
-    for number in range(4):
-        image(tmp_path / f"images/{number}.jpg", number)
-    with pytest.raises(DataError, match=words):
-        opened(tmp_path)
 
 
 def test_coco_files_of_windows_and_of_fiftyone(tmp_path):
