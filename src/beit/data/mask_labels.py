@@ -255,7 +255,7 @@ def _doubts(
     """Where values may be something else than labels: what the masks hold, what else to do if they
     are labels, and the option for the other reading."""
     binary = "--mask-values binary: 0 is background and all else the object"
-    above = sorted(seen - {0})
+    above = sorted(seen - {0}, key=lambda value: (math.isnan(value), value))
     if len(above) == 1 < len(seen) and above[0] > 1 and above[0] >= len(classes):
         listed = f", for {counted(len(classes), 'class')}" if classes else ""
         yield f"the {masks} hold 0 and {written(above[0])} only{listed}", "", binary
@@ -312,7 +312,7 @@ def _count_instances(values: Values) -> bool:
 
 def _spread_out(above: list[float]) -> bool:
     """Whether values are multiples of one large step, such as 85, 170 and 255 of 4 labels."""
-    if len(above) < 2 or above[0] < LARGE_STEP or above[-1] > IGNORE:
+    if len(above) < 2 or above[0] < LARGE_STEP or not above[-1] <= IGNORE:
         return False
     step = above[-1] / round(above[-1] / above[0])
     return all(abs(value - step * round(value / step)) <= 1 for value in above)
