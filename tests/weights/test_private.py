@@ -91,7 +91,7 @@ def test_conversions_there_and_back(
     trained: Any, base: Path, tmp_path: Path, kind: str, to: Any
 ) -> None:
     there, notes = convert(getattr(trained, kind), tmp_path / "there", to=to)
-    assert any("state it" in note and "heads 3" in note for note in notes) == (to == "unilm")
+    assert any("state this" in note and "heads 3" in note for note in notes) == (to == "unilm")
     assert_tells_nothing(there, base)
     if (kind, to) == ("pretrained", "timm"):
         return  # a trunk without a head, which is not opened here

@@ -34,6 +34,8 @@ from beit.weights.transfer import start_from
 
 Layout = Literal["beit", "unilm", "timm", "hf"]
 Bias = Literal["shared", "per-block"]
+STATED = ("size", "heads", "mean", "std", "crop", "classes")
+"""What can be stated where a file is loaded, as an option or in Python."""
 
 
 def convert(
@@ -105,24 +107,32 @@ def _unsaid(artifact: Artifact, place: Path) -> list[str]:
     """
     config = artifact.backbone or getattr(artifact.model, "config", None)
     shape = Overrides(**{name: getattr(config, name, None) for name in ("size", "heads")})
-    unsaid: list[str] = []
+    unsaid: dict[str, object] = {}
     written = Fetched(place, place.name, "")
     try:
         again = import_foreign(written, "", NOTHING)
     except CheckpointError:
-        unsaid = [f"{name} {value}" for name, value in vars(shape).items() if value is not None]
+        unsaid = {name: value for name, value in vars(shape).items() if value is not None}
         try:
             again = import_foreign(written, "", shape)
         except CheckpointError as error:
             raise ConfigError(
                 f"the layout does not hold this model: {error.problem}", remedy="use --to beit"
             ) from error
-    told, read = _answers_by(artifact), _answers_by(again)
-    unsaid += [f"{name} {value!s:.80}" for name, value in told.items()
-               if name in read and value != read[name]]  # fmt: skip
-    if not unsaid:
-        return []
-    return [f"the layout does not hold, so state it where the file is loaded: {'; '.join(unsaid)}"]
+    here, there = _answers_by(artifact), _answers_by(again)
+    unsaid |= {name: value for name, value in here.items()
+               if name in there and value != there[name]}  # fmt: skip
+    stated, lost = (
+        "; ".join(f"{name} {value!s:.80}" for name, value in unsaid.items()
+                  if (name in STATED) == may_be)
+        for may_be in (True, False)
+    )  # fmt: skip
+    notes = []
+    if stated:
+        notes.append(f"state this where the file is loaded, as the layout does not: {stated}")
+    if lost:
+        notes.append(f"left out, as the layout has no place for it: {lost}")
+    return notes
 
 
 def _answers_by(artifact: Artifact) -> dict[str, Any]:
