@@ -1,8 +1,8 @@
 """Seconds become steps, steps become accuracies, and what was measured is kept.
 
 All stages count: imports, reading images, the tokenizer. Each learner's seconds per step are
-measured first, by two short trainings; a budget is then a number of steps, and what is learned does
-not depend on the load of the machine. So several can be trained at once.
+measured first, by short trainings side by side; a budget is then a number of steps, and what is
+learned does not depend on the load of the machine. So several can be trained at once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.child import processor_seconds, run
+from benchmarks.child import run
 from benchmarks.quality import contestant, scenes
 
-TIMED = (10, 160)
-"""Steps of the two trainings whose difference is what a step costs; what comes before the first
-varies by seconds."""
+TIMED = 60
+"""Steps of the short trainings."""
 MEASURES = {"fine-tuned": (40.0, 50.0, 60.0, 70.0), "linear": (15.0, 20.0, 25.0, 30.0)}
 """What is measured with 10 labels per class, and the marks whose times are reported."""
 
@@ -44,7 +43,8 @@ class Quality:
         scenes.prepare(self.scenes, quick=quick)
 
     def measure(self, who: Sequence[str], seconds: Sequence[int], seeds: int, jobs: int) -> None:
-        """All of them, so many at a time: the costs, then the rest."""
+        """All of them, so many at a time. The costs come first, all at once, as a machine that
+        others use is slow for minutes, and should be so for all."""
         learners = [name for name in who if name in contestant.LEARNERS]
         wanted = [
             (name, budget, seed)
@@ -53,9 +53,10 @@ class Quality:
             for name in who
             if name in learners or budget == seconds[0]
         ]
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(max(len(learners), 1)) as pool:
             for name, cost in zip(learners, pool.map(self.cost, learners), strict=True):
                 print(f"{name}: {cost.start:.0f} s, then {cost.step:.2f} s a step", flush=True)
+        with ThreadPoolExecutor(jobs) as pool:
             measured = pool.map(lambda work: self.accuracy(*work), wanted)
             for (name, budget, seed), found in zip(wanted, measured, strict=True):
                 print(f"{name}, {budget} s, seed {seed}: {json.dumps(found)}", flush=True)
@@ -75,15 +76,10 @@ class Quality:
 
     def cost(self, who: str) -> Cost:
         """Seconds per step, and those before the first."""
-
-        def measure() -> dict[str, float]:
-            few, more = (processor_seconds(self._words(who, steps, "train")) for steps in TIMED)
-            step = (more - few) / (TIMED[1] - TIMED[0])
-            return {"start": few - TIMED[0] * step, "step": step}
-
         if self.quick:
             return Cost(0.0, 1.0)
-        return Cost(**self._once(f"{who}-cost", measure))
+        words = self._words(who, TIMED, "train")
+        return Cost(**self._once(f"{who}-cost", lambda: json.loads(run(words).splitlines()[-1])))
 
     def _words(self, who: str, steps: int, seed: str) -> list[str]:
         return ["-m", "benchmarks.quality.contestant", who, str(steps), seed, str(self.scenes)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.quality import budgets, peers, scenes, transfer
+from benchmarks.quality import budgets, contestant, peers, scenes, transfer
 from benchmarks.quality.__main__ import SECONDS, main
 from benchmarks.quality.budgets import Cost, Quality
 from benchmarks.quality.scenes import Labelled
@@ -153,7 +153,6 @@ def test_the_time_of_a_mark_lies_between_two_budgets(tmp_path, monkeypatch):
 def test_what_is_kept_is_not_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "prepare", lambda folder, quick: None)
     done = []
-    monkeypatch.setattr(budgets, "processor_seconds", lambda words: float(len(done)) + 9)
     monkeypatch.setattr(
         budgets, "run", lambda words: done.append(words) or '{"linear": 7.0, "fine-tuned": 8.0}\n'
     )
@@ -172,3 +171,12 @@ def test_a_quick_run_shows_each_measure_of_each(capsys):
     assert "| fine-tuned, top-1 in % | 300 s | 600 s |" in shown
     assert "| 16 x 16 pixels |" in shown.partition("| linear, top-1")[2]
     assert "| SimCLR | not reached, not reached |" in shown.partition("seconds until")[2]
+
+
+def test_the_seconds_of_a_step_are_those_between_two_updates(monkeypatch):
+    """Of an optimizer anywhere in the training; a slow one in ten does not count."""
+    now = iter([20.0, 20.5, 29.0, *(29.0 + number / 2 for number in range(1, 9))])
+    monkeypatch.setattr(contestant.time, "process_time", lambda: next(now))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    found = contestant.timed(lambda: [optimizer.step() for _ in range(11)])
+    assert found == {"start": 19.5, "step": 0.5}
