@@ -70,13 +70,14 @@ def learn(who: str, folder: Path, *, steps: int, seed: int, quick: bool = False)
     return Tokens(method.backbone).eval()
 
 
-def timed(train: Callable[[], object]) -> dict[str, float]:
-    """CPU seconds before the first step, and of a step: a quick one, the tenth of a hundred, since
-    others on the machine only make them slower."""
+def timed(train: Callable[[], object], number: int) -> dict[str, float]:
+    """CPU seconds before the first of so many steps, the last of the training, and of a step: a
+    quick one, the tenth of a hundred, since others on the machine only make them slower."""
     ends: list[float] = []
     hook = register_optimizer_step_post_hook(lambda *_: ends.append(time.process_time()))
     train()
     hook.remove()
+    ends = ends[-number:]  # before them, a tokenizer may have been trained
     steps = sorted(later - end for end, later in itertools.pairwise(ends))
     step = steps[len(steps) // 10]
     return {"start": ends[0] - step, "step": step}
@@ -141,7 +142,11 @@ def main(who: str, steps: str, seed: str, folder: str) -> None:
     torch.set_num_threads(1)
     timm.layers.set_fused_attn(False)  # fused, it costs twice as much on a CPU in bfloat16
     if seed == "train":
-        print(json.dumps(timed(lambda: learn(who, Path(folder), steps=int(steps), seed=0))))
+        print(
+            json.dumps(
+                timed(lambda: learn(who, Path(folder), steps=int(steps), seed=0), int(steps))
+            )
+        )
         return
     print(json.dumps(compete(who, Path(folder), steps=int(steps), seed=int(seed))))
 
