@@ -174,7 +174,7 @@ def test_a_quick_run_shows_each_measure_of_each(capsys):
 
 
 def test_the_seconds_of_a_step_are_those_between_two_updates(monkeypatch):
-    """Of an optimizer anywhere in the training; a slow one and those of a tokenizer do not count."""
+    """Of any optimizer; a slow one and those of a tokenizer do not count."""
     now = iter([10.0, 10.1, 20.0, 20.5, 29.0, *(29.0 + number / 2 for number in range(1, 9))])
     monkeypatch.setattr(contestant.time, "process_time", lambda: next(now))
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
