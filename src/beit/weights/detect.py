@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from beit.errors import CheckpointError
 from beit.weights.foreign import CONFIG, PREPROCESSOR, Foreign
-from beit.weights.image_processor import read_processor
 from beit.weights.keymap import TABLE, Family, Tensors, from_dalle
 from beit.weights.library_configs import (
     EPSILON,
     HEADS,
     as_read,
     check_architecture,
+    read_processor,
     read_timm,
     read_transformers,
 )
