@@ -47,7 +47,14 @@ class BackboneModel(nn.Module, abc.ABC):
         return frozenset(vectors) | {f"backbone.{name}" for name in self.backbone.without_decay()}
 
 
-class MaskedImageModel(BackboneModel):
+class PatchPredictor(BackboneModel):
+    """Predicts something of patches."""
+
+    outputs: int
+    """Codes that are told apart, or values of a patch."""
+
+
+class MaskedImageModel(PatchPredictor):
     """Predicts what is hidden: codes K, or the pixel values of a patch (section 2.4).
 
     With patch aggregation (BEiT v2, section 2.3) it can predict it a second time.

@@ -26,13 +26,11 @@ from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.masking import build_sampler
-from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import MaskedImageModel
-from beit.models.visible import VisibleOnlyModel
-from beit.objectives.contrastive import ContrastiveMaskedModeling
+from beit.objectives.contrastive import ContrastiveMaskedModeling, ContrastiveModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import check_tokenizer, pixel_values
-from beit.objectives.visible import VisibleOnlyPrediction
+from beit.objectives.visible import VisibleOnlyModel, VisibleOnlyPrediction
 from beit.recipes import DEFAULT
 from beit.recipes.pretrain import RECIPES, for_pretraining
 from beit.report import pretraining as page
