@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import time
@@ -54,18 +53,11 @@ class Job:
         """Images at a time."""
         if self.output.one_by_one:
             return 1
-        return self.config.batch or choose_batch(self.output, self.output.predictor.device)
+        return self.config.batch or choose_batch(self.output)
 
     def rows(self, spans: Sequence[range]) -> Iterator[Rows]:
         """The rows of the images at these positions; no batch goes beyond a span."""
-        batch = self.batch
-
-        def plan() -> Iterator[range]:
-            for span in spans:
-                yield from (span[at : at + batch] for at in range(0, len(span), batch))
-
-        batches = sum(math.ceil(len(span) / batch) for span in spans)
-        return stream(self.output, self.images, plan, self.config, batches=batches, batch=batch)
+        return stream(self.output, self.images, spans, self.config, self.batch)
 
     def plan(self) -> dict[str, Any]:
         """What makes rows different, for a folder of them: `open_parts`."""
