@@ -85,9 +85,7 @@ class MaskedImageModel(PatchPredictor):
 
         Only the rows that are returned go through the rest of the last block, norm and head.
         """
-        masked = read_mask(mask)
-        selected = None if every_position else masked
-        rows, _ = self._rows(images, masked, selected)
+        rows, _ = self._rows(images, read_mask(mask), every_position)
         predictions: Tensor = self.head(self.norm(rows[0]))
         return predictions
 
@@ -101,8 +99,8 @@ class MaskedImageModel(PatchPredictor):
         self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[tuple[Float[Tensor, "rows outputs"], ...], Float[Tensor, "batch features"]]:
         """The predictions, and the class token of each image as the backbone leaves it."""
-        masked, extra = read_mask(mask), self.aggregation
-        rows, cls = self._rows(images, masked, None if every_position else masked, extra)
+        extra = self.aggregation
+        rows, cls = self._rows(images, read_mask(mask), every_position, extra)
         predictions = [self.head(self.norm(rows[0]))]
         if extra is not None:
             norm, head = extra.norm or self.norm, extra.head or self.head
@@ -113,11 +111,12 @@ class MaskedImageModel(PatchPredictor):
         self,
         images: Images,
         masked: MaskedPatches | None,
-        selected: MaskedPatches | None,
+        every_position: bool,
         extra: PatchAggregation | None = None,
     ) -> tuple[list[Float[Tensor, "rows features"]], Float[Tensor, "batch features"]]:
-        """The selected patches, or all, after the backbone and after the aggregation; and the class
+        """The masked patches, or all, after the backbone and after the aggregation; and the class
         token after the backbone."""
+        selected = None if every_position else masked
         places = None if selected is None else selected.places
         hidden = None if masked is None else masked.mask
         out_indices = () if extra is None else (extra.out_index,)
