@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from beit.errors import CheckpointError
 from beit.json_object import read_object
 from beit.terminal import counted, printable
 from beit.weights.keymap import Tensors
+from beit.weights.overrides import Entries
 from beit.weights.read import Contents, read_contents
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -36,9 +37,9 @@ class Foreign(NamedTuple):
     name: str
     """What it is called where it was published."""
     tensors: Tensors
-    config: dict[str, Any]
+    config: Entries
     """That of transformers or timm; empty where none lies beside the weights."""
-    preprocessor: dict[str, Any] | None
+    preprocessor: Entries | None
     metadata: Mapping[str, object]
     notes: tuple[str, ...]
     sha256: str
@@ -76,18 +77,23 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
     if len(read) == 1:
         notes, metadata, sha256 = tuple(_reading(read[0])), read[0].metadata, read[0].sha256
     if not described:
-        return Foreign(path, name or path.name, tensors, {}, None, metadata, notes, sha256)
-    config, processor = read_object(folder / CONFIG, CheckpointError, AGAIN), None
+        none = Entries(folder / CONFIG, {})
+        return Foreign(path, name or path.name, tensors, none, None, metadata, notes, sha256)
+    config, processor = _entries(folder / CONFIG), None
     if (folder / PREPROCESSOR).is_file():
-        processor = read_object(folder / PREPROCESSOR, CheckpointError, AGAIN)
+        processor = _entries(folder / PREPROCESSOR)
     return Foreign(folder, name, tensors, config, processor, {}, notes, sha256)
+
+
+def _entries(file: Path) -> Entries:
+    return Entries(file, read_object(file, CheckpointError, AGAIN))
 
 
 def _is_foreign_config(file: Path) -> bool:
     """transformers writes `model_type`; timm `architecture`, a name where we have a tree."""
     if not file.is_file():
         return False
-    config = read_object(file, CheckpointError, AGAIN)
+    config = _entries(file).content
     return "model_type" in config or isinstance(config.get("architecture"), str)
 
 
