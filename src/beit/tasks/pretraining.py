@@ -45,8 +45,7 @@ from beit.tasks.own_tokenizer import (
     own_tokenizer,
 )
 from beit.tasks.task import RunOptions, Setup, Task, register
-from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.scoring import encoding_precision
+from beit.tokenizers.base import VisualTokenizer, encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
