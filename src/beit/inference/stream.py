@@ -39,6 +39,11 @@ class Rows(NamedTuple):
     cells: dict[str, Cells]
     """By column; of an image without an answer they mean nothing."""
 
+    @property
+    def unreadable(self) -> int:
+        """How many have no answer."""
+        return sum(map(bool, self.errors))
+
 
 def choose_batch(output: Output) -> int:
     """Images at a time: on a GPU as many as its memory has room for; on a CPU, where more would
