@@ -157,7 +157,7 @@ def _known(foreign: Foreign, family: Family) -> tuple[Overrides, tuple[str, ...]
     published = recognise_name(foreign.name, foreign.sha256)
     if published is None:
         return classes, ()
-    listed = Overrides(mean=published.mean, std=published.std, crop=published.crop)
+    listed = Overrides(mean=published.mean, std=published.std)
     return listed.over(classes), (f"known as the published {published.name}",)
 
 
