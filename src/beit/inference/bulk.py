@@ -157,7 +157,7 @@ def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
     examples = tally.examples
     if not missing and len(written) < parts.count:
         tally = parts.tally(range(parts.count))
-    what = ", ".join(name for name in parts.columns if name not in ("class_ids",))
+    what = ", ".join(name for name in parts.columns if name != "class_ids")
     answered = counted(tally.images, "image") + (
         f", {tally.unreadable:,} unreadable" if tally.unreadable else ""
     )
