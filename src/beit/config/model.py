@@ -54,6 +54,12 @@ SIZES: dict[str, Size] = {
 }
 
 
+def published_crop(side: int) -> float:
+    """The fraction of an image that unilm evaluates on (`build_transform`): 224/256 below 384
+    pixels, all of it from there on."""
+    return 0.875 if side < 384 else 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionTransformerConfig(Config):
     """A Vision Transformer as BEiT uses it, in every role."""
