@@ -18,7 +18,8 @@ from torch import Tensor
 from beit.batch import ImageBatch, LabelledBatch
 from beit.config.model import VisionTransformerConfig
 from beit.evaluation.features import FeatureTable, pool_blocks
-from beit.evaluation.probe import linear_accuracy
+from beit.evaluation.metrics import fraction_right
+from beit.evaluation.probe import linear_answers
 from beit.models.vit import VisionTransformer
 
 HISTOGRAM = "colour histogram"
@@ -178,10 +179,14 @@ def baseline_accuracies(
         collected = Baselines(untrained, device)
         targets.append(torch.cat([batch.targets for batch in collected.passing(batches)]))
         features.append(collected.features())
+    classes, right = targets
+    learned, asked = features
+
+    def accuracy(name: str, block: int) -> float:
+        answers = linear_answers(learned[name][:, block], classes, asked[name][:, block])
+        return fraction_right(answers, right)
+
     return {
-        name: max(
-            linear_accuracy(rows[:, block], targets[0], features[1][name][:, block], targets[1])
-            for block in range(rows.shape[1])
-        )
-        for name, rows in features[0].items()
+        name: max(accuracy(name, block) for block in range(rows.shape[1]))
+        for name, rows in learned.items()
     }

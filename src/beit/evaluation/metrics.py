@@ -32,6 +32,11 @@ def in_float32(function: Callable[Arguments, Result]) -> Callable[Arguments, Res
     return run
 
 
+def fraction_right(answers: Int64[Tensor, " images"], targets: Int64[Tensor, " images"]) -> float:
+    """The accuracy of these answers."""
+    return float((answers == targets).float().mean())
+
+
 def wilson_interval(fraction: float, count: int, deviations: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of an accuracy on `count` independent images (Wilson, 1927), in [0, 1]."""
     square = deviations**2 / count

@@ -35,7 +35,7 @@ from beit.evaluation.features import (
     extract_features,
     extract_patches,
 )
-from beit.evaluation.probe import CPU, linear_accuracy
+from beit.evaluation.probe import CPU, linear_answers
 from beit.evaluation.rows import on_disk
 from beit.evaluation.sweeps import (
     BOTH,
@@ -307,7 +307,7 @@ class _Measuring:
                 block=best.block,
                 classes=self.classes,
                 config=self.config,
-                methods={f"{name}, linear": linear_accuracy},
+                methods={f"{name}, linear": linear_answers},
             ).rows
 
     def _attentive(self, block: int) -> Iterator[Chosen]:
