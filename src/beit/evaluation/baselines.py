@@ -18,7 +18,7 @@ from torch import Tensor
 from beit.batch import ImageBatch, LabelledBatch
 from beit.config.model import VisionTransformerConfig
 from beit.evaluation.features import FeatureTable, pool_blocks
-from beit.evaluation.metrics import fraction_right
+from beit.evaluation.metrics import DEVIATIONS, fraction_right
 from beit.evaluation.probe import linear_answers
 from beit.models.vit import VisionTransformer
 
@@ -120,7 +120,7 @@ def compare(
     most frequent class. The difference has the 95 % interval of independent images."""
     gain = best[1] - trivial[1]
     variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
-    doubt = 1.96 * math.sqrt(variance)
+    doubt = DEVIATIONS * math.sqrt(variance)
     change = "a gain" if gain >= 0 else "a loss"
     text = (
         f"the {best[0]} is right on {best[1]:.1%} of {images} images, the best baseline "
