@@ -1,12 +1,16 @@
 """One contestant, from images without labels to accuracies.
 
-`python -m benchmarks.quality WHO STEPS SEED FOLDER` in a process of its own prints them as JSON;
-with `train` in the place of SEED it only trains, to be timed.
+`python -m benchmarks.quality.contestant WHO STEPS SEED FOLDER` in a process of its own, so that
+what it switches in other libraries stays there, prints them as JSON; with `train` in the place of
+SEED it only trains, to be timed.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +115,20 @@ def _linear(features: dict[str, dict[str, Tensor]], known: dict[str, scenes.Labe
     choices = [(name, penalty) for name in features for penalty in PENALTIES]
     best = max(choices, key=lambda choice: score(*choice, "val"))
     return score(*best, "test")
+
+
+def main(who: str, steps: str, seed: str, folder: str) -> None:
+    """Train for a number of steps; with a seed, also measure."""
+    import timm
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    timm.layers.set_fused_attn(False)  # fused, it costs twice as much on a CPU in bfloat16
+    if seed == "train":
+        learn(who, Path(folder), steps=int(steps), seed=0)
+        return
+    print(json.dumps(compete(who, Path(folder), steps=int(steps), seed=int(seed))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
