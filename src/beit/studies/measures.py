@@ -28,6 +28,8 @@ from beit.studies.objects import best_overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
 
+CHANCE = "chance"
+
 
 def parts(labelled: str, labels: int = 0, draw: int = 0) -> LabelledSplits:
     """The labelled images, of which fine-tuning uses so many of each class; 0: all."""
@@ -84,9 +86,6 @@ def attention_overlaps(place: str, data: str) -> list[float]:
         read_objects(Path(data) / part, config.size, config.grid) for part in ("val", "test")
     )
     return [float(value) for value in best_overlaps(backbone, validation, test)]
-
-
-CHANCE = "chance"
 
 
 class Tables(NamedTuple):

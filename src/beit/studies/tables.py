@@ -32,11 +32,11 @@ class StudyTable(NamedTuple):
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells as a Markdown table."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-    return "\n".join((lines[0], "| --- " * len(head) + "|", *lines[1:]))
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (head, *rows))
+    return "\n".join((first, "| --- " * len(head) + "|", *others))
 
 
-def write_page(place: Path, title: str, verdict: str, tables: Sequence[StudyTable]) -> Path:
+def write_study_page(place: Path, title: str, verdict: str, tables: Sequence[StudyTable]) -> Path:
     """Write the page, in place of an earlier one: what the study says in a sentence, and tables."""
     text = render("study.html.j2", title=title, verdict=verdict, tables=tables)
     replace_file(place, [text.encode()])
@@ -68,4 +68,4 @@ def write_tables(
     )
     for name, text in texts.items():
         replace_file(folder / name, [f"{text}\n".encode()])
-    return write_page(folder / "report.html", title, verdict, tables)
+    return write_study_page(folder / "report.html", title, verdict, tables)
