@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from beit.evaluation.baselines import HISTOGRAM, PIXELS, colour_histogram, thumbnail
-from beit.evaluation.probe import linear_accuracy
+from beit.evaluation.metrics import fraction_right
+from beit.evaluation.probe import linear_answers
 from benchmarks.quality import ours, peers, scenes, transfer
 
 SCRATCH = "from scratch, timm"
@@ -125,9 +126,8 @@ def _linear(features: dict[str, dict[str, Tensor]], known: dict[str, scenes.Labe
 
     def score(name: str, penalty: float, part: str) -> float:
         of, targets = features[name], known["few"].targets
-        return 100 * linear_accuracy(
-            of["few"], targets, of[part], known[part].targets, penalty=penalty
-        )
+        answers = linear_answers(of["few"], targets, of[part], penalty=penalty)
+        return 100 * fraction_right(answers, known[part].targets)
 
     choices = [(name, penalty) for name in features for penalty in PENALTIES]
     best = max(choices, key=lambda choice: score(*choice, "val"))
