@@ -19,11 +19,12 @@ from beit.data.folders import LAYOUTS, TRAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
+from beit.data.listing import LIST_EXTENSIONS, reason_to_skip
 from beit.data.shard_manifest import shard_parts
 from beit.data.shards import open_shards
 from beit.data.sources import FileSource, ImageSource, account_of, class_counts, must_exist
 from beit.errors import ConfigError, DataError
+from beit.terminal import quoted
 
 Form = Literal["folder", "label file", "stored", "file", "nothing"]
 """What lies at a path: `stored` are images in shards or in a Hugging Face dataset."""

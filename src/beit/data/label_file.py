@@ -15,10 +15,11 @@ from beit.data.image_names import ImageNames, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.listing import LIST_EXTENSIONS
 from beit.data.sources import FileSource, account_for
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
+from beit.terminal import first_few, quoted
 
 
 class LabelFile(NamedTuple):
@@ -225,17 +226,12 @@ def _without_repeats(
             different.append(lines)
     if divided:
         raise DataError(
-            f"{table.path} lists images in two splits: {_few(divided)}",
+            f"{table.path} lists images in two splits: {first_few(divided)}",
             remedy="leave each image in one split",
         )
     problem = different and DataError(
-        f"{table.path} gives images two different labels: {_few(different)}",
+        f"{table.path} gives images two different labels: {first_few(different)}",
         remedy="list each image once; if an image has several labels, say so with --multi-label, "
         "or write them into one cell under the heading tags",
     )
     return list(first.values()), repeated, problem or None
-
-
-def _few(lines: list[str], limit: int = 3) -> str:
-    more = f" and {len(lines) - limit} more" if len(lines) > limit else ""
-    return ", ".join(lines[:limit]) + more

@@ -22,7 +22,6 @@ from beit.config.data import AS_RECOGNISED, ClassWeights, Fold, FolderConfig, Re
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
-from beit.data.listing import quoted
 from beit.data.order import Permutation
 from beit.data.sources import (
     FileSource,
@@ -33,7 +32,7 @@ from beit.data.sources import (
     select,
 )
 from beit.errors import ConfigError, DataError
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 
 class LabelledSplits(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from beit.data.account import SkippedFiles
@@ -17,11 +16,9 @@ from beit.data.file_types import (
     known_by_name,
 )
 from beit.errors import DataError
-from beit.terminal import printable
 
 JSON_LINES = (".jsonl", ".ndjson")
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", *JSON_LINES)
-FEW = 3
 
 _DIGITS = re.compile("[0-9]+")
 
@@ -51,19 +48,6 @@ def _number_key(found: re.Match[str]) -> str:
     zeros = min(len(found[0]) - len(digits), 255)
     # "01" comes before "1", but "0" before "00", as texts do.
     return f"\2{chr(min(len(digits), 255))}{digits}{chr(255 - zeros if digits else zeros)}"
-
-
-def quoted(names: Sequence[str], limit: int = FEW) -> str:
-    """The first few names for a message, and how many more there are."""
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def cell_lines(rows: Sequence[tuple[int, str]], limit: int = FEW) -> str:
-    """Lines with what stands there, for a message: "line 4 ('p03.jpg') and 2 more"."""
-    shown = [f"line {line} ({quoted([text])})" if text else f"line {line}" for line, text in rows]
-    more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
-    return ", ".join(shown[:limit]) + more
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

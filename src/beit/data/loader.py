@@ -16,7 +16,6 @@ from beit.batch import Batch, Unreadable, collate
 from beit.config.data import LoaderConfig
 from beit.config.training import Order as OrderName
 from beit.data.images import Images
-from beit.data.listing import quoted
 from beit.data.order import (
     FullOrder,
     Order,
@@ -33,7 +32,7 @@ from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
 """Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views

@@ -13,11 +13,10 @@ from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS, read_names
-from beit.data.listing import quoted
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError
-from beit.terminal import printable
+from beit.terminal import printable, quoted
 
 
 def find_masks(search: Search) -> FoundMasks:

@@ -12,10 +12,10 @@ from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
 from beit.data.folder_names import split_called
-from beit.data.listing import Found, find_images, natural_key, no_images, quoted
+from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.data.shapes import Shapes
 from beit.errors import DataError
-from beit.terminal import counted, printable
+from beit.terminal import counted, printable, quoted
 
 Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or

@@ -11,12 +11,12 @@ from typing import Any
 from beit.data.folder_names import split_called
 from beit.data.layout import WHOLE
 from beit.data.legends import CLASS_LISTS, find_beside, read_classes
-from beit.data.listing import natural_key, quoted
+from beit.data.listing import natural_key
 from beit.data.mask_pairs import FoundMasks, Pairs, Search
 from beit.data.shapes import Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import read_json
-from beit.terminal import counted, printable
+from beit.terminal import counted, printable, quoted
 
 BACKGROUND = "background"
 IGNORED = "__ignore__"

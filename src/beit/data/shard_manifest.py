@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from beit.data.folder_names import ROLES, split_called, split_name
 from beit.data.layout import WHOLE
-from beit.data.listing import find_images, natural_key, quoted
+from beit.data.listing import find_images, natural_key
 from beit.data.shard_cache import Shard
 from beit.data.storage import expand, is_remote, read_all
 from beit.errors import BeitError, DataError, of_another_format
 from beit.json_object import parse_json
+from beit.terminal import quoted
 
 MANIFEST = "shards.json"
 UNFINISHED = "packing.json"

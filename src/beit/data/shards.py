@@ -16,7 +16,6 @@ import numpy as np
 
 from beit.data.account import Account, SkippedFiles
 from beit.data.layout import WHOLE
-from beit.data.listing import quoted
 from beit.data.name_array import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
@@ -25,7 +24,7 @@ from beit.data.shard_manifest import Listed, Packed
 from beit.data.sources import Record, Shards, account_for, number_labels, target_at
 from beit.data.storage import is_remote, read_range
 from beit.errors import DataError
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 BLOCK = tarfile.BLOCKSIZE
 OPENED_AT_A_TIME = 8

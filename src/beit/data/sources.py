@@ -15,12 +15,12 @@ import numpy as np
 from beit.data.account import Account, Skipped, SkippedFiles
 from beit.data.decode import decode
 from beit.data.layout import WHOLE
-from beit.data.listing import natural_key, quoted
+from beit.data.listing import natural_key
 from beit.data.name_array import Names
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.shard_cache import Shard, ShardCache
 from beit.errors import DataError, no_images_at
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 PROBES = 8
 CONTENT_BYTES = 64 * 2**20

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from beit.batch import Batch, Unreadable, map_tensors
 from beit.config.data import LoaderConfig
-from beit.data.listing import quoted
 from beit.errors import ResourceError
 from beit.process import end_with_parent
+from beit.terminal import quoted
 
 REQUESTS = 2
 """Micro-batches that are requested of each worker ahead of time."""

@@ -19,7 +19,6 @@ from beit.data.augment import EvaluationView
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.labelled import divide
-from beit.data.listing import quoted
 from beit.data.loader import evaluate_batches
 from beit.data.sources import (
     FileSource,
@@ -51,6 +50,7 @@ from beit.tasks.measurement import (
     refuse_options,
 )
 from beit.tasks.task import Division
+from beit.terminal import quoted
 from beit.training.distributed import Processes, join_processes
 from beit.weights.answering import answering
 from beit.weights.store import Artifact

@@ -21,7 +21,6 @@ from beit.config.options import ProbeOptions
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
-from beit.data.listing import quoted
 from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL, Baselines, compare, untrained_like
@@ -56,7 +55,7 @@ from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_probe_page
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, print_tables, printable, quoted
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
 
