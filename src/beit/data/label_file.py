@@ -10,7 +10,7 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
-from beit.data.folder_names import split_called
+from beit.data.folder_names import split_above, split_called
 from beit.data.image_names import ImageNames, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
@@ -132,8 +132,7 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
                 f"a fold was named, and no column of {table.path} is recognised as the split",
                 remedy="name the column with --split-column",
             )
-        splits = [next(filter(None, map(split_called, image.split("/")[:-1])), "")
-                  for image in images]  # fmt: skip
+        splits = [split_above(image) or "" for image in images]
         if config.split_column == NO_COLUMN or not all(splits) or len(set(splits)) < 2:
             return [WHOLE] * len(images), ""
         return splits, ", splits by the folders of the images"

@@ -214,7 +214,8 @@ def _beside_images(search: Search) -> dict[str, Pairs]:
 def _voc(search: Search) -> FoundMasks:
     lists = search.root / "ImageSets" / "Segmentation"
     files = {each.stem: each for each in sorted(lists.glob("*.txt"))}
-    splits = search.split_files(files)
+    named = {search.split_called(name): file for name, file in files.items()}
+    splits = {split: file for split, file in named.items() if split}
     if not splits and len(files) == 1:  # CVAT's default.txt
         splits = {WHOLE: next(iter(files.values()))}
     remedy = "give the folder VOC2012 with all of its parts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -78,8 +79,9 @@ class Search:
     def __init__(self, path: str, config: MaskConfig, extra_split: str = "") -> None:
         self.path, self.root, self.config = path, Path(path), config
         self._extra_split = extra_split
-        self._listings: dict[str, Found] = {}
-        self._folders: dict[str, list[str]] = {}
+        self._listing = cache(self._listed)
+        self.folders = cache(self._folders)
+        """The names of the folders directly in a folder; none of what is no folder."""
         self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
 
@@ -87,13 +89,13 @@ class Search:
         """Keep a remark for the account, once."""
         self.notes[remark] = None
 
+    def _listed(self, folder: str) -> Found:
+        place = self.root / folder
+        return find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})
+
     def images(self, folder: str) -> list[str]:
         """The image files below a folder, relative to it."""
-        if folder not in self._listings:
-            place = self.root / folder
-            found = find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})
-            self._listings[folder] = found
-        return self._listings[folder].paths
+        return self._listing(folder).paths
 
     def side(self, folder: str) -> Side:
         """All image files below a folder. Errors: DataError if there is none."""
@@ -112,30 +114,28 @@ class Search:
 
     def no_images(self, folder: str, remedy: str = "") -> DataError:
         """The error for a folder without image files, which names those that are there."""
-        self.images(folder)
-        error = no_images(str(self.root / folder), self._listings[folder].skipped)
+        error = no_images(str(self.root / folder), self._listing(folder).skipped)
         return DataError(error.problem, remedy=remedy or error.remedy)
 
     def count_skipped(self, folder: str) -> None:
         """Count what was skipped in a folder whose images are read."""
-        self.images(folder)
-        self.skipped.add_below(folder, self._listings[folder].skipped)
+        self.skipped.add_below(folder, self._listing(folder).skipped)
 
-    def folders(self, base: str = "") -> list[str]:
-        """The names of the folders directly in a folder; none of what is no folder."""
-        if base not in self._folders:
-            found = list[str]()
-            if (self.root / base).is_dir():
-                with os.scandir(self.root / base) as entries:  # of a million images, asks none
-                    found = [entry.name for entry in entries if entry.is_dir()]
-            self._folders[base] = sorted(found, key=natural_key)
-        return self._folders[base]
+    def _folders(self, base: str = "") -> list[str]:
+        if not (self.root / base).is_dir():
+            return []
+        with os.scandir(self.root / base) as entries:  # of a million images, asks none
+            return sorted((entry.name for entry in entries if entry.is_dir()), key=natural_key)
+
+    def split_called(self, name: str) -> str:
+        """The split that a folder or a list is called as, or the extra one; empty if none."""
+        return split_called(name) or (name if name == self._extra_split else "")
 
     def splits(self, base: str = "") -> dict[str, str]:
         """The folders directly in a folder that are splits, or the extra one, by what they are."""
         found: dict[str, str] = {}
         for name in self.folders(base):
-            split = split_called(name) or (name if name == self._extra_split else None)
+            split = self.split_called(name)
             if split in found:
                 raise DataError(
                     f"{self.root / base} has {found[split]}/ and {name}/, both of them {split}",
@@ -143,15 +143,6 @@ class Search:
                 )
             if split:
                 found[split] = name
-        return found
-
-    def split_files(self, files: dict[str, Path]) -> dict[str, Path]:
-        """Of files by their stem those that are splits, or the extra one."""
-        found: dict[str, Path] = {}
-        for name, file in files.items():
-            split = split_called(name) or (name if name == self._extra_split else None)
-            if split:
-                found[split] = file
         return found
 
     def unmasked_are_background(self, bare: list[str], total: int, where: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from beit.data.folder_names import ROLES, split_called, split_name
+from beit.data.folder_names import ROLES, split_name, split_named_by
 from beit.data.layout import WHOLE
 from beit.data.listing import find_images, natural_key
 from beit.data.shard_cache import Shard
@@ -102,8 +102,7 @@ def _by_split(path: str, places: Sequence[str]) -> dict[str, Listed]:
     parts: dict[str, list[str]] = {}
     for place in places:
         words = re.split(r"[^A-Za-z]+", PurePosixPath(place).name.removesuffix(".tar"))
-        named = {*filter(None, map(split_called, words))}
-        parts.setdefault(named.pop() if len(named) == 1 else WHOLE, []).append(place)
+        parts.setdefault(split_named_by(words) or WHOLE, []).append(place)
     if len(parts.keys() - {WHOLE}) < 2:
         return {WHOLE: Listed(places)}
     if WHOLE in parts:
