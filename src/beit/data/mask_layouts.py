@@ -8,11 +8,10 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from beit.config.segment_run import Layout
-from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
+from beit.data.class_names import ADE20K_CLASSES, LEGENDS, VOC_CLASSES, read_names
 from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
-from beit.data.legends import LEGENDS, read_names
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError

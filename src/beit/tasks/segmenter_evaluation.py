@@ -10,7 +10,7 @@ import torch
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.segment_run import IGNORE, MaskConfig, SegmentRunConfig, window_and_stride
-from beit.data.segmentation_transforms import WholeView
+from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError

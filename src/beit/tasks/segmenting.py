@@ -14,9 +14,9 @@ from beit.config import SegmentRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import SegmentOptions
 from beit.config.segmentation import check_statistics
+from beit.data.augment import JointView, WholeView
 from beit.data.copies import shared_images
 from beit.data.labelled import balanced_places, class_weights
-from beit.data.segmentation_transforms import JointView, WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, check_readable
 from beit.errors import ConfigError
