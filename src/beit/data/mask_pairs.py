@@ -7,20 +7,15 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
 from beit.data.folder_names import split_called
 from beit.data.listing import Found, find_images, natural_key, no_images
-from beit.data.shapes import Shapes
 from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
-
-Pairs = list[tuple[str, str | Shapes | None]]
-"""Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
-None for an image that is all background."""
 
 _WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
@@ -30,6 +25,32 @@ _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("in case", lambda name: unicodedata.normalize("NFC", name).casefold()),
 )
 """How names are compared, strictest first."""
+
+
+class Shape(NamedTuple):
+    """A region with one label. How it is written goes into fingerprints: other names in here would
+    make known data look changed."""
+
+    kind: Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
+    label: str
+    data: Any
+    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a bitmap its corner
+    and a PNG file in base64."""
+
+
+class Shapes(NamedTuple):
+    """What is drawn for one image, later shapes over earlier ones."""
+
+    name: str
+    """Where it comes from, for messages."""
+    height: int
+    width: int
+    shapes: tuple[Shape, ...]
+
+
+Pairs = list[tuple[str, str | Shapes | None]]
+"""Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
+None for an image that is all background."""
 
 
 class FoundMasks(NamedTuple):

@@ -21,7 +21,7 @@ from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
-from beit.data.name_array import short_hash
+from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, ShardIndex, build_index, read_index, write_index
 from beit.data.shard_manifest import FORMAT, MANIFEST, UNFINISHED, Listed, describe

@@ -38,8 +38,8 @@ from beit.data.mask_labels import (
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
 from beit.data.segmented_source import SegmentedSource
-from beit.data.sources import FileSource, must_exist, select
-from beit.errors import ConfigError, DataError
+from beit.data.sources import FileSource, select
+from beit.errors import ConfigError, DataError, no_images_at
 from beit.rng import derive_seed
 from beit.terminal import counted, printable, quoted
 
@@ -73,7 +73,8 @@ class SegmentationData:
     """
 
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
-        must_exist(path)
+        if not Path(path).exists():
+            raise no_images_at(path)
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, "" if split_called(extra_split) else extra_split)
         self._found = find_masks(self._search)

@@ -12,8 +12,7 @@ from beit.data.class_names import CLASS_LISTS, find_beside, read_classes
 from beit.data.folder_names import split_above, split_named_by
 from beit.data.layout import WHOLE
 from beit.data.listing import natural_key
-from beit.data.mask_pairs import FoundMasks, Pairs, Search
-from beit.data.shapes import Shape, Shapes
+from beit.data.mask_pairs import FoundMasks, Pairs, Search, Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import read_json
 from beit.terminal import counted, printable, quoted

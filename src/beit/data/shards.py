@@ -16,7 +16,7 @@ import numpy as np
 
 from beit.data.account import Account, SkippedFiles
 from beit.data.layout import WHOLE
-from beit.data.name_array import short_hash
+from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
 from beit.data.shard_index import ShardIndex, find_index, index_of

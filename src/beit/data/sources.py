@@ -13,16 +13,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from beit.data.account import Account, Skipped, SkippedFiles
-from beit.data.decode import decode
 from beit.data.layout import WHOLE
-from beit.data.listing import natural_key
-from beit.data.name_array import Names
-from beit.data.pixel_types import UnreadableError, ValueRange
+from beit.data.listing import Names, natural_key
+from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import DataError, no_images_at
-from beit.terminal import counted, quoted
 
-PROBES = 8
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
 """Folders up to this size are known by their contents; of larger ones a sample of files is."""
@@ -385,12 +380,6 @@ def select(
     return SelectedSource(source, np.array(indices, dtype=np.int64), targets, classes)
 
 
-def must_exist(path: str) -> None:
-    """DataError unless something lies at the path."""
-    if not Path(path).exists():
-        raise no_images_at(path)
-
-
 def spread(length: int, count: int) -> list[int]:
     """Up to `count` different indices from first to last, evenly spread."""
     return sorted({int(index) for index in np.linspace(0, length - 1, min(count, length))})
@@ -399,22 +388,3 @@ def spread(length: int, count: int) -> list[int]:
 def evenly(source: ImageSource, limit: int) -> ImageSource:
     """At most `limit` images, spread evenly over the source."""
     return source if len(source) <= limit else select(source, spread(len(source), limit))
-
-
-def check_readable(
-    source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
-) -> None:
-    """DataError, with the reasons, if none of a few images spread over the source can be read."""
-    reasons: list[str] = []
-    indices = spread(len(source), PROBES)
-    for index in indices:
-        try:
-            decode(source.read(index).data, channels=channels, value_range=value_range)
-        except UnreadableError as error:
-            reasons.append(f"{source.key(index)} ({error.reason})")
-        else:
-            return
-    raise DataError(
-        f"none of {counted(len(indices), 'image')} tried can be read: " + quoted(reasons),
-        remedy="follow the reason given for each file; `beit data check` lists all of them",
-    )

@@ -20,8 +20,9 @@ from beit.config.evaluate import ProbeConfig
 from beit.config.options import ProbeOptions
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
+from beit.data.images import check_readable
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, select
+from beit.data.sources import ImageSource, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL, Baselines, compare, untrained_like
 from beit.evaluation.eval_loader import BATCH, EvalLoader
