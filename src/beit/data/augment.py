@@ -92,17 +92,19 @@ class TrainView:
         self.size = size
         self._policy = _policy(config, size) if config.rand_augment else None
 
-    def _augmented(self, policy: RandAugment, image: Tensor, generator: random.Random) -> Tensor:
-        """RandAugment draws from two global generators: lend them ours, then put theirs back."""
+    def _changed(self, pixels: np.ndarray, generator: random.Random) -> np.ndarray:
+        """The pixels uint8 [H,W,C] after RandAugment or jitter."""
+        if self._policy is None:
+            return changed(pixels, draw_jitter(pixels, self.config.jitter, generator))
+        # RandAugment draws from two global generators: lend them ours, then put theirs back.
         state, numpy_state = random.getstate(), np.random.get_state()
         try:
             random.seed(generator.getrandbits(64))
             np.random.seed(generator.getrandbits(32))
-            changed_view = policy(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
+            return np.array(self._policy(Image.fromarray(pixels)))
         finally:
             random.setstate(state)
             np.random.set_state(numpy_state)
-        return torch.from_numpy(np.array(changed_view)).permute(2, 0, 1)
 
     def __call__(
         self, decoded: np.ndarray, target: Target | None, generator: random.Random
@@ -113,12 +115,9 @@ class TrainView:
         height, width = decoded.shape[:2]
         box = crop_box(height, width, config.crop_scale, config.crop_ratio, generator)
         image = resize_crop(decoded, box, self.size, "bicubic")
-        if self._policy is not None:
-            image = self._augmented(self._policy, image, generator)
-        elif config.jitter > 0:
+        if self._policy is not None or config.jitter > 0:
             pixels = image.permute(1, 2, 0).contiguous().numpy()
-            pixels = changed(pixels, draw_jitter(pixels, config.jitter, generator))
-            image = torch.from_numpy(pixels).permute(2, 0, 1)
+            image = torch.from_numpy(self._changed(pixels, generator)).permute(2, 0, 1)
         return _labelled(image, target)
 
 

@@ -94,7 +94,7 @@ class Dataset:
         says why. Errors: DataError if nothing is there, no image is found, or the layout has two
         readings.
         """
-        names = self._training()
+        names = self._training(self._divided)
         return self._only(names, self._divided.source(names))
 
     def parts(self) -> dict[str, ImageSource]:
@@ -144,15 +144,17 @@ class Dataset:
             raise DataError(
                 f"{self.path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}"
             )
-        found = self._divided
-        if isinstance(found, Folders):
-            return {**found.labelled(self._training())}
         if self.form == "label file":
             listed = self._read_label_file(multi_label=True) if multi_label else self._label_file
             if listed.problem is not None:
                 raise listed.problem
-            found = _Opened(listed.splits)
-        parts = {TRAIN: found.source(self._training())}
+            found: Folders | _Opened = _Opened(listed.splits)
+        else:
+            found = self._divided
+        training = self._training(found)
+        if isinstance(found, Folders):
+            return {**found.labelled(training)}
+        parts = {TRAIN: found.source(training)}
         # A split for testing may lack labels and is then not measured.
         parts |= {name: found.part(name) for name in ("val", "test") if name in found.sizes
                   and not (name == "test" and found.splits[name].targets is None)}  # fmt: skip
@@ -162,16 +164,15 @@ class Dataset:
             _check_learnable(self.path, parts[TRAIN])
         return parts
 
-    def _training(self) -> tuple[str, ...]:
+    def _training(self, found: Folders | _Opened) -> tuple[str, ...]:
         """The splits that are learned from. Errors: DataError if there is none."""
-        sizes = self._divided.sizes
-        if self._divided.folds:
-            return tuple(name for name in sizes if name != self.reading.folders.fold)
+        if found.folds:
+            return tuple(name for name in found.sizes if name != self.reading.folders.fold)
         for name in (WHOLE, TRAIN):
-            if name in sizes:
+            if name in found.sizes:
                 return (name,)
         raise DataError(
-            f"{self.path} has no split for training, only {quoted(list(sizes))}",
+            f"{self.path} has no split for training, only {quoted(list(found.sizes))}",
             remedy="call one of them train",
         )
 

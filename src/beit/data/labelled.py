@@ -28,6 +28,7 @@ from beit.data.sources import (
     ImageSource,
     account_of,
     class_counts,
+    images_per_class,
     is_multi_label,
     select,
 )
@@ -109,7 +110,11 @@ def divide(
             )
             decided += notes
     if fold is not None:
-        _refuse_parts(path, found)
+        if "val" in found:
+            raise ConfigError(
+                f"folds were requested, and {path} has a part for validation",
+                remedy="leave --folds out, or take the folder of the images to divide",
+            )
         held = fold_numbers(train, fold.of, seed) == fold.number
         train, found["val"] = (select(train, np.flatnonzero(part)) for part in (~held, held))
         decided.append(f"fold {fold.number + 1} of {fold.of} is held out for validation")
@@ -235,22 +240,13 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
     return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
 
 
-def _refuse_parts(path: str, found: dict[str, ImageSource]) -> None:
-    if "val" in found:
-        raise ConfigError(
-            f"folds were requested, and {path} has a part for validation",
-            remedy="leave --folds out, or take the folder of the images to divide",
-        )
-
-
 def fold_numbers(source: ImageSource, folds: int, seed: int) -> np.ndarray:
     """The fold that holds each image out, int64 [n]: of every class about as many images in each,
     and of all images too.
 
     Errors: DataError for a class with a single image, of which one fold would learn nothing.
     """
-    counts = dict(zip(source.classes, class_counts(source).tolist(), strict=True))
-    single = [name for name, count in counts.items() if count < 2]
+    single = [name for name, count in images_per_class(source).items() if count < 2]
     if single or len(source) < folds:
         raise DataError(
             f"{len(source)} images cannot be divided into {folds} folds; classes with fewer than "
@@ -279,7 +275,7 @@ def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
     """
     if per_class < 1:
         raise ConfigError(f"per_class is {per_class}", remedy="use 1 or more, or leave it out")
-    counts = dict(zip(source.classes, class_counts(source).tolist(), strict=True))
+    counts = images_per_class(source)
     short = [f"{name} ({count})" for name, count in counts.items() if count < per_class]
     if short:
         raise DataError(

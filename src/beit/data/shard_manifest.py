@@ -140,15 +140,11 @@ def _packed_parts(folder: str) -> dict[str, Listed]:
                 reads=FORMAT,
                 made_by=manifest.get("beit"),
             )
-        about = manifest.get("about", {})
-        parts = {
-            part: [f"{folder}/{name}" for name in names]
-            for part, names in manifest["parts"].items()
-        }
-        return {
-            part: Listed(places, _described(places, about.get(part)))
-            for part, places in parts.items()
-        }
+        about, found = manifest.get("about", {}), {}
+        for part, names in manifest["parts"].items():
+            places = [f"{folder}/{name}" for name in names]
+            found[part] = Listed(places, _described(places, about.get(part)))
+        return found
     except BeitError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
