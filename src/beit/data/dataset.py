@@ -82,8 +82,7 @@ class Dataset:
 
     def __init__(self, path: str, reading: Reading = AS_RECOGNISED) -> None:
         self.path, self.reading = path, reading
-        self._stored = _stored(path)
-        self.form = "stored" if self._stored else _form_of_files(path)
+        self.form, self._open_stored = _recognised(path)
         self._check_options()
 
     def training(self) -> ImageSource:
@@ -192,9 +191,9 @@ class Dataset:
             return Folders(self.path, self.reading.folders)
         if self.form == "label file":
             return _Opened(self._label_file.splits)
-        if self._stored is None:
+        if self._open_stored is None:
             return _Opened({WHOLE: _single_image(self.path)})
-        found = self._stored()
+        found = self._open_stored()
         named: dict[str, ImageSource] = {}
         for name, source in found.items():
             split = split_of(name)  # others than train, val and test keep their names
@@ -248,7 +247,7 @@ def split_of(place: str) -> str:
 
 def form_of(path: str) -> Form:
     """What lies at a path."""
-    return "stored" if _stored(path) else _form_of_files(path)
+    return _recognised(path)[0]
 
 
 def reading_for(path: str, reading: Reading, other: str) -> Reading:
@@ -265,21 +264,16 @@ def reading_for(path: str, reading: Reading, other: str) -> Reading:
     return Reading(folders, label_file)
 
 
-def _stored(path: str) -> Callable[[], Splits] | None:
-    """What opens data that are no images in files of their own; None if they are."""
+def _recognised(path: str) -> tuple[Form, Callable[[], Splits] | None]:
+    """What lies at a path; and what opens it, if that are no images in files of their own."""
     if is_hugging_face(path):
-        return lambda: open_hugging_face(path)
-    shards = shard_parts(path)
-    if shards is None:
-        return None
-    return lambda: {part: open_shards(listed, part) for part, listed in shards.items()}
-
-
-def _form_of_files(path: str) -> Form:
+        return "stored", lambda: open_hugging_face(path)
+    if (shards := shard_parts(path)) is not None:
+        return "stored", lambda: {part: open_shards(each, part) for part, each in shards.items()}
     if is_label_file(path):
-        return "label file"
+        return "label file", None
     place = Path(path)
-    return "folder" if place.is_dir() else "file" if place.exists() else "nothing"
+    return "folder" if place.is_dir() else "file" if place.exists() else "nothing", None
 
 
 def _folders_in(path: str) -> list[Path]:

@@ -26,7 +26,7 @@ from beit.data.mask_labels import MaskReading, Surveyed
 from beit.data.mask_pairs import Pairs, Shape, Shapes
 from beit.data.pixel_types import UnreadableError
 from beit.data.shape_files import IGNORED
-from beit.data.sources import FileSource, Record
+from beit.data.sources import FileSource, Record, read_file
 from beit.errors import DataError, ResourceError
 from beit.hardware import cores
 from beit.terminal import printable
@@ -69,7 +69,7 @@ class SegmentedSource(FileSource):
         return labels if self._reading.legend else self._reading(labels)
 
     def _values(self, mask: str) -> MaskPixels:
-        data = FileSource(self._root, [mask]).read(0).data
+        data = read_file(Path(self._root, mask))
         return read_mask(data, colours=self._reading.legend is not None)
 
     def fingerprint(self) -> str:

@@ -23,7 +23,7 @@ UNFINISHED = "packing.json"
 FORMAT = 1
 
 
-class Packed(NamedTuple):
+class PackedPart(NamedTuple):
     """What a manifest says of one part."""
 
     shards: tuple[Shard, ...]
@@ -39,10 +39,10 @@ class Listed(NamedTuple):
     """The shards of one part."""
 
     places: Sequence[str]
-    packed: Packed | None = None
+    packed: PackedPart | None = None
 
 
-def describe(packed: Packed) -> dict[str, Any]:
+def describe(packed: PackedPart) -> dict[str, Any]:
     """A part as it stands in a manifest, beside the names of its shards."""
     return {
         "fingerprint": packed.fingerprint,
@@ -53,12 +53,12 @@ def describe(packed: Packed) -> dict[str, Any]:
     }
 
 
-def _described(places: Sequence[str], about: Mapping[str, Any] | None) -> Packed | None:
+def _described(places: Sequence[str], about: Mapping[str, Any] | None) -> PackedPart | None:
     """None of a manifest that was written before it said more than names."""
     if about is None:
         return None
     shards = map(Shard, places, map(int, about["bytes"]), map(str, about["sha256"]))
-    packed = Packed(
+    packed = PackedPart(
         tuple(shards), tuple(map(int, about["images"])), about["fingerprint"],
         tuple(about["classes"]),
     )  # fmt: skip

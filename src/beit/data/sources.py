@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -201,17 +202,20 @@ def account_of(
     )
 
 
-def _read_file(path: Path, most: int = -1) -> bytes:
+def read_file(path: Path, most: int = -1) -> bytes:
     """A file's content, or its first bytes. Reading what became a pipe after it was listed would
-    never end."""
+    never end. Errors: UnreadableError."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=opener) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UnreadableError("it is a pipe or a device")
-        return file.read(most)
+    try:
+        with open(path, "rb", opener=opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableError("it is a pipe or a device")
+            return file.read(most)
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from error
 
 
 class FileSource:
@@ -235,14 +239,12 @@ class FileSource:
         """Some of the files, with other targets of the same classes, and a note on why."""
         paths = [os.fsdecode(self._names[index]) for index in indices]
         source = FileSource(self._root, paths, targets=targets, classes=self.classes)
-        was = self.account
-        source.account = account_for(
-            source,
-            was.data,
-            was.layout,
-            split=next(iter(was.images), WHOLE),
-            skipped=was.skipped,
-            notes=(*was.notes, note),
+        split = next(iter(self.account.images))
+        source.account = replace(
+            self.account,
+            images={split: len(source)},
+            classes={split: images_per_class(source)},
+            notes=(*self.account.notes, note),
         )
         return source
 
@@ -259,10 +261,7 @@ class FileSource:
         return self._names[index].decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:
-        try:
-            data = _read_file(self.path(index))
-        except OSError as error:
-            raise UnreadableError(error.strerror or str(error)) from error
+        data = read_file(self.path(index))
         return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
@@ -298,8 +297,8 @@ class FileSource:
     def _beginning(self, index: int) -> bytes:
         """The hash of the content, of at most as much as counts as a small folder."""
         try:
-            content = _read_file(self.path(index), CONTENT_BYTES)
-        except (OSError, UnreadableError):
+            content = read_file(self.path(index), CONTENT_BYTES)
+        except UnreadableError:
             content = b""
         return hashlib.blake2b(content, digest_size=16).digest()
 
