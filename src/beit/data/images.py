@@ -56,21 +56,13 @@ class Images:
         self._shapes = np.zeros((0, 3), np.int64)
         self._reasons: dict[int, str] = {}
         self._multi_frame: frozenset[int] = frozenset()
-        self._targets = source.targets
         if cache or (cache is None and self._fit()):
             self._keep()
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     @property
     def cached(self) -> bool:
         """Whether the decoded images are in memory."""
         return self._flat is not None
-
-    def key(self, index: int) -> str:
-        """The stable name of an image."""
-        return self.source.key(index)
 
     def _image(self, record: Record) -> DecodedImage:
         pixels, multi_frame = decode_first(
@@ -91,13 +83,13 @@ class Images:
 
     def _fit(self) -> bool:
         """Whether a few images spread over the source promise that all of them fit."""
-        tried = [self._decoded(index) for index in spread(len(self), ESTIMATE_FROM)]
+        tried = [self._decoded(index) for index in spread(len(self.source), ESTIMATE_FROM)]
         sizes = [one.pixels.nbytes for one in tried if not isinstance(one, str)]
-        return bool(sizes) and sum(sizes) / len(sizes) * len(self) <= CACHE_LIMIT
+        return bool(sizes) and sum(sizes) / len(sizes) * len(self.source) <= CACHE_LIMIT
 
     def _keep(self) -> None:
         with ThreadPoolExecutor(cores()) as threads:
-            decoded = list(threads.map(self._decoded, range(len(self))))
+            decoded = list(threads.map(self._decoded, range(len(self.source))))
         self._reasons = {
             index: reason for index, reason in enumerate(decoded) if isinstance(reason, str)
         }
@@ -121,11 +113,10 @@ class Images:
             return self._image(self.source.read(index))
         if index in self._reasons:
             raise UnreadableError(self._reasons[index])
-        height, width, channels = (int(side) for side in self._shapes[index])
-        start = int(self._starts[index])
-        stop = start + math.prod((height, width, channels))
-        pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        return DecodedImage(pixels, target_at(self._targets, index), index in self._multi_frame)
+        shape, start = tuple(self._shapes[index].tolist()), int(self._starts[index])
+        pixels = self._flat.numpy()[start : start + math.prod(shape)].reshape(shape)
+        target = target_at(self.source.targets, index)
+        return DecodedImage(pixels, target, index in self._multi_frame)
 
 
 def check_readable(

@@ -75,7 +75,7 @@ class _Reader:
         return collate([self._sample(epoch, index) for epoch, index in places])
 
     def _sample(self, epoch: int, index: int) -> Batch | Unreadable:
-        key = self.images.key(index)
+        key = self.images.source.key(index)
         try:
             image = self.images.read(index)
         except UnreadableError as error:
@@ -88,7 +88,7 @@ class _Reader:
         return sample._replace(keys=(key,), multi_frame=(key,) if image.multi_frame else ())
 
     def names(self, places: Places) -> list[str]:
-        return [self.images.key(index) for _, index in places]
+        return [self.images.source.key(index) for _, index in places]
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
