@@ -163,9 +163,8 @@ def _folders(search: Search) -> FoundMasks:
     description, found = _paired_folders(search)
     if found:
         _count_others(search, found.values())
-        suffix = search.config.mask_suffix
         pairs = {
-            split: search.pair_up(search.side(images), search.side(masks), suffix)
+            split: search.pair_up(search.side(images), search.side(masks))
             for split, (images, masks) in found.items()
         }
         return FoundMasks("folders", description, pairs)
@@ -199,8 +198,8 @@ def _beside_images(search: Search) -> dict[str, Pairs]:
         masks = {*ends} if suffix else masks_among(files)
         if masks:
             images = [name for name in files if name not in masks]
-            sides = Side(folder, images), Side(folder, [name for name in files if name in masks])
-            found[split] = search.pair_up(*sides, suffix)
+            own = [name for name in files if name in masks]
+            found[split] = search.pair_up(Side(folder, images), Side(folder, own))
             search.count_skipped(folder)
     if found:
         _refuse_unmasked_splits(search, found)

@@ -188,7 +188,7 @@ class Search:
             self.skipped.add("no mask (--unmasked skip)", name)
         return choice == "background"
 
-    def pair_up(self, images: Side, masks: Side, mask_suffix: str) -> Pairs:
+    def pair_up(self, images: Side, masks: Side) -> Pairs:
         """Every image with its mask.
 
         Names are alike, but for the extension; or all masks carry the extension of their image
@@ -196,7 +196,7 @@ class Search:
         differ. Errors: DataError for masks without an image, images without a mask (unless
         `unmasked` says what they are), and names that can be read in two ways.
         """
-        image_suffix = self.config.image_suffix
+        image_suffix, mask_suffix = self.config.image_suffix, self.config.mask_suffix
         for difference, spelled in _SPELLINGS:  # noqa: B007 - `difference` is read below
             by_image = _stems(images, image_suffix, spelled)
             by_mask = _stems(masks, mask_suffix, spelled)
