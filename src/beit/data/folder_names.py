@@ -54,7 +54,7 @@ def split_above(path: str) -> Role | None:
 
 def split_named_by(words: Iterable[str]) -> Role | None:
     """The one split that some words name; None if there is none, or several."""
-    named = {*filter(None, map(split_called, words))}
+    named = {role for word in words if (role := split_called(word))}
     return named.pop() if len(named) == 1 else None
 
 
