@@ -59,7 +59,7 @@ class SegmentedSource(FileSource):
         """The labels of an image, uint8 [H,W]. Errors: UnreadableError."""
         mask = self._masks[index]
         if isinstance(mask, Shapes):
-            return draw(mask, self._ids)
+            return _draw(mask, self._ids)
         if mask is not None:
             return self._reading(self._values(mask).values)
         size = _size(self.path(index))
@@ -143,7 +143,7 @@ def _size(path: Path) -> tuple[int, int] | None:
     return (width, height) if turned else (height, width)
 
 
-def draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
+def _draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
     """The label map of an image, uint8 [H,W]; 0 where nothing is drawn.
 
     Errors: UnreadableError for a shape that cannot be drawn.
