@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from beit.errors import DataError
 from beit.json_object import read_object
-from beit.terminal import counted, printable, quoted
+from beit.terminal import printable, quoted
 
 if TYPE_CHECKING:
     from timm.data import ImageNetInfo
@@ -60,26 +60,6 @@ def are_unnamed(classes: Sequence[str]) -> bool:
 def are_numbers(classes: Sequence[str]) -> bool:
     """Whether classes were given numbers for want of names."""
     return all(map(_NUMBER.fullmatch, classes))
-
-
-def check_same_classes(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """DataError for classes of the data that are not those of the model, in its order."""
-    if not names:
-        return  # the masks hold the model's labels, which is checked when they are read
-    remedy = "measure on data with the model's classes, or give their list with --class-names"
-    if len(names) != len(classes):
-        raise DataError(
-            f"{path} has {counted(len(names), 'class')}, the model {len(classes)}", remedy=remedy
-        )
-    if are_numbers(names) or are_numbers(classes):
-        return
-    for label, (name, own) in enumerate(zip(names, classes, strict=True)):
-        if name.strip() != own.strip():  # a published list has "bed "
-            raise DataError(
-                f"label {label} is '{printable(name)}' in {path}, and '{printable(own)}' in the "
-                "model",
-                remedy=remedy,
-            )
 
 
 def as_numbers(names: Sequence[str], count: int) -> list[int] | None:

@@ -17,7 +17,6 @@ from beit.data.class_names import (
     LEGENDS,
     Legend,
     are_numbers,
-    check_same_classes,
     find_beside,
     read_classes,
     read_legend,
@@ -42,7 +41,7 @@ from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, select
 from beit.errors import ConfigError, DataError, no_images_at
 from beit.rng import derive_seed
-from beit.terminal import counted, quoted
+from beit.terminal import counted, printable, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +178,7 @@ class SegmentationData:
                 remedy=f"choose one of them, as with --split {list(splits)[-1]}",
             )
         names, legend = self._names_and_legend(() if are_numbers(classes) else classes)
-        check_same_classes(self.path, names, classes)
+        _check_same(self.path, names, classes)
         if only is not None:
             pairs = [pair for pair in pairs if pair[0] in only]
         reading = MaskReading.configured(self.config, legend, classes)
@@ -350,6 +349,26 @@ def _check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> N
             else "check that the masks hold the objects; of COCO and LabelMe files only shapes "
             "within the image count, and boxes are none",
         )
+
+
+def _check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """DataError for classes of the data that are not those of the model, in its order."""
+    if not names:
+        return  # the masks hold the model's labels, or `_check_labels` says so
+    remedy = "measure on data with the model's classes, or give their list with --class-names"
+    if len(names) != len(classes):
+        raise DataError(
+            f"{path} has {counted(len(names), 'class')}, the model {len(classes)}", remedy=remedy
+        )
+    if are_numbers(names) or are_numbers(classes):
+        return
+    for label, (name, own) in enumerate(zip(names, classes, strict=True)):
+        if name.strip() != own.strip():  # a published list has "bed "
+            raise DataError(
+                f"label {label} is '{printable(name)}' in {path}, and '{printable(own)}' in the "
+                "model",
+                remedy=remedy,
+            )
 
 
 def _check_labels(masks: list[Surveyed], counts: np.ndarray, classes: int) -> None:
