@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beit.data.name_array import Names
+from beit.data.listing import Names
 from beit.data.order import FullOrder, Order, ShardOrder, step_samples
 from beit.data.shard_index import ShardIndex, write_index
 from beit.data.shard_manifest import FORMAT, MANIFEST, shard_parts

@@ -13,6 +13,7 @@ import reprlib
 import sys
 import time
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ def counted(amount: int, noun: str) -> str:
     """`1 image`, `2,000 images`, `3 classes`."""
     ending = "" if amount == 1 else "es" if noun.endswith("s") else "s"
     return f"{amount:,} {noun}{ending}"
+
+
+def first_few(texts: Sequence[str], limit: int = 3) -> str:
+    """The first few of some texts, and how many more there are: `a, b, c and 12 more`."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+def quoted(names: Sequence[str], limit: int = 3) -> str:
+    """The first few names in quotes, each printable."""
+    return first_few([f"'{printable(name)}'" for name in names], limit)
 
 
 _SHORT = reprlib.Repr()

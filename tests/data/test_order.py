@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from beit.data.order import (
     FullOrder,
     Order,
+    Permutation,
     ShardOrder,
     SortedOrder,
     check_division,
     sample_generator,
     step_samples,
 )
-from beit.data.permutation import Permutation
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
 

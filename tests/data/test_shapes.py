@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.data.mask_pairs import Shape, Shapes
 from beit.data.segmented import SegmentationData
-from beit.data.shapes import Shape, Shapes
 from beit.errors import BeitError, ConfigError, DataError
 
 HEIGHT, WIDTH = 20, 30

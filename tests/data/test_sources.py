@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from beit.data.dataset import open_source
+from beit.data.images import check_readable
 from beit.data.labelled import open_labelled
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import FileSource, ImageSource, check_readable, evenly, select
+from beit.data.sources import FileSource, ImageSource, evenly, select
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]

@@ -15,9 +15,8 @@ from beit.data.bit_depth import narrow_note, range_note
 from beit.data.check import check
 from beit.data.dataset import open_source
 from beit.data.decode import decode
-from beit.data.images import Images
+from beit.data.images import Images, check_readable
 from beit.data.pixel_types import UnreadableError
-from beit.data.sources import check_readable
 from beit.errors import BeitError, ConfigError
 from encoding import chunk
 

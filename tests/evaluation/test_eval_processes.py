@@ -12,7 +12,7 @@ import beit
 from beit.batch import SegmentedBatch
 from beit.config import HeadConfig, InferenceConfig, LinearHeadConfig, LoaderConfig
 from beit.config.segment_run import MaskConfig
-from beit.data.segmentation_transforms import WholeView
+from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import select
 from beit.evaluation.eval_loader import EvalLoader

@@ -17,8 +17,9 @@ from PIL import Image
 
 from beit.config.data import LoaderConfig, ViewConfig
 from beit.data.dataset import open_source
+from beit.data.images import check_readable
 from beit.data.loader import Loader
-from beit.data.sources import ImageSource, check_readable
+from beit.data.sources import ImageSource
 from beit.data.transforms import SingleView
 
 BATCH = 256

@@ -9,7 +9,7 @@ import tyro
 
 from beit.cli.options import LabelFile
 from beit.config.data import BY_HEADINGS, FolderConfig, Reading
-from beit.terminal import print_lines
+from beit.terminal import counted, print_lines
 
 Data = Annotated[str, tyro.conf.Positional]
 
@@ -66,11 +66,10 @@ def pack(
         shard_size: Megabytes at which a shard is closed.
         label_file: How a label file is read, where its headings do not say it.
     """
-    from beit.data.account import numbered
     from beit.data.pack import pack as write
 
     done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
-    written = f"{numbered(done.images, 'image')} in {numbered(done.shards, 'shard')}"
+    written = f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}"
     print_lines(f"{written}: {done.folder}")
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from beit.config.validation import NonNegativeInt, checked, field_types
 from beit.json_object import parse_json
-from beit.terminal import printable, shown
+from beit.terminal import counted, printable, shown
 
 EXAMPLES = 3
 MOST_KINDS = 12
@@ -105,7 +105,7 @@ class Account:
         """For a terminal or a log, one fact per line."""
         yield f"data: {printable(self.data)}: {printable(self.layout)}"
         for split, count in self.images.items():
-            yield f"  {printable(split) or 'all'}: {numbered(count, 'image')}{self._among(split)}"
+            yield f"  {printable(split) or 'all'}: {counted(count, 'image')}{self._among(split)}"
         for one in self.skipped[:MOST_KINDS]:
             names = ", ".join(map(printable, one.examples))
             more = ", ..." if one.count > len(one.examples) else ""
@@ -122,7 +122,7 @@ class Account:
         if not classes:
             return ""
         named = [f"{printable(name)} {n:,}" for name, n in classes.items()]
-        number = numbered(len(named), "class", "classes")
+        number = counted(len(named), "class")
         more = f", and {len(named) - MOST_CLASSES} more" if len(named) > MOST_CLASSES else ""
         return f" in {number}: {', '.join(named[:MOST_CLASSES])}{more}"
 
@@ -134,11 +134,6 @@ class Account:
     def to_json(self) -> str:
         """For the folder of a run."""
         return json.dumps(asdict(self), indent=1)
-
-
-def numbered(count: int, one: str, many: str = "") -> str:
-    """A number of things in words: "1 image", "2,000 images"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 Kind = TypeVar("Kind", Account, Skipped)

@@ -20,13 +20,12 @@ from beit.data.bit_depth import BitDepth, bit_depth_of, narrow
 from beit.data.dataset import Dataset
 from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
-from beit.data.listing import quoted
-from beit.data.name_array import short_hash
+from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, account_of, class_names_at, evenly, images_per_class
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
-from beit.terminal import TextTable, counted, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable, quoted
 
 logger = logging.getLogger(__name__)
 

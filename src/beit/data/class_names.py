@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from beit.data.listing import quoted
+from beit.terminal import quoted
 
 if TYPE_CHECKING:
     from timm.data import ImageNetInfo

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beit.data.name_array import short_hash
+from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, is_multi_label, spread
 from beit.terminal import counted

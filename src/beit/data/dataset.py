@@ -19,11 +19,12 @@ from beit.data.folders import LAYOUTS, TRAIN, Folders
 from beit.data.hugging_face import is_hugging_face, open_hugging_face
 from beit.data.label_file import LabelFile, is_label_file, read_label_file
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, quoted, reason_to_skip
+from beit.data.listing import LIST_EXTENSIONS, reason_to_skip
 from beit.data.shard_manifest import shard_parts
 from beit.data.shards import open_shards
 from beit.data.sources import FileSource, ImageSource, account_of, class_counts, must_exist
 from beit.errors import ConfigError, DataError
+from beit.terminal import quoted
 
 Form = Literal["folder", "label file", "stored", "file", "nothing"]
 """What lies at a path: `stored` are images in shards or in a Hugging Face dataset."""
@@ -81,8 +82,7 @@ class Dataset:
 
     def __init__(self, path: str, reading: Reading = AS_RECOGNISED) -> None:
         self.path, self.reading = path, reading
-        self._stored = _stored(path)
-        self.form = "stored" if self._stored else _form_of_files(path)
+        self.form, self._open_stored = _recognised(path)
         self._check_options()
 
     def training(self) -> ImageSource:
@@ -93,7 +93,7 @@ class Dataset:
         says why. Errors: DataError if nothing is there, no image is found, or the layout has two
         readings.
         """
-        names = self._training()
+        names = self._training(self._divided)
         return self._only(names, self._divided.source(names))
 
     def parts(self) -> dict[str, ImageSource]:
@@ -143,15 +143,17 @@ class Dataset:
             raise DataError(
                 f"{self.path} is neither a folder nor a list file", remedy=f"use {LAYOUTS}"
             )
-        found = self._divided
-        if isinstance(found, Folders):
-            return {**found.labelled(self._training())}
         if self.form == "label file":
             listed = self._read_label_file(multi_label=True) if multi_label else self._label_file
             if listed.problem is not None:
                 raise listed.problem
-            found = _Opened(listed.splits)
-        parts = {TRAIN: found.source(self._training())}
+            found: Folders | _Opened = _Opened(listed.splits)
+        else:
+            found = self._divided
+        training = self._training(found)
+        if isinstance(found, Folders):
+            return {**found.labelled(training)}
+        parts = {TRAIN: found.source(training)}
         # A split for testing may lack labels and is then not measured.
         parts |= {name: found.part(name) for name in ("val", "test") if name in found.sizes
                   and not (name == "test" and found.splits[name].targets is None)}  # fmt: skip
@@ -161,16 +163,15 @@ class Dataset:
             _check_learnable(self.path, parts[TRAIN])
         return parts
 
-    def _training(self) -> tuple[str, ...]:
+    def _training(self, found: Folders | _Opened) -> tuple[str, ...]:
         """The splits that are learned from. Errors: DataError if there is none."""
-        sizes = self._divided.sizes
-        if self._divided.folds:
-            return tuple(name for name in sizes if name != self.reading.folders.fold)
+        if found.folds:
+            return tuple(name for name in found.sizes if name != self.reading.folders.fold)
         for name in (WHOLE, TRAIN):
-            if name in sizes:
+            if name in found.sizes:
                 return (name,)
         raise DataError(
-            f"{self.path} has no split for training, only {quoted(list(sizes))}",
+            f"{self.path} has no split for training, only {quoted(list(found.sizes))}",
             remedy="call one of them train",
         )
 
@@ -190,9 +191,9 @@ class Dataset:
             return Folders(self.path, self.reading.folders)
         if self.form == "label file":
             return _Opened(self._label_file.splits)
-        if self._stored is None:
+        if self._open_stored is None:
             return _Opened({WHOLE: _single_image(self.path)})
-        found = self._stored()
+        found = self._open_stored()
         named: dict[str, ImageSource] = {}
         for name, source in found.items():
             split = split_of(name)  # others than train, val and test keep their names
@@ -246,7 +247,7 @@ def split_of(place: str) -> str:
 
 def form_of(path: str) -> Form:
     """What lies at a path."""
-    return "stored" if _stored(path) else _form_of_files(path)
+    return _recognised(path)[0]
 
 
 def reading_for(path: str, reading: Reading, other: str) -> Reading:
@@ -263,21 +264,16 @@ def reading_for(path: str, reading: Reading, other: str) -> Reading:
     return Reading(folders, label_file)
 
 
-def _stored(path: str) -> Callable[[], Splits] | None:
-    """What opens data that are no images in files of their own; None if they are."""
+def _recognised(path: str) -> tuple[Form, Callable[[], Splits] | None]:
+    """What lies at a path; and what opens it, if that are no images in files of their own."""
     if is_hugging_face(path):
-        return lambda: open_hugging_face(path)
-    shards = shard_parts(path)
-    if shards is None:
-        return None
-    return lambda: {part: open_shards(listed, part) for part, listed in shards.items()}
-
-
-def _form_of_files(path: str) -> Form:
+        return "stored", lambda: open_hugging_face(path)
+    if (shards := shard_parts(path)) is not None:
+        return "stored", lambda: {part: open_shards(each, part) for part, each in shards.items()}
     if is_label_file(path):
-        return "label file"
+        return "label file", None
     place = Path(path)
-    return "folder" if place.is_dir() else "file" if place.exists() else "nothing"
+    return "folder" if place.is_dir() else "file" if place.exists() else "nothing", None
 
 
 def _folders_in(path: str) -> list[Path]:

@@ -23,7 +23,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -157,7 +157,7 @@ def decode_first(
     limit is checked against the header, before any pixel is decoded; one above Pillow's own
     (`2 * Image.MAX_IMAGE_PIXELS`) has no effect. Errors: UnreadableError, for every fault.
     """
-    with _faults_named(data), pillow_is_quiet:
+    with faults_named(data, _why_unknown):
         if has_bands(data, channels):
             pixels = read_bands(data, channels, pixel_limit, value_range)
             return Decoded(np.require(pixels, np.uint8, ("C", "W")), False)
@@ -194,7 +194,7 @@ class Header(NamedTuple):
 
 def read_header(data: bytes) -> Header:
     """What the image is. Errors: UnreadableError."""
-    with _faults_named(data), pillow_is_quiet:
+    with faults_named(data, _why_unknown):
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
@@ -211,15 +211,18 @@ def read_header(data: bytes) -> Header:
 
 
 @contextlib.contextmanager
-def _faults_named(data: bytes) -> Iterator[None]:
+def faults_named(data: bytes, why_unknown: Callable[[bytes], str]) -> Iterator[None]:
+    """While inside, every fault is an UnreadableError, and Pillow is quiet; `why_unknown` says why
+    no decoder knows the content."""
     if not data:
         raise UnreadableError("the file is empty")
     try:
-        yield
+        with pillow_is_quiet:
+            yield
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError(_why_unknown(data)) from None
+        raise UnreadableError(why_unknown(data)) from None
     except MemoryError:
         raise UnreadableError("there is not enough memory for it") from None
     except Exception as error:  # decoders raise nearly every type on foreign bytes

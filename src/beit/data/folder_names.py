@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -45,6 +45,17 @@ def split_called(name: str) -> Role | None:
 def split_name(name: str) -> str:
     """The same; other names stay."""
     return split_called(name) or name
+
+
+def split_above(path: str) -> Role | None:
+    """The split of the first folder of a path that is called as one."""
+    return next(filter(None, map(split_called, path.split("/")[:-1])), None)
+
+
+def split_named_by(words: Iterable[str]) -> Role | None:
+    """The one split that some words name; None if there is none, or several."""
+    named = {role for word in words if (role := split_called(word))}
+    return named.pop() if len(named) == 1 else None
 
 
 def splits_among(names: Sequence[str]) -> dict[Role, list[str]]:

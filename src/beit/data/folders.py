@@ -12,10 +12,10 @@ from beit.data.class_names import spelled_alike
 from beit.data.folder_names import last_name, masks_among, masks_beside
 from beit.data.image_names import composed
 from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, Layout, read_layout
-from beit.data.listing import JSON_LINES, Found, find_images, natural_key, no_images, quoted
+from beit.data.listing import JSON_LINES, Found, find_images, natural_key, no_images
 from beit.data.sources import FileSource, account_for, number_labels
 from beit.errors import ConfigError, DataError
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 TRAIN = "train"
 LAYOUTS = (

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from beit.data.layout import WHOLE
-from beit.data.listing import quoted
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import Record, account_for, number_labels, target_at
 from beit.errors import BeitError, ConfigError, DataError, ResourceError
+from beit.terminal import quoted
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
 PREFIX = "hf:"

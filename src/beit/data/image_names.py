@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
-from beit.data.listing import cell_lines, find_images, quoted
+from beit.data.listing import find_images
 from beit.errors import DataError
-from beit.terminal import counted
+from beit.terminal import counted, first_few, quoted
 
 
 def as_text(cell: str) -> str:
@@ -25,6 +25,13 @@ def as_text(cell: str) -> str:
         except UnicodeDecodeError:
             return data.decode("latin-1")
     return cell
+
+
+def cell_lines(rows: Sequence[tuple[int, str]]) -> str:
+    """Lines with what stands there, for a message: "line 4 ('p03.jpg') and 2 more"."""
+    return first_few(
+        [f"line {line} ({quoted([text])})" if text else f"line {line}" for line, text in rows]
+    )
 
 
 def composed(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Decoded images of a source: decoded on request, or all at once and cached."""
+"""Decoded images of a source: on request, all at once and cached, or a few to see if any can be."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit.data.decode import decode_first
+from beit.data.decode import decode, decode_first
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, Record, Target, spread, target_at
+from beit.errors import DataError
 from beit.hardware import cores
+from beit.terminal import counted, quoted
 
 CACHE_LIMIT = 512 * 2**20
 """Bytes of decoded images that are cached without a request."""
 ESTIMATE_FROM = 16
+PROBES = 8
 
 
 class DecodedImage(NamedTuple):
@@ -53,28 +56,19 @@ class Images:
         self._shapes = np.zeros((0, 3), np.int64)
         self._reasons: dict[int, str] = {}
         self._multi_frame: frozenset[int] = frozenset()
-        self._targets = source.targets
         if cache or (cache is None and self._fit()):
             self._keep()
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     @property
     def cached(self) -> bool:
         """Whether the decoded images are in memory."""
         return self._flat is not None
 
-    def key(self, index: int) -> str:
-        """The stable name of an image."""
-        return self.source.key(index)
-
     def _image(self, record: Record) -> DecodedImage:
-        (pixels, multi_frame), labels = (
-            decode_first(record.data, channels=self._channels, value_range=self._value_range),
-            record.labels,
+        pixels, multi_frame = decode_first(
+            record.data, channels=self._channels, value_range=self._value_range
         )
-        if labels is not None:
+        if (labels := record.labels) is not None:
             if labels.shape != pixels.shape[:2]:
                 raise UnreadableError(f"its mask is {labels.shape}, the image {pixels.shape[:2]}")
             pixels = np.dstack([pixels, labels])
@@ -89,13 +83,13 @@ class Images:
 
     def _fit(self) -> bool:
         """Whether a few images spread over the source promise that all of them fit."""
-        tried = [self._decoded(index) for index in spread(len(self), ESTIMATE_FROM)]
+        tried = [self._decoded(index) for index in spread(len(self.source), ESTIMATE_FROM)]
         sizes = [one.pixels.nbytes for one in tried if not isinstance(one, str)]
-        return bool(sizes) and sum(sizes) / len(sizes) * len(self) <= CACHE_LIMIT
+        return bool(sizes) and sum(sizes) / len(sizes) * len(self.source) <= CACHE_LIMIT
 
     def _keep(self) -> None:
         with ThreadPoolExecutor(cores()) as threads:
-            decoded = list(threads.map(self._decoded, range(len(self))))
+            decoded = list(threads.map(self._decoded, range(len(self.source))))
         self._reasons = {
             index: reason for index, reason in enumerate(decoded) if isinstance(reason, str)
         }
@@ -119,8 +113,26 @@ class Images:
             return self._image(self.source.read(index))
         if index in self._reasons:
             raise UnreadableError(self._reasons[index])
-        height, width, channels = (int(side) for side in self._shapes[index])
-        start = int(self._starts[index])
-        stop = start + math.prod((height, width, channels))
-        pixels = self._flat.numpy()[start:stop].reshape(height, width, channels)
-        return DecodedImage(pixels, target_at(self._targets, index), index in self._multi_frame)
+        shape, start = tuple(self._shapes[index].tolist()), int(self._starts[index])
+        pixels = self._flat.numpy()[start : start + math.prod(shape)].reshape(shape)
+        target = target_at(self.source.targets, index)
+        return DecodedImage(pixels, target, index in self._multi_frame)
+
+
+def check_readable(
+    source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
+) -> None:
+    """DataError, with the reasons, if none of a few images spread over the source can be read."""
+    reasons: list[str] = []
+    indices = spread(len(source), PROBES)
+    for index in indices:
+        try:
+            decode(source.read(index).data, channels=channels, value_range=value_range)
+        except UnreadableError as error:
+            reasons.append(f"{source.key(index)} ({error.reason})")
+        else:
+            return
+    raise DataError(
+        f"none of {counted(len(indices), 'image')} tried can be read: " + quoted(reasons),
+        remedy="follow the reason given for each file; `beit data check` lists all of them",
+    )

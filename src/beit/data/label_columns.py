@@ -10,10 +10,10 @@ from pathlib import PurePath
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.folder_names import split_called
-from beit.data.image_names import ImageNames, as_text
-from beit.data.listing import cell_lines, quoted
+from beit.data.image_names import ImageNames, as_text, cell_lines
 from beit.data.tables import PROBED, Row, Table
 from beit.errors import ConfigError, DataError, nearest
+from beit.terminal import quoted
 
 IMAGE = (
     "image", "images", "imagename", "imagefile", "imagefilename", "imagepath", "imagefilepath",

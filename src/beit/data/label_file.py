@@ -10,15 +10,16 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
-from beit.data.folder_names import split_called
+from beit.data.folder_names import split_above, split_called
 from beit.data.image_names import ImageNames, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.listing import LIST_EXTENSIONS
 from beit.data.sources import FileSource, account_for
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
+from beit.terminal import first_few, quoted
 
 
 class LabelFile(NamedTuple):
@@ -131,8 +132,7 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
                 f"a fold was named, and no column of {table.path} is recognised as the split",
                 remedy="name the column with --split-column",
             )
-        splits = [next(filter(None, map(split_called, image.split("/")[:-1])), "")
-                  for image in images]  # fmt: skip
+        splits: list[str] = [split_above(image) or "" for image in images]
         if config.split_column == NO_COLUMN or not all(splits) or len(set(splits)) < 2:
             return [WHOLE] * len(images), ""
         return splits, ", splits by the folders of the images"
@@ -225,17 +225,12 @@ def _without_repeats(
             different.append(lines)
     if divided:
         raise DataError(
-            f"{table.path} lists images in two splits: {_few(divided)}",
+            f"{table.path} lists images in two splits: {first_few(divided)}",
             remedy="leave each image in one split",
         )
     problem = different and DataError(
-        f"{table.path} gives images two different labels: {_few(different)}",
+        f"{table.path} gives images two different labels: {first_few(different)}",
         remedy="list each image once; if an image has several labels, say so with --multi-label, "
         "or write them into one cell under the heading tags",
     )
     return list(first.values()), repeated, problem or None
-
-
-def _few(lines: list[str], limit: int = 3) -> str:
-    more = f" and {len(lines) - limit} more" if len(lines) > limit else ""
-    return ", ".join(lines[:limit]) + more

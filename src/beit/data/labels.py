@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.data.class_names import spelled_alike
-from beit.data.image_names import as_text, composed
+from beit.data.image_names import as_text, cell_lines, composed
 from beit.data.label_columns import LABEL, NO, PERHAPS_LABEL, YES, Column, LabelTable, plain
-from beit.data.listing import cell_lines, natural_key, quoted
+from beit.data.listing import natural_key
 from beit.data.sources import number_labels
 from beit.errors import ConfigError, DataError
+from beit.terminal import quoted
 
 SEVERAL = (
     "tags", "tag", "labels", "classes", "categories", "keywords", "attributes", "findinglabels",

@@ -21,8 +21,9 @@ from beit.data.folder_names import (
     split_called,
     splits_among,
 )
-from beit.data.listing import natural_key, quoted
+from beit.data.listing import natural_key
 from beit.errors import DataError
+from beit.terminal import quoted
 
 WHOLE = ""
 """The split of data that are not divided into splits."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from beit.data.listing import quoted
 from beit.errors import DataError
 from beit.json_object import read_object
-from beit.terminal import printable
+from beit.terminal import printable, quoted
 
 Legend = dict[int, str | None]
 """Class names by colour, 0xRRGGBB; None is ignored."""

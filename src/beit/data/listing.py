@@ -1,11 +1,18 @@
-"""Which images a folder holds; opened are files of unknown kinds only."""
+"""Which images a folder holds, in which order, and millions of their names in little memory.
+
+Opened are files of unknown kinds only.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from beit.data.account import SkippedFiles
 from beit.data.file_types import (
@@ -17,11 +24,9 @@ from beit.data.file_types import (
     known_by_name,
 )
 from beit.errors import DataError
-from beit.terminal import printable
 
 JSON_LINES = (".jsonl", ".ndjson")
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", *JSON_LINES)
-FEW = 3
 
 _DIGITS = re.compile("[0-9]+")
 
@@ -51,19 +56,6 @@ def _number_key(found: re.Match[str]) -> str:
     zeros = min(len(found[0]) - len(digits), 255)
     # "01" comes before "1", but "0" before "00", as texts do.
     return f"\2{chr(min(len(digits), 255))}{digits}{chr(255 - zeros if digits else zeros)}"
-
-
-def quoted(names: Sequence[str], limit: int = FEW) -> str:
-    """The first few names for a message, and how many more there are."""
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def cell_lines(rows: Sequence[tuple[int, str]], limit: int = FEW) -> str:
-    """Lines with what stands there, for a message: "line 4 ('p03.jpg') and 2 more"."""
-    shown = [f"line {line} ({quoted([text])})" if text else f"line {line}" for line, text in rows]
-    more = f" and {len(rows) - limit} more" if len(rows) > limit else ""
-    return ", ".join(shown[:limit]) + more
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -162,3 +154,42 @@ def no_images(path: str, files: SkippedFiles) -> DataError:
         remedy="follow the reasons; images are recognised by their extension or content: "
         + ", ".join(sorted(IMAGE_EXTENSIONS)),
     )
+
+
+class Names:
+    """Byte strings in one block of memory with their ends.
+
+    Worker processes share it, where a list of objects would be copied page by page as it is read.
+    """
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        block, ends = bytearray(), array("q")
+        for name in names:
+            block += name
+            ends.append(len(block))
+        self.block = np.frombuffer(bytes(block), np.uint8)
+        self.ends = np.array(ends, dtype=np.int64)
+
+    @classmethod
+    def joined(cls, block: np.ndarray, ends: np.ndarray) -> Names:
+        """From what another one holds: uint8 [bytes] and int64 [n]."""
+        names = cls(())
+        names.block, names.ends = block, ends
+        return names
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")
+        start = int(self.ends[index - 1]) if index else 0
+        return self.block[start : int(self.ends[index])].tobytes()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[index] for index in range(len(self)))
+
+
+def short_hash(name: bytes) -> int:
+    """64 bits, the same on every machine: two of a billion names fall together once in 37 times."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -7,7 +7,8 @@ import os
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from beit.batch import Batch, Unreadable, collate
 from beit.config.data import LoaderConfig
 from beit.config.training import Order as OrderName
 from beit.data.images import Images
-from beit.data.listing import quoted
 from beit.data.order import (
     FullOrder,
     Order,
@@ -33,7 +33,7 @@ from beit.data.transforms import CachedViews
 from beit.data.workers import Places, Read, read_batches
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 View = Callable[[np.ndarray, Target | None, random.Random], Batch] | CachedViews
 """Pixels uint8 [H,W,C], target and the sample's own generator to a batch of one image; or views
@@ -75,7 +75,7 @@ class _Reader:
         return collate([self._sample(epoch, index) for epoch, index in places])
 
     def _sample(self, epoch: int, index: int) -> Batch | Unreadable:
-        key = self.images.key(index)
+        key = self.images.source.key(index)
         try:
             image = self.images.read(index)
         except UnreadableError as error:
@@ -88,7 +88,7 @@ class _Reader:
         return sample._replace(keys=(key,), multi_frame=(key,) if image.multi_frame else ())
 
     def names(self, places: Places) -> list[str]:
-        return [self.images.key(index) for _, index in places]
+        return [self.images.source.key(index) for _, index in places]
 
 
 def _none_readable(unreadable: Iterable[Unreadable]) -> DataError:
@@ -157,10 +157,17 @@ class Loader:
             self.images.source = self._whole.source
         self.workers = choose_workers(config, world)
         self._reader = _Reader(self.images, view, seed)
-        self._batch, self._micro_batch = batch, micro_batch
-        self._rank, self._world = rank, world
-        self._config = config
-        self._pin_memory = pin_memory
+        self._samples = partial(
+            step_samples,
+            order=self._order,
+            batch=batch,
+            rank=rank,
+            world=world,
+            micro_batch=micro_batch,
+        )
+        self._batch, self._config, self._pin_memory = batch, config, pin_memory
+        self.micro_batches = batch // world // micro_batch
+        """Micro-batches per step of this process: its gradient accumulation."""
         self.restarts = 0
         """How often lost worker processes were replaced."""
 
@@ -172,22 +179,6 @@ class Loader:
             return whole_shards(source, config, None, needed=False)
         lanes = -(-self._order.lanes * _ranks_here(world) // world)
         return whole_shards(source, config, lanes * self._order.mixed, needed=True)
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches per step of this process: its gradient accumulation."""
-        return self._batch // self._world // self._micro_batch
-
-    def _plan(self, first_step: int, last_step: int) -> Iterator[Places]:
-        for step in range(first_step, last_step):
-            yield from step_samples(
-                step,
-                order=self._order,
-                batch=self._batch,
-                rank=self._rank,
-                world=self._world,
-                micro_batch=self._micro_batch,
-            )
 
     def _restarted(self) -> None:
         self.restarts += 1
@@ -204,7 +195,8 @@ class Loader:
 
         def plan(delivered: int) -> Iterator[Places]:
             steps, more = divmod(delivered, self.micro_batches)
-            return islice(self._plan(first_step + steps, last_step), more, None)
+            left = map(self._samples, range(first_step + steps, last_step))
+            return islice(chain.from_iterable(left), more, None)
 
         epoch = self._order.length * self.micro_batches // self._batch + 1
         with fetched_ahead(self._whole, plan(0), epoch) as used:
@@ -266,7 +258,6 @@ def evaluate_batches(
     rank: int = 0,
     world: int = 1,
     config: LoaderConfig,
-    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """One ordered pass over exactly this rank's contiguous part, `batch` images at a time.
 
@@ -287,7 +278,6 @@ def evaluate_batches(
         channels=channels,
         world=world,
         config=config,
-        pin_memory=pin_memory,
     ):
         if isinstance(found, list):
             lost += tuple(found)

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from beit.data.bands import is_tiff, read_page
 from beit.data.colours import is_white_zero, orientation_of, stored_bits, upright
-from beit.data.decode import pillow_is_quiet
+from beit.data.decode import faults_named
 from beit.data.pixel_types import UnreadableError
 from beit.data.truncation import first_of_gif, require_all_pixels
 
@@ -51,19 +51,13 @@ def read_mask(data: bytes, *, colours: bool = False) -> MaskPixels:
 
     Errors: UnreadableError with the reason.
     """
-    if not data:
-        raise UnreadableError("the file is empty")
-    try:
-        with pillow_is_quiet:
-            return _read(data, colours)
-    except UnreadableError:
-        raise
-    except UnidentifiedImageError:
-        lossy = (why for magic, why in LOSSY.items() if data.startswith(magic))
-        none = f"its content is none of {', '.join(LOSSLESS)}"
-        raise UnreadableError(next(lossy, none)) from None
-    except Exception as error:  # decoders raise nearly every type on foreign bytes
-        raise UnreadableError(f"{type(error).__name__}: {error}") from error
+    with faults_named(data, _why_unknown):
+        return _read(data, colours)
+
+
+def _why_unknown(data: bytes) -> str:
+    lossy = (why for magic, why in LOSSY.items() if data.startswith(magic))
+    return next(lossy, f"its content is none of {', '.join(LOSSLESS)}")
 
 
 def _read(data: bytes, colours: bool) -> MaskPixels:

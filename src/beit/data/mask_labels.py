@@ -16,11 +16,10 @@ import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.legends import Legend
-from beit.data.listing import quoted
 from beit.data.mask_files import LabelMap, ValueCounts, written
 from beit.data.pixel_types import UnreadableError
 from beit.errors import DataError
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 BINARY_CLASSES = ("background", "object")
 WHITE = (255.0, 65535.0)

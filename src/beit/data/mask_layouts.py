@@ -13,11 +13,10 @@ from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS, read_names
-from beit.data.listing import quoted
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError
-from beit.terminal import printable
+from beit.terminal import printable, quoted
 
 
 def find_masks(search: Search) -> FoundMasks:
@@ -215,7 +214,8 @@ def _beside_images(search: Search) -> dict[str, Pairs]:
 def _voc(search: Search) -> FoundMasks:
     lists = search.root / "ImageSets" / "Segmentation"
     files = {each.stem: each for each in sorted(lists.glob("*.txt"))}
-    splits = search.split_files(files)
+    named = {search.split_called(name): file for name, file in files.items()}
+    splits = {split: file for split, file in named.items() if split}
     if not splits and len(files) == 1:  # CVAT's default.txt
         splits = {WHOLE: next(iter(files.values()))}
     remedy = "give the folder VOC2012 with all of its parts"

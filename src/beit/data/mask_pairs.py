@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
 from beit.data.folder_names import split_called
-from beit.data.listing import Found, find_images, natural_key, no_images, quoted
-from beit.data.shapes import Shapes
+from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.errors import DataError
-from beit.terminal import counted, printable
-
-Pairs = list[tuple[str, str | Shapes | None]]
-"""Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
-None for an image that is all background."""
+from beit.terminal import counted, printable, quoted
 
 _WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
@@ -29,6 +25,32 @@ _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("in case", lambda name: unicodedata.normalize("NFC", name).casefold()),
 )
 """How names are compared, strictest first."""
+
+
+class Shape(NamedTuple):
+    """A region with one label. How it is written goes into fingerprints: other names in here would
+    make known data look changed."""
+
+    kind: Literal["coco", "polygon", "rectangle", "circle", "bitmap"]
+    label: str
+    data: Any
+    """Of COCO its polygons or run lengths; of LabelMe points [[x, y], ...]; of a bitmap its corner
+    and a PNG file in base64."""
+
+
+class Shapes(NamedTuple):
+    """What is drawn for one image, later shapes over earlier ones."""
+
+    name: str
+    """Where it comes from, for messages."""
+    height: int
+    width: int
+    shapes: tuple[Shape, ...]
+
+
+Pairs = list[tuple[str, str | Shapes | None]]
+"""Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
+None for an image that is all background."""
 
 
 class FoundMasks(NamedTuple):
@@ -78,8 +100,9 @@ class Search:
     def __init__(self, path: str, config: MaskConfig, extra_split: str = "") -> None:
         self.path, self.root, self.config = path, Path(path), config
         self._extra_split = extra_split
-        self._listings: dict[str, Found] = {}
-        self._folders: dict[str, list[str]] = {}
+        self._listing = cache(self._listed)
+        self.folders = cache(self._folders)
+        """The names of the folders directly in a folder; none of what is no folder."""
         self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
 
@@ -87,13 +110,13 @@ class Search:
         """Keep a remark for the account, once."""
         self.notes[remark] = None
 
+    def _listed(self, folder: str) -> Found:
+        place = self.root / folder
+        return find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})
+
     def images(self, folder: str) -> list[str]:
         """The image files below a folder, relative to it."""
-        if folder not in self._listings:
-            place = self.root / folder
-            found = find_images(str(place)) if place.is_dir() else Found([], SkippedFiles(), {})
-            self._listings[folder] = found
-        return self._listings[folder].paths
+        return self._listing(folder).paths
 
     def side(self, folder: str) -> Side:
         """All image files below a folder. Errors: DataError if there is none."""
@@ -112,30 +135,24 @@ class Search:
 
     def no_images(self, folder: str, remedy: str = "") -> DataError:
         """The error for a folder without image files, which names those that are there."""
-        self.images(folder)
-        error = no_images(str(self.root / folder), self._listings[folder].skipped)
+        error = no_images(str(self.root / folder), self._listing(folder).skipped)
         return DataError(error.problem, remedy=remedy or error.remedy)
 
     def count_skipped(self, folder: str) -> None:
         """Count what was skipped in a folder whose images are read."""
-        self.images(folder)
-        self.skipped.add_below(folder, self._listings[folder].skipped)
+        self.skipped.add_below(folder, self._listing(folder).skipped)
 
-    def folders(self, base: str = "") -> list[str]:
-        """The names of the folders directly in a folder; none of what is no folder."""
-        if base not in self._folders:
-            found = list[str]()
-            if (self.root / base).is_dir():
-                with os.scandir(self.root / base) as entries:  # of a million images, asks none
-                    found = [entry.name for entry in entries if entry.is_dir()]
-            self._folders[base] = sorted(found, key=natural_key)
-        return self._folders[base]
+    def _folders(self, base: str = "") -> list[str]:
+        if not (self.root / base).is_dir():
+            return []
+        with os.scandir(self.root / base) as entries:  # of a million images, asks none
+            return sorted((entry.name for entry in entries if entry.is_dir()), key=natural_key)
 
     def splits(self, base: str = "") -> dict[str, str]:
         """The folders directly in a folder that are splits, or the extra one, by what they are."""
         found: dict[str, str] = {}
         for name in self.folders(base):
-            split = split_called(name) or (name if name == self._extra_split else None)
+            split = self.split_called(name)
             if split in found:
                 raise DataError(
                     f"{self.root / base} has {found[split]}/ and {name}/, both of them {split}",
@@ -145,14 +162,9 @@ class Search:
                 found[split] = name
         return found
 
-    def split_files(self, files: dict[str, Path]) -> dict[str, Path]:
-        """Of files by their stem those that are splits, or the extra one."""
-        found: dict[str, Path] = {}
-        for name, file in files.items():
-            split = split_called(name) or (name if name == self._extra_split else None)
-            if split:
-                found[split] = file
-        return found
+    def split_called(self, name: str) -> str | None:
+        """The split that a name stands for: `train`, `val` or `test`, or the extra one itself."""
+        return name if name and name == self._extra_split else split_called(name)
 
     def unmasked_are_background(self, bare: list[str], total: int, where: str) -> bool:
         """Whether images without a mask are used, as background.

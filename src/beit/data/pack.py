@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
 from beit.data.decode import read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
-from beit.data.name_array import short_hash
+from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_index import SUFFIX, ShardIndex, build_index, read_index, write_index
 from beit.data.shard_manifest import FORMAT, MANIFEST, UNFINISHED, Listed, describe
@@ -51,33 +51,6 @@ class Packed(NamedTuple):
     images: int
 
 
-class _MemberNames:
-    """Names under which images stand in shards.
-
-    The layout takes everything before the first dot for what the files of a sample share, so each
-    name has one dot, and no two samples share what is before it.
-    """
-
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
-
-    def name(self, key: str, read: Callable[[], bytes]) -> str:
-        """The key itself where the layout allows it; without an extension the content tells it."""
-        parts = [part for part in key.split("/") if part not in ("", ".", "..")]
-        path = PurePosixPath(*parts)
-        extension = path.suffix
-        if extension.lower() not in IMAGE_EXTENSIONS:
-            extension = EXTENSIONS[read_header(read()).format][0]
-            path = path.with_name(path.name + extension)
-        stem = first = str(path.with_name(path.name.removesuffix(extension).replace(".", "_")))
-        number = 1
-        while (hashed := short_hash(os.fsencode(stem))) in self._taken:
-            number += 1
-            stem = f"{first}-{number}"
-        self._taken.add(hashed)
-        return stem + extension
-
-
 def _members(name: str, record: Record, classes: tuple[str, ...]) -> dict[str, bytes]:
     """The files of one sample; a label as number and by name, several of them by their names."""
     files = {name: record.data}
@@ -94,12 +67,16 @@ def _members(name: str, record: Record, classes: tuple[str, ...]) -> dict[str, b
 
 
 class _Packer:
-    """Writes a source's images in order, shard by shard."""
+    """Writes a source's images in order, shard by shard.
+
+    The layout takes everything before the first dot of a name for what the files of a sample share,
+    so each name has one dot, and no two samples share what is before it.
+    """
 
     def __init__(self, source: ImageSource) -> None:
-        self._source = source
-        self._names = _MemberNames()
-        self._next = 0
+        self._source, self._next = source, 0
+        self._taken: set[int] = set()
+        """The hashes of what is before the dots."""
 
     def write(self, folder: Path, shard_bytes: int) -> list[str]:
         """The names of all shards, those from an earlier call among them."""
@@ -125,9 +102,22 @@ class _Packer:
         return shards
 
     def _name(self) -> str:
-        """Of the next image, which is read only if its key does not say what it is."""
-        source, index = self._source, self._next
-        return self._names.name(source.key(index), lambda: source.read(index).data)
+        """Of the next image: its key where the layout allows it; without an extension the content
+        tells it."""
+        parts = self._source.key(self._next).split("/")
+        path = PurePosixPath(*(part for part in parts if part not in ("", ".", "..")))
+        extension = path.suffix
+        if extension.lower() not in IMAGE_EXTENSIONS:
+            header = read_header(self._source.read(self._next).data)
+            extension = EXTENSIONS[header.format][0]
+            path = path.with_name(path.name + extension)
+        stem = first = str(path.with_name(path.name.removesuffix(extension).replace(".", "_")))
+        number = 1
+        while (hashed := short_hash(os.fsencode(stem))) in self._taken:
+            number += 1
+            stem = f"{first}-{number}"
+        self._taken.add(hashed)
+        return stem + extension
 
     def _pass_over(self, shard: Path, index: ShardIndex) -> None:
         for name in index.names:
@@ -214,9 +204,8 @@ def _write(out: Path, parts: Mapping[str, ImageSource], shard_size: int) -> None
         names[part] = [f"{part}/{name}" if part else name for name in written]
     about = {}
     for part, shards in names.items():
-        about[part] = describe(
-            open_shards(Listed([str(out / name) for name in shards]), part).packed()
-        )
+        source = open_shards(Listed([str(out / name) for name in shards]), part)
+        about[part] = describe(source.packed())
     manifest = plan | {"beit": beit.__version__, "parts": names, "about": about}
     replace_file(out / MANIFEST, [json.dumps(manifest, indent=1).encode()])
     (out / UNFINISHED).unlink()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import threading
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -17,20 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.data import LoaderConfig
-from beit.data.shard_cache import GIGABYTE, Shard, ShardCache
+from beit.data.shard_cache import GIGABYTE, ShardCache
 from beit.data.sources import ImageSource, Sharded, Shards, shards_of
-from beit.data.workers import Places
+from beit.data.workers import Places, serve_parent, start
 from beit.errors import ConfigError
-from beit.process import end_with_parent
 
 logger = logging.getLogger(__name__)
 
 AT_A_TIME = 4
 """Shards that one process fetches beside each other: a single connection to object storage is
 slower than the network."""
-
-Numbers = Callable[[np.ndarray], np.ndarray]
-"""Images to the numbers of their shards."""
 
 
 class WholeShards(NamedTuple):
@@ -82,63 +76,37 @@ def whole_shards(
 def fetched_ahead(
     whole: WholeShards | None, plan: Iterable[Places], most: int
 ) -> Iterator[Callable[[int], None]]:
-    """While inside, the shards of the plan are fetched, up to `most` micro-batches ahead; call it
-    with the number of those that have been used."""
-    if whole is None:
-        yield lambda _: None
-        return
-    assert isinstance(whole.source, Sharded)
-    numbers = whole.source.shard_numbers
-    ahead = ReadAhead(whole.shards.shards, numbers, whole.cache, plan, most)
-    try:
-        yield ahead.delivered
-    finally:
-        ahead.end()
-
-
-class ReadAhead:
-    """Fetches the shards of a plan in the order in which they are needed, as far ahead as the cache
-    has room, and keeps each until its last image was delivered.
+    """While inside, a process fetches the shards of the plan in the order in which they are needed,
+    up to `most` micro-batches ahead and as far as the cache has room, and keeps each until its last
+    image was used; call it with the number of micro-batches that have been.
 
     Nothing depends on it: who reads an image whose shard is not there fetches it himself.
     """
+    if whole is None:
+        yield lambda _: None
+        return
+    connection, theirs = multiprocessing.Pipe()
+    forked = multiprocessing.get_context("fork")  # a plan cannot be sent
+    ahead = _Ahead(theirs, whole, plan, most)
+    process = forked.Process(target=_run, args=(ahead, connection), daemon=True)
+    start(process)
+    theirs.close()
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        numbers: Numbers,
-        cache: ShardCache,
-        plan: Iterable[Places],
-        most: int,
-    ) -> None:
-        """`most`: micro-batches of the plan that are looked at ahead."""
-        self._connection, theirs = multiprocessing.Pipe()
-        ahead = _Ahead(theirs, shards, numbers, cache, plan, most)
-        forked = multiprocessing.get_context("fork")  # a plan cannot be sent
-        self._process = forked.Process(target=_run, args=(ahead, self._connection), daemon=True)
-        with warnings.catch_warnings():
-            # Safe although this process has threads: see the workers.
-            warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
-            self._process.start()
-        theirs.close()
-
-    def delivered(self, micro_batches: int) -> None:
-        """So many have been used: their shards may go."""
+    def used(micro_batches: int) -> None:
         with suppress(OSError):  # it is gone, and the readers fetch what they need
-            self._connection.send(micro_batches)
+            connection.send(micro_batches)
 
-    def end(self) -> None:
-        """End the process: what it holds is let go of by the kernel."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
+    try:
+        yield used
+    finally:
+        process.kill()  # what it holds is let go of by the kernel
+        process.join()
+        connection.close()
 
 
 def _run(ahead: _Ahead, parents: Connection) -> None:
     parents.close()
-    end_with_parent()
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    serve_parent()
     ahead.run()
 
 
@@ -146,16 +114,9 @@ class _Ahead:
     """What the process does: one thread looks at the plan, some fetch, this one listens."""
 
     def __init__(
-        self,
-        connection: Connection,
-        shards: Sequence[Shard],
-        numbers: Numbers,
-        cache: ShardCache,
-        plan: Iterable[Places],
-        most: int,
+        self, connection: Connection, whole: WholeShards, plan: Iterable[Places], most: int
     ) -> None:
-        self._connection, self._cache, self._plan, self._most = connection, cache, plan, most
-        self._shards, self._numbers = shards, numbers
+        self._connection, self._whole, self._plan, self._most = connection, whole, plan, most
         self._done = 0
         self._changed = threading.Condition()
         self._kept: dict[int, Future[int | None]] = {}
@@ -177,15 +138,17 @@ class _Ahead:
                 if kept.done():
                     handle = None if kept.exception() else kept.result()
                     if handle is not None:
-                        self._cache.release(handle)
+                        self._whole.cache.release(handle)
                     del self._kept[number], self._last[number]
             self._changed.notify_all()
 
     def _look(self) -> None:
+        assert isinstance(self._whole.source, Sharded)
         outstanding: deque[Future[int | None]] = deque()
         with ThreadPoolExecutor(AT_A_TIME) as threads:
             for at, places in enumerate(self._plan):
-                needed = self._numbers(np.array([index for _, index in places], np.int64))
+                indices = np.array([index for _, index in places], np.int64)
+                needed = self._whole.source.shard_numbers(indices)
                 for number in dict.fromkeys(needed.tolist()):
                     with self._changed:
                         while at >= self._done + self._most:
@@ -205,7 +168,7 @@ class _Ahead:
             with self._changed:
                 done = self._done
             try:
-                handle = self._cache.pin(self._shards[number])
+                handle = self._whole.cache.pin(self._whole.shards.shards[number])
             except OSError as error:
                 logger.warning("%s", error)
                 return None

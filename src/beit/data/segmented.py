@@ -24,7 +24,6 @@ from beit.data.legends import (
     read_classes,
     read_legend,
 )
-from beit.data.listing import quoted
 from beit.data.mask_files import written
 from beit.data.mask_labels import (
     BINARY_CLASSES,
@@ -42,7 +41,7 @@ from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist, select
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
-from beit.terminal import counted, printable
+from beit.terminal import counted, printable, quoted
 
 logger = logging.getLogger(__name__)
 

@@ -1,14 +1,21 @@
-"""A source of images with masks, which are files or drawn from shapes."""
+"""A source of images with masks, which are files, or drawn from shapes of COCO and LabelMe files.
+
+COCO's are drawn by faster-coco-eval (Apache 2.0, maintained), which draws as the COCO API does and
+refuses broken run lengths; the API itself (pycocotools) warns under today's NumPy.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from beit.config.segment_run import IGNORE
 from beit.data.colours import orientation_of
@@ -16,12 +23,11 @@ from beit.data.decode import pillow_is_quiet
 from beit.data.file_types import FORMATS
 from beit.data.mask_files import LabelMap, MaskPixels, count_values, read_mask, written
 from beit.data.mask_labels import MaskReading, Surveyed
-from beit.data.mask_pairs import Pairs
+from beit.data.mask_pairs import Pairs, Shape, Shapes
 from beit.data.pixel_types import UnreadableError
 from beit.data.shape_files import IGNORED
-from beit.data.shapes import Shapes, draw
-from beit.data.sources import FileSource, Record
-from beit.errors import DataError
+from beit.data.sources import FileSource, Record, read_file
+from beit.errors import DataError, ResourceError
 from beit.hardware import cores
 from beit.terminal import printable
 
@@ -53,7 +59,7 @@ class SegmentedSource(FileSource):
         """The labels of an image, uint8 [H,W]. Errors: UnreadableError."""
         mask = self._masks[index]
         if isinstance(mask, Shapes):
-            return draw(mask, self._ids)
+            return _draw(mask, self._ids)
         if mask is not None:
             return self._reading(self._values(mask).values)
         size = _size(self.path(index))
@@ -63,7 +69,7 @@ class SegmentedSource(FileSource):
         return labels if self._reading.legend else self._reading(labels)
 
     def _values(self, mask: str) -> MaskPixels:
-        data = FileSource(self._root, [mask]).read(0).data
+        data = read_file(Path(self._root, mask))
         return read_mask(data, colours=self._reading.legend is not None)
 
     def fingerprint(self) -> str:
@@ -135,3 +141,77 @@ def _size(path: Path) -> tuple[int, int] | None:
     except Exception:  # reported when the image itself is read, as for every task
         return None
     return (width, height) if turned else (height, width)
+
+
+def _draw(image: Shapes, labels: Mapping[str, int]) -> np.ndarray:
+    """The label map of an image, uint8 [H,W]; 0 where nothing is drawn.
+
+    Errors: UnreadableError for a shape that cannot be drawn.
+    """
+    drawn = np.zeros((image.height, image.width), np.uint8)
+    for number, shape in enumerate(image.shapes, start=1):
+        try:
+            if shape.kind == "coco":
+                region = _coco_region(shape.data, image.height, image.width)
+            else:
+                region = _labelme_region(shape, image.height, image.width)
+        except ResourceError:
+            raise
+        except Exception as error:  # whatever a file holds in place of points
+            reason = error.reason if isinstance(error, UnreadableError) else str(error)
+            raise UnreadableError(
+                f"shape {number} ('{printable(shape.label)}') cannot be drawn: {reason}"
+            ) from error
+        drawn[region] = labels[shape.label]
+    return drawn
+
+
+def _labelme_region(shape: Shape, height: int, width: int) -> np.ndarray:
+    canvas = Image.new("1", (width, height))
+    if shape.kind == "bitmap":
+        (left, top), encoded = shape.data
+        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
+            bitmap = np.asarray(image.convert("L")) > 0
+        canvas.paste(Image.fromarray(bitmap), (round(left), round(top)))
+        return np.asarray(canvas)
+    drawing = ImageDraw.Draw(canvas)
+    points = [(float(x), float(y)) for x, y in shape.data]
+    if shape.kind == "circle":
+        (x, y), edge = points
+        radius = float(np.hypot(edge[0] - x, edge[1] - y))
+        drawing.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
+    elif shape.kind == "rectangle":
+        (left, right), (top, bottom) = map(sorted, zip(points[0], points[1], strict=True))
+        drawing.rectangle((left, top, right, bottom), fill=1)
+    else:
+        drawing.polygon(points, fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+def _coco_region(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
+    try:
+        from faster_coco_eval.core import mask as api
+    except ImportError as error:
+        raise ResourceError(
+            "masks of COCO files need faster-coco-eval, which is not installed",
+            remedy='pip install "beit[coco]"',
+        ) from error
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            # The API takes four numbers for a box, and draws nothing where there are fewer.
+            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+                raise UnreadableError(
+                    f"a polygon has {len(polygon)} numbers, and three corners have six"
+                )
+        runs = api.merge(api.frPyObjects(segmentation, height, width))
+    else:
+        size = list(segmentation["size"])
+        if size != [height, width]:
+            raise UnreadableError(
+                f"its run lengths are for {size} pixels, and the image has {[height, width]}"
+            )
+        packed = not isinstance(segmentation["counts"], list)
+        runs = segmentation if packed else api.frPyObjects(segmentation, height, width)
+    region: np.ndarray = np.asarray(api.decode(runs)).astype(bool)
+    return region

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beit.data.folder_names import split_called
+from beit.data.folder_names import split_above, split_named_by
 from beit.data.layout import WHOLE
 from beit.data.legends import CLASS_LISTS, find_beside, read_classes
-from beit.data.listing import natural_key, quoted
-from beit.data.mask_pairs import FoundMasks, Pairs, Search
-from beit.data.shapes import Shape, Shapes
+from beit.data.listing import natural_key
+from beit.data.mask_pairs import FoundMasks, Pairs, Search, Shape, Shapes
 from beit.errors import DataError
 from beit.json_object import read_json
-from beit.terminal import counted, printable
+from beit.terminal import counted, printable, quoted
 
 BACKGROUND = "background"
 IGNORED = "__ignore__"
@@ -121,8 +120,7 @@ def _coco_splits(search: Search) -> dict[str, str]:
     for name in files:
         file = PurePosixPath(name)
         words = [*re.split(r"[^0-9A-Za-z]+", file.stem), file.parent.name]
-        named = {*filter(None, map(split_called, words))}
-        split = named.pop() if len(named) == 1 else WHOLE
+        split = split_named_by(words) or WHOLE
         if split in found:
             raise DataError(
                 f"{search.path} has {found[split]} and {name}, which may both be meant",
@@ -311,8 +309,7 @@ def read_labelme(search: Search) -> FoundMasks:
         pairs += [(name, None) for name in bare]
     splits: dict[str, Pairs] = {}
     for name, mask in pairs:
-        split = next(filter(None, map(split_called, PurePosixPath(name).parts[:-1])), WHOLE)
-        splits.setdefault(split, []).append((name, mask))
+        splits.setdefault(split_above(name) or WHOLE, []).append((name, mask))
     if WHOLE in splits and len(splits) > 1:
         raise DataError(
             f"some images of {search.path} lie in folders of splits, others do not",

@@ -27,7 +27,7 @@ from beit.data.file_types import (
     known_by_name,
     path_to_skip,
 )
-from beit.data.name_array import Names
+from beit.data.listing import Names
 from beit.data.shard_cache import Shard, ShardCache
 from beit.data.storage import Stamp, is_remote, opened, read_all, stamp
 from beit.errors import BeitError, DataError

@@ -9,20 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from beit.data.folder_names import ROLES, split_called, split_name
+from beit.data.folder_names import ROLES, split_name, split_named_by
 from beit.data.layout import WHOLE
-from beit.data.listing import find_images, natural_key, quoted
+from beit.data.listing import find_images, natural_key
 from beit.data.shard_cache import Shard
 from beit.data.storage import expand, is_remote, read_all
 from beit.errors import BeitError, DataError, of_another_format
 from beit.json_object import parse_json
+from beit.terminal import quoted
 
 MANIFEST = "shards.json"
 UNFINISHED = "packing.json"
 FORMAT = 1
 
 
-class Packed(NamedTuple):
+class PackedPart(NamedTuple):
     """What a manifest says of one part."""
 
     shards: tuple[Shard, ...]
@@ -38,10 +39,10 @@ class Listed(NamedTuple):
     """The shards of one part."""
 
     places: Sequence[str]
-    packed: Packed | None = None
+    packed: PackedPart | None = None
 
 
-def describe(packed: Packed) -> dict[str, Any]:
+def describe(packed: PackedPart) -> dict[str, Any]:
     """A part as it stands in a manifest, beside the names of its shards."""
     return {
         "fingerprint": packed.fingerprint,
@@ -52,12 +53,12 @@ def describe(packed: Packed) -> dict[str, Any]:
     }
 
 
-def _described(places: Sequence[str], about: Mapping[str, Any] | None) -> Packed | None:
+def _described(places: Sequence[str], about: Mapping[str, Any] | None) -> PackedPart | None:
     """None of a manifest that was written before it said more than names."""
     if about is None:
         return None
     shards = map(Shard, places, map(int, about["bytes"]), map(str, about["sha256"]))
-    packed = Packed(
+    packed = PackedPart(
         tuple(shards), tuple(map(int, about["images"])), about["fingerprint"],
         tuple(about["classes"]),
     )  # fmt: skip
@@ -101,8 +102,7 @@ def _by_split(path: str, places: Sequence[str]) -> dict[str, Listed]:
     parts: dict[str, list[str]] = {}
     for place in places:
         words = re.split(r"[^A-Za-z]+", PurePosixPath(place).name.removesuffix(".tar"))
-        named = {*filter(None, map(split_called, words))}
-        parts.setdefault(named.pop() if len(named) == 1 else WHOLE, []).append(place)
+        parts.setdefault(split_named_by(words) or WHOLE, []).append(place)
     if len(parts.keys() - {WHOLE}) < 2:
         return {WHOLE: Listed(places)}
     if WHOLE in parts:
@@ -140,15 +140,11 @@ def _packed_parts(folder: str) -> dict[str, Listed]:
                 reads=FORMAT,
                 made_by=manifest.get("beit"),
             )
-        about = manifest.get("about", {})
-        parts = {
-            part: [f"{folder}/{name}" for name in names]
-            for part, names in manifest["parts"].items()
-        }
-        return {
-            part: Listed(places, _described(places, about.get(part)))
-            for part, places in parts.items()
-        }
+        about, found = manifest.get("about", {}), {}
+        for part, names in manifest["parts"].items():
+            places = [f"{folder}/{name}" for name in names]
+            found[part] = Listed(places, _described(places, about.get(part)))
+        return found
     except BeitError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

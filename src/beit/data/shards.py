@@ -16,16 +16,15 @@ import numpy as np
 
 from beit.data.account import Account, SkippedFiles
 from beit.data.layout import WHOLE
-from beit.data.listing import quoted
-from beit.data.name_array import short_hash
+from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
 from beit.data.shard_index import ShardIndex, find_index, index_of
-from beit.data.shard_manifest import Listed, Packed
+from beit.data.shard_manifest import Listed, PackedPart
 from beit.data.sources import Record, Shards, account_for, number_labels, target_at
 from beit.data.storage import is_remote, read_range
 from beit.errors import DataError
-from beit.terminal import counted
+from beit.terminal import counted, quoted
 
 BLOCK = tarfile.BLOCKSIZE
 OPENED_AT_A_TIME = 8
@@ -42,7 +41,7 @@ class ShardSource:
     the first image of its shard, and memory does not grow with the images.
     """
 
-    def __init__(self, places: Sequence[str], part: str, packed: Packed | None) -> None:
+    def __init__(self, places: Sequence[str], part: str, packed: PackedPart | None) -> None:
         self.part, self._packed = part, packed
         self._prefix = os.fsencode(f"{part}/") if part else b""
         self._cache: ShardCache | None = None
@@ -199,10 +198,10 @@ class ShardSource:
             digest.update(self.targets.tobytes())
         return digest.hexdigest()
 
-    def packed(self) -> Packed:
+    def packed(self) -> PackedPart:
         """What a manifest says of these shards."""
         counts = tuple(len(index.names) for index in self._opened)
-        return Packed(self._shards, counts, self.fingerprint(), self.classes)
+        return PackedPart(self._shards, counts, self.fingerprint(), self.classes)
 
     def _account(self) -> Account:
         places = [shard.place for shard in self._shards]

@@ -7,22 +7,19 @@ import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from beit.data.account import Account, Skipped, SkippedFiles
-from beit.data.decode import decode
 from beit.data.layout import WHOLE
-from beit.data.listing import natural_key, quoted
-from beit.data.name_array import Names
-from beit.data.pixel_types import UnreadableError, ValueRange
+from beit.data.listing import Names, natural_key
+from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import DataError, no_images_at
-from beit.terminal import counted
+from beit.errors import no_images_at
 
-PROBES = 8
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
 """Folders up to this size are known by their contents; of larger ones a sample of files is."""
@@ -206,17 +203,20 @@ def account_of(
     )
 
 
-def _read_file(path: Path, most: int = -1) -> bytes:
+def read_file(path: Path, most: int = -1) -> bytes:
     """A file's content, or its first bytes. Reading what became a pipe after it was listed would
-    never end."""
+    never end. Errors: UnreadableError."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=opener) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UnreadableError("it is a pipe or a device")
-        return file.read(most)
+    try:
+        with open(path, "rb", opener=opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableError("it is a pipe or a device")
+            return file.read(most)
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error)) from error
 
 
 class FileSource:
@@ -240,14 +240,12 @@ class FileSource:
         """Some of the files, with other targets of the same classes, and a note on why."""
         paths = [os.fsdecode(self._names[index]) for index in indices]
         source = FileSource(self._root, paths, targets=targets, classes=self.classes)
-        was = self.account
-        source.account = account_for(
-            source,
-            was.data,
-            was.layout,
-            split=next(iter(was.images), WHOLE),
-            skipped=was.skipped,
-            notes=(*was.notes, note),
+        split = next(iter(self.account.images))
+        source.account = replace(
+            self.account,
+            images={split: len(source)},
+            classes={split: images_per_class(source)},
+            notes=(*self.account.notes, note),
         )
         return source
 
@@ -264,10 +262,7 @@ class FileSource:
         return self._names[index].decode("utf-8", "surrogateescape")
 
     def read(self, index: int) -> Record:
-        try:
-            data = _read_file(self.path(index))
-        except OSError as error:
-            raise UnreadableError(error.strerror or str(error)) from error
+        data = read_file(self.path(index))
         return Record(data, target_at(self.targets, index), self.key(index))
 
     def size(self, index: int) -> int:
@@ -303,8 +298,8 @@ class FileSource:
     def _beginning(self, index: int) -> bytes:
         """The hash of the content, of at most as much as counts as a small folder."""
         try:
-            content = _read_file(self.path(index), CONTENT_BYTES)
-        except (OSError, UnreadableError):
+            content = read_file(self.path(index), CONTENT_BYTES)
+        except UnreadableError:
             content = b""
         return hashlib.blake2b(content, digest_size=16).digest()
 
@@ -399,22 +394,3 @@ def spread(length: int, count: int) -> list[int]:
 def evenly(source: ImageSource, limit: int) -> ImageSource:
     """At most `limit` images, spread evenly over the source."""
     return source if len(source) <= limit else select(source, spread(len(source), limit))
-
-
-def check_readable(
-    source: ImageSource, channels: int = 3, value_range: ValueRange | None = None
-) -> None:
-    """DataError, with the reasons, if none of a few images spread over the source can be read."""
-    reasons: list[str] = []
-    indices = spread(len(source), PROBES)
-    for index in indices:
-        try:
-            decode(source.read(index).data, channels=channels, value_range=value_range)
-        except UnreadableError as error:
-            reasons.append(f"{source.key(index)} ({error.reason})")
-        else:
-            return
-    raise DataError(
-        f"none of {counted(len(indices), 'image')} tried can be read: " + quoted(reasons),
-        remedy="follow the reason given for each file; `beit data check` lists all of them",
-    )

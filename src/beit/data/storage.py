@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from beit.data.listing import natural_key, quoted
+from beit.data.listing import natural_key
 from beit.errors import ConfigError, DataError, ResourceError
+from beit.terminal import quoted
 
 TRIES = 5
 PAUSE_SECONDS = 0.5

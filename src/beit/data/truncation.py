@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,8 @@ def _is_interlaced(data: bytes) -> bool:
 
 def png_lacks_pixels(data: bytes) -> bool:
     """Whether the packed stream of a PNG file ends before its last pixel."""
-    return _unpacked(data, _needed(data)) < _needed(data)
+    needed = _needed(data)
+    return _unpacked(data, needed) < needed
 
 
 def _needed(data: bytes) -> int:
@@ -128,21 +130,12 @@ def first_of_gif(data: bytes) -> FirstOfGif:
     """
     if not data.startswith((b"GIF87a", b"GIF89a")):
         return FirstOfGif(data, False)
-    try:
+    with suppress(IndexError):  # it ends within its first image
         start = _image_descriptor(data, 13 + _palette(data[10]))
-        if start is None:
-            return FirstOfGif(data, False)
-        end = _behind_blocks(data, start + 11 + _palette(data[start + 9]))
-    except IndexError:
-        return FirstOfGif(data, False)
-    return FirstOfGif(data[:end] + GIF_TRAILER, _has_another(data, end))
-
-
-def _has_another(data: bytes, place: int) -> bool:
-    try:
-        return _image_descriptor(data, place) is not None
-    except IndexError:
-        return False
+        if start is not None:
+            end = _behind_blocks(data, start + 11 + _palette(data[start + 9]))
+            return FirstOfGif(data[:end] + GIF_TRAILER, _image_descriptor(data, end) is not None)
+    return FirstOfGif(data, False)
 
 
 def _palette(flags: int) -> int:
@@ -151,10 +144,12 @@ def _palette(flags: int) -> int:
 
 
 def _image_descriptor(data: bytes, place: int) -> int | None:
-    """Where the next image begins, past extensions; None if something else comes."""
-    while data[place] == 0x21:
-        place = _behind_blocks(data, place + 2)
-    return place if data[place] == 0x2C else None
+    """Where the next image begins, past extensions; None if something else comes, or nothing."""
+    with suppress(IndexError):
+        while data[place] == 0x21:
+            place = _behind_blocks(data, place + 2)
+        return place if data[place] == 0x2C else None
+    return None
 
 
 def _behind_blocks(data: bytes, place: int) -> int:

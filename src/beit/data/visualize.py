@@ -40,8 +40,10 @@ def to_rgb(image: UInt8[Tensor, "channels height width"] | Float[Tensor, "channe
 def as_png(pixels: Rgb, colours: int | None = None) -> bytes:
     """The image as a PNG file; with a palette of so many colours if given."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    if colours:
-        image = image.quantize(colours)
+    return _encoded(image.quantize(colours) if colours else image)
+
+
+def _encoded(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -152,9 +154,7 @@ def label_map_png(labels: UInt8[np.ndarray, "height width"]) -> bytes:
     """Labels as indexed PNG: the values are the labels, the palette is for the eye."""
     image = Image.fromarray(labels)
     image.putpalette(PALETTE.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return _encoded(image)
 
 
 def overlay_labels(image: Rgb, labels: UInt8[np.ndarray, "height width"]) -> Rgb:

@@ -22,6 +22,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Protocol
 
@@ -31,9 +32,9 @@ from torch import Tensor
 
 from beit.batch import Batch, Unreadable, map_tensors
 from beit.config.data import LoaderConfig
-from beit.data.listing import quoted
 from beit.errors import ResourceError
 from beit.process import end_with_parent
+from beit.terminal import quoted
 
 REQUESTS = 2
 """Micro-batches that are requested of each worker ahead of time."""
@@ -140,10 +141,7 @@ class _Worker:
     def __init__(self, reader: Reader) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.Process(target=_work, args=(theirs, reader), daemon=True)
-        with warnings.catch_warnings():
-            # Safe although this process has threads: workers use neither its devices nor those.
-            warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
-            self.process.start()
+        start(self.process)
         theirs.close()  # the worker holds the only copy, so that its death ends the connection
         self._pixels = socket.socket(fileno=os.dup(self.connection.fileno()))
 
@@ -188,12 +186,25 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return values.data
 
 
-def _work(connection: Connection, reader: Reader) -> None:
-    """Answer requests until the parent is gone. A request to stop that reaches the whole group of
+def start(process: BaseProcess) -> None:
+    """Start a process that reads or fetches images."""
+    with warnings.catch_warnings():
+        # Safe although this process has threads: the new one uses neither its devices nor those.
+        warnings.filterwarnings("ignore", message=".*use of fork\\(\\) may lead to deadlocks")
+        process.start()
+
+
+def serve_parent() -> None:
+    """In such a process: end with the parent. A request to stop that reaches the whole group of
     processes is the parent's to handle: it may still want the batches it needs for a step."""
     end_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _work(connection: Connection, reader: Reader) -> None:
+    """Answer requests until the parent is gone."""
+    serve_parent()
     torch.set_num_threads(1)
     try:
         while True:

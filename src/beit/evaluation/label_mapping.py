@@ -9,11 +9,11 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
-from beit.data.listing import natural_key, quoted
+from beit.data.listing import natural_key
 from beit.data.sources import ImageSource, class_names_at
 from beit.errors import DataError, nearest
 from beit.json_object import read_json
-from beit.terminal import counted, printable
+from beit.terminal import counted, printable, quoted
 
 MOST_NAMED = 50
 FORMAT = (

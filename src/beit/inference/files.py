@@ -15,10 +15,9 @@ import safetensors.numpy
 from beit.atomic_io import write_file
 from beit.claim import claim_output
 from beit.config.bulk import EmbedConfig, PredictConfig
-from beit.data.listing import quoted
 from beit.errors import ConfigError, DataError
 from beit.inference.bulk import Job, Progress, open_job
-from beit.terminal import TextTable, counted, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable, quoted
 from beit.weights.answering import Label
 
 FORMATS = (".npz", ".csv", ".safetensors")

@@ -21,8 +21,8 @@ from beit.atomic_io import make_folder, write_file
 from beit.batch import ImageBatch
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.augment import EvaluationView
+from beit.data.listing import short_hash
 from beit.data.loader import View
-from beit.data.name_array import short_hash
 from beit.data.sources import Target
 from beit.data.visualize import label_map_png, overlay_labels
 from beit.errors import ConfigError, DataError

@@ -13,7 +13,7 @@ from torch import Tensor
 from beit.batch import SegmentedBatch
 from beit.config.runs import RunConfig
 from beit.config.segment_run import SegmentRunConfig
-from beit.data.segmentation_transforms import WholeView
+from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, evenly
 from beit.data.visualize import PALETTE, overlay_labels, to_rgb

@@ -18,17 +18,10 @@ from beit.config.validation import check_multiple
 from beit.data.augment import EvaluationView
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
+from beit.data.images import check_readable
 from beit.data.labelled import divide
-from beit.data.listing import quoted
 from beit.data.loader import evaluate_batches
-from beit.data.sources import (
-    FileSource,
-    ImageSource,
-    check_readable,
-    is_multi_label,
-    select,
-    target_at,
-)
+from beit.data.sources import FileSource, ImageSource, is_multi_label, select, target_at
 from beit.errors import BeitError, DataError, nearest
 from beit.evaluation.classify import (
     LabelScores,
@@ -51,6 +44,7 @@ from beit.tasks.measurement import (
     refuse_options,
 )
 from beit.tasks.task import Division
+from beit.terminal import quoted
 from beit.training.distributed import Processes, join_processes
 from beit.weights.answering import answering
 from beit.weights.store import Artifact

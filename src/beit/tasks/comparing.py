@@ -16,8 +16,9 @@ from beit.config import LoaderConfig
 from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
+from beit.data.images import check_readable
 from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label
+from beit.data.sources import ImageSource, evenly, is_multi_label
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader, Kind
 from beit.evaluation.metrics import fraction_right

@@ -16,10 +16,10 @@ from beit.config.model import VisionTransformerConfig
 from beit.config.options import FinetuneOptions
 from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
-from beit.data.balance import balanced_places, class_weights
 from beit.data.copies import shared_images
-from beit.data.labelled import LabelledSplits, images_of_run
-from beit.data.sources import ImageSource, check_readable, class_counts, is_multi_label, select
+from beit.data.images import check_readable
+from beit.data.labelled import LabelledSplits, balanced_places, class_weights, images_of_run
+from beit.data.sources import ImageSource, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import best_thresholds, one_answer

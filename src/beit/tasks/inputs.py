@@ -6,8 +6,9 @@ from beit.config.data import Reading
 from beit.config.model import VisionTransformerConfig
 from beit.data.account import Account
 from beit.data.dataset import Dataset
+from beit.data.images import check_readable
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, check_readable
+from beit.data.sources import ImageSource
 from beit.errors import CheckpointError
 from beit.models.heads import BackboneModel
 from beit.weights.load import open_artifact

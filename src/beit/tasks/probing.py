@@ -20,9 +20,9 @@ from beit.config.evaluate import ProbeConfig
 from beit.config.options import ProbeOptions
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
+from beit.data.images import check_readable
 from beit.data.labelled import open_labelled
-from beit.data.listing import quoted
-from beit.data.sources import ImageSource, check_readable, evenly, is_multi_label, select
+from beit.data.sources import ImageSource, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL, Baselines, compare, untrained_like
 from beit.evaluation.eval_loader import BATCH, EvalLoader
@@ -55,6 +55,7 @@ from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.probes import write_probes
+from beit.terminal import quoted
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
 

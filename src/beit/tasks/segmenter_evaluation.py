@@ -10,9 +10,10 @@ import torch
 from beit.batch import SegmentedBatch
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.segment_run import IGNORE, MaskConfig, SegmentRunConfig, window_and_stride
-from beit.data.segmentation_transforms import WholeView
+from beit.data.augment import WholeView
+from beit.data.images import check_readable
 from beit.data.segmented import SegmentationData
-from beit.data.sources import ImageSource, check_readable
+from beit.data.sources import ImageSource
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader, SkipLog
 from beit.evaluation.metrics import one_answer

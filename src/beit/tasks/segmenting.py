@@ -14,11 +14,12 @@ from beit.config import SegmentRunConfig
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import SegmentOptions
 from beit.config.segmentation import check_statistics
-from beit.data.balance import balanced_places, class_weights
+from beit.data.augment import JointView, WholeView
 from beit.data.copies import shared_images
-from beit.data.segmentation_transforms import JointView, WholeView
+from beit.data.images import check_readable
+from beit.data.labelled import balanced_places, class_weights
 from beit.data.segmented import SegmentationData
-from beit.data.sources import ImageSource, check_readable
+from beit.data.sources import ImageSource
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import one_answer

@@ -22,7 +22,7 @@ from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
 from beit.errors import CheckpointError
 from beit.models.position import resize_absolute_position, resize_relative_table
 from beit.models.vit import VisionTransformer
-from beit.terminal import printable
+from beit.terminal import quoted
 from beit.weights.keymap import TABLE
 
 SHARED = f"rel_pos_bias.{TABLE}"
@@ -246,13 +246,8 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> Match:
                      "names them")  # fmt: skip
     lacking = [name for name in ours if name not in set(theirs)]
     besides = [name for name in theirs if name not in set(ours)]
-    parts = [f"{what} {_quoted(names)}"
+    parts = [f"{what} {quoted(names)}"
              for what, names in (("it lacks", lacking), ("it has besides", besides))
              if names]  # fmt: skip
     differing = " and ".join(parts) or "one name stands for several"
     return Match(None, f"its classes are others: {differing}")
-
-
-def _quoted(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{printable(name)}'" for name in names[:LISTED])
-    return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

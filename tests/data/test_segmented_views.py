@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beit.config import JointConfig
-from beit.data.segmentation_transforms import JointView, WholeView, distorted
+from beit.data.augment import JointView, WholeView, distorted
 
 FILL = (9, 8, 7)
 STILL = JointConfig(resize_ratio=(1.0, 1.0), symmetry="none", distortion=False, largest_class=1)
