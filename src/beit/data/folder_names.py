@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,14 @@ ROLES: dict[Role, re.Pattern[str]] = {
     "val": re.compile(rf"(val|valid|validation|dev){_WHAT}"),
     "test": re.compile(rf"(test|testing|tst){_WHAT}"),
 }
+_ROLE_WITHIN = {
+    role: re.compile(
+        rf"(?P<before>(?:.*[ _.-])?)(?i:{known.pattern})"
+        r"(?P<behind>([ _.-].*|[A-Z](?![A-Z]).*)?)"
+    )
+    for role, known in ROLES.items()
+}
+"""The same as a word of a longer name."""
 FOLD = re.compile(r"(fold|split|cv)[ _-]?\d+")
 IMAGES = (
     r"(images?|imgs?|img_dir|images?_dir|jpegimages|leftimg8bit|pictures|photos|rgb|originals?)"
@@ -48,18 +55,31 @@ def split_name(name: str) -> str:
 
 
 def splits_among(names: Sequence[str]) -> dict[Role, list[str]]:
-    """Which of some names are called as splits are: `train`; or, where all names begin alike, what
-    is left of them: `pets_train` beside `pets_test`."""
-    begin = os.path.commonprefix([*map(str.lower, names)]) if len(names) > 1 else ""  # noqa: RUF071
-    begin = begin.rstrip("abcdefghijklmnopqrstuvwxyz0123456789")  # whole words
-    for start in dict.fromkeys((0, len(begin))):
-        found: dict[Role, list[str]] = {}
-        for name in names:
-            if role := split_called(name[start:]):
-                found.setdefault(role, []).append(name)
-        if found:
-            return found
-    return {}
+    """Which of some names are called as splits are: `train`; or, beside others that are alike but
+    for that word, `pets_train` beside `pets_test`. Masks are no splits of their own."""
+    found: dict[Role, list[str]] = {}
+    for name in names:
+        if role := split_called(name):
+            found.setdefault(role, []).append(name)
+    groups = [] if found else split_groups(names)
+    of_images = [
+        group for group in groups
+        if not all(MASK_FOLDER.fullmatch(name.lower()) for each in group.values() for name in each)
+    ]  # fmt: skip
+    return of_images[0] if len(of_images) == 1 else found
+
+
+def split_groups(names: Sequence[str]) -> list[dict[Role, list[str]]]:
+    """Names that are alike but for the word of a split, where one of them is for training:
+    `pets_train` and `pets_test`; `trainA` and `testA`, `trainB` and `testB`."""
+    groups: dict[tuple[str, str], dict[Role, list[str]]] = {}
+    for name in names:
+        for role, known in _ROLE_WITHIN.items():
+            if named := known.fullmatch(name):
+                key = named["before"].lower(), named["behind"].lower()
+                groups.setdefault(key, {}).setdefault(role, []).append(name)
+                break
+    return [group for group in groups.values() if len(group) > 1 and "train" in group]
 
 
 def masks_beside(names: Sequence[str]) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from beit.data.folder_names import (
     last_name,
     masks_beside,
     split_called,
+    split_groups,
     splits_among,
 )
 from beit.data.listing import natural_key, quoted
@@ -198,12 +199,13 @@ def _images_beside_masks(tree: FolderTree, folder: str) -> Layout | None:
 
 
 def _only_folder(tree: FolderTree, folder: str) -> Layout | None:
-    """The only folder in one without images, but for folders of labels without images."""
+    """The only folder with images in one without images of its own."""
     filled = tree.filled(folder)
     if len(filled) != 1 or tree.direct(folder):
         return None
     others = [last_name(child).lower() for child in tree.children(folder) if child != filled[0]]
-    if not all(map(MASK_FOLDER.fullmatch, others)):
+    # Beside a folder of images, those without are classes that lack them.
+    if tree.direct(filled[0]) and not all(map(MASK_FOLDER.fullmatch, others)):
         return None
     note = f"{filled[0]}/ is the only folder with images there: its contents are read"
     return Layout({}, notes=(note,), inside=filled[0])
@@ -221,8 +223,9 @@ _RECOGNISED = (_splits, _folds, _images_beside_masks, _only_folder)
 
 
 def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
-    """DataError if one of several folders is divided into splits by itself."""
-    divided = [child for child in tree.filled(folder) if _is_divided(tree, child)]
+    """DataError if one of several folders, at any depth, is divided into splits by itself."""
+    below = filter(tree.total, tree.everything_below(folder))
+    divided = [each for each in below if _is_divided(tree, each)]
     if divided:
         name = last_name(divided[0])
         inside = [last_name(child) for child in tree.children(divided[0])]
@@ -235,8 +238,17 @@ def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
 
 
 def _refuse_split_beside_others(tree: FolderTree, folder: str) -> None:
-    """DataError if a folder is called as a split, and others beside it are not."""
+    """DataError if a folder is called as a split, and others beside it are not; and for splits of
+    several things."""
     filled = tree.filled(folder)
+    if groups := split_groups([*map(last_name, filled)]):
+        several = [quoted([name for each in group.values() for name in each]) for group in groups]
+        raise DataError(
+            f"{tree.path} holds {' and '.join(several)}: they may be the splits of {len(groups)} "
+            "data sets or classes",
+            remedy="put each split into one folder: train/A, train/B, test/A, test/B; if all of "
+            "them are classes, add --class-level 1",
+        )
     for child in filled:
         role = split_called(last_name(child))
         others = [each for each in filled if each != child]
