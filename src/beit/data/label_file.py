@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +11,22 @@ import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
+from beit.data.file_types import file_to_skip
 from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS, quoted
+from beit.data.listing import JSON_LINES, LIST_EXTENSIONS, natural_key, quoted
 from beit.data.sources import FileSource, account_for
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
+
+_LIST = re.compile(
+    r"(.*[ _-])?(train|training|trainval|val|valid|validation|test|testing|list|labels?|split|"
+    r"annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
+)
+"""The names of text files that list images: train1.txt, list_attr.txt, val_annotations.txt."""
 
 
 class LabelFile(NamedTuple):
@@ -33,6 +41,20 @@ class LabelFile(NamedTuple):
 def is_label_file(path: str) -> bool:
     """Whether a path is that of a label file, by its extension."""
     return Path(path).suffix.lower() in LIST_EXTENSIONS and Path(path).is_file()
+
+
+def label_files_in(folder: str) -> list[str]:
+    """The files in a folder that may hold the labels of its images, or list those of a split."""
+    found = [
+        str(one)
+        for one in Path(folder).iterdir()
+        if (
+            one.suffix.lower() in (".csv", ".tsv", *JSON_LINES) or _LIST.fullmatch(one.name.lower())
+        )
+        and not file_to_skip(one.name)
+        and one.is_file()
+    ]
+    return sorted(found, key=natural_key)
 
 
 def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = False) -> LabelFile:
