@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from beit.config.data import FolderConfig, Reading
+from beit.config.data import FolderConfig, LabelFileConfig, Reading
 from beit.data.dataset import Dataset, open_source, split_of
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource
@@ -112,3 +112,105 @@ def test_data_divided_into_splits_at_any_depth_beside_other_folders(draw: Draw) 
         labelled(root)
     assert f"--data {root}/a/b" in told.value.remedy
     assert labelled(root / "a" / "b").train.classes == ("x", "y")
+
+
+PARTS = ("images_001/images", "images_002/images", "images_012/images")
+
+
+@pytest.mark.parametrize(
+    ("names", "instead"),
+    [
+        (some(*PARTS), "the parts of one set"),
+        (some("HAM_images_part_1", "HAM_images_part_2"), "the parts of one set"),
+        (some("part_A", "part_B"), "the parts of one set"),
+        (some("New folder", "New folder (2)"), "the parts of one set"),
+        (some("Photos from 2019", "Photos from 2020"), "the parts of one set"),
+        (some("2023-05-01", "2023-05-02 Berlin"), "dates"),
+        (some("100CANON", "101CANON"), "camera folders"),
+        ([f"S2{at}/S2{at}_{band}.png" for at in "AB" for band in ("B02", "B8A")], "their bands in"),
+        ([f"{at}/{band}.png" for at in ("x", "y") for band in ("red", "nir")], "their bands in"),
+        ([f"{at}/{name}.png" for at in ("visible", "infrared") for name in (11, 23, 907)],
+         "views of the same images"),
+        ([f"train_{at}/{at}_patch_{name}.png" for at in ("red", "nir") for name in ("1_2", "3", 7)],
+         "views of the same images"),
+    ],
+)  # fmt: skip
+def test_folders_that_only_look_like_classes(draw: Draw, names: list[str], instead: str) -> None:
+    root = draw(*names)
+    table = write(root, "labels.csv", "image,label\n")
+    with pytest.raises(DataError, match=instead) as caught:
+        labelled(root)
+    assert "if they are classes, add --class-level 1" in caught.value.remedy
+    assert str(table) in caught.value.remedy
+    source = open_source(str(root))
+    assert (len(source), source.classes) == (len(names), ())
+    assert source.account.notes[0].startswith("no classes are taken: the folders ")
+    folders = {name.split("/")[0] for name in names}
+    assert {*labelled(root, class_level=1).train.classes} == folders
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        some("s1", "s2", "s10"),  # as many of each, counted: faces
+        [f"{name}/{name}_{at}.png" for name in ("cat", "dog") for at in (3, 9, 14)]
+        + ["dog/dog_15.png"],
+        some("1950", "1960"),
+        some("Class 1", "Class 2"),
+        [f"{name}/{at}.png" for name in ("red", "green") for at in (3, 9, 14)]
+        + ["red/18.png", "green/17.png"],
+    ],
+)
+def test_folders_that_are_classes(draw: Draw, names: list[str]) -> None:
+    root = draw(*names)
+    assert {*labelled(root).train.classes} == {name.split("/")[0] for name in names}
+
+
+def test_class_folders_beside_a_folder_of_images(draw: Draw) -> None:
+    root = draw(*some("labelled/cat", "labelled/dog", "unlabelled"))
+    with pytest.raises(DataError, match=r"'labelled', 'unlabelled' .*1\); or .*'cat', 'dog' "):
+        labelled(root)
+    assert open_source(str(root)).classes == ()
+    inside = labelled(root, class_level=2)
+    assert inside.train.classes == ("cat", "dog")
+    (skipped,) = inside.train.account.skipped
+    assert (skipped.count, skipped.examples[0]) == (4, "unlabelled/0.png")
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_images_of_a_split_in_a_folder_that_is_no_class(draw: Draw, part: str) -> None:
+    """As of Tiny ImageNet, whose labels for validation are in a list."""
+    root = draw(*some("train/a/images", "train/b/images", f"{part}/images"))
+    listed = write(root, f"{part}/{part}_annotations.txt", "0.png\ta\t0\t0\t1\t1\n")
+    assert Dataset(str(root)).splits()[part].classes == ()
+    if part == "test":
+        assert labelled(root).test is None
+        return
+    with pytest.raises(DataError, match="val has no class folders") as caught:
+        labelled(root)
+    assert f"learn from {root / 'train'} alone" in caught.value.remedy
+    assert str(listed) in caught.value.remedy
+    assert labelled(root / "train").train.classes == ("a", "b")
+
+
+def test_lists_of_splits_beside_class_folders_are_named_and_read(draw: Draw) -> None:
+    """As of Food-101 and DTD: class folders, and lists of names without extension or label."""
+    root = draw(*some("images/pie", "images/soup"))
+    text = "".join(f"{name}/{at}\n" for name in ("pie", "soup") for at in range(3))
+    train = write(root, "meta/train.txt", text)
+    write(root, "meta/test.txt", "pie/3\nsoup/3\n")
+    (note,) = [one for one in labelled(root).train.account.notes if "lists" in one]
+    assert note.endswith("not read: 'meta/test.txt', 'meta/train.txt'")
+    found = Dataset(str(train), Reading(label_file=LabelFileConfig(image_folder=f"{root}/images")))
+    source = found.labelled()["train"]
+    assert (source.classes, len(source)) == (("pie", "soup"), 6)
+    assert source.account.layout == "a label file, labels by the folders in the names"
+
+
+@pytest.mark.parametrize("names", [PARTS, ("a/x", "b/y"), ("a", "b/y"), ("", "")])
+def test_folders_in_names_that_are_no_classes(draw: Draw, names: tuple[str, ...]) -> None:
+    images = [f"{name}/{number}.png".lstrip("/") for name in names for number in range(3)]
+    root = draw(*images)
+    listed = write(root, "list.txt", "\n".join(dict.fromkeys(images)))
+    with pytest.raises(DataError, match="has no labels"):
+        Dataset(str(listed)).labelled()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
+from beit.data.class_folders import doubt
 from beit.data.file_types import file_to_skip
 from beit.data.folder_names import split_called
-from beit.data.image_names import ImageNames, find_named_images
+from beit.data.image_names import ImageNames, as_text, composed, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
 from beit.data.listing import JSON_LINES, LIST_EXTENSIONS, natural_key, quoted
-from beit.data.sources import FileSource, account_for
+from beit.data.sources import FileSource, account_for, number_labels
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 
@@ -81,6 +82,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     images, notes = find_named_images(path, table.lines, table.image.cells, names)
     splits, divided = _splits(table, images)
     labels, problem = _labels(table, splits)
+    if labels is None and not table.others() and (labels := _labels_by_folders(table)):
+        problem = None
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
     kept, repeated, twice = _without_repeats(table, images, splits, labels)
@@ -209,6 +212,25 @@ def _labels(table: LabelTable, splits: Sequence[str]) -> tuple[Labels | None, Da
         if table.config.label_column or table.config.label_separator != "auto":
             raise
         return None, problem
+
+
+def _labels_by_folders(table: LabelTable) -> Labels | None:
+    """The classes of a list of names alone, if these begin with class folders: `cat/1.jpg`."""
+    paths = [PurePosixPath(as_text(cell).replace("\\", "/")).parts for cell in table.image.cells]
+    if len({len(parts) for parts in paths}) > 1:
+        return None
+    levels = [names for names in zip(*(parts[:-1] for parts in paths), strict=True)
+              if len({*names}) > 1 and not all(map(split_called, names))]  # fmt: skip
+    if len(levels) != 1:
+        return None
+    (folders,) = levels
+    files: dict[str, list[str]] = {}
+    for folder, parts in zip(folders, paths, strict=True):
+        files.setdefault(folder, []).append(PurePosixPath(parts[-1]).stem)
+    if doubt({folder: len(names) for folder, names in files.items()}, lambda: files):
+        return None
+    classes, targets = number_labels([*map(composed, folders)])
+    return Labels(classes, targets, "labels by the folders in the names", ())
 
 
 def _gathered(labels: Labels, images: Sequence[str]) -> Labels:
