@@ -10,6 +10,7 @@ import pytest
 
 from beit.config.data import FolderConfig, LabelFileConfig, Reading
 from beit.data.dataset import Dataset, open_source, split_of
+from beit.data.folders import open_every_image
 from beit.data.labelled import open_labelled
 from beit.data.sources import ImageSource
 from beit.errors import DataError
@@ -214,3 +215,47 @@ def test_folders_in_names_that_are_no_classes(draw: Draw, names: tuple[str, ...]
     listed = write(root, "list.txt", "\n".join(dict.fromkeys(images)))
     with pytest.raises(DataError, match="has no labels"):
         Dataset(str(listed)).labelled()
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "reason"),
+    [
+        (["Data/ISIC_02.jpg", "Data/ISIC_31.jpg"],
+         [f"Part1_GroundTruth/ISIC_{at}_segmentation.png" for at in ("02", "31")], "masks"),
+        (["x/images_png/1.png", "x/images_png/2.png"], ["x/masks_png/1.png", "x/masks_png/2.png"],
+         "masks"),
+        (["RGB/top_2_10_RGB.png", "RGB/top_3_7_RGB.png"],
+         ["Labels_all/top_2_10_label.png", "Labels_all/top_3_7_label.png"], "masks"),
+        (["images/a.jpg", "images/b.jpg"],
+         ["v2/depth/a.png", "v2/depth/b.png", "v2/stereo/a.png"], "named as the images in images/"),
+        (["JPEGImages/a.jpg", "JPEGImages/b.jpg"], ["SegmentationClassContext/a.png"], "masks"),
+        (["p/1.png", "p/2.png"], ["p/Label/1_label.png"], "masks"),
+        (["a_sat.jpg", "b_sat.jpg"], ["a_mask.png", "b_mask.png"], "masks by their names"),
+        (["1L.jpg", "2R.jpg"], ["1L_1stHO.png", "1L_2ndHO.png", "2R_1stHO.png", "2R_2ndHO.png"],
+         "masks by their names"),
+    ],
+)  # fmt: skip
+def test_what_is_called_after_images_is_none_to_learn_from(
+    draw: Draw, images: list[str], others: list[str], reason: str
+) -> None:
+    root = draw(*images, *others)
+    for read in (open_source, open_every_image)[: 1 + reason.startswith("masks")]:
+        source = read(str(root))
+        assert keys(source) == images
+        (skipped,) = source.account.skipped
+        assert (skipped.reason, skipped.count) == (reason, len(others))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        some("hat", "mask", "cape"),
+        some("with_mask", "without_mask"),
+        ["cat/img.jpg", "cat/img_2.png", "dog/img_1.jpg", "dog/img_1_2.png"],
+        [f"{name}/{name} ({at}).png" for name in ("benign", "normal") for at in (1, 2, 3)],
+    ],
+)
+def test_class_folders_called_as_masks_are_classes(draw: Draw, names: list[str]) -> None:
+    found = labelled(draw(*names))
+    assert {*found.train.classes} == {name.split("/")[0] for name in names}
+    assert len(found.train) + len(found.validation) == len(names)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from beit.data.folder_names import last_name
+from beit.data.folder_names import last_name, only_count, without_ends
 from beit.data.image_names import composed
 from beit.data.layout import FolderTree
 from beit.data.listing import natural_key
@@ -75,6 +74,8 @@ def doubt(sizes: Mapping[str, int], files: Callable[[], Mapping[str, Sequence[st
     if all(map(_DATE.fullmatch, lower)) or all(map(_CAMERA.fullmatch, names)):
         return "the dates or camera folders of photographs"
     alike = len({*sizes.values()}) == 1
+    if {*sizes.values()} == {1} and len(sizes) > FEWEST:
+        return "folders of a single image each"
     if alike or max(sizes.values()) <= MOST_BANDS:
         found = list(files().values())
         if all(map(_are_bands, found)):
@@ -90,17 +91,9 @@ def _are_bands(stems: Sequence[str]) -> bool:
 
 
 def _are_views(found: Sequence[Sequence[str]]) -> bool:
-    """Whether folders hold files of the same names, but for a beginning that each has of its own;
-    numbers that only count the files are no names."""
-    names = [_without_beginning(stems) for stems in found]
+    """Whether folders hold files of the same names, but for a beginning and an ending that each has
+    of its own; numbers that only count the files are no names."""
+    names = [{*without_ends(stems)} for stems in found]
     if len(names[0]) < FEWEST or any(each != names[0] for each in names):
         return False
-    if not all(map(str.isdecimal, names[0])):
-        return True
-    numbers = sorted(map(int, names[0]))
-    return numbers[-1] - numbers[0] != len(numbers) - 1
-
-
-def _without_beginning(stems: Sequence[str]) -> set[str]:
-    begin = os.path.commonprefix([*stems]).rstrip("0123456789")  # noqa: RUF071 - of words
-    return {stem[len(begin) :] for stem in stems}
+    return not only_count(names[0])

@@ -12,7 +12,7 @@ from beit.config.data import FolderConfig
 from beit.data.account import SkippedFiles
 from beit.data.class_folders import class_levels, doubt, names_at
 from beit.data.class_names import spelled_alike
-from beit.data.folder_names import IMAGES, last_name, masks_among, masks_beside
+from beit.data.folder_names import IMAGES, beside_every_jpeg, last_name, masks_among, masks_beside
 from beit.data.image_names import composed
 from beit.data.label_file import label_files_in
 from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, Layout, read_layout
@@ -40,7 +40,7 @@ class Folders:
     def __init__(self, path: str, options: FolderConfig) -> None:
         found = _images_below(path)
         self.path, self._options, self._paths = path, options, found.paths
-        tree = FolderTree(path, found.counts)
+        tree = FolderTree(path, found.counts, found.paths)
         self._layout = read_layout(tree, classes_at_top=options.class_level == 1)
         self.splits, self.folds = self._layout.splits, self._layout.folds
         skipped = tree.within(self._layout.skipped)
@@ -255,9 +255,9 @@ class Folders:
             return level
         because = f": {'; '.join(self._layout.notes)}" if masked else ""
         instead = "; or learn from the masks with `beit segment`" if masked else ""
-        if not masked and self._lists:
-            because = f", and {quoted(self._lists)} may hold labels"
-            instead = f"; to read such a list, give its path itself: {self._lists[0]}"
+        if self._lists:
+            because += f", and {quoted(self._lists)} may hold labels"
+            instead += f"; to read such a list, give its path itself: {self._lists[0]}"
         raise DataError(f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}")
 
     def _label_files(self) -> str:
@@ -327,7 +327,7 @@ def _images_below(path: str) -> Found:
     found = find_images(path)
     if not found.paths:
         raise no_images(path, found.skipped)
-    masks = masks_among(found.paths)
+    masks = masks_among(found.paths) | beside_every_jpeg(found.paths, ending=True)
     for one in masks:
         found.skipped.add(f"{MASKS} by their names", one)
         found.counts[one.rpartition("/")[0]] -= 1
@@ -358,7 +358,7 @@ def open_every_image(path: str) -> FileSource:
     Errors: DataError if there are none.
     """
     found = _images_below(path)
-    tree = FolderTree(path, found.counts)
+    tree = FolderTree(path, found.counts, found.paths)
     try:
         skipped = read_layout(tree).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same

@@ -7,7 +7,8 @@ the reading is named in the account of the data, or both are named and the data 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from beit.data.folder_names import (
@@ -16,7 +17,9 @@ from beit.data.folder_names import (
     MASK_FOLDER,
     ROLES,
     Role,
+    are_called_after,
     last_name,
+    looks_like_masks,
     masks_beside,
     split_called,
     split_groups,
@@ -25,6 +28,7 @@ from beit.data.folder_names import (
 from beit.data.listing import natural_key, quoted
 from beit.errors import DataError
 
+_IMAGES_ONLY = r"(images?|imgs?|jpegimages|leftimg8bit)([ _-]?(png|jpe?g|tiff?))?"
 WHOLE = ""
 """The split of data that are not divided into splits."""
 MASKS = "masks"
@@ -36,9 +40,9 @@ BESIDE_SPLITS = "beside the splits"
 class FolderTree:
     """The folders below a root, and how many images each holds."""
 
-    def __init__(self, path: str, counts: Mapping[str, int]) -> None:
+    def __init__(self, path: str, counts: Mapping[str, int], paths: Sequence[str]) -> None:
         self.path = path
-        self._direct = counts
+        self._direct, self._paths = counts, paths
         self._totals = dict.fromkeys(counts, 0)
         self._children: dict[str, list[str]] = {}
         for folder in sorted(counts, key=natural_key):
@@ -57,6 +61,19 @@ class FolderTree:
     def total(self, folder: str) -> int:
         """Images in a folder and below it."""
         return self._totals.get(folder, 0)
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self._paths:
+            folder, _, name = path.rpartition("/")
+            found.setdefault(folder, []).append(name.rpartition(".")[0])
+        return found
+
+    def names(self, folder: str, *, below: bool = True) -> list[str]:
+        """Of the images in a folder, and those below it, the names without folder and extension."""
+        every = (folder, *(self.everything_below(folder) if below else ()))
+        return [name for each in every for name in self._names.get(each, ())]
 
     def children(self, folder: str) -> list[str]:
         """Folders directly in a folder, in natural order."""
@@ -83,7 +100,8 @@ class FolderTree:
 
     def without(self, folders: Collection[str]) -> FolderTree:
         """The same without some folders."""
-        return FolderTree(self.path, {at: n for at, n in self._direct.items() if at not in folders})
+        counts = {at: n for at, n in self._direct.items() if at not in folders}
+        return FolderTree(self.path, counts, self._paths)
 
     def below(self, folder: str, depth: int) -> list[str]:
         """Folders so many levels below a folder."""
@@ -116,7 +134,11 @@ def read_layout(tree: FolderTree, *, classes_at_top: bool = False) -> Layout:
     `classes_at_top` settles that folders that may be classes or splits are classes.
     Errors: DataError for what can be read in two ways, naming both.
     """
-    found, skipped, notes = Layout({}, inside=""), dict[str, str](), list[str]()
+    skipped = dict[str, str]()
+    for folder in ("", *tree.everything_below("")):
+        skipped |= _by_their_files(tree, folder)
+    tree = tree.without(tree.within(skipped)) if skipped else tree
+    found, notes = Layout({}, inside=""), list[str]()
 
     def take(one: Layout) -> None:
         skipped.update(one.skipped)
@@ -196,6 +218,34 @@ def _images_beside_masks(tree: FolderTree, folder: str) -> Layout | None:
         ),
         inside=images,
     )
+
+
+def _by_their_files(tree: FolderTree, folder: str) -> dict[str, str]:
+    """Folders whose files are called after the images beside them, with why they are skipped: as a
+    word in their names says masks, others beside `images/` depths, instances or the like."""
+    names = {last_name(child): child for child in tree.filled(folder)}
+    known = {mask for masks in masks_beside([*names]).values() for mask in masks}
+    masks = [name for name in names if looks_like_masks(name) and name not in known]
+    rest = [name for name in names if name not in masks and name not in known]
+    usual = [name for name in rest if re.fullmatch(_IMAGES_ONLY, name.lower())]
+    found: dict[str, str] = {}
+    if masks:
+        inside = tree.names(folder, below=False)  # of masks/ among the images themselves
+        sides = [(tree.names(names[name]), name in usual) for name in rest]
+        for mask in masks:
+            files = tree.names(names[mask])
+            if any(
+                are_called_after(files, images, strictly=False, counted=certain)
+                for images, certain in ([(inside, False)] if inside else sides)
+            ):
+                found[names[mask]] = MASKS
+    if len(usual) == 1 and len(rest) > 1 and not _splits_in(tree, folder):
+        images_of = tree.names(names[usual[0]])
+        for name in rest:
+            files = tree.names(names[name])
+            if name != usual[0] and are_called_after(files, images_of, strictly=True):
+                found[names[name]] = f"named as the images in {usual[0]}/"
+    return found
 
 
 def _only_folder(tree: FolderTree, folder: str) -> Layout | None:
