@@ -130,6 +130,29 @@ def test_suffixes_by_option_and_files_without_them(tmp_path):
         opened(root, image_suffix="_leftImg8bit", mask_suffix="_x")
 
 
+def test_endings_on_both_sides_that_differ_between_splits(tmp_path):
+    """As of DRIVE: 21_training.tif with 21_manual1.gif, 01_test.tif with 01_manual1.gif."""
+    pairs(tmp_path, "train/images/{}_training.jpg", "train/masks/{}_manual.png")
+    root = pairs(tmp_path, "val/images/{}_test.jpg", "val/masks/{}_manual.png")
+    found = opened(root)
+    check_pairs(found.train, "_training")
+    check_pairs(found.validation, "_test")
+    assert (
+        "the names of masks end with '_manual', where those of images end with '_training'"
+    ) in found.account.notes
+    beside = opened(pairs(tmp_path / "one", "{}_sat.jpg", "{}_mask.png"))
+    check_pairs(beside.train, "_sat")
+
+
+def test_requested_masks_with_the_splits_of_the_images_below_them(tmp_path):
+    """As of COCO-Stuff: train2017/ and val2017/, and once more below the folder of the masks."""
+    for split in ("train2017", "val2017"):
+        root = pairs(tmp_path, f"{split}/{{}}.jpg", f"pixelmaps/{split}/{{}}.png")
+    found = opened(root, annotations="pixelmaps")
+    assert found.account.images == {"train": 6, "val": 6}
+    check_pairs(found.train)
+
+
 def test_images_without_a_mask(tmp_path):
     root = pairs(tmp_path)
     (root / "masks/s2.png").unlink()

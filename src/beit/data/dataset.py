@@ -237,10 +237,10 @@ def open_source(path: str, reading: Reading = AS_RECOGNISED) -> ImageSource:
 
 
 def split_of(place: str) -> str:
-    """The split that a folder stands for, by the last of its names that says it, or whose last word
+    """The split that a folder stands for, by the last of its names that says it, or a word of which
     does: `pets_train`."""
     names = place.split("/")
-    words = [re.split(r"[ _.-]", name)[-1] for name in names]
+    words = [word for name in names for word in re.split(r"[ _.-]", name)]
     roles = [role for role in map(split_called, [*words, *names]) if role]
     return roles[-1] if roles else names[-1]
 

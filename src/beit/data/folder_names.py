@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -18,6 +17,14 @@ ROLES: dict[Role, re.Pattern[str]] = {
     "val": re.compile(rf"(val|valid|validation|dev){_WHAT}"),
     "test": re.compile(rf"(test|testing|tst){_WHAT}"),
 }
+_ROLE_WITHIN = {
+    role: re.compile(
+        rf"(?P<before>(?:.*[ _.-])?)(?i:{known.pattern})"
+        r"(?P<behind>([ _.-].*|[A-Z](?![A-Z]).*)?)"
+    )
+    for role, known in ROLES.items()
+}
+"""The same as a word of a longer name."""
 FOLD = re.compile(r"(fold|split|cv)[ _-]?\d+")
 IMAGES = (
     r"(images?|imgs?|img_dir|images?_dir|jpegimages|leftimg8bit|pictures|photos|rgb|originals?)"
@@ -32,6 +39,8 @@ _MASK_FILE = re.compile(
     re.IGNORECASE,
 )
 """What the name of a mask that lies among the images ends in."""
+_MASK_WORDS = re.compile(rf"(.*[^a-z])?{_MASKS}([^a-z].*)?|segmentation.*")
+_LETTER = re.compile("[A-Za-z]")
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
@@ -59,18 +68,31 @@ def split_named_by(words: Iterable[str]) -> Role | None:
 
 
 def splits_among(names: Sequence[str]) -> dict[Role, list[str]]:
-    """Which of some names are called as splits are: `train`; or, where all names begin alike, what
-    is left of them: `pets_train` beside `pets_test`."""
-    begin = os.path.commonprefix([*map(str.lower, names)]) if len(names) > 1 else ""  # noqa: RUF071
-    begin = begin.rstrip("abcdefghijklmnopqrstuvwxyz0123456789")  # whole words
-    for start in dict.fromkeys((0, len(begin))):
-        found: dict[Role, list[str]] = {}
-        for name in names:
-            if role := split_called(name[start:]):
-                found.setdefault(role, []).append(name)
-        if found:
-            return found
-    return {}
+    """Which of some names are called as splits are: `train`; or, beside others that are alike but
+    for that word, `pets_train` beside `pets_test`. Masks are no splits of their own."""
+    found: dict[Role, list[str]] = {}
+    for name in names:
+        if role := split_called(name):
+            found.setdefault(role, []).append(name)
+    groups = [] if found else split_groups(names)
+    of_images = [
+        group for group in groups
+        if not all(MASK_FOLDER.fullmatch(name.lower()) for each in group.values() for name in each)
+    ]  # fmt: skip
+    return of_images[0] if len(of_images) == 1 else found
+
+
+def split_groups(names: Sequence[str]) -> list[dict[Role, list[str]]]:
+    """Names that are alike but for the word of a split, where one of them is for training:
+    `pets_train` and `pets_test`; `trainA` and `testA`, `trainB` and `testB`."""
+    groups: dict[tuple[str, str], dict[Role, list[str]]] = {}
+    for name in names:
+        for role, known in _ROLE_WITHIN.items():
+            if named := known.fullmatch(name):
+                key = named["before"].lower(), named["behind"].lower()
+                groups.setdefault(key, {}).setdefault(role, []).append(name)
+                break
+    return [group for group in groups.values() if len(group) > 1 and "train" in group]
 
 
 def masks_beside(names: Sequence[str]) -> dict[str, list[str]]:
@@ -90,19 +112,88 @@ def masks_beside(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def masks_among(paths: Sequence[str]) -> set[str]:
-    """The files among images that are masks by their names: `x_mask.png` beside `x.jpg`; or, where
-    there is one of either for every name, `x.png` beside `x.jpg`."""
+    """The files among images that are masks by their names: `x_mask.png` beside `x.jpg`, or where
+    all other names end alike beside `x_sat.jpg`; or, where there is one of either for every name,
+    `x.png` beside `x.jpg`."""
     stems = [path.rpartition(".")[0] for path in paths]
-    named = [path for path in paths if _MASK_FILE.search(path)]
-    if named:
-        known = set(stems)
-        return {path for path in named if _MASK_FILE.sub("", path).rpartition(".")[0] in known}
-    kinds = Counter(path[len(stem) :].lower() for path, stem in zip(paths, stems, strict=True))
-    if len(kinds) == 2 and len({*kinds.values()}) == 1 and len({*stems}) * 2 == len(stems):
-        for mask, image in (tuple(kinds), tuple(kinds)[::-1]):
-            if mask in LOSSLESS and image in (".jpg", ".jpeg"):
-                return {path for path in paths if path.lower().endswith(mask)}
-    return set()
+    named = {path: _MASK_FILE.sub("", path).rpartition(".")[0]
+             for path in paths if _MASK_FILE.search(path)}  # fmt: skip
+    if not named:
+        return beside_every_jpeg(paths, ending=False)
+    known = {*stems}
+    found = {path for path, stem in named.items() if stem in known}
+    others = [stem for path, stem in zip(paths, stems, strict=True) if path not in named]
+    if not found and (ending := ending_of(others)):
+        known = {stem.removesuffix(ending) for stem in others}
+        found = {path for path, stem in named.items() if stem in known}
+    return found
+
+
+def beside_every_jpeg(paths: Sequence[str], *, ending: bool) -> set[str]:
+    """The lossless files of the names of JPEG files, where every one has its own: `x.png`; or, with
+    more at their `ending`, `x_anything.png`, of which there may be several kinds."""
+    pairs = [(path, path.rpartition(".")[0]) for path in paths]
+    jpegs = {stem for path, stem in pairs if path.lower().endswith((".jpg", ".jpeg"))}
+    by_ending: dict[str, set[str]] = {}
+    for path, stem in pairs if 0 < len(jpegs) < len(paths) else ():
+        more = behind(stem, jpegs) if path.lower().endswith(LOSSLESS) else None
+        if more is not None and bool(more) == ending and (not ending or _LETTER.search(more)):
+            by_ending.setdefault(more, set()).add(path)
+    found = (files for files in by_ending.values() if len(files) == len(jpegs) > ending)
+    return {path for files in found for path in files}
+
+
+def behind(stem: str, known: Container[str]) -> str | None:
+    """What a name has behind a known one that it begins with, from a sign on; None if with none."""
+    if stem in known:
+        return ""
+    start = stem.rfind("/") + 1
+    ends = [at for at in range(len(stem) - 2, start, -1) if stem[at] in "_-. "]
+    return next((stem[at:] for at in ends if stem[:at] in known), None)
+
+
+def looks_like_masks(name: str) -> bool:
+    """Whether a word in the name of a folder says that it may hold masks: `masks_png`."""
+    return _MASK_WORDS.fullmatch(name.lower()) is not None
+
+
+def are_called_after(
+    files: Sequence[str], images: Sequence[str], *, strictly: bool, counted: bool = False
+) -> bool:
+    """Whether all files have the name of an image with more behind it; or the same name, or unless
+    `strictly` one that differs in what all of a side share at their ends: names that only count
+    files, as those of many folders do, if they may be `counted`."""
+    known = {*images}
+    ends = [behind(stem, known) for stem in files]
+    if all(ends):
+        return True
+    names = {*without_ends(images)}
+    same = None not in ends or (not strictly and {*without_ends(files)} <= names)
+    return same and (counted or not only_count(names))
+
+
+def only_count(names: Collection[str]) -> bool:
+    """Whether names are nothing but 1, 2, 3, ..."""
+    if not all(map(str.isdecimal, names)):
+        return False
+    numbers = sorted(map(int, names))
+    return numbers[-1] - numbers[0] == len(numbers) - 1
+
+
+def ending_of(stems: Sequence[str]) -> str:
+    """The last word that all names share, with the sign before it: `_sat`; empty if none."""
+    shared = os.path.commonprefix([stem[::-1] for stem in stems])[::-1]  # noqa: RUF071 - of names
+    found = re.search(r"[_. -](?=[^/]*[A-Za-z])[^/]*$", shared)
+    return found[0] if found and len(stems) > 1 else ""
+
+
+def without_ends(stems: Sequence[str]) -> list[str]:
+    """Names without the beginning and the ending that all of them share; numbers stay whole."""
+    begin, end = (
+        re.sub(r"\d+$", "", os.path.commonprefix(each))  # noqa: RUF071 - of names
+        for each in ([*stems], [stem[::-1] for stem in stems])
+    )
+    return [stem[len(begin) : len(stem) - len(end)] or stem for stem in stems]
 
 
 def last_name(folder: str) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from beit.config.data import FolderConfig
 from beit.data.account import SkippedFiles
+from beit.data.class_folders import class_levels, doubt, names_at
 from beit.data.class_names import spelled_alike
-from beit.data.folder_names import last_name, masks_among, masks_beside
+from beit.data.folder_names import IMAGES, beside_every_jpeg, last_name, masks_among, masks_beside
 from beit.data.image_names import composed
+from beit.data.label_file import label_files_in
 from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, Layout, read_layout
-from beit.data.listing import JSON_LINES, Found, find_images, natural_key, no_images
+from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.data.sources import FileSource, account_for, number_labels
 from beit.errors import ConfigError, DataError
 from beit.terminal import counted, quoted
@@ -22,8 +26,6 @@ LAYOUTS = (
     "one folder per class, either directly or under train/ and val/, or a list file with a label "
     "after each path"
 )
-TABLES = (".csv", ".tsv", *JSON_LINES)
-"""Extensions of files that may hold the labels of the images beside them."""
 
 
 class Folders:
@@ -38,7 +40,7 @@ class Folders:
     def __init__(self, path: str, options: FolderConfig) -> None:
         found = _images_below(path)
         self.path, self._options, self._paths = path, options, found.paths
-        tree = FolderTree(path, found.counts)
+        tree = FolderTree(path, found.counts, found.paths)
         self._layout = read_layout(tree, classes_at_top=options.class_level == 1)
         self.splits, self.folds = self._layout.splits, self._layout.folds
         skipped = tree.within(self._layout.skipped)
@@ -101,7 +103,8 @@ class Folders:
         Errors: DataError if the splits hold no images.
         """
         levels = self._levels()
-        depth = level or (next(iter(levels)) if len(levels) == 1 else 0)
+        certain = len(levels) == 1 and self._doubtful(levels) is None
+        depth = level or (next(iter(levels)) if certain else 0)
         beside = SkippedFiles()
         paths: list[str] = []
         folders: list[str] = []
@@ -123,6 +126,8 @@ class Folders:
         if not paths:
             where = str(Path(self.path, self.splits[splits[0]]))
             raise no_images(where, find_images(where).skipped)
+        if level is None and len({*folders}) == 1 and re.fullmatch(IMAGES, folders[0].lower()):
+            folders.clear()  # such as val/images/ beside the classes of train/
         named, targets = number_labels(folders) if len(folders) == len(paths) else ((), None)
         root = str(Path(self.path, below)) if below else self.path
         source = FileSource(root, paths, targets=targets, classes=named)
@@ -160,18 +165,58 @@ class Folders:
                 f"{counted(len(inside), 'image')} in folders inside the class folders: "
                 f"{quoted([f'{one}/' for one in where])}"
             )
-        if len(levels := self._levels()) > 1:
-            yield f"no classes are taken: {self._two_readings(levels).problem}"
+        if (problem := self._doubtful(self._levels())) is not None:
+            yield f"no classes are taken: {problem.problem}"
+        if self._lists:
+            named = [Path(one).relative_to(self.path).as_posix() for one in self._lists]
+            yield f"lists that may hold labels or splits are not read: {quoted(named)}"
 
     def _levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
         """The levels at which classes may lie, by the first of the splits that has any."""
         stated = self._options.class_level
         for place in (self.splits[name] for name in splits or self.splits):
             if stated is not None:
-                return {stated: _names_at(self._tree, place, stated)}
-            if found := _class_levels(self._tree, place):
+                return {stated: names_at(self._tree, place, stated)}
+            if found := class_levels(self._tree, place):
                 return found
         return {}
+
+    def _doubtful(self, levels: Mapping[int, list[str]]) -> DataError | None:
+        """Why it is not certain that the folders at some level are the classes; None if it is."""
+        if self._options.class_level is not None or not levels:
+            return None
+        return self._two_readings(levels) if len(levels) > 1 else self._no_classes
+
+    @cached_property
+    def _no_classes(self) -> DataError | None:
+        """Why the only folders that may be classes may also be something else."""
+        place, levels = next(
+            (place, found)
+            for place in self.splits.values()
+            if (found := class_levels(self._tree, place))
+        )
+        ((level, names),) = levels.items()
+        folders = filter(self._tree.total, self._tree.below(place, level))
+        sizes = {folder: self._tree.total(folder) for folder in folders}
+        instead = doubt(sizes, lambda: self._files_in(place, level))
+        if not instead:
+            return None
+        where = Path(self.path, place)
+        return DataError(
+            f"the folders {quoted(names)} of {where} may be classes, or {instead}",
+            remedy=f"if they are classes, add --class-level {level}; else give a list file with "
+            f"a label after each path{self._label_files()}",
+        )
+
+    def _files_in(self, place: str, level: int) -> dict[str, list[str]]:
+        """The images below each folder at a level, relative to it and without extension."""
+        found: dict[str, list[str]] = {}
+        depth = level + place.count("/") + bool(place)
+        for path in self._members(place):
+            *folder, name = path.split("/", depth)
+            if len(folder) == depth:
+                found.setdefault("/".join(folder), []).append(name.rpartition(".")[0])
+        return found
 
     def _two_readings(self, levels: Mapping[int, list[str]]) -> DataError:
         """The error where folders at several levels may be the classes."""
@@ -184,17 +229,17 @@ class Folders:
             f"the classes of {self.path} may be {readings}",
             remedy=f"say which: --class-level {', or --class-level '.join(map(str, levels))}; if "
             "those at the top are parts of the data, call them train, val and test, or fold1, "
-            "fold2, ...",
+            f"fold2, ...{self._label_files()}",
         )
 
     def _class_level(self, training: Sequence[str]) -> int:
         """Where the classes lie, for what needs them. Errors: as for `labelled`."""
         levels = self._levels(training)
-        if len(levels) > 1:
-            raise self._two_readings(levels)
+        if (problem := self._doubtful(levels)) is not None:
+            raise problem
         place = self.splits[training[0]]
         where, masked = str(Path(self.path, place)), MASKS in self._layout.skipped.values()
-        level, names = next(iter(levels.items()), (1, _names_at(self._tree, place, 1)))
+        level, names = next(iter(levels.items()), (1, names_at(self._tree, place, 1)))
         if not names and place and self.splits.get(WHOLE) == place and not masked:
             names = [last_name(place)]  # the only folder there is was gone into
         if self._options.class_level is None and level == 1:
@@ -210,24 +255,32 @@ class Folders:
             return level
         because = f": {'; '.join(self._layout.notes)}" if masked else ""
         instead = "; or learn from the masks with `beit segment`" if masked else ""
-        if not masked and (tables := _tables(where)):
-            because = f", and {quoted(tables)} may hold them"
-            instead = f"; to read such a list, give its path itself: {tables[0]}"
-        raise DataError(
-            f"{where} has no class folders{because}",
-            remedy=f"use {LAYOUTS}{instead}{self._label_files()}",
-        )
+        if self._lists:
+            because += f", and {quoted(self._lists)} may hold labels"
+            instead += f"; to read such a list, give its path itself: {self._lists[0]}"
+        raise DataError(f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}")
 
     def _label_files(self) -> str:
         """For a remedy: the files beside the images that may hold their labels."""
-        tables = _tables(self.path)
-        return f"; these may be such files: {quoted(tables)}" if tables else ""
+        return f"; these may be such files: {quoted(self._lists)}" if self._lists else ""
+
+    @cached_property
+    def _lists(self) -> list[str]:
+        """The files around the images that may hold their labels or splits."""
+        around = {"": None}  # the folders from the top to the splits, and those without images
+        for place in self.splits.values():
+            parts = place.split("/") if place else []
+            around |= dict.fromkeys("/".join(parts[:end]) for end in range(1, len(parts) + 1))
+        for folder in [*around]:
+            bare = (each for each in self._tree.children(folder) if not self._tree.total(each))
+            around |= dict.fromkeys(bare)
+        return [one for folder in around for one in label_files_in(str(Path(self.path, folder)))]
 
     def _refuse_empty(self, place: str, level: int) -> None:
         every = {composed(last_name(each)) for each in self._tree.below(place, level)}
         for labels in masks_beside([*every]).values():
             every.difference_update(labels)  # such as labels/ of text files beside images/
-        empty = sorted(every - set(_names_at(self._tree, place, level)), key=natural_key)
+        empty = sorted(every - set(names_at(self._tree, place, level)), key=natural_key)
         if empty:
             raise DataError(
                 f"class folders without images in {Path(self.path, place)}: {quoted(empty)}",
@@ -252,12 +305,16 @@ class Folders:
         place = self.splits[split]
         if not self._options.accept_missing_classes:
             self._refuse_empty(place, level)
-        named = _names_at(self._tree, place, level)
-        if split == "test" and len(named) == 1 and named[0] not in classes:
-            return False  # such as test/unknown/
+        named = names_at(self._tree, place, level)
+        if len(named) == 1 and named[0] not in classes:
+            # Such as test/unknown/ and val/images/.
+            named = named if split == "val" and not re.fullmatch(IMAGES, named[0].lower()) else []
         if not named and split == "val" and self._tree.total(place):
+            train = Path(self.path, self.splits.get(TRAIN, ""))
             raise DataError(
-                f"{Path(self.path, place)} has no class folders", remedy=f"use {LAYOUTS}"
+                f"{Path(self.path, place)} has no class folders",
+                remedy=f"use {LAYOUTS}; or learn from {train} alone, of which a fraction is held "
+                f"out{self._label_files()}",
             )
         return bool(named) or split == "val"
 
@@ -270,45 +327,13 @@ def _images_below(path: str) -> Found:
     found = find_images(path)
     if not found.paths:
         raise no_images(path, found.skipped)
-    masks = masks_among(found.paths)
+    masks = masks_among(found.paths) | beside_every_jpeg(found.paths, ending=True)
     for one in masks:
         found.skipped.add(f"{MASKS} by their names", one)
         found.counts[one.rpartition("/")[0]] -= 1
     return (
         found._replace(paths=[one for one in found.paths if one not in masks]) if masks else found
     )
-
-
-def _tables(folder: str) -> list[str]:
-    """The files in a folder that may hold the labels of its images."""
-    found = [one for one in Path(folder).iterdir() if one.suffix.lower() in TABLES]
-    return sorted((str(one) for one in found if one.is_file()), key=natural_key)
-
-
-def _names_at(tree: FolderTree, folder: str, level: int) -> list[str]:
-    """The classes that folders so many levels below a split stand for, in natural order."""
-    filled = [each for each in tree.below(folder, level) if tree.total(each)]
-    return sorted({composed(last_name(each)) for each in filled}, key=natural_key)
-
-
-def _class_levels(tree: FolderTree, folder: str) -> dict[int, list[str]]:
-    """The levels of folders below a split that may be its classes, with their names.
-
-    Those at which there are two names or more, down to the first folder with images of its own; and
-    the second level, where all folders of the first hold the same ones.
-    """
-    deepest, here = 0, tree.filled(folder)
-    while here:
-        deepest += 1
-        if any(map(tree.direct, here)):
-            break
-        here = [child for each in here for child in tree.filled(each)]
-    tops = tree.filled(folder)
-    inside = [{composed(last_name(each)) for each in tree.filled(top)} for top in tops]
-    if len(tops) > 1 and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
-        deepest = max(deepest, 2)
-    found = {level: _names_at(tree, folder, level) for level in range(1, deepest + 1)}
-    return {level: names for level, names in found.items() if len(names) > 1}
 
 
 def _in_words(layout: Layout, tree: FolderTree, classes: Collection[str], level: int) -> str:
@@ -333,7 +358,7 @@ def open_every_image(path: str) -> FileSource:
     Errors: DataError if there are none.
     """
     found = _images_below(path)
-    tree = FolderTree(path, found.counts)
+    tree = FolderTree(path, found.counts, found.paths)
     try:
         skipped = read_layout(tree).skipped
     except DataError:  # what can be read in two ways as data to learn from has images all the same

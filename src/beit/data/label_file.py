@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.account import SkippedFiles
+from beit.data.class_folders import doubt
+from beit.data.file_types import file_to_skip
 from beit.data.folder_names import split_above, split_called
-from beit.data.image_names import ImageNames, find_named_images
+from beit.data.image_names import ImageNames, as_text, composed, find_named_images
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
-from beit.data.listing import LIST_EXTENSIONS
-from beit.data.sources import FileSource, account_for
+from beit.data.listing import JSON_LINES, LIST_EXTENSIONS, natural_key
+from beit.data.sources import FileSource, account_for, number_labels
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 from beit.terminal import first_few, quoted
+
+_LIST = re.compile(
+    r"(.*[ _-])?(train|training|trainval|val|valid|validation|test|testing|list|labels?|split|"
+    r"annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
+)
+"""The names of text files that list images: train1.txt, list_attr.txt, val_annotations.txt."""
 
 
 class LabelFile(NamedTuple):
@@ -34,6 +43,20 @@ class LabelFile(NamedTuple):
 def is_label_file(path: str) -> bool:
     """Whether a path is that of a label file, by its extension."""
     return Path(path).suffix.lower() in LIST_EXTENSIONS and Path(path).is_file()
+
+
+def label_files_in(folder: str) -> list[str]:
+    """The files in a folder that may hold the labels of its images, or list those of a split."""
+    found = [
+        str(one)
+        for one in Path(folder).iterdir()
+        if (
+            one.suffix.lower() in (".csv", ".tsv", *JSON_LINES) or _LIST.fullmatch(one.name.lower())
+        )
+        and not file_to_skip(one.name)
+        and one.is_file()
+    ]
+    return sorted(found, key=natural_key)
 
 
 def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = False) -> LabelFile:
@@ -60,6 +83,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     images, notes = find_named_images(path, table.lines, table.image.cells, names)
     splits, divided = _splits(table, images)
     labels, problem = _labels(table, splits)
+    if labels is None and not table.others() and (labels := _labels_by_folders(table)):
+        problem = None
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
     kept, repeated, twice = _without_repeats(table, images, splits, labels)
@@ -187,6 +212,25 @@ def _labels(table: LabelTable, splits: Sequence[str]) -> tuple[Labels | None, Da
         if table.config.label_column or table.config.label_separator != "auto":
             raise
         return None, problem
+
+
+def _labels_by_folders(table: LabelTable) -> Labels | None:
+    """The classes of a list of names alone, if these begin with class folders: `cat/1.jpg`."""
+    paths = [PurePosixPath(as_text(cell).replace("\\", "/")).parts for cell in table.image.cells]
+    if len({len(parts) for parts in paths}) > 1:
+        return None
+    levels = [names for names in zip(*(parts[:-1] for parts in paths), strict=True)
+              if len({*names}) > 1 and not all(map(split_called, names))]  # fmt: skip
+    if len(levels) != 1:
+        return None
+    (folders,) = levels
+    files: dict[str, list[str]] = {}
+    for folder, parts in zip(folders, paths, strict=True):
+        files.setdefault(folder, []).append(PurePosixPath(parts[-1]).stem)
+    if doubt({folder: len(names) for folder, names in files.items()}, lambda: files):
+        return None
+    classes, targets = number_labels([*map(composed, folders)])
+    return Labels(classes, targets, "labels by the folders in the names", ())
 
 
 def _gathered(labels: Labels, images: Sequence[str]) -> Labels:

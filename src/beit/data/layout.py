@@ -7,7 +7,8 @@ the reading is named in the account of the data, or both are named and the data 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from beit.data.folder_names import (
@@ -16,15 +17,19 @@ from beit.data.folder_names import (
     MASK_FOLDER,
     ROLES,
     Role,
+    are_called_after,
     last_name,
+    looks_like_masks,
     masks_beside,
     split_called,
+    split_groups,
     splits_among,
 )
 from beit.data.listing import natural_key
 from beit.errors import DataError
 from beit.terminal import quoted
 
+_IMAGES_ONLY = r"(images?|imgs?|jpegimages|leftimg8bit)([ _-]?(png|jpe?g|tiff?))?"
 WHOLE = ""
 """The split of data that are not divided into splits."""
 MASKS = "masks"
@@ -36,9 +41,9 @@ BESIDE_SPLITS = "beside the splits"
 class FolderTree:
     """The folders below a root, and how many images each holds."""
 
-    def __init__(self, path: str, counts: Mapping[str, int]) -> None:
+    def __init__(self, path: str, counts: Mapping[str, int], paths: Sequence[str]) -> None:
         self.path = path
-        self._direct = counts
+        self._direct, self._paths = counts, paths
         self._totals = dict.fromkeys(counts, 0)
         self._children: dict[str, list[str]] = {}
         for folder in sorted(counts, key=natural_key):
@@ -57,6 +62,19 @@ class FolderTree:
     def total(self, folder: str) -> int:
         """Images in a folder and below it."""
         return self._totals.get(folder, 0)
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self._paths:
+            folder, _, name = path.rpartition("/")
+            found.setdefault(folder, []).append(name.rpartition(".")[0])
+        return found
+
+    def names(self, folder: str, *, below: bool = True) -> list[str]:
+        """Of the images in a folder, and those below it, the names without folder and extension."""
+        every = (folder, *(self.everything_below(folder) if below else ()))
+        return [name for each in every for name in self._names.get(each, ())]
 
     def children(self, folder: str) -> list[str]:
         """Folders directly in a folder, in natural order."""
@@ -83,7 +101,8 @@ class FolderTree:
 
     def without(self, folders: Collection[str]) -> FolderTree:
         """The same without some folders."""
-        return FolderTree(self.path, {at: n for at, n in self._direct.items() if at not in folders})
+        counts = {at: n for at, n in self._direct.items() if at not in folders}
+        return FolderTree(self.path, counts, self._paths)
 
     def below(self, folder: str, depth: int) -> list[str]:
         """Folders so many levels below a folder."""
@@ -116,7 +135,11 @@ def read_layout(tree: FolderTree, *, classes_at_top: bool = False) -> Layout:
     `classes_at_top` settles that folders that may be classes or splits are classes.
     Errors: DataError for what can be read in two ways, naming both.
     """
-    found, skipped, notes = Layout({}, inside=""), dict[str, str](), list[str]()
+    skipped = dict[str, str]()
+    for folder in ("", *tree.everything_below("")):
+        skipped |= _by_their_files(tree, folder)
+    tree = tree.without(tree.within(skipped)) if skipped else tree
+    found, notes = Layout({}, inside=""), list[str]()
 
     def take(one: Layout) -> None:
         skipped.update(one.skipped)
@@ -198,13 +221,42 @@ def _images_beside_masks(tree: FolderTree, folder: str) -> Layout | None:
     )
 
 
+def _by_their_files(tree: FolderTree, folder: str) -> dict[str, str]:
+    """Folders whose files are called after the images beside them, with why they are skipped: as a
+    word in their names says masks, others beside `images/` depths, instances or the like."""
+    names = {last_name(child): child for child in tree.filled(folder)}
+    known = {mask for masks in masks_beside([*names]).values() for mask in masks}
+    masks = [name for name in names if looks_like_masks(name) and name not in known]
+    rest = [name for name in names if name not in masks and name not in known]
+    usual = [name for name in rest if re.fullmatch(_IMAGES_ONLY, name.lower())]
+    found: dict[str, str] = {}
+    if masks:
+        inside = tree.names(folder, below=False)  # of masks/ among the images themselves
+        sides = [(tree.names(names[name]), name in usual) for name in rest]
+        for mask in masks:
+            files = tree.names(names[mask])
+            if any(
+                are_called_after(files, images, strictly=False, counted=certain)
+                for images, certain in ([(inside, False)] if inside else sides)
+            ):
+                found[names[mask]] = MASKS
+    if len(usual) == 1 and len(rest) > 1 and not _splits_in(tree, folder):
+        images_of = tree.names(names[usual[0]])
+        for name in rest:
+            files = tree.names(names[name])
+            if name != usual[0] and are_called_after(files, images_of, strictly=True):
+                found[names[name]] = f"named as the images in {usual[0]}/"
+    return found
+
+
 def _only_folder(tree: FolderTree, folder: str) -> Layout | None:
-    """The only folder in one without images, but for folders of labels without images."""
+    """The only folder with images in one without images of its own."""
     filled = tree.filled(folder)
     if len(filled) != 1 or tree.direct(folder):
         return None
     others = [last_name(child).lower() for child in tree.children(folder) if child != filled[0]]
-    if not all(map(MASK_FOLDER.fullmatch, others)):
+    # Beside a folder of images, those without are classes that lack them.
+    if tree.direct(filled[0]) and not all(map(MASK_FOLDER.fullmatch, others)):
         return None
     note = f"{filled[0]}/ is the only folder with images there: its contents are read"
     return Layout({}, notes=(note,), inside=filled[0])
@@ -222,8 +274,9 @@ _RECOGNISED = (_splits, _folds, _images_beside_masks, _only_folder)
 
 
 def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
-    """DataError if one of several folders is divided into splits by itself."""
-    divided = [child for child in tree.filled(folder) if _is_divided(tree, child)]
+    """DataError if one of several folders, at any depth, is divided into splits by itself."""
+    below = filter(tree.total, tree.everything_below(folder))
+    divided = [each for each in below if _is_divided(tree, each)]
     if divided:
         name = last_name(divided[0])
         inside = [last_name(child) for child in tree.children(divided[0])]
@@ -236,8 +289,17 @@ def _refuse_divided_children(tree: FolderTree, folder: str) -> None:
 
 
 def _refuse_split_beside_others(tree: FolderTree, folder: str) -> None:
-    """DataError if a folder is called as a split, and others beside it are not."""
+    """DataError if a folder is called as a split, and others beside it are not; and for splits of
+    several things."""
     filled = tree.filled(folder)
+    if groups := split_groups([*map(last_name, filled)]):
+        several = [quoted([name for each in group.values() for name in each]) for group in groups]
+        raise DataError(
+            f"{tree.path} holds {' and '.join(several)}: they may be the splits of {len(groups)} "
+            "data sets or classes",
+            remedy="put each split into one folder: train/A, train/B, test/A, test/B; if all of "
+            "them are classes, add --class-level 1",
+        )
     for child in filled:
         role = split_called(last_name(child))
         others = [each for each in filled if each != child]

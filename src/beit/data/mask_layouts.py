@@ -61,7 +61,11 @@ def _paired_folders(search: Search) -> _Folders:
     """images/ and masks/ directly below, undivided or with the same splits in both; or below
     folders that are splits; or train/ and train_masks/. Empty if there are none."""
     found: dict[str, tuple[str, str]] = {}
-    for split, base in {WHOLE: "", **search.splits()}.items():
+    requested, outside = search.config.annotations, search.splits()
+    inside = search.splits(requested) if requested else {}
+    if inside and inside.keys() <= outside.keys():  # such as train/ and annotations/train/
+        found = {split: (outside[split], f"{requested}/{name}") for split, name in inside.items()}
+    for split, base in {WHOLE: "", **outside}.items() if not found else ():
         pairs = _pairs_in(search, base)
         roles = {role: names[0] for role, names in splits_among([*pairs]).items() if len(names) < 2}
         if not base and len(roles) == len(pairs):

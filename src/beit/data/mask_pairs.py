@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from beit.config.segment_run import Layout, MaskConfig
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
-from beit.data.folder_names import split_called
+from beit.data.folder_names import ending_of, split_called
 from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
@@ -277,17 +277,25 @@ def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str,
             if len(found) == len(masks) and set(found.values()) <= images.keys():
                 yield f"the names of masks end in '{printable(suffix)}'", found
     # The numbers of img_10 and img_11 are no part of what they share.
-    begin, of_images = (
+    begins = [
         os.path.commonprefix([*names]).rstrip("0123456789")  # noqa: RUF071
         for names in (masks, images)
-    )
-    found = {stem: of_images + stem.removeprefix(begin) for stem in masks}
-    if begin != of_images and set(found.values()) <= images.keys():
-        yield (
-            f"the names of masks begin with '{printable(begin)}', where those of images begin with "
-            f"'{printable(of_images)}'",
-            found,
-        )
+    ]
+    ends = [ending_of([*names]) for names in (masks, images)]
+    for word, (begin, of_images), (mask_end, image_end) in (
+        ("begin", begins, ("", "")),
+        ("end", ("", ""), ends),
+    ):
+        found = {
+            stem: of_images + stem.removeprefix(begin).removesuffix(mask_end) + image_end
+            for stem in masks
+        }
+        if (begin, mask_end) != (of_images, image_end) and set(found.values()) <= images.keys():
+            yield (
+                f"the names of masks {word} with '{printable(begin + mask_end)}', where those of images "
+                f"{word} with '{printable(of_images + image_end)}'",
+                found,
+            )
 
 
 def _ways(masks: dict[str, str], images: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
