@@ -22,6 +22,7 @@ from beit.weights.keymap import INDEX, TABLE, Tensors
 from beit.weights.overrides import Overrides
 
 HEAD_WIDTH = 64  # of every published size but one, which has a relative bias to tell
+WIDEST = 1024  # of those without a relative bias; EVA, which is wider, has heads of 88
 MOST = 1 << 16  # no side of a real tensor that decides the architecture is larger
 MOST_PATCHES = 4096  # the index of the relative bias grows with their square
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
@@ -108,10 +109,11 @@ def _heads(columns: int, width: int, known: Overrides) -> int:
         return columns
     if known.heads:
         return known.heads
-    if width % HEAD_WIDTH:
+    if width % HEAD_WIDTH or width > WIDEST:
         raise CheckpointError(
             f"the file does not say how many heads share its width of {width}: it has no relative "
-            f"bias, and the published width of a head, {HEAD_WIDTH}, does not divide it",
+            f"bias, and {HEAD_WIDTH}, the published width of a head, is for widths it divides, up "
+            f"to {WIDEST}",
             remedy="state it: heads=... in Python, --heads ... on the command line",
         )
     return width // HEAD_WIDTH

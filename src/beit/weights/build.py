@@ -53,11 +53,15 @@ def build_model(tensors: Tensors, family: Family, known: Overrides) -> Built:
 
 
 def _loaded(model: nn.Module, tensors: Tensors, pairs: Pairs, notes: tuple[str, ...]) -> Built:
-    """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it."""
+    """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it. Not
+    so of norms, where it is a sign of others (RMSNorm)."""
     weights = from_published(tensors, pairs)
     has = {BLOCK.sub("", name) for name in weights}
-    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()
-             if name.endswith("bias") and BLOCK.sub("", name) not in has}  # fmt: skip
+    zeros = {
+        name: torch.zeros_like(value)
+        for name, value in model.state_dict().items()
+        if name.endswith("bias") and "norm" not in name and BLOCK.sub("", name) not in has
+    }
     kinds = sorted({BLOCK.sub("", name) for name in zeros})
     if kinds:
         notes += (f"there is no {', '.join(kinds)}: taken as 0",)
