@@ -76,6 +76,7 @@ WRITERS: dict[str, Callable[[Places, Path], list[object]]] = {
     "convert unilm": lambda at, out: ["convert", at.pretrained, f"{out}.pth", "--to", "unilm"],
     "export": lambda at, out: ["export", at.classifier, f"{out}.pt2", "--to", "torch"],
     "embed": lambda at, out: ["embed", at.pretrained, at.images, "--out", f"{out}.npz"],
+    "embed parts": lambda at, out: ["embed", at.pretrained, at.images, "--out", out],
     "embed safetensors": lambda at, out: ["embed", at.pretrained, at.images, "--out",
                                           f"{out}.safetensors"],
     "report": lambda at, out: ["report", at.classifier, at.pretrained, "--out", f"{out}.html"],
@@ -83,8 +84,10 @@ WRITERS: dict[str, Callable[[Places, Path], list[object]]] = {
     "show": lambda at, out: ["show", "codebook", at.tokenizer, "--data", at.images, "--out",
                              f"{out}.png", "--images", "4"],
 }  # fmt: skip
-WORKED_IN = {*RUNS, "data pack", "report plots", "predict"}
+WORKED_IN = {*RUNS, "data pack", "report plots", "predict", "embed parts"}
 """Verbs that fill a folder; of the others the result appears as a whole."""
+NAMED = {"convert", "embed parts", "predict"}
+"""Verbs whose libraries do not say which file a disk had no room for."""
 every_writer = pytest.mark.parametrize("verb", WRITERS)
 
 
@@ -119,7 +122,7 @@ def test_a_place_that_another_process_has_is_refused_before_work(verb, places, t
     words = words_of(verb, places, tmp_path / "place")
     place = place_of(verb, words, tmp_path / "place")
     hold = claim_folder if verb in WORKED_IN else claim_output
-    hold = claim_part if verb == "predict" else hold
+    hold = claim_part if verb in ("predict", "embed parts") else hold
     with contextlib.suppress(GivenUpError), hold(place):
         assert main(words) == 7
         told = capsys.readouterr().err
@@ -205,6 +208,7 @@ ANSWERS = {
     "predict json": lambda at: ["predict", at.classifier, at.images, "--format", "json"],
     "evaluate": lambda at: ["evaluate", at.classifier, "--data", at.images, "--split", "all"],
     "data check": lambda at: ["data", "check", at.images],
+    "models": lambda at: ["models"],
     "help": lambda at: ["pretrain", "--help"],
     "help of all": lambda at: ["--help"],
 }
@@ -233,6 +237,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(verb, places, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     words = words_of(verb, places, disk / "place")
+    place = place_of(verb, words, disk / "place")
 
     def run() -> None:
         try:
@@ -246,6 +251,8 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(verb, places, tmp_path):
         print(told.getvalue(), file=sys.__stderr__)
         assert code == 6
         assert "No space left" in told.getvalue() or "is full" in told.getvalue()
+        assert ("--resume" in told.getvalue()) <= (verb in RUNS)
+        assert verb not in NAMED or f"{place} cannot be written to" in told.getvalue()
         assert not left_in(disk)
         assert verb in WORKED_IN or not list(disk.iterdir())
 

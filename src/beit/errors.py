@@ -140,7 +140,7 @@ def system_error(error: OSError) -> ResourceError:
             remedy="use a shorter one; most file systems take 255 bytes, and 4096 for a whole path",
         )
     what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return ResourceError(
         f"{what}{error.strerror or error}",
         remedy="make room, and run it again" if full else "`beit --traceback VERB ...` shows where",

@@ -205,8 +205,10 @@ def _numpy(save_with):
 OTHERS = {
     "empty": (b"", "is empty"),
     "page": (b"\n<!DOCTYPE html><title>404</title>", "is a web page"),
+    "saved page": (b"\xef\xbb\xbf<!-- saved from --><html>", "is a web page"),
     "answer": (b'<?xml version="1.0"?><Error><Code>PublicAccessNotPermitted', "is a web page"),
-    "log": (b"--2023-05-01 10:00:00--  https://conversationhub.blob\nHTTP request", "wget -o"),
+    "log": (b"--2023-05-01 10:00:00--  https://conversationhub.blob\nHTTP request", "is a text"),
+    "table": (b"image,label\na.jpg,cat\n", "is a text, no weights"),
     "json": (b'{"model_type": "beit"}', "is JSON"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
     "gzip": (gzip.compress(HARMLESS), "is compressed"),

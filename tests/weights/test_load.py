@@ -295,6 +295,7 @@ def test_missing_unexpected_and_reshaped_are_listed_together(golden, tmp_path):
         (["visual.conv1.weight"], "CLIP"),
         (["student.backbone.cls_token"], "DINO"),
         (["head.weight", "norm.weight", "blocks.0.attn.qkv.bias"], "keys have a bias"),
+        (["reg_token", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"], "register"),
         (["layer1.0.bn1.running_mean", "fc.weight"], "convolutional"),
         (["blocks.0.norm1.weight", "patch_embed.proj.weight"], r"\(backbone\), but"),
         (["something"], "no model that is known"),
@@ -316,6 +317,13 @@ def test_strangers_are_called_by_their_name(tmp_path, names, what):
     weights = {name: torch.zeros(2) for name in names}
     with pytest.raises(CheckpointError, match=what):
         open_artifact(file_of(weights, tmp_path, wrapper=""))
+
+
+def test_the_folder_that_one_stands_in(tmp_path, monkeypatch):
+    from beit.weights.store import Details, save_artifact
+
+    monkeypatch.chdir(save_artifact(tmp_path / "model", Classifier(FINE, 2), Details()))
+    assert beit.load(".").artifact.kind == "classifier"
 
 
 def test_options_about_foreign_files_do_not_bend_our_artifacts(tmp_path):

@@ -110,6 +110,18 @@ def test_tokenizers_with_prefixes(golden, tmp_path, prefix):
 
 
 @pytest.mark.parametrize(
+    "wrapper", ["_orig_mod.", "_fsdp_wrapped_module._checkpoint_wrapped_module."]
+)
+def test_wrappers_of_single_blocks(tmp_path, wrapper):
+    """Blocks that were compiled, sharded or recomputed one by one."""
+    model = model_of("classifier")
+    weights = {re.sub(r"^(blocks\.\d+\.)", rf"\1{wrapper}", name): value
+               for name, value in published(model).items()}  # fmt: skip
+    torch.save(weights, tmp_path / "weights.pth")
+    same(open_artifact(tmp_path / "weights.pth"), model)
+
+
+@pytest.mark.parametrize(
     ("taken", "other"),
     [
         ("model.", "ema_model."),
@@ -150,6 +162,39 @@ def test_a_linear_head_beside_the_trunk(tmp_path, trunk, head, pooling):
     where = "the mean of the patches" if pooling == "mean" else "the class token"
     assert any(f"beside the trunk reads {where}" in note
                for note in artifact.details.trained["notes"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"proj.weight": torch.eye(48)},  # between the trunk and the head, or so it may be
+        {"bn.running_mean": torch.zeros(48)},
+        {"fc2.weight": torch.ones(5, 48)},
+        {"logit_scale": torch.tensor(4.6)},
+    ],
+)
+def test_a_head_that_is_not_the_whole_answer_is_left_out(tmp_path, beside):
+    weights = {name if name.startswith("head.") else f"backbone.{name}": value
+               for name, value in published(model_of("classifier")).items()}  # fmt: skip
+    torch.save(weights | {"criterion.weight": torch.ones(3)}, tmp_path / "weights.pth")
+    assert open_artifact(tmp_path / "weights.pth").kind == "classifier"
+    torch.save(weights | beside, tmp_path / "weights.pth")
+    artifact = open_artifact(tmp_path / "weights.pth")
+    assert artifact.kind == "backbone"
+    assert any(f"which has {next(iter(beside))} too" in note
+               for note in artifact.details.trained["notes"])  # fmt: skip
+
+
+def test_a_head_above_that_of_the_trunk(tmp_path):
+    """As over a pre-trained model whose own classes were kept: its answers are not those asked
+    for."""
+    weights = {f"model.{name}": value for name, value in published(model_of("classifier")).items()}
+    for columns in (3, 48):  # over its logits, or over its features
+        torch.save(weights | {"fc.weight": torch.ones(2, columns)}, tmp_path / "weights.pth")
+        artifact = open_artifact(tmp_path / "weights.pth")
+        assert artifact.kind == "backbone"
+        assert any("its head 'head' is left out" in note
+                   for note in artifact.details.trained["notes"])  # fmt: skip
 
 
 HEADLESS = {
@@ -270,6 +315,35 @@ def test_a_bias_is_zero_where_none_is_and_missing_where_only_some_are(tmp_path):
         open_artifact(tmp_path / "weights.pth")
 
 
+def test_norms_without_bias_may_be_of_another_kind(tmp_path):
+    weights = {name: value for name, value in published(model_of("classifier")).items()
+               if not re.search(r"norm\d\.bias$", name)}  # fmt: skip
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"6 missing.*norm1\.bias"):
+        open_artifact(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool])
+def test_weights_quantised_to_whole_numbers_are_not_read_as_values(tmp_path, kind):
+    weights = published(model_of("classifier"))
+    weights["blocks.0.mlp.fc1.weight"] = weights["blocks.0.mlp.fc1.weight"].mul(50).to(kind)
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"1 of whole numbers.*fc1\.weight"):
+        open_artifact(tmp_path / "weights.pth")
+
+
+def test_no_width_of_heads_is_assumed_beyond_those_published(tmp_path):
+    """EVA has BEiT's weights without a relative bias, and heads of 88."""
+    from beit.weights.architecture import backbone_config
+
+    weights = {"patch_embed.proj.weight": torch.zeros(1408, 3, 14, 14),
+               "blocks.0.mlp.fc1.weight": torch.zeros(6144, 1),
+               "pos_embed": torch.zeros(1, 257, 1408)}  # fmt: skip
+    with pytest.raises(CheckpointError, match="how many heads share its width of 1408"):
+        backbone_config(weights, Overrides())
+    assert backbone_config(weights, Overrides(heads=16)).config.heads == 16
+
+
 def test_class_names_of_openmmlab(tmp_path):
     weights = to_openmmlab(published(model_of("classifier")))
     for meta in ({"CLASSES": ["a", "b", "c"]}, {"dataset_meta": {"classes": ("a", "b", "c")}}):
@@ -285,6 +359,22 @@ def test_an_adapter_is_named(tmp_path):
     torch.save(weights, tmp_path / "adapter.bin")
     with pytest.raises(CheckpointError, match=r"adapter[\s\S]*merge"):
         beit.load(tmp_path / "adapter.bin")
+    weights = {name.replace(".qkv.", ".qkv.base_layer."): value
+               for name, value in published(model_of("classifier")).items()}  # fmt: skip
+    torch.save(weights, tmp_path / "unmerged.bin")
+    with pytest.raises(CheckpointError, match=r"adapter[\s\S]*merge"):
+        beit.load(tmp_path / "unmerged.bin")
+
+
+@pytest.mark.parametrize(
+    "computed", ["weight_orig", "parametrizations.weight.original0", "weight_scale", "qweight"]
+)
+def test_weights_to_be_computed_are_named(tmp_path, computed):
+    weights = published(model_of("classifier"))
+    weights[f"blocks.0.mlp.fc1.{computed}"] = weights.pop("blocks.0.mlp.fc1.weight")
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"computed from other tensors[\s\S]*plain first"):
+        beit.load(tmp_path / "weights.pth")
 
 
 def transformers_folder(folder: Path) -> tuple[nn.Module, dict[str, torch.Tensor]]:

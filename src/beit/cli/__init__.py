@@ -20,7 +20,7 @@ __all__ = ["VERBS", "main", "program"]
 FOR_ALL = {"--traceback": 0, "--import": 1}
 """Options that stand before the verb, and how many words follow each."""
 ABOUT = {"-h", "--help", "--version"}
-ANSWERS = {"predict", "evaluate", "doctor", "data check"}
+ANSWERS = {"predict", "evaluate", "models", "doctor", "data check"}
 """Verbs that are for what they print, unless they write files; the others print only how the work
 goes."""
 UNPRINTED = 6

@@ -292,8 +292,8 @@ def _rules(masks: dict[str, str], images: dict[str, str]) -> Iterator[tuple[str,
         }
         if (begin, mask_end) != (of_images, image_end) and set(found.values()) <= images.keys():
             yield (
-                f"the names of masks {word} with '{printable(begin + mask_end)}', where those of images "
-                f"{word} with '{printable(of_images + image_end)}'",
+                f"the names of masks {word} with '{printable(begin + mask_end)}', where those of "
+                f"images {word} with '{printable(of_images + image_end)}'",
                 found,
             )
 

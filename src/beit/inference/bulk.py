@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit.claim import Claim, check_name
+from beit.claim import NO_ROOM, Claim, check_name
 from beit.config.bulk import EmbedConfig, Part, PredictConfig
-from beit.errors import DataError
+from beit.errors import DataError, ResourceError
 from beit.hardware import multiplies_bfloat16
 from beit.inference.images import Places, open_images
 from beit.inference.outputs import Features, LabelMaps, Output, open_output
@@ -146,6 +146,14 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
         if there:
             logger.info("%s: %d of %d files are there already", folder, there, parts.count)
         yield parts
+    except OSError as error:
+        about = os.fsdecode(error.filename or "")
+        if error.errno not in NO_ROOM and not about.startswith(str(folder)):
+            raise
+        raise ResourceError(
+            f"{folder} cannot be written to: {error.strerror or error}",
+            remedy="make room or permit writing, and run it again: it goes on with what is missing",
+        ) from error
     finally:
         claim.release()
 

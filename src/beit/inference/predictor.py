@@ -131,7 +131,7 @@ class Predictor:
             raise RunFolderError(
                 f"{place} exists, and nothing is written over", remedy="choose another folder"
             )
-        return save_artifact(place, self.model, self.artifact.details)
+        return save_artifact(place, self.model, self.artifact.details, then="")
 
     def push_to_hub(
         self,

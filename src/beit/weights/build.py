@@ -48,6 +48,7 @@ from beit.weights.overrides import Overrides
 from beit.weights.transfer import load_strictly
 
 HEAD_WIDTH = 64  # of every published size but one, which has a relative bias to tell
+WIDEST = 1024  # of those without a relative bias; EVA, which is wider, has heads of 88
 MOST = 1 << 16  # no side of a real tensor that decides the architecture is larger
 MOST_PATCHES = 4096  # the index of the relative bias grows with their square
 BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
@@ -80,11 +81,15 @@ def build_model(tensors: Tensors, family: Family, known: Overrides) -> Built:
 
 
 def _loaded(model: nn.Module, tensors: Tensors, pairs: Pairs, notes: tuple[str, ...]) -> Built:
-    """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it."""
+    """A bias that no block has is 0: so qkv_bias=False and a linear head without bias mean it. Not
+    so of norms, where it is a sign of others (RMSNorm)."""
     weights = from_published(tensors, pairs)
     has = {BLOCK.sub("", name) for name in weights}
-    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()
-             if name.endswith("bias") and BLOCK.sub("", name) not in has}  # fmt: skip
+    zeros = {
+        name: torch.zeros_like(value)
+        for name, value in model.state_dict().items()
+        if name.endswith("bias") and "norm" not in name and BLOCK.sub("", name) not in has
+    }
     kinds = sorted({BLOCK.sub("", name) for name in zeros})
     if kinds:
         notes += (f"there is no {', '.join(kinds)}: taken as 0",)
@@ -285,10 +290,11 @@ def _heads(columns: int, width: int, known: Overrides) -> int:
         return columns
     if known.heads:
         return known.heads
-    if width % HEAD_WIDTH:
+    if width % HEAD_WIDTH or width > WIDEST:
         raise CheckpointError(
             f"the file does not say how many heads share its width of {width}: it has no relative "
-            f"bias, and the published width of a head, {HEAD_WIDTH}, does not divide it",
+            f"bias, and {HEAD_WIDTH}, the published width of a head, is for widths it divides, up "
+            f"to {WIDEST}",
             remedy="state it: heads=... in Python, --heads ... on the command line",
         )
     return width // HEAD_WIDTH

@@ -64,7 +64,7 @@ IMAGE = rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\
 OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (IMAGE, "is an image", "give a model; in a command it stands before the images"),
     (rb"\Z", "is empty", DOWNLOAD),
-    (rb"\s*(<!doctype html|<html|<\?xml)", "is a web page, no weights", DOWNLOAD),
+    (rb"(\xef\xbb\xbf)?\s*<[!?a-z]", "is a web page, no weights", DOWNLOAD),
     (rb"version https://git-lfs", "is a pointer of Git LFS", "run `git lfs pull`"),
     (rb".{257}ustar", "is a tar archive, as PyTorch 0.1 wrote too", UNPACK),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "is compressed", UNPACK),
@@ -75,8 +75,9 @@ OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb'\s*(\{\s*["}]|\[\s*["{\[\d])', "is JSON", "give the weight file that lies beside it"),
     (
         rb"[\t-\r\x1b -~\x80-\xff]+\Z",
-        "is a text, such as the log that `wget -o` writes",
-        "download it again with `wget -O`",
+        "is a text, no weights",
+        "give the weight file; if this should be one, the download has failed, and `wget -o` "
+        "writes its log where `wget -O` writes the file",
     ),
 )
 """How other files begin, what they are, and what to do instead."""
@@ -157,7 +158,9 @@ def _members(data: bytes) -> dict[str, memoryview]:
         if any(re.fullmatch(pattern, name, re.DOTALL) for name in names):
             raise CheckpointError(f"is {what}", remedy=SAVE_AGAIN)
     if not any(name.endswith("/data.pkl") for name in names):
-        raise CheckpointError(f"is a zip archive, but not of torch.save: {names[:3]!a:.80}")
+        raise CheckpointError(
+            f"is a zip archive, but not of torch.save: {names[:3]!a:.80}", remedy=UNPACK
+        )
     members: dict[str, memoryview] = {}
     end = 0
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
@@ -168,7 +171,10 @@ def _members(data: bytes) -> dict[str, memoryview]:
                 remedy=ELSEWHERE,
             )
         if info.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"has a compressed member: {info.orig_filename!a:.80}")
+            raise CheckpointError(
+                f"has a compressed member: {info.orig_filename!a:.80}",
+                remedy="torch.save does not compress: give the file as it was before it was zipped",
+            )
         mark, *lengths = struct.unpack_from("<4s22xHH", data, info.header_offset)
         named = info.header_offset + 30
         start = named + sum(lengths)

@@ -29,7 +29,7 @@ from beit.weights.hf_timm_export import (
 from beit.weights.keymap import INDEX, TABLE, Tensors, to_published
 from beit.weights.load import NOTHING, import_foreign, open_artifact
 from beit.weights.overrides import Overrides
-from beit.weights.store import Artifact, save_artifact
+from beit.weights.store import Artifact, write_artifact
 from beit.weights.transfer import start_from
 
 Layout = Literal["beit", "unilm", "timm", "hf"]
@@ -192,7 +192,7 @@ def _unilm(artifact: Artifact, place: Path) -> list[str]:
 
 
 def _ours(artifact: Artifact, place: Path) -> list[str]:
-    save_artifact(place, artifact.model, artifact.details)
+    write_artifact(place, artifact.model, artifact.details)
     return []
 
 

@@ -22,6 +22,7 @@ from beit.weights.library_configs import (
     read_transformers,
 )
 from beit.weights.locate import (
+    OF_HEADS,
     Located,
     Mapped,
     Naming,
@@ -34,30 +35,40 @@ from beit.weights.overrides import Overrides
 from beit.weights.published import is_published_hub, recognise_name
 from beit.weights.read import read_contents
 
-OTHERS = {
-    "lora_A.": "an adapter (LoRA) to other weights",
-    "decoder_embed": "a masked autoencoder (MAE)",
-    "visual.": "a CLIP model",
-    "vision_model.": "a CLIP model",
-    "beit3.": "BEiT-3, which has another architecture",
-    "attn.qkv.bias": "a Vision Transformer whose keys have a bias",
-    "attn.in_proj_": "a Vision Transformer whose keys have a bias",
-    "key.bias": "a Vision Transformer whose keys have a bias",
-    "k_proj.bias": "a Vision Transformer whose keys have a bias",
-    "patch_embed.proj": "a transformer without the blocks of BEiT",
-    "student.": "a DINO training",
-    "backbone.": "a network of no family that is known here",
-    "running_mean": "a convolutional network",
-}
-"""What else a file may be, by a part of a name, the most telling first."""
+FAMILY = "give a file of the BEiT family"
+MERGE = "merge it first: PeftModel.merge_and_unload(), then save_pretrained()"
+PLAIN = "make them plain first: prune.remove, remove_parametrizations or dequantize, then save"
+ADAPTED = r"\.(lora|ia3|hada|lokr|oft|vera)_|\.base_layer\."
+COMPUTED = (
+    r"\.parametrizations\.|\.weight_(orig|mask|g|v|scale|qdata)$"
+    r"|\.(SCB|qweight|_packed_params|weight\.(absmax|quant_map|quant_state\..*))$"
+)
+OTHERS: tuple[tuple[str, str, str], ...] = (
+    (ADAPTED, "an adapter (LoRA or another of PEFT) to other weights", MERGE),
+    (COMPUTED, "weights computed from other tensors (pruned, normalised or quantised)", PLAIN),
+    (r"decoder_embed", "a masked autoencoder (MAE)", FAMILY),
+    (r"visual\.|vision_model\.", "a CLIP model", FAMILY),
+    (r"beit3\.", "BEiT-3, which has another architecture", FAMILY),
+    (r"(reg_token|register_tokens|storage_tokens)$", "a model with register tokens", FAMILY),
+    (
+        r"attn\.(qkv\.bias|in_proj_)|key\.bias|k_proj\.bias",
+        "a Vision Transformer whose keys have a bias",
+        FAMILY,
+    ),
+    (r"patch_embed\.proj", "a transformer without the blocks of BEiT", FAMILY),
+    (r"student\.", "a DINO training", FAMILY),
+    (r"backbone\.", "a network of no family that is known here", FAMILY),
+    (r"running_mean", "a convolutional network", FAMILY),
+)
+"""What else a file may be, by a part of a name, the most telling first, and what to do."""
 OTHER_BLOCKS = re.compile(
-    r"attn\.(qkv\.bias|in_proj_)|attention\.(attention\.key|k_proj)\.bias|decoder_embed|\.lora_"
+    r"attn\.(qkv\.bias|in_proj_)|attention\.(attention\.key|k_proj)\.bias|decoder_embed"
+    rf"|(reg_token|register_tokens|storage_tokens)$|{ADAPTED}|{COMPUTED}"
 )
 BLOCKS: dict[Naming, re.Pattern[str]] = {
     "published": re.compile(r"blocks\.\d+\."),
     "transformers": re.compile(r"(encoder\.layer|layers)\.\d+\.[a-z]+"),
 }
-MERGE = "merge it first: PeftModel.merge_and_unload(), then save_pretrained()"
 
 
 class Detected(NamedTuple):
@@ -122,21 +133,21 @@ def _in_float32(tensors: Tensors) -> tuple[Tensors, tuple[str, ...]]:
 
 def _is_unknown(located: Located) -> bool:
     """A Vision Transformer with a patch embedding like BEiT's, but other blocks, or an adapter."""
-    if any(map(OTHER_BLOCKS.search, located.trunk)):
+    if any(OTHER_BLOCKS.search(name) for name in located.trunk if not OF_HEADS.match(name)):
         return True
     blocks = BLOCKS.get(located.naming)
     return blocks is not None and not any(map(blocks.match, located.trunk))
 
 
 def _unknown(tensors: Tensors) -> CheckpointError:
-    what = next(
-        (what for part, what in OTHERS.items() if any(part in name for name in tensors)),
-        "no model that is known here",
-    )
+    what, remedy = next(
+        ((what, remedy) for part, what, remedy in OTHERS
+         if any(re.search(part, name) for name in tensors)),
+        ("no model that is known here", FAMILY),
+    )  # fmt: skip
     listed = ", ".join(sorted(tensors)[:3])
     return CheckpointError(
-        f"the file holds {what} ({len(tensors)} tensors: {listed}, ...)",
-        remedy=MERGE if "LoRA" in what else "give a file of the BEiT family",
+        f"the file holds {what} ({len(tensors)} tensors: {listed}, ...)", remedy=remedy
     )
 
 
@@ -210,7 +221,7 @@ def _with_decoder(tensors: Tensors, foreign: Foreign) -> tuple[Tensors, tuple[st
             f"{path} holds the decoder of the DALL-E tokenizer, which gives no tokens",
             remedy="give the encoder; a decoder.pkl beside it is read with it",
         )
-    decoder = path.with_name("decoder.pkl")
+    decoder = path.parent / "decoder.pkl"
     if "decoder.blocks.input.weight" in tensors:
         return tensors, ()
     if path.name == "encoder.pkl" and decoder.is_file():

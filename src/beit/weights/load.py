@@ -88,8 +88,8 @@ def _with_its_config(fetched: Fetched) -> Fetched:
         )
     if (path / "adapter_config.json").is_file() and not (path / CONFIG).is_file():
         raise CheckpointError(f"{path} holds an adapter (PEFT) to other weights", remedy=MERGE)
-    beside = path.with_name(CONFIG)
-    if path.name == WEIGHTS and beside.is_file() and not is_foreign(path.parent):
+    ours = path.name == WEIGHTS and (path.parent / CONFIG).is_file()
+    if ours and not is_foreign(path.parent):
         return fetched._replace(path=path.parent)
     return fetched
 

@@ -21,6 +21,7 @@ from beit.weights.keymap import (
     from_openmmlab,
     from_transformers,
 )
+from beit.weights.read import OF_TRAINING
 
 Naming = Literal["published", "transformers", "openmmlab", "vqkd", "dalle"]
 """Whose names the tensors have. unilm, timm and the released files share the published ones."""
@@ -56,6 +57,11 @@ OF_HEADS = re.compile(
     r"(head|head_dist|lm_head|decode_head|auxiliary_head|classifier|fc|linear|neck|pre_logits"
     r"|(backbone\.)?fpn\d*)\."
 )
+WRAPPED = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module)\."
+)
+"""What `torch.compile`, FSDP and the recomputing of activations put before the names of a module,
+also of a single block."""
 LATER = re.compile(r"ema|averaged?|avg|shadow|momentum|target|k")
 """Words for an average, which is taken after what was trained."""
 
@@ -70,6 +76,8 @@ class Located(NamedTuple):
     """What lies above the trunk and belongs to its head, under names without prefix."""
     head: str
     """What the head is called; empty without one."""
+    guessed: bool
+    """Whether the head is somebody's own, so that nothing says what it reads."""
     notes: tuple[str, ...]
 
 
@@ -78,6 +86,7 @@ def locate(tensors: Tensors) -> Located | None:
 
     Of several, such as a model and its average, one is taken, and the notes name the others.
     """
+    tensors = _unwrapped(tensors)
     for naming, anchor in ANCHORS:
         roots = sorted({found["root"] for found in map(anchor.fullmatch, tensors) if found})
         if roots:
@@ -85,12 +94,18 @@ def locate(tensors: Tensors) -> Located | None:
     return None
 
 
+def _unwrapped(tensors: Tensors) -> Tensors:
+    found = {WRAPPED.sub("", name): value for name, value in tensors.items()}
+    return found if len(found) == len(tensors) else tensors
+
+
 def _within(tensors: Tensors, naming: Naming, roots: list[str]) -> Located:
     root, *others = sorted(roots, key=lambda each: (_rank(each), each))
     trunk = below(tensors, root)
-    level, weight = _head(tensors, root, HEADS[naming])
+    level, weight, above = _head(tensors, root, HEADS[naming])
+    base = next((base for base in BASES if root.endswith(base)), "")
     if not weight and naming == "transformers":
-        level = next((root.removesuffix(base) for base in BASES if root.endswith(base)), root)
+        level = root.removesuffix(base)
     head = weight.removesuffix("weight")
     beside = {} if level == root else below(tensors, level)
     heads = {
@@ -101,7 +116,24 @@ def _within(tensors: Tensors, naming: Naming, roots: list[str]) -> Located:
     }
     taken = {level + name for name in heads}
     left = [name for name in tensors if name not in taken and not name.startswith(tuple(roots))]
-    return Located(naming, trunk, heads, head.rstrip("."), tuple(_notes(root, others, left)))
+    notes = _notes(root, others, left)
+    if weight in OWN_HEADS:
+        between = above if level == root else _between(tensors, left)
+        if between:
+            notes.append(
+                f"its head '{head.rstrip('.')}' is left out, as its answers may not be those of "
+                f"the whole network, which has {', '.join(between[:3])} too"
+            )
+            head = ""
+    theirs = naming == "transformers" and weight == "classifier.weight" and root == level + base
+    guessed = level != root and not theirs and naming != "openmmlab"
+    return Located(naming, trunk, heads, head.rstrip("."), guessed, tuple(notes))
+
+
+def _between(tensors: Tensors, left: list[str]) -> list[str]:
+    """What may stand between a trunk and the head beside it: all weights but those of a loss."""
+    return [name for name in left
+            if tensors[name].is_floating_point() and not OF_TRAINING.search(name)]  # fmt: skip
 
 
 def _notes(root: str, others: list[str], left: list[str]) -> list[str]:
@@ -113,16 +145,17 @@ def _notes(root: str, others: list[str], left: list[str]) -> list[str]:
     return notes
 
 
-def _head(tensors: Tensors, root: str, heads: tuple[str, ...]) -> tuple[str, str]:
-    """The nearest level at or above the trunk that has a head, and the name of its weight."""
-    level = root
-    while True:
-        for head in heads:
-            if level + head in tensors:
-                return level, head
-        if not level:
-            return root, ""
-        level = level[: level.rstrip(".").rfind(".") + 1]
+def _head(tensors: Tensors, root: str, heads: tuple[str, ...]) -> tuple[str, str, list[str]]:
+    """The nearest level at or above the trunk that has a head, the name of its weight, and the
+    heads at levels above that one."""
+    levels = [root]
+    while levels[-1]:
+        levels.append(levels[-1][: levels[-1].rstrip(".").rfind(".") + 1])
+    found = [(level, head) for level in levels for head in heads if level + head in tensors]
+    if not found:
+        return root, "", []
+    level, weight = found[0]
+    return level, weight, [above + head for above, head in found if above != level]
 
 
 def _rank(root: str) -> int:
@@ -200,8 +233,7 @@ def _classifier(trunk: Tensors, heads: Tensors, located: Located) -> Mapped:
         for name, value in whole.items()
     }
     how = "the class token" if "norm.weight" in named else "the mean of the patches"
-    guessed = located.naming == "published" and f"{head}.weight" in heads
-    notes = (f"the head '{head}' beside the trunk reads {how}",) if guessed else ()
+    notes = (f"the head '{head}' beside the trunk reads {how}",) if located.guessed else ()
     return Mapped("classifier", named, notes)
 
 

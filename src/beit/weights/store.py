@@ -120,8 +120,24 @@ class Artifact:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
-    """Write an artifact; an older one in its place is replaced only once the new one is whole."""
+def save_artifact(
+    folder: Path, model: nn.Module, details: Details, *, then: str = ", then go on with --resume"
+) -> Path:
+    """Write an artifact; an older one in its place is replaced only once the new one is whole.
+
+    `then`: what to do once there is room. Raises ResourceError if it cannot be written.
+    """
+    try:
+        return write_artifact(folder, model, details)
+    except OSError as error:
+        raise ResourceError(
+            f"the artifact cannot be written to {folder}: {error.strerror}",
+            remedy=f"make room or permit writing{then}",
+        ) from error
+
+
+def write_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
+    """Write an artifact. Raises OSError; then nothing of it is left."""
     import beit
 
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
@@ -142,12 +158,9 @@ def save_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         write_file(temporary / WEIGHTS, [data])
         write_file(temporary / CONFIG, [json.dumps(config, indent=1).encode()])
         replace_folder(temporary, folder)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ResourceError(
-            f"the artifact cannot be written to {folder}: {error.strerror}",
-            remedy="make room or permit writing, then go on with --resume",
-        ) from error
+        raise
     return folder
 
 

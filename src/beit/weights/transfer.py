@@ -88,7 +88,7 @@ def build_strictly(
 
 
 def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """What is missing, unexpected or of another shape; empty if nothing is."""
+    """What is missing, unexpected, of another shape or quantised; empty if nothing is."""
     own = model.state_dict()
     groups = {
         "missing": own.keys() - weights.keys(),
@@ -97,6 +97,11 @@ def _differences(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
             f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
             for name in own.keys() & weights.keys()
             if weights[name].shape != own[name].shape
+        },
+        "of whole numbers": {
+            name
+            for name in own.keys() & weights.keys()
+            if own[name].is_floating_point() and not weights[name].is_floating_point()
         },
     }
     return "; ".join(
