@@ -38,7 +38,8 @@ class MaskConfig(Config):
 
     layout: Layout = "auto"
     """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
-    inside, with train/ and val/ above or below or without; or x_mask.png beside x.jpg;
+    inside, with train/ and val/ above or below, or train.txt and val.txt, which list the images,
+    beside them, or without; or x_mask.png beside x.jpg;
     `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
     SegmentationClass/ and ImageSets/Segmentation/, as CVAT writes it too; `coco`, `labelme`: shapes
     in JSON files; `auto`: the one of these (but `ade20k`) that is there."""
@@ -49,7 +50,8 @@ class MaskConfig(Config):
     the folders, or the layout's own classes, or one class for every label up to the largest."""
     legend: str = ""
     """What the colours of masks mean: a JSON file, {"#ff0000": "roof", "#000000": null}, where
-    null is ignored, or CVAT's labelmap.txt. Empty: the one of these that is beside the folders."""
+    null is ignored, CVAT's labelmap.txt, or class_dict.csv with the columns name, r, g, b, of
+    which void, unlabelled and unknown are ignored. Empty: the one of these beside the folders."""
     mask_values: MaskValues = "auto"
     """`labels`: values are labels, 255 is ignored; `binary`: 0 is background and all else the
     object; `auto`: binary where all masks together hold 0 and 255 and nothing else."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ from beit.terminal import counted, printable
 Pairs = list[tuple[str, str | Shapes | None]]
 """Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
 None for an image that is all background."""
+Matched = Mapping[str, str | None]
+"""The file of the mask of each image, both relative to the data's folder; None where there is
+none."""
 
 _WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
@@ -82,6 +85,8 @@ class Search:
         self._folders: dict[str, list[str]] = {}
         self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
+        self.read = set[Path]()
+        """Files that say something, and were heard."""
 
     def note(self, remark: str) -> None:
         """Keep a remark for the account, once."""
@@ -135,7 +140,7 @@ class Search:
         """The folders directly in a folder that are splits, or the extra one, by what they are."""
         found: dict[str, str] = {}
         for name in self.folders(base):
-            split = split_called(name) or (name if name == self._extra_split else None)
+            split = self.split_called(name)
             if split in found:
                 raise DataError(
                     f"{self.root / base} has {found[split]}/ and {name}/, both of them {split}",
@@ -145,14 +150,9 @@ class Search:
                 found[split] = name
         return found
 
-    def split_files(self, files: dict[str, Path]) -> dict[str, Path]:
-        """Of files by their stem those that are splits, or the extra one."""
-        found: dict[str, Path] = {}
-        for name, file in files.items():
-            split = split_called(name) or (name if name == self._extra_split else None)
-            if split:
-                found[split] = file
-        return found
+    def split_called(self, name: str) -> str | None:
+        """The split that a name stands for: `train`, `val` or `test`, or the extra one itself."""
+        return name if name and name == self._extra_split else split_called(name)
 
     def unmasked_are_background(self, bare: list[str], total: int, where: str) -> bool:
         """Whether images without a mask are used, as background.
@@ -176,13 +176,12 @@ class Search:
             self.skipped.add("no mask (--unmasked skip)", name)
         return choice == "background"
 
-    def pair_up(self, images: Side, masks: Side, mask_suffix: str) -> Pairs:
-        """Every image with its mask.
+    def match(self, images: Side, masks: Side, mask_suffix: str) -> Matched:
+        """Every image, and its mask if it has one.
 
         Names are alike, but for the extension; or all masks carry the extension of their image
         (`x.jpg.png`), or end alike (`x_mask.png`); upper and lower case and Unicode forms may
-        differ. Errors: DataError for masks without an image, images without a mask (unless
-        `unmasked` says what they are), and names that can be read in two ways.
+        differ. Errors: DataError for masks without an image, and names with two readings.
         """
         image_suffix = self.config.image_suffix
         for difference, spelled in _SPELLINGS:  # noqa: B007 - `difference` is read below
@@ -217,14 +216,16 @@ class Search:
         if difference:
             self.note(f"names of images and masks differ {difference}")
         found = {image_of[stem]: masks.path(name) for stem, name in by_mask.items()}
-        bare = [images.path(name) for stem, name in by_image.items() if stem not in found]
-        where = f"in {masks.folder or 'the folder'}"
-        background = self.unmasked_are_background(bare, len(by_image), where)
-        return [
-            (images.path(name), found.get(stem))
-            for stem, name in by_image.items()
-            if stem in found or background
-        ]
+        return {images.path(name): found.get(stem) for stem, name in by_image.items()}
+
+    def with_masks(self, matched: Matched, where: str) -> Pairs:
+        """Every image with its mask.
+
+        Errors: DataError for images without one, unless `unmasked` says what they are.
+        """
+        bare = [image for image, mask in matched.items() if mask is None]
+        background = self.unmasked_are_background(bare, len(matched), where)
+        return [(image, mask) for image, mask in matched.items() if mask or background]
 
 
 def _stem(name: str) -> str:

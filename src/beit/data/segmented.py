@@ -23,6 +23,7 @@ from beit.data.legends import (
     find_beside,
     read_classes,
     read_legend,
+    without_unlabelled,
 )
 from beit.data.listing import quoted
 from beit.data.mask_files import written
@@ -77,7 +78,7 @@ class SegmentationData:
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
         must_exist(path)
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
-        self._search = Search(self.path, config, "" if split_called(extra_split) else extra_split)
+        self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
         if self.path != path:
             self._search.note(f"{self.path} is the only folder there: its contents are read")
@@ -171,7 +172,7 @@ class SegmentationData:
         split that is not there.
         """
         splits = self._found.splits
-        pairs = splits.get(WHOLE, splits.get(split_called(name) or name))
+        pairs = splits.get(WHOLE, splits.get(name, splits.get(split_called(name) or name)))
         if pairs is None:
             raise DataError(
                 f"{self.path} has the splits {quoted(list(splits))}, and none called {name}"
@@ -185,6 +186,15 @@ class SegmentationData:
         reading = MaskReading.configured(self.config, legend, classes)
         (source,), _, _ = self._checked({name: pairs}, reading, training=False)
         return source
+
+    def splits(self) -> dict[str, SegmentedSource]:
+        """Every split as it is there; every mask is read once, to be checked.
+
+        Errors: as `divide`, but for what only training needs.
+        """
+        reading = MaskReading.configured(self.config, *reversed(self._names_and_legend(())))
+        sources, _, _ = self._checked(self._found.splits, reading, training=False)
+        return dict(zip(self._found.splits, sources, strict=True))
 
     def _divided(self, split: float, seed: int) -> tuple[tuple[Pairs, Pairs], str]:
         """The pairs of training and of validation, and a note if a fraction is held out."""
@@ -229,8 +239,8 @@ class SegmentationData:
             listed = find_beside(config.class_names, path, CLASS_LISTS, "--class-names")
             names = read_classes(listed) if listed else names
             place = find_beside(config.legend, path, LEGENDS, "--legend")
-            legend = read_legend(place) if place else None
-            self._note_unread_files({listed, place})
+            legend = self._read_legend(place, named=bool(listed)) if place else None
+            self._note_unread_files({listed, place, *self._search.read})
         in_legend = tuple(dict.fromkeys(name for name in (legend or {}).values() if name))
         if legend and not names:
             names = known or in_legend
@@ -260,6 +270,19 @@ class SegmentationData:
                 remedy=f"use up to {IGNORE} names, each of them once",
             )
         return names, legend
+
+    def _read_legend(self, place: Path, *, named: bool) -> Legend:
+        """The legend, which is named in the account, as is what it leaves unlabelled."""
+        legend, ignored = read_legend(place), list[str]()
+        if self.config.mask_values != "auto":
+            if not named:
+                self._search.note(f"labels are named in the order of {place.name}")
+            return legend
+        if place.suffix.lower() == ".csv":  # which has no other way to say it
+            legend, ignored = without_unlabelled(legend)
+        also = f"; {quoted(ignored)} ignored" if ignored else ""
+        self._search.note(f"masks are read by the colours of {place.name}{also}")
+        return legend
 
     def _note_unread_files(self, read: Collection[Path | None]) -> None:
         """Files beside the folders that may be meant to say something: names, colours, splits."""
