@@ -22,7 +22,7 @@ from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
 from beit.data.sources import ImageSource, select
-from beit.errors import ConfigError, ResourceError
+from beit.errors import ConfigError, ResourceError, RunFolderError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
@@ -86,7 +86,10 @@ def run(
     resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
     config = resolve_config(task, recipe, options, inputs, resume=resume)
     folder = RunFolder(Path(config.out))
-    resume = resume and not _was_stopped_before(task, config, folder)
+    if resume and _was_stopped_before(task, config, folder):
+        resume = False
+        if not quiet:
+            print_lines(f"{config.out} was not begun yet: what precedes it goes on, then it starts")
     run_options = RunOptions(resume, quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
@@ -133,6 +136,8 @@ def resolve_config(
     """The recipe's config with the options applied; `init` decides the architecture first."""
     config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
+    if resume and config.out and not config.data:
+        _check_recorded(task, config)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
     if not config.out:
@@ -193,6 +198,22 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
         config = replace(config, loader=replace(config.loader, value_range=seen))
     started: Config = task.start_from(config, backbone, init)
     return started
+
+
+def _check_recorded(task: Task[Config], config: Config) -> None:
+    """RunFolderError where a run is to go on, without its options, of which none are recorded."""
+    folder = RunFolder(Path(config.out))
+    if _was_stopped_before(task, config, folder):
+        first = task.first(config)
+        assert first is not None
+        raise RunFolderError(
+            f"the run in {folder.path} was not begun yet, only that of its {task_of(first).verb} "
+            f"in {first.out}",
+            remedy="repeat the command that started it, with --data and all of its options, and "
+            "add --resume",
+        )
+    if not folder.config.exists():
+        folder.check_resumable(config)
 
 
 def _was_stopped_before(task: Task[Config], config: Config, folder: RunFolder) -> bool:
