@@ -25,6 +25,8 @@ class StudyPage(NamedTuple):
     title: str
     verdict: str
     tables: tuple[StudyTable, ...]
+    next: str
+    """Commands that go on from it; empty while there are none."""
 
 
 def write_study_page(place: Path, page: StudyPage) -> None:

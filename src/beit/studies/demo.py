@@ -21,7 +21,7 @@ from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
 from beit.studies.jobs import Job, at_a_time, carried_out, tested
-from beit.studies.objects import Objects, attention_iou, even_iou, read_objects
+from beit.studies.objects import EVEN, Objects, attention_iou, even_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.stages import (
     ARMS,
@@ -187,7 +187,7 @@ def _attention(folder: Path, plan: DemoPlan, pretrained: Path, segmented: Path) 
         found = [attention_iou(model.backbone.eval(), *parts) for model in models]
         return [*found, even_iou(parts[1])]
 
-    names = (PRETRAINED, "untrained", "baseline: even attention")
+    names = (PRETRAINED, "untrained", f"baseline: {EVEN}")
     for name, score in zip(names, once(folder / "attention.json", measure), strict=True):
         yield Line("IoU of attention and object, best head", name, None, [score])
 

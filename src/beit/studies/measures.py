@@ -13,7 +13,7 @@ from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.evaluation.eval_loader import EvalLoader
 from beit.models.heads import BackboneModel, Classifier
-from beit.studies.objects import attention, best_head, overlaps, read_objects
+from beit.studies.objects import attention, best_head, even_overlaps, overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
 
@@ -40,7 +40,7 @@ def segmenter_overlaps(run: Path, data: str, _loader: LoaderConfig) -> list[floa
     """The IoU of each class that occurs in the masks of the test part."""
     found = tasks.evaluate(str(run), data=data, split="test")
     assert isinstance(found, SegmenterEvaluation)
-    return [one.iou for one in found.classes if one.pixels]
+    return [one.iou for one in found.classes if one.iou is not None]
 
 
 def attention_overlaps(place: str, data: str) -> list[float]:
@@ -55,3 +55,12 @@ def attention_overlaps(place: str, data: str) -> list[float]:
     head = best_head(backbone, validation)
     found = overlaps(attention(backbone, test)[:, [head]], test.inside)[:, 0]
     return [float(value) for value in found]
+
+
+def even_attention(place: str, data: str) -> list[float]:
+    """The same of attention that knows nothing of the scene, on the grid of a model."""
+    model = load_artifact(Path(place)).model
+    assert isinstance(model, BackboneModel)
+    config = model.backbone.config
+    test = read_objects(Path(data) / "test", config.size, config.grid)
+    return [float(value) for value in even_overlaps(test)]

@@ -24,7 +24,8 @@ from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
 from beit.report.history import read_history
 from beit.studies.frozen import frozen_scores
 from beit.studies.jobs import Job, carried_out, tested
-from beit.studies.measures import attention_overlaps
+from beit.studies.measures import attention_overlaps, even_attention
+from beit.studies.objects import EVEN
 from beit.studies.results import Score
 from beit.studies.stages import Stages, once, untrained
 from beit.tasks.inputs import Inputs
@@ -298,6 +299,10 @@ class Study:
                     for seed, place in zip(seeds, places, strict=True)
                 ]  # fmt: skip
                 self._record(name, ATTENTION, [[one] for one in overlaps], False)
+        if self.data.segmented:
+            even = once(self.folder / "attention" / "even.json", partial(
+                even_attention, starts[UNTRAINED][0], self.data.segmented))  # fmt: skip
+            self._record(EVEN, ATTENTION, [[even]], False)
 
     def _starts(self, seeds: Sequence[int]) -> dict[str, list[str]]:
         """The untrained backbone, and what each arm with another start begins with."""

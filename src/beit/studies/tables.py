@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,5 +48,22 @@ def write_tables(
     for name, text in texts.items():
         replace_file(folder / name, [f"{text}\n".encode()])
     page = folder / "report.html"
-    write_study_page(page, StudyPage(title, verdict, tables))
+    write_study_page(page, StudyPage(title, verdict, tables, next_commands(study)))
     return page
+
+
+def next_commands(study: Study) -> str:
+    """How to go on from what did best with the most labels, and to see how it was pre-trained."""
+    measure = finetuned(study.plan.labels[-1])
+    measured = [arm for arm in study.arms if (arm.name, measure) in study.scores]
+    if not measured:
+        return ""
+    best = max(measured, key=lambda arm: study.scores[arm.name, measure].interval().mean)
+    start = study.start(best, 0)
+    init = f" --init {shlex.quote(start)}" if start else ""
+    commands = [
+        f"beit finetune --data {shlex.quote(study.data.labelled)}{init} --out runs/classifier"
+    ]
+    if start and not best.init:
+        commands.append(f"beit report {shlex.quote(start)}")
+    return "\n".join(commands)
