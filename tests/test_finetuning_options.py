@@ -17,7 +17,9 @@ from beit.cli import main
 from beit.config import FinetuneRunConfig
 from beit.errors import ConfigError, RunFolderError
 from beit.recipes.finetune import tiny
-from beit.training.run_folder import read_run_config
+from beit.report.classification import divided
+from beit.training.dataset_manifest import learned_names
+from beit.training.run_folder import RunFolder, read_run_config
 from segmented_folder import write_folder
 
 QUICK: dict[str, Any] = {
@@ -68,6 +70,7 @@ def _log(run: Path) -> list[str]:
         ({"lora": 2, "init": "x", "sharding": "blocks"}, "sharded"),
         ({"only_fold": 2}, "of no folds"),
         ({"folds": 3, "only_fold": 4}, "of 3 folds"),
+        ({"groups": "("}, "is no pattern"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
@@ -108,6 +111,13 @@ def test_every_fold_holds_out_other_images_and_all_are_aggregated(
     config = read_run_config(out / "fold-2")
     assert isinstance(config, FinetuneRunConfig)
     assert (config.folds, config.only_fold) == (3, 2)
+    # The page of a fold shows the images of that fold, and no others.
+    classes = tuple(sorted(path.name for path in data.iterdir()))
+    shown = divided(config, classes)[1]
+    learned = learned_names(RunFolder(out / "fold-2"))
+    assert learned is not None
+    assert len(shown) == 12
+    assert learned.isdisjoint(shown.key(at) for at in range(len(shown)))
     # What is there is not written over; to go on does what is missing.
     assert main(words) == RunFolderError.exit_code
     shutil.rmtree(out / "fold-3")

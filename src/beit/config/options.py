@@ -234,6 +234,7 @@ class FinetuneOptions(RunOptions, total=False):
     label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
     image_folder: str | PathLike[str]
     split: float
+    groups: str | PathLike[str]
     folds: int | None
     only_fold: int | None
     per_class: int | None
@@ -301,6 +302,7 @@ class SegmentOptions(RunOptions, total=False):
     short_side: int | None
     auxiliary_weight: float
     split: float
+    groups: str | PathLike[str]
     split_seed: int
     per_class: int | None
 
@@ -361,6 +363,7 @@ class ProbeOptions(TypedDict, total=False):
     fold: str | PathLike[str]
     accept_missing_classes: bool
     split: float
+    groups: str | PathLike[str]
     multi_label: bool
     seed: int
     learning_rates: tuple[float, ...]

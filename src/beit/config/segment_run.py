@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
-from beit.config.data import BalanceConfig, Symmetry
+from beit.config.data import BalanceConfig, Symmetry, check_groups
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AdaptationConfig, RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
@@ -193,6 +193,9 @@ class SegmentRunConfig(RunConfig):
     """Weight of the auxiliary head's loss (published configs)."""
     split: Fraction = 0.2
     """Fraction of the images held out for validation when the data has no `val` folder."""
+    groups: str = ""
+    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
+    images of a patient, place or video are held out together, or none of them."""
     split_seed: NonNegativeInt = 0
     """Decides which images `split` and `per_class` draw."""
     per_class: PositiveInt | None = None
@@ -202,5 +205,6 @@ class SegmentRunConfig(RunConfig):
         super().__post_init__()
         self.adaptation.check_fits(self.model, self.init, self.training)
         self.head.blocks(self.model.depth)
+        check_groups(self.groups)
         self.head.normed_cells(self.model.grid)
         window_and_stride(self.model, self.inference.window, self.inference.stride)

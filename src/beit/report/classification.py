@@ -183,6 +183,8 @@ def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageS
         seed=config.split_seed,
         reading=config.reading,
         multi_label=config.multi_label,
+        fold=config.fold,
+        groups=config.groups,
     )
     if validation.classes != classes:
         raise DataError(

@@ -89,6 +89,7 @@ def prepare(
         reading=config.reading,
         multi_label=config.multi_label,
         fold=config.fold,
+        groups=config.groups,
     )
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
@@ -243,7 +244,7 @@ FINETUNE = register(
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(
-            config.split, config.split_seed, config.per_class, config.fold
+            config.split, config.split_seed, config.per_class, config.fold, config.groups
         ),
         evaluate=evaluate_classifier,
         title=lambda _: "Classification",
