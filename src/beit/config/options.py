@@ -275,7 +275,7 @@ class SegmentOptions(RunOptions, total=False):
     auxiliary_level: int
     out_index: int | None
     masks: MaskConfig
-    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+    layout: Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
     annotations: str | PathLike[str]
     class_names: str | PathLike[str]
     legend: str | PathLike[str]
@@ -333,7 +333,7 @@ class EvaluateOptions(TypedDict, total=False):
     stride: tuple[int, int] | None
     short_side: int | None
     masks: MaskConfig
-    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+    layout: Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
     annotations: str | PathLike[str]
     class_names: str | PathLike[str]
     legend: str | PathLike[str]

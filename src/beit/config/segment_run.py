@@ -25,7 +25,7 @@ from beit.terminal import shown
 
 IGNORE = 255
 """The label that no loss and no score looks at."""
-Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+Layout = Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
 Unmasked = Literal["refuse", "background", "skip"]
 Size = tuple[int, int]
@@ -39,10 +39,11 @@ class MaskConfig(Config):
     layout: Layout = "auto"
     """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
     inside, with train/ and val/ above or below, or train.txt and val.txt, which list the images,
-    beside them, or without; or x_mask.png beside x.jpg;
-    `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
-    SegmentationClass/ and ImageSets/Segmentation/, as CVAT writes it too; `coco`, `labelme`: shapes
-    in JSON files; `auto`: the one of these (but `ade20k`) that is there."""
+    beside them, or without; or x_mask.png beside x.jpg; `ade20k`: the same with its 150 classes and
+    label 0 ignored; `voc`: JPEGImages/, SegmentationClass/ and lists in ImageSets/Segmentation/, as
+    CVAT writes it too; `nnunet`: imagesTr/, labelsTr/ and dataset.json, of images, not volumes;
+    `coco`, `labelme`: shapes in JSON files; `auto`: the one of these (but `ade20k`) that is
+    there."""
     annotations: str = ""
     """Folder of masks or COCO file, relative to `data`, where several could be meant."""
     class_names: str = ""

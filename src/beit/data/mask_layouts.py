@@ -15,6 +15,7 @@ from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS
 from beit.data.listing import quoted
 from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
+from beit.data.nnunet import is_nnunet, read_nnunet
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.data.split_lists import divided_by_lists, find_split_lists, name_of
 from beit.errors import DataError
@@ -35,6 +36,8 @@ def _recognised(search: Search) -> Layout:
     annotations = search.config.annotations
     if annotations:
         return "coco" if annotations.lower().endswith(".json") else "folders"
+    if is_nnunet(search):
+        return "nnunet"
     voc = {"JPEGImages", "SegmentationClass"} <= {*search.folders()}
     files: Layout | None = "voc" if voc else "folders" if _paired_folders(search).by_split else None
     coco = coco_files(search)
@@ -258,6 +261,7 @@ LAYOUTS: dict[Layout, Callable[[Search], FoundMasks]] = {
     "folders": _folders,
     "ade20k": _ade20k,
     "voc": _voc,
+    "nnunet": read_nnunet,
     "coco": read_coco,
     "labelme": read_labelme,
 }

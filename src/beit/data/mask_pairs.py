@@ -45,6 +45,8 @@ class FoundMasks(NamedTuple):
     """`train`, `val`, `test`, a requested one, or the single split `WHOLE`."""
     classes: tuple[str, ...] = ()
     """Classes that the layout itself defines; empty if none."""
+    ignored: tuple[str, ...] = ()
+    """Values that the layout itself ignores, as they are typed as an option."""
 
     @property
     def drawn(self) -> bool:

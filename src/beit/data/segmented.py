@@ -85,6 +85,8 @@ class SegmentationData:
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
+        if self._found.ignored and not config.ignore_values:
+            self.config = replace(self.config, ignore_values=self._found.ignored)
         if self.path != path:
             self._search.note(f"{self.path} is the only folder there: its contents are read")
 
