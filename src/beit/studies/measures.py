@@ -13,9 +13,13 @@ from beit.data.augment import EvaluationView
 from beit.data.labelled import open_labelled
 from beit.evaluation.eval_loader import EvalLoader
 from beit.models.heads import BackboneModel, Classifier
+from beit.report.history import read_history
 from beit.studies.objects import attention, best_head, even_overlaps, overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
+
+CONVERGED = 0.9
+"""Of the accuracy at the end: the updates until then are the speed of convergence."""
 
 
 @torch.no_grad()
@@ -64,3 +68,16 @@ def even_attention(place: str, data: str) -> list[float]:
     config = model.backbone.config
     test = read_objects(Path(data) / "test", config.size, config.grid)
     return [float(value) for value in even_overlaps(test)]
+
+
+def validation(run: str) -> float:
+    """The best accuracy on validation."""
+    best = read_history(Path(run)).best("top1")
+    assert best is not None
+    return best[1]
+
+
+def converged(run: Path) -> float:
+    """The first evaluated step with 90 % of the accuracy at the end."""
+    points = read_history(run).points("evaluate", "top1")
+    return next(step for step, value in points if value >= CONVERGED * points[-1][1])

@@ -22,12 +22,13 @@ from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
 from beit.data.sources import ImageSource, select
-from beit.errors import ConfigError, ResourceError, RunFolderError
+from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
 from beit.tasks.budget import forecast, forecast_with_first, make_plan
 from beit.tasks.inputs import Inputs
+from beit.tasks.resuming import check_recorded, was_stopped_before
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
 from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved
@@ -86,7 +87,7 @@ def run(
     resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
     config = resolve_config(task, recipe, options, inputs, resume=resume)
     folder = RunFolder(Path(config.out))
-    if resume and _was_stopped_before(task, config, folder):
+    if resume and was_stopped_before(task, config, folder):
         resume = False
         if not quiet:
             print_lines(f"{config.out} was not begun yet: what precedes it goes on, then it starts")
@@ -137,7 +138,7 @@ def resolve_config(
     config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
     if resume and config.out and not config.data:
-        _check_recorded(task, config)
+        check_recorded(task, config)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
     if not config.out:
@@ -198,29 +199,6 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
         config = replace(config, loader=replace(config.loader, value_range=seen))
     started: Config = task.start_from(config, backbone, init)
     return started
-
-
-def _check_recorded(task: Task[Config], config: Config) -> None:
-    """RunFolderError where a run is to go on, without its options, of which none are recorded."""
-    folder = RunFolder(Path(config.out))
-    if _was_stopped_before(task, config, folder):
-        first = task.first(config)
-        assert first is not None
-        raise RunFolderError(
-            f"the run in {folder.path} was not begun yet, only that of its {task_of(first).verb} "
-            f"in {first.out}",
-            remedy="repeat the command that started it, with --data and all of its options, and "
-            "add --resume",
-        )
-    if not folder.config.exists():
-        folder.check_resumable(config)
-
-
-def _was_stopped_before(task: Task[Config], config: Config, folder: RunFolder) -> bool:
-    """Whether this run was not begun yet, but the tokenizer that it trains first was: that goes on,
-    and this run starts after it."""
-    first = None if folder.config.exists() else task.first(config)
-    return first is not None and RunFolder(Path(first.out)).config.exists()
 
 
 def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions) -> None:
