@@ -161,6 +161,7 @@ CASES = {
     "folder of a run": ("finetune tiny --data {data} --out {pre}", 7, ["holds a run", "--resume"]),
     "out is a file": ("finetune tiny --data {data} --out {file}", 7, ["is a file"]),
     "nothing to resume": ("finetune tiny {io} --resume", 7, ["no run to go on with"]),
+    "nothing to resume by itself": ("finetune --out nowhere --resume", 7, ["no run to go on with"]),
     "other settings": ("finetune tiny --data {data} --out {fine} --resume --lr 0.5", 7,
                        ["training.lr", "0.5"]),
     "masked models do not classify": ("predict {pre} {data}", 2, ["masked", "finetune --init"]),

@@ -16,6 +16,7 @@ from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.tasks.finished import evaluate
 from beit.tasks.held_out import NOTE, UNKNOWN
+from beit.terminal import print_tables
 from beit.training.dataset_manifest import learned_names, load_names
 from beit.training.run_folder import RunFolder
 from beit.weights.store import Details, load_artifact, save_artifact
@@ -60,6 +61,27 @@ def test_scores_are_those_of_the_predictor(classifier, data):
         chosen = targets == CLASSES.index(score.name)
         assert score.images == 12
         assert score.accuracy == pytest.approx(float(right[chosen].float().mean()))
+
+
+def test_a_class_without_images_is_not_answered_wrongly(classifier, data, monkeypatch, capsys):
+    """It counts in no mean, and no row calls it 0."""
+    whole = evaluate(classifier, data=str(data), workers=0)
+    shutil.rmtree(data / "valid" / "tiles")
+    found = evaluate(classifier, data=str(data), workers=0)
+    assert [score.name for score in found.classes] == list(CLASSES)
+    assert [(score.accuracy, score.images) for score in found.classes if score.name == "tiles"] == [
+        (None, 0)
+    ]
+    there = [score.accuracy for score in found.classes if score.accuracy is not None]
+    assert there == [score.accuracy for score in whole.classes if score.name != "tiles"]
+    assert found.mean_per_class == pytest.approx(sum(there) / 2)
+    assert found.rows()["classes without images"] == "1 of 3"
+    monkeypatch.setenv("COLUMNS", "120")
+    print_tables(found.class_table())
+    table = capsys.readouterr().out
+    assert "worst 2 of 2" in table
+    assert "no images" in table
+    assert "0.0%" not in table.split("tiles")[1]
 
 
 def test_view_and_flip(classifier, data):

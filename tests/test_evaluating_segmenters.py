@@ -21,6 +21,7 @@ from beit.errors import ConfigError, DataError
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import NOTE, UNKNOWN
+from beit.terminal import print_tables
 from beit.weights.store import Details, save_artifact
 from encoding import animate
 from miniature import BACKBONE
@@ -167,7 +168,7 @@ def test_parts(saved, data):
         measured(model, data, split="test")
 
 
-def test_ade20k_and_voc(saved, data, tmp_path):
+def test_ade20k_and_voc(saved, data, tmp_path, monkeypatch, capsys):
     """The same images in both layouts, for models with the same names as the layouts."""
     (data / "classes.txt").unlink()
     found = measured(saved(ADE20K_CLASSES), data, layout="ade20k")
@@ -175,7 +176,20 @@ def test_ade20k_and_voc(saved, data, tmp_path):
     assert occurring == {"wall", "building"}  # labels 1 and 2; 0 is ignored
     assert found.ignored_pixels > 3
     assert all(score.pixels == 0 for score in found.classes if score.accuracy is None)
-    assert len(found.classes) > 2  # predicted, though not in the masks
+    assert all(score.iou is None for score in found.classes if score.accuracy is None)
+    there = [score.iou for score in found.classes if score.iou is not None]
+    assert found.miou == pytest.approx(sum(there) / 2)
+    elsewhere = [score for score in found.classes if score.iou is None and score.predicted]
+    assert elsewhere  # which other tools count as 0
+    assert found.miou_of_seen == pytest.approx(sum(there) / (2 + len(elsewhere)))
+    rows = found.rows()
+    assert rows["classes not in the masks"] == "148 of 150"
+    assert rows[f"  with 0 for {len(elsewhere)} predicted but not there"]
+    monkeypatch.setenv("COLUMNS", "120")
+    print_tables(found.class_table())
+    table = capsys.readouterr().out
+    assert "worst 2 of 2" in table
+    assert "not in the masks" in table
 
     voc = tmp_path / "voc"
     for kind, name in (("images", "JPEGImages"), ("masks", "SegmentationClass")):

@@ -85,7 +85,7 @@ def test_one_that_was_named_is_refused_with_the_command_that_mends_it(
 
 
 def test_stopped_in_the_tokenizer_the_same_command_with_resume_goes_on(
-    class_folders, tmp_path, monkeypatch
+    class_folders, tmp_path, monkeypatch, capsys
 ):
     """As the error says; the run itself was not begun then."""
     done = TokenizerObjective.after_step
@@ -103,7 +103,11 @@ def test_stopped_in_the_tokenizer_the_same_command_with_resume_goes_on(
     assert not out.exists()
     tokenizer = tmp_path / "run-tokenizer"
     assert not (tokenizer / "model").exists()
-    beit.pretrain("tiny", resume=True, **given)
+    with pytest.raises(RunFolderError, match="was not begun yet, only that of its tokenizer") as no:
+        beit.pretrain(out=out, resume=True)
+    assert "with --data and all of its options" in no.value.remedy
+    beit.pretrain("tiny", resume=True, **{**given, "quiet": False})
+    assert "was not begun yet: what precedes it goes on" in capsys.readouterr().out
     assert read_run_config(out).tokenizer == str(tokenizer)
     assert "going on after step 1" in (tokenizer / "log.txt").read_text()
 
@@ -113,3 +117,5 @@ def test_without_anything_begun_resume_is_refused(class_folders, tmp_path):
         beit.pretrain(
             "tiny", data=str(class_folders), out=str(tmp_path / "run"), resume=True, **QUICK
         )
+    with pytest.raises(RunFolderError, match="holds no run to go on with"):
+        beit.pretrain(out=tmp_path / "run", resume=True)  # which is not about its images

@@ -116,6 +116,9 @@ def test_the_published_table():
         assert (training.lr, training.layer_decay, model.drop_path, model.size[0]) == row
         assert (training.steps, training.batch, training.warmup_steps) == (160_000, 16, 1500)
         assert config.inference.short_side == row[-1]
+        plain = name == "base-setr-ade20k"  # as all models of the paper's tables
+        assert (model.layer_scale is None, model.absolute_position) == (plain, plain)
+        assert model.relative_position == ("none" if plain else "per-block")
 
 
 def test_the_crop_is_the_recipe_s_and_the_colours_the_backbone_s():

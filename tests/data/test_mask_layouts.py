@@ -276,6 +276,8 @@ def test_voc_ignores_its_borders(tmp_path):
     found = opened(root, class_names=str(folder / "classes.txt"))
     assert found.train.classes == NAMES
     assert found.train.read(0).labels[0, 0] == 255
+    assert (len(found.train), len(found.validation)) == (2, 1)  # and not those of trainval
+    assert any("trainval.txt is not read" in note for note in found.account.notes)
     part = SegmentationData(
         str(root), MaskConfig(class_names=str(folder / "classes.txt")), extra_split="trainval"
     ).part("trainval", classes=NAMES)
@@ -341,11 +343,11 @@ def test_nothing_beside_images_and_masks_is_left_out_in_silence(tmp_path):
     root = pairs(tmp_path)
     pairs(tmp_path, "q/{}.jpg", "overlays/{}.png")
     shutil.rmtree(tmp_path / "q")
-    (root / "train.txt").write_text("s0\ns1")
+    (root / "names.txt").write_text("s0\ns1")
     account = opened(root).account
     (skipped,) = account.skipped
     assert (skipped.reason, skipped.count) == ("beside images and masks", 6)
-    assert "files beside the folders that are not read: 'train.txt'" in account.notes
+    assert "files beside the folders that are not read: 'names.txt'" in account.notes
 
 
 def test_folders_around_it_all_are_gone_through(tmp_path):

@@ -101,7 +101,7 @@ def test_pascal_voc(folder, tmp_path):
     assert train.classes == VOC_CLASSES
     assert keys(validation) == ["JPEGImages/01.jpg"]
     (root / "SegmentationClass" / "02.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 images have no mask .*02\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no mask .*02\.jpg"):
         opened(root, layout="voc")
 
 

@@ -59,7 +59,10 @@ def test_it_ends_with_an_answer(class_folders, trained, tmp_path):
         SCRATCH, "pre-trained here", "released", "untrained", "chance", *TRIVIAL
     }  # fmt: skip
     assert verdict in (tmp_path / "study" / "results.md").read_text()
-    assert "Does pre-training pay here?" in (tmp_path / "study" / "report.html").read_text()
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "Does pre-training pay here?" in page
+    assert "What next" in page
+    assert f"beit finetune --data {tmp_path / 'study' / 'data'}" in page
 
 
 def test_images_are_held_out_class_by_class_and_keep_their_part(class_folders, tmp_path):

@@ -118,6 +118,8 @@ def test_arms_are_trained_searched_and_measured(few_objects, tmp_path, monkeypat
         for measure in ("linear, 1 labels", "nearest neighbours, 1 labels", "attention IoU"):
             low, mean, high = (float(found[name, measure][key]) for key in ("low", "mean", "high"))
             assert 0 <= low <= mean <= high <= 100
+    even = {key: float(found["even attention", "attention IoU"][key]) for key in ("mean", "high")}
+    assert 0 < even["mean"] <= even["high"] < 100
     for row in ("colour histogram", "colour and texture statistics", "16 x 16 pixels", "chance"):
         assert (row, "linear, 1 labels") in found
     assert float(found["chance", "linear, 1 labels"]["mean"]) == 25
@@ -126,6 +128,7 @@ def test_arms_are_trained_searched_and_measured(few_objects, tmp_path, monkeypat
     text = page.read_text()
     assert all(arm.change in text for arm in arms)
     assert all(claim.text in text for claim in CLAIMS)
+    assert f"What next</h2>\n<pre>beit finetune --data {folder / 'scenes' / 'labelled'}" in text
     before = {path: path.read_text() for path in folder.glob("results.*")}
 
     def never(job: study.Job) -> study.Job:

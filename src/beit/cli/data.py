@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from beit.cli.options import LabelFile
 from beit.config.data import BY_HEADINGS, FolderConfig, Reading
+from beit.config.segment_run import MaskConfig
+from beit.errors import ConfigError
 from beit.terminal import counted, print_lines
 
+if TYPE_CHECKING:
+    from beit.data.sources import ImageSource
+
+ANY_MASKS = MaskConfig()
+MaskFiles = Annotated[MaskConfig, tyro.conf.arg(name="")]
 Data = Annotated[str, tyro.conf.Positional]
 
 
@@ -22,6 +29,8 @@ def check(
     class_level: int | None = None,
     label_file: LabelFile = BY_HEADINGS,
     value_range: tuple[float, float] | None = None,
+    masks: bool = False,
+    mask_files: MaskFiles = ANY_MASKS,
 ) -> None:
     """Read every image: which cannot be read, are there twice, in two classes or parts, or odd?
 
@@ -35,12 +44,17 @@ def check(
         few: Name the classes that have fewer images for training.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
         label_file: How a label file is read, where its headings do not say it.
+        masks: Images have masks, which are read as by `beit segment`.
+        mask_files: Where the masks are and what their values mean, where it is not recognised.
     """
     from beit.data.check import check as look_through
     from beit.data.check import must_be_readable, print_json, print_table
 
+    if not masks and mask_files != ANY_MASKS:
+        raise ConfigError("options of masks are given without --masks", remedy="add --masks")
     found = look_through(
         data,
+        parts=_segmented(data, mask_files) if masks else None,
         channels=channels,
         few=few,
         reading=Reading(FolderConfig(class_level=class_level), label_file),
@@ -48,6 +62,12 @@ def check(
     )
     (print_json if format == "json" else print_table)(found)
     must_be_readable(found)
+
+
+def _segmented(data: str, masks: MaskConfig) -> Mapping[str, ImageSource]:
+    from beit.data.segmented import SegmentationData
+
+    return SegmentationData(data, masks).splits()
 
 
 def pack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from beit.config.validation import (
     Range,
     require,
 )
+from beit.errors import ConfigError
 
 Symmetry = Literal["none", "horizontal", "all"]
 Workers = Annotated[int, Range(0, 4_096)]
@@ -36,6 +38,16 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
         f"value_range is {value_range}",
         "use two numbers, the one that is black first, such as 0 4095",
     )
+
+
+def check_groups(pattern: str) -> None:
+    """Raise ConfigError unless it is a pattern that can be searched for."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"groups '{pattern}' is no pattern: {error}", remedy="such as 'patient_([0-9]+)'"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

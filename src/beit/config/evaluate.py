@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from beit.config.data import FolderConfig, LabelFileConfig, LoaderConfig, Reading, Workers
+from beit.config.data import (
+    FolderConfig,
+    LabelFileConfig,
+    LoaderConfig,
+    Reading,
+    Workers,
+    check_groups,
+)
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 from beit.config.validation import (
     Config,
@@ -124,6 +131,9 @@ class ProbeConfig(Config):
     folders: FolderConfig = field(default_factory=FolderConfig)
     split: Fraction = 0.2
     """Fraction of each class held out for validation where there is no val/."""
+    groups: str = ""
+    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
+    images of a patient, place or video are held out together, or none of them."""
     multi_label: bool = False
     """Take the same file in several class folders, or named several times in a list, for one image
     with several labels."""
@@ -165,6 +175,7 @@ class ProbeConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_groups(self.groups)
         for name in ("learning_rates", "neighbours", "temperatures"):
             require(
                 len(getattr(self, name)) > 0,

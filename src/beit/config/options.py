@@ -252,6 +252,7 @@ class FinetuneOptions(
     folders: FolderConfig
     label_file: LabelFileConfig
     split: float
+    groups: str | PathLike[str]
     folds: int | None
     only_fold: int | None
     per_class: int | None
@@ -296,6 +297,7 @@ class SegmentOptions(
     short_side: int | None
     auxiliary_weight: float
     split: float
+    groups: str | PathLike[str]
     split_seed: int
     per_class: int | None
 
@@ -329,6 +331,7 @@ class ProbeOptions(LoaderOptions, FolderOptions, LabelFileOptions, total=False):
     crop: float | None
     folders: FolderConfig
     split: float
+    groups: str | PathLike[str]
     multi_label: bool
     seed: int
     learning_rates: tuple[float, ...]

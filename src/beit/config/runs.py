@@ -14,6 +14,7 @@ from beit.config.data import (
     LoaderConfig,
     Reading,
     ViewConfig,
+    check_groups,
 )
 from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig, published_crop
@@ -331,6 +332,9 @@ class FinetuneRunConfig(RunConfig):
     label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: Fraction = 0.2
     """Fraction of each class kept for validation when the data has no `val` folder."""
+    groups: str = ""
+    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
+    images of a patient, place or video are held out together, or none of them."""
     folds: Folds | None = None
     """Train so many classifiers, each on all images but another part of this number, on which it is
     measured: one table and one page say what comes of it. None: one classifier."""
@@ -358,6 +362,7 @@ class FinetuneRunConfig(RunConfig):
             f"only_fold is {self.only_fold}, of {self.folds or 'no'} folds",
             "name one of the folds, as with --folds 5 --only-fold 1",
         )
+        check_groups(self.groups)
 
     @property
     def fold(self) -> Fold | None:

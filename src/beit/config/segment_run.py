@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
-from beit.config.data import BalanceConfig, Symmetry
+from beit.config.data import BalanceConfig, Symmetry, check_groups
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AdaptationConfig, RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
@@ -25,7 +25,7 @@ from beit.terminal import shown
 
 IGNORE = 255
 """The label that no loss and no score looks at."""
-Layout = Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+Layout = Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
 Unmasked = Literal["refuse", "background", "skip"]
 Size = tuple[int, int]
@@ -38,10 +38,12 @@ class MaskConfig(Config):
 
     layout: Layout = "auto"
     """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
-    inside, with train/ and val/ above or below or without; or x_mask.png beside x.jpg;
-    `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
-    SegmentationClass/ and ImageSets/Segmentation/, as CVAT writes it too; `coco`, `labelme`: shapes
-    in JSON files; `auto`: the one of these (but `ade20k`) that is there."""
+    inside, with train/ and val/ above or below, or train.txt and val.txt, which list the images,
+    beside them, or without; or x_mask.png beside x.jpg; `ade20k`: the same with its 150 classes and
+    label 0 ignored; `voc`: JPEGImages/, SegmentationClass/ and lists in ImageSets/Segmentation/, as
+    CVAT writes it too; `nnunet`: imagesTr/, labelsTr/ and dataset.json, of images, not volumes;
+    `coco`, `labelme`: shapes in JSON files; `auto`: the one of these (but `ade20k`) that is
+    there."""
     annotations: str = ""
     """Folder of masks or COCO file, relative to `data`, where several could be meant."""
     class_names: str = ""
@@ -49,7 +51,8 @@ class MaskConfig(Config):
     the folders, or the layout's own classes, or one class for every label up to the largest."""
     legend: str = ""
     """What the colours of masks mean: a JSON file, {"#ff0000": "roof", "#000000": null}, where
-    null is ignored, or CVAT's labelmap.txt. Empty: the one of these that is beside the folders."""
+    null is ignored, CVAT's labelmap.txt, or class_dict.csv with the columns name, r, g, b, of
+    which void, unlabelled and unknown are ignored. Empty: the one of these beside the folders."""
     mask_values: MaskValues = "auto"
     """`labels`: values are labels, 255 is ignored; `binary`: 0 is background and all else the
     object; `auto`: binary where all masks together hold 0 and 255 and nothing else."""
@@ -191,6 +194,9 @@ class SegmentRunConfig(RunConfig):
     """Weight of the auxiliary head's loss (published configs)."""
     split: Fraction = 0.2
     """Fraction of the images held out for validation when the data has no `val` folder."""
+    groups: str = ""
+    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
+    images of a patient, place or video are held out together, or none of them."""
     split_seed: NonNegativeInt = 0
     """Decides which images `split` and `per_class` draw."""
     per_class: PositiveInt | None = None
@@ -200,5 +206,6 @@ class SegmentRunConfig(RunConfig):
         super().__post_init__()
         self.adaptation.check_fits(self.model, self.init, self.training)
         self.head.blocks(self.model.depth)
+        check_groups(self.groups)
         self.head.normed_cells(self.model.grid)
         window_and_stride(self.model, self.inference.window, self.inference.stride)

@@ -236,9 +236,12 @@ def check(
         for name, number in images_per_class(source).items():
             classes.setdefault(name, {})[part] = number
     findings += _class_findings(parts, classes, few)
+    account = next(iter(parts.values())).account
+    if {*account.images} != {*parts}:  # else it is that of all: of masks it counts the classes
+        account = account_of(data, parts)
     return Checked(
         data=data,
-        account=account_of(data, parts),
+        account=account,
         images={part: len(source) for part, source in parts.items()},
         looked_at=total,
         classes=classes,

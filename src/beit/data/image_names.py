@@ -55,11 +55,11 @@ class ImageNames:
     Otherwise it is looked for among the images below the folder: those whose path ends with the
     name, which may lack the extension. One that lies exactly there comes before those that lie
     deeper; names in another case are taken where there is no other. The search reads the folder's
-    tree once, and only if it is needed.
+    tree once, and only if it is needed; or it is `among` some images below the folder.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, among: Sequence[str] | None = None) -> None:
+        self.folder, self._among = folder, among
         self._below: dict[str, list[str]] | None = None
 
     def as_written(self, name: str) -> str | None:
@@ -101,7 +101,8 @@ class ImageNames:
         """Images below the folder by their last name in lower case, with and without extension."""
         if self._below is None:
             self._below = {}
-            for path in find_images(self.folder).paths:
+            every = find_images(self.folder).paths if self._among is None else self._among
+            for path in every:
                 last = composed(path).rpartition("/")[2].casefold()
                 for name in {last, _stem(last)}:
                     self._below.setdefault(name, []).append(path)
@@ -124,10 +125,16 @@ def _named(name: str, paths: Iterable[str], spelled: Callable[[str], str]) -> li
 
 
 def find_named_images(
-    path: str, lines: Sequence[int], cells: Sequence[str], names: ImageNames
+    path: str,
+    lines: Sequence[int],
+    cells: Sequence[str],
+    names: ImageNames,
+    *,
+    option: str = "--image-folder",
 ) -> tuple[list[str], tuple[str, ...]]:
     """The image of every cell of a column of the label file at `path`, and a note on how the names
-    were read. `lines` are where the cells stand, for messages.
+    were read. `lines` are where the cells stand, for messages, as is the `option` that says from
+    which folder names count; empty where there is none.
 
     Where no name is found, the first folders that all names share are taken off, if all images lie
     there without them. Errors: DataError if a name means no image, or more than one.
@@ -143,15 +150,15 @@ def find_named_images(
         raise DataError(
             f"{len(missing)} of the {len(cells)} images in {path} do not exist: "
             + cell_lines(missing),
-            remedy=_where_to_look(missing[0][1], names),
+            remedy=_where_to_look(missing[0][1], names, option),
         )
     several = [(line, f"{cell}: {quoted(images)}") for line, cell, images in rows if images[1:]]
     if several:
         raise DataError(
             f"{counted(len(several), 'name')} in {path} may be more than one image: "
             + cell_lines(several),
-            remedy="name the folder of the images with --image-folder, or write the folders and "
-            "extensions into the names",
+            remedy=f"name the folder of the images with {option}, or " * bool(option)
+            + "write the folders and extensions into the names",
         )
     return [images[0] for images in found], notes
 
@@ -174,14 +181,15 @@ def _below(cell: str, folder: str) -> str:
     return str(PurePosixPath(_slashed(cell)).relative_to(folder))
 
 
-def _where_to_look(name: str, names: ImageNames) -> str:
+def _where_to_look(name: str, names: ImageNames, option: str) -> str:
     if "://" in name:
         return "addresses are not read: download the images"
     alike = names.find(str(PurePosixPath(name).with_suffix(""))) if name.strip("./") else []
     there = f"{quoted(alike)} is there; " if alike else ""
     if name.isdecimal() and (zeros := names.padded(name)):
         there = f"'{zeros}' is there, and the list lacks its zeros, as Excel writes it; "
+    named = f", or name the folder that they count from with {option}" * bool(option)
     return (
-        f"{there}write paths relative to {names.folder}, or absolute ones, or name the folder that "
-        "they count from with --image-folder; or remove these lines"
+        f"{there}write paths relative to {names.folder}, or absolute ones{named}; or remove these "
+        "lines"
     )

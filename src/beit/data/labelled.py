@@ -23,6 +23,7 @@ from beit.config.runs import FinetuneRunConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
+from beit.data.groups import Groups, in_both, keys_of
 from beit.data.order import Permutation
 from beit.data.sources import (
     FileSource,
@@ -54,11 +55,18 @@ def open_labelled(
     reading: Reading = AS_RECOGNISED,
     multi_label: bool = False,
     fold: Fold | None = None,
+    groups: str = "",
 ) -> LabelledSplits:
     """The labelled images of data in any form (see `beit.data.dataset.Dataset`): see `divide`."""
     data = Dataset(path, reading)
     return divide(
-        data, split=split, per_class=per_class, seed=seed, multi_label=multi_label, fold=fold
+        data,
+        split=split,
+        per_class=per_class,
+        seed=seed,
+        multi_label=multi_label,
+        fold=fold,
+        groups=groups,
     )
 
 
@@ -72,6 +80,7 @@ def images_of_run(config: FinetuneRunConfig) -> LabelledSplits:
         reading=config.reading,
         multi_label=config.multi_label,
         fold=config.fold,
+        groups=config.groups,
     )
 
 
@@ -84,6 +93,7 @@ def divide(
     multi_label: bool = False,
     use: str = "",
     fold: Fold | None = None,
+    groups: str = "",
 ) -> LabelledSplits:
     """Training, validation and test.
 
@@ -97,6 +107,7 @@ def divide(
         multi_label: The same file under several classes, as a link or as a copy, and an image that
             a list names several times, is one image with several labels.
         fold: Holds out this part instead of a `split`.
+        groups: Pattern that finds in the name of an image what is held out together.
         use: What takes one class for each image, for the message that refuses several.
 
     Returns:
@@ -123,15 +134,21 @@ def divide(
                 path, train, found[name], name, data.reading.folders
             )
             decided += notes
+    grouped = Groups.of_source(train, groups) if groups else None
+    divided = "val" not in found
     if fold is not None:
         _refuse_parts(path, found)
-        held = fold_numbers(train, fold.of, seed) == fold.number
-        train, found["val"] = (select(train, np.flatnonzero(part)) for part in (~held, held))
+        held = fold_numbers(train, fold.of, seed, grouped) == fold.number
+        train, found["val"] = _parted(train, held)
         decided.append(f"fold {fold.number + 1} of {fold.of} is held out for validation")
-    elif "val" not in found:
-        train, found["val"] = hold_out(train, split, seed)
+    elif divided:
+        train, found["val"] = hold_out(train, split, seed, grouped)
         percent = f"{100 * split:g} % of each class"
         decided.append(f"{percent} is held out for validation (--split {split:g})")
+    if grouped is not None and divided:
+        decided[-1] += f", {grouped.words(keys_of(found['val']), groups)}"
+    elif grouped is not None:
+        decided.append(in_both(keys_of(train), keys_of(found["val"]), groups))
     found["train"] = train if per_class is None else few(train, per_class, seed)
     found = {name: found[name] for name in ("train", "val", "test") if name in found}
     account = account_of(path, found, accounts, decided)
@@ -212,9 +229,16 @@ def _known_labels(
     return np.flatnonzero(labels.any(axis=1) | ~targets.any(axis=1)), labels
 
 
-def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource, ImageSource]:
+def _parted(source: ImageSource, held: np.ndarray) -> tuple[ImageSource, ImageSource]:
+    """Training and validation, of the images that are held out, bool [n]."""
+    return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
+
+
+def hold_out(
+    source: ImageSource, split: float, seed: int, groups: Groups | None = None
+) -> tuple[ImageSource, ImageSource]:
     """Training and validation: a fraction of each class, and at least one image on either side if
-    the class has two.
+    the class has two; with groups, whole ones.
 
     With several labels per image a class may come out somewhat above its fraction, as its images
     are also held out for others; those without any label are divided like a class.
@@ -225,6 +249,8 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
             f"split is {split}, and there is no val/ folder",
             remedy="use a fraction between 0 and 1, such as 0.2, or provide train/ and val/",
         )
+    if groups is not None:
+        return _parted(source, groups.hold_out(split, seed))
     targets, left = source.targets, class_counts(source)  # left for training
     assert targets is not None
     held = np.zeros(len(source), np.bool_)
@@ -247,7 +273,7 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
             "every class has a single image: none is left for validation",
             remedy="add images, or provide train/ and val/",
         )
-    return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
+    return _parted(source, held)
 
 
 def _refuse_parts(path: str, found: dict[str, ImageSource]) -> None:
@@ -258,12 +284,16 @@ def _refuse_parts(path: str, found: dict[str, ImageSource]) -> None:
         )
 
 
-def fold_numbers(source: ImageSource, folds: int, seed: int) -> np.ndarray:
+def fold_numbers(
+    source: ImageSource, folds: int, seed: int, groups: Groups | None = None
+) -> np.ndarray:
     """The fold that holds each image out, int64 [n]: of every class about as many images in each,
-    and of all images too.
+    and of all images too; of a group all in one.
 
     Errors: DataError for a class with a single image, of which one fold would learn nothing.
     """
+    if groups is not None:
+        return groups.folds(folds, seed)
     counts = dict(zip(source.classes, class_counts(source).tolist(), strict=True))
     single = [name for name, count in counts.items() if count < 2]
     if single or len(source) < folds:

@@ -1,8 +1,10 @@
-"""What colours and labels of masks are called: legend.json, CVAT's labelmap.txt, class lists."""
+"""What colours and labels of masks are called: legend.json, CVAT's labelmap.txt, the class_dict.csv
+of CamVid, class lists."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from beit.errors import DataError
@@ -12,14 +14,18 @@ from beit.terminal import printable, quoted
 Legend = dict[int, str | None]
 """Class names by colour, 0xRRGGBB; None is ignored."""
 
-LEGENDS = ("legend.json", "labelmap.txt")
+LEGENDS = ("legend.json", "labelmap.txt", "class_dict.csv")
 CLASS_LISTS = ("classes.txt", "_classes.csv")
 """Class names, one per line; and Roboflow's table of values and names."""
 _JSON_REMEDY = 'write an object such as {"#ff0000": "roof", "#000000": null}'
+_TABLE_REMEDY = "write the heading 'name,r,g,b', then lines such as 'Building,128,0,0'"
+_NO_CLASS = ("void", "unlabeled", "unlabelled", "unknown", "ignore", "ignored")
+"""What pixels are called that were not labelled, in tables that cannot say it otherwise."""
 _CVAT_REMEDY = "write lines such as 'roof:250,50,20::', after '# label:color_rgb:parts:actions'"
 
 
-def _lines(path: Path, what: str, remedy: str) -> list[str]:
+def read_lines(path: Path, what: str, remedy: str) -> list[str]:
+    """The lines of a small text file, without their ends. Errors: DataError."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -28,7 +34,7 @@ def _lines(path: Path, what: str, remedy: str) -> list[str]:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """The lines of a list that are not empty. Errors: DataError."""
-    found = tuple(filter(None, map(str.strip, _lines(path, "list", "check it"))))
+    found = tuple(filter(None, map(str.strip, read_lines(path, "list", "check it"))))
     if not found:
         raise DataError(f"the list {path} is empty", remedy="write one name per line")
     return found
@@ -38,7 +44,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Class names in the order of their labels: a line each, or a table of values and names."""
     if path.suffix.lower() != ".csv":
         return read_names(path)
-    rows = [row for row in csv.reader(_lines(path, "list", "check it")) if any(row)]
+    rows = [row for row in csv.reader(read_lines(path, "list", "check it")) if any(row)]
     named = {row[0].strip(): row[1].strip() for row in rows[1:] if len(row) == 2}
     if len(named) != len(rows) - 1 or list(named) != [str(value) for value in range(len(named))]:
         raise DataError(
@@ -66,14 +72,21 @@ def find_beside(option: str, path: str, names: tuple[str, ...], flag: str) -> Pa
 
 def read_legend(path: Path) -> Legend:
     """The legend of masks in colours: a JSON object of colours ("#rrggbb") and class names or null,
-    or CVAT's lines `label:r,g,b:parts:actions`.
+    CVAT's lines `label:r,g,b:parts:actions`, or a table with the columns name, r, g, b.
 
     Errors: DataError for a file that is not of that form.
     """
-    legend = _json_legend(path) if path.suffix.lower() == ".json" else _cvat_legend(path)
+    read = {".json": _json_legend, ".csv": _table_legend}.get(path.suffix.lower(), _cvat_legend)
+    legend = read(path)
     if not legend:
         raise DataError(f"the legend {path} holds no colours", remedy="write one for each class")
     return legend
+
+
+def without_unlabelled(legend: Legend) -> tuple[Legend, list[str]]:
+    """The same with void, unlabelled and unknown ignored; and which of them there are."""
+    ignored = [name for name in legend.values() if name and name.lower() in _NO_CLASS]
+    return {at: None if name in ignored else name for at, name in legend.items()}, ignored
 
 
 def _json_legend(path: Path) -> Legend:
@@ -90,24 +103,41 @@ def _json_legend(path: Path) -> Legend:
 
 def _cvat_legend(path: Path) -> Legend:
     """Source: CVAT's formats "CamVid" and "Segmentation mask", whose first line is a comment."""
+    rows = []
+    for number, line in enumerate(read_lines(path, "legend", _CVAT_REMEDY), start=1):
+        if line.strip() and not line.startswith("#"):
+            name, _, rest = line.partition(":")
+            rows.append((number, name, rest.partition(":")[0].split(",")))
+    return _legend_of(path, rows, _CVAT_REMEDY)
+
+
+def _table_legend(path: Path) -> Legend:
+    """Source: the class_dict.csv of CamVid and of DeepGlobe's land cover."""
+    table = list(csv.reader(read_lines(path, "legend", _TABLE_REMEDY)))
+    heads = [cell.strip().lower() for cell in table[0]] if table else []
+    if heads[1:] not in (["r", "g", "b"], ["red", "green", "blue"]):
+        raise DataError(f"{path} is no table of names and colours", remedy=_TABLE_REMEDY)
+    rows = [(number, row[0], row[1:]) for number, row in enumerate(table[1:], start=2) if any(row)]
+    return _legend_of(path, rows, _TABLE_REMEDY)
+
+
+def _legend_of(path: Path, rows: Iterable[tuple[int, str, list[str]]], remedy: str) -> Legend:
+    """The legend of lines with a number, a name and the three parts of a colour."""
     legend: Legend = {}
-    for number, line in enumerate(_lines(path, "legend", _CVAT_REMEDY), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        parts = [part.strip() for part in rest.partition(":")[0].split(",")]
+    for number, name, cells in rows:
+        parts = [part.strip() for part in cells]
         values = [int(part) for part in parts if part.isascii() and part.isdigit()]
         if len(parts) != 3 or len(values) != 3 or max(values) > 255:
             raise DataError(
                 f"line {number} of {path} gives '{printable(name)}' no colour of three values up "
                 "to 255",
-                remedy=_CVAT_REMEDY,
+                remedy=remedy,
             )
         colour = values[0] << 16 | values[1] << 8 | values[2]
         if colour in legend:
             raise DataError(
                 f"{path} gives '{printable(legend[colour])}' and '{printable(name)}' one colour",
-                remedy=_CVAT_REMEDY,
+                remedy=remedy,
             )
         legend[colour] = name.strip()
     return legend

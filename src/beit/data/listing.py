@@ -82,7 +82,10 @@ def reason_to_skip(path: str) -> str:
 
     By its extension, and only where that is unknown by its first bytes.
     """
-    reason = known_by_name(os.path.splitext(path)[1].lower())  # noqa: PTH122 - millions of paths
+    extension = os.path.splitext(path)[1].lower()  # noqa: PTH122 - millions of paths
+    if extension == ".gz" and path[-7:].lower() == ".nii.gz":
+        extension = ".nii"  # as nearly all NIfTI volumes are stored
+    reason = known_by_name(extension)
     if reason is not None:
         return reason
     try:

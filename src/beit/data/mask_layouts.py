@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -12,11 +12,13 @@ from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
-from beit.data.legends import LEGENDS, read_names
-from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
+from beit.data.legends import LEGENDS
+from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
+from beit.data.nnunet import is_nnunet, read_nnunet
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
+from beit.data.split_lists import divided_by_lists, find_split_lists, name_of
 from beit.errors import DataError
-from beit.terminal import printable, quoted
+from beit.terminal import quoted
 
 
 def find_masks(search: Search) -> FoundMasks:
@@ -34,6 +36,8 @@ def _recognised(search: Search) -> Layout:
     annotations = search.config.annotations
     if annotations:
         return "coco" if annotations.lower().endswith(".json") else "folders"
+    if is_nnunet(search):
+        return "nnunet"
     voc = {"JPEGImages", "SegmentationClass"} <= {*search.folders()}
     files: Layout | None = "voc" if voc else "folders" if _paired_folders(search).by_split else None
     coco = coco_files(search)
@@ -169,14 +173,16 @@ def _folders(search: Search) -> FoundMasks:
     if found:
         _count_others(search, found.values())
         suffix = search.config.mask_suffix
-        pairs = {
-            split: search.pair_up(search.side(images), search.side(masks), suffix)
+        matched = {
+            split: search.match(search.side(images), search.side(masks), suffix)
             for split, (images, masks) in found.items()
         }
-        return FoundMasks("folders", description, pairs)
+        places = {split: f"in {masks}" for split, (_, masks) in found.items()}
+        return _divided(search, description, matched, places)
     beside = _beside_images(search)
     if beside:
-        return FoundMasks("folders", "masks beside their images", beside)
+        where = dict.fromkeys(beside, "in the folder")
+        return _divided(search, "masks beside their images", beside, where)
     for base in ("", *search.splits().values()):
         for masks in masks_beside(search.folders(base)).values():
             raise search.no_images(
@@ -194,9 +200,25 @@ def _folders(search: Search) -> FoundMasks:
     )
 
 
-def _beside_images(search: Search) -> dict[str, Pairs]:
+def _divided(
+    search: Search, description: str, matched: Mapping[str, Matched], where: Mapping[str, str]
+) -> FoundMasks:
+    """What lies in folders, by split: that of the folders or, where they have none, of lists."""
+    lists = find_split_lists(search)
+    names = [name_of(search, file) for file in lists.values()]
+    if lists and WHOLE in matched:
+        pairs = divided_by_lists(search, matched[WHOLE], lists)
+        return FoundMasks("folders", f"{description}, divided by {', '.join(names)}", pairs)
+    if lists:
+        search.note(f"{', '.join(names)}: not read, as the folders are splits")
+        search.read |= {*lists.values()}
+    pairs = {split: search.with_masks(each, where[split]) for split, each in matched.items()}
+    return FoundMasks("folders", description, pairs)
+
+
+def _beside_images(search: Search) -> dict[str, Matched]:
     """Masks in the folder of their images, undivided or by split; empty if there are none."""
-    found: dict[str, Pairs] = {}
+    found: dict[str, Matched] = {}
     suffix = search.config.mask_suffix
     for split, folder in (search.splits() or {WHOLE: ""}).items():
         files = search.images(folder)
@@ -205,7 +227,7 @@ def _beside_images(search: Search) -> dict[str, Pairs]:
         if masks:
             images = [name for name in files if name not in masks]
             sides = Side(folder, images), Side(folder, [name for name in files if name in masks])
-            found[split] = search.pair_up(*sides, suffix)
+            found[split] = search.match(*sides, suffix)
             search.count_skipped(folder)
     if found:
         _refuse_unmasked_splits(search, found)
@@ -216,38 +238,20 @@ def _beside_images(search: Search) -> dict[str, Pairs]:
 
 
 def _voc(search: Search) -> FoundMasks:
-    lists = search.root / "ImageSets" / "Segmentation"
-    files = {each.stem: each for each in sorted(lists.glob("*.txt"))}
-    named = {search.split_called(name): file for name, file in files.items()}
-    splits = {split: file for split, file in named.items() if split}
-    if not splits and len(files) == 1:  # CVAT's default.txt
-        splits = {WHOLE: next(iter(files.values()))}
-    remedy = "give the folder VOC2012 with all of its parts"
-    if not splits:
+    lists = find_split_lists(search)
+    if not lists:
         raise DataError(
             f"{search.path} has no ImageSets/Segmentation/ with train.txt and val.txt",
-            remedy=remedy,
+            remedy="give the folder VOC2012 with all of its parts; or read all of its images, with "
+            "--layout folders",
         )
     images, masks = (
         {stem: f"{folder}/{name}" for stem, name in search.by_stem(folder).items()}
         for folder in ("JPEGImages", "SegmentationClass")
     )
-    found: dict[str, Pairs] = {}
-    for split, file in splits.items():
-        names = read_names(file)
-        missing = [f"JPEGImages/{name}.jpg" for name in names if name not in images]
-        if missing:
-            raise DataError(
-                f"{len(missing)} files of {file.name} are missing in {search.path}: "
-                + quoted([*map(printable, missing)]),
-                remedy=remedy,
-            )
-        bare = [f"SegmentationClass/{name}.png" for name in names if name not in masks]
-        background = search.unmasked_are_background(bare, len(names), f"in {search.path}")
-        found[split] = [
-            (images[name], masks.get(name)) for name in names if name in masks or background
-        ]
-    words = f"Pascal VOC, with {', '.join(file.name for file in splits.values())}"
+    matched = {image: masks.get(stem) for stem, image in images.items()}
+    found = divided_by_lists(search, matched, lists)
+    words = f"Pascal VOC, with {', '.join(name_of(search, file) for file in lists.values())}"
     has_legend = search.config.legend or any((search.root / name).is_file() for name in LEGENDS)
     return FoundMasks("voc", words, found, () if has_legend else VOC_CLASSES)
 
@@ -261,6 +265,7 @@ LAYOUTS: dict[Layout, Callable[[Search], FoundMasks]] = {
     "folders": _folders,
     "ade20k": _ade20k,
     "voc": _voc,
+    "nnunet": read_nnunet,
     "coco": read_coco,
     "labelme": read_labelme,
 }

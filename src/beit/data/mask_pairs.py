@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,10 @@ from beit.data.folder_names import ending_of, split_called
 from beit.data.listing import Found, find_images, natural_key, no_images
 from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
+
+Matched = Mapping[str, str | None]
+"""The file of the mask of each image, both relative to the data's folder; None where there is
+none."""
 
 _WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
@@ -64,6 +68,8 @@ class FoundMasks(NamedTuple):
     """`train`, `val`, `test`, a requested one, or the single split `WHOLE`."""
     classes: tuple[str, ...] = ()
     """Classes that the layout itself defines; empty if none."""
+    ignored: tuple[str, ...] = ()
+    """Values that the layout itself ignores, as they are typed as an option."""
 
     @property
     def drawn(self) -> bool:
@@ -105,6 +111,8 @@ class Search:
         """The names of the folders directly in a folder; none of what is no folder."""
         self.notes: dict[str, None] = {}
         self.skipped = SkippedFiles()
+        self.read = set[Path]()
+        """Files that say something, and were heard."""
 
     def note(self, remark: str) -> None:
         """Keep a remark for the account, once."""
@@ -188,13 +196,12 @@ class Search:
             self.skipped.add("no mask (--unmasked skip)", name)
         return choice == "background"
 
-    def pair_up(self, images: Side, masks: Side, mask_suffix: str) -> Pairs:
-        """Every image with its mask.
+    def match(self, images: Side, masks: Side, mask_suffix: str) -> Matched:
+        """Every image, and its mask if it has one.
 
         Names are alike, but for the extension; or all masks carry the extension of their image
         (`x.jpg.png`), or end alike (`x_mask.png`); upper and lower case and Unicode forms may
-        differ. Errors: DataError for masks without an image, images without a mask (unless
-        `unmasked` says what they are), and names that can be read in two ways.
+        differ. Errors: DataError for masks without an image, and names with two readings.
         """
         image_suffix = self.config.image_suffix
         for difference, spelled in _SPELLINGS:  # noqa: B007 - `difference` is read below
@@ -229,14 +236,16 @@ class Search:
         if difference:
             self.note(f"names of images and masks differ {difference}")
         found = {image_of[stem]: masks.path(name) for stem, name in by_mask.items()}
-        bare = [images.path(name) for stem, name in by_image.items() if stem not in found]
-        where = f"in {masks.folder or 'the folder'}"
-        background = self.unmasked_are_background(bare, len(by_image), where)
-        return [
-            (images.path(name), found.get(stem))
-            for stem, name in by_image.items()
-            if stem in found or background
-        ]
+        return {images.path(name): found.get(stem) for stem, name in by_image.items()}
+
+    def with_masks(self, matched: Matched, where: str) -> Pairs:
+        """Every image with its mask.
+
+        Errors: DataError for images without one, unless `unmasked` says what they are.
+        """
+        bare = [image for image, mask in matched.items() if mask is None]
+        background = self.unmasked_are_background(bare, len(matched), where)
+        return [(image, mask) for image, mask in matched.items() if mask or background]
 
 
 def _stem(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
 from beit.data.folder_names import split_called
+from beit.data.groups import Groups, in_both
 from beit.data.labelled import few
 from beit.data.layout import WHOLE
 from beit.data.legends import (
@@ -23,12 +23,19 @@ from beit.data.legends import (
     find_beside,
     read_classes,
     read_legend,
+    without_unlabelled,
+)
+from beit.data.mask_classes import (
+    are_numbers,
+    check_labels,
+    check_same,
+    check_two_classes,
+    numbered,
 )
 from beit.data.mask_files import written
 from beit.data.mask_labels import (
     BINARY_CLASSES,
     MaskReading,
-    Surveyed,
     Values,
     decide,
     label_counts,
@@ -41,12 +48,11 @@ from beit.data.segmented_source import SegmentedSource
 from beit.data.sources import FileSource, must_exist, select
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
-from beit.terminal import counted, printable, quoted
+from beit.terminal import counted, quoted
 
 logger = logging.getLogger(__name__)
 
 _SAYING = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml")
-_NUMBER = re.compile(r"(class )?\d+")
 
 
 class SegmentedSplits(NamedTuple):
@@ -76,8 +82,10 @@ class SegmentationData:
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
         must_exist(path)
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
-        self._search = Search(self.path, config, "" if split_called(extra_split) else extra_split)
+        self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
+        if self._found.ignored and not config.ignore_values:
+            self.config = replace(self.config, ignore_values=self._found.ignored)
         if self.path != path:
             self._search.note(f"{self.path} is the only folder there: its contents are read")
 
@@ -93,18 +101,20 @@ class SegmentationData:
         split: float,
         seed: int,
         per_class: int | None = None,
+        groups: str = "",
         known: tuple[str, ...] = (),
     ) -> SegmentedSplits:
         """The images for training and for validation; every mask is read once, to be checked.
 
         Without images for validation a fraction `split` is held out, the same for the same seed;
+        of images that belong together by the pattern `groups`, all or none;
         with `per_class` as few images are learned from as show each class that often (`few`). With
         `known`, the classes of an earlier opening, no mask is read unless those are to be chosen,
         and the config must be the one that was returned then.
         Errors: DataError for a mask of another size or that cannot be read, labels beyond the class
         list, other classes than the known ones, and wherever two readings are plausible.
         """
-        parts, held_out = self._divided(split, seed)
+        parts, held_out = self._divided(split, seed, groups)
         names, legend = self._names_and_legend(known)
         if known and names and names != known:
             raise DataError(
@@ -125,7 +135,7 @@ class SegmentationData:
         train, pixels = self._few(train, counts["train"], per_class, seed)
         if per_class is not None:
             whole, classes = train.account, train.classes
-            shown = masks_per_class(classes, pixels, numbers=_are_numbers(classes))
+            shown = masks_per_class(classes, pixels, numbers=are_numbers(classes))
             train.account = validation.account = replace(
                 whole,
                 images={**whole.images, "train": len(train)},
@@ -170,26 +180,37 @@ class SegmentationData:
         split that is not there.
         """
         splits = self._found.splits
-        pairs = splits.get(WHOLE, splits.get(split_called(name) or name))
+        pairs = splits.get(WHOLE, splits.get(name, splits.get(split_called(name) or name)))
         if pairs is None:
             raise DataError(
                 f"{self.path} has the splits {quoted(list(splits))}, and none called {name}"
                 + "".join(f"; {note}" for note in self._search.notes if f"{name}/" in note),
                 remedy=f"choose one of them, as with --split {list(splits)[-1]}",
             )
-        names, legend = self._names_and_legend(() if _are_numbers(classes) else classes)
-        _check_same(self.path, names, classes)
+        names, legend = self._names_and_legend(() if are_numbers(classes) else classes)
+        check_same(self.path, names, classes)
         if only is not None:
             pairs = [pair for pair in pairs if pair[0] in only]
         reading = MaskReading.configured(self.config, legend, classes)
         (source,), _, _ = self._checked({name: pairs}, reading, training=False)
         return source
 
-    def _divided(self, split: float, seed: int) -> tuple[tuple[Pairs, Pairs], str]:
-        """The pairs of training and of validation, and a note if a fraction is held out."""
+    def splits(self) -> dict[str, SegmentedSource]:
+        """Every split as it is there; every mask is read once, to be checked.
+
+        Errors: as `divide`, but for what only training needs.
+        """
+        reading = MaskReading.configured(self.config, *reversed(self._names_and_legend(())))
+        sources, _, _ = self._checked(self._found.splits, reading, training=False)
+        return dict(zip(self._found.splits, sources, strict=True))
+
+    def _divided(self, split: float, seed: int, groups: str) -> tuple[tuple[Pairs, Pairs], str]:
+        """The pairs of training and of validation, and a note on what is held out."""
         splits = self._found.splits
         if {"train", "val"} <= splits.keys():
-            return (splits["train"], splits["val"]), ""
+            train, held_out = splits["train"], splits["val"]
+            names = ([image for image, _ in part] for part in (train, held_out))
+            return (train, held_out), in_both(*names, groups) if groups else ""
         pairs = splits.get("train", splits.get(WHOLE))
         if pairs is None:
             raise DataError(
@@ -201,17 +222,20 @@ class SegmentationData:
                 f"split is {split} of {counted(len(pairs), 'image')}, and there is no val/ folder",
                 remedy="use a fraction between 0 and 1, such as 0.2, or provide train/ and val/",
             )
-        ranked = sorted(
-            (image for image, _ in pairs), key=lambda at: derive_seed("split", seed, at)
-        )
-        held = {*ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]}
+        names = [image for image, _ in pairs]
+        if groups:
+            grouped = Groups.of_names(names, groups)
+            held = {names[at] for at in np.flatnonzero(grouped.hold_out(split, seed))}
+        else:
+            ranked = sorted(names, key=lambda name: derive_seed("split", seed, name))
+            held = {*ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]}
         parts: tuple[Pairs, Pairs] = ([], [])
         for pair in pairs:
             parts[pair[0] in held].append(pair)
-        verb = "is" if len(held) == 1 else "are"
+        among = f", {grouped.words([*held], groups)}" if groups else ""
         return parts, (
-            f"{len(held)} of {counted(len(pairs), 'image')} {verb} held out for validation "
-            f"(--split {split:g})"
+            f"{len(held)} of {counted(len(pairs), 'image')} {'is' if len(held) == 1 else 'are'} "
+            f"held out for validation (--split {split:g}){among}"
         )
 
     def _names_and_legend(self, known: tuple[str, ...]) -> tuple[tuple[str, ...], Legend | None]:
@@ -228,8 +252,8 @@ class SegmentationData:
             listed = find_beside(config.class_names, path, CLASS_LISTS, "--class-names")
             names = read_classes(listed) if listed else names
             place = find_beside(config.legend, path, LEGENDS, "--legend")
-            legend = read_legend(place) if place else None
-            self._note_unread_files({listed, place})
+            legend = self._read_legend(place, named=bool(listed)) if place else None
+            self._note_unread_files({listed, place, *self._search.read})
         in_legend = tuple(dict.fromkeys(name for name in (legend or {}).values() if name))
         if legend and not names:
             names = known or in_legend
@@ -259,6 +283,19 @@ class SegmentationData:
                 remedy=f"use up to {IGNORE} names, each of them once",
             )
         return names, legend
+
+    def _read_legend(self, place: Path, *, named: bool) -> Legend:
+        """The legend, which is named in the account, as is what it leaves unlabelled."""
+        legend, ignored = read_legend(place), list[str]()
+        if self.config.mask_values != "auto":
+            if not named:
+                self._search.note(f"labels are named in the order of {place.name}")
+            return legend
+        if place.suffix.lower() == ".csv":  # which has no other way to say it
+            legend, ignored = without_unlabelled(legend)
+        also = f"; {quoted(ignored)} ignored" if ignored else ""
+        self._search.note(f"masks are read by the colours of {place.name}{also}")
+        return legend
 
     def _note_unread_files(self, read: Collection[Path | None]) -> None:
         """Files beside the folders that may be meant to say something: names, colours, splits."""
@@ -297,12 +334,12 @@ class SegmentationData:
         reading, remarks = decide(values, reading, self.config, self.path)
         counts = dict(zip(parts, (label_counts(each, reading) for each in surveyed), strict=True))
         if not reading.classes:
-            reading = replace(reading, classes=_numbered(reading, counts))
+            reading = replace(reading, classes=numbered(reading, counts))
         classes = reading.classes
         for masks, each in zip(surveyed, counts.values(), strict=True):
-            _check_labels(masks, each, len(classes))
+            check_labels(masks, each, len(classes))
         if training:
-            _check_two_classes(self.path, reading, counts["train"])
+            check_two_classes(self.path, reading, counts["train"])
         splits = self._found.splits.items() if training else ()
         unused = {name: len(part) for name, part in splits if name not in (*counts, WHOLE)}
         words = {"train": "training", "val": "validation"} if training else {}
@@ -311,7 +348,7 @@ class SegmentationData:
         notes += remarks
         for split, each in counts.items():
             notes += unusual(words.get(split, split), each, classes)
-        numbers = _are_numbers(classes)
+        numbers = are_numbers(classes)
         account = Account(
             data=self.path,
             layout=self._found.description,
@@ -327,72 +364,3 @@ class SegmentationData:
         for source in sources:
             source.account = account
         return sources, reading, counts
-
-
-def _check_two_classes(path: str, reading: MaskReading, counts: np.ndarray) -> None:
-    """DataError where there is nothing to tell apart, by the pixels int64 [n,256] of training."""
-    names = reading.classes
-    shown = [name for name, pixels in zip(names, counts.sum(axis=0), strict=False) if pixels]
-    if not shown:
-        return  # which `unusual` refuses
-    if len(names) < 2:
-        raise DataError(
-            f"{path} has a single class, {quoted(list(names))}",
-            remedy="segmenting takes two: a background and an object, for example",
-        )
-    if len(shown) == 1:
-        raise DataError(
-            f"all pixels of {path} to learn from that are not ignored are of one class, "
-            f"{quoted(shown)}",
-            remedy="if the ignored values are the background, write it into the masks as label 0"
-            if counts[:, IGNORE].any()
-            else "check that the masks hold the objects; of COCO and LabelMe files only shapes "
-            "within the image count, and boxes are none",
-        )
-
-
-def _check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """DataError for classes of the data that are not those of the model, in its order."""
-    if not names:
-        return  # the masks hold the model's labels, or `_check_labels` says so
-    remedy = "measure on data with the model's classes, or give their list with --class-names"
-    if len(names) != len(classes):
-        raise DataError(
-            f"{path} has {counted(len(names), 'class')}, the model {len(classes)}", remedy=remedy
-        )
-    if _are_numbers(names) or _are_numbers(classes):
-        return
-    for label, (name, own) in enumerate(zip(names, classes, strict=True)):
-        if name.strip() != own.strip():  # a published list has "bed "
-            raise DataError(
-                f"label {label} is '{printable(name)}' in {path}, and '{printable(own)}' in the "
-                "model",
-                remedy=remedy,
-            )
-
-
-def _check_labels(masks: list[Surveyed], counts: np.ndarray, classes: int) -> None:
-    """DataError, naming file and label, for labels beyond the class list."""
-    beyond = np.argwhere(counts[:, classes:IGNORE])
-    if len(beyond):
-        index, label = int(beyond[0, 0]), int(beyond[0, 1]) + classes
-        raise DataError(
-            f"the mask {masks[index].name} holds label {label} on {counts[index, label]} pixels, "
-            f"and the {classes} classes end with {classes - 1}",
-            remedy="complete the class list, ignore these pixels "
-            f"(--ignore-values {label}), or use --reduce-zero-label where classes are counted "
-            "from 1",
-        )
-
-
-def _numbered(reading: MaskReading, counts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Classes for want of names."""
-    if reading.values == "binary":
-        return BINARY_CLASSES
-    largest = np.flatnonzero(sum(part.sum(axis=0) for part in counts.values())[:IGNORE])
-    return tuple(str(label) for label in range(largest.max(initial=0) + 1))
-
-
-def _are_numbers(names: tuple[str, ...]) -> bool:
-    """Whether classes were given numbers for want of names."""
-    return all(_NUMBER.fullmatch(name) for name in names)

@@ -110,7 +110,7 @@ class SegmentedSource(FileSource):
                 remedy="repair the shape where it was drawn, and export the file anew"
                 if isinstance(mask, Shapes)
                 else "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with "
-                "legend.json or labelmap.txt beside the folders (--legend)",
+                "legend.json, labelmap.txt or class_dict.csv beside the folders (--legend)",
             ) from error
         size = _size(self.path(index))
         if size is not None and size != values.shape:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from beit.batch import SegmentedBatch
@@ -37,8 +37,20 @@ class SegmentationScores(NamedTuple):
         return self.confusion.diagonal().double() / self.confusion.sum(1)
 
     @property
+    def occurs(self) -> Bool[Tensor, " classes"]:
+        """Which classes are in the masks."""
+        return self.confusion.sum(1) > 0
+
+    @property
     def mean_iou(self) -> float:
-        """Over the classes that have one."""
+        """Over the classes that are in the masks: a single pixel of another one would count as much
+        as all of theirs. It is wrong in their IoU already."""
+        return float(self.iou[self.occurs].mean())
+
+    @property
+    def mean_iou_of_seen(self) -> float:
+        """The same with 0 for every class that is predicted and not in the masks, as mmsegmentation
+        and torchmetrics count."""
         return float(self.iou.nanmean())
 
     @property
@@ -59,7 +71,7 @@ class SegmentationScores(NamedTuple):
     @property
     def scored(self) -> int:
         """How many classes the mean IoU is over."""
-        return int((~self.iou.isnan()).sum())
+        return int(self.occurs.sum())
 
 
 def pixel_confusion(

@@ -67,6 +67,9 @@ class Row(NamedTuple):
     min_lr: float = 1e-6
     imagenet_statistics: bool = False
     """ImageNet's mean and deviation of the pixels, as v2 was trained with; else 0.5."""
+    plain: bool = False
+    """The ViT of the paper's tables, with absolute positions and no layer scale; else BEiT+, as
+    released."""
 
 
 START = "beit/get_started_for_image_classification.md"
@@ -75,7 +78,7 @@ B, L, IN22K = "base", "large", 14_197_122  # images of ImageNet-22k
 RATES = (
     "The paper gives the size and 10 epochs; all else is as DeiT was fine-tuned at 384 (rate, "
     "decay and batch: facebookresearch/deit issue 64; 5 epochs of warm-up: its default), with the "
-    "drop path of the first stage"
+    "drop path of the first stage. A plain ViT"
 )
 
 PUBLISHED: dict[str, Row] = {
@@ -87,10 +90,10 @@ PUBLISHED: dict[str, Row] = {
         "ImageNet-1k only (85.2), searches the rate in {2, 3, 4, 5}e-3 and has a drop path of 0.1"),
     "base-in1k-384": Row(B, 512, 5e-6, 5, 10, 1.0, 0.1, 1e-8, True,
         f"From `base-in1k` to 384 pixels (section 3.1 of the paper): 84.6 (table 1). {RATES}",
-        size=384, min_lr=5e-6),
+        size=384, min_lr=5e-6, plain=True),
     "large-in1k-384": Row(L, 512, 5e-6, 5, 10, 1.0, 0.2, 1e-8, True,
         f"From `large-in1k` to 384 pixels (section 3.1 of the paper): 86.3 (table 1). {RATES}",
-        size=384, min_lr=5e-6),
+        size=384, min_lr=5e-6, plain=True),
     "base-in22k": Row(B, 4096, 3e-3, 5, 90, 0.65, 0.2, 0.05, False,
         f"Self-supervised to ImageNet-22k ({START}): not evaluated", images=IN22K),
     "large-in22k": Row(L, 2048, 2e-3, 5, 90, 0.75, 0.2, 0.05, False,
@@ -107,8 +110,8 @@ PUBLISHED: dict[str, Row] = {
         "From `large-in22k` to ImageNet-1k at 512 (beit/README.md): 88.60, but no command is "
         "published; these are the values for 384", size=512),
     "base-cifar100": Row(B, 512, 4e-3, 20, 150, 0.65, 0.1, 0.3, True,
-        "Self-supervised to CIFAR-100 (tables 11 and 13): 90.1; the rate is that of ImageNet-1k, "
-        "searched in {2, 3, 4, 5}e-3", images=50_000, erasing=0.0),
+        "Self-supervised to CIFAR-100 (tables 11 and 13), a plain ViT: 90.1; the rate is that of "
+        "ImageNet-1k, searched in {2, 3, 4, 5}e-3", images=50_000, erasing=0.0, plain=True),
     "v2-base-in1k": Row(B, 1024, 5e-4, 20, 100, 0.6, 0.2, 0.05, True,
         f"From 1600 epochs of BEiT v2 to ImageNet-1k ({V2}): 85.5", imagenet_statistics=True),
     "v2-base-300-in1k": Row(B, 1024, 5e-4, 20, 100, 0.65, 0.1, 0.05, True,
@@ -139,7 +142,10 @@ def build(row: Row) -> FinetuneRunConfig:
     augmentation; the code has none, and its authors used none (unilm issue 554).
     """
     epoch = row.images // row.batch
-    model = for_finetuning(sized(row.backbone, size=row.size), drop_path=row.drop_path)
+    backbone = sized(row.backbone, size=row.size)
+    model = for_finetuning(
+        backbones.plain(backbone) if row.plain else backbone, drop_path=row.drop_path
+    )
     if row.imagenet_statistics:
         model = replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return FinetuneRunConfig(

@@ -73,7 +73,10 @@ def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation images of a run. Errors: DataError if the classes have changed."""
     data = SegmentationData(config.data, config.masks)
-    return data.divide(split=config.split, seed=config.split_seed, known=classes).validation
+    divided = data.divide(
+        split=config.split, seed=config.split_seed, groups=config.groups, known=classes
+    )
+    return divided.validation
 
 
 def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
@@ -89,7 +92,9 @@ def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
     found = predict(opened.model, source, config)
     scores = SegmentationScores(torch.stack([one.scores.confusion for one in found]).sum(dim=0))
     pixels = scores.confusion.sum(dim=1).double() / scores.confusion.sum().clamp_min(1)
-    worst_first = scores.iou.argsort(stable=True).tolist()
+    # Those that are predicted and not in the masks come last: they have nothing to be measured by.
+    ranked = scores.iou.where(scores.occurs | scores.iou.isnan(), 2)
+    worst_first = ranked.argsort(stable=True).tolist()
     measured = render(
         "segmentation.html.j2",
         scores=scores,

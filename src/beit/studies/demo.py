@@ -24,7 +24,7 @@ from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
 from beit.studies.jobs import Job, Stages, at_a_time, carried_out, once, tested
 from beit.studies.measures import untrained
-from beit.studies.objects import Objects, best_overlaps, even_iou, read_objects
+from beit.studies.objects import EVEN, Objects, best_overlaps, even_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.tables import markdown_table
 from beit.tasks.probing import probe
@@ -187,7 +187,7 @@ def _attention(folder: Path, plan: DemoPlan, pretrained: Path, segmented: Path) 
         found = [best_overlaps(model.backbone.eval(), *parts).mean() for model in models]
         return [*(100 * float(mean) for mean in found), even_iou(parts[1])]
 
-    names = (PRETRAINED, "untrained", "baseline: even attention")
+    names = (PRETRAINED, "untrained", f"baseline: {EVEN}")
     for name, score in zip(names, once(folder / "attention.json", measure), strict=True):
         yield Line("IoU of attention and object, best head", name, None, [score])
 

@@ -23,12 +23,15 @@ from beit.evaluation.features import FeatureTable, every_block
 from beit.evaluation.sweeps import LOW_SHOT, Answers
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.recipes.studies import number_of
+from beit.report.history import read_history
 from beit.rng import seed_everything
-from beit.studies.objects import best_overlaps, read_objects
+from beit.studies.objects import best_overlaps, even_overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
 
 CHANCE = "chance"
+CONVERGED = 0.9
+"""Of the accuracy at the end: the updates until then are the speed of convergence."""
 
 
 def parts(labelled: str, labels: int = 0, draw: int = 0) -> LabelledSplits:
@@ -73,7 +76,7 @@ def segmenter_overlaps(run: Path, data: str, _loader: LoaderConfig) -> list[floa
     """The IoU of each class that occurs in the masks of the test part."""
     found = tasks.evaluate(str(run), data=data, split="test")
     assert isinstance(found, SegmenterEvaluation)
-    return [one.iou for one in found.classes if one.pixels]
+    return [one.iou for one in found.classes if one.iou is not None]
 
 
 def attention_overlaps(place: str, data: str) -> list[float]:
@@ -86,6 +89,28 @@ def attention_overlaps(place: str, data: str) -> list[float]:
         read_objects(Path(data) / part, config.size, config.grid) for part in ("val", "test")
     )
     return [float(value) for value in best_overlaps(backbone, validation, test)]
+
+
+def even_attention(place: str, data: str) -> list[float]:
+    """The same of attention that knows nothing of the scene, on the grid of a model."""
+    model = load_artifact(Path(place)).model
+    assert isinstance(model, BackboneModel)
+    config = model.backbone.config
+    test = read_objects(Path(data) / "test", config.size, config.grid)
+    return [float(value) for value in even_overlaps(test)]
+
+
+def validation(run: str) -> float:
+    """The best accuracy on validation."""
+    best = read_history(Path(run)).best("top1")
+    assert best is not None
+    return best[1]
+
+
+def converged(run: Path) -> float:
+    """The first evaluated step with 90 % of the accuracy at the end."""
+    points = read_history(run).points("evaluate", "top1")
+    return next(step for step, value in points if value >= CONVERGED * points[-1][1])
 
 
 class Tables(NamedTuple):

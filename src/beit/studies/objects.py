@@ -23,6 +23,8 @@ from beit.models.vit import VisionTransformer
 MASS = 0.6
 """Of its attention to patches, as in the figures of DINO (arXiv:2104.14294, figure 1)."""
 BATCH = 32
+EVEN = "even attention"
+"""What the attention is called that any head must beat."""
 
 
 class Objects(NamedTuple):
@@ -89,12 +91,17 @@ def overlaps(
     return (looked & truth).sum(dim=2) / union
 
 
-def even_iou(test: Objects) -> float:
-    """Mean IoU of attention that knows nothing of the scene, in per cent: all patches have the same
+def even_overlaps(test: Objects) -> Float[Tensor, " scenes"]:
+    """IoU of each object with attention that knows nothing of the scene: all patches have the same
     weight but for a draw of their order."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.rand(len(test.inside), 64, test.inside.shape[1], generator=generator)
-    return 100 * float(overlaps(1 + 1e-3 * draws, test.inside).mean())
+    return overlaps(1 + 1e-3 * draws, test.inside).mean(dim=1)
+
+
+def even_iou(test: Objects) -> float:
+    """The mean of these, in per cent."""
+    return 100 * float(even_overlaps(test).mean())
 
 
 def best_head(backbone: VisionTransformer, validation: Objects) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
+from beit.data.groups import group_names, keys_of
 from beit.data.labelled import few
 from beit.data.sources import FileSource, ImageSource, is_multi_label
-from beit.errors import ConfigError, DataError
+from beit.errors import DataError
 from beit.evaluation.baselines import TRIVIAL
 from beit.recipes.studies import OWN_ARMS, SCRATCH, Arm, StudyPlan, number_of
 from beit.studies.jobs import once
@@ -113,16 +113,10 @@ def lay_out(folder: Path, data: str, groups: str, reading: Reading) -> dict[str,
             f"the images of {data} may have several labels each",
             remedy="this study takes one class for each image",
         )
-    try:
-        pattern = re.compile(groups or "(.*)", re.DOTALL)
-    except re.error as error:
-        raise ConfigError(
-            f"groups '{groups}' is no pattern: {error}", remedy="such as 'patient_([0-9]+)'"
-        ) from error
     members: dict[str, str] = {}
     missing = [part for part in PARTS[1:] if part not in found]
     for part, source in found.items():
-        names = [_group(pattern, source.key(index), groups) for index in range(len(source))]
+        names = group_names(keys_of(source), groups or "(.*)")
         parts = (
             _held_out(names, source, missing, whole=bool(groups))
             if part == "train"
@@ -147,15 +141,6 @@ def _check_labels(labelled: str, labels: Sequence[int]) -> None:
 def _target(source: ImageSource, index: int) -> int:
     assert source.targets is not None
     return int(source.targets[index])
-
-
-def _group(pattern: re.Pattern[str], key: str, groups: str) -> str:
-    match = pattern.search(key)
-    if match is None:
-        raise DataError(
-            f"{key} has no group after '{groups}'", remedy="give a pattern that every name has"
-        )
-    return match.group(1) if pattern.groups else match.group()
 
 
 def _held_out(

@@ -21,16 +21,22 @@ from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
-from beit.report.history import read_history
 from beit.studies.jobs import Job, Stages, carried_out, once, tested
-from beit.studies.measures import attention_overlaps, frozen_scores, parts, untrained
+from beit.studies.measures import (
+    attention_overlaps,
+    converged,
+    even_attention,
+    frozen_scores,
+    parts,
+    untrained,
+    validation,
+)
+from beit.studies.objects import EVEN
 from beit.studies.results import Score
 from beit.tasks.inputs import Inputs
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, save_artifact
 
-CONVERGED = 0.9
-"""Of the accuracy at the end: the updates until then are the speed of convergence."""
 RISES = 0.01
 """By how much validation must rise for training to be prolonged again."""
 
@@ -296,6 +302,10 @@ class Study:
                     for seed, place in zip(seeds, places, strict=True)
                 ]  # fmt: skip
                 self._record(name, ATTENTION, [[one] for one in overlaps], False)
+        if self.data.segmented:
+            even = once(self.folder / "attention" / "even.json", partial(
+                even_attention, starts[UNTRAINED][0], self.data.segmented))  # fmt: skip
+            self._record(EVEN, ATTENTION, [[even]], False)
 
     def _starts(self, seeds: Sequence[int]) -> dict[str, list[str]]:
         """The untrained backbone, and what each arm with another start begins with."""
@@ -380,16 +390,3 @@ def finetuned(labels: int) -> str:
 def slug(name: str) -> str:
     """As folders are called."""
     return name.lower().replace(",", "").replace(" ", "-")
-
-
-def validation(run: str) -> float:
-    """The best accuracy on validation."""
-    best = read_history(Path(run)).best("top1")
-    assert best is not None
-    return best[1]
-
-
-def converged(run: Path) -> float:
-    """The first evaluated step with 90 % of the accuracy at the end."""
-    points = read_history(run).points("evaluate", "top1")
-    return next(step for step, value in points if value >= CONVERGED * points[-1][1])

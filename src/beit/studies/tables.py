@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,9 +37,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join((first, "| --- " * len(head) + "|", *others))
 
 
-def write_study_page(place: Path, title: str, verdict: str, tables: Sequence[StudyTable]) -> Path:
-    """Write the page, in place of an earlier one: what the study says in a sentence, and tables."""
-    text = render("study.html.j2", title=title, verdict=verdict, tables=tables)
+def write_study_page(
+    place: Path, title: str, verdict: str, tables: Sequence[StudyTable], commands: str
+) -> Path:
+    """Write the page, in place of an earlier one: what the study says in a sentence, the commands
+    that go on from it, if there are any, and tables."""
+    text = render("study.html.j2", title=title, verdict=verdict, tables=tables, next=commands)
     replace_file(place, [text.encode()])
     return place
 
@@ -68,4 +72,21 @@ def write_tables(
     )
     for name, text in texts.items():
         replace_file(folder / name, [f"{text}\n".encode()])
-    return write_study_page(folder / "report.html", title, verdict, tables)
+    return write_study_page(folder / "report.html", title, verdict, tables, next_commands(study))
+
+
+def next_commands(study: Study) -> str:
+    """How to go on from what did best with the most labels, and to see how it was pre-trained."""
+    measure = finetuned(study.plan.labels[-1])
+    measured = [arm for arm in study.arms if (arm.name, measure) in study.scores]
+    if not measured:
+        return ""
+    best = max(measured, key=lambda arm: study.scores[arm.name, measure].interval().mean)
+    start = study.start(best, 0)
+    init = f" --init {shlex.quote(start)}" if start else ""
+    commands = [
+        f"beit finetune --data {shlex.quote(study.data.labelled)}{init} --out runs/classifier"
+    ]
+    if start and not best.init:
+        commands.append(f"beit report {shlex.quote(start)}")
+    return "\n".join(commands)

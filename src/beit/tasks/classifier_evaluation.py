@@ -235,6 +235,7 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
             seed=division.seed,
             multi_label=details.multi_label,
             fold=division.fold,
+            groups=division.groups,
         )
         return train, validation
 
@@ -301,9 +302,8 @@ def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.nd
 def _class_scores(classes: tuple[str, ...], scores: Scores) -> tuple[ClassScore, ...]:
     columns = zip(classes, scores.right.tolist(), scores.total.tolist(), strict=True)
     return tuple(
-        ClassScore(name=name, accuracy=right / total, images=total)
+        ClassScore(name=name, accuracy=right / total if total else None, images=total)
         for name, right, total in columns
-        if total
     )
 
 

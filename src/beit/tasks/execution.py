@@ -29,6 +29,7 @@ from beit.tasks.agreement import check_agreement
 from beit.tasks.budget import make_plan
 from beit.tasks.inputs import Inputs
 from beit.tasks.rehearsal import forecast, forecast_with_first
+from beit.tasks.resuming import check_recorded, was_stopped_before
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
 from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved
@@ -87,7 +88,10 @@ def run(
     resume = resume or (restarts() > 0 and RunFolder(Path(str(out))).config.exists())
     config = resolve_config(task, recipe, options, inputs, resume=resume)
     folder = RunFolder(Path(config.out))
-    resume = resume and not _was_stopped_before(task, config, folder)
+    if resume and was_stopped_before(task, config, folder):
+        resume = False
+        if not quiet:
+            print_lines(f"{config.out} was not begun yet: what precedes it goes on, then it starts")
     run_options = RunOptions(resume, quiet, report)
     if run_options.resume and folder.config.exists():
         recorded = read_run_config(folder.path)
@@ -134,6 +138,8 @@ def resolve_config(
     """The recipe's config with the options applied; `init` decides the architecture first."""
     config = base_config(task, recipe, options, inputs, resume=resume)
     config = override(config, options)
+    if resume and config.out and not config.data:
+        check_recorded(task, config)
     if not config.data:
         raise ConfigError("no images were given", remedy="add --data FOLDER")
     if not config.out:
@@ -194,13 +200,6 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
         config = replace(config, loader=replace(config.loader, value_range=seen))
     started: Config = task.start_from(config, backbone, init)
     return started
-
-
-def _was_stopped_before(task: Task[Config], config: Config, folder: RunFolder) -> bool:
-    """Whether this run was not begun yet, but the tokenizer that it trains first was: that goes on,
-    and this run starts after it."""
-    first = None if folder.config.exists() else task.first(config)
-    return first is not None and RunFolder(Path(first.out)).config.exists()
 
 
 def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions) -> None:

@@ -235,7 +235,7 @@ FINETUNE = register(
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         division=lambda config: Division(
-            config.split, config.split_seed, config.per_class, config.fold
+            config.split, config.split_seed, config.per_class, config.fold, config.groups
         ),
         evaluate=evaluate_classifier,
         title=lambda _: "Classification",

@@ -125,6 +125,7 @@ def _stated(trained: Mapping[str, Any]) -> Division | None:
             int(seed),
             None if per_class is None else int(per_class),
             None if fold is None else Fold(*map(int, fold)),
+            str(stated.get("groups", "")),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from beit.batch import Unreadable
@@ -14,6 +15,24 @@ from beit.errors import ConfigError
 from beit.terminal import TextTable, print_tables, printable
 
 WORST = 20
+
+
+def worst_first(
+    what: str, columns: Sequence[str], rows: Sequence[tuple[float | None, Sequence[str]]]
+) -> TextTable:
+    """The classes with the lowest scores and, where there is room, those without a score."""
+    scored = [(score, cells) for score, cells in rows if score is not None]
+    worst = [cells for _, cells in sorted(scored, key=lambda row: row[0])][:WORST]
+    table = TextTable(f"{what} (worst {len(worst)} of {len(scored)})", *columns)
+    unscored = [cells for score, cells in rows if score is None]
+    for cells in [*worst, *unscored][:WORST]:
+        table.add_row(*cells)
+    return table
+
+
+def _percent(score: float | None) -> str:
+    """Of a class: one that no image has was not answered wrongly."""
+    return "no images" if score is None else f"{score:.1%}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +75,11 @@ class ViewedMeasurement(Measurement):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """One class that is right for some of the images."""
+    """One class, and for how many of the images it is right."""
 
     name: str
-    accuracy: float
+    accuracy: float | None
+    """None for a class that no image has: it counts in no mean."""
     images: int
 
 
@@ -79,8 +99,11 @@ class ClassifierEvaluation(ViewedMeasurement):
     classes: tuple[ClassScore, ...]
 
     def rows(self) -> dict[str, str]:
+        absent = sum(each.accuracy is None for each in self.classes)
+        missing = {"classes without images": f"{absent:,} of {len(self.classes):,}"}
         return {
             "left out, without a right class": f"{self.left_out:,}",
+            **(missing if absent else {}),
             **self.view_row(),
             "top-1": f"{self.top1:.2%}",
             "top-5": f"{self.top5:.2%}",
@@ -90,11 +113,11 @@ class ClassifierEvaluation(ViewedMeasurement):
         }
 
     def class_table(self) -> TextTable:
-        worst = sorted(self.classes, key=lambda each: each.accuracy)[:WORST]
-        table = TextTable(f"class (worst {len(worst)} of {len(self.classes)})", "right", "images")
-        for score in worst:
-            table.add_row(score.name, f"{score.accuracy:.1%}", str(score.images))
-        return table
+        rows = [
+            (each.accuracy, (each.name, _percent(each.accuracy), str(each.images)))
+            for each in self.classes
+        ]
+        return worst_first("class", ("right", "images"), rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,31 +168,32 @@ class MultiLabelEvaluation(ViewedMeasurement):
         }
 
     def class_table(self) -> TextTable:
-        measured = [each for each in self.classes if each.average_precision is not None]
-        worst = sorted(measured, key=lambda each: each.average_precision or 0.0)[:WORST]
-        head = f"label (worst {len(worst)} of {len(self.classes)})"
-        table = TextTable(head, "average precision", "at random", "F1", "threshold", "images")
-        for each in worst:
-            table.add_row(
+        rows = [
+            (each.average_precision, (
                 each.name,
-                f"{each.average_precision:.1%}",
+                _percent(each.average_precision),
                 f"{each.prevalence:.1%}",
-                f"{each.f1:.1%}",
+                "" if each.f1 is None else f"{each.f1:.1%}",
                 f"{each.threshold:.3f}",
                 str(each.support),
-            )
-        return table
+            ))
+            for each in self.classes
+        ]  # fmt: skip
+        columns = ("average precision", "at random", "F1", "threshold", "images")
+        return worst_first("label", columns, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPixels:
-    """One class that occurs in the masks or was predicted."""
+    """One class of the model; without a pixel in the masks there is nothing to measure."""
 
     name: str
-    iou: float
+    iou: float | None
     accuracy: float | None
-    """None for a class that is not in the masks."""
     pixels: int
+    """In the masks."""
+    predicted: int
+    """Pixels that were answered with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,19 +206,27 @@ class SegmenterEvaluation(Measurement):
     """That were scored."""
     ignored_pixels: int
     miou: float
-    """Over the classes that occur in the masks or were predicted."""
+    """Over the classes that occur in the masks."""
+    miou_of_seen: float
+    """The same with 0 for the classes that were predicted and do not occur."""
     mean_accuracy: float
     """Over the classes that occur in the masks."""
     pixel_accuracy: float
     classes: tuple[ClassPixels, ...]
 
     def rows(self) -> dict[str, str]:
+        absent = [each for each in self.classes if each.iou is None]
+        seen = sum(each.predicted > 0 for each in absent)
+        missing = {"classes not in the masks": f"{len(absent)} of {len(self.classes)}"}
+        as_zero = {f"  with 0 for {seen} predicted but not there": f"{self.miou_of_seen:.2%}"}
         return {
             "pixels": f"{self.pixels:,}",
             "ignored pixels": f"{self.ignored_pixels:,}",
+            **(missing if absent else {}),
             "reading": self._reading(),
             "scales": self._scales(),
-            f"mean IoU of {len(self.classes)} classes": f"{self.miou:.2%}",
+            f"mean IoU of {len(self.classes) - len(absent)} classes": f"{self.miou:.2%}",
+            **(as_zero if seen else {}),
             "mean accuracy": f"{self.mean_accuracy:.2%}",
             "pixel accuracy": f"{self.pixel_accuracy:.2%}",
         }
@@ -213,13 +245,14 @@ class SegmenterEvaluation(Measurement):
         return words + ", mirrored too" * how.flip
 
     def class_table(self) -> TextTable:
-        worst = sorted(self.classes, key=lambda each: each.iou)[:WORST]
-        title = f"class (worst {len(worst)} of {len(self.classes)})"
-        table = TextTable(title, "IoU", "accuracy", "pixels")
-        for score in worst:
-            right = "not in the masks" if score.accuracy is None else f"{score.accuracy:.1%}"
-            table.add_row(score.name, f"{score.iou:.1%}", right, f"{score.pixels:,}")
-        return table
+        rows = [
+            (each.iou, (each.name, f"{each.iou:.1%}", f"{each.accuracy:.1%}", f"{each.pixels:,}",
+                        f"{each.predicted:,}"))
+            if each.iou is not None
+            else (None, (each.name, "not in the masks", "", "0", f"{each.predicted:,}"))
+            for each in sorted(self.classes, key=lambda each: -each.predicted)
+        ]  # fmt: skip
+        return worst_first("class", ("IoU", "accuracy", "pixels", "predicted"), rows)
 
 
 def refuse_options(plain: object, given: object, taker: str, problem: str) -> None:

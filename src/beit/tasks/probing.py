@@ -103,6 +103,7 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
         seed=config.seed,
         reading=config.reading,
         multi_label=config.multi_label,
+        groups=config.groups,
     )
     splits.train.account.log()
     sources = {"train": splits.train, "validation": splits.validation}

@@ -94,6 +94,7 @@ def evaluate_segmenter(
         pixels=int(scores.confusion.sum()),
         ignored_pixels=sum(part[2] for part in parts),
         miou=scores.mean_iou,
+        miou_of_seen=scores.mean_iou_of_seen,
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
@@ -117,8 +118,13 @@ def _unlearned(
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
-        split, seed, per_class, _ = division
-        found = data.divide(split=split, seed=seed, per_class=per_class, known=details.classes)
+        found = data.divide(
+            split=division.split,
+            seed=division.seed,
+            per_class=division.per_class,
+            groups=division.groups,
+            known=details.classes,
+        )
         return found.train, found.validation
 
     found = unlearned(
@@ -141,16 +147,20 @@ class _Counts:
 
 
 def _class_pixels(names: tuple[str, ...], scores: SegmentationScores) -> Iterator[ClassPixels]:
-    """The classes with a score, in the order of their labels."""
+    """The classes in the order of their labels."""
     columns = zip(
         names,
         scores.iou.tolist(),
         scores.accuracy.tolist(),
         scores.confusion.sum(dim=1).tolist(),
+        scores.answered.tolist(),
         strict=True,
     )
-    for name, iou, accuracy, pixels in columns:
-        if iou == iou:  # else it neither occurs nor was predicted
-            yield ClassPixels(
-                name=name, iou=iou, accuracy=accuracy if pixels else None, pixels=pixels
-            )
+    for name, iou, accuracy, pixels, predicted in columns:
+        yield ClassPixels(
+            name=name,
+            iou=iou if pixels else None,
+            accuracy=accuracy if pixels else None,
+            pixels=pixels,
+            predicted=predicted,
+        )

@@ -135,7 +135,12 @@ def prepare(
     """The segmenter and all that its training needs."""
     _check_portions(config, processes)
     data = SegmentationData(config.data, config.masks)
-    splits = data.divide(split=config.split, seed=config.split_seed, per_class=config.per_class)
+    splits = data.divide(
+        split=config.split,
+        seed=config.split_seed,
+        per_class=config.per_class,
+        groups=config.groups,
+    )
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
@@ -188,7 +193,9 @@ SEGMENT = register(
         abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
-        division=lambda config: Division(config.split, config.split_seed, config.per_class),
+        division=lambda config: Division(
+            config.split, config.split_seed, config.per_class, groups=config.groups
+        ),
         evaluate=evaluate_segmenter,
         title=lambda _: "Semantic segmentation",
         use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',

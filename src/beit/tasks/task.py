@@ -65,12 +65,14 @@ class Setup(Generic[Config]):
 
 class Division(NamedTuple):
     """How a run divides images without parts: the fraction it holds out, what draws it, and of how
-    many images of each class it learns (None: of all); or the fold that it holds out."""
+    many images of each class it learns (None: of all); or the fold that it holds out; and the
+    pattern of what is held out together."""
 
     split: float
     seed: int
     per_class: int | None = None
     fold: Fold | None = None
+    groups: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

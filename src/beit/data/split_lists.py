@@ -1,0 +1,168 @@
+"""Lists of the images of each split beside the folders of images and masks: train.txt, val.txt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from beit.data.folder_names import split_called
+from beit.data.image_names import ImageNames, cell_lines, find_named_images
+from beit.data.layout import WHOLE
+from beit.data.legends import read_lines
+from beit.data.mask_pairs import Matched, Pairs, Search
+from beit.errors import DataError
+from beit.terminal import counted, printable, quoted
+
+_FOLDERS = ("imagesets", "splits", "split", "lists", "annotations")
+"""Where lists lie, if not beside the folders; in any case."""
+_SEPARATED = re.compile(r"\s*[\t,;]\s*|\s+")
+
+
+def find_split_lists(search: Search) -> dict[str, Path]:
+    """The list of each split, by what it is; empty if there are none.
+
+    `train.txt`, `val.txt` and `test.txt`, also `train_list.txt`, beside the folders, in splits/,
+    lists/, annotations/ or ImageSets/Segmentation/; there a single list of any name, as CVAT's
+    default.txt, lists all images. Of train.txt beside trainval.txt the first is for training.
+    Errors: DataError for lists in two places, and two of one split.
+    """
+    places = {folder: _lists_in(search, folder) for folder in _places(search)}
+    found = {folder: lists for folder, lists in places.items() if lists}
+    if len(found) > 1:
+        named = [name_of(search, file) for lists in found.values() for file in lists.values()]
+        raise DataError(
+            f"{search.path} has lists of its splits in two places: {quoted(named, 8)}",
+            remedy="keep those that count there, and move the others away",
+        )
+    return next(iter(found.values()), {})
+
+
+def name_of(search: Search, file: Path) -> str:
+    """A list, relative to the data's folder."""
+    return file.relative_to(search.root).as_posix()
+
+
+def _places(search: Search) -> Iterator[str]:
+    yield ""
+    for name in search.folders():
+        if name.lower() in _FOLDERS:
+            yield name
+            yield from (f"{name}/{one}" for one in search.folders(name) if one == "Segmentation")
+
+
+def _lists_in(search: Search, folder: str) -> dict[str, Path]:
+    files = sorted((search.root / folder).glob("*.txt"))
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        if split := search.split_called(re.sub(r"[ _-]?list$", "", file.stem)):
+            by_split.setdefault(split, []).append(file)
+    if not by_split and len(files) == 1 and folder.endswith("Segmentation"):
+        return {WHOLE: files[0]}
+    found: dict[str, Path] = {}
+    for split, several in by_split.items():
+        exact = [file for file in several if file.stem.lower() == split]
+        if len(several) > 1 and len(exact) != 1:
+            raise DataError(
+                f"{search.path} has several lists for {split}: "
+                + quoted([name_of(search, file) for file in several]),
+                remedy=f"call the one that counts {split}.txt",
+            )
+        found[split] = (exact or several)[0]
+        for other in several:
+            if other != found[split]:
+                search.note(f"{name_of(search, other)} is not read: {split}.txt is there, too")
+    return found
+
+
+def divided_by_lists(
+    search: Search, matched: Matched, lists: Mapping[str, Path]
+) -> dict[str, Pairs]:
+    """The pairs of each split, in the order of its list.
+
+    Errors: DataError for names that are no image or several, for a mask on a list that is not the
+    one of its image, and for listed images without a mask (unless `unmasked` says what they are).
+    """
+    found: dict[str, Pairs] = {}
+    split_of: dict[str, str] = {}
+    for split, file in lists.items():
+        name = name_of(search, file)
+        images = _images(search, file, matched)
+        search.read.add(file)
+        shared = [image for image in images if image in split_of]
+        if shared and split_called(split):
+            search.note(
+                f"{counted(len(shared), 'image')} of {name} are also in another list: scores will "
+                f"be too high ({quoted(shared)})"
+            )
+        split_of |= dict.fromkeys(images, split)
+        bare = [image for image in images if matched[image] is None]
+        if split == "test" and len(bare) == len(images):  # often published without masks
+            search.note(f"the images of {name} have no masks, and are not used")
+            continue
+        background = search.unmasked_are_background(bare, len(images), f"of those in {name}")
+        found[split] = [(image, matched[image]) for image in images
+                        if background or matched[image] is not None]  # fmt: skip
+    for image in matched:
+        if image not in split_of:
+            search.skipped.add("in no list of a split", image)
+    return found
+
+
+class _Rows(NamedTuple):
+    """What stands on a list: the lines, and the names of images and, where it has them, masks."""
+
+    lines: list[int]
+    images: list[str]
+    masks: list[str]
+
+
+def _images(search: Search, file: Path, matched: Matched) -> list[str]:
+    """The images of a list, each once."""
+    names = ImageNames(search.path, among=[*matched])
+    rows = _rows(search, file, names)
+    images, notes = find_named_images(str(file), rows.lines, rows.images, names, option="")
+    for note in notes:
+        search.note(f"{name_of(search, file)}: {note}")
+    strange = [(line, image) for line, image in zip(rows.lines, images, strict=True)
+               if image not in matched]  # fmt: skip
+    if strange:
+        raise DataError(
+            f"{counted(len(strange), 'line')} of {file} name files that are not among the images: "
+            + cell_lines(strange),
+            remedy="list images, not masks",
+        )
+    if rows.masks:
+        _check_masks(file, rows, images, matched)
+    return list(dict.fromkeys(images))
+
+
+def _rows(search: Search, file: Path, names: ImageNames) -> _Rows:
+    """Lines that are names; or whose first word is, where none is a name as a whole."""
+    texts = list(enumerate(map(str.strip, read_lines(file, "list", "check it")), start=1))
+    texts = [(line, text) for line, text in texts if text and not text.startswith("#")]
+    if not texts:
+        raise DataError(f"the list {file} is empty", remedy="write one name per line, or delete it")
+    lines = [line for line, _ in texts]
+    cells = [_SEPARATED.split(text) for _, text in texts]
+    if min(map(len, cells)) < 2 or any(names.find(text) for _, text in texts):
+        return _Rows(lines, [text for _, text in texts], [])
+    masks = [each[1] for each in cells]
+    if not all(re.search(r"\.[A-Za-z]{3,4}$", mask) for mask in masks):
+        masks = []
+        search.note(f"of the lines of {name_of(search, file)} only the first word is read")
+    return _Rows(lines, [each[0] for each in cells], masks)
+
+
+def _check_masks(file: Path, rows: _Rows, images: list[str], matched: Matched) -> None:
+    """DataError for a mask on a list that is another than the one of its image by its name."""
+    for line, image, listed in zip(rows.lines, images, rows.masks, strict=True):
+        mask = matched[image]
+        last = listed.replace("\\", "/").rpartition("/")[2]
+        if mask is not None and mask.rpartition("/")[2] != last:
+            raise DataError(
+                f"line {line} of {file} gives {printable(image)} the mask {printable(listed)}, and "
+                f"by its name it has {printable(mask)}",
+                remedy="give masks the names of their images, or correct the list",
+            )
