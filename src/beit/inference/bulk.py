@@ -154,6 +154,9 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
         if there:
             logger.info("%s: %d of %d files are there already", folder, there, parts.count)
         yield parts
+    except KeyboardInterrupt:
+        logger.info("%s: the same command goes on after the files that are there", folder)
+        raise
     finally:
         claim.release()
 

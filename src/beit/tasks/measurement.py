@@ -80,7 +80,7 @@ class ClassifierEvaluation(ViewedMeasurement):
 
     def rows(self) -> dict[str, str]:
         return {
-            "left out, without a right class": f"{self.left_out:,}",
+            "skipped, without a right class": f"{self.left_out:,}",
             **self.view_row(),
             "top-1": f"{self.top1:.2%}",
             "top-5": f"{self.top5:.2%}",
@@ -242,7 +242,6 @@ def print_json(found: Measurement) -> None:
 def print_table(found: Measurement) -> None:
     """A table for people; of many classes the worst, while JSON has all."""
     print(printable(f"model: {found.model}"))
-    print(printable(f"data: {found.data}"))
     for note in found.notes:
         print(printable(f"note: {note}"))
     for image in found.unreadable:
@@ -253,7 +252,7 @@ def print_table(found: Measurement) -> None:
     counts = {
         "images": f"{found.images:,}",
         "unreadable": f"{len(found.unreadable):,}",
-        "first of several in a file": f"{len(found.several):,}",
+        "files with several images (first used)": f"{len(found.several):,}",
     }
     for name, value in (counts | found.rows()).items():
         table.add_row(name, value)

@@ -56,7 +56,7 @@ from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_probe_page
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
 
@@ -412,10 +412,15 @@ def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
         low, high = wilson_interval(value, found.images[part])
         return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
+    def setting(each: Chosen) -> str:
+        values = [f"{name} {value:g}" for name, value in each.setting.items()]
+        without_blocks = each.method.removesuffix(", linear") in TRIVIAL
+        return ", ".join(values if without_blocks else [f"block {each.block}", *values])
+
     rows = [
         (
             each.method,
-            f"block {each.block}, " + ", ".join(f"{k} {v:g}" for k, v in each.setting.items()),
+            setting(each),
             score(each.validation, "validation"),
             score(each.test, "test"),
         )
@@ -424,7 +429,7 @@ def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
     for few in (*found.few, *found.few_baselines):
         spread = f"{few.mean:.1%} ± {few.deviation:.1%}"
         cells = ("", spread) if "test" in found.images else (spread, "")
-        rows.append((few.method, f"{few.labels} labels per class", *cells))
+        rows.append((few.method, f"{counted(few.labels, 'label')} per class", *cells))
     return rows
 
 
@@ -436,7 +441,10 @@ def print_table(found: Probes) -> None:
         print(printable(f"first of several in its file: {key}"))
     for note in found.notes:
         print(printable(f"note: {note}"))
-    print(f"scores: {found.measure}; of each block the best on validation")
+    spreads = " (95 % interval); few labels: mean and deviation of the draws"
+    print(
+        f"scores: {found.measure}{spreads if found.few else ''}; of each block the best on validation"
+    )
     blocks = TextTable("block", *found.blocks)
     for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
         blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))
