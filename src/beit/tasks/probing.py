@@ -441,10 +441,8 @@ def print_table(found: Probes) -> None:
         print(printable(f"first of several in its file: {key}"))
     for note in found.notes:
         print(printable(f"note: {note}"))
-    spreads = " (95 % interval); few labels: mean and deviation of the draws"
-    print(
-        f"scores: {found.measure}{spreads if found.few else ''}; of each block the best on validation"
-    )
+    spreads = " (95 % interval); few labels: mean and deviation of the draws" if found.few else ""
+    print(f"scores: {found.measure}{spreads}; of each block the best on validation")
     blocks = TextTable("block", *found.blocks)
     for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
         blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))
