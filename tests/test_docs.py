@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import beit
 from beit.cli import main
 from beit.config.tree import TYPES
 from beit.recipes import RECIPES
@@ -86,13 +85,3 @@ def test_the_options_exist(page: str) -> None:
     names = re.findall(r"--(?:no-)?([a-z][a-z-]+)", (DOCS / f"{page}.md").read_text())
     known = {field.name for kind in TYPES.values() for field in fields(kind)}
     assert {name.replace("-", "_") for name in names} <= known | {"block", "resume"}  # of commands
-
-
-@pytest.mark.parametrize("page", ["probe", "segment"])
-def test_the_messages_are_those_of_the_code(page: str) -> None:
-    """Each part of a message between its dots."""
-    package = Path(beit.__file__).parent
-    code = "".join(file.read_text() for file in package.rglob("*.py"))
-    for message, _ in rows(page, "message"):
-        for part in message.strip("`").split("..."):
-            assert part.strip() in code, message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -34,6 +35,8 @@ def test_the_command(backbone, class_folders, tmp_path, capsys):
     assert "unreadable: val/disc/broken.png" in told
     assert "first of several in its file: val/tiles/03.gif" in told
     assert "99 labels per class left out: one class has 12" in told
+    assert re.search(r"untrained backbone,[^│]*│ block \d, lr", told)
+    assert re.search(r"colour histogram,[^│]*│ lr", told)  # colours have no blocks
     found = json.loads((out / "probe.json").read_text())
     assert sorted(found["several"]) == [f"{part}/tiles/03.gif" for part in ("test", "train", "val")]
     assert found["images"] == {"train": 36, "validation": 36, "test": 36}

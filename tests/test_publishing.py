@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import beit
+from hatch_build import for_index
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +33,24 @@ def test_the_wheel_has_types_templates_and_data(built):
         if path.is_file() and path.suffix != ".pyc":
             assert str(path.relative_to(ROOT / "src")) in names
     assert "beit/py.typed" in names
+
+
+REPOSITORY = "https://github.com/owner/name"
+
+
+@pytest.mark.parametrize("repository", [None, REPOSITORY])
+def test_links_of_the_readme_lead_somewhere_on_a_package_index(built, repository):
+    (wheel,) = built.glob("*.whl")
+    described = zipfile.ZipFile(wheel).read(f"beit-{beit.__version__}.dist-info/METADATA").decode()
+    readme = (ROOT / "README.md").read_text()
+    shown = for_index(readme, repository)
+    assert described.endswith(for_index(readme, None))
+    assert "(https://arxiv.org/abs/2106.08254)" in shown
+    linked = re.findall(r"\]\(([^)]*)\)", shown)
+    assert all(link.startswith("https://") for link in linked)
+    assert (f"{REPOSITORY}/raw/HEAD/docs/image.png" in linked) == bool(repository)
+    assert (f"{REPOSITORY}/blob/HEAD/docs/start.md" in linked) == bool(repository)
+    assert "[start]" not in shown or repository
 
 
 @pytest.mark.slow

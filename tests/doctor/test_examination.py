@@ -43,7 +43,7 @@ def test_the_command_examines_machine_and_images(capsys, class_folders, tmp_path
     assert found["decoder"]["level"] == "ok"
     assert found["disk"]["level"] in ("ok", "warn")
     assert "all 36" in found["images"]["found"]
-    assert found["classes"]["found"].startswith("3, from 12")
+    assert found["classes"]["found"] == "3, of 12 images each"
     assert found["advice"]["level"] == "warn"
     assert found["start"]["change"].startswith("beit finetune --data ")  # it has classes
     assert not any(one["about"] == "images" and one["level"] == "fail" for one in found.values())
@@ -239,6 +239,6 @@ def test_the_doctor_takes_the_level_of_the_classes(tmp_path, class_folders, caps
     for level, number in (("1", 2), ("2", 3)):
         assert main([*words, "--class-level", level]) in (0, 3, 6)  # 3: copies in two classes
         told = json.loads(capsys.readouterr().out)["findings"]
-        assert f"{number}, from " in str(
+        assert f"{number}, of " in str(
             [one["found"] for one in told if one["subject"] == "classes"]
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,6 +66,19 @@ def test_bias_reads_the_table_through_the_index():
     torch.nn.init.normal_(bias.relative_position_bias_table)
     expected = bias.relative_position_bias_table[relative_position_index((2, 3))]
     assert torch.equal(bias((2, 3)), expected.permute(2, 0, 1))
+
+
+def test_a_backbone_is_described_without_loading_the_compiler():
+    """As `beit.load` describes it: torch's compiler takes seconds to import."""
+    program = (
+        "import sys, torch\nfrom beit.config.model import VisionTransformerConfig as Config\n"
+        "from beit.models.vit import VisionTransformer\n"
+        "with torch.device('meta'):\n"
+        "    VisionTransformer(Config(absolute_position=True, initialisation='xavier'))\n"
+        "    VisionTransformer(Config(relative_position='per-block'))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_cached_tensors_do_not_remember_who_asked_first():

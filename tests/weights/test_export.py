@@ -67,9 +67,13 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_artifact(folder, model, Details(classes=NAMES, crop=0.875, trained=secret))
 
 
-def test_onnx_runs_without_us_and_says_what_it_is(classifier: Path, tmp_path: Path) -> None:
+def test_onnx_runs_without_us_and_says_what_it_is(
+    classifier: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Uint8 images of any size go in: nothing is left that another runtime could get wrong."""
-    done = beit.export(classifier, tmp_path / "c.onnx", preprocess="resize")
+    with caplog.at_level("INFO"):
+        done = beit.export(classifier, tmp_path / "c.onnx", preprocess="resize")
+    assert "c.onnx and comparing its answers" in caplog.text  # it takes a while
     assert done.parity.batches == (1, 2, 7)
     assert len(done.parity.sizes) == 3
     assert done.parity.same == 1

@@ -89,7 +89,7 @@ class BalanceOptions(TypedDict, total=False):
 
 
 class MaskOptions(TypedDict, total=False):
-    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+    layout: Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
     annotations: str | PathLike[str]
     class_names: str | PathLike[str]
     legend: str | PathLike[str]

@@ -18,6 +18,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
 from beit.doctor import Finding, Level, judge
 from beit.errors import BeitError
+from beit.terminal import counted
 
 MOST_HEADERS = 400
 FEW_TO_PRETRAIN = 1_000
@@ -119,7 +120,11 @@ def _balance(found: Checked, training: str) -> Finding:
         words = "none: enough to pre-train; for a classifier put each class into a folder"
         return judge("classes", words)
     most, least = max(numbers, key=numbers.__getitem__), min(numbers, key=numbers.__getitem__)
-    words = f"{len(numbers)}, from {numbers[least]:,} ({least}) to {numbers[most]:,} ({most})"
+    words = f"{len(numbers)}, " + (
+        f"from {numbers[least]:,} ({least}) to {numbers[most]:,} ({most})"
+        if numbers[least] < numbers[most]
+        else f"of {counted(numbers[most], 'image')} each"
+    )
     change = "accuracy will hide the rare classes: look at the class table of the report"
     return judge("classes", words, change if numbers[most] / numbers[least] > UNEVEN else "")
 

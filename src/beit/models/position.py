@@ -51,12 +51,13 @@ def sine_positions(grid: Grid, width: int) -> Float[Tensor, "patches width"]:
     """Sines and cosines of row and column, one quarter of the width each (MAE, arXiv:2111.06377,
     A.1): patches know from the start who their neighbours are. What four does not divide is 0."""
     waves = width // 4
-    rates = 10_000 ** -(torch.arange(waves, dtype=torch.float64) / waves)
-    rows, columns = (torch.arange(side, dtype=torch.float64)[:, None] * rates for side in grid)
-    parts = torch.cat([
-        rows.sin().repeat_interleave(grid[1], 0), rows.cos().repeat_interleave(grid[1], 0),
-        columns.sin().repeat(grid[0], 1), columns.cos().repeat(grid[0], 1),
-    ], dim=1)  # fmt: skip
+    with torch.device("cpu"):  # on the meta device torch would first load its compiler, for seconds
+        rates = 10_000 ** -(torch.arange(waves, dtype=torch.float64) / waves)
+        rows, columns = (torch.arange(side, dtype=torch.float64)[:, None] * rates for side in grid)
+        parts = torch.cat([
+            rows.sin().repeat_interleave(grid[1], 0), rows.cos().repeat_interleave(grid[1], 0),
+            columns.sin().repeat(grid[0], 1), columns.cos().repeat(grid[0], 1),
+        ], dim=1)  # fmt: skip
     return F.pad(parts, (0, width - parts.shape[1])).float()
 
 

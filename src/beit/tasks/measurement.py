@@ -102,8 +102,12 @@ class ClassifierEvaluation(ViewedMeasurement):
         absent = sum(each.accuracy is None for each in self.classes)
         missing = {"classes without images": f"{absent:,} of {len(self.classes):,}"}
         return {
+<<<<<<< HEAD
             "left out, without a right class": f"{self.left_out:,}",
             **(missing if absent else {}),
+=======
+            "skipped, without a right class": f"{self.left_out:,}",
+>>>>>>> walk7
             **self.view_row(),
             "top-1": f"{self.top1:.2%}",
             "top-5": f"{self.top5:.2%}",
@@ -275,7 +279,6 @@ def print_json(found: Measurement) -> None:
 def print_table(found: Measurement) -> None:
     """A table for people; of many classes the worst, while JSON has all."""
     print(printable(f"model: {found.model}"))
-    print(printable(f"data: {found.data}"))
     for note in found.notes:
         print(printable(f"note: {note}"))
     for image in found.unreadable:
@@ -286,7 +289,7 @@ def print_table(found: Measurement) -> None:
     counts = {
         "images": f"{found.images:,}",
         "unreadable": f"{len(found.unreadable):,}",
-        "first of several in a file": f"{len(found.several):,}",
+        "files with several images (first used)": f"{len(found.several):,}",
     }
     for name, value in (counts | found.rows()).items():
         table.add_row(name, value)

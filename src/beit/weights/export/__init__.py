@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from beit.weights.export.parity import TOLERANCE, Parity, built_in, check, from_
 from beit.weights.kinds import Answer
 from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "1"
 ENDINGS: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
@@ -151,6 +154,7 @@ def export(
             images = from_data(
                 data, target.channels, samples, classes, label_file, details.value_range
             )
+        logger.info("writing %s and comparing its answers with the model's", place)
         metadata = describe(source, target)
         folder = beside(place, "exporting")
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
