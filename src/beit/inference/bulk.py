@@ -146,7 +146,6 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
         if there:
             logger.info("%s: %d of %d files are there already", folder, there, parts.count)
         yield parts
-<<<<<<< HEAD
     except OSError as error:
         about = os.fsdecode(error.filename or "")
         if error.errno not in NO_ROOM and not about.startswith(str(folder)):
@@ -155,11 +154,9 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
             f"{folder} cannot be written to: {error.strerror or error}",
             remedy="make room or permit writing, and run it again: it goes on with what is missing",
         ) from error
-=======
     except KeyboardInterrupt:
         logger.info("%s: the same command goes on after the files that are there", folder)
         raise
->>>>>>> walk7
     finally:
         claim.release()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from beit.evaluation.baselines import TRIVIAL
 from beit.evaluation.metrics import wilson_interval
-from beit.evaluation.sweeps import Probes
+from beit.evaluation.sweeps import Chosen, Probes
 from beit.report.charts import Chart, Line, draw
 from beit.report.markup import render
-from beit.terminal import TextTable, print_tables, printable
+from beit.terminal import TextTable, counted, print_tables, printable
 
 HEAD = ("method", "setting", "validation", "test")
 
@@ -24,10 +25,15 @@ def _rows(found: Probes) -> list[tuple[str, ...]]:
         low, high = wilson_interval(value, found.images[part])
         return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
+    def setting(each: Chosen) -> str:
+        values = [f"{name} {value:g}" for name, value in each.setting.items()]
+        without_blocks = each.method.removesuffix(", linear") in TRIVIAL
+        return ", ".join(values if without_blocks else [f"block {each.block}", *values])
+
     rows: list[tuple[str, ...]] = [
         (
             each.method,
-            f"block {each.block}, " + ", ".join(f"{k} {v:g}" for k, v in each.setting.items()),
+            setting(each),
             score(each.validation, "validation"),
             score(each.test, "test"),
         )
@@ -36,7 +42,7 @@ def _rows(found: Probes) -> list[tuple[str, ...]]:
     for few in (*found.few, *found.few_baselines):
         spread = f"{few.mean:.1%} ± {few.deviation:.1%}"
         cells = ("", spread) if "test" in found.images else (spread, "")
-        rows.append((few.method, f"{few.labels} labels per class", *cells))
+        rows.append((few.method, f"{counted(few.labels, 'label')} per class", *cells))
     return rows
 
 
@@ -48,7 +54,8 @@ def print_probes(found: Probes) -> None:
         print(printable(f"first of several in its file: {key}"))
     for note in found.notes:
         print(printable(f"note: {note}"))
-    print(f"scores: {found.measure}; of each block the best on validation")
+    spreads = " (95 % interval); few labels: mean and deviation of the draws" if found.few else ""
+    print(f"scores: {found.measure}{spreads}; of each block the best on validation")
     blocks = TextTable("block", *found.blocks)
     for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
         blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))

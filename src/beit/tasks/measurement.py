@@ -102,12 +102,8 @@ class ClassifierEvaluation(ViewedMeasurement):
         absent = sum(each.accuracy is None for each in self.classes)
         missing = {"classes without images": f"{absent:,} of {len(self.classes):,}"}
         return {
-<<<<<<< HEAD
-            "left out, without a right class": f"{self.left_out:,}",
-            **(missing if absent else {}),
-=======
             "skipped, without a right class": f"{self.left_out:,}",
->>>>>>> walk7
+            **(missing if absent else {}),
             **self.view_row(),
             "top-1": f"{self.top1:.2%}",
             "top-5": f"{self.top5:.2%}",

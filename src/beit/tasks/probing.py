@@ -54,13 +54,8 @@ from beit.evaluation.sweeps import (
 from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT, find_recipe
-<<<<<<< HEAD
 from beit.report.probes import write_probes
 from beit.terminal import quoted
-=======
-from beit.report.page import write_probe_page
-from beit.terminal import TextTable, counted, print_tables, printable
->>>>>>> walk7
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
 
@@ -393,57 +388,3 @@ def _verdict(
             "more images, start from a released model, or ask whether the classes differ in "
             "more than such a baseline sees"
         )
-<<<<<<< HEAD
-=======
-
-
-def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
-    """What was chosen, and few labels: method, setting, validation, test."""
-
-    def score(value: float | None, part: str) -> str:
-        if value is None:
-            return ""
-        if found.measure != "accuracy":
-            return f"{value:.1%}"
-        low, high = wilson_interval(value, found.images[part])
-        return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
-
-    def setting(each: Chosen) -> str:
-        values = [f"{name} {value:g}" for name, value in each.setting.items()]
-        without_blocks = each.method.removesuffix(", linear") in TRIVIAL
-        return ", ".join(values if without_blocks else [f"block {each.block}", *values])
-
-    rows = [
-        (
-            each.method,
-            setting(each),
-            score(each.validation, "validation"),
-            score(each.test, "test"),
-        )
-        for each in (*found.chosen, *found.baselines)
-    ]
-    for few in (*found.few, *found.few_baselines):
-        spread = f"{few.mean:.1%} ± {few.deviation:.1%}"
-        cells = ("", spread) if "test" in found.images else (spread, "")
-        rows.append((few.method, f"{counted(few.labels, 'label')} per class", *cells))
-    return rows
-
-
-def print_table(found: Probes) -> None:
-    """The best score of each block on validation, what was chosen, and few labels."""
-    for key, reason in found.unreadable.items():
-        print(printable(f"unreadable: {key}: {reason}"))
-    for key in found.several:
-        print(printable(f"first of several in its file: {key}"))
-    for note in found.notes:
-        print(printable(f"note: {note}"))
-    spreads = " (95 % interval); few labels: mean and deviation of the draws" if found.few else ""
-    print(f"scores: {found.measure}{spreads}; of each block the best on validation")
-    blocks = TextTable("block", *found.blocks)
-    for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
-        blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))
-    chosen = TextTable("method", "setting", "validation", "test")
-    for row in _rows(found):
-        chosen.add_row(*row)
-    print_tables(blocks, chosen)
->>>>>>> walk7
