@@ -112,7 +112,7 @@ class Groups(NamedTuple):
 
         Errors: DataError for a class in a single group, of which one fold would learn nothing.
         """
-        fewest = (self.images > 0).sum(axis=0)
+        fewest = (self.images > 0).sum(axis=0)[:-1]  # of the classes
         if len(self.names) < count or (fewest == 1).any():
             raise DataError(
                 f"{counted(len(self.names), 'group')} of images cannot be divided into {count} "
