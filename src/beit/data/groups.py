@@ -68,7 +68,9 @@ class Groups(NamedTuple):
         of = np.array([number[name] for name in each], np.int64)
         images = np.zeros((len(names), classes + 1), np.int64)
         if targets is None or targets.ndim == 1:
-            np.add.at(images, (of, classes if targets is None else targets), 1)
+            labels = np.full(len(of), classes) if targets is None else targets
+            cells = np.bincount(of * (classes + 1) + labels, minlength=images.size)
+            images += cells.reshape(images.shape)
         else:
             np.add.at(images[:, :classes], of, targets.astype(np.int64))
             np.add.at(images[:, classes], of, ~targets.any(axis=1))
@@ -104,7 +106,8 @@ class Groups(NamedTuple):
                 "has all images of a class",
                 remedy="provide train/ and val/, or another --groups",
             )
-        return held[self.of]
+        images: np.ndarray = held[self.of]
+        return images
 
     def folds(self, count: int, seed: int) -> np.ndarray:
         """The fold that holds each image out, int64 [n]: of every class about as many images in
@@ -112,7 +115,7 @@ class Groups(NamedTuple):
 
         Errors: DataError for a class in a single group, of which one fold would learn nothing.
         """
-        fewest = (self.images > 0).sum(axis=0)
+        fewest = (self.images > 0).sum(axis=0)[:-1]  # of the classes
         if len(self.names) < count or (fewest == 1).any():
             raise DataError(
                 f"{counted(len(self.names), 'group')} of images cannot be divided into {count} "
@@ -130,7 +133,8 @@ class Groups(NamedTuple):
                     fold[at] = np.lexsort((sizes, have))[0]
                     have[fold[at]] += images[at]
                     sizes[fold[at]] += self.images[at].sum()
-        return fold[self.of]
+        numbers: np.ndarray = fold[self.of]
+        return numbers
 
     def _by_class(self, purpose: str, seed: int) -> Iterator[tuple[int, np.ndarray]]:
         """Each class with its groups, the rarest first; groups in the order of a hash of names."""

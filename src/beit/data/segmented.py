@@ -208,9 +208,9 @@ class SegmentationData:
         """The pairs of training and of validation, and a note on what is held out."""
         splits = self._found.splits
         if {"train", "val"} <= splits.keys():
-            train, held_out = splits["train"], splits["val"]
-            names = ([image for image, _ in part] for part in (train, held_out))
-            return (train, held_out), in_both(*names, groups) if groups else ""
+            train, validation = splits["train"], splits["val"]
+            shared = in_both(_names(train), _names(validation), groups) if groups else ""
+            return (train, validation), shared
         pairs = splits.get("train", splits.get(WHOLE))
         if pairs is None:
             raise DataError(
@@ -222,17 +222,17 @@ class SegmentationData:
                 f"split is {split} of {counted(len(pairs), 'image')}, and there is no val/ folder",
                 remedy="use a fraction between 0 and 1, such as 0.2, or provide train/ and val/",
             )
-        names = [image for image, _ in pairs]
+        names, among = _names(pairs), ""
         if groups:
             grouped = Groups.of_names(names, groups)
             held = {names[at] for at in np.flatnonzero(grouped.hold_out(split, seed))}
+            among = f", {grouped.words([*held], groups)}"
         else:
             ranked = sorted(names, key=lambda name: derive_seed("split", seed, name))
             held = {*ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]}
         parts: tuple[Pairs, Pairs] = ([], [])
         for pair in pairs:
             parts[pair[0] in held].append(pair)
-        among = f", {grouped.words([*held], groups)}" if groups else ""
         return parts, (
             f"{len(held)} of {counted(len(pairs), 'image')} {'is' if len(held) == 1 else 'are'} "
             f"held out for validation (--split {split:g}){among}"
@@ -364,3 +364,7 @@ class SegmentationData:
         for source in sources:
             source.account = account
         return sources, reading, counts
+
+
+def _names(pairs: Pairs) -> list[str]:
+    return [image for image, _ in pairs]
