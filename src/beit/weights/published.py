@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,14 +77,15 @@ class Published:
         return self.url, "record"
 
 
-PUBLISHED: tuple[Published, ...] = tuple(
-    Published(**row)
-    for row in tomllib.loads(
-        Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
-    )["file"]
-)
+def _read_table() -> Iterator[Published]:
+    """Every file, with what holds for its whole family."""
+    table = Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
+    for family, common in tomllib.loads(table).items():
+        for file in common.pop("file"):
+            yield Published(**({"family": family} | common | file))
 
 
+PUBLISHED: tuple[Published, ...] = tuple(_read_table())
 NAMES: dict[str, Published] = {file.short: file for file in PUBLISHED if file.short}
 """By what they can be called here."""
 
