@@ -11,6 +11,7 @@ from beit import cli
 from beit.config import FinetuneRunConfig, PretrainRunConfig, TokenizerRunConfig
 from beit.config.following import followed
 from beit.config.tree import by_name, override
+from beit.errors import ConfigError
 from beit.recipes import RECIPES, find_recipe
 from beit.training.run_folder import RunFolder, read_run_config
 
@@ -42,6 +43,13 @@ def test_what_is_given_does_not_follow():
     assert changed.model.std == (0.5,) * 4
     assert changed.augment.rand_augment == ""
     assert override(config, {"channels": 3}) == config
+
+
+@pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf"), 0.0])
+def test_the_option_that_was_given_is_to_blame(lr):
+    with pytest.raises(ConfigError) as caught:
+        override(PRETRAIN, {"lr": lr})
+    assert caught.value.problem.startswith(f"lr is {lr}")
 
 
 def test_statistics_that_differ_between_channels_are_not_those_of_others():

@@ -327,6 +327,17 @@ def test_shared_bias_to_every_block_and_back():
     same_weights(weights, rebiased(model, "shared").state_dict())
 
 
+def test_class_names_from_a_file_of_any_editor(tmp_path, capsys):
+    from beit.cli import main
+
+    torch.save(published(Classifier(FINE, 2)), tmp_path / "weights.pth")
+    (tmp_path / "names.txt").write_bytes("Käfer\r\nHund \r\n\r\n".encode("utf-8-sig"))
+    words = ["convert", "weights.pth", "ours", "--to", "beit", "--classes", "names.txt"]
+    assert main([str(tmp_path / word) if word in ("weights.pth", "ours", "names.txt") else word
+                 for word in words]) == 0  # fmt: skip
+    assert open_artifact(tmp_path / "ours").details.classes == ("Käfer", "Hund")
+
+
 def test_unequal_tables_cannot_be_shared():
     model = Classifier(FINE, 3)
     disturb(model)

@@ -44,8 +44,8 @@ def convert(
         crop: Fraction of the side that the evaluation crop keeps.
         classes: File with one class name per line.
     """
+    from beit.data.legends import read_names
     from beit.weights.convert import convert as write
-    from beit.weights.load import read_class_names
     from beit.weights.overrides import Overrides
 
     overrides = Overrides(
@@ -54,7 +54,7 @@ def convert(
         mean=mean,
         std=std,
         crop=crop,
-        classes=read_class_names(Path(classes)) if classes else None,
+        classes=read_names(Path(classes)) if classes else None,
     )
     place, left_out = write(
         source, destination, to=to, bias=bias, overrides=overrides, sha256=sha256

@@ -25,7 +25,8 @@ def _shortened(steps: int, now: int, warmup: int) -> int:
 
 
 def _lowered(lr: float, now: float, min_lr: float) -> float:
-    return min_lr if now >= min_lr else min_lr * now / lr
+    """The same fraction of a rate that is lower than it; of one that is none, `lr` is to blame."""
+    return min_lr * now / lr if 0 <= now < min_lr else min_lr
 
 
 def _per_channel(channels: int, now: int, values: tuple[float, ...]) -> tuple[float, ...]:

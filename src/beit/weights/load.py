@@ -154,17 +154,6 @@ def value_range_of(reference: str | Path) -> tuple[float, float] | None:
     return open_artifact(reference).details.value_range
 
 
-def read_class_names(file: Path) -> tuple[str, ...]:
-    """One class name per line. Raises CheckpointError for a file that cannot be read."""
-    try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"the class names in {file} cannot be read: {error}",
-            remedy="give a text file with one name per line",
-        ) from error
-
-
 def import_foreign(fetched: Fetched, reference: str, overrides: Overrides) -> Artifact:
     """The model of another library's file or folder, with the notes on how it was read."""
     foreign = read_foreign(fetched.path, reference)
