@@ -110,11 +110,7 @@ def divide(
             )
             decided += notes
     if fold is not None:
-        if "val" in found:
-            raise ConfigError(
-                f"folds were requested, and {path} has a part for validation",
-                remedy="leave --folds out, or take the folder of the images to divide",
-            )
+        _refuse_parts(path, found)
         held = fold_numbers(train, fold.of, seed) == fold.number
         train, found["val"] = (select(train, np.flatnonzero(part)) for part in (~held, held))
         decided.append(f"fold {fold.number + 1} of {fold.of} is held out for validation")
@@ -240,13 +236,22 @@ def hold_out(source: ImageSource, split: float, seed: int) -> tuple[ImageSource,
     return select(source, np.flatnonzero(~held)), select(source, np.flatnonzero(held))
 
 
+def _refuse_parts(path: str, found: dict[str, ImageSource]) -> None:
+    if "val" in found:
+        raise ConfigError(
+            f"folds were requested, and {path} has a part for validation",
+            remedy="leave --folds out, or take the folder of the images to divide",
+        )
+
+
 def fold_numbers(source: ImageSource, folds: int, seed: int) -> np.ndarray:
     """The fold that holds each image out, int64 [n]: of every class about as many images in each,
     and of all images too.
 
     Errors: DataError for a class with a single image, of which one fold would learn nothing.
     """
-    single = [name for name, count in images_per_class(source).items() if count < 2]
+    counts = dict(zip(source.classes, class_counts(source).tolist(), strict=True))
+    single = [name for name, count in counts.items() if count < 2]
     if single or len(source) < folds:
         raise DataError(
             f"{len(source)} images cannot be divided into {folds} folds; classes with fewer than "

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
-from beit.data.class_names import Legend
+from beit.data.legends import Legend
 from beit.data.mask_files import LabelMap, ValueCounts, written
 from beit.data.pixel_types import UnreadableError
 from beit.errors import DataError

@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from beit.config.segment_run import Layout
-from beit.data.class_names import ADE20K_CLASSES, LEGENDS, VOC_CLASSES, read_names
+from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.file_types import folder_to_skip
 from beit.data.folder_names import masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
+from beit.data.legends import LEGENDS, read_names
 from beit.data.mask_pairs import FoundMasks, Pairs, Search, Side
 from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
 from beit.errors import DataError
@@ -163,8 +164,9 @@ def _folders(search: Search) -> FoundMasks:
     description, found = _paired_folders(search)
     if found:
         _count_others(search, found.values())
+        suffix = search.config.mask_suffix
         pairs = {
-            split: search.pair_up(search.side(images), search.side(masks))
+            split: search.pair_up(search.side(images), search.side(masks), suffix)
             for split, (images, masks) in found.items()
         }
         return FoundMasks("folders", description, pairs)
@@ -198,8 +200,8 @@ def _beside_images(search: Search) -> dict[str, Pairs]:
         masks = {*ends} if suffix else masks_among(files)
         if masks:
             images = [name for name in files if name not in masks]
-            own = [name for name in files if name in masks]
-            found[split] = search.pair_up(Side(folder, images), Side(folder, own))
+            sides = Side(folder, images), Side(folder, [name for name in files if name in masks])
+            found[split] = search.pair_up(*sides, suffix)
             search.count_skipped(folder)
     if found:
         _refuse_unmasked_splits(search, found)

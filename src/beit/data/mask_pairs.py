@@ -148,10 +148,6 @@ class Search:
         with os.scandir(self.root / base) as entries:  # of a million images, asks none
             return sorted((entry.name for entry in entries if entry.is_dir()), key=natural_key)
 
-    def split_called(self, name: str) -> str:
-        """The split that a folder or a list is called as, or the extra one; empty if none."""
-        return split_called(name) or (name if name == self._extra_split else "")
-
     def splits(self, base: str = "") -> dict[str, str]:
         """The folders directly in a folder that are splits, or the extra one, by what they are."""
         found: dict[str, str] = {}
@@ -165,6 +161,10 @@ class Search:
             if split:
                 found[split] = name
         return found
+
+    def split_called(self, name: str) -> str | None:
+        """The split that a name stands for: `train`, `val` or `test`, or the extra one itself."""
+        return name if name and name == self._extra_split else split_called(name)
 
     def unmasked_are_background(self, bare: list[str], total: int, where: str) -> bool:
         """Whether images without a mask are used, as background.
@@ -188,7 +188,7 @@ class Search:
             self.skipped.add("no mask (--unmasked skip)", name)
         return choice == "background"
 
-    def pair_up(self, images: Side, masks: Side) -> Pairs:
+    def pair_up(self, images: Side, masks: Side, mask_suffix: str) -> Pairs:
         """Every image with its mask.
 
         Names are alike, but for the extension; or all masks carry the extension of their image
@@ -196,7 +196,7 @@ class Search:
         differ. Errors: DataError for masks without an image, images without a mask (unless
         `unmasked` says what they are), and names that can be read in two ways.
         """
-        image_suffix, mask_suffix = self.config.image_suffix, self.config.mask_suffix
+        image_suffix = self.config.image_suffix
         for difference, spelled in _SPELLINGS:  # noqa: B007 - `difference` is read below
             by_image = _stems(images, image_suffix, spelled)
             by_mask = _stems(masks, mask_suffix, spelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,17 @@ import numpy as np
 
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
-from beit.data.class_names import (
+from beit.data.folder_names import split_called
+from beit.data.labelled import few
+from beit.data.layout import WHOLE
+from beit.data.legends import (
     CLASS_LISTS,
     LEGENDS,
     Legend,
-    are_numbers,
     find_beside,
     read_classes,
     read_legend,
 )
-from beit.data.folder_names import split_called
-from beit.data.labelled import few
-from beit.data.layout import WHOLE
 from beit.data.mask_files import written
 from beit.data.mask_labels import (
     BINARY_CLASSES,
@@ -38,14 +38,15 @@ from beit.data.mask_labels import (
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
 from beit.data.segmented_source import SegmentedSource
-from beit.data.sources import FileSource, select
-from beit.errors import ConfigError, DataError, no_images_at
+from beit.data.sources import FileSource, must_exist, select
+from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
 from beit.terminal import counted, printable, quoted
 
 logger = logging.getLogger(__name__)
 
 _SAYING = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml")
+_NUMBER = re.compile(r"(class )?\d+")
 
 
 class SegmentedSplits(NamedTuple):
@@ -73,8 +74,7 @@ class SegmentationData:
     """
 
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
-        if not Path(path).exists():
-            raise no_images_at(path)
+        must_exist(path)
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, "" if split_called(extra_split) else extra_split)
         self._found = find_masks(self._search)
@@ -125,7 +125,7 @@ class SegmentationData:
         train, pixels = self._few(train, counts["train"], per_class, seed)
         if per_class is not None:
             whole, classes = train.account, train.classes
-            shown = masks_per_class(classes, pixels, numbers=are_numbers(classes))
+            shown = masks_per_class(classes, pixels, numbers=_are_numbers(classes))
             train.account = validation.account = replace(
                 whole,
                 images={**whole.images, "train": len(train)},
@@ -177,7 +177,7 @@ class SegmentationData:
                 + "".join(f"; {note}" for note in self._search.notes if f"{name}/" in note),
                 remedy=f"choose one of them, as with --split {list(splits)[-1]}",
             )
-        names, legend = self._names_and_legend(() if are_numbers(classes) else classes)
+        names, legend = self._names_and_legend(() if _are_numbers(classes) else classes)
         _check_same(self.path, names, classes)
         if only is not None:
             pairs = [pair for pair in pairs if pair[0] in only]
@@ -311,7 +311,7 @@ class SegmentationData:
         notes += remarks
         for split, each in counts.items():
             notes += unusual(words.get(split, split), each, classes)
-        numbers = are_numbers(classes)
+        numbers = _are_numbers(classes)
         account = Account(
             data=self.path,
             layout=self._found.description,
@@ -360,7 +360,7 @@ def _check_same(path: str, names: tuple[str, ...], classes: tuple[str, ...]) -> 
         raise DataError(
             f"{path} has {counted(len(names), 'class')}, the model {len(classes)}", remedy=remedy
         )
-    if are_numbers(names) or are_numbers(classes):
+    if _are_numbers(names) or _are_numbers(classes):
         return
     for label, (name, own) in enumerate(zip(names, classes, strict=True)):
         if name.strip() != own.strip():  # a published list has "bed "
@@ -391,3 +391,8 @@ def _numbered(reading: MaskReading, counts: Mapping[str, np.ndarray]) -> tuple[s
         return BINARY_CLASSES
     largest = np.flatnonzero(sum(part.sum(axis=0) for part in counts.values())[:IGNORE])
     return tuple(str(label) for label in range(largest.max(initial=0) + 1))
+
+
+def _are_numbers(names: tuple[str, ...]) -> bool:
+    """Whether classes were given numbers for want of names."""
+    return all(_NUMBER.fullmatch(name) for name in names)

@@ -18,6 +18,7 @@ from beit.data.layout import WHOLE
 from beit.data.listing import Names, natural_key
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
+from beit.errors import no_images_at
 
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -377,6 +378,12 @@ def select(
     """The source restricted to some indices; class names and ids stay as they are, unless others
     are given: `targets` of the images that are left, in their order."""
     return SelectedSource(source, np.array(indices, dtype=np.int64), targets, classes)
+
+
+def must_exist(path: str) -> None:
+    """DataError unless something lies at the path."""
+    if not Path(path).exists():
+        raise no_images_at(path)
 
 
 def spread(length: int, count: int) -> list[int]:
