@@ -1,13 +1,15 @@
 """`benchmarks/run [--quick] [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [PART ...]`
 
-Without a part all are measured but `quality`, which takes a night, and the record is kept in
-benchmarks/results. `check` judges the newest record, `table` writes it into the pages on speed.
+Without a part all are measured, and the record is kept in benchmarks/results. `check` judges the
+newest record, `table` writes it into the pages on speed. `quality` is a night's work of its own
+(`benchmarks/run quality --help`).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +19,7 @@ import torch
 
 from benchmarks import goals, page, record
 from benchmarks.machine import describe, matrix_peak
+from benchmarks.quality import __main__ as quality
 from benchmarks.race import Clock, Row, race
 from benchmarks.setting import TYPES, Setting
 
@@ -34,15 +37,15 @@ PARTS = {
     "probing": "probing",
     "visible": "visible",
     "using": "using",
-    "quality": "quality.contests",
 }
 """Names of the parts, and the modules whose `contests` they are."""
-LONG = {"quality"}
-"""Parts of a night, which are measured only when they are named."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    asked = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["quality"]:
+        return quality.main(words[1:])
+    asked = _parser().parse_args(words)
     if asked.parts == ["check"]:
         return _check()
     if asked.parts == ["table"]:
@@ -62,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         rounds=asked.rounds or (3 if asked.quick else 7),
         batch=asked.batch or (4 if asked.quick else 64 if device.type == "cuda" else 8),
     )
-    for made in measure(setting, asked.parts or [part for part in PARTS if part not in LONG]):
+    for made in measure(setting, asked.parts or list(PARTS)):
         stamp = made.machine["date"].replace(":", "").partition("+")[0]
         size = "quick" if setting.quick else "full"
         path = asked.out or record.RESULTS / f"{stamp}-{device.type}-{size}.json"

@@ -26,7 +26,7 @@ from beit.data.decode import decode
 from beit.data.loader import View
 from beit.data.transforms import MaskedViews
 from beit.masking import build_sampler
-from beit.studies.packages import folder_of
+from beit.studies.tiles import folder_of
 from benchmarks.masks import GRID, algorithm_1
 from benchmarks.race import OURS, Contest, Contestant
 from benchmarks.setting import Setting

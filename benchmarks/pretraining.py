@@ -18,7 +18,7 @@ from beit.config.training import Recompute
 from beit.models.heads import MaskedImageModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.tokenizers import build_tokenizer
-from beit.tokenizers.scoring import encoding_precision
+from beit.tokenizers.base import encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.ema import average_of
 from beit.training.optim import Optimizer

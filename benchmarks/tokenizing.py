@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from beit.tokenizers import build_tokenizer
-from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.scoring import encoding_precision
+from beit.tokenizers.base import VisualTokenizer, encoding_precision
 from benchmarks.peers import dalle_encoder, gather
 from benchmarks.race import Contest, Contestant
 from benchmarks.setting import TYPES, Setting

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from beit.batch import MaskedBatch
 from beit.config import MaskedConfig, VisibleConfig
 from beit.models.heads import MaskedImageModel
-from beit.models.visible import VisibleOnlyModel
 from beit.objectives.masked import MaskedImageModeling
-from beit.objectives.visible import VisibleOnlyPrediction
+from beit.objectives.visible import VisibleOnlyModel, VisibleOnlyPrediction
 from beit.tokenizers import build_tokenizer
-from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.scoring import encoding_precision
+from beit.tokenizers.base import VisualTokenizer, encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.optim import Optimizer
 from benchmarks.pretraining import CLIP, TRAINING

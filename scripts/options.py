@@ -11,7 +11,7 @@ import subprocess
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,17 @@ RUNS = {
     "SegmentOptions": config.SegmentRunConfig,
 }
 MEASURING = {"EvaluateOptions": config.EvaluateConfig, "ProbeOptions": config.ProbeConfig}
+SHARED = {
+    "LoaderOptions": config.LoaderConfig,
+    "ModelOptions": config.VisionTransformerConfig,
+    "ViewOptions": config.ViewConfig,
+    "FolderOptions": config.FolderConfig,
+    "LabelFileOptions": config.LabelFileConfig,
+    "AdaptationOptions": config.AdaptationConfig,
+    "BalanceOptions": config.BalanceConfig,
+    "MaskOptions": config.MaskConfig,
+}
+"""What several verbs have in common, written once."""
 HEAD = f'''"""The options of each verb in Python, as type checkers and editors know them.
 
 Written by `{AGAIN}` from the config classes, which say what each option means.
@@ -40,6 +51,8 @@ from typing import Literal, TypedDict
 '''
 Hints = dict[str, list[Any]]
 """What may be given for each option, as members of a union."""
+Texts = dict[str, str]
+"""The same as it is written."""
 
 
 def members(hint: Any) -> Iterator[Any]:
@@ -89,35 +102,45 @@ def written(hint: Any) -> str:
     return str(hint.__name__)
 
 
+def _texts(kind: type[Any]) -> Texts:
+    return {option: union(hints) for option, hints in options(kind).items()}
+
+
 def union(hints: typing.Iterable[Any]) -> str:
     return " | ".join(dict.fromkeys(map(written, hints)))
 
 
-def typed(name: str, base: str, found: Hints) -> str:
-    lines = (f"    {option}: {union(hints)}\n" for option, hints in found.items())
-    return f"class {name}({base}, total=False):\n{''.join(lines)}\n\n"
+def typed(name: str, found: Texts, shared: Mapping[str, Texts], *bases: str) -> str:
+    """A class with these options, those of the shared classes that it has whole by inheritance."""
+    whole = {base: texts for base, texts in shared.items() if texts.items() <= found.items()}
+    inherited = set().union(*whole.values())
+    own = [f"    {option}: {text}\n" for option, text in found.items() if option not in inherited]
+    ancestors = ", ".join([*bases, *whole]) or "TypedDict"
+    return f"class {name}({ancestors}, total=False):\n{''.join(own)}\n\n"
 
 
 def render() -> str:
     """The whole file, formatted."""
-    runs = {name: options(kind) for name, kind in RUNS.items()}
-    measuring = {name: options(kind) for name, kind in MEASURING.items()}
-    texts = [{option: union(hints) for option, hints in found.items()} for found in runs.values()]
-    first, *others = texts
-    shared = [
-        name for name, text in first.items() if all(other.get(name) == text for other in others)
-    ]
-    every = next(iter(runs.values()))
-    body = typed("RunOptions", "TypedDict", {name: every[name] for name in shared})
-    for name, found in runs.items():
-        own = {option: hints for option, hints in found.items() if option not in shared}
-        body += typed(name, "RunOptions", own)
-    for name, found in measuring.items():
-        body += typed(name, "TypedDict", found)
+    verbs = RUNS | MEASURING
+    texts = {name: _texts(kind) for name, kind in verbs.items()}
+    first, *others = (texts[name].items() for name in RUNS)
+    of_runs = dict(entry for entry in first if all(entry in other for other in others))
+
+    def beside(found: Texts) -> Texts:
+        return {option: text for option, text in found.items() if option not in of_runs}
+
+    shared = {name: _texts(kind) for name, kind in SHARED.items()}
+    for name, found in shared.items():
+        if not found.items() <= of_runs.items():
+            shared[name] = beside(found)
+    body = "".join(typed(name, found, {}) for name, found in shared.items())
+    body += typed("RunOptions", of_runs, shared)
+    body += "".join(typed(name, beside(texts[name]), shared, "RunOptions") for name in RUNS)
+    body += "".join(typed(name, texts[name], shared) for name in MEASURING)
     nodes = {
         (hint.__module__, hint.__name__)
-        for found in (*runs.values(), *measuring.values())
-        for hints in found.values()
+        for kind in verbs.values()
+        for hints in options(kind).values()
         for hint in hints
         if dataclasses.is_dataclass(hint)
     }

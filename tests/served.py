@@ -30,6 +30,9 @@ from miniature import BACKBONE, VAE
 NAMES = ("classifier", "segmenter", "masked", "tokenizer")
 IMAGE = {"content-type": "image/png"}
 CLASSES = Details(classes=("disc", "stripes", "tiles"))
+SECRET = "0123456789abcdef"  # noqa: S105
+PATIENT = [f"--{what}-deadline=240" for what in ("header", "body", "idle", "write")]
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 
 
 def write_classifier(place: Path, seed: int = 0) -> Path:
@@ -182,3 +185,9 @@ def serving(
         finally:
             process.kill()
             process.communicate()
+
+
+def code_of(answer):
+    status, body, headers = answer
+    assert headers["x-request-id"] == body["error"]["request_id"]
+    return status, body["error"]["code"]

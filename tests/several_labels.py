@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from beit.config import AugmentConfig
+
 LABELS = ("framed", "red", "striped")
 SIZE = 32
+OPTIONS: dict[str, Any] = {
+    "workers": 0, "quiet": True, "report": False, "device": "cpu", "precision": "fp32",
+    "size": (32, 32), "multi_label": True,
+}  # fmt: skip
+SHORT: dict[str, Any] = OPTIONS | {
+    "steps": 6, "warmup_steps": 1, "batch": 16, "save_every": 2, "log_every": 1,
+    "evaluate_every": 3, "average": 0.9, "drop_path": 0.2,
+    "augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5),
+}  # fmt: skip
 
 
 def draw(labels: dict[str, bool], chance: np.random.Generator) -> np.ndarray:

@@ -62,8 +62,8 @@ def timed(monkeypatch):
         weights = sum(tensor.numel() for tensor in setup.objective.model.parameters())
         return setup.config.training.batch * max(weights, 10_000) / 1e6 * 1e-3
 
-    monkeypatch.setattr(budget, "rehearse", per_step)
-    monkeypatch.setattr(budget, "evaluation_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(rehearsal, "rehearse", per_step)
+    monkeypatch.setattr(rehearsal, "evaluation_seconds", lambda *_: 1.0)
 
 
 def plan(verb, data, text, **given):
@@ -106,8 +106,8 @@ def test_the_plan_says_what_why_how_long_and_what_else(timed, class_folders):
 
 
 def test_a_time_in_which_nothing_fits_is_said_to_be_too_short(monkeypatch, class_folders):
-    monkeypatch.setattr(budget, "rehearse", lambda *_, **__: 100.0)
-    monkeypatch.setattr(budget, "evaluation_seconds", lambda *_: 60.0)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *_, **__: 100.0)
+    monkeypatch.setattr(rehearsal, "evaluation_seconds", lambda *_: 60.0)
     told = "\n".join(plan("pretrain", class_folders, "2m").lines)
     assert "1 step of " in told
     assert "of 2 min: that does not fit, give it more" in told
@@ -163,12 +163,12 @@ def test_a_long_run_says_how_long_and_that_small_is_for_a_gpu(timed, class_folde
         {"data": str(class_folders), "workers": 0, "device": "cpu"},
     )
     setup = TASKS["finetune"].prepare(config, CPU, Inputs())
-    first, second = budget.forecast(setup, CPU)
+    first, second = rehearsal.forecast(setup, CPU)
     assert "here for 5,000 steps of 128" in first
     assert "--time 1h" in second
     tiny = find_recipe("finetune", "tiny", FinetuneRunConfig)
     quick = TASKS["finetune"].prepare(override(tiny, {"data": str(class_folders)}), CPU, Inputs())
-    assert list(budget.forecast(quick, CPU)) == []
+    assert list(rehearsal.forecast(quick, CPU)) == []
 
 
 def test_a_tokenizer_is_announced_before_it_is_trained(timed, class_folders, tmp_path):
@@ -176,13 +176,13 @@ def test_a_tokenizer_is_announced_before_it_is_trained(timed, class_folders, tmp
         find_recipe("pretrain", "small", PretrainRunConfig),
         {"data": str(class_folders), "out": str(tmp_path / "run"), "workers": 0, "device": "cpu"},
     )
-    told = list(budget.forecast_with_first(TASKS["pretrain"], config, Inputs()))
+    told = list(rehearsal.forecast_with_first(TASKS["pretrain"], config, Inputs()))
     assert "no tokenizer was named" in told[0]
     assert str(tmp_path / "run-tokenizer") in told[0]
     assert "for the tokenizer" in told[1]
     assert "20,000 steps" in told[2]
     named = override(config, {"tokenizer": "somewhere"})
-    assert list(budget.forecast_with_first(TASKS["pretrain"], named, Inputs())) == []
+    assert list(rehearsal.forecast_with_first(TASKS["pretrain"], named, Inputs())) == []
 
 
 def test_what_a_step_costs_whatever_it_holds_is_not_multiplied():

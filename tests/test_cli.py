@@ -15,31 +15,16 @@ import torch
 
 from beit import cli
 from beit.cli.places import check_options
-from beit.config import (
-    FinetuneRunConfig,
-    PretrainRunConfig,
-    RunConfig,
-    SegmentRunConfig,
-    TokenizerRunConfig,
-)
-from beit.config.tree import from_json, to_json
 from beit.errors import ConfigError, DataError
-from beit.models.vit import VisionTransformer
-from beit.recipes import RECIPES, find_recipe
+from beit.recipes import RECIPES
 from beit.terminal import counted
-from beit.tokenizers import build_tokenizer
 from beit.training.run_folder import read_run_config
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS = {
-    "tokenizer": TokenizerRunConfig,
-    "pretrain": PretrainRunConfig,
-    "finetune": FinetuneRunConfig,
-    "segment": SegmentRunConfig,
-}
+
+
 QUICK = ["--steps", "2", "--warmup-steps", "1", "--workers", "0", "--device", "cpu", "--precision",
          "fp32"]  # fmt: skip
-EVERY = [(verb, name) for verb, recipes in RECIPES.items() for name in recipes]
 
 
 def call(capsys, *arguments) -> tuple[int, str, str]:
@@ -50,9 +35,6 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
         code = int(left.code or 0)
     told = capsys.readouterr()
     return code, told.out, told.err
-
-
-# -- verbs ----------------------------------------------------------------------------------------
 
 
 def test_from_images_to_labels(capsys, class_folders, tmp_path):
@@ -106,9 +88,6 @@ def test_one_side_stands_for_both(monkeypatch, words, size):
     )
     with pytest.raises(pytest.fail.Exception, match=str(size[0]) + ", " + str(size[1])):
         cli.main(["pretrain", "tiny", "--size", *words])
-
-
-# -- wrong input ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -277,8 +256,6 @@ def test_a_module_that_cannot_be_imported(capsys, module):
     assert "PYTHONPATH" in told
 
 
-# -- help -----------------------------------------------------------------------------------------
-
 ASK = """
 import sys
 from beit.cli import main
@@ -298,7 +275,7 @@ def test_help_is_answered_without_torch(environment):
     for verb, run in cli.VERBS.items():
         assert f"  {verb}" in done.stdout
         assert str(run.__doc__) in done.stdout
-    for _, name in EVERY:
+    for name in {name for recipes in RECIPES.values() for name in recipes}:
         assert f"{name}:" in done.stdout
 
 
@@ -313,48 +290,6 @@ def test_version(capsys):
     import beit
 
     assert call(capsys, "--version") == (0, f"{beit.__version__}\n", "")
-
-
-# -- recipes --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("verb", "name"), EVERY)
-def test_every_recipe_is_a_documented_valid_config(verb, name):
-    function = RECIPES[verb][name]
-    assert function.__doc__
-    config = find_recipe(verb, name, KINDS[verb])
-    assert config.recipe == name
-    assert from_json(json.loads(json.dumps(to_json(config))), RunConfig) == config
-
-
-@pytest.mark.parametrize("verb", KINDS)
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_small_recipes_build(verb, name):
-    config = find_recipe(verb, name, KINDS[verb])
-    trains = isinstance(config, TokenizerRunConfig)
-    model = build_tokenizer(config.tokenizer) if trains else VisionTransformer(config.model)
-    assert sum(parameter.numel() for parameter in model.parameters()) > 1000
-
-
-def test_recipes_of_one_s_own(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from beit.recipes.pretrain import tiny\n"
-        "from beit.recipes.tokenizers import tiny as other\n"
-        "def broken(): return {}['lost']\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    config = find_recipe("pretrain", "mine:tiny", PretrainRunConfig)
-    assert config.recipe == "mine:tiny"
-    with pytest.raises(ConfigError, match=r"returns TokenizerRunConfig[\s\S]*PretrainRunConfig"):
-        find_recipe("pretrain", "mine:other", PretrainRunConfig)
-    with pytest.raises(ConfigError, match=r"'mine:broken' fails: KeyError: 'lost'"):
-        find_recipe("pretrain", "mine:broken", PretrainRunConfig)
-    for name in ("mine:nothing", "nowhere:tiny"):
-        with pytest.raises(ConfigError, match="cannot be found"):
-            find_recipe("pretrain", name, PretrainRunConfig)
-
-
-# -- released files -------------------------------------------------------------------------------
 
 
 @pytest.fixture

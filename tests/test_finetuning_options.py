@@ -17,7 +17,9 @@ from beit.cli import main
 from beit.config import FinetuneRunConfig
 from beit.errors import ConfigError, RunFolderError
 from beit.recipes.finetune import tiny
-from beit.training.run_folder import read_run_config
+from beit.report.classification import Validation
+from beit.training.dataset_manifest import learned_names
+from beit.training.run_folder import RunFolder, read_run_config
 from segmented_folder import write_folder
 
 QUICK: dict[str, Any] = {
@@ -108,6 +110,11 @@ def test_every_fold_holds_out_other_images_and_all_are_aggregated(
     config = read_run_config(out / "fold-2")
     assert isinstance(config, FinetuneRunConfig)
     assert (config.folds, config.only_fold) == (3, 2)
+    shown = Validation(out / "fold-2", config).source
+    names = {shown.key(index) for index in range(len(shown))}
+    learned = learned_names(RunFolder(out / "fold-2"))
+    assert learned
+    assert names.isdisjoint(learned), "the page shows what the fold holds out"
     # What is there is not written over; to go on does what is missing.
     assert main(words) == RunFolderError.exit_code
     shutil.rmtree(out / "fold-3")

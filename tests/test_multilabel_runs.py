@@ -6,42 +6,25 @@ import csv
 import io
 import json
 import os
-import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import beit
 import several_labels
 from beit.cli import main
-from beit.config import AugmentConfig
-from beit.errors import DataError, Preempted
-from beit.objectives.classify import MultiLabelClassification
+from beit.errors import DataError
 from beit.report.classification import Validation
 from beit.training.run_folder import read_run_config
 from beit.weights.answering import EVEN, answering
 from beit.weights.convert import convert
 from beit.weights.model_card import model_card
 from beit.weights.store import load_artifact, read_artifact, save_artifact
-from finished import assert_same
-from ranks import together
 from served import serving
-from several_labels import LABELS
-
-OPTIONS: dict[str, Any] = {
-    "workers": 0, "quiet": True, "report": False, "device": "cpu", "precision": "fp32",
-    "size": (32, 32), "multi_label": True,
-}  # fmt: skip
-SHORT: dict[str, Any] = OPTIONS | {
-    "steps": 6, "warmup_steps": 1, "batch": 16, "save_every": 2, "log_every": 1,
-    "evaluate_every": 3, "average": 0.9, "drop_path": 0.2,
-    "augment": AugmentConfig(crop_scale=(0.5, 1.0), erasing=0.5),
-}  # fmt: skip
+from several_labels import LABELS, OPTIONS, SHORT
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +49,6 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(run: Path, kind: str) -> list[dict[str, float]]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["kind"] == kind]
-
-
-# -- training --------------------------------------------------------------------------------------
 
 
 def test_labels_are_learned_and_the_best_is_published(run):
@@ -97,61 +77,6 @@ def test_evaluation_repeats_what_the_run_measured(run, data):
     assert found.chance_average_precision == pytest.approx(metrics["chance_map"])
 
 
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps that nothing stopped."""
-    out = tmp_path_factory.mktemp("short") / "whole"
-    beit.finetune("tiny", data=str(data), out=str(out), **SHORT)
-    return out
-
-
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_stopped_and_resumed_equals_uninterrupted(data, whole, tmp_path, monkeypatch, stop_after):
-    def after_step(self: object, step: int) -> dict[str, float]:
-        if step + 1 == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return {}
-
-    stopped = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(MultiLabelClassification, "after_step", after_step)
-        with pytest.raises(Preempted):
-            beit.finetune("tiny", data=str(data), out=str(stopped), **SHORT)
-    beit.finetune("tiny", data=str(data), out=str(stopped), **SHORT, resume=True)
-    assert_same(whole, stopped)
-    for artifact in ("model", "last"):
-        one, other = (load_artifact(run / artifact) for run in (whole, stopped))
-        assert one.details == other.details
-        assert one.version() == other.version()
-
-
-def test_a_run_that_is_done_publishes_its_thresholds_again(data, tmp_path):
-    """Resumed at its end, it has measured nothing itself."""
-    beit.finetune("tiny", data=str(data), out=str(tmp_path / "run"), **SHORT)
-    before = load_artifact(tmp_path / "run" / "last")
-    beit.finetune("tiny", data=str(data), out=str(tmp_path / "run"), **SHORT, resume=True)
-    after = load_artifact(tmp_path / "run" / "last")
-    assert after.details == before.details
-
-
-def train(rank: int, data: Path, out: Path, options: dict[str, Any]) -> dict[str, float]:
-    return dict(beit.finetune("tiny", data=str(data), out=str(out), **options).metrics)
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(data, tmp_path):
-    options = SHORT | {"process_timeout": 120.0, "epsilon": 1e-4}
-    alone = train(0, data, tmp_path / "one", options)
-    both = together(train, data, tmp_path / "two", options)
-    for found in both:
-        assert found == pytest.approx(alone, abs=1e-3)
-    one, two = (load_artifact(tmp_path / run / "last").details for run in ("one", "two"))
-    assert one.thresholds == pytest.approx(two.thresholds, abs=1e-3)
-    weights = [load_file(tmp_path / run / "last/model.safetensors") for run in ("one", "two")]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=1e-3)
-
-
 def test_starting_from_it_takes_its_backbone(run, data, tmp_path):
     options = SHORT | {"steps": 2, "size": None}
     options = {name: value for name, value in options.items() if value is not None}
@@ -159,9 +84,6 @@ def test_starting_from_it_takes_its_backbone(run, data, tmp_path):
         "tiny", data=str(data), init=str(run), out=str(tmp_path / "again"), **options
     )
     assert load_artifact(started.folder).details.multi_label
-
-
-# -- use -------------------------------------------------------------------------------------------
 
 
 def draw(*names: str, seed: int = 9) -> np.ndarray:
@@ -258,9 +180,6 @@ def test_a_single_label_model_answers_as_ever(trained, class_folders, capsys):
     assert all(label.keys() == {"name", "probability"} for label in labels)
 
 
-# -- evaluation ------------------------------------------------------------------------------------
-
-
 def test_the_table_has_each_label(run, data, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["evaluate", str(run), "--data", str(data)]) == 0
@@ -351,9 +270,6 @@ def test_probes_are_measured_by_average_precision(run, data, tmp_path, capsys):
     assert "Mean average precision per block" in (tmp_path / "probe" / "probe.html").read_text()
 
 
-# -- shipping --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("to", ["torch", "onnx", "openvino"])
 def test_exports_decide_the_same_labels(run, data, tmp_path, to, unchecked):
     pytest.importorskip(to)
@@ -412,9 +328,6 @@ def test_the_server_answers_independent_probabilities(run, environment, tmp_path
                 assert label["probability"] == pytest.approx(own.probability, abs=1e-5)
                 assert label["threshold"] == own.threshold
         assert server.ask("POST", "/predict?model=strict", image)[1] == {"labels": []}
-
-
-# -- pages -----------------------------------------------------------------------------------------
 
 
 def test_the_page_shows_each_label_and_independent_bars(run):

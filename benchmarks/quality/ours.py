@@ -37,7 +37,10 @@ class Tokens(nn.Module):
 
 def pretrain(who: str, scenes: Path, out: Path, *, steps: int, seed: int, quick: bool) -> Tokens:
     """The backbone after a tokenizer and so many steps, with the settings of the demo."""
-    tokenizer = replace(demo.tokenizer(), data=str(scenes), out=str(out / "tokenizer"))
+    loader = replace(demo.LOADER, workers=0)  # all in one process, whose CPU time counts
+    tokenizer = replace(
+        demo.tokenizer(), data=str(scenes), out=str(out / "tokenizer"), loader=loader
+    )
     first = replace(tokenizer.training, seed=seed)
     first = replace(first, steps=1, warmup_steps=0) if quick else first
     beit.tokenizer(replace(tokenizer, training=first), quiet=True, report=False)
@@ -49,6 +52,7 @@ def pretrain(who: str, scenes: Path, out: Path, *, steps: int, seed: int, quick:
         tokenizer=str(out / "tokenizer"),
         accept_collapsed=quick,
         objective=OBJECTIVES[who],
+        loader=loader,
         knn_images=0,
         training=replace(
             config.training,

@@ -7,9 +7,7 @@ and the engine of `beit embed --engine ray`, whose actors write the parts of one
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +19,9 @@ import torch
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.pixel_types import UnreadableError
 from beit.errors import ConfigError, DataError, ResourceError
-from beit.inference.bulk import Job, Progress, Written, claimed_parts, count, summary
+from beit.inference.bulk import Job, Progress, Written, claimed_parts, summary
 from beit.inference.outputs import open_output
-from beit.inference.parts import ALL, Parts, Tally
+from beit.inference.parts import ALL, Parts
 from beit.inference.predictor import Predictor as _Predictor
 from beit.inference.stream import Answers
 from beit.weights.load import open_artifact
@@ -159,14 +157,13 @@ class _PartWriter:
         self._parts = parts
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        tallies = [self._write(int(number)) for number in batch["number"]]
-        return {"number": batch["number"], "tally": np.array(tallies, dtype=object)}
+        unreadable = [self._write(int(number)) for number in batch["number"]]
+        return {"number": batch["number"], "unreadable": np.array(unreadable)}
 
-    def _write(self, number: int) -> str:
-        tally = Tally()
-        for rows in self._job.write(self._parts, [number], ALL):
-            count(tally, rows, self._job)
-        return json.dumps([tally.images, tally.reasons, tally.classes, tally.examples])
+    def _write(self, number: int) -> int:
+        """Write a part; how many of its images cannot be read."""
+        rows = self._job.write(self._parts, [number], ALL)
+        return sum(some.unreadable for some in rows)
 
 
 def write_folder(job: Job) -> Written:
@@ -188,20 +185,20 @@ def write_folder(job: Job) -> Written:
             ) from error
     try:
         with claimed_parts(job, ALL) as parts:
-            written = Tally()
             numbers = parts.missing()
             progress = Progress(sum(len(parts.positions(number)) for number in numbers))
-            for tally in _tallies(job, parts, numbers):
-                written = written.plus(tally)
-                progress.add(tally.images, written.unreadable)
+            unreadable = 0
+            for number, more in _written(job, parts, numbers):
+                unreadable += more
+                progress.add(len(parts.positions(number)), unreadable)
     finally:
         if began:
             ray.shutdown()
-    return summary(parts, job, written, ALL)
+    return summary(parts, numbers, ALL)
 
 
-def _tallies(job: Job, parts: Parts, numbers: list[int]) -> Iterator[Tally]:
-    """What each part holds, as soon as it is written."""
+def _written(job: Job, parts: Parts, numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Each part as soon as it is written, and how many of its images cannot be read."""
     if not numbers:
         return
     resources = ray.cluster_resources()
@@ -229,5 +226,4 @@ def _tallies(job: Job, parts: Parts, numbers: list[int]) -> Iterator[Tally]:
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(gpus or cpus, 1)),
     )
     for row in done.iter_rows():
-        images, reasons, classes, examples = json.loads(str(row["tally"]))
-        yield Tally(images, Counter(reasons), Counter(classes), examples)
+        yield int(row["number"]), int(row["unreadable"])

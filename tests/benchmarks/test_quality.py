@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.quality import contests, peers, scenes, transfer
-from benchmarks.quality.contests import Cost, Quality
+from benchmarks.quality import budgets, contestant, peers, scenes, transfer
+from benchmarks.quality.__main__ import SECONDS, main
+from benchmarks.quality.budgets import Cost, Quality
 from benchmarks.quality.scenes import Labelled
 
 IMAGES = torch.randint(
@@ -140,26 +141,42 @@ def test_a_budget_is_a_number_of_steps():
 
 def test_the_time_of_a_mark_lies_between_two_budgets(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "prepare", lambda folder, quick: None)
-    for seconds, reached in zip(contests.BUDGETS, (20.0, 40.0, 60.0, 60.0), strict=True):
+    for seconds, reached in zip(SECONDS, (20.0, 40.0, 60.0, 60.0), strict=True):
         (tmp_path / f"MAE-{seconds}-0.json").write_text(json.dumps({"linear": reached}))
-    quality = Quality(tmp_path, quick=False)
-    assert quality.until("MAE", 0, "linear", 10.0) == 150
-    assert quality.until("MAE", 0, "linear", 40.0) == pytest.approx(300)
-    assert quality.until("MAE", 0, "linear", 50.0) == pytest.approx(300 * math.sqrt(2))
-    assert quality.until("MAE", 0, "linear", 61.0) == math.inf
+    quality = Quality(tmp_path)
+    assert quality.until("MAE", SECONDS, 0, "linear", 10.0) == 150
+    assert quality.until("MAE", SECONDS, 0, "linear", 40.0) == pytest.approx(300)
+    assert quality.until("MAE", SECONDS, 0, "linear", 50.0) == pytest.approx(300 * math.sqrt(2))
+    assert quality.until("MAE", SECONDS, 0, "linear", 61.0) == math.inf
 
 
 def test_what_is_kept_is_not_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "prepare", lambda folder, quick: None)
     done = []
-    monkeypatch.setattr(contests, "processor_seconds", lambda words: float(len(done)) + 9)
     monkeypatch.setattr(
-        contests, "run", lambda words: done.append(words) or '{"linear": 7.0, "fine-tuned": 8.0}\n'
+        budgets, "run", lambda words: done.append(words) or '{"linear": 7.0, "fine-tuned": 8.0}\n'
     )
     for _ in range(2):
-        assert Quality(tmp_path, quick=False).accuracy("from scratch, timm", 150, 1) == {
+        assert Quality(tmp_path).accuracy("from scratch, timm", 150, 1) == {
             "linear": 7.0, "fine-tuned": 8.0,
         }  # fmt: skip
     assert len(done) == 1
-    Quality(tmp_path, quick=False).accuracy("from scratch, timm", 600, 1)
+    Quality(tmp_path).accuracy("from scratch, timm", 600, 1)
     assert len(done) == 1  # it does not use its time
+
+
+def test_a_quick_run_shows_each_measure_of_each(capsys):
+    assert main(["--quick", "--who", "SimCLR", "16 x 16 pixels", "--seconds", "300", "600"]) == 0
+    shown = capsys.readouterr().out
+    assert "| fine-tuned, top-1 in % | 300 s | 600 s |" in shown
+    assert "| 16 x 16 pixels |" in shown.partition("| linear, top-1")[2]
+    assert "| SimCLR | not reached, not reached |" in shown.partition("seconds until")[2]
+
+
+def test_the_seconds_of_a_step_are_those_between_two_updates(monkeypatch):
+    """Of any optimizer; a slow one and those of a tokenizer do not count."""
+    now = iter([10.0, 10.1, 20.0, 20.5, 29.0, *(29.0 + number / 2 for number in range(1, 9))])
+    monkeypatch.setattr(contestant.time, "process_time", lambda: next(now))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    found = contestant.timed(lambda: [optimizer.step() for _ in range(13)], 11)
+    assert found == {"start": 19.5, "step": 0.5}

@@ -32,7 +32,7 @@ def made(*rows, quick=False, device="cpu", peaks=None):
                   skipped={"unilm": "no checkout"})  # fmt: skip
 
 
-REST = [part for part in PARTS if part not in ("masks", "quality")]
+REST = [part for part in PARTS if part != "masks"]
 
 
 @pytest.mark.timeout(1200)

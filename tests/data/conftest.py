@@ -25,3 +25,23 @@ def draw(tmp_path: Path) -> Draw:
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def root(draw: Draw) -> Path:
+    """A folder with six images, p0.png to p5.png."""
+    return draw(*(f"p{number}.png" for number in range(6)))
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is not the test's own."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this test alone keeps what is indexed and fetched."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("BEIT_HOME", str(home))
+    return home

@@ -6,68 +6,19 @@ from __future__ import annotations
 import csv
 import io
 import random
-import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from label_lists import BITS, CATS, NAMES, NUMBER, PLAIN, account, keys, labels, read, rows
 
 from beit.config import LabelFileConfig
-from beit.data.account import Account
-from beit.data.dataset import Dataset, open_source
-from beit.data.label_file import LabelFile, read_label_file
+from beit.data.dataset import open_source
+from beit.data.label_file import read_label_file
 from beit.data.labelled import open_labelled
-from beit.data.sources import ImageSource, class_names_at
 from beit.errors import BeitError, ConfigError, DataError
 
 Draw = Callable[..., Path]
-NUMBER = 6
-NAMES = [f"p{number}.png" for number in range(NUMBER)]
-PLAIN = LabelFileConfig()
-
-
-@pytest.fixture
-def root(draw: Draw) -> Path:
-    """Six images, p0.png to p5.png."""
-    return draw(*NAMES)
-
-
-def rows(heading: str, row: str, numbers: Iterable[int] = range(NUMBER), end: str = "\n") -> str:
-    """A heading, and a row per image in which {n} is its number, {b} 0 or 1, {c} cat or dog."""
-    lines = [heading] if heading else []
-    lines += [row.format(n=n, b=n % 2, c=("cat", "dog")[n % 2]) for n in numbers]
-    return end.join(lines) + end
-
-
-def read(root: Path, text: str | bytes, name: str = "list.csv", **options: str) -> LabelFile:
-    data = text if isinstance(text, bytes) else text.encode()
-    (root / name).write_bytes(data)
-    return read_label_file(str(root / name), LabelFileConfig(**options))  # type: ignore[arg-type]
-
-
-def keys(source: ImageSource) -> list[str]:
-    return [source.key(index) for index in range(len(source))]
-
-
-def paths(found: LabelFile) -> dict[str, list[str]]:
-    return {split: keys(source) for split, source in found.splits.items()}
-
-
-def account(found: LabelFile) -> Account:
-    return next(iter(found.splits.values())).account
-
-
-def labels(found: LabelFile, split: str = "") -> list[tuple[str, str | tuple[str, ...]]]:
-    """Every image with the name of its class, or those of several."""
-    source = found.splits[split]
-    several = source.targets is not None and source.targets.ndim == 2
-    named = [class_names_at(source, index) for index in range(len(source))]
-    return [(key, names if several else "".join(names))
-            for key, names in zip(keys(source), named, strict=True)]  # fmt: skip
-
-
-CATS = [(name, ("cat", "dog")[number % 2]) for number, name in enumerate(NAMES)]
-BITS = [(name, str(number % 2)) for number, name in enumerate(NAMES)]
 
 
 @pytest.mark.parametrize(
@@ -144,65 +95,6 @@ def test_any_separator_encoding_and_quoting(draw: Draw, seed: int) -> None:
     )
 
 
-def test_names_are_looked_for_below_the_list(draw: Draw) -> None:
-    root = draw("train_images/a.png", "train_images/deep/b.jpg", "test_images/c.png", "d.png")
-    found = read(root, "id,label\na,0\nb,1\nc,0\ndeep/b,1\nd,1\n")
-    assert [path for path, _ in labels(found)] == [
-        "train_images/a.png", "train_images/deep/b.jpg", "test_images/c.png", "d.png",
-    ]  # fmt: skip
-    assert [(one.reason, one.count) for one in account(found).skipped] == [("listed twice", 1)]
-
-
-def test_a_name_of_several_images_is_refused_until_the_folder_is_named(draw: Draw) -> None:
-    root = draw("train/1.png", "train/2.png", "test/1.png", "here/x.png", "here/x.jpg")
-    text = "id,label\n1,cat\n2,dog\n"
-    with pytest.raises(DataError, match=r"line 2 \('1: 'test/1.png', 'train/1.png''\)") as caught:
-        read(root, text)
-    assert "--image-folder" in caught.value.remedy
-    found = read(root, text, image_folder=str(root / "train"))
-    assert labels(found) == [("1.png", "cat"), ("2.png", "dog")]
-    assert found.splits[""].path(0) == root / "train" / "1.png"
-    with pytest.raises(DataError, match="may be more than one image: line 2"):
-        read(root, "id,label\nx,1\n", image_folder=str(root / "here"))
-    with pytest.raises(ConfigError, match="no such folder"):
-        read(root, text, image_folder=str(root / "nowhere"))
-
-
-def test_a_name_that_lies_where_it_says_comes_before_those_that_lie_deeper(draw: Draw) -> None:
-    root = draw("a.png", "thumbs/a.png", "b.png", "thumbs/b.jpg")
-    found = read(root, "id,label\na,0\nb,1\n")
-    assert [path for path, _ in labels(found)] == ["a.png", "b.png"]
-
-
-def test_folders_of_another_machine_are_taken_off_only_where_all_images_lie_below(
-    draw: Draw,
-) -> None:
-    root = draw("dog/1.png", "dog/2.png")
-    found = read(root, "image,label\n/home/x/dog/1.png,a\n/home/x/dog/2.png,b\n")
-    assert labels(found) == [("dog/1.png", "a"), ("dog/2.png", "b")]
-    assert "names are read without '/home/x/', which is not here" in account(found).notes
-    with pytest.raises(DataError, match="2 of the 2 images"):
-        read(root, "image,label\ncat/1.png,a\ncat/2.png,b\n")
-    with pytest.raises(DataError, match="1 of the 2 images") as caught:
-        read(root, "image,label\ndog/1.png,a\ndog/2.jpg,b\n")
-    assert "'dog/2.png' is there" in caught.value.remedy
-
-
-def test_names_in_another_form_of_unicode(draw: Draw) -> None:
-    written = unicodedata.normalize("NFD", "café.png")
-    root = draw(written, "thé.png")
-    found = read(root, "image,label\ncafé.png,café\nthé.png," + unicodedata.normalize("NFD", "thé"))
-    assert labels(found) == [(written, "café"), ("thé.png", "thé")]
-
-
-def test_absolute_paths_and_names_that_are_no_utf_8(draw: Draw) -> None:
-    root = draw("a.png")
-    (root / "a.png").rename(root / "b\udcff.png")
-    draw("a.png")
-    text = f"image,label\n{root}/a.png,x\n".encode() + b"b\xff.png,y\n"
-    assert labels(read(root, text)) == [("a.png", "x"), ("b\udcff.png", "y")]
-
-
 @pytest.mark.parametrize("values", [("0", "1"), ("0.0", "1.0"), ("-1", "1"), ("False", "True")])
 def test_columns_of_zeros_and_ones(root: Path, values: tuple[str, str]) -> None:
     def text(*flags: Iterable[int]) -> str:
@@ -267,66 +159,6 @@ def test_names_with_spaces_are_no_tags(root: Path) -> None:
     cells = ["big cat", "cat", "New York"]
     text = "\n".join(["file,label", *map(",".join, zip(NAMES, cells, strict=False))])
     assert [label for _, label in labels(read(root, text))] == cells
-
-
-def test_splits(root: Path) -> None:
-    splits = ["Training", "train", "dev", "valid", "TEST", "testing"]
-    lines = [f"p{at}.png,{split},{at % 2}" for at, split in enumerate(splits)]
-    found = read(root, "\n".join(["image,set,label", *lines]))
-    assert paths(found) == {
-        "train": NAMES[:2], "val": NAMES[2:4], "test": NAMES[4:],
-    }  # fmt: skip
-    path = str(root / "list.csv")
-    parts = open_labelled(path, split=0.5, per_class=None, seed=0)
-    assert parts.test is not None
-    assert [keys(part) for part in parts if part] == [NAMES[:2], NAMES[2:4], NAMES[4:]]
-    assert keys(open_source(path)) == NAMES[:2]
-    assert keys(Dataset(path).part("test")[1]) == NAMES[4:]
-    assert list(Dataset(path).splits()) == ["train", "val", "test"]
-
-
-def test_without_a_validation_split_some_of_training_is_held_out_and_test_stays(
-    root: Path,
-) -> None:
-    lines = [f"p{at}.png,{'train' if at < 4 else 'test'},{'' if at > 3 else at % 2}"
-             for at in range(NUMBER)]  # fmt: skip
-    found = read(root, "\n".join(["image,split,label", *lines]))
-    assert found.splits["test"].targets is None
-    assert "the split test has no labels" in account(found).notes
-    train, validation, test = open_labelled(
-        str(root / "list.csv"), split=0.5, per_class=None, seed=0
-    )
-    assert test is None
-    assert sorted(keys(train) + keys(validation)) == NAMES[:4]
-
-
-def test_folders_of_splits_are_splits_and_test_is_not_learned_from(draw: Draw) -> None:
-    root = draw(*(f"{part}/{at}.png" for part in ("train", "Testing") for at in range(4)))
-    names = [f"{part}/{at}.png" for part in ("train", "Testing") for at in range(4)]
-    text = "\n".join(["image,label", *(f"{name},{at % 2}" for at, name in enumerate(names))])
-    found = read(root, text)
-    assert paths(found) == {
-        "train": names[:4], "test": names[4:],
-    }  # fmt: skip
-    assert "splits by the folders of the images" in account(found).layout
-    assert list(read(root, text, split_column="none").splits) == [""]
-    assert list(read(root, "image,label\ntrain/0.png,a\ntrain/1.png,b\n").splits) == [""]
-
-
-def test_folds(root: Path) -> None:
-    text = "\n".join(["image,fold,label", *(f"p{at}.png,{at % 3},{at // 3}" for at in range(6))])
-    with pytest.raises(DataError, match=r"line 2 .* may be a fold") as caught:
-        read(root, text)
-    assert "--validation-fold" in caught.value.remedy
-    found = read(root, text, validation_fold="1", test_fold="2")
-    assert paths(found) == {
-        "train": ["p0.png", "p3.png"], "val": ["p1.png", "p4.png"], "test": ["p2.png", "p5.png"],
-    }  # fmt: skip
-    assert list(read(root, text, split_column="none").splits) == [""]
-    with pytest.raises(ConfigError, match="validation_fold is 7"):
-        read(root, text, validation_fold="7")
-    with pytest.raises(ConfigError, match="a fold was named"):
-        read(root, rows("image,label", "p{n}.png,{b}"), validation_fold="1")
 
 
 def test_options_name_columns(root: Path) -> None:
@@ -469,14 +301,6 @@ def test_json_lines(root: Path) -> None:
             read(root, wrong, "wrong.jsonl")
 
 
-def test_whole_lines_that_are_names(draw: Draw) -> None:
-    names = ["a,b.png", "c d.png", "e;f g.png"]
-    root = draw(*names)
-    assert [path for path, _ in labels(read(root, "\n".join(names), "list.txt"))] == names
-    with_labels = "\n".join(f"{name} {at}" for at, name in enumerate(names[1:]))
-    assert labels(read(root, with_labels, "list.txt")) == [("c d.png", "0"), ("e;f g.png", "1")]
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_rubbish_ends_in_an_error_of_ours(root: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -490,52 +314,6 @@ def test_rubbish_ends_in_an_error_of_ours(root: Path, seed: int) -> None:
         assert error.remedy  # noqa: PT017
     else:
         assert all(set(keys(source)) <= set(NAMES) for source in found.splits.values())
-
-
-@pytest.mark.parametrize(
-    "text", [rows("image,label", "p{n}.png,{c}"), rows("", "p{n}.png {b}"), rows("", "p{n}.png")]
-)
-def test_a_folder_is_searched_only_if_names_are_not_there_as_written(
-    root: Path, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A tree of a million files takes seconds."""
-    monkeypatch.setattr("beit.data.image_names.find_images", None)
-    assert len(read(root, text).splits[""]) == NUMBER
-
-
-@pytest.mark.parametrize(
-    ("heading", "cells"),
-    [
-        ("dataset", ("train", "test")),
-        ("type", ("TRAIN", "Testing")),
-        ("is_test", ("False", "True")),
-        ("test", ("0", "1")),
-    ],
-)
-def test_a_column_of_splits_is_known_by_its_cells(
-    root: Path, heading: str, cells: tuple[str, str]
-) -> None:
-    text = rows(f"file,{heading},label", f"p{{n}}.png,{cells[0]},{{c}}", range(4))
-    found = read(root, text + "".join(f"p{n}.png,{cells[1]},cat\n" for n in (4, 5)))
-    assert paths(found) == {"train": NAMES[:4], "test": NAMES[4:]}
-    assert f"splits in column '{heading}'" in account(found).layout
-    if cells[0] == "train":
-        assert set(read(root, text, label_column="dataset").splits) == {""}
-
-
-def test_a_column_of_splits_without_headings(root: Path) -> None:
-    found = read(root, rows("", "TRAIN,p{n}.png,{c}", range(4)) + "TEST,p4.png,cat\n")
-    assert labels(found, "train") == CATS[:4]
-    assert paths(found)["test"] == ["p4.png"]
-
-
-def test_what_is_train_does_not_say_which_the_others_are(root: Path) -> None:
-    text = rows("file,is_train,label", "p{n}.png,1,{c}", range(4)) + "p5.png,0,cat\n"
-    with pytest.raises(DataError, match=r"line 6 .* has '0' .* may be a fold"):
-        read(root, text)
-    assert set(read(root, text, validation_fold="0").splits) == {"train", "val"}
-    found = read(root, text.replace("is_train", "train"), label_column="train")
-    assert found.splits[""].classes == ("0", "1")
 
 
 @pytest.mark.parametrize("missing", ["N/A", "?", "NULL"])
@@ -553,21 +331,6 @@ def test_minus_one_beside_numbers_may_be_no_label(root: Path) -> None:
     assert "holds -1 beside the numbers of 2 classes" in found.problem.problem
     found = read(root, rows("file,label", "p{n}.png,{b}").replace(",0", ",-1"))
     assert set(found.splits[""].classes) == {"-1", "1"}
-
-
-def test_names_in_another_case_and_addresses(root: Path) -> None:
-    assert labels(read(root, rows("file,label", "P{n}.PNG,{c}"))) == CATS
-    assert labels(read(root, rows("image_url,label", "https://x.org/a/p{n}.png,{c}"))) == CATS
-    with pytest.raises(DataError, match="do not exist") as caught:
-        read(root, rows("image_url,label", "https://x.org/{n},{c}"))
-    assert "download the images" in caught.value.remedy
-
-
-def test_zeros_that_a_spreadsheet_took_off_are_named(draw: Draw) -> None:
-    root = draw("0007.png")
-    with pytest.raises(DataError, match="do not exist") as caught:
-        read(root, "id,label\n7,cat\n")
-    assert caught.value.remedy.startswith("'0007' is there, and the list lacks its zeros")
 
 
 @pytest.mark.parametrize(("name", "words"), [("a.json", "export other"), ("a.xlsx", "as .csv")])

@@ -7,14 +7,23 @@ import torch
 
 from beit.batch import ImageBatch
 from beit.evaluation.features import extract_features
-from beit.evaluation.neighbours import neighbour_accuracy, retrieval_accuracy
-from beit.evaluation.probe import linear_accuracy
+from beit.evaluation.metrics import fraction_right
+from beit.evaluation.neighbours import neighbour_answers, retrieval_accuracy
+from beit.evaluation.probe import linear_answers
 from beit.models.vit import VisionTransformer
 from miniature import BACKBONE, draw_images, labelled_batch
 from reference import close
 
 CPU = torch.device("cpu")
 CLASSES = 4
+
+
+def neighbour_accuracy(known, targets, queries, right, **settings):
+    return fraction_right(neighbour_answers(known, targets, queries, **settings), right)
+
+
+def linear_accuracy(known, targets, queries, right, **settings):
+    return fraction_right(linear_answers(known, targets, queries, **settings), right)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import PatchTable, extract_features, extract_patches
 from beit.evaluation.metrics import average_precision
-from beit.evaluation.neighbours import neighbour_accuracies
+from beit.evaluation.neighbours import neighbour_votes
 from beit.evaluation.probe import attentive_accuracies, train_attentive, train_heads
 from beit.models.vit import VisionTransformer
 from miniature import BACKBONE, labelled_batch
@@ -98,9 +98,10 @@ def test_neighbours_equal_a_plain_vote(table):
     features, targets = table[0][:, 1], table[1]
     known, queries = features[:35], features[35:]
     numbers, temperatures = (1, 3, 99), (0.05, 1.0)
-    found = neighbour_accuracies(
-        known, targets[:35], queries, targets[35:], neighbours=numbers, temperatures=temperatures
+    won = neighbour_votes(
+        known, targets[:35], queries, neighbours=numbers, temperatures=temperatures
     )
+    found = (won == targets[35:]).float().mean(dim=2)
     mean, deviation = known.mean(dim=0), known.std(dim=0, correction=0)
     for row, number in enumerate(numbers):
         for column, temperature in enumerate(temperatures):

@@ -12,7 +12,7 @@ from beit.config.evaluate import ProbeConfig
 from beit.errors import ResourceError
 from beit.evaluation import rows as rows_module
 from beit.evaluation.features import FeatureTable, PatchStream, extract_patches
-from beit.evaluation.neighbours import neighbour_accuracies
+from beit.evaluation.neighbours import neighbour_votes
 from beit.evaluation.probe import attentive_accuracies, train_attentive, train_heads
 from beit.evaluation.rows import Rows, on_disk
 from beit.evaluation.sweeps import BOTH, MEAN, Stored, sweep_linear
@@ -80,12 +80,12 @@ def test_a_disk_without_room_is_reported(tmp_path):
 
 def test_neighbours_by_stretches_are_exact(monkeypatch):
     known, queries = table(70), table(40)
-    parts = known.features[:, 1], known.targets, queries.features[:, 1], queries.targets
+    parts = known.features[:, 1], known.targets, queries.features[:, 1]
     settings = {"neighbours": (1, 5, 50), "temperatures": (0.07, 1.0)}
-    whole = neighbour_accuracies(*parts, **settings)
+    whole = neighbour_votes(*parts, **settings)
     monkeypatch.setattr("beit.evaluation.neighbours.KNOWN", 9)
     monkeypatch.setattr("beit.evaluation.neighbours.QUERIES", 7)
-    assert torch.equal(neighbour_accuracies(*parts, **settings), whole)
+    assert torch.equal(neighbour_votes(*parts, **settings), whole)
 
 
 def test_patches_read_again_train_what_patches_in_memory_train():

@@ -10,7 +10,8 @@ import torch
 
 from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, PatchTable
-from beit.evaluation.neighbours import neighbour_accuracy
+from beit.evaluation.metrics import fraction_right
+from beit.evaluation.neighbours import neighbour_answers
 from beit.evaluation.probe import attentive_accuracies, train_attentive, train_heads
 from beit.evaluation.sweeps import (
     BOTH,
@@ -81,10 +82,11 @@ def test_the_best_vote_on_validation_is_measured_on_test(tables):
 
     def accuracy(part, block, number, temperature):
         known, queries = tables["train"], tables[part]
-        return neighbour_accuracy(
-            known.features[:, block], known.targets, queries.features[:, block], queries.targets,
+        answers = neighbour_answers(
+            known.features[:, block], known.targets, queries.features[:, block],
             neighbours=number, temperature=temperature,
         )  # fmt: skip
+        return fraction_right(answers, queries.targets)
 
     every = {
         (block, number, temperature): accuracy("validation", block, number, temperature)
@@ -132,8 +134,9 @@ def test_few_labels_are_measured_on_test_or_else_on_validation(tables):
     known, queries = tables["train"], tables["test"]
     drawn = [draw(known.targets, 4, CLASSES, seed) for seed in range(3)]
     assert rows[3].accuracies == [
-        neighbour_accuracy(
-            known.features[some, 1], known.targets[some], queries.features[:, 1], queries.targets
+        fraction_right(
+            neighbour_answers(known.features[some, 1], known.targets[some], queries.features[:, 1]),
+            queries.targets,
         )
         for some in drawn
     ]

@@ -12,9 +12,13 @@ import torch.nn.functional as F
 
 from beit.config import ContrastiveConfig, TrainingConfig
 from beit.config.model import VisionTransformerConfig
-from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import MaskedImageModel
-from beit.objectives.contrastive import ContrastiveMaskedModeling, centred, contrast
+from beit.objectives.contrastive import (
+    ContrastiveMaskedModeling,
+    ContrastiveModel,
+    centred,
+    contrast,
+)
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.second_view import NUMBERS, second_view
 from beit.rng import SampleRNG

@@ -13,9 +13,8 @@ from beit.config import MaskedConfig, VisibleConfig
 from beit.config.model import VisionTransformerConfig
 from beit.errors import ConfigError
 from beit.models.heads import PretrainedBackbone
-from beit.models.visible import VisibleOnlyModel
 from beit.objectives.targets import patchify
-from beit.objectives.visible import VisibleOnlyPrediction
+from beit.objectives.visible import VisibleOnlyModel, VisibleOnlyPrediction
 from beit.tokenizers import build_tokenizer
 from miniature import BACKBONE, VAE, masked_batch, split
 from reference import close

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from beit.report.page import write_probe_page
-from beit.report.study import StudyPage, StudyTable, write_study_page
+from beit.evaluation.sweeps import Chosen, Probes
+from beit.report.probes import write_probes
+from beit.studies.tables import StudyTable, write_study_page
 from served import NAMES, png, serving, wait_for, write_artifacts
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -193,11 +194,13 @@ def test_a_report_can_be_read_by_everybody(browser, tmp_path):
 
     head = ["arm", *(f"a long measure number {number}" for number in range(12))]
     table = StudyTable("Scores", "What was found.", head, [["from scratch", *["25.0"] * 12]])
-    write_study_page(tmp_path / "study.html", StudyPage("Does it pay?", "It does.", (table,)))
-    write_probe_page(
-        tmp_path / "probe.html", "a model", {"linear": [0.1, 0.3, 0.2]},
-        [("linear", "block 1", "30.0", "29.0")], "top-1",
+    write_study_page(tmp_path / "study.html", "Does it pay?", "It does.", [table])
+    chosen = Chosen(method="linear", block=1, setting={"lr": 1e-3}, validation=0.3, test=None)
+    found = Probes(
+        images={"validation": 100}, blocks={"linear": [0.1, 0.3, 0.2]}, chosen=[chosen], few=[],
+        baselines=[], few_baselines=[], unreadable={}, several=[], notes=[],
     )  # fmt: skip
+    write_probes(tmp_path / "probe.html", "a model", found)
     browser.get((tmp_path / "probe.html").as_uri())
     assert faults(browser) == []
     browser.get((tmp_path / "study.html").as_uri())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from beit.errors import RunFolderError
 from beit.recipes.demo import Budget, DemoPlan, plan
-from beit.studies import scenes, stages
+from beit.studies import jobs, scenes
 from beit.studies.demo import Line, as_markdown, run_demo, verdict
 from beit.studies.objects import even_iou, overlaps, read_objects
 
@@ -81,7 +81,7 @@ def test_the_demo_makes_its_table_and_goes_on_where_it_stopped(
     runs = sorted(path.name for path in (tmp_path / "finetune").iterdir())
     assert runs == ["from-scratch-10-0", "from-scratch-30-0", "pre-trained-10-0"]
     for verb in ("tokenizer", "pretrain", "finetune", "segment"):
-        monkeypatch.setattr(stages.tasks, verb, lambda *_, **__: pytest.fail("done already"))
+        monkeypatch.setattr(jobs.tasks, verb, lambda *_, **__: pytest.fail("done already"))
     assert run_demo(tmp_path, tiny) == lines
     with pytest.raises(RunFolderError, match="another length"):
         run_demo(tmp_path, plan())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,17 @@ def test_too_few_images_are_refused_before_training(class_folders, tmp_path, cap
     assert main([*words, "--labels", "5", "20"]) == DataError.exit_code
     assert "fewer than 20" in capsys.readouterr().err
     assert not (tmp_path / "study" / "tokenizer").exists()
+
+
+def test_options_say_which_folders_are_the_classes(class_folders, tmp_path, capsys):
+    for site in ("north", "south"):
+        shutil.copytree(class_folders, tmp_path / "data" / site)
+    words = ["study", "own", "--data", str(tmp_path / "data"), "--labels", "5", "90"]
+    assert main([*words, "--out", str(tmp_path / "one")]) != 0
+    assert "--class-level" in capsys.readouterr().err
+    words += ["--class-level", "2", "--out", str(tmp_path / "other")]
+    assert main(words) == DataError.exit_code
+    assert "fewer than 90" in capsys.readouterr().err
 
 
 def even(value: float) -> Score:

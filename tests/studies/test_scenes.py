@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.errors import DataError
-from beit.studies.scenes import SEEN, UNSEEN, Counts, Job, Studio, make_scenes, read_objects
+from beit.studies.scenes import SEEN, UNSEEN, Counts, Job, Studio, make_scenes
 
 SIDE = 48
 DISC = Image.new("RGBA", (20, 20))
@@ -86,12 +85,3 @@ def test_layouts_and_counts(tmp_path):
     before = (tmp_path / "unlabelled" / "00000.png").stat().st_mtime_ns
     assert make_scenes(tmp_path, side=SIDE, counts=counts) == made
     assert (tmp_path / "unlabelled" / "00000.png").stat().st_mtime_ns == before
-
-
-def test_a_folder_of_cutouts(tmp_path):
-    DISC.save(tmp_path / "disc.png")
-    with pytest.raises(DataError, match="1 PNG"):
-        read_objects(str(tmp_path))
-    for number in range(8):
-        DISC.save(tmp_path / f"disc{number}.png")
-    assert read_objects(str(tmp_path))["disc3"].size == (12, 12)

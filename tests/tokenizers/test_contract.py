@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import beit.tokenizers.scoring
+import beit.tokenizers.base
 from beit.config import (
     DalleConfig,
     DiscreteVAEConfig,
@@ -16,7 +16,7 @@ from beit.config import (
 )
 from beit.errors import ConfigError
 from beit.tokenizers import build_tokenizer
-from beit.tokenizers.scoring import encoding_precision
+from beit.tokenizers.base import encoding_precision
 from miniature import spread_codes
 
 CONFIGS = {
@@ -107,7 +107,7 @@ def test_float32_as_a_precision_changes_nothing(tokenizer, images):
     ],
 )
 def test_precision_by_hardware(monkeypatch, asked, device, fast, given):
-    monkeypatch.setattr(beit.tokenizers.scoring, "multiplies_bfloat16", lambda device: fast)
+    monkeypatch.setattr(beit.tokenizers.base, "multiplies_bfloat16", lambda device: fast)
     assert encoding_precision(asked, torch.device(device)) == given
 
 

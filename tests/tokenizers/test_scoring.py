@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from beit.tokenizers import scoring
-from beit.tokenizers.scoring import best_codes
+from beit.tokenizers import base
+from beit.tokenizers.base import best_codes
 
 
 def case(seed, codes=512, features=64):
@@ -46,7 +46,7 @@ def test_the_first_of_equal_codes_wins(dtype):
 def test_many_rows_are_scored_in_parts(monkeypatch):
     rows, weight, bias = case(3)
     whole = best_codes(rows.bfloat16(), weight, bias)
-    monkeypatch.setattr(scoring, "ROWS", 7)
+    monkeypatch.setattr(base, "ROWS", 7)
     assert torch.equal(best_codes(rows.bfloat16(), weight, bias), whole)
 
 

@@ -95,3 +95,15 @@ def test_what_was_learned_from_before_a_change_stays_known(tmp_path: Path):
     for now in (keys("b", "c"), keys("c", "d"), keys("d")):
         save_manifest(folder, now)
     assert learned_names(folder) == {*"abcd"}
+
+
+def test_names_are_read_from_the_files_of_older_runs(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    for now in (keys("a", "b"), keys("b")):
+        save_manifest(folder, now)
+    folder.images.rename(tmp_path / "pictures.txt.gz")
+    folder.left_images.rename(tmp_path / "left_pictures.txt.gz")
+    assert learned_names(folder) == {*"ab"}
+    save_manifest(folder, keys("c"))
+    assert learned_names(folder) == {*"abc"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images.txt.gz", "left_images.txt.gz"}

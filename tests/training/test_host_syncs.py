@@ -28,19 +28,17 @@ from beit.config import (
     VisibleConfig,
     VQConfig,
 )
-from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.layers import Dropping
 from beit.models.position import relative_position_index
 from beit.models.segmenter import Segmenter
-from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import AnyObjective, Loss, Objective
 from beit.objectives.classify import MultiLabelClassification
-from beit.objectives.contrastive import ContrastiveMaskedModeling
+from beit.objectives.contrastive import ContrastiveMaskedModeling, ContrastiveModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.segment import Segmentation
 from beit.objectives.tokenizer import VQReconstruction
-from beit.objectives.visible import VisibleOnlyPrediction
+from beit.objectives.visible import VisibleOnlyModel, VisibleOnlyPrediction
 from beit.rng import SampleRNG
 from beit.tokenizers import build_tokenizer
 from beit.training.ema import average_of

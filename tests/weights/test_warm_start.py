@@ -20,7 +20,7 @@ from beit.config import (
 from beit.data.class_names import imagenet_classes
 from beit.models.heads import Classifier, MaskedImageModel, PretrainedBackbone
 from beit.models.segmenter import Segmenter
-from beit.models.visible import VisibleOnlyModel
+from beit.objectives.visible import VisibleOnlyModel
 from beit.recipes.finetune import for_finetuning
 from beit.weights.load import open_artifact
 from beit.weights.overrides import Overrides

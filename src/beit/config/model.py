@@ -54,6 +54,12 @@ SIZES: dict[str, Size] = {
 }
 
 
+def published_crop(side: int) -> float:
+    """The fraction of an image that unilm evaluates on (`build_transform`): 224/256 below 384
+    pixels, all of it from there on."""
+    return 0.875 if side < 384 else 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionTransformerConfig(Config):
     """A Vision Transformer as BEiT uses it, in every role."""
@@ -142,7 +148,7 @@ class VisionTransformerConfig(Config):
 
 
 def sized(
-    name: str, *, size: int | tuple[int, int] = 224, patch: int | None = None, channels: int = 3
+    name: str, *, size: int | tuple[int, int] = 224, patch: int | None = None
 ) -> VisionTransformerConfig:
     """The backbone of a named size (`SIZES`), for images of `size` pixels."""
     if name not in SIZES:
@@ -152,12 +158,9 @@ def sized(
     return VisionTransformerConfig(
         size=(height, width),
         patch=patch or row.patch,
-        channels=channels,
         width=row.width,
         depth=row.depth,
         heads=row.heads,
         hidden=row.hidden,
         layer_scale=0.1 if row.depth <= 12 else 1e-5,
-        mean=(0.5,) * channels,
-        std=(0.5,) * channels,
     )

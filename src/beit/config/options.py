@@ -32,12 +32,7 @@ from beit.config.tokenizer import TokenizerConfig
 from beit.config.training import TrainingConfig
 
 
-class RunOptions(TypedDict, total=False):
-    data: str | PathLike[str]
-    out: str | PathLike[str]
-    time: str | PathLike[str]
-    accept_changed_data: bool
-    loader: LoaderConfig
+class LoaderOptions(TypedDict, total=False):
     workers: int | None
     cache: bool | None
     cache_dir: str | PathLike[str]
@@ -46,6 +41,72 @@ class RunOptions(TypedDict, total=False):
     bad_limit: float
     worker_timeout: float
     worker_restarts: int
+
+
+class ModelOptions(TypedDict, total=False):
+    absolute_position: bool
+    relative_position: Literal["none", "shared", "per-block"]
+    layer_scale: float | None
+    mask_token: bool
+    drop_path: float
+    initialisation: Literal["pretrain", "finetune", "xavier"]
+    norm_epsilon: float
+
+
+class ViewOptions(TypedDict, total=False):
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    jitter: float
+    pipeline: Literal["parity", "fast"]
+
+
+class FolderOptions(TypedDict, total=False):
+    class_level: int | None
+    fold: str | PathLike[str]
+    accept_missing_classes: bool
+
+
+class LabelFileOptions(TypedDict, total=False):
+    image_column: str | PathLike[str]
+    label_column: str | PathLike[str]
+    split_column: str | PathLike[str]
+    validation_fold: str | PathLike[str]
+    test_fold: str | PathLike[str]
+    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
+    image_folder: str | PathLike[str]
+
+
+class AdaptationOptions(TypedDict, total=False):
+    freeze: bool
+    freeze_blocks: int
+    lora: int
+    lora_alpha: float | None
+
+
+class BalanceOptions(TypedDict, total=False):
+    class_weights: Literal["none", "balanced", "root"]
+    balanced_sampling: bool
+
+
+class MaskOptions(TypedDict, total=False):
+    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
+    annotations: str | PathLike[str]
+    class_names: str | PathLike[str]
+    legend: str | PathLike[str]
+    mask_values: Literal["auto", "labels", "binary"]
+    ignore_values: tuple[str | PathLike[str], ...]
+    reduce_zero_label: bool
+    mask_suffix: str | PathLike[str]
+    image_suffix: str | PathLike[str]
+    unmasked: Literal["refuse", "background", "skip"]
+
+
+class RunOptions(LoaderOptions, total=False):
+    data: str | PathLike[str]
+    out: str | PathLike[str]
+    time: str | PathLike[str]
+    accept_changed_data: bool
+    loader: LoaderConfig
     training: TrainingConfig
     steps: int
     batch: int
@@ -88,15 +149,8 @@ class RunOptions(TypedDict, total=False):
     symmetry: Literal["none", "horizontal", "all"]
 
 
-class TokenizerOptions(RunOptions, total=False):
+class TokenizerOptions(RunOptions, ViewOptions, LabelFileOptions, total=False):
     label_file: LabelFileConfig
-    image_column: str | PathLike[str]
-    label_column: str | PathLike[str]
-    split_column: str | PathLike[str]
-    validation_fold: str | PathLike[str]
-    test_fold: str | PathLike[str]
-    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
-    image_folder: str | PathLike[str]
     tokenizer: TokenizerConfig
     codes: int
     interpolation: Literal["bicubic", "lanczos", "bilinear"]
@@ -116,10 +170,6 @@ class TokenizerOptions(RunOptions, total=False):
     teacher_views: int
     teacher_bank: str | PathLike[str]
     views: ViewConfig
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
-    jitter: float
-    pipeline: Literal["parity", "fast"]
     objective: TokenizerObjectiveConfig
     first_temperature: float
     final_temperature: float
@@ -133,7 +183,9 @@ class TokenizerOptions(RunOptions, total=False):
     held_out: float
 
 
-class PretrainOptions(RunOptions, total=False):
+class PretrainOptions(
+    RunOptions, ModelOptions, ViewOptions, FolderOptions, LabelFileOptions, total=False
+):
     tokenizer: str | PathLike[str]
     tokenizer_recipe: str | PathLike[str]
     tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
@@ -142,23 +194,12 @@ class PretrainOptions(RunOptions, total=False):
     accept_collapsed: bool
     init: str | PathLike[str]
     model: VisionTransformerConfig
-    absolute_position: bool
-    relative_position: Literal["none", "shared", "per-block"]
-    layer_scale: float | None
-    mask_token: bool
-    drop_path: float
-    initialisation: Literal["pretrain", "finetune", "xavier"]
-    norm_epsilon: float
     masking: MaskingConfig
     mask_ratio: float
     smallest_block: int
     largest_aspect: float
     hidden_patches: tuple[int, ...]
     views: ViewConfig
-    crop_scale: tuple[float, float]
-    crop_ratio: tuple[float, float]
-    jitter: float
-    pipeline: Literal["parity", "fast"]
     objective: PretrainObjectiveConfig
     target: Literal["tokens", "pixels"]
     predict: Literal["masked", "all"]
@@ -179,36 +220,23 @@ class PretrainOptions(RunOptions, total=False):
     shared_head: bool
     labelled: str | PathLike[str]
     label_file: LabelFileConfig
-    image_column: str | PathLike[str]
-    label_column: str | PathLike[str]
-    split_column: str | PathLike[str]
-    validation_fold: str | PathLike[str]
-    test_fold: str | PathLike[str]
-    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
-    image_folder: str | PathLike[str]
     knn_images: int
     folders: FolderConfig
-    class_level: int | None
-    fold: str | PathLike[str]
-    accept_missing_classes: bool
     evaluation_crop: float
 
 
-class FinetuneOptions(RunOptions, total=False):
+class FinetuneOptions(
+    RunOptions,
+    ModelOptions,
+    FolderOptions,
+    LabelFileOptions,
+    AdaptationOptions,
+    BalanceOptions,
+    total=False,
+):
     init: str | PathLike[str]
     model: VisionTransformerConfig
-    absolute_position: bool
-    relative_position: Literal["none", "shared", "per-block"]
-    layer_scale: float | None
-    mask_token: bool
-    drop_path: float
-    initialisation: Literal["pretrain", "finetune", "xavier"]
-    norm_epsilon: float
     adaptation: AdaptationConfig
-    freeze: bool
-    freeze_blocks: int
-    lora: int
-    lora_alpha: float | None
     head: HeadConfig
     pooling: Literal["mean", "cls"]
     head_scale: float
@@ -222,24 +250,12 @@ class FinetuneOptions(RunOptions, total=False):
     cutmix: float
     smoothing: float
     folders: FolderConfig
-    class_level: int | None
-    fold: str | PathLike[str]
-    accept_missing_classes: bool
     label_file: LabelFileConfig
-    image_column: str | PathLike[str]
-    label_column: str | PathLike[str]
-    split_column: str | PathLike[str]
-    validation_fold: str | PathLike[str]
-    test_fold: str | PathLike[str]
-    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
-    image_folder: str | PathLike[str]
     split: float
     folds: int | None
     only_fold: int | None
     per_class: int | None
     balance: BalanceConfig
-    class_weights: Literal["none", "balanced", "root"]
-    balanced_sampling: bool
     split_seed: int
     multi_label: bool
     thresholds: ThresholdConfig
@@ -249,21 +265,12 @@ class FinetuneOptions(RunOptions, total=False):
     baselines: bool
 
 
-class SegmentOptions(RunOptions, total=False):
+class SegmentOptions(
+    RunOptions, ModelOptions, AdaptationOptions, BalanceOptions, MaskOptions, total=False
+):
     init: str | PathLike[str]
     model: VisionTransformerConfig
-    absolute_position: bool
-    relative_position: Literal["none", "shared", "per-block"]
-    layer_scale: float | None
-    mask_token: bool
-    drop_path: float
-    initialisation: Literal["pretrain", "finetune", "xavier"]
-    norm_epsilon: float
     adaptation: AdaptationConfig
-    freeze: bool
-    freeze_blocks: int
-    lora: int
-    lora_alpha: float | None
     head: SegmentationHeadConfig
     dropout: float
     out_indices: tuple[int, ...] | None
@@ -274,24 +281,12 @@ class SegmentOptions(RunOptions, total=False):
     auxiliary_level: int
     out_index: int | None
     masks: MaskConfig
-    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
-    annotations: str | PathLike[str]
-    class_names: str | PathLike[str]
-    legend: str | PathLike[str]
-    mask_values: Literal["auto", "labels", "binary"]
-    ignore_values: tuple[str | PathLike[str], ...]
-    reduce_zero_label: bool
-    mask_suffix: str | PathLike[str]
-    image_suffix: str | PathLike[str]
-    unmasked: Literal["refuse", "background", "skip"]
     joint: JointConfig
     resize_ratio: tuple[float, float]
     base_side: int | None
     largest_class: float
     distortion: bool
     balance: BalanceConfig
-    class_weights: Literal["none", "balanced", "root"]
-    balanced_sampling: bool
     inference: InferenceConfig
     whole: bool
     window: tuple[int, int] | None
@@ -305,7 +300,7 @@ class SegmentOptions(RunOptions, total=False):
     per_class: int | None
 
 
-class EvaluateOptions(TypedDict, total=False):
+class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
     data: str | PathLike[str]
     split: str | PathLike[str]
     flip: bool
@@ -317,13 +312,6 @@ class EvaluateOptions(TypedDict, total=False):
     class_level: int | None
     labels: str | PathLike[str]
     label_file: LabelFileConfig
-    image_column: str | PathLike[str]
-    label_column: str | PathLike[str]
-    split_column: str | PathLike[str]
-    validation_fold: str | PathLike[str]
-    test_fold: str | PathLike[str]
-    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
-    image_folder: str | PathLike[str]
     segmented: SegmentedConfig
     scales: tuple[float, ...] | None
     whole: bool
@@ -331,35 +319,15 @@ class EvaluateOptions(TypedDict, total=False):
     stride: tuple[int, int] | None
     short_side: int | None
     masks: MaskConfig
-    layout: Literal["auto", "folders", "ade20k", "voc", "coco", "labelme"]
-    annotations: str | PathLike[str]
-    class_names: str | PathLike[str]
-    legend: str | PathLike[str]
-    mask_values: Literal["auto", "labels", "binary"]
-    ignore_values: tuple[str | PathLike[str], ...]
-    reduce_zero_label: bool
-    mask_suffix: str | PathLike[str]
-    image_suffix: str | PathLike[str]
-    unmasked: Literal["refuse", "background", "skip"]
     workers: int | None
 
 
-class ProbeOptions(TypedDict, total=False):
+class ProbeOptions(LoaderOptions, FolderOptions, LabelFileOptions, total=False):
     data: str | PathLike[str]
     label_file: LabelFileConfig
-    image_column: str | PathLike[str]
-    label_column: str | PathLike[str]
-    split_column: str | PathLike[str]
-    validation_fold: str | PathLike[str]
-    test_fold: str | PathLike[str]
-    label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
-    image_folder: str | PathLike[str]
     out: str | PathLike[str]
     crop: float | None
     folders: FolderConfig
-    class_level: int | None
-    fold: str | PathLike[str]
-    accept_missing_classes: bool
     split: float
     multi_label: bool
     seed: int
@@ -377,11 +345,3 @@ class ProbeOptions(TypedDict, total=False):
     device: str | PathLike[str]
     memory: float | None
     loader: LoaderConfig
-    workers: int | None
-    cache: bool | None
-    cache_dir: str | PathLike[str]
-    cache_size: float | None
-    value_range: tuple[float, float] | None
-    bad_limit: float
-    worker_timeout: float
-    worker_restarts: int

@@ -16,7 +16,7 @@ from beit.config.data import (
     ViewConfig,
 )
 from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
-from beit.config.model import VisionTransformerConfig
+from beit.config.model import VisionTransformerConfig, published_crop
 from beit.config.tokenizer import PatchCodebookConfig, QuantisedConfig, TokenizerConfig, VQKDConfig
 from beit.config.training import Precision, TrainingConfig
 from beit.config.validation import (
@@ -368,10 +368,8 @@ class FinetuneRunConfig(RunConfig):
 
     @property
     def crop(self) -> float:
-        """The evaluation crop that is used (reference code, `build_transform`)."""
-        if self.evaluation_crop is not None:
-            return self.evaluation_crop
-        return 0.875 if min(self.model.size) < 384 else 1.0
+        """The evaluation crop that is used."""
+        return self.evaluation_crop or published_crop(min(self.model.size))
 
     @property
     def reading(self) -> Reading:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from beit.config.data import AS_RECOGNISED, ClassWeights, Fold, FolderConfig, Reading
+from beit.config.runs import FinetuneRunConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
@@ -58,6 +59,19 @@ def open_labelled(
     data = Dataset(path, reading)
     return divide(
         data, split=split, per_class=per_class, seed=seed, multi_label=multi_label, fold=fold
+    )
+
+
+def images_of_run(config: FinetuneRunConfig) -> LabelledSplits:
+    """What a run learns from and is measured on."""
+    return open_labelled(
+        config.data,
+        split=config.split,
+        per_class=config.per_class,
+        seed=config.split_seed,
+        reading=config.reading,
+        multi_label=config.multi_label,
+        fold=config.fold,
     )
 
 

@@ -176,6 +176,8 @@ def _start(out: Path, plan: dict[str, object]) -> bool:
                     reads=FORMAT,
                     made_by=known.get("beit"),
                 )
+            if "pictures" in known:
+                known["images"] = known.pop("pictures")  # an old name
             if {key: known.get(key) for key in plan} != plan:
                 raise RunFolderError(
                     f"{out} holds shards of other images, or of another size",
@@ -193,7 +195,7 @@ def _write(out: Path, parts: Mapping[str, ImageSource], shard_size: int) -> None
     import beit
 
     fingerprints = {part: source.fingerprint() for part, source in parts.items()}
-    plan = {"format": FORMAT, "shard_size": shard_size, "pictures": fingerprints}
+    plan = {"format": FORMAT, "shard_size": shard_size, "images": fingerprints}
     if not _start(out, plan):
         return
     names: dict[str, list[str]] = {}

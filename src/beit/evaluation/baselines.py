@@ -18,7 +18,8 @@ from torch import Tensor
 from beit.batch import ImageBatch, LabelledBatch
 from beit.config.model import VisionTransformerConfig
 from beit.evaluation.features import FeatureTable, pool_blocks
-from beit.evaluation.probe import linear_accuracy
+from beit.evaluation.metrics import DEVIATIONS, fraction_right
+from beit.evaluation.probe import linear_answers
 from beit.models.vit import VisionTransformer
 
 HISTOGRAM = "colour histogram"
@@ -119,7 +120,7 @@ def compare(
     most frequent class. The difference has the 95 % interval of independent images."""
     gain = best[1] - trivial[1]
     variance = sum(score * (1 - score) for _, score in (best, trivial)) / images
-    doubt = 1.96 * math.sqrt(variance)
+    doubt = DEVIATIONS * math.sqrt(variance)
     change = "a gain" if gain >= 0 else "a loss"
     text = (
         f"the {best[0]} is right on {best[1]:.1%} of {images} images, the best baseline "
@@ -178,10 +179,14 @@ def baseline_accuracies(
         collected = Baselines(untrained, device)
         targets.append(torch.cat([batch.targets for batch in collected.passing(batches)]))
         features.append(collected.features())
+    classes, right = targets
+    learned, asked = features
+
+    def accuracy(name: str, block: int) -> float:
+        answers = linear_answers(learned[name][:, block], classes, asked[name][:, block])
+        return fraction_right(answers, right)
+
     return {
-        name: max(
-            linear_accuracy(rows[:, block], targets[0], features[1][name][:, block], targets[1])
-            for block in range(rows.shape[1])
-        )
-        for name, rows in features[0].items()
+        name: max(accuracy(name, block) for block in range(rows.shape[1]))
+        for name, rows in learned.items()
     }

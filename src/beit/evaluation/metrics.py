@@ -15,6 +15,8 @@ from beit.config.runs import ThresholdConfig
 
 UNDECIDED = 0.5
 """The threshold of a label that no image has."""
+DEVIATIONS = 1.96
+"""Of a normal distribution, on either side of the mean, that hold 95 % of it."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -32,11 +34,16 @@ def in_float32(function: Callable[Arguments, Result]) -> Callable[Arguments, Res
     return run
 
 
-def wilson_interval(fraction: float, count: int, deviations: float = 1.96) -> tuple[float, float]:
+def fraction_right(answers: Int64[Tensor, " images"], targets: Int64[Tensor, " images"]) -> float:
+    """The accuracy of these answers."""
+    return float((answers == targets).float().mean())
+
+
+def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
     """The 95 % interval of an accuracy on `count` independent images (Wilson, 1927), in [0, 1]."""
-    square = deviations**2 / count
+    square = DEVIATIONS**2 / count
     middle = fraction + square / 2
-    half = deviations * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count))
+    half = DEVIATIONS * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count))
     return (middle - half) / (1 + square), (middle + half) / (1 + square)
 
 

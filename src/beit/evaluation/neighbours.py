@@ -23,7 +23,7 @@ from beit.data.sources import ImageSource, evenly
 from beit.data.transforms import SingleView
 from beit.evaluation.eval_loader import EvalLoader, Kind
 from beit.evaluation.features import FeatureTable, Moments, every_block, moments
-from beit.evaluation.metrics import in_float32
+from beit.evaluation.metrics import fraction_right, in_float32
 
 CPU = torch.device("cpu")
 QUERIES, KNOWN = 2048, 32768
@@ -91,28 +91,6 @@ def _nearest(
     return Nearest(places, best)
 
 
-def neighbour_accuracies(
-    features: Float[Tensor, "known width"],
-    targets: Int64[Tensor, " known"],
-    queries: Float[Tensor, "queries width"],
-    query_targets: Int64[Tensor, " queries"],
-    *,
-    neighbours: tuple[int, ...],
-    temperatures: tuple[float, ...],
-    device: torch.device = CPU,
-) -> Float[Tensor, "neighbours temperatures"]:
-    """Fraction of queries whose class wins, for all settings of `neighbour_votes`."""
-    won = neighbour_votes(
-        features,
-        targets,
-        queries,
-        neighbours=neighbours,
-        temperatures=temperatures,
-        device=device,
-    )
-    return (won == query_targets).float().mean(dim=2)
-
-
 def neighbour_answers(
     features: Float[Tensor, "known width"],
     targets: Int64[Tensor, " known"],
@@ -126,22 +104,6 @@ def neighbour_answers(
         features, targets, queries, neighbours=(neighbours,), temperatures=(temperature,)
     )
     return votes[0, 0]
-
-
-def neighbour_accuracy(
-    features: Float[Tensor, "known width"],
-    targets: Int64[Tensor, " known"],
-    queries: Float[Tensor, "queries width"],
-    query_targets: Int64[Tensor, " queries"],
-    *,
-    neighbours: int = 20,
-    temperature: float = 0.07,
-) -> float:
-    """Fraction of queries that `neighbour_answers` answers rightly."""
-    answers = neighbour_answers(
-        features, targets, queries, neighbours=neighbours, temperature=temperature
-    )
-    return float((answers == query_targets).float().mean())
 
 
 @in_float32
@@ -209,9 +171,10 @@ def neighbour_score(
     view = EvaluationView(config.model.size, config.evaluation_crop)
 
     def score(known: FeatureTable, queries: FeatureTable, block: int) -> float:
-        return neighbour_accuracy(
-            known.features[:, block], known.targets, queries.features[:, block], queries.targets
+        answers = neighbour_answers(
+            known.features[:, block], known.targets, queries.features[:, block]
         )
+        return fraction_right(answers, queries.targets)
 
     parts = splits.train, splits.validation
     loaders = tuple(_loader(LabelledBatch, part, view, config) for part in parts)

@@ -246,16 +246,3 @@ def linear_answers(
     with torch.enable_grad():
         solver.step(objective)
     return (unseen @ weights.detach() + bias.detach()).argmax(dim=1)
-
-
-def linear_accuracy(
-    features: Float[Tensor, "known width"],
-    targets: Int64[Tensor, " known"],
-    queries: Float[Tensor, "queries width"],
-    query_targets: Int64[Tensor, " queries"],
-    *,
-    penalty: float = 1e-3,
-) -> float:
-    """Accuracy of `linear_answers`."""
-    answers = linear_answers(features, targets, queries, penalty=penalty)
-    return float((answers == query_targets).float().mean())

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from beit.config.evaluate import ProbeConfig
 from beit.evaluation.features import FeatureTable, Patches
-from beit.evaluation.neighbours import neighbour_accuracies, neighbour_accuracy
+from beit.evaluation.metrics import fraction_right
+from beit.evaluation.neighbours import neighbour_answers, neighbour_votes
 from beit.evaluation.probe import (
     CPU,
     attentive_accuracies,
-    linear_accuracy,
+    linear_answers,
     train_attentive,
     train_heads,
 )
@@ -169,15 +170,15 @@ def sweep_neighbours(tables: Tables, *, config: ProbeConfig, device: torch.devic
     def accuracies(
         part: str, block: int, numbers: tuple[int, ...], temperatures: tuple[float, ...]
     ) -> Tensor:
-        return neighbour_accuracies(
+        won = neighbour_votes(
             known.features[:, block],
             known.targets,
             tables[part].features[:, block],
-            tables[part].targets,
             neighbours=numbers,
             temperatures=temperatures,
             device=device,
-        ).flatten()
+        )
+        return (won == tables[part].targets).float().mean(dim=2).flatten()
 
     def test(block: int, place: int) -> float:
         row, column = divmod(place, len(temperatures))
@@ -212,10 +213,9 @@ def sweep_attentive(
     return replace(sweep.best, block=block)
 
 
-LOW_SHOT: dict[str, Callable[..., float]] = {
-    "linear": linear_accuracy,
-    NEIGHBOURS: neighbour_accuracy,
-}
+Answers = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The features of known images and their classes, and the features of others: to their classes."""
+LOW_SHOT: dict[str, Answers] = {"linear": linear_answers, NEIGHBOURS: neighbour_answers}
 """What is measured with few labels."""
 
 
@@ -225,7 +225,7 @@ def few_labels(
     block: int,
     classes: int,
     config: ProbeConfig,
-    methods: Mapping[str, Callable[..., float]] = LOW_SHOT,
+    methods: Mapping[str, Answers] = LOW_SHOT,
 ) -> FewLabels:
     """Some labels per class at one block, on test or, without one, on validation.
 
@@ -242,12 +242,14 @@ def few_labels(
             draw(known.targets, labels, classes, seed)
             for seed in range(config.seed, config.seed + config.seeds)
         ]
-        for name, method in methods.items():
+        for name, answers in methods.items():
             accuracies = [
-                method(
-                    known.features[rows, block],
-                    known.targets[rows],
-                    queries.features[:, block],
+                fraction_right(
+                    answers(
+                        known.features[rows, block],
+                        known.targets[rows],
+                        queries.features[:, block],
+                    ),
                     queries.targets,
                 )
                 for rows in draws

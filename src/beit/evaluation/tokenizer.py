@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from beit.batch import ImageBatch
+from beit.batch import ImageBatch, LabelledBatch
 from beit.objectives.base import entropy
 from beit.tokenizers.base import VisualTokenizer
 
@@ -123,7 +123,10 @@ def token_stability(
 
 @torch.no_grad()
 def token_histograms(
-    tokenizer: VisualTokenizer, batches: Iterable[ImageBatch], *, device: torch.device
+    tokenizer: VisualTokenizer,
+    batches: Iterable[ImageBatch | LabelledBatch],
+    *,
+    device: torch.device,
 ) -> Float[Tensor, "images codes"]:
     """The square roots of how frequent each code is in an image, whose cosine is their overlap."""
     rows = []

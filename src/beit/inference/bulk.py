@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import time
@@ -20,7 +19,7 @@ from beit.errors import DataError
 from beit.hardware import multiplies_bfloat16
 from beit.inference.images import Places, open_images
 from beit.inference.outputs import Features, LabelMaps, Output, open_output
-from beit.inference.parts import Parts, Tally, open_parts
+from beit.inference.parts import Parts, open_parts
 from beit.inference.predictor import Predictor
 from beit.inference.stream import Rows, choose_batch, stream
 from beit.process import end_with_parent
@@ -54,18 +53,11 @@ class Job:
         """Images at a time."""
         if self.output.one_by_one:
             return 1
-        return self.config.batch or choose_batch(self.output, self.output.predictor.device)
+        return self.config.batch or choose_batch(self.output)
 
     def rows(self, spans: Sequence[range]) -> Iterator[Rows]:
         """The rows of the images at these positions; no batch goes beyond a span."""
-        batch = self.batch
-
-        def plan() -> Iterator[range]:
-            for span in spans:
-                yield from (span[at : at + batch] for at in range(0, len(span), batch))
-
-        batches = sum(math.ceil(len(span) / batch) for span in spans)
-        return stream(self.output, self.images, plan, self.config, batches=batches, batch=batch)
+        return stream(self.output, self.images, spans, self.config, self.batch)
 
     def plan(self) -> dict[str, Any]:
         """What makes rows different, for a folder of them: `open_parts`."""
@@ -132,12 +124,12 @@ def write_folder(job: Job) -> Written:
         end_with_parent(signal.SIGTERM)
     with claimed_parts(job, part) as parts:
         numbers = parts.missing(part)
-        written = Tally()
         progress = Progress(sum(len(parts.positions(number)) for number in numbers))
+        unreadable = 0
         for rows in job.write(parts, numbers, part):
-            count(written, rows, job)
-            progress.add(len(rows.keys), written.unreadable)
-    return summary(parts, job, written, part)
+            unreadable += rows.unreadable
+            progress.add(len(rows.keys), unreadable)
+    return summary(parts, numbers, part)
 
 
 @contextmanager
@@ -158,26 +150,21 @@ def claimed_parts(job: Job, part: Part) -> Iterator[Parts]:
         claim.release()
 
 
-def count(tally: Tally, rows: Rows, job: Job) -> None:
-    """Add rows to a tally."""
-    classes = rows.cells.get("classes", ())
-    named = [one or [] for one in classes] if len(classes) else []
-    tally.name(key for key, error in zip(rows.keys, rows.errors, strict=True) if error)
-    tally.add(rows.errors, named, several=job.artifact.details.multi_label)  # type: ignore[arg-type]
-
-
-def summary(parts: Parts, job: Job, written: Tally, part: Part) -> Written:
-    """What is there; raises DataError if no image of a finished folder could be read."""
-    missing = parts.missing()
-    tally = written if missing else parts.tally()
-    what = ", ".join(name for name in job.output.columns if name not in ("class_ids",))
+def summary(parts: Parts, written: Sequence[int], part: Part) -> Written:
+    """What is there, of which some was `written` now; raises DataError if no image of a finished
+    folder could be read."""
+    tally, missing = parts.tally(written), parts.missing()
+    examples = tally.examples
+    if not missing and len(written) < parts.count:
+        tally = parts.tally(range(parts.count))
+    what = ", ".join(name for name in parts.columns if name != "class_ids")
     answered = counted(tally.images, "image") + (
         f", {tally.unreadable:,} unreadable" if tally.unreadable else ""
     )
     if missing:
         other = f"{len(missing):,} of {parts.count:,} files are still missing"
         first = f"{parts.folder}: part {part} is done: {answered}; {other}"
-        return Written([first, *tally.lines()], written.examples)
+        return Written([first, *tally.lines()], examples)
     parts.remove_unfinished()
     if tally.unreadable == tally.images:
         raise DataError(
@@ -185,7 +172,7 @@ def summary(parts: Parts, job: Job, written: Tally, part: Part) -> Written:
             remedy=f"the reasons stand in {parts.folder}",
         )
     first = f"{parts.folder}: {what} of {answered}, in {counted(parts.count, 'file')}"
-    return Written([first, *tally.lines()], written.examples)
+    return Written([first, *tally.lines()], examples)
 
 
 class Progress:

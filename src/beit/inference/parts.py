@@ -13,10 +13,10 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -97,13 +97,13 @@ class Parts:
         for file in self.folder.glob(f"{UNFINISHED}{part or ''}{'-' if part else ''}*"):
             file.unlink(missing_ok=True)
 
-    def tally(self) -> Tally:
-        """What all parts hold."""
-        found = Tally()
-        for number in range(self.count):
+    def tally(self, numbers: Sequence[int]) -> Tally:
+        """What these parts hold."""
+        found, several = Tally(), bool(self.plan.get("multi_label"))
+        for number in numbers:
             read = _read_parquet if self.format == "parquet" else _read_lines
-            for errors, classes in read(self.path(number), "classes" in self.columns):
-                found.add(errors, classes, several=bool(self.plan.get("multi_label")))
+            for keys, errors, classes in read(self.path(number), "classes" in self.columns):
+                found.add(keys, errors, classes if several else [each[:1] for each in classes])
         return found
 
 
@@ -274,21 +274,26 @@ def _array(pa: Any, cells: Cells | None, column: Column, wrong: np.ndarray) -> A
     return pa.array([None if bad else one for one, bad in zip(cells, wrong, strict=True)], kind)
 
 
-def _read_parquet(path: Path, classes: bool) -> Iterator[tuple[list[str], list[list[str]]]]:
+Read = tuple[list[str], list[str], list[list[str]]]
+"""Of some rows: the names of the images, why they have no answer, and their classes."""
+
+
+def _read_parquet(path: Path, classes: bool) -> Iterator[Read]:
     _, parquet = _pyarrow()
-    columns = ["error", "classes"] if classes else ["error"]
+    columns = ["key", "error", "classes"] if classes else ["key", "error"]
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=columns):
+            keys = batch.column("key").to_pylist()
             errors = [error or "" for error in batch.column("error").to_pylist()]
-            named = batch.column("classes").to_pylist() if classes else [None] * len(errors)
-            yield errors, [each or [] for each in named]
+            named = batch.column("classes").to_pylist() if classes else []
+            yield keys, errors, [each or [] for each in named]
 
 
-def _read_lines(path: Path, _classes: bool) -> Iterator[tuple[list[str], list[list[str]]]]:
+def _read_lines(path: Path, _classes: bool) -> Iterator[Read]:
     with path.open() as file:
         for line in file:
             row = json.loads(line)
-            yield [row.get("error", "")], [row.get("classes", [])]
+            yield [row["key"]], [row.get("error", "")], [row.get("classes", [])]
 
 
 @dataclass
@@ -302,25 +307,13 @@ class Tally:
     examples: list[str] = field(default_factory=list)
     """A few images without an answer."""
 
-    def name(self, unreadable: Iterable[str]) -> None:
-        """Keep the names of a few images without an answer."""
-        self.examples += islice(unreadable, REASONS - len(self.examples))
-
-    def add(self, errors: list[str], classes: list[list[str]], *, several: bool) -> None:
+    def add(self, keys: list[str], errors: list[str], classes: list[list[str]]) -> None:
         """Count some rows."""
         self.images += len(errors)
-        self.reasons.update(error for error in errors if error)
-        for named in classes:
-            self.classes.update(named if several else named[:1])
-
-    def plus(self, other: Tally) -> Tally:
-        """Of both."""
-        return Tally(
-            self.images + other.images,
-            self.reasons + other.reasons,
-            self.classes + other.classes,
-            (self.examples + other.examples)[:REASONS],
-        )
+        self.reasons.update(filter(None, errors))
+        self.classes.update(chain.from_iterable(classes))
+        lost = (key for key, error in zip(keys, errors, strict=True) if error)
+        self.examples += islice(lost, REASONS - len(self.examples))
 
     @property
     def unreadable(self) -> int:

@@ -179,7 +179,6 @@ class Predictor:
         """Several prepared images, on the device of the model."""
         return torch.stack([self.prepare(image) for image in images]).to(self.device)
 
-    @torch.no_grad()
     def probabilities(self, images: Iterable[PreparedOrNot]) -> Float[Tensor, "batch classes"]:
         """Class probabilities of several images; those of a multi-label model are independent."""
         return self.class_probabilities(self.batch(images)).cpu()
@@ -222,7 +221,6 @@ class Predictor:
         given = self.artifact.details.inference
         return replace(given, flip=given.flip or self.flip)
 
-    @torch.no_grad()
     def embed(
         self, images: Iterable[PreparedOrNot], *, block: int | None = None
     ) -> Float[Tensor, "batch width"]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,13 +39,17 @@ class Rows(NamedTuple):
     cells: dict[str, Cells]
     """By column; of an image without an answer they mean nothing."""
 
+    @property
+    def unreadable(self) -> int:
+        """How many have no answer."""
+        return sum(map(bool, self.errors))
 
-def choose_batch(output: Output, device: torch.device) -> int:
+
+def choose_batch(output: Output) -> int:
     """Images at a time: on a GPU as many as its memory has room for; on a CPU, where more would
     bring nothing, 32 of the usual size."""
-    if output.one_by_one:
-        return 1
     height, width = output.predictor.size
+    device = output.predictor.device
     if device.type != "cuda":
         return max(MOST_ON_CPU * USUAL_PIXELS // max(height * width, USUAL_PIXELS), 1)
     shape = (TRIED, output.predictor.channels, height, width)
@@ -58,47 +64,42 @@ def choose_batch(output: Output, device: torch.device) -> int:
 
 
 def stream(
-    output: Output,
-    images: Places,
-    plan: Callable[[], Iterable[Sequence[int]]],
-    config: BulkConfig,
-    *,
-    batches: int,
-    batch: int,
+    output: Output, images: Places, spans: Sequence[range], config: BulkConfig, batch: int
 ) -> Iterator[Rows]:
-    """The rows of each group of positions that `plan` names, in order.
+    """The rows of the images at these positions, in order.
 
     Args:
         output: What is computed.
         images: Of which.
-        plan: Groups of following positions, each at most `batch`.
+        spans: Positions that follow each other; no batch goes beyond one of them.
         config: How many processes read.
-        batches: How many groups there are, about.
         batch: Images at a time.
     """
+
+    def plan() -> Iterator[range]:
+        for span in spans:
+            yield from (span[at : at + batch] for at in range(0, len(span), batch))
+
     predictor = output.predictor
     answers = Answers(output, batch if config.compile and not output.one_by_one else 0)
     read = read_in_order(
         images,
         output.view,
         plan,
-        batches=batches,
+        batches=sum(math.ceil(len(span) / batch) for span in spans),
         channels=predictor.channels,
         config=config.loader(predictor.value_range),
         pin_memory=predictor.device.type == "cuda",
     )
     for places, found in zip(plan(), read, strict=True):
         keys = [images.key(position) for position in places]
-        unreadable = found if isinstance(found, list) else found.unreadable
-        reasons = iter(unreadable)
-        waiting = next(reasons, None)
-        errors = []
-        for key in keys:
-            lost = waiting is not None and waiting.key == key
-            errors.append((waiting.reason or "unreadable") if lost and waiting else "")
-            waiting = next(reasons, None) if lost else waiting
-        taken = None if isinstance(found, list) else found.images
         names = [images.name_below(position) for position in places]
+        lost = deque(found if isinstance(found, list) else found.unreadable)  # in the same order
+        errors = [
+            (lost.popleft().reason or "unreadable") if lost and lost[0].key == key else ""
+            for key in keys
+        ]
+        taken = None if isinstance(found, list) else found.images
         yield Rows(places[0], keys, errors, answers.cells(taken, names, errors))
 
 

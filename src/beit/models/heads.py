@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AggregationConfig, HeadConfig, Pooling
 from beit.masked_patches import Mask, MaskedPatches, read_mask
-from beit.models.aggregation import PatchAggregation
-from beit.models.layers import layer_norm
-from beit.models.vit import Images, VisionTransformer, draw
+from beit.models.layers import TokenIndices, layer_norm
+from beit.models.position import Grid
+from beit.models.vit import Features, Images, VisionTransformer, draw, with_class_token
 
 Logits = Callable[[Images], Tensor]
 
@@ -47,7 +48,64 @@ class BackboneModel(nn.Module, abc.ABC):
         return frozenset(vectors) | {f"backbone.{name}" for name in self.backbone.without_decay()}
 
 
-class MaskedImageModel(BackboneModel):
+class PatchPredictor(BackboneModel):
+    """Predicts something of patches."""
+
+    outputs: int
+    """Codes that are told apart, or values of a patch."""
+
+
+class PatchAggregation(nn.Module):
+    """Patch aggregation (BEiT v2, section 2.3): a second, shallow way from an early block to the
+    hidden patches, which makes the class token carry the whole image.
+
+    It sees the patches of the early block and, of all that comes later, the last class token only,
+    which therefore has to say what the early patches cannot. Pre-training needs it, nothing else.
+
+    The extra blocks are drawn as the blocks of the backbone they stand beside, so that drop path
+    and the division by sqrt(2 l) go on from the early block. The released code leaves the defaults
+    of PyTorch in them and only divides.
+    """
+
+    def __init__(
+        self, config: AggregationConfig, backbone: VisionTransformerConfig, outputs: int
+    ) -> None:
+        super().__init__()
+        assert config.early_layer is not None
+        self.config = config
+        self.out_index = config.early_layer - 1  # of the backbone, which counts blocks from 0
+        end = config.early_layer + config.blocks
+        depth = max(backbone.depth, end)
+        self.blocks = VisionTransformer(replace(backbone, depth=depth)).blocks[
+            config.early_layer : end
+        ]
+        self.norm: nn.LayerNorm | None = None
+        self.head: nn.Linear | None = None
+        if not config.shared_head:
+            self.norm = layer_norm(backbone.width, backbone.norm_epsilon)
+            self.head = nn.Linear(backbone.width, outputs)
+            draw(self.head.weight, cut=True)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        backbone: VisionTransformer,
+        features: Features,
+        grid: Grid,
+        select: TokenIndices | None = None,
+    ) -> Float[Tensor, "batch _ width"]:
+        """The patches after the extra blocks, all or the selected ones; `features` have the early
+        block as their only intermediate."""
+        (early,) = features.intermediates
+        shared_bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(grid)
+        x = torch.cat([features.cls[:, None], early[:, 1:]], dim=1)
+        rows = None if select is None else with_class_token(select)
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(x, shared_bias, grid, select=rows if index == len(self.blocks) else None)
+        return x[:, 1:]
+
+
+class MaskedImageModel(PatchPredictor):
     """Predicts what is hidden: codes K, or the pixel values of a patch (section 2.4).
 
     With patch aggregation (BEiT v2, section 2.3) it can predict it a second time.
@@ -78,9 +136,7 @@ class MaskedImageModel(BackboneModel):
 
         Only the rows that are returned go through the rest of the last block, norm and head.
         """
-        masked = read_mask(mask)
-        selected = None if every_position else masked
-        rows, _ = self._rows(images, masked, selected)
+        rows, _ = self._rows(images, read_mask(mask), every_position)
         predictions: Tensor = self.head(self.norm(rows[0]))
         return predictions
 
@@ -94,8 +150,8 @@ class MaskedImageModel(BackboneModel):
         self, images: Images, mask: Mask | None = None, every_position: bool = False
     ) -> tuple[tuple[Float[Tensor, "rows outputs"], ...], Float[Tensor, "batch features"]]:
         """The predictions, and the class token of each image as the backbone leaves it."""
-        masked, extra = read_mask(mask), self.aggregation
-        rows, cls = self._rows(images, masked, None if every_position else masked, extra)
+        extra = self.aggregation
+        rows, cls = self._rows(images, read_mask(mask), every_position, extra)
         predictions = [self.head(self.norm(rows[0]))]
         if extra is not None:
             norm, head = extra.norm or self.norm, extra.head or self.head
@@ -106,11 +162,12 @@ class MaskedImageModel(BackboneModel):
         self,
         images: Images,
         masked: MaskedPatches | None,
-        selected: MaskedPatches | None,
+        every_position: bool,
         extra: PatchAggregation | None = None,
     ) -> tuple[list[Float[Tensor, "rows features"]], Float[Tensor, "batch features"]]:
-        """The selected patches, or all, after the backbone and after the aggregation; and the class
+        """The masked patches, or all, after the backbone and after the aggregation; and the class
         token after the backbone."""
+        selected = None if every_position else masked
         places = None if selected is None else selected.places
         hidden = None if masked is None else masked.mask
         out_indices = () if extra is None else (extra.out_index,)

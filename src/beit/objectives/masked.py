@@ -24,9 +24,8 @@ from beit.batch import MaskedBatch
 from beit.config.masking import MaskedConfig, PretrainObjectiveConfig
 from beit.errors import ConfigError
 from beit.masked_patches import MaskedPatches
-from beit.models.heads import MaskedImageModel
+from beit.models.heads import MaskedImageModel, PatchPredictor
 from beit.models.layers import Block
-from beit.models.visible import VisibleOnlyModel
 from beit.objectives.base import Loss, Objective, entropy
 from beit.objectives.targets import TokenTargets, check_tokenizer, patchify, pixel_values
 from beit.tokenizers.base import VisualTokenizer, count_codes
@@ -36,11 +35,11 @@ from beit.tokenizers.token_cache import TokenCache
 class MaskedImageModeling(Objective[MaskedBatch]):
     """Predict the visual tokens of masked patches."""
 
-    model: MaskedImageModel | VisibleOnlyModel
+    model: PatchPredictor
 
     def __init__(
         self,
-        model: MaskedImageModel | VisibleOnlyModel,
+        model: PatchPredictor,
         config: PretrainObjectiveConfig,
         tokenizer: VisualTokenizer | None,
         precision: torch.dtype = torch.float32,

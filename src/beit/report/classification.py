@@ -15,7 +15,7 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
-from beit.data.labelled import open_labelled
+from beit.data.labelled import images_of_run
 from beit.data.sources import ImageSource, class_counts, evenly
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
@@ -176,14 +176,7 @@ class Validation:
 def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageSource, ImageSource]:
     """What a run learned from, and its validation images. Errors: DataError if the classes have
     changed."""
-    train, validation, _ = open_labelled(
-        config.data,
-        split=config.split,
-        per_class=config.per_class,
-        seed=config.split_seed,
-        reading=config.reading,
-        multi_label=config.multi_label,
-    )
+    train, validation, _ = images_of_run(config)
     if validation.classes != classes:
         raise DataError(
             f"{config.data} has other classes than the run was trained on",

@@ -21,7 +21,7 @@ from beit.config.tree import differences, leaves
 from beit.data.account import Account, account_from_json
 from beit.errors import BeitError, ResourceError
 from beit.recipes import RECIPES
-from beit.report.charts import Chart, Line, charts, draw
+from beit.report.charts import Chart, charts, draw
 from beit.report.history import History, read_history
 from beit.report.markup import Example, Finding, Section, percent, render
 from beit.training.run_folder import RunFolder, read_reasons
@@ -300,36 +300,4 @@ def write_page(run: Path, config: RunConfig, kind: RunKind[Any]) -> Path:
         raise ResourceError(
             f"{place} cannot be written: {error.strerror}", remedy="make room or permit writing"
         ) from error
-    return place
-
-
-def write_probe_page(
-    place: Path,
-    model: str,
-    blocks: Mapping[str, Sequence[float]],
-    rows: Sequence[tuple[str, str, str, str]],
-    measure: str,
-) -> Path:
-    """Write the page of `beit probe`: the score of every block, and the settings that were chosen.
-
-    Args:
-        place: The file to write.
-        model: What was probed.
-        blocks: For each kind of probe its score after every block.
-        rows: Method, setting, validation score, test score.
-        measure: What the scores are.
-    """
-    chart = Chart(
-        f"{measure.capitalize()} per block",
-        "The best on validation, block by block; 0 is the first. BEiT's features are best in the "
-        "middle: its last blocks serve the prediction of tokens, and score lower by nature.",
-        tuple(
-            Line(name, tuple((float(block), score) for block, score in enumerate(scores)), "marks")
-            for name, scores in blocks.items()
-        ),
-        as_fraction=True,
-        along="block",
-    )
-    text = render("probe.html.j2", title=f"Probes of {model}", chart=draw(chart), rows=rows)
-    place.write_text(text, "utf-8")
     return place

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,28 +17,20 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from beit.config import TrainingConfig
 from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
-from beit.studies.jobs import Job, at_a_time, carried_out, tested
-from beit.studies.objects import Objects, attention_iou, even_iou, read_objects
+from beit.studies.jobs import Job, Stages, at_a_time, carried_out, once, tested
+from beit.studies.measures import untrained
+from beit.studies.objects import Objects, best_overlaps, even_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
-from beit.studies.stages import (
-    ARMS,
-    Stages,
-    differences,
-    markdown_table,
-    of_budget,
-    once,
-    spread,
-    untrained,
-    write_rows,
-)
+from beit.studies.tables import markdown_table
 from beit.tasks.probing import probe
 from beit.weights.store import load_artifact
 
-PRETRAINED, SCRATCH = ARMS
+ARMS = PRETRAINED, SCRATCH = "pre-trained", "from scratch"
 SEGMENTED = "mean IoU, object and background"
 HEAD = ("measure", "method", "updates", "test, per cent", "seeds")
 
@@ -80,7 +73,8 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
         *_segmented(folder, plan, str(pretrained), str(scenes / "segmented")),
         *_attention(folder, plan, pretrained, scenes / "segmented"),
     ]
-    write_rows(folder / "results.json", lines)
+    rows = [line._asdict() for line in lines]
+    (folder / "results.json").write_text(json.dumps(rows, indent=1))
     segmenter = _segmenter(folder, PRETRAINED, 0)
     write_figure(folder, pretrained, tokenizer, segmenter, scenes / "segmented")
     write_page(
@@ -105,13 +99,19 @@ def _finetuned(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[L
             init=init if arm == PRETRAINED else "",
             per_class=given.per_class,
             split_seed=seed,
-            training=of_budget(plan.finetune.training, given, seed),
+            training=_of_budget(plan.finetune.training, given, seed),
         )
         jobs[name] = Job("finetune", config)
     scores = _scores(jobs)
     measure = f"top-1, {budget.labels} labels per class"
     for number, (arm, given) in enumerate(arms):
         yield Line(measure, f"{arm}, fine-tuned", given.steps, scores[number :: len(arms)])
+
+
+def _of_budget(base: TrainingConfig, budget: Budget, seed: int) -> TrainingConfig:
+    """The training of one seed, in either arm."""
+    steps = budget.steps
+    return replace(base, steps=steps, warmup_steps=steps // 10, save_every=steps, seed=seed)
 
 
 def _scores(jobs: Mapping[str, Job]) -> list[float]:
@@ -159,7 +159,7 @@ def _segmented(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[L
             data=data,
             out=str(_segmenter(folder, arm, seed)),
             init=init if arm == PRETRAINED else "",
-            training=of_budget(plan.segment.training, budget, seed),
+            training=_of_budget(plan.segment.training, budget, seed),
         )
         jobs[f"{arm}, seed {seed}, mean IoU"] = Job("segment", config)
     scores = _scores(jobs)
@@ -184,12 +184,20 @@ def _attention(folder: Path, plan: DemoPlan, pretrained: Path, segmented: Path) 
             read_objects(segmented / split, config.size, config.grid) for split in ("val", "test")
         ]
         models = (trained, initial)
-        found = [attention_iou(model.backbone.eval(), *parts) for model in models]
-        return [*found, even_iou(parts[1])]
+        found = [best_overlaps(model.backbone.eval(), *parts).mean() for model in models]
+        return [*(100 * float(mean) for mean in found), even_iou(parts[1])]
 
     names = (PRETRAINED, "untrained", "baseline: even attention")
     for name, score in zip(names, once(folder / "attention.json", measure), strict=True):
         yield Line("IoU of attention and object, best head", name, None, [score])
+
+
+def _spread(values: list[float], sign: str = "") -> str:
+    """Mean and standard deviation over seeds."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:{sign}.1f}"
+    return f"{mean:{sign}.1f} ± {statistics.stdev(values):.1f}"
 
 
 def cells(lines: list[Line]) -> list[tuple[str, ...]]:
@@ -199,7 +207,7 @@ def cells(lines: list[Line]) -> list[tuple[str, ...]]:
             line.measure,
             line.method,
             "" if line.updates is None else str(line.updates),
-            spread(line.scores),
+            _spread(line.scores),
             str(len(line.scores)),
         )
         for line in lines
@@ -226,10 +234,11 @@ def verdict(lines: list[Line]) -> list[str]:
     pretrained, scratch, longer = (line for line in lines if line.method.endswith("fine-tuned"))
     sentences = []
     for other in (scratch, longer):
-        gains = differences(pretrained.scores, other.scores)
+        pairs = zip(pretrained.scores, other.scores, strict=True)
+        gains = [score - another for score, another in pairs]
         ahead = sum(gain > 0 for gain in gains)
         sentences.append(
             f"{pretrained.updates} updates from pre-trained weights against {other.updates} from "
-            f"scratch: {spread(gains, sign='+')} points, ahead in {ahead} of {len(gains)} seeds"
+            f"scratch: {_spread(gains, sign='+')} points, ahead in {ahead} of {len(gains)} seeds"
         )
     return sentences

@@ -1,4 +1,5 @@
-"""Trainings of a study, several at a time: each in a folder of its own, done once, and measured."""
+"""The trainings of a study: each in a folder of its own, done once, and measured; one after the
+other, or several at a time."""
 
 from __future__ import annotations
 
@@ -6,21 +7,53 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from beit import tasks
+from beit.atomic_io import replace_file
 from beit.config import RunConfig
+from beit.errors import RunFolderError
 from beit.process import end_with_parent
 from beit.report.history import read_history
 from beit.studies.measures import classifier_hits, segmenter_overlaps
-from beit.studies.stages import once
 from beit.training.run_folder import RunFolder
+
+
+class Stages:
+    """The folder of a study: what is done there is not done again."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, object]) -> None:
+        """Raises RunFolderError if the folder holds a study of another plan."""
+        self.folder = folder
+        if once(folder / "plan.json", lambda: plan) != plan:
+            raise RunFolderError(
+                f"{folder} holds a study of another length or version",
+                remedy="choose another --out",
+            )
+
+    def train(self, verb: str, config: RunConfig) -> Path:
+        """The folder of a finished run: done before, taken up again, or done now."""
+        out = Path(config.out)
+        if (out / "report.html").exists():
+            return out
+        print(f"\n== {verb}", flush=True)
+        getattr(tasks, verb)(config, resume=RunFolder(out).config.exists())
+        return out
+
+
+def once(record: Path, make: Callable[[], Any]) -> Any:
+    """The JSON values in a file; made and written if it is not there."""
+    if not record.exists():
+        made = json.dumps(make(), indent=1)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(record, [made.encode()])
+    return json.loads(record.read_text())
 
 
 class Job(NamedTuple):

@@ -1,21 +1,58 @@
-"""What is measured of one model on the test part of a study: per image or class, for intervals."""
+"""What is measured of one model on the test part of a study, image by image or class by class, for
+intervals: its answers, what its heads attend to, and its frozen features with few labels beside
+what any features must beat."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from beit import tasks
 from beit.batch import LabelledBatch
-from beit.config import LoaderConfig
+from beit.config import LoaderConfig, VisionTransformerConfig
 from beit.data.augment import EvaluationView
-from beit.data.labelled import open_labelled
+from beit.data.labelled import LabelledSplits, open_labelled
+from beit.data.sources import ImageSource
+from beit.evaluation.baselines import TRIVIAL
 from beit.evaluation.eval_loader import EvalLoader
-from beit.models.heads import BackboneModel, Classifier
-from beit.studies.objects import attention, best_head, overlaps, read_objects
+from beit.evaluation.features import FeatureTable, every_block
+from beit.evaluation.sweeps import LOW_SHOT, Answers
+from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
+from beit.recipes.studies import number_of
+from beit.rng import seed_everything
+from beit.studies.objects import best_overlaps, read_objects
 from beit.tasks.measurement import SegmenterEvaluation
 from beit.weights.store import load_artifact
+
+CHANCE = "chance"
+
+
+def parts(labelled: str, labels: int = 0, draw: int = 0) -> LabelledSplits:
+    """The labelled images, of which fine-tuning uses so many of each class; 0: all."""
+    return open_labelled(labelled, split=0.2, per_class=labels or None, seed=draw)
+
+
+def untrained(backbone: VisionTransformerConfig, seed: int) -> MaskedImageModel:
+    """A backbone with the initial weights that pre-training starts from."""
+    seed_everything(seed)
+    published = backbone.initialisation == "finetune"
+    started = replace(backbone, initialisation="pretrain") if published else backbone
+    return MaskedImageModel(started, 2).eval()
+
+
+def _central(
+    model: BackboneModel, source: ImageSource, crop: float, loader: LoaderConfig
+) -> EvalLoader[LabelledBatch]:
+    """The images as evaluation looks at them."""
+    config = model.backbone.config
+    view = EvaluationView(config.size, crop)
+    return EvalLoader(
+        LabelledBatch, source, view, size=config.size, channels=config.channels, loader=loader
+    )
 
 
 @torch.no_grad()
@@ -24,13 +61,9 @@ def classifier_hits(run: Path, data: str, loader: LoaderConfig) -> list[float]:
     artifact = load_artifact(run)
     model = artifact.model
     assert isinstance(model, Classifier)
-    test = open_labelled(data, split=0.2, per_class=None, seed=0).test
+    test = parts(data).test
     assert test is not None
-    config = model.backbone.config
-    view = EvaluationView(config.size, artifact.details.crop)
-    batches = EvalLoader(
-        LabelledBatch, test, view, size=config.size, channels=config.channels, loader=loader
-    )
+    batches = _central(model, test, artifact.details.crop, loader)
     model.eval()
     hits = [model(batch.images).argmax(dim=1) == batch.targets for batch in batches]
     return torch.cat(hits).float().tolist()
@@ -52,6 +85,90 @@ def attention_overlaps(place: str, data: str) -> list[float]:
     validation, test = (
         read_objects(Path(data) / part, config.size, config.grid) for part in ("val", "test")
     )
-    head = best_head(backbone, validation)
-    found = overlaps(attention(backbone, test)[:, [head]], test.inside)[:, 0]
-    return [float(value) for value in found]
+    return [float(value) for value in best_overlaps(backbone, validation, test)]
+
+
+class Tables(NamedTuple):
+    """The features of the parts."""
+
+    train: FeatureTable
+    validation: FeatureTable
+    test: FeatureTable
+
+
+def frozen_scores(
+    place: str,
+    labelled: str,
+    *,
+    crop: float,
+    loader: LoaderConfig,
+    labels: tuple[int, ...],
+    draws: int,
+    baselines: bool,
+) -> dict[str, list[list[float]]]:
+    """Whether each test image is answered rightly, for every draw of the labels.
+
+    Keys are `ROW|MEASURE`; the row is empty for the model itself. The known images of a draw are
+    those that fine-tuning with it uses; of all blocks the one that is best on validation counts.
+    With `baselines` the trivial features are measured in the same way.
+    """
+    model = load_artifact(Path(place)).model
+    assert isinstance(model, BackboneModel)
+    splits = parts(labelled)
+    assert splits.test is not None
+    loaders = [
+        _central(model, source, crop, loader)
+        for source in (splits.train, splits.validation, splits.test)
+    ]
+    model.eval()
+    found = {"": Tables(*(every_block(model, each, torch.device("cpu")) for each in loaders))}
+    if baselines:
+        for name, features in TRIVIAL.items():
+            columns = [
+                table._replace(
+                    features=torch.cat([features(batch.images) for batch in each])[:, None]
+                )
+                for table, each in zip(found[""], loaders, strict=True)
+            ]
+            found[name] = Tables(*columns)
+    scores: dict[str, list[list[float]]] = {}
+    for number in labels:
+        known = [_rows(found[""].train, labelled, number, draw) for draw in range(draws)]
+        for name, tables in found.items():
+            for method, answers in LOW_SHOT.items():
+                if name and method != "linear":
+                    continue
+                measure = f"{name}|{method}, {number_of(number)}"
+                scores[measure] = [_hits(tables, rows, answers) for rows in known]
+    if baselines:
+        classes = len(splits.train.classes)
+        for number in labels:
+            hits = [[1 / classes] * len(found[""].test.keys)] * draws
+            scores[f"{CHANCE}|linear, {number_of(number)}"] = hits
+    return scores
+
+
+def _rows(train: FeatureTable, labelled: str, number: int, draw: int) -> Tensor:
+    """Which of all training images fine-tuning with these labels uses."""
+    drawn = parts(labelled, number, draw).train
+    keys = {drawn.key(index) for index in range(len(drawn))}
+    return torch.tensor([row for row, key in enumerate(train.keys) if key in keys])
+
+
+def _hits(tables: Tables, rows: Tensor, answers: Answers) -> list[float]:
+    """At the block that is best on validation."""
+    train, validation, test = tables
+    targets, held_out = train.targets[rows], len(validation.targets)
+    every = torch.cat([validation.targets, test.targets])
+    right = [
+        answers(
+            train.features[rows, block],
+            targets,
+            torch.cat([validation.features[:, block], test.features[:, block]]),
+        )
+        == every
+        for block in range(train.features.shape[1])
+    ]
+    best = max(right, key=lambda hits: float(hits[:held_out].float().mean()))
+    found: list[float] = best[held_out:].float().tolist()
+    return found

@@ -14,8 +14,8 @@ from beit.data.sources import FileSource, ImageSource, is_multi_label
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL
 from beit.recipes.studies import OWN_ARMS, SCRATCH, Arm, StudyPlan, number_of
+from beit.studies.jobs import once
 from beit.studies.results import Interval, Scores
-from beit.studies.stages import once
 from beit.studies.study import Data, Study, finetuned
 from beit.studies.tables import write_tables
 

@@ -21,12 +21,11 @@ from beit.recipes.studies import (
     StudyPlan,
     prolonged,
 )
-from beit.report.study import StudyTable
+from beit.studies.jobs import once
 from beit.studies.results import Claim, Scores, Verdict, as_json, judge
 from beit.studies.scenes import Counts, make_scenes
-from beit.studies.stages import once
 from beit.studies.study import ATTENTION, CONVERGED_AT, Data, Study, finetuned, slug
-from beit.studies.tables import write_tables
+from beit.studies.tables import StudyTable, write_tables
 
 UNLIKE = 0.1
 """Factors nearer to 1 change nothing that could be seen."""

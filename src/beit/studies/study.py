@@ -22,11 +22,9 @@ from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
 from beit.report.history import read_history
-from beit.studies.frozen import frozen_scores
-from beit.studies.jobs import Job, carried_out, tested
-from beit.studies.measures import attention_overlaps
+from beit.studies.jobs import Job, Stages, carried_out, once, tested
+from beit.studies.measures import attention_overlaps, frozen_scores, parts, untrained
 from beit.studies.results import Score
-from beit.studies.stages import Stages, once, untrained
 from beit.tasks.inputs import Inputs
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, save_artifact
@@ -363,9 +361,7 @@ class Study:
     @cached_property
     def test_units(self) -> list[str]:
         """Of the test images, in their order."""
-        from beit.data.labelled import open_labelled
-
-        test = open_labelled(self.data.labelled, split=0.2, per_class=None, seed=0).test
+        test = parts(self.data.labelled).test
         assert test is not None
         keys = (test.key(index).removeprefix("test/") for index in range(len(test)))
         return [self.units(key) for key in keys]

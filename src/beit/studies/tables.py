@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from beit.atomic_io import replace_file
 from beit.recipes.studies import SCRATCH, number_of
-from beit.report.study import StudyPage, StudyTable, write_study_page
+from beit.report.markup import render
 from beit.studies.results import as_csv, as_json, lines, pivot
-from beit.studies.stages import markdown_table
 from beit.studies.study import ATTENTION, CONVERGED_AT, COUNTS, Study, finetuned
 
 EXPLANATION = (
@@ -19,6 +19,28 @@ EXPLANATION = (
     "interval does not hold what other seeds would give. Every arm has the same images, updates "
     "and search."
 )
+
+
+class StudyTable(NamedTuple):
+    """A table with what it shows."""
+
+    title: str
+    explanation: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in (head, *rows))
+    return "\n".join((first, "| --- " * len(head) + "|", *others))
+
+
+def write_study_page(place: Path, title: str, verdict: str, tables: Sequence[StudyTable]) -> Path:
+    """Write the page, in place of an earlier one: what the study says in a sentence, and tables."""
+    text = render("study.html.j2", title=title, verdict=verdict, tables=tables)
+    replace_file(place, [text.encode()])
+    return place
 
 
 def write_tables(
@@ -46,6 +68,4 @@ def write_tables(
     )
     for name, text in texts.items():
         replace_file(folder / name, [f"{text}\n".encode()])
-    page = folder / "report.html"
-    write_study_page(page, StudyPage(title, verdict, tables))
-    return page
+    return write_study_page(folder / "report.html", title, verdict, tables)

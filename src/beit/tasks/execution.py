@@ -26,8 +26,9 @@ from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
 from beit.tasks.agreement import check_agreement
-from beit.tasks.budget import forecast, forecast_with_first, make_plan
+from beit.tasks.budget import make_plan
 from beit.tasks.inputs import Inputs
+from beit.tasks.rehearsal import forecast, forecast_with_first
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
 from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved

@@ -18,7 +18,12 @@ from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
 from beit.data.images import check_readable
-from beit.data.labelled import LabelledSplits, balanced_places, class_weights, open_labelled
+from beit.data.labelled import (
+    LabelledSplits,
+    balanced_places,
+    class_weights,
+    images_of_run,
+)
 from beit.data.sources import ImageSource, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader
@@ -81,15 +86,7 @@ def prepare(
         "give folds itself as an option, or name one of them with --only-fold",
     )
     built = config.model
-    splits = open_labelled(
-        config.data,
-        split=config.split,
-        per_class=config.per_class,
-        seed=config.split_seed,
-        reading=config.reading,
-        multi_label=config.multi_label,
-        fold=config.fold,
-    )
+    splits = images_of_run(config)
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes

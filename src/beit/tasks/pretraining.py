@@ -26,13 +26,11 @@ from beit.errors import CheckpointError, ConfigError, DataError
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
 from beit.inference.abilities import ATTENTION, EMBED, RECONSTRUCT
 from beit.masking import build_sampler
-from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import MaskedImageModel
-from beit.models.visible import VisibleOnlyModel
-from beit.objectives.contrastive import ContrastiveMaskedModeling
+from beit.objectives.contrastive import ContrastiveMaskedModeling, ContrastiveModel
 from beit.objectives.masked import MaskedImageModeling
 from beit.objectives.targets import check_tokenizer, pixel_values
-from beit.objectives.visible import VisibleOnlyPrediction
+from beit.objectives.visible import VisibleOnlyModel, VisibleOnlyPrediction
 from beit.recipes import DEFAULT
 from beit.recipes.pretrain import RECIPES, for_pretraining
 from beit.report import pretraining as page
@@ -47,8 +45,7 @@ from beit.tasks.own_tokenizer import (
     own_tokenizer,
 )
 from beit.tasks.task import RunOptions, Setup, Task, register
-from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.scoring import encoding_precision
+from beit.tokenizers.base import VisualTokenizer, encoding_precision
 from beit.tokenizers.token_cache import TokenCache
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation

@@ -35,8 +35,7 @@ from beit.evaluation.features import (
     extract_features,
     extract_patches,
 )
-from beit.evaluation.metrics import wilson_interval
-from beit.evaluation.probe import CPU, linear_accuracy
+from beit.evaluation.probe import CPU, linear_answers
 from beit.evaluation.rows import on_disk
 from beit.evaluation.sweeps import (
     BOTH,
@@ -55,8 +54,8 @@ from beit.evaluation.sweeps import (
 from beit.hardware import find_device, free_memory
 from beit.models.heads import BackboneModel
 from beit.recipes import DEFAULT, find_recipe
-from beit.report.page import write_probe_page
-from beit.terminal import TextTable, print_tables, printable, quoted
+from beit.report.probes import write_probes
+from beit.terminal import quoted
 from beit.training.skipped_images import allowed_unreadable
 from beit.weights.load import open_artifact
 
@@ -120,9 +119,7 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
     content["account"] = asdict(splits.train.account)
     out.mkdir()
     write_file(out / "probe.json", [json.dumps(content, indent=1).encode()])
-    write_probe_page(
-        out / "probe.html", artifact, measured.blocks, _rows(measured), measured.measure
-    )
+    write_probes(out / "probe.html", artifact, measured)
     return measured
 
 
@@ -218,9 +215,20 @@ class _Measuring:
             stored = self._stored({sweep.best.block for sweep in sweeps})
             sweeps = [self._on_all(sweep, stored) for sweep in sweeps]
             shown = stored[block]
-        found = self._found(shown, sweeps, self._unreadable(shown))
+        found = Probes(
+            images={part: len(table.keys) for part, table in shown.items()},
+            blocks={sweep.best.method: sweep.blocks for sweep in sweeps},
+            chosen=[sweep.best for sweep in sweeps],
+            few=[],
+            baselines=trivial,
+            few_baselines=[],
+            unreadable=self._unreadable(shown),
+            several=[key for passes in self.passes.values() for key in passes.multi_frame()],
+            notes=notes,
+            measure="mean average precision" if self.multi_label else "accuracy",
+        )
         if self.multi_label:
-            return replace(found, baselines=trivial, notes=[*found.notes, *notes])
+            return replace(found, notes=[SEVERAL, *notes])
         few = few_labels(
             shown, block=block if shown is tables else 0, classes=classes, config=config
         )
@@ -232,7 +240,6 @@ class _Measuring:
             found,
             chosen=[*found.chosen, *attentive],
             few=few.rows,
-            baselines=trivial,
             few_baselines=list(self._few_baselines(baselines, trivial)),
             notes=[*notes, *few.notes, *verdict],
         )
@@ -301,27 +308,8 @@ class _Measuring:
                 block=best.block,
                 classes=self.classes,
                 config=self.config,
-                methods={f"{name}, linear": linear_accuracy},
+                methods={f"{name}, linear": linear_answers},
             ).rows
-
-    def _found(
-        self,
-        tables: dict[str, FeatureTable],
-        sweeps: list[Sweep],
-        unreadable: dict[str, str],
-    ) -> Probes:
-        return Probes(
-            images={part: len(table.keys) for part, table in tables.items()},
-            blocks={sweep.best.method: sweep.blocks for sweep in sweeps},
-            chosen=[sweep.best for sweep in sweeps],
-            few=[],
-            baselines=[],
-            few_baselines=[],
-            unreadable=unreadable,
-            several=[key for passes in self.passes.values() for key in passes.multi_frame()],
-            notes=[SEVERAL] if self.multi_label else [],
-            measure="mean average precision" if self.multi_label else "accuracy",
-        )
 
     def _attentive(self, block: int) -> Iterator[Chosen]:
         """The attentive probe of one block, unless it is left out."""
@@ -399,48 +387,3 @@ def _verdict(
             "more images, start from a released model, or ask whether the classes differ in "
             "more than such a baseline sees"
         )
-
-
-def _rows(found: Probes) -> list[tuple[str, str, str, str]]:
-    """What was chosen, and few labels: method, setting, validation, test."""
-
-    def score(value: float | None, part: str) -> str:
-        if value is None:
-            return ""
-        if found.measure != "accuracy":
-            return f"{value:.1%}"
-        low, high = wilson_interval(value, found.images[part])
-        return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
-
-    rows = [
-        (
-            each.method,
-            f"block {each.block}, " + ", ".join(f"{k} {v:g}" for k, v in each.setting.items()),
-            score(each.validation, "validation"),
-            score(each.test, "test"),
-        )
-        for each in (*found.chosen, *found.baselines)
-    ]
-    for few in (*found.few, *found.few_baselines):
-        spread = f"{few.mean:.1%} ± {few.deviation:.1%}"
-        cells = ("", spread) if "test" in found.images else (spread, "")
-        rows.append((few.method, f"{few.labels} labels per class", *cells))
-    return rows
-
-
-def print_table(found: Probes) -> None:
-    """The best score of each block on validation, what was chosen, and few labels."""
-    for key, reason in found.unreadable.items():
-        print(printable(f"unreadable: {key}: {reason}"))
-    for key in found.several:
-        print(printable(f"first of several in its file: {key}"))
-    for note in found.notes:
-        print(printable(f"note: {note}"))
-    print(f"scores: {found.measure}; of each block the best on validation")
-    blocks = TextTable("block", *found.blocks)
-    for block, scores in enumerate(zip(*found.blocks.values(), strict=True)):
-        blocks.add_row(str(block), *(f"{score:.1%}" for score in scores))
-    chosen = TextTable("method", "setting", "validation", "test")
-    for row in _rows(found):
-        chosen.add_row(*row)
-    print_tables(blocks, chosen)

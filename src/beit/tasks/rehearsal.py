@@ -1,25 +1,65 @@
-"""How long a run will take here: a few real steps, on copies, with real images."""
+"""How long a run will take here: a few real steps, on copies, with real images; and what is said of
+it where no time was given."""
 
 from __future__ import annotations
 
 import copy
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from beit.config import RunConfig
+from beit.config.tree import override
 from beit.data.loader import Loader, choose_workers
 from beit.data.transforms import CachedViews
-from beit.tasks.task import Setup
-from beit.training.distributed import Processes
+from beit.errors import ConfigError
+from beit.hardware import cores
+from beit.recipes import DEFAULT
+from beit.tasks.inputs import Inputs
+from beit.tasks.task import Setup, Task, task_of
+from beit.training.distributed import Processes, start_processes
 from beit.training.update import Updater
+from beit.weights.store import save_artifact
 
+Config = TypeVar("Config", bound=RunConfig)
 FIRST = 8
 """Images of the first step that is measured on a CPU."""
 STEPS = 2
 """Steps that are measured, after one that is not."""
+RESERVE = 0.06
+"""Fraction of the time for starting, saving and the page."""
+EVALUATIONS, EVALUATING = 4, 0.1
+"""Evaluations of a run; only that at the end where they would take more than this fraction."""
+ANNOUNCED = 8.0
+"""Seconds for measuring where no time was given."""
+LONG = 2 * 3600.0
+"""Seconds from which on a recipe for a GPU is called that on a CPU."""
+
+
+class Measured(NamedTuple):
+    """What a config costs here."""
+
+    step: float
+    """Seconds per step."""
+    evaluation: float
+    tokenizer: float
+    """Seconds of training a tokenizer first."""
+    images: int
+
+    def evaluations(self, seconds: float) -> int:
+        """How many evaluations a run of so many seconds has."""
+        return EVALUATIONS if EVALUATIONS * self.evaluation < EVALUATING * seconds else 1
+
+    def steps(self, seconds: float) -> int:
+        """How many steps fit, the evaluations beside them."""
+        beside = self.tokenizer + self.evaluations(seconds) * self.evaluation
+        return max(int((seconds * (1 - RESERVE) - beside) / self.step), 1)
 
 
 def rehearse(
@@ -133,3 +173,82 @@ def in_words(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.0f} days"
+
+
+def measure(
+    task: Task[Config],
+    config: Config,
+    processes: Processes,
+    inputs: Inputs,
+    allowance: float,
+    *,
+    evaluate: bool = True,
+) -> Measured:
+    """What a config costs, measured on a few real steps; an untrained tokenizer stands in for the
+    one that is yet to be trained."""
+    first, seconds = task.first(config), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        if first is not None:
+            before = task_of(first).prepare(first, processes, inputs)
+            if not Path(first.out, "model").exists():
+                seconds = first.training.steps * _pace(before, processes, allowance / 3)
+            model = before.objective.publish(before.objective.model)
+            save_artifact(Path(folder), model, before.details)
+            config = override(config, {"tokenizer": folder})
+        setup = task.prepare(config, processes, inputs)
+        step = _pace(setup, processes, allowance)
+        evaluation = evaluation_seconds(setup, processes) if evaluate else 0.0
+        return Measured(step, evaluation, seconds, len(setup.source))
+
+
+def _pace(setup: Setup[Any], processes: Processes, allowance: float) -> float:
+    found = rehearse(setup, processes, allowance=allowance, compiled=True)
+    if found is None:
+        raise ConfigError(
+            "--time cannot plan a run whose views are kept on disk",
+            remedy="leave --token-views and --teacher-views out, or give --steps",
+        )
+    return found
+
+
+def forecast(setup: Setup[Any], processes: Processes) -> Iterator[str]:
+    """How long a run will take, if that is long and can be measured at once: on a CPU, where a step
+    may take minutes; on a GPU the first progress line says it soon."""
+    if processes.world > 1 or processes.device.type != "cpu" or is_trivial(setup, processes):
+        return
+    step = rehearse(setup, processes, allowance=ANNOUNCED)
+    if step is not None:
+        yield from _expected(setup.config, step * setup.config.training.steps)
+
+
+def forecast_with_first(task: Task[Config], config: Config, inputs: Inputs) -> Iterator[str]:
+    """The same of a run that another one precedes, both together, and that it does."""
+    first = task.first(config)
+    if first is None or Path(first.out, "model").exists():
+        return
+    yield (
+        "no tokenizer was named (--tokenizer): one is trained first, "
+        f"{first.training.steps:,} steps of {first.training.batch}, in {first.out}"
+    )
+    processes = start_processes(config.training) if "WORLD_SIZE" not in os.environ else None
+    if processes is None or processes.device.type != "cpu":
+        return
+    before = task_of(first).prepare(first, processes, inputs)
+    if is_trivial(before, processes):
+        return
+    cost = measure(task, config, processes, inputs, ANNOUNCED, evaluate=False)
+    yield f"about {in_words(cost.tokenizer)} here for the tokenizer"
+    yield from _expected(config, cost.step * config.training.steps)
+
+
+def _expected(config: RunConfig, seconds: float) -> Iterator[str]:
+    training = config.training
+    yield (
+        f"about {in_words(seconds)} here for {training.steps:,} steps of {training.batch} on "
+        f"{cores()} CPU cores"
+    )
+    if config.recipe == DEFAULT and seconds > LONG:
+        yield (
+            f"the recipe {DEFAULT} is for a GPU: --time 1h chooses what this machine can do in an "
+            "hour"
+        )

@@ -17,8 +17,7 @@ from beit.errors import ConfigError
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.dvae import DiscreteVAE
-from beit.tokenizers.patches import PatchCodebook
-from beit.tokenizers.random_projection import RandomProjection
+from beit.tokenizers.patches import PatchCodebook, RandomProjection
 from beit.tokenizers.vq import VQKDTokenizer, VQTokenizer
 
 

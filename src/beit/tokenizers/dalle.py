@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from beit.config.tokenizer import DalleConfig
 from beit.errors import ConfigError
-from beit.tokenizers.base import VisualTokenizer
-from beit.tokenizers.scoring import best_codes
+from beit.tokenizers.base import VisualTokenizer, best_codes
 
 GROUPS = 4
 EPSILON = 0.1

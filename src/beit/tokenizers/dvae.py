@@ -19,9 +19,8 @@ from torch import Tensor, distributed, nn
 
 from beit.config.tokenizer import DiscreteVAEConfig
 from beit.rng import SampleRNG
-from beit.tokenizers.base import VisualTokenizer, count_codes
+from beit.tokenizers.base import VisualTokenizer, best_codes, count_codes
 from beit.tokenizers.dalle import from_logit_laplace, to_logit_laplace
-from beit.tokenizers.scoring import best_codes
 
 
 class Reconstruction(NamedTuple):

@@ -43,12 +43,19 @@ def _write(file: Path, names: list[str]) -> None:
     """Each name ends with NUL, the one character that no name of a file holds."""
     data = "".join(f"{name}\0" for name in names).encode("utf-8", "surrogateescape")
     replace_file(file, [gzip.compress(data, 6, mtime=0)])
+    _of_older_run(file).unlink(missing_ok=True)
+
+
+def _of_older_run(file: Path) -> Path:
+    """What older versions call the file: `pictures.txt.gz`, `left_pictures.txt.gz`."""
+    return file.with_name(file.name.replace("images", "pictures"))
 
 
 def load_names(file: Path) -> list[str] | None:
     """The names that were written; None if they are not there, or damaged."""
+    written = file if file.exists() else _of_older_run(file)
     try:
-        text = gzip.decompress(file.read_bytes()).decode("utf-8", "surrogateescape")
+        text = gzip.decompress(written.read_bytes()).decode("utf-8", "surrogateescape")
     except (OSError, EOFError, ValueError, zlib.error):
         return None
     # Older runs have one name per line.

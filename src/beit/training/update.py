@@ -207,9 +207,7 @@ class Updater:
         adamw, clip = self.optimizer.adamw, self.config.clip
         self.scaler.unscale_(adamw)
         norm = whole(
-            nn.utils.clip_grad_norm_(
-                self.optimizer.parameters, clip if clip else float("inf"), foreach=True
-            )
+            nn.utils.clip_grad_norm_(self.optimizer.parameters, clip or float("inf"), foreach=True)
         )
         left_out = self.spikes.stands_out(norm) if self.spikes else None
         if self.scaler.is_enabled():

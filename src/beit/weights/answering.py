@@ -71,11 +71,9 @@ class Answering(NamedTuple):
         With `top`, so many classes, whether they count or not. Without it the five most probable;
         of a multi-label model the labels that count, which may be none.
         """
+        selected_only = self.multi_label and top is None
         if top is None:
             top = len(self.classes) if self.multi_label else BEST
-            selected_only = self.multi_label
-        else:
-            selected_only = False
         values, indices = probabilities.topk(min(top, len(self.classes)))
         found = [
             Label(self.classes[index], value, self.thresholds[index] if self.multi_label else None)

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from beit.errors import CheckpointError
-from beit.weights.foreign import CONFIG, PREPROCESSOR, Foreign
-from beit.weights.image_processor import read_processor
+from beit.weights.foreign import Foreign
 from beit.weights.keymap import TABLE, Family, Tensors, from_dalle
 from beit.weights.library_configs import (
     EPSILON,
     HEADS,
     as_read,
     check_architecture,
+    read_processor,
     read_timm,
     read_transformers,
 )
@@ -30,7 +30,7 @@ from beit.weights.locate import (
     to_published_names,
     without_head,
 )
-from beit.weights.overrides import Entries, Overrides
+from beit.weights.overrides import Overrides
 from beit.weights.published import is_published_hub, recognise_name
 from beit.weights.read import read_contents
 
@@ -74,7 +74,7 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
 
     Raises CheckpointError for other architectures, and for what BEiT has no place for.
     """
-    check_architecture(Entries(foreign.place / CONFIG, foreign.config))
+    check_architecture(foreign.config)
     tensors, notes = _in_float32(foreign.tensors)
     located = locate(tensors)
     if located is None or _is_unknown(located):
@@ -93,10 +93,10 @@ def detect(foreign: Foreign, overrides: Overrides) -> Detected:
         return Detected("dalle", tensors, overrides, notes + note)
     known, assumed = _known(foreign, mapped.family)
     transformers = located.naming == "transformers"
-    if transformers and not foreign.config:
+    if transformers and not foreign.config.content:
         known = known.over(Overrides(epsilon=EPSILON))
         assumed += (f"norms with an epsilon of {EPSILON}, its library's default",)
-    if transformers and foreign.config and not any(name.endswith(TABLE) for name in tensors):
+    elif transformers and not any(name.endswith(TABLE) for name in tensors):
         known = known.over(Overrides(heads=HEADS))
     known = overrides.over(known)
     family, tensors, unread = _classifying(mapped._replace(notes=()), known)
@@ -142,23 +142,22 @@ def _unknown(tensors: Tensors) -> CheckpointError:
 
 def _known(foreign: Foreign, family: Family) -> tuple[Overrides, tuple[str, ...]]:
     """What the configs beside the weights say, or the name and the entries of a file."""
-    config = Entries(foreign.place / CONFIG, foreign.config)
-    if "model_type" in foreign.config:
+    config, processor = foreign.config, foreign.preprocessor
+    if "model_type" in config.content:
         known, notes = read_transformers(config, family, foreign.name)
-        if foreign.preprocessor is None or known.size is None:
+        if processor is None or known.size is None:
             return known, notes
-        processor = Entries(foreign.place / PREPROCESSOR, foreign.preprocessor)
         # A published classifier is tested as it was published.
         fixed = family != "segmenter" and not is_published_hub(foreign.name)
         channels = config.integer("num_channels") or 3
         return read_processor(processor, known.size, channels, fixed=fixed).over(known), notes
-    if foreign.config:
+    if config.content:
         return read_timm(config), ()
     classes = Overrides(classes=_class_names(foreign.metadata))
     published = recognise_name(foreign.name, foreign.sha256)
     if published is None:
         return classes, ()
-    listed = Overrides(mean=published.mean, std=published.std, crop=published.crop)
+    listed = Overrides(mean=published.mean, std=published.std)
     return listed.over(classes), (f"known as the published {published.name}",)
 
 

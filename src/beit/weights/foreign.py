@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from beit.errors import CheckpointError
 from beit.json_object import read_object
 from beit.terminal import counted, printable
 from beit.weights.keymap import Tensors
+from beit.weights.overrides import Entries
 from beit.weights.read import Contents, read_contents
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -36,9 +37,9 @@ class Foreign(NamedTuple):
     name: str
     """What it is called where it was published."""
     tensors: Tensors
-    config: dict[str, Any]
+    config: Entries
     """That of transformers or timm; empty where none lies beside the weights."""
-    preprocessor: dict[str, Any] | None
+    preprocessor: Entries | None
     metadata: Mapping[str, object]
     notes: tuple[str, ...]
     sha256: str
@@ -47,7 +48,7 @@ class Foreign(NamedTuple):
 
 def is_foreign(path: Path) -> bool:
     """Whether a path is for `read_foreign`: any file, or a folder of timm or transformers."""
-    return path.is_file() or _is_foreign_config(path / CONFIG)
+    return path.is_file() or _foreign_config(path) is not None
 
 
 def read_foreign(path: Path, name: str = "") -> Foreign:
@@ -56,14 +57,14 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
     Raises CheckpointError for files that hold no weights, or of which some are missing.
     """
     folder = path if path.is_dir() else path.parent
-    described = path.is_dir() or _is_foreign_config(folder / CONFIG)
+    config = _foreign_config(folder)
     if path.is_dir():
         files = _find_weights(path)
     elif SHARD.fullmatch(path.name):
         files = _all_shards(path)
     else:
         files = [path]
-        described = described and WHOLE.fullmatch(path.name) is not None
+        config = config if WHOLE.fullmatch(path.name) else None
     read = [read_contents(file) for file in files]
     tensors = {key: value for contents in read for key, value in contents.tensors.items()}
     twice = sum(len(contents.tensors) for contents in read) - len(tensors)
@@ -75,20 +76,27 @@ def read_foreign(path: Path, name: str = "") -> Foreign:
     metadata, sha256 = {}, ""
     if len(read) == 1:
         notes, metadata, sha256 = tuple(_reading(read[0])), read[0].metadata, read[0].sha256
-    if not described:
-        return Foreign(path, name or path.name, tensors, {}, None, metadata, notes, sha256)
-    config, processor = read_object(folder / CONFIG, CheckpointError, AGAIN), None
-    if (folder / PREPROCESSOR).is_file():
-        processor = read_object(folder / PREPROCESSOR, CheckpointError, AGAIN)
-    return Foreign(folder, name, tensors, config, processor, {}, notes, sha256)
+    if config is None:
+        none = Entries(folder / CONFIG, {})
+        return Foreign(path, name or path.name, tensors, none, None, metadata, notes, sha256)
+    processor = folder / PREPROCESSOR
+    prepared = _entries(processor) if processor.is_file() else None
+    return Foreign(folder, name, tensors, config, prepared, {}, notes, sha256)
 
 
-def _is_foreign_config(file: Path) -> bool:
-    """transformers writes `model_type`; timm `architecture`, a name where we have a tree."""
+def _foreign_config(folder: Path) -> Entries | None:
+    """The config of a folder, if it is one of others: transformers writes `model_type`; timm
+    `architecture`, a name where we have a tree."""
+    file = folder / CONFIG
     if not file.is_file():
-        return False
-    config = read_object(file, CheckpointError, AGAIN)
-    return "model_type" in config or isinstance(config.get("architecture"), str)
+        return None
+    config = _entries(file)
+    named = isinstance(config.content.get("architecture"), str)
+    return config if named or "model_type" in config.content else None
+
+
+def _entries(file: Path) -> Entries:
+    return Entries(file, read_object(file, CheckpointError, AGAIN))
 
 
 def _reading(contents: Contents) -> Iterator[str]:

@@ -18,7 +18,6 @@ from beit.models.segmenter import Segmenter
 from beit.tokenizers.dalle import DalleTokenizer
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.foreign import CONFIG, PREPROCESSOR
-from beit.weights.image_processor import PILLOW
 from beit.weights.keymap import (
     CLASSIFIER,
     MASKED,
@@ -31,7 +30,7 @@ from beit.weights.keymap import (
     to_published,
     to_transformers,
 )
-from beit.weights.library_configs import OFFSET
+from beit.weights.library_configs import OFFSET, PILLOW
 from beit.weights.store import WEIGHTS, Artifact
 
 ARCHITECTURES: dict[Family, str] = {

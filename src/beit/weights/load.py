@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from beit.config.model import published_crop
 from beit.config.plugins import call_outside, find_outside, names_outside
 from beit.config.segment_run import InferenceConfig
 from beit.data.class_names import ADE20K_CLASSES, IMAGENET, imagenet_classes
@@ -209,12 +210,12 @@ def _say_once(place: Path, note: str) -> None:
 
 
 def _crop(model: nn.Module, known: Overrides) -> float:
-    """The evaluation crop: stated, or as published: 0.875 below 384 pixels, else 1."""
+    """The evaluation crop: stated, or as published."""
     if known.crop is not None:
         return known.crop
     if isinstance(model, Segmenter) or not isinstance(model, BackboneModel):
         return 1.0
-    return 0.875 if min(model.backbone.config.size) < 384 else 1.0
+    return published_crop(min(model.backbone.config.size))
 
 
 def _inference(model: nn.Module) -> tuple[InferenceConfig, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD
+from beit.config.model import HALF, IMAGENET_MEAN, IMAGENET_STD, published_crop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,6 @@ class Published:
     """Side in pixels of the square image; for DALL-E, of the view that BEiT feeds it."""
     statistics: Literal["half", "imagenet", ""] = ""
     """Mean and standard deviation of the pixels it was trained on."""
-    crop: float = 1.0
-    """Fraction of the image that evaluation looks at: centre crop of size / crop."""
     url: str = ""
     sha256: str = ""
     hash_source: str = ""
@@ -55,6 +53,11 @@ class Published:
     def std(self) -> tuple[float, float, float] | None:
         """Standard deviation per channel of pixels in [0, 1]."""
         return {"half": HALF, "imagenet": IMAGENET_STD}.get(self.statistics)
+
+    @property
+    def crop(self) -> float:
+        """Fraction of the image that evaluation looks at: centre crop of size / crop."""
+        return 1.0 if self.kind in ("tokenizer", "segmenter") else published_crop(self.size)
 
     @property
     def hash_start(self) -> str:

@@ -154,24 +154,23 @@ def _split(value: object) -> tuple[dict[str, StoredTensor], dict[str, object]]:
 
 
 def _gathered(
-    root: dict[object, object], depth: int, front: str = ""
+    root: dict[object, object], depth: int
 ) -> tuple[dict[str, StoredTensor], dict[str, object]]:
     """Tensors in dicts that have other names, such as one of a backbone and one of its head."""
     tensors: dict[str, StoredTensor] = {}
     others: dict[str, object] = {}
     for name, value in root.items():
-        path = f"{front}{name}"
         found, beside = _split(value)
         if isinstance(name, str) and OF_TRAINING.search(name):
             found, beside = {}, {}
         elif isinstance(value, dict) and not found and depth > 1:
             found, beside = _gathered(value, depth - 1)
-        named = {f"{path}.{inner}": each for inner, each in found.items()}
+        named = {f"{name}.{inner}": each for inner, each in found.items()}
         if found and isinstance(name, str) and all(map(NAME.fullmatch, named)):
             tensors |= named
-            others |= {f"{path}.{inner}": each for inner, each in beside.items()}
+            others |= {f"{name}.{inner}": each for inner, each in beside.items()}
         else:
-            others[path] = value
+            others[str(name)] = value
     return tensors, others
 
 

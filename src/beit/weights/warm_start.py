@@ -13,11 +13,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from beit.models.contrastive import ContrastiveModel
 from beit.models.heads import BackboneModel, Classifier, MaskedImageModel
 from beit.models.segmenter import Segmenter
 from beit.models.upernet import FCNHead, PixelClassifier
-from beit.models.visible import VisibleOnlyModel
 from beit.terminal import counted, printable
 from beit.weights.store import Artifact, Details
 from beit.weights.transfer import Match, load_strictly, match_classes, resize_positions, start_from
@@ -44,6 +42,14 @@ class WarmStart:
         yield f"not taken from {name}: {', '.join(self.left) or 'nothing'}"
         if self.new:
             yield f"new, with initial weights: {', '.join(self.new)}"
+
+
+OF_PRETRAINING = {
+    "head": "prediction head",
+    "aggregation": "patch aggregation",
+    "projection": "projection of class tokens",
+}
+"""Parts of a model that predicts masked patches. No artifact holds the projection."""
 
 
 class Side(NamedTuple):
@@ -86,22 +92,11 @@ def _leave(source: BackboneModel, why: str, model: BackboneModel) -> WarmStart:
 
 def _head_parts(model: BackboneModel) -> tuple[str, ...]:
     """What a model has beside its backbone and final norm."""
-    if isinstance(model, MaskedImageModel):
-        aggregates = model.aggregation is not None
-        return "prediction head", *("patch aggregation",) * aggregates, *_projection(model)
-    if isinstance(model, VisibleOnlyModel):
-        return ("decoder",)
     if isinstance(model, Classifier):
         return (f"head for {model.head.out_features} classes",)
-    if isinstance(model, Segmenter):
-        return "neck", "decode head", *("auxiliary head",) * (model.auxiliary_head is not None)
-    children = [name.replace("_", " ") for name, _ in model.named_children()]
-    return tuple(name for name in children if name not in ("backbone", "norm"))
-
-
-def _projection(model: MaskedImageModel) -> tuple[str, ...]:
-    """The projection of class tokens, which no artifact holds."""
-    return ("projection of class tokens",) * isinstance(model, ContrastiveModel)
+    parts = [name for name, _ in model.named_children() if name not in ("backbone", "norm")]
+    words = OF_PRETRAINING if isinstance(model, MaskedImageModel) else {}
+    return tuple(words.get(name, name.replace("_", " ")) for name in parts)
 
 
 def _backbone(model: BackboneModel, source: BackboneModel) -> WarmStart:
@@ -204,7 +199,8 @@ def _same_targets(mine: Side, theirs: Side) -> tuple[bool, str]:
 
 def _prediction(model: MaskedImageModel, source: MaskedImageModel, note: str) -> WarmStart:
     start = _take("prediction head", model.head, source.head.state_dict(), note)
-    start += WarmStart(new=_projection(model))
+    known = ("prediction head", "patch aggregation")
+    start += WarmStart(new=tuple(part for part in _head_parts(model) if part not in known))
     own, other = model.aggregation, source.aggregation
     new = ("patch aggregation",) if own is not None else ()
     if other is None:

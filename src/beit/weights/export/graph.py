@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from beit.config.validation import require
 from beit.models.heads import BackboneModel
 from beit.models.inference import optimize_for_inference
-from beit.models.segmenter import Segmenter
-from beit.models.setr import NormNeck
+from beit.models.segmenter import NormNeck, Segmenter
 from beit.tokenizers.base import VisualTokenizer
 from beit.tokenizers.vq import VQKDTokenizer
 from beit.weights.export.layers import Normalise, central_view_graph, read_any_grid

@@ -10,8 +10,8 @@ import torch
 from beit.config import VisibleConfig
 from beit.errors import ConfigError
 from beit.models.heads import PretrainedBackbone
-from beit.models.visible import VisibleOnlyModel
 from beit.models.vit import VisionTransformer
+from beit.objectives.visible import VisibleOnlyModel
 from reference import TINY, assert_same, close, disturb, gradients
 
 SEEING = replace(TINY, absolute_position=True, relative_position="none", mask_token=False)
