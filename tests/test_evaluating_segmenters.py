@@ -178,13 +178,13 @@ def test_ade20k_and_voc(saved, data, tmp_path, monkeypatch, capsys):
     assert all(score.pixels == 0 for score in found.classes if score.accuracy is None)
     assert all(score.iou is None for score in found.classes if score.accuracy is None)
     there = [score.iou for score in found.classes if score.iou is not None]
-    assert found.miou == pytest.approx(sum(there) / 2)
+    assert found.miou_of_masks == pytest.approx(sum(there) / 2)
     elsewhere = [score for score in found.classes if score.iou is None and score.predicted]
-    assert elsewhere  # which other tools count as 0
-    assert found.miou_of_seen == pytest.approx(sum(there) / (2 + len(elsewhere)))
+    assert elsewhere  # which count as 0, as elsewhere
+    assert found.miou == pytest.approx(sum(there) / (2 + len(elsewhere)))
     rows = found.rows()
     assert rows["classes not in the masks"] == "148 of 150"
-    assert rows[f"  with 0 for {len(elsewhere)} predicted but not there"]
+    assert rows[f"  without the {len(elsewhere)} only predicted"]
     monkeypatch.setenv("COLUMNS", "120")
     print_tables(found.class_table())
     table = capsys.readouterr().out

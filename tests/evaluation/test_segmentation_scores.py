@@ -43,12 +43,12 @@ def test_scores_are_what_their_definitions_say(drawn):
     scores = SegmentationScores(pixel_confusion(predicted, labels, CLASSES))
     assert scores.iou.tolist() == pytest.approx(iou, abs=1e-9, nan_ok=True)
     assert scores.accuracy.tolist() == pytest.approx(accuracy, abs=1e-9, nan_ok=True)
-    assert scores.mean_iou == pytest.approx(sum(iou[:3]) / 3, abs=1e-9)
-    assert scores.mean_iou_of_seen == pytest.approx((sum(iou[:3]) + iou[4]) / 4, abs=1e-9)
+    assert scores.mean_iou_of_masks == pytest.approx(sum(iou[:3]) / 3, abs=1e-9)
+    assert scores.mean_iou == pytest.approx((sum(iou[:3]) + iou[4]) / 4, abs=1e-9)
     assert scores.mean_accuracy == pytest.approx(sum(accuracy[:3]) / 3, abs=1e-9)
     right = sum(p == t for p, t in pairs) / len(pairs)
     assert scores.pixel_accuracy == pytest.approx(right, abs=1e-12)
-    assert scores.scored == 3
+    assert scores.scored == 4
 
 
 def test_parts_add_up(drawn):

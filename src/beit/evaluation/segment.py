@@ -43,15 +43,14 @@ class SegmentationScores(NamedTuple):
 
     @property
     def mean_iou(self) -> float:
-        """Over the classes that are in the masks: a single pixel of another one would count as much
-        as all of theirs. It is wrong in their IoU already."""
-        return float(self.iou[self.occurs].mean())
+        """Over the classes that are in the masks or predicted, as mmsegmentation and torchmetrics
+        count: 0 for one that is only predicted."""
+        return float(self.iou.nanmean())
 
     @property
-    def mean_iou_of_seen(self) -> float:
-        """The same with 0 for every class that is predicted and not in the masks, as mmsegmentation
-        and torchmetrics count."""
-        return float(self.iou.nanmean())
+    def mean_iou_of_masks(self) -> float:
+        """Over the classes that are in the masks."""
+        return float(self.iou[self.occurs].mean())
 
     @property
     def mean_accuracy(self) -> float:
@@ -71,7 +70,7 @@ class SegmentationScores(NamedTuple):
     @property
     def scored(self) -> int:
         """How many classes the mean IoU is over."""
-        return int(self.occurs.sum())
+        return int((~self.iou.isnan()).sum())
 
 
 def pixel_confusion(

@@ -206,9 +206,9 @@ class SegmenterEvaluation(Measurement):
     """That were scored."""
     ignored_pixels: int
     miou: float
+    """Over the classes that occur in the masks or were predicted: 0 for those only predicted."""
+    miou_of_masks: float
     """Over the classes that occur in the masks."""
-    miou_of_seen: float
-    """The same with 0 for the classes that were predicted and do not occur."""
     mean_accuracy: float
     """Over the classes that occur in the masks."""
     pixel_accuracy: float
@@ -218,15 +218,15 @@ class SegmenterEvaluation(Measurement):
         absent = [each for each in self.classes if each.iou is None]
         seen = sum(each.predicted > 0 for each in absent)
         missing = {"classes not in the masks": f"{len(absent)} of {len(self.classes)}"}
-        as_zero = {f"  with 0 for {seen} predicted but not there": f"{self.miou_of_seen:.2%}"}
+        without = {f"  without the {seen} only predicted": f"{self.miou_of_masks:.2%}"}
         return {
             "pixels": f"{self.pixels:,}",
             "ignored pixels": f"{self.ignored_pixels:,}",
             **(missing if absent else {}),
             "reading": self._reading(),
             "scales": self._scales(),
-            f"mean IoU of {len(self.classes) - len(absent)} classes": f"{self.miou:.2%}",
-            **(as_zero if seen else {}),
+            f"mean IoU of {len(self.classes) - len(absent) + seen} classes": f"{self.miou:.2%}",
+            **(without if seen else {}),
             "mean accuracy": f"{self.mean_accuracy:.2%}",
             "pixel accuracy": f"{self.pixel_accuracy:.2%}",
         }

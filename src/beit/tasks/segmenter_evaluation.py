@@ -94,7 +94,7 @@ def evaluate_segmenter(
         pixels=int(scores.confusion.sum()),
         ignored_pixels=sum(part[2] for part in parts),
         miou=scores.mean_iou,
-        miou_of_seen=scores.mean_iou_of_seen,
+        miou_of_masks=scores.mean_iou_of_masks,
         mean_accuracy=scores.mean_accuracy,
         pixel_accuracy=scores.pixel_accuracy,
         classes=tuple(_class_pixels(names, scores)),
