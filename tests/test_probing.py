@@ -22,7 +22,8 @@ def backbone(tmp_path):
     return str(save_artifact(tmp_path / "model", MaskedImageModel(BACKBONE, 4), Details()))
 
 
-def test_the_command(backbone, class_folders, tmp_path, capsys):
+def test_the_command(backbone, class_folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell is wrapped
     data, out = tmp_path / "data", tmp_path / "probe"
     for part in ("train", "val", "test"):
         shutil.copytree(class_folders, data / part)

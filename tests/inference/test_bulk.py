@@ -123,17 +123,15 @@ def test_after_a_kill_it_goes_on_with_other_processes(
     assert table(out) == table(whole)
 
 
-def test_who_interrupts_is_told_how_to_go_on(trained, images, whole, tmp_path, caplog):
+def test_who_interrupts_is_told_how_to_go_on(trained, images, tmp_path, caplog):
     def interrupt(images):
         raise KeyboardInterrupt
 
-    stopped = job(trained.pretrained, images, tmp_path / "out")
+    stopped = job(trained.pretrained, images, tmp_path / "out", format="jsonl")
     stopped.output.compute = interrupt
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
         write_folder(stopped)
     assert "the same command goes on" in caplog.text
-    write_folder(job(trained.pretrained, images, tmp_path / "out"))
-    assert table(tmp_path / "out") == table(whole)
 
 
 def test_a_finished_folder_is_left_as_it_is(trained, images, whole):
