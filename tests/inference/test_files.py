@@ -94,6 +94,8 @@ def test_the_exit_code_says_that_a_image_was_not_answered(
 def test_nothing_to_predict(trained):
     with pytest.raises(ConfigError, match="no images were given"):
         list(predictions(trained, []))
+    with pytest.raises(ConfigError, match="an empty name was given"):
+        list(predictions(trained, ["cat.jpg", ""]))
 
 
 def embed(trained, folder, out, **options):

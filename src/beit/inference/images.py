@@ -110,6 +110,10 @@ def open_images(images: Sequence[str], config: BulkConfig) -> Places:
             "images were given one by one and with --data" if images else "no images were given"
         )
         raise ConfigError(problem, remedy="name files or folders, or else --data DATA")
+    if "" in images:
+        raise ConfigError(
+            "an empty name was given for an image", remedy="is a variable of the shell not set?"
+        )
     return Places([_named(path) for path in images] if images else _data(config))
 
 
