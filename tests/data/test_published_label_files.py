@@ -71,10 +71,12 @@ def test_what_another_set_is_tested_on_is_never_trained_on(draw: Draw) -> None:
     text = "filename,split,y\n" + "".join(
         f"{at}.png,{names[at % 5]},{at // 5}\n" for at in range(10)
     )
-    for options in ({}, {"validation_fold": "id_val"}):
+    for reading in (BY_HEADINGS, LabelFileConfig(validation_fold="id_val")):
         with pytest.raises(DataError, match="in column 'split', which is no split"):
-            opened(root, text, **options)
-    assert len(opened(root, text, split_column="none")) == 10
+            opened(root, text, reading)
+    both = LabelFileConfig(validation_fold="id_val", test_fold="id_test")
+    assert len(opened(root, text, both)) == 2
+    assert len(opened(root, text, LabelFileConfig(split_column="none"))) == 10
 
 
 def test_lines_that_name_folders(draw: Draw) -> None:
