@@ -79,6 +79,13 @@ def test_what_another_set_is_tested_on_is_never_trained_on(draw: Draw) -> None:
     assert len(opened(root, text, LabelFileConfig(split_column="none"))) == 10
 
 
+def test_labels_with_spaces_behind_names(draw: Draw) -> None:
+    """As of FGVC-Aircraft, whose names lack the extension, too."""
+    root = draw("images/0034309.jpg", "images/0034958.jpg", "images/0037511.jpg")
+    source = opened(root, "0034309 707-320\n0034958 A340 200\n0037511 707-320\n")
+    assert (keys(source)[1], source.classes) == ("images/0034958.jpg", ("707-320", "A340 200"))
+
+
 def test_lines_that_name_folders(draw: Draw) -> None:
     """As of MURA, whose labels are those of studies."""
     root = draw("p1/study1_positive/1.png", "p2/study1_negative/1.png")
