@@ -201,8 +201,8 @@ def _whole_lines(text: str, names: ImageNames) -> list[Row]:
     """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
     lines = _lines(text)
     best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
-    for halves in (lambda line: line.rsplit(None, 1), lambda line: line.split(None, 1)):
-        pairs = [row._replace(cells=halves(row.cells[0])) for row in lines]
+    for halve in (str.rsplit, str.split):
+        pairs = [row._replace(cells=halve(row.cells[0], None, 1)) for row in lines]
         probed = (row.cells for row in pairs[:PROBED] if len(row.cells) == 2)
         found = sum(bool(names.find(name)) for name, _ in probed)
         if found > most:
