@@ -133,6 +133,25 @@ def test_no_single_column_of_images(tmp_path: Path) -> None:
         open_source(str(tmp_path / "text"))
 
 
+def test_parquet_files_of_different_columns(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows(root, 4).to_parquet(tmp_path / "data" / "train-0.parquet")
+    rows(root, 4).rename_column("image", "img").to_parquet(tmp_path / "data" / "test-0.parquet")
+    with pytest.raises(DataError, match="data cannot be opened: ") as caught:
+        open_source(str(tmp_path / "data"))
+    assert "the same columns" in caught.value.remedy
+
+
+def test_parquet_files_one_folder_deeper_are_named(root: Path, tmp_path: Path) -> None:
+    """As a repository of the hub lies on disk."""
+    place = tmp_path / "repository" / "data"
+    place.mkdir(parents=True)
+    rows(root, 4).to_parquet(place / "train-0.parquet")
+    with pytest.raises(DataError, match=r"\.parquet \(1: a table: name it, or the folder it lies"):
+        open_source(str(place.parent))
+    assert len(open_source(str(place))) == 4
+
+
 def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)

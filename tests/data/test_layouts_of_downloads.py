@@ -11,7 +11,7 @@ import pytest
 from beit.config.data import FolderConfig, LabelFileConfig, Reading
 from beit.data.dataset import Dataset, open_source, split_of
 from beit.data.folders import open_every_image
-from beit.data.labelled import open_labelled
+from beit.data.labelled import LabelledSplits, open_labelled
 from beit.data.sources import ImageSource
 from beit.errors import DataError
 
@@ -26,14 +26,9 @@ def keys(source: ImageSource) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
-def labelled(root: Path, **options: object):
-    return open_labelled(
-        str(root),
-        split=0.5,
-        per_class=None,
-        seed=0,
-        reading=Reading(FolderConfig(**options)),  # type: ignore[arg-type]
-    )
+def labelled(root: Path, class_level: int | None = None) -> LabelledSplits:
+    reading = Reading(FolderConfig(class_level=class_level))
+    return open_labelled(str(root), split=0.5, per_class=None, seed=0, reading=reading)
 
 
 def write(root: Path, name: str, text: str = "") -> Path:
@@ -251,6 +246,7 @@ def test_what_is_called_after_images_is_none_to_learn_from(
     [
         some("hat", "mask", "cape"),
         some("with_mask", "without_mask"),
+        [f"{name}/{at}.jpg" for name in ("cat", "no_label") for at in ("a", "b")],
         ["cat/img.jpg", "cat/img_2.png", "dog/img_1.jpg", "dog/img_1_2.png"],
         [f"{name}/{name} ({at}).png" for name in ("benign", "normal") for at in (1, 2, 3)],
     ],

@@ -153,6 +153,13 @@ def test_requested_masks_with_the_splits_of_the_images_below_them(tmp_path):
     check_pairs(found.train)
 
 
+def test_the_usual_folder_of_images_among_several_beside_requested_masks(tmp_path):
+    """As of Supervisely: img/, masks_machine/ and masks_human/."""
+    root = pairs(tmp_path, "img/{}.jpg", "masks_machine/{}.jpg.png")
+    pairs(tmp_path, "img/{}.jpg", "masks_human/{}.jpg.png")
+    check_pairs(opened(root, annotations="masks_machine").train)
+
+
 def test_images_without_a_mask(tmp_path):
     root = pairs(tmp_path)
     (root / "masks/s2.png").unlink()

@@ -132,3 +132,10 @@ def test_splits_of_shards_have_many_names(tmp_path: Path) -> None:
     tar(tmp_path / "test" / "0.tar", IMAGES)
     with pytest.raises(DataError, match="several splits for test"):
         open_source(str(tmp_path))
+
+
+def test_parquet_beside_shards_describes_them(tmp_path: Path) -> None:
+    """As img2dataset writes addresses and captions."""
+    tar(tmp_path / "00000.tar", IMAGES)
+    (tmp_path / "00000.parquet").write_bytes(b"PAR1")
+    assert len(open_source(str(tmp_path))) == 8

@@ -42,6 +42,8 @@ _DICOM = "DICOM is not decoded: convert it to PNG or TIFF with pydicom or dcm2im
 _CAMERA = (".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".dng")
 _SLIDE = (".svs", ".ndpi", ".mrxs", ".scn", ".vsi")
 _ARCHIVE = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_ARRAYS = (".npy", ".npz", ".h5", ".hdf5")
+_RECORDS = (".tfrecord", ".lmdb", ".mdb")
 _VIDEO = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 UNDECODED: dict[str, str] = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC is not decoded: convert it to JPEG or PNG"),
@@ -57,6 +59,9 @@ UNDECODED: dict[str, str] = {
     **dict.fromkeys(_SLIDE, "a slide of a microscope: cut it into tiles with openslide"),
     **dict.fromkeys(_VIDEO, "a video: write its frames as JPEG"),
     **dict.fromkeys(_ARCHIVE, "an archive: unpack it"),
+    **dict.fromkeys(_ARRAYS, "arrays: write the images as PNG or TIFF files"),
+    **dict.fromkeys(_RECORDS, "records: write the images as files, tar shards or Parquet"),
+    ".parquet": "a table: name it, or the folder it lies in, as the data",
     ".tar": "an archive: unpack it, or name it, or the folder it lies in, as the data",
     ".lfs": "a pointer of Git LFS: bring the images with `git lfs pull`",
     ".html": "a web page, as downloads that fail leave behind",
@@ -68,8 +73,7 @@ OTHER_EXTENSIONS = frozenset(
         *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".htm"),
         *(".log", ".ini", ".cfg", ".toml", ".db", ".sqlite", ".xls", ".xlsx", ".doc", ".docx"),
         *(".py", ".ipynb", ".m", ".sh", ".bat", ".exe", ".url", ".lnk"),
-        *(".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".pt", ".pth", ".onnx", ".safetensors"),
-        *(".parquet", ".arrow", ".feather", ".tfrecord", ".lmdb"),
+        *(".mat", ".pkl", ".pt", ".pth", ".onnx", ".safetensors", ".arrow", ".feather"),
         ".index",
         *(".cls", ".label", ".geojson", ".wav", ".mp3", ".aux", ".tfw", ".jgw", ".pgw"),
     )

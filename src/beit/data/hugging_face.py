@@ -169,7 +169,8 @@ def is_hugging_face(path: str) -> bool:
         path.startswith(PREFIX)
         or (place.suffix == ".parquet" and place.is_file())
         or any((place / name).is_file() for name in SAVED)
-        or (place.is_dir() and any(place.glob("*.parquet")))
+        # Beside tar shards they hold addresses and captions.
+        or (place.is_dir() and any(place.glob("*.parquet")) and not any(place.glob("*.tar")))
     )
 
 
@@ -208,10 +209,12 @@ def open_hugging_face(path: str) -> dict[str, HuggingFaceSource]:
         loaded = _load(path)
     except BeitError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the library has many types of its own
+        remedy = "check the name, the network and, for private data, `hf auth login`"
+        if not path.startswith(PREFIX):
+            remedy = "check that the files are whole, and that all have the same columns"
         raise DataError(
-            f"{path} cannot be opened: {error}",
-            remedy="check the name, the network and, for private data, `hf auth login`",
+            f"{path} cannot be opened: {error.__cause__ or error}", remedy=remedy
         ) from error
     splits = loaded if isinstance(loaded, dict) else {str(loaded.split or WHOLE): loaded}
     sources = {

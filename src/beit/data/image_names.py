@@ -85,9 +85,9 @@ class ImageNames:
         there = self.as_written(name)
         if there is not None:
             return [there]
-        searched = composed(str(PurePosixPath(_slashed(as_text(name)))))
+        searched = composed(str(PurePosixPath(_slashed(as_text(name))))).lstrip("/")
         last = searched.rpartition("/")[2]
-        if not last or last in (".", "..") or searched.startswith("/"):
+        if not last or last in (".", ".."):
             return []
         paths = self._index().get(last.casefold(), ())
         return _named(searched, paths, str) or _named(searched, paths, str.casefold)
@@ -184,6 +184,11 @@ def _below(cell: str, folder: str) -> str:
 def _where_to_look(name: str, names: ImageNames, option: str) -> str:
     if "://" in name:
         return "addresses are not read: download the images"
+    if Path(names.folder, name).is_dir() and name.strip("./"):
+        return (
+            f"'{name}' is a folder: write a line for each image in it, or give the folders as the "
+            "data and say with --class-level which are the classes"
+        )
     alike = names.find(str(PurePosixPath(name).with_suffix(""))) if name.strip("./") else []
     there = f"{quoted(alike)} is there; " if alike else ""
     if name.isdecimal() and (zeros := names.padded(name)):

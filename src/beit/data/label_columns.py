@@ -31,6 +31,7 @@ LABEL = (
     "label", "labels", "labelname", "classlabel", "class", "classes", "classname", "target",
     "targets", "category", "categories", "categoryname", "species", "speciesname", "diagnosis",
     "diagnoses", "dx", "disease", "breed", "groundtruth", "gt", "tags", "tag", "findinglabels",
+    "findinglabel",
     "labelid", "classid", "categoryid", "targetid",
 )  # fmt: skip
 PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind")
@@ -42,6 +43,8 @@ SPLIT = (
 )  # fmt: skip
 
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
+_ACROSS = re.compile(r"(.*[^a-z])?x(\d|min)?")
+"""A coordinate, beside which `y` is one, too."""
 _SIGNS = re.compile(r"[\s_\-./#:]+")
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
 
@@ -133,6 +136,8 @@ class LabelTable:
     def known(self, words: Sequence[str]) -> list[Column]:
         """Columns with one of the known headings, in the order of these."""
         found = [column for column in self.columns if plain(column.heading) in words]
+        if any(_ACROSS.fullmatch(column.heading.lower()) for column in self.columns):
+            found = [column for column in found if plain(column.heading) != "y"]
         return sorted(found, key=lambda column: words.index(plain(column.heading)))
 
     def called(self, option: str, name: str) -> Column:
@@ -184,8 +189,9 @@ class LabelTable:
                 return self._the_one(found, names)
         for test in (names.as_written, names.find):  # the second may search, if it must
             found = [column for column in self.columns if _fraction(column, test) > 0.5]
-            if found:
-                return self._the_one(found, names)
+            if found:  # beside a.jpg the label 7 may also be the name of 7.jpg
+                files = [column for column in found if _fraction(column, _is_file_name) == 1]
+                return self._the_one(files or found, names)
         called = self.known((*IMAGE, *IDENTITY))
         if called := called or [one for one in self.columns if "://" in one.cells[0]]:
             return called[0]  # none of its images exists, which is reported later
@@ -243,7 +249,7 @@ def _has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -
     options = (config.image_column, config.label_column, config.split_column)
     if is_heading(first) or any(option in first for option in options if not option.isdecimal()):
         return True
-    if any(PurePath(cell).suffix.lower() in IMAGE_EXTENSIONS for cell in first):
+    if any(map(_is_file_name, first)):
         return False
     if any(cell.isdecimal() for cell in first) or any(map(names.find, first)):
         return False
@@ -269,6 +275,10 @@ def _fitted(row: Row, width: int) -> Row:
     while len(cells) > width and not cells[-1]:
         cells = cells[:-1]
     return row._replace(cells=cells + [""] * (width - len(cells)))
+
+
+def _is_file_name(cell: str) -> bool:
+    return PurePath(cell).suffix.lower() in IMAGE_EXTENSIONS
 
 
 def _fraction(column: Column, names_image: Callable[[str], object]) -> float:

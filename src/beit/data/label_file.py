@@ -177,7 +177,9 @@ def _splits(table: LabelTable, images: Sequence[str]) -> tuple[list[str], str]:
         elif named_by in ("val", "test") and cell.lower() in NO:
             meaning[cell] = "train"
     if folds:
-        meaning |= {cell: split or "train" for cell, split in meaning.items() if cell}
+        # Not id_test, of which something else is tested than of test.
+        meaning |= {cell: split or "train" for cell, split in meaning.items()
+                    if cell and not any(map(split_called, re.split(r"[ _.-]", cell)))}  # fmt: skip
         named = {config.test_fold: "test", config.validation_fold: "val"}
         meaning |= {value: split for value, split in named.items() if value}
     for line, cell in zip(table.lines, column.cells, strict=True):

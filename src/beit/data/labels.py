@@ -197,6 +197,13 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
             remedy="label every line, or remove those without a label; images with none of several "
             "labels need a column of 0 and 1 for each label",
         )
+    objects = [] if table.config.label_column else [cell for cell in cells if cell[:1] == "{"]
+    if objects:
+        raise DataError(
+            f"{column.title} of {table.path} holds JSON objects, such as {quoted(objects, 1)}",
+            remedy="write the label itself into each cell, several as cat|dog under the heading "
+            "tags; or name the column with --label-column, if each different cell is a class",
+        )
     layout = f"labels in {column.title}"
     notes: tuple[str, ...] = ()
     if any(as_text(column.cells[row]) is not column.cells[row] for row in rows):
@@ -268,9 +275,11 @@ def _check_classes(table: LabelTable, column: Column, cells: list[str]) -> None:
             remedy="remove these lines, or write a name for what -1 stands for",
         )
     known = plain(column.heading) in (*LABEL, *PERHAPS_LABEL)
-    if table.headed and not (known or named) and len(cells) == len(different) > 2:
+    alone = sum(times == 1 for times in Counter(cells).values())
+    if table.headed and not (known or named) and alone > max(2, len(cells) / 2):
         raise DataError(
-            f"every cell of {column.title} of {table.path} is different: {quoted(cells)}",
+            f"{alone} of the {len(cells)} cells of {column.title} of {table.path} are different "
+            f"from all others, and a class has several images: {quoted(cells)}",
             remedy="name the column of the classes with --label-column",
         )
 

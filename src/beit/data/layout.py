@@ -14,6 +14,7 @@ from typing import NamedTuple
 from beit.data.folder_names import (
     FOLD,
     IMAGES,
+    LOSSLESS,
     MASK_FOLDER,
     ROLES,
     Role,
@@ -68,13 +69,17 @@ class FolderTree:
         found: dict[str, list[str]] = {}
         for path in self._paths:
             folder, _, name = path.rpartition("/")
-            found.setdefault(folder, []).append(name.rpartition(".")[0])
+            found.setdefault(folder, []).append(name)
         return found
 
-    def names(self, folder: str, *, below: bool = True) -> list[str]:
-        """Of the images in a folder, and those below it, the names without folder and extension."""
+    def files(self, folder: str, *, below: bool = True) -> list[str]:
+        """The images in a folder, and those below it, without the folder they are in."""
         every = (folder, *(self.everything_below(folder) if below else ()))
         return [name for each in every for name in self._names.get(each, ())]
+
+    def names(self, folder: str, *, below: bool = True) -> list[str]:
+        """The same without extension."""
+        return [name.rpartition(".")[0] for name in self.files(folder, below=below)]
 
     def children(self, folder: str) -> list[str]:
         """Folders directly in a folder, in natural order."""
@@ -226,7 +231,8 @@ def _by_their_files(tree: FolderTree, folder: str) -> dict[str, str]:
     word in their names says masks, others beside `images/` depths, instances or the like."""
     names = {last_name(child): child for child in tree.filled(folder)}
     known = {mask for masks in masks_beside([*names]).values() for mask in masks}
-    masks = [name for name in names if looks_like_masks(name) and name not in known]
+    masks = [name for name, child in names.items() if looks_like_masks(name) and name not in known
+             and all(file.lower().endswith(LOSSLESS) for file in tree.files(child))]  # fmt: skip
     rest = [name for name in names if name not in masks and name not in known]
     usual = [name for name in rest if re.fullmatch(_IMAGES_ONLY, name.lower())]
     found: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from beit.config.segment_run import Layout
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.file_types import folder_to_skip
-from beit.data.folder_names import masks_among, masks_beside, splits_among
+from beit.data.folder_names import IMAGES, masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS
 from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
@@ -127,7 +128,7 @@ def _pairs_in(search: Search, base: str) -> dict[str, str]:
         if not (search.root / base / requested).is_dir():
             return {}
         others = [name for name in names if name != PurePosixPath(requested).parts[0]]
-        usual = [name for name in known if name in others]
+        usual = [name for name in others if name in known or re.fullmatch(IMAGES, name.lower())]
         known = {name: [requested] for name in usual or others
                  if search.images(str(PurePosixPath(base, name)))}  # fmt: skip
     pairs: dict[str, str] = {}

@@ -198,12 +198,16 @@ def _fraction(rows: list[Row], names_image: NamesImage) -> float:
 
 
 def _whole_lines(text: str, names: ImageNames) -> list[Row]:
-    """Rows of a file without a separator: lines, or names with spaces and a label behind them."""
+    """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
     lines = _lines(text)
-    pairs = [row._replace(cells=row.cells[0].rsplit(None, 1)) for row in lines]
-    if any(len(row.cells) == 2 and names.find(row.cells[0]) for row in pairs[:PROBED]):
-        return pairs
-    return [row._replace(cells=[row.cells[0].strip('"')]) for row in lines]
+    best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
+    for halve in (str.rsplit, str.split):
+        pairs = [row._replace(cells=halve(row.cells[0], None, 1)) for row in lines]
+        probed = (row.cells for row in pairs[:PROBED] if len(row.cells) == 2)
+        found = sum(bool(names.find(name)) for name, _ in probed)
+        if found > most:
+            best, most = pairs, found
+    return best
 
 
 def _without_comments(rows: list[Row], names: ImageNames, is_heading: IsHeading) -> list[Row]:

@@ -1,0 +1,115 @@
+"""Label files as public data sets and labelling tools write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.data.check import check
+from beit.data.dataset import Dataset
+from beit.data.sources import ImageSource
+from beit.errors import DataError
+
+Draw = Callable[..., Path]
+
+
+def opened(root: Path, text: str, reading: LabelFileConfig = BY_HEADINGS) -> ImageSource:
+    place = root / "list.csv"
+    place.write_text(text)
+    return Dataset(str(place), Reading(label_file=reading)).labelled()["train"]
+
+
+def keys(source: ImageSource) -> list[str]:
+    return [source.key(index) for index in range(len(source))]
+
+
+def test_names_from_the_root_of_the_images(draw: Draw) -> None:
+    """As of Places365: `/a/airfield/0.jpg 0`, while 0.jpg is the name of images, too."""
+    names = [f"data/{one}/{at}.jpg" for one in ("a/airfield", "b/bar") for at in (0, 1)]
+    root = draw(*names)
+    text = "".join(f"/{name[5:]} {int('bar' in name)}\n" for name in names)
+    source = opened(root, text, LabelFileConfig(image_folder=f"{root}/data"))
+    assert (keys(source), source.classes) == ([name[5:] for name in names], ("0", "1"))
+    assert source.targets is not None
+    assert source.targets.tolist() == [0, 0, 1, 1]
+
+
+def test_numbers_that_are_names_of_images_too(draw: Draw) -> None:
+    root = draw("val/img_1.jpg", "val/img_2.jpg", "val/0.jpg", "val/7.jpg")
+    source = opened(root, "img_1.jpg 0\nimg_2.jpg 7\n0.jpg 0\n7.jpg 7\n")
+    assert (len(source), source.classes) == (4, ("0", "7"))
+
+
+def test_cells_that_mostly_stand_alone_are_no_classes(draw: Draw) -> None:
+    """As of ImageNet's solution file: a class and a box in one cell."""
+    root = draw(*(f"{at}.png" for at in range(8)))
+    boxes = ["n01 1 2 3 4", "n01 1 2 3 4", *(f"n0{at} 1 2 3 {at}" for at in range(6))]
+    text = "ImageId,PredictionString\n" + "".join(f"{at},{box}\n" for at, box in enumerate(boxes))
+    with pytest.raises(DataError, match="6 of the 8 cells of column 'PredictionString'") as told:
+        opened(root, text)
+    assert "--label-column" in told.value.remedy
+    named = LabelFileConfig(label_column="PredictionString")
+    assert len(opened(root, text, named).classes) == 7
+
+
+def test_a_coordinate_is_no_label(draw: Draw) -> None:
+    root = draw("0.png", "1.png")
+    text = "Image Index,Finding Label,Bbox [x,y,w,h]\n0.png,Mass,1,2,3,4\n1.png,Nodule,1,2,3,4\n"
+    assert opened(root, text).classes == ("Mass", "Nodule")
+    with pytest.raises(DataError, match=r"no column of .* clearly holds the labels"):
+        opened(root, text.replace("Finding Label", "Patient"))
+    assert opened(root, "image,y\n0.png,a\n1.png,b\n").classes == ("a", "b")
+
+
+def test_what_another_set_is_tested_on_is_never_trained_on(draw: Draw) -> None:
+    """As of WILDS: val, test, id_val and id_test."""
+    root = draw(*(f"{at}.png" for at in range(10)))
+    names = ("train", "val", "test", "id_val", "id_test")
+    text = "filename,split,y\n" + "".join(
+        f"{at}.png,{names[at % 5]},{at // 5}\n" for at in range(10)
+    )
+    for reading in (BY_HEADINGS, LabelFileConfig(validation_fold="id_val")):
+        with pytest.raises(DataError, match="in column 'split', which is no split"):
+            opened(root, text, reading)
+    both = LabelFileConfig(validation_fold="id_val", test_fold="id_test")
+    assert len(opened(root, text, both)) == 2
+    assert len(opened(root, text, LabelFileConfig(split_column="none"))) == 10
+
+
+def test_labels_with_spaces_behind_names(draw: Draw) -> None:
+    """As of FGVC-Aircraft, whose names lack the extension, too."""
+    root = draw("images/0034309.jpg", "images/0034958.jpg", "images/0037511.jpg")
+    source = opened(root, "0034309 707-320\n0034958 A340 200\n0037511 707-320\n")
+    assert (keys(source)[1], source.classes) == ("images/0034958.jpg", ("707-320", "A340 200"))
+
+
+def test_lines_that_name_folders(draw: Draw) -> None:
+    """As of MURA, whose labels are those of studies."""
+    root = draw("p1/study1_positive/1.png", "p2/study1_negative/1.png")
+    with pytest.raises(DataError, match="do not exist") as caught:
+        opened(root, "p1/study1_positive/,1\np2/study1_negative/,0\n")
+    assert caught.value.remedy.startswith("'p1/study1_positive/' is a folder")
+    assert "--class-level" in caught.value.remedy
+
+
+def test_objects_in_cells_are_no_labels(draw: Draw) -> None:
+    """As Label Studio writes several choices."""
+    root = draw("0.png", "1.png", "2.png")
+    cell = '"{""choices"":[""Cat"",""Dog""]}"'
+    text = f"image,choice\n0.png,Cat\n1.png,Dog\n2.png,{cell}\n"
+    with pytest.raises(DataError, match="holds JSON objects, such as ") as caught:
+        opened(root, text)
+    assert "cat|dog under the heading tags" in caught.value.remedy
+    twice = text + "3.png,Cat\n"
+    assert len(opened(draw("3.png"), twice, LabelFileConfig(label_column="choice")).classes) == 3
+
+
+def test_labels_of_another_column_do_not_stop_learning_without_them(draw: Draw) -> None:
+    root = draw("0.png", "1.png")
+    (root / "list.csv").write_text('image,choice\n0.png,"{""a"":1}"\n1.png,b\n')
+    assert any(
+        "labels are not used" in note for note in check(str(root / "list.csv")).account.notes
+    )
