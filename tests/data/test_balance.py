@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from beit.data.labelled import balanced_places, class_weights
+from beit.data.order import balanced_places, class_weights
 
 COUNTS = np.array([90, 9, 1])
 

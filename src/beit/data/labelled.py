@@ -1,13 +1,9 @@
-"""Labelled images: what is held out for validation and test, and how much a rare class counts.
+"""Labelled images, divided into training, validation and test: what is held out, decided by key.
 
 Of images with one class each, every class gives its fraction. Of images with several labels, an
 image that is held out is so for all of its labels; the labels are served one after the other, the
 rarest first (Sechidis et al. 2011, "On the stratification of multi-label data", in the order of a
 hash instead of at random). One class each is the case in which no image serves two.
-
-Classes of which there are few get weights in the loss, or their images are drawn again. Both follow
-from the training images alone, and the order of an epoch from (seed, epoch) as ever: what comes
-several times has several places in it.
 """
 
 from __future__ import annotations
@@ -18,13 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import AS_RECOGNISED, ClassWeights, Fold, FolderConfig, Reading
+from beit.config.data import AS_RECOGNISED, Fold, FolderConfig, Reading
 from beit.config.runs import FinetuneRunConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
 from beit.data.groups import Groups, in_both, keys_of
-from beit.data.order import Permutation
 from beit.data.sources import (
     FileSource,
     ImageSource,
@@ -358,39 +353,3 @@ def _classes(source: ImageSource, seed: int, purpose: str) -> Iterator[tuple[np.
         yield order[targets[:, target] if several else targets == target], True
     if several and not targets.any(axis=1).all():
         yield order[~targets.any(axis=1)], False
-
-
-def class_weights(counts: np.ndarray, how: ClassWeights) -> np.ndarray | None:
-    """The weight of each class in the loss, float32 [C], for how often it occurs; None for `none`.
-
-    Their mean over what they are counted of (images, labels, pixels) is 1, so that the loss of
-    chance stays what it is. A class that never occurs has weight 0.
-    """
-    if how == "none":
-        return None
-    frequency = counts / counts.sum()
-    power = {"balanced": 1.0, "root": 0.5}[how]
-    weights = np.divide(1, frequency**power, out=np.zeros(len(counts)), where=counts > 0)
-    scaled: np.ndarray = (weights / (frequency * weights).sum()).astype(np.float32)
-    return scaled
-
-
-def balanced_places(targets: np.ndarray, seed: int) -> np.ndarray:
-    """The images of an epoch in which the classes are balanced, int64; some come several times.
-
-    Of one class each, int64 [n], all classes come as often as the most frequent one. Of several,
-    bool [n, C], where an image of a rare class is one of a frequent class too, an image comes
-    round(sqrt(most / n)) times for the rarest of its classes, which has n images (repeat factor
-    sampling; Gupta et al. 2019, arXiv:1908.03195, section 5.1, with the most frequent class as the
-    threshold).
-    """
-    everyone = np.arange(len(targets))
-    order = Permutation(len(targets), "order", seed, 0)(everyone)  # whose turn it is once more
-    if targets.ndim == 2:
-        counts = targets.sum(axis=0)
-        factors = np.sqrt(counts.max(initial=1) / np.maximum(counts, 1))
-        repeats = np.where(targets, factors, 1.0).max(axis=1, initial=1.0)
-        return np.repeat(np.arange(len(targets)), np.rint(repeats).astype(np.int64))
-    most = int(np.bincount(targets).max())
-    members = (order[targets[order] == target] for target in np.unique(targets))
-    return np.sort(np.concatenate([np.resize(one, most) for one in members]))

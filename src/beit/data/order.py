@@ -2,7 +2,8 @@
 
 Nothing here has a state, so that a resumed run, another number of worker processes, of ranks or of
 micro-batches reads the same samples in the same order with the same augmentations. Any position is
-computed alone, in memory that grows with the number of shards and not of samples.
+computed alone, in memory that grows with the number of shards and not of samples. Images of rare
+classes may come several times, or their classes have weights in the loss.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from beit.config.data import ClassWeights
 from beit.errors import ConfigError, DataError
 from beit.rng import derive_seed
 
@@ -248,3 +250,39 @@ def step_samples(
         for index in order.indices(epoch, positions[epochs == epoch]).tolist()
     ]
     return [samples[start : start + micro_batch] for start in range(0, per_rank, micro_batch)]
+
+
+def class_weights(counts: np.ndarray, how: ClassWeights) -> np.ndarray | None:
+    """The weight of each class in the loss, float32 [C], for how often it occurs; None for `none`.
+
+    Their mean over what they are counted of (images, labels, pixels) is 1, so that the loss of
+    chance stays what it is. A class that never occurs has weight 0.
+    """
+    if how == "none":
+        return None
+    frequency = counts / counts.sum()
+    power = {"balanced": 1.0, "root": 0.5}[how]
+    weights = np.divide(1, frequency**power, out=np.zeros(len(counts)), where=counts > 0)
+    scaled: np.ndarray = (weights / (frequency * weights).sum()).astype(np.float32)
+    return scaled
+
+
+def balanced_places(targets: np.ndarray, seed: int) -> np.ndarray:
+    """The images of an epoch in which the classes are balanced, int64; some come several times.
+
+    Of one class each, int64 [n], all classes come as often as the most frequent one. Of several,
+    bool [n, C], where an image of a rare class is one of a frequent class too, an image comes
+    round(sqrt(most / n)) times for the rarest of its classes, which has n images (repeat factor
+    sampling; Gupta et al. 2019, arXiv:1908.03195, section 5.1, with the most frequent class as the
+    threshold).
+    """
+    everyone = np.arange(len(targets))
+    order = Permutation(len(targets), "order", seed, 0)(everyone)  # whose turn it is once more
+    if targets.ndim == 2:
+        counts = targets.sum(axis=0)
+        factors = np.sqrt(counts.max(initial=1) / np.maximum(counts, 1))
+        repeats = np.where(targets, factors, 1.0).max(axis=1, initial=1.0)
+        return np.repeat(np.arange(len(targets)), np.rint(repeats).astype(np.int64))
+    most = int(np.bincount(targets).max())
+    members = (order[targets[order] == target] for target in np.unique(targets))
+    return np.sort(np.concatenate([np.resize(one, most) for one in members]))

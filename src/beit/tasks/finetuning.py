@@ -18,7 +18,8 @@ from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
 from beit.data.images import check_readable
-from beit.data.labelled import LabelledSplits, balanced_places, class_weights, images_of_run
+from beit.data.labelled import LabelledSplits, images_of_run
+from beit.data.order import balanced_places, class_weights
 from beit.data.sources import ImageSource, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
 from beit.evaluation.eval_loader import EvalLoader

@@ -17,7 +17,7 @@ from beit.config.segmentation import check_statistics
 from beit.data.augment import JointView, WholeView
 from beit.data.copies import shared_images
 from beit.data.images import check_readable
-from beit.data.labelled import balanced_places, class_weights
+from beit.data.order import balanced_places, class_weights
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError
