@@ -200,7 +200,8 @@ class SegmentationData:
 
         Errors: as `divide`, but for what only training needs.
         """
-        reading = MaskReading.configured(self.config, *reversed(self._names_and_legend(())))
+        names, legend = self._names_and_legend(())
+        reading = MaskReading.configured(self.config, legend, names)
         sources, _, _ = self._checked(self._found.splits, reading, training=False)
         return dict(zip(self._found.splits, sources, strict=True))
 
