@@ -258,10 +258,10 @@ def visible_tiny() -> PretrainRunConfig:
 
 
 def contrastive_small() -> PretrainRunConfig:
-    """`small` with a contrast of class tokens beside the masked tokens: features that serve frozen.
+    """`small` with a contrast of class tokens beside the masked tokens.
 
-    Weight, temperature and second view are those of `ContrastiveConfig`; what it gains and costs is
-    in docs/notes/quality.md; not run by us at this size.
+    Weight, temperature and second view are those of `ContrastiveConfig`. On the demo's scenes and
+    backbone it was behind plain BEiT (docs/notes/quality.md); not run by us at this size.
     """
     return replace(small(), objective=ContrastiveConfig())
 
