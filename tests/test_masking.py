@@ -49,7 +49,7 @@ def test_published_sampler_never_exceeds_the_number(height, width, ratio, seed):
     sampler = build_sampler(PublishedBlockMasking(mask_ratio=ratio), (height, width))
     mask = sampler(random.Random(seed))
     assert mask.shape == (height * width,)
-    assert mask.sum() <= sampler.count == round(ratio * height * width)
+    assert mask.sum() <= sampler.count == round(ratio * (height * width))
 
 
 def test_published_sampler_hides_what_the_published_code_hid(golden):

@@ -255,3 +255,12 @@ def test_class_folders_called_as_masks_are_classes(draw: Draw, names: list[str])
     found = labelled(draw(*names))
     assert {*found.train.classes} == {name.split("/")[0] for name in names}
     assert len(found.train) + len(found.validation) == len(names)
+
+
+def test_folders_of_a_single_image_that_every_split_has_are_classes(draw: Draw) -> None:
+    """One label per class is little, and no other layout."""
+    names = ("ant", "bee", "cow", "dog")
+    root = draw(
+        *some(*(f"{split}/{name}" for split in ("train", "val") for name in names), count=1)
+    )
+    assert labelled(root).train.classes == names

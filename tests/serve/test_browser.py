@@ -194,7 +194,7 @@ def test_a_report_can_be_read_by_everybody(browser, tmp_path):
 
     head = ["arm", *(f"a long measure number {number}" for number in range(12))]
     table = StudyTable("Scores", "What was found.", head, [["from scratch", *["25.0"] * 12]])
-    write_study_page(tmp_path / "study.html", "Does it pay?", "It does.", [table])
+    write_study_page(tmp_path / "study.html", "Does it pay?", "It does.", [table], "")
     chosen = Chosen(method="linear", block=1, setting={"lr": 1e-3}, validation=0.3, test=None)
     found = Probes(
         images={"validation": 100}, blocks={"linear": [0.1, 0.3, 0.2]}, chosen=[chosen], few=[],

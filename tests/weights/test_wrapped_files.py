@@ -334,7 +334,7 @@ def test_weights_quantised_to_whole_numbers_are_not_read_as_values(tmp_path, kin
 
 def test_no_width_of_heads_is_assumed_beyond_those_published(tmp_path):
     """EVA has BEiT's weights without a relative bias, and heads of 88."""
-    from beit.weights.architecture import backbone_config
+    from beit.weights.build import backbone_config
 
     weights = {"patch_embed.proj.weight": torch.zeros(1408, 3, 14, 14),
                "blocks.0.mlp.fc1.weight": torch.zeros(6144, 1),

@@ -57,12 +57,18 @@ def class_levels(tree: FolderTree, folder: str) -> dict[int, list[str]]:
     return {level: names for level, names in found.items() if len(names) > 1}
 
 
-def doubt(sizes: Mapping[str, int], files: Callable[[], Mapping[str, Sequence[str]]]) -> str:
+def doubt(
+    sizes: Mapping[str, int],
+    files: Callable[[], Mapping[str, Sequence[str]]],
+    *,
+    in_splits: bool = False,
+) -> str:
     """What folders that may be classes may be instead, as the end of a sentence; empty if nothing
     else is plausible.
 
     `sizes` are how many images each holds, `files` lists them, relative to their folder and without
-    extension: only if it must, as there may be millions.
+    extension: only if it must, as there may be millions. Folders that several splits have, too, are
+    not those of single images.
     """
     names = [last_name(folder) for folder in sizes]
     if len(names) < 2:
@@ -74,7 +80,7 @@ def doubt(sizes: Mapping[str, int], files: Callable[[], Mapping[str, Sequence[st
     if all(map(_DATE.fullmatch, lower)) or all(map(_CAMERA.fullmatch, names)):
         return "the dates or camera folders of photographs"
     alike = len({*sizes.values()}) == 1
-    if {*sizes.values()} == {1} and len(sizes) > FEWEST:
+    if {*sizes.values()} == {1} and len(sizes) > FEWEST and not in_splits:
         return "folders of a single image each"
     if alike or max(sizes.values()) <= MOST_BANDS:
         found = list(files().values())

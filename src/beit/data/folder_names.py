@@ -139,7 +139,8 @@ def beside_every_jpeg(paths: Sequence[str], *, ending: bool) -> set[str]:
         more = behind(stem, jpegs) if path.lower().endswith(LOSSLESS) else None
         if more is not None and bool(more) == ending and (not ending or _LETTER.search(more)):
             by_ending.setdefault(more, set()).add(path)
-    found = (files for files in by_ending.values() if len(files) == len(jpegs) > ending)
+    enough = len(jpegs) > 1 or (not ending and len(paths) == 2)  # one pair among others is chance
+    found = (files for files in by_ending.values() if enough and len(files) == len(jpegs))
     return {path for files in found for path in files}
 
 

@@ -198,7 +198,12 @@ class Folders:
         ((level, names),) = levels.items()
         folders = filter(self._tree.total, self._tree.below(place, level))
         sizes = {folder: self._tree.total(folder) for folder in folders}
-        instead = doubt(sizes, lambda: self._files_in(place, level))
+        known = [{*names_at(self._tree, other, level)} for other in self.splits.values()]
+        instead = doubt(
+            sizes,
+            lambda: self._files_in(place, level),
+            in_splits=len(known) > 1 and bool(set.intersection(*known)),
+        )
         if not instead:
             return None
         where = Path(self.path, place)
