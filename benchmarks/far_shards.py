@@ -67,7 +67,7 @@ def _measure(packed: Path, url: str, epochs: int, requests: dict[str, int]) -> N
         )
         for place in (str(packed), url)
     ]
-    steps = epochs * len(loaders[0].images) // BATCH
+    steps = epochs * len(loaders[0].images.source) // BATCH
     begun = time.perf_counter()
     streams = [loader.batches(0, steps) for loader in loaders]
     firsts = [next(stream) for stream in streams]
