@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from beit.studies.jobs import once
 from benchmarks.child import run
 from benchmarks.quality import contestant, scenes
 
@@ -85,10 +86,7 @@ class Quality:
         return ["-m", "benchmarks.quality.contestant", who, str(steps), seed, str(self.scenes)]
 
     def _once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        place = self.folder / f"{name}.json"
-        if not place.exists():
-            place.write_text(json.dumps(measure()))
-        found: dict[str, Any] = json.loads(place.read_text())
+        found: dict[str, Any] = once(self.folder / f"{name}.json", measure)
         return found
 
     def until(

@@ -17,8 +17,8 @@ _THINGS = (
 _PART = re.compile(rf"((.*[^a-z])?({_THINGS}))[^a-z0-9]*(\d*|(?<=[^a-z])[a-z])[^a-z0-9]*")
 """images_001, HAM10000_images_part_2, part_B, New folder (3), Photos from 2019."""
 _DATE = re.compile(r"(19|20)\d\d[-_. ]?(0[1-9]|1[0-2])([-_. ]?[0-3]\d)?([-_ t].*)?")
-_CAMERA = re.compile(r"[1-9]\d\d[A-Z0-9_]{5}")
-"""What cameras and phones call folders: 100CANON, 101APPLE."""
+_CAMERA = re.compile(r"[1-9]\d\d(?=.*[A-Z])[A-Z0-9_]{5}")
+"""What cameras and phones call folders: 100CANON, 101APPLE; not the numbers of articles."""
 _BAND = re.compile(
     r"b\d\d?a?|vv|vh|hh|hv|red|green|blue|nir\d*|swir\d*|rededge\d*|coastal|pan|tir\d*"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -18,17 +19,17 @@ from beit.data.image_names import ImageNames, as_text, composed, find_named_imag
 from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
-from beit.data.listing import JSON_LINES, LIST_EXTENSIONS, natural_key
+from beit.data.listing import LIST_EXTENSIONS, natural_key
 from beit.data.sources import FileSource, account_for, number_labels
 from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 from beit.terminal import first_few, quoted
 
-_LIST = re.compile(
-    r"(.*[ _-])?(train|training|trainval|val|valid|validation|test|testing|list|labels?|split|"
-    r"annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
+_LABELS = re.compile(
+    r".*(?<!\.txt)(?<!\.lst)|(.*[ _-])?(train|training|trainval|val|valid|validation|test|testing|"
+    r"list|labels?|split|annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
 )
-"""The names of text files that list images: train1.txt, list_attr.txt, val_annotations.txt."""
+"""Tables of any name; text files by theirs: train1.txt, list_attr.txt, val_annotations.txt."""
 
 
 class LabelFile(NamedTuple):
@@ -47,15 +48,14 @@ def is_label_file(path: str) -> bool:
 
 def label_files_in(folder: str) -> list[str]:
     """The files in a folder that may hold the labels of its images, or list those of a split."""
-    found = [
-        str(one)
-        for one in Path(folder).iterdir()
-        if (
-            one.suffix.lower() in (".csv", ".tsv", *JSON_LINES) or _LIST.fullmatch(one.name.lower())
-        )
-        and not file_to_skip(one.name)
-        and one.is_file()
-    ]
+    with os.scandir(folder) as entries:  # looks at names first: there may be millions of images
+        found = [
+            entry.path for entry in entries
+            if (name := entry.name.lower()).endswith(LIST_EXTENSIONS)
+            and _LABELS.fullmatch(name)
+            and not file_to_skip(entry.name)
+            and entry.is_file()
+        ]  # fmt: skip
     return sorted(found, key=natural_key)
 
 
