@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.studies.scenes import SEEN, UNSEEN, Counts, Job, Studio, make_scenes
+from beit.cli import main
+from beit.errors import DataError, ResourceError
+from beit.studies import scenes
+from beit.studies.scenes import SEEN, UNSEEN, Counts, Job, Studio, make_scenes, read_cutouts
 
 SIDE = 48
 DISC = Image.new("RGBA", (20, 20))
@@ -85,3 +88,27 @@ def test_layouts_and_counts(tmp_path):
     before = (tmp_path / "unlabelled" / "00000.png").stat().st_mtime_ns
     assert make_scenes(tmp_path, side=SIDE, counts=counts) == made
     assert (tmp_path / "unlabelled" / "00000.png").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_cutouts(tmp_path):
+    """80 of all that are transparent around an object, spread over the folder; as are the unseen."""
+    for number in range(160):
+        (tmp_path / str(number // 80)).mkdir(exist_ok=True)
+        if number in (0, 78):
+            with pytest.raises(DataError, match=f"holds {number} PNG files"):
+                read_cutouts(str(tmp_path))
+        DISC.save(tmp_path / f"{number // 80}/disc{number:03}.png")
+    DISC.convert("RGB").save(tmp_path / "opaque.png")
+    found = read_cutouts(str(tmp_path))
+    assert len(found) == len(SEEN + UNSEEN)
+    assert {one.size for one in found.values()} == {(12, 12)}
+    names = [*found]
+    for part in (names[: len(SEEN)], names[len(SEEN) :]):
+        assert {name[0] for name in part} == {"0", "1"}
+
+
+def test_stamps_are_those_of_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scenes, "STAMPS_FOLDER", tmp_path / "stamps")
+    command = ["data", "scenes", "--out", str(tmp_path / "out"), "--source", "stamps"]
+    assert main(command) == ResourceError.exit_code
+    assert "apt install tuxpaint-stamps-default" in capsys.readouterr().err

