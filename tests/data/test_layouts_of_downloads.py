@@ -264,3 +264,7 @@ def test_folders_of_a_single_image_that_every_split_has_are_classes(draw: Draw) 
         *some(*(f"{split}/{name}" for split in ("train", "val") for name in names), count=1)
     )
     assert labelled(root).train.classes == names
+
+
+def test_numbers_of_articles_are_classes_though_cameras_number_folders_too(draw: Draw) -> None:
+    assert labelled(draw(*some("10023456", "10023457"))).train.classes == ("10023456", "10023457")

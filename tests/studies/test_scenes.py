@@ -91,7 +91,7 @@ def test_layouts_and_counts(tmp_path):
 
 
 def test_a_folder_of_cutouts(tmp_path):
-    """80 of all, spread over the folder, as are the unseen; what has no transparent pixel is none."""
+    """80 of all, spread over the folder, as are the unseen; opaque images are none."""
     for number in range(160):
         (tmp_path / str(number // 80)).mkdir(exist_ok=True)
         if number in (0, 78):
