@@ -25,13 +25,15 @@ WHO = (*contestant.LEARNERS, *contestant.BASELINES)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    asked = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as passing:
-        quality = budgets.Quality(Path(passing) if asked.quick else asked.folder, quick=asked.quick)
-        quality.measure(asked.who, asked.seconds, asked.seeds, 1 if asked.quick else asked.jobs)
-        found = budgets.tables(quality, asked.who, asked.seconds, asked.seeds)
+        folder = Path(passing) if options.quick else options.folder
+        jobs = 1 if options.quick else options.jobs
+        quality = budgets.Quality(folder, quick=options.quick)
+        quality.measure(options.who, options.seconds, options.seeds, jobs)
+        found = budgets.tables(quality, options.who, options.seconds, options.seeds)
     print(found)
-    if not asked.quick:
+    if not options.quick:
         machine = describe(torch.device("cpu"))
         words = f"{json.dumps(machine)}\n\n{found}"
         place = RESULTS / f"{machine['date'].replace(':', '').partition('+')[0]}-quality.md"

@@ -180,10 +180,10 @@ def baseline_accuracies(
         targets.append(torch.cat([batch.targets for batch in collected.passing(batches)]))
         features.append(collected.features())
     classes, right = targets
-    learned, asked = features
+    learned, measured = features
 
     def accuracy(name: str, block: int) -> float:
-        answers = linear_answers(learned[name][:, block], classes, asked[name][:, block])
+        answers = linear_answers(learned[name][:, block], classes, measured[name][:, block])
         return fraction_right(answers, right)
 
     return {
