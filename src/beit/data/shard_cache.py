@@ -91,8 +91,8 @@ class ShardCache:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "%s has no room for all shards that are needed at once: some images are fetched one "
-                "by one; give more with --cache-size (%.1f GB now)",
+                "%s has no room for all shards that are needed at once: some images are fetched "
+                "one by one; give more with --cache-size (%.1f GB now)",
                 self.folder, self.limit / GIGABYTE,
             )  # fmt: skip
         return read_range(shard.place, start, length)
