@@ -7,11 +7,12 @@ import json
 import math
 
 import pytest
+import torch
 
 from beit.batch import Unreadable
 from beit.errors import DataError
 from beit.training.run_folder import RunFolder
-from beit.training.run_logger import RunLogger
+from beit.training.run_logger import RunLogger, Throughput
 from beit.training.skipped_images import SkippedImages
 
 
@@ -180,3 +181,21 @@ def test_what_is_no_terminal_gets_lines(folder, capsys):
     journal.progress("step 10/20  loss 1.5", "loss 1.5")
     journal.close()
     assert capsys.readouterr().out == "step 10/20  loss 1.5\n"
+
+
+def test_speed_is_that_of_training_and_the_time_left_has_evaluations_too(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("beit.training.run_logger.time.monotonic", lambda: clock[0])
+    throughput = Throughput(first_step=100, steps=200, batch=32)
+    for _ in range(2):  # 20 steps of a second, in whose middle 60 seconds are spent on measuring
+        clock[0] += 10
+        with throughput.paused():
+            clock[0] += 60
+        throughput.waited(2)
+        clock[0] += 10
+        done = 100 + int(20 * clock[0] / 80)
+        values = throughput.measure(done, torch.device("cpu"))
+        assert values["images_per_second"] == pytest.approx(32)
+        assert values["data_wait"] == pytest.approx(0.1)
+        assert values["seconds_left"] == pytest.approx((200 - done) * (1 + 60 / 20))
+    assert math.isnan(throughput.measure(done, torch.device("cpu"))["seconds_left"])

@@ -253,7 +253,7 @@ class _Run:
         model = self.updater.weights.eval_model()
         training = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.throughput.paused():
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
         self.skipped.add(evaluation.unreadable(), evaluation.several())
@@ -272,7 +272,6 @@ class _Run:
             if self.processes.leads:
                 self.spec.publish(model, True, self.metrics)
         self.unevaluated = False
-        self.throughput.skip()
 
     def lost_patience(self) -> bool:
         """Whether the score has not become better for as many evaluations as are waited for."""

@@ -8,8 +8,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -195,31 +195,39 @@ class Throughput:
     """Speed, waiting and time left, measured between two progress lines."""
 
     def __init__(self, first_step: int, steps: int, batch: int) -> None:
-        self._steps, self._batch = steps, batch
-        self._step, self._time, self._waited = first_step, time.monotonic(), 0.0
+        self._first, self._steps, self._batch = first_step, steps, batch
+        self._step, self._time = first_step, time.monotonic()
+        self._waited = self._paused = self._paused_in_all = 0.0
 
     def waited(self, seconds: float) -> None:
         """Count time spent waiting for data."""
         self._waited += seconds
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Evaluating: it takes nothing from the speed of training, but of the time left."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
+
     def measure(self, done: int, device: torch.device) -> dict[str, float]:
         """Images per second, fraction of waiting, memory in GiB and seconds left."""
-        now = time.monotonic()
-        elapsed = max(now - self._time, 1e-9)
-        rate = (done - self._step) / elapsed
+        now, steps = time.monotonic(), done - self._step
+        elapsed = max(now - self._time - self._paused, 1e-9)
+        self._paused_in_all += self._paused
+        left = math.nan
+        if steps:
+            each = elapsed / steps + self._paused_in_all / (done - self._first)
+            left = (self._steps - done) * each
         values = {
-            "images_per_second": rate * self._batch,
+            "images_per_second": steps * self._batch / elapsed,
             "data_wait": self._waited / elapsed,
             "memory_gib": _peak_memory(device) / 2**30,
-            "seconds_left": (self._steps - done) / rate if rate else math.nan,
+            "seconds_left": left,
         }
-        self._step, self._time, self._waited = done, now, 0.0
+        self._step, self._time = done, now
+        self._waited = self._paused = 0.0
         return values
-
-    def skip(self) -> None:
-        """Do not count the time since the last measure: it went into evaluating or saving."""
-        self._time = time.monotonic()
-        self._waited = 0.0
 
 
 def _peak_memory(device: torch.device) -> float:
