@@ -106,6 +106,10 @@ def brief() -> StudyPlan:
 def test_arms_are_trained_searched_and_measured(few_objects, tmp_path, monkeypatch):
     folder = tmp_path / "study"
     arms = chosen(["MAE", "BEiT, intermediate"], core=False)
+    study_paper(folder, brief(), arms, core=True, counts=COUNTS)
+    core = {row["measure"] for row in json.loads((folder / "results.json").read_text())}
+    assert "fine-tuned, 1 labels" in core
+    assert not core & {"mIoU, linear head", "its updates"}
     page = study_paper(folder, brief(), arms, counts=COUNTS)
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -56,7 +56,8 @@ def paper(
 
     Args:
         out: Folder of the study: report.html and results.json, .csv, .md.
-        core: Only from scratch, BEiT, pixels, uniform masks and MAE: an hour on two cores.
+        core: Only from scratch, BEiT, pixels, uniform masks and MAE, without segmentation and
+            longer fine-tuning.
         arms: Only these, beside from scratch and BEiT.
         seeds: Pre-trainings of each arm.
         draws: Draws of the labelled images.
@@ -79,6 +80,7 @@ def paper(
             budget,
             compared,
             processes=processes or at_a_time(),
+            core=core,
             same_seconds=same_seconds,
         )
     print(f"\n{(folder / 'results.md').read_text()}\nreport   {page}")

@@ -93,13 +93,15 @@ def study_paper(
     arms: Sequence[Arm],
     *,
     processes: int = 1,
+    core: bool = False,
     same_seconds: bool = False,
     counts: Counts | None = None,
 ) -> Path:
     """Do all that is not done yet; the page, with results.json, .csv and .md beside it.
 
-    The files are written anew after every pre-training seed. With `same_seconds` there is each arm
-    a second time, with as many CPU seconds before fine-tuning as BEiT has.
+    The files are written anew after every pre-training seed. `core` leaves out segmentation and
+    fine-tuning until validation no longer rises. With `same_seconds` there is each arm a second
+    time, with as many CPU seconds before fine-tuning as BEiT has.
     """
     scenes = folder / "scenes"
     unseen = AS_MANY if any(arm.supervised for arm in arms) else Counts().unseen
@@ -121,10 +123,11 @@ def study_paper(
         study.finetune(seeds, found)
         study.record_seconds(seeds)
         study.measure_frozen(seeds)
-        _write(study)
-        study.segment(seeds, found)
-        study.prolong(found)
         page = _write(study)
+        if not core:
+            study.segment(seeds, found)
+            study.prolong(found)
+            page = _write(study)
     return page
 
 
