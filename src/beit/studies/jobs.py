@@ -3,15 +3,17 @@ other, or several at a time."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -23,6 +25,8 @@ from beit.process import end_with_parent
 from beit.report.history import read_history
 from beit.studies.measures import classifier_hits, segmenter_overlaps
 from beit.training.run_folder import RunFolder
+
+Result = TypeVar("Result")
 
 
 class Stages:
@@ -101,17 +105,30 @@ def carry_out(job: Job) -> Job:
 
 
 def carried_out(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
-    """The jobs, each as soon as it and those before it are done, the longest first.
+    """The jobs, each as soon as it and those before it are done, the longest first."""
+    ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
+    return at_once(carry_out, [(job,) for job in ordered], processes)
+
+
+def record_made(record: Path, make: Callable[[], Any]) -> Path:
+    """`once`, in any process."""
+    once(record, make)
+    return record
+
+
+def at_once(
+    function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], processes: int
+) -> Iterator[Result]:
+    """What a function gives for each of these arguments, several at a time, in their order.
 
     Of several at a time each has one thread, which is faster for small models than one after the
     other with all threads. If this process is killed, they save and end.
     """
-    ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
-    if processes == 1 or len(jobs) == 1:
-        yield from map(carry_out, ordered)
+    if processes == 1 or len(calls) == 1:
+        yield from itertools.starmap(function, calls)
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:
-        yield from pool.map(_carry_out_here, ordered)
+        yield from pool.map(partial(_here, function), calls)
 
 
 def _begin() -> None:
@@ -119,10 +136,10 @@ def _begin() -> None:
     end_with_parent(signal.SIGTERM)
 
 
-def _carry_out_here(job: Job) -> Job:
-    """`carry_out` in a process of the pool, which would wait for ever if its parent is gone."""
+def _here(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    """A call in a process of the pool, which would wait for ever if its parent is gone."""
     try:
-        return carry_out(job)
+        return function(*arguments)
     finally:
         parent = parent_process()
         if parent is not None and not parent.is_alive():

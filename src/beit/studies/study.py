@@ -21,7 +21,7 @@ from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
-from beit.studies.jobs import Job, Stages, carried_out, once, tested
+from beit.studies.jobs import Job, Stages, at_once, carried_out, once, record_made, tested
 from beit.studies.measures import (
     attention_overlaps,
     converged,
@@ -279,33 +279,42 @@ class Study:
 
     def measure_frozen(self, seeds: Sequence[int]) -> None:
         """Linear classifiers and neighbours of frozen features, trivial baselines, attention."""
-        plan, starts = self.plan, self._starts(seeds)
+        plan, segmented, starts = self.plan, self.data.segmented, self._starts(seeds)
+        frozen, attention = self.folder / "frozen", self.folder / "attention"
+        wanted: dict[Path, Callable[[], Any]] = {}
         for name, places in starts.items():
-            found = []
             for seed, place in zip(seeds, places, strict=True):
-                record = self.folder / "frozen" / f"{slug(name)}-{seed}.json"
-                if not record.exists():
-                    print(f"frozen features: {name}, seed {seed}", flush=True)
-                found.append(once(record, partial(
+                record = f"{slug(name)}-{seed}.json"
+                wanted[frozen / record] = partial(
                     frozen_scores, place, self.data.labelled, crop=plan.finetune.crop,
                     loader=plan.finetune.loader, labels=plan.labels, draws=plan.draws,
                     baselines=name == UNTRAINED and seed == seeds[0],
-                )))  # fmt: skip
+                )  # fmt: skip
+                if segmented:
+                    wanted[attention / record] = partial(attention_overlaps, place, segmented)
+        if segmented:
+            even = partial(even_attention, starts[UNTRAINED][0], segmented)
+            wanted[attention / "even.json"] = even
+        made = self._made(wanted, "frozen features")
+        for name in starts:
+            records = [f"{slug(name)}-{seed}.json" for seed in seeds]
+            found = [made[frozen / record] for record in records]
             for key in found[0]:
                 row, _, measure = key.rpartition("|")
-                every = [one[key] for one in found if key in one]
-                self._record(row or name, measure, every)
-            if self.data.segmented:
-                overlaps = [
-                    once(self.folder / "attention" / f"{slug(name)}-{seed}.json", partial(
-                        attention_overlaps, place, self.data.segmented))
-                    for seed, place in zip(seeds, places, strict=True)
-                ]  # fmt: skip
-                self._record(name, ATTENTION, [[one] for one in overlaps], False)
-        if self.data.segmented:
-            even = once(self.folder / "attention" / "even.json", partial(
-                even_attention, starts[UNTRAINED][0], self.data.segmented))  # fmt: skip
-            self._record(EVEN, ATTENTION, [[even]], False)
+                self._record(row or name, measure, [one[key] for one in found if key in one])
+            if segmented:
+                every = [[made[attention / record]] for record in records]
+                self._record(name, ATTENTION, every, False)
+        if segmented:
+            self._record(EVEN, ATTENTION, [[made[attention / "even.json"]]], False)
+
+    def _made(self, wanted: Mapping[Path, Callable[[], Any]], what: str) -> dict[Path, Any]:
+        """What these records hold, once those that are missing are made, several at a time."""
+        waiting = [one for one in wanted.items() if not one[0].exists()]
+        for number, record in enumerate(at_once(record_made, waiting, self.processes), 1):
+            place = record.relative_to(self.folder)
+            print(f"{what}: {number} of {len(waiting)}, {place}", flush=True)
+        return {record: once(record, make) for record, make in wanted.items()}
 
     def _starts(self, seeds: Sequence[int]) -> dict[str, list[str]]:
         """The untrained backbone, and what each arm with another start begins with."""
