@@ -293,8 +293,8 @@ class Study:
                 if segmented:
                     wanted[attention / record] = partial(attention_overlaps, place, segmented)
         if segmented:
-            even = partial(even_attention, starts[UNTRAINED][0], segmented)
-            wanted[attention / "even.json"] = even
+            place = starts[UNTRAINED][0]
+            wanted[attention / "even.json"] = partial(even_attention, place, segmented)
         made = self._made(wanted, "frozen features")
         for name in starts:
             records = [f"{slug(name)}-{seed}.json" for seed in seeds]
@@ -312,8 +312,7 @@ class Study:
         """What these records hold, once those that are missing are made, several at a time."""
         waiting = [one for one in wanted.items() if not one[0].exists()]
         for number, record in enumerate(at_once(record_made, waiting, self.processes), 1):
-            place = record.relative_to(self.folder)
-            print(f"{what}: {number} of {len(waiting)}, {place}", flush=True)
+            print(f"{what}: {number} of {len(waiting)}, {record.stem}", flush=True)
         return {record: once(record, make) for record, make in wanted.items()}
 
     def _starts(self, seeds: Sequence[int]) -> dict[str, list[str]]:
