@@ -81,7 +81,7 @@ def test_several_labels_per_image():
     ("pattern", "error", "words"),
     [
         ("(", ConfigError, "is no pattern"),
-        ("patient", DataError, "does not match 4 of 4 image names: 'p0_0.png'"),
+        ("patient", DataError, "finds no group in 4 of 4 names of images: 'p0_0.png'"),
         ("p", DataError, "none of 1 group of images can be held out"),
     ],
 )

@@ -35,9 +35,9 @@ def group_names(keys: Sequence[str], pattern: str) -> list[str]:
     missing = [key for key, match in zip(keys, found, strict=True) if match is None]
     if missing:
         raise DataError(
-            f"the pattern '{pattern}' does not match {len(missing)} of {len(keys)} image names: "
-            f"{quoted(missing)}",
-            remedy="give a pattern that matches every name",
+            f"the pattern '{pattern}' finds no group in {len(missing)} of {len(keys)} names of "
+            f"images: {quoted(missing)}",
+            remedy="give a pattern that every name has",
         )
     return [match.group(1 if compiled.groups else 0) or "" for match in found if match]
 
