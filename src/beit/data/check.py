@@ -115,7 +115,7 @@ class _Seen(NamedTuple):
     """Of its bytes; None if it cannot be read."""
     findings: list[Finding]
     moments: np.ndarray | None = None
-    """Mean and mean square of each channel, float64 [2, channels]."""
+    """Mean and mean square of each channel, float64 [2, channels]; None if it cannot be read."""
     depth: BitDepth | None = None
 
 
@@ -241,6 +241,7 @@ def check(
         findings += seen.findings
         if seen.hashed is not None:
             hashes[place], readable[place] = seen.hashed, True
+        if seen.moments is not None:
             moments += seen.moments
         if seen.depth is not None:
             depths[key] = seen.depth
