@@ -79,7 +79,7 @@ def test_a_class_without_images_is_not_answered_wrongly(classifier, data, monkey
     monkeypatch.setenv("COLUMNS", "120")
     print_tables(found.class_table())
     table = capsys.readouterr().out
-    assert "worst 2 of 2" in table
+    assert "(worst first)" in table
     assert "no images" in table
     assert "0.0%" not in table.split("tiles")[1]
 

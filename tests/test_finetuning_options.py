@@ -96,6 +96,7 @@ def test_every_fold_holds_out_other_images_and_all_are_aggregated(
     assert main(words) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     assert "most frequent class" in printed
+    assert "model   " not in printed, "none of the folds is the model to use"
     held = [
         set(beit.evaluate(out / f"fold-{n}", data=data, workers=0).account.classes["measured"])
         for n in (1, 2)
@@ -107,7 +108,7 @@ def test_every_fold_holds_out_other_images_and_all_are_aggregated(
     assert top1["low"] <= top1["mean"] <= top1["high"]
     page = (out / "report.html").read_text()
     assert "fold 3" in page
-    assert "95 % interval" in page
+    assert f"Over 3 folds top1 is {top1['mean']:.4g} on average (95 % interval" in page
     config = read_run_config(out / "fold-2")
     assert isinstance(config, FinetuneRunConfig)
     assert (config.folds, config.only_fold) == (3, 2)

@@ -97,6 +97,12 @@ def test_one_channel_takes_one_option(grey, tmp_path, capsys):
     assert isinstance(config, FinetuneRunConfig)
     assert (config.model.mean, config.training.warmup_steps) == ((0.5,), 0)
     assert cli.main(["predict", str(out), str(grey / "fine" / "0.png")]) == 0
+    # No option where the channels are those of the model to start from.
+    again = [*words, "--init", str(out), "--out", str(tmp_path / "again")]
+    again.remove("--channels")
+    again.remove("1")
+    assert cli.main(again) == 0
+    assert by_name(read_run_config(tmp_path / "again"))["rand_augment"] == ""
 
 
 def test_a_run_goes_on_with_what_it_recorded(grey, tmp_path):

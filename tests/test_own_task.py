@@ -46,7 +46,7 @@ def test_its_run_is_like_every_run(run, trained):
     assert f"taken from {trained.pretrained}: backbone\n" in log
     assert "new, with initial weights: head\n" in log
     page = (run / "report.html").read_text()
-    assert "beit depth small" in page
+    assert "beit --import depth depth small" in page
     assert "depth error" in page
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0

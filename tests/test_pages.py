@@ -87,15 +87,9 @@ def test_the_start(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if line[0] not in ("doctor", "serve"):
             run(line, capsys)
     capsys.readouterr()
-    answers = []
-    for snippet in blocks("start", "python"):
-        exec(snippet, {})  # noqa: S102
-        answers.append([line.split() for line in capsys.readouterr().out.splitlines()])
-    ours, theirs = answers
-    assert len(ours) == 3  # one line per class
-    assert [name for name, _ in ours] == [name for name, _ in theirs]
-    for (_, probability), (_, other) in zip(ours, theirs, strict=True):
-        assert float(probability) == pytest.approx(float(other), abs=1e-3)
+    (snippet,) = blocks("start", "python")
+    exec(snippet, {})  # noqa: S102
+    assert len(capsys.readouterr().out.splitlines()) == 3  # one line per class
     assert [line for line in lines if line[0] == "serve"] == commands("serve")[:1]
 
 

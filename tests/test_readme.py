@@ -65,15 +65,11 @@ def test_the_python_snippet_runs(place: Path, capsys: pytest.CaptureFixture[str]
     assert 0 <= float(accuracy) <= 1
     assert len(labels) == 3  # one line per class
     performance = (ROOT / "docs" / "performance.md").read_text()
-    faster, compared = re.findall(r"```python\n(.*?)```", performance, re.DOTALL)
+    (faster,) = re.findall(r"```python\n(.*?)```", performance, re.DOTALL)
     exec(faster, {})  # noqa: S102
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         line.split()[0] for line in labels
     ]
-    exec(compared.replace(".jpg", ".png"), {})  # noqa: S102
-    same, change = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
-    assert same > 0.5
-    assert 0 < change < 0.1
 
 
 def test_files_to_read_exist() -> None:

@@ -51,6 +51,19 @@ def test_sound_images(save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "nothing wrong" in capsys.readouterr().out
 
 
+def test_mean_and_deviation_count_every_image_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each channel, as options to copy; large images are looked at on a grid."""
+    Image.new("RGB", (600, 900), (255, 51, 0)).save(tmp_path / "large.png")
+    Image.new("RGB", (40, 40), (255, 153, 255)).save(tmp_path / "small.png")
+    found = check(str(tmp_path))
+    assert found.mean == pytest.approx([1, 0.4, 0.5])
+    assert found.std == pytest.approx([0, 0.2, 0.5])
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "--mean 1.000 0.400 0.500 --std 0.000 0.200 0.500\n" in capsys.readouterr().out
+
+
 def test_odd_images(save: Save, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -193,7 +193,7 @@ def test_what_the_hub_refuses(hub, artifact, options, kind, problem, remedy):
 
 def test_without_a_token_nothing_is_asked(hub, artifact, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(ConfigError, match=r"no token of the hub[\s\S]*hf auth login"):
+    with pytest.raises(ConfigError, match=r"no token for the hub[\s\S]*hf auth login"):
         push_to_hub(artifact, NAME)
     assert not hub.requests
 

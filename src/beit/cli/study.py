@@ -110,8 +110,9 @@ def own(
         init: A finished model to compare with: a run, an artifact or a released file.
         labels: Numbers of labels per class; 0 takes all.
         size: Side in pixels at which images are seen: a multiple of 8.
-        groups: Pattern that finds in a file's name what belongs together, as 'patient_([0-9]+)':
-            never divided among the parts, and drawn as a whole for the intervals.
+        groups: Regular expression that finds in a file's name what it belongs to, as
+            'patient_([0-9]+)': such groups are never divided among the parts, and are drawn as a
+            whole for the intervals.
         seeds: Pre-trainings.
         draws: Draws of the labelled images.
         length: Factor on all updates.
@@ -129,7 +130,7 @@ def own(
     budget = replace(plan(size), labels=labels, seeds=seeds, draws=draws)
     budget = replace(budget, searched=sorted(labels)[len(labels) // 2]).scaled(length)
     with claim_folder(Path(out)):
-        verdict = study_own(
+        study_own(
             Path(out),
             budget,
             data,
@@ -138,7 +139,7 @@ def own(
             processes=processes or at_a_time(),
             reading=Reading(FolderConfig(class_level=class_level), label_file),
         )
-    print(f"\n{(Path(out) / 'results.md').read_text()}\n{verdict}\n\nreport   {out}/report.html")
+    print(f"\n{(Path(out) / 'results.md').read_text()}\nreport   {out}/report.html")
 
 
 STUDIES: Mapping[str, Callable[..., None]] = {"paper": paper, "own": own}

@@ -91,7 +91,9 @@ def train(verb: str, args: list[str]) -> None:
     )
     leads = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     if leads and not command.quiet:
-        print_lines(f"model   {run.artifact}", f"report  {run.folder / 'report.html'}")
+        one_of_folds = run.artifact.parent != run.folder  # measured, not for use
+        model = () if one_of_folds else (f"model   {run.artifact}",)
+        print_lines(*model, f"report  {run.folder / 'report.html'}")
 
 
 def _typed(args: list[str]) -> set[str]:

@@ -132,8 +132,8 @@ class ProbeConfig(Config):
     split: Fraction = 0.2
     """Fraction of each class held out for validation where there is no val/."""
     groups: str = ""
-    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
-    images of a patient, place or video are held out together, or none of them."""
+    """Regular expression that finds in an image's name what it belongs to, as 'patient_([0-9]+)':
+    the images of a patient, place or video are held out together or not at all."""
     multi_label: bool = False
     """Take the same file in several class folders, or named several times in a list, for one image
     with several labels."""

@@ -333,8 +333,8 @@ class FinetuneRunConfig(RunConfig):
     split: Fraction = 0.2
     """Fraction of each class kept for validation when the data has no `val` folder."""
     groups: str = ""
-    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
-    images of a patient, place or video are held out together, or none of them."""
+    """Regular expression that finds in an image's name what it belongs to, as 'patient_([0-9]+)':
+    the images of a patient, place or video are held out together or not at all."""
     folds: Folds | None = None
     """Train so many classifiers, each on all images but another part of this number, on which it is
     measured: one table and one page say what comes of it. None: one classifier."""

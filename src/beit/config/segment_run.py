@@ -195,8 +195,8 @@ class SegmentRunConfig(RunConfig):
     split: Fraction = 0.2
     """Fraction of the images held out for validation when the data has no `val` folder."""
     groups: str = ""
-    """Pattern that finds in the name of an image what belongs together, as 'patient_([0-9]+)': the
-    images of a patient, place or video are held out together, or none of them."""
+    """Regular expression that finds in an image's name what it belongs to, as 'patient_([0-9]+)':
+    the images of a patient, place or video are held out together or not at all."""
     split_seed: NonNegativeInt = 0
     """Decides which images `split` and `per_class` draw."""
     per_class: PositiveInt | None = None

@@ -47,6 +47,8 @@ KINDS = {
     "turned": "stored turned or mirrored (EXIF): set upright",
 }
 TINY = 32
+LARGE = 256
+"""Of larger images the mean and deviation are taken from a grid of about this side."""
 AT_A_TIME = 512
 
 _DEEP = ("I", "F")
@@ -74,6 +76,10 @@ class Checked:
     """How many of them were read: all, or a sample."""
     classes: dict[str, dict[str, int]]
     """How many images of each class each part has."""
+    mean: tuple[float, ...]
+    """Of each channel as models see it, for values in [0, 1]: every readable image counts the same;
+    empty if there is none."""
+    std: tuple[float, ...]
     findings: tuple[Finding, ...]
     account: Account
     """What was understood of the data, and what is skipped."""
@@ -108,18 +114,26 @@ class _Seen(NamedTuple):
     hashed: int | None
     """Of its bytes; None if it cannot be read."""
     findings: list[Finding]
+    moments: np.ndarray | None = None
+    """Mean and mean square of each channel, float64 [2, channels]; None if it cannot be read."""
     depth: BitDepth | None = None
+
+
+def _moments(pixels: np.ndarray) -> np.ndarray:
+    step = max(1, max(pixels.shape[:2]) // LARGE)
+    values = pixels[::step, ::step].reshape(-1, pixels.shape[2]) / 255
+    return np.stack([values.mean(axis=0), np.square(values).mean(axis=0)])
 
 
 def _look(source: ImageSource, index: int, channels: int, value_range: ValueRange | None) -> _Seen:
     key = source.key(index)
     try:
         data = source.read(index).data
-        decode(data, channels=channels, value_range=value_range)
+        moments = _moments(decode(data, channels=channels, value_range=value_range))
         findings = [Finding(kind, key, detail) for kind, detail in _odd(data, key)]
     except UnreadableError as error:
         return _Seen(None, [Finding(UNREADABLE, key, error.reason)])
-    return _Seen(short_hash(data), findings, None if value_range else bit_depth_of(data))
+    return _Seen(short_hash(data), findings, moments, None if value_range else bit_depth_of(data))
 
 
 def _look_through(
@@ -220,12 +234,15 @@ def check(
     hashes, readable = np.zeros(total, np.uint64), np.zeros(total, np.bool_)
     findings: list[Finding] = []
     depths: dict[str, BitDepth] = {}
+    moments = np.zeros((2, channels))
     keys = (source.key(index) for source in read.values() for index in range(len(source)))
     looked = (seen for one in read.values() for seen in _look_through(one, channels, value_range))
     for place, (key, seen) in enumerate(zip(keys, looked, strict=True)):
         findings += seen.findings
         if seen.hashed is not None:
             hashes[place], readable[place] = seen.hashed, True
+        if seen.moments is not None:
+            moments += seen.moments
         if seen.depth is not None:
             depths[key] = seen.depth
     if narrow(depths.values()) is not None:
@@ -239,12 +256,16 @@ def check(
     account = next(iter(parts.values())).account
     if {*account.images} != {*parts}:  # else it is that of all: of masks it counts the classes
         account = account_of(data, parts)
+    mean, square = moments / max(readable.sum(), 1)
+    std = np.sqrt((square - mean**2).clip(0))
     return Checked(
         data=data,
         account=account,
         images={part: len(source) for part, source in parts.items()},
         looked_at=total,
         classes=classes,
+        mean=tuple(mean.tolist()) if readable.any() else (),
+        std=tuple(std.tolist()) if readable.any() else (),
         findings=tuple(findings),
     )
 
@@ -260,6 +281,9 @@ def print_table(found: Checked) -> None:
     """A table for people, with examples; JSON has all."""
     for line in found.account.lines():
         print(line)
+    if found.mean:
+        mean, std = (" ".join(f"{value:.3f}" for value in one) for one in (found.mean, found.std))
+        print(f"mean and standard deviation of the pixels: --mean {mean} --std {std}")
     if not found.findings:
         skipped = sum(one.count for one in found.account.skipped)
         print(

@@ -66,8 +66,8 @@ def one_answer(
     if len(given) != 1 or int((total > 0).sum()) < 2:
         return ""
     return (
-        f"every {what} is answered with '{names[given[0]]}': the model tells no classes apart; "
-        "train it longer, with another learning rate, or from a pre-trained model"
+        f"every {what} is answered with '{names[given[0]]}': the model does not tell the classes "
+        "apart; train it longer, with another learning rate, or from a pre-trained model"
     )
 
 

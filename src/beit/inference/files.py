@@ -80,7 +80,7 @@ def _print_json(predictions: Iterable[Prediction]) -> None:
 
 
 def _print_table(predictions: Iterable[Prediction]) -> None:
-    table = TextTable("image", "class", "probability", "then", folded=0)
+    table = TextTable("image", "class", "probability", "others", folded=0)
     for one in predictions:
         cells = ("unreadable", "", one.unreadable) if one.unreadable else _cells(one.labels)
         table.add_row(one.path, *cells)

@@ -136,10 +136,15 @@ def _images(runs: Compared, again: str) -> Section:
 
 
 def write_comparison(
-    paths: Sequence[Path], place: Path, kind_of: KindOf, sections: Sequence[Section] = ()
+    paths: Sequence[Path],
+    place: Path,
+    kind_of: KindOf,
+    sections: Sequence[Section] = (),
+    *,
+    learned: str = "",
 ) -> Path:
     """Write one page about several runs, each of the kind that `kind_of` says, with what else is
-    known of them.
+    known of them. It leads with what was learned, by default which run is the best.
 
     Errors: as for `read_runs`, ConfigError if the name is not that of a page, ResourceError if the
     page cannot be written.
@@ -154,7 +159,7 @@ def write_comparison(
         text = render(
             "comparison.html.j2",
             runs=runs,
-            verdict=_verdict(runs),
+            verdict=learned or _verdict(runs),
             figures=_figures(runs),
             charts=[figure for figure in map(draw, overlaid(runs)) if figure],
             sections=[*sections, _images(runs, shlex.join(words))],

@@ -17,13 +17,14 @@ import torch
 from beit.atomic_io import replace_file
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import RunConfig
-from beit.config.tree import differences, leaves
+from beit.config.tree import differences, leaves, type_name
 from beit.data.account import Account, account_from_json
 from beit.errors import BeitError, ResourceError
 from beit.recipes import RECIPES
 from beit.report.charts import Chart, charts, draw
 from beit.report.history import History, read_history
 from beit.report.markup import Example, Finding, Section, percent, render
+from beit.terminal import counted
 from beit.training.run_folder import RunFolder, read_reasons
 from beit.weights.store import Described, described
 
@@ -174,9 +175,9 @@ class RunPage:
 
 def _duration(seconds: float) -> str:
     if seconds < 60:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    return counted(round(minutes), "minute") if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def best_and_last(history: History, metric: str, label: str, against: str = "") -> list[Figure]:
@@ -236,7 +237,9 @@ def command(verb: str, config: RunConfig) -> tuple[str, list[str]]:
         for name, value in changed.items()
         if not any(name.startswith(f"{part}.") for part in parts)
     }
-    start = " ".join(filter(None, ["beit", verb, shlex.quote(config.recipe)]))
+    module = type_name(type(config)).rpartition(":")[0]
+    imported = f"--import {module}" if module else ""  # of a task from outside
+    start = " ".join(filter(None, ["beit", imported, verb, shlex.quote(config.recipe)]))
     lines = [start] + [_option(name, value) for name, value in options.items() if value != ""]
     return " \\\n  ".join(lines), parts
 

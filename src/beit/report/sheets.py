@@ -266,8 +266,8 @@ def codebook(request: Request, *, most: int) -> Sheet:
     shown = f"the {len(order):,} most used" if len(order) < found.used else "all of them"
     lead = (
         f"{found.used:,} of {tokenizer.codes:,} codes occur in {len(encoded):,} images ({total:,} "
-        f"tokens); in even use there would be {found.perplexity:,.1f}. Here {shown}, each with its "
-        f"number and its fraction of the tokens. {shown_as}"
+        f"tokens) and say as much as {found.perplexity:,.1f} evenly used codes would. Here are "
+        f"{shown}, each with its number and its fraction of the tokens. {shown_as}"
     )
     rows = [cells[start : start + CODES_A_ROW] for start in range(0, len(cells), CODES_A_ROW)]
     return Sheet("Codebook", lead, rows)

@@ -222,7 +222,7 @@ def findings(history: History) -> list[Finding]:
     even = history.last("evaluate", "perplexity")
     if even is None:
         return []
-    text = f"On held-out images the codes are used as if there were {number(even)} in even use. "
+    text = f"On held-out images the codes say as much as {number(even)} evenly used codes would. "
     return [Finding(f"{text}Look at the images below before you pre-train on these tokens.")]
 
 

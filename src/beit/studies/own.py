@@ -18,6 +18,7 @@ from beit.studies.jobs import once
 from beit.studies.results import Interval, Scores
 from beit.studies.study import Data, Study, finetuned
 from beit.studies.tables import write_tables
+from beit.terminal import print_lines
 
 HELD_OUT = 0.2
 """For test, and again for validation, where the data has no such part."""
@@ -53,7 +54,9 @@ def study_own(
     known: dict[str, str] = once(
         folder / "groups.json", lambda: lay_out(folder / "data", data, groups, reading)
     )
-    _check_labels(str(folder / "data"), plan.labels)
+    train = Dataset(str(folder / "data")).labelled()["train"]
+    print_lines(*train.account.lines())
+    _check_labels(train, plan.labels)
     arms = [
         *OWN_ARMS,
         *([Arm(name=RELEASED, change=f"starts from {init}", init=init)] * bool(init)),
@@ -130,9 +133,8 @@ def lay_out(folder: Path, data: str, groups: str, reading: Reading) -> dict[str,
     return members
 
 
-def _check_labels(labelled: str, labels: Sequence[int]) -> None:
+def _check_labels(train: ImageSource, labels: Sequence[int]) -> None:
     """Raise DataError, before anything is trained, if a class has too few images to draw from."""
-    train = Dataset(labelled).labelled()["train"]
     for number in labels:
         if number:
             few(train, number, seed=0)

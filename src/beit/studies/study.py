@@ -34,6 +34,7 @@ from beit.studies.measures import (
 from beit.studies.objects import EVEN
 from beit.studies.results import Score
 from beit.tasks.inputs import Inputs
+from beit.terminal import counted
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, save_artifact
 
@@ -108,6 +109,9 @@ class Study:
         if not waiting:
             return
         begun = time.monotonic()
+        print(
+            f"{what}: {counted(len(waiting), 'training')}, {self.processes} at a time", flush=True
+        )
         for number, job in enumerate(carried_out(waiting, self.processes), 1):
             minutes = (time.monotonic() - begun) / 60
             place = job.run.relative_to(self.folder)

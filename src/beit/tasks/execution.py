@@ -14,7 +14,7 @@ from torch import nn
 
 from beit.atomic_io import replace_file
 from beit.config import LabelFileConfig, RunConfig
-from beit.config.following import followed
+from beit.config.following import followed, following
 from beit.config.model import VisionTransformerConfig
 from beit.config.training import Order
 from beit.config.tree import by_name, override, to_json
@@ -189,7 +189,8 @@ def base_config(
 def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
     """The config with the architecture of an artifact or a released file, as its task needs it.
 
-    All else stays the recipe's: drop path, augmentation, masks, heads and what they read.
+    All else stays the recipe's: drop path, augmentation, masks, heads and what they read, but for
+    what follows the architecture (`beit.config.following`).
     """
     task, inputs = task_of(config), inputs or Inputs()
     if task.start_from is None:
@@ -199,7 +200,9 @@ def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Co
     if seen:  # what the backbone has seen is what it goes on with
         config = replace(config, loader=replace(config.loader, value_range=seen))
     started: Config = task.start_from(config, backbone, init)
-    return started
+    before = by_name(config)
+    changed = {name: value for name, value in by_name(started).items() if value != before.get(name)}
+    return override(started, {rule.follower: value for rule, value in following(before, changed)})
 
 
 def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions) -> None:

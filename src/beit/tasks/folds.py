@@ -160,4 +160,16 @@ def _write(out: Path, found: Mapping[str, Folded], runs: Sequence[Run], *, repor
             out / "report.html",
             task_of,
             [Section("folds", "Folds", table)],
+            learned=_learned(found),
         )
+
+
+def _learned(found: Mapping[str, Folded]) -> str:
+    """The first measure in words."""
+    name, measure = next(iter(found.items()))
+    usual = found.get(MOST_FREQUENT)
+    beside = f" Always answering the most frequent class gives {usual.mean:.4g}." if usual else ""
+    return (
+        f"Over {len(measure.folds)} folds {name} is {measure.mean:.4g} on average (95 % interval "
+        f"{measure.low:.4g} to {measure.high:.4g}).{beside}"
+    )

@@ -23,7 +23,8 @@ def worst_first(
     """The classes with the lowest scores and, where there is room, those without a score."""
     scored = [(score, cells) for score, cells in rows if score is not None]
     worst = [cells for _, cells in sorted(scored, key=lambda row: row[0])][:WORST]
-    table = TextTable(f"{what} (worst {len(worst)} of {len(scored)})", *columns)
+    shown = "worst first" if len(worst) == len(scored) else f"worst {len(worst)} of {len(scored)}"
+    table = TextTable(f"{what} ({shown})", *columns)
     unscored = [cells for score, cells in rows if score is None]
     for cells in [*worst, *unscored][:WORST]:
         table.add_row(*cells)

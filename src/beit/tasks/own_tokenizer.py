@@ -117,8 +117,8 @@ def _trained(
 
 def described(metrics: Mapping[str, float]) -> str:
     """How a tokenizer uses its codes."""
-    used, worth = (metrics.get(name, math.nan) for name in ("codes_in_use", "perplexity"))
-    return f"its {used:.0f} codes in use are worth {worth:.1f} in even use"
+    used, even = (metrics.get(name, math.nan) for name in ("codes_in_use", "perplexity"))
+    return f"it uses {used:.0f} codes, so unevenly that they say no more than {even:.1f} would"
 
 
 def own_place(config: PretrainRunConfig) -> str:
@@ -149,8 +149,8 @@ def nearly_collapsed(config: PretrainRunConfig, codes: int, metrics: Mapping[str
     """What to say of a tokenizer with few codes in even use; empty if they are enough."""
     if not metrics.get("nearly_collapsed"):
         return ""
-    worth = metrics.get("perplexity", math.nan)
+    even = metrics.get("perplexity", math.nan)
     return (
-        f"the tokenizer is nearly collapsed: {worth:.1f} of {codes} codes in even use, so its "
-        f"tokens say little; a better one for another run: {mending(config)}"
+        f"the tokenizer is nearly collapsed: its {codes} codes are used so unevenly that they say "
+        f"no more than {even:.1f} would; a better one for another run: {mending(config)}"
     )

@@ -56,8 +56,8 @@ def model_card(files: ArtifactFiles, repository: str, *, license: str = "") -> s
         f"{SEVERAL if config.get('multi_label') else kind.summary} {stated}",
         "## Use",
         f'```python\nimport beit\n\nmodel = beit.load("hf:{repository}")\n{kind.use}\n```',
-        f"It takes the library `{LIBRARY}`, version {config['versions']['beit']} or later. "
-        "`hf:OWNER/NAME@COMMIT` holds on to one state of this repository.",
+        f"It needs the library `{LIBRARY}`, version {config['versions']['beit']} or later. "
+        "`hf:OWNER/NAME@COMMIT` fixes the version of the model.",
         "## Model",
         _table(("", ""), _architecture(config, files.weights)),
         "## Training",

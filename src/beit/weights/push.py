@@ -98,7 +98,7 @@ def _write(contents: dict[str, bytes], place: Path) -> None:
 def _upload(contents: dict[str, bytes], name: str, public: bool, update: bool, message: str) -> str:
     """Make the repository, unless it is to exist, and commit. Returns the commit."""
     if get_token() is None:
-        raise ConfigError("this machine has no token of the hub", remedy=LOG_IN)
+        raise ConfigError("this machine has no token for the hub", remedy=LOG_IN)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     operations = [CommitOperationAdd(file, content) for file, content in contents.items()]
     with no_bars_in_logs():
