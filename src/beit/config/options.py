@@ -62,6 +62,7 @@ class ViewOptions(TypedDict, total=False):
 
 class FolderOptions(TypedDict, total=False):
     class_level: int | None
+    label_pattern: str | PathLike[str]
     fold: str | PathLike[str]
     accept_missing_classes: bool
 
@@ -312,6 +313,7 @@ class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
     crop: float | None
     size: tuple[int, int] | None
     class_level: int | None
+    label_pattern: str | PathLike[str]
     labels: str | PathLike[str]
     label_file: LabelFileConfig
     segmented: SegmentedConfig

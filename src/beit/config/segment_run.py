@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
-from beit.config.data import BalanceConfig, Symmetry, check_groups
+from beit.config.data import BalanceConfig, Symmetry, check_pattern
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AdaptationConfig, RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
@@ -206,6 +206,6 @@ class SegmentRunConfig(RunConfig):
         super().__post_init__()
         self.adaptation.check_fits(self.model, self.init, self.training)
         self.head.blocks(self.model.depth)
-        check_groups(self.groups)
+        check_pattern("groups", self.groups)
         self.head.normed_cells(self.model.grid)
         window_and_stride(self.model, self.inference.window, self.inference.stride)
