@@ -99,6 +99,7 @@ class MaskOptions(TypedDict, total=False):
     reduce_zero_label: bool
     mask_suffix: str | PathLike[str]
     image_suffix: str | PathLike[str]
+    several_masks: Literal["auto", "object", "classes"]
     unmasked: Literal["refuse", "background", "skip"]
 
 

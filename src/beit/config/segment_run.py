@@ -27,6 +27,7 @@ IGNORE = 255
 """The label that no loss and no score looks at."""
 Layout = Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
+SeveralMasks = Literal["auto", "object", "classes"]
 Unmasked = Literal["refuse", "background", "skip"]
 Size = tuple[int, int]
 Scales = tuple[Annotated[float, Range(0.05, 16)], ...]
@@ -66,6 +67,11 @@ class MaskConfig(Config):
     them have. Files without it are skipped."""
     image_suffix: str = ""
     """The same of images, such as _leftImg8bit."""
+    several_masks: SeveralMasks = "auto"
+    """What several masks of one image are: parts of one `object`, which are joined; or one each of
+    its `classes`, by the word that their names have besides, the later in the list of classes drawn
+    over the earlier; `auto`: found by their names, and refused where they leave it open, or masks
+    overlap that should not."""
     unmasked: Unmasked = "refuse"
     """What becomes of images without a mask: all `background` (label 0), `skip`, or an error."""
 

@@ -318,8 +318,7 @@ class Folders:
                 )
 
     def _has_classes(self, split: str, level: int | None, classes: Sequence[str]) -> bool:
-        """Whether a split has classes; a test set that comes without answers needs none, or has one
-        that is no class of training."""
+        """Whether a split has classes; a test set without answers needs none, or one of its own."""
         if level is None:
             return self.source([split]).targets is not None
         place = self.splits[split]

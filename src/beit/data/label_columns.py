@@ -34,7 +34,7 @@ LABEL = (
     "findinglabel",
     "labelid", "classid", "categoryid", "targetid",
 )  # fmt: skip
-PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind")
+PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind", "choice", "choices")
 """Headings of labels, where no column is called as one: `y` may also be a coordinate."""
 SPLIT = (
     "split", "splits", "set", "subset", "fold", "folds", "partition", "phase", "datasplit",
@@ -45,6 +45,8 @@ SPLIT = (
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 _ACROSS = re.compile(r"(.*[^a-z])?x(\d|min)?")
 """A coordinate, beside which `y` is one, too."""
+_SPLIT_FILE = re.compile(r"(partition|train_test|train_val_test)[^/\\]*$")
+"""What a list is called that says in which split each image is: list_eval_partition.txt."""
 _SIGNS = re.compile(r"[\s_\-./#:]+")
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
 
@@ -118,7 +120,8 @@ class LabelTable:
         """The columns, for a message."""
         if not self.headed:
             return f"{len(self.columns)} columns without headings"
-        return f"the columns {quoted([column.heading for column in self.columns], 20)}"
+        headings = [column.heading for column in self.columns if column.heading]
+        return f"the columns {quoted(headings, 20)}"
 
     @property
     def by_number(self) -> str:
@@ -223,6 +226,8 @@ class LabelTable:
                   and not {column.heading, str(column.number)} & named]  # fmt: skip
         found = [column for column in self.known(SPLIT) if column in others]
         found = found or [column for column in others if _divides(column, bool(self.known(LABEL)))]
+        if not found and not self.headed and len(others) == 1 and _SPLIT_FILE.search(self.path):
+            found = others
         if not found:
             return None
         if len(found) > 1:

@@ -94,6 +94,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     layout = f"a list of images{where}"
     if rows.comments:
         notes += (f"comment lines (#) skipped: {rows.comments}",)
+    if rows.counted:
+        notes += ("the first line, which counts the others, is skipped",)
     if labels is not None:
         layout = f"a label file{where}, {labels.layout}"
         notes += labels.notes

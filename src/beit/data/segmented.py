@@ -145,6 +145,7 @@ class SegmentationData:
         resolved = replace(
             self.config,
             layout=self._found.layout,
+            several_masks=self._found.several,
             mask_values="auto" if colours else reading.values,
             ignore_values=self.config.ignore_values or tuple(map(written, reading.ignored)),
         )
@@ -309,6 +310,8 @@ class SegmentationData:
         config, layout = self.config, self._found.layout
         names = ["legend", "ignore_values", "reduce_zero_label", "mask_suffix", "image_suffix"]
         names += ["class_names"] if layout == "coco" else []
+        if self._found.several == "classes":
+            names, layout = names[:3], "files of a class each"
         given = [name for name in names if getattr(config, name)]
         given += ["mask_values"] if config.mask_values == "binary" else []
         if given:
