@@ -181,6 +181,9 @@ class LabelFileConfig(ReadingConfig):
     `auto`: decided by the heading (`tags`, `labels`) and the cells."""
     image_folder: str = ""
     """Folder that the names in a label file count from; empty: that of the label file."""
+    join: tuple[str, ...] = ()
+    """Lists beside a label file with more columns for its images, called as the list if without a
+    heading: joined by the column that they share."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

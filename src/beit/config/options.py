@@ -75,6 +75,7 @@ class LabelFileOptions(TypedDict, total=False):
     test_fold: str | PathLike[str]
     label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
     image_folder: str | PathLike[str]
+    join: tuple[str | PathLike[str], ...]
 
 
 class AdaptationOptions(TypedDict, total=False):

@@ -45,7 +45,7 @@ SPLIT = (
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 _ACROSS = re.compile(r"(.*[^a-z])?x(\d|min)?")
 """A coordinate, beside which `y` is one, too."""
-_SPLIT_FILE = re.compile(r"(partition|train_test|train_val_test)[^/\\]*$")
+_SPLIT_LIST = re.compile(r"(partition|train_test|train_val_test)[^/\\]*$")
 """What a list is called that says in which split each image is: list_eval_partition.txt."""
 _SIGNS = re.compile(r"[\s_\-./#:]+")
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
@@ -87,7 +87,7 @@ class LabelTable:
     def __init__(self, path: str, table: Table, names: ImageNames, config: LabelFileConfig) -> None:
         self.path, self.config = path, config
         first, *rows = table.rows
-        headed = table.keyed or _has_headings(table.rows, names, config)
+        headed = table.keyed or has_headings(table.rows, names, config)
         if not headed:
             rows = table.rows
         if not rows:
@@ -226,7 +226,8 @@ class LabelTable:
                   and not {column.heading, str(column.number)} & named]  # fmt: skip
         found = [column for column in self.known(SPLIT) if column in others]
         found = found or [column for column in others if _divides(column, bool(self.known(LABEL)))]
-        if not found and not self.headed and len(others) == 1 and _SPLIT_FILE.search(self.path):
+        found = found or [column for column in others if _SPLIT_LIST.search(column.heading)]
+        if not found and not self.headed and len(others) == 1 and _SPLIT_LIST.search(self.path):
             found = others
         if not found:
             return None
@@ -246,7 +247,7 @@ def _divides(column: Column, labelled: bool) -> bool:
     return "train" in splits and len(splits) > 1 and None not in splits
 
 
-def _has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -> bool:
+def has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -> bool:
     """Whether the first row is headings: it names no image, and is called as one, or others do."""
     first = rows[0].cells
     if any(map(names.as_written, first)):

@@ -258,17 +258,17 @@ def _a_folder_each(search: Search) -> dict[str, Matched]:
         if split == "test" and found and not any(pairs.values()):
             search.note(f"{base}/ has no masks, and is not used")
             continue
-        matched: dict[str, str | Layers | None] = {}
-        for pair in pairs.values():
-            for images, masks in pair.items():
-                files = search.images(masks)
-                words = tuple(PurePosixPath(file).stem for file in files)
-                for image in search.images(images):
-                    layers = Layers(tuple(f"{masks}/{file}" for file in files), words)
-                    matched[f"{images}/{image}"] = layers
-        if not folders or not all(pairs.values()) or len(matched) > len(folders):
+        alone = [(images, search.images(images), masks) for pair in pairs.values()
+                 for images, masks in pair.items()]  # fmt: skip
+        if not alone or len(alone) < len(folders) or any(len(each) != 1 for _, each, _ in alone):
             return {}
-        found[split] = matched
+        found[split] = {
+            f"{folder}/{image}": Layers(
+                tuple(f"{masks}/{file}" for file in search.images(masks)),
+                tuple(PurePosixPath(file).stem for file in search.images(masks)),
+            )
+            for folder, (image,), masks in alone
+        }
     return found
 
 

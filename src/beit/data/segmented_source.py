@@ -142,9 +142,9 @@ class SegmentedSource(FileSource):
 
     def _survey(self, index: int) -> Surveyed:
         mask, name = self._masks[index], self.mask_name(index)
-        drawn = bool(mask.words) if isinstance(mask, Layers) else not isinstance(mask, str)
+        in_files = isinstance(mask, str) or (isinstance(mask, Layers) and not mask.words)
         try:
-            if not drawn:
+            if isinstance(mask, str | Layers) and in_files:
                 values, nodata = self._values(mask)
             else:
                 values, nodata = self.labels(index), None
@@ -170,7 +170,7 @@ class SegmentedSource(FileSource):
                 remedy="labels are whole numbers from 0 to 254: turn probabilities or measurements "
                 "into labels first",
             )
-        return Surveyed(name, counts, nodata, drawn=drawn)
+        return Surveyed(name, counts, nodata, drawn=not in_files)
 
 
 def _remedy(mask: object) -> str:

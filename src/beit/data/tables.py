@@ -10,9 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from beit.data.image_names import ImageNames
 from beit.data.listing import JSON_LINES
 from beit.errors import DataError
 from beit.json_object import parse_json
@@ -42,6 +41,16 @@ NamesImage = Callable[[str], object]
 IsHeading = Callable[[Sequence[str]], bool]
 
 
+class FindsNames(Protocol):
+    """Finds out whether cells are names: of images, or of what a list is about."""
+
+    def as_written(self, name: str) -> object:
+        """Something true of one that is found without a search."""
+
+    def find(self, name: str) -> object:
+        """The same of any."""
+
+
 class Row(NamedTuple):
     """One row; `line` is where it begins in the file, counted from 1."""
 
@@ -61,7 +70,7 @@ class Table(NamedTuple):
     """Whether the first line only counts the others, and is skipped."""
 
 
-def read_table(path: str, names: ImageNames, is_heading: IsHeading) -> Table:
+def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
     """The rows of a text file, whatever its separator, encoding, quotes and ends of lines.
 
     Args:
@@ -226,7 +235,7 @@ def _fraction(rows: list[Row], names_image: NamesImage) -> float:
     return sum(any(map(names_image, row.cells)) for row in probed) / max(len(probed), 1)
 
 
-def _whole_lines(text: str, names: ImageNames) -> list[Row]:
+def _whole_lines(text: str, names: FindsNames) -> list[Row]:
     """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
     lines = _lines(text)
     best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
@@ -239,7 +248,7 @@ def _whole_lines(text: str, names: ImageNames) -> list[Row]:
     return best
 
 
-def _without_comments(rows: list[Row], names: ImageNames, is_heading: IsHeading) -> list[Row]:
+def _without_comments(rows: list[Row], names: FindsNames, is_heading: IsHeading) -> list[Row]:
     """Without lines that begin with # and name no image; headings may follow a #."""
     kept: list[Row] = []
     for row in rows:
