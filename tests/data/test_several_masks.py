@@ -199,6 +199,17 @@ def test_words_that_never_come_back_are_two_readings(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_a_mask_whose_name_says_no_class(tmp_path: Path) -> None:
+    for number in IMAGES:
+        image(tmp_path / f"images/x{number}.png", number)
+        mask(tmp_path / f"masks/x{number}.png", 0)
+        mask(tmp_path / f"masks/x{number}_edge.png", 8)
+    with pytest.raises(DataError, match="these may be parts of one object, a class each"):
+        opened(tmp_path)
+    with pytest.raises(DataError, match="have nothing besides those of their images"):
+        opened(tmp_path, several_masks="classes")
+
+
 def test_masks_of_label_studio_by_its_tasks(tmp_path: Path) -> None:
     tasks = []
     for number in IMAGES:

@@ -40,11 +40,11 @@ class MaskConfig(Config):
     layout: Layout = "auto"
     """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
     inside, with train/ and val/ above or below, or train.txt and val.txt, which list the images,
-    beside them, or without; or both in a folder for each image; or x_mask.png beside x.jpg; `ade20k`: the same with its 150 classes and
-    label 0 ignored; `voc`: JPEGImages/, SegmentationClass/ and lists in ImageSets/Segmentation/, as
-    CVAT writes it too; `nnunet`: imagesTr/, labelsTr/ and dataset.json, of images, not volumes;
-    `coco`, `labelme`: shapes in JSON files; `auto`: the one of these (but `ade20k`) that is
-    there."""
+    beside them, or without; or a folder with both for each image; or x_mask.png beside x.jpg;
+    `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
+    SegmentationClass/ and lists in ImageSets/Segmentation/, as CVAT writes it too; `nnunet`:
+    imagesTr/, labelsTr/ and dataset.json, of images, not volumes; `coco`, `labelme`: shapes in JSON
+    files; `auto`: the one of these (but `ade20k`) that is there."""
     annotations: str = ""
     """Folder of masks or COCO file, relative to `data`, where several could be meant."""
     class_names: str = ""

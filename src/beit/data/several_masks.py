@@ -82,7 +82,8 @@ def _named(mask: str, images: Collection[str]) -> _Named | None:
 def settle(path: str, layers: Mapping[str, Layers], stated: SeveralMasks) -> Settled:
     """What the masks of images that may have several are, of all splits together.
 
-    Errors: DataError where their names leave it open, ConfigError if it was stated of none.
+    Errors: DataError where their names leave it open, or name no class; ConfigError if it was
+    stated of none.
     """
     if not layers:
         if stated != "auto":
@@ -103,6 +104,12 @@ def settle(path: str, layers: Mapping[str, Layers], stated: SeveralMasks) -> Set
         return Settled(several, joined, (), f"{note}: {quoted(many[0])}" if many else "")
     if len({*words.values()}) == 1:
         words = _without_shared({word: word.strip(_SIGNS) for word in words})
+    if not all(words.values()):
+        raise DataError(
+            f"the names of some masks of {path} have nothing besides those of their images that "
+            "would say their class",
+            remedy="call them by their classes, as x_road.png; or --several-masks object",
+        )
     named = {image: Layers(each.files, tuple(words[word] for word in each.words), settled)
              for image, each in layers.items()}  # fmt: skip
     classes = tuple(sorted({*words.values()}, key=natural_key))
@@ -122,7 +129,7 @@ def _by_names(path: str, layers: Mapping[str, Layers], words: Mapping[str, str])
     if len(images) == 1:  # but for numbers, which may number the people who drew, or the classes
         if len(layers) == 1 or len({each.words for each in layers.values()}) > 1:
             return "object"
-    elif again > len(masks) / 2:
+    elif all(images) and again > len(masks) / 2:
         return "classes"
     elif not again and len(masks) >= ENOUGH:
         return "object"
