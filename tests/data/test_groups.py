@@ -13,8 +13,9 @@ import beit
 from beit.config import MaskConfig
 from beit.config.data import Fold
 from beit.data.dataset import Dataset
-from beit.data.groups import Groups, group_names
+from beit.data.groups import Groups
 from beit.data.labelled import divide, fold_numbers, hold_out, open_labelled
+from beit.data.name_patterns import found_in
 from beit.data.segmented import SegmentationData
 from beit.data.sources import FileSource
 from beit.errors import ConfigError, DataError
@@ -58,7 +59,7 @@ def test_folds_do_not_divide_groups_and_are_even(sizes, seed):
     names = names_of(sizes)
     source = FileSource("nowhere", names, targets=[0] * len(names), classes=("a",))
     folds = fold_numbers(source, 4, seed, Groups.of_source(source, PATTERN))
-    for name in group_names(names, PATTERN):
+    for name in found_in(names, PATTERN, "groups"):
         assert (
             len({folds[at] for at in range(len(names)) if names[at].startswith(f"p{name}_")}) == 1
         )
@@ -81,7 +82,7 @@ def test_several_labels_per_image():
     ("pattern", "error", "words"),
     [
         ("(", ConfigError, "is no pattern"),
-        ("patient", DataError, "finds no group in 4 of 4 names of images: 'p0_0.png'"),
+        ("patient", DataError, "(--groups) finds nothing in 4 of 4 names of images: 'p0_0.png'"),
         ("p", DataError, "none of 1 group of images can be held out"),
     ],
 )

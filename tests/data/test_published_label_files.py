@@ -11,14 +11,19 @@ from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
 from beit.data.check import check
 from beit.data.dataset import Dataset
 from beit.data.sources import ImageSource
-from beit.errors import DataError
+from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]
 
 
-def opened(root: Path, text: str, reading: LabelFileConfig = BY_HEADINGS) -> ImageSource:
-    place = root / "list.csv"
+def write(root: Path, name: str, text: str) -> Path:
+    place = root / name
     place.write_text(text)
+    return place
+
+
+def opened(root: Path, text: str, reading: LabelFileConfig = BY_HEADINGS) -> ImageSource:
+    place = write(root, "list.csv", text)
     return Dataset(str(place), Reading(label_file=reading)).labelled()["train"]
 
 
@@ -113,3 +118,127 @@ def test_labels_of_another_column_do_not_stop_learning_without_them(draw: Draw) 
     assert any(
         "labels are not used" in note for note in check(str(root / "list.csv")).account.notes
     )
+
+
+def test_attributes_of_celeba(draw: Draw) -> None:
+    """A count, headings that lack the first, cells between any number of spaces, and -1."""
+    root = draw(*(f"img_align_celeba/{at:06d}.jpg" for at in range(1, 5)))
+    rows = ["-1  1", " 1  1", "-1 -1", " 1 -1"]
+    text = "4\n5_o_Clock_Shadow Male \n"
+    text += "".join(f"{at:06d}.jpg {row}\n" for at, row in enumerate(rows, start=1))
+    source = opened(root, text)
+    assert source.classes == ("5_o_Clock_Shadow", "Male")
+    assert source.targets is not None
+    assert source.targets.astype(int).tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
+    assert "the first line, which counts the others, is skipped" in source.account.notes
+    with pytest.raises(DataError, match=r"line 5 .*'000009\.jpg'"):
+        opened(root, text.replace("000003", "000009"))
+    with pytest.raises(
+        DataError, match=r"no column .* clearly holds the labels: it has the columns 'x'"
+    ):
+        opened(root, "4\nx  z\n" + "".join(f"{at:06d}.jpg  {at} 9\n" for at in range(1, 5)))
+
+
+def test_a_first_line_that_is_no_count(draw: Draw) -> None:
+    root = draw("3.png", "1.png", "2.png", "4.png")
+    assert len(Dataset(str(write(root, "list.txt", "3\n1\n2\n4\n"))).training()) == 4
+
+
+def test_a_list_of_splits_holds_no_labels(draw: Draw) -> None:
+    root = draw(*(f"{at}.jpg" for at in range(6)))
+    place = write(
+        root, "list_eval_partition.txt", "".join(f"{at}.jpg {at % 3}\n" for at in range(6))
+    )
+    with pytest.raises(DataError, match="has '0' in column 2: it may be a fold"):
+        Dataset(str(place)).labelled()
+    folds = LabelFileConfig(validation_fold="1", test_fold="2")
+    splits = Dataset(str(place), Reading(label_file=folds)).splits()
+    assert {name: len(part) for name, part in splits.items()} == {"train": 2, "val": 2, "test": 2}
+    named = LabelFileConfig(label_column="2")
+    assert len(Dataset(str(place), Reading(label_file=named)).labelled()["train"].classes) == 3
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(
+    "before", ["/data/upload/1/{0:08x}-a%20{0}.jpg", "/data/local-files/?d=in/a {0}.jpg"]
+)
+def test_names_that_label_studio_gave(draw: Draw, before: str, stored: bool) -> None:
+    uploaded = stored and "upload" in before
+    root = draw(*(f"in/{f'{at:08x}-' if uploaded else ''}a {at}.jpg" for at in range(4)))
+    rows = (
+        f"{before.format(at)},{at},{'Cat' if at % 2 else 'Dog'},{2.5 + at}\n" for at in range(4)
+    )
+    source = opened(root, "image,id,choice,lead_time\n" + "".join(rows))
+    assert source.classes == ("Cat", "Dog")
+    assert keys(source)[1] == f"in/{'00000001-' if uploaded else ''}a 1.jpg"
+    assert any("what Label Studio added" in note for note in source.account.notes)
+
+
+BIRDS = [f"images/{name}/{name[4:]}_{at:04d}.jpg" for name in ("001.Albatross", "002.Auklet")
+         for at in range(4)]  # fmt: skip
+
+
+def birds(draw: Draw) -> Path:
+    """As of CUB-200 and NABirds: all lists are about the numbers of images.txt."""
+    root = draw(*BIRDS)
+    numbered = [*enumerate((name.removeprefix("images/") for name in BIRDS), start=11)]
+    write(root, "images.txt", "".join(f"{at} {name}\n" for at, name in numbered))
+    write(root, "image_class_labels.txt", "".join(f"{at} {name[2]}\n" for at, name in numbered))
+    test = "".join(f"{at} {int(at % 4 > 0)}\n" for at, _ in numbered)
+    write(root, "train_test_split.txt", f"{test}99 1\n")
+    return root
+
+
+def test_lists_that_are_joined_by_numbers(draw: Draw) -> None:
+    root = birds(draw)
+    lists = ("image_class_labels.txt", "train_test_split.txt")
+    for name in lists:
+        with pytest.raises(DataError, match="do not exist") as refused:
+            Dataset(str(root / name)).labelled()
+        assert "images.txt gives to images" in refused.value.remedy
+        assert f"--join {name}" in refused.value.remedy
+    for options in ({"join": lists, "test_fold": "0"}, {"join": lists[::-1], "test_fold": "0"}):
+        reading = Reading(label_file=LabelFileConfig(**options))  # type: ignore[arg-type]
+        splits = Dataset(str(root / "images.txt"), reading).labelled()
+        assert {name: len(part) for name, part in splits.items()} == {"train": 6, "test": 2}
+        train = splits["train"]
+        assert train.targets is not None
+        named = [int(key[9]) for key in keys(train)]
+        assert [int(train.classes[target]) for target in train.targets] == named
+        assert f"joined from {lists[1]}: 'train_test_split'" in train.account.notes
+    with pytest.raises(DataError, match="in column 'train_test_split': it may be a fold"):
+        Dataset(str(root / "images.txt"), Reading(label_file=LabelFileConfig(join=lists))).splits()
+
+
+def test_attributes_joined_with_a_partition(draw: Draw) -> None:
+    root = draw(*(f"img/{at:02d}.jpg" for at in range(6)))
+    rows = [f"{at:02d}.jpg {1 - 2 * (at % 2)} {2 * (at > 2) - 1}\n" for at in range(6)]
+    write(root, "list_eval_partition.txt", "".join(f"{at:02d}.jpg {at % 3}\n" for at in range(6)))
+    write(
+        root,
+        "folds.csv",
+        "image_id,fold\n" + "".join(f"{at:02d}.jpg,{at % 3}\n" for at in range(6)),
+    )
+    for other in ("list_eval_partition.txt", "folds.csv"):
+        joined = LabelFileConfig(join=(other,), validation_fold="1", test_fold="2")
+        place = write(root, "list_attr.txt", "6\nHat Male\n" + "".join(rows))
+        splits = Dataset(str(place), Reading(label_file=joined)).labelled()
+        assert {name: keys(part) for name, part in splits.items()} == {
+            "train": ["img/00.jpg", "img/03.jpg"],
+            "val": ["img/01.jpg", "img/04.jpg"],
+            "test": ["img/02.jpg", "img/05.jpg"],
+        }
+        assert splits["val"].classes == ("Hat", "Male")
+
+
+def test_lists_that_cannot_be_joined(draw: Draw) -> None:
+    root = birds(draw)
+    write(root, "short.txt", "11 1\n12 1\n")
+    for name, error, words in (
+        ("short.txt", DataError, "has no column with one row for each of the 8 rows"),
+        ("none.txt", ConfigError, "join names none.txt, and there is no such file"),
+    ):
+        with pytest.raises(error, match=words):
+            Dataset(
+                str(root / "images.txt"), Reading(label_file=LabelFileConfig(join=(name,)))
+            ).labelled()

@@ -27,6 +27,7 @@ def check(
     channels: int = 3,
     few: int = 10,
     class_level: int | None = None,
+    label_pattern: str = "",
     label_file: LabelFile = BY_HEADINGS,
     value_range: tuple[float, float] | None = None,
     masks: bool = False,
@@ -43,6 +44,7 @@ def check(
         value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer images for training.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
+        label_pattern: Pattern that finds the class in the name of an image: '([a-z]+)_'.
         label_file: How a label file is read, where its headings do not say it.
         masks: Images have masks, which are read as by `beit segment`.
         mask_files: Where the masks are and what their values mean, where it is not recognised.
@@ -57,7 +59,9 @@ def check(
         parts=_segmented(data, mask_files) if masks else None,
         channels=channels,
         few=few,
-        reading=Reading(FolderConfig(class_level=class_level), label_file),
+        reading=Reading(
+            FolderConfig(class_level=class_level, label_pattern=label_pattern), label_file
+        ),
         value_range=value_range,
     )
     (print_json if format == "json" else print_table)(found)

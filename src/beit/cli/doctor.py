@@ -31,6 +31,7 @@ def examine(
     size: int = 0,
     sample: int = 2000,
     class_level: int | None = None,
+    label_pattern: str = "",
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also images.
@@ -49,6 +50,7 @@ def examine(
         size: Side in pixels of the model that the images are for; 0: what is advised.
         sample: At most so many images are looked through; `beit data check` reads all.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
+        label_pattern: Pattern that finds the class in the name of an image: '([a-z]+)_'.
         label_file: How a label file is read, where its headings do not say it.
     """
     if not (0 < port < 65536 and channels > 0 and size >= 0 and sample > 0):
@@ -62,7 +64,9 @@ def examine(
 
     found = list(check_environment(out, port, compile=not skip_compile))
     if data:
-        reading = Reading(FolderConfig(class_level=class_level), label_file)
+        reading = Reading(
+            FolderConfig(class_level=class_level, label_pattern=label_pattern), label_file
+        )
         found += check_images(data, channels=channels, sample=sample, size=size, reading=reading)
     (print_json if format == "json" else print_table)(found)
     must_hold(found)

@@ -98,6 +98,7 @@ def own(
     length: float = 1.0,
     processes: int | None = None,
     class_level: int | None = None,
+    label_pattern: str = "",
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
     """The same question on your own labelled images, ending with a sentence that answers it.
@@ -118,6 +119,7 @@ def own(
         length: Factor on all updates.
         processes: Trainings at a time; one per core by default, one on a GPU.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
+        label_pattern: Pattern that finds the class in the name of an image: '([a-z]+)_'.
         label_file: How a label file is read, where its headings do not say it.
     """
     from dataclasses import replace
@@ -137,7 +139,9 @@ def own(
             init=init,
             groups=groups,
             processes=processes or at_a_time(),
-            reading=Reading(FolderConfig(class_level=class_level), label_file),
+            reading=Reading(
+                FolderConfig(class_level=class_level, label_pattern=label_pattern), label_file
+            ),
         )
     print(f"\n{(Path(out) / 'results.md').read_text()}\nreport   {out}/report.html")
 

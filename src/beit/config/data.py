@@ -40,13 +40,13 @@ def check_value_range(value_range: tuple[float, float] | None) -> None:
     )
 
 
-def check_groups(pattern: str) -> None:
+def check_pattern(option: str, pattern: str) -> None:
     """Raise ConfigError unless it is a pattern that can be searched for."""
     try:
         re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"groups '{pattern}' is no pattern: {error}", remedy="such as 'patient_([0-9]+)'"
+            f"{option} '{pattern}' is no pattern: {error}", remedy="such as 'patient_([0-9]+)'"
         ) from error
 
 
@@ -140,11 +140,24 @@ class FolderConfig(ReadingConfig):
     class_level: PositiveInt | None = None
     """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
     them; None: recognised, and refused where two readings are plausible."""
+    label_pattern: str = ""
+    """Pattern that finds the class in the name of an image, as '([a-z]+)_' does in cat_01.jpg: what
+    is in its first parentheses. Empty: the folders are the classes."""
     fold: str = ""
     """Of data in folds, the folder of the one to hold out: the others are trained on."""
     accept_missing_classes: bool = False
     """Go on where validation or test lack classes of training, or have images of other classes:
     those are skipped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pattern("label_pattern", self.label_pattern)
+        require(
+            not self.label_pattern or self.class_level is None,
+            "label_pattern and class_level were given, and classes are either in the names of "
+            "images or in those of folders",
+            "leave one of them out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +181,9 @@ class LabelFileConfig(ReadingConfig):
     `auto`: decided by the heading (`tags`, `labels`) and the cells."""
     image_folder: str = ""
     """Folder that the names in a label file count from; empty: that of the label file."""
+    join: tuple[str, ...] = ()
+    """Lists beside a label file with more columns for its images, called as the list if without a
+    heading: joined by the column that they share."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

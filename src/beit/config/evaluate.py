@@ -11,7 +11,7 @@ from beit.config.data import (
     LoaderConfig,
     Reading,
     Workers,
-    check_groups,
+    check_pattern,
 )
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 from beit.config.validation import (
@@ -39,6 +39,8 @@ class ClassifiedConfig(Config):
     class_level: int | None = None
     """Which folders are the classes: 1 those at the top (or directly in the split), 2 those inside
     of them; None: recognised, and refused where two readings are plausible."""
+    label_pattern: str = ""
+    """Pattern that finds the class in the name of an image, as '([a-z]+)_' does in cat_01.jpg."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
     each image in the order of the file names. Any of them is right; of a multi-label model all
@@ -48,7 +50,8 @@ class ClassifiedConfig(Config):
     @property
     def reading(self) -> Reading:
         """How the data are read."""
-        return Reading(FolderConfig(class_level=self.class_level), self.label_file)
+        folders = FolderConfig(class_level=self.class_level, label_pattern=self.label_pattern)
+        return Reading(folders, self.label_file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +178,7 @@ class ProbeConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_groups(self.groups)
+        check_pattern("groups", self.groups)
         for name in ("learning_rates", "neighbours", "temperatures"):
             require(
                 len(getattr(self, name)) > 0,

@@ -62,6 +62,7 @@ class ViewOptions(TypedDict, total=False):
 
 class FolderOptions(TypedDict, total=False):
     class_level: int | None
+    label_pattern: str | PathLike[str]
     fold: str | PathLike[str]
     accept_missing_classes: bool
 
@@ -74,6 +75,7 @@ class LabelFileOptions(TypedDict, total=False):
     test_fold: str | PathLike[str]
     label_separator: Literal["auto", "none", "space", "comma", "semicolon", "pipe"]
     image_folder: str | PathLike[str]
+    join: tuple[str | PathLike[str], ...]
 
 
 class AdaptationOptions(TypedDict, total=False):
@@ -98,6 +100,7 @@ class MaskOptions(TypedDict, total=False):
     reduce_zero_label: bool
     mask_suffix: str | PathLike[str]
     image_suffix: str | PathLike[str]
+    several_masks: Literal["auto", "object", "classes"]
     unmasked: Literal["refuse", "background", "skip"]
 
 
@@ -312,6 +315,7 @@ class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
     crop: float | None
     size: tuple[int, int] | None
     class_level: int | None
+    label_pattern: str | PathLike[str]
     labels: str | PathLike[str]
     label_file: LabelFileConfig
     segmented: SegmentedConfig

@@ -14,7 +14,7 @@ from beit.config.data import (
     LoaderConfig,
     Reading,
     ViewConfig,
-    check_groups,
+    check_pattern,
 )
 from beit.config.masking import BlockMasking, MaskedConfig, MaskingConfig, PretrainObjectiveConfig
 from beit.config.model import VisionTransformerConfig, published_crop
@@ -362,7 +362,7 @@ class FinetuneRunConfig(RunConfig):
             f"only_fold is {self.only_fold}, of {self.folds or 'no'} folds",
             "name one of the folds, as with --folds 5 --only-fold 1",
         )
-        check_groups(self.groups)
+        check_pattern("groups", self.groups)
 
     @property
     def fold(self) -> Fold | None:

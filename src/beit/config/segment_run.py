@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
-from beit.config.data import BalanceConfig, Symmetry, check_groups
+from beit.config.data import BalanceConfig, Symmetry, check_pattern
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AdaptationConfig, RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
@@ -27,6 +27,7 @@ IGNORE = 255
 """The label that no loss and no score looks at."""
 Layout = Literal["auto", "folders", "ade20k", "voc", "nnunet", "coco", "labelme"]
 MaskValues = Literal["auto", "labels", "binary"]
+SeveralMasks = Literal["auto", "object", "classes"]
 Unmasked = Literal["refuse", "background", "skip"]
 Size = tuple[int, int]
 Scales = tuple[Annotated[float, Range(0.05, 16)], ...]
@@ -39,11 +40,11 @@ class MaskConfig(Config):
     layout: Layout = "auto"
     """`folders`: images/ and masks/ (or img_dir/ and ann_dir/, annotations/, labels/), alike
     inside, with train/ and val/ above or below, or train.txt and val.txt, which list the images,
-    beside them, or without; or x_mask.png beside x.jpg; `ade20k`: the same with its 150 classes and
-    label 0 ignored; `voc`: JPEGImages/, SegmentationClass/ and lists in ImageSets/Segmentation/, as
-    CVAT writes it too; `nnunet`: imagesTr/, labelsTr/ and dataset.json, of images, not volumes;
-    `coco`, `labelme`: shapes in JSON files; `auto`: the one of these (but `ade20k`) that is
-    there."""
+    beside them, or without; or a folder with both for each image; or x_mask.png beside x.jpg;
+    `ade20k`: the same with its 150 classes and label 0 ignored; `voc`: JPEGImages/,
+    SegmentationClass/ and lists in ImageSets/Segmentation/, as CVAT writes it too; `nnunet`:
+    imagesTr/, labelsTr/ and dataset.json, of images, not volumes; `coco`, `labelme`: shapes in JSON
+    files; `auto`: the one of these (but `ade20k`) that is there."""
     annotations: str = ""
     """Folder of masks or COCO file, relative to `data`, where several could be meant."""
     class_names: str = ""
@@ -66,6 +67,11 @@ class MaskConfig(Config):
     them have. Files without it are skipped."""
     image_suffix: str = ""
     """The same of images, such as _leftImg8bit."""
+    several_masks: SeveralMasks = "auto"
+    """What several masks of one image are: parts of one `object`, which are joined; or one each of
+    its `classes`, by the word that their names have besides, the later in the list of classes drawn
+    over the earlier; `auto`: found by their names, and refused where they leave it open, or masks
+    overlap that should not."""
     unmasked: Unmasked = "refuse"
     """What becomes of images without a mask: all `background` (label 0), `skip`, or an error."""
 
@@ -206,6 +212,6 @@ class SegmentRunConfig(RunConfig):
         super().__post_init__()
         self.adaptation.check_fits(self.model, self.init, self.training)
         self.head.blocks(self.model.depth)
-        check_groups(self.groups)
+        check_pattern("groups", self.groups)
         self.head.normed_cells(self.model.grid)
         window_and_stride(self.model, self.inference.window, self.inference.stride)

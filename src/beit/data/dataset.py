@@ -152,7 +152,10 @@ class Dataset:
             found = self._divided
         training = self._training(found)
         if isinstance(found, Folders):
-            return {**found.labelled(training)}
+            labelled = found.labelled(training)
+            if self.reading.folders.label_pattern:
+                _check_learnable(self.path, labelled[TRAIN])
+            return {**labelled}
         parts = {TRAIN: found.source(training)}
         # A split for testing may lack labels and is then not measured.
         parts |= {name: found.part(name) for name in ("val", "test") if name in found.sizes
@@ -305,8 +308,8 @@ def _check_labelled(path: str, source: ImageSource) -> None:
 
 
 def _check_learnable(path: str, train: ImageSource) -> None:
-    """DataError if the labels of a label file are nothing to learn classes from: some classes have
-    no image, or none has two."""
+    """DataError if the labels of a label file, or in names, are nothing to learn classes from: some
+    classes have no image, or none has two."""
     if train.targets is None or train.targets.ndim > 1:
         return
     counts = class_counts(train).tolist()
@@ -321,5 +324,5 @@ def _check_learnable(path: str, train: ImageSource) -> None:
             f"each of the {len(train)} images to learn from in {path} has a label of its own: "
             + quoted(list(train.classes)),
             remedy="a class needs several images: name the column of the classes with "
-            "--label-column",
+            "--label-column, or give another --label-pattern",
         )

@@ -17,14 +17,15 @@ from beit.data.image_names import composed
 from beit.data.label_file import label_files_in
 from beit.data.layout import BESIDE_SPLITS, MASKS, WHOLE, FolderTree, Layout, read_layout
 from beit.data.listing import Found, find_images, natural_key, no_images
+from beit.data.name_patterns import classes_in, suggested_patterns
 from beit.data.sources import FileSource, account_for, number_labels
 from beit.errors import ConfigError, DataError
 from beit.terminal import counted, quoted
 
 TRAIN = "train"
 LAYOUTS = (
-    "one folder per class, either directly or under train/ and val/, or a list file with a label "
-    "after each path"
+    "one folder per class, either directly or under train/ and val/, a list file with a label "
+    "after each path, or --label-pattern where the names of images say the class"
 )
 
 
@@ -78,7 +79,7 @@ class Folders:
                 "chosen",
                 remedy=f"choose the one to hold out for validation: --fold {next(iter(splits))}",
             )
-        level = self._class_level(training)
+        level = None if self._options.label_pattern else self._class_level(training)
         train = self.source(training, level=level)
         found = {TRAIN: train}
         if fold:
@@ -89,7 +90,8 @@ class Folders:
             if self._has_classes(name, level, train.classes):
                 found[name] = self.source([name], level=level)
             else:
-                note = f"{splits[name]}/ has no class folders and is not measured"
+                lacks = "class folders" if level else "labels in its names"
+                note = f"{splits[name]}/ has no {lacks} and is not measured"
                 train.account = replace(train.account, notes=(*train.account.notes, note))
         return found
 
@@ -128,18 +130,25 @@ class Folders:
             raise no_images(where, find_images(where).skipped)
         if level is None and len({*folders}) == 1 and re.fullmatch(IMAGES, folders[0].lower()):
             folders.clear()  # such as val/images/ beside the classes of train/
+        if pattern := self._options.label_pattern:
+            folders = classes_in(self._names(splits), pattern, needed=[*splits] != ["test"])
         named, targets = number_labels(folders) if len(folders) == len(paths) else ((), None)
         root = str(Path(self.path, below)) if below else self.path
         source = FileSource(root, paths, targets=targets, classes=named)
         source.account = account_for(
             source,
             self.path,
-            _in_words(self._layout, self._tree, named, max(depth, 1)),
+            _in_words(self._layout, self._tree, named, max(depth, 1), pattern),
             split=splits[0] if len(splits) == 1 else TRAIN,
             skipped=(*self._skipped, *beside.found()),
             notes=(*self._layout.notes, *self._notes(named, inside)),
         )
         return source
+
+    def _names(self, splits: Sequence[str]) -> list[str]:
+        """The paths of the images of some splits, from the folder of each split on."""
+        return [path[len(place) + bool(place) :] for place in map(self.splits.__getitem__, splits)
+                for path in self._members(place)]  # fmt: skip
 
     def _check_fold(self, fold: str) -> None:
         if fold and not self.folds:
@@ -176,6 +185,8 @@ class Folders:
 
     def _levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
         """The levels at which classes may lie, by the first of the splits that has any."""
+        if self._options.label_pattern:
+            return {}
         stated = self._options.class_level
         for place in (self.splits[name] for name in splits or self.splits):
             if stated is not None:
@@ -257,7 +268,8 @@ class Folders:
         if len(names) == 1:
             raise DataError(
                 f"{where} has only one class, {quoted(names)}",
-                remedy=f"a classifier needs at least two; use {LAYOUTS}{self._label_files()}",
+                remedy=f"a classifier needs at least two; use {LAYOUTS}"
+                f"{suggested_patterns(self._names(training))}{self._label_files()}",
             )
         if names:
             return level
@@ -266,7 +278,8 @@ class Folders:
         if self._lists:
             because += f", and {quoted(self._lists)} may hold labels"
             instead += f"; to read such a list, give its path itself: {self._lists[0]}"
-        raise DataError(f"{where} has no class folders{because}", remedy=f"use {LAYOUTS}{instead}")
+        remedy = f"use {LAYOUTS}{instead}{suggested_patterns(self._names(training))}"
+        raise DataError(f"{where} has no class folders{because}", remedy=remedy)
 
     def _label_files(self) -> str:
         """For a remedy: the files beside the images that may hold their labels."""
@@ -307,9 +320,10 @@ class Folders:
                     remedy="move it away; or take it for a class with --class-level 1",
                 )
 
-    def _has_classes(self, split: str, level: int, classes: Sequence[str]) -> bool:
-        """Whether a split has class folders; a test set that comes without answers needs none, or
-        has one that is no class of training."""
+    def _has_classes(self, split: str, level: int | None, classes: Sequence[str]) -> bool:
+        """Whether a split has classes; a test set without answers needs none, or one of its own."""
+        if level is None:
+            return self.source([split]).targets is not None
         place = self.splits[split]
         if not self._options.accept_missing_classes:
             self._refuse_empty(place, level)
@@ -344,10 +358,14 @@ def _images_below(path: str) -> Found:
     )
 
 
-def _in_words(layout: Layout, tree: FolderTree, classes: Collection[str], level: int) -> str:
+def _in_words(
+    layout: Layout, tree: FolderTree, classes: Collection[str], level: int, pattern: str
+) -> str:
     """The layout in a few words, for the account."""
     what = "one folder per class" if classes else "images without classes"
-    if classes and level > 1:
+    if classes and pattern:
+        what = f"classes in the names of images (--label-pattern {pattern})"
+    elif classes and level > 1:
         what += f" at level {level}"
     if layout.folds:
         return f"{what}, in folds: {', '.join(f'{name}/' for name in layout.splits)}"

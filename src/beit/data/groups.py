@@ -6,14 +6,13 @@ Where some of them are learned from and others measured on, scores come out too 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import check_groups
 from beit.data.listing import natural_key
+from beit.data.name_patterns import found_in
 from beit.data.sources import ImageSource
 from beit.errors import DataError
 from beit.terminal import counted, quoted
@@ -22,24 +21,6 @@ from beit.terminal import counted, quoted
 def keys_of(source: ImageSource) -> list[str]:
     """The names of its images."""
     return [source.key(index) for index in range(len(source))]
-
-
-def group_names(keys: Sequence[str], pattern: str) -> list[str]:
-    """What the pattern finds in each name: its first group in parentheses, or all of it.
-
-    Errors: ConfigError for a pattern that is none, DataError for names in which it finds nothing.
-    """
-    check_groups(pattern)
-    compiled = re.compile(pattern, re.DOTALL)
-    found = [compiled.search(key) for key in keys]
-    missing = [key for key, match in zip(keys, found, strict=True) if match is None]
-    if missing:
-        raise DataError(
-            f"the pattern '{pattern}' finds no group in {len(missing)} of {len(keys)} names of "
-            f"images: {quoted(missing)}",
-            remedy="give a pattern that every name has",
-        )
-    return [match.group(1 if compiled.groups else 0) or "" for match in found if match]
 
 
 class Groups(NamedTuple):
@@ -54,7 +35,7 @@ class Groups(NamedTuple):
 
     @classmethod
     def of_source(cls, source: ImageSource, pattern: str) -> Groups:
-        """Those of the images of a source. Errors: as `group_names`."""
+        """Those of the images of a source. Errors: as `found_in`."""
         return cls.of_names(keys_of(source), pattern, source.targets, len(source.classes))
 
     @classmethod
@@ -62,7 +43,7 @@ class Groups(NamedTuple):
         cls, keys: Sequence[str], pattern: str, targets: np.ndarray | None = None, classes: int = 0
     ) -> Groups:
         """Those of images of these names; targets as `ImageSource.targets`."""
-        each = group_names(keys, pattern)
+        each = found_in(keys, pattern, "groups")
         names = tuple(sorted(set(each), key=natural_key))
         number = {name: at for at, name in enumerate(names)}
         of = np.array([number[name] for name in each], np.int64)
@@ -151,13 +132,13 @@ class Groups(NamedTuple):
 
     def words(self, held: Sequence[str], pattern: str) -> str:
         """How many were held out, with images of these names, for an account."""
-        number = len({*group_names(held, pattern)})
+        number = len({*found_in(held, pattern, "groups")})
         return f"in {number} of {counted(len(self.names), 'group')} (--groups {pattern})"
 
 
 def in_both(train: Sequence[str], held_out: Sequence[str], pattern: str) -> str:
     """What to say of groups in both of two parts that the data have, of images of these names."""
-    learned, held = ({*group_names(keys, pattern)} for keys in (train, held_out))
+    learned, held = ({*found_in(keys, pattern, "groups")} for keys in (train, held_out))
     shared = sorted(learned & held, key=natural_key)
     if not shared:
         return f"no group has images in both training and validation (--groups {pattern})"

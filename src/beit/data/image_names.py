@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
+from beit.data.label_studio import names_before
 from beit.data.listing import find_images
 from beit.errors import DataError
 from beit.terminal import counted, first_few, quoted
@@ -137,13 +138,19 @@ def find_named_images(
     which folder names count; empty where there is none.
 
     Where no name is found, the first folders that all names share are taken off, if all images lie
-    there without them. Errors: DataError if a name means no image, or more than one.
+    there without them, or what Label Studio puts before them. Errors: DataError if a name means no
+    image, or more than one.
     """
     found = [names.find(cell) for cell in cells]
     notes: tuple[str, ...] = ()
     if not any(found) and (shared := _elsewhere(cells, names)):
         found = [names.find(_below(cell, shared)) for cell in cells]
         notes = (f"names are read without '{shared}/', which is not here",)
+    for before in () if any(found) else zip(*map(names_before, cells), strict=False):
+        if all(each := [names.find(name) for name in before]):
+            found = each
+            notes = (f"names are read without what Label Studio added: '{before[0]}', ...",)
+            break
     rows = list(zip(lines, cells, found, strict=True))
     missing = [(line, cell or "an empty cell") for line, cell, images in rows if not images]
     if missing:

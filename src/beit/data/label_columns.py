@@ -34,7 +34,7 @@ LABEL = (
     "findinglabel",
     "labelid", "classid", "categoryid", "targetid",
 )  # fmt: skip
-PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind")
+PERHAPS_LABEL = ("y", "keywords", "attributes", "findings", "type", "kind", "choice", "choices")
 """Headings of labels, where no column is called as one: `y` may also be a coordinate."""
 SPLIT = (
     "split", "splits", "set", "subset", "fold", "folds", "partition", "phase", "datasplit",
@@ -45,6 +45,8 @@ SPLIT = (
 YES, NO = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 _ACROSS = re.compile(r"(.*[^a-z])?x(\d|min)?")
 """A coordinate, beside which `y` is one, too."""
+_SPLIT_LIST = re.compile(r"(partition|train_test|train_val_test)[^/\\]*$")
+"""What a list is called that says in which split each image is: list_eval_partition.txt."""
 _SIGNS = re.compile(r"[\s_\-./#:]+")
 _INDEX = re.compile(r"(unnamed: ?\d+|index|level_\d+)?", re.IGNORECASE)
 
@@ -85,7 +87,7 @@ class LabelTable:
     def __init__(self, path: str, table: Table, names: ImageNames, config: LabelFileConfig) -> None:
         self.path, self.config = path, config
         first, *rows = table.rows
-        headed = table.keyed or _has_headings(table.rows, names, config)
+        headed = table.keyed or has_headings(table.rows, names, config)
         if not headed:
             rows = table.rows
         if not rows:
@@ -118,7 +120,8 @@ class LabelTable:
         """The columns, for a message."""
         if not self.headed:
             return f"{len(self.columns)} columns without headings"
-        return f"the columns {quoted([column.heading for column in self.columns], 20)}"
+        headings = [column.heading for column in self.columns if column.heading]
+        return f"the columns {quoted(headings, 20)}"
 
     @property
     def by_number(self) -> str:
@@ -223,6 +226,9 @@ class LabelTable:
                   and not {column.heading, str(column.number)} & named]  # fmt: skip
         found = [column for column in self.known(SPLIT) if column in others]
         found = found or [column for column in others if _divides(column, bool(self.known(LABEL)))]
+        found = found or [column for column in others if _SPLIT_LIST.search(column.heading)]
+        if not found and not self.headed and len(others) == 1 and _SPLIT_LIST.search(self.path):
+            found = others
         if not found:
             return None
         if len(found) > 1:
@@ -241,7 +247,7 @@ def _divides(column: Column, labelled: bool) -> bool:
     return "train" in splits and len(splits) > 1 and None not in splits
 
 
-def _has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -> bool:
+def has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -> bool:
     """Whether the first row is headings: it names no image, and is called as one, or others do."""
     first = rows[0].cells
     if any(map(names.as_written, first)):

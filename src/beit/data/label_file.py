@@ -16,12 +16,12 @@ from beit.data.class_folders import doubt
 from beit.data.file_types import file_to_skip
 from beit.data.folder_names import split_above, split_called
 from beit.data.image_names import ImageNames, as_text, composed, find_named_images
-from beit.data.label_columns import NO, YES, LabelTable, is_heading, plain
+from beit.data.joined_lists import list_to_join, read_joined
+from beit.data.label_columns import NO, YES, LabelTable, plain
 from beit.data.labels import Labels, read_labels
 from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, natural_key
 from beit.data.sources import FileSource, account_for, number_labels
-from beit.data.tables import read_table
 from beit.errors import ConfigError, DataError
 from beit.terminal import first_few, quoted
 
@@ -78,9 +78,19 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         ConfigError: If an option names what the file does not have.
     """
     names = ImageNames(_folder(path, config))
-    rows = read_table(path, names, is_heading)
+    rows, joined = read_joined(path, names, config)
     table = LabelTable(path, rows, names, config)
-    images, notes = find_named_images(path, table.lines, table.image.cells, names)
+    try:
+        images, notes = find_named_images(path, table.lines, table.image.cells, names)
+    except DataError as missing:
+        if not (other := list_to_join(path, table.image.cells[0], names)):
+            raise
+        raise DataError(
+            missing.problem,
+            remedy=f"if these are the numbers that {other} gives to images, name that as the data, "
+            f"with --join {Path(path).name}",
+        ) from missing
+    notes += joined
     splits, divided = _splits(table, images)
     labels, problem = _labels(table, splits)
     if labels is None and not table.others() and (labels := _labels_by_folders(table)):
@@ -94,6 +104,8 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     layout = f"a list of images{where}"
     if rows.comments:
         notes += (f"comment lines (#) skipped: {rows.comments}",)
+    if rows.counted:
+        notes += ("the first line, which counts the others, is skipped",)
     if labels is not None:
         layout = f"a label file{where}, {labels.layout}"
         notes += labels.notes

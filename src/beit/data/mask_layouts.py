@@ -11,12 +11,19 @@ from typing import NamedTuple
 from beit.config.segment_run import Layout
 from beit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from beit.data.file_types import folder_to_skip
-from beit.data.folder_names import IMAGES, masks_among, masks_beside, splits_among
+from beit.data.folder_names import IMAGES, ROLES, masks_among, masks_beside, splits_among
 from beit.data.layout import WHOLE
 from beit.data.legends import LEGENDS
 from beit.data.mask_pairs import FoundMasks, Matched, Search, Side
 from beit.data.nnunet import is_nnunet, read_nnunet
-from beit.data.shape_files import coco_files, example_of_labelme, read_coco, read_labelme
+from beit.data.several_masks import Layers, settle
+from beit.data.shape_files import (
+    classes_of,
+    coco_files,
+    example_of_labelme,
+    read_coco,
+    read_labelme,
+)
 from beit.data.split_lists import divided_by_lists, find_split_lists, name_of
 from beit.errors import DataError
 from beit.terminal import quoted
@@ -29,7 +36,26 @@ def find_masks(search: Search) -> FoundMasks:
     that can be read in two.
     """
     layout = search.config.layout
-    return LAYOUTS[_recognised(search) if layout == "auto" else layout](search)
+    found = LAYOUTS[_recognised(search) if layout == "auto" else layout](search)
+    pairs = [pair for part in found.splits.values() for pair in part]
+    layers = {image: mask for image, mask in pairs if isinstance(mask, Layers)}
+    settled = settle(search.path, layers, search.config.several_masks)
+    if not layers:
+        return found
+    if settled.several == "classes" and any(isinstance(mask, str) for _, mask in pairs):
+        raise DataError(
+            f"some images of {search.path} have a mask for each class, {quoted(settled.classes)}, "
+            "and those of another split have one mask",
+            remedy="divide both alike; or read all by their names, with --several-masks classes",
+        )
+    if settled.note:
+        search.note(settled.note)
+    splits = {split: [(image, settled.masks.get(image, mask)) for image, mask in part]
+              for split, part in found.splits.items()}  # fmt: skip
+    found = found._replace(splits=splits, several=settled.several)
+    if not found.drawn:
+        return found
+    return found._replace(classes=classes_of(search, {*settled.classes}))
 
 
 def _recognised(search: Search) -> Layout:
@@ -180,10 +206,12 @@ def _folders(search: Search) -> FoundMasks:
         }
         places = {split: f"in {masks}" for split, (_, masks) in found.items()}
         return _divided(search, description, matched, places)
-    beside = _beside_images(search)
+    alone = _a_folder_each(search)
+    beside = alone or _beside_images(search)
     if beside:
+        description = "a folder for each image" if alone else "masks beside their images"
         where = dict.fromkeys(beside, "in the folder")
-        return _divided(search, "masks beside their images", beside, where)
+        return _divided(search, description, beside, where)
     for base in ("", *search.splits().values()):
         for masks in masks_beside(search.folders(base)).values():
             raise search.no_images(
@@ -217,14 +245,43 @@ def _divided(
     return FoundMasks("folders", description, pairs)
 
 
+def _a_folder_each(search: Search) -> dict[str, Matched]:
+    """A folder for each image, which is alone in images/, with its masks in masks/, undivided or by
+    split: as of the Data Science Bowl 2018. Empty if there are none."""
+    names = splits_among(search.folders())
+    splits = {role: names[role][0] for role in ROLES if role in names} or {WHOLE: ""}
+    found: dict[str, Matched] = {}
+    for split, base in splits.items():
+        folders = [str(PurePosixPath(base, name)) for name in search.folders(base)
+                   if not folder_to_skip(name)]  # fmt: skip
+        pairs = {folder: _pairs_in(search, folder) for folder in folders}
+        if split == "test" and found and not any(pairs.values()):
+            search.note(f"{base}/ has no masks, and is not used")
+            continue
+        alone = [(images, search.images(images), masks) for pair in pairs.values()
+                 for images, masks in pair.items()]  # fmt: skip
+        if not alone or len(alone) < len(folders) or any(len(each) != 1 for _, each, _ in alone):
+            return {}
+        found[split] = {
+            f"{folder}/{image}": Layers(
+                tuple(f"{masks}/{file}" for file in search.images(masks)),
+                tuple(PurePosixPath(file).stem for file in search.images(masks)),
+            )
+            for folder, (image,), masks in alone
+        }
+    return found
+
+
 def _beside_images(search: Search) -> dict[str, Matched]:
     """Masks in the folder of their images, undivided or by split; empty if there are none."""
     found: dict[str, Matched] = {}
     suffix = search.config.mask_suffix
     for split, folder in (search.splits() or {WHOLE: ""}).items():
         files = search.images(folder)
-        ends = (name for name in files if PurePosixPath(name).stem.endswith(suffix))
-        masks = {*ends} if suffix else masks_among(files)
+        masks = masks_among(files)
+        if suffix:  # others are skipped, and are no images
+            ends = {name for name in files if PurePosixPath(name).stem.endswith(suffix)}
+            masks = masks | ends if ends else ends
         if masks:
             images = [name for name in files if name not in masks]
             sides = Side(folder, images), Side(folder, [name for name in files if name in masks])

@@ -9,17 +9,19 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from beit.config.segment_run import Layout, MaskConfig
+from beit.config.segment_run import Layout, MaskConfig, SeveralMasks
 from beit.data.account import SkippedFiles
 from beit.data.file_types import file_to_skip, folder_to_skip
 from beit.data.folder_names import ending_of, split_called
+from beit.data.label_studio import BY_TASK, are_by_task, named_by_image
 from beit.data.listing import Found, find_images, natural_key, no_images
+from beit.data.several_masks import Layers, layers_of
 from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
 
-Matched = Mapping[str, str | None]
-"""The file of the mask of each image, both relative to the data's folder; None where there is
-none."""
+Matched = Mapping[str, str | Layers | None]
+"""The file of the mask of each image, or the files, relative to the data's folder like the image;
+None where there is none."""
 
 _WORDS = ("readme", "license", "licence", "citation")
 _SEPARATORS = "_-. "
@@ -52,9 +54,9 @@ class Shapes(NamedTuple):
     shapes: tuple[Shape, ...]
 
 
-Pairs = list[tuple[str, str | Shapes | None]]
-"""Images relative to the data's folder, each with its mask: a file likewise, shapes to be drawn, or
-None for an image that is all background."""
+Pairs = list[tuple[str, str | Layers | Shapes | None]]
+"""Images relative to the data's folder, each with its mask: a file likewise, or several, shapes to
+be drawn, or None for an image that is all background."""
 
 
 class FoundMasks(NamedTuple):
@@ -70,11 +72,13 @@ class FoundMasks(NamedTuple):
     """Classes that the layout itself defines; empty if none."""
     ignored: tuple[str, ...] = ()
     """Values that the layout itself ignores, as they are typed as an option."""
+    several: SeveralMasks = "auto"
+    """What several masks of one image are; `auto` where none has several."""
 
     @property
     def drawn(self) -> bool:
-        """Whether masks are shapes, whose labels are known without reading a file."""
-        return self.layout in ("coco", "labelme")
+        """Whether the labels of masks are known, whatever values their files hold."""
+        return self.layout in ("coco", "labelme") or self.several == "classes"
 
 
 class Side(NamedTuple):
@@ -201,10 +205,12 @@ class Search:
 
         Names are alike, but for the extension; or all masks carry the extension of their image
         (`x.jpg.png`), or end alike (`x_mask.png`); upper and lower case and Unicode forms may
-        differ. Errors: DataError for masks without an image, and names with two readings.
+        differ. Else an image may have several, with more in their names (`x_1.png`, `road/x.png`).
+        Errors: DataError for masks without an image, and names with two readings.
         """
         image_suffix = self.config.image_suffix
-        for difference, spelled in _SPELLINGS:  # noqa: B007 - `difference` is read below
+        stated = self.config.several_masks != "auto"
+        for difference, spelled in () if stated else _SPELLINGS:  # noqa: B007 - read below
             by_image = _stems(images, image_suffix, spelled)
             by_mask = _stems(masks, mask_suffix, spelled)
             if not by_mask:
@@ -216,20 +222,14 @@ class Search:
             if ways:
                 break
         else:
-            raise _without_image(images, masks, image_suffix, mask_suffix)
+            return self._several(images, masks, mask_suffix)
         if len(ways) > 1 and ways[0][0]:
             raise DataError(
                 f"the names in {masks.folder} can be read in two ways: {ways[0][0]}, or "
                 f"{ways[1][0]}",
                 remedy="say which with --mask-suffix",
             )
-        for side, suffix, used in (
-            (images, image_suffix, {*by_image.values()}),
-            (masks, mask_suffix, {*by_mask.values()}),
-        ):
-            for name in side.files:
-                if name not in used:
-                    self.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
+        self._skip_others((images, image_suffix, by_image), (masks, mask_suffix, by_mask))
         remark, image_of = ways[0]
         if remark:
             self.note(remark)
@@ -237,6 +237,31 @@ class Search:
             self.note(f"names of images and masks differ {difference}")
         found = {image_of[stem]: masks.path(name) for stem, name in by_mask.items()}
         return {images.path(name): found.get(stem) for stem, name in by_image.items()}
+
+    def _several(self, images: Side, masks: Side, mask_suffix: str) -> Matched:
+        """Every image, with the masks that it has: several, or as many as an option takes so.
+
+        Errors: DataError if there is no such reading.
+        """
+        image_suffix = self.config.image_suffix
+        by_image, by_mask = _stems(images, image_suffix, str), _stems(masks, mask_suffix, str)
+        files = {stem: masks.path(name) for stem, name in by_mask.items()}
+        if by_task := are_by_task(files):
+            files = named_by_image(self.root, files, by_image)
+        found = layers_of(files, by_image)
+        if by_task and not found:
+            error = _without_image(images, masks, image_suffix, mask_suffix)
+            raise DataError(error.problem, remedy=BY_TASK)
+        stated = self.config.several_masks != "auto"
+        if not found or not (stated or any(each.files[1:] for each in found.values())):
+            raise _without_image(images, masks, image_suffix, mask_suffix)
+        self._skip_others((images, image_suffix, by_image), (masks, mask_suffix, by_mask))
+        return {images.path(name): found.get(stem) for stem, name in by_image.items()}
+
+    def _skip_others(self, *sides: tuple[Side, str, dict[str, str]]) -> None:
+        for side, suffix, used in sides:
+            for name in {*side.files} - {*used.values()}:
+                self.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
 
     def with_masks(self, matched: Matched, where: str) -> Pairs:
         """Every image with its mask.

@@ -145,6 +145,7 @@ class SegmentationData:
         resolved = replace(
             self.config,
             layout=self._found.layout,
+            several_masks=self._found.several,
             mask_values="auto" if colours else reading.values,
             ignore_values=self.config.ignore_values or tuple(map(written, reading.ignored)),
         )
@@ -309,12 +310,15 @@ class SegmentationData:
         config, layout = self.config, self._found.layout
         names = ["legend", "ignore_values", "reduce_zero_label", "mask_suffix", "image_suffix"]
         names += ["class_names"] if layout == "coco" else []
+        these = f"these are shapes ({layout})"
+        if self._found.several == "classes":
+            names, these = names[:3], "each of these shows one class, whatever its values"
         given = [name for name in names if getattr(config, name)]
         given += ["mask_values"] if config.mask_values == "binary" else []
         if given:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ConfigError(
-                f"{options} is for masks in image files, and these are shapes ({layout})",
+                f"{options} is for masks in image files, and {these}",
                 remedy="leave it out",
             )
 

@@ -25,12 +25,15 @@ from beit.data.mask_files import LabelMap, MaskPixels, count_values, read_mask, 
 from beit.data.mask_labels import MaskReading, Surveyed
 from beit.data.mask_pairs import Pairs, Shape, Shapes
 from beit.data.pixel_types import UnreadableError
+from beit.data.several_masks import Layers
 from beit.data.shape_files import IGNORED
 from beit.data.sources import FileSource, Record, read_file
 from beit.errors import DataError, ResourceError
 from beit.hardware import cores
 from beit.terminal import printable
 
+MOST_OVERLAP = 0.25
+"""Of the pixels of several masks of one object: more is drawn by several people."""
 MOST_VALUES = 4096
 """Different values of one mask: more are no labels."""
 
@@ -60,6 +63,8 @@ class SegmentedSource(FileSource):
         mask = self._masks[index]
         if isinstance(mask, Shapes):
             return _draw(mask, self._ids)
+        if isinstance(mask, Layers) and mask.words:
+            return self._layered(mask)
         if mask is not None:
             return self._reading(self._values(mask).values)
         size = _size(self.path(index))
@@ -68,17 +73,53 @@ class SegmentedSource(FileSource):
         labels = np.zeros(size, np.uint8)
         return labels if self._reading.legend else self._reading(labels)
 
-    def _values(self, mask: str) -> MaskPixels:
+    def _values(self, mask: str | Layers) -> MaskPixels:
+        """Of several files that show the same the largest values."""
+        if isinstance(mask, Layers):
+            return MaskPixels(np.maximum.reduce(self._each(mask)))
         data = read_file(Path(self._root, mask))
         return read_mask(data, colours=self._reading.legend is not None)
 
+    def _each(self, layers: Layers) -> list[np.ndarray]:
+        """The values of several files. Errors: UnreadableError where they do not fit together."""
+        values = [self._values(file).values for file in layers.files]
+        if len({each.shape for each in values}) > 1:
+            raise UnreadableError("the masks of its image have different sizes")
+        shown = np.sum([each != 0 for each in values], axis=0)
+        twice, whole = int((shown > 1).sum()), int((shown > 0).sum())
+        if twice > (0 if layers.words else MOST_OVERLAP * whole) and not layers.may_overlap:
+            raise UnreadableError(
+                f"{twice} of {whole} pixels that the masks of its image show are in several"
+            )
+        return values
+
+    def _layered(self, layers: Layers) -> np.ndarray:
+        """The label map of files that show one class each, drawn in the order of the classes."""
+        values = self._each(layers)
+        labels = np.zeros(values[0].shape, np.uint8)
+        ids = [self._ids[word] for word in layers.words]
+        for at in np.argsort(ids, kind="stable").tolist():
+            if len(np.unique(values[at])) > 2:
+                raise UnreadableError(
+                    f"{printable(layers.files[at])} shows one of several classes, and holds more "
+                    "than 0 and another value"
+                )
+            labels[values[at] != 0] = ids[at]
+        return labels
+
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(super().fingerprint().encode(), digest_size=16)
-        files = FileSource(self._root, [mask for mask in self._masks if isinstance(mask, str)])
-        digest.update(files.fingerprint().encode())
+        files, others = list[str](), list[str]()
         for index, mask in enumerate(self._masks):
-            if not isinstance(mask, str):
-                digest.update(b"%d %s" % (index, repr(mask).encode("utf-8", "surrogatepass")))
+            if isinstance(mask, str):
+                files.append(mask)
+            elif isinstance(mask, Layers):
+                files += mask.files
+                others.append(f"{index} {mask.files} {mask.words}")
+            else:
+                others.append(f"{index} {mask!r}")
+        digest.update(FileSource(self._root, files).fingerprint().encode())
+        digest.update("".join(others).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def mask_name(self, index: int) -> str:
@@ -86,6 +127,8 @@ class SegmentedSource(FileSource):
         mask = self._masks[index]
         if isinstance(mask, Shapes):
             return printable(mask.name)
+        if isinstance(mask, Layers):
+            return f"{printable(Path(self._root, mask.files[0]))} (or another of its image)"
         return printable(Path(self._root, mask)) if mask else "(none: all background)"
 
     def survey(self) -> list[Surveyed]:
@@ -99,18 +142,16 @@ class SegmentedSource(FileSource):
 
     def _survey(self, index: int) -> Surveyed:
         mask, name = self._masks[index], self.mask_name(index)
+        in_files = isinstance(mask, str) or (isinstance(mask, Layers) and not mask.words)
         try:
-            if isinstance(mask, str):
+            if isinstance(mask, str | Layers) and in_files:
                 values, nodata = self._values(mask)
             else:
                 values, nodata = self.labels(index), None
         except UnreadableError as error:
             raise DataError(
                 f"the mask {name} cannot be read: {error.reason}",
-                remedy="repair the shape where it was drawn, and export the file anew"
-                if isinstance(mask, Shapes)
-                else "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with "
-                "legend.json, labelmap.txt or class_dict.csv beside the folders (--legend)",
+                remedy=_remedy(mask),
             ) from error
         size = _size(self.path(index))
         if size is not None and size != values.shape:
@@ -129,7 +170,23 @@ class SegmentedSource(FileSource):
                 remedy="labels are whole numbers from 0 to 254: turn probabilities or measurements "
                 "into labels first",
             )
-        return Surveyed(name, counts, nodata, drawn=not isinstance(mask, str))
+        return Surveyed(name, counts, nodata, drawn=not in_files)
+
+
+def _remedy(mask: object) -> str:
+    """What to do about a mask that cannot be read."""
+    if isinstance(mask, Shapes):
+        return "repair the shape where it was drawn, and export the file anew"
+    if isinstance(mask, Layers):
+        return (
+            "masks that show one object or class each hold 0 and another value; where they overlap "
+            "and are no drawings of several people, say what they are with --several-masks object "
+            "or classes, and the order of classes in classes.txt; or read one with --mask-suffix"
+        )
+    return (
+        "masks are indexed or grey PNG, TIFF, BMP or GIF; or in colours, with legend.json, "
+        "labelmap.txt or class_dict.csv beside the folders (--legend)"
+    )
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -316,10 +316,10 @@ def read_labelme(search: Search) -> FoundMasks:
             remedy="put all of them into train/, val/ or test/, or none",
         )
     words = "LabelMe files beside the images"
-    return FoundMasks("labelme", words, splits, _labelme_classes(search, labels))
+    return FoundMasks("labelme", words, splits, classes_of(search, labels))
 
 
-def _labelme_classes(search: Search, labels: set[str]) -> tuple[str, ...]:
+def classes_of(search: Search, labels: set[str]) -> tuple[str, ...]:
     """The background and the listed classes or, without a list, all labels."""
     listed = find_beside(search.config.class_names, search.path, CLASS_LISTS, "--class-names")
     if listed is None:

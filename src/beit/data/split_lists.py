@@ -12,6 +12,7 @@ from beit.data.image_names import ImageNames, cell_lines, find_named_images
 from beit.data.layout import WHOLE
 from beit.data.legends import read_lines
 from beit.data.mask_pairs import Matched, Pairs, Search
+from beit.data.several_masks import Layers
 from beit.errors import DataError
 from beit.terminal import counted, printable, quoted
 
@@ -159,10 +160,11 @@ def _check_masks(file: Path, rows: _Rows, images: list[str], matched: Matched) -
     """DataError for a mask on a list that is another than the one of its image by its name."""
     for line, image, listed in zip(rows.lines, images, rows.masks, strict=True):
         mask = matched[image]
+        masks = mask.files if isinstance(mask, Layers) else [mask] if mask else []
         last = listed.replace("\\", "/").rpartition("/")[2]
-        if mask is not None and mask.rpartition("/")[2] != last:
+        if masks and last not in [each.rpartition("/")[2] for each in masks]:
             raise DataError(
                 f"line {line} of {file} gives {printable(image)} the mask {printable(listed)}, and "
-                f"by its name it has {printable(mask)}",
+                f"by its name it has {printable(masks[0])}",
                 remedy="give masks the names of their images, or correct the list",
             )

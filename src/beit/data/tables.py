@@ -6,12 +6,12 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from beit.data.image_names import ImageNames
 from beit.data.listing import JSON_LINES
 from beit.errors import DataError
 from beit.json_object import parse_json
@@ -41,6 +41,16 @@ NamesImage = Callable[[str], object]
 IsHeading = Callable[[Sequence[str]], bool]
 
 
+class FindsNames(Protocol):
+    """Finds out whether cells are names: of images, or of what a list is about."""
+
+    def as_written(self, name: str) -> object:
+        """Something true of one that is found without a search."""
+
+    def find(self, name: str) -> object:
+        """The same of any."""
+
+
 class Row(NamedTuple):
     """One row; `line` is where it begins in the file, counted from 1."""
 
@@ -56,9 +66,11 @@ class Table(NamedTuple):
     """Whether the headings are the keys of JSON objects, and surely headings."""
     comments: int = 0
     """Lines that begin with # and are skipped."""
+    counted: bool = False
+    """Whether the first line only counts the others, and is skipped."""
 
 
-def read_table(path: str, names: ImageNames, is_heading: IsHeading) -> Table:
+def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
     """The rows of a text file, whatever its separator, encoding, quotes and ends of lines.
 
     Args:
@@ -73,7 +85,8 @@ def read_table(path: str, names: ImageNames, is_heading: IsHeading) -> Table:
     Raises:
         DataError: If it cannot be read, is no text, has no rows, or a quote is never closed.
     """
-    text = _decoded(path)
+    whole = _decoded(path)
+    text = _without_count(whole)
     if Path(path).suffix.lower() in JSON_LINES:
         return _json_lines(path, text)
     first, _, rest = text.partition("\n")
@@ -88,7 +101,31 @@ def read_table(path: str, names: ImageNames, is_heading: IsHeading) -> Table:
     kept = _without_comments(rows, names, is_heading)
     if not kept:
         raise DataError(f"the list {path} names no images", remedy="write one path per line")
-    return Table(kept, comments=len(rows) - len(kept))
+    completed = _completed(kept, names.find, is_heading)
+    return Table(completed, comments=len(rows) - len(kept), counted=text is not whole)
+
+
+def _without_count(text: str) -> str:
+    """Without a first line that counts the other ones, as the lists of CelebA have it; in its place
+    is an empty one, so that lines keep their numbers."""
+    first, _, rest = text.partition("\n")
+    if not first.strip().isdecimal():
+        return text
+    lines = [line for line in rest.split("\n") if line.strip()]
+    counts = first.strip() in (str(len(lines)), str(len(lines) - 1))
+    return f"\n{rest}" if counts and re.search(r"\S[\t;|, ]+\S", lines[-1]) else text
+
+
+def _completed(rows: list[Row], names_image: NamesImage, is_heading: IsHeading) -> list[Row]:
+    """With an empty heading for the images, where headings have one cell less than all rows, which
+    begin with images: as those of CelebA, and as R writes them."""
+    first, *others = rows
+    short = {len(row.cells) for row in others} == {len(first.cells) + 1}
+    if not short or is_heading(first.cells) or any(map(names_image, first.cells)):
+        return rows
+    if not all(names_image(row.cells[0]) for row in others[:PROBED]):
+        return rows
+    return [first._replace(cells=["", *first.cells]), *others]
 
 
 def _decoded(path: str) -> str:
@@ -177,6 +214,7 @@ def _separator(
         except DataError:
             continue
         rows = [row for row in rows if not row.cells[0].startswith("#")] or rows
+        rows = _completed(rows, names_image, is_heading) if rows else rows
         width = len(rows[0].cells) if rows else 0
         if width < 2:
             continue
@@ -197,7 +235,7 @@ def _fraction(rows: list[Row], names_image: NamesImage) -> float:
     return sum(any(map(names_image, row.cells)) for row in probed) / max(len(probed), 1)
 
 
-def _whole_lines(text: str, names: ImageNames) -> list[Row]:
+def _whole_lines(text: str, names: FindsNames) -> list[Row]:
     """Rows of a file without a separator: lines, or names and labels, one of which has spaces."""
     lines = _lines(text)
     best, most = [row._replace(cells=[row.cells[0].strip('"')]) for row in lines], 0
@@ -210,7 +248,7 @@ def _whole_lines(text: str, names: ImageNames) -> list[Row]:
     return best
 
 
-def _without_comments(rows: list[Row], names: ImageNames, is_heading: IsHeading) -> list[Row]:
+def _without_comments(rows: list[Row], names: FindsNames, is_heading: IsHeading) -> list[Row]:
     """Without lines that begin with # and name no image; headings may follow a #."""
     kept: list[Row] = []
     for row in rows:

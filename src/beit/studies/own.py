@@ -8,8 +8,9 @@ from pathlib import Path
 
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
-from beit.data.groups import group_names, keys_of
+from beit.data.groups import keys_of
 from beit.data.labelled import few
+from beit.data.name_patterns import found_in
 from beit.data.sources import FileSource, ImageSource, is_multi_label
 from beit.errors import DataError
 from beit.evaluation.baselines import TRIVIAL
@@ -119,7 +120,7 @@ def lay_out(folder: Path, data: str, groups: str, reading: Reading) -> dict[str,
     members: dict[str, str] = {}
     missing = [part for part in PARTS[1:] if part not in found]
     for part, source in found.items():
-        names = group_names(keys_of(source), groups or "(.*)")
+        names = found_in(keys_of(source), groups or "(.*)", "groups")
         parts = (
             _held_out(names, source, missing, whole=bool(groups))
             if part == "train"
