@@ -178,10 +178,7 @@ class Folders:
             yield f"no classes are taken: {problem.problem}"
         if self._lists:
             named = [Path(one).relative_to(self.path).as_posix() for one in self._lists]
-            yield (
-                "lists that may hold labels or splits are not read, unless one is given as --data: "
-                f"{quoted(named)}"
-            )
+            yield f"lists of labels or splits are only read if given as --data: {quoted(named)}"
 
     def _levels(self, splits: Sequence[str] = ()) -> dict[int, list[str]]:
         """The levels at which classes may lie, by the first of the splits that has any."""

@@ -124,7 +124,7 @@ def at_once(
     Of several at a time each has one thread, which is faster for small models than one after the
     other with all threads. If this process is killed, they save and end.
     """
-    if processes == 1 or len(calls) == 1:
+    if processes == 1 or len(calls) < 2:
         yield from itertools.starmap(function, calls)
         return
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:

@@ -106,16 +106,12 @@ class Study:
     def train(self, jobs: Iterable[Job], what: str) -> None:
         """Carry out what is not done yet, several at a time."""
         waiting = [job for job in jobs if not job.done]
-        if not waiting:
-            return
+        if waiting:
+            print(f"{what}: {counted(len(waiting), 'training')} to do", flush=True)
         begun = time.monotonic()
-        print(
-            f"{what}: {counted(len(waiting), 'training')}, {self.processes} at a time", flush=True
-        )
         for number, job in enumerate(carried_out(waiting, self.processes), 1):
             minutes = (time.monotonic() - begun) / 60
-            place = job.run.relative_to(self.folder)
-            print(f"{what}: {number} of {len(waiting)}, {place}, {minutes:.1f} min", flush=True)
+            print(f"{what}: {number} of {len(waiting)}, {job.run}, {minutes:.1f} min", flush=True)
 
     def pretrain(self, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
         """Everything before the labels that count, stage by stage: a teacher comes before VQ-KD."""
