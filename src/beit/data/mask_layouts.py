@@ -250,9 +250,8 @@ def _a_folder_each(search: Search) -> dict[str, Matched]:
     split: as of the Data Science Bowl 2018. Empty if there are none."""
     names = splits_among(search.folders())
     splits: dict[str, str] = {role: names[role][0] for role in ROLES if role in names}
-    splits = splits or {WHOLE: ""}
     found: dict[str, Matched] = {}
-    for split, base in splits.items():
+    for split, base in (splits or {WHOLE: ""}).items():
         folders = [str(PurePosixPath(base, name)) for name in search.folders(base)
                    if not folder_to_skip(name)]  # fmt: skip
         pairs = {folder: _pairs_in(search, folder) for folder in folders}
