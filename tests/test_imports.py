@@ -34,9 +34,10 @@ LINES = [
         "atomic_io",
         "rng",
         "json_object",
+        "process",
     },
     {"errors"},
-    {"terminal", "masked_patches", "process"},
+    {"terminal", "masked_patches"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {

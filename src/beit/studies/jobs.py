@@ -18,8 +18,8 @@ import torch
 from beit import tasks
 from beit.atomic_io import replace_file
 from beit.config import RunConfig
-from beit.errors import RunFolderError
-from beit.process import end_with_parent
+from beit.errors import Preempted, RunFolderError
+from beit.process import end_with_parent, ended_together
 from beit.report.history import read_history
 from beit.studies.measures import classifier_hits, segmenter_overlaps
 from beit.training.run_folder import RunFolder
@@ -104,13 +104,13 @@ def carried_out(jobs: Sequence[Job], processes: int) -> Iterator[Job]:
     """The jobs, each as soon as it and those before it are done, the longest first.
 
     Of several at a time each has one thread, which is faster for small models than one after the
-    other with all threads. If this process is killed, they save and end.
+    other with all threads. If this process is killed or interrupted, they save and end.
     """
     ordered = sorted(jobs, key=lambda job: -job.config.training.steps)
     if processes == 1 or len(jobs) == 1:
         yield from map(carry_out, ordered)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:
+    with ended_together(ProcessPoolExecutor(processes, get_context("spawn"), _begin)) as pool:
         yield from pool.map(_carry_out_here, ordered)
 
 
@@ -120,9 +120,12 @@ def _begin() -> None:
 
 
 def _carry_out_here(job: Job) -> Job:
-    """`carry_out` in a process of the pool, which would wait for ever if its parent is gone."""
+    """`carry_out` in a process of the pool, which would wait for ever if its parent is gone, and go
+    on with the next job if it was requested to stop."""
     try:
         return carry_out(job)
+    except Preempted as stopped:
+        os._exit(stopped.exit_code)
     finally:
         parent = parent_process()
         if parent is not None and not parent.is_alive():
