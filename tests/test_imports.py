@@ -62,7 +62,7 @@ ONLY = {
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "process", "recipes", "terminal"}
+LIGHT = {"atomic_io", "cli", "config", "errors", "process", "recipes", "terminal"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

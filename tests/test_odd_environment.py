@@ -201,7 +201,7 @@ def is_stopped_in_its_place(words: list[str], place: Path, number: signal.Signal
         if event in ("open", "os.rename") and isinstance(values[0], str | bytes | Path):
             path = Path(os.fsdecode(values[0]))
             inside = path.is_relative_to(place) or path.name.startswith(".writing-")
-            if inside and path.name != claim.LOCK and left:
+            if inside and not path.name.startswith((claim.LOCK, ".lock")) and left:
                 os.kill(os.getpid(), left.pop())
 
     sys.addaudithook(stop)

@@ -115,7 +115,7 @@ def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     try:
         write_file(temporary, pieces)
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # a request to stop, too, leaves nothing
         temporary.unlink(missing_ok=True)
         raise
     finally:
