@@ -221,7 +221,6 @@ def test_what_a_killed_process_left_is_taken_over_and_unread_output_ends_nothing
     assert in_a_child(lambda: is_stopped_in_its_place(words, place, stop)) == -stop
     assert not left_in(tmp_path)
     assert verb in WORKED_IN or not list(tmp_path.iterdir())
-    words += ["--resume"] if verb in RUNS else []
     ways = [*BROKEN, *BROKEN]
     number = list(WRITERS).index(verb) % len(BROKEN)
     assert in_a_child(command(words, ways[number], ways[number + 1])) == 0
