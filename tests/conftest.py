@@ -76,6 +76,18 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a user that a container is run for, and that no file of it knows."""
+
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    for name in ("HOME", "BEIT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.fixture
 def unchecked() -> Iterator[None]:
     """An export traces sizes that are symbols, which the checks of shapes take for no numbers."""
     jaxtyping.config.update("jaxtyping_disable", True)

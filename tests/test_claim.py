@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from beit.atomic_io import NO_LOCKS, beside, replace_file
-from beit.claim import claim_output
+from beit.claim import claim_folder, claim_output
+from beit.cli import main
 from beit.errors import ConfigError, ResourceError, RunFolderError
-from children import in_a_child
+from children import become_nobody, in_a_child
 
 
 def test_of_many_processes_one_writes_and_its_result_stays(tmp_path: Path) -> None:
@@ -121,11 +124,38 @@ def test_the_place_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_error_about_something_else_is_not_taken_for_one_about_the_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), claim_output(tmp_path / "x"):
         (tmp_path / "input").read_bytes()
-    with (
-        pytest.raises(ResourceError, match="x cannot be written to"),
-        claim_output(tmp_path / "x") as place,
-    ):
-        (place / "below").write_bytes(b"")
+    told = "x cannot be written to: No such file or directory"
+    for write in (Path.touch, lambda below: save_file({"a": torch.zeros(1)}, below)):
+        with (
+            pytest.raises(ResourceError, match=told),
+            claim_output(tmp_path / "x") as place,
+        ):
+            write(place / "below")
+
+
+def test_a_folder_that_may_not_be_written_is_not_taken_for_one_in_use(tmp_path: Path) -> None:
+    def refused(folder: Path) -> None:
+        become_nobody(tmp_path)
+        for hold in (claim_output, claim_folder):
+            with pytest.raises(ResourceError, match="Permission denied"), hold(folder / "x"):
+                pytest.fail("it cannot be written to")
+        with pytest.raises(ResourceError, match="Permission denied"), claim_folder(folder):
+            pytest.fail("it cannot be written to")
+
+    (tmp_path / "kept").mkdir(mode=0o555)
+    assert in_a_child(lambda: refused(tmp_path / "kept")) == 0
+
+
+def test_a_place_named_from_a_folder_that_is_gone(tmp_path: Path) -> None:
+    def refused() -> None:
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(ResourceError, match="started is gone"), claim_folder(Path("x")):
+            pytest.fail("there is no such place")
+        assert main(["embed", str(tmp_path), str(tmp_path), "--out", "x.npz"]) == 6
+
+    assert in_a_child(refused) == 0
 
 
 def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog) -> None:

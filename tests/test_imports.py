@@ -34,9 +34,10 @@ LINES = [
         "atomic_io",
         "rng",
         "json_object",
+        "process",
     },
     {"errors"},
-    {"terminal", "masked_patches", "process"},
+    {"terminal", "masked_patches"},
 ]
 LINE = {unit: number for number, line in enumerate(LINES) for unit in line}
 ONLY = {
@@ -61,7 +62,7 @@ ONLY = {
 BESIDE = {
     "report": {"evaluation", "training.run_folder", "recipes"},
 }
-LIGHT = {"cli", "config", "errors", "process", "recipes", "terminal"}
+LIGHT = {"atomic_io", "cli", "config", "errors", "process", "recipes", "terminal"}
 LIGHT_LIBRARIES = {"tyro", "rich", *sys.stdlib_module_names}
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -1,15 +1,21 @@
 """Every verb where nobody reads its output, its disk is full, its place is taken, or was left by a
-process that was killed."""
+process that was killed or requested to stop."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +24,10 @@ import pytest
 import beit
 from beit import claim
 from beit.claim import claim_folder, claim_output
-from beit.cli import main, program
+from beit.cli import VERBS, main, program
+from beit.data import sources
+from beit.errors import ResourceError
+from beit.process import SIGNALS, StopRequest, ended_together
 from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts
 from segmented_folder import write_folder
@@ -184,14 +193,34 @@ def dies_with_its_claim(words: list[str]) -> None:
     main(words)
 
 
+def is_stopped_in_its_place(words: list[str], place: Path, number: signal.Signals) -> None:
+    """A signal comes when anything but the lock is opened or renamed where the result belongs."""
+    left = [number]
+
+    def stop(event: str, values: tuple[object, ...]) -> None:
+        if event in ("open", "os.rename") and isinstance(values[0], str | bytes | Path):
+            path = Path(os.fsdecode(values[0]))
+            inside = path.is_relative_to(place) or path.name.startswith(".writing-")
+            if inside and not path.name.startswith((claim.LOCK, ".lock")) and left:
+                os.kill(os.getpid(), left.pop())
+
+    sys.addaudithook(stop)
+    command(words, "", "")()
+
+
 @every_writer
 def test_what_a_killed_process_left_is_taken_over_and_unread_output_ends_nothing(
     verb, places, tmp_path
 ):
+    """A process that is requested to stop leaves nothing half done."""
     words = words_of(verb, places, tmp_path / "place")
     place = place_of(verb, words, tmp_path / "place")
     assert in_a_child(lambda: dies_with_its_claim(words)) == -signal.SIGKILL
     assert left_in(tmp_path)
+    stop = SIGNALS[list(WRITERS).index(verb) % len(SIGNALS)]
+    assert in_a_child(lambda: is_stopped_in_its_place(words, place, stop)) == -stop
+    assert not left_in(tmp_path)
+    assert verb in WORKED_IN or not list(tmp_path.iterdir())
     ways = [*BROKEN, *BROKEN]
     number = list(WRITERS).index(verb) % len(BROKEN)
     assert in_a_child(command(words, ways[number], ways[number + 1])) == 0
@@ -304,6 +333,90 @@ def test_an_input_whose_name_is_too_long(places, capsys):
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert "y" * 40 in told
+
+
+@pytest.mark.parametrize("when", ["listed", "read"])
+def test_images_are_not_damaged_where_no_more_files_can_be_opened(when, class_folders):
+    words = ["data", "check", str(class_folders)]
+    read_file = sources.read_file
+
+    def limit() -> None:
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+
+    def run() -> None:
+        assert main(words) == 0  # what is loaded once needs no descriptors
+        if when == "read":
+            sources.read_file = lambda *given: (limit(), read_file(*given))[1]
+        else:
+            limit()
+        told = io.StringIO()
+        with contextlib.redirect_stderr(told):
+            assert main(words) == 6
+        assert "Too many open files" in told.getvalue()
+        assert "ulimit -n" in told.getvalue()
+
+    assert in_a_child(run) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
+        (RuntimeError("can't start new thread"), "no further thread can be started"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+    ],
+    ids=repr,
+)
+def test_what_the_system_ran_out_of_is_told_as_such(error, told, capsys, monkeypatch):
+    def fail(_: list[str]) -> None:
+        raise error
+
+    monkeypatch.setitem(VERBS, "models", fail)
+    assert main(["models"]) == 6
+    assert told in capsys.readouterr().err
+    with pytest.raises(type(error)):
+        main(["--traceback", "models"])
+
+
+def test_what_was_started_to_outlive_its_terminal_is_not_stopped_by_it():
+    def hung_up() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopRequest(interrupts=True):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    assert in_a_child(hung_up) == 0
+
+
+def test_processes_that_work_for_one_that_is_stopped_stop_with_it():
+    """And begin nothing of what was already handed to them; one that dies is told."""
+    heard, told = os.pipe()
+
+    def stopped() -> None:
+        os.close(heard)
+        pool = ProcessPoolExecutor(2, get_context("fork"))
+        with StopRequest(interrupts=True), contextlib.suppress(KeyboardInterrupt):
+            with ended_together(pool):
+                list(pool.map(pauses, [told] * 8, [os.getpid()] * 8))
+            raise AssertionError
+
+    assert in_a_child(stopped) == 0
+    os.close(told)
+    assert os.read(heard, 9) == b"xx"
+    os.close(heard)
+    pool = ProcessPoolExecutor(1, get_context("fork"))
+    with pytest.raises(ResourceError, match="ended early"), ended_together(pool):
+        pool.submit(os._exit, 1).result()
+
+
+def pauses(told: int, parent: int) -> None:
+    """Work without an end; the second that begins with it has the parent stopped."""
+    os.write(told, b"x")
+    if fcntl.ioctl(told, termios.FIONREAD, b"    ")[0] == 2:
+        os.kill(parent, signal.SIGTERM)
+    signal.pause()
 
 
 THREADS = """

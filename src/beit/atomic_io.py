@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from beit.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 PIECE = 8 * 2**20
@@ -28,8 +30,25 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def cache_dir() -> Path:
-    """Where downloads and indexes are kept for all runs: `$BEIT_HOME`, or `~/.cache/beit`."""
-    return Path(os.environ.get("BEIT_HOME") or "~/.cache/beit").expanduser()
+    """Where downloads and indexes are kept for all runs: `$BEIT_HOME`, or `~/.cache/beit`.
+
+    Raises ConfigError where no home folder is known, as in a container for a user of its own.
+    """
+    named = os.environ.get("BEIT_HOME") or "~/.cache/beit"
+    place = from_home(named)
+    if named.startswith("~") and str(place).startswith("~"):
+        raise ConfigError(
+            f"there is no place for downloads and indexes: no home folder is known for {named}",
+            remedy="name a folder in the environment's BEIT_HOME",
+        )
+    return place
+
+
+def from_home(place: str) -> Path:
+    """The path with `~` and `~user` replaced, where that home folder is known."""
+    with suppress(RuntimeError):
+        return Path(place).expanduser()
+    return Path(place)
 
 
 class Written(NamedTuple):
@@ -96,7 +115,7 @@ def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     try:
         write_file(temporary, pieces)
         temporary.replace(path)
-    except OSError:
+    except BaseException:  # a request to stop, too, leaves nothing
         temporary.unlink(missing_ok=True)
         raise
     finally:
@@ -107,8 +126,8 @@ def replace_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 def lock_file(path: Path, *, wait: bool = True) -> int:
     """Open a file, made if need be, that no other process has locked; closing it unlocks it.
 
-    On a file system without locks it is merely opened. Raises OSError with EWOULDBLOCK or EACCES
-    if the file is locked and the caller does not `wait`.
+    On a file system without locks it is merely opened. Raises BlockingIOError if the file is locked
+    and the caller does not `wait`; any other OSError if it cannot be opened.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -117,6 +136,8 @@ def lock_file(path: Path, *, wait: bool = True) -> int:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(handle)
+                if error.errno == errno.EACCES:  # of a lock that is held, on some systems
+                    raise BlockingIOError(errno.EWOULDBLOCK, error.strerror) from error
                 raise
             logger.warning(
                 "the file system of %s has no locks: make sure that no other process writes there",

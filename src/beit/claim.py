@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from beit.atomic_io import LONGEST, beside, flush, lock_file, make_folder
-from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError
+from beit.errors import BeitError, ConfigError, ResourceError, RunFolderError, refusal
 
 LOCK = "run.lock"
 """The locked file in a folder that is in use."""
@@ -23,6 +24,8 @@ UNFINISHED = ".writing-"
 """Names of files begin with this until they are complete."""
 ANOTHER = "choose another --out"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries that are written in Rust, as safetensors, report what the system refused."""
 LITTLE = 2**16
 """With fewer bytes free, an unknown failure of a library is put down to a full disk."""
 
@@ -44,14 +47,12 @@ class Claim:
             self._remove_empty()
             if isinstance(error, RunFolderError):
                 raise
-            raise _unwritable(place, error.strerror or str(error), remedy) from error
+            raise _unwritable(place, refusal(error), remedy) from error
 
     def _locked(self, remedy: str) -> int:
         try:
             handle = lock_file(self._lock, wait=False)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
+        except BlockingIOError as error:
             holder = ""
             with suppress(OSError):
                 holder = self._lock.read_text(errors="replace").strip()
@@ -177,10 +178,13 @@ def _check_free(place: Path, folder: bool, replaces: bool, remedy: str) -> None:
 
 def _no_room(error: Exception, place: Path, temporary: Path) -> str:
     """What the operating system refused when something was to be written; else nothing."""
+    in_rust = RUST_ERROR.search(str(error))
+    if in_rust:
+        error = OSError(int(in_rust[1]), os.strerror(int(in_rust[1])), str(error))
     if isinstance(error, OSError):
         about = os.fsdecode(error.filename or "")
         named = place.name in about or temporary.name in about
-        return (error.strerror or str(error)) if named or error.errno in NO_ROOM else ""
+        return refusal(error) if named or error.errno in NO_ROOM else ""
     full = place.parent.is_dir() and shutil.disk_usage(place.parent).free < LITTLE
     return os.strerror(errno.ENOSPC) if full else ""
 

@@ -130,6 +130,15 @@ def no_images_at(path: str) -> DataError:
     )
 
 
+EXHAUSTED = {
+    errno.EMFILE: "allow more open files (ulimit -n 4096), or use fewer --workers",
+    errno.ENFILE: "end other programs, or use fewer --workers: all files of this machine are open",
+    errno.EAGAIN: "allow more processes and threads (ulimit -u), or use fewer --workers",
+    errno.ENOMEM: "free memory: fewer --workers, a smaller --batch or model, no other programs",
+}
+"""What a process ran out of, which says nothing about the file that it wanted, and the remedies."""
+
+
 def system_error(error: OSError) -> ResourceError:
     """What the operating system refused, for the user."""
     if error.errno == errno.ENAMETOOLONG:
@@ -141,10 +150,21 @@ def system_error(error: OSError) -> ResourceError:
         )
     what = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = EXHAUSTED.get(error.errno or 0, "`beit --traceback VERB ...` shows where")
     return ResourceError(
-        f"{what}{error.strerror or error}",
-        remedy="make room, and run it again" if full else "`beit --traceback VERB ...` shows where",
+        f"{what}{refusal(error)}",
+        remedy="make room, and run it again" if full else remedy,
     )
+
+
+def refusal(error: OSError) -> str:
+    """What the operating system says, or why it finds nothing from here."""
+    if error.errno == errno.ENOENT:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            return "the folder in which this was started is gone: change to one that exists"
+    return error.strerror or str(error)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

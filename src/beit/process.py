@@ -10,14 +10,22 @@ from __future__ import annotations
 import ctypes
 import errno
 import io
+import multiprocessing
 import os
 import select
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from beit.errors import ResourceError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 ONE_REQUEST = 1.0
@@ -114,18 +122,47 @@ def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 
 
-class StopRequest:
-    """Remembers that a signal requested to stop; a second request stops at once."""
+@contextmanager
+def ended_together(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """Use a pool whose processes are requested to stop where this one is interrupted, and not
+    waited for until they have done all that was handed to them.
 
-    def __init__(self) -> None:
+    Raises ResourceError if one of them dies.
+    """
+    with pool as entered:
+        try:
+            yield entered
+        except BrokenExecutor as error:
+            raise ResourceError(
+                "one of the processes at work ended early: memory ran out, or it was stopped",
+                remedy="run it again: it goes on; with fewer processes if memory ran out",
+            ) from error
+        except (KeyboardInterrupt, GeneratorExit):
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+class StopRequest:
+    """Remembers that a signal requested to stop; a second request stops at once.
+
+    `interrupts`: the request also interrupts what is done, whichever signal it was, as Ctrl-C does:
+    what was begun is put in order on the way out.
+    """
+
+    def __init__(self, *, interrupts: bool = False) -> None:
         self.requested = False
+        self.signal = signal.SIGINT
+        """That requested it."""
+        self._interrupts, self._owner = interrupts, os.getpid()
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
         for name in SIGNALS:
-            # A run that was started to outlive its terminal, as by nohup, goes on.
-            if name == signal.SIGHUP and signal.getsignal(name) is signal.SIG_IGN:
+            # What was started to outlive its terminal, as by nohup, goes on.
+            kept = self._interrupts or name == signal.SIGHUP
+            if kept and signal.getsignal(name) is signal.SIG_IGN:
                 continue
             try:
                 self._before[name] = signal.signal(name, self._note)
@@ -134,11 +171,22 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a copy of this process, with nothing to put in order
+            end_by(signal.Signals(number))
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
+            self.signal = signal.Signals(number)
+            if self._interrupts:
+                raise KeyboardInterrupt
         elif time.monotonic() - self._since > ONE_REQUEST:
             self.__exit__()
             signal.raise_signal(number)
+
+    def ignore(self) -> None:
+        """Ignore all requests from here on."""
+        for name in self._before:
+            signal.signal(name, signal.SIG_IGN)
+        self._before.clear()
 
     def __exit__(self, *_: object) -> None:
         for name, handler in self._before.items():

@@ -232,6 +232,13 @@ def test_home_that_cannot_be_written(
     assert "cannot be kept" in caplog.text
 
 
+def test_a_user_without_a_home(
+    tmp_path: Path, homeless: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(open_source(tar(tmp_path / "x.tar", {"1.png": b"one"}))) == 1
+    assert "is not kept: no home folder is known" in caplog.text
+
+
 def damaged(data: bytes) -> dict[str, bytes]:
     import gzip
 

@@ -91,7 +91,9 @@ def test_hashes_that_do_not_apply(file):
         fetch(file.parent, sha256="0" * 64)
 
 
-@pytest.mark.parametrize("reference", ["missing.pth", "org/name", "ftp://host/x", "", "/a:b"])
+@pytest.mark.parametrize(
+    "reference", ["missing.pth", "org/name", "ftp://host/x", "", "/a:b", "~no-such-user/x"]
+)
 def test_nothing_there(reference, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"no file or folder .* no hub id and no address"):
@@ -109,6 +111,11 @@ def test_home_is_asked_for_when_it_is_needed(monkeypatch, tmp_path):
     monkeypatch.delenv("BEIT_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache" / "beit"
+
+
+def test_a_user_without_a_home_has_to_name_a_folder_for_downloads(homeless):
+    with pytest.raises(ConfigError, match=r"no home folder is known[\s\S]*BEIT_HOME"):
+        cache_dir()
 
 
 def test_a_repository_without_its_pickles(hub, tmp_path):

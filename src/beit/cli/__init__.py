@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from beit.process import end_by, failure_of, take_over
+from beit.process import StopRequest, end_by, failure_of, take_over
 
 if TYPE_CHECKING:
     from beit.cli.verbs import VERBS, main
@@ -66,26 +66,24 @@ def command_of(arguments: Sequence[str]) -> Command:
 def program() -> None:
     """`beit`: the command that was typed, then the end of the process.
 
-    An interrupt shows no stack, and ends the process by the signal, as a shell expects. Once the
-    command is done, a request to stop is ignored: it would only change the exit code.
+    A request to stop interrupts the command, which leaves nothing half done, shows no stack, and
+    ends the process by the signal, as a shell expects; a training saves instead. Once the command
+    is done, the request is ignored: it would only change the exit code.
     """
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:  # while code is loaded there is nothing to put in order
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while code is loaded nothing is begun
     answers = command_of(sys.argv[1:]).answers
     take_over(result=answers)
     threading.excepthook = _failed_thread
     from beit.cli.verbs import main
 
-    try:
-        if interruptible:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = _exit_code(main, answers)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        end_by(signal.SIGINT)
+    with StopRequest(interrupts=True) as stop:
+        try:
+            code = _exit_code(main, answers)
+            stop.ignore()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            end_by(stop.signal)
     sys.exit(code)
 
 

@@ -11,8 +11,8 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
+from beit.atomic_io import from_home
 from beit.errors import no_images_at, no_model_at
 
 PARAMETERS = ("artifact", "artifacts", "model", "source", "tokenizers")
@@ -65,6 +65,6 @@ def _is_there(place: str, *, bare: bool = False) -> bool:
     if not bare and "/" not in place:
         return True
     try:
-        return Path(place).expanduser().exists()
-    except (OSError, RuntimeError):  # a name that is too long, a user that is none
+        return from_home(place).exists()
+    except OSError:  # a name that is too long
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -114,11 +115,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if traceback:
             raise
         return _refused(error)
-    except OSError as error:
-        if traceback or error is failure_of(sys.stdout):
+    except (OSError, MemoryError, RuntimeError) as error:
+        known = _of_the_system(error)
+        if known is None or traceback or error is failure_of(sys.stdout):
             raise
-        return _refused(system_error(error))
+        return _refused(known)
     return 0
+
+
+def _of_the_system(error: OSError | MemoryError | RuntimeError) -> BeitError | None:
+    """What the system refused, or ran out of; None for a fault of the program."""
+    if isinstance(error, OSError):
+        return system_error(error)
+    from beit.hardware import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return system_error(OSError(errno.ENOMEM, "memory ran out"))
+    if "can't start new thread" in str(error):
+        return system_error(OSError(errno.EAGAIN, "no further thread can be started"))
+    return None
 
 
 def _refused(error: BeitError) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from beit.data.layout import WHOLE
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import Record, account_for, number_labels, target_at
-from beit.errors import BeitError, ConfigError, DataError, ResourceError
+from beit.errors import EXHAUSTED, BeitError, ConfigError, DataError, ResourceError
 from beit.terminal import quoted
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
@@ -54,6 +54,8 @@ class HuggingFaceSource:
         try:
             data = _bytes(self._rows[index][self._column])
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             raise UnreadableError(error.strerror or str(error)) from error
         return Record(data, target_at(self.targets, index), self.key(index))
 

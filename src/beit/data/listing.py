@@ -23,7 +23,7 @@ from beit.data.file_types import (
     known_by_head,
     known_by_name,
 )
-from beit.errors import DataError
+from beit.errors import EXHAUSTED, DataError
 
 JSON_LINES = (".jsonl", ".ndjson")
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", *JSON_LINES)
@@ -63,6 +63,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         raise DataError(
             f"the folder {folder} cannot be listed: {error.strerror}",
             remedy="make it readable, or move it away",
@@ -92,6 +94,8 @@ def reason_to_skip(path: str) -> str:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             return known_by_head(file.read(HEAD_BYTES))
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         return f"unreadable: {error.strerror}"
 
 

@@ -30,7 +30,7 @@ from beit.data.file_types import (
 from beit.data.listing import Names
 from beit.data.shard_cache import Shard, ShardCache
 from beit.data.storage import Stamp, is_remote, opened, read_all, stamp
-from beit.errors import BeitError, DataError
+from beit.errors import BeitError, ConfigError, DataError
 from beit.json_object import parse_json
 
 logger = logging.getLogger(__name__)
@@ -255,21 +255,23 @@ def read_index(content: bytes, expected: Stamp) -> ShardIndex | None:
     return ShardIndex(names, offsets, sizes, labels, names_of, skipped, expected.size, sha256)
 
 
-def _kept_at(place: str) -> Path:
+def _kept_at(place: str) -> Path | None:
+    """None where nothing can be kept for other runs."""
     full = place if is_remote(place) else str(Path(place).absolute())
     name = hashlib.blake2b(os.fsencode(full), digest_size=16).hexdigest()
-    return cache_dir() / "shards" / (name + SUFFIX)
+    try:
+        return cache_dir() / "shards" / (name + SUFFIX)
+    except ConfigError:
+        return None
 
 
-def _find(place: str, current: Stamp, kept: Path, local: str) -> ShardIndex:
+def _find(place: str, current: Stamp, kept: Path | None, local: str) -> ShardIndex:
     """The index as it was kept, as it lies beside the shard, or from the shard at `local`."""
-    beside = place + SUFFIX
+    beside, known = place + SUFFIX, [] if kept is None else [str(kept)]
     if not is_remote(place):
-        known = [beside, str(kept)]
-    elif local != place or not place.endswith(".tar"):
-        known = [str(kept)]  # the shard is here already; or its name ends in a signature
-    else:
-        known = [str(kept), beside]
+        known.insert(0, beside)
+    elif local == place and place.endswith(".tar"):
+        known.append(beside)  # else the shard is here already; or its name ends in a signature
     index = None
     for where in known:
         with contextlib.suppress(OSError):
@@ -279,6 +281,9 @@ def _find(place: str, current: Stamp, kept: Path, local: str) -> ShardIndex:
     if index is None:
         with opened(local) as file:
             index = build_index(file)
+    if kept is None:
+        logger.warning("the index of %s is not kept: no home folder is known", place)
+        return index
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         replace_file(kept, [write_index(index, current)])
@@ -314,9 +319,9 @@ def index_of(shard: Shard, cache: ShardCache | None) -> ShardIndex:
     Errors: OSError, tarfile.TarError.
     """
     kept, local = _kept_at(f"{shard.place}#{shard.sha256}"), shard.place
-    if cache is not None and is_remote(shard.place) and not kept.exists():
+    if cache is not None and is_remote(shard.place):
         with contextlib.suppress(OSError):  # what is wrong with the shard shows when it is read
-            if cache.fetch(shard):
+            if (kept is None or not kept.exists()) and cache.fetch(shard):
                 local = str(cache.path(shard))
     try:
         return _find(shard.place, Stamp(shard.size, ""), kept, local)

@@ -23,7 +23,7 @@ from beit.data.shard_index import ShardIndex, find_index, index_of
 from beit.data.shard_manifest import Listed, PackedPart
 from beit.data.sources import Record, Shards, account_for, number_labels, target_at
 from beit.data.storage import is_remote, read_range
-from beit.errors import DataError
+from beit.errors import EXHAUSTED, DataError
 from beit.terminal import counted, quoted
 
 BLOCK = tarfile.BLOCKSIZE
@@ -160,6 +160,8 @@ class ShardSource:
                 data = read_range(shard.place, offset - BLOCK, BLOCK + size)
             _check_header(data[:BLOCK], name, size)
         except (OSError, tarfile.TarError) as error:
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
             raise UnreadableError(f"{shard.place}: {error}") from error
         return Record(data[BLOCK:], target_at(self.targets, index), self.key(index))
 

@@ -18,7 +18,7 @@ from beit.data.layout import WHOLE
 from beit.data.listing import Names, natural_key
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import no_images_at
+from beit.errors import EXHAUSTED, no_images_at
 
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -205,7 +205,7 @@ def account_of(
 
 def read_file(path: Path, most: int = -1) -> bytes:
     """A file's content, or its first bytes. Reading what became a pipe after it was listed would
-    never end. Errors: UnreadableError."""
+    never end. Errors: UnreadableError; OSError where no file at all can be opened."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -216,6 +216,8 @@ def read_file(path: Path, most: int = -1) -> bytes:
                 raise UnreadableError("it is a pipe or a device")
             return file.read(most)
     except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         raise UnreadableError(error.strerror or str(error)) from error
 
 

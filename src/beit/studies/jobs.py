@@ -20,8 +20,8 @@ import torch
 from beit import tasks
 from beit.atomic_io import replace_file
 from beit.config import RunConfig
-from beit.errors import RunFolderError
-from beit.process import end_with_parent
+from beit.errors import Preempted, RunFolderError
+from beit.process import end_with_parent, ended_together
 from beit.report.history import read_history
 from beit.studies.measures import classifier_hits, segmenter_overlaps
 from beit.training.run_folder import RunFolder
@@ -122,12 +122,12 @@ def at_once(
     """What a function gives for each of these arguments, several at a time, in their order.
 
     Of several at a time each has one thread, which is faster for small models than one after the
-    other with all threads. If this process is killed, they save and end.
+    other with all threads. If this process is killed or interrupted, they save and end.
     """
     if processes == 1 or len(calls) < 2:
         yield from itertools.starmap(function, calls)
         return
-    with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:
+    with ended_together(ProcessPoolExecutor(processes, get_context("spawn"), _begin)) as pool:
         yield from pool.map(partial(_here, function), calls)
 
 
@@ -137,9 +137,12 @@ def _begin() -> None:
 
 
 def _here(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
-    """A call in a process of the pool, which would wait for ever if its parent is gone."""
+    """A call in a process of the pool, which would wait for ever if its parent is gone, and go on
+    with the next call if it was requested to stop."""
     try:
         return function(*arguments)
+    except Preempted as stopped:
+        os._exit(stopped.exit_code)
     finally:
         parent = parent_process()
         if parent is not None and not parent.is_alive():

@@ -25,7 +25,7 @@ from PIL import Image
 
 from beit.data.sources import spread
 from beit.errors import DataError, ResourceError
-from beit.process import end_with_parent
+from beit.process import end_with_parent, ended_together
 from beit.studies.tiles import COLUMNS, REGION, ROWS, folder_of, part_of, read_map
 from beit.terminal import counted
 
@@ -278,7 +278,7 @@ def make_scenes(
         for job in jobs
         for first in range(0, job.scenes, 500)
     ]
-    with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
+    with ended_together(ProcessPoolExecutor(processes, initializer=end_with_parent)) as pool:
         list(pool.map(partial(_write, studio, names), *zip(*pieces, strict=True)))
     listed = "\n".join(("background", *(names[number] for number in seen)))
     (folder / "segmented").mkdir(parents=True, exist_ok=True)

@@ -303,11 +303,7 @@ def _open(
         folder.check_resumable(setup.config)
         check_moved(folder, setup.config, manifest, parts)
     folder.open(setup.config, resume=run_options.resume)
-    try:
-        replace_file(folder.account, [setup.source.account.to_json().encode()])
-    except OSError:
-        folder.close()  # it is not ours to hold if nothing will be done in it
-        raise
+    replace_file(folder.account, [setup.source.account.to_json().encode()])
 
 
 def _report(folder: RunFolder, task: AnyTask) -> None:
@@ -347,13 +343,6 @@ def run_training(
     account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
     expected = () if plan or run_options.resume else tuple(forecast(setup, processes))
-    processes.on_leader(lambda: _open(folder, setup, manifest, parts, run_options))
-    if plan:
-        replace_file(folder.plan, ["\n".join([*plan, ""]).encode()])
-    if processes.leads:
-        ImageList(folder.shared).add(
-            {key: f"the same as {other}" for key, other in setup.shared.items()}
-        )
     begun = run_options.resume and any(
         folder.checkpoints.glob("*")
     )  # these replace what was taken over
@@ -370,6 +359,13 @@ def run_training(
         save_artifact(place, setup.objective.publish(model), details)
 
     try:
+        processes.on_leader(lambda: _open(folder, setup, manifest, parts, run_options))
+        if plan:
+            replace_file(folder.plan, ["\n".join([*plan, ""]).encode()])
+        if processes.leads:
+            ImageList(folder.shared).add(
+                {key: f"the same as {other}" for key, other in setup.shared.items()}
+            )
         spec = FitSpec(
             config=config.training,
             folder=folder,

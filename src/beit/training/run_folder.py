@@ -96,11 +96,10 @@ class RunFolder:
             if not resume:
                 self.check_free()  # now that nobody else can begin here
             replace_file(self.config, [json.dumps(to_json(config), indent=1).encode()])
-        except RunFolderError:
+        except BaseException as error:
             self.close()
-            raise
-        except OSError as error:
-            self.close()
+            if not isinstance(error, OSError):
+                raise
             raise ResourceError(
                 f"the folder of the run {self.path} cannot be written to: {error.strerror}",
                 remedy="make room or permit writing, or choose another --out",

@@ -35,7 +35,7 @@ from huggingface_hub.utils.tqdm import (
     enable_progress_bars,
 )
 
-from beit.atomic_io import cache_dir, replace_file
+from beit.atomic_io import cache_dir, from_home, replace_file
 from beit.errors import BeitError, CheckpointError, ConfigError, ResourceError, no_model_at
 from beit.json_object import parse_json
 from beit.weights.download import check_address, download, redacted
@@ -91,7 +91,7 @@ def fetch(reference: str | Path, *, sha256: str = "") -> Fetched:
             return _from_address(text, sha256)
         if scheme == "hf":
             return _from_hub(text, sha256)
-        path = Path(text).expanduser()
+        path = from_home(text)
         if text and path.exists():
             _check_file(path, sha256)
             return Fetched(path, path.resolve().name, sha256)

@@ -158,9 +158,8 @@ def write_artifact(folder: Path, model: nn.Module, details: Details) -> Path:
         write_file(temporary / WEIGHTS, [data])
         write_file(temporary / CONFIG, [json.dumps(config, indent=1).encode()])
         replace_folder(temporary, folder)
-    except OSError:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
 
 
