@@ -23,6 +23,7 @@ import pytest
 
 import beit
 from beit import claim
+from beit.atomic_io import beside
 from beit.claim import claim_folder, claim_output
 from beit.cli import VERBS, main, program
 from beit.data import sources
@@ -200,7 +201,7 @@ def is_stopped_in_its_place(words: list[str], place: Path, number: signal.Signal
     def stop(event: str, values: tuple[object, ...]) -> None:
         if event in ("open", "os.rename") and isinstance(values[0], str | bytes | Path):
             path = Path(os.fsdecode(values[0]))
-            inside = path.is_relative_to(place) or path.name.startswith(".writing-")
+            inside = path.is_relative_to(place) or path.is_relative_to(beside(place, "writing"))
             if inside and not path.name.startswith((claim.LOCK, ".lock")) and left:
                 os.kill(os.getpid(), left.pop())
 

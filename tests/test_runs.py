@@ -141,7 +141,7 @@ def test_a_collapsed_tokenizer_is_refused_unless_insisted(class_folders, trained
     config["trained"]["metrics"] |= {"collapsed": 1.0, "codes_in_use": 3.0, "perplexity": 1.4}
     (sick / "model" / "config.json").write_text(json.dumps(config))
     given = QUICK | {"data": str(class_folders), "tokenizer": str(sick)}
-    with pytest.raises(ConfigError, match=r"has collapsed: its 3 codes[\s\S]*accept-collapsed"):
+    with pytest.raises(ConfigError, match=r"has collapsed: it uses 3 codes[\s\S]*accept-collapsed"):
         beit.pretrain(
             "tiny", out=str(tmp_path / "refused"), **(given | {"accept_collapsed": False})
         )

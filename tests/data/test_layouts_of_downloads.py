@@ -196,7 +196,7 @@ def test_lists_of_splits_beside_class_folders_are_named_and_read(draw: Draw) -> 
     train = write(root, "meta/train.txt", text)
     write(root, "meta/test.txt", "pie/3\nsoup/3\n")
     (note,) = [one for one in labelled(root).train.account.notes if "lists" in one]
-    assert note.endswith("not read: 'meta/test.txt', 'meta/train.txt'")
+    assert note.endswith("only read if given as --data: 'meta/test.txt', 'meta/train.txt'")
     found = Dataset(str(train), Reading(label_file=LabelFileConfig(image_folder=f"{root}/images")))
     source = found.labelled()["train"]
     assert (source.classes, len(source)) == (("pie", "soup"), 6)
