@@ -260,8 +260,10 @@ class Search:
 
     def _skip_others(self, *sides: tuple[Side, str, dict[str, str]]) -> None:
         for side, suffix, used in sides:
-            for name in {*side.files} - {*used.values()}:
-                self.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
+            read = {*used.values()}
+            for name in side.files:  # in their order: the account names the first ones
+                if name not in read:
+                    self.skipped.add(f"its name does not end in '{suffix}'", side.path(name))
 
     def with_masks(self, matched: Matched, where: str) -> Pairs:
         """Every image with its mask.
