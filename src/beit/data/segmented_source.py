@@ -99,7 +99,8 @@ class SegmentedSource(FileSource):
         labels = np.zeros(values[0].shape, np.uint8)
         ids = [self._ids[word] for word in layers.words]
         for at in np.argsort(ids, kind="stable").tolist():
-            if len(np.unique(values[at])) > 2:
+            shown = values[at][values[at] != 0]
+            if shown.size and shown.min() != shown.max():
                 raise UnreadableError(
                     f"{printable(layers.files[at])} shows one of several classes, and holds more "
                     "than 0 and another value"
