@@ -101,7 +101,6 @@ def list_to_join(path: str, cell: str, names: ImageNames) -> str:
 def _first_lines(path: str) -> Iterator[tuple[str, list[str]]]:
     """The lists beside a file, with the words of their first lines."""
     for place in sorted(Path(path).parent.glob(f"*{Path(path).suffix}")):
-        with place.open(encoding="utf-8", errors="surrogateescape") as file:
-            words = re.split(r"[\s,;|]+", file.readline().strip())
-        if place.name != Path(path).name:
-            yield place.name, words
+        if place.name != Path(path).name and place.is_file():
+            with place.open(encoding="utf-8", errors="surrogateescape") as file:
+                yield place.name, re.split(r"[\s,;|]+", file.readline().strip())
