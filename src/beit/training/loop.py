@@ -44,7 +44,8 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
         notes = run.restore() if resume else []
         with run.logging(notes):
             if run.unevaluated:  # what stopped the run
-                run.evaluate()
+                with run.throughput.paused():
+                    run.evaluate()
             if run.step < config.steps and not run.lost_patience():
                 run.log_start()
                 with run.saving(), closing(spec.loader.batches(run.step, config.steps)) as batches:
@@ -55,7 +56,8 @@ def fit(objective: AnyObjective, spec: FitSpec, *, resume: bool) -> FitResult:
                         if done or _is_due(run.step, config.log_every):
                             run.log()
                         if run.unevaluated:
-                            run.evaluate()
+                            with run.throughput.paused():
+                                run.evaluate()
                             done = done or run.lost_patience()
                         ends = spec.processes.any(stop.requested or run.is_blocked()) or done
                         if ends or _is_due(run.step, config.save_every):
@@ -253,7 +255,7 @@ class _Run:
         model = self.updater.weights.eval_model()
         training = model.training
         model.eval()
-        with torch.no_grad(), self.throughput.paused():
+        with torch.no_grad():
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
         self.skipped.add(evaluation.unreadable(), evaluation.several())

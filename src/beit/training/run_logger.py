@@ -205,7 +205,7 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Evaluating: it takes nothing from the speed of training, but of the time left."""
+        """Evaluating: its time counts for the time left, and not for the speed of training."""
         began = time.monotonic()
         yield
         self._paused += time.monotonic() - began
