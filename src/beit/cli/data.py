@@ -44,7 +44,7 @@ def check(
         value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer images for training.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
-        label_pattern: Pattern that finds the class in the name of an image: '([a-z]+)_'.
+        label_pattern: Regular expression that finds the class in an image's name: '([a-z]+)_'.
         label_file: How a label file is read, where its headings do not say it.
         masks: Images have masks, which are read as by `beit segment`.
         mask_files: Where the masks are and what their values mean, where it is not recognised.

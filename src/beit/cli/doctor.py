@@ -50,7 +50,7 @@ def examine(
         size: Side in pixels of the model that the images are for; 0: what is advised.
         sample: At most so many images are looked through; `beit data check` reads all.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
-        label_pattern: Pattern that finds the class in the name of an image: '([a-z]+)_'.
+        label_pattern: Regular expression that finds the class in an image's name: '([a-z]+)_'.
         label_file: How a label file is read, where its headings do not say it.
     """
     if not (0 < port < 65536 and channels > 0 and size >= 0 and sample > 0):

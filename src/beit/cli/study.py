@@ -119,7 +119,7 @@ def own(
         length: Factor on all updates.
         processes: Trainings at a time; one per core by default, one on a GPU.
         class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
-        label_pattern: Pattern that finds the class in the name of an image: '([a-z]+)_'.
+        label_pattern: Regular expression that finds the class in an image's name: '([a-z]+)_'.
         label_file: How a label file is read, where its headings do not say it.
     """
     from dataclasses import replace

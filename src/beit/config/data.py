@@ -46,7 +46,8 @@ def check_pattern(option: str, pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"{option} '{pattern}' is no pattern: {error}", remedy="such as 'patient_([0-9]+)'"
+            f"{option} '{pattern}' is no pattern: {error}",
+            remedy="write a regular expression, such as 'patient_([0-9]+)' or '([a-z]+)_'",
         ) from error
 
 
@@ -141,8 +142,8 @@ class FolderConfig(ReadingConfig):
     """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
     them; None: recognised, and refused where two readings are plausible."""
     label_pattern: str = ""
-    """Pattern that finds the class in the name of an image, as '([a-z]+)_' does in cat_01.jpg: what
-    is in its first parentheses. Empty: the folders are the classes."""
+    """Regular expression that finds the class in an image's name, as '([a-z]+)_' in cat_01.jpg: it
+    is in the first parentheses. Empty: the folders are the classes."""
     fold: str = ""
     """Of data in folds, the folder of the one to hold out: the others are trained on."""
     accept_missing_classes: bool = False

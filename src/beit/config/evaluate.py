@@ -40,7 +40,7 @@ class ClassifiedConfig(Config):
     """Which folders are the classes: 1 those at the top (or directly in the split), 2 those inside
     of them; None: recognised, and refused where two readings are plausible."""
     label_pattern: str = ""
-    """Pattern that finds the class in the name of an image, as '([a-z]+)_' does in cat_01.jpg."""
+    """Regular expression that finds the class in an image's name, as '([a-z]+)_' in cat_01.jpg."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
     each image in the order of the file names. Any of them is right; of a multi-label model all
