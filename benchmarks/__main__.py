@@ -37,6 +37,7 @@ PARTS = {
     "probing": "probing",
     "visible": "visible",
     "using": "using",
+    "processes": "processes",
 }
 """Names of the parts, and the modules whose `contests` they are."""
 

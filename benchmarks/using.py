@@ -3,18 +3,13 @@
 The script is what most people write: a dataset that opens each file with Pillow, timm's transform,
 a DataLoader with as many processes as cores, the model in `inference_mode`, the five best classes.
 Both sides make the model before the time begins. Workers are processes: with one thread the CPU
-time of all of them is counted, otherwise the wall clock. Two processes are compared by the wall
-clock of both, so that means something only on two idle cores.
-
-`python -m benchmarks.using FOLDER OUT PART` is one of these processes.
+time of all of them is counted, otherwise the wall clock.
 """
 
 from __future__ import annotations
 
 import itertools
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,11 +38,8 @@ TOP = 5
 def contests(setting: Setting) -> Iterator[Contest]:
     """The same photos and weights; ours writes a Parquet file, the script only keeps its rows."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "photos")
-        folder.mkdir()
-        for number, photo in enumerate(jpegs(16 if setting.quick else 64)):
-            (folder / f"{number:03}.jpg").write_bytes(photo)
-        model = _model(setting)
+        folder = photos(place, 16 if setting.quick else 64)
+        model = classifier(setting)
         cases = {"fp32": False, **({} if setting.quick else {setting.precisions[-1]: True})}
         for precision, compiled in cases.items():
             peers, skipped = gather({"timm": lambda: in_timm(model).eval()})
@@ -62,18 +54,18 @@ def contests(setting: Setting) -> Iterator[Contest]:
                 skipped=skipped,
                 precision=precision,
             )
-        if not setting.quick:
-            yield Contest(
-                case="two processes",
-                contestants={
-                    OURS: lambda clock: clock.report(_processes(folder, 2)),
-                    "one process": lambda clock: clock.report(_processes(folder, 1)),
-                },
-                warm_up=False,
-            )
 
 
-def _model(setting: Setting) -> Classifier:
+def photos(place: str, number: int) -> Path:
+    """A folder of them."""
+    folder = Path(place, "photos")
+    folder.mkdir()
+    for position, photo in enumerate(jpegs(number)):
+        (folder / f"{position:03}.jpg").write_bytes(photo)
+    return folder
+
+
+def classifier(setting: Setting) -> Classifier:
     torch.manual_seed(0)
     return Classifier(setting.classifying, CLASSES).to(setting.device).eval()
 
@@ -86,7 +78,7 @@ def _spent(setting: Setting) -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _job(model: Classifier, folder: Path, config: PredictConfig) -> Job:
+def prepared(model: Classifier, folder: Path, config: PredictConfig) -> Job:
     details = Details(classes=tuple(f"class {number}" for number in range(CLASSES)), crop=0.9)
     artifact = Artifact(kind="classifier", model=model, details=details)
     return Job(artifact, open_images([str(folder)], config), config)
@@ -103,7 +95,7 @@ def _ours(
         compile=compiled,
         top=TOP,
     )
-    job = _job(model, folder, config)
+    job = prepared(model, folder, config)
 
     def run(clock: Clock) -> None:
         began = _spent(setting)
@@ -153,38 +145,3 @@ def _script(
         clock.report(_spent(setting) - began)
 
     return run
-
-
-def _processes(folder: Path, number: int) -> float:
-    """Seconds until the last of some processes with one thread each has answered its part."""
-    with tempfile.TemporaryDirectory() as out:
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.using", folder, out, f"{part}/{number}"],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for part in range(1, number + 1)
-        ]
-        said = [process.communicate()[0] for process in started]
-    assert not any(process.returncode for process in started)
-    spans = [tuple(map(float, one.split())) for one in said]
-    return max(end for _, end in spans) - min(begin for begin, _ in spans)
-
-
-def main(folder: str, out: str, part: str) -> None:
-    """One process's part: when it began and when it ended, by the clock of the machine."""
-    torch.set_num_threads(1)
-    setting = Setting(quick=False, device=torch.device("cpu"), threads=1, rounds=1, batch=8)
-    config = PredictConfig(out=out, part=part, device="cpu", batch=8, part_rows=8, workers=0)
-    job = _job(_model(setting), Path(folder), config)
-    parts = open_parts(Path(out), job.plan(), job.output.columns)
-    job.output.compute(torch.zeros(8, 3, 224, 224, dtype=torch.uint8))
-    began = time.time()
-    for _ in job.write(parts, parts.missing(config.own_part()), config.own_part()):
-        pass
-    print(began, time.time())
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
