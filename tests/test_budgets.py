@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import beit
-from beit.config import FinetuneRunConfig, PretrainRunConfig
+from beit.config import FinetuneRunConfig, MaskedConfig, PretrainRunConfig
 from beit.config.tree import by_name, override
 from beit.config.validation import seconds_of
 from beit.errors import ConfigError
 from beit.recipes import RECIPES, find_recipe
-from beit.recipes.budgets import BUDGETS, fitting_size
+from beit.recipes.budgets import BUDGETS, LABELLED_LR, fitting_size
 from beit.tasks import TASKS, Inputs, budget, execution, rehearsal
 from beit.training.distributed import Processes
 from beit.training.run_folder import read_run_config
@@ -69,7 +69,10 @@ def timed(monkeypatch):
 def plan(verb, data, text, **given):
     kind = TASKS[verb].config
     given |= {"data": str(data), "out": "nowhere", "time": text, "device": "cpu", "workers": 0}
-    config = override(find_recipe(verb, "small", kind), given)
+    config = find_recipe(verb, "small", kind)
+    if "init" in given:
+        config = execution.starting_from(config, given["init"])
+    config = override(config, given)
     return budget.make_plan(TASKS[verb], config, given, False, Inputs())
 
 
@@ -90,6 +93,23 @@ def test_it_ends_in_time_or_when_more_would_bring_little(timed, class_folders):
     long = plan("finetune", class_folders, "8h")
     assert long.config.training.steps == budget.most_steps("finetune", long.measured.images, 16)
     assert any("more steps would bring little" in line for line in long.lines)
+
+
+def test_a_short_fine_tuning_has_a_high_rate_and_mild_augmentation(timed, class_folders, tmp_path):
+    """Also from a model, which decides the backbone: a rate of the published recipes, and what
+    they augment with, learned next to nothing in some hundred steps."""
+    beit.pretrain(
+        "tiny",
+        data=str(class_folders),
+        out=str(tmp_path / "pre"),
+        objective=MaskedConfig(target="pixels"),
+        steps=1,
+        **QUICK,
+    )
+    for given in ({}, {"init": str(tmp_path / "pre")}):
+        config = plan("finetune", class_folders, "30s", **given).config
+        assert config.training.lr / config.training.batch == LABELLED_LR[256] / 64
+        assert config.augment.mixup == config.augment.cutmix == 0
 
 
 def test_what_was_given_wins(timed, class_folders):

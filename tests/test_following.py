@@ -8,10 +8,10 @@ from PIL import Image
 
 import beit
 from beit import cli
-from beit.config import FinetuneRunConfig, PretrainRunConfig, TokenizerRunConfig
-from beit.config.following import followed
+from beit.config import FinetuneRunConfig, PretrainRunConfig, SegmentRunConfig, TokenizerRunConfig
+from beit.config.following import SHORT, followed
 from beit.config.tree import by_name, override
-from beit.errors import ConfigError
+from beit.errors import ConfigError, RunFolderError
 from beit.recipes import RECIPES, find_recipe
 from beit.training.run_folder import RunFolder, read_run_config
 
@@ -59,14 +59,44 @@ def test_statistics_that_differ_between_channels_are_not_those_of_others():
 
 def test_what_follows_is_said():
     config = find_recipe("finetune", "small", FinetuneRunConfig)
-    now = by_name(override(config, {"channels": 1, "steps": 100}))
-    assert [line.split(" (--")[0] for line in followed(by_name(config), now)] == [
-        "warmup_steps is 10, as steps is 100",
-        "mean is (0.5,), as channels is 1",
-        "std is (0.5,), as channels is 1",
-        "rand_augment is off, as channels is 1",
+    now = by_name(override(config, {"channels": 1, "steps": 3_000}))
+    assert list(followed(by_name(config), now)) == [
+        "as steps is 3000, warmup_steps is 300, average is 0.9983, unless set by an option of that "
+        "name",
+        "as channels is 1, mean is (0.5,), std is (0.5,), rand_augment is off, unless set by an "
+        "option of that name",
     ]
     assert not list(followed(by_name(config), by_name(config)))
+
+
+MILD = {"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "rand_augment": "", "crop_scale": (0.4, 1.0)}
+
+
+def test_a_run_that_becomes_short_has_mild_augmentation():
+    config = find_recipe("finetune", "small", FinetuneRunConfig)
+    assert by_name(override(config, {"steps": SHORT})).items() >= MILD.items()
+    assert override(config, {"steps": SHORT + 1}).augment == config.augment
+    kept = by_name(override(config, {"steps": 300, "mixup": 0.2}))
+    assert kept.items() >= (MILD | {"mixup": 0.2}).items()
+    short = override(config, {"steps": 300, "crop_scale": (0.1, 1.0)})
+    assert override(short, {"steps": 200}).augment == short.augment  # it was short before
+    views = find_recipe("pretrain", "small", PretrainRunConfig).views
+    assert override(PRETRAIN, {"steps": 300}).views == views
+
+
+@pytest.mark.parametrize(("steps", "average"), [(5, None), (10, 0.5), (500, 0.99), (9_000, 0.999)])
+def test_an_average_forgets_the_initial_weights_of_a_short_run(steps, average):
+    config = find_recipe("segment", "small", SegmentRunConfig)
+    assert override(config, {"steps": steps}).training.average == average
+
+
+def test_a_shorter_run_is_refused_as_shorter_whatever_follows_its_steps(tmp_path):
+    config = override(find_recipe("finetune", "small", FinetuneRunConfig), {"out": "run"})
+    folder = RunFolder(tmp_path / "run")
+    folder.open(config, resume=False)
+    folder.close()
+    with pytest.raises(RunFolderError, match="longer but not shorter"):
+        folder.check_resumable(override(config, {"steps": 300}))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +122,8 @@ def test_one_channel_takes_one_option(grey, tmp_path, capsys):
     ]  # fmt: skip
     assert cli.main(words) == 0
     told = capsys.readouterr().out
-    assert "note: rand_augment is off, as channels is 1" in told
+    assert "note: as channels is 1, " in told
+    assert "rand_augment is off" in told
     config = read_run_config(out)
     assert isinstance(config, FinetuneRunConfig)
     assert (config.model.mean, config.training.warmup_steps) == ((0.5,), 0)

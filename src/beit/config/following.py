@@ -1,5 +1,5 @@
-"""Options that follow others unless they are given themselves: a warm-up the steps, statistics and
-augmentation the channels."""
+"""Options that follow others unless they are given themselves: warm-up, average of the weights and
+strong augmentation the steps; statistics and augmentation the channels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from beit.config.model import HALF
 from beit.terminal import shown
 
+SHORT = 2_000
+"""Steps up to which fine-tuning does without strong augmentation (docs/notes/small-budgets.md)."""
+
 
 class Rule(NamedTuple):
     """An option that follows another."""
@@ -17,11 +20,35 @@ class Rule(NamedTuple):
     leader: str
     value: Callable[[Any, Any, Any], object]
     """The follower's value, from the leader's before and now and the follower's before."""
+    beside: str = ""
+    """Only in configs that have this option, too."""
 
 
 def _shortened(steps: int, now: int, warmup: int) -> int:
     """The same fraction of a shorter run; a longer one keeps its warm-up, so that it can go on."""
     return warmup * now // steps if 0 < now < steps else warmup
+
+
+def _within(steps: int, now: int, average: float | None) -> float | None:
+    """Over no more than a fifth of a shorter run: else the initial weights would stay in it."""
+    if average is None or not 0 < now < steps:
+        return average
+    return min(average, round(1 - 5 / now, 4)) if now > 5 else None
+
+
+def _becomes_short(steps: int, now: int) -> bool:
+    return 0 < now <= SHORT < steps
+
+
+def _off_if_short(steps: int, now: int, strength: float | str) -> float | str:
+    """No such augmentation in a short run."""
+    return type(strength)() if _becomes_short(steps, now) else strength
+
+
+def _larger_if_short(steps: int, now: int, scale: tuple[float, float]) -> tuple[float, float]:
+    """Crops of no less than 40 % of the image in a short run."""
+    low, high = scale
+    return (max(low, 0.4), max(high, 0.4)) if _becomes_short(steps, now) else scale
 
 
 def _lowered(lr: float, now: float, min_lr: float) -> float:
@@ -43,12 +70,19 @@ def _for_colours(_channels: int, now: int, policy: object) -> object:
 
 RULES = (
     Rule("warmup_steps", "steps", _shortened),
+    Rule("average", "steps", _within),
+    Rule("mixup", "steps", _off_if_short),
+    Rule("cutmix", "steps", _off_if_short),
+    Rule("erasing", "steps", _off_if_short),
+    Rule("rand_augment", "steps", _off_if_short),
+    Rule("crop_scale", "steps", _larger_if_short, beside="mixup"),
     Rule("min_lr", "lr", _lowered),
     Rule("mean", "channels", _per_channel),
     Rule("std", "channels", _per_channel),
     Rule("rand_augment", "channels", _for_colours),
     Rule("early_layer", "depth", lambda depth, now, layer: layer and max(1, layer * now // depth)),
 )
+WITH_STEPS = {rule.follower for rule in RULES if rule.leader == "steps"}
 LEADERS: dict[str, type[int] | type[float]] = {
     rule.leader: float if rule.leader == "lr" else int for rule in RULES
 }
@@ -65,8 +99,10 @@ def following(
     """
     for rule in RULES:
         now, was = options.get(rule.leader), before.get(rule.leader)
-        given = rule.follower in options or rule.follower not in before
-        if given or isinstance(now, bool) or not isinstance(now, int | float) or now == was:
+        applies = {rule.follower, rule.beside or rule.follower} <= before.keys()
+        if not applies or rule.follower in options:
+            continue
+        if isinstance(now, bool) or not isinstance(now, int | float) or now == was:
             continue
         value = rule.value(was, now, before[rule.follower])
         if value != before[rule.follower]:
@@ -74,11 +110,16 @@ def following(
 
 
 def followed(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
-    """What follows in a config from another option than in its recipe, in words."""
+    """What follows in a config from other options than in its recipe, in words, a line for each of
+    those options."""
     leaders = {name: now[name] for name in LEADERS if name in now}
+    changed: dict[str, list[str]] = {}
     for rule, value in following(before, leaders):
         if now[rule.follower] == value:
-            yield (
-                f"{rule.follower} is {shown(value) if value != '' else 'off'}, as {rule.leader} "
-                f"is {shown(now[rule.leader])} (--{rule.follower.replace('_', '-')} sets it)"
-            )
+            said = "off" if value in {"", 0, None} else shown(value)
+            changed.setdefault(rule.leader, []).append(f"{rule.follower} is {said}")
+    for leader, values in changed.items():
+        yield (
+            f"as {leader} is {shown(now[leader])}, {', '.join(values)}, unless set by an option "
+            "of that name"
+        )

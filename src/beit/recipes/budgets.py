@@ -48,6 +48,10 @@ BUDGETS = (
            size=224, patch=16, batch=1024, lr=1e-3, tokenizer="small", enough=60_000_000),
 )  # fmt: skip
 
+LABELLED_BATCH = {"cpu": 64, "cuda": 128}
+LABELLED_LR = {256: 2e-3, 512: 1e-3}
+"""Of fine-tuning, by the largest width; of wider backbones it is the recipe's."""
+
 LIMITS: dict[str, tuple[int, int]] = {
     "tokenizer": (100, 2_000),
     "pretrain": (800, 2_000),

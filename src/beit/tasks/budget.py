@@ -25,7 +25,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
 from beit.errors import ConfigError
 from beit.hardware import cores
-from beit.recipes.budgets import BUDGETS, LIMITS, Budget, fitting_size
+from beit.recipes.budgets import BUDGETS, LABELLED_BATCH, LABELLED_LR, LIMITS, Budget, fitting_size
 from beit.tasks.inputs import Inputs
 from beit.tasks.rehearsal import Measured, in_words, measure
 from beit.tasks.task import Task
@@ -89,6 +89,8 @@ def make_plan(
     allowance = min(max(CALIBRATION * seconds, LEAST), MOST)
     fixed = named or bool(getattr(config, "init", "")) or isinstance(config, TokenizerRunConfig)
     row, measured = None, None
+    if fixed and not named and not isinstance(config, TokenizerRunConfig):
+        config = _with_labels(config, processes.device.type, given)
     if not fixed:
         row, config, measured = _chosen(task, config, given, seconds, processes, inputs, allowance)
     if measured is None:
@@ -126,6 +128,7 @@ def _chosen(
         if not shortest:
             shortest = _shortest(_source(task, config, inputs))
         tried = override(config, _options(row, shortest, config, given))
+        tried = _with_labels(tried, row.device, given)
         cost = measure(task, tried, processes, inputs, allowance / len(rows))
         if best is not None and _views(tried, cost, seconds) < row.enough:
             break
@@ -148,13 +151,22 @@ def _options(
     options: dict[str, object] = {
         "size": (size, size) if isinstance(size, int) else size,
         "patch": patch, "width": row.width, "depth": row.depth, "heads": row.heads,
-        "hidden": 4 * row.width, "batch": row.batch, "lr": row.lr,
-        "tokenizer_recipe": row.tokenizer, "knn_images": 1_000,
+        "hidden": 4 * row.width, "tokenizer_recipe": row.tokenizer, "knn_images": 1_000,
     }  # fmt: skip
-    if not isinstance(config, PretrainRunConfig):
-        options |= {"batch": 64 if row.device == "cpu" else 128, "lr": 1e-3}
+    if isinstance(config, PretrainRunConfig):
+        options |= {"batch": row.batch, "lr": row.lr}
     known = by_name(config)
     return {name: value for name, value in options.items() if name in known and name not in given}
+
+
+def _with_labels(config: Config, device: str, given: Mapping[str, object]) -> Config:
+    """The config with the batch and the rate that a backbone of its width takes with labels."""
+    width = by_name(config)["width"]
+    assert isinstance(width, int)
+    rate = next((rate for widest, rate in LABELLED_LR.items() if width <= widest), None)
+    if rate is None or isinstance(config, PretrainRunConfig) or given.keys() & {"batch", "lr"}:
+        return config
+    return override(config, {"batch": LABELLED_BATCH[device], "lr": rate})
 
 
 def _operations(row: Budget) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from beit.atomic_io import replace_file
 from beit.claim import LOCK, Claim, check_name, is_free
+from beit.config.following import WITH_STEPS
 from beit.config.runs import RunConfig
 from beit.config.tree import differences, from_json, to_json
 from beit.config.validation import LARGEST_INT
@@ -43,8 +44,6 @@ PLACES = {"data", "masks.class_names", "label_file.image_folder", "tokenizer"}
 
 LENGTH = "training.steps"
 """May grow: the run goes on to its new end, on the schedule of a run of that length."""
-SHORTER = {LENGTH, "training.warmup_steps"}
-"""What changes with fewer steps (`beit.config.following`)."""
 
 
 class RunFolder:
@@ -133,7 +132,8 @@ class RunFolder:
             if name not in RESUMABLE | PLACES
         }
         same_kind, steps = type(old) is type(config), config.training.steps
-        if same_kind and {LENGTH} <= changed.keys() <= SHORTER and steps < old.training.steps:
+        others = {name.rpartition(".")[2] for name in changed.keys() - {LENGTH}}
+        if same_kind and LENGTH in changed and others <= WITH_STEPS and steps < old.training.steps:
             raise RunFolderError(
                 f"{self.path} holds a run of {old.training.steps} steps, and a run can be made "
                 f"longer but not shorter: --steps is {steps}",
