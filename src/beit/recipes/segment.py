@@ -26,21 +26,23 @@ from beit.config import (
 )
 from beit.config.model import IMAGENET_MEAN, IMAGENET_STD
 from beit.recipes import backbones
-from beit.recipes.finetune import for_finetuning, from_row
+from beit.recipes.finetune import PRETRAINING_SIZE, for_finetuning, from_row
 
 
 def for_segmenting(
     backbone: VisionTransformerConfig, recipe: SegmentRunConfig
 ) -> VisionTransformerConfig:
     """The backbone as a recipe has it: a table per block, and the recipe's crop, of which each
-    side is brought to the nearest multiple of the patch.
+    side is brought to the nearest multiple of the patch. It is the backbone's own size where that
+    is smaller, unless the recipe enlarges what models are pre-trained with, as published ones do.
 
     Pixel statistics are the backbone's own, unless the recipe has ImageNet's, for three channels:
     so the published segmenters were trained, whatever their backbone had seen.
     """
-    height, width = (
-        max(round(side / backbone.patch), 2) * backbone.patch for side in recipe.model.size
-    )
+    sides = recipe.model.size
+    if min(sides) <= PRETRAINING_SIZE:
+        sides = min(sides[0], backbone.size[0]), min(sides[1], backbone.size[1])
+    height, width = (max(round(side / backbone.patch), 2) * backbone.patch for side in sides)
     model = replace(for_finetuning(backbone, recipe.model.drop_path), size=(height, width))
     if recipe.model.mean == IMAGENET_MEAN and backbone.channels == 3:
         return replace(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -99,7 +99,8 @@ def sections(run: Path, config: SegmentRunConfig) -> list[Section]:
         "segmentation.html.j2",
         scores=scores,
         classes=classes,
-        # A class that neither occurs nor is predicted has no IoU.
+        # They neither occur nor are predicted, and so have no IoU.
+        absent=[name for name, iou in zip(classes, scores.iou, strict=True) if iou.isnan()],
         order=[label for label in worst_first if not scores.iou[label].isnan()],
         most=MOST_ROWS,
         iou=scores.iou.tolist(),

@@ -25,7 +25,15 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource, evenly
 from beit.errors import ConfigError
 from beit.hardware import cores
-from beit.recipes.budgets import BUDGETS, LABELLED_BATCH, LABELLED_LR, LIMITS, Budget, fitting_size
+from beit.recipes.budgets import (
+    BUDGETS,
+    LABELLED_BATCH,
+    LABELLED_LR,
+    LIMITS,
+    SMALL_HEAD,
+    Budget,
+    fitting_size,
+)
 from beit.tasks.inputs import Inputs
 from beit.tasks.rehearsal import Measured, in_words, measure
 from beit.tasks.task import Task
@@ -89,7 +97,7 @@ def make_plan(
     allowance = min(max(CALIBRATION * seconds, LEAST), MOST)
     fixed = named or bool(getattr(config, "init", "")) or isinstance(config, TokenizerRunConfig)
     row, measured = None, None
-    if fixed and not named and not isinstance(config, TokenizerRunConfig):
+    if fixed and not named:
         config = _with_labels(config, processes.device.type, given)
     if not fixed:
         row, config, measured = _chosen(task, config, given, seconds, processes, inputs, allowance)
@@ -160,13 +168,18 @@ def _options(
 
 
 def _with_labels(config: Config, device: str, given: Mapping[str, object]) -> Config:
-    """The config with the batch and the rate that a backbone of its width takes with labels."""
-    width = by_name(config)["width"]
+    """The config with the batch, the rate and the head that its backbone takes with labels."""
+    if isinstance(config, PretrainRunConfig | TokenizerRunConfig):
+        return config
+    known, options = by_name(config), dict[str, object](SMALL_HEAD if device == "cpu" else {})
+    width = known["width"]
     assert isinstance(width, int)
     rate = next((rate for widest, rate in LABELLED_LR.items() if width <= widest), None)
-    if rate is None or isinstance(config, PretrainRunConfig) or given.keys() & {"batch", "lr"}:
-        return config
-    return override(config, {"batch": LABELLED_BATCH[device], "lr": rate})
+    if rate is not None and not given.keys() & {"batch", "lr"}:
+        options |= {"batch": LABELLED_BATCH[device], "lr": rate}
+    return override(
+        config, {name: options[name] for name in options.keys() & known.keys() - given.keys()}
+    )
 
 
 def _operations(row: Budget) -> float:
