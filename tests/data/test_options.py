@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit.config.data import FolderConfig, LabelFileConfig, Reading
+from beit.config.data import Division, FolderConfig, LabelFileConfig, Reading
 from beit.data.dataset import Dataset, open_source, reading_for
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.errors import ConfigError, DataError
 
 OPENED = (
     open_source,
     lambda path, reading: Dataset(path, reading).splits(),
     lambda path, reading: Dataset(path, reading).part("val"),
-    lambda path, reading: (
-        open_labelled(path, split=0.5, per_class=None, seed=0, reading=reading).train
-    ),
+    lambda path, reading: divide(Dataset(path, reading), Division(split=0.5, seed=0)).train,
 )
 LABEL_FILE = Reading(label_file=LabelFileConfig(label_column="x"))
 CLASS_LEVEL = Reading(FolderConfig(class_level=1))

@@ -112,6 +112,22 @@ class Fold(NamedTuple):
     of: int
 
 
+class Division(NamedTuple):
+    """How images without parts are divided into those to learn from and those held out. Artifacts
+    state it by these names."""
+
+    split: float
+    """Fraction of each class that is held out."""
+    seed: int
+    """Decides which, the same for the same seed."""
+    per_class: int | None = None
+    """Of how many images of each class is learned; None: of all that are left."""
+    fold: Fold | None = None
+    """The part that is held out instead of a fraction."""
+    groups: str = ""
+    """Pattern that finds in the name of an image what is held out together or not at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig(Config):
     """What is done about classes of which there are few images, or few pixels."""

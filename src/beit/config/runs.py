@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from beit.config.data import (
     AugmentConfig,
     BalanceConfig,
+    Division,
     Fold,
     FolderConfig,
     LabelFileConfig,
@@ -194,6 +195,11 @@ class RunConfig(Config):
         if self.time:
             seconds_of(self.time)
 
+    @property
+    def division(self) -> Division | None:
+        """How it divides images without parts; None: it has no options that say so."""
+        return None
+
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
     """Raise ConfigError unless these views can be kept, and a bank is named only if some are."""
@@ -365,11 +371,12 @@ class FinetuneRunConfig(RunConfig):
         check_pattern("groups", self.groups)
 
     @property
-    def fold(self) -> Fold | None:
-        """The part that this run holds out."""
-        if self.folds is None or self.only_fold is None:
-            return None
-        return Fold(self.only_fold - 1, self.folds)
+    def division(self) -> Division:
+        """How images without parts are divided; of folds, one is held out."""
+        fold = None
+        if self.folds is not None and self.only_fold is not None:
+            fold = Fold(self.only_fold - 1, self.folds)
+        return Division(self.split, self.split_seed, self.per_class, fold, self.groups)
 
     @property
     def crop(self) -> float:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import AS_RECOGNISED, Fold, FolderConfig, Reading
-from beit.config.runs import FinetuneRunConfig
+from beit.config.data import Division, FolderConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
@@ -41,68 +40,18 @@ class LabelledSplits(NamedTuple):
     test: ImageSource | None
 
 
-def open_labelled(
-    path: str,
-    *,
-    split: float,
-    per_class: int | None,
-    seed: int,
-    reading: Reading = AS_RECOGNISED,
-    multi_label: bool = False,
-    fold: Fold | None = None,
-    groups: str = "",
-) -> LabelledSplits:
-    """The labelled images of data in any form (see `beit.data.dataset.Dataset`): see `divide`."""
-    data = Dataset(path, reading)
-    return divide(
-        data,
-        split=split,
-        per_class=per_class,
-        seed=seed,
-        multi_label=multi_label,
-        fold=fold,
-        groups=groups,
-    )
-
-
-def images_of_run(config: FinetuneRunConfig) -> LabelledSplits:
-    """What a run learns from and is measured on."""
-    return open_labelled(
-        config.data,
-        split=config.split,
-        per_class=config.per_class,
-        seed=config.split_seed,
-        reading=config.reading,
-        multi_label=config.multi_label,
-        fold=config.fold,
-        groups=config.groups,
-    )
-
-
 def divide(
-    data: Dataset,
-    *,
-    split: float,
-    per_class: int | None = None,
-    seed: int,
-    multi_label: bool = False,
-    use: str = "",
-    fold: Fold | None = None,
-    groups: str = "",
+    data: Dataset, division: Division, *, multi_label: bool = False, use: str = ""
 ) -> LabelledSplits:
     """Training, validation and test.
 
     Args:
         data: Class folders, also in splits or folds, a label file, tar shards or a Hugging Face
             dataset.
-        split: The fraction of each class that is held out where there is no split for validation,
-            the same for the same seed. A test split stays one, and is never trained on.
-        per_class: Keeps that many training images of each class, to study few labels.
-        seed: Decides both.
+        division: What is held out where there is no split for validation, and of how many images
+            is learned. A test split stays one, and is never trained on.
         multi_label: The same file under several classes, as a link or as a copy, and an image that
             a list names several times, is one image with several labels.
-        fold: Holds out this part instead of a `split`.
-        groups: Pattern that finds in the name of an image what is held out together.
         use: What takes one class for each image, for the message that refuses several.
 
     Returns:
@@ -111,9 +60,11 @@ def divide(
     Raises:
         DataError: If a path, images or labels are missing, if classes are empty, differ between
             the splits, have too few images, or can be read in two ways.
-        ConfigError: For a `split` or `per_class` that is out of range, and options that do not fit.
+        ConfigError: For a fraction or a number per class that is out of range, and options that do
+            not fit.
     """
     path, found = data.path, data.labelled(multi_label=multi_label)
+    split, seed, per_class, fold, groups = division
     if multi_label:
         found = _with_several_labels(path, found)
     accounts = [source.account for source in found.values()]

@@ -15,7 +15,8 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
-from beit.data.labelled import images_of_run
+from beit.data.dataset import Dataset
+from beit.data.labelled import divide
 from beit.data.sources import ImageSource, class_counts, evenly
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
@@ -176,7 +177,8 @@ class Validation:
 def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageSource, ImageSource]:
     """What a run learned from, and its validation images. Errors: DataError if the classes have
     changed."""
-    train, validation, _ = images_of_run(config)
+    data = Dataset(config.data, config.reading)
+    train, validation, _ = divide(data, config.division, multi_label=config.multi_label)
     if validation.classes != classes:
         raise DataError(
             f"{config.data} has other classes than the run was trained on",

@@ -73,10 +73,8 @@ def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation images of a run. Errors: DataError if the classes have changed."""
     data = SegmentationData(config.data, config.masks)
-    divided = data.divide(
-        split=config.split, seed=config.split_seed, groups=config.groups, known=classes
-    )
-    return divided.validation
+    # Without `per_class`, which changes nothing here, no mask needs to be read.
+    return data.divide(config.division._replace(per_class=None), known=classes).validation
 
 
 def sections(run: Path, config: SegmentRunConfig) -> list[Section]:

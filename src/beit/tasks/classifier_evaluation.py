@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from beit.batch import LabelledBatch
-from beit.config.data import LabelFileConfig
+from beit.config.data import Division, LabelFileConfig
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
@@ -43,7 +43,6 @@ from beit.tasks.measurement import (
     MultiLabelEvaluation,
     refuse_options,
 )
-from beit.tasks.task import Division
 from beit.terminal import quoted
 from beit.training.distributed import Processes, join_processes
 from beit.weights.answering import answering
@@ -228,15 +227,7 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
         return _Opened(place, source, notes)
 
     def divided(division: Division) -> tuple[ImageSource, ImageSource]:
-        train, validation, _ = divide(
-            data,
-            split=division.split,
-            per_class=division.per_class,
-            seed=division.seed,
-            multi_label=details.multi_label,
-            fold=division.fold,
-            groups=division.groups,
-        )
+        train, validation, _ = divide(data, division, multi_label=details.multi_label)
         return train, validation
 
     found = unlearned(model, details.trained, place, source, split=config.split, divide=divided)

@@ -13,11 +13,11 @@ from beit.atomic_io import write_file
 from beit.batch import ImageBatch, LabelledBatch
 from beit.claim import claim_output
 from beit.config import LoaderConfig
-from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.config.data import BY_HEADINGS, Division, LabelFileConfig, Reading
 from beit.data.augment import EvaluationView
-from beit.data.dataset import open_source
+from beit.data.dataset import Dataset, open_source
 from beit.data.images import check_readable
-from beit.data.labelled import LabelledSplits, open_labelled
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource, evenly, is_multi_label
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader, Kind
@@ -76,7 +76,7 @@ def compare_tokenizers(
             check_readable(whole, tokenizer.config.channels, loader.value_range)
         splits = None
         if whole.classes and not is_multi_label(whole):
-            splits = open_labelled(data, split=0.5, per_class=None, seed=0, reading=reading)
+            splits = divide(Dataset(data, reading), Division(split=0.5, seed=0))
         shared = _Images(evenly(whole, images), splits, images, place)
         rows = [
             _measured(name, tokenizer.to(place), loader, shared)

@@ -274,7 +274,7 @@ def _account_lines(account: Account, before: str) -> Iterator[str]:
         yield from account.lines()
 
 
-def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
+def _origin(setup: Setup[Any], data: str) -> dict[str, object]:
     """What the artifact says of its training, but for the metrics."""
     config = setup.config
     origin: dict[str, object] = {
@@ -287,8 +287,8 @@ def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
     if isinstance(label_file, LabelFileConfig) and label_file.given:
         # How other label files of the same form are read; their images lie elsewhere.
         origin["label_file"] = to_json(replace(label_file, image_folder=""))
-    if task.division is not None:  # so that what was held out is known from the artifact alone
-        origin["division"] = task.division(config)._asdict()
+    if config.division is not None:  # so that what was held out is known from the artifact alone
+        origin["division"] = config.division._asdict()
     return origin
 
 
@@ -346,7 +346,7 @@ def run_training(
     begun = run_options.resume and any(
         folder.checkpoints.glob("*")
     )  # these replace what was taken over
-    origin = _origin(setup, task, manifest.fingerprint)
+    origin = _origin(setup, manifest.fingerprint)
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best

@@ -17,8 +17,9 @@ from beit.config.options import FinetuneOptions
 from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
+from beit.data.dataset import Dataset
 from beit.data.images import check_readable
-from beit.data.labelled import LabelledSplits, images_of_run
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.order import balanced_places, class_weights
 from beit.data.sources import ImageSource, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
@@ -37,7 +38,7 @@ from beit.tasks.classifier_evaluation import evaluate_classifier
 from beit.tasks.execution import Run
 from beit.tasks.folds import run_folds
 from beit.tasks.inputs import Inputs
-from beit.tasks.task import Division, Setup, Task, register
+from beit.tasks.task import Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
@@ -77,12 +78,13 @@ def prepare(
 ) -> Setup[FinetuneRunConfig]:
     """The classifier and all that its training needs."""
     require(
-        config.folds is None or config.fold is not None,
+        config.folds is None or config.only_fold is not None,
         f"folds is {config.folds}, and a run trains one of them",
         "give folds itself as an option, or name one of them with --only-fold",
     )
     built = config.model
-    splits = images_of_run(config)
+    data = Dataset(config.data, config.reading)
+    splits = divide(data, config.division, multi_label=config.multi_label)
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
@@ -235,9 +237,6 @@ FINETUNE = register(
         publishes=(kinds.CLASSIFIER,),
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
-        division=lambda config: Division(
-            config.split, config.split_seed, config.per_class, config.fold, config.groups
-        ),
         evaluate=evaluate_classifier,
         title=lambda _: "Classification",
         use='predictor.predict("image.jpg")    # classes with probabilities, best first',

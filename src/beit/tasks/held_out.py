@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beit.config import RunConfig
-from beit.config.data import Fold
+from beit.config.data import Division, Fold
 from beit.data.folder_names import split_name
 from beit.data.hugging_face import PREFIX
 from beit.data.sources import ImageSource, images_per_class, select
 from beit.data.storage import is_remote
 from beit.errors import ConfigError, DataError, RunFolderError
-from beit.tasks.task import Division, task_of
 from beit.training.dataset_manifest import learned_names
 from beit.training.run_folder import RunFolder, read_run_config
 
@@ -108,9 +107,8 @@ def _run_of(model: str) -> _Run | None:
             config = read_run_config(folder)
         except RunFolderError:
             continue
-        divide = task_of(config).division
-        if divide is not None:
-            return _Run(RunFolder(folder), config, divide(config))
+        if config.division is not None:
+            return _Run(RunFolder(folder), config, config.division)
     return None
 
 

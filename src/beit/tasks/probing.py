@@ -16,12 +16,14 @@ import torch
 from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
 from beit.claim import claim_output
+from beit.config.data import Division
 from beit.config.evaluate import ProbeConfig
 from beit.config.options import ProbeOptions
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
+from beit.data.dataset import Dataset
 from beit.data.images import check_readable
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.sources import ImageSource, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL, Baselines, compare, untrained_like
@@ -96,15 +98,9 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
             f"{artifact} holds a {opened.kind}, which has no backbone",
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
-    splits = open_labelled(
-        config.data,
-        split=config.split,
-        per_class=None,
-        seed=config.seed,
-        reading=config.reading,
-        multi_label=config.multi_label,
-        groups=config.groups,
-    )
+    data = Dataset(config.data, config.reading)
+    division = Division(config.split, config.seed, groups=config.groups)
+    splits = divide(data, division, multi_label=config.multi_label)
     splits.train.account.log()
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from beit.batch import SegmentedBatch
+from beit.config.data import Division
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.segment_run import IGNORE, MaskConfig, SegmentRunConfig, window_and_stride
 from beit.data.augment import WholeView
@@ -21,7 +22,6 @@ from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import trained_on, unlearned
 from beit.tasks.measurement import ClassPixels, SegmenterEvaluation, refuse_options
-from beit.tasks.task import Division
 from beit.training.distributed import join_processes
 from beit.weights.store import Artifact
 
@@ -118,13 +118,7 @@ def _unlearned(
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
-        found = data.divide(
-            split=division.split,
-            seed=division.seed,
-            per_class=division.per_class,
-            groups=division.groups,
-            known=details.classes,
-        )
+        found = data.divide(division, known=details.classes)
         return found.train, found.validation
 
     found = unlearned(

@@ -36,7 +36,7 @@ from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
 from beit.tasks.segmenter_evaluation import evaluate_segmenter
-from beit.tasks.task import Division, Setup, Task, register
+from beit.tasks.task import Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
@@ -134,13 +134,7 @@ def prepare(
 ) -> Setup[SegmentRunConfig]:
     """The segmenter and all that its training needs."""
     _check_portions(config, processes)
-    data = SegmentationData(config.data, config.masks)
-    splits = data.divide(
-        split=config.split,
-        seed=config.split_seed,
-        per_class=config.per_class,
-        groups=config.groups,
-    )
+    splits = SegmentationData(config.data, config.masks).divide(config.division)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
@@ -193,9 +187,6 @@ SEGMENT = register(
         abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
-        division=lambda config: Division(
-            config.split, config.split_seed, config.per_class, groups=config.groups
-        ),
         evaluate=evaluate_segmenter,
         title=lambda _: "Semantic segmentation",
         use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.config.data import BY_HEADINGS, Division, LabelFileConfig, Reading
 from beit.config.validation import require
 from beit.data.augment import central_view
-from beit.data.dataset import open_source
+from beit.data.dataset import Dataset, open_source
 from beit.data.decode import decode
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError, ExportError
@@ -99,7 +99,7 @@ def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
     require(limit > 0, f"samples is {limit}", "check on one image at least")
     reading = Reading(label_file=label_file)
     try:
-        splits = open_labelled(place, split=0.5, per_class=None, seed=0, reading=reading)
+        splits = divide(Dataset(place, reading), Division(split=0.5, seed=0))
     except DataError:
         return evenly(open_source(place, reading), limit)
     return evenly(splits.test or splits.validation, limit)
