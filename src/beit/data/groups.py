@@ -13,14 +13,9 @@ import numpy as np
 
 from beit.data.listing import natural_key
 from beit.data.name_patterns import found_in
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, keys_of
 from beit.errors import DataError
 from beit.terminal import counted, quoted
-
-
-def keys_of(source: ImageSource) -> list[str]:
-    """The names of its images."""
-    return [source.key(index) for index in range(len(source))]
 
 
 class Groups(NamedTuple):

@@ -18,7 +18,7 @@ from beit.config.data import Division, FolderConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
-from beit.data.groups import Groups, in_both, keys_of
+from beit.data.groups import Groups, in_both
 from beit.data.sources import (
     FileSource,
     ImageSource,
@@ -26,6 +26,7 @@ from beit.data.sources import (
     class_counts,
     images_per_class,
     is_multi_label,
+    keys_of,
     select,
 )
 from beit.errors import ConfigError, DataError

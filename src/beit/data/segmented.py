@@ -46,8 +46,8 @@ from beit.data.mask_labels import (
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
 from beit.data.segmented_source import SegmentedSource
-from beit.data.sources import FileSource, must_exist, select
-from beit.errors import ConfigError, DataError
+from beit.data.sources import FileSource, keys_of, select
+from beit.errors import ConfigError, DataError, no_images_at
 from beit.rng import derive_seed
 from beit.terminal import counted, quoted
 
@@ -81,7 +81,8 @@ class SegmentationData:
     """
 
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
-        must_exist(path)
+        if not Path(path).exists():
+            raise no_images_at(path)
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
@@ -159,8 +160,8 @@ class SegmentationData:
         classes = tuple(source.classes[label] for label in shown)
         every = select(source, range(len(source)), targets=pixels[:, shown] > 0, classes=classes)
         chosen = few(every, per_class, seed)
-        names = {chosen.key(at) for at in range(len(chosen))}
-        kept = [at for at in range(len(source)) if source.key(at) in names]
+        names = {*keys_of(chosen)}
+        kept = [at for at, key in enumerate(keys_of(source)) if key in names]
         return source.only(kept), pixels[kept]
 
     def part(

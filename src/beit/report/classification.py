@@ -17,7 +17,7 @@ from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
 from beit.data.dataset import Dataset
 from beit.data.labelled import divide
-from beit.data.sources import ImageSource, class_counts, evenly
+from beit.data.sources import ImageSource, class_counts, evenly, keys_of
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
 from beit.evaluation.baselines import baseline_accuracies, compare, untrained_like
@@ -26,7 +26,7 @@ from beit.evaluation.metrics import confusion_matrix, top_k_hits, wilson_interva
 from beit.models.heads import Classifier
 from beit.report.charts import read_charts
 from beit.report.history import History
-from beit.report.inputs import RunModel, batches, images_named, keys_of, open_model
+from beit.report.inputs import RunModel, batches, images_named, open_model
 from beit.report.markup import (
     Example,
     Finding,

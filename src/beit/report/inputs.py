@@ -18,7 +18,7 @@ from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.loader import View, evaluate_batches
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly, select
+from beit.data.sources import ImageSource, class_names_at, evenly, keys_of, select
 from beit.errors import CheckpointError, ConfigError
 from beit.hardware import best_device, find_device
 from beit.models.heads import BackboneModel
@@ -70,13 +70,8 @@ def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
 
 def images_named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
     """The images of these names, in this order."""
-    places = {source.key(index): index for index in range(len(source))}
+    places = {key: index for index, key in enumerate(keys_of(source))}
     return select(source, [places[key] for key in keys])
-
-
-def keys_of(source: ImageSource) -> list[str]:
-    """The names of all images."""
-    return [source.key(index) for index in range(len(source))]
 
 
 def batches(

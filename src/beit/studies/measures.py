@@ -18,7 +18,7 @@ from beit.config.data import Division
 from beit.data.augment import EvaluationView
 from beit.data.dataset import Dataset
 from beit.data.labelled import LabelledSplits, divide
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, keys_of
 from beit.evaluation.baselines import TRIVIAL
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.features import FeatureTable, every_block
@@ -177,8 +177,7 @@ def frozen_scores(
 
 def _rows(train: FeatureTable, labelled: str, number: int, draw: int) -> Tensor:
     """Which of all training images fine-tuning with these labels uses."""
-    drawn = parts(labelled, number, draw).train
-    keys = {drawn.key(index) for index in range(len(drawn))}
+    keys = {*keys_of(parts(labelled, number, draw).train)}
     return torch.tensor([row for row, key in enumerate(train.keys) if key in keys])
 
 

@@ -11,7 +11,7 @@ from beit.config import RunConfig
 from beit.config.data import Division, Fold
 from beit.data.folder_names import split_name
 from beit.data.hugging_face import PREFIX
-from beit.data.sources import ImageSource, images_per_class, select
+from beit.data.sources import ImageSource, images_per_class, keys_of, select
 from beit.data.storage import is_remote
 from beit.errors import ConfigError, DataError, RunFolderError
 from beit.training.dataset_manifest import learned_names
@@ -75,7 +75,7 @@ def unlearned(
         return Unlearned(source, UNKNOWN if "data" in trained else "")
     assert run is not None
     below = _below(_data_of(run), place)
-    keys = [source.key(index) for index in range(len(source))]
+    keys = keys_of(source)
     learned = frozenset(key for key in keys if (below or "") + key in names)
     if not learned:
         return Unlearned(source, "")
@@ -139,7 +139,7 @@ def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSourc
 
 
 def _without(source: ImageSource, names: frozenset[str]) -> ImageSource:
-    return select(source, [at for at in range(len(source)) if source.key(at) not in names])
+    return select(source, [at for at, key in enumerate(keys_of(source)) if key not in names])
 
 
 def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:

@@ -14,7 +14,7 @@ from beit.config.segment_run import IGNORE, MaskConfig, SegmentRunConfig, window
 from beit.data.augment import WholeView
 from beit.data.images import check_readable
 from beit.data.segmented import SegmentationData
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, keys_of
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader, SkipLog
 from beit.evaluation.metrics import one_answer
@@ -124,7 +124,7 @@ def _unlearned(
     found = unlearned(
         model, details.trained, config.data, source, split=config.split, divide=divide
     )
-    return frozenset(found.source.key(at) for at in range(len(found.source))), found.note
+    return frozenset(keys_of(found.source)), found.note
 
 
 class _Counts:
