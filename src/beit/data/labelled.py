@@ -8,7 +8,6 @@ hash instead of at random). One class each is the case in which no image serves 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ from beit.data.sources import (
     select,
 )
 from beit.errors import ConfigError, DataError
+from beit.rng import drawn_order
 from beit.terminal import counted, quoted
 
 
@@ -292,13 +292,8 @@ def _classes(source: ImageSource, seed: int, purpose: str) -> Iterator[tuple[np.
     They are in a random order that depends on each key alone, so that adding or removing an image
     leaves the others on their side of a split.
     """
-
-    def rank(index: int) -> bytes:
-        text = f"{purpose}:{seed}:{source.key(index)}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
     assert source.targets is not None
-    order = np.array(sorted(range(len(source)), key=rank), np.int64)
+    order = drawn_order(map(source.key, range(len(source))), purpose, seed)
     targets = source.targets[order]
     several = targets.ndim == 2
     for target in np.argsort(class_counts(source), kind="stable"):
