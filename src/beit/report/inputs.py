@@ -12,21 +12,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from beit.batch import Batch, ImageBatch
+from beit.batch import ImageBatch
 from beit.config.data import BY_HEADINGS, LabelFileConfig, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
-from beit.data.loader import View, evaluate_batches
+from beit.data.loader import View
 from beit.data.pixel_types import ValueRange
 from beit.data.sources import ImageSource, class_names_at, evenly, keys_of, select
 from beit.errors import CheckpointError, ConfigError
+from beit.evaluation.eval_loader import EvalLoader, Kind
 from beit.hardware import best_device, find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, load_artifact
 
-BatchKind = TypeVar("BatchKind", bound=Batch)
 Model = TypeVar("Model", bound=nn.Module)
 
 FEWEST = 8
@@ -75,18 +75,16 @@ def images_named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
 
 
 def batches(
-    kind: type[BatchKind],
+    kind: type[Kind],
     source: ImageSource,
     view: View,
     channels: int,
     value_range: ValueRange | None = None,
     batch: int = BATCH,
-) -> Iterator[BatchKind]:
+) -> Iterator[Kind]:
     """One ordered pass, read in this process. Errors: DataError if no image can be read."""
     loader = LoaderConfig(workers=0, cache=False, value_range=value_range)
-    for found in evaluate_batches(source, view, channels=channels, batch=batch, config=loader):
-        assert isinstance(found, kind)
-        yield found
+    return iter(EvalLoader(kind, source, view, channels=channels, loader=loader, batch=batch))
 
 
 def best_typical_worst(scores: Sequence[float], each: int) -> list[tuple[str, int]]:

@@ -119,8 +119,7 @@ def prepare(
         evaluation=Evaluation(
             learning.measure,
             best=learning.best,
-            unreadable=passes.unreadable,
-            several=passes.multi_frame,
+            skips=passes.skips,
             remark=learning.remark,
         ),
         details=details,

@@ -258,7 +258,7 @@ def _score(
         if splits is not None
         else retrieval_score(source, config, processes.device)
     )
-    return Evaluation(score, unreadable=score.unreadable, several=score.multi_frame), notes
+    return Evaluation(score, skips=score.skips), notes
 
 
 def _labelled(

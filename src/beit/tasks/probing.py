@@ -220,7 +220,7 @@ class _Measuring:
             baselines=trivial,
             few_baselines=[],
             unreadable=self._unreadable(shown),
-            several=[key for passes in self.passes.values() for key in passes.multi_frame()],
+            several=[key for passes in self.passes.values() for key in passes.skips.multi_frame],
             notes=notes,
             measure="mean average precision" if self.multi_label else "accuracy",
         )
@@ -333,7 +333,7 @@ class _Measuring:
     def _read_again(self, part: str, block: int) -> PatchStream:
         """The patches of all images that could be read before, each time read anew."""
         source = self.sources[part]
-        lost = {found.key for found in self.passes[part].unreadable()}
+        lost = {found.key for found in self.passes[part].skips.unreadable}
         readable = np.array(
             [at for at in range(len(source)) if not lost or source.key(at) not in lost], np.int64
         )
@@ -347,7 +347,7 @@ class _Measuring:
     def _unreadable(self, tables: dict[str, FeatureTable]) -> dict[str, str]:
         """The images that could not be read; DataError if they are too many."""
         passes = self.passes.values()
-        lost = {found.key: found.reason for part in passes for found in part.unreadable()}
+        lost = {found.key: found.reason for part in passes for found in part.skips.unreadable}
         images = len(lost) + sum(len(table.keys) for table in tables.values())
         allowed = allowed_unreadable(self.config.loader.bad_limit, images)
         if len(lost) > allowed:

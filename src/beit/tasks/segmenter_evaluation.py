@@ -16,7 +16,7 @@ from beit.data.images import check_readable
 from beit.data.segmented import SegmentationData
 from beit.data.sources import ImageSource, keys_of
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import EvalLoader, SkipLog
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
@@ -80,7 +80,7 @@ def evaluate_segmenter(
             batch=config.batch or BATCH,
         )
         parts = processes.gather((own.confusion, counts.images, counts.ignored))
-        skips = SkipLog.of_all(images, processes.gather)
+        skips = images.skips.of_all(processes.gather)
     scores = SegmentationScores(torch.stack([part[0] for part in parts]).sum(dim=0))
     constant = one_answer(names, scores.answered, scores.confusion.sum(dim=1), "pixel")
     return SegmenterEvaluation(
@@ -89,8 +89,8 @@ def evaluate_segmenter(
         account=source.account,
         inference=inference,
         images=sum(part[1] for part in parts),
-        unreadable=skips.unreadable(),
-        several=skips.multi_frame(),
+        unreadable=skips.unreadable,
+        several=skips.multi_frame,
         pixels=int(scores.confusion.sum()),
         ignored_pixels=sum(part[2] for part in parts),
         miou=scores.mean_iou,

@@ -167,8 +167,7 @@ def prepare(
         evaluation=Evaluation(
             validation.measure,
             best="miou",
-            unreadable=validation.images.unreadable,
-            several=validation.images.multi_frame,
+            skips=validation.images.skips,
             remark=validation.remark,
         ),
         details=details,
