@@ -132,9 +132,10 @@ def tiles(out: str) -> None:
     """
     from pathlib import Path
 
-    from beit.studies.tiles import make_demo_tiles
+    from beit.studies.tiles import make_tiles
 
-    make_demo_tiles(Path(out), stride=10, labelled_stride=35)
+    made = make_tiles(Path(out), stride=10, labelled_stride=35)
+    print_lines(f"tiles: {made['unlabelled']} without labels, {made['labelled']}")
 
 
 DATA: Mapping[str, Callable[..., None]] = {
