@@ -96,11 +96,11 @@ class Predicted(NamedTuple):
         scaled = above / torch.where(above >= 0, 1 - thresholds, thresholds).clamp_min(1e-6)
         return torch.where(self.targets, scaled, -scaled).amin(dim=1)
 
-    def surest(self, *, right: bool, most: int = SHOWN) -> list[int]:
-        """Images answered rightly (or wrongly), the surest first."""
+    def surest(self, *, right: bool) -> list[int]:
+        """Some images answered rightly (or wrongly), the surest first."""
         margins = self.margins
         order = margins.argsort(descending=right, stable=True).tolist()
-        return [index for index in order if bool(margins[index] > 0) == right][:most]
+        return [index for index in order if bool(margins[index] > 0) == right][:SHOWN]
 
     def bars(self, index: int) -> tuple[LabelBar, ...]:
         """The classes that an image has or is given, and the next most probable ones."""
@@ -187,9 +187,7 @@ def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageS
     return train, validation
 
 
-def confusions(
-    confusion: Int64[Tensor, "classes classes"], classes: Sequence[str], most: int = MOST_CLASSES
-) -> Markup:
+def confusions(confusion: Int64[Tensor, "classes classes"], classes: Sequence[str]) -> Markup:
     """Which classes are taken for which: a matrix, or of many classes the most frequent cases."""
     totals = confusion.sum(dim=1)
     wrong = confusion.clone().fill_diagonal_(0).flatten()
@@ -198,7 +196,7 @@ def confusions(
     return render(
         "confusions.html.j2",
         classes=classes,
-        as_matrix=len(classes) <= most,
+        as_matrix=len(classes) <= MOST_CLASSES,
         confusion=confusion.tolist(),
         fractions=(confusion / totals.clamp_min(1)[:, None]).tolist(),
         pairs=[
