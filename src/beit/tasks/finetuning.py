@@ -65,12 +65,9 @@ class Learning(NamedTuple):
     """How labels are learned and measured."""
 
     objective: AnyObjective
-    measure: Callable[[nn.Module], Mapping[str, float]]
-    best: str
-    """The metric whose largest value is the best."""
-    decide: Callable[[Details, nn.Module], Details]
-    remark: Callable[[], str] = str
-    """What there is to report of the last measure."""
+    evaluation: Evaluation
+    decide: Callable[[Details, nn.Module], Details] = lambda details, _model: details
+    """The details with what the evaluation of the model decides."""
 
 
 def prepare(
@@ -116,12 +113,7 @@ def prepare(
         view=TrainView(config.augment, built.size, built.channels),
         channels=built.channels,
         places=places,
-        evaluation=Evaluation(
-            learning.measure,
-            best=learning.best,
-            skips=passes.skips,
-            remark=learning.remark,
-        ),
+        evaluation=learning.evaluation,
         details=details,
         start=start,
         notes=(_described(splits),) if several else (),
@@ -154,10 +146,7 @@ def _one_class(
             classes=classes,
             weights=None if weights is None else torch.from_numpy(weights),
         ),
-        measure=measure,
-        best="top1",
-        decide=lambda details, _model: details,
-        remark=lambda: remark,
+        evaluation=Evaluation(measure, best="top1", skips=passes.skips, remark=lambda: remark),
     )
 
 
@@ -196,8 +185,7 @@ def _several_labels(
             prevalence=torch.from_numpy(counts / images).float(),
             weights=_label_weights(counts, images, config.balance),
         ),
-        measure=measure,
-        best="map",
+        evaluation=Evaluation(measure, best="map", skips=passes.skips),
         decide=decide,
     )
 
