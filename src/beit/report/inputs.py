@@ -160,10 +160,7 @@ def read_inputs(request: Request) -> Inputs:
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    view = EvaluationView(
-        config.size, details.crop, details.resize, details.interpolation, labelled=False
-    )
-    read = list(read_all(source, view, config.channels, details.value_range))
+    read = list(read_all(source, details.view(config.size), config.channels, details.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
     classes = {
         key: " + ".join(class_names_at(source, index)) for index, key in enumerate(keys_of(source))

@@ -254,12 +254,11 @@ def _dataset(artifact: Artifact, config: EvaluateConfig) -> tuple[Dataset, tuple
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
     """How each image is read: as the model says, but for what the config gives."""
-    backbone, details, given = artifact.backbone, artifact.details, config.classified
+    backbone, given = artifact.backbone, config.classified
     assert backbone is not None
     size = given.size or backbone.size
     check_multiple("size", size, backbone.patch)
-    crop = details.crop if given.crop is None else given.crop
-    return EvaluationView(size, crop, details.resize, details.interpolation, labelled=False)
+    return artifact.details.view(size, crop=given.crop)
 
 
 def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.ndarray:

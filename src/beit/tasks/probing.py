@@ -106,8 +106,7 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
     details = opened.details
-    crop = details.crop if config.crop is None else config.crop
-    view = EvaluationView(model.backbone.config.size, crop, details.resize, details.interpolation)
+    view = details.view(model.backbone.config.size, crop=config.crop, labelled=True)
     value_range = config.loader.value_range or details.value_range
     loader = replace(config.loader, value_range=value_range)
     measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
