@@ -28,7 +28,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.several_masks import Layers
 from beit.data.shape_files import IGNORED
 from beit.data.sources import FileSource, Record, read_file
-from beit.errors import DataError, ResourceError
+from beit.errors import DataError, ResourceError, optional_library
 from beit.hardware import cores
 from beit.terminal import printable
 
@@ -248,13 +248,8 @@ def _labelme_region(shape: Shape, height: int, width: int) -> np.ndarray:
 
 def _coco_region(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
-    try:
+    with optional_library("masks of COCO files need faster-coco-eval", "coco"):
         from faster_coco_eval.core import mask as api
-    except ImportError as error:
-        raise ResourceError(
-            "masks of COCO files need faster-coco-eval, which is not installed",
-            remedy='pip install "beit[coco]"',
-        ) from error
     if isinstance(segmentation, list):
         for polygon in segmentation:
             # The API takes four numbers for a box, and draws nothing where there are fewer.
