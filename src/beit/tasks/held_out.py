@@ -40,7 +40,6 @@ Divide = Callable[[Division], tuple[ImageSource, ImageSource]]
 class _Run(NamedTuple):
     folder: RunFolder
     config: RunConfig
-    division: Division
 
 
 def unlearned(
@@ -64,7 +63,7 @@ def unlearned(
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
     validating = split_name(split) == "val"
-    division = _stated(trained) or (None if run is None else run.division)
+    division = _stated(trained) or (None if run is None else run.config.division)
     if validating and division is not None and "data" in trained:
         held_out = _as_then(divide, division, trained["data"])
         if held_out is not None:
@@ -108,7 +107,7 @@ def _run_of(model: str) -> _Run | None:
         except RunFolderError:
             continue
         if config.division is not None:
-            return _Run(RunFolder(folder), config, config.division)
+            return _Run(RunFolder(folder), config)
     return None
 
 
