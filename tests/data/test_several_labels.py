@@ -107,13 +107,13 @@ def test_nothing_to_hold_out_is_said():
 @pytest.mark.parametrize("number", [1, 3, 5])
 def test_few_labels_give_each_class_that_many(number):
     source = source_of(random_labels(1))
-    chosen = few(source, number, 0)
+    chosen = select(source, few(source, number, 0))
     counts = class_counts(chosen)
     assert (counts >= number).all()
     assert counts[3] == number
     assert len(chosen) <= 5 * number
     assert (~chosen.targets.any(axis=1)).sum() == number
-    assert set(keys(few(source, number, 0))) == set(keys(chosen))
+    assert set(keys(select(source, few(source, number, 0)))) == set(keys(chosen))
     with pytest.raises(DataError, match="fewer than 100"):
         few(source, 100, 0)
 

@@ -96,7 +96,7 @@ def divide(
         decided[-1] += f", {grouped.words(keys_of(found['val']), groups)}"
     elif grouped is not None:
         decided.append(in_both(keys_of(train), keys_of(found["val"]), groups))
-    found["train"] = train if per_class is None else few(train, per_class, seed)
+    found["train"] = train if per_class is None else select(train, few(train, per_class, seed))
     found = {name: found[name] for name in ("train", "val", "test") if name in found}
     account = account_of(path, found, accounts, decided)
     for source in found.values():
@@ -262,8 +262,8 @@ def fold_numbers(
     return numbers
 
 
-def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
-    """Exactly `per_class` images of each class.
+def few(source: ImageSource, per_class: int, seed: int) -> np.ndarray:
+    """The places of exactly `per_class` images of each class, int64.
 
     With several labels per image as few as give each class that many: an image counts for each of
     its labels, so frequent classes may have more; of those without any label as many are added.
@@ -282,7 +282,7 @@ def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
     for members, _ in _classes(source, seed, "few"):
         missing = max(per_class - int(chosen[members].sum()), 0)
         chosen[members[~chosen[members]][:missing]] = True
-    return select(source, np.flatnonzero(chosen))
+    return np.flatnonzero(chosen)
 
 
 def _classes(source: ImageSource, seed: int, purpose: str) -> Iterator[tuple[np.ndarray, bool]]:

@@ -46,7 +46,7 @@ from beit.data.mask_labels import (
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
 from beit.data.segmented_source import SegmentedSource
-from beit.data.sources import FileSource, keys_of, select
+from beit.data.sources import FileSource, select
 from beit.errors import ConfigError, DataError, no_images_at
 from beit.rng import derive_seed
 from beit.terminal import counted, quoted
@@ -159,9 +159,7 @@ class SegmentationData:
         shown = np.flatnonzero(pixels.any(axis=0))
         classes = tuple(source.classes[label] for label in shown)
         every = select(source, range(len(source)), targets=pixels[:, shown] > 0, classes=classes)
-        chosen = few(every, per_class, seed)
-        names = {*keys_of(chosen)}
-        kept = [at for at, key in enumerate(keys_of(source)) if key in names]
+        kept = few(every, per_class, seed)
         return source.only(kept), pixels[kept]
 
     def part(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class SegmentedSource(FileSource):
         self._reading = reading
         self._ids = {name: label for label, name in enumerate(self.classes)} | {IGNORED: IGNORE}
 
-    def only(self, indices: Sequence[int]) -> SegmentedSource:
+    def only(self, indices: np.ndarray) -> SegmentedSource:
         """Some of the images, with the account of all."""
         part = SegmentedSource(self._root, [self._pairs[at] for at in indices], self._reading)
         part.account = self.account
