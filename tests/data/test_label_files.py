@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -302,6 +303,23 @@ def test_json_lines(root: Path) -> None:
             read(root, wrong, "wrong.jsonl")
 
 
+def test_a_json_list(root: Path) -> None:
+    every = [{"file_name": name, "label": label} for name, label in CATS]
+    assert labels(read(root, json.dumps(every), "labels.json")) == CATS
+    twice = json.dumps([*every, every[0] | {"label": "dog"}], indent=1)
+    problem = read(root, twice, "labels.json").problem
+    assert problem is not None
+    assert "lines 2 and 26 ('p0.png': 'cat' and 'dog')" in problem.problem
+    for wrong, match in (
+        ('{"images": []}', "holds no JSON list: it is no list"),
+        ("[", "holds no JSON list"),
+        ("[{},\n\n1]", "line 3 of .* is no JSON object: 1"),
+        ("[]", "names no images"),
+    ):
+        with pytest.raises(DataError, match=match):
+            read(root, wrong, "wrong.json")
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_rubbish_ends_in_an_error_of_ours(root: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -334,7 +352,7 @@ def test_minus_one_beside_numbers_may_be_no_label(root: Path) -> None:
     assert set(found.splits[""].classes) == {"-1", "1"}
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.json", "export other"), ("a.xlsx", "as .csv")])
+@pytest.mark.parametrize(("name", "words"), [("a.xml", "export other"), ("a.xlsx", "as .csv")])
 def test_other_tables_are_to_be_exported(root: Path, name: str, words: str) -> None:
     (root / name).write_bytes(b"PK\x03\x04")
     for use in (open_source, lambda path: divide(Dataset(path), Division(split=0.5, seed=0))):

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from beit.batch import ImageBatch
-from beit.config.data import BY_HEADINGS, LabelFileConfig, LoaderConfig, Reading
+from beit.config.data import AS_RECOGNISED, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
 from beit.data.loader import View
@@ -111,13 +111,13 @@ class Request:
     images: int
     """At most so many, spread evenly over the data."""
     device: str
-    label_file: LabelFileConfig = BY_HEADINGS
+    reading: Reading = AS_RECOGNISED
 
     def source(self) -> ImageSource:
         """The images. Errors: ConfigError for none, DataError if there are none."""
         if self.images < 1:
             raise ConfigError(f"images is {self.images}", remedy="use 1 or more")
-        return evenly(open_source(self.data, Reading(label_file=self.label_file)), self.images)
+        return evenly(open_source(self.data, self.reading), self.images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from beit.atomic_io import replace_file
-from beit.config import LabelFileConfig, RunConfig
+from beit.config import DividedDataConfig, RunConfig
 from beit.config.following import followed
 from beit.config.tree import by_name, to_json
 from beit.data.account import Account
@@ -197,10 +197,9 @@ def _origin(setup: Setup[Any], data: str) -> dict[str, object]:
         "images": len(setup.source),
         "data": data,
     }
-    label_file = getattr(config, "label_file", None)
-    if isinstance(label_file, LabelFileConfig) and label_file.given:
+    if isinstance(config, DividedDataConfig) and config.label_file.given:
         # How other label files of the same form are read; their images lie elsewhere.
-        origin["label_file"] = to_json(replace(label_file, image_folder=""))
+        origin["label_file"] = to_json(replace(config.label_file, image_folder=""))
     if config.division is not None:  # so that what was held out is known from the artifact alone
         origin["division"] = config.division._asdict()
     return origin
