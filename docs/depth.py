@@ -165,7 +165,7 @@ def prepare(config: DepthRunConfig, processes: Processes, inputs: Inputs) -> Set
         source=source,
         view=seen,
         channels=built.channels,
-        evaluation=Evaluation(measure),
+        evaluation=Evaluation(measure, skips=batches.skips),
         details=details,
         start=start,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import beit
 from beit import cli
 from beit.cli.places import check_options
 from beit.errors import ConfigError, DataError
@@ -380,3 +381,12 @@ def test_who_interrupts_sees_no_stack(verb, code, told):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, told)
+
+
+def test_the_word_of_an_old_launcher(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert cli.main(["--local-rank=1", "--version"]) == 0
+    assert capsys.readouterr().out == f"{beit.__version__}\n"
+    monkeypatch.delenv("LOCAL_RANK")
+    assert cli.main(["--local-rank=1", "--version"]) == 2
+    assert "torchrun" in capsys.readouterr().err

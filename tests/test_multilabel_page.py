@@ -13,7 +13,9 @@ import torch
 
 import several_labels
 from beit.cli import main
-from beit.data.labelled import open_labelled
+from beit.config.data import Division
+from beit.data.dataset import Dataset
+from beit.data.labelled import divide
 from beit.objectives.classify import smooth_labels
 from several_labels import LABELS
 
@@ -52,7 +54,9 @@ def test_the_page_runs(place: Path, capsys: pytest.CaptureFixture[str], unchecke
 def test_what_the_page_says_of_smoothing_and_division(place: Path) -> None:
     smoothed = smooth_labels(torch.tensor([0.0, 1.0]), 0.1)
     assert smoothed.tolist() == pytest.approx([0.05, 0.95])
-    chosen = open_labelled("tagged", split=0.2, per_class=5, seed=0, multi_label=True).train
+    chosen = divide(
+        Dataset("tagged"), Division(split=0.2, seed=0, per_class=5), multi_label=True
+    ).train
     assert chosen.targets is not None
     assert (chosen.targets.sum(axis=0) >= 5).all()
     assert len(chosen) <= 15

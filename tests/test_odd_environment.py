@@ -4,31 +4,21 @@ process that was killed or requested to stop."""
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import io
 import os
-import resource
 import signal
-import subprocess
 import sys
-import termios
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-import beit
 from beit import claim
 from beit.atomic_io import beside
 from beit.claim import claim_folder, claim_output
-from beit.cli import VERBS, main, program
-from beit.data import sources
-from beit.errors import ResourceError
-from beit.process import SIGNALS, StopRequest, ended_together
+from beit.cli import main, program
+from beit.process import SIGNALS
 from children import in_a_child
 from disks import NotAllowedError, mount, own_mounts
 from segmented_folder import write_folder
@@ -292,35 +282,6 @@ def test_a_full_disk_is_told_as_such_and_leaves_nothing(verb, places, tmp_path):
     assert code == 0
 
 
-INTERRUPTED = """
-import os, signal, sys
-class Interrupts:
-    def find_spec(self, name, path=None, target=None):
-        if name == sys.argv[1]:
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Interrupts())
-from beit.cli import program
-program()
-"""
-
-
-@pytest.mark.parametrize("module", ["beit.cli.verbs", "tyro", "beit.recipes"])
-def test_an_interrupt_while_code_is_loaded_leaves_no_stack(module, environment):
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, module], env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
-
-
-def test_the_word_of_an_old_launcher(capsys, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert main(["--local-rank=1", "--version"]) == 0
-    assert capsys.readouterr().out == f"{beit.__version__}\n"
-    monkeypatch.delenv("LOCAL_RANK")
-    assert main(["--local-rank=1", "--version"]) == 2
-    assert "torchrun" in capsys.readouterr().err
-
-
 @every_writer
 def test_a_name_that_is_too_long(verb, places, tmp_path, capsys):
     words = words_of(verb, places, tmp_path / ("y" * 300))
@@ -334,113 +295,3 @@ def test_an_input_whose_name_is_too_long(places, capsys):
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert "y" * 40 in told
-
-
-@pytest.mark.parametrize("when", ["listed", "read"])
-def test_images_are_not_damaged_where_no_more_files_can_be_opened(when, class_folders):
-    words = ["data", "check", str(class_folders)]
-    read_file = sources.read_file
-
-    def limit() -> None:
-        free = os.open(os.devnull, os.O_RDONLY)
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
-
-    def run() -> None:
-        assert main(words) == 0  # what is loaded once needs no descriptors
-        if when == "read":
-            sources.read_file = lambda *given: (limit(), read_file(*given))[1]
-        else:
-            limit()
-        told = io.StringIO()
-        with contextlib.redirect_stderr(told):
-            assert main(words) == 6
-        assert "Too many open files" in told.getvalue()
-        assert "ulimit -n" in told.getvalue()
-
-    assert in_a_child(run) == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (MemoryError(), "memory ran out"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
-        (RuntimeError("can't start new thread"), "no further thread can be started"),
-        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
-    ],
-    ids=repr,
-)
-def test_what_the_system_ran_out_of_is_told_as_such(error, told, capsys, monkeypatch):
-    def fail(_: list[str]) -> None:
-        raise error
-
-    monkeypatch.setitem(VERBS, "models", fail)
-    assert main(["models"]) == 6
-    assert told in capsys.readouterr().err
-    with pytest.raises(type(error)):
-        main(["--traceback", "models"])
-
-
-def test_what_was_started_to_outlive_its_terminal_is_not_stopped_by_it():
-    def hung_up() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with StopRequest(interrupts=True):
-            os.kill(os.getpid(), signal.SIGHUP)
-
-    assert in_a_child(hung_up) == 0
-
-
-def test_processes_that_work_for_one_that_is_stopped_stop_with_it():
-    """And begin nothing of what was already handed to them; one that dies is told."""
-    heard, told = os.pipe()
-
-    def stopped() -> None:
-        os.close(heard)
-        pool = ProcessPoolExecutor(2, get_context("fork"))
-        with StopRequest(interrupts=True), contextlib.suppress(KeyboardInterrupt):
-            with ended_together(pool):
-                list(pool.map(pauses, [told] * 8, [os.getpid()] * 8))
-            raise AssertionError
-
-    assert in_a_child(stopped) == 0
-    os.close(told)
-    assert os.read(heard, 9) == b"xx"
-    os.close(heard)
-    pool = ProcessPoolExecutor(1, get_context("fork"))
-    with pytest.raises(ResourceError, match="ended early"), ended_together(pool):
-        pool.submit(os._exit, 1).result()
-
-
-def pauses(told: int, parent: int) -> None:
-    """Work without an end; the second that begins with it has the parent stopped."""
-    os.write(told, b"x")
-    if fcntl.ioctl(told, termios.FIONREAD, b"    ")[0] == 2:
-        os.kill(parent, signal.SIGTERM)
-    signal.pause()
-
-
-THREADS = """
-import threading
-from beit import cli
-def verb(_):
-    for error in (OSError(28, 'No space left on device', 'events'), KeyError('a fault')):
-        def fail(error=error):
-            raise error
-        thread = threading.Thread(target=fail)
-        thread.start()
-        thread.join()
-cli.VERBS['verb'] = verb
-cli.program()
-"""
-
-
-def test_a_thread_of_a_library_that_meets_a_full_disk_shows_no_stack(environment):
-    done = subprocess.run(
-        [sys.executable, "-c", THREADS, "verb"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    first, *others = done.stderr.splitlines()
-    assert first == "warning: [Errno 28] No space left on device: 'events'"
-    assert others[0].startswith("Exception in thread")
-    assert others[-1] == "KeyError: 'a fault'"

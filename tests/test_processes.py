@@ -204,7 +204,7 @@ def counting_shares(rank: int, data: Path, out: Path, options: dict[str, Any]) -
 
 
 PHASES: dict[str, tuple[Any, str]] = {
-    "before the first step": (finetuning, "open_labelled"),
+    "before the first step": (finetuning, "divide"),
     "after step 1": (Classification, "after_step"),
     "after step 2": (finetuning, "score_classifier"),
 }

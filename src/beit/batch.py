@@ -81,6 +81,37 @@ class SegmentedBatch(NamedTuple):
 Batch = ImageBatch | MaskedBatch | LabelledBatch | SegmentedBatch
 
 
+class SkipLog:
+    """What batches say of images that were left out or are one of several, over all passes."""
+
+    def __init__(self) -> None:
+        self._unreadable: dict[str, Unreadable] = {}
+        self._multi_frame: dict[str, None] = {}
+
+    @property
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """Those that could not be read so far."""
+        return tuple(self._unreadable.values())
+
+    @property
+    def multi_frame(self) -> tuple[str, ...]:
+        """Those that are the first of several in their file."""
+        return tuple(self._multi_frame)
+
+    def add(self, batch: Batch) -> None:
+        """Gather what a batch says."""
+        self._unreadable.update((found.key, found) for found in batch.unreadable)
+        self._multi_frame.update(dict.fromkeys(batch.multi_frame))
+
+    def of_all(self, gather: Callable[[SkipLog], list[SkipLog]]) -> SkipLog:
+        """Of every process that reads a part of the images, in the order of the parts."""
+        found = SkipLog()
+        for log in gather(self):
+            found._unreadable |= log._unreadable
+            found._multi_frame |= log._multi_frame
+        return found
+
+
 def collate(samples: Sequence[Batch | Unreadable]) -> Batch | list[Unreadable]:
     """One batch of batches of the same kind, in their order; without any, what was unreadable."""
     unreadable = [sample for sample in samples if isinstance(sample, Unreadable)]

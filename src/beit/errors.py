@@ -19,7 +19,8 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,6 +129,18 @@ def no_images_at(path: str) -> DataError:
         f"there is nothing at {path}",
         remedy="check the path: a folder of images, a list file or one image",
     )
+
+
+@contextmanager
+def optional_library(problem: str, extra: str, *, instead: str = "") -> Iterator[None]:
+    """Around the import of a library that may be missing: ResourceError then, with the command that
+    installs it, or what to do instead."""
+    try:
+        yield
+    except ImportError as error:
+        raise ResourceError(
+            f"{problem}: {error}", remedy=f'pip install "beit[{extra}]"{instead}'
+        ) from error
 
 
 EXHAUSTED = {

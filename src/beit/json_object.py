@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from beit.errors import BeitError
+
+_BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -21,6 +24,24 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content, object_pairs_hook=_each_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def parse_list(content: str) -> list[tuple[int, Any]]:
+    """The entries of a JSON list, each with the line where it begins, counted from 1. Raises
+    ValueError, and nothing else, for what is no list, or no JSON for `parse_json`."""
+    values = parse_json(content)
+    if not isinstance(values, list):
+        raise ValueError("it is no list")
+    decoder, line, before, end = json.JSONDecoder(), 1, 0, content.index("[") + 1
+    found = []
+    for value in values:
+        between = _BETWEEN_ENTRIES.match(content, end)
+        assert between is not None
+        line += content.count("\n", before, between.end())
+        found.append((line, value))
+        before = between.end()
+        _, end = decoder.raw_decode(content, before)
+    return found
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

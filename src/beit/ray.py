@@ -18,7 +18,7 @@ import torch
 
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.data.pixel_types import UnreadableError
-from beit.errors import ConfigError, DataError, ResourceError
+from beit.errors import ConfigError, DataError, ResourceError, optional_library
 from beit.inference.bulk import Job, Progress, Written, claimed_parts, summary
 from beit.inference.outputs import open_output
 from beit.inference.parts import ALL, Parts
@@ -28,11 +28,9 @@ from beit.weights.load import open_artifact
 from beit.weights.store import Artifact
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: no telemetry
-try:
+with optional_library("this needs Ray", "ray"):
     import ray
     import ray.data
-except ImportError as error:
-    raise ResourceError(f"this needs Ray: {error}", remedy='pip install "beit[ray]"') from error
 
 IMAGE_COLUMNS = ("image", "bytes", "path")
 """Of what Ray's readers call them: pixels [H,W,C], the encoded file, and where it lies."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from beit.config.data import FolderConfig, Reading
-from beit.data.labelled import open_labelled
+from beit.config.data import Division, FolderConfig, Reading
+from beit.data.dataset import Dataset
+from beit.data.labelled import divide
 from beit.data.sources import ImageSource
 
 
@@ -18,10 +19,4 @@ def some(*folders: str, count: int = 2) -> list[str]:
 
 
 def labelled(root: Path, **options: object):
-    return open_labelled(
-        str(root),
-        split=0.5,
-        per_class=None,
-        seed=0,
-        reading=Reading(FolderConfig(**options)),  # type: ignore[arg-type]
-    )
+    return divide(Dataset(str(root), Reading(FolderConfig(**options))), Division(split=0.5, seed=0))

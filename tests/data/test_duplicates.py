@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from beit.config.data import Division
 from beit.data.copies import shared_images
 from beit.data.dataset import Dataset, open_source
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.pack import pack
 from beit.data.sources import ImageSource, select
 
@@ -30,7 +31,7 @@ def root(draw: Draw) -> str:
 
 
 def test_copies_are_found_under_any_name(root: str) -> None:
-    splits = open_labelled(root, split=0.2, per_class=None, seed=0)
+    splits = divide(Dataset(root), Division(split=0.2, seed=0))
     assert shared_images(splits.train, splits.validation) == SAME
     turned = shared_images(splits.validation, splits.train)
     assert turned == {judged: learned for learned, judged in SAME.items()}
@@ -72,7 +73,7 @@ class Counted:
 
 def test_only_files_of_the_size_of_another_are_read(root: str) -> None:
     """However large the data, what is read is bounded; what vanished has no size."""
-    splits = open_labelled(root, split=0.2, per_class=None, seed=0)
+    splits = divide(Dataset(root), Division(split=0.2, seed=0))
     learned, judged = Counted(splits.train), Counted(splits.validation)
     for index in range(len(learned)):  # of random sizes, but for the copies
         key = splits.train.key(index)

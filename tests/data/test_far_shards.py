@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tar_shards import NAMES, contents, tar
 
-from beit.config.data import LoaderConfig, ViewConfig
-from beit.data.dataset import open_source
-from beit.data.labelled import open_labelled
+from beit.config.data import Division, LoaderConfig, ViewConfig
+from beit.data.dataset import Dataset, open_source
+from beit.data.labelled import divide
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.pixel_types import UnreadableError
@@ -85,7 +85,7 @@ def test_shards_behind_an_address(
     assert far.fingerprint() == near.fingerprint()
     read = [one for one in RangeServer.requests if one[0].startswith("GET") and ".tar" in one[0]]
     assert {bool(wanted) for path, wanted in read if path.endswith(".tar")} == {True}
-    labelled = open_labelled(f"{served}/out", split=0.5, per_class=None, seed=0)
+    labelled = divide(Dataset(f"{served}/out"), Division(split=0.5, seed=0))
     assert [len(labelled.train), len(labelled.validation)] == [12, 12]
     RangeServer.failures = 2
     assert far.read(3) == near.read(3)

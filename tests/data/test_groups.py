@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import beit
 from beit.config import MaskConfig
-from beit.config.data import Fold
+from beit.config.data import Division, Fold
 from beit.data.dataset import Dataset
 from beit.data.groups import Groups
-from beit.data.labelled import divide, fold_numbers, hold_out, open_labelled
+from beit.data.labelled import divide, fold_numbers, hold_out
 from beit.data.name_patterns import found_in
 from beit.data.segmented import SegmentationData
 from beit.data.sources import FileSource
@@ -131,8 +131,8 @@ def test_parts_that_share_a_group_are_named(patients):
         for at, image in enumerate(sorted((patients / name).iterdir())):
             image.rename(patients / ("val" if at < 6 else "train") / name / image.name)
         (patients / name).rmdir()
-    notes = open_labelled(
-        str(patients), split=0.2, per_class=None, seed=0, groups=PATTERN
+    notes = divide(
+        Dataset(str(patients)), Division(split=0.2, seed=0, groups=PATTERN)
     ).train.account.notes
     assert any("groups (--groups p(\\d+)_) in both training and validation" in one for one in notes)
 
@@ -140,7 +140,9 @@ def test_parts_that_share_a_group_are_named(patients):
 def test_folds_of_groups_are_an_option(patients):
     held = [
         patients_in(
-            divide(Dataset(str(patients)), split=0.2, seed=0, fold=Fold(n, 3), groups=PATTERN)[1]
+            divide(
+                Dataset(str(patients)), Division(split=0.2, seed=0, fold=Fold(n, 3), groups=PATTERN)
+            )[1]
         )
         for n in range(3)
     ]
@@ -152,7 +154,7 @@ def test_masks_of_a_place_are_held_out_together(tmp_path):
     for at in range(12):
         write_pair(tmp_path, "", f"p{at // 3}_{at}", seed=at, size=(40, 36))
     data = SegmentationData(str(tmp_path), MaskConfig())
-    found = data.divide(split=0.25, seed=0, groups=PATTERN)
+    found = data.divide(Division(split=0.25, seed=0, groups=PATTERN))
     assert (len(found.train), len(found.validation)) == (9, 3)
     assert not patients_in(found.train) & patients_in(found.validation)
     said = "3 of 12 images are held out for validation (--split 0.25), in 1 of 4 groups (--groups"

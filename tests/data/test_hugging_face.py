@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from beit.config.data import LoaderConfig, ViewConfig
+from beit.config.data import Division, LoaderConfig, ViewConfig
 from beit.data.dataset import Dataset, open_source
 from beit.data.hugging_face import HuggingFaceSource, open_hugging_face
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.loader import Loader
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import ImageSource
@@ -60,7 +60,7 @@ def test_saved_dataset_with_splits(root: Path, tmp_path: Path) -> None:
     assert data(source) == draw_images(root)
     assert source.key(3) == "train/000003"
     assert source.classes == ("dog", "cat")
-    splits = open_labelled(place, split=0.5, per_class=1, seed=0)
+    splits = divide(Dataset(place), Division(split=0.5, seed=0, per_class=1))
     assert [len(splits.train), len(splits.validation)] == [2, 4]
     assert splits.validation.targets is not None
     assert splits.validation.targets.tolist() == [0, 1, 0, 1]
@@ -105,13 +105,13 @@ def test_labels_as_words_and_missing_ones(root: Path, tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "unknown")).targets is None
     rows(root, 4).remove_columns("label").save_to_disk(tmp_path / "none")
     with pytest.raises(DataError, match="no label for every image"):
-        open_labelled(str(tmp_path / "none"), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(tmp_path / "none")), Division(split=0.5, seed=0))
 
 
 def test_test_split_without_answers_is_left_out(root: Path, tmp_path: Path) -> None:
     parts = {"train": rows(root, 8), "test": rows(root, 2, label=[-1, -1])}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    splits = open_labelled(str(tmp_path / "saved"), split=0.25, per_class=None, seed=0)
+    splits = divide(Dataset(str(tmp_path / "saved")), Division(split=0.25, seed=0))
     assert splits.test is None
     assert [len(splits.train), len(splits.validation)] == [6, 2]
 

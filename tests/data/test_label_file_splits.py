@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from label_lists import CATS, NAMES, NUMBER, account, keys, labels, paths, read, rows
 
+from beit.config.data import Division
 from beit.data.dataset import Dataset, open_source
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]
@@ -23,7 +24,7 @@ def test_splits(root: Path) -> None:
         "train": NAMES[:2], "val": NAMES[2:4], "test": NAMES[4:],
     }  # fmt: skip
     path = str(root / "list.csv")
-    parts = open_labelled(path, split=0.5, per_class=None, seed=0)
+    parts = divide(Dataset(path), Division(split=0.5, seed=0))
     assert parts.test is not None
     assert [keys(part) for part in parts if part] == [NAMES[:2], NAMES[2:4], NAMES[4:]]
     assert keys(open_source(path)) == NAMES[:2]
@@ -39,9 +40,7 @@ def test_without_a_validation_split_some_of_training_is_held_out_and_test_stays(
     found = read(root, "\n".join(["image,split,label", *lines]))
     assert found.splits["test"].targets is None
     assert "the split test has no labels" in account(found).notes
-    train, validation, test = open_labelled(
-        str(root / "list.csv"), split=0.5, per_class=None, seed=0
-    )
+    train, validation, test = divide(Dataset(str(root / "list.csv")), Division(split=0.5, seed=0))
     assert test is None
     assert sorted(keys(train) + keys(validation)) == NAMES[:4]
 

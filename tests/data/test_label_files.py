@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from label_lists import BITS, CATS, NAMES, NUMBER, PLAIN, account, keys, labels, read, rows
 
 from beit.config import LabelFileConfig
-from beit.data.dataset import open_source
+from beit.config.data import Division
+from beit.data.dataset import Dataset, open_source
 from beit.data.label_file import read_label_file
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.errors import BeitError, ConfigError, DataError
 
 Draw = Callable[..., Path]
@@ -246,7 +248,7 @@ def test_what_is_refused_for_labels_only(root: Path, text: str, match: str) -> N
     """Training without labels reads the same files, and says that labels are not used."""
     (root / "list.csv").write_text(text)
     with pytest.raises(DataError, match=match) as caught:
-        open_labelled(str(root / "list.csv"), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(root / "list.csv")), Division(split=0.5, seed=0))
     assert caught.value.remedy
     if "val," not in text:
         assert len(open_source(str(root / "list.csv"))) == NUMBER
@@ -301,6 +303,23 @@ def test_json_lines(root: Path) -> None:
             read(root, wrong, "wrong.jsonl")
 
 
+def test_a_json_list(root: Path) -> None:
+    every = [{"file_name": name, "label": label} for name, label in CATS]
+    assert labels(read(root, json.dumps(every), "labels.json")) == CATS
+    twice = json.dumps([*every, every[0] | {"label": "dog"}], indent=1)
+    problem = read(root, twice, "labels.json").problem
+    assert problem is not None
+    assert "lines 2 and 26 ('p0.png': 'cat' and 'dog')" in problem.problem
+    for wrong, match in (
+        ('{"images": []}', "holds no JSON list: it is no list"),
+        ("[", "holds no JSON list"),
+        ("[{},\n\n1]", "line 3 of .* is no JSON object: 1"),
+        ("[]", "names no images"),
+    ):
+        with pytest.raises(DataError, match=match):
+            read(root, wrong, "wrong.json")
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_rubbish_ends_in_an_error_of_ours(root: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -333,10 +352,10 @@ def test_minus_one_beside_numbers_may_be_no_label(root: Path) -> None:
     assert set(found.splits[""].classes) == {"-1", "1"}
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.json", "export other"), ("a.xlsx", "as .csv")])
+@pytest.mark.parametrize(("name", "words"), [("a.xml", "export other"), ("a.xlsx", "as .csv")])
 def test_other_tables_are_to_be_exported(root: Path, name: str, words: str) -> None:
     (root / name).write_bytes(b"PK\x03\x04")
-    for use in (open_source, lambda path: open_labelled(path, split=0.5, per_class=None, seed=0)):
+    for use in (open_source, lambda path: divide(Dataset(path), Division(split=0.5, seed=0))):
         with pytest.raises(DataError, match="neither a folder nor a list file") as caught:
             use(str(root / name))
         assert words in caught.value.remedy

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from beit.config.data import FolderConfig, LabelFileConfig, Reading
+from beit.config.data import Division, FolderConfig, LabelFileConfig, Reading
 from beit.data.dataset import Dataset, open_source, split_of
 from beit.data.folders import open_every_image
-from beit.data.labelled import LabelledSplits, open_labelled
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource
 from beit.errors import DataError
 
@@ -28,7 +28,7 @@ def keys(source: ImageSource) -> list[str]:
 
 def labelled(root: Path, class_level: int | None = None) -> LabelledSplits:
     reading = Reading(FolderConfig(class_level=class_level))
-    return open_labelled(str(root), split=0.5, per_class=None, seed=0, reading=reading)
+    return divide(Dataset(str(root), reading), Division(split=0.5, seed=0))
 
 
 def write(root: Path, name: str, text: str = "") -> Path:

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.config.data import Division
 from beit.data.mask_labels import MaskReading
 from beit.data.pixel_types import UnreadableError
 from beit.data.segmented import SegmentationData
@@ -44,7 +45,7 @@ def masks_of(*values, kind=np.uint8, count=4):
 
 
 def opened(root, **options):
-    return SegmentationData(str(root), MaskConfig(**options)).divide(split=0.25, seed=0)
+    return SegmentationData(str(root), MaskConfig(**options)).divide(Division(split=0.25, seed=0))
 
 
 def labels(splits):
@@ -61,7 +62,7 @@ def test_black_and_white_are_background_and_object(tmp_path, white, kind, names)
     assert any(f"hold 0 and {white} only" in note for note in found.account.notes)
     assert found.masks.mask_values == "binary"
     again = SegmentationData(str(root), found.masks).divide(
-        split=0.25, seed=0, known=found.train.classes
+        Division(split=0.25, seed=0), known=found.train.classes
     )  # reads no mask to find out
     assert labels(again).tolist() == [0, 1]
     part = SegmentationData(str(root), MaskConfig(), extra_split="val").part(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.config.data import Division
 from beit.data.folder_names import split_called
 from beit.data.segmented import SegmentationData
 from beit.errors import DataError
@@ -38,7 +39,7 @@ def pairs(root, image="images/{}.jpg", mask="masks/{}.png", count=6, start=0):
 
 
 def opened(root, **options):
-    return SegmentationData(str(root), MaskConfig(**options)).divide(split=0.34, seed=0)
+    return SegmentationData(str(root), MaskConfig(**options)).divide(Division(split=0.34, seed=0))
 
 
 def check_pairs(source, suffix=""):

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from beit.config.data import FolderConfig, LabelFileConfig, Reading
+from beit.cli.verbs import main
+from beit.config.data import ClassFolderConfig, Division, FolderConfig, LabelFileConfig, Reading
 from beit.data.dataset import Dataset, open_source, reading_for
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.errors import ConfigError, DataError
 
 OPENED = (
     open_source,
     lambda path, reading: Dataset(path, reading).splits(),
     lambda path, reading: Dataset(path, reading).part("val"),
-    lambda path, reading: (
-        open_labelled(path, split=0.5, per_class=None, seed=0, reading=reading).train
-    ),
+    lambda path, reading: divide(Dataset(path, reading), Division(split=0.5, seed=0)).train,
 )
 LABEL_FILE = Reading(label_file=LabelFileConfig(label_column="x"))
 CLASS_LEVEL = Reading(FolderConfig(class_level=1))
@@ -109,3 +110,31 @@ def test_two_places_share_the_options(places) -> None:
     assert reading_for(stored, CLASS_LEVEL, other=folder) == Reading()
     assert reading_for(folder, CLASS_LEVEL, other=stored) == CLASS_LEVEL
     assert reading_for(folder, both, other="") == both
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["data check", "data pack", "tokenizer", "tokenizer compare", "pretrain", "finetune", "probe",
+     "evaluate", "predict", "embed", "export", "show neighbours", "doctor", "study own"],
+)  # fmt: skip
+def test_every_verb_that_reads_images_takes_the_options_of_reading(verb, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    options = {*re.findall(r"--([a-z-]+)", capsys.readouterr().out)}
+    for config in (ClassFolderConfig, LabelFileConfig):
+        assert {item.name.replace("_", "-") for item in fields(config)} <= options
+
+
+def test_packing_takes_the_classes_in_names(tmp_path, capsys) -> None:
+    (tmp_path / "pets").mkdir()
+    for number in range(8):
+        (tmp_path / "pets" / f"{'cat' if number % 2 else 'dog'}_{number}.png").write_bytes(
+            png(number)
+        )
+    words = ["data", "pack", str(tmp_path / "pets"), str(tmp_path / "shards")]
+    assert main([*words, "--label-pattern", "([a-z]+)_"]) == 0
+    packed = open_source(str(tmp_path / "shards"))
+    assert packed.classes == ("cat", "dog")
+    assert packed.targets.tolist() == [0] * 4 + [1] * 4
+    assert main([*words[:3], str(tmp_path / "none"), "--label-pattern", "bird"]) == 3
+    assert "finds nothing in 8 of 8 names" in capsys.readouterr().err

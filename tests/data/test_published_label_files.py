@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.config.data import LabelFileConfig, Reading
 from beit.data.check import check
 from beit.data.dataset import Dataset
 from beit.data.sources import ImageSource
 from beit.errors import ConfigError, DataError
 
 Draw = Callable[..., Path]
+PLAIN = LabelFileConfig()
 
 
 def write(root: Path, name: str, text: str) -> Path:
@@ -22,7 +23,7 @@ def write(root: Path, name: str, text: str) -> Path:
     return place
 
 
-def opened(root: Path, text: str, reading: LabelFileConfig = BY_HEADINGS) -> ImageSource:
+def opened(root: Path, text: str, reading: LabelFileConfig = PLAIN) -> ImageSource:
     place = write(root, "list.csv", text)
     return Dataset(str(place), Reading(label_file=reading)).labelled()["train"]
 
@@ -76,7 +77,7 @@ def test_what_another_set_is_tested_on_is_never_trained_on(draw: Draw) -> None:
     text = "filename,split,y\n" + "".join(
         f"{at}.png,{names[at % 5]},{at // 5}\n" for at in range(10)
     )
-    for reading in (BY_HEADINGS, LabelFileConfig(validation_fold="id_val")):
+    for reading in (PLAIN, LabelFileConfig(validation_fold="id_val")):
         with pytest.raises(DataError, match="in column 'split', which is no split"):
             opened(root, text, reading)
     both = LabelFileConfig(validation_fold="id_val", test_fold="id_test")
@@ -101,10 +102,8 @@ def test_lines_that_name_folders(draw: Draw) -> None:
 
 
 def test_objects_in_cells_are_no_labels(draw: Draw) -> None:
-    """As Label Studio writes several choices."""
     root = draw("0.png", "1.png", "2.png")
-    cell = '"{""choices"":[""Cat"",""Dog""]}"'
-    text = f"image,choice\n0.png,Cat\n1.png,Dog\n2.png,{cell}\n"
+    text = 'image,choice\n0.png,Cat\n1.png,Dog\n2.png,"{""a"":[""Cat"",""Dog""]}"\n'
     with pytest.raises(DataError, match="holds JSON objects, such as ") as caught:
         opened(root, text)
     assert "cat|dog under the heading tags" in caught.value.remedy
@@ -158,22 +157,6 @@ def test_a_list_of_splits_holds_no_labels(draw: Draw) -> None:
     assert len(Dataset(str(place), Reading(label_file=named)).labelled()["train"].classes) == 3
 
 
-@pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize(
-    "before", ["/data/upload/1/{0:08x}-a%20{0}.jpg", "/data/local-files/?d=in/a {0}.jpg"]
-)
-def test_names_that_label_studio_gave(draw: Draw, before: str, stored: bool) -> None:
-    uploaded = stored and "upload" in before
-    root = draw(*(f"in/{f'{at:08x}-' if uploaded else ''}a {at}.jpg" for at in range(4)))
-    rows = (
-        f"{before.format(at)},{at},{'Cat' if at % 2 else 'Dog'},{2.5 + at}\n" for at in range(4)
-    )
-    source = opened(root, "image,id,choice,lead_time\n" + "".join(rows))
-    assert source.classes == ("Cat", "Dog")
-    assert keys(source)[1] == f"in/{'00000001-' if uploaded else ''}a 1.jpg"
-    assert any("what Label Studio added" in note for note in source.account.notes)
-
-
 BIRDS = [f"images/{name}/{name[4:]}_{at:04d}.jpg" for name in ("001.Albatross", "002.Auklet")
          for at in range(4)]  # fmt: skip
 
@@ -208,6 +191,21 @@ def test_lists_that_are_joined_by_numbers(draw: Draw) -> None:
         assert f"joined from {lists[1]}: 'train_test_split'" in train.account.notes
     with pytest.raises(DataError, match="in column 'train_test_split': it may be a fold"):
         Dataset(str(root / "images.txt"), Reading(label_file=LabelFileConfig(join=lists))).splits()
+
+
+@pytest.mark.parametrize("number", ["{}", "bird_{}"])
+@pytest.mark.parametrize("heading", ["", "image label\n", "number genus\n"])
+def test_a_list_that_is_joined_may_name_more_images(draw: Draw, number: str, heading: str) -> None:
+    root = draw(*BIRDS)
+    numbered = [(number.format(at), name) for at, name in enumerate(BIRDS)]
+    write(root, "images.txt", "".join(f"{at} {name}\n" for at, name in numbered[1:]))
+    genera = "".join(f"{at} {name.split('/')[1][4:]}\n" for at, name in numbered)
+    write(root, "genera.txt", heading + genera)
+    title = heading.split()[1] if heading else "genera"
+    reading = Reading(label_file=LabelFileConfig(join=("genera.txt",), label_column=title))
+    train = Dataset(str(root / "images.txt"), reading).labelled()["train"]
+    assert (len(train), train.classes) == (7, ("Albatross", "Auklet"))
+    assert f"joined from genera.txt: '{title}'" in train.account.notes
 
 
 def test_attributes_joined_with_a_partition(draw: Draw) -> None:

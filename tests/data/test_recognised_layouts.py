@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from drawn_folders import keys, labelled, some
 
-from beit.config.data import FolderConfig, Reading
+from beit.config.data import Division, FolderConfig, Reading
 from beit.data import folders, joined_lists
 from beit.data.check import check
 from beit.data.dataset import Dataset, open_source, split_of
@@ -284,7 +284,7 @@ def test_a_folder_is_walked_once_and_a_label_file_read_once(
         data = Dataset(path)
         learned = data.training()
         before = learned.account
-        splits = divide(data, split=0.5, seed=0)
+        splits = divide(data, Division(split=0.5, seed=0))
         assert len(data.part("val").source) == len(data.splits()["val"]) == 4
         assert keys(splits.train) == keys(learned) == names[:4]
         assert learned.account is before  # of what is learned from, not of all splits

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from beit.config.data import Division
 from beit.data.dataset import Dataset, open_source
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.sources import ImageSource
 from beit.errors import DataError
 from encoding import encoded
@@ -59,7 +60,7 @@ def test_a_label_belongs_to_its_image_wherever_it_stands(tmp_path: Path, members
     assert source.targets.tolist() == [0, 1] * 4
     assert not source.account.skipped
     assert source.account.classes == {"": {"0": 4, "1": 4}}
-    splits = open_labelled(str(tmp_path), split=0.25, per_class=None, seed=0)
+    splits = divide(Dataset(str(tmp_path)), Division(split=0.25, seed=0))
     assert [len(splits.train), len(splits.validation)] == [6, 2]
 
 
@@ -122,7 +123,7 @@ def test_splits_of_shards_have_many_names(tmp_path: Path) -> None:
     for name in ("Training", "Testing"):
         tar(tmp_path / name / "0.tar", [*IMAGES, *LABELS])
     assert set(Dataset(str(tmp_path)).splits()) == {"train", "test"}
-    splits = open_labelled(str(tmp_path), split=0.25, per_class=None, seed=0)
+    splits = divide(Dataset(str(tmp_path)), Division(split=0.25, seed=0))
     assert splits.test is not None
     assert splits.test.key(0) == "Testing/0000.jpg"
     assert splits.train.account.images == {"train": 6, "val": 2, "test": 8}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.config.data import Division
 from beit.data.class_names import VOC_CLASSES
 from beit.data.images import Images
 from beit.data.segmented import SegmentationData
@@ -20,7 +21,9 @@ from segmented_folder import NAMES, write_folder
 
 
 def opened(root, split=0.2, known=(), **masks):
-    return SegmentationData(str(root), MaskConfig(**masks)).divide(split=split, seed=0, known=known)
+    return SegmentationData(str(root), MaskConfig(**masks)).divide(
+        Division(split=split, seed=0), known=known
+    )
 
 
 def keys(source):

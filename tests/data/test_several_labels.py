@@ -16,13 +16,13 @@ import pytest
 import torch
 
 import several_labels
-from beit.config.data import FolderConfig, LoaderConfig, Reading
+from beit.config.data import Division, FolderConfig, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
 from beit.data.check import check
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset, open_source
 from beit.data.images import Images
-from beit.data.labelled import divide, few, fold_numbers, hold_out, open_labelled
+from beit.data.labelled import divide, few, fold_numbers, hold_out
 from beit.data.loader import evaluate_batches
 from beit.data.pack import pack
 from beit.data.sources import FileSource, class_counts, class_names_at, is_multi_label, select
@@ -107,13 +107,13 @@ def test_nothing_to_hold_out_is_said():
 @pytest.mark.parametrize("number", [1, 3, 5])
 def test_few_labels_give_each_class_that_many(number):
     source = source_of(random_labels(1))
-    chosen = few(source, number, 0)
+    chosen = select(source, few(source, number, 0))
     counts = class_counts(chosen)
     assert (counts >= number).all()
     assert counts[3] == number
     assert len(chosen) <= 5 * number
     assert (~chosen.targets.any(axis=1)).sum() == number
-    assert set(keys(few(source, number, 0))) == set(keys(chosen))
+    assert set(keys(select(source, few(source, number, 0)))) == set(keys(chosen))
     with pytest.raises(DataError, match="fewer than 100"):
         few(source, 100, 0)
 
@@ -129,7 +129,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("links", [False, True])
 def test_the_same_image_in_several_folders_has_their_labels(root, links):
     expected = several_labels.write(root, 32, links=links)
-    splits = open_labelled(str(root), split=0.25, per_class=None, seed=0, multi_label=True)
+    splits = divide(Dataset(str(root)), Division(split=0.25, seed=0), multi_label=True)
     found = {}
     for part in (splits.train, splits.validation):
         assert is_multi_label(part)
@@ -152,7 +152,7 @@ def test_links_to_files_and_other_names_are_the_same_image(root):
     (root / "striped" / "another name.png").symlink_to(first)
     shutil.copy(first, root / "framed" / "copy.png")
     shutil.copy(first, root / "red" / "again.png")
-    splits = open_labelled(str(root), split=0.5, per_class=None, seed=0, multi_label=True)
+    splits = divide(Dataset(str(root)), Division(split=0.5, seed=0), multi_label=True)
     parts = (splits.train, splits.validation)
     named = {
         part.key(index): class_names_at(part, index) for part in parts for index in range(len(part))
@@ -172,14 +172,11 @@ def test_going_on_without_a_class_keeps_the_other_labels(tmp_path):
         for name in names.split():
             (tmp_path / folder / f"{name}.png").write_bytes(name.encode())
     with pytest.raises(DataError, match="lacks 'c' and has besides 'd'"):
-        open_labelled(str(tmp_path), split=0.5, per_class=None, seed=0, multi_label=True)
-    splits = open_labelled(
-        str(tmp_path),
-        split=0.5,
-        per_class=None,
-        seed=0,
+        divide(Dataset(str(tmp_path)), Division(split=0.5, seed=0), multi_label=True)
+    splits = divide(
+        Dataset(str(tmp_path), Reading(FolderConfig(accept_missing_classes=True))),
+        Division(split=0.5, seed=0),
         multi_label=True,
-        reading=Reading(FolderConfig(accept_missing_classes=True)),
     )
     validation = splits.validation
     labels = {Path(validation.key(at)).name: class_names_at(validation, at)
@@ -203,7 +200,7 @@ def test_images_of_the_same_size_in_bytes_are_not_confused(tmp_path):
 
 def test_without_the_option_folders_are_classes_as_ever(root):
     several_labels.write(root, 16)
-    splits = open_labelled(str(root), split=0.25, per_class=None, seed=0)
+    splits = divide(Dataset(str(root)), Division(split=0.25, seed=0))
     assert splits.train.targets.ndim == 1
     assert len(splits.train) + len(splits.validation) == 24
 
@@ -211,7 +208,7 @@ def test_without_the_option_folders_are_classes_as_ever(root):
 def test_parts_are_merged_each_for_itself(root):
     for part in ("train", "val"):
         several_labels.write(root / part, 16, seed=len(part))
-    splits = open_labelled(str(root), split=0.2, per_class=2, seed=0, multi_label=True)
+    splits = divide(Dataset(str(root)), Division(split=0.2, seed=0, per_class=2), multi_label=True)
     assert len(splits.validation) == 14
     assert (class_counts(splits.train) >= 2).all()
     assert len(splits.train) < 14
@@ -221,7 +218,7 @@ def test_a_label_changes_the_fingerprint(root):
     several_labels.write(root, 16)
 
     def fingerprint() -> str:
-        opened = open_labelled(str(root), split=0.25, per_class=None, seed=0, multi_label=True)
+        opened = divide(Dataset(str(root)), Division(split=0.25, seed=0), multi_label=True)
         return opened.train.fingerprint() + opened.validation.fingerprint()
 
     before = fingerprint()
@@ -242,7 +239,7 @@ def test_one_class_alone_is_enough_where_images_may_lack_it():
 
 def test_batches_hold_the_labels(root):
     several_labels.write(root, 16)
-    source = open_labelled(str(root), split=0.25, per_class=None, seed=0, multi_label=True).train
+    source = divide(Dataset(str(root)), Division(split=0.25, seed=0), multi_label=True).train
     for workers in (0, 1):
         read = evaluate_batches(
             source,
@@ -259,7 +256,7 @@ def test_batches_hold_the_labels(root):
 
 def test_kept_images_have_their_labels(root):
     several_labels.write(root, 16)
-    source = open_labelled(str(root), split=0.25, per_class=None, seed=0, multi_label=True).train
+    source = divide(Dataset(str(root)), Division(split=0.25, seed=0), multi_label=True).train
     images = Images(source, 3, cache=True)
     for index in range(len(source)):
         sample = EvaluationView((8, 8))(
@@ -275,7 +272,7 @@ def test_what_takes_one_class_says_so(tmp_path):
     datasets = pytest.importorskip("datasets")
     place = saved(datasets, tmp_path, [[0], [0, 1], [], [1]] * 4)
     with pytest.raises(DataError, match="several labels each, and the probe takes one class"):
-        divide(Dataset(str(place)), split=0.5, seed=0, use="the probe")
+        divide(Dataset(str(place)), Division(split=0.5, seed=0), use="the probe")
 
 
 def saved(datasets: Any, tmp_path: Path, labels: list[Any], inner: Any = None) -> Path:
@@ -302,7 +299,7 @@ def test_datasets_with_a_list_of_labels(tmp_path, form, monkeypatch):
     if form == "words":
         labels = [list(map(str, each)) for each in labels]
     place = saved(datasets, tmp_path, labels, inner)
-    splits = open_labelled(str(place), split=0.25, per_class=None, seed=0)
+    splits = divide(Dataset(str(place)), Division(split=0.25, seed=0))
     assert splits.train.classes == names
     for part in (splits.train, splits.validation):
         for index in range(len(part)):
@@ -316,7 +313,7 @@ def test_zeros_and_ones_may_be_two_things(tmp_path):
     datasets = pytest.importorskip("datasets")
     place = saved(datasets, tmp_path, [[0, 1], [1, 0]] * 4, datasets.Value("int64"))
     with pytest.raises(DataError, match="nothing but 0 and 1"):
-        open_labelled(str(place), split=0.25, per_class=None, seed=0)
+        divide(Dataset(str(place)), Division(split=0.25, seed=0))
 
 
 def tar(place: Path, described: list[Any]) -> Path:
@@ -364,7 +361,7 @@ def test_a_dataset_with_one_class_each_refuses_the_option(tmp_path):
     content = {"image": files, "label": [0, 1] * 4}
     datasets.Dataset.from_dict(content, datasets.Features(features)).save_to_disk(tmp_path / "set")
     with pytest.raises(ConfigError, match=r"every image of .* has one class"):
-        open_labelled(str(tmp_path / "set"), split=0.5, per_class=None, seed=0, multi_label=True)
+        divide(Dataset(str(tmp_path / "set")), Division(split=0.5, seed=0), multi_label=True)
 
 
 def test_data_check_counts_each_label(tmp_path):

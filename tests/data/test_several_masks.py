@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.config.data import Division
 from beit.config.segment_run import SeveralMasks
 from beit.data.segmented import SegmentationData, SegmentedSplits
 from beit.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ def mask(place: Path, row: int, *, rows: int = 4, value: int = 255) -> None:
 
 def opened(root: Path, **options: object) -> SegmentedSplits:
     config = MaskConfig(**options)  # type: ignore[arg-type]
-    return SegmentationData(str(root), config).divide(split=0.34, seed=0)
+    return SegmentationData(str(root), config).divide(Division(split=0.34, seed=0))
 
 
 def columns(splits: SegmentedSplits) -> dict[str, list[int]]:
@@ -70,7 +71,7 @@ def test_parts_of_an_object_are_joined(tmp_path: Path) -> None:
     assert splits.masks.several_masks == "object"
     assert any("masks of 2 images are joined" in note for note in splits.account.notes)
     again = SegmentationData(str(tmp_path), splits.masks)
-    known = again.divide(split=0.34, seed=0, known=splits.train.classes)
+    known = again.divide(Division(split=0.34, seed=0), known=splits.train.classes)
     assert columns(SegmentedSplits(*known[:2], known.masks, known.pixels)) == found
     assert known.train.fingerprint() == splits.train.fingerprint()
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from beit.config import MaskConfig
+from beit.config.data import Division
 from beit.data.mask_pairs import Shape, Shapes
 from beit.data.segmented import SegmentationData
 from beit.errors import BeitError, ConfigError, DataError
@@ -29,7 +30,7 @@ def box(left, top, right, bottom):
 
 
 def opened(root, **options):
-    return SegmentationData(str(root), MaskConfig(**options)).divide(split=0.5, seed=0)
+    return SegmentationData(str(root), MaskConfig(**options)).divide(Division(split=0.5, seed=0))
 
 
 def labels(splits):
@@ -88,7 +89,7 @@ def test_coco_shapes_are_drawn(tmp_path):
     for drawn in labels(found).values():
         assert np.array_equal(drawn, expected)
     known = SegmentationData(str(tmp_path), found.masks).divide(
-        split=0.5, seed=0, known=found.train.classes
+        Division(split=0.5, seed=0), known=found.train.classes
     )
     assert np.array_equal(known.train.read(0).labels, expected)
 

@@ -13,10 +13,10 @@ import pytest
 from tar_shards import NAMES, contents, tar
 
 from beit.atomic_io import replace_file
-from beit.config.data import LoaderConfig, ViewConfig
+from beit.config.data import Division, LoaderConfig, ViewConfig
 from beit.data import shard_index
 from beit.data.dataset import Dataset, open_source
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.loader import Loader
 from beit.data.pack import pack
 from beit.data.pixel_types import UnreadableError
@@ -42,7 +42,10 @@ def test_packed_folder_is_the_same_data(draw: Draw, elsewhere: Path) -> None:
         assert contents(folder) == contents(shards)
         assert folder.classes == shards.classes == ("9", "cat")
         assert (folder.targets == shards.targets).all()
-    a, b = (open_labelled(str(where), split=0.5, per_class=3, seed=1) for where in (root, out))
+    a, b = (
+        divide(Dataset(str(where)), Division(split=0.5, seed=1, per_class=3))
+        for where in (root, out)
+    )
     assert [contents(part) for part in b[:2]] == [contents(part) for part in a[:2]]
     assert contents(open_source(str(out))) == contents(open_source(str(root)))
     assert Dataset(str(out)).part("valid")[0] == str(out / "val")
@@ -167,7 +170,7 @@ def test_partly_labelled_shards(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"for every image; 1 image .*; it holds besides 1 \.txt \(not an"
     ):
-        open_labelled(place, split=0.5, per_class=None, seed=0)
+        divide(Dataset(place), Division(split=0.5, seed=0))
 
 
 def test_a_label_is_one_line(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_parts_must_have_the_same_classes(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         tar(tmp_path / part / "0.tar", {"1.png": b"", "1.cls": b"a", "2.png": b"", "2.cls": label})
     with pytest.raises(DataError, match="lacks 'b' and has besides 'c'"):
-        open_labelled(str(tmp_path), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(tmp_path)), Division(split=0.5, seed=0))
 
 
 def test_names_that_come_in_several_shards(tmp_path: Path) -> None:

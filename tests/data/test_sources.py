@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from beit.data.dataset import open_source
+from beit.config.data import Division
+from beit.data.dataset import Dataset, open_source
 from beit.data.images import check_readable
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import FileSource, ImageSource, evenly, select
 from beit.errors import ConfigError, DataError
@@ -206,7 +207,7 @@ def test_labelled_parts(draw: Draw) -> None:
         *class_names(2, "valid/cat", "valid/dog"),
         *class_names(1, "test/cat", "test/dog"),
     )
-    parts = open_labelled(str(root), split=0.5, per_class=None, seed=0)
+    parts = divide(Dataset(str(root)), Division(split=0.5, seed=0))
     assert parts.test is not None
     assert [len(part) for part in parts if part is not None] == [6, 4, 2]
     assert keys(parts.validation)[2] == "valid/dog/0.png"
@@ -221,17 +222,17 @@ def test_split_is_stratified_and_stable(draw: Draw, listed: bool) -> None:
     if listed:
         path = root / "list.csv"
         path.write_text("\n".join(f"{name},{name[0]}" for name in names))
-    train, validation, test = open_labelled(str(path), split=0.3, per_class=None, seed=0)
+    train, validation, test = divide(Dataset(str(path)), Division(split=0.3, seed=0))
     assert test is None
     assert train.targets is not None
     assert validation.targets is not None
     assert train.targets.tolist() == [0] * 7 + [1, 2]
     assert validation.targets.tolist() == [0] * 3 + [1]
     assert sorted(keys(train) + keys(validation)) == sorted(names)
-    again = open_labelled(str(path), split=0.3, per_class=None, seed=0)
+    again = divide(Dataset(str(path)), Division(split=0.3, seed=0))
     assert keys(again.validation) == keys(validation)
     others = {
-        tuple(keys(open_labelled(str(path), split=0.3, per_class=None, seed=seed).validation))
+        tuple(keys(divide(Dataset(str(path)), Division(split=0.3, seed=seed)).validation))
         for seed in range(6)
     }
     assert len(others) > 1
@@ -239,15 +240,15 @@ def test_split_is_stratified_and_stable(draw: Draw, listed: bool) -> None:
 
 def test_few_labels(draw: Draw) -> None:
     root = draw(*class_names(10, "a"), *class_names(6, "b"))
-    parts = open_labelled(str(root), split=0.2, per_class=4, seed=0)
+    parts = divide(Dataset(str(root)), Division(split=0.2, seed=0, per_class=4))
     assert parts.train.targets is not None
     assert parts.train.targets.tolist() == [0] * 4 + [1] * 4
     assert len(parts.validation) == 3
     with pytest.raises(DataError, match=r"fewer than 7 .*'b \(5\)'") as caught:
-        open_labelled(str(root), split=0.2, per_class=7, seed=0)
+        divide(Dataset(str(root)), Division(split=0.2, seed=0, per_class=7))
     assert "at most 5" in caught.value.remedy
     with pytest.raises(ConfigError, match="per_class"):
-        open_labelled(str(root), split=0.2, per_class=0, seed=0)
+        divide(Dataset(str(root)), Division(split=0.2, seed=0, per_class=0))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_wrong_labelled_folders(draw: Draw, names: list[str], empty: list[str], 
     for name in empty:
         (root / name).mkdir()
     with pytest.raises(DataError) as caught:
-        open_labelled(str(root), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(root)), Division(split=0.5, seed=0))
     assert caught.match(match.removesuffix("$"))
     assert caught.value.remedy
 
@@ -291,11 +292,11 @@ def test_few_images_are_spread_evenly() -> None:
 def test_wrong_requests(draw: Draw) -> None:
     root = draw(*class_names(2, "a", "b"))
     with pytest.raises(ConfigError, match="split is 0"):
-        open_labelled(str(root), split=0.0, per_class=None, seed=0)
+        divide(Dataset(str(root)), Division(split=0.0, seed=0))
     (root / "list.txt").write_text("a/0.png")
     with pytest.raises(DataError, match="has no labels"):
-        open_labelled(str(root / "list.txt"), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(root / "list.txt")), Division(split=0.5, seed=0))
     with pytest.raises(DataError, match="neither a folder nor a list"):
-        open_labelled(str(root / "a" / "0.png"), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(root / "a" / "0.png")), Division(split=0.5, seed=0))
     with pytest.raises(DataError, match="nothing at"):
-        open_labelled(str(root / "no"), split=0.5, per_class=None, seed=0)
+        divide(Dataset(str(root / "no")), Division(split=0.5, seed=0))

@@ -11,9 +11,10 @@ import torch
 
 from beit.batch import LabelledBatch
 from beit.config import LoaderConfig, PretrainRunConfig
+from beit.config.data import Division
 from beit.data.augment import EvaluationView
-from beit.data.dataset import open_source
-from beit.data.labelled import open_labelled
+from beit.data.dataset import Dataset, open_source
+from beit.data.labelled import divide
 from beit.evaluation import eval_loader as module
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.neighbours import neighbour_score, retrieval_score
@@ -65,7 +66,7 @@ def test_scores_of_a_pretraining_are_repeatable(class_folders, source, labelled)
     model = MaskedImageModel(RECIPE.model, 8).eval()
     device = torch.device("cpu")
     if labelled:
-        splits = open_labelled(str(class_folders), split=0.25, per_class=None, seed=0)
+        splits = divide(Dataset(str(class_folders)), Division(split=0.25, seed=0))
         score, name = neighbour_score(splits, RECIPE, device), "neighbours"
     else:
         score, name = retrieval_score(source, RECIPE, device), "retrieval"

@@ -11,6 +11,7 @@ import torch
 import beit
 from beit.batch import SegmentedBatch
 from beit.config import HeadConfig, InferenceConfig, LinearHeadConfig, LoaderConfig
+from beit.config.data import Division
 from beit.config.segment_run import MaskConfig
 from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
@@ -31,7 +32,7 @@ MOST = 17
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     root = write_folder(tmp_path_factory.mktemp("segmented"), train=1, validation=MOST)
-    return SegmentationData(str(root), MaskConfig()).divide(split=0.2, seed=0).validation
+    return SegmentationData(str(root), MaskConfig()).divide(Division(split=0.2, seed=0)).validation
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from beit.config import UperNetConfig
-from beit.errors import ConfigError
+from beit.errors import ConfigError, ResourceError
 from beit.models import inference
 from beit.models.heads import Classifier, MaskedImageModel
 from beit.models.inference import CUDAGraphs, KeptBias, optimize_for_inference
@@ -123,7 +123,7 @@ def test_eight_bits_are_close(monkeypatch, kind, quick):
 
 def test_eight_bits_need_their_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(ConfigError, match="int8 need torchao"):
+    with pytest.raises(ResourceError, match="int8 need torchao"):
         optimize_for_inference(made("classifier"), precision="int8")
 
 

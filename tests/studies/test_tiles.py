@@ -29,7 +29,7 @@ def climate() -> np.ndarray:
 
 def test_no_tile_crosses_a_region_and_parts_share_no_pixel(climate: np.ndarray) -> None:
     seen = {part: np.zeros(climate.shape, bool) for part in ("train", "val", "test")}
-    for tile in tiles.find_tiles(climate, side=SIDE, stride=35):
+    for tile in tiles.find_tiles(climate, stride=35):
         for first in (tile.top - tiles.ROWS.start, tile.left):
             assert first // tiles.REGION == (first + SIDE - 1) // tiles.REGION
         seen[tile.part][tile.top : tile.top + SIDE, tile.left : tile.left + SIDE] = True
@@ -47,7 +47,7 @@ def test_every_row_and_column_of_regions_has_every_part() -> None:
 
 def test_labels_are_the_climate_of_at_least_half_of_the_land(climate: np.ndarray) -> None:
     found = set()
-    for tile in tiles.find_tiles(climate, side=SIDE, stride=35):
+    for tile in tiles.find_tiles(climate, stride=35):
         square = climate[tile.top : tile.top + SIDE, tile.left : tile.left + SIDE]
         land = square[square > 0]
         assert len(land) >= 0.2 * SIDE * SIDE
@@ -62,7 +62,7 @@ def test_tiles_are_written_once_with_their_pixels(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (2700, 5400, 3), dtype=np.uint8)
     monkeypatch.setattr(tiles, "read_map", lambda class_of: (pixels, climate))
-    made = tiles.make_tiles(tmp_path, side=SIDE, stride=1000, labelled_stride=1000)
+    made = tiles.make_tiles(tmp_path, stride=1000, labelled_stride=1000)
     train = list((tmp_path / "unlabelled").glob("*.png"))
     assert made["unlabelled"] == len(train) > 0
     top, left = map(int, train[0].stem.split("_"))
@@ -70,7 +70,7 @@ def test_tiles_are_written_once_with_their_pixels(
     labelled = list((tmp_path / "labelled").rglob("*.png"))
     assert sum(made["labelled"].values()) == len(labelled)  # type: ignore[attr-defined]
     monkeypatch.setattr(tiles, "read_map", lambda class_of: pytest.fail("the tiles were there"))
-    assert tiles.make_tiles(tmp_path, side=SIDE, stride=1000, labelled_stride=1000) == made
+    assert tiles.make_tiles(tmp_path, stride=1000, labelled_stride=1000) == made
 
 
 def test_absent_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from beit.batch import Unreadable
+from beit.batch import ImageBatch, SkipLog, Unreadable
 from beit.errors import DataError
 from beit.training.run_folder import RunFolder
 from beit.training.run_logger import RunLogger, Throughput
@@ -66,7 +66,8 @@ def test_quiet_writes_the_log_only(folder, capsys):
 
 
 def bad(*names):
-    return tuple(Unreadable(name, "it is empty") for name in names)
+    unreadable = tuple(Unreadable(name, "it is empty") for name in names)
+    return ImageBatch(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), unreadable=unreadable)
 
 
 def noted(folder, said, images=200, limit=0.01):
@@ -76,11 +77,11 @@ def noted(folder, said, images=200, limit=0.01):
 def test_unreadable_images_count_once(folder):
     said = []
     images = noted(folder, said)
-    images.add(bad("a.png"), ())
-    images.add(bad("a.png", "b.png"), ())
+    images.add(bad("a.png"))
+    images.add(bad("a.png", "b.png"))
     assert images.counts() == {"unreadable": 2}
     again = noted(folder, said)
-    again.add(bad("b.png"), ())
+    again.add(bad("b.png"))
     assert again.counts() == {"unreadable": 2}
     written = (folder.path / "unreadable.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in written] == ["a.png", "b.png"]
@@ -92,8 +93,8 @@ def test_unreadable_images_count_once(folder):
 def test_the_first_unreadable_images_are_named_and_the_others_counted(folder):
     said = []
     images = noted(folder, said, limit=0.5)
-    images.add(bad(*(f"{number}.png" for number in range(3))), ())
-    images.add(bad(*(f"{number}.png" for number in range(9))), ())
+    images.add(bad(*(f"{number}.png" for number in range(3))))
+    images.add(bad(*(f"{number}.png" for number in range(9))))
     assert [line.split()[0] for line in said[:5]] == [f"{number}.png" for number in range(5)]
     assert said[5:] == [f"more images cannot be read; {folder.unreadable} names all"]
     with folder.unreadable.open("a") as file:  # another process of the run
@@ -107,7 +108,7 @@ def test_the_first_unreadable_images_are_named_and_the_others_counted(folder):
 def test_nothing_is_said_of_images_that_can_be_read(folder):
     said = []
     images = noted(folder, said)
-    images.add((), ())
+    images.add(SkipLog())
     images.sum_up()
     assert not said
     assert images.counts() == {}
@@ -120,9 +121,9 @@ def test_too_many_unreadable_images(folder, limit, images, allowed):
     said = []
     met = noted(folder, said, images, limit)
     for number in range(allowed):
-        met.add(bad(f"{number}.png"), ())
+        met.add(bad(f"{number}.png"))
     with pytest.raises(DataError, match=f"{allowed + 1} of {images} .*it is empty") as caught:
-        met.add(bad("last.png"), ())
+        met.add(bad("last.png"))
     assert "--bad-limit" in caught.value.remedy
     assert f"--bad-limit allows {allowed}" in caught.value.problem
     assert ("0.png" if allowed else "last.png") in caught.value.problem
@@ -131,10 +132,10 @@ def test_too_many_unreadable_images(folder, limit, images, allowed):
 
 def test_what_was_unreadable_before_a_run_went_on_counts_if_it_still_is(folder):
     with pytest.raises(DataError):
-        noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
-    noted(folder, []).add(bad("a.png"), ())  # the others were mended
+        noted(folder, []).add(bad("a.png", "b.png", "c.png"))
+    noted(folder, []).add(bad("a.png"))  # the others were mended
     with pytest.raises(DataError, match="3 of 200"):
-        noted(folder, []).add(bad("a.png", "b.png", "c.png"), ())
+        noted(folder, []).add(bad("a.png", "b.png", "c.png"))
 
 
 def test_a_list_of_unreadable_images_that_was_cut_off(folder):

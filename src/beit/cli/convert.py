@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import Artifact, LabelFile
-from beit.config.data import BY_HEADINGS
+from beit.cli.options import AS_READ, Artifact, AsRead
 from beit.terminal import print_lines
 
 
@@ -74,7 +73,7 @@ def export(
     data: str = "",
     samples: int = 64,
     opset: int = 18,
-    label_file: LabelFile = BY_HEADINGS,
+    options: AsRead = AS_READ,
 ) -> None:
     """Write a model for other runtimes: ONNX, OpenVINO, torch.export; checked before published.
 
@@ -96,7 +95,7 @@ def export(
             accuracy is compared too.
         samples: How many of them.
         opset: Version of the operators of an ONNX file, 18 to 23; newer ones need newer runtimes.
-        label_file: How a label file is read, where its headings do not say it.
+        options: How images are read, where they leave it open.
     """
     from beit.weights.export import export as write
 
@@ -113,7 +112,7 @@ def export(
             data=data,
             samples=samples,
             opset=opset,
-            label_file=label_file,
+            reading=options.reading,
         ).lines()
     )
 

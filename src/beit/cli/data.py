@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from beit.cli.options import LabelFile
-from beit.config.data import BY_HEADINGS, FolderConfig, Reading
+from beit.cli.options import AS_READ, AsRead
 from beit.config.segment_run import MaskConfig
 from beit.errors import ConfigError
 from beit.terminal import counted, print_lines
@@ -26,9 +25,7 @@ def check(
     format: Literal["table", "json"] = "table",  # noqa: A002 (the name of the option)
     channels: int = 3,
     few: int = 10,
-    class_level: int | None = None,
-    label_pattern: str = "",
-    label_file: LabelFile = BY_HEADINGS,
+    options: AsRead = AS_READ,
     value_range: tuple[float, float] | None = None,
     masks: bool = False,
     mask_files: MaskFiles = ANY_MASKS,
@@ -43,9 +40,7 @@ def check(
         channels: How many channels the images will be read with.
         value_range: The values that will be black and white in images of more than 8 bits.
         few: Name the classes that have fewer images for training.
-        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
-        label_pattern: Regular expression that finds the class in an image's name: '([a-z]+)_'.
-        label_file: How a label file is read, where its headings do not say it.
+        options: How images are read, where they leave it open.
         masks: Images have masks, which are read as by `beit segment`.
         mask_files: Where the masks are and what their values mean, where it is not recognised.
     """
@@ -59,9 +54,7 @@ def check(
         parts=_segmented(data, mask_files) if masks else None,
         channels=channels,
         few=few,
-        reading=Reading(
-            FolderConfig(class_level=class_level, label_pattern=label_pattern), label_file
-        ),
+        reading=options.reading,
         value_range=value_range,
     )
     (print_json if format == "json" else print_table)(found)
@@ -78,7 +71,7 @@ def pack(
     data: Data,
     out: Annotated[str, tyro.conf.Positional],
     shard_size: int = 500,
-    label_file: LabelFile = BY_HEADINGS,
+    options: AsRead = AS_READ,
 ) -> None:
     """Write images as tar shards in the layout of WebDataset, each with an index.
 
@@ -88,11 +81,11 @@ def pack(
         data: A folder with or without classes, a list, hf:NAME.
         out: Folder to write: name it to the other verbs as --data.
         shard_size: Megabytes at which a shard is closed.
-        label_file: How a label file is read, where its headings do not say it.
+        options: How images are read, where they leave it open.
     """
     from beit.data.pack import pack as write
 
-    done = write(data, out, shard_size=shard_size, reading=Reading(label_file=label_file))
+    done = write(data, out, shard_size=shard_size, reading=options.reading)
     written = f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}"
     print_lines(f"{written}: {done.folder}")
 
@@ -132,9 +125,10 @@ def tiles(out: str) -> None:
     """
     from pathlib import Path
 
-    from beit.studies.tiles import make_demo_tiles
+    from beit.studies.tiles import make_tiles
 
-    make_demo_tiles(Path(out), stride=10, labelled_stride=35)
+    made = make_tiles(Path(out), stride=10, labelled_stride=35)
+    print_lines(f"tiles: {made['unlabelled']} without labels, {made['labelled']}")
 
 
 DATA: Mapping[str, Callable[..., None]] = {

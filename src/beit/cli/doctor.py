@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from beit.cli.options import LabelFile, call, check_subcommand
-from beit.config.data import BY_HEADINGS, FolderConfig, Reading
+from beit.cli.options import AS_READ, AsRead, call, check_subcommand
 from beit.config.serve import ServeConfig
 from beit.errors import ConfigError
 
@@ -30,9 +29,7 @@ def examine(
     channels: int = 3,
     size: int = 0,
     sample: int = 2000,
-    class_level: int | None = None,
-    label_pattern: str = "",
-    label_file: LabelFile = BY_HEADINGS,
+    options: AsRead = AS_READ,
 ) -> None:
     """Examine versions, GPU, compiler, decoder, memory, disk and ports; with --data also images.
 
@@ -49,9 +46,7 @@ def examine(
         channels: How many channels the images will be read with.
         size: Side in pixels of the model that the images are for; 0: what is advised.
         sample: At most so many images are looked through; `beit data check` reads all.
-        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
-        label_pattern: Regular expression that finds the class in an image's name: '([a-z]+)_'.
-        label_file: How a label file is read, where its headings do not say it.
+        options: How images are read, where they leave it open.
     """
     if not (0 < port < 65536 and channels > 0 and size >= 0 and sample > 0):
         raise ConfigError(
@@ -64,10 +59,9 @@ def examine(
 
     found = list(check_environment(out, port, compile=not skip_compile))
     if data:
-        reading = Reading(
-            FolderConfig(class_level=class_level, label_pattern=label_pattern), label_file
+        found += check_images(
+            data, channels=channels, sample=sample, size=size, reading=options.reading
         )
-        found += check_images(data, channels=channels, sample=sample, size=size, reading=reading)
     (print_json if format == "json" else print_table)(found)
     must_hold(found)
 

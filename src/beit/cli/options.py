@@ -13,13 +13,15 @@ from typing import Annotated, Any
 import tyro
 
 from beit.cli.places import check_places
-from beit.config.data import LabelFileConfig
+from beit.config.data import DataConfig, DividedDataConfig
 from beit.errors import BeitError, ConfigError, nearest
 
 Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 Artifact = Annotated[str, tyro.conf.Positional]
-LabelFile = Annotated[LabelFileConfig, tyro.conf.arg(name="")]
-"""How a label file is read, among the options of a verb."""
+AsRead = Annotated[DataConfig, tyro.conf.arg(name="")]
+"""How images are read, among the options of a verb."""
+AsDivided = Annotated[DividedDataConfig, tyro.conf.arg(name="")]
+AS_READ, AS_DIVIDED = DataConfig(), DividedDataConfig()
 Verb = Callable[[list[str]], None]
 MARKS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 

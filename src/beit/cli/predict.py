@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from beit.cli.options import Artifact, Paths
 from beit.config.bulk import EmbedConfig, PredictConfig
 from beit.config.serve import ServeConfig
-from beit.errors import ResourceError
+from beit.errors import optional_library
 from beit.terminal import print_lines
 
 if TYPE_CHECKING:
@@ -85,16 +85,11 @@ def serve(artifacts: Paths, limits: ServeConfig = LIMITS, device: str = "auto") 
         limits: Address and limits.
         device: cpu, cuda, mps, or auto: a GPU where there is one.
     """
-    try:
+    with optional_library("a library for serving is not installed", "serve"):
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ResourceError(
-            f"a library for serving is not installed: {error}",
-            remedy='pip install "beit[serve]"',
-        ) from error
     from beit.serve.server import serve as run
 
     run(artifacts, limits, device)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from beit.cli.options import Artifact, LabelFile, Paths
-from beit.config.data import BY_HEADINGS
+from beit.cli.options import AS_READ, Artifact, AsRead, Paths
 from beit.errors import ConfigError
 from beit.terminal import print_lines
 
@@ -61,7 +60,7 @@ class Sheet:
     """Pixels of an image in the sheet."""
     device: str = "auto"
     """cpu, cuda, mps, or auto: a GPU where there is one."""
-    label_file: LabelFile = BY_HEADINGS
+    options: AsRead = AS_READ
 
     def write(self, name: str, **options: object) -> None:
         """Make the sheet of this name, and write it."""
@@ -73,7 +72,7 @@ class Sheet:
             data=self.data,
             images=self.images,
             device=self.device,
-            label_file=self.label_file,
+            reading=self.options.reading,
         )
         sheet = partial(getattr(sheets, name), request, **options)
         print_lines(sheets.show(sheet, self.out, self.side))

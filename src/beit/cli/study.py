@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from beit.cli.options import LabelFile
-from beit.config.data import BY_HEADINGS, FolderConfig, Reading
+from beit.cli.options import AS_DIVIDED, AsDivided
 from beit.terminal import print_lines
 
 
@@ -97,9 +96,7 @@ def own(
     draws: int = 2,
     length: float = 1.0,
     processes: int | None = None,
-    class_level: int | None = None,
-    label_pattern: str = "",
-    label_file: LabelFile = BY_HEADINGS,
+    options: AsDivided = AS_DIVIDED,
 ) -> None:
     """The same question on your own labelled images, ending with a sentence that answers it.
 
@@ -118,9 +115,7 @@ def own(
         draws: Draws of the labelled images.
         length: Factor on all updates.
         processes: Trainings at a time; one per core by default, one on a GPU.
-        class_level: Which folders are the classes: 1 those at the top, 2 those inside of them.
-        label_pattern: Regular expression that finds the class in an image's name: '([a-z]+)_'.
-        label_file: How a label file is read, where its headings do not say it.
+        options: How images are read, where they leave it open.
     """
     from dataclasses import replace
 
@@ -139,9 +134,7 @@ def own(
             init=init,
             groups=groups,
             processes=processes or at_a_time(),
-            reading=Reading(
-                FolderConfig(class_level=class_level, label_pattern=label_pattern), label_file
-            ),
+            reading=options.reading,
         )
     print(f"\n{(Path(out) / 'results.md').read_text()}\nreport   {out}/report.html")
 

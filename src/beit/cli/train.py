@@ -12,10 +12,9 @@ from typing import Generic, TypeVar
 
 import tyro
 
-from beit.cli.options import LabelFile, call, gathered, parsing, value_of
+from beit.cli.options import AS_DIVIDED, AsDivided, call, gathered, parsing, value_of
 from beit.cli.places import OPTIONS, check_options
 from beit.config import RunConfig
-from beit.config.data import BY_HEADINGS
 from beit.config.following import LEADERS
 from beit.config.tree import by_name, override
 from beit.errors import ConfigError
@@ -130,7 +129,7 @@ def compare(
     out: str,
     images: int = 512,
     device: str = "auto",
-    label_file: LabelFile = BY_HEADINGS,
+    options: AsDivided = AS_DIVIDED,
 ) -> None:
     """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
 
@@ -140,7 +139,7 @@ def compare(
         out: Folder for tokenizers.json and tokenizers.html.
         images: At most so many of them, spread evenly; with classes, as many of each part.
         device: cpu, cuda, mps, or auto: a GPU where there is one.
-        label_file: How a label file is read, where its headings do not say it.
+        options: How images are read, where they leave it open.
     """
     from beit.report.tokenizer import HEAD
     from beit.tasks.comparing import compare_tokenizers
@@ -151,7 +150,7 @@ def compare(
         out=out,
         images=images,
         device=device,
-        label_file=label_file,
+        reading=options.reading,
     )
     for line in (HEAD, ("---",) * len(HEAD), *(row.row() for row in rows)):
         print_lines(f"| {' | '.join(line)} |")

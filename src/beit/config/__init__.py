@@ -4,6 +4,7 @@ describe. Nothing here imports torch."""
 from beit.config.data import (
     AugmentConfig,
     BalanceConfig,
+    DividedDataConfig,
     FolderConfig,
     LabelFileConfig,
     LoaderConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "ContrastiveConfig",
     "DalleConfig",
     "DiscreteVAEConfig",
+    "DividedDataConfig",
     "EvaluateConfig",
     "FinetuneRunConfig",
     "FixedMasking",

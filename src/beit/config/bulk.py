@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from beit.config.data import FolderConfig, LabelFileConfig, LoaderConfig, Reading, Workers
-from beit.config.validation import Config, PositiveInt, Range, require
+from beit.config.data import AS_RECOGNISED, DataConfig, LoaderConfig, Workers
+from beit.config.validation import PositiveInt, Range, require
 
 InferencePrecision = Literal["fp32", "bf16", "int8", "auto"]
 PART = re.compile(r"([1-9]\d{0,8})/([1-9]\d{0,8})")
@@ -25,7 +25,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BulkConfig(Config):
+class BulkConfig(DataConfig):
     """Which images, and how they are gone over."""
 
     data: str = ""
@@ -52,7 +52,6 @@ class BulkConfig(Config):
     """What runs it: this process, or the actors of a Ray cluster."""
     ray_address: str = ""
     """Of a Ray cluster that runs; by default one is started on this machine."""
-    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,15 +72,10 @@ class BulkConfig(Config):
             "leave it out: Ray divides the images among its actors",
         )
         require(
-            bool(self.data) or not (self.split or self.label_file.given),
+            bool(self.data) or not (self.split or self.reading != AS_RECOGNISED),
             "an option of --data was given without it",
             "name the images with --data",
         )
-
-    @property
-    def reading(self) -> Reading:
-        """How the data are read."""
-        return Reading(FolderConfig(), self.label_file)
 
     def loader(self, value_range: tuple[float, float] | None = None) -> LoaderConfig:
         """How images are read, once and in their order, by a model that has seen this range."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal, NamedTuple
 
 from beit.config.validation import (
@@ -112,6 +112,22 @@ class Fold(NamedTuple):
     of: int
 
 
+class Division(NamedTuple):
+    """How images without parts are divided into those to learn from and those held out. Artifacts
+    state it by these names."""
+
+    split: float
+    """Fraction of each class that is held out."""
+    seed: int
+    """Decides which, the same for the same seed."""
+    per_class: int | None = None
+    """Of how many images of each class is learned; None: of all that are left."""
+    fold: Fold | None = None
+    """The part that is held out instead of a fraction."""
+    groups: str = ""
+    """Pattern that finds in the name of an image what is held out together or not at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig(Config):
     """What is done about classes of which there are few images, or few pixels."""
@@ -135,8 +151,8 @@ class ReadingConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderConfig(ReadingConfig):
-    """What folders mean, where they leave it open."""
+class _ClassesConfig(ReadingConfig):
+    """Where the classes are, in folders that leave it open."""
 
     class_level: PositiveInt | None = None
     """Which folders are the classes: 1 those at the top (or directly in train/), 2 those inside of
@@ -144,11 +160,6 @@ class FolderConfig(ReadingConfig):
     label_pattern: str = ""
     """Regular expression that finds the class in an image's name, as '([a-z]+)_' in cat_01.jpg: it
     is in the first parentheses. Empty: the folders are the classes."""
-    fold: str = ""
-    """Of data in folds, the folder of the one to hold out: the others are trained on."""
-    accept_missing_classes: bool = False
-    """Go on where validation or test lack classes of training, or have images of other classes:
-    those are skipped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,6 +170,22 @@ class FolderConfig(ReadingConfig):
             "images or in those of folders",
             "leave one of them out",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolderConfig(_ClassesConfig):
+    """What folders mean, where they leave it open, to what takes the parts of data as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(_ClassesConfig):
+    """The same to what divides them: training, and what compares as it does."""
+
+    fold: str = ""
+    """Of data in folds, the folder of the one to hold out: the others are trained on."""
+    accept_missing_classes: bool = False
+    """Go on where validation or test lack classes of training, or have images of other classes:
+    those are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,20 +228,42 @@ class LabelFileConfig(ReadingConfig):
         )
 
 
-BY_HEADINGS = LabelFileConfig()
-"""Without options."""
-
-
 class Reading(NamedTuple):
     """What settles data that can be read in several ways, passed down from a verb to what opens
     them."""
 
     folders: FolderConfig = FolderConfig()
-    label_file: LabelFileConfig = BY_HEADINGS
+    label_file: LabelFileConfig = LabelFileConfig()
 
 
 AS_RECOGNISED = Reading()
 """Without options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """What every verb takes that reads images: how, where the data leave it open."""
+
+    folders: ClassFolderConfig = field(default_factory=ClassFolderConfig)
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
+
+    @property
+    def reading(self) -> Reading:
+        """The same, as it is passed down."""
+        return Reading(FolderConfig(**vars(self.folders)), self.label_file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DividedDataConfig(Config):
+    """What every verb takes that divides images as training does."""
+
+    folders: FolderConfig = field(default_factory=FolderConfig)
+    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
+
+    @property
+    def reading(self) -> Reading:
+        """The same, as it is passed down."""
+        return Reading(self.folders, self.label_file)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from beit.config.data import (
-    FolderConfig,
-    LabelFileConfig,
-    LoaderConfig,
-    Reading,
-    Workers,
-    check_pattern,
-)
+from beit.config.data import DataConfig, DividedDataConfig, LoaderConfig, Workers, check_pattern
 from beit.config.segment_run import InferenceConfig, MaskConfig, Scales
 from beit.config.validation import (
     Config,
@@ -29,29 +22,17 @@ from beit.config.validation import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifiedConfig(Config):
+class ClassifiedConfig(DataConfig):
     """What only a classifier takes."""
 
     crop: Crop | None = None
     """Fraction of the side that the centre crop keeps; the model's own by default."""
     size: Sides | None = None
     """Height and width in pixels; the model's own by default."""
-    class_level: int | None = None
-    """Which folders are the classes: 1 those at the top (or directly in the split), 2 those inside
-    of them; None: recognised, and refused where two readings are plausible."""
-    label_pattern: str = ""
-    """Regular expression that finds the class in an image's name, as '([a-z]+)_' in cat_01.jpg."""
     labels: str = ""
     """Label map in JSON: {"folder or file name": class or [classes]}, or a list with the classes of
     each image in the order of the file names. Any of them is right; of a multi-label model all
     are."""
-    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
-
-    @property
-    def reading(self) -> Reading:
-        """How the data are read."""
-        folders = FolderConfig(class_level=self.class_level, label_pattern=self.label_pattern)
-        return Reading(folders, self.label_file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +96,7 @@ class EvaluateConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(Config):
+class ProbeConfig(DividedDataConfig):
     """Measure what the frozen features of every block are worth; nothing of the model is trained.
 
     The linear probes differ from the published ones in that they see the central view only, not a
@@ -126,12 +107,10 @@ class ProbeConfig(Config):
     """Name of the recipe the other values come from."""
     data: str = ""
     """Class folders, also under train/, val/ and test/, or a labelled list."""
-    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     out: str = ""
     """Folder for probe.json and probe.html."""
     crop: Crop | None = None
     """Fraction of the side that the centre crop keeps; the model's own by default."""
-    folders: FolderConfig = field(default_factory=FolderConfig)
     split: Fraction = 0.2
     """Fraction of each class held out for validation where there is no val/."""
     groups: str = ""
@@ -170,11 +149,6 @@ class ProbeConfig(Config):
     """Gigabytes that features may take; None: half of what is free. Of more, blocks are chosen on
     a sample, and the probes of those are trained from a table on the disk of `out`."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-
-    @property
-    def reading(self) -> Reading:
-        """How the data are read."""
-        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         super().__post_init__()

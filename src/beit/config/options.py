@@ -11,6 +11,7 @@ from typing import Literal, TypedDict
 from beit.config.data import (
     AugmentConfig,
     BalanceConfig,
+    ClassFolderConfig,
     FolderConfig,
     LabelFileConfig,
     LoaderConfig,
@@ -152,7 +153,8 @@ class RunOptions(LoaderOptions, total=False):
     symmetry: Literal["none", "horizontal", "all"]
 
 
-class TokenizerOptions(RunOptions, ViewOptions, LabelFileOptions, total=False):
+class TokenizerOptions(RunOptions, ViewOptions, FolderOptions, LabelFileOptions, total=False):
+    folders: FolderConfig
     label_file: LabelFileConfig
     tokenizer: TokenizerConfig
     codes: int
@@ -189,6 +191,8 @@ class TokenizerOptions(RunOptions, ViewOptions, LabelFileOptions, total=False):
 class PretrainOptions(
     RunOptions, ModelOptions, ViewOptions, FolderOptions, LabelFileOptions, total=False
 ):
+    folders: FolderConfig
+    label_file: LabelFileConfig
     tokenizer: str | PathLike[str]
     tokenizer_recipe: str | PathLike[str]
     tokenizer_precision: Literal["auto", "fp32", "bf16", "fp16"]
@@ -222,9 +226,7 @@ class PretrainOptions(
     blocks: int
     shared_head: bool
     labelled: str | PathLike[str]
-    label_file: LabelFileConfig
     knn_images: int
-    folders: FolderConfig
     evaluation_crop: float
 
 
@@ -237,6 +239,8 @@ class FinetuneOptions(
     BalanceOptions,
     total=False,
 ):
+    folders: FolderConfig
+    label_file: LabelFileConfig
     init: str | PathLike[str]
     model: VisionTransformerConfig
     adaptation: AdaptationConfig
@@ -252,8 +256,6 @@ class FinetuneOptions(
     mixup: float
     cutmix: float
     smoothing: float
-    folders: FolderConfig
-    label_file: LabelFileConfig
     split: float
     groups: str | PathLike[str]
     folds: int | None
@@ -312,12 +314,13 @@ class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
     batch: int | None
     device: str | PathLike[str]
     classified: ClassifiedConfig
-    crop: float | None
-    size: tuple[int, int] | None
+    folders: ClassFolderConfig
     class_level: int | None
     label_pattern: str | PathLike[str]
-    labels: str | PathLike[str]
     label_file: LabelFileConfig
+    crop: float | None
+    size: tuple[int, int] | None
+    labels: str | PathLike[str]
     segmented: SegmentedConfig
     scales: tuple[float, ...] | None
     whole: bool
@@ -329,11 +332,11 @@ class EvaluateOptions(LabelFileOptions, MaskOptions, total=False):
 
 
 class ProbeOptions(LoaderOptions, FolderOptions, LabelFileOptions, total=False):
-    data: str | PathLike[str]
+    folders: FolderConfig
     label_file: LabelFileConfig
+    data: str | PathLike[str]
     out: str | PathLike[str]
     crop: float | None
-    folders: FolderConfig
     split: float
     groups: str | PathLike[str]
     multi_label: bool

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 from beit.config.data import (
     AugmentConfig,
     BalanceConfig,
+    DividedDataConfig,
+    Division,
     Fold,
-    FolderConfig,
-    LabelFileConfig,
     LoaderConfig,
-    Reading,
     ViewConfig,
     check_pattern,
 )
@@ -194,6 +193,11 @@ class RunConfig(Config):
         if self.time:
             seconds_of(self.time)
 
+    @property
+    def division(self) -> Division | None:
+        """How it divides images without parts; None: it has no options that say so."""
+        return None
+
 
 def check_bank(name: str, views: int, bank: str, kept: str) -> None:
     """Raise ConfigError unless these views can be kept, and a bank is named only if some are."""
@@ -205,10 +209,9 @@ def check_bank(name: str, views: int, bank: str, kept: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRunConfig(RunConfig):
+class TokenizerRunConfig(DividedDataConfig, RunConfig):
     """Train a visual tokenizer."""
 
-    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     tokenizer: TokenizerConfig
     teacher: str = ""
     """For VQ-KD, whose features are to be rebuilt: clip, dino, timm:NAME, hf:ORG/NAME, a folder of
@@ -223,11 +226,6 @@ class TokenizerRunConfig(RunConfig):
     objective: TokenizerObjectiveConfig = field(default_factory=ReconstructConfig)
     held_out: Fraction = 0.05
     """Fraction of the images kept aside to measure reconstruction and code usage on."""
-
-    @property
-    def reading(self) -> Reading:
-        """How the data are read."""
-        return Reading(label_file=self.label_file)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -253,7 +251,7 @@ class TokenizerRunConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRunConfig(RunConfig):
+class PretrainRunConfig(DividedDataConfig, RunConfig):
     """Pre-training: masked image modeling, or another objective of hidden patches."""
 
     tokenizer: str = ""
@@ -282,17 +280,10 @@ class PretrainRunConfig(RunConfig):
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     labelled: str = ""
     """Class folders for the online nearest-neighbour score; empty: `data`, if it has classes."""
-    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     knn_images: NonNegativeInt = 2000
     """Most images per part that the online nearest-neighbour score reads; 0 switches it off."""
-    folders: FolderConfig = field(default_factory=FolderConfig)
     evaluation_crop: Crop = 0.875
     """Fraction of the side kept by the centre crop of the nearest-neighbour score."""
-
-    @property
-    def reading(self) -> Reading:
-        """How the data are read."""
-        return Reading(self.folders, self.label_file)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -318,7 +309,7 @@ class PretrainRunConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneRunConfig(RunConfig):
+class FinetuneRunConfig(DividedDataConfig, RunConfig):
     """Classification, from a pre-trained artifact or from scratch."""
 
     init: str = ""
@@ -328,8 +319,6 @@ class FinetuneRunConfig(RunConfig):
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    folders: FolderConfig = field(default_factory=FolderConfig)
-    label_file: LabelFileConfig = field(default_factory=LabelFileConfig)
     split: Fraction = 0.2
     """Fraction of each class kept for validation when the data has no `val` folder."""
     groups: str = ""
@@ -365,18 +354,14 @@ class FinetuneRunConfig(RunConfig):
         check_pattern("groups", self.groups)
 
     @property
-    def fold(self) -> Fold | None:
-        """The part that this run holds out."""
-        if self.folds is None or self.only_fold is None:
-            return None
-        return Fold(self.only_fold - 1, self.folds)
+    def division(self) -> Division:
+        """How images without parts are divided; of folds, one is held out."""
+        fold = None
+        if self.folds is not None and self.only_fold is not None:
+            fold = Fold(self.only_fold - 1, self.folds)
+        return Division(self.split, self.split_seed, self.per_class, fold, self.groups)
 
     @property
     def crop(self) -> float:
         """The evaluation crop that is used."""
         return self.evaluation_crop or published_crop(min(self.model.size))
-
-    @property
-    def reading(self) -> Reading:
-        """How the data are read."""
-        return Reading(self.folders, self.label_file)

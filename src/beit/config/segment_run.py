@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 
-from beit.config.data import BalanceConfig, Symmetry, check_pattern
+from beit.config.data import BalanceConfig, Division, Symmetry, check_pattern
 from beit.config.model import VisionTransformerConfig
 from beit.config.runs import AdaptationConfig, RunConfig
 from beit.config.segmentation import SegmentationHeadConfig, UperNetConfig
@@ -215,3 +215,8 @@ class SegmentRunConfig(RunConfig):
         check_pattern("groups", self.groups)
         self.head.normed_cells(self.model.grid)
         window_and_stride(self.model, self.inference.window, self.inference.stride)
+
+    @property
+    def division(self) -> Division:
+        """How images without parts are divided."""
+        return Division(self.split, self.split_seed, self.per_class, groups=self.groups)

@@ -22,7 +22,14 @@ from beit.data.decode import decode, read_header
 from beit.data.file_types import EXTENSIONS, IMAGE_EXTENSIONS
 from beit.data.listing import short_hash
 from beit.data.pixel_types import UnreadableError, ValueRange
-from beit.data.sources import ImageSource, account_of, class_names_at, evenly, images_per_class
+from beit.data.sources import (
+    ImageSource,
+    account_of,
+    class_names_at,
+    evenly,
+    images_per_class,
+    keys_of,
+)
 from beit.errors import ConfigError, DataError
 from beit.hardware import cores
 from beit.terminal import TextTable, counted, print_tables, printable, quoted
@@ -235,7 +242,7 @@ def check(
     findings: list[Finding] = []
     depths: dict[str, BitDepth] = {}
     moments = np.zeros((2, channels))
-    keys = (source.key(index) for source in read.values() for index in range(len(source)))
+    keys = (key for source in read.values() for key in keys_of(source))
     looked = (seen for one in read.values() for seen in _look_through(one, channels, value_range))
     for place, (key, seen) in enumerate(zip(keys, looked, strict=True)):
         findings += seen.findings

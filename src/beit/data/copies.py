@@ -91,16 +91,14 @@ def _digest(path: Path) -> Hashable | None:
     return digest.digest()
 
 
-def shared_images(
-    learned: ImageSource, judged: ImageSource, *, sought: int = SOUGHT, sized: int = SIZED
-) -> dict[str, str]:
+def shared_images(learned: ImageSource, judged: ImageSource) -> dict[str, str]:
     """Keys of images to learn from, each with that of an image for validation of the same bytes:
     scores of what was learned come out too high.
 
     Nothing is decoded, and only files are read that have the size of one of the others. Of large
     data a sample is compared, spread evenly over either part.
     """
-    looked_for, there = spread(len(judged), sought), spread(len(learned), sized)
+    looked_for, there = spread(len(judged), SOUGHT), spread(len(learned), SIZED)
     sizes = np.array([judged.size(index) for index in looked_for])
     candidates = np.array([learned.size(index) for index in there])
     alike = np.flatnonzero(np.isin(candidates, sizes[sizes >= 0]))

@@ -22,8 +22,8 @@ from beit.data.layout import WHOLE
 from beit.data.listing import LIST_EXTENSIONS, reason_to_skip
 from beit.data.shard_manifest import shard_parts
 from beit.data.shards import open_shards
-from beit.data.sources import FileSource, ImageSource, account_of, class_counts, must_exist
-from beit.errors import ConfigError, DataError
+from beit.data.sources import FileSource, ImageSource, account_of, class_counts
+from beit.errors import ConfigError, DataError, no_images_at
 from beit.terminal import quoted
 
 Form = Literal["folder", "label file", "stored", "file", "nothing"]
@@ -285,7 +285,8 @@ def _folders_in(path: str) -> list[Path]:
 
 
 def _single_image(path: str) -> ImageSource:
-    must_exist(path)
+    if not Path(path).exists():
+        raise no_images_at(path)
     reason = reason_to_skip(path)
     if reason:
         raise DataError(

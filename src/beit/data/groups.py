@@ -5,7 +5,6 @@ Where some of them are learned from and others measured on, scores come out too 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,14 +12,10 @@ import numpy as np
 
 from beit.data.listing import natural_key
 from beit.data.name_patterns import found_in
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, keys_of
 from beit.errors import DataError
+from beit.rng import drawn_order
 from beit.terminal import counted, quoted
-
-
-def keys_of(source: ImageSource) -> list[str]:
-    """The names of its images."""
-    return [source.key(index) for index in range(len(source))]
 
 
 class Groups(NamedTuple):
@@ -119,12 +114,7 @@ class Groups(NamedTuple):
 
     def _by_class(self, purpose: str, seed: int) -> Iterator[tuple[int, np.ndarray]]:
         """Each class with its groups, the rarest first; groups in the order of a hash of names."""
-
-        def rank(at: int) -> bytes:
-            text = f"{purpose}:{seed}:{self.names[at]}"
-            return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
-        order = np.array(sorted(range(len(self.names)), key=rank), np.int64)
+        order = drawn_order(self.names, purpose, seed)
         has = self.images > 0
         for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
             if has[:, label].any():

@@ -14,7 +14,7 @@ import numpy as np
 from beit.data.layout import WHOLE
 from beit.data.pixel_types import UnreadableError
 from beit.data.sources import Record, account_for, number_labels, target_at
-from beit.errors import EXHAUSTED, BeitError, ConfigError, DataError, ResourceError
+from beit.errors import EXHAUSTED, BeitError, ConfigError, DataError, optional_library
 from beit.terminal import quoted
 
 NAMED = re.compile(r"hf:([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
@@ -177,13 +177,9 @@ def is_hugging_face(path: str) -> bool:
 
 
 def _load(path: str) -> Any:
-    try:
+    missing = f"{path} is a Hugging Face dataset, and the library `datasets` is not installed"
+    with optional_library(missing, "datasets"):
         datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise ResourceError(
-            f"{path} is a Hugging Face dataset, and the library `datasets` is not installed",
-            remedy='pip install "beit[datasets]"',
-        ) from error
     if not path.startswith(PREFIX):
         if any(Path(path, name).is_file() for name in SAVED):
             return datasets.load_from_disk(path)

@@ -66,12 +66,13 @@ def _columns(
         )
     keys = {at: {row.cells[at] for row in rows} for at in range(len(rows[0].cells))}
     keys = {at: cells for at, cells in keys.items() if len(cells) == len(rows)}
-    other = read_table(str(place), _Keys(set[str]().union(*keys.values())), is_heading).rows
+    names = _Keys(set[str]().union(*keys.values()))
+    other = read_table(str(place), names, is_heading).rows
     for at, cells in keys.items():
         for column in range(len(other[0].cells)):
             found = [row.cells[column] for row in other if row.cells[column:]]
             if cells <= {*found} and len({*found}) == len(found):
-                headed = found[0] not in cells and len(found) > len(cells)
+                headed = found[0] not in cells and _is_headed(other, names)
                 titles = other[0].cells if headed else [place.stem] * len(other[0].cells)
                 more = {row.cells[column]: _without(_filled(row, len(titles)), column)
                         for row in other if row.cells[column:]}  # fmt: skip
@@ -80,6 +81,14 @@ def _columns(
         f"{place} has no column with one row for each of the {len(rows)} rows of {path}",
         remedy="join lists that name each image once, as the label file does or by its number",
     )
+
+
+def _is_headed(rows: list[Row], names: _Keys) -> bool:
+    """Whether the first row is headings: none of its cells comes again below it, as those do of an
+    image that the label file does not name."""
+    again = any(cell in row.cells[at : at + 1] for row in rows[1:]
+                for at, cell in enumerate(rows[0].cells))  # fmt: skip
+    return not again and has_headings(rows, names, LabelFileConfig())
 
 
 def _filled(row: Row, width: int) -> list[str]:

@@ -11,7 +11,8 @@ from beit.config.data import NO_COLUMN, LabelFileConfig
 from beit.data.file_types import IMAGE_EXTENSIONS
 from beit.data.folder_names import split_called
 from beit.data.image_names import ImageNames, as_text, cell_lines
-from beit.data.tables import PROBED, Row, Table
+from beit.data.label_studio import ANNOTATION, RECORDED
+from beit.data.tables import PROBED, FindsNames, Row, Table
 from beit.errors import ConfigError, DataError, nearest
 from beit.terminal import quoted
 
@@ -85,7 +86,7 @@ class LabelTable:
     """
 
     def __init__(self, path: str, table: Table, names: ImageNames, config: LabelFileConfig) -> None:
-        self.path, self.config = path, config
+        self.path, self.config, self.answers = path, config, table.answers
         first, *rows = table.rows
         headed = table.keyed or has_headings(table.rows, names, config)
         if not headed:
@@ -129,11 +130,16 @@ class LabelTable:
         return "" if self.headed else ", by its number, counted from 1"
 
     def others(self) -> list[Column]:
-        """Those that name neither images nor splits, and do not number the rows as pandas does."""
+        """Those that name neither images nor splits, and do not number the rows as pandas does or
+        record how Label Studio was used."""
+        headings = [plain(column.heading) for column in self.columns]
+        recorded = RECORDED if ANNOTATION in headings else ()
         return [
             column
-            for column in self.columns
-            if column not in (self.image, self.split) and not self._is_index(column)
+            for column, heading in zip(self.columns, headings, strict=True)
+            if column not in (self.image, self.split)
+            and heading not in recorded
+            and not self._is_index(column)
         ]
 
     def known(self, words: Sequence[str]) -> list[Column]:
@@ -247,7 +253,7 @@ def _divides(column: Column, labelled: bool) -> bool:
     return "train" in splits and len(splits) > 1 and None not in splits
 
 
-def has_headings(rows: list[Row], names: ImageNames, config: LabelFileConfig) -> bool:
+def has_headings(rows: list[Row], names: FindsNames, config: LabelFileConfig) -> bool:
     """Whether the first row is headings: it names no image, and is called as one, or others do."""
     first = rows[0].cells
     if any(map(names.as_written, first)):

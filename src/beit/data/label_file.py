@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -26,10 +26,11 @@ from beit.errors import ConfigError, DataError
 from beit.terminal import first_few, quoted
 
 _LABELS = re.compile(
-    r".*(?<!\.txt)(?<!\.lst)|(.*[ _-])?(train|training|trainval|val|valid|validation|test|testing|"
-    r"list|labels?|split|annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
+    r".*(?<!\.txt)(?<!\.lst)(?<!\.json)|(.*[ _-])?(train|training|trainval|val|valid|validation|"
+    r"test|testing|list|labels?|split|annotations?|ground[ _-]?truth)([ _-].*|\d+)?\.(txt|lst)"
 )
-"""Tables of any name; text files by theirs: train1.txt, list_attr.txt, val_annotations.txt."""
+"""Tables of any name, text files by theirs (train1.txt, list_attr.txt, val_annotations.txt), and no
+JSON, which says anything."""
 
 
 class LabelFile(NamedTuple):
@@ -97,15 +98,16 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
         problem = None
     if labels is not None and multi_label:
         labels = _gathered(labels, images)
-    kept, repeated, twice = _without_repeats(table, images, splits, labels)
+    unread = labels.unread if labels else frozenset[int]()
+    bare = sorted({*splits} - {split for row, split in enumerate(splits) if row not in unread})
+    unanswered = [row for row in sorted(unread) if splits[row] not in bare]
+    kept, repeated, twice = _without_repeats(table, images, splits, labels, {*unanswered})
     if twice:
-        labels, problem = None, twice
+        labels, problem, unanswered = None, twice, []
+        kept, repeated, _ = _without_repeats(table, images, splits, None, set())
     where = "" if len(table.columns) == 1 else f": images in {table.image.title}"
     layout = f"a list of images{where}"
-    if rows.comments:
-        notes += (f"comment lines (#) skipped: {rows.comments}",)
-    if rows.counted:
-        notes += ("the first line, which counts the others, is skipped",)
+    notes += rows.notes
     if labels is not None:
         layout = f"a label file{where}, {labels.layout}"
         notes += labels.notes
@@ -117,8 +119,11 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
     members: dict[str, list[int]] = {}
     for row in kept:
         members.setdefault(splits[row], []).append(row)
-    bare = [split for split, found in members.items() if labels and labels.unread & {*found}]
     notes += tuple(f"the split {split} has no labels" for split in bare)
+    # Of an image with several labels nothing of the further rows is lost.
+    skipped = SkippedFiles(() if multi_label else repeated.found())
+    for row in unanswered:
+        skipped.add("no label", images[row])
     sources = {}
     for split, found in members.items():
         labelled = labels is not None and split not in bare
@@ -133,8 +138,7 @@ def read_label_file(path: str, config: LabelFileConfig, *, multi_label: bool = F
             path,
             layout + divided,
             split=split,
-            # Of an image with several labels nothing of the further rows is lost.
-            skipped=() if multi_label else repeated.found(),
+            skipped=skipped.found(),
             notes=notes,
         )
     return LabelFile(sources, problem)
@@ -262,9 +266,14 @@ def _gathered(labels: Labels, images: Sequence[str]) -> Labels:
 
 
 def _without_repeats(
-    table: LabelTable, images: Sequence[str], splits: Sequence[str], labels: Labels | None
+    table: LabelTable,
+    images: Sequence[str],
+    splits: Sequence[str],
+    labels: Labels | None,
+    unanswered: Set[int],
 ) -> tuple[list[int], SkippedFiles, DataError | None]:
-    """The rows that name an image for the first time, the others, and the problem if labels differ.
+    """The answered rows that name an image for the first time, those that name one again, and the
+    problem if labels differ.
 
     Raises DataError for an image in two splits: what is measured would have been learned.
     """
@@ -272,23 +281,37 @@ def _without_repeats(
     repeated = SkippedFiles()
     different, divided = [], []
     for row, image in enumerate(images):
-        before = first.setdefault(image, row)
+        before = first.setdefault(image, row) if row not in unanswered else row
         if before == row:
             continue
-        lines = f"lines {table.lines[before]} and {table.lines[row]} ('{image}')"
+        above, line = table.lines[before], table.lines[row]
+        lines = f"lines {above} and {line}" if above < line else f"line {line} twice"
+        lines += f" ('{image}')"
         repeated.add("listed twice", image)
         if splits[before] != splits[row]:
             divided.append(lines)
         if labels is not None and not np.array_equal(labels.targets[before], labels.targets[row]):
-            different.append(lines)
+            both = [_label_words(labels, each) for each in (before, row)]
+            different.append(f"{lines[:-1]}: {' and '.join(both)})")
     if divided:
         raise DataError(
             f"{table.path} lists images in two splits: {first_few(divided)}",
             remedy="leave each image in one split",
         )
+    several = "if an image has several labels, say so with --multi-label"
+    remedy = f"list each image once; {several}, or write them into one cell under the heading tags"
+    if table.answers is not None:
+        remedy = (
+            f"mark the annotation that is right as ground truth, or delete the others; {several}"
+        )
     problem = different and DataError(
-        f"{table.path} gives images two different labels: {first_few(different)}",
-        remedy="list each image once; if an image has several labels, say so with --multi-label, "
-        "or write them into one cell under the heading tags",
+        f"{table.path} gives images two different labels: {first_few(different)}", remedy=remedy
     )
     return list(first.values()), repeated, problem or None
+
+
+def _label_words(labels: Labels, row: int) -> str:
+    """The label of a row, or all of them, for a message."""
+    target = labels.targets[row]
+    numbers = np.flatnonzero(target) if target.ndim else [target]
+    return quoted([labels.classes[number] for number in numbers]) or "none"

@@ -1,4 +1,5 @@
-"""The names that Label Studio gives to images that were uploaded to it, and to exported masks.
+"""What Label Studio exports: its tasks as rows of labels, and the names that it gives to masks, and
+to images that were uploaded to it.
 
 `/data/upload/PROJECT/HASH-name.jpg` in its exports, `task-1-annotation-2-by-3-tag-Road-0.png` for
 what was painted.
@@ -7,12 +8,15 @@ what was painted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from beit.errors import DataError
-from beit.json_object import read_json
+from beit.json_object import parse_json, read_json
+from beit.terminal import quoted
 
 _UPLOADED = re.compile(r"/?data/upload/(\d+/)?(?P<name>[0-9a-f]{8}-(?P<own>[^/]+))")
 _LOCAL = re.compile(r"/?data/local-files/\?d=(?P<own>.+)")
@@ -21,6 +25,75 @@ BY_TASK = (
     "Label Studio calls masks by its tasks: put its JSON export beside the folders, which says the "
     "image of each"
 )
+_CHOICES = {"choices", "taxonomy"}
+RECORDED = ("id", "annotator", "annotationid", "createdat", "updatedat", "leadtime", "agreement")
+"""Headings of what its tables record of each annotation, ANNOTATION among them."""
+ANNOTATION = "annotationid"
+
+
+class TaskRows(NamedTuple):
+    """Tasks as rows of a table: one for each annotation, or for a task without any."""
+
+    rows: list[tuple[int, dict[str, Any]]]
+    answers: tuple[str, ...]
+    """The columns that annotators filled."""
+    notes: tuple[str, ...]
+
+
+def are_tasks(objects: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether objects are tasks of Label Studio, as its JSON export holds them."""
+    return all(isinstance(one.get("data"), dict) and "annotations" in one for one in objects)
+
+
+def rows_of_tasks(tasks: Sequence[tuple[int, dict[str, Any]]]) -> TaskRows:
+    """The data of each task, with what every annotator chose for the whole image; of a task with a
+    ground truth only that. Tasks come with the lines where they begin."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    answers: dict[str, None] = {}
+    skipped = Counter[str]()
+    for line, task in tasks:
+        given = [one for one in _listed(task["annotations"]) if isinstance(one, dict)]
+        valid = [one for one in given if not one.get("was_cancelled")]
+        skipped["annotations that were cancelled"] += len(given) - len(valid)
+        for annotation in [one for one in valid if one.get("ground_truth")] or valid or [{}]:
+            chosen: dict[str, list[str]] = {}
+            for result in _listed(annotation.get("result")):
+                held = result if isinstance(result, dict) else {}
+                if labels := _chosen(held.get("value")):
+                    chosen.setdefault(str(held.get("from_name")), []).extend(labels)
+                else:
+                    skipped[f"results of type {quoted([str(held.get('type'))])}"] += 1
+            rows.append((line, task["data"] | {name: {"choices": chosen[name]} for name in chosen}))
+            answers |= dict.fromkeys(chosen)
+    notes = tuple(f"{what} are skipped: {count}" for what, count in skipped.items() if count)
+    return TaskRows(rows, tuple(answers), notes)
+
+
+def choices_in(cell: str) -> list[str]:
+    """The labels in a cell of an export where these are no plain text: `{"choices": ["a", "b"]}`.
+    Of another cell none."""
+    if not cell.startswith(("{", "[{")):
+        return []
+    try:
+        held = parse_json(cell)
+    except ValueError:
+        return []
+    found = [*map(_chosen, held if isinstance(held, list) else [held])]
+    return [label for labels in found for label in labels] if all(found) else []
+
+
+def _chosen(value: object) -> list[str]:
+    """What was chosen for a whole image, of a taxonomy the whole path. Nothing if it is
+    something else, or about a region, of which the value says the place, too."""
+    if not isinstance(value, dict) or not {*value} <= _CHOICES:
+        return []
+    paths = [[one] if isinstance(one, str) else _listed(one)
+             for chosen in value.values() for one in _listed(chosen)]  # fmt: skip
+    return [" > ".join(map(str, path)) for path in paths if any(path)]
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def names_before(name: str) -> tuple[str, ...]:

@@ -8,18 +8,16 @@ hash instead of at random). One class each is the case in which no image serves 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from beit.config.data import AS_RECOGNISED, Fold, FolderConfig, Reading
-from beit.config.runs import FinetuneRunConfig
+from beit.config.data import Division, FolderConfig
 from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.folders import LAYOUTS
-from beit.data.groups import Groups, in_both, keys_of
+from beit.data.groups import Groups, in_both
 from beit.data.sources import (
     FileSource,
     ImageSource,
@@ -27,9 +25,11 @@ from beit.data.sources import (
     class_counts,
     images_per_class,
     is_multi_label,
+    keys_of,
     select,
 )
 from beit.errors import ConfigError, DataError
+from beit.rng import drawn_order
 from beit.terminal import counted, quoted
 
 
@@ -41,68 +41,18 @@ class LabelledSplits(NamedTuple):
     test: ImageSource | None
 
 
-def open_labelled(
-    path: str,
-    *,
-    split: float,
-    per_class: int | None,
-    seed: int,
-    reading: Reading = AS_RECOGNISED,
-    multi_label: bool = False,
-    fold: Fold | None = None,
-    groups: str = "",
-) -> LabelledSplits:
-    """The labelled images of data in any form (see `beit.data.dataset.Dataset`): see `divide`."""
-    data = Dataset(path, reading)
-    return divide(
-        data,
-        split=split,
-        per_class=per_class,
-        seed=seed,
-        multi_label=multi_label,
-        fold=fold,
-        groups=groups,
-    )
-
-
-def images_of_run(config: FinetuneRunConfig) -> LabelledSplits:
-    """What a run learns from and is measured on."""
-    return open_labelled(
-        config.data,
-        split=config.split,
-        per_class=config.per_class,
-        seed=config.split_seed,
-        reading=config.reading,
-        multi_label=config.multi_label,
-        fold=config.fold,
-        groups=config.groups,
-    )
-
-
 def divide(
-    data: Dataset,
-    *,
-    split: float,
-    per_class: int | None = None,
-    seed: int,
-    multi_label: bool = False,
-    use: str = "",
-    fold: Fold | None = None,
-    groups: str = "",
+    data: Dataset, division: Division, *, multi_label: bool = False, use: str = ""
 ) -> LabelledSplits:
     """Training, validation and test.
 
     Args:
         data: Class folders, also in splits or folds, a label file, tar shards or a Hugging Face
             dataset.
-        split: The fraction of each class that is held out where there is no split for validation,
-            the same for the same seed. A test split stays one, and is never trained on.
-        per_class: Keeps that many training images of each class, to study few labels.
-        seed: Decides both.
+        division: What is held out where there is no split for validation, and of how many images
+            is learned. A test split stays one, and is never trained on.
         multi_label: The same file under several classes, as a link or as a copy, and an image that
             a list names several times, is one image with several labels.
-        fold: Holds out this part instead of a `split`.
-        groups: Pattern that finds in the name of an image what is held out together.
         use: What takes one class for each image, for the message that refuses several.
 
     Returns:
@@ -111,9 +61,11 @@ def divide(
     Raises:
         DataError: If a path, images or labels are missing, if classes are empty, differ between
             the splits, have too few images, or can be read in two ways.
-        ConfigError: For a `split` or `per_class` that is out of range, and options that do not fit.
+        ConfigError: For a fraction or a number per class that is out of range, and options that do
+            not fit.
     """
     path, found = data.path, data.labelled(multi_label=multi_label)
+    split, seed, per_class, fold, groups = division
     if multi_label:
         found = _with_several_labels(path, found)
     accounts = [source.account for source in found.values()]
@@ -144,7 +96,7 @@ def divide(
         decided[-1] += f", {grouped.words(keys_of(found['val']), groups)}"
     elif grouped is not None:
         decided.append(in_both(keys_of(train), keys_of(found["val"]), groups))
-    found["train"] = train if per_class is None else few(train, per_class, seed)
+    found["train"] = train if per_class is None else select(train, few(train, per_class, seed))
     found = {name: found[name] for name in ("train", "val", "test") if name in found}
     account = account_of(path, found, accounts, decided)
     for source in found.values():
@@ -310,8 +262,8 @@ def fold_numbers(
     return numbers
 
 
-def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
-    """Exactly `per_class` images of each class.
+def few(source: ImageSource, per_class: int, seed: int) -> np.ndarray:
+    """The places of exactly `per_class` images of each class, int64.
 
     With several labels per image as few as give each class that many: an image counts for each of
     its labels, so frequent classes may have more; of those without any label as many are added.
@@ -330,7 +282,7 @@ def few(source: ImageSource, per_class: int, seed: int) -> ImageSource:
     for members, _ in _classes(source, seed, "few"):
         missing = max(per_class - int(chosen[members].sum()), 0)
         chosen[members[~chosen[members]][:missing]] = True
-    return select(source, np.flatnonzero(chosen))
+    return np.flatnonzero(chosen)
 
 
 def _classes(source: ImageSource, seed: int, purpose: str) -> Iterator[tuple[np.ndarray, bool]]:
@@ -340,13 +292,8 @@ def _classes(source: ImageSource, seed: int, purpose: str) -> Iterator[tuple[np.
     They are in a random order that depends on each key alone, so that adding or removing an image
     leaves the others on their side of a split.
     """
-
-    def rank(index: int) -> bytes:
-        text = f"{purpose}:{seed}:{source.key(index)}"
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
     assert source.targets is not None
-    order = np.array(sorted(range(len(source)), key=rank), np.int64)
+    order = drawn_order(map(source.key, range(len(source))), purpose, seed)
     targets = source.targets[order]
     several = targets.ndim == 2
     for target in np.argsort(class_counts(source), kind="stable"):

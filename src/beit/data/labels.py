@@ -13,6 +13,7 @@ import numpy as np
 from beit.data.class_names import spelled_alike
 from beit.data.image_names import as_text, cell_lines, composed
 from beit.data.label_columns import LABEL, NO, PERHAPS_LABEL, YES, Column, LabelTable, plain
+from beit.data.label_studio import choices_in
 from beit.data.listing import natural_key
 from beit.data.sources import number_labels
 from beit.errors import ConfigError, DataError
@@ -45,19 +46,23 @@ class Labels(NamedTuple):
     """Where the labels were found."""
     notes: tuple[str, ...]
     unread: frozenset[int] = frozenset()
-    """Rows for testing that come without labels."""
+    """Rows for testing that come without labels, and tasks that no annotator answered."""
 
 
 def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
-    """The labels of the rows; those of the rows for testing may be missing, if all of them are.
+    """The labels of the rows; those of the rows for testing may be missing, if all of them are, and
+    any of what annotators answered.
 
     Errors: DataError if the column of the labels is ambiguous, cells are empty, numbers are
     measurements, or a cell may be one label or several; ConfigError if a named column does not
     exist.
     """
     columns, notes = _label_columns(table)
-    unanswered = all(_is_missing(column.cells[row]) for column in columns for row in testing)
-    rows = [row for row in range(len(table.lines)) if not (unanswered and row in testing)]
+    every = range(len(table.lines))
+    missing = {row for row in every if all(_is_missing(column.cells[row]) for column in columns)}
+    if table.answers is None:
+        missing = {*testing} if testing <= missing else set()
+    rows = [row for row in every if row not in missing]
     if not rows:
         raise _no_labels(table, "label the images")
     found = (_zeros_and_ones if len(columns) > 1 else _one_column)(table, columns, rows)
@@ -69,8 +74,8 @@ def read_labels(table: LabelTable, testing: Set[int]) -> Labels:
     if unused:
         names = [column.heading or str(column.number) for column in unused]
         notes = (*notes, f"columns that are not read: {quoted(names, 8)}")
-    unread = frozenset(range(len(targets))).difference(rows)
-    return found._replace(targets=targets, notes=(*found.notes, *notes), unread=unread)
+    notes = (*found.notes, *notes)
+    return found._replace(targets=targets, notes=notes, unread=frozenset(missing))
 
 
 def _no_labels(table: LabelTable, remedy: str) -> DataError:
@@ -91,8 +96,15 @@ def _label_columns(table: LabelTable) -> tuple[list[Column], tuple[str, ...]]:
             )
         return found, ()
     rest = table.others()
+    if table.answers is not None:
+        rest = [column for column in rest if column.heading in table.answers]
     if not rest:
-        raise _no_labels(table, "write a label behind each path, as a second column")
+        raise _no_labels(
+            table,
+            "write a label behind each path, as a second column"
+            if table.answers is None
+            else "annotate the tasks: choices and taxonomies for whole images are read",
+        )
     for known in (LABEL, PERHAPS_LABEL):
         called = [column for column in table.known(known) if column in rest]
         if len(called) > 1:
@@ -197,7 +209,9 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
             remedy="label every line, or remove those without a label; images with none of several "
             "labels need a column of 0 and 1 for each label",
         )
-    objects = [] if table.config.label_column else [cell for cell in cells if cell[:1] == "{"]
+    chosen = [[*map(composed, choices_in(cell))] for cell in cells]
+    objects = [cell for cell, found in zip(cells, chosen, strict=True)
+               if cell[:1] == "{" and not (found or table.config.label_column)]  # fmt: skip
     if objects:
         raise DataError(
             f"{column.title} of {table.path} holds JSON objects, such as {quoted(objects, 1)}",
@@ -208,8 +222,13 @@ def _one_column(table: LabelTable, columns: Sequence[Column], rows: Sequence[int
     notes: tuple[str, ...] = ()
     if any(as_text(column.cells[row]) is not column.cells[row] for row in rows):
         notes = ("labels that are not UTF-8 are read as Windows-1252",)
-    mark = _mark(table, column, cells)
-    if mark is None:
+    mark = None if any(chosen) else _mark(table, column, cells)
+    if any(chosen):
+        chosen = [found or [cell] for cell, found in zip(cells, chosen, strict=True)]
+        several = any(len(found) > 1 for found in chosen)
+        classes, targets = number_labels(chosen if several else [found[0] for found in chosen])
+        layout = f"several {layout}" if several else layout
+    elif mark is None:
         cells, whole = _without_points(cells)
         notes += whole
         _check_classes(table, column, cells)

@@ -26,7 +26,8 @@ from beit.data.file_types import (
 from beit.errors import EXHAUSTED, DataError
 
 JSON_LINES = (".jsonl", ".ndjson")
-LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", *JSON_LINES)
+JSON_LIST = ".json"
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", *JSON_LINES, JSON_LIST)
 
 _DIGITS = re.compile("[0-9]+")
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit.config.data import Division
 from beit.config.segment_run import IGNORE, MaskConfig
 from beit.data.account import Account
 from beit.data.folder_names import split_called
@@ -45,8 +46,8 @@ from beit.data.mask_labels import (
 from beit.data.mask_layouts import find_masks
 from beit.data.mask_pairs import Pairs, Search, inside_wrappers
 from beit.data.segmented_source import SegmentedSource
-from beit.data.sources import FileSource, must_exist, select
-from beit.errors import ConfigError, DataError
+from beit.data.sources import FileSource, select
+from beit.errors import ConfigError, DataError, no_images_at
 from beit.rng import derive_seed
 from beit.terminal import counted, quoted
 
@@ -80,7 +81,8 @@ class SegmentationData:
     """
 
     def __init__(self, path: str, config: MaskConfig, *, extra_split: str = "") -> None:
-        must_exist(path)
+        if not Path(path).exists():
+            raise no_images_at(path)
         self.path, self.config = path if config.annotations else inside_wrappers(path), config
         self._search = Search(self.path, config, extra_split)
         self._found = find_masks(self._search)
@@ -95,18 +97,10 @@ class SegmentationData:
         pairs = self._found.splits.get(WHOLE)
         return None if pairs is None else FileSource(self.path, [image for image, _ in pairs])
 
-    def divide(
-        self,
-        *,
-        split: float,
-        seed: int,
-        per_class: int | None = None,
-        groups: str = "",
-        known: tuple[str, ...] = (),
-    ) -> SegmentedSplits:
+    def divide(self, division: Division, *, known: tuple[str, ...] = ()) -> SegmentedSplits:
         """The images for training and for validation; every mask is read once, to be checked.
 
-        Without images for validation a fraction `split` is held out, the same for the same seed;
+        Without images for validation a fraction is held out, the same for the same seed;
         of images that belong together by the pattern `groups`, all or none;
         with `per_class` as few images are learned from as show each class that often (`few`). With
         `known`, the classes of an earlier opening, no mask is read unless those are to be chosen,
@@ -114,7 +108,8 @@ class SegmentationData:
         Errors: DataError for a mask of another size or that cannot be read, labels beyond the class
         list, other classes than the known ones, and wherever two readings are plausible.
         """
-        parts, held_out = self._divided(split, seed, groups)
+        parts, held_out = self._divided(division)
+        per_class, seed = division.per_class, division.seed
         names, legend = self._names_and_legend(known)
         if known and names and names != known:
             raise DataError(
@@ -164,9 +159,7 @@ class SegmentationData:
         shown = np.flatnonzero(pixels.any(axis=0))
         classes = tuple(source.classes[label] for label in shown)
         every = select(source, range(len(source)), targets=pixels[:, shown] > 0, classes=classes)
-        chosen = few(every, per_class, seed)
-        names = {chosen.key(at) for at in range(len(chosen))}
-        kept = [at for at in range(len(source)) if source.key(at) in names]
+        kept = few(every, per_class, seed)
         return source.only(kept), pixels[kept]
 
     def part(
@@ -206,9 +199,9 @@ class SegmentationData:
         sources, _, _ = self._checked(self._found.splits, reading, training=False)
         return dict(zip(self._found.splits, sources, strict=True))
 
-    def _divided(self, split: float, seed: int, groups: str) -> tuple[tuple[Pairs, Pairs], str]:
+    def _divided(self, division: Division) -> tuple[tuple[Pairs, Pairs], str]:
         """The pairs of training and of validation, and a note on what is held out."""
-        splits = self._found.splits
+        splits, split, groups = self._found.splits, division.split, division.groups
         if {"train", "val"} <= splits.keys():
             train, validation = splits["train"], splits["val"]
             shared = in_both(_names(train), _names(validation), groups) if groups else ""
@@ -227,10 +220,10 @@ class SegmentationData:
         names, among = _names(pairs), ""
         if groups:
             grouped = Groups.of_names(names, groups)
-            held = {names[at] for at in np.flatnonzero(grouped.hold_out(split, seed))}
+            held = {names[at] for at in np.flatnonzero(grouped.hold_out(split, division.seed))}
             among = f", {grouped.words([*held], groups)}"
         else:
-            ranked = sorted(names, key=lambda name: derive_seed("split", seed, name))
+            ranked = sorted(names, key=lambda name: derive_seed("split", division.seed, name))
             held = {*ranked[: min(max(round(len(pairs) * split), 1), len(pairs) - 1)]}
         parts: tuple[Pairs, Pairs] = ([], [])
         for pair in pairs:

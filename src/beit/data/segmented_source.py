@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from beit.data.pixel_types import UnreadableError
 from beit.data.several_masks import Layers
 from beit.data.shape_files import IGNORED
 from beit.data.sources import FileSource, Record, read_file
-from beit.errors import DataError, ResourceError
+from beit.errors import DataError, ResourceError, optional_library
 from beit.hardware import cores
 from beit.terminal import printable
 
@@ -48,7 +48,7 @@ class SegmentedSource(FileSource):
         self._reading = reading
         self._ids = {name: label for label, name in enumerate(self.classes)} | {IGNORED: IGNORE}
 
-    def only(self, indices: Sequence[int]) -> SegmentedSource:
+    def only(self, indices: np.ndarray) -> SegmentedSource:
         """Some of the images, with the account of all."""
         part = SegmentedSource(self._root, [self._pairs[at] for at in indices], self._reading)
         part.account = self.account
@@ -248,13 +248,8 @@ def _labelme_region(shape: Shape, height: int, width: int) -> np.ndarray:
 
 def _coco_region(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Polygons, or run lengths (plain or packed), as the COCO API draws them."""
-    try:
+    with optional_library("masks of COCO files need faster-coco-eval", "coco"):
         from faster_coco_eval.core import mask as api
-    except ImportError as error:
-        raise ResourceError(
-            "masks of COCO files need faster-coco-eval, which is not installed",
-            remedy='pip install "beit[coco]"',
-        ) from error
     if isinstance(segmentation, list):
         for polygon in segmentation:
             # The API takes four numbers for a box, and draws nothing where there are fewer.

@@ -18,7 +18,7 @@ from beit.data.layout import WHOLE
 from beit.data.listing import Names, natural_key
 from beit.data.pixel_types import UnreadableError
 from beit.data.shard_cache import Shard, ShardCache
-from beit.errors import EXHAUSTED, no_images_at
+from beit.errors import EXHAUSTED
 
 CONTENT_BYTES = 64 * 2**20
 CONTENT_FILES = 4096
@@ -143,6 +143,11 @@ def class_counts(source: ImageSource) -> np.ndarray:
     if targets.ndim == 2:
         return np.asarray(targets.sum(axis=0, dtype=np.int64))
     return np.bincount(targets, minlength=len(source.classes))
+
+
+def keys_of(source: ImageSource) -> list[str]:
+    """The names of all images."""
+    return [source.key(index) for index in range(len(source))]
 
 
 def images_per_class(source: ImageSource) -> dict[str, int]:
@@ -380,12 +385,6 @@ def select(
     """The source restricted to some indices; class names and ids stay as they are, unless others
     are given: `targets` of the images that are left, in their order."""
     return SelectedSource(source, np.array(indices, dtype=np.int64), targets, classes)
-
-
-def must_exist(path: str) -> None:
-    """DataError unless something lies at the path."""
-    if not Path(path).exists():
-        raise no_images_at(path)
 
 
 def spread(length: int, count: int) -> list[int]:

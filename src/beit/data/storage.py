@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from beit.data.listing import natural_key
-from beit.errors import ConfigError, DataError, ResourceError
+from beit.errors import ConfigError, DataError, optional_library
 from beit.terminal import quoted
 
 TRIES = 5
@@ -48,19 +48,15 @@ def is_remote(place: str) -> bool:
 
 def _file_system(place: str) -> tuple[Any, str]:
     """The file system of an address, one per process, and the path in it."""
-    try:
-        # Not imported by name: there are no types without the library, and one error with it.
-        file_system, path = importlib.import_module("fsspec.core").url_to_fs(place)
-    except ImportError as error:
-        raise ResourceError(
-            f"{place} is in object storage, and a library for it is not installed: {error}",
-            remedy='pip install "beit[remote]"',
-        ) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"{place} is no address that can be read: {error}",
-            remedy="use s3://, gs:// or https://",
-        ) from error
+    missing = f"{place} is in object storage, and a library for it is not installed"
+    with optional_library(missing, "remote"):  # fsspec itself, or that of one kind of storage
+        try:
+            file_system, path = importlib.import_module("fsspec.core").url_to_fs(place)
+        except ValueError as error:
+            raise ConfigError(
+                f"{place} is no address that can be read: {error}",
+                remedy="use s3://, gs:// or https://",
+            ) from error
     _OPENED[id(file_system)] = file_system
     return file_system, path
 

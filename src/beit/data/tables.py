@@ -8,13 +8,14 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from beit.data.listing import JSON_LINES
+from beit.data.label_studio import are_tasks, rows_of_tasks
+from beit.data.listing import JSON_LINES, JSON_LIST
 from beit.errors import DataError
-from beit.json_object import parse_json
+from beit.json_object import parse_json, parse_list
 
 SEPARATORS = "\t;|,"
 """In the order in which they are tried: a comma also stands in numbers and in names."""
@@ -34,7 +35,10 @@ _MARKS = {  # those of UTF-32 first: they begin like those of UTF-16
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_EXAMPLE = 'write one object per line: {"file_name": "1.png", "label": "cat"}'
+_EXAMPLE = (
+    'write objects such as {"file_name": "1.png", "label": "cat"}: one per line into a .jsonl '
+    "file, or a list of them into a .json file"
+)
 
 NamesImage = Callable[[str], object]
 """Something true of a cell that names an image."""
@@ -64,10 +68,10 @@ class Table(NamedTuple):
     rows: list[Row]
     keyed: bool = False
     """Whether the headings are the keys of JSON objects, and surely headings."""
-    comments: int = 0
-    """Lines that begin with # and are skipped."""
-    counted: bool = False
-    """Whether the first line only counts the others, and is skipped."""
+    answers: tuple[str, ...] | None = None
+    """Of tasks for annotators, the headings of what these answered: labels, which may lack."""
+    notes: tuple[str, ...] = ()
+    """What was skipped."""
 
 
 def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
@@ -75,7 +79,8 @@ def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
 
     Args:
         path: A file with cells between tabs, semicolons, pipes, commas or spaces, or with one JSON
-            object per line (.jsonl). `sep=;` in the first line is obeyed, as Excel writes it.
+            object per line (.jsonl), or a list of them (.json), such as the tasks of Label Studio.
+            `sep=;` in the first line is obeyed, as Excel writes it.
         names: Of separators that would all do, the one whose cells name images is taken.
         is_heading: Likewise, the one whose first cells are known headings.
 
@@ -86,9 +91,9 @@ def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
         DataError: If it cannot be read, is no text, has no rows, or a quote is never closed.
     """
     whole = _decoded(path)
+    if Path(path).suffix.lower() in (*JSON_LINES, JSON_LIST):
+        return _objects(path, whole)
     text = _without_count(whole)
-    if Path(path).suffix.lower() in JSON_LINES:
-        return _json_lines(path, text)
     first, _, rest = text.partition("\n")
     stated = first.strip()
     if stated.lower().startswith("sep=") and len(stated) == 5:
@@ -102,7 +107,10 @@ def read_table(path: str, names: FindsNames, is_heading: IsHeading) -> Table:
     if not kept:
         raise DataError(f"the list {path} names no images", remedy="write one path per line")
     completed = _completed(kept, names.find, is_heading)
-    return Table(completed, comments=len(rows) - len(kept), counted=text is not whole)
+    comments = f"comment lines (#) skipped: {len(rows) - len(kept)}"
+    counted = "the first line, which counts the others, is skipped"
+    notes = (comments,) * (len(kept) < len(rows)) + (counted,) * (text is not whole)
+    return Table(completed, notes=notes)
 
 
 def _without_count(text: str) -> str:
@@ -262,28 +270,48 @@ def _without_comments(rows: list[Row], names: FindsNames, is_heading: IsHeading)
     return kept
 
 
-def _json_lines(path: str, text: str) -> Table:
-    """Objects with the same keys, as `metadata.jsonl` of Hugging Face; lists are tags."""
+def _objects(path: str, text: str) -> Table:
+    """JSON objects with the same keys, as `metadata.jsonl` of Hugging Face; lists are tags."""
     objects: list[tuple[int, dict[str, object]]] = []
-    for line, (content,) in _lines(text):
+    for line, value in _values(path, text):
         try:
-            value = parse_json(content)
-            json.dumps(value, ensure_ascii=False).encode()  # no half of a surrogate pair
-        except (ValueError, RecursionError) as error:
+            written = json.dumps(value, ensure_ascii=False)
+            written.encode()
+        except (ValueError, RecursionError) as error:  # half of a surrogate pair, or too deep
             raise DataError(
                 f"line {line} of {path} is no JSON in UTF-8: {error}", remedy=_EXAMPLE
             ) from error
         if not isinstance(value, dict):
             raise DataError(
-                f"line {line} of {path} is no JSON object: {content[:60]}",
-                remedy=_EXAMPLE,
+                f"line {line} of {path} is no JSON object: {written[:60]}", remedy=_EXAMPLE
             )
         objects.append((line, value))
     if not objects:
-        raise DataError(f"the list {path} names no images", remedy="write one object per line")
+        raise DataError(f"the list {path} names no images", remedy=_EXAMPLE)
+    answers: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    if are_tasks([value for _, value in objects]):
+        objects, answers, notes = rows_of_tasks(objects)
     keys = list(dict.fromkeys(key for _, value in objects for key in value))
     rows = [Row(line, [_cell(value.get(key)) for key in keys]) for line, value in objects]
-    return Table([Row(0, keys), *rows], keyed=True)
+    return Table([Row(0, keys), *rows], keyed=True, answers=answers, notes=notes)
+
+
+def _values(path: str, text: str) -> Iterator[tuple[int, object]]:
+    """The values of a JSON list or, in another file, of lines; each with where it begins."""
+    if Path(path).suffix.lower() == JSON_LIST:
+        try:
+            yield from parse_list(text)
+        except ValueError as error:
+            raise DataError(f"{path} holds no JSON list: {error}", remedy=_EXAMPLE) from error
+        return
+    for line, (content,) in _lines(text):
+        try:
+            yield line, parse_json(content)
+        except ValueError as error:
+            raise DataError(
+                f"line {line} of {path} is no JSON: {error}", remedy=_EXAMPLE
+            ) from error
 
 
 def _cell(value: object) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from beit.batch import Batch, Unreadable
+from beit.batch import Batch, SkipLog
 from beit.config.data import LoaderConfig
 from beit.data.loader import View, evaluate_batches
 from beit.data.sources import ImageSource
@@ -17,42 +17,12 @@ BATCH = 64
 Kind = TypeVar("Kind", bound=Batch)
 
 
-class SkipLog:
-    """What batches report of their images, gathered over all passes."""
-
-    def __init__(self) -> None:
-        self._unreadable: dict[str, Unreadable] = {}
-        self._multi_frame: dict[str, None] = {}
-
-    @classmethod
-    def of_all(cls, own: SkipLog, gather: Callable[[SkipLog], list[SkipLog]]) -> SkipLog:
-        """Of every process that reads a part of the images, in the order of the parts."""
-        own_log, found = SkipLog(), SkipLog()
-        own_log._unreadable, own_log._multi_frame = own._unreadable, own._multi_frame
-        for log in gather(own_log):
-            found._unreadable |= log._unreadable
-            found._multi_frame |= log._multi_frame
-        return found
-
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Images that could not be read so far."""
-        return tuple(self._unreadable.values())
-
-    def multi_frame(self) -> tuple[str, ...]:
-        """Images that are the first of several in their file."""
-        return tuple(self._multi_frame)
-
-    def add(self, batch: Batch) -> None:
-        """Gather what a batch reports."""
-        self._unreadable.update((found.key, found) for found in batch.unreadable)
-        self._multi_frame.update(dict.fromkeys(batch.multi_frame))
-
-
-class EvalLoader(SkipLog, Generic[Kind]):
+class EvalLoader(Generic[Kind]):
     """Every iteration is one ordered pass over views of the images, `batch` at a time.
 
     With `size`, that of the views [channels, *size], they are read once where they fit in memory;
-    without it every pass reads them anew. Of several processes each reads its own part.
+    without it every pass reads them anew. Of several processes each reads its own part. `skips` is
+    the log of skipped images, which loaders may share.
     """
 
     def __init__(
@@ -67,8 +37,9 @@ class EvalLoader(SkipLog, Generic[Kind]):
         batch: int = BATCH,
         rank: int = 0,
         world: int = 1,
+        skips: SkipLog | None = None,
     ) -> None:
-        super().__init__()
+        self.skips = SkipLog() if skips is None else skips
         self._kind, self._source, self._view = kind, source, view
         self._channels, self._loader, self._batch = channels, loader, batch
         self._rank, self._world = rank, world
@@ -87,7 +58,7 @@ class EvalLoader(SkipLog, Generic[Kind]):
             config=self._loader,
         ):
             assert isinstance(batch, self._kind)
-            self.add(batch)
+            self.skips.add(batch)
             yield batch
 
     def __iter__(self) -> Iterator[Kind]:

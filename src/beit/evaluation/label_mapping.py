@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from beit.data.class_names import are_unnamed, as_numbers, wordnet_ids
 from beit.data.listing import natural_key
-from beit.data.sources import ImageSource, class_names_at
+from beit.data.sources import ImageSource, class_names_at, keys_of
 from beit.errors import DataError, nearest
 from beit.json_object import read_json
 from beit.terminal import counted, printable, quoted
@@ -123,7 +123,7 @@ def _match(names: list[str], known: _Names) -> tuple[dict[str, int], str]:
 
 def _from_map(source: ImageSource, known: _Names, labels: str) -> Answers:
     content = read_json(Path(labels), DataError, FORMAT)
-    keys = [source.key(index) for index in range(len(source))]
+    keys = keys_of(source)
     if isinstance(content, list):
         if len(content) != len(keys):
             raise DataError(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from beit.batch import ImageBatch, LabelledBatch, Unreadable
+from beit.batch import ImageBatch, LabelledBatch, SkipLog
 from beit.config.data import ViewConfig
 from beit.config.runs import PretrainRunConfig
 from beit.data.augment import EvaluationView
@@ -148,14 +148,7 @@ class BlockScore:
         device: torch.device,
     ) -> None:
         self._name, self._loaders, self._score, self._device = name, loaders, score, device
-
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """Images that could not be read."""
-        return tuple(one for loader in self._loaders for one in loader.unreadable())
-
-    def multi_frame(self) -> tuple[str, ...]:
-        """Images that are the first of several in their file."""
-        return tuple(key for loader in self._loaders for key in loader.multi_frame())
+        self.skips = loaders[0].skips  # which they share
 
     def __call__(self, model: nn.Module) -> Mapping[str, float]:
         first, second = (every_block(model, loader, self._device) for loader in self._loaders)
@@ -177,7 +170,8 @@ def neighbour_score(
         return fraction_right(answers, queries.targets)
 
     parts = splits.train, splits.validation
-    loaders = tuple(_loader(LabelledBatch, part, view, config) for part in parts)
+    skips = SkipLog()
+    loaders = tuple(_loader(LabelledBatch, part, view, config, skips) for part in parts)
     return BlockScore("neighbours", loaders, score, device)
 
 
@@ -194,12 +188,13 @@ def retrieval_score(
         EvaluationView(size, config.evaluation_crop, labelled=False),
         SingleView(config=SECOND_VIEW, size=size),
     )
-    loaders = tuple(_loader(ImageBatch, source, view, config) for view in views)
+    skips = SkipLog()
+    loaders = tuple(_loader(ImageBatch, source, view, config, skips) for view in views)
     return BlockScore("retrieval", loaders, score, device)
 
 
 def _loader(
-    kind: type[Kind], source: ImageSource, view: View, config: PretrainRunConfig
+    kind: type[Kind], source: ImageSource, view: View, config: PretrainRunConfig, skips: SkipLog
 ) -> EvalLoader[Kind]:
     return EvalLoader(
         kind,
@@ -208,4 +203,5 @@ def _loader(
         size=config.model.size,
         channels=config.model.channels,
         loader=config.loader,
+        skips=skips,
     )

@@ -20,7 +20,6 @@ from torch import Tensor
 from beit.atomic_io import make_folder, write_file
 from beit.batch import ImageBatch
 from beit.config.bulk import EmbedConfig, PredictConfig
-from beit.data.augment import EvaluationView
 from beit.data.listing import short_hash
 from beit.data.loader import View
 from beit.data.sources import Target
@@ -58,10 +57,7 @@ class Output(abc.ABC):
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        details = predictor.artifact.details
-        self.view: View = EvaluationView(
-            predictor.size, details.crop, details.resize, details.interpolation, labelled=False
-        )
+        self.view: View = predictor.artifact.details.view(predictor.size)
 
     @abc.abstractmethod
     def compute(self, images: Images) -> Tensor:

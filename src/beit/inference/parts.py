@@ -26,7 +26,7 @@ import numpy as np
 from beit.atomic_io import flush, lock_file, make_folder, replace_file
 from beit.claim import ANOTHER, UNFINISHED
 from beit.config.bulk import Part
-from beit.errors import ResourceError, RunFolderError
+from beit.errors import RunFolderError, optional_library
 from beit.inference.outputs import Cells, Column
 from beit.inference.stream import Rows
 from beit.json_object import read_object
@@ -248,13 +248,8 @@ class ParquetFile(PartFile):
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with optional_library("Parquet needs pyarrow", "parquet", instead=", or write --format jsonl"):
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise ResourceError(
-            f"Parquet needs pyarrow: {error}",
-            remedy='pip install "beit[parquet]", or write --format jsonl',
-        ) from error
 
 
 def _type(pa: Any, column: Column) -> Any:

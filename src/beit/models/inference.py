@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from beit.config.bulk import InferencePrecision
-from beit.errors import ConfigError
+from beit.errors import ConfigError, optional_library
 from beit.hardware import multiplies_bfloat16
 from beit.models.heads import BackboneModel, Classifier
 from beit.models.layers import Block
@@ -151,15 +151,11 @@ def quantize_linears(model: nn.Module) -> None:
     is multiplied with; products are added up in int32. Norms, softmax and attention stay as they
     are. Where the processor adds int8 products in 16 bits (no VNNI), seven bits are used.
 
-    Raises `ConfigError` if torchao is not installed.
+    Raises ResourceError if torchao is not installed.
     """
-    try:
+    with optional_library("answers in int8 need torchao", "int8"):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
         from torchao.utils import should_reduce_range
-    except ImportError as error:
-        raise ConfigError(
-            f"answers in int8 need torchao: {error}", remedy='pip install "beit[int8]"'
-        ) from error
     device = next(model.parameters()).device
     recipe = Int8DynamicActivationInt8WeightConfig(
         set_inductor_config=False,  # it would change settings of the whole process

@@ -19,6 +19,7 @@ Role = Literal["curve", "reference", "marks"]
 WIDTH, HEIGHT = 360.0, 212.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 34.0
 MOST_POINTS = 300
+TICKS = 5
 MOST_MARKS = 60
 MOST_ROWS = 12
 """Rows of the table below a chart."""
@@ -133,15 +134,15 @@ def frame_of(lines: Sequence[Line], from_zero: bool) -> Frame:
     )
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from low to high, at most so many: steps of 1, 2 or 5 times a power of 10."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, at most TICKS: steps of 1, 2 or 5 times a power of 10."""
     if not high > low:
         return [low]
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
     for factor in (1, 2, 5, 10, 20):
         step = factor * power
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if last - first + 1 <= most:
+        if last - first + 1 <= TICKS:
             return [round(index * step, 12) for index in range(first, last + 1)]
     return [low, high]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from beit.batch import LabelledBatch
 from beit.config.runs import FinetuneRunConfig, RunConfig
 from beit.data.augment import EvaluationView
-from beit.data.labelled import images_of_run
-from beit.data.sources import ImageSource, class_counts, evenly
+from beit.data.dataset import Dataset
+from beit.data.labelled import divide
+from beit.data.sources import ImageSource, class_counts, evenly, keys_of
 from beit.data.visualize import to_rgb
 from beit.errors import DataError
 from beit.evaluation.baselines import baseline_accuracies, compare, untrained_like
@@ -25,7 +26,7 @@ from beit.evaluation.metrics import confusion_matrix, top_k_hits, wilson_interva
 from beit.models.heads import Classifier
 from beit.report.charts import read_charts
 from beit.report.history import History
-from beit.report.inputs import RunModel, batches, images_named, keys_of, open_model
+from beit.report.inputs import RunModel, batches, images_named, open_model
 from beit.report.markup import (
     Example,
     Finding,
@@ -95,11 +96,11 @@ class Predicted(NamedTuple):
         scaled = above / torch.where(above >= 0, 1 - thresholds, thresholds).clamp_min(1e-6)
         return torch.where(self.targets, scaled, -scaled).amin(dim=1)
 
-    def surest(self, *, right: bool, most: int = SHOWN) -> list[int]:
-        """Images answered rightly (or wrongly), the surest first."""
+    def surest(self, *, right: bool) -> list[int]:
+        """Some images answered rightly (or wrongly), the surest first."""
         margins = self.margins
         order = margins.argsort(descending=right, stable=True).tolist()
-        return [index for index in order if bool(margins[index] > 0) == right][:most]
+        return [index for index in order if bool(margins[index] > 0) == right][:SHOWN]
 
     def bars(self, index: int) -> tuple[LabelBar, ...]:
         """The classes that an image has or is given, and the next most probable ones."""
@@ -176,7 +177,8 @@ class Validation:
 def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageSource, ImageSource]:
     """What a run learned from, and its validation images. Errors: DataError if the classes have
     changed."""
-    train, validation, _ = images_of_run(config)
+    data = Dataset(config.data, config.reading)
+    train, validation, _ = divide(data, config.division, multi_label=config.multi_label)
     if validation.classes != classes:
         raise DataError(
             f"{config.data} has other classes than the run was trained on",
@@ -185,9 +187,7 @@ def divided(config: FinetuneRunConfig, classes: tuple[str, ...]) -> tuple[ImageS
     return train, validation
 
 
-def confusions(
-    confusion: Int64[Tensor, "classes classes"], classes: Sequence[str], most: int = MOST_CLASSES
-) -> Markup:
+def confusions(confusion: Int64[Tensor, "classes classes"], classes: Sequence[str]) -> Markup:
     """Which classes are taken for which: a matrix, or of many classes the most frequent cases."""
     totals = confusion.sum(dim=1)
     wrong = confusion.clone().fill_diagonal_(0).flatten()
@@ -196,7 +196,7 @@ def confusions(
     return render(
         "confusions.html.j2",
         classes=classes,
-        as_matrix=len(classes) <= most,
+        as_matrix=len(classes) <= MOST_CLASSES,
         confusion=confusion.tolist(),
         fractions=(confusion / totals.clamp_min(1)[:, None]).tolist(),
         pairs=[

@@ -86,14 +86,14 @@ def _length(text: str, size: int) -> float:
     return float(ImageFont.load_default(size).getlength(text))
 
 
-def fit(text: str, width: float, size: int = LETTERS) -> str:
+def fit(text: str, width: float) -> str:
     """The text, with its middle as an ellipsis where it is too long: both ends of a name matter."""
-    if _length(text, size) <= width:
+    if _length(text, LETTERS) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
         half = (kept + 1) // 2
         shorter = f"{text[:half]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - kept + half :]}"
-        if _length(shorter, size) <= width:
+        if _length(shorter, LETTERS) <= width:
             return shorter
     return text[:1]
 

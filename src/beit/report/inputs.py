@@ -12,21 +12,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from beit.batch import Batch, ImageBatch
-from beit.config.data import BY_HEADINGS, LabelFileConfig, LoaderConfig, Reading
+from beit.batch import ImageBatch
+from beit.config.data import AS_RECOGNISED, LoaderConfig, Reading
 from beit.data.augment import EvaluationView
 from beit.data.dataset import open_source
-from beit.data.loader import View, evaluate_batches
+from beit.data.loader import View
 from beit.data.pixel_types import ValueRange
-from beit.data.sources import ImageSource, class_names_at, evenly, select
+from beit.data.sources import ImageSource, class_names_at, evenly, keys_of, select
 from beit.errors import CheckpointError, ConfigError
+from beit.evaluation.eval_loader import EvalLoader, Kind
 from beit.hardware import best_device, find_device
 from beit.models.heads import BackboneModel
 from beit.models.vit import VisionTransformer
 from beit.weights.load import open_artifact
 from beit.weights.store import Details, load_artifact
 
-BatchKind = TypeVar("BatchKind", bound=Batch)
 Model = TypeVar("Model", bound=nn.Module)
 
 FEWEST = 8
@@ -70,28 +70,21 @@ def open_model(run: Path, kind: type[Model]) -> RunModel[Model]:
 
 def images_named(source: ImageSource, keys: Sequence[str]) -> ImageSource:
     """The images of these names, in this order."""
-    places = {source.key(index): index for index in range(len(source))}
+    places = {key: index for index, key in enumerate(keys_of(source))}
     return select(source, [places[key] for key in keys])
 
 
-def keys_of(source: ImageSource) -> list[str]:
-    """The names of all images."""
-    return [source.key(index) for index in range(len(source))]
-
-
 def batches(
-    kind: type[BatchKind],
+    kind: type[Kind],
     source: ImageSource,
     view: View,
     channels: int,
     value_range: ValueRange | None = None,
     batch: int = BATCH,
-) -> Iterator[BatchKind]:
+) -> Iterator[Kind]:
     """One ordered pass, read in this process. Errors: DataError if no image can be read."""
     loader = LoaderConfig(workers=0, cache=False, value_range=value_range)
-    for found in evaluate_batches(source, view, channels=channels, batch=batch, config=loader):
-        assert isinstance(found, kind)
-        yield found
+    return iter(EvalLoader(kind, source, view, channels=channels, loader=loader, batch=batch))
 
 
 def best_typical_worst(scores: Sequence[float], each: int) -> list[tuple[str, int]]:
@@ -118,13 +111,13 @@ class Request:
     images: int
     """At most so many, spread evenly over the data."""
     device: str
-    label_file: LabelFileConfig = BY_HEADINGS
+    reading: Reading = AS_RECOGNISED
 
     def source(self) -> ImageSource:
         """The images. Errors: ConfigError for none, DataError if there are none."""
         if self.images < 1:
             raise ConfigError(f"images is {self.images}", remedy="use 1 or more")
-        return evenly(open_source(self.data, Reading(label_file=self.label_file)), self.images)
+        return evenly(open_source(self.data, self.reading), self.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +160,7 @@ def read_inputs(request: Request) -> Inputs:
             remedy="give a pre-trained or fine-tuned model, or use `beit show codebook`",
         )
     config = model.backbone.config
-    view = EvaluationView(
-        config.size, details.crop, details.resize, details.interpolation, labelled=False
-    )
-    read = list(read_all(source, view, config.channels, details.value_range))
+    read = list(read_all(source, details.view(config.size), config.channels, details.value_range))
     keys = tuple(key for batch in read for key in batch.keys)
     classes = {
         key: " + ".join(class_names_at(source, index)) for index, key in enumerate(keys_of(source))

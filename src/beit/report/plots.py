@@ -11,7 +11,7 @@ from typing import Any
 
 from beit.atomic_io import replace_file
 from beit.claim import claim_folder
-from beit.errors import ResourceError, RunFolderError
+from beit.errors import ResourceError, RunFolderError, optional_library
 from beit.report.charts import Chart, charts, strokes
 from beit.report.history import read_history
 from beit.report.page import RunKind
@@ -30,16 +30,10 @@ STYLE = {
 
 
 def _matplotlib() -> Any:
-    try:
-        # Not imported by name: the package works without it, with one error where it is needed.
+    with optional_library("plots are drawn with matplotlib, which is not installed", "plots"):
         importlib.import_module("matplotlib.figure")
         importlib.import_module("matplotlib.ticker")
         return importlib.import_module("matplotlib")
-    except ImportError as error:
-        raise ResourceError(
-            f"plots are drawn with matplotlib, which is not installed: {error}",
-            remedy='pip install "beit[plots]"',
-        ) from error
 
 
 def _draw(chart: Chart, matplotlib: Any) -> Any:

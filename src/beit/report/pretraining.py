@@ -44,6 +44,7 @@ from beit.weights.load import open_tokenizer
 
 MOST_IMAGES = 64
 EACH = 2
+STRIP_ROWS, ZOOM = 3, 3
 WITH_ATTENTION = 2
 SINGLE_HEADS = 3
 QUERIES = ((0.3, 0.3), (0.5, 0.7), (0.8, 0.45))
@@ -282,7 +283,7 @@ def findings(history: History) -> list[Finding]:
     )]  # fmt: skip
 
 
-def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path:
+def write_strip(run: Path, place: Path) -> Path:
     """Write typical rows of a pre-training as one PNG: image, input, target, prediction, tokens.
 
     Target and prediction are omitted if the tokenizer cannot decode.
@@ -298,10 +299,10 @@ def write_strip(run: Path, place: Path, *, rows: int = 3, zoom: int = 3) -> Path
             )
         found = predict(run, config)
         lines = []
-        for one in _worth_showing(found.images, rows):
+        for one in _worth_showing(found.images, STRIP_ROWS):
             example = _example(one, found)
             shown = (*example.given, *example.made[1:])
-            lines.append([_framed(each.pixels, config.model.size, zoom) for each in shown])
+            lines.append([_framed(each.pixels, config.model.size) for each in shown])
         strip = np.concatenate([np.concatenate(line, axis=1) for line in lines])
         Image.fromarray(strip).save(handle, "PNG", optimize=True)
     return place
@@ -314,9 +315,9 @@ def _worth_showing(images: Sequence[Reconstruction], most: int) -> list[Reconstr
     return sorted(middle, key=lambda one: -float(one.image.float().std()))[:most]
 
 
-def _framed(pixels: np.ndarray, size: tuple[int, int], zoom: int) -> np.ndarray:
+def _framed(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     scaled = Image.fromarray(pixels).resize(
-        (size[1] * zoom, size[0] * zoom), Image.Resampling.NEAREST
+        (size[1] * ZOOM, size[0] * ZOOM), Image.Resampling.NEAREST
     )
     border = ((BORDER, BORDER), (BORDER, BORDER), (0, 0))
     return np.pad(np.asarray(scaled), border, constant_values=255)

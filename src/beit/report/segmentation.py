@@ -15,14 +15,14 @@ from beit.config.runs import RunConfig
 from beit.config.segment_run import SegmentRunConfig
 from beit.data.augment import WholeView
 from beit.data.segmented import SegmentationData
-from beit.data.sources import ImageSource, evenly
+from beit.data.sources import ImageSource, evenly, keys_of
 from beit.data.visualize import PALETTE, overlay_labels, to_rgb
 from beit.evaluation.segment import SegmentationScores, pixel_confusion
 from beit.models.segmenter import Segmenter
 from beit.models.sliding import label_map
 from beit.report.charts import read_charts
 from beit.report.history import History
-from beit.report.inputs import batches, best_typical_worst, images_named, keys_of, open_model
+from beit.report.inputs import batches, best_typical_worst, images_named, open_model
 from beit.report.markup import Example, Finding, PageImage, Section, percent, render
 from beit.report.page import Examples, Figure, best_and_last
 
@@ -73,10 +73,8 @@ def predict(model: Segmenter, source: ImageSource, config: SegmentRunConfig) -> 
 def held_out(config: SegmentRunConfig, classes: tuple[str, ...]) -> ImageSource:
     """The validation images of a run. Errors: DataError if the classes have changed."""
     data = SegmentationData(config.data, config.masks)
-    divided = data.divide(
-        split=config.split, seed=config.split_seed, groups=config.groups, known=classes
-    )
-    return divided.validation
+    # Without `per_class`, which changes nothing here, no mask needs to be read.
+    return data.divide(config.division._replace(per_class=None), known=classes).validation
 
 
 def sections(run: Path, config: SegmentRunConfig) -> list[Section]:

@@ -17,17 +17,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from beit.config import TrainingConfig
+from beit import tasks
+from beit.config import RunConfig, TrainingConfig
 from beit.config.tree import to_json
 from beit.models.heads import BackboneModel
 from beit.recipes.demo import Budget, DemoPlan
 from beit.studies.figure import write_figure, write_page
-from beit.studies.jobs import Job, Stages, at_a_time, carried_out, once, tested
+from beit.studies.jobs import Job, at_a_time, carried_out, check_plan, once, tested
 from beit.studies.measures import untrained
 from beit.studies.objects import EVEN, Objects, best_overlaps, even_iou, read_objects
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.tables import markdown_table
 from beit.tasks.probing import probe
+from beit.training.run_folder import RunFolder
 from beit.weights.store import load_artifact
 
 ARMS = PRETRAINED, SCRATCH = "pre-trained", "from scratch"
@@ -49,15 +51,15 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
     with a figure, as report.html."""
     parts = (plan.tokenizer, plan.pretrain, plan.probe, plan.finetune, plan.segment)
     budgets = str((plan.scenes, plan.budget, plan.longer, plan.segmenting))
-    stages = Stages(folder, {"runs": [to_json(part) for part in parts], "budgets": budgets})
+    check_plan(folder, {"runs": [to_json(part) for part in parts], "budgets": budgets})
     scenes = folder / "scenes"
     print("== scenes", flush=True)
     print(make_scenes(scenes, counts=Counts(**plan.scenes))["scenes"], flush=True)
     unlabelled, labelled = str(scenes / "unlabelled"), str(scenes / "labelled")
-    tokenizer = stages.train(
+    tokenizer = _trained(
         "tokenizer", replace(plan.tokenizer, data=unlabelled, out=str(folder / "tokenizer"))
     )
-    pretrained = stages.train(
+    pretrained = _trained(
         "pretrain",
         replace(
             plan.pretrain,
@@ -81,6 +83,16 @@ def run_demo(folder: Path, plan: DemoPlan) -> list[Line]:
         folder, HEAD, cells(lines), sentences=verdict(lines), commands=commands(folder, plan)
     )
     return lines
+
+
+def _trained(verb: str, config: RunConfig) -> Path:
+    """The folder of a finished run: done before, taken up again, or done now."""
+    out = Path(config.out)
+    if (out / "report.html").exists():
+        return out
+    print(f"\n== {verb}", flush=True)
+    getattr(tasks, verb)(config, resume=RunFolder(out).config.exists())
+    return out
 
 
 def _finetuned(folder: Path, plan: DemoPlan, init: str, data: str) -> Iterator[Line]:

@@ -29,26 +29,14 @@ from beit.training.run_folder import RunFolder
 Result = TypeVar("Result")
 
 
-class Stages:
-    """The folder of a study: what is done there is not done again."""
-
-    def __init__(self, folder: Path, plan: Mapping[str, object]) -> None:
-        """Raises RunFolderError if the folder holds a study of another plan."""
-        self.folder = folder
-        if once(folder / "plan.json", lambda: plan) != plan:
-            raise RunFolderError(
-                f"{folder} holds a study of another length or version",
-                remedy="choose another --out",
-            )
-
-    def train(self, verb: str, config: RunConfig) -> Path:
-        """The folder of a finished run: done before, taken up again, or done now."""
-        out = Path(config.out)
-        if (out / "report.html").exists():
-            return out
-        print(f"\n== {verb}", flush=True)
-        getattr(tasks, verb)(config, resume=RunFolder(out).config.exists())
-        return out
+def check_plan(folder: Path, plan: Mapping[str, object]) -> None:
+    """Raise RunFolderError if the folder holds a study of another plan; write it if it holds none,
+    since what is done there is not done again."""
+    if once(folder / "plan.json", lambda: plan) != plan:
+        raise RunFolderError(
+            f"{folder} holds a study of another length or version",
+            remedy="choose another --out",
+        )
 
 
 def once(record: Path, make: Callable[[], Any]) -> Any:

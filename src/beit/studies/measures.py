@@ -14,9 +14,11 @@ from torch import Tensor
 from beit import tasks
 from beit.batch import LabelledBatch
 from beit.config import LoaderConfig, VisionTransformerConfig
+from beit.config.data import Division
 from beit.data.augment import EvaluationView
-from beit.data.labelled import LabelledSplits, open_labelled
-from beit.data.sources import ImageSource
+from beit.data.dataset import Dataset
+from beit.data.labelled import LabelledSplits, divide
+from beit.data.sources import ImageSource, keys_of
 from beit.evaluation.baselines import TRIVIAL
 from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.features import FeatureTable, every_block
@@ -36,7 +38,7 @@ CONVERGED = 0.9
 
 def parts(labelled: str, labels: int = 0, draw: int = 0) -> LabelledSplits:
     """The labelled images, of which fine-tuning uses so many of each class; 0: all."""
-    return open_labelled(labelled, split=0.2, per_class=labels or None, seed=draw)
+    return divide(Dataset(labelled), Division(split=0.2, seed=draw, per_class=labels or None))
 
 
 def untrained(backbone: VisionTransformerConfig, seed: int) -> MaskedImageModel:
@@ -175,8 +177,7 @@ def frozen_scores(
 
 def _rows(train: FeatureTable, labelled: str, number: int, draw: int) -> Tensor:
     """Which of all training images fine-tuning with these labels uses."""
-    drawn = parts(labelled, number, draw).train
-    keys = {drawn.key(index) for index in range(len(drawn))}
+    keys = {*keys_of(parts(labelled, number, draw).train)}
     return torch.tensor([row for row, key in enumerate(train.keys) if key in keys])
 
 

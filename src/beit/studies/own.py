@@ -8,10 +8,9 @@ from pathlib import Path
 
 from beit.config.data import AS_RECOGNISED, Reading
 from beit.data.dataset import Dataset
-from beit.data.groups import keys_of
 from beit.data.labelled import few
 from beit.data.name_patterns import found_in
-from beit.data.sources import FileSource, ImageSource, is_multi_label
+from beit.data.sources import FileSource, ImageSource, is_multi_label, keys_of
 from beit.errors import DataError
 from beit.evaluation.baselines import TRIVIAL
 from beit.recipes.studies import OWN_ARMS, SCRATCH, Arm, StudyPlan, number_of

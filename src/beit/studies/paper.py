@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from beit.recipes.studies import (
     prolonged,
 )
 from beit.studies.jobs import once
-from beit.studies.results import Claim, Scores, Verdict, as_json, judge
+from beit.studies.results import Claim, Scores, Verdict, judge
 from beit.studies.scenes import Counts, make_scenes
 from beit.studies.study import ATTENTION, CONVERGED_AT, Data, Study, finetuned, slug
 from beit.studies.tables import StudyTable, write_tables
@@ -170,9 +171,8 @@ def verdicts(scores: Scores) -> list[Verdict]:
 def _write(study: Study) -> Path:
     claims = verdicts(study.scores)
     rows = StudyTable("Claims", MEANING, Verdict._fields, claims)
-    replace_file(
-        study.folder / "claims.json", [as_json([each._asdict() for each in claims]).encode()]
-    )
+    content = json.dumps([each._asdict() for each in claims], indent=1)
+    replace_file(study.folder / "claims.json", [content.encode()])
     return write_tables(study.folder, "The claims of the paper", study, before=[rows])
 
 

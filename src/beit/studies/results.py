@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -78,8 +77,6 @@ class Claim(NamedTuple):
     arm: str
     than: str
     measure: str
-    arms: tuple[str, ...] = ()
-    """What must run for it."""
     smaller: bool = False
     """Whether less is better."""
     command: str = ""
@@ -142,13 +139,8 @@ def lines(scores: Scores, base: str) -> Iterator[Line]:
         yield Line(arm, measure, score.interval(), seeds, draws, gain)
 
 
-def as_json(rows: Sequence[Mapping[str, object]]) -> str:
-    """A list of objects."""
-    return json.dumps(rows, indent=1)
-
-
 def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """The same as a table for other programs."""
+    """Rows as a table for other programs."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

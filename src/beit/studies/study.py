@@ -21,7 +21,7 @@ from beit.config.tree import to_json
 from beit.recipes.finetune import for_classifying, for_finetuning
 from beit.recipes.segment import for_segmenting
 from beit.recipes.studies import BEIT, UNTRAINED, Arm, StudyPlan, number_of
-from beit.studies.jobs import Job, Stages, at_once, carried_out, once, record_made, tested
+from beit.studies.jobs import Job, at_once, carried_out, check_plan, once, record_made, tested
 from beit.studies.measures import (
     attention_overlaps,
     converged,
@@ -96,7 +96,7 @@ class Study:
         self.processes, self.units = processes, units
         budget = {name: to_json(getattr(plan, name)) for name in ("pretrain", "finetune")}
         runs = plan.tokenizers | plan.segment
-        Stages(folder, budget | {name: to_json(run) for name, run in runs.items()} | {
+        check_plan(folder, budget | {name: to_json(run) for name, run in runs.items()} | {
             "labels": list(plan.labels), "rates": list(plan.rates), "decays": list(plan.decays),
         })  # fmt: skip
         self.scores: dict[tuple[str, str], Score] = {}

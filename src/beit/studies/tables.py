@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from beit.atomic_io import replace_file
 from beit.recipes.studies import SCRATCH, number_of
 from beit.report.markup import render
-from beit.studies.results import as_csv, as_json, lines, pivot
+from beit.studies.results import as_csv, lines, pivot
 from beit.studies.study import ATTENTION, CONVERGED_AT, COUNTS, Study, finetuned
 
 EXPLANATION = (
@@ -66,7 +67,7 @@ def write_tables(
                    [(arm.name, arm.change) for arm in study.arms]),
     )  # fmt: skip
     found = [line.flat() for line in lines(scores, SCRATCH)]
-    texts = {"results.json": as_json(found), "results.csv": as_csv(found)}
+    texts = {"results.json": json.dumps(found, indent=1), "results.csv": as_csv(found)}
     texts["results.md"] = "\n\n".join(
         [*filter(None, [verdict]), *(markdown_table(one.head, one.rows) for one in tables)]
     )

@@ -111,33 +111,31 @@ def climate_of(zone: str) -> int:
     return 1 + letters.index(zone[:2]) if zone[:2] in letters else OTHER
 
 
-def find_tiles(climate: np.ndarray, *, side: int, stride: int) -> Iterator[Tile]:
+def find_tiles(climate: np.ndarray, *, stride: int) -> Iterator[Tile]:
     """Tiles with enough land, region by region."""
     for row, above in enumerate(ROWS[::REGION]):
         for column, before in enumerate(COLUMNS[::REGION]):
             part = part_of(row, column)
-            for top in range(above, above + REGION - side + 1, stride):
-                for left in range(before, before + REGION - side + 1, stride):
-                    square = climate[top : top + side, left : left + side]
+            for top in range(above, above + REGION - TILE + 1, stride):
+                for left in range(before, before + REGION - TILE + 1, stride):
+                    square = climate[top : top + TILE, left : left + TILE]
                     counts = np.bincount(square.ravel(), minlength=OTHER + 1)
                     land = counts[1:].sum()
-                    if land >= LAND * side * side:
+                    if land >= LAND * TILE * TILE:
                         most = int(counts[1:OTHER].argmax())
                         pure = counts[1 + most] >= PURITY * land
                         yield Tile(top, left, part, most if pure else None)
 
 
-def make_tiles(
-    folder: Path, *, side: int, stride: int | None, labelled_stride: int
-) -> dict[str, object]:
+def make_tiles(folder: Path, *, stride: int, labelled_stride: int) -> dict[str, object]:
     """Write the tiles as PNG files, unless they are there; how many there are of each kind.
 
-    `unlabelled/` holds every training tile, overlapping, by name only, unless `stride` is None;
+    `unlabelled/` holds every training tile, overlapping, by name only;
     `labelled/` holds train, val and test, one folder per climate, further apart; land of a mixed or
     rare climate has no label.
     """
     record = folder / COMPLETE
-    settings = {"side": side, "stride": stride, "labelled_stride": labelled_stride}
+    settings = {"side": TILE, "stride": stride, "labelled_stride": labelled_stride}
     if record.exists():
         known: dict[str, object] = json.loads(record.read_text())
         if known["settings"] == settings:
@@ -146,16 +144,16 @@ def make_tiles(
 
     def write(path: Path, tile: Tile) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        square = pixels[tile.top : tile.top + side, tile.left : tile.left + side]
+        square = pixels[tile.top : tile.top + TILE, tile.left : tile.left + TILE]
         Image.fromarray(square).save(path, compress_level=1)
 
     unlabelled = 0
-    for tile in find_tiles(climate, side=side, stride=stride) if stride is not None else ():
+    for tile in find_tiles(climate, stride=stride):
         if tile.part == "train":
             write(folder / "unlabelled" / f"{tile.top:04d}_{tile.left:04d}.png", tile)
             unlabelled += 1
     counts: Counter[str] = Counter()
-    for tile in find_tiles(climate, side=side, stride=labelled_stride):
+    for tile in find_tiles(climate, stride=labelled_stride):
         if tile.climate is None:
             continue
         name = NAMES[tile.climate]
@@ -169,10 +167,3 @@ def make_tiles(
     }
     record.write_text(json.dumps(made, indent=1))
     return made
-
-
-def make_demo_tiles(folder: Path, stride: int, labelled_stride: int) -> tuple[str, str]:
-    """The tiles of the demo; the folders of those without and with labels."""
-    made = make_tiles(folder, side=TILE, stride=stride, labelled_stride=labelled_stride)
-    print(f"tiles: {made['unlabelled']} without labels, {made['labelled']}", flush=True)
-    return str(folder / "unlabelled"), str(folder / "labelled")

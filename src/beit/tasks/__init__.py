@@ -5,12 +5,13 @@ same names as on the command line. Everything that can be wrong is checked befor
 is made. A task of one's own is a `Task` in any module, made known by `register`.
 """
 
-from beit.tasks.execution import Run, base_config, run, starting_from
+from beit.tasks.execution import Run, run
 from beit.tasks.finetuning import finetune
 from beit.tasks.finished import evaluate
 from beit.tasks.inputs import Inputs
 from beit.tasks.pretraining import pretrain
 from beit.tasks.probing import probe
+from beit.tasks.run_config import base_config, starting_from
 from beit.tasks.segmenting import segment
 from beit.tasks.task import TASKS, Setup, Task, register
 from beit.tasks.tokenizing import tokenizer

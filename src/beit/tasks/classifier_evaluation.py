@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beit.batch import LabelledBatch
-from beit.config.data import LabelFileConfig
+from beit.batch import ImageBatch, LabelledBatch, SkipLog
+from beit.config.data import Division, LabelFileConfig
 from beit.config.evaluate import EvaluateConfig, SegmentedConfig
 from beit.config.tree import from_json
 from beit.config.validation import check_multiple
@@ -20,7 +20,6 @@ from beit.data.copies import merge_copies
 from beit.data.dataset import Dataset
 from beit.data.images import check_readable
 from beit.data.labelled import divide
-from beit.data.loader import evaluate_batches
 from beit.data.sources import FileSource, ImageSource, is_multi_label, select, target_at
 from beit.errors import BeitError, DataError, nearest
 from beit.evaluation.classify import (
@@ -31,7 +30,7 @@ from beit.evaluation.classify import (
     score_classifier,
     score_labels,
 )
-from beit.evaluation.eval_loader import SkipLog
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.label_mapping import find_answers
 from beit.evaluation.metrics import one_answer
 from beit.models.heads import Classifier, Logits, flip_averaged
@@ -43,7 +42,6 @@ from beit.tasks.measurement import (
     MultiLabelEvaluation,
     refuse_options,
 )
-from beit.tasks.task import Division
 from beit.terminal import quoted
 from beit.training.distributed import Processes, join_processes
 from beit.weights.answering import answering
@@ -120,23 +118,24 @@ class _Measuring(NamedTuple):
         rows = {source.key(index): index for index in indices}
         if len(rows) < len(indices):
             raise DataError("some images are listed twice", remedy="list every image once")
-        for batch in evaluate_batches(
+        for batch in EvalLoader(
+            ImageBatch,
             select(source, indices),
             self.view,
             channels=self._channels,
+            loader=self.config.loader(self.artifact.details.value_range),
             batch=self.config.batch or BATCH,
             rank=self.processes.rank,
             world=self.processes.world,
-            config=self.config.loader(self.artifact.details.value_range),
+            skips=self.skips,
         ):
-            self.skips.add(batch)
             yield LabelledBatch(
                 batch.images, targets[[rows[key] for key in batch.keys]], batch.keys
             )
 
     def common(self, opened: _Opened, *notes: str) -> dict[str, Any]:
         """What both kinds of evaluation say."""
-        skips = SkipLog.of_all(self.skips, self.processes.gather)
+        skips = self.skips.of_all(self.processes.gather)
         return {
             "model": self.model,
             "data": opened.place,
@@ -144,8 +143,8 @@ class _Measuring(NamedTuple):
             "crop": self.view.crop,
             "flip": self.config.flip,
             "account": opened.source.account,
-            "unreadable": skips.unreadable(),
-            "several": skips.multi_frame(),
+            "unreadable": skips.unreadable,
+            "several": skips.multi_frame,
             "notes": tuple(note for note in (*opened.notes, *notes) if note),
         }
 
@@ -228,15 +227,7 @@ def _open(artifact: Artifact, model: str, config: EvaluateConfig) -> _Opened:
         return _Opened(place, source, notes)
 
     def divided(division: Division) -> tuple[ImageSource, ImageSource]:
-        train, validation, _ = divide(
-            data,
-            split=division.split,
-            per_class=division.per_class,
-            seed=division.seed,
-            multi_label=details.multi_label,
-            fold=division.fold,
-            groups=division.groups,
-        )
+        train, validation, _ = divide(data, division, multi_label=details.multi_label)
         return train, validation
 
     found = unlearned(model, details.trained, place, source, split=config.split, divide=divided)
@@ -263,12 +254,11 @@ def _dataset(artifact: Artifact, config: EvaluateConfig) -> tuple[Dataset, tuple
 
 def _view(artifact: Artifact, config: EvaluateConfig) -> EvaluationView:
     """How each image is read: as the model says, but for what the config gives."""
-    backbone, details, given = artifact.backbone, artifact.details, config.classified
+    backbone, given = artifact.backbone, config.classified
     assert backbone is not None
     size = given.size or backbone.size
     check_multiple("size", size, backbone.patch)
-    crop = details.crop if given.crop is None else given.crop
-    return EvaluationView(size, crop, details.resize, details.interpolation, labelled=False)
+    return artifact.details.view(size, crop=given.crop)
 
 
 def _labels(source: ImageSource, classes: tuple[str, ...], labels: str) -> np.ndarray:

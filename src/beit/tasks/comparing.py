@@ -13,11 +13,11 @@ from beit.atomic_io import write_file
 from beit.batch import ImageBatch, LabelledBatch
 from beit.claim import claim_output
 from beit.config import LoaderConfig
-from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.config.data import AS_RECOGNISED, Division, Reading
 from beit.data.augment import EvaluationView
-from beit.data.dataset import open_source
+from beit.data.dataset import Dataset, open_source
 from beit.data.images import check_readable
-from beit.data.labelled import LabelledSplits, open_labelled
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.sources import ImageSource, evenly, is_multi_label
 from beit.errors import ConfigError
 from beit.evaluation.eval_loader import EvalLoader, Kind
@@ -50,7 +50,7 @@ def compare_tokenizers(
     out: str,
     images: int = 512,
     device: str = "cpu",
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
 ) -> list[ComparedTokenizer]:
     """Measure several tokenizers on at most `images` of the images of `data`, spread evenly;
     with labels also by the nearest neighbours of token histograms. Writes tokenizers.json and
@@ -69,14 +69,13 @@ def compare_tokenizers(
         place = find_device(device)
         opened = [open_tokenizer(name) for name in tokenizers]
         loaders = [LoaderConfig(workers=0, value_range=value_range_of(name)) for name in tokenizers]
-        reading = Reading(label_file=label_file)
         whole = open_source(data, reading)
         whole.account.log()
         for tokenizer, loader in zip(opened, loaders, strict=True):
             check_readable(whole, tokenizer.config.channels, loader.value_range)
         splits = None
         if whole.classes and not is_multi_label(whole):
-            splits = open_labelled(data, split=0.5, per_class=None, seed=0, reading=reading)
+            splits = divide(Dataset(data, reading), Division(split=0.5, seed=0))
         shared = _Images(evenly(whole, images), splits, images, place)
         rows = [
             _measured(name, tokenizer.to(place), loader, shared)

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from beit.atomic_io import replace_file
-from beit.config import LabelFileConfig, RunConfig
-from beit.config.following import followed, following
-from beit.config.model import VisionTransformerConfig
-from beit.config.training import Order
-from beit.config.tree import by_name, override, to_json
+from beit.config import DividedDataConfig, RunConfig
+from beit.config.following import followed
+from beit.config.tree import by_name, to_json
 from beit.data.account import Account
 from beit.data.bit_depth import narrow_note, range_note
 from beit.data.loader import Loader, resolve_order
-from beit.data.sources import ImageSource, select
+from beit.data.sources import select
 from beit.errors import ConfigError, ResourceError
 from beit.recipes import DEFAULT, find_recipe
 from beit.report.page import write_page
@@ -29,7 +27,7 @@ from beit.tasks.agreement import check_agreement
 from beit.tasks.budget import make_plan
 from beit.tasks.inputs import Inputs
 from beit.tasks.rehearsal import forecast, forecast_with_first
-from beit.tasks.resuming import check_recorded, was_stopped_before
+from beit.tasks.run_config import resolve_config, was_stopped_before, with_order
 from beit.tasks.task import AnyTask, RunOptions, Setup, Task, task_of
 from beit.terminal import print_lines
 from beit.training.dataset_manifest import DatasetManifest, check_moved
@@ -41,7 +39,6 @@ from beit.training.skipped_images import ImageList
 from beit.training.spec import FitSpec
 from beit.training.trackers import check_trackers
 from beit.weights.store import save_artifact
-from beit.weights.transfer import check_same_architecture
 
 Config = TypeVar("Config", bound=RunConfig)
 logger = logging.getLogger(__name__)
@@ -127,84 +124,6 @@ def run(
     )
 
 
-def resolve_config(
-    task: Task[Config],
-    recipe: str | Config | None,
-    options: Mapping[str, object],
-    inputs: Inputs,
-    *,
-    resume: bool = False,
-) -> Config:
-    """The recipe's config with the options applied; `init` decides the architecture first."""
-    config = base_config(task, recipe, options, inputs, resume=resume)
-    config = override(config, options)
-    if resume and config.out and not config.data:
-        check_recorded(task, config)
-    if not config.data:
-        raise ConfigError("no images were given", remedy="add --data FOLDER")
-    if not config.out:
-        raise ConfigError("no folder was given for the run", remedy="add --out FOLDER")
-    start: str = getattr(config, "init", "")
-    if start:
-        model: VisionTransformerConfig = getattr(config, "model")  # noqa: B009 (of its type)
-        check_same_architecture(model, inputs.backbone(start))
-    return config
-
-
-def with_order(config: Config, order: Order) -> Config:
-    """The config with the order that `auto` stands for in this run."""
-    if config.training.order != "auto":
-        return config
-    return replace(config, training=replace(config.training, order=order))
-
-
-def base_config(
-    task: Task[Config],
-    recipe: str | Config | None,
-    options: Mapping[str, object],
-    inputs: Inputs,
-    *,
-    resume: bool = False,
-) -> Config:
-    """What options change: a recipe, with the architecture of the model `init` among them; or, of a
-    run by the same recipe that goes on in `out`, what it recorded, so that nothing need be repeated
-    and nothing that it decided is decided again."""
-    if resume and not isinstance(recipe, RunConfig):
-        folder = Path(str(options.get("out", "")))
-        if recipe is not None:
-            find_recipe(task.verb, recipe, task.config)  # and imports the code of one's own
-        if RunFolder(folder).config.exists():
-            recorded = read_run_config(folder)
-            if isinstance(recorded, task.config) and recipe in (None, recorded.recipe):
-                return recorded
-    if isinstance(recipe, RunConfig):
-        config = recipe
-    else:
-        default = DEFAULT if DEFAULT in task.recipes else next(iter(task.recipes))
-        config = find_recipe(task.verb, recipe or default, task.config)
-    init = options.get("init")
-    return starting_from(config, init, inputs) if isinstance(init, str) and init else config
-
-
-def starting_from(config: Config, init: str, inputs: Inputs | None = None) -> Config:
-    """The config with the architecture of an artifact or a released file, as its task needs it.
-
-    All else stays the recipe's: drop path, augmentation, masks, heads and what they read, but for
-    what follows the architecture (`beit.config.following`).
-    """
-    task, inputs = task_of(config), inputs or Inputs()
-    if task.start_from is None:
-        raise ConfigError(f"a {task.verb} starts from nothing", remedy="leave --init out")
-    backbone = inputs.backbone(init)
-    seen = inputs.artifact(init).details.value_range
-    if seen:  # what the backbone has seen is what it goes on with
-        config = replace(config, loader=replace(config.loader, value_range=seen))
-    started: Config = task.start_from(config, backbone, init)
-    before = by_name(config)
-    changed = {name: value for name, value in by_name(started).items() if value != before.get(name)}
-    return override(started, {rule.follower: value for rule, value in following(before, changed)})
-
-
 def _check_folder(folder: RunFolder, config: RunConfig, run_options: RunOptions) -> None:
     if run_options.resume:
         folder.check_resumable(config)
@@ -229,11 +148,6 @@ def open_loader(setup: Setup[Any], processes: Processes) -> Loader:
         config=setup.config.loader,
         pin_memory=processes.device.type == "cuda",
     )
-
-
-def dataset_manifest(source: ImageSource) -> DatasetManifest:
-    """The images, by which a changed folder is noticed."""
-    return DatasetManifest(source.fingerprint(), lambda: map(source.key, range(len(source))))
 
 
 def _notes(setup: Setup[Any], folder: RunFolder) -> Iterator[str]:
@@ -274,7 +188,7 @@ def _account_lines(account: Account, before: str) -> Iterator[str]:
         yield from account.lines()
 
 
-def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
+def _origin(setup: Setup[Any], data: str) -> dict[str, object]:
     """What the artifact says of its training, but for the metrics."""
     config = setup.config
     origin: dict[str, object] = {
@@ -283,12 +197,11 @@ def _origin(setup: Setup[Any], task: AnyTask, data: str) -> dict[str, object]:
         "images": len(setup.source),
         "data": data,
     }
-    label_file = getattr(config, "label_file", None)
-    if isinstance(label_file, LabelFileConfig) and label_file.given:
+    if isinstance(config, DividedDataConfig) and config.label_file.given:
         # How other label files of the same form are read; their images lie elsewhere.
-        origin["label_file"] = to_json(replace(label_file, image_folder=""))
-    if task.division is not None:  # so that what was held out is known from the artifact alone
-        origin["division"] = task.division(config)._asdict()
+        origin["label_file"] = to_json(replace(config.label_file, image_folder=""))
+    if config.division is not None:  # so that what was held out is known from the artifact alone
+        origin["division"] = config.division._asdict()
     return origin
 
 
@@ -334,19 +247,18 @@ def run_training(
             remedy="leave --patience out",
         )
     check_trackers(config.training.tracker)
-    loader = open_loader(setup, processes)
-    manifest = dataset_manifest(setup.source)
+    loader, source = open_loader(setup, processes), setup.source
+    manifest = DatasetManifest(source.fingerprint(), lambda: map(source.key, range(len(source))))
     check_agreement(
         processes, config, setup.objective, manifest.fingerprint, resume=run_options.resume
     )
     folder = RunFolder(Path(config.out))
-    account = setup.source.account
     parts = {"tokenizer": setup.details.tokenizer} if setup.details.tokenizer else {}
     expected = () if plan or run_options.resume else tuple(forecast(setup, processes))
     begun = run_options.resume and any(
         folder.checkpoints.glob("*")
     )  # these replace what was taken over
-    origin = _origin(setup, task, manifest.fingerprint)
+    origin = _origin(setup, manifest.fingerprint)
 
     def publish(model: nn.Module, best: bool, metrics: Mapping[str, float]) -> None:
         chosen = evaluation is not None and evaluation.best
@@ -371,13 +283,13 @@ def run_training(
             folder=folder,
             processes=processes,
             loader=loader,
-            images=len(setup.source),
+            images=len(source),
             bad_limit=config.loader.bad_limit,
             evaluation=evaluation,
             publish=publish,
             quiet=run_options.quiet,
             notes=(
-                *_account_lines(account, inputs.same_account(account, config.out)),
+                *_account_lines(source.account, inputs.same_account(source.account, config.out)),
                 *(() if begun else setup.start),
                 *(f"note: {note}" for note in (*_notes(setup, folder), *expected)),
             ),

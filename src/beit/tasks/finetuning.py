@@ -17,8 +17,9 @@ from beit.config.options import FinetuneOptions
 from beit.config.validation import require
 from beit.data.augment import EvaluationView, TrainView
 from beit.data.copies import shared_images
+from beit.data.dataset import Dataset
 from beit.data.images import check_readable
-from beit.data.labelled import LabelledSplits, images_of_run
+from beit.data.labelled import LabelledSplits, divide
 from beit.data.order import balanced_places, class_weights
 from beit.data.sources import ImageSource, class_counts, is_multi_label, select
 from beit.evaluation.classify import answer_labels, score_classifier, score_labels
@@ -37,7 +38,7 @@ from beit.tasks.classifier_evaluation import evaluate_classifier
 from beit.tasks.execution import Run
 from beit.tasks.folds import run_folds
 from beit.tasks.inputs import Inputs
-from beit.tasks.task import Division, Setup, Task, register
+from beit.tasks.task import Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
@@ -64,12 +65,9 @@ class Learning(NamedTuple):
     """How labels are learned and measured."""
 
     objective: AnyObjective
-    measure: Callable[[nn.Module], Mapping[str, float]]
-    best: str
-    """The metric whose largest value is the best."""
-    decide: Callable[[Details, nn.Module], Details]
-    remark: Callable[[], str] = str
-    """What there is to report of the last measure."""
+    evaluation: Evaluation
+    decide: Callable[[Details, nn.Module], Details] = lambda details, _model: details
+    """The details with what the evaluation of the model decides."""
 
 
 def prepare(
@@ -77,12 +75,13 @@ def prepare(
 ) -> Setup[FinetuneRunConfig]:
     """The classifier and all that its training needs."""
     require(
-        config.folds is None or config.fold is not None,
+        config.folds is None or config.only_fold is not None,
         f"folds is {config.folds}, and a run trains one of them",
         "give folds itself as an option, or name one of them with --only-fold",
     )
     built = config.model
-    splits = images_of_run(config)
+    data = Dataset(config.data, config.reading)
+    splits = divide(data, config.division, multi_label=config.multi_label)
     for part in (splits.train, splits.validation):
         check_readable(part, built.channels, config.loader.value_range)
     classes = splits.train.classes
@@ -114,13 +113,7 @@ def prepare(
         view=TrainView(config.augment, built.size, built.channels),
         channels=built.channels,
         places=places,
-        evaluation=Evaluation(
-            learning.measure,
-            best=learning.best,
-            unreadable=passes.unreadable,
-            several=passes.multi_frame,
-            remark=learning.remark,
-        ),
+        evaluation=learning.evaluation,
         details=details,
         start=start,
         notes=(_described(splits),) if several else (),
@@ -153,10 +146,7 @@ def _one_class(
             classes=classes,
             weights=None if weights is None else torch.from_numpy(weights),
         ),
-        measure=measure,
-        best="top1",
-        decide=lambda details, _model: details,
-        remark=lambda: remark,
+        evaluation=Evaluation(measure, best="top1", skips=passes.skips, remark=lambda: remark),
     )
 
 
@@ -195,8 +185,7 @@ def _several_labels(
             prevalence=torch.from_numpy(counts / images).float(),
             weights=_label_weights(counts, images, config.balance),
         ),
-        measure=measure,
-        best="map",
+        evaluation=Evaluation(measure, best="map", skips=passes.skips),
         decide=decide,
     )
 
@@ -235,9 +224,6 @@ FINETUNE = register(
         publishes=(kinds.CLASSIFIER,),
         abilities={"predict": PREDICT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
-        division=lambda config: Division(
-            config.split, config.split_seed, config.per_class, config.fold, config.groups
-        ),
         evaluate=evaluate_classifier,
         title=lambda _: "Classification",
         use='predictor.predict("image.jpg")    # classes with probabilities, best first',

@@ -16,8 +16,9 @@ from beit.data.account import account_from_json
 from beit.errors import RunFolderError
 from beit.report.comparison import MOST_RUNS, write_comparison
 from beit.report.markup import Section, render
-from beit.tasks.execution import Run, resolve_config, run
+from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
+from beit.tasks.run_config import resolve_config
 from beit.tasks.task import Task, task_of
 from beit.terminal import TextTable, print_tables
 from beit.training.run_folder import RunFolder, read_run_config

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from beit.config import RunConfig
-from beit.config.data import Fold
+from beit.config.data import Division, Fold
 from beit.data.folder_names import split_name
 from beit.data.hugging_face import PREFIX
-from beit.data.sources import ImageSource, images_per_class, select
+from beit.data.sources import ImageSource, images_per_class, keys_of, select
 from beit.data.storage import is_remote
 from beit.errors import ConfigError, DataError, RunFolderError
-from beit.tasks.task import Division, task_of
 from beit.training.dataset_manifest import learned_names
 from beit.training.run_folder import RunFolder, read_run_config
 
@@ -41,7 +40,6 @@ Divide = Callable[[Division], tuple[ImageSource, ImageSource]]
 class _Run(NamedTuple):
     folder: RunFolder
     config: RunConfig
-    division: Division
 
 
 def unlearned(
@@ -65,7 +63,7 @@ def unlearned(
     run = _run_of(model)
     names = None if run is None else learned_names(run.folder)
     validating = split_name(split) == "val"
-    division = _stated(trained) or (None if run is None else run.division)
+    division = _stated(trained) or (None if run is None else run.config.division)
     if validating and division is not None and "data" in trained:
         held_out = _as_then(divide, division, trained["data"])
         if held_out is not None:
@@ -76,7 +74,7 @@ def unlearned(
         return Unlearned(source, UNKNOWN if "data" in trained else "")
     assert run is not None
     below = _below(_data_of(run), place)
-    keys = [source.key(index) for index in range(len(source))]
+    keys = keys_of(source)
     learned = frozenset(key for key in keys if (below or "") + key in names)
     if not learned:
         return Unlearned(source, "")
@@ -108,9 +106,8 @@ def _run_of(model: str) -> _Run | None:
             config = read_run_config(folder)
         except RunFolderError:
             continue
-        divide = task_of(config).division
-        if divide is not None:
-            return _Run(RunFolder(folder), config, divide(config))
+        if config.division is not None:
+            return _Run(RunFolder(folder), config)
     return None
 
 
@@ -141,7 +138,7 @@ def _as_then(divide: Divide, division: Division, fingerprint: str) -> ImageSourc
 
 
 def _without(source: ImageSource, names: frozenset[str]) -> ImageSource:
-    return select(source, [at for at in range(len(source)) if source.key(at) not in names])
+    return select(source, [at for at, key in enumerate(keys_of(source)) if key not in names])
 
 
 def _accounted(part: ImageSource, whole: ImageSource) -> ImageSource:

@@ -48,10 +48,10 @@ def matching_tokenizer(config: PretrainRunConfig, out: str) -> TokenizerRunConfi
             remedy="use small, kmeans or tiny; train another with `beit tokenizer`, and name it "
             "with --tokenizer",
         )
-    label_file = reading_for(config.data, config.reading, other=config.labelled).label_file
+    folders, label_file = reading_for(config.data, config.reading, other=config.labelled)
     return replace(
         base, data=config.data, out=out, tokenizer=built, loader=config.loader,
-        label_file=label_file,
+        folders=folders, label_file=label_file,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from beit.config import (
     PretrainRunConfig,
     VisibleConfig,
 )
+from beit.config.data import Division
 from beit.config.model import VisionTransformerConfig
 from beit.config.options import PretrainOptions
 from beit.config.plugins import names_outside
@@ -257,7 +258,7 @@ def _score(
         if splits is not None
         else retrieval_score(source, config, processes.device)
     )
-    return Evaluation(score, unreadable=score.unreadable, several=score.multi_frame), notes
+    return Evaluation(score, skips=score.skips), notes
 
 
 def _labelled(
@@ -270,9 +271,8 @@ def _labelled(
         return None, ()
     try:
         data = inputs.data(labelled, reading_for(labelled, config.reading, other=config.data))
-        splits = divide(
-            data, split=0.2, seed=config.training.seed, use="the nearest-neighbour score"
-        )
+        division = Division(split=0.2, seed=config.training.seed)
+        splits = divide(data, division, use="the nearest-neighbour score")
     except DataError as error:
         if config.labelled:
             raise

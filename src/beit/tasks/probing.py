@@ -16,12 +16,14 @@ import torch
 from beit.atomic_io import write_file
 from beit.batch import LabelledBatch
 from beit.claim import claim_output
+from beit.config.data import Division
 from beit.config.evaluate import ProbeConfig
 from beit.config.options import ProbeOptions
 from beit.config.tree import override, to_json
 from beit.data.augment import EvaluationView
+from beit.data.dataset import Dataset
 from beit.data.images import check_readable
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.sources import ImageSource, evenly, is_multi_label, select
 from beit.errors import ConfigError, DataError
 from beit.evaluation.baselines import TRIVIAL, Baselines, compare, untrained_like
@@ -96,22 +98,15 @@ def _probe(artifact: str, config: ProbeConfig, out: Path) -> Probes:
             f"{artifact} holds a {opened.kind}, which has no backbone",
             remedy="give the run of `beit pretrain` or `beit finetune`, or a released model",
         )
-    splits = open_labelled(
-        config.data,
-        split=config.split,
-        per_class=None,
-        seed=config.seed,
-        reading=config.reading,
-        multi_label=config.multi_label,
-        groups=config.groups,
-    )
+    data = Dataset(config.data, config.reading)
+    division = Division(config.split, config.seed, groups=config.groups)
+    splits = divide(data, division, multi_label=config.multi_label)
     splits.train.account.log()
     sources = {"train": splits.train, "validation": splits.validation}
     sources |= {"test": splits.test} if splits.test is not None else {}
     model.to(device).eval()
     details = opened.details
-    crop = details.crop if config.crop is None else config.crop
-    view = EvaluationView(model.backbone.config.size, crop, details.resize, details.interpolation)
+    view = details.view(model.backbone.config.size, crop=config.crop, labelled=True)
     value_range = config.loader.value_range or details.value_range
     loader = replace(config.loader, value_range=value_range)
     measuring = _Measuring(model, sources, view, device, replace(config, loader=loader))
@@ -224,7 +219,7 @@ class _Measuring:
             baselines=trivial,
             few_baselines=[],
             unreadable=self._unreadable(shown),
-            several=[key for passes in self.passes.values() for key in passes.multi_frame()],
+            several=[key for passes in self.passes.values() for key in passes.skips.multi_frame],
             notes=notes,
             measure="mean average precision" if self.multi_label else "accuracy",
         )
@@ -337,7 +332,7 @@ class _Measuring:
     def _read_again(self, part: str, block: int) -> PatchStream:
         """The patches of all images that could be read before, each time read anew."""
         source = self.sources[part]
-        lost = {found.key for found in self.passes[part].unreadable()}
+        lost = {found.key for found in self.passes[part].skips.unreadable}
         readable = np.array(
             [at for at in range(len(source)) if not lost or source.key(at) not in lost], np.int64
         )
@@ -351,7 +346,7 @@ class _Measuring:
     def _unreadable(self, tables: dict[str, FeatureTable]) -> dict[str, str]:
         """The images that could not be read; DataError if they are too many."""
         passes = self.passes.values()
-        lost = {found.key: found.reason for part in passes for found in part.unreadable()}
+        lost = {found.key: found.reason for part in passes for found in part.skips.unreadable}
         images = len(lost) + sum(len(table.keys) for table in tables.values())
         allowed = allowed_unreadable(self.config.loader.bad_limit, images)
         if len(lost) > allowed:

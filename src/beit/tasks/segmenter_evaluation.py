@@ -8,20 +8,20 @@ from dataclasses import replace
 import torch
 
 from beit.batch import SegmentedBatch
+from beit.config.data import Division
 from beit.config.evaluate import ClassifiedConfig, EvaluateConfig
 from beit.config.segment_run import IGNORE, MaskConfig, SegmentRunConfig, window_and_stride
 from beit.data.augment import WholeView
 from beit.data.images import check_readable
 from beit.data.segmented import SegmentationData
-from beit.data.sources import ImageSource
+from beit.data.sources import ImageSource, keys_of
 from beit.errors import ConfigError
-from beit.evaluation.eval_loader import EvalLoader, SkipLog
+from beit.evaluation.eval_loader import EvalLoader
 from beit.evaluation.metrics import one_answer
 from beit.evaluation.segment import SegmentationScores, score_segmenter
 from beit.models.segmenter import Segmenter
 from beit.tasks.held_out import trained_on, unlearned
 from beit.tasks.measurement import ClassPixels, SegmenterEvaluation, refuse_options
-from beit.tasks.task import Division
 from beit.training.distributed import join_processes
 from beit.weights.store import Artifact
 
@@ -80,7 +80,7 @@ def evaluate_segmenter(
             batch=config.batch or BATCH,
         )
         parts = processes.gather((own.confusion, counts.images, counts.ignored))
-        skips = SkipLog.of_all(images, processes.gather)
+        skips = images.skips.of_all(processes.gather)
     scores = SegmentationScores(torch.stack([part[0] for part in parts]).sum(dim=0))
     constant = one_answer(names, scores.answered, scores.confusion.sum(dim=1), "pixel")
     return SegmenterEvaluation(
@@ -89,8 +89,8 @@ def evaluate_segmenter(
         account=source.account,
         inference=inference,
         images=sum(part[1] for part in parts),
-        unreadable=skips.unreadable(),
-        several=skips.multi_frame(),
+        unreadable=skips.unreadable,
+        several=skips.multi_frame,
         pixels=int(scores.confusion.sum()),
         ignored_pixels=sum(part[2] for part in parts),
         miou=scores.mean_iou,
@@ -118,19 +118,13 @@ def _unlearned(
         return None, ""
 
     def divide(division: Division) -> tuple[ImageSource, ImageSource]:
-        found = data.divide(
-            split=division.split,
-            seed=division.seed,
-            per_class=division.per_class,
-            groups=division.groups,
-            known=details.classes,
-        )
+        found = data.divide(division, known=details.classes)
         return found.train, found.validation
 
     found = unlearned(
         model, details.trained, config.data, source, split=config.split, divide=divide
     )
-    return frozenset(found.source.key(at) for at in range(len(found.source))), found.note
+    return frozenset(keys_of(found.source)), found.note
 
 
 class _Counts:

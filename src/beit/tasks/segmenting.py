@@ -36,37 +36,34 @@ from beit.rng import seed_everything
 from beit.tasks.execution import Run, run
 from beit.tasks.inputs import Inputs
 from beit.tasks.segmenter_evaluation import evaluate_segmenter
-from beit.tasks.task import Division, Setup, Task, register
+from beit.tasks.task import Setup, Task, register
 from beit.training.distributed import Processes
 from beit.training.spec import Evaluation
 from beit.weights import kinds
 from beit.weights.store import Details
 
 
-class _Validation:
-    """Whole validation images, shared out among the processes."""
+def _evaluation(source: ImageSource, config: SegmentRunConfig, processes: Processes) -> Evaluation:
+    """The scores of whole images, which the processes share out: the same in every one of them."""
+    remark = ""
+    images = EvalLoader(
+        SegmentedBatch,
+        source,
+        WholeView(),
+        batch=1,
+        channels=config.model.channels,
+        loader=config.loader,
+        rank=processes.rank,
+        world=processes.world,
+    )
 
-    def __init__(self, source: ImageSource, config: SegmentRunConfig, processes: Processes) -> None:
-        self._classes, self._remark = source.classes, ""
-        self._inference, self._processes = config.inference, processes
-        self.images = EvalLoader(
-            SegmentedBatch,
-            source,
-            WholeView(),
-            batch=1,
-            channels=config.model.channels,
-            loader=config.loader,
-            rank=processes.rank,
-            world=processes.world,
-        )
-
-    def measure(self, model: nn.Module) -> Mapping[str, float]:
-        """The scores of all images, the same in every process."""
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        nonlocal remark
         assert isinstance(model, Segmenter)
-        mine = score_segmenter(model, self.images, self._inference).confusion
-        scores = SegmentationScores(torch.stack(self._processes.gather(mine)).sum(dim=0))
+        mine = score_segmenter(model, images, config.inference).confusion
+        scores = SegmentationScores(torch.stack(processes.gather(mine)).sum(dim=0))
         total = scores.confusion.sum(dim=1)
-        self._remark = one_answer(self._classes, scores.answered, total, "validation pixel")
+        remark = one_answer(source.classes, scores.answered, total, "validation pixel")
         return {
             "miou": scores.mean_iou,
             "mean_accuracy": scores.mean_accuracy,
@@ -74,9 +71,7 @@ class _Validation:
             "scored_classes": float(scores.scored),
         }
 
-    def remark(self) -> str:
-        """What there is to report of the last measure."""
-        return self._remark
+    return Evaluation(measure, best="miou", skips=images.skips, remark=lambda: remark)
 
 
 def _with_shared_statistics(model: Segmenter, processes: Processes) -> Segmenter:
@@ -134,13 +129,7 @@ def prepare(
 ) -> Setup[SegmentRunConfig]:
     """The segmenter and all that its training needs."""
     _check_portions(config, processes)
-    data = SegmentationData(config.data, config.masks)
-    splits = data.divide(
-        split=config.split,
-        seed=config.split_seed,
-        per_class=config.per_class,
-        groups=config.groups,
-    )
+    splits = SegmentationData(config.data, config.masks).divide(config.division)
     config = replace(config, masks=splits.masks)  # so that nothing is decided twice
     built = config.model
     for part in (splits.train, splits.validation):
@@ -157,7 +146,6 @@ def prepare(
         pixels = pixels[places]
     weights = class_weights(pixels.sum(axis=0), config.balance.class_weights)
     model = _with_shared_statistics(model, processes)
-    validation = _Validation(splits.validation, config, processes)
     fill = tuple(round(255 * mean) for mean in built.mean)
     return Setup(
         config=config,
@@ -170,13 +158,7 @@ def prepare(
         view=JointView(config.joint, built.size, fill),
         channels=built.channels,
         places=places,
-        evaluation=Evaluation(
-            validation.measure,
-            best="miou",
-            unreadable=validation.images.unreadable,
-            several=validation.images.multi_frame,
-            remark=validation.remark,
-        ),
+        evaluation=_evaluation(splits.validation, config, processes),
         details=details,
         start=start,
         shared=shared_images(splits.train, splits.validation) if processes.leads else {},
@@ -193,9 +175,6 @@ SEGMENT = register(
         abilities={"segment": abilities.SEGMENT, "embed": EMBED, "attention": ATTENTION},
         start_from=_start_from,
         take_up=_take_up,
-        division=lambda config: Division(
-            config.split, config.split_seed, config.per_class, groups=config.groups
-        ),
         evaluate=evaluate_segmenter,
         title=lambda _: "Semantic segmentation",
         use='predictor.segment("image.jpg")    # a class id per pixel, [H, W]',

@@ -10,7 +10,6 @@ import numpy as np
 from torch import nn
 
 from beit.config import RunConfig
-from beit.config.data import Fold
 from beit.config.evaluate import EvaluateConfig
 from beit.config.model import VisionTransformerConfig
 from beit.data.loader import View
@@ -63,18 +62,6 @@ class Setup(Generic[Config]):
     """Images to learn from that come again for validation, each with its name there."""
 
 
-class Division(NamedTuple):
-    """How a run divides images without parts: the fraction it holds out, what draws it, and of how
-    many images of each class it learns (None: of all); or the fold that it holds out; and the
-    pattern of what is held out together."""
-
-    split: float
-    seed: int
-    per_class: int | None = None
-    fold: Fold | None = None
-    groups: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task(RunKind[Config]):
     """One kind of run: how it is put together, shown (see `RunKind`), and what comes out of it."""
@@ -93,7 +80,6 @@ class Task(RunKind[Config]):
     """The run that has to precede one, such as that of its tokenizer, which it then names."""
     complete: Callable[[Config, RunOptions, Inputs], Config] = lambda config, *_: config
     """The config with what must be there before the processes start, such as a tokenizer."""
-    division: Callable[[Config], Division] | None = None
     abilities: Mapping[str, Ability] = field(default_factory=dict)
     """What a server does with those models, by the path for it."""
     evaluate: Callable[[Artifact, str, EvaluateConfig], Measurement] | None = None

@@ -105,7 +105,7 @@ def prepare(
         source=training,
         view=CachedViews(views=views, number=config.teacher_views) if bank else views,
         channels=built.channels,
-        evaluation=Evaluation(measure, unreadable=passes.unreadable, several=passes.multi_frame),
+        evaluation=Evaluation(measure, skips=passes.skips),
         details=Details(),
         notes=(
             *((bank.check_room(),) if bank else ()),

@@ -213,7 +213,7 @@ class _Run:
             if self.spec.loader.restarts > self.restarts:
                 self.restarts = self.spec.loader.restarts
                 self.info(f"processes that read images were lost and replaced: {self.restarts}")
-            self.skipped.add(batch.unreadable, batch.multi_frame)
+            self.skipped.add(batch)
             yield batch
 
     def _require_finite(self) -> None:
@@ -258,7 +258,8 @@ class _Run:
         with torch.no_grad():
             self.metrics = dict(evaluation.measure(model))
         model.train(training)
-        self.skipped.add(evaluation.unreadable(), evaluation.several())
+        if evaluation.skips is not None:
+            self.skipped.add(evaluation.skips)
         score = self.metrics.get(evaluation.best, 0.0)
         self.stale = 0 if self.best is None or score > self.best[1] else self.stale + 1
         if self.logger is not None:

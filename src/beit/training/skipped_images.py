@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from beit.batch import Unreadable
+from beit.batch import Batch, SkipLog
 from beit.errors import DataError
 from beit.training.run_folder import RunFolder, read_reasons
 
@@ -61,16 +61,16 @@ class SkippedImages:
         # on may be mended by now.
         self._met: dict[str, str] = {}
 
-    def add(self, unreadable: Iterable[Unreadable], several: Iterable[str]) -> None:
+    def add(self, said: Batch | SkipLog) -> None:
         """Log and write down those that are new.
 
         Raises DataError once more are unreadable than the limit allows.
         """
         first = not self.several
-        new = self.several.add(dict.fromkeys(several, FIRST_TAKEN))
+        new = self.several.add(dict.fromkeys(said.multi_frame, FIRST_TAKEN))
         if new and first:
             self._log(f"{new[0]} is {FIRST_TAKEN}; {self.several.file} names all such files")
-        found = {entry.key: entry.reason for entry in unreadable}
+        found = {entry.key: entry.reason for entry in said.unreadable}
         before = len(self.unreadable)
         for number, key in enumerate(self.unreadable.add(found), start=before + 1):
             if number <= NAMED:

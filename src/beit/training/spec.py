@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from torch import nn
 
-from beit.batch import Batch, Unreadable
+from beit.batch import Batch, SkipLog
 from beit.config.training import TrainingConfig
 from beit.training.dataset_manifest import DatasetManifest
 from beit.training.distributed import Processes
@@ -30,10 +30,8 @@ class Evaluation(NamedTuple):
 
     measure: Callable[[nn.Module], Mapping[str, float]]
     best: str = ""
-    unreadable: Callable[[], tuple[Unreadable, ...]] = tuple
-    """Images that the last measure could not read."""
-    several: Callable[[], tuple[str, ...]] = tuple
-    """Images of the last measure that are the first of several in their file."""
+    skips: SkipLog | None = None
+    """What measuring says of its images."""
     remark: Callable[[], str] = str
     """What there is to report of the last measure, once training has ended."""
 

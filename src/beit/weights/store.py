@@ -36,6 +36,7 @@ from beit.config.validation import (
     checked,
     require,
 )
+from beit.data.augment import EvaluationView
 from beit.errors import (
     BeitError,
     CheckpointError,
@@ -97,6 +98,13 @@ class Details(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_value_range(self.value_range)
+
+    def view(
+        self, size: tuple[int, int], *, crop: float | None = None, labelled: bool = False
+    ) -> EvaluationView:
+        """How images are seen, unless a `crop` is given; and whether their label goes with them."""
+        crop = self.crop if crop is None else crop
+        return EvaluationView(size, crop, self.resize, self.interpolation, labelled)
 
 
 @dataclass(frozen=True, kw_only=True)

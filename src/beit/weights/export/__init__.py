@@ -12,7 +12,7 @@ import torch
 
 from beit.atomic_io import beside
 from beit.claim import claim_output
-from beit.config.data import BY_HEADINGS, LabelFileConfig
+from beit.config.data import AS_RECOGNISED, Reading
 from beit.config.validation import require
 from beit.models.heads import weights_digest
 from beit.tokenizers.base import VisualTokenizer
@@ -102,7 +102,7 @@ def export(
     data: str = "",
     samples: int = 64,
     opset: int = OPSET,
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
 ) -> Exported:
     """Write a model for another runtime, check it against the model, and only then publish it.
 
@@ -119,7 +119,7 @@ def export(
         data: Images it is checked on, `samples` of them; without it a built-in set.
         samples: How many.
         opset: Version of the operators of an ONNX file; the default is the oldest one.
-        label_file: How a label file among the images is read.
+        reading: How they are read, where they leave it open.
 
     Raises:
         ExportError: The file does not give what the model gives; then nothing is published.
@@ -152,7 +152,7 @@ def export(
             # A multi-label model has no classes of which an image has one: no accuracy is compared.
             classes = () if details.multi_label else details.classes
             images = from_data(
-                data, target.channels, samples, classes, label_file, details.value_range
+                data, target.channels, samples, classes, reading, details.value_range
             )
         logger.info("writing %s and comparing its answers with the model's", place)
         metadata = describe(source, target)

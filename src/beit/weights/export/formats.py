@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from beit.atomic_io import write_file
 from beit.config.validation import require
-from beit.errors import ExportError, ResourceError
+from beit.errors import ExportError, optional_library
 from beit.weights.export.graph import LARGEST, SMALLEST, Format, Graph, Precision, Target
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -37,13 +37,8 @@ PLACES_IN_CODE = ("stack_trace", "from_node", "custom")
 
 def _library(name: str, extra: str) -> Any:
     """An optional library; ResourceError without it."""
-    try:
+    with optional_library(f"exporting needs the library {name.split('.')[0]}", extra):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ResourceError(
-            f"exporting needs the library {name.split('.')[0]}: {error}",
-            remedy=f'pip install "beit[{extra}]"',
-        ) from error
 
 
 def check_libraries(to: Format, precision: Precision) -> None:

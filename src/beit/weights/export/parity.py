@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beit.config.data import BY_HEADINGS, LabelFileConfig, Reading
+from beit.config.data import AS_RECOGNISED, Division, Reading
 from beit.config.validation import require
 from beit.data.augment import central_view
-from beit.data.dataset import open_source
+from beit.data.dataset import Dataset, open_source
 from beit.data.decode import decode
-from beit.data.labelled import open_labelled
+from beit.data.labelled import divide
 from beit.data.pixel_types import UnreadableError, ValueRange
 from beit.data.sources import ImageSource, evenly
 from beit.errors import DataError, ExportError
@@ -70,12 +70,12 @@ def from_data(
     channels: int,
     limit: int,
     classes: tuple[str, ...],
-    label_file: LabelFileConfig = BY_HEADINGS,
+    reading: Reading = AS_RECOGNISED,
     value_range: ValueRange | None = None,
 ) -> Samples:
     """Up to `limit` images, evenly spread over a source of any kind; with their labels, if it has
     any and they are all among `classes`. Raises DataError for unreadable ones."""
-    source = _open(place, limit, label_file)
+    source = _open(place, limit, reading)
     known = {name: number for number, name in enumerate(classes)}
     labelled = bool(source.classes) and known.keys() >= set(source.classes)
     images, targets = [], []
@@ -94,12 +94,11 @@ def from_data(
     return Samples(images, f"{counted(len(images), 'image')} of --data", targets if whole else None)
 
 
-def _open(place: str, limit: int, label_file: LabelFileConfig) -> ImageSource:
+def _open(place: str, limit: int, reading: Reading) -> ImageSource:
     """Labelled images of the validation part; without labels, all images."""
     require(limit > 0, f"samples is {limit}", "check on one image at least")
-    reading = Reading(label_file=label_file)
     try:
-        splits = open_labelled(place, split=0.5, per_class=None, seed=0, reading=reading)
+        splits = divide(Dataset(place, reading), Division(split=0.5, seed=0))
     except DataError:
         return evenly(open_source(place, reading), limit)
     return evenly(splits.test or splits.validation, limit)
