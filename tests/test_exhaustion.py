@@ -1,4 +1,4 @@
-"""What the system refuses or runs out of is told as such, and never as a fault of what was read."""
+"""What the system refuses, or runs out of, is told as such, and not as a fault of what is read."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def test_images_are_not_damaged_where_no_more_files_can_be_opened(when, class_fo
     [
         (MemoryError(), "memory ran out"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory ran out"),
+        (ImportError("libx.so: failed to map segment from shared object"), "memory ran out before"),
         (RuntimeError("can't start new thread"), "no further thread can be started"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
     ],
@@ -61,6 +62,41 @@ def test_what_the_system_ran_out_of_is_told_as_such(error, told, capsys, monkeyp
     assert told in capsys.readouterr().err
     with pytest.raises(type(error)):
         main(["--traceback", "models"])
+
+
+def test_a_library_that_is_not_there_is_no_lack_of_memory(monkeypatch):
+    def fail(_: list[str]) -> None:
+        raise ModuleNotFoundError("No module named 'x'")
+
+    monkeypatch.setitem(VERBS, "models", fail)
+    with pytest.raises(ModuleNotFoundError):
+        main(["models"])
+
+
+def test_a_folder_that_is_gone_is_told_before_libraries_end_the_process(
+    tmp_path, class_folders, capfd
+):
+    def run() -> None:
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        assert main(["data", "check", str(class_folders)]) == 6
+        assert main(["--help"]) == 0
+
+    assert in_a_child(run) == 0
+    assert "the folder in which this was started is gone" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["data", "check", "--help"], ["models", "--x"]])
+def test_a_terminal_of_one_column_ends_no_help(words, environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "beit", *words],
+        env=environment | {"COLUMNS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (2 if "--x" in words else 0)
+    assert "label-pattern" in done.stdout or "Unrecognized" in done.stderr
 
 
 THREADS = """

@@ -125,6 +125,20 @@ def test_a_start_that_hangs_is_an_error(artifact, tmp_path, environment):
     assert "--start-deadline" in done.stderr
 
 
+def test_a_request_to_stop_while_models_load_ends_it_at_once(artifact, tmp_path, environment):
+    said = tmp_path / "said"
+    os.mkfifo(said)
+    code = f"import os, time\nopen({str(said)!r}, 'w').write(str(os.getpid()))\ntime.sleep(1000)"
+    command = [sys.executable, "-m", "beit.cli", "serve", str(artifact), "--port", "0"]
+    hanging = beginning_with(code, tmp_path, environment)
+    with subprocess.Popen(command, env=hanging, stderr=subprocess.PIPE, text=True) as server:
+        worker = said.read_text()
+        server.terminate()
+        assert server.communicate()[1] == "interrupted\n"
+        assert server.returncode == -signal.SIGTERM
+        assert not exists(worker)
+
+
 HANGING_ONCE = """
 import os, time
 if os.path.exists({flag!r}):

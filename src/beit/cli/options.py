@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
+import shutil
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ AsDivided = Annotated[DividedDataConfig, tyro.conf.arg(name="")]
 AS_READ, AS_DIVIDED = DataConfig(), DividedDataConfig()
 Verb = Callable[[list[str]], None]
 MARKS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+NARROWEST = 40
+"""Columns at least: on fewer the parser wraps its help without an end, and tables lose cells."""
 
 
 def call(function: Callable[..., None], args: Sequence[str], prog: str) -> None:
@@ -88,6 +92,8 @@ def parsing() -> Iterator[None]:
     Only for parsing: nothing is printed before its end.
     """
     printed = io.StringIO()
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
         with _pixels(), contextlib.redirect_stderr(printed):
             yield

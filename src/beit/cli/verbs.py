@@ -22,7 +22,7 @@ from beit.cli.report import SHEETS, report
 from beit.cli.study import STUDIES, demo
 from beit.cli.train import finetune, pretrain, segment, tokenizer, train
 from beit.config.plugins import import_outside
-from beit.errors import BeitError, ConfigError, nearest, system_error
+from beit.errors import BeitError, ConfigError, ResourceError, nearest, system_error
 from beit.process import failure_of
 from beit.recipes import RECIPES
 from beit.terminal import log_to_terminal
@@ -83,6 +83,17 @@ def _check_order(args: Sequence[str]) -> None:
             )
 
 
+def _check_folder() -> None:
+    """Raise ResourceError if the folder in which this was started is gone: libraries that cannot
+    find out where they are end the process, with words of their own."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ResourceError(
+            "the folder in which this was started is gone", remedy="change to one that exists"
+        ) from error
+
+
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 
 
@@ -115,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if traceback:
             raise
         return _refused(error)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         known = _of_the_system(error)
         if known is None or traceback or error is failure_of(sys.stdout):
             raise
@@ -123,16 +134,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _of_the_system(error: OSError | MemoryError | RuntimeError) -> BeitError | None:
+NOT_LOADED = ("failed to map segment", "annot allocate memory")
+"""What the linker says where a library found no memory."""
+
+
+def _of_the_system(error: Exception) -> BeitError | None:
     """What the system refused, or ran out of; None for a fault of the program."""
     if isinstance(error, OSError):
         return system_error(error)
+    if isinstance(error, ImportError):
+        if not any(words in str(error) for words in NOT_LOADED):
+            return None
+        return system_error(OSError(errno.ENOMEM, "memory ran out before a library was loaded"))
+    if "can't start new thread" in str(error):
+        return system_error(OSError(errno.EAGAIN, "no further thread can be started"))
     from beit.hardware import is_out_of_memory
 
     if is_out_of_memory(error):
         return system_error(OSError(errno.ENOMEM, "memory ran out"))
-    if "can't start new thread" in str(error):
-        return system_error(OSError(errno.EAGAIN, "no further thread can be started"))
     return None
 
 
@@ -176,6 +195,7 @@ def _run(modules: Sequence[str], words: list[str]) -> None:
     if name not in VERBS and name not in RECIPES:
         raise ConfigError(f"there is no verb '{name}'", remedy=nearest(name, VERBS))
     _check_order(words)
+    _check_folder()
     if name in VERBS:
         VERBS[name](args)
     else:  # of a task in a module that was imported

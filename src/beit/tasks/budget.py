@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from beit.config import DividedDataConfig, PretrainRunConfig, RunConfig, TokenizerRunConfig
+from beit.config import PretrainRunConfig, RunConfig, TokenizerRunConfig
 from beit.config.tree import by_name, override
 from beit.config.validation import seconds_of
 from beit.data.decode import read_header
@@ -194,8 +194,9 @@ def _views(config: RunConfig, measured: Measured, seconds: float) -> float:
 
 def _source(task: Task[Config], config: Config, inputs: Inputs) -> ImageSource:
     """The images of a run, which its tokenizer need not be there for."""
-    if isinstance(config, DividedDataConfig):
-        return inputs.data(config.data, config.reading).training()
+    reading = getattr(config, "reading", None)
+    if reading is not None:
+        return inputs.data(config.data, reading).training()
     return task.prepare(config, start_processes(config.training), inputs).source
 
 
