@@ -31,7 +31,7 @@ class Training(Generic[Config]):
 
     config: Config
     resume: bool = False
-    """Go on with the run in `out` instead of starting one."""
+    """Continue the run in `out` instead of starting a new one."""
     quiet: bool = False
     """Write the log, but print nothing."""
 
@@ -132,15 +132,15 @@ def compare(
     device: str = "auto",
     label_file: LabelFile = BY_HEADINGS,
 ) -> None:
-    """Codes in use, perplexity, reconstruction, steadiness, neighbours: one table, one page.
+    """Compare tokenizers: codes in use, perplexity, reconstruction, stability, neighbours.
 
     Args:
         tokenizers: Runs of `beit tokenizer`, artifacts or released tokenizers.
-        data: Images; with classes, the tokens are also measured by nearest neighbours.
+        data: Images; if they have classes, the tokens are also measured by nearest neighbours.
         out: Folder for tokenizers.json and tokenizers.html.
-        images: At most so many of them, spread evenly; with classes, as many of each part.
-        device: cpu, cuda, mps, or auto: a GPU where there is one.
-        label_file: How a label file is read, where its headings do not say it.
+        images: At most this many images, spread evenly over the data; with classes, of each split.
+        device: cpu, cuda, mps, or auto: a GPU if there is one.
+        label_file: How a label file is read, if its headings leave it open.
     """
     from beit.report.tokenizer import HEAD
     from beit.tasks.comparing import compare_tokenizers
